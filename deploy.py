@@ -1,0 +1,21 @@
+"""From fresh hosts to closed vLLM endpoints: `pyinfra inventory/prod.py deploy.py`."""
+
+from roles.assertions import assertions
+from roles.docker import docker
+from roles.firewall import firewall
+from roles.nginx import nginx
+from roles.nvidia_container_toolkit import nvidia_container_toolkit
+from roles.preflight import preflight
+from roles.secrets import secrets
+from roles.tls import tls
+from roles.vllm import vllm
+
+preflight()  # can this host take it: system, ports, disk, GPUs
+docker()  # Docker Engine and Compose v2, daemon.json merged
+nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
+firewall()  # only SSH and the edge from outside; nothing to containers
+secrets()  # .env with the internal key, for root only
+vllm()  # the agents, on 127.0.0.1, healthy
+tls()  # the edge's certificate
+nginx()  # the edge: TLS, keys, exact paths, limits
+assertions()  # the run fails if a promise does not hold

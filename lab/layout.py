@@ -1,0 +1,62 @@
+"""Where the lab keeps its things, and who has which name and address."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from pathlib import Path
+
+#: Built once and kept: base system, packages, image, wheels. Safe to delete; rebuilt when missing.
+CACHE = Path(os.environ.get("VLLM_HOSTS_LAB_CACHE", "/var/cache/vllm-hosts-lab"))
+#: What belongs to running hosts: their file systems, keys, process ids, logs.
+STATE = Path(os.environ.get("VLLM_HOSTS_LAB_STATE", "/var/lib/vllm-hosts-lab"))
+
+BRIDGE = "vllmlab0"
+BRIDGE_V4 = IPv4Interface("10.87.0.1/24")
+BRIDGE_V6 = IPv6Interface("fd87:6c61:62::1/64")
+
+#: What the hosts would get from the internet, served on the bridge's address.
+ARCHIVE_NAME = "archive.lab"  # HTTPS, port 443
+REGISTRY_NAME = "registry.lab"  # HTTPS, port 5000
+REGISTRY_PORT = 5000
+APT_PROXY_PORT = 3142  # apt-cacher-ng, in front of Debian's own mirrors
+
+#: Image and model as the lab's inventory names them.
+IMAGE = f"{REGISTRY_NAME}:{REGISTRY_PORT}/vllm/vllm-openai:v0.32.0"
+MODEL_FOLDER = "/srv/models/tiny-qwen2"  # on every lab host
+
+SSH_KEY = STATE / "ssh" / "id_ed25519"
+KNOWN_HOSTS = STATE / "ssh" / "known_hosts"
+LAB_CA = STATE / "ca.pem"  # signs archive.lab and registry.lab; trusted by the hosts' system store
+
+#: Login of the hosts that are not entered as root: sudo without a password.
+SUDO_USER = "deploy"
+#: A second login on every host, with a password for sudo, for the tests that get it wrong.
+PASSWORD_USER = "operator"
+PASSWORD = "lab-operator"
+
+
+@dataclass(frozen=True)
+class Host:
+    """One lab host: its name, addresses and the login that deploys use."""
+
+    name: str
+    ipv4: IPv4Address
+    ipv6: IPv6Address
+    ssh_user: str
+    gpus: int
+
+
+def _host(name: str, number: int, ssh_user: str, gpus: int) -> Host:
+    return Host(name, BRIDGE_V4.network[number], BRIDGE_V6.network[number], ssh_user, gpus)
+
+
+def gpu_hosts(count: int) -> list[Host]:
+    """gpu1 is entered as root, the others as an unprivileged user with sudo."""
+    return [
+        _host(f"gpu{n}", 10 + n, "root" if n == 1 else SUDO_USER, gpus=2) for n in range(1, count + 1)
+    ]
+
+
+NEIGHBOUR = _host("neighbour", 9, "root", gpus=0)

@@ -1,0 +1,58 @@
+"""The last step of every run: the promises, looked at again.
+
+Promises: a run that ends well has seen each host closed. Needs: all other roles. Writes and
+restarts nothing.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pyinfra.api.deploy import deploy
+
+from roles.assertions.plan import edge_problems, env_problems, reachable_problems
+from vllm_hosts import probe, run
+from vllm_hosts.facts import look
+from vllm_hosts.facts.firewall import SshPorts
+from vllm_hosts.facts.promises import ListeningSockets
+from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.operations.checks import no_problems
+from vllm_hosts.run import Current
+from vllm_hosts.sockets import unexpected_sockets
+
+
+@deploy("Assertions")
+def assertions() -> None:
+    """Fail a host that is not as closed as it should be."""
+    current = run.current()
+    settings = current.settings
+    no_problems(partial(_sockets, current), name="Only the expected sockets listen")
+    no_problems(partial(_env, current), name=".env is readable by root only")
+    no_problems(
+        lambda: list(reachable_problems(settings, partial(probe.reachable, settings.address))),
+        name="The controller cannot reach an agent's port",
+    )
+    no_problems(partial(_edge, current), name="The edge answers only to keys, on its own paths")
+
+
+def _sockets(current: Current) -> list[str]:
+    return unexpected_sockets(
+        list(look(ListeningSockets)), current.settings, list(look(SshPorts))
+    )
+
+
+def _env(current: Current) -> list[str]:
+    path = f"{current.settings.vllm.directory}/.env"
+    return list(env_problems(path, look(TreeState, paths=[path]).paths[path]))
+
+
+def _edge(current: Current) -> list[str]:
+    settings = current.settings
+    ask = partial(
+        probe.ask,
+        settings.address,
+        settings.edge.https_port,
+        name=settings.edge_names[0],
+        ca_file=current.ca_file,
+    )
+    return list(edge_problems(settings, lambda path: ask(path)))

@@ -1,0 +1,63 @@
+"""The promises that a run ends with, judged from what was seen. Touches no host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from vllm_hosts.probe import Answer
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.tree import Found
+
+#: Routes that vLLM serves without asking for its key (vLLM 0.32, run), and ones that control it.
+FORBIDDEN = (
+    "/invocations",
+    "/metrics",
+    "/tokenize",
+    "/docs",
+    "/v1/load_lora_adapter",
+    "/{agent}/invocations",
+    "/{agent}/health",
+)
+
+
+class Ask(Protocol):
+    """Sends one GET for a path to the host's edge, without a key."""
+
+    def __call__(self, path: str) -> Answer: ...
+
+
+def env_problems(path: str, found: Found) -> Iterator[str]:
+    """.env is a regular file, 0600, root's."""
+    if found.kind != "f":
+        yield f"{path} is not a regular file"
+    elif found.mode != 0o600 or "root" not in found.owner or "root" not in found.group:
+        yield (
+            f"{path} is {found.mode:04o} {found.owner[0]}:{found.group[0]}, not 0600 root:root"
+        )
+
+
+def edge_problems(settings: HostSettings, ask: Ask) -> Iterator[str]:
+    """Without a key, allowed paths answer 401 and all others 404."""
+    expected = {"/v1/models": 401} | {
+        f"/{agent.name}/v1/models": 401 for agent in settings.agents
+    }
+    first = settings.agents[0].name
+    expected |= {path.format(agent=first): 404 for path in FORBIDDEN}
+    for path, status in expected.items():
+        try:
+            answer = ask(path)
+        except OSError as error:
+            yield f"the edge does not answer {path}: {error}"
+            return
+        if answer.status != status:
+            yield f"the edge answers {path} without a key with {answer.status}, not {status}"
+
+
+def reachable_problems(
+    settings: HostSettings, reachable: Callable[[int], bool]
+) -> Iterator[str]:
+    """No agent's port opens from the controller."""
+    for port in [*(agent.port for agent in settings.agents), 8000]:
+        if reachable(port):
+            yield f"port {port} of {settings.address} opens from the controller"

@@ -1,0 +1,43 @@
+"""Our own nftables table.
+
+Promises: from outside, only SSH, the edge and ICMP; nobody outside opens a connection to a
+container network, whatever Docker publishes; IPv4 and IPv6 alike; in force at boot before Docker.
+Needs: preflight. Writes: /etc/vllm-hosts/firewall.nft and a systemd unit. Restarts: nothing. Other
+tables, and ufw's or Docker's rules, are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from pyinfra.api.deploy import deploy
+
+from roles.firewall.plan import RULES, UNIT, firewall_entries
+from vllm_hosts import run
+from vllm_hosts.facts import look
+from vllm_hosts.facts.firewall import SshPorts
+from vllm_hosts.operations.apt import packages_present
+from vllm_hosts.operations.firewall import firewall_loaded
+from vllm_hosts.operations.tree import tree_synced
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.tree import Entry
+
+
+@deploy("Firewall")
+def firewall() -> None:
+    """Close everything but SSH and the edge."""
+    settings = run.current().settings
+    packages_present({"nftables": None}, name="nftables is installed")
+    tree_synced(
+        partial(_entries, settings),
+        validate=f"nft -c -f {RULES}",
+        activate=f"systemctl daemon-reload && nft -f {RULES}",
+        stamp="firewall",
+        name="The firewall's rules are written and loaded",
+    )
+    firewall_loaded(RULES, UNIT, name="The firewall is in force, now and at boot")
+
+
+def _entries(settings: HostSettings) -> Sequence[Entry]:
+    return firewall_entries(settings, look(SshPorts))

@@ -1,0 +1,60 @@
+"""The firewall of a host as text, from its settings and the SSH ports in use. Touches no host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network, IPv6Network
+
+from vllm_hosts.render import render
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.tree import Entry, File, Folder
+
+RULES = "/etc/vllm-hosts/firewall.nft"
+UNIT = "vllm-hosts-firewall.service"
+
+
+def firewall_entries(settings: HostSettings, ssh_ports: Iterable[int]) -> list[Entry]:
+    """The table and the unit that loads it before the network comes up.
+
+    :param ssh_ports: where sshd really listens; at least one.
+    """
+    return [
+        Folder("/etc/vllm-hosts"),
+        File(RULES, rules(settings, ssh_ports).encode()),
+        File(
+            f"/etc/systemd/system/{UNIT}",
+            render("firewall/vllm-hosts-firewall.service.j2", rules=RULES).encode(),
+        ),
+    ]
+
+
+def rules(settings: HostSettings, ssh_ports: Iterable[int]) -> str:
+    """The nftables file. Everything that no rule accepts is dropped.
+
+    :raises ValueError: no SSH port, which would lock everybody out.
+    """
+    ports = sorted(set(ssh_ports))
+    if not ports:
+        raise ValueError("no SSH port is known, and a firewall without one locks everybody out")
+    edge = settings.edge
+    accepted = [
+        *_accept(ports, settings.firewall.ssh_from, "SSH"),
+        *_accept([edge.http_port, edge.https_port], edge.allow_from, "the edge"),
+    ]
+    if settings.firewall.extra_tcp_ports:
+        accepted += _accept(settings.firewall.extra_tcp_ports, (), "firewall.extra_tcp_ports")
+    return render("firewall/firewall.nft.j2", accepted=accepted)
+
+
+def _accept(
+    ports: Sequence[int], sources: Sequence[IPv4Network | IPv6Network], comment: str
+) -> list[str]:
+    rule = f'tcp dport {{ {", ".join(map(str, sorted(set(ports))))} }} accept comment "{comment}"'
+    if not sources:
+        return [rule]
+    lines = []
+    for family, kind in (("ip", IPv4Network), ("ip6", IPv6Network)):
+        chosen = sorted(str(source) for source in sources if isinstance(source, kind))
+        if chosen:
+            lines.append(f"{family} saddr {{ {', '.join(chosen)} }} {rule}")
+    return lines

@@ -1,0 +1,51 @@
+"""NVIDIA Container Toolkit, on hosts where an agent asks for a GPU.
+
+Promises: the four packages at one pinned version, held; Docker gives containers the GPUs that they
+ask for, seen once with a real container.
+Needs: docker, and a working driver (preflight has seen it). Writes: NVIDIA's apt source and key,
+the runtime in /etc/docker/daemon.json. Restarts: Docker, only if it has not seen the toolkit yet.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pyinfra.api.deploy import deploy
+
+from roles.nvidia_container_toolkit.plan import HOOK, PACKAGES, RUNTIME, STALE, archive
+from vllm_hosts import run
+from vllm_hosts.facts import look
+from vllm_hosts.facts.release import OsRelease
+from vllm_hosts.operations.apt import Archive, archive_present, packages_present
+from vllm_hosts.operations.docker import daemon_configured, image_present
+from vllm_hosts.operations.gpu import container_gets_gpus
+from vllm_hosts.settings import Nvidia
+
+
+@deploy("NVIDIA Container Toolkit")
+def nvidia_container_toolkit() -> None:
+    """Install the toolkit and see a container get the GPUs, unless no agent needs one."""
+    settings = run.current().settings
+    if not settings.needs_gpu:
+        return
+    archive_present(
+        partial(_archive, settings.nvidia), stale=STALE, name="NVIDIA's apt archive is known"
+    )
+    packages_present(
+        dict.fromkeys(PACKAGES, settings.nvidia.toolkit_version),
+        held=True,
+        name=f"The toolkit is installed and held at {settings.nvidia.toolkit_version}",
+    )
+    daemon_configured(
+        lambda current: RUNTIME, read_at_start=[HOOK], name="Docker knows the NVIDIA runtime"
+    )
+    image_present(settings.vllm.image, name="The vLLM image is on the host")
+    container_gets_gpus(
+        settings.vllm.image,
+        sorted({gpu for agent in settings.agents for gpu in agent.gpus}),
+        name="A container gets the GPUs",
+    )
+
+
+def _archive(settings: Nvidia) -> Archive:
+    return archive(settings, look(OsRelease))

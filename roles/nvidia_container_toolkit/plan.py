@@ -1,0 +1,39 @@
+"""What a GPU host needs between Docker and the driver, from its settings. Touches no host."""
+
+from __future__ import annotations
+
+from vllm_hosts.facts.release import Release
+from vllm_hosts.operations.apt import Archive
+from vllm_hosts.settings import Nvidia
+
+PACKAGES = (
+    "nvidia-container-toolkit",
+    "nvidia-container-toolkit-base",
+    "libnvidia-container-tools",
+    "libnvidia-container1",
+)
+#: Left by older instructions; with them apt stops over two Signed-By for one archive.
+STALE = (
+    "/etc/apt/sources.list.d/libnvidia-container.list",
+    "/etc/apt/sources.list.d/nvidia-docker.list",
+    "/etc/apt/sources.list.d/nvidia-container-runtime.list",
+    "/etc/apt/sources.list.d/nvidia-container-toolkit.list",
+)
+#: What `nvidia-ctk runtime configure` writes. Merged by us: the tool rewrites the file each time,
+#: and some of its versions throw away other people's keys.
+RUNTIME = {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}}
+#: Docker looks for this program only when it starts, to register its GPU driver.
+HOOK = "/usr/bin/nvidia-container-runtime-hook"
+
+
+def archive(nvidia: Nvidia, release: Release) -> Archive:
+    """NVIDIA's flat archive for one architecture."""
+    return Archive(
+        name="nvidia-container-toolkit",
+        url=f"{nvidia.archive_url}/{release.architecture}",
+        suite="/",
+        components="",
+        architecture=release.architecture,
+        key_url=nvidia.key_url,
+        key_fingerprint=nvidia.key_fingerprint,
+    )

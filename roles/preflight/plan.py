@@ -1,0 +1,118 @@
+"""What speaks against deploying to a host, as sentences. Touches no host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vllm_hosts.facts.release import Release
+from vllm_hosts.facts.system import System
+from vllm_hosts.settings import Agent, HostSettings
+
+SUPPORTED = {
+    ("debian", "12"): "Debian 12",
+    ("debian", "13"): "Debian 13",
+    ("ubuntu", "22.04"): "Ubuntu 22.04",
+    ("ubuntu", "24.04"): "Ubuntu 24.04",
+}
+ARCHITECTURES = ("amd64", "arm64")
+DOCKER_FOLDER = "/var/lib/docker"
+GIB = 1024**3
+
+
+def folders(settings: HostSettings) -> list[str]:
+    """Folders whose free space matters. They need not exist yet."""
+    return [
+        DOCKER_FOLDER,
+        settings.vllm.cache_directory,
+        *(folder for agent in settings.agents if (folder := model_folder(settings, agent))),
+    ]
+
+
+def model_folder(settings: HostSettings, agent: Agent) -> str:
+    """Where the agent's model lies, or will lie after its download from the hub."""
+    if agent.model.startswith("/"):
+        return agent.model
+    cached = agent.model.replace("/", "--")
+    return f"{settings.vllm.cache_directory}/huggingface/hub/models--{cached}"
+
+
+def problems(settings: HostSettings, release: Release, system: System) -> list[str]:
+    """Everything that stands in the way, one sentence each; empty: go ahead."""
+    return [
+        *_machine(release, system),
+        *_ports(settings, system),
+        *_disk(settings, system),
+        *_gpus(settings, system),
+    ]
+
+
+def _machine(release: Release, system: System) -> Iterator[str]:
+    if (release.os_id, release.version) not in SUPPORTED:
+        yield f"{release.name} is not supported; use one of {', '.join(SUPPORTED.values())}"
+    if release.architecture not in ARCHITECTURES:
+        yield (
+            f"architecture {release.architecture} is not supported;"
+            f" use one of {', '.join(ARCHITECTURES)}"
+        )
+    if system.init != "systemd":
+        yield f"the first process is {system.init}, not systemd, which runs the services"
+    if system.user != "0":
+        yield "commands do not run as root; connect as root, or set _sudo = True for this host"
+
+
+def _ports(settings: HostSettings, system: System) -> Iterator[str]:
+    ours = {agent.port: agent.name for agent in settings.agents}
+    edge = {settings.edge.https_port: "edge.https_port", settings.edge.http_port: "edge.http_port"}
+    for listener in system.listeners:
+        holder = system.container_ports.get(listener.port)
+        if listener.port in ours and holder not in ours.values():
+            yield (
+                f"port {listener.port} of agent {ours[listener.port]!r} is taken by"
+                f" {holder or listener.programs or 'another program'}; give the agent another port"
+            )
+        if listener.port in edge and '"nginx"' not in listener.programs:
+            yield (
+                f"port {listener.port} is taken by {listener.programs or 'another program'};"
+                f" stop it, or set {edge[listener.port]}"
+            )
+
+
+def _disk(settings: HostSettings, system: System) -> Iterator[str]:
+    if not system.has_image and system.free[DOCKER_FOLDER] < settings.vllm.image_disk * GIB:
+        yield (
+            f"{DOCKER_FOLDER} has {system.free[DOCKER_FOLDER] / GIB:.1f} GiB free, and the image"
+            f" needs {settings.vllm.image_disk} (vllm.image_disk); make room"
+        )
+    missing = {
+        agent.model
+        for agent in settings.agents
+        if not agent.model.startswith("/")
+        and model_folder(settings, agent) not in system.present
+    }
+    cache = settings.vllm.cache_directory
+    if system.free[cache] < len(missing) * settings.vllm.model_disk * GIB:
+        yield (
+            f"{cache} has {system.free[cache] / GIB:.1f} GiB free, and {len(missing)} model(s) to"
+            f" download need {settings.vllm.model_disk} each (vllm.model_disk); make room"
+        )
+    for agent in settings.agents:
+        if agent.model.startswith("/") and agent.model not in system.present:
+            yield (
+                f"model {agent.model} of agent {agent.name!r} is not a folder on this host;"
+                " copy it there, or name a hub id"
+            )
+
+
+def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
+    if not settings.needs_gpu:
+        return
+    if system.gpu_message is not None:
+        yield f"the GPU driver does not answer: {system.gpu_message}"
+        return
+    there = {int(line.split(",", 1)[0]) for line in system.gpus}
+    for agent in settings.agents:
+        for gpu in sorted(set(agent.gpus) - there):
+            yield (
+                f"agent {agent.name!r} asks for GPU {gpu}, and this host has"
+                f" {', '.join(map(str, sorted(there))) or 'none'}"
+            )

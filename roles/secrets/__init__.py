@@ -1,0 +1,23 @@
+"""Secrets that containers read.
+
+Promises: .env is 0600 root:root and was never wider, written whole or not at all. Needs: preflight.
+Writes: .env in vllm.directory. Restarts: nothing; the vllm role recreates agents whose secret
+changed.
+"""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+
+from roles.secrets.plan import secret_entries
+from vllm_hosts import run
+from vllm_hosts.operations.tree import tree_synced
+
+
+@deploy("Secrets")
+def secrets() -> None:
+    """Write .env with the internal key and, where one is given, the Hugging Face token."""
+    current = run.current()
+    tree_synced(
+        secret_entries(current.settings, current.keys), name=".env holds the secrets, for root only"
+    )

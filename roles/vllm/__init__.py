@@ -1,0 +1,36 @@
+"""The agents: vLLM in containers.
+
+Promises: every agent runs as its settings say, on 127.0.0.1 only, without privileges, and is
+healthy. Needs: docker, secrets (.env). Writes: compose.yaml, the cache folder. Restarts: only an
+agent whose definition or secret changed.
+"""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+
+from roles.vllm.plan import PROJECT, compose_entries
+from vllm_hosts import run
+from vllm_hosts.operations.compose import agents_running
+from vllm_hosts.operations.docker import image_present
+from vllm_hosts.operations.tree import tree_synced
+
+
+@deploy("vLLM")
+def vllm() -> None:
+    """Bring the agents to what the settings say and wait until they answer."""
+    settings = run.current().settings
+    directory = settings.vllm.directory
+    tree_synced(
+        compose_entries(settings),
+        validate=f"docker compose --project-directory {directory} config --quiet",
+        name="compose.yaml describes the agents",
+    )
+    image_present(settings.vllm.image, name="The vLLM image is on the host")
+    agents_running(
+        directory,
+        PROJECT,
+        [agent.name for agent in settings.agents],
+        settings.vllm.health_timeout,
+        name="The agents run and are healthy",
+    )

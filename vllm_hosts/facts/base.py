@@ -1,0 +1,86 @@
+"""Facts that raise: what could not be read never becomes a default that changes a host."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Generic, TypeVar, cast
+
+from pyinfra.api.facts import FactBase, get_fact
+from pyinfra.context import ctx_host
+
+from vllm_hosts.errors import HostError
+
+T = TypeVar("T")
+
+_UNREAD: Final = object()
+#: Last line of every fact's output: without it, the look was cut short.
+END: Final = "vllm-hosts-end"
+
+
+class HostFact(FactBase[T], Generic[T]):
+    """One look at a host. ``what`` names it in errors; ``script`` and ``parse`` do the work."""
+
+    abstract = True
+    what = "the host's state"
+
+    @staticmethod
+    def default() -> T:
+        return cast(T, _UNREAD)
+
+    def process(self, output: list[str]) -> T:
+        """Check that the output is whole, then parse it.
+
+        :raises HostError: it is cut short, or not what the programs on the host usually print.
+        """
+        lines = list(output)
+        while lines and not lines[-1]:
+            lines.pop()
+        if not lines or lines[-1] != END:
+            raise HostError(f"{self.what} could not be read: the answer was cut short")
+        try:
+            return self.parse(lines[:-1])
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise HostError(f"{self.what} could not be understood: {error!r}") from error
+
+    def parse(self, lines: list[str]) -> T:
+        """Turn the script's lines into a value. Anything unexpected may raise ``ValueError``."""
+        raise NotImplementedError
+
+
+def ending(script: str) -> str:
+    """The script in the C locale, with the last line by which a whole answer is known."""
+    return f"export LC_ALL=C\n{script.strip()}\necho\necho {END}"
+
+
+def sections(lines: list[str]) -> dict[str, list[str]]:
+    """Split lines at headings such as ``== docker``. Text before the first heading is dropped."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("== "):
+            found[line[3:]] = []
+        elif found and line:
+            found[next(reversed(found))].append(line)
+    return found
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    :raises ValueError: it is not JSON, or not an object.
+    """
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def look(fact: type[HostFact[T]], **arguments: object) -> T:
+    """Read a fact of the host at hand, now.
+
+    :raises HostError: it could not be read. pyinfra has shown the host's own words above.
+    """
+    host = ctx_host.get()
+    value = get_fact(host.state, host, fact, kwargs=arguments, apply_failed_hosts=False)
+    if value is _UNREAD:
+        raise HostError(f"{fact.what} could not be read; the host's own words are above")
+    return cast(T, value)

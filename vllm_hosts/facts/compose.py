@@ -1,0 +1,74 @@
+"""Which services of a compose project run, and whether as their file says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from shlex import quote
+
+from vllm_hosts.facts.base import HostFact, ending, sections
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of the project. ``health`` is ``none`` where it has no health check."""
+
+    service: str
+    config_hash: str
+    status: str
+    health: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """``wanted``: configuration hash by service, as Compose computes it from file and .env now.
+
+    ``error`` is what Compose said if it could not.
+    """
+
+    wanted: dict[str, str]
+    containers: tuple[Container, ...]
+    error: str | None
+
+
+class ComposeProject(HostFact[Project]):
+    """Compose's own hashes of what should run beside those of what does."""
+
+    what = "the agents' containers"
+
+    def command(self, directory: str, project: str) -> str:
+        inspect = (
+            '{{index .Config.Labels "com.docker.compose.service"}}'
+            ' {{index .Config.Labels "com.docker.compose.config-hash"}} {{.State.Status}}'
+            " {{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
+        )
+        return ending(
+            f"""
+            echo '== hashes'
+            if [ -e {directory}/compose.yaml ] && command -v docker >/dev/null; then
+                docker compose --project-directory {directory} config --hash '*' 2>&1
+                echo "exit $?"
+            else
+                echo 'exit -'
+            fi
+            echo '== containers'
+            if command -v docker >/dev/null; then
+                docker ps -aq --filter label=com.docker.compose.project={project} |
+                    xargs -r docker inspect --format {quote(inspect)}
+            fi
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Project:
+        parts = sections(lines)
+        *hashes, code = parts["hashes"]
+        good = code == "exit 0"
+        return Project(
+            wanted=dict(_pair(line) for line in hashes) if good else {},
+            containers=tuple(Container(*line.split()) for line in parts["containers"]),
+            error=None if good else " ".join(hashes),
+        )
+
+
+def _pair(line: str) -> tuple[str, str]:
+    service, config_hash = line.split()
+    return service, config_hash

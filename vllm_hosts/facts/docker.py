@@ -1,0 +1,80 @@
+"""The Docker daemon of a host, its configuration and its images."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+from vllm_hosts.facts.base import HostFact, ending, sections
+
+DAEMON_JSON = "/etc/docker/daemon.json"
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """``config`` is daemon.json's text, None where there is none.
+
+    ``stale`` names what changed after the daemon started: such a daemon has to be restarted.
+    """
+
+    version: str | None
+    compose_version: str | None
+    running: bool
+    enabled: bool
+    config: bytes | None
+    stale: tuple[str, ...]
+
+
+class DockerDaemon(HostFact[Daemon]):
+    """Versions, daemon.json, and whether the running daemon is older than what it should read."""
+
+    what = "the Docker daemon"
+
+    def command(self, read_at_start: list[str]) -> str:
+        return ending(
+            f"""
+            echo '== version'; docker version --format '{{{{.Server.Version}}}}' 2>/dev/null
+            echo '== compose'; docker compose version --short 2>/dev/null
+            echo '== active'; systemctl is-active docker.service 2>/dev/null
+            echo '== enabled'; systemctl is-enabled docker.service 2>/dev/null
+            echo '== config'; [ ! -e {DAEMON_JSON} ] || {{ echo present; base64 {DAEMON_JSON}; }}
+            echo '== stale'
+            pid=$(systemctl show -p MainPID --value docker.service 2>/dev/null)
+            if [ -n "$pid" ] && [ "$pid" != 0 ] && [ -d "/proc/$pid" ]; then
+                for path in {" ".join(read_at_start)}; do
+                    [ ! -e "$path" ] || [ "$(stat -c %Z "$path")" -le "$(stat -c %Y "/proc/$pid")" ] ||
+                        echo "$path"
+                done
+            fi
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Daemon:
+        parts = sections(lines)
+        config = parts["config"]
+        return Daemon(
+            version="".join(parts["version"]) or None,
+            compose_version="".join(parts["compose"]).removeprefix("v") or None,
+            running=parts["active"] == ["active"],
+            enabled=parts["enabled"] == ["enabled"],
+            config=_decoded(config[1:]) if config else None,
+            stale=tuple(parts["stale"]),
+        )
+
+
+def _decoded(lines: list[str]) -> bytes:
+    return base64.b64decode("".join(lines), validate=True)
+
+
+class ImageId(HostFact[str]):
+    """The id of an image that the host has; empty where it does not."""
+
+    what = "the container images"
+
+    def command(self, image: str) -> str:
+        return ending(
+            f"echo '== id'; docker image inspect --format '{{{{.Id}}}}' {image} 2>/dev/null"
+        )
+
+    def parse(self, lines: list[str]) -> str:
+        return "".join(sections(lines)["id"])

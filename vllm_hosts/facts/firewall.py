@@ -1,0 +1,77 @@
+"""The firewall that a host really has, and the SSH ports that it must leave open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.base import HostFact, ending, sections
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """``in_force``: the live table is exactly what the rules file makes of an empty ruleset."""
+
+    in_force: bool
+    enabled: bool
+    active: bool
+
+
+class FirewallLoaded(HostFact[Loaded]):
+    """Compares the live table with the file, loaded into a network namespace of its own."""
+
+    what = "the firewall"
+
+    def command(self, rules: str, unit: str) -> str:
+        listing = "nft -s list table inet vllm_hosts"
+        return ending(
+            f"""
+            echo '== live'; {listing} 2>/dev/null | sha256sum
+            echo '== file'; unshare -n sh -c 'nft -f {rules} && {listing}' 2>/dev/null | sha256sum
+            echo '== rules'; [ -s {rules} ] && command -v nft >/dev/null && echo present
+            echo '== enabled'; systemctl is-enabled {unit} 2>/dev/null
+            echo '== active'; systemctl is-active {unit} 2>/dev/null
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Loaded:
+        parts = sections(lines)
+        return Loaded(
+            in_force=parts["rules"] == ["present"] and parts["live"] == parts["file"],
+            enabled=parts["enabled"] == ["enabled"],
+            active=parts["active"] == ["active"],
+        )
+
+
+class SshPorts(HostFact[tuple[int, ...]]):
+    """TCP ports on which sshd, or systemd in its place, accepts connections. Never empty."""
+
+    what = "sshd's ports"
+
+    def command(self) -> str:
+        return ending(
+            """
+            echo '== listeners'; ss -Hltnp
+            echo '== socket'
+            ! systemctl -q is-active ssh.socket || systemctl show -p Listen --value ssh.socket
+            """
+        )
+
+    def parse(self, lines: list[str]) -> tuple[int, ...]:
+        parts = sections(lines)
+        ports = {
+            int(line.split()[3].rpartition(":")[2])
+            for line in parts["listeners"]
+            if '"sshd"' in line
+        }
+        # Ubuntu 24.04 lets systemd hold the socket until somebody connects.
+        for line in parts["socket"]:
+            address, _, kind = line.partition(" ")
+            if kind == "(Stream)":
+                ports.add(int(address.rpartition(":")[2]))
+        if not ports:
+            raise HostError(
+                "no sshd is seen listening, so a firewall could lock everybody out;"
+                " is SSH served by something other than OpenSSH?"
+            )
+        return tuple(sorted(ports))

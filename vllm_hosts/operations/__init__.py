@@ -1,0 +1,1 @@
+"""Changes to a host, each made only where one look shows a difference."""

@@ -1,0 +1,140 @@
+"""Packages and third-party archives through apt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from shlex import quote
+
+from vllm_hosts.facts import look
+from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages
+from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.tree import PREVIOUS
+from vllm_hosts.tree import File, differing
+
+#: Waits for another apt (unattended-upgrades on a fresh boot) instead of failing at once, keeps
+#: configuration that people changed, and never asks.
+_APT_GET = (
+    "DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y"
+    " -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0"
+    " -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A third-party apt archive, and the only key that may sign it.
+
+    ``suite`` ends in ``/`` for a flat archive, which has no ``components``.
+    """
+
+    name: str
+    url: str
+    suite: str
+    components: str
+    architecture: str
+    key_url: str
+    key_fingerprint: str
+
+    @property
+    def key_path(self) -> str:
+        """Where the key lies on the host, ASCII-armoured."""
+        return f"/etc/apt/keyrings/{self.name}.asc"
+
+    @property
+    def source(self) -> File:
+        """The archive as a deb822 source file."""
+        lines = ["Types: deb", f"URIs: {self.url}", f"Suites: {self.suite}"]
+        if self.components:
+            lines.append(f"Components: {self.components}")
+        lines += [f"Architectures: {self.architecture}", f"Signed-By: {self.key_path}", ""]
+        return File(f"/etc/apt/sources.list.d/{self.name}.sources", "\n".join(lines).encode())
+
+
+@host_operation
+def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = ()) -> Commands:
+    """Make an archive known to apt, trusted by one pinned key.
+
+    The key is fetched by the host itself with apt's own downloader, so that the host's proxies
+    apply, and refused unless it is exactly the pinned one.
+
+    :param describe: says which archive, when it is called; it may look at the host.
+    :param stale: other source files and keys of the same archive, moved away since apt refuses
+        two ``Signed-By`` for one archive.
+    """
+    archive = describe()
+    wanted = archive.source
+    files = look(TreeState, paths=[wanted.path, *stale])
+    keys = look(AptKeyFingerprints, key_path=archive.key_path)
+    in_the_way = [path for path in stale if files.paths[path].kind != "-"]
+    key_is_right = keys == (archive.key_fingerprint,)
+    if key_is_right and not in_the_way and not differing([wanted], files.paths):
+        return
+    fetch = f"""
+        set -eu; umask 022
+        command -v gpg >/dev/null && [ -d /etc/ssl/certs ] && [ -s /etc/ssl/certs/ca-certificates.crt ] || {{
+            echo 'installing gpg and ca-certificates'
+            {_APT_GET} update; {_APT_GET} install --no-install-recommends gpg ca-certificates
+        }}
+        folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
+        chmod 755 "$folder"; ! id _apt >/dev/null 2>&1 || chown _apt "$folder"
+        /usr/lib/apt/apt-helper download-file {quote(archive.key_url)} "$folder/key" || {{
+            echo 'the signing key at {archive.key_url} cannot be fetched'; exit 1; }}
+        prints=$(gpg --batch --no-options --show-keys --with-colons "$folder/key" 2>/dev/null |
+            awk -F: '$1 == "pub" {{ primary = 1 }} $1 == "fpr" && primary {{ print $10; primary = 0 }}')
+        [ "$prints" = {archive.key_fingerprint} ] || {{
+            echo "the key at {archive.key_url} has fingerprint ${{prints:-none}}, not"
+            echo 'the pinned {archive.key_fingerprint}; nothing was installed from this archive'
+            exit 1; }}
+        for path in {" ".join(in_the_way)}; do
+            mkdir -p {PREVIOUS}"$(dirname "$path")"; mv -f "$path" {PREVIOUS}"$path"
+        done
+        mkdir -p /etc/apt/keyrings
+        install -m 0644 "$folder/key" {archive.key_path}.new
+        printf '%s' {quote(wanted.content.decode())} >{wanted.path}.new
+        mv -f {archive.key_path}.new {archive.key_path}; mv -f {wanted.path}.new {wanted.path}
+        {_APT_GET} update -o Dir::Etc::SourceList=/dev/null \
+            -o Dir::Etc::SourceParts={wanted.path} -o APT::Get::List-Cleanup=0
+    """
+    yield watched(f"adding {archive.url}", fetch)
+
+
+@host_operation
+def packages_present(
+    wanted: Mapping[str, str | None] | Callable[[], Mapping[str, str | None]],
+    *,
+    held: bool = False,
+    conflicting: Sequence[str] = (),
+) -> Commands:
+    """Install packages, at a version where one is given.
+
+    :param wanted: version by package name; None: whichever is installed, or the archive's newest. A function is called when the host can be looked at.
+    :param held: keep them at that version through upgrades.
+    :param conflicting: packages to remove first. Their data stays.
+    """
+    wanted = wanted() if callable(wanted) else wanted
+    found = look(AptPackages, names=[*wanted, *conflicting])
+    remove = [name for name in conflicting if name in found.versions]
+    missing = [
+        name if version is None else f"{name}={version}"
+        for name, version in wanted.items()
+        if found.versions.get(name) is None or version not in (None, found.versions[name])
+    ]
+    hold = [name for name in wanted if held and name not in found.held]
+    if remove:
+        yield watched(f"removing {' '.join(remove)}", f"{_APT_GET} remove {' '.join(remove)}")
+    if missing:
+        words = " ".join(quote(name) for name in missing)
+        install = (
+            f"{_APT_GET} install --no-install-recommends --allow-downgrades"
+            f" --allow-change-held-packages {words}"
+        )
+        yield watched(
+            f"installing {' '.join(wanted)}",
+            f"set -e; {_APT_GET} update; {install}",
+        )
+    if hold:
+        yield watched("holding packages", f"apt-mark hold {' '.join(hold)}")
+
+

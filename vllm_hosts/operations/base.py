@@ -1,0 +1,94 @@
+"""What all operations share: one host's failure stays its own, and long work shows progress."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Generator
+from functools import wraps
+from typing import ParamSpec
+
+from pyinfra import logger
+from pyinfra.api.arguments_typed import PyinfraOperation
+from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
+from pyinfra.api.host import Host
+from pyinfra.api.operation import operation
+from pyinfra.api.state import State
+
+from vllm_hosts.errors import HostError
+
+P = ParamSpec("P")
+Commands = Generator[PyinfraCommand, None, None]
+
+
+def host_operation(function: Callable[P, Commands]) -> PyinfraOperation[P]:
+    """Like pyinfra's ``@operation()``, but an exception fails only the host that it is about.
+
+    pyinfra aborts the run of *all* hosts when an operation raises while it executes.
+    """
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
+        try:
+            yield from function(*args, **kwargs)
+        except HostError as error:
+            yield failure(str(error))
+        except Exception as error:
+            logger.debug(traceback.format_exc())
+            yield failure(f"internal error in {function.__name__}: {error!r}")
+
+    return operation()(guarded)
+
+
+def failure(message: str) -> FunctionCommand:
+    """A command that fails its host with one sentence."""
+    return FunctionCommand(_fail, (message,), {})
+
+
+def _fail(state: State, host: Host, message: str) -> bool:
+    host.log_styled(message, fg="red", log_func=logger.error)
+    return False
+
+
+def note(message: str) -> FunctionCommand:
+    """A command that only says something about its host."""
+    return FunctionCommand(_note, (message,), {})
+
+
+def _note(state: State, host: Host, message: str) -> bool:
+    host.log(f"    {message}")
+    return True
+
+
+class Shown(StringCommand):
+    """A shell command whose output is shown as it comes, at any verbosity."""
+
+    def execute(self, state: State, host: Host, connector_arguments: object) -> object:
+        arguments = {**connector_arguments, **self.connector_arguments}  # type: ignore[dict-item]
+        return host.run_shell_command(
+            self, print_output=True, print_input=state.print_input, **arguments
+        )
+
+
+def watched(label: str, script: str, *, seconds: int = 10, tail: int = 20) -> Shown:
+    """Run a script that takes long; say every few seconds how far it is.
+
+    What it prints goes to a private log; its last line is shown while it runs, and its last
+    ``tail`` lines if it fails. A line that starts with ``# `` is shown as it is, without the mark.
+
+    :param label: what is being done, a few words.
+    """
+    return Shown(
+        f"""
+        umask 077; log=$(mktemp /run/vllm-hosts.XXXXXX); trap 'rm -f "$log"' EXIT
+        ( {script.strip()}
+        ) >"$log" 2>&1 </dev/null &
+        job=$!; waited=0
+        while kill -0 $job 2>/dev/null; do
+            sleep 1; waited=$((waited + 1))
+            [ $((waited % {seconds})) -ne 0 ] || \
+                echo "    {label}: $waited s, $(tail -n 1 "$log" | tr -d '\\r' | cut -c 1-100)"
+        done
+        if wait $job; then exit 0; fi
+        tail -n {tail} "$log" >&2; exit 1
+        """
+    )

@@ -1,0 +1,75 @@
+"""The Docker daemon and its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from shlex import quote
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from vllm_hosts.daemon_json import merged
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
+from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.tree import change
+from vllm_hosts.tree import File
+
+#: `docker compose` as a plugin; `up --wait` and `config --hash` behave as used here from then on.
+COMPOSE_FLOOR = Version("2.20")
+
+
+@host_operation
+def daemon_configured(
+    wanted: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    *,
+    read_at_start: Sequence[str] = (),
+) -> Commands:
+    """Merge settings into daemon.json; restart the daemon only if it has not read them.
+
+    A configuration that ``dockerd --validate`` rejects, or that the daemon does not start with,
+    is put back.
+
+    :param wanted: from what daemon.json holds now to the keys that it should hold.
+    :param read_at_start: further files that the daemon looks at only when it starts.
+    """
+    daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON, *read_at_start])
+    text = merged(daemon.config, wanted)
+    if text is not None:
+        yield change(
+            [File(DAEMON_JSON, text)],
+            validate=f"dockerd --validate --config-file {DAEMON_JSON}",
+            activate="systemctl restart docker.service",
+        )
+    elif daemon.stale or not daemon.running:
+        yield watched("restarting Docker", "systemctl restart docker.service")
+    if not daemon.enabled:
+        yield watched("enabling Docker", "systemctl enable docker.service")
+
+
+@host_operation
+def compose_available() -> Commands:
+    """Fail a host that has no Compose v2.
+
+    Only looks, so it never counts as a change.
+    """
+    daemon = look(DockerDaemon, read_at_start=[])
+    try:
+        version = Version((daemon.compose_version or "").split("-")[0].split("+")[0])
+    except InvalidVersion:
+        version = None
+    if version is None or version < COMPOSE_FLOOR:
+        raise HostError(
+            f"`docker compose` is {daemon.compose_version or 'missing'}; {COMPOSE_FLOOR} or newer"
+            " is needed; set docker.source = 'docker-ce'"
+        )
+    yield from ()
+
+
+@host_operation
+def image_present(image: str) -> Commands:
+    """Pull an image unless the host has it, saying how far it is."""
+    if look(ImageId, image=quote(image)):
+        return
+    yield watched(f"pulling {image}", f"docker pull {quote(image)}", seconds=5)

@@ -1,0 +1,70 @@
+"""Seeing that containers really get GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from shlex import quote
+
+from vllm_hosts.facts import look
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.tree import STAMPS
+from vllm_hosts.operations.base import Commands, host_operation, watched
+
+_STAMP = f"{STAMPS}/gpu"
+#: What a GPU in a container depends on. If none of it changed, what was seen once still holds.
+_DEPENDS_ON = """
+    nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader
+    dpkg-query -W -f '${Version}' nvidia-container-toolkit
+"""
+
+
+@dataclass(frozen=True)
+class GpuCheck:
+    """What was true when a container was last seen with its GPUs, and what is true now."""
+
+    seen: tuple[str, ...]
+    now: tuple[str, ...]
+
+
+class LastGpuCheck(HostFact[GpuCheck]):
+    """Driver, cards and toolkit now, and at the last check."""
+
+    what = "the GPUs"
+
+    def command(self, indexes: str) -> str:
+        return ending(
+            f"""
+            echo '== seen'; cat {_STAMP} 2>/dev/null
+            echo '== now'; ( {_DEPENDS_ON}; echo; echo {indexes} ) 2>/dev/null
+            """
+        )
+
+    def parse(self, lines: list[str]) -> GpuCheck:
+        parts = sections(lines)
+        return GpuCheck(tuple(parts["seen"]), tuple(parts["now"]))
+
+
+@host_operation
+def container_gets_gpus(image: str, gpus: Sequence[int]) -> Commands:
+    """Run ``nvidia-smi`` in a container with these GPUs, and count what it sees.
+
+    Skipped while driver, cards and toolkit are what they were when this was last seen to work.
+    """
+    indexes = ",".join(str(gpu) for gpu in gpus)
+    check = look(LastGpuCheck, indexes=indexes)
+    if check.seen and check.seen == check.now:
+        return
+    yield watched(
+        f"running nvidia-smi in a container with GPU {indexes}",
+        f"""
+        set -e
+        seen=$(docker run --rm --network none --gpus '"device={indexes}"' \
+            --entrypoint nvidia-smi {quote(image)} -L)
+        echo "$seen"
+        [ "$(echo "$seen" | grep -c '^GPU ')" = {len(gpus)} ] || {{
+            echo 'the container does not see {len(gpus)} GPU(s) with index {indexes}'; exit 1; }}
+        mkdir -p {STAMPS}
+        ( {_DEPENDS_ON}; echo; echo {indexes} ) 2>/dev/null | sed '/^$/d' >{_STAMP}
+        """,
+    )

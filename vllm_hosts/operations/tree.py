@@ -1,0 +1,161 @@
+"""The one way in which files are written to a host."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import tarfile
+import time
+from collections.abc import Callable, Sequence
+from shlex import quote
+
+from pyinfra.api.command import StringCommand
+
+from vllm_hosts.facts import look
+from vllm_hosts.facts.tree import STAMPS, TreeState
+from vllm_hosts.operations.base import Commands, host_operation
+from vllm_hosts.tree import Absent, Entry, File, Folder, Found, differing
+
+#: Where the version before the last change of each file that is not secret is kept.
+PREVIOUS = "/var/lib/vllm-hosts/previous"
+#: New content lies under this suffix beside its target until it is renamed over it.
+_NEW = ".vllm-hosts-new"
+
+_FUNCTIONS = r"""
+set -eu; umask 077
+work=$(mktemp -d /run/vllm-hosts.XXXXXX)
+trap 'rm -rf "$work" $new' EXIT
+swap() { # PATH: the new version takes its place, the old one is kept until all is well
+    mkdir -p "$work$(dirname "$1")"
+    [ ! -d "$1" ] || { echo "$1 is a folder; move it away" >&2; exit 1; }
+    if [ -e "$1" ] || [ -L "$1" ]; then cp -dp "$1" "$work$1"; else : >"$work$1.absent"; fi
+    if [ -e "$1$suffix" ]; then mv -T "$1$suffix" "$1"; else rm -f "$1"; fi
+    touched="$touched $1"
+}
+restore() {
+    for path in $touched; do
+        if [ -e "$work$path.absent" ]; then rm -f "$path"; else mv -fT "$work$path" "$path"; fi
+    done
+}
+keep() { # PATH: the version before this change, for people to look at
+    [ ! -e "$work$1" ] || { mkdir -p "$previous$(dirname "$1")"; mv -fT "$work$1" "$previous$1"; }
+}
+"""
+
+
+@host_operation
+def tree_synced(
+    entries: Sequence[Entry] | Callable[[], Sequence[Entry]],
+    *,
+    watch: Sequence[str] = (),
+    validate: str | None = None,
+    activate: str | None = None,
+    stamp: str | None = None,
+) -> Commands:
+    """Give a host these files and folders, all or none, and let a service take them up.
+
+    Every new version is written beside its target (never readable by others), synced to disk
+    and renamed. If ``validate`` or ``activate`` fails, the old versions are put back, the host
+    fails with the program's own words, and the service goes on with what it had.
+
+    :param entries: what should be there, or a function that says so when it is called.
+    :param watch: further files that the service reads, written elsewhere.
+    :param validate: shell command that rejects a bad configuration.
+    :param activate: shell command by which the service takes the files up. It also runs when an
+        earlier run was cut off between writing and activating.
+    :param stamp: name under which the host remembers what was last activated; needs ``activate``.
+    """
+    wanted = entries() if callable(entries) else entries
+    paths = [entry.path for entry in wanted]
+    found = look(TreeState, paths=[*paths, *watch], stamp=stamp)
+    different = differing(wanted, found.paths)
+    digest = _digest(wanted, {path: found.paths[path] for path in watch})
+    pending = stamp is not None and found.stamp != digest
+    if not different and not pending:
+        return
+    yield change(
+        different,
+        validate=validate,
+        activate=activate,
+        stamp=(f"{STAMPS}/{stamp}", digest) if stamp else None,
+    )
+
+
+def _digest(entries: Sequence[Entry], watched: dict[str, Found]) -> str:
+    lines = [f"{entry.path} {entry.sha256}" for entry in entries if isinstance(entry, File)]
+    lines += [f"{path} {found.sha256}" for path, found in watched.items()]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def change(
+    different: Sequence[Entry],
+    *,
+    validate: str | None = None,
+    activate: str | None = None,
+    stamp: tuple[str, str] | None = None,
+) -> StringCommand:
+    """The command that makes these entries so, all or none.
+
+    For operations that know from a look of their own what differs; others use ``tree_synced``.
+
+    :param stamp: path and content of a note that is written at the very end.
+    """
+    files = [entry for entry in different if isinstance(entry, File)]
+    folders = [entry for entry in different if isinstance(entry, Folder)]
+    changed = [entry.path for entry in different if not isinstance(entry, Folder)]
+    kept = [
+        entry.path
+        for entry in different
+        if isinstance(entry, Absent) or (isinstance(entry, File) and not entry.secret)
+    ]
+    script = [
+        f"suffix={_NEW}; previous={PREVIOUS}; touched=",
+        "new=" + quote(" ".join(f"{entry.path}{_NEW}" for entry in files)),
+        _FUNCTIONS.strip(),
+    ]
+    for folder in folders:
+        script.append(
+            f"install -d -m {folder.mode:04o} -o {folder.owner} -g {folder.group} {folder.path}"
+        )
+    if files:
+        parents = sorted({entry.path.rpartition("/")[0] or "/" for entry in files})
+        script += [
+            f"(umask 022; mkdir -p {' '.join(parents)})",
+            "base64 -d | tar -x -p -f - -C / --no-overwrite-dir",
+            f"sync {' '.join(entry.path + _NEW for entry in files)}",
+        ]
+    script += [f"swap {path}" for path in changed]
+    if changed:
+        script.append(
+            "sync " + " ".join(sorted({path.rpartition("/")[0] or "/" for path in changed}))
+        )
+    for command in (validate, activate):
+        if command:
+            again = f"; {activate} || true" if command == activate else ""
+            script.append(
+                f"( {command} ) >\"$work/said\" 2>&1 || {{ restore; cat \"$work/said\" >&2;"
+                f" echo 'put back what was there before' >&2{again}; exit 1; }}"
+            )
+    script += [f"keep {path}" for path in kept]
+    if stamp:
+        script += [f"mkdir -p {STAMPS}", f"printf %s {stamp[1]} >{stamp[0]}"]
+    return StringCommand("\n".join(script), _stdin=_archive(files))
+
+
+def _archive(files: Sequence[File]) -> list[str]:
+    """The new versions as a tar in base64 lines: content never passes through an argument."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for entry in files:
+            member = tarfile.TarInfo(f"{entry.path[1:]}{_NEW}")
+            member.size, member.mode = len(entry.content), entry.mode
+            member.mtime = int(time.time())
+            member.uname, member.gname = entry.owner, entry.group
+            if entry.owner.isdigit():
+                member.uid, member.uname = int(entry.owner), ""
+            if entry.group.isdigit():
+                member.gid, member.gname = int(entry.group), ""
+            archive.addfile(member, io.BytesIO(entry.content))
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return [text[start : start + 4096] for start in range(0, len(text), 4096)]

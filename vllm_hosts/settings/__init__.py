@@ -1,0 +1,17 @@
+"""What a user may set: typed, validated, frozen. See ``docs/settings.md``."""
+
+from vllm_hosts.settings.agent import Agent
+from vllm_hosts.settings.host import HostSettings
+from vllm_hosts.settings.sections import Docker, Edge, Firewall, Nvidia, Secrets, Tls, Vllm
+
+__all__ = [
+    "Agent",
+    "Docker",
+    "Edge",
+    "Firewall",
+    "HostSettings",
+    "Nvidia",
+    "Secrets",
+    "Tls",
+    "Vllm",
+]

@@ -1,0 +1,143 @@
+"""One agent: a vLLM container with a model, a port and its GPUs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from vllm_hosts.settings.types import EnvName, Section, Size, _matches
+
+#: What vLLM must never be told by hand, and what to do instead.
+_FORBIDDEN_ARGUMENTS = {
+    "--api-key": "the key comes from .env, where `ps` cannot show it",
+    "--root-path": "it turns authentication off",
+    "--host": "only 127.0.0.1 of the host reaches the container",
+    "--port": "set the agent's port",
+    "--uds": "the edge reaches agents by port",
+    "--config": "a file could hold any of the refused arguments; write them out",
+    "--ssl-keyfile": "the edge terminates TLS",
+    "--ssl-certfile": "the edge terminates TLS",
+    "--model": "set model",
+    "--served-model-name": "set served_model_name",
+    "--gpu-memory-utilization": "set gpu_memory_utilization",
+    "--max-model-len": "set max_model_len",
+    "--enable-prefix-caching": "set prefix_caching",
+    "--no-enable-prefix-caching": "set prefix_caching",
+    "--enable-auto-tool-choice": "set tool_call_parser",
+    "--tool-call-parser": "set tool_call_parser",
+    "--quantization": "set quantization",
+    "--tensor-parallel-size": "set tensor_parallel_size",
+    "--shutdown-timeout": "set vllm.drain_timeout",
+    "--disable-fastapi-docs": "it is always set",
+}
+_SHORT_ARGUMENTS = {"-q": "--quantization", "-tp": "--tensor-parallel-size"}
+_FORBIDDEN_ENV = {
+    "VLLM_SERVER_DEV_MODE": "it opens control routes without a key",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "it lets clients load weights",
+    "VLLM_API_KEY": "the toolkit sets the key through .env",
+    "HF_TOKEN": "set secrets.hf_token_env; the token then stays out of compose.yaml",
+    "HUGGING_FACE_HUB_TOKEN": "set secrets.hf_token_env; the token stays out of compose.yaml",
+    "VLLM_HOST_IP": "only 127.0.0.1 of the host reaches the container",
+    "VLLM_PORT": "set the agent's port",
+}
+
+AgentName = Annotated[
+    str,
+    _matches(
+        r"[a-z][a-z0-9-]{0,30}[a-z0-9]",
+        "a name of 2 to 32 lower-case letters, digits and dashes that starts with a letter",
+    ),
+]
+Model = Annotated[
+    str,
+    _matches(
+        r"(/[A-Za-z0-9._@+-]+)+|[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*",
+        "a hub id such as 'Qwen/Qwen3-8B' or an absolute folder on the host",
+    ),
+]
+ServedName = Annotated[
+    str, _matches(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", "a model name without spaces")
+]
+Word = Annotated[str, _matches(r"[A-Za-z0-9._-]+", "one word of letters, digits and . _ -")]
+
+
+class Agent(Section):
+    """One vLLM container on a host."""
+
+    name: AgentName = Field(description="Name of the container, and first part of its URL path")
+    model: Model = Field(description="Hub id, or absolute folder on the host (mounted read-only)")
+    port: int = Field(
+        ge=1024, le=65535, description="Port on the host's 127.0.0.1; never reachable from outside"
+    )
+    served_model_name: ServedName | None = Field(
+        None, description="What clients write as `model`; None: the agent's name"
+    )
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), description="GPUs by index; empty: none, for vLLM's CPU build", strict=False
+    )
+    gpu_memory_utilization: float = Field(
+        0.92, gt=0, le=1, description="Part of each GPU's memory for this agent", strict=False
+    )
+    max_model_len: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="Context length in tokens; `auto`: what fits; None: the model's own"
+    )
+    tensor_parallel_size: int | None = Field(
+        None, ge=1, description="GPUs that share each layer; None: all of this agent's"
+    )
+    quantization: Word | None = Field(
+        None, description="Such as `awq` or `fp8`; None: as the model's files say"
+    )
+    prefix_caching: bool = Field(True, description="Keep the KV cache of common beginnings")
+    tool_call_parser: Word | None = Field(
+        None, description="Such as `hermes`; set: automatic tool choice is on"
+    )
+    shm_size: Size = Field("8g", description="Shared memory of the container")
+    extra_args: tuple[str, ...] = Field(
+        (), description="Further `vllm serve` arguments, one word each", strict=False
+    )
+    env: dict[EnvName, str] = Field(
+        default_factory=dict, description="Further environment variables; no secrets"
+    )
+
+    @field_validator("extra_args")
+    @classmethod
+    def _arguments_allowed(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        for argument in arguments:
+            name = argument.partition("=")[0].replace("_", "-")
+            name = _SHORT_ARGUMENTS.get(name, name)
+            if not argument or any(character in argument for character in "\0\n\r"):
+                raise ValueError("an argument must be a non-empty single line")
+            # vLLM's parser takes any unambiguous beginning of an argument for the whole.
+            for forbidden, instead in _FORBIDDEN_ARGUMENTS.items():
+                if name == forbidden or (len(name) > 2 and forbidden.startswith(name)
+                                         and name.startswith("--")):
+                    raise ValueError(f"{argument.partition('=')[0]} is refused: {instead}")
+        return arguments
+
+    @field_validator("env")
+    @classmethod
+    def _environment_allowed(cls, env: dict[str, str]) -> dict[str, str]:
+        for name, value in env.items():
+            if name in _FORBIDDEN_ENV:
+                raise ValueError(f"{name} is refused: {_FORBIDDEN_ENV[name]}")
+            if "\n" in value or "\0" in value:
+                raise ValueError(f"the value of {name} must be a single line")
+        return env
+
+    @model_validator(mode="after")
+    def _tensor_parallel_fits(self) -> Self:
+        if len(set(self.gpus)) != len(self.gpus):
+            raise ValueError(f"gpus {list(self.gpus)} names one GPU twice")
+        if self.tensor_parallel_size is not None and self.gpus:
+            if self.tensor_parallel_size > len(self.gpus):
+                raise ValueError(
+                    f"tensor_parallel_size {self.tensor_parallel_size} needs as many GPUs,"
+                    f" but gpus names {len(self.gpus)}"
+                )
+        return self
+
+    @property
+    def client_model_name(self) -> str:
+        """What clients write as ``model`` in a request."""
+        return self.served_model_name or self.name

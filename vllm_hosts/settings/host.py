@@ -1,0 +1,81 @@
+"""Everything that is set for one host, with the checks that look across sections."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from vllm_hosts.settings.agent import Agent
+from vllm_hosts.settings.sections import Docker, Edge, Firewall, Nvidia, Secrets, Tls, Vllm
+from vllm_hosts.settings.types import Section
+
+
+class HostSettings(Section):
+    """Validated settings of one host.
+
+    ``name`` and ``address`` come from the inventory: the host's name there, and what the
+    controller connects to (``ssh_hostname``, or the name).
+    """
+
+    name: str
+    address: str
+    agents: tuple[Agent, ...] = Field(
+        description="The vLLM containers of this host; the first also answers at /v1/...",
+        strict=False,
+    )
+    docker: Docker = Field(default_factory=lambda: Docker())
+    nvidia: Nvidia = Field(default_factory=lambda: Nvidia())
+    firewall: Firewall = Field(default_factory=lambda: Firewall())
+    secrets: Secrets = Field(default_factory=lambda: Secrets())
+    vllm: Vllm = Field(default_factory=lambda: Vllm())
+    tls: Tls = Field(default_factory=lambda: Tls())
+    edge: Edge = Field(default_factory=lambda: Edge())
+
+    @model_validator(mode="after")
+    def _agents_fit_together(self) -> Self:
+        if not self.agents:
+            raise ValueError("agents is empty; describe at least one agent")
+        _refuse_twice("name", [agent.name for agent in self.agents])
+        _refuse_twice("port", [agent.port for agent in self.agents])
+        taken = {self.edge.https_port: "edge.https_port", self.edge.http_port: "edge.http_port"}
+        for agent in self.agents:
+            if agent.port in taken:
+                raise ValueError(
+                    f"agent {agent.name!r} has port {agent.port}, which is {taken[agent.port]};"
+                    " give it another"
+                )
+            if agent.name == "v1":
+                raise ValueError("an agent cannot be called 'v1': its path would be the API's own")
+        on_gpu: dict[int, list[Agent]] = defaultdict(list)
+        for agent in self.agents:
+            for gpu in agent.gpus:
+                on_gpu[gpu].append(agent)
+        for gpu, sharing in sorted(on_gpu.items()):
+            total = sum(agent.gpu_memory_utilization for agent in sharing)
+            if total > 1.0 + 1e-9:
+                names = " and ".join(
+                    f"{agent.name!r} ({agent.gpu_memory_utilization:g})" for agent in sharing
+                )
+                raise ValueError(
+                    f"agents {names} ask for {total:.2f} of GPU {gpu}'s memory;"
+                    " lower gpu_memory_utilization so that they add up to 1 or less"
+                )
+        return self
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether any agent of this host asks for a GPU."""
+        return any(agent.gpus for agent in self.agents)
+
+    @property
+    def edge_names(self) -> tuple[str, ...]:
+        """Names and addresses that the certificate covers; the first is used in URLs."""
+        return self.edge.names or (self.address,)
+
+
+def _refuse_twice(what: str, values: list[str] | list[int]) -> None:
+    for value in values:
+        if values.count(value) > 1:  # type: ignore[arg-type]
+            raise ValueError(f"two agents have the {what} {value!r}; each needs its own")

@@ -1,0 +1,230 @@
+"""The settings of one host, by role. Descriptions here become ``docs/settings.md``."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from packaging.version import InvalidVersion, Version
+from pydantic import Field, field_validator, model_validator
+
+from vllm_hosts.settings.types import (
+    AbsolutePath,
+    Cidr,
+    DebianVersion,
+    DockerSource,
+    EnvName,
+    Fingerprint,
+    HostName,
+    HttpsUrl,
+    Port,
+    Section,
+    Size,
+    TlsMode,
+    UserGroup,
+)
+
+#: Below this, vLLM has a published way around its key (CVE-2026-115911, fixed in 0.32.0).
+VLLM_FLOOR = Version("0.32.0")
+_MOVING_TAGS = {"latest", "nightly", "main", "stable", "dev"}
+
+
+class Docker(Section):
+    """Docker Engine and Compose."""
+
+    source: DockerSource = Field(
+        "docker-ce",
+        description="`docker-ce`: Docker's own apt archive; `distro`: the distribution's packages",
+    )
+    archive_url: HttpsUrl = Field(
+        "https://download.docker.com/linux",
+        description="Docker's archive or a mirror of it; `/debian` or `/ubuntu` is added",
+    )
+    key_url: HttpsUrl | None = Field(
+        None, description="The archive's signing key; None: `gpg` beside the archive"
+    )
+    key_fingerprint: Fingerprint = Field(
+        "9DC858229FC7DD38854AE2D88D81803C0EBFCD88",
+        description="The only key that may sign the archive",
+    )
+    log_max_size: Size = Field("50m", description="A container's log is rotated at this size")
+    log_max_file: int = Field(3, ge=1, le=100, description="Rotated log files kept per container")
+    live_restore: bool = Field(
+        True, description="Containers keep running while the Docker daemon restarts"
+    )
+
+
+class Nvidia(Section):
+    """NVIDIA Container Toolkit. Used on hosts where an agent asks for a GPU."""
+
+    toolkit_version: DebianVersion = Field(
+        "1.20.1-1", description="Version of all four toolkit packages, which are then held"
+    )
+    archive_url: HttpsUrl = Field(
+        "https://nvidia.github.io/libnvidia-container/stable/deb",
+        description="NVIDIA's archive or a mirror of it; the architecture is added",
+    )
+    key_url: HttpsUrl = Field(
+        "https://nvidia.github.io/libnvidia-container/gpgkey",
+        description="The archive's signing key",
+    )
+    key_fingerprint: Fingerprint = Field(
+        "C95B321B61E88C1809C4F759DDCAE044F796ECB0",
+        description="The only key that may sign the archive",
+    )
+
+
+class Firewall(Section):
+    """Our own nftables table. Everything that is not named here or in `edge` is dropped."""
+
+    ssh_from: tuple[Cidr, ...] = Field(
+        (), description="Networks that may use SSH; empty: everybody", strict=False
+    )
+    extra_tcp_ports: tuple[Port, ...] = Field(
+        (), description="Further TCP ports open to everybody, such as a metrics exporter's",
+        strict=False,
+    )
+
+
+class Secrets(Section):
+    """Where secrets come from that the toolkit does not make itself."""
+
+    hf_token_env: EnvName | None = Field(
+        None,
+        description="Environment variable, on the controller, that holds the Hugging Face token",
+    )
+    internal_key_env: EnvName | None = Field(
+        None,
+        description="Environment variable, on the controller, with the key between edge and vLLM;"
+        " None: made at first use and kept",
+    )
+
+
+class Vllm(Section):
+    """What all agents of a host share."""
+
+    image: str = Field(
+        "docker.io/vllm/vllm-openai:v0.33.0",
+        description="Container image, pinned by an exact tag or by digest",
+    )
+    version: str | None = Field(
+        None, description="vLLM's version in the image; None: read from the image's tag"
+    )
+    directory: AbsolutePath = Field(
+        "/opt/vllm", description="Where compose.yaml and .env lie on the host"
+    )
+    cache_directory: AbsolutePath = Field(
+        "/var/lib/vllm", description="Downloaded models and compiled kernels, on the host"
+    )
+    user: UserGroup = Field(
+        "64101:64101", description="Numeric user and group that vLLM runs as, in the container"
+    )
+    image_disk: int = Field(
+        40, ge=1, description="GiB that must be free before the image is pulled"
+    )
+    model_disk: int = Field(
+        20, ge=1, description="GiB that must be free for each hub model that is not there yet"
+    )
+    health_timeout: int = Field(
+        1800, ge=10, description="Seconds in which a started agent must become healthy"
+    )
+    drain_timeout: int = Field(
+        20, ge=0, le=3600, description="Seconds that running requests get when an agent stops"
+    )
+
+    @field_validator("image")
+    @classmethod
+    def _pinned(cls, image: str) -> str:
+        name, _, digest = image.partition("@")
+        tag = name.rpartition("/")[2].partition(":")[2]
+        if any(character.isspace() for character in image) or not name:
+            raise ValueError(f"{image!r} is not an image reference")
+        if digest:
+            if not digest.startswith("sha256:") or len(digest) != len("sha256:") + 64:
+                raise ValueError(f"the digest in {image!r} is not sha256: and 64 digits")
+        elif not tag or tag in _MOVING_TAGS:
+            raise ValueError(
+                f"{image!r} can change by itself; name an exact tag such as ':v0.33.0' or a digest"
+            )
+        return image
+
+    @model_validator(mode="after")
+    def _above_floor(self) -> Self:
+        if self.vllm_version is None:
+            raise ValueError(
+                f"the version of vLLM cannot be read from {self.image!r};"
+                " set vllm.version, such as '0.33.0'"
+            )
+        if self.vllm_version < VLLM_FLOOR:
+            raise ValueError(
+                f"vLLM {self.vllm_version} has known ways around its key;"
+                f" use {VLLM_FLOOR} or newer"
+            )
+        return self
+
+    @property
+    def vllm_version(self) -> Version | None:
+        """The version that the settings claim; the host is asked as well."""
+        claimed = self.version
+        if claimed is None:
+            claimed = self.image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+        try:
+            return Version(claimed.split("-")[0])
+        except InvalidVersion:
+            return None
+
+
+class Tls(Section):
+    """Certificates of the edge."""
+
+    mode: TlsMode = Field(
+        "local-ca", description="`local-ca`: our own CA signs; `files`: you provide them"
+    )
+    certificate: str | None = Field(
+        None, description="With `files`: chain in PEM, on the controller"
+    )
+    key: str | None = Field(None, description="With `files`: its key in PEM, on the controller")
+    valid_days: int = Field(
+        365, ge=2, le=366, description="With `local-ca`: life of a host's certificate, in days"
+    )
+    renew_before_days: int = Field(
+        120, ge=1, description="With `local-ca`: renewed when fewer days than this are left"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, value in (("tls.certificate", self.certificate), ("tls.key", self.key)):
+            if self.mode == "files" and not value:
+                raise ValueError(f"tls.mode is 'files' but {name} names no file")
+            if self.mode == "local-ca" and value:
+                raise ValueError(f"{name} is only for tls.mode = 'files'; here it is 'local-ca'")
+        if self.renew_before_days >= self.valid_days:
+            raise ValueError("tls.renew_before_days must be smaller than tls.valid_days")
+        return self
+
+
+class Edge(Section):
+    """nginx: the only door for clients."""
+
+    names: tuple[HostName, ...] = Field(
+        (),
+        description="DNS names and addresses that clients use; empty: the host's SSH address",
+        strict=False,
+    )
+    https_port: Port = Field(443, description="Port for clients")
+    http_port: Port = Field(80, description="Port that only redirects to HTTPS")
+    allow_from: tuple[Cidr, ...] = Field(
+        (), description="Networks that may ask; empty: everybody who has a key", strict=False
+    )
+    max_body_size: Size = Field("32m", description="Largest request")
+    timeout: int = Field(
+        3600, ge=10, description="Seconds that one answer may pause before it is cut"
+    )
+    requests_per_second: int = Field(20, ge=1, description="Per client; more get 429")
+    burst: int = Field(40, ge=0, description="Requests above the rate that are still taken at once")
+    connections: int = Field(128, ge=1, description="At the same time per client; more get 429")
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.https_port == self.http_port:
+            raise ValueError("edge.https_port and edge.http_port must differ")
+        return self

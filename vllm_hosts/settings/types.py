@@ -1,0 +1,83 @@
+"""Value types that several settings share. Each says in its error what would be right."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+Network = IPv4Network | IPv6Network
+
+
+class Section(BaseModel):
+    """Base of every group of settings: unknown names are errors, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _matches(pattern: str, hint: str) -> AfterValidator:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise ValueError(f"{value!r} is not {hint}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _network(value: object) -> Network:
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    try:
+        if isinstance(value, str):
+            return ip_network(value)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"{value!r} is not a network; write it like '10.0.0.0/8', '192.0.2.7/32' or '2001:db8::/32'"
+    )
+
+
+#: An address range. Host bits must be zero, so that a typing error is not silently a wider door.
+Cidr = Annotated[Network, BeforeValidator(_network)]
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+HttpsUrl = Annotated[
+    str, _matches(r"https?://[^\s'\"]+[^\s'\"/]", "a URL such as 'https://example.org/archive'")
+]
+#: The 40 hexadecimal digits of an OpenPGP key, without spaces.
+Fingerprint = Annotated[
+    str, _matches(r"[0-9A-F]{40}", "an OpenPGP fingerprint of 40 upper-case hexadecimal digits")
+]
+AbsolutePath = Annotated[
+    str,
+    _matches(
+        r"/[A-Za-z0-9._@+-]+(/[A-Za-z0-9._@+-]+)*",
+        "an absolute path made of letters, digits and . _ @ + -",
+    ),
+]
+#: As nginx and Docker write sizes: a number and one of k, m, g.
+Size = Annotated[str, _matches(r"[1-9][0-9]*[kmg]", "a size such as '32m' or '1g'")]
+#: A DNS name or an IP address, as clients write it in a URL's host part.
+HostName = Annotated[
+    str,
+    _matches(
+        r"(?i)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*|[0-9a-f:]*:[0-9a-f:.]+",
+        "a DNS name or an IP address",
+    ),
+]
+EnvName = Annotated[
+    str, _matches(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
+]
+UserGroup = Annotated[
+    str, _matches(r"[0-9]+:[0-9]+", "a numeric user and group such as '64101:64101'")
+]
+DebianVersion = Annotated[
+    str, _matches(r"[0-9][A-Za-z0-9.+~:-]*", "a package version such as '1.20.1-1'")
+]
+
+DockerSource = Literal["docker-ce", "distro"]
+TlsMode = Literal["local-ca", "files"]

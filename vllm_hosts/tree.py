@@ -1,0 +1,103 @@
+"""Files and folders that a host should have, as values. Nothing here touches a host."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_SAFE_PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
+_SAFE_NAME = re.compile(r"[a-z_0-9][a-z0-9_-]*")
+
+
+def _check(path: str, *names: str) -> None:
+    if not _SAFE_PATH.fullmatch(path) or "/../" in f"{path}/":
+        raise ValueError(f"{path!r} is not an absolute path that a shell takes as one plain word")
+    for name in names:
+        if not _SAFE_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name or number of a user or group")
+
+
+@dataclass(frozen=True)
+class File:
+    """A regular file. ``secret`` content is never shown, and no copy of an old version is kept."""
+
+    path: str
+    content: bytes = field(repr=False)
+    mode: int = 0o644
+    owner: str = "root"
+    group: str = "root"
+    secret: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.path, self.owner, self.group)
+        if self.secret and self.mode & 0o077:
+            raise ValueError(f"{self.path} is secret, so mode {self.mode:04o} is too wide")
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal digest of the content."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder. What else lies in it is left alone."""
+
+    path: str
+    mode: int = 0o755
+    owner: str = "root"
+    group: str = "root"
+
+    def __post_init__(self) -> None:
+        _check(self.path, self.owner, self.group)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A path that must not exist. A folder there is an error, never removed."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        _check(self.path)
+
+
+Entry = File | Folder | Absent
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies at a path of a host: ``kind`` as one letter, owner and group as name and number.
+
+    Kinds: ``f`` regular file, ``d`` folder, ``l`` symbolic link, ``o`` anything else, ``-`` nothing.
+    ``sha256`` is empty unless the kind is ``f``.
+    """
+
+    kind: str
+    mode: int = 0
+    owner: tuple[str, str] = ("", "")
+    group: tuple[str, str] = ("", "")
+    sha256: str = ""
+
+
+NOTHING = Found("-")
+
+
+def differing(entries: Iterable[Entry], found: dict[str, Found]) -> list[Entry]:
+    """Entries that the host does not have as they should be, in the order given.
+
+    :raises KeyError: a path was not looked at.
+    """
+    return [entry for entry in entries if not _as_it_should_be(entry, found[entry.path])]
+
+
+def _as_it_should_be(entry: Entry, found: Found) -> bool:
+    if isinstance(entry, Absent):
+        return found.kind == "-"
+    if found.mode != entry.mode or entry.owner not in found.owner or entry.group not in found.group:
+        return False
+    if isinstance(entry, Folder):
+        return found.kind == "d"
+    return found.kind == "f" and found.sha256 == entry.sha256
