@@ -16,7 +16,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import SshPorts
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.operations.checks import no_problems
+from vllm_hosts.operations.checks import promise_kept
 from vllm_hosts.run import Current
 from vllm_hosts.sockets import unexpected_sockets
 
@@ -26,13 +26,13 @@ def assertions() -> None:
     """Fail a host that is not as closed as it should be."""
     current = run.current()
     settings = current.settings
-    no_problems(partial(_sockets, current), name="Only the expected sockets listen")
-    no_problems(partial(_env, current), name=".env is readable by root only")
-    no_problems(
-        lambda: list(reachable_problems(settings, partial(probe.reachable, settings.address))),
+    promise_kept(partial(_sockets, current), name="Only the expected sockets listen")
+    promise_kept(partial(_env, current), name=".env is readable by root only")
+    promise_kept(
+        lambda: list(reachable_problems(settings, partial(probe.reachable, timeout=2.0))),
         name="The controller cannot reach an agent's port",
     )
-    no_problems(partial(_edge, current), name="The edge answers only to keys, on its own paths")
+    promise_kept(partial(_edge, current), name="The edge answers only to keys, on its own paths")
 
 
 def _sockets(current: Current) -> list[str]:

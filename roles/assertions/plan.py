@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from vllm_hosts.probe import Answer
@@ -55,9 +56,16 @@ def edge_problems(settings: HostSettings, ask: Ask) -> Iterator[str]:
 
 
 def reachable_problems(
-    settings: HostSettings, reachable: Callable[[int], bool]
+    settings: HostSettings, reachable: Callable[[str, int], bool]
 ) -> Iterator[str]:
-    """No agent's port opens from the controller."""
-    for port in [*(agent.port for agent in settings.agents), 8000]:
-        if reachable(port):
-            yield f"port {port} of {settings.address} opens from the controller"
+    """No agent's port opens from the controller.
+
+    A firewall that drops answers nothing, so all ports are waited for at the same time.
+    """
+    ports = [agent.port for agent in settings.agents]
+    with ThreadPoolExecutor(max_workers=len(ports)) as pool:
+        for port, opens in zip(
+            ports, pool.map(lambda port: reachable(settings.address, port), ports), strict=True
+        ):
+            if opens:
+                yield f"port {port} of {settings.address} opens from the controller"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pyinfra.context import ctx_state
+
 from vllm_hosts.errors import HostError
 from vllm_hosts.operations.base import Commands, host_operation
 
@@ -16,5 +18,13 @@ def no_problems(find: Callable[[], Sequence[str]]) -> Commands:
     """
     found = find()
     if found:
+        raise HostError("; ".join(found))
+    yield from ()
+
+
+@host_operation
+def promise_kept(find: Callable[[], Sequence[str]]) -> Commands:
+    """Like ``no_problems``, for what is true only at the end of a run: not looked at before."""
+    if ctx_state.get().is_executing and (found := find()):
         raise HostError("; ".join(found))
     yield from ()

@@ -25,21 +25,30 @@ _NEW = ".vllm-hosts-new"
 _FUNCTIONS = r"""
 set -eu; umask 077
 work=$(mktemp -d /run/vllm-hosts.XXXXXX)
-trap 'rm -rf "$work" $new' EXIT
-swap() { # PATH: the new version takes its place, the old one is kept until all is well
-    mkdir -p "$work$(dirname "$1")"
-    [ ! -d "$1" ] || { echo "$1 is a folder; move it away" >&2; exit 1; }
-    if [ -e "$1" ] || [ -L "$1" ]; then cp -dp "$1" "$work$1"; else : >"$work$1.absent"; fi
-    if [ -e "$1$suffix" ]; then mv -T "$1$suffix" "$1"; else rm -f "$1"; fi
-    touched="$touched $1"
+finish() { # whatever ends the script: all of the change is there, or none of it
+    code=$?; trap - EXIT
+    if [ -z "$finished" ]; then
+        for path in $touched; do
+            if [ -e "$work$path.absent" ]; then rm -f "$path"; else mv -fT "$work$path" "$path"; fi
+        done
+        [ -z "$touched" ] || echo 'what was there before is back in place' >&2
+        [ -z "$activated" ] || eval "$activated" >/dev/null 2>&1 || :
+    fi
+    rm -rf "$work" $new
+    exit $code
 }
-restore() {
-    for path in $touched; do
-        if [ -e "$work$path.absent" ]; then rm -f "$path"; else mv -fT "$work$path" "$path"; fi
-    done
+trap finish EXIT; trap 'exit 1' HUP INT TERM
+swap() { # PATH: the new version takes its place, the old one waits until all is well
+    [ ! -d "$1" ] || [ -L "$1" ] || { echo "$1 is a folder; move it away" >&2; exit 1; }
+    mkdir -p "$work$(dirname "$1")"
+    if [ -e "$1" ] || [ -L "$1" ]; then cp -dp "$1" "$work$1"; else : >"$work$1.absent"; fi
+    touched="$touched $1"
+    if [ -e "$1$suffix" ]; then mv -T "$1$suffix" "$1"; else rm -f "$1"; fi
 }
 keep() { # PATH: the version before this change, for people to look at
-    [ ! -e "$work$1" ] || { mkdir -p "$previous$(dirname "$1")"; mv -fT "$work$1" "$previous$1"; }
+    if [ -e "$work$1" ] || [ -L "$work$1" ]; then
+        mkdir -p "$previous$(dirname "$1")"; mv -fT "$work$1" "$previous$1"
+    fi
 }
 """
 
@@ -110,7 +119,7 @@ def change(
         if isinstance(entry, Absent) or (isinstance(entry, File) and not entry.secret)
     ]
     script = [
-        f"suffix={_NEW}; previous={PREVIOUS}; touched=",
+        f"suffix={_NEW}; previous={PREVIOUS}; touched=; activated=; finished=",
         "new=" + quote(" ".join(f"{entry.path}{_NEW}" for entry in files)),
         _FUNCTIONS.strip(),
     ]
@@ -122,7 +131,8 @@ def change(
         parents = sorted({entry.path.rpartition("/")[0] or "/" for entry in files})
         script += [
             f"(umask 022; mkdir -p {' '.join(parents)})",
-            "base64 -d | tar -x -p -f - -C / --no-overwrite-dir",
+            "base64 -d | tar -x -p -f - -C / --no-overwrite-dir || {"
+            " echo 'the new versions cannot be written; is the disk full?' >&2; exit 1; }",
             f"sync {' '.join(entry.path + _NEW for entry in files)}",
         ]
     script += [f"swap {path}" for path in changed]
@@ -130,13 +140,14 @@ def change(
         script.append(
             "sync " + " ".join(sorted({path.rpartition("/")[0] or "/" for path in changed}))
         )
-    for command in (validate, activate):
-        if command:
-            again = f"; {activate} || true" if command == activate else ""
-            script.append(
-                f"( {command} ) >\"$work/said\" 2>&1 || {{ restore; cat \"$work/said\" >&2;"
-                f" echo 'put back what was there before' >&2{again}; exit 1; }}"
-            )
+    if validate:
+        script.append(f'( {validate} ) >"$work/said" 2>&1 || {{ cat "$work/said" >&2; exit 1; }}')
+    if activate:
+        script += [
+            f"activated={quote(activate)}",
+            '( eval "$activated" ) >"$work/said" 2>&1 || { cat "$work/said" >&2; exit 1; }',
+        ]
+    script.append("finished=yes")
     script += [f"keep {path}" for path in kept]
     if stamp:
         script += [f"mkdir -p {STAMPS}", f"printf %s {stamp[1]} >{stamp[0]}"]

@@ -1,0 +1,59 @@
+# One place for every command that people type. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+HOSTS ?= 2
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Each step says when it starts and how long it took.
+STEP = @bash lab/step.sh
+
+.PHONY: help setup lint unit lab-up lab-down lab-reset deploy verify demo test test-lab nightly clean
+
+help: ## Show these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## Make the virtual environment and install what the toolkit needs
+
+$(VENV)/.ready: requirements.txt requirements-dev.txt pyproject.toml
+	$(STEP) "Python environment in $(VENV)" $(PYTHON) lab/bootstrap.py $(VENV)
+	@touch $@
+
+lint: setup ## Style and types
+	$(STEP) "ruff" $(BIN)/ruff check .
+	$(STEP) "ruff format" $(BIN)/ruff format --check .
+	$(STEP) "mypy" $(BIN)/mypy
+
+unit: setup ## Tests that need no host, in seconds
+	$(STEP) "Unit tests" $(BIN)/pytest tests/unit
+
+lab-up: setup ## Boot the lab: HOSTS=2 GPU hosts and a neighbour
+	$(STEP) "Lab with $(HOSTS) hosts" $(BIN)/python -m lab up --hosts $(HOSTS)
+
+lab-down: ## Stop the lab and leave nothing behind
+	@[ ! -x $(BIN)/python ] || $(BIN)/python -m lab down
+
+lab-reset: setup ## Return the lab's hosts to their fresh state
+	@$(BIN)/python -m lab reset
+
+deploy: lab-up ## The main job, on the lab's hosts
+	$(STEP) "pyinfra inventory/lab.py deploy.py" $(BIN)/pyinfra -y inventory/lab.py deploy.py
+
+verify: ## The hosts suite, on the lab's hosts
+	$(STEP) "vllm-hosts verify inventory/lab.py" $(BIN)/vllm-hosts verify inventory/lab.py
+
+demo: deploy ## Boot two hosts, deploy to them, verify, and print how to call them
+	@$(MAKE) --no-print-directory verify
+	@$(BIN)/vllm-hosts endpoints inventory/lab.py
+
+test: lint unit test-lab ## Every test
+
+test-lab: setup ## Tests on the lab's hosts
+	$(STEP) "Lab tests" $(BIN)/pytest tests/lab -m "not nightly"
+
+nightly: setup ## What takes longer than a run of the tests may take
+	$(STEP) "Nightly tests" $(BIN)/pytest tests/lab
+
+clean: lab-down ## Remove the environment
+	rm -rf $(VENV)

@@ -1,0 +1,28 @@
+"""Make the project's virtual environment. Runs with any Python 3.11, before anything is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main(folder: str) -> None:
+    """Create ``folder`` and install the requirements into it.
+
+    :raises SystemExit: Python is too old, or pip failed.
+    """
+    if sys.version_info < (3, 11):
+        raise SystemExit(f"Python 3.11 or newer is needed; {sys.executable} is {sys.version}")
+    if importlib.util.find_spec("ensurepip") is None:
+        print("installing python3-venv (Debian keeps it apart from Python)", flush=True)
+        subprocess.run(["apt-get", "-qq", "update"], check=True)
+        subprocess.run(["apt-get", "-qq", "-y", "install", "python3-venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--upgrade-deps", folder], check=True)
+    pip = [str(Path(folder) / "bin" / "pip"), "install", "--progress-bar", "off"]
+    subprocess.run([*pip, "-r", "requirements.txt", "-r", "requirements-dev.txt"], check=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,92 @@
+"""Merging daemon.json: other people's keys survive, and nothing is written without need."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roles.docker.plan import daemon_settings
+from roles.nvidia_container_toolkit.plan import RUNTIME
+from tests.golden import check_golden
+from vllm_hosts.daemon_json import merged
+from vllm_hosts.errors import HostError
+from vllm_hosts.settings import Docker
+
+
+def docker(existing: bytes | None) -> bytes | None:
+    return merged(existing, lambda current: daemon_settings(Docker(), current))
+
+
+def test_golden_from_nothing() -> None:
+    assert (text := docker(None)) is not None
+    check_golden("docker/from-nothing.json", text.decode())
+
+
+def test_golden_with_other_people_s_settings() -> None:
+    theirs = {
+        "registry-mirrors": ["https://mirror.example.org"],
+        "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1400"}},
+        "runtimes": {"kata": {"path": "kata"}},
+        "live-restore": False,
+        "features": {"cdi": True, "buildkit": True},
+    }
+    first = docker(json.dumps(theirs).encode())
+    assert first is not None
+    both = merged(first, lambda current: RUNTIME)
+    assert both is not None
+    check_golden("docker/merged.json", both.decode())
+
+
+@pytest.mark.parametrize("empty", [b"", b"\n", b"{}"])
+def test_an_empty_file_counts_as_no_settings(empty: bytes) -> None:
+    assert docker(empty) == docker(None)
+
+
+def test_a_file_that_has_it_all_is_left_alone() -> None:
+    text = docker(b'{"debug": true}')
+    assert text is not None
+    assert docker(text) is None
+    assert docker(json.dumps(json.loads(text)).encode()) is None, "formatting is no difference"
+
+
+def test_a_log_driver_that_somebody_chose_keeps_its_options() -> None:
+    text = docker(b'{"log-driver": "journald", "log-opts": {"tag": "x"}}')
+    assert text is not None
+    assert json.loads(text)["log-opts"] == {"tag": "x"}
+
+
+@pytest.mark.parametrize("broken", [b"{", b"[]", b'"text"', b"{} trailing", b"\xff\xfe"])
+def test_a_broken_file_stops_the_host_and_is_named(broken: bytes) -> None:
+    with pytest.raises(HostError, match="/etc/docker/daemon.json"):
+        docker(broken)
+
+
+def test_null_where_an_object_belongs_is_replaced() -> None:
+    text = merged(b'{"runtimes": null}', lambda current: RUNTIME)
+    assert text is not None
+    assert json.loads(text) == RUNTIME
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), JSON), st.dictionaries(st.text(), JSON))
+def test_merging_adds_what_is_wanted_and_loses_nothing_else(
+    theirs: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    text = merged(json.dumps(theirs).encode(), lambda current: ours)
+    result = theirs if text is None else json.loads(text)
+    for key in theirs.keys() - ours.keys():
+        assert result[key] == theirs[key]
+    for key, value in ours.items():
+        if not isinstance(value, dict):
+            assert result[key] == value
+    assert merged(json.dumps(result).encode(), lambda current: ours) is None

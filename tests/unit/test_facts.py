@@ -1,0 +1,157 @@
+"""What facts make of what programs on a host print."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.compose import ComposeProject, Container
+from vllm_hosts.facts.docker import DockerDaemon
+from vllm_hosts.facts.release import OsRelease
+from vllm_hosts.facts.system import SystemState
+from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.tree import NOTHING, Found
+
+
+def test_tree_state_tells_kinds_apart() -> None:
+    digest = "a" * 64
+    found = TreeState().process(
+        [
+            "== stat",
+            "regular file|600|root|0|root|0|/opt/vllm/.env",
+            "regular empty file|644|root|0|root|0|/etc/empty",
+            "symbolic link|777|root|0|root|0|/etc/link",
+            "directory|750|UNKNOWN|64101|UNKNOWN|64101|/var/lib/vllm",
+            "fifo|600|root|0|root|0|/run/pipe",
+            "== sha256",
+            f"{digest}  /opt/vllm/.env",
+            f"{'e' * 64}  /etc/empty",
+            f"{'b' * 64}  /etc/link",
+            "== stamp",
+            "cafe",
+            "== asked",
+            *["/opt/vllm/.env", "/etc/empty", "/etc/link", "/var/lib/vllm", "/run/pipe", "/none"],
+            "",
+            END,
+        ]
+    )
+    assert found.stamp == "cafe"
+    assert found.paths["/opt/vllm/.env"] == Found("f", 0o600, ("root", "0"), ("root", "0"), digest)
+    assert {path: value.kind for path, value in found.paths.items()} == {
+        "/opt/vllm/.env": "f",
+        "/etc/empty": "f",
+        "/etc/link": "l",
+        "/var/lib/vllm": "d",
+        "/run/pipe": "o",
+        "/none": "-",
+    }
+    assert found.paths["/none"] == NOTHING
+    assert found.paths["/etc/link"].sha256 == ""
+
+
+def test_a_file_that_vanished_while_it_was_looked_at_is_not_a_default() -> None:
+    with pytest.raises(HostError, match="the state of files"):
+        TreeState().process(
+            ["== stat", "regular file|600|root|0|root|0|/a", "== sha256", "== stamp", "== asked"]
+            + ["/a", END]
+        )
+
+
+def test_only_installed_packages_count() -> None:
+    found = AptPackages().process(
+        ["== installed", "ii |docker-ce|5:28", "rc |docker.io|26", "hi |tool|1.20", "== held"]
+        + ["tool", END]
+    )
+    assert found.versions == {"docker-ce": "5:28", "tool": "1.20"}
+    assert found.held == {"tool"}
+
+
+def test_only_primary_keys_have_fingerprints_that_count() -> None:
+    lines = ["== keys", "pub:-:4096:1:X:1::::::", "fpr:::::::::AAAA:", "uid:-::::x:"]
+    lines += ["sub:-:4096:1:Y:1::::::", "fpr:::::::::BBBB:", "pub:-:1:1:Z:1:::", "fpr:::::::::CCCC:"]
+    assert AptKeyFingerprints().process([*lines, END]) == ("AAAA", "CCCC")
+    assert AptKeyFingerprints().process(["== keys", END]) == ()
+
+
+def test_a_host_without_docker_is_a_value_not_an_error() -> None:
+    found = DockerDaemon().process(
+        ["== version", "== compose", "== active", "inactive", "== enabled", "== config"]
+        + ["== stale", END]
+    )
+    assert (found.version, found.running, found.config) == (None, False, None)
+
+
+def test_daemon_json_is_read_byte_by_byte() -> None:
+    text = b'{"debug": true}  \n\n'
+    lines = ["== version", "28.1.1", "== compose", "v2.35.0", "== active", "active", "== enabled"]
+    lines += ["enabled", "== config", "present", base64.b64encode(text).decode(), "== stale"]
+    found = DockerDaemon().process([*lines, "/etc/docker/daemon.json", END])
+    assert found.config == text
+    assert found.compose_version == "2.35.0"
+    assert found.stale == ("/etc/docker/daemon.json",)
+
+
+def test_compose_says_what_should_run_and_what_does() -> None:
+    found = ComposeProject().process(
+        ["== hashes", "qwen abc", "coder def", "exit 0", "== containers"]
+        + ["qwen abc running healthy", "old 123 exited none", END]
+    )
+    assert found.wanted == {"qwen": "abc", "coder": "def"}
+    assert found.containers == (
+        Container("qwen", "abc", "running", "healthy"),
+        Container("old", "123", "exited", "none"),
+    )
+    assert found.error is None
+
+
+def test_a_compose_file_that_compose_rejects_is_told() -> None:
+    found = ComposeProject().process(
+        ["== hashes", "services.qwen.ports must be a list", "exit 15", "== containers", END]
+    )
+    assert found.error == "services.qwen.ports must be a list"
+
+
+def test_os_release_of_ubuntu() -> None:
+    found = OsRelease().process(
+        ["== release", 'PRETTY_NAME="Ubuntu 24.04.3 LTS"', 'VERSION_ID="24.04"', "ID=ubuntu"]
+        + ["VERSION_CODENAME=noble", "== architecture", "arm64", END]
+    )
+    assert (found.os_id, found.version, found.codename) == ("ubuntu", "24.04", "noble")
+    assert (found.name, found.architecture) == ("Ubuntu 24.04.3 LTS", "arm64")
+
+
+SYSTEM = [
+    *["== user", "0", "== init", "systemd", "== image", "present"],
+    *["== free /var/lib/docker", "present", "53687091200", "== free /var/lib/vllm", "1073741824"],
+    "== listeners",
+    'LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=12,fd=4))',
+    'LISTEN 0 4096 127.0.0.1:8001 0.0.0.0:* users:(("docker-proxy",pid=5,fd=7))',
+    "== containers",
+    "qwen 127.0.0.1:8001->8000/tcp, 9000/tcp",
+    "== gpus",
+]
+
+
+def test_a_system_with_gpus() -> None:
+    found = SystemState().process([*SYSTEM, "0, NVIDIA H200, 143771 MiB", "exit 0", END])
+    assert found.free == {"/var/lib/docker": 50 * 1024**3, "/var/lib/vllm": 1024**3}
+    assert found.present == {"/var/lib/docker"}
+    assert found.has_image
+    assert [(item.address, item.port) for item in found.listeners] == [
+        ("[::]", 22),
+        ("127.0.0.1", 8001),
+    ]
+    assert found.container_ports == {8001: "qwen"}
+    assert found.gpus == ("0, NVIDIA H200, 143771 MiB",)
+    assert found.gpu_message is None
+
+
+def test_the_driver_s_own_message_is_kept() -> None:
+    message = "Failed to initialize NVML: Driver/library version mismatch"
+    found = SystemState().process([*SYSTEM, message, "exit 18", END])
+    assert found.gpus == ()
+    assert found.gpu_message == message

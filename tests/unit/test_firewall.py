@@ -1,0 +1,86 @@
+"""The firewall as text, and as the kernel's own tool reads it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from roles.firewall.plan import firewall_entries, rules
+from tests.golden import check_golden
+from tests.unit.samples import settings
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.firewall import SshPorts
+from vllm_hosts.tree import File
+
+NARROW = settings(
+    firewall={"ssh_from": ["10.0.0.0/8", "2001:db8::/32"], "extra_tcp_ports": [9100]},
+    edge={"https_port": 8443, "http_port": 8080, "allow_from": ["192.0.2.0/24"]},
+)
+
+
+def test_golden_open_to_everybody() -> None:
+    check_golden("firewall/default.nft", rules(settings(), [22]))
+
+
+def test_golden_narrow() -> None:
+    check_golden("firewall/narrow.nft", rules(NARROW, [2222, 22]))
+
+
+def test_golden_unit() -> None:
+    [unit] = [e for e in firewall_entries(settings(), [22]) if e.path.endswith(".service")]
+    assert isinstance(unit, File)
+    check_golden("firewall/vllm-hosts-firewall.service", unit.content.decode())
+
+
+def test_a_network_of_one_family_opens_nothing_for_the_other() -> None:
+    text = rules(settings(edge={"allow_from": ["192.0.2.0/24"]}), [22])
+    assert [line for line in text.splitlines() if "80, 443" in line and "ip saddr" not in line] == []
+
+
+@pytest.mark.parametrize("which", [settings(), NARROW])
+def test_loads_twice_and_leaves_other_tables_alone(which: object, tmp_path: Path) -> None:
+    path = tmp_path / "firewall.nft"
+    path.write_text(rules(which, [22]))  # type: ignore[arg-type]
+    script = f"""
+        nft add table ip mine; nft add chain ip mine c
+        nft -c -f {path}; nft -f {path}; nft -s list table inet vllm_hosts >{tmp_path}/first
+        nft -f {path}; nft -s list table inet vllm_hosts >{tmp_path}/second
+        nft list tables
+    """
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-ec", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["table ip mine", "table inet vllm_hosts"]
+    assert (tmp_path / "first").read_text() == (tmp_path / "second").read_text()
+
+
+def test_no_known_ssh_port_is_never_a_firewall() -> None:
+    with pytest.raises(ValueError, match="locks everybody out"):
+        rules(settings(), [])
+
+
+def test_ssh_ports_are_those_in_use() -> None:
+    output = [
+        "== listeners",
+        'LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* users:(("sshd",pid=1,fd=3))',
+        'LISTEN 0 128 [::]:2222 [::]:* users:(("sshd",pid=1,fd=4))',
+        'LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=2,fd=3))',
+        "== socket",
+        "[::]:22 (Stream)",
+        END,
+    ]
+    assert SshPorts().process(output) == (22, 2222)
+
+
+def test_no_sshd_stops_the_host() -> None:
+    with pytest.raises(HostError, match="no sshd"):
+        SshPorts().process(["== listeners", "== socket", END])
+
+
+def test_a_look_that_was_cut_short_stops_the_host() -> None:
+    with pytest.raises(HostError, match="cut short"):
+        SshPorts().process(["== listeners", 'LISTEN 0 128 *:22 *:* users:(("sshd",pid=1,fd=3))'])

@@ -1,0 +1,100 @@
+"""What preflight says about hosts that cannot take a deploy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from roles.preflight.plan import folders, problems
+from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.facts.release import Release
+from vllm_hosts.facts.system import Listener, System
+
+GOOD_RELEASE = Release("debian", "13", "trixie", "Debian GNU/Linux 13 (trixie)", "amd64")
+SETTINGS = settings(agents=[QWEN, CODER])
+GOOD = System(
+    user="0",
+    init="systemd",
+    free=dict.fromkeys(folders(SETTINGS), 500 * 1024**3),
+    present=frozenset({"/srv/models/coder"}),
+    has_image=False,
+    listeners=(Listener("0.0.0.0", 22, 'users:(("sshd",pid=1,fd=3))'),),
+    container_ports={},
+    gpus=("0, NVIDIA L40S, 46068 MiB", "1, NVIDIA L40S, 46068 MiB", "2, NVIDIA L40S, 46068 MiB"),
+    gpu_message=None,
+)
+NGINX = 'users:(("nginx",pid=9,fd=6))'
+APACHE = 'users:(("apache2",pid=9,fd=6))'
+PROXY = 'users:(("docker-proxy",pid=7,fd=4))'
+
+
+def test_a_good_host_has_no_problems() -> None:
+    assert problems(SETTINGS, GOOD_RELEASE, GOOD) == []
+
+
+def test_our_own_agents_and_edge_are_not_in_the_way() -> None:
+    listeners = (
+        Listener("127.0.0.1", 8001, PROXY),
+        Listener("0.0.0.0", 443, NGINX),
+        Listener("[::]", 80, NGINX),
+    )
+    system = replace(GOOD, listeners=listeners, container_ports={8001: "qwen"})
+    assert problems(SETTINGS, GOOD_RELEASE, system) == []
+
+
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [
+        ({"os_id": "fedora", "version": "44", "name": "Fedora 44"}, "Fedora 44 is not supported"),
+        ({"version": "11", "name": "Debian 11"}, "Debian 11 is not supported; use one of Debian 12"),
+        ({"architecture": "riscv64"}, "riscv64 is not supported; use one of amd64, arm64"),
+    ],
+)
+def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words: str) -> None:
+    [problem] = problems(SETTINGS, replace(GOOD_RELEASE, **release), GOOD)
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("system", "words"),
+    [
+        ({"user": "1000"}, "_sudo = True"),
+        ({"init": "tini"}, "tini, not systemd"),
+        ({"listeners": (Listener("*", 8001, APACHE),)}, "port 8001 of agent 'qwen' is taken"),
+        (
+            {"listeners": (Listener("*", 8002, PROXY),), "container_ports": {8002: "other"}},
+            "port 8002 of agent 'coder' is taken by other",
+        ),
+        ({"listeners": (Listener("*", 443, APACHE),)}, "set edge.https_port"),
+        ({"present": frozenset()}, "model /srv/models/coder of agent 'coder' is not a folder"),
+        ({"gpus": GOOD.gpus[:2]}, "agent 'coder' asks for GPU 2, and this host has 0, 1"),
+        (
+            {"gpus": (), "gpu_message": "Driver/library version mismatch"},
+            "the GPU driver does not answer: Driver/library version mismatch",
+        ),
+        ({"free": GOOD.free | {"/var/lib/docker": 1024**3}}, "1.0 GiB free, and the image needs 40"),
+        ({"free": GOOD.free | {"/var/lib/vllm": 0}}, "1 model(s) to download need 20 each"),
+    ],
+)
+def test_each_obstacle_gets_one_sentence(system: dict[str, object], words: str) -> None:
+    [problem] = problems(SETTINGS, GOOD_RELEASE, replace(GOOD, **system))  # type: ignore[arg-type]
+    assert words in problem
+
+
+def test_disk_is_not_asked_for_twice() -> None:
+    hub = "/var/lib/vllm/huggingface/hub/models--Qwen--Qwen3-8B"
+    assert hub in folders(SETTINGS)
+    system = replace(
+        GOOD,
+        has_image=True,
+        present=GOOD.present | {hub},
+        free=dict.fromkeys(GOOD.free, 0),
+    )
+    assert problems(SETTINGS, GOOD_RELEASE, system) == []
+
+
+def test_a_host_whose_agents_need_no_gpu_needs_no_driver() -> None:
+    cpu = settings(agents=[QWEN | {"gpus": []}])
+    system = replace(GOOD, gpus=(), gpu_message="nvidia-smi is not installed")
+    assert problems(cpu, GOOD_RELEASE, system) == []

@@ -1,0 +1,62 @@
+"""Files as values: what counts as a difference."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_hosts.tree import NOTHING, Absent, File, Folder, Found, differing
+
+FILE = File("/etc/a", b"text")
+SAME = Found("f", 0o644, ("root", "0"), ("root", "0"), FILE.sha256)
+
+
+def test_a_file_that_is_as_it_should_be_is_no_difference() -> None:
+    assert differing([FILE], {"/etc/a": SAME}) == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        NOTHING,
+        Found("f", 0o600, SAME.owner, SAME.group, SAME.sha256),
+        Found("f", 0o644, ("alice", "1000"), SAME.group, SAME.sha256),
+        Found("f", 0o644, SAME.owner, ("staff", "50"), SAME.sha256),
+        Found("f", 0o644, SAME.owner, SAME.group, "0" * 64),
+        Found("l", 0o644, SAME.owner, SAME.group),
+        Found("d", 0o644, SAME.owner, SAME.group),
+    ],
+)
+def test_anything_else_at_a_file_s_path_is_a_difference(found: Found) -> None:
+    assert differing([FILE], {"/etc/a": found}) == [FILE]
+
+
+def test_owner_may_be_given_as_a_number() -> None:
+    folder = Folder("/srv/cache", 0o750, "64101", "64101")
+    found = Found("d", 0o750, ("UNKNOWN", "64101"), ("UNKNOWN", "64101"))
+    assert differing([folder], {"/srv/cache": found}) == []
+
+
+def test_absent_is_a_difference_while_anything_is_there() -> None:
+    link = Absent("/etc/link")
+    assert differing([link], {"/etc/link": Found("l", 0o777, SAME.owner, SAME.group)}) == [link]
+    assert differing([link], {"/etc/link": NOTHING}) == []
+
+
+def test_a_path_that_was_not_looked_at_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        differing([FILE], {})
+
+
+def test_a_secret_file_cannot_be_described_as_readable_by_others() -> None:
+    with pytest.raises(ValueError, match="too wide"):
+        File("/opt/vllm/.env", b"KEY=1", mode=0o640, secret=True)
+
+
+def test_content_is_not_in_the_repr() -> None:
+    assert "hunter2" not in repr(File("/a", b"hunter2", mode=0o600, secret=True))
+
+
+@pytest.mark.parametrize("path", ["relative", "/a b", "/a;b", "/a/../b", "/a$b", "/a\nb", "/"])
+def test_paths_that_a_shell_could_take_apart_are_refused(path: str) -> None:
+    with pytest.raises(ValueError):
+        File(path, b"")

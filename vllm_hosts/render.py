@@ -1,0 +1,38 @@
+"""Templates to text. A name that a template asks for and nobody gave is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # These are configuration files, not HTML: each template quotes for its own language.
+        autoescape=False,
+    )
+
+
+def render(
+    template: str, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: object
+) -> str:
+    """Render a template from ``templates/``.
+
+    :param template: path below that folder, such as ``vllm/compose.yaml.j2``.
+    :param filters: further filters of this template's language.
+    :raises jinja2.UndefinedError: the template uses a name that is not in ``values``.
+    """
+    environment = _environment().overlay()
+    environment.filters = environment.filters | dict(filters or {})
+    return environment.get_template(template).render(**values)

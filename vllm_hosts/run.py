@@ -1,0 +1,5 @@
+class Current: ...
+
+
+def current():
+    raise NotImplementedError  # placeholder until the real module lands
