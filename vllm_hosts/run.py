@@ -1,5 +1,110 @@
-class Current: ...
+"""Between pyinfra and the roles: validation before anything connects, and what a role asks for."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+from pyinfra.api.host import Host
+from pyinfra.api.state import BaseStateCallback, State
+from pyinfra.context import ctx_host, ctx_state
+
+from vllm_hosts.controller import state_folder
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.inventory import validate
+from vllm_hosts.keys import FileKeyStore, HostKeys
+from vllm_hosts.pki import CA_FILE
+from vllm_hosts.settings import HostSettings
 
 
-def current():
-    raise NotImplementedError  # placeholder until the real module lands
+@dataclass(frozen=True)
+class Current:
+    """What a role needs to know of the host at hand."""
+
+    settings: HostSettings
+    keys: HostKeys
+    folder: Path
+    inventory_name: str
+
+    @property
+    def ca_file(self) -> str | None:
+        """The CA that signed the edge's certificate; None: one that everybody knows."""
+        return str(self.folder / CA_FILE) if self.settings.tls.mode == "local-ca" else None
+
+
+@dataclass
+class _Run:
+    inventory_file: Path
+    settings: dict[str, HostSettings] | None = None
+
+
+_run: _Run | None = None
+
+
+def install(inventory_file: Path | None = None) -> None:
+    """Have everything validated before the first connection. Called by ``config.py``.
+
+    pyinfra loads ``config.py`` before the inventory, and has no other place for this.
+
+    :param inventory_file: where no pyinfra command says it.
+    :raises click.UsageError: an option with which failures would go unnoticed.
+    """
+    global _run
+    context = click.get_current_context(silent=True)
+    options: dict[str, Any] = context.params if context else {}
+    if options.get("no_wait"):
+        raise click.UsageError("--no-wait exits with 0 after failures; leave it out")
+    named = inventory_file or options.get("inventory")
+    if named is None:
+        raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
+    _run = _Run(Path(named))
+    _host_run.cache_clear()
+    ctx_state.get().add_callback_handler(_Gate)
+
+
+class _Gate(BaseStateCallback):
+    @staticmethod
+    def host_before_connect(state: State, host: Host) -> None:
+        assert _run is not None
+        if _run.settings is not None:
+            return
+        try:
+            _run.settings = validate(state.inventory)
+        except SettingsError as error:
+            click.secho("--> The settings cannot be deployed:", fg="red", bold=True, err=True)
+            for problem in error.problems:
+                click.echo(f"    - {problem}", err=True)
+            click.echo("    Nothing was changed on any host.", err=True)
+            # From a greenlet, this one exception ends the program without a traceback.
+            raise SystemExit(1) from None
+
+    @staticmethod
+    def host_connect(state: State, host: Host) -> None:
+        # paramiko leaves Nagle's algorithm on, which costs a delayed acknowledgement per command.
+        client = getattr(host.connector, "client", None)
+        transport = client.get_transport() if client is not None else None
+        if transport is not None and isinstance(transport.sock, socket.socket):
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def current() -> Current:
+    """Settings and secrets of the host that pyinfra is at.
+
+    :raises RuntimeError: ``config.py`` was not loaded, as when run from another folder.
+    """
+    if _run is None or _run.settings is None:
+        raise RuntimeError("config.py was not loaded; run pyinfra in the project's own folder")
+    return _host_run(ctx_host.get().name)
+
+
+@cache
+def _host_run(name: str) -> Current:
+    assert _run is not None and _run.settings is not None
+    folder = state_folder(_run.inventory_file)
+    settings = _run.settings[name]
+    keys = FileKeyStore(folder).host_keys(settings)
+    return Current(settings, keys, folder, _run.inventory_file.stem)

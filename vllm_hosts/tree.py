@@ -64,7 +64,20 @@ class Absent:
         _check(self.path)
 
 
-Entry = File | Folder | Absent
+@dataclass(frozen=True)
+class Kept:
+    """A regular file whose content stays as it is on the host; only mode and owner are ours."""
+
+    path: str
+    mode: int = 0o644
+    owner: str = "root"
+    group: str = "root"
+
+    def __post_init__(self) -> None:
+        _check(self.path, self.owner, self.group)
+
+
+Entry = File | Folder | Kept | Absent
 
 
 @dataclass(frozen=True)
@@ -100,4 +113,6 @@ def _as_it_should_be(entry: Entry, found: Found) -> bool:
         return False
     if isinstance(entry, Folder):
         return found.kind == "d"
+    if isinstance(entry, Kept):
+        return found.kind == "f"
     return found.kind == "f" and found.sha256 == entry.sha256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_hosts.tree import NOTHING, Absent, File, Folder, Found, differing
+from vllm_hosts.tree import NOTHING, Absent, File, Folder, Found, Kept, differing
 
 FILE = File("/etc/a", b"text")
 SAME = Found("f", 0o644, ("root", "0"), ("root", "0"), FILE.sha256)
@@ -60,3 +60,11 @@ def test_content_is_not_in_the_repr() -> None:
 def test_paths_that_a_shell_could_take_apart_are_refused(path: str) -> None:
     with pytest.raises(ValueError):
         File(path, b"")
+
+
+def test_a_kept_file_is_judged_by_mode_and_owner_only() -> None:
+    kept = Kept("/etc/a", 0o600)
+    narrow = Found("f", 0o600, SAME.owner, SAME.group, "1" * 64)
+    assert differing([kept], {"/etc/a": narrow}) == []
+    assert differing([kept], {"/etc/a": SAME}) == [kept]
+    assert differing([kept], {"/etc/a": NOTHING}) == [kept]

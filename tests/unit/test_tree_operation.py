@@ -12,7 +12,7 @@ from pyinfra.api.command import StringCommand
 
 from vllm_hosts.operations import tree as operation
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import Absent, File, Folder
+from vllm_hosts.tree import Absent, File, Folder, Kept
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,14 @@ def test_writes_content_mode_and_owner(tmp_path: Path) -> None:
     assert mode(tmp_path / "new") == 0o755
     assert (tmp_path / "b").read_bytes() == b""
     assert not list(tmp_path.rglob("*.vllm-hosts-new"))
+
+
+def test_a_kept_file_gets_its_mode_and_keeps_its_content(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("private")
+    os.chmod(tmp_path / "key", 0o644)
+    assert apply(change([Kept(f"{tmp_path}/key", 0o600)])).returncode == 0
+    assert mode(tmp_path / "key") == 0o600
+    assert (tmp_path / "key").read_text() == "private"
 
 
 def test_a_symbolic_link_is_replaced_and_its_target_untouched(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pyinfra.api.command import StringCommand
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import STAMPS, TreeState
 from vllm_hosts.operations.base import Commands, host_operation
-from vllm_hosts.tree import Absent, Entry, File, Folder, Found, differing
+from vllm_hosts.tree import Absent, Entry, File, Folder, Found, Kept, differing
 
 #: Where the version before the last change of each file that is not secret is kept.
 PREVIOUS = "/var/lib/vllm-hosts/previous"
@@ -112,7 +112,7 @@ def change(
     """
     files = [entry for entry in different if isinstance(entry, File)]
     folders = [entry for entry in different if isinstance(entry, Folder)]
-    changed = [entry.path for entry in different if not isinstance(entry, Folder)]
+    changed = [entry.path for entry in different if isinstance(entry, File | Absent)]
     kept = [
         entry.path
         for entry in different
@@ -135,6 +135,12 @@ def change(
             " echo 'the new versions cannot be written; is the disk full?' >&2; exit 1; }",
             f"sync {' '.join(entry.path + _NEW for entry in files)}",
         ]
+    for entry in different:
+        if isinstance(entry, Kept):
+            script += [
+                f"chown {entry.owner}:{entry.group} {entry.path}",
+                f"chmod {entry.mode:04o} {entry.path}",
+            ]
     script += [f"swap {path}" for path in changed]
     if changed:
         script.append(

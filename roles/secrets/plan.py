@@ -1,0 +1,18 @@
+"""The .env file of a host. Touches no host."""
+
+from __future__ import annotations
+
+from vllm_hosts.keys import HostKeys
+from vllm_hosts.render import render
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.tree import Entry, File, Folder
+
+
+def secret_entries(settings: HostSettings, keys: HostKeys) -> list[Entry]:
+    """.env for the agents' containers. Values need no quoting: the key store has checked them."""
+    variables = {"VLLM_API_KEY": keys.internal.get_secret_value()}
+    if keys.hf_token is not None:
+        variables["HF_TOKEN"] = keys.hf_token.get_secret_value()
+    content = render("secrets/env.j2", variables=variables).encode()
+    directory = settings.vllm.directory
+    return [Folder(directory), File(f"{directory}/.env", content, mode=0o600, secret=True)]

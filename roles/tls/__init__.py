@@ -1,0 +1,40 @@
+"""The edge's certificate.
+
+Promises: a certificate in date for the names that clients use, and a key that only root can read.
+Needs: preflight. Writes: /etc/vllm-hosts/tls. Restarts: nothing; the nginx role reloads the edge
+when these files changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from pyinfra.api.deploy import deploy
+
+from roles.tls.plan import CERTIFICATE, KEY, from_files, from_local_ca
+from vllm_hosts import run
+from vllm_hosts.facts import look
+from vllm_hosts.facts.tls import HostCertificate
+from vllm_hosts.operations.tree import tree_synced
+from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.run import Current
+from vllm_hosts.tree import Entry
+
+
+@deploy("TLS")
+def tls() -> None:
+    """Give the edge a certificate from the local CA or from the user's files."""
+    current = run.current()
+    describe = _from_ca if current.settings.tls.mode == "local-ca" else _from_files
+    tree_synced(partial(describe, current), name="The edge has a certificate in date")
+
+
+def _from_ca(current: Current) -> Sequence[Entry]:
+    ca = LocalCa.load_or_create(current.folder, current.inventory_name, utc_now())
+    found = look(HostCertificate, certificate=CERTIFICATE, key=KEY)
+    return from_local_ca(current.settings, ca, found, utc_now())
+
+
+def _from_files(current: Current) -> Sequence[Entry]:
+    return from_files(current.settings)

@@ -1,0 +1,48 @@
+"""The edge's certificate as files, from settings and what the host has. Touches no host."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from vllm_hosts.facts.tls import Certificate
+from vllm_hosts.pki import LocalCa, reason_to_renew
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.tree import Entry, File, Folder, Kept
+
+FOLDER = "/etc/vllm-hosts/tls"
+CERTIFICATE = f"{FOLDER}/certificate.pem"
+KEY = f"{FOLDER}/key.pem"
+
+
+def from_local_ca(
+    settings: HostSettings, ca: LocalCa, found: Certificate, now: datetime
+) -> list[Entry]:
+    """A new certificate and key if the host needs one; else the ones that it has.
+
+    The key of a host is known to that host alone: it is made here, sent once and not kept.
+    """
+    reason = reason_to_renew(
+        found.certificate_pem,
+        found.public_key_pem,
+        ca,
+        settings.edge_names,
+        settings.tls.renew_before_days,
+        now,
+    )
+    if reason is None:
+        return [Folder(FOLDER), Kept(CERTIFICATE), Kept(KEY, 0o600)]
+    issued = ca.issue(settings.edge_names, settings.tls.valid_days, now)
+    return _files(issued.certificate_pem, issued.key_pem.get_secret_value())
+
+
+def from_files(settings: HostSettings) -> list[Entry]:
+    """The certificate and key that the user provides. Validation has judged them already."""
+    assert settings.tls.certificate is not None and settings.tls.key is not None
+    return _files(
+        Path(settings.tls.certificate).read_bytes(), Path(settings.tls.key).read_bytes()
+    )
+
+
+def _files(certificate: bytes, key: bytes) -> list[Entry]:
+    return [Folder(FOLDER), File(CERTIFICATE, certificate), File(KEY, key, 0o600, secret=True)]

@@ -1,0 +1,67 @@
+"""Lab hosts for the tests: booted once, fresh at the start, deployed to once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import hosts as lab_hosts
+from tests.lab.deploys import ROOT, Run, deploy
+from tests.lab.watch import ArgumentWatch
+from vllm_hosts.controller import state_folder
+from vllm_hosts.inventory import load, validate
+from vllm_hosts.keys import FileKeyStore
+from vllm_hosts.settings import HostSettings
+
+INVENTORY = ROOT / "inventory" / "lab.py"
+HOSTS = ("gpu1", "gpu2")
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """Two hosts after the first deploy to fresh systems."""
+
+    first_run: Run
+    settings: dict[str, HostSettings]
+    ca_file: Path
+    client_key: str
+    #: Every secret value that must show up nowhere.
+    canaries: tuple[str, ...]
+    seen_in_arguments: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[None]:
+    """The lab is up, with fresh hosts. LAB_KEEP=1 leaves it up afterwards."""
+    lab_hosts.up(len(HOSTS))
+    lab_hosts.reset(list(HOSTS))
+    yield
+    if not os.environ.get("LAB_KEEP"):
+        lab_hosts.down()
+
+
+@pytest.fixture(scope="session")
+def deployed(lab: None) -> Deployed:
+    """The first deploy, at the highest verbosity, with every process's arguments watched."""
+    os.chdir(ROOT)
+    os.environ["HF_TOKEN_OF_THE_LAB"] = "hf_canary_AbCdEfGhIjKlMnOpQrStUvWx"
+    settings = validate(load(INVENTORY))
+    folder = state_folder(INVENTORY)
+    store = FileKeyStore(folder)
+    internal = [store.host_keys(host).internal.get_secret_value() for host in settings.values()]
+    client = store.client_key("default").get_secret_value()
+    canaries = (*internal, client, os.environ["HF_TOKEN_OF_THE_LAB"])
+    with ArgumentWatch(canaries) as watch:
+        run = deploy("-vvv", "--debug", "--diff")
+    return Deployed(
+        first_run=run,
+        settings=settings,
+        ca_file=folder / "ca.pem",
+        client_key=client,
+        canaries=canaries,
+        seen_in_arguments=tuple(watch.seen),
+    )

@@ -1,0 +1,121 @@
+"""The main job on two fresh hosts, one entered as root and one through sudo; then again."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab import hosts as lab_hosts
+from tests.lab.conftest import HOSTS, Deployed
+from tests.lab.deploys import ROOT, changes, command, deploy
+from tests.lab.watch import ArgumentWatch
+
+
+def processes(host: str) -> dict[str, str]:
+    """What must not restart without need: containers by name, nginx's and dockerd's process."""
+    listing = lab_hosts.run(host, "docker ps --no-trunc --format '{{.Names}} {{.ID}}'").stdout
+    found = dict(line.split() for line in listing.splitlines())
+    for unit in ("nginx", "docker"):
+        found[unit] = lab_hosts.run(host, f"systemctl show -p MainPID --value {unit}").stdout.strip()
+        assert found[unit] != "0"
+    return found
+
+
+def test_the_first_deploy_succeeds_on_both_hosts(deployed: Deployed) -> None:
+    assert deployed.first_run.code == 0, deployed.first_run.output[-6000:]
+    assert set(changes(deployed.first_run)) == set(HOSTS)
+    assert all(changes(deployed.first_run).values())
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_all_agents_run(deployed: Deployed, host: str) -> None:
+    listing = lab_hosts.run(host, "docker ps --format '{{.Names}} {{.Status}}'").stdout
+    names = {line.split()[0] for line in listing.splitlines() if "(healthy)" in line}
+    assert names == {agent.name for agent in deployed.settings[host].agents}
+
+
+def test_the_second_deploy_changes_nothing(deployed: Deployed) -> None:
+    before = {host: processes(host) for host in HOSTS}
+    run = deploy()
+    assert run.code == 0, run.output[-6000:]
+    assert changes(run) == dict.fromkeys(HOSTS, 0), run.output
+    assert {host: processes(host) for host in HOSTS} == before
+
+
+def test_a_dry_run_after_a_deploy_expects_no_change(deployed: Deployed) -> None:
+    run = command("pyinfra", "--dry", "inventory/lab.py", "deploy.py")
+    assert run.code == 0, run.output
+    for host in HOSTS:
+        [line] = [text for text in run.output.splitlines() if text.strip().startswith(host)]
+        assert line.split()[2] in {"0", "-"}, run.output
+
+
+def test_only_the_agent_that_changed_is_recreated(deployed: Deployed) -> None:
+    before = processes("gpu1")
+    agents = [dict(agent) for agent in lab_agents()]
+    agents[1]["max_model_len"] = 768
+    run = deploy("--limit", "gpu1", settings={"agents": agents})
+    assert run.code == 0, run.output[-6000:]
+    after = processes("gpu1")
+    assert {name for name in before if before[name] != after[name]} == {"spare"}
+    models = lab_hosts.run(
+        "gpu1",
+        "docker exec spare python3 -c 'import json, os, urllib.request as u;"
+        ' r = u.Request("http://127.0.0.1:8000/v1/models",'
+        ' headers={"Authorization": "Bearer " + os.environ["VLLM_API_KEY"]});'
+        ' print(json.load(u.urlopen(r))["data"][0]["max_model_len"])\'',
+    )
+    assert models.stdout.strip() == "768"
+    assert deploy("--limit", "gpu1").code == 0, "back to the settings in the inventory"
+
+
+def lab_agents() -> list[dict[str, object]]:
+    """The agents as the lab's group data describes them."""
+    namespace: dict[str, object] = {}
+    exec(compile((ROOT / "group_data" / "lab.py").read_text(), "lab.py", "exec"), namespace)
+    agents = namespace["agents"]
+    assert isinstance(agents, list)
+    return agents
+
+
+class TestSecretsStaySecret:
+    """At the highest verbosity, with diffs: the keys are nowhere."""
+
+    def test_not_in_the_output(self, deployed: Deployed) -> None:
+        found = [text[:3] for text in deployed.canaries if text in deployed.first_run.output]
+        assert found == []
+        assert len(deployed.first_run.output) > 20_000, "the run was not verbose"
+
+    def test_not_in_any_process_s_arguments(self, deployed: Deployed) -> None:
+        assert deployed.seen_in_arguments == ()
+
+    def test_the_watch_on_arguments_sees_a_leak(self) -> None:
+        with ArgumentWatch(["canary-in-argv"]) as watch:
+            subprocess.run(["sh", "-c", ": canary-in-argv; sleep 0.5"], check=True)
+        assert watch.seen
+
+    @pytest.mark.parametrize("host", HOSTS)
+    def test_not_in_what_docker_inspect_calls_the_command(
+        self, deployed: Deployed, host: str
+    ) -> None:
+        inspected = lab_hosts.run(
+            host,
+            "docker inspect --format '{{json .Config.Cmd}} {{json .Config.Entrypoint}}"
+            " {{json .Path}} {{json .Args}} {{json .Config.Labels}}' $(docker ps -q)",
+        ).stdout
+        assert "vllm" in inspected
+        assert not any(text in inspected for text in deployed.canaries)
+
+    def test_not_in_the_repository(self, deployed: Deployed, tmp_path: Path) -> None:
+        patterns = tmp_path / "patterns"
+        patterns.write_text("\n".join(deployed.canaries[:-1]))
+        found = subprocess.run(
+            ["git", "grep", "-lF", "--untracked", "-f", str(patterns)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (found.returncode, found.stdout) == (1, "")

@@ -1,0 +1,104 @@
+"""Clients at the edge: the OpenAI client, streams, refusals."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.lab.conftest import HOSTS, Deployed
+from vllm_hosts import probe
+
+
+def client(deployed: Deployed, host: str, agent: str | None = None, key: str | None = None) -> Any:
+    path = f"/{agent}/v1" if agent else "/v1"
+    return openai.OpenAI(
+        base_url=f"https://{deployed.settings[host].address}{path}",
+        api_key=key or deployed.client_key,
+        http_client=httpx.Client(verify=str(deployed.ca_file)),
+        max_retries=0,
+        timeout=60,
+    )
+
+
+HELLO: Any = [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_agent_completes_a_chat(deployed: Deployed, host: str) -> None:
+    for agent in deployed.settings[host].agents:
+        answer = client(deployed, host, agent.name).chat.completions.create(
+            model=agent.client_model_name, messages=HELLO, max_tokens=8
+        )
+        assert answer.usage.completion_tokens > 0
+        assert answer.model == agent.client_model_name
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_first_agent_answers_at_v1(deployed: Deployed, host: str) -> None:
+    models = client(deployed, host).models.list()
+    assert [model.id for model in models.data] == [
+        deployed.settings[host].agents[0].client_model_name
+    ]
+
+
+def test_a_stream_arrives_spread_over_time(deployed: Deployed) -> None:
+    agent = deployed.settings["gpu1"].agents[0]
+    stream = client(deployed, "gpu1").chat.completions.create(
+        model=agent.client_model_name,
+        messages=HELLO,
+        max_tokens=200,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    arrivals = [time.monotonic() for _ in stream]
+    assert len(arrivals) > 50
+    spread = arrivals[-1] - arrivals[0]
+    assert spread > 0.2, "all chunks came at once: something buffers"
+    at_the_end = sum(1 for moment in arrivals if arrivals[-1] - moment < spread / 10)
+    assert at_the_end < len(arrivals) / 2, "most chunks came at the end: something buffers"
+
+
+@pytest.mark.parametrize("key", ["wrong", "x" * 43])
+def test_a_wrong_key_is_refused(deployed: Deployed, key: str) -> None:
+    with pytest.raises(openai.AuthenticationError) as refused:
+        client(deployed, "gpu1", key=key).models.list()
+    assert refused.value.status_code == 401
+    assert isinstance(refused.value.body, dict) and refused.value.body["message"]
+
+
+def ask(deployed: Deployed, host: str, path: str, key: str | None = None, **more: Any) -> int:
+    settings = deployed.settings[host]
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return probe.ask(
+        settings.address,
+        settings.edge.https_port,
+        path,
+        name=settings.edge_names[0],
+        ca_file=str(deployed.ca_file),
+        headers=headers,
+        **more,
+    ).status
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_no_key_is_401_and_the_right_one_200(deployed: Deployed, host: str) -> None:
+    assert ask(deployed, host, "/v1/models") == 401
+    assert ask(deployed, host, "/v1/models", deployed.client_key) == 200
+
+
+@pytest.mark.parametrize("prefix", ["", "/tiny"])
+@pytest.mark.parametrize("path", ["/invocations", "/metrics", "/docs", "/tokenize", "/version"])
+def test_routes_that_vllm_leaves_open_are_404_even_with_a_key(
+    deployed: Deployed, prefix: str, path: str
+) -> None:
+    assert ask(deployed, "gpu1", prefix + path, deployed.client_key) == 404
+    assert ask(deployed, "gpu1", prefix + path, deployed.client_key, method="POST") == 404
+
+
+def test_the_internal_key_is_no_client_s_key(deployed: Deployed) -> None:
+    for internal in deployed.canaries[: len(HOSTS)]:
+        assert ask(deployed, "gpu1", "/v1/models", internal) == 401

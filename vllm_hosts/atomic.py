@@ -1,0 +1,76 @@
+"""Writing private files on the controller: whole or not at all, and never readable by others."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vllm_hosts.errors import SettingsError
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only its owner may enter, or check that it is one.
+
+    :raises SettingsError: it is open to others, or belongs to somebody else.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(path, "700")
+    return path
+
+
+def read_private(path: Path) -> bytes | None:
+    """A private file's content; None where there is no such file.
+
+    :raises SettingsError: others may read it, or it cannot be read.
+    """
+    try:
+        _check_private(path, "600")
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file by a new version with mode 0600, synced to disk before it takes its place."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that a second writer waits instead of losing a change."""
+    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_private(path: Path, mode: str) -> None:
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise SettingsError([f"{path} belongs to another user; it holds secrets of this one"])
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise SettingsError([f"{path} is open to other users; run: chmod {mode} {path}"])

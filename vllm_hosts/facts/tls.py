@@ -1,0 +1,37 @@
+"""The certificate that a host has, and the public half of its key. The private half stays there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_hosts.facts.base import HostFact, ending, sections
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """PEM as found; None where the file is missing or, for the key, not a key."""
+
+    certificate_pem: bytes | None
+    public_key_pem: bytes | None
+
+
+class HostCertificate(HostFact[Certificate]):
+    """Reads a certificate and lets the host itself take the public half out of its key."""
+
+    what = "the edge's certificate"
+
+    def command(self, certificate: str, key: str) -> str:
+        return ending(
+            f"""
+            echo '== certificate'; cat {certificate} 2>/dev/null
+            echo '== public key'; openssl pkey -in {key} -pubout 2>/dev/null
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Certificate:
+        parts = sections(lines)
+        return Certificate(_pem(parts["certificate"]), _pem(parts["public key"]))
+
+
+def _pem(lines: list[str]) -> bytes | None:
+    return ("\n".join(lines) + "\n").encode() if lines else None

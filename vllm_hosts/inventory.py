@@ -1,0 +1,154 @@
+"""From a pyinfra inventory to validated settings of every host, without connecting to any."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pyinfra.api.connectors import get_all_connectors
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
+from pyinfra_cli.inventory import make_inventory
+
+from vllm_hosts import keys
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.pki import check_files, utc_now
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.problems import sentences
+
+#: Settings that are groups of settings: they merge name by name over the layers.
+SECTIONS = ("docker", "nvidia", "firewall", "secrets", "vllm", "tls", "edge")
+SETTINGS = ("agents", *SECTIONS)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Data of one origin. ``source`` is what a user edits to change it."""
+
+    source: str
+    data: Mapping[str, Any]
+
+
+def load(path: Path) -> Inventory:
+    """Load an inventory file with its group data, as pyinfra's own command does.
+
+    :raises SettingsError: there is no such file, it cannot be executed, or it has no hosts.
+    """
+    if not path.is_file():
+        raise SettingsError([f"{path} is not a file; name an inventory such as inventory/prod.py"])
+    try:
+        inventory = make_inventory(str(path), cwd=os.getcwd())
+    except Exception as error:
+        raise SettingsError([f"{path} or its group data cannot be loaded: {error}"]) from error
+    if len(inventory) == 0:
+        raise SettingsError([f"{path} has no hosts; add one to the group gpu_hosts"])
+    return inventory
+
+
+def validate(inventory: Inventory) -> dict[str, HostSettings]:
+    """Settings by host name.
+
+    :raises SettingsError: with every problem of every host, each sentence once.
+    """
+    settings: dict[str, HostSettings] = {}
+    where: dict[str, list[str]] = {}
+    for host in inventory:
+        try:
+            settings[host.name] = host_settings(host)
+            found = list(_outside(settings[host.name]))
+        except SettingsError as error:
+            found = error.problems
+        for problem in found:
+            where.setdefault(problem, []).append(host.name)
+    if where:
+        total = len(inventory)
+        raise SettingsError([problem + _on(hosts, total) for problem, hosts in where.items()])
+    return settings
+
+
+def host_settings(host: Host) -> HostSettings:
+    """One host's settings from all layers.
+
+    :raises SettingsError: with every problem of this host.
+    """
+    layers = list(_layers(host))
+    merged: dict[str, Any] = {}
+    found: list[str] = []
+    for layer in layers:
+        for name, value in layer.data.items():
+            if name in SECTIONS and isinstance(value, Mapping):
+                merged[name] = {**merged.get(name, {}), **value}
+            elif name in SETTINGS:
+                merged[name] = value
+            elif problem := _unknown(name, layer):
+                found.append(problem)
+    if "agents" not in merged:
+        found.append("agents is not set; describe at least one agent in group_data/gpu_hosts.py")
+    address = host.data.get("ssh_hostname") or host.name
+    if not found:
+        try:
+            return HostSettings.model_validate(
+                {**merged, "name": host.name, "address": str(address)}
+            )
+        except ValidationError as error:
+            found = sentences(error, lambda name, key: _source(layers, name, key))
+    raise SettingsError(found)
+
+
+def _layers(host: Host) -> Iterator[Layer]:
+    """From the weakest to the strongest, in pyinfra's own order."""
+    inventory = host.inventory
+    yield Layer("group_data/all.py", inventory.get_data())
+    for group in host.groups:
+        yield Layer(f"group_data/{group}.py", inventory.get_group_data(group))
+    yield Layer("the inventory", inventory.get_host_data(host.name))
+    yield Layer("--data", inventory.get_override_data())
+
+
+def _source(layers: list[Layer], name: str, key: str | None) -> str:
+    """Which layer a value came from: the strongest that has it."""
+    for layer in reversed(layers):
+        value = layer.data.get(name)
+        if value is not None and (
+            key is None or not isinstance(value, Mapping) or key in value
+        ):
+            return layer.source
+    return layers[0].source
+
+
+def _connector_names() -> set[str]:
+    return {
+        name
+        for connector in get_all_connectors().values()
+        for name in getattr(getattr(connector, "data_cls", None), "__annotations__", {})
+    }
+
+
+def _unknown(name: str, layer: Layer) -> str | None:
+    """Why a name is no setting. Names for pyinfra (``_sudo``, ``ssh_user``) and ``x_`` are fine."""
+    if name.startswith(("_", "x_")) or name in _connector_names():
+        return None
+    close = difflib.get_close_matches(name, SETTINGS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(SETTINGS)}"
+    return f"{layer.source}: unknown setting {name!r}; {hint} (data of your own: start it with x_)"
+
+
+def _outside(settings: HostSettings) -> Iterator[str]:
+    """Problems with what settings point at on the controller."""
+    yield from keys.problems(settings)
+    tls = settings.tls
+    if tls.mode == "files" and tls.certificate and tls.key:
+        yield from check_files(tls.certificate, tls.key, settings.edge_names, utc_now())
+
+
+def _on(hosts: list[str], total: int) -> str:
+    if len(hosts) == total and total > 1:
+        return ""
+    shown = ", ".join(hosts[:3])
+    more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
+    return f" (on {shown}{more})"
