@@ -33,8 +33,8 @@ LAB_CA = STATE / "ca.pem"  # signs archive.lab and registry.lab; trusted by the 
 #: Login of the hosts that are not entered as root: sudo without a password.
 SUDO_USER = "deploy"
 #: A second login on every host, with a password for sudo, for the tests that get it wrong.
-PASSWORD_USER = "operator"
-PASSWORD = "lab-operator"
+PASSWORD_USER = "alice"
+PASSWORD = "lab-alice"
 
 
 @dataclass(frozen=True)

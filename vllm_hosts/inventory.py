@@ -87,17 +87,16 @@ def host_settings(host: Host) -> HostSettings:
                 merged[name] = value
             elif problem := _unknown(name, layer):
                 found.append(problem)
-    if "agents" not in merged:
-        found.append("agents is not set; describe at least one agent in group_data/gpu_hosts.py")
     address = host.data.get("ssh_hostname") or host.name
-    if not found:
-        try:
-            return HostSettings.model_validate(
-                {**merged, "name": host.name, "address": str(address)}
-            )
-        except ValidationError as error:
-            found = sentences(error, lambda name, key: _source(layers, name, key))
-    raise SettingsError(found)
+    try:
+        settings = HostSettings.model_validate(
+            {**merged, "name": host.name, "address": str(address)}
+        )
+    except ValidationError as error:
+        found += sentences(error, lambda name, key: _source(layers, name, key))
+    if found:
+        raise SettingsError(found)
+    return settings
 
 
 def _layers(host: Host) -> Iterator[Layer]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import click
 from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_host, ctx_state
 
@@ -63,25 +65,32 @@ def install(inventory_file: Path | None = None) -> None:
         raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
     _run = _Run(Path(named))
     _host_run.cache_clear()
-    ctx_state.get().add_callback_handler(_Gate)
+    state = ctx_state.get()
+    state.init = partial(_initialise, _run, state, state.init)
 
 
-class _Gate(BaseStateCallback):
-    @staticmethod
-    def host_before_connect(state: State, host: Host) -> None:
-        assert _run is not None
-        if _run.settings is not None:
-            return
-        try:
-            _run.settings = validate(state.inventory)
-        except SettingsError as error:
-            click.secho("--> The settings cannot be deployed:", fg="red", bold=True, err=True)
-            for problem in error.problems:
-                click.echo(f"    - {problem}", err=True)
-            click.echo("    Nothing was changed on any host.", err=True)
-            # From a greenlet, this one exception ends the program without a traceback.
-            raise SystemExit(1) from None
+def _initialise(
+    run: _Run,
+    state: State,
+    initialise: Callable[..., None],
+    inventory: Inventory,
+    *args: object,
+    **kwargs: object,
+) -> None:
+    """In the place of ``state.init``: the one step between loading an inventory and connecting."""
+    initialise(inventory, *args, **kwargs)
+    try:
+        run.settings = validate(inventory)
+    except SettingsError as error:
+        click.secho("--> The settings cannot be deployed:", fg="red", bold=True, err=True)
+        for problem in error.problems:
+            click.echo(f"    - {problem}", err=True)
+        click.echo("    Nothing was changed on any host.", err=True)
+        raise SystemExit(1) from None
+    state.add_callback_handler(_NoDelay())
 
+
+class _NoDelay(BaseStateCallback):
     @staticmethod
     def host_connect(state: State, host: Host) -> None:
         # paramiko leaves Nagle's algorithm on, which costs a delayed acknowledgement per command.

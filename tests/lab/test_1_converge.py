@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab import hosts as lab_hosts
+from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import ROOT, changes, command, deploy
 from tests.lab.watch import ArgumentWatch
@@ -54,7 +55,7 @@ def test_a_dry_run_after_a_deploy_expects_no_change(deployed: Deployed) -> None:
 
 def test_only_the_agent_that_changed_is_recreated(deployed: Deployed) -> None:
     before = processes("gpu1")
-    agents = [dict(agent) for agent in lab_agents()]
+    agents = [dict(agent) for agent in AGENTS]
     agents[1]["max_model_len"] = 768
     run = deploy("--limit", "gpu1", settings={"agents": agents})
     assert run.code == 0, run.output[-6000:]
@@ -69,15 +70,6 @@ def test_only_the_agent_that_changed_is_recreated(deployed: Deployed) -> None:
     )
     assert models.stdout.strip() == "768"
     assert deploy("--limit", "gpu1").code == 0, "back to the settings in the inventory"
-
-
-def lab_agents() -> list[dict[str, object]]:
-    """The agents as the lab's group data describes them."""
-    namespace: dict[str, object] = {}
-    exec(compile((ROOT / "group_data" / "lab.py").read_text(), "lab.py", "exec"), namespace)
-    agents = namespace["agents"]
-    assert isinstance(agents, list)
-    return agents
 
 
 class TestSecretsStaySecret:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from lab import hosts as lab_hosts
 from lab import layout
+from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, changes, deploy
 
@@ -96,19 +96,14 @@ def test_a_missing_image(deployed: Deployed) -> None:
 
 @pytest.mark.parametrize("section", ["docker", "nvidia"])
 def test_an_archive_whose_key_does_not_match(deployed: Deployed, section: str) -> None:
-    from group_data import lab as lab_data
-
-    changed: dict[str, Any] = {**getattr(lab_data, section), "key_fingerprint": "0" * 40}
-    run = deploy("--limit", "gpu2", settings={section: changed})
+    run = deploy("--limit", "gpu2", settings={section: {"key_fingerprint": "0" * 40}})
     assert run.code != 0
     assert "not" in run.output and f"the pinned {'0' * 40}" in run.output
     assert_converges()
 
 
 def test_an_agent_that_cannot_start_shows_its_last_lines(deployed: Deployed) -> None:
-    from group_data import lab as lab_data
-
-    agents = [dict(lab_data.agents[0], extra_args=["--enforce-eager", "--no-such-argument"])]
+    agents = [dict(AGENTS[0], extra_args=["--enforce-eager", "--no-such-argument"])]
     run = deploy("--limit", "gpu2", settings={"agents": agents})
     assert run.code != 0
     assert "its last lines" in run.output

@@ -59,7 +59,9 @@ def _sentence(item: dict[str, Any], path: list[int | str], dotted: str) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(known)}"
         return f"unknown setting {dotted}; {hint}"
     if kind == "missing":
-        return f"{dotted} is missing"
+        return f"{dotted} is missing; set it" + (
+            " in group_data/gpu_hosts.py, at least one agent" if dotted == "agents" else ""
+        )
     if kind == "value_error":
         return f"{dotted}: {context['error']}" if dotted else str(context["error"])
     got = "" if "env" in path else f", not {item['input']!r}"

@@ -1,0 +1,21 @@
+"""The lab's hosts: `make lab-up`, then `pyinfra inventory/lab.py deploy.py`."""
+
+from lab import hosts as _hosts
+from lab import layout as _layout
+from lab.settings import settings as _settings
+
+
+def _ssh(_name):
+    _host = _hosts.host(_name)
+    return {
+        "ssh_hostname": str(_host.ipv4),
+        "ssh_user": _host.ssh_user,
+        "ssh_key": str(_layout.SSH_KEY),
+        "ssh_known_hosts_file": str(_layout.KNOWN_HOSTS),
+        "ssh_strict_host_key_checking": "yes",
+        "_sudo": _host.ssh_user != "root",
+    }
+
+
+gpu_hosts = [(_name, _ssh(_name)) for _name in _hosts.gpu_host_names()]
+lab = ([_name for _name, _ in gpu_hosts], _settings())

@@ -1,0 +1,87 @@
+"""The lab's command line: `python -m lab --help`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import click
+
+from lab import hosts, layout, network, processes, recipe, services
+
+
+@click.group(help="Disposable real hosts on this machine: Debian 13, systemd, SSH. Needs root.")
+def main() -> None:
+    if os.geteuid() != 0:
+        raise click.ClickException("the lab makes network namespaces and mounts; run it as root")
+
+
+@main.command()
+@click.option("--hosts", "count", type=click.IntRange(1, 9), default=2, show_default=True,
+              help="How many GPU hosts.")
+def up(count: int) -> None:
+    """Boot the hosts and what serves them; repair what is half there."""
+    if hosts.is_up() and len(hosts.gpu_host_names()) == count and _services_run():
+        recipe.say("is up")
+        return
+    started = time.monotonic()
+    try:
+        hosts.up(count)
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from error
+    recipe.say(f"up after {time.monotonic() - started:.0f} s")
+
+
+@main.command()
+def down() -> None:
+    """Stop everything; leave no process, bridge, mount or rule behind."""
+    hosts.down()
+    recipe.say("down")
+
+
+@main.command()
+def status() -> None:
+    """Say what runs. Exit code 0: everything does."""
+    for name in hosts.gpu_host_names() + [layout.NEIGHBOUR.name]:
+        found = hosts.host(name)
+        state = "up" if hosts.alive(name) else "down"
+        click.echo(f"{name:10} {state:5} {found.ipv4!s:12} {found.ipv6!s:20} {found.ssh_user}")
+    for name in services.NAMES:
+        click.echo(f"{name:10} {'up' if processes.alive(name) else 'down'}")
+    click.echo(f"{layout.BRIDGE:10} {'up' if network.is_up() else 'down'}")
+    sys.exit(0 if hosts.is_up() and _services_run() else 1)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def ssh(name: str, command: tuple[str, ...]) -> None:
+    """Log in to a host as deploys do, or run a command there."""
+    try:
+        found = hosts.host(name)
+    except KeyError:
+        raise click.ClickException(f"the lab has no host {name!r}") from None
+    if not hosts.alive(name):
+        raise click.ClickException(f"{name} does not run; start it with: python -m lab up")
+    words = ["ssh", "-i", str(layout.SSH_KEY), "-o", f"UserKnownHostsFile={layout.KNOWN_HOSTS}"]
+    words += ["-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes"]
+    os.execvp("ssh", [*words, f"{found.ssh_user}@{found.ipv4}", *command])
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+def reset(names: tuple[str, ...]) -> None:
+    """Return hosts to their fresh state: all of them, or those named."""
+    try:
+        hosts.reset(list(names))
+    except (RuntimeError, KeyError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _services_run() -> bool:
+    return all(processes.alive(name) for name in services.NAMES)
+
+
+if __name__ == "__main__":
+    main()

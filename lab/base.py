@@ -1,0 +1,102 @@
+"""The file systems that lab hosts start from: Debian 13 as a minimal cloud server has it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from lab import layout, recipe, services
+from lab.layout import APT_PROXY_PORT, ARCHIVE_NAME, BRIDGE_V4
+
+#: What this machine needs to run the lab.
+MACHINE_PACKAGES = (
+    "systemd-container mmdebstrap debian-archive-keyring iproute2 nftables openssh-client zstd"
+    " docker-registry apt-cacher-ng openssl"
+).split()
+
+_SYSTEM = (
+    "systemd systemd-sysv dbus libpam-systemd openssh-server sudo iproute2 iputils-ping"
+    " ca-certificates procps less"
+).split()
+#: The neighbour looks at the others from outside.
+_TOOLS = [*_SYSTEM, "nmap", "curl", "python3-minimal"]
+
+_SOURCES = """Types: deb
+URIs: http://deb.debian.org/debian
+Suites: trixie trixie-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://security.debian.org/debian-security
+Suites: trixie-security
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+_PROXY = f"""Acquire::http::Proxy "http://{BRIDGE_V4.ip}:{APT_PROXY_PORT}";
+Acquire::https::Proxy::{ARCHIVE_NAME} "DIRECT";
+"""
+_SSHD = """PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+"""
+
+#: Run by mmdebstrap in the new system's folder ($1).
+_CUSTOMIZE = f"""set -eu
+cat >"$1/etc/apt/sources.list.d/debian.sources" <<'END'
+{_SOURCES}END
+rm -f "$1/etc/apt/sources.list"
+cat >"$1/etc/apt/apt.conf.d/80lab-proxy" <<'END'
+{_PROXY}END
+cat >"$1/etc/ssh/sshd_config.d/lab.conf" <<'END'
+{_SSHD}END
+rm -f "$1"/etc/ssh/ssh_host_*
+chroot "$1" useradd --create-home --shell /bin/bash {layout.SUDO_USER}
+chroot "$1" useradd --create-home --shell /bin/bash --groups sudo {layout.PASSWORD_USER}
+echo '{layout.PASSWORD_USER}:{layout.PASSWORD}' | chroot "$1" chpasswd
+echo '{layout.SUDO_USER} ALL=(ALL) NOPASSWD: ALL' >"$1/etc/sudoers.d/{layout.SUDO_USER}"
+chmod 0440 "$1/etc/sudoers.d/{layout.SUDO_USER}"
+chroot "$1" systemctl enable systemd-networkd.service ssh.service
+chroot "$1" systemctl mask systemd-networkd-wait-online.service getty.target console-getty.service
+: >"$1/etc/machine-id"
+"""
+
+
+def build(tools: bool) -> Path:
+    """The tar of a base system.
+
+    :param tools: the neighbour's, with programs to look at other hosts.
+    """
+    packages = _TOOLS if tools else _SYSTEM
+
+    def make(folder: Path) -> None:
+        hook = folder / "customize"
+        hook.write_text(_CUSTOMIZE)
+        services.apt_proxy_alone()
+        recipe.run(
+            [
+                "mmdebstrap",
+                "--variant=minbase",
+                f"--include={','.join(packages)}",
+                "--keyring=/usr/share/keyrings/debian-archive-keyring.gpg",
+                f"--aptopt=Acquire::http::Proxy \"http://{BRIDGE_V4.ip}:{APT_PROXY_PORT}\"",
+                f"--customize-hook=sh {hook} \"$1\"",
+                "trixie",
+                folder / "root.tar",
+                "http://deb.debian.org/debian",
+            ],
+            "making Debian 13 with mmdebstrap",
+        )
+        hook.unlink()
+
+    name = "base-tools" if tools else "base"
+    return recipe.keep(name, [" ".join(packages), _CUSTOMIZE], make) / "root.tar"
+
+
+def unpack(tar: Path, root: Path) -> None:
+    """Unpack a base system into a new folder."""
+    root.mkdir(parents=True)
+    subprocess.run(
+        ["tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", tar, "-C", root],
+        check=True,
+    )

@@ -1,0 +1,312 @@
+"""Lab hosts: made from a base system, booted with systemd, reset and stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab import base, ca, gpu, layout, model, network, processes, recipe, services
+from lab.layout import (
+    ARCHIVE_NAME,
+    BRIDGE,
+    BRIDGE_V4,
+    BRIDGE_V6,
+    KNOWN_HOSTS,
+    LAB_CA,
+    NEIGHBOUR,
+    REGISTRY_NAME,
+    SSH_KEY,
+    STATE,
+    Host,
+)
+
+_LIST = STATE / "hosts.json"
+_FOLDER = STATE / "hosts"
+
+
+def up(count: int) -> None:
+    """Bring up ``count`` GPU hosts and the neighbour, with the services they need.
+
+    What runs is left alone, what a crash left behind is repaired.
+
+    :raises RuntimeError: something does not come up; the text says what and where its log is.
+    """
+    with _locked():
+        recipe.ensure_packages(base.MACHINE_PACKAGES)
+        network.up()
+        ca.prepare()
+        services.up()
+        _keys()
+        wanted = [*layout.gpu_hosts(count), NEIGHBOUR]
+        _LIST.write_text(json.dumps([found.name for found in wanted]))
+        _write_known_hosts(wanted)
+        tars = {tools: base.build(tools) for tools in (False, True)}
+        folder = model.build()
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(lambda found: _bring_up(found, tars, folder), wanted))
+
+
+def down() -> None:
+    """Stop everything and remove the hosts. What is cached stays."""
+    with _locked():
+        for name in _known():
+            _stop(name)
+            shutil.rmtree(_FOLDER / name, ignore_errors=True)
+        _stop_strays()
+        services.down()
+        network.down()
+        _LIST.unlink(missing_ok=True)
+
+
+def reset(names: Sequence[str] = ()) -> None:
+    """Return hosts (all, if none is named) to their fresh state."""
+    chosen = list(names) or _known()
+    with _locked():
+        _require_up()
+        tars = {tools: base.build(tools) for tools in (False, True)}
+        folder = model.build()
+
+        def again(name: str) -> None:
+            _stop(name)
+            shutil.rmtree(_FOLDER / name, ignore_errors=True)
+            _bring_up(host(name), tars, folder)
+
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(again, chosen))
+
+
+def host(name: str) -> Host:
+    """A host by name.
+
+    :raises KeyError: the lab has no such host.
+    """
+    if name == NEIGHBOUR.name:
+        return NEIGHBOUR
+    return {found.name: found for found in layout.gpu_hosts(200)}[name]
+
+
+def gpu_host_names() -> list[str]:
+    """The GPU hosts that the lab has; the usual two where it was never up."""
+    return [name for name in _known() if name != NEIGHBOUR.name] or ["gpu1", "gpu2"]
+
+
+def is_up() -> bool:
+    """Whether all hosts that the lab should have run."""
+    names = _known()
+    return bool(names) and network.is_up() and all(alive(name) for name in names)
+
+
+def alive(name: str) -> bool:
+    """Whether a host runs."""
+    return processes.alive(f"host-{name}") is not None
+
+
+def run(
+    name: str, command: str, *, check: bool = True, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a shell command as root in a host, without SSH, so that it works when SSH does not.
+
+    :raises RuntimeError: the host does not run, or the command failed and ``check`` is set.
+    """
+    done = subprocess.run(
+        ["nsenter", "-t", str(_leader(name)), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
+        + ["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C"]
+        + ["/bin/sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if check and done.returncode != 0:
+        raise RuntimeError(
+            f"{name}: {command!r} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+    return done
+
+
+def _bring_up(found: Host, tars: dict[bool, Path], models: Path) -> None:
+    if alive(found.name):
+        return
+    started = time.monotonic()
+    folder = _FOLDER / found.name
+    complete = folder / "complete"
+    network.drop_link(found.name)
+    if not complete.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        _make(found, folder / "root", tars[found is NEIGHBOUR], models)
+        complete.touch()
+    _boot(found, folder / "root")
+    recipe.say(f"{found.name} is up at {found.ipv4} after {time.monotonic() - started:.1f} s")
+
+
+def _make(found: Host, root: Path, tar: Path, models: Path) -> None:
+    base.unpack(tar, root)
+    (root / "etc/hostname").write_text(f"{found.name}\n")
+    (root / "etc/hosts").write_text(_hosts_file(found))
+    (root / "etc/systemd/network/10-lab.network").write_text(
+        f"[Match]\nName=host0\n\n[Network]\nAddress={found.ipv4}/{BRIDGE_V4.network.prefixlen}\n"
+        f"Address={found.ipv6}/{BRIDGE_V6.network.prefixlen}\n"
+        f"Gateway={BRIDGE_V4.ip}\nGateway={BRIDGE_V6.ip}\n"
+        "IPv6AcceptRA=no\nLLMNR=no\nMulticastDNS=no\nIPv6DuplicateAddressDetection=0\n"
+    )
+    _authorize(root)
+    certificates = root / "usr/local/share/ca-certificates"
+    shutil.copy(LAB_CA, certificates / "lab.crt")
+    subprocess.run(["chroot", root, "update-ca-certificates"], check=True, capture_output=True)
+    if found.gpus:
+        gpu.install(root, found.gpus, found.name)
+        target = root / layout.MODEL_FOLDER.lstrip("/")
+        shutil.copytree(models, target)
+        subprocess.run(["chmod", "-R", "a+rX", target], check=True)
+
+
+def _hosts_file(found: Host) -> str:
+    lines = ["127.0.0.1 localhost", f"127.0.1.1 {found.name}", "::1 localhost"]
+    lines += [f"{BRIDGE_V4.ip} {ARCHIVE_NAME} {REGISTRY_NAME}"]
+    lines += [
+        f"{other.ipv4} {other.name}.lab"
+        for other in [*layout.gpu_hosts(9), NEIGHBOUR]
+        if other.name != found.name
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _authorize(root: Path) -> None:
+    """The lab's key may log in as everybody; host keys stay the same over resets."""
+    public = SSH_KEY.with_suffix(".pub").read_text()
+    homes = [(root / "root", 0)]
+    for line in (root / "etc/passwd").read_text().splitlines():
+        name, _, uid, _, _, home, _ = line.split(":")
+        if name in (layout.SUDO_USER, layout.PASSWORD_USER):
+            homes.append((root / home.lstrip("/"), int(uid)))
+    for home, uid in homes:
+        folder = home / ".ssh"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "authorized_keys").write_text(public)
+        for path in (folder, folder / "authorized_keys"):
+            os.chown(path, uid, uid)
+    for source in (STATE / "ssh" / "hosts" / (root / "etc/hostname").read_text().strip()).iterdir():
+        shutil.copy(source, root / "etc/ssh" / source.name)
+
+
+def _boot(found: Host, root: Path) -> None:
+    processes.start(
+        f"host-{found.name}",
+        [
+            "systemd-nspawn",
+            "--quiet",
+            "--register=no",
+            "--keep-unit",
+            "--boot",
+            f"--directory={root}",
+            f"--machine={found.name}",
+            f"--network-bridge={BRIDGE}",
+            "--resolv-conf=off",
+            "--link-journal=no",
+            "--capability=all",
+            "--system-call-filter=add_key keyctl bpf",
+            "--console=read-only",
+        ],
+        env={"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if not alive(found.name):
+            break
+        try:
+            with socket.create_connection((str(found.ipv4), 22), timeout=1) as connection:
+                connection.settimeout(2)
+                if connection.recv(4) == b"SSH-":
+                    return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(
+        f"{found.name} does not answer on SSH; see {processes.LOGS}/host-{found.name}.log"
+    )
+
+
+def _stop(name: str) -> None:
+    """End a host at once: its file system is thrown away or was synced by what wrote it."""
+    pid = processes.alive(f"host-{name}")
+    if pid is not None:
+        for child in processes.children(pid):
+            processes.terminate(child, patience=0.1)
+    processes.stop(f"host-{name}", patience=2)
+    network.drop_link(name)
+
+
+def _stop_strays() -> None:
+    """Processes of hosts whose records a crash has lost."""
+    for pid, words in processes.command_lines().items():
+        ours = f"--directory={_FOLDER}/"
+        if words[:1] == ["systemd-nspawn"] and any(word.startswith(ours) for word in words):
+            for child in processes.children(pid):
+                processes.terminate(child, patience=0.1)
+            processes.terminate(pid, patience=2)
+
+
+def _leader(name: str) -> int:
+    """The host's own process 1, as this machine numbers it."""
+    pid = processes.alive(f"host-{name}")
+    found = processes.children(pid) if pid is not None else []
+    if not found:
+        raise RuntimeError(f"{name} does not run; start it with: python -m lab up")
+    return found[0]
+
+
+def _known() -> list[str]:
+    try:
+        names: list[str] = json.loads(_LIST.read_text())
+    except (OSError, ValueError):
+        return []
+    return names
+
+
+def _require_up() -> None:
+    if not network.is_up():
+        raise RuntimeError("the lab is not up; start it with: python -m lab up")
+
+
+def _keys() -> None:
+    SSH_KEY.parent.mkdir(parents=True, exist_ok=True)
+    if not SSH_KEY.exists():
+        _keygen(SSH_KEY)
+
+
+def _write_known_hosts(wanted: Sequence[Host]) -> None:
+    lines = []
+    for found in wanted:
+        folder = SSH_KEY.parent / "hosts" / found.name
+        folder.mkdir(parents=True, exist_ok=True)
+        key = folder / "ssh_host_ed25519_key"
+        if not key.exists():
+            _keygen(key)
+        kind, public, *_ = key.with_suffix(".pub").read_text().split()
+        lines.append(f"{found.ipv4},{found.ipv6} {kind} {public}\n")
+    KNOWN_HOSTS.write_text("".join(lines))
+
+
+def _keygen(path: Path) -> None:
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "vllm-hosts-lab", "-f", path],
+        check=True,
+    )
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """One command at a time changes the lab."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    with (STATE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,45 @@
+"""The lab's own network: one bridge, from which nothing is forwarded anywhere."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from lab.layout import BRIDGE, BRIDGE_V4, BRIDGE_V6
+
+
+def up() -> None:
+    """Make the bridge with this machine's addresses, or repair it."""
+    if not is_up():
+        _ip("link", "add", BRIDGE, "type", "bridge")
+    # Without this a fresh IPv6 address cannot be bound to for a second.
+    Path(f"/proc/sys/net/ipv6/conf/{BRIDGE}/accept_dad").write_text("0")
+    _ip("addr", "replace", str(BRIDGE_V4), "dev", BRIDGE)
+    _ip("addr", "replace", str(BRIDGE_V6), "dev", BRIDGE, "nodad")
+    _ip("link", "set", BRIDGE, "up")
+
+
+def down() -> None:
+    """Remove the bridge, and links of hosts that were left on it."""
+    listing = subprocess.run(
+        ["ip", "-o", "link", "show", "master", BRIDGE], capture_output=True, text=True, check=False
+    ).stdout
+    for line in listing.splitlines():
+        _ip("link", "del", line.split(": ")[1].partition("@")[0])
+    if is_up():
+        _ip("link", "del", BRIDGE)
+
+
+def drop_link(host: str) -> None:
+    """Remove a host's link that a crash left behind."""
+    if Path(f"/sys/class/net/vb-{host}").exists():
+        _ip("link", "del", f"vb-{host}")
+
+
+def is_up() -> bool:
+    """Whether the bridge exists. Nothing may be sent to lab addresses while it does not."""
+    return Path(f"/sys/class/net/{BRIDGE}").exists()
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)

@@ -1,0 +1,102 @@
+"""What lab hosts would get from the internet, served on the bridge's address only."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import sys
+import time
+from pathlib import Path
+
+from lab import archive, ca, image, processes
+from lab.layout import (
+    APT_PROXY_PORT,
+    ARCHIVE_NAME,
+    BRIDGE_V4,
+    CACHE,
+    REGISTRY_NAME,
+    REGISTRY_PORT,
+    STATE,
+)
+
+_ADDRESS = str(BRIDGE_V4.ip)
+NAMES = ("apt-proxy", "archive", "registry")
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def up() -> None:
+    """Start all services that do not run, and wait until they answer.
+
+    :raises RuntimeError: one does not; the text names its log.
+    """
+    _start_apt_proxy()
+    chain, key = ca.certificate(ARCHIVE_NAME)
+    processes.start(
+        "archive",
+        [sys.executable, "-m", "lab.archive_server", archive.build(), _ADDRESS, "443", chain, key],
+        env={"PYTHONPATH": str(_ROOT)},
+    )
+    _start_registry()
+    for name, port in zip(NAMES, (APT_PROXY_PORT, 443, REGISTRY_PORT), strict=True):
+        _wait(name, port)
+
+
+def down() -> None:
+    """Stop all services."""
+    for name in NAMES:
+        processes.stop(name)
+
+
+def apt_proxy_alone() -> None:
+    """Only what building the base system needs."""
+    _start_apt_proxy()
+    _wait("apt-proxy", APT_PROXY_PORT)
+
+
+def _start_apt_proxy() -> None:
+    """apt-cacher-ng, so that hosts reach Debian's mirrors through this machine and only those."""
+    config = STATE / "apt-cacher-ng"
+    config.mkdir(parents=True, exist_ok=True)
+    cache = CACHE / "apt"
+    cache.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "BindAddress": _ADDRESS,
+        "Port": APT_PROXY_PORT,
+        "CacheDir": cache,
+        "LogDir": config,
+        "SupportDir": "/usr/lib/apt-cacher-ng",
+        "SocketPath": config / "socket",
+        "PidFile": config / "pid",
+        "ForeGround": 1,
+        "ExThreshold": 30,
+    }
+    lines = [f"{name}: {value}\n" for name, value in settings.items()]
+    (config / "acng.conf").write_text("".join(lines))
+    processes.start("apt-proxy", ["/usr/sbin/apt-cacher-ng", "-c", config])
+
+
+def _start_registry() -> None:
+    """Debian's docker-registry over the storage that the image was pushed into."""
+    chain, key = ca.certificate(REGISTRY_NAME)
+    config = STATE / "registry.yml"
+    config.write_text(
+        "version: 0.1\n"
+        "log: {level: warn}\n"
+        f"storage: {{filesystem: {{rootdirectory: {image.build()}}}, maintenance:"
+        " {readonly: {enabled: true}}}\n"
+        f"http: {{addr: '{_ADDRESS}:{REGISTRY_PORT}', tls: {{certificate: {chain}, key: {key}}}}}\n"
+    )
+    processes.start("registry", ["/usr/bin/docker-registry", "serve", config])
+
+
+def _wait(name: str, port: int) -> None:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection((_ADDRESS, port), timeout=1):
+                return
+        except (OSError, ssl.SSLError):
+            if processes.alive(name) is None:
+                break
+            time.sleep(0.1)
+    raise RuntimeError(f"{name} does not answer on {_ADDRESS}:{port}; see {processes.LOGS}/{name}.log")

@@ -1,0 +1,59 @@
+"""Settings of the lab's hosts: the lab's own archives and image, and a model that fits a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from lab import archive, layout
+
+#: vLLM's CPU build: no compiler in the image, and little memory for the KV cache.
+_CPU = {"extra_args": ["--enforce-eager"], "env": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
+
+AGENTS: list[dict[str, Any]] = [
+    {
+        "name": "tiny",
+        "model": layout.MODEL_FOLDER,
+        "port": 8001,
+        "gpus": [0],
+        "max_model_len": 1024,
+        "tool_call_parser": "hermes",
+        **_CPU,
+    },
+    {
+        "name": "spare",
+        "model": layout.MODEL_FOLDER,
+        "port": 8002,
+        "gpus": [1],
+        "max_model_len": 512,
+        **_CPU,
+    },
+]
+
+
+def settings() -> dict[str, Any]:
+    """What the group `lab` sets. LAB_SETTINGS (JSON) changes it for one run of a test."""
+    fingerprints = archive.fingerprints()
+    base = f"https://{layout.ARCHIVE_NAME}"
+    usual: dict[str, Any] = {
+        "docker": {
+            "archive_url": f"{base}/docker/linux",
+            "key_fingerprint": fingerprints["docker"],
+        },
+        "nvidia": {
+            "archive_url": f"{base}/nvidia/libnvidia-container/stable/deb",
+            "key_url": f"{base}/nvidia/libnvidia-container/gpgkey",
+            "key_fingerprint": fingerprints["nvidia"],
+        },
+        "vllm": {"image": layout.IMAGE, "image_disk": 6, "health_timeout": 600},
+        "secrets": {"hf_token_env": "HF_TOKEN_OF_THE_LAB"}
+        if "HF_TOKEN_OF_THE_LAB" in os.environ
+        else {},
+        "agents": AGENTS,
+    }
+    changed: dict[str, Any] = json.loads(os.environ.get("LAB_SETTINGS", "{}"))
+    return usual | {
+        name: {**usual[name], **value} if isinstance(usual.get(name), dict) else value
+        for name, value in changed.items()
+    }
