@@ -1,0 +1,55 @@
+"""The edge: nginx in front of the agents, the only door for clients.
+
+Promises: TLS by Mozilla's intermediate profile; only named clients, only exact paths; streams are
+not buffered; limits answer 429; no key in a log.
+Needs: tls, vllm. Writes: /etc/nginx/conf.d/vllm-hosts.conf and /etc/nginx/vllm-hosts; takes the
+distribution's welcome page away. Reloads nginx when its files or the certificate changed, after
+`nginx -t`; a configuration that it rejects is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from pyinfra.api.deploy import deploy
+
+from roles.nginx.plan import NginxVersion, edge_entries, parse_version
+from vllm_hosts import paths, run
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.nginx import NginxState
+from vllm_hosts.operations.apt import packages_present
+from vllm_hosts.operations.service import nginx_enabled
+from vllm_hosts.operations.tree import tree_synced
+from vllm_hosts.run import Current
+from vllm_hosts.tree import Entry
+
+#: Debian 13's: what a plan assumes while nginx is not installed yet.
+_USUAL = NginxVersion((1, 26, 3), (3, 5, 0))
+
+
+@deploy("nginx")
+def nginx() -> None:
+    """Open the edge: install, configure, and take the configuration up without dropping streams."""
+    packages_present(
+        {"nginx": None}, without_starting=("nginx.service",), name="nginx is installed"
+    )
+    tree_synced(
+        partial(_entries, run.current()),
+        watch=[paths.TLS_CERTIFICATE, paths.TLS_KEY],
+        validate="nginx -t -q",
+        activate="! systemctl -q is-active nginx.service || systemctl reload nginx.service",
+        stamp="nginx",
+        name="The edge is configured and nginx has taken it up",
+    )
+    nginx_enabled(name="nginx runs, now and at boot")
+
+
+def _entries(current: Current) -> Sequence[Entry]:
+    text = look(NginxState).version_text
+    try:
+        version = parse_version(text) if text else _USUAL
+    except ValueError as error:
+        raise HostError(f"the version of nginx cannot be told: {error}") from error
+    return edge_entries(current.settings, current.keys, version)

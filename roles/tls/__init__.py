@@ -12,11 +12,12 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.tls.plan import CERTIFICATE, KEY, from_files, from_local_ca
+from roles.tls.plan import from_files, from_local_ca
 from vllm_hosts import run
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.operations.tree import tree_synced
+from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.pki import LocalCa, utc_now
 from vllm_hosts.run import Current
 from vllm_hosts.tree import Entry
@@ -32,7 +33,7 @@ def tls() -> None:
 
 def _from_ca(current: Current) -> Sequence[Entry]:
     ca = LocalCa.load_or_create(current.folder, current.inventory_name, utc_now())
-    found = look(HostCertificate, certificate=CERTIFICATE, key=KEY)
+    found = look(HostCertificate, certificate=TLS_CERTIFICATE, key=TLS_KEY)
     return from_local_ca(current.settings, ca, found, utc_now())
 
 

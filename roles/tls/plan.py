@@ -6,13 +6,10 @@ from datetime import datetime
 from pathlib import Path
 
 from vllm_hosts.facts.tls import Certificate
+from vllm_hosts.paths import TLS_CERTIFICATE, TLS_FOLDER, TLS_KEY
 from vllm_hosts.pki import LocalCa, reason_to_renew
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.tree import Entry, File, Folder, Kept
-
-FOLDER = "/etc/vllm-hosts/tls"
-CERTIFICATE = f"{FOLDER}/certificate.pem"
-KEY = f"{FOLDER}/key.pem"
 
 
 def from_local_ca(
@@ -31,7 +28,7 @@ def from_local_ca(
         now,
     )
     if reason is None:
-        return [Folder(FOLDER), Kept(CERTIFICATE), Kept(KEY, 0o600)]
+        return [Folder(TLS_FOLDER), Kept(TLS_CERTIFICATE), Kept(TLS_KEY, 0o600)]
     issued = ca.issue(settings.edge_names, settings.tls.valid_days, now)
     return _files(issued.certificate_pem, issued.key_pem.get_secret_value())
 
@@ -45,4 +42,4 @@ def from_files(settings: HostSettings) -> list[Entry]:
 
 
 def _files(certificate: bytes, key: bytes) -> list[Entry]:
-    return [Folder(FOLDER), File(CERTIFICATE, certificate), File(KEY, key, 0o600, secret=True)]
+    return [Folder(TLS_FOLDER), File(TLS_CERTIFICATE, certificate), File(TLS_KEY, key, 0o600, secret=True)]

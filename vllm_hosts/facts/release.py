@@ -26,7 +26,7 @@ class OsRelease(HostFact[Release]):
     def command(self) -> str:
         return ending(
             """
-            echo '== release'; cat /etc/os-release
+            echo '== release'; cat /etc/os-release; echo
             echo '== architecture'; dpkg --print-architecture 2>/dev/null || uname -m
             """
         )

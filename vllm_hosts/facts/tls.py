@@ -23,7 +23,7 @@ class HostCertificate(HostFact[Certificate]):
     def command(self, certificate: str, key: str) -> str:
         return ending(
             f"""
-            echo '== certificate'; cat {certificate} 2>/dev/null
+            echo '== certificate'; cat {certificate} 2>/dev/null; echo
             echo '== public key'; openssl pkey -in {key} -pubout 2>/dev/null
             """
         )

@@ -38,7 +38,7 @@ class TreeState(HostFact[TreeFound]):
             f"""
             echo '== stat'; stat -c '%F|%a|%U|%u|%G|%g|%n' -- {words} 2>/dev/null
             echo '== sha256'; sha256sum -- {words} 2>/dev/null
-            echo '== stamp'; cat {quote(f"{STAMPS}/{stamp or '-'}")} 2>/dev/null
+            echo '== stamp'; cat {quote(f"{STAMPS}/{stamp or '-'}")} 2>/dev/null; echo
             echo '== asked'; printf '%s\\n' {words}
             """
         )

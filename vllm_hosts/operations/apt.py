@@ -106,12 +106,14 @@ def packages_present(
     *,
     held: bool = False,
     conflicting: Sequence[str] = (),
+    without_starting: Sequence[str] = (),
 ) -> Commands:
     """Install packages, at a version where one is given.
 
     :param wanted: version by package name; None: whichever is installed, or the archive's newest. A function is called when the host can be looked at.
     :param held: keep them at that version through upgrades.
     :param conflicting: packages to remove first. Their data stays.
+    :param without_starting: units that Debian would start at once, before they are configured.
     """
     wanted = wanted() if callable(wanted) else wanted
     found = look(AptPackages, names=[*wanted, *conflicting])
@@ -130,9 +132,13 @@ def packages_present(
             f"{_APT_GET} install --no-install-recommends --allow-downgrades"
             f" --allow-change-held-packages {words}"
         )
+        # A unit that is masked until the next boot or until it is unmasked cannot be started.
+        units = " ".join(without_starting)
+        mask = f"systemctl mask --runtime --quiet {units};" if units else ""
+        unmask = f"trap 'systemctl unmask --runtime --quiet {units}' EXIT;" if units else ""
         yield watched(
             f"installing {' '.join(wanted)}",
-            f"set -e; {_APT_GET} update; {install}",
+            f"set -e; {unmask} {mask} {_APT_GET} update; {install}",
         )
     if hold:
         yield watched("holding packages", f"apt-mark hold {' '.join(hold)}")

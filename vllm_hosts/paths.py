@@ -1,0 +1,5 @@
+"""Paths on a host that one role writes and another one names to a program."""
+
+TLS_FOLDER = "/etc/vllm-hosts/tls"
+TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
+TLS_KEY = f"{TLS_FOLDER}/key.pem"
