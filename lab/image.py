@@ -27,7 +27,7 @@ _SYSTEM = "python3,ca-certificates,libnuma1,libgomp1"
 _PYTHON = "3.11"  # Debian 12's own
 #: Not needed to serve text, and built against another torch than the one here.
 _LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
-_RECIPE = [VERSION, _SYSTEM, _PYTHON, " ".join(sorted(_LEFT_OUT)), "layout 2"]
+_RECIPE = [VERSION, _SYSTEM, _PYTHON, " ".join(sorted(_LEFT_OUT)), "layout 3"]
 _SITE = f"usr/local/lib/python{_PYTHON}/dist-packages"
 
 
@@ -135,7 +135,7 @@ chroot {root} env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp "$@" {"|| :" if
 def _slim(root: Path) -> None:
     """Take away what a server of text never reads."""
     site = root / _SITE
-    for pattern in ("torch/include", "torch/test", "torch/bin", "*/tests", "*/*/tests"):
+    for pattern in ("torch/include", "torch/test", "*/tests", "*/*/tests"):
         for path in site.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
     for path in ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt"):
