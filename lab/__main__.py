@@ -18,8 +18,14 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--hosts", "count", type=click.IntRange(1, 9), default=2, show_default=True,
-              help="How many GPU hosts.")
+@click.option(
+    "--hosts",
+    "count",
+    type=click.IntRange(1, 9),
+    default=2,
+    show_default=True,
+    help="How many GPU hosts.",
+)
 def up(count: int) -> None:
     """Boot the hosts and what serves them; repair what is half there."""
     if hosts.is_up() and len(hosts.gpu_host_names()) == count and _services_run():

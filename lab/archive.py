@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lab import recipe
-from lab.layout import CACHE
 
 _PACKAGES = ("apt-utils", "dpkg-dev", "gnupg", "debian-archive-keyring")
 _STANDINS = Path(__file__).with_name("standins") / "nvidia"
@@ -25,7 +24,10 @@ _TOOLKIT_VERSIONS = ("1.20.0-1", "1.20.1-1")
 
 #: Docker's name -> Debian's, and what the relations of the new package say.
 _RENAMED: dict[str, tuple[str, dict[str, str]]] = {
-    "containerd.io": ("containerd", {"Conflicts": "containerd, runc", "Provides": "containerd, runc"}),
+    "containerd.io": (
+        "containerd",
+        {"Conflicts": "containerd, runc", "Provides": "containerd, runc"},
+    ),
     "docker-ce": ("docker.io", {"Conflicts": "docker.io", "Replaces": "docker.io"}),
     "docker-ce-cli": ("docker-cli", {"Conflicts": "docker-cli, docker.io"}),
     "docker-buildx-plugin": ("docker-buildx", {"Conflicts": "docker-buildx"}),
@@ -105,9 +107,7 @@ def _download(work: Path) -> dict[str, Path]:
     recipe.run(["apt-get", "update"], "reading Debian 13's lists", env=environment)
     debs = work / "debs"
     debs.mkdir()
-    recipe.run(
-        ["apt-get", "download", *names], "downloading Docker", cwd=debs, env=environment
-    )
+    recipe.run(["apt-get", "download", *names], "downloading Docker", cwd=debs, env=environment)
     return {path.name.partition("_")[0]: path for path in debs.iterdir()}
 
 
@@ -195,9 +195,7 @@ def _standin(name: str, version: str, depends: str, work: Path, target: Path) ->
 
 
 def _pack(tree: Path, target: Path) -> None:
-    recipe.run(
-        ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, target], "packing"
-    )
+    recipe.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, target], "packing")
 
 
 def _make_key(home: Path, name: str) -> str:

@@ -1,6 +1,6 @@
 """Stands in for the web servers of Docker's and NVIDIA's apt archives: HTTPS, files of one folder.
 
-    python -m lab.archive_server FOLDER ADDRESS PORT CERTIFICATE KEY
+python -m lab.archive_server FOLDER ADDRESS PORT CERTIFICATE KEY
 """
 
 from __future__ import annotations

@@ -9,15 +9,32 @@ from lab import layout, recipe, services
 from lab.layout import APT_PROXY_PORT, ARCHIVE_NAME, BRIDGE_V4
 
 #: What this machine needs to run the lab.
-MACHINE_PACKAGES = (
-    "systemd-container mmdebstrap debian-archive-keyring iproute2 nftables openssh-client zstd"
-    " docker-registry apt-cacher-ng openssl"
-).split()
+MACHINE_PACKAGES = [
+    "systemd-container",
+    "mmdebstrap",
+    "debian-archive-keyring",
+    "iproute2",
+    "nftables",
+    "openssh-client",
+    "zstd",
+    "docker-registry",
+    "apt-cacher-ng",
+    "openssl",
+]
 
-_SYSTEM = (
-    "systemd systemd-sysv dbus libpam-systemd openssh-server sudo iproute2 iputils-ping"
-    " ca-certificates procps less"
-).split()
+_SYSTEM = [
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "libpam-systemd",
+    "openssh-server",
+    "sudo",
+    "iproute2",
+    "iputils-ping",
+    "ca-certificates",
+    "procps",
+    "less",
+]
 #: The neighbour looks at the others from outside.
 _TOOLS = [*_SYSTEM, "nmap", "curl", "python3-minimal"]
 
@@ -79,8 +96,8 @@ def build(tools: bool) -> Path:
                 "--variant=minbase",
                 f"--include={','.join(packages)}",
                 "--keyring=/usr/share/keyrings/debian-archive-keyring.gpg",
-                f"--aptopt=Acquire::http::Proxy \"http://{BRIDGE_V4.ip}:{APT_PROXY_PORT}\"",
-                f"--customize-hook=sh {hook} \"$1\"",
+                f'--aptopt=Acquire::http::Proxy "http://{BRIDGE_V4.ip}:{APT_PROXY_PORT}"',
+                f'--customize-hook=sh {hook} "$1"',
                 "trixie",
                 folder / "root.tar",
                 "http://deb.debian.org/debian",

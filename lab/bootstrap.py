@@ -1,4 +1,4 @@
-"""Make the project's virtual environment. Runs with any Python 3.11, before anything is installed."""
+"""Make the project's virtual environment. Runs before anything is installed."""
 
 from __future__ import annotations
 

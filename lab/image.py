@@ -120,7 +120,12 @@ def _make_rootfs(folder: Path) -> None:
     _slim(root)
     # Without these, every start in a container that cannot write them compiles for a minute.
     compile_all = ["python3", "-m", "compileall", "-q", "-j", "0"]
-    compile_all += ["--invalidation-mode", "unchecked-hash", f"/{_SITE}", f"/usr/lib/python{_PYTHON}"]
+    compile_all += [
+        "--invalidation-mode",
+        "unchecked-hash",
+        f"/{_SITE}",
+        f"/usr/lib/python{_PYTHON}",
+    ]
     _in(root, wheels, [*compile_all], "compiling Python files", may_fail=True)
 
 
@@ -138,7 +143,13 @@ def _slim(root: Path) -> None:
     for pattern in ("torch/include", "torch/test", "*/tests", "*/*/tests"):
         for path in site.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
-    for path in ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt"):
+    for path in (
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+        "var/cache/apt",
+        "var/lib/apt",
+    ):
         shutil.rmtree(root / path, ignore_errors=True)
 
 
@@ -148,7 +159,8 @@ def _fill_registry(folder: Path) -> None:
     config = folder / "config.yml"
     port = _free_port()
     config.write_text(
-        f"version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
+        f"version: 0.1\nlog: {{level: warn}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}'}}\n"
     )
     server = subprocess.Popen(
@@ -205,7 +217,7 @@ def _write_oci_layout(folder: Path) -> None:
 
 
 def _layer(blobs: Path) -> tuple[dict[str, object], str]:
-    """The file system as one zstd-compressed tar; its descriptor, and the digest of the plain tar."""
+    """The file system as one zstd-compressed tar; its descriptor and the plain tar's digest."""
     plain = blobs / "plain.tar"
     command = ["tar", "--numeric-owner", "--sort=name", "--exclude=./mnt/*", "--exclude=./tmp/*"]
     recipe.run([*command, "-cf", plain, "-C", rootfs(), "."], "packing the image")

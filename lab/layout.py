@@ -55,7 +55,8 @@ def _host(name: str, number: int, ssh_user: str, gpus: int) -> Host:
 def gpu_hosts(count: int) -> list[Host]:
     """gpu1 is entered as root, the others as an unprivileged user with sudo."""
     return [
-        _host(f"gpu{n}", 10 + n, "root" if n == 1 else SUDO_USER, gpus=2) for n in range(1, count + 1)
+        _host(f"gpu{n}", 10 + n, "root" if n == 1 else SUDO_USER, gpus=2)
+        for n in range(1, count + 1)
     ]
 
 

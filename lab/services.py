@@ -99,4 +99,6 @@ def _wait(name: str, port: int) -> None:
             if processes.alive(name) is None:
                 break
             time.sleep(0.1)
-    raise RuntimeError(f"{name} does not answer on {_ADDRESS}:{port}; see {processes.LOGS}/{name}.log")
+    raise RuntimeError(
+        f"{name} does not answer on {_ADDRESS}:{port}; see {processes.LOGS}/{name}.log"
+    )

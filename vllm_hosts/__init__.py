@@ -1,3 +1,3 @@
-"""From GPU boxes to vLLM endpoints that are authenticated, TLS-terminated and closed from outside."""
+"""From GPU boxes to vLLM endpoints: authenticated, TLS-terminated and closed from outside."""
 
 __version__ = "0.1.0"

@@ -73,7 +73,9 @@ def check(inventory: Path) -> None:
         for agent in host.agents:
             click.echo(f"  {agent.name:16} {agent.model:32} port {agent.port}  {_gpus(agent.gpus)}")
     agents = sum(len(host.agents) for host in settings.values())
-    click.echo(f"{_count(len(settings), 'host')} and {_count(agents, 'agent')}: all settings are valid")
+    click.echo(
+        f"{_count(len(settings), 'host')} and {_count(agents, 'agent')}: all settings are valid"
+    )
 
 
 @main.command()

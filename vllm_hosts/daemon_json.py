@@ -47,7 +47,9 @@ def _merge(current: Json, wanted: Mapping[str, Any]) -> Json:
     result = dict(current)
     for key, value in wanted.items():
         old = result.get(key)
-        result[key] = _merge(old if isinstance(old, dict) else {}, value) if isinstance(
-            value, Mapping
-        ) else value
+        result[key] = (
+            _merge(old if isinstance(old, dict) else {}, value)
+            if isinstance(value, Mapping)
+            else value
+        )
     return result

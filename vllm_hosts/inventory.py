@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ def load(path: Path) -> Inventory:
     if not path.is_file():
         raise SettingsError([f"{path} is not a file; name an inventory such as inventory/prod.py"])
     try:
-        inventory = make_inventory(str(path), cwd=os.getcwd())
+        inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
     except Exception as error:
         raise SettingsError([f"{path} or its group data cannot be loaded: {error}"]) from error
     if len(inventory) == 0:
@@ -113,9 +112,7 @@ def _source(layers: list[Layer], name: str, key: str | None) -> str:
     """Which layer a value came from: the strongest that has it."""
     for layer in reversed(layers):
         value = layer.data.get(name)
-        if value is not None and (
-            key is None or not isinstance(value, Mapping) or key in value
-        ):
+        if value is not None and (key is None or not isinstance(value, Mapping) or key in value):
             return layer.source
     return layers[0].source
 

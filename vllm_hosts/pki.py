@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
@@ -89,7 +90,11 @@ class LocalCa:
     def _create(cls, inventory_name: str, now: datetime) -> LocalCa:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name(
-            [x509.NameAttribute(NameOID.COMMON_NAME, f"vllm-hosts local CA ({inventory_name})"[:64])]
+            [
+                x509.NameAttribute(
+                    NameOID.COMMON_NAME, f"vllm-hosts local CA ({inventory_name})"[:64]
+                )
+            ]
         )
         certificate = (
             _builder(name, name, key.public_key(), now, timedelta(days=365 * _CA_YEARS))
@@ -120,9 +125,7 @@ class LocalCa:
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(certificates=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-            )
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(
                 x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
             )
@@ -285,7 +288,7 @@ def check_files(
                 f"tls.certificate {certificate_file} does not name {name}; it names"
                 f" {', '.join(sorted(certificate_names(leaf))) or 'nothing'}"
             )
-    for certificate, issuer in zip(chain, chain[1:], strict=False):
+    for certificate, issuer in pairwise(chain):
         try:
             certificate.verify_directly_issued_by(issuer)
         except (InvalidSignature, ValueError, TypeError):

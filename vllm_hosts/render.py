@@ -20,7 +20,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         # These are configuration files, not HTML: each template quotes for its own language.
-        autoescape=False,
+        autoescape=False,  # noqa: S701
     )
 
 

@@ -112,7 +112,8 @@ def current() -> Current:
 
 @cache
 def _host_run(name: str) -> Current:
-    assert _run is not None and _run.settings is not None
+    assert _run is not None
+    assert _run.settings is not None
     folder = state_folder(_run.inventory_file)
     settings = _run.settings[name]
     keys = FileKeyStore(folder).host_keys(settings)

@@ -84,8 +84,8 @@ Entry = File | Folder | Kept | Absent
 class Found:
     """What lies at a path of a host: ``kind`` as one letter, owner and group as name and number.
 
-    Kinds: ``f`` regular file, ``d`` folder, ``l`` symbolic link, ``o`` anything else, ``-`` nothing.
-    ``sha256`` is empty unless the kind is ``f``.
+    Kinds: ``f`` regular file, ``d`` folder, ``l`` symbolic link, ``o`` anything else,
+    ``-`` nothing. ``sha256`` is empty unless the kind is ``f``.
     """
 
     kind: str

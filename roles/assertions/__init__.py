@@ -36,9 +36,9 @@ def assertions() -> None:
 
 
 def _sockets(current: Current) -> list[str]:
-    return unexpected_sockets(
-        list(look(ListeningSockets)), current.settings, list(look(SshPorts))
-    )
+    sockets = look(ListeningSockets)
+    ssh_ports = look(SshPorts)
+    return list(unexpected_sockets(sockets, current.settings, ssh_ports))
 
 
 def _env(current: Current) -> list[str]:

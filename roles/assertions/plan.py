@@ -33,16 +33,12 @@ def env_problems(path: str, found: Found) -> Iterator[str]:
     if found.kind != "f":
         yield f"{path} is not a regular file"
     elif found.mode != 0o600 or "root" not in found.owner or "root" not in found.group:
-        yield (
-            f"{path} is {found.mode:04o} {found.owner[0]}:{found.group[0]}, not 0600 root:root"
-        )
+        yield (f"{path} is {found.mode:04o} {found.owner[0]}:{found.group[0]}, not 0600 root:root")
 
 
 def edge_problems(settings: HostSettings, ask: Ask) -> Iterator[str]:
     """Without a key, allowed paths answer 401 and all others 404."""
-    expected = {"/v1/models": 401} | {
-        f"/{agent.name}/v1/models": 401 for agent in settings.agents
-    }
+    expected = {"/v1/models": 401} | {f"/{agent.name}/v1/models": 401 for agent in settings.agents}
     first = settings.agents[0].name
     expected |= {path.format(agent=first): 404 for path in FORBIDDEN}
     for path, status in expected.items():

@@ -40,4 +40,5 @@ def firewall() -> None:
 
 
 def _entries(settings: HostSettings) -> Sequence[Entry]:
-    return firewall_entries(settings, look(SshPorts))
+    ports = look(SshPorts)
+    return firewall_entries(settings, ports)

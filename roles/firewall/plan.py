@@ -41,15 +41,22 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int]) -> str:
         *_accept(ports, settings.firewall.ssh_from, "SSH"),
         *_accept([edge.http_port, edge.https_port], edge.allow_from, "the edge"),
     ]
-    if settings.firewall.extra_tcp_ports:
-        accepted += _accept(settings.firewall.extra_tcp_ports, (), "firewall.extra_tcp_ports")
+    further = settings.firewall
+    if further.extra_tcp_ports:
+        accepted += _accept(further.extra_tcp_ports, (), "firewall.extra_tcp_ports")
+    if further.extra_udp_ports:
+        accepted += _accept(further.extra_udp_ports, (), "firewall.extra_udp_ports", "udp")
     return render("firewall/firewall.nft.j2", accepted=accepted)
 
 
 def _accept(
-    ports: Sequence[int], sources: Sequence[IPv4Network | IPv6Network], comment: str
+    ports: Sequence[int],
+    sources: Sequence[IPv4Network | IPv6Network],
+    comment: str,
+    protocol: str = "tcp",
 ) -> list[str]:
-    rule = f'tcp dport {{ {", ".join(map(str, sorted(set(ports))))} }} accept comment "{comment}"'
+    numbers = ", ".join(map(str, sorted(set(ports))))
+    rule = f'{protocol} dport {{ {numbers} }} accept comment "{comment}"'
     if not sources:
         return [rule]
     lines = []

@@ -59,7 +59,7 @@ _ERRORS = {
     503: ("The model is not ready; try again.", "server_error", "model_not_ready"),
 }
 #: nginx's own statuses that become another one: 494 to 497 are about malformed TLS or headers.
-_ERROR_PAGES = {400: "400 414 431 494 495 496 497", 503: "500 502 503 504"}
+_ERROR_PAGES = {400: "400 414 431 494 495 496 497 =400", 503: "500 502 503 504 =503"}
 
 
 @dataclass(frozen=True)

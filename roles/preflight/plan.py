@@ -86,8 +86,7 @@ def _disk(settings: HostSettings, system: System) -> Iterator[str]:
     missing = {
         agent.model
         for agent in settings.agents
-        if not agent.model.startswith("/")
-        and model_folder(settings, agent) not in system.present
+        if not agent.model.startswith("/") and model_folder(settings, agent) not in system.present
     }
     cache = settings.vllm.cache_directory
     if system.free[cache] < len(missing) * settings.vllm.model_disk * GIB:

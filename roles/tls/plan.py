@@ -35,11 +35,14 @@ def from_local_ca(
 
 def from_files(settings: HostSettings) -> list[Entry]:
     """The certificate and key that the user provides. Validation has judged them already."""
-    assert settings.tls.certificate is not None and settings.tls.key is not None
-    return _files(
-        Path(settings.tls.certificate).read_bytes(), Path(settings.tls.key).read_bytes()
-    )
+    assert settings.tls.certificate is not None
+    assert settings.tls.key is not None
+    return _files(Path(settings.tls.certificate).read_bytes(), Path(settings.tls.key).read_bytes())
 
 
 def _files(certificate: bytes, key: bytes) -> list[Entry]:
-    return [Folder(TLS_FOLDER), File(TLS_CERTIFICATE, certificate), File(TLS_KEY, key, 0o600, secret=True)]
+    return [
+        Folder(TLS_FOLDER),
+        File(TLS_CERTIFICATE, certificate),
+        File(TLS_KEY, key, 0o600, secret=True),
+    ]

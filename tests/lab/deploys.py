@@ -31,9 +31,7 @@ class Run:
         return "\n".join(line for line in self.output.splitlines() if f"[{name}]" in line)
 
 
-def command(
-    *words: str, settings: dict[str, Any] | None = None, timeout: float = 1500
-) -> Run:
+def command(*words: str, settings: dict[str, Any] | None = None, timeout: float = 1500) -> Run:
     """Run one of the toolkit's commands in the project's folder.
 
     :param settings: replaces the lab's group data of the same names, for this run.
@@ -62,11 +60,12 @@ def deploy(*options: str, settings: dict[str, Any] | None = None) -> Run:
     return command("pyinfra", "-y", *options, INVENTORY, "deploy.py", settings=settings)
 
 
-
 def changes(run: Run) -> dict[str, int]:
     """Operations that changed something, by host, from the lines that pyinfra prints of each."""
     counts: dict[str, int] = {}
-    for match in re.finditer(r"^\s*\[(?P<host>[\w.-]+)\]\s+(?P<what>Success|No changes)", run.output, re.M):
+    for match in re.finditer(
+        r"^\s*\[(?P<host>[\w.-]+)\]\s+(?P<what>Success|No changes)", run.output, re.M
+    ):
         counts.setdefault(match["host"], 0)
         counts[match["host"]] += match["what"] == "Success"
     return counts

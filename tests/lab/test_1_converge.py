@@ -19,7 +19,9 @@ def processes(host: str) -> dict[str, str]:
     listing = lab_hosts.run(host, "docker ps --no-trunc --format '{{.Names}} {{.ID}}'").stdout
     found = dict(line.split() for line in listing.splitlines())
     for unit in ("nginx", "docker"):
-        found[unit] = lab_hosts.run(host, f"systemctl show -p MainPID --value {unit}").stdout.strip()
+        found[unit] = lab_hosts.run(
+            host, f"systemctl show -p MainPID --value {unit}"
+        ).stdout.strip()
         assert found[unit] != "0"
     return found
 

@@ -36,13 +36,15 @@ def test_a_container_s_own_address_is_out_of_reach(deployed: Deployed) -> None:
     host = lab_hosts.host("gpu1")
     container = lab_hosts.run(
         "gpu1",
-        "docker inspect --format"
-        " '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' tiny",
+        "docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' tiny",
     ).stdout.strip()
     probe = (
         f"python3 -c \"import socket; socket.create_connection(('{container}', 8000), timeout=3)\""
     )
-    assert lab_hosts.run("neighbour", f"ip route replace {container}/32 via {host.ipv4}").returncode == 0
+    assert (
+        lab_hosts.run("neighbour", f"ip route replace {container}/32 via {host.ipv4}").returncode
+        == 0
+    )
     try:
         assert lab_hosts.run("neighbour", probe, check=False).returncode != 0
         lab_hosts.run("gpu1", "nft delete table inet vllm_hosts; sysctl -qw net.ipv4.ip_forward=1")

@@ -48,8 +48,7 @@ SABOTAGE = [
     Sabotage("toolkit-unheld", "apt-mark unhold nvidia-container-toolkit", "held"),
     Sabotage(
         "log-rotation-lost",
-        "sed -i '/max-size/d; s/\"max-file\": \"3\"/\"max-file\": \"9\"/'"
-        " /etc/docker/daemon.json",
+        'sed -i \'/max-size/d; s/"max-file": "3"/"max-file": "9"/\' /etc/docker/daemon.json',
         "daemon",
     ),
     Sabotage(
@@ -90,7 +89,10 @@ def test_the_suite_passes_on_both_hosts(deployed: Deployed) -> None:
     assert " passed" in run.output
     assert "skipped" not in run.output
     for host in HOSTS:
-        assert host in command("vllm-hosts", "verify", "inventory/lab.py", "--collect-only", "-q").output
+        assert (
+            host
+            in command("vllm-hosts", "verify", "inventory/lab.py", "--collect-only", "-q").output
+        )
 
 
 @pytest.mark.parametrize("sabotage", SABOTAGE, ids=lambda sabotage: sabotage.name)

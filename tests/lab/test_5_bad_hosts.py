@@ -64,9 +64,14 @@ def test_an_unreachable_host(deployed: Deployed) -> None:
 
 
 def test_a_wrong_sudo_password(deployed: Deployed) -> None:
-    run = deploy("--data", f"ssh_user={layout.PASSWORD_USER}", settings={
-        "_sudo": True, "_sudo_password": "not-the-password",
-    })
+    run = deploy(
+        "--data",
+        f"ssh_user={layout.PASSWORD_USER}",
+        settings={
+            "_sudo": True,
+            "_sudo_password": "not-the-password",
+        },
+    )
     assert run.code != 0
     assert "sudo password" in run.output
     assert "not-the-password" not in run.output

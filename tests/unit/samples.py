@@ -18,7 +18,12 @@ CODER: dict[str, Any] = {
     "quantization": "awq",
     "tool_call_parser": "hermes",
     "prefix_caching": False,
-    "extra_args": ["--max-num-seqs", "16", "--override-generation-config", '{"top_p": 0.9, "x": "$1"}'],
+    "extra_args": [
+        "--max-num-seqs",
+        "16",
+        "--override-generation-config",
+        '{"top_p": 0.9, "x": "$1"}',
+    ],
     "env": {"NCCL_P2P_DISABLE": "1"},
 }
 

@@ -22,7 +22,8 @@ def docker(existing: bytes | None) -> bytes | None:
 
 
 def test_golden_from_nothing() -> None:
-    assert (text := docker(None)) is not None
+    text = docker(None)
+    assert text is not None
     check_golden("docker/from-nothing.json", text.decode())
 
 

@@ -72,7 +72,12 @@ def test_only_installed_packages_count() -> None:
 
 def test_only_primary_keys_have_fingerprints_that_count() -> None:
     lines = ["== keys", "pub:-:4096:1:X:1::::::", "fpr:::::::::AAAA:", "uid:-::::x:"]
-    lines += ["sub:-:4096:1:Y:1::::::", "fpr:::::::::BBBB:", "pub:-:1:1:Z:1:::", "fpr:::::::::CCCC:"]
+    lines += [
+        "sub:-:4096:1:Y:1::::::",
+        "fpr:::::::::BBBB:",
+        "pub:-:1:1:Z:1:::",
+        "fpr:::::::::CCCC:",
+    ]
     assert AptKeyFingerprints().process([*lines, END]) == ("AAAA", "CCCC")
     assert AptKeyFingerprints().process(["== keys", END]) == ()
 

@@ -16,7 +16,11 @@ from vllm_hosts.facts.firewall import SshPorts
 from vllm_hosts.tree import File
 
 NARROW = settings(
-    firewall={"ssh_from": ["10.0.0.0/8", "2001:db8::/32"], "extra_tcp_ports": [9100]},
+    firewall={
+        "ssh_from": ["10.0.0.0/8", "2001:db8::/32"],
+        "extra_tcp_ports": [9100],
+        "extra_udp_ports": [51820],
+    },
     edge={"https_port": 8443, "http_port": 8080, "allow_from": ["192.0.2.0/24"]},
 )
 
@@ -37,7 +41,9 @@ def test_golden_unit() -> None:
 
 def test_a_network_of_one_family_opens_nothing_for_the_other() -> None:
     text = rules(settings(edge={"allow_from": ["192.0.2.0/24"]}), [22])
-    assert [line for line in text.splitlines() if "80, 443" in line and "ip saddr" not in line] == []
+    assert [
+        line for line in text.splitlines() if "80, 443" in line and "ip saddr" not in line
+    ] == []
 
 
 @pytest.mark.parametrize("which", [settings(), NARROW])

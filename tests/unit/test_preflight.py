@@ -47,7 +47,10 @@ def test_our_own_agents_and_edge_are_not_in_the_way() -> None:
     ("release", "words"),
     [
         ({"os_id": "fedora", "version": "44", "name": "Fedora 44"}, "Fedora 44 is not supported"),
-        ({"version": "11", "name": "Debian 11"}, "Debian 11 is not supported; use one of Debian 12"),
+        (
+            {"version": "11", "name": "Debian 11"},
+            "Debian 11 is not supported; use one of Debian 12",
+        ),
         ({"architecture": "riscv64"}, "riscv64 is not supported; use one of amd64, arm64"),
     ],
 )
@@ -73,7 +76,10 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
             {"gpus": (), "gpu_message": "Driver/library version mismatch"},
             "the GPU driver does not answer: Driver/library version mismatch",
         ),
-        ({"free": GOOD.free | {"/var/lib/docker": 1024**3}}, "1.0 GiB free, and the image needs 40"),
+        (
+            {"free": GOOD.free | {"/var/lib/docker": 1024**3}},
+            "1.0 GiB free, and the image needs 40",
+        ),
         ({"free": GOOD.free | {"/var/lib/vllm": 0}}, "1 model(s) to download need 20 each"),
     ],
 )

@@ -25,7 +25,8 @@ class AptPackages(HostFact[Packages]):
         return ending(
             f"""
             echo '== installed'
-            dpkg-query -W -f '${{db:Status-Abbrev}}|${{Package}}|${{Version}}\\n' {words} 2>/dev/null
+            dpkg-query 2>/dev/null -W \\
+                -f '${{db:Status-Abbrev}}|${{Package}}|${{Version}}\\n' {words}
             echo '== held'; apt-mark showhold {words}
             """
         )

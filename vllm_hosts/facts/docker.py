@@ -42,8 +42,8 @@ class DockerDaemon(HostFact[Daemon]):
             pid=$(systemctl show -p MainPID --value docker.service 2>/dev/null)
             if [ -n "$pid" ] && [ "$pid" != 0 ] && [ -d "/proc/$pid" ]; then
                 for path in {" ".join(read_at_start)}; do
-                    [ ! -e "$path" ] || [ "$(stat -c %Z "$path")" -le "$(stat -c %Y "/proc/$pid")" ] ||
-                        echo "$path"
+                    [ -e "$path" ] || continue
+                    [ "$(stat -c %Z "$path")" -le "$(stat -c %Y "/proc/$pid")" ] || echo "$path"
                 done
             fi
             """

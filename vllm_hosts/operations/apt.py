@@ -73,7 +73,7 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
         return
     fetch = f"""
         set -eu; umask 022
-        command -v gpg >/dev/null && [ -d /etc/ssl/certs ] && [ -s /etc/ssl/certs/ca-certificates.crt ] || {{
+        command -v gpg >/dev/null && [ -s /etc/ssl/certs/ca-certificates.crt ] || {{
             echo 'installing gpg and ca-certificates'
             {_APT_GET} update; {_APT_GET} install --no-install-recommends gpg ca-certificates
         }}
@@ -82,7 +82,7 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
         /usr/lib/apt/apt-helper download-file {quote(archive.key_url)} "$folder/key" || {{
             echo 'the signing key at {archive.key_url} cannot be fetched'; exit 1; }}
         prints=$(gpg --batch --no-options --show-keys --with-colons "$folder/key" 2>/dev/null |
-            awk -F: '$1 == "pub" {{ primary = 1 }} $1 == "fpr" && primary {{ print $10; primary = 0 }}')
+            awk -F: '$1 == "pub" {{ main = 1 }} $1 == "fpr" && main {{ print $10; main = 0 }}')
         [ "$prints" = {archive.key_fingerprint} ] || {{
             echo "the key at {archive.key_url} has fingerprint ${{prints:-none}}, not"
             echo 'the pinned {archive.key_fingerprint}; nothing was installed from this archive'
@@ -110,7 +110,8 @@ def packages_present(
 ) -> Commands:
     """Install packages, at a version where one is given.
 
-    :param wanted: version by package name; None: whichever is installed, or the archive's newest. A function is called when the host can be looked at.
+    :param wanted: version by package name; None: whichever is installed, or the archive's newest.
+        A function is called when the host can be looked at.
     :param held: keep them at that version through upgrades.
     :param conflicting: packages to remove first. Their data stays.
     :param without_starting: units that Debian would start at once, before they are configured.
@@ -142,5 +143,3 @@ def packages_present(
         )
     if hold:
         yield watched("holding packages", f"apt-mark hold {' '.join(hold)}")
-
-

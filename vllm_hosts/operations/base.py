@@ -8,10 +8,9 @@ from functools import wraps
 from typing import ParamSpec
 
 from pyinfra import logger
-from pyinfra.api.arguments_typed import PyinfraOperation
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 from pyinfra.api.host import Host
-from pyinfra.api.operation import operation
+from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.api.state import State
 
 from vllm_hosts.errors import HostError
@@ -20,7 +19,7 @@ P = ParamSpec("P")
 Commands = Generator[PyinfraCommand, None, None]
 
 
-def host_operation(function: Callable[P, Commands]) -> PyinfraOperation[P]:
+def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMeta]:
     """Like pyinfra's ``@operation()``, but an exception fails only the host that it is about.
 
     pyinfra aborts the run of *all* hosts when an operation raises while it executes.

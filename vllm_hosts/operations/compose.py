@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import ComposeProject
 from vllm_hosts.operations.base import Commands, Shown, host_operation, watched
 
+_FORMAT = (
+    "{{.State.Status}} {{.RestartCount}}"
+    " {{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
+)
 _WAIT = r"""
 umask 077; started=$(date +%s); code=0
 for agent in {agents}; do
     said=0
     while :; do
-        set -- $(docker inspect --format '{{{{.State.Status}}}} {{{{.RestartCount}}}} '\
-'{{{{if .State.Health}}}}{{{{.State.Health.Status}}}}{{{{else}}}}none{{{{end}}}}' "$agent") || exit 1
+        set -- $(docker inspect --format {format} "$agent") || exit 1
         waited=$(($(date +%s) - started))
         [ "$3" != healthy ] || {{ echo "    $agent is healthy after $waited s"; break; }}
         why=
@@ -71,5 +75,10 @@ def agents_running(directory: str, project: str, agents: Sequence[str], timeout:
     ]
     if unsure:
         yield Shown(
-            _WAIT.format(agents=" ".join(unsure), timeout=timeout, directory=directory).strip()
+            _WAIT.format(
+                agents=" ".join(unsure),
+                timeout=timeout,
+                directory=directory,
+                format=quote(_FORMAT),
+            ).strip()
         )

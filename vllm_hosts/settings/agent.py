@@ -110,8 +110,9 @@ class Agent(Section):
                 raise ValueError("an argument must be a non-empty single line")
             # vLLM's parser takes any unambiguous beginning of an argument for the whole.
             for forbidden, instead in _FORBIDDEN_ARGUMENTS.items():
-                if name == forbidden or (len(name) > 2 and forbidden.startswith(name)
-                                         and name.startswith("--")):
+                if name == forbidden or (
+                    len(name) > 2 and forbidden.startswith(name) and name.startswith("--")
+                ):
                     raise ValueError(f"{argument.partition('=')[0]} is refused: {instead}")
         return arguments
 
@@ -129,12 +130,11 @@ class Agent(Section):
     def _tensor_parallel_fits(self) -> Self:
         if len(set(self.gpus)) != len(self.gpus):
             raise ValueError(f"gpus {list(self.gpus)} names one GPU twice")
-        if self.tensor_parallel_size is not None and self.gpus:
-            if self.tensor_parallel_size > len(self.gpus):
-                raise ValueError(
-                    f"tensor_parallel_size {self.tensor_parallel_size} needs as many GPUs,"
-                    f" but gpus names {len(self.gpus)}"
-                )
+        if self.gpus and (self.tensor_parallel_size or 0) > len(self.gpus):
+            raise ValueError(
+                f"tensor_parallel_size {self.tensor_parallel_size} needs as many GPUs,"
+                f" but gpus names {len(self.gpus)}"
+            )
         return self
 
     @property

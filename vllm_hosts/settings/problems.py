@@ -24,9 +24,7 @@ _TYPES = {
 }
 
 
-def sentences(
-    error: ValidationError, source: Callable[[str, str | None], str]
-) -> list[str]:
+def sentences(error: ValidationError, source: Callable[[str, str | None], str]) -> list[str]:
     """One sentence per finding. Never shows a value of ``env``, which may hold anything.
 
     :param source: from a setting's name, and the key in it, to the file that it was read from.

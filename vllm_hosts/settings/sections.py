@@ -80,8 +80,12 @@ class Firewall(Section):
         (), description="Networks that may use SSH; empty: everybody", strict=False
     )
     extra_tcp_ports: tuple[Port, ...] = Field(
-        (), description="Further TCP ports open to everybody, such as a metrics exporter's",
+        (),
+        description="Further TCP ports open to everybody, such as a metrics exporter's",
         strict=False,
+    )
+    extra_udp_ports: tuple[Port, ...] = Field(
+        (), description="Further UDP ports open to everybody, such as WireGuard's", strict=False
     )
 
 
@@ -156,8 +160,7 @@ class Vllm(Section):
             )
         if self.vllm_version < VLLM_FLOOR:
             raise ValueError(
-                f"vLLM {self.vllm_version} has known ways around its key;"
-                f" use {VLLM_FLOOR} or newer"
+                f"vLLM {self.vllm_version} has known ways around its key; use {VLLM_FLOOR} or newer"
             )
         return self
 

@@ -69,9 +69,7 @@ HostName = Annotated[
         "a DNS name or an IP address",
     ),
 ]
-EnvName = Annotated[
-    str, _matches(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
-]
+EnvName = Annotated[str, _matches(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
 UserGroup = Annotated[
     str, _matches(r"[0-9]+:[0-9]+", "a numeric user and group such as '64101:64101'")
 ]

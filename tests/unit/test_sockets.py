@@ -1,0 +1,70 @@
+"""Which listening sockets a host may have."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.sockets import parse, unexpected_sockets
+
+SETTINGS = settings(
+    agents=[QWEN, CODER], firewall={"extra_tcp_ports": [9100], "extra_udp_ports": [51820]}
+)
+SSHD = 'users:(("sshd",pid=71,fd=3))'
+PROXY = 'users:(("docker-proxy",pid=812,fd=7))'
+NGINX = 'users:(("nginx",pid=90,fd=6),("nginx",pid=91,fd=6))'
+
+
+def line(protocol: str, where: str, users: str) -> str:
+    state = "LISTEN" if protocol == "tcp" else "UNCONN"
+    return f"{protocol}   {state} 0      4096   {where:>20}      0.0.0.0:*    {users}"
+
+
+GOOD = [
+    line("tcp", "0.0.0.0:22", SSHD),
+    line("tcp", "[::]:22", SSHD),
+    line("tcp", "127.0.0.1:8001", PROXY),
+    line("tcp", "127.0.0.1:8002", PROXY),
+    line("tcp", "0.0.0.0:443", NGINX),
+    line("tcp", "[::]:80", NGINX),
+    line("tcp", "*:9100", 'users:(("node_exporter",pid=5,fd=3))'),
+    line("tcp", "127.0.0.1:40311", 'users:(("containerd",pid=8,fd=9))'),
+    line("udp", "127.0.0.53%lo:53", 'users:(("systemd-resolve",pid=6,fd=13))'),
+    line("udp", "10.0.0.5%eth0:68", 'users:(("systemd-network",pid=7,fd=14))'),
+    line("udp", "[fe80::1]%eth0:546", 'users:(("systemd-network",pid=7,fd=14))'),
+    line("udp", "0.0.0.0:51820", ""),
+    line("udp", "[::1]:323", 'users:(("chronyd",pid=7,fd=6))'),
+]
+
+
+def test_a_host_as_it_should_be() -> None:
+    assert list(unexpected_sockets(GOOD, SETTINGS, [22])) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (line("tcp", "0.0.0.0:8001", PROXY), "agent 'qwen' listens on"),
+        (line("tcp", "[::]:8002", PROXY), "agent 'coder' listens on"),
+        (line("tcp", "10.0.0.5:8001", PROXY), "agent 'qwen' listens on"),
+        (line("tcp", "127.0.0.1:8001", 'users:(("python3",pid=1,fd=1))'), "is taken"),
+        (line("tcp", "127.0.0.1:8001", ""), "is taken"),
+        (line("tcp", "*:9999", 'users:(("cat",pid=1,fd=1))'), "*:9999 (cat)"),
+        (line("tcp", "[::]:9998", 'users:(("cat",pid=1,fd=1))'), "[::]:9998 (cat)"),
+        (line("tcp", "0.0.0.0:22", 'users:(("cat",pid=1,fd=1))'), ":22 (cat)"),
+        (line("tcp", "0.0.0.0:2222", SSHD), ":2222 (sshd)"),
+        (line("tcp", "0.0.0.0:443", 'users:(("apache2",pid=1,fd=1))'), ":443 (apache2)"),
+        (line("tcp", "0.0.0.0:111", ""), "an unknown program"),
+        (line("udp", "0.0.0.0:53", 'users:(("dnsmasq",pid=1,fd=1))'), "extra_udp_ports"),
+        (line("udp", "0.0.0.0:68", 'users:(("cat",pid=1,fd=1))'), ":68 (cat)"),
+        (line("udp", "0.0.0.0:68", ""), "an unknown program"),
+    ],
+)
+def test_what_should_not_listen(bad: str, words: str) -> None:
+    [problem] = unexpected_sockets([*GOOD, bad], SETTINGS, [22])
+    assert words in problem
+
+
+def test_a_line_that_is_not_one() -> None:
+    with pytest.raises(ValueError, match="not a line of ss"):
+        parse("Netid State")

@@ -1,0 +1,101 @@
+"""Which sockets a host may listen on, and which of those that it does listen on are others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from vllm_hosts.settings import HostSettings
+
+_PROGRAM = re.compile(r'\("([^"]+)"')
+#: Who may hold an agent's port: Docker, whichever way it publishes.
+_DOCKER = {"docker-proxy", "dockerd"}
+#: UDP ports that clients of a network service hold open for its answers.
+_CLIENT_UDP = {
+    68: {"dhclient", "systemd-network", "dhcpcd", "NetworkManager", "udhcpc"},
+    546: {"dhclient", "systemd-network", "dhcpcd", "NetworkManager"},
+}
+
+
+@dataclass(frozen=True)
+class Socket:
+    """A listening socket as ``ss -Hltunp`` shows it. ``programs`` is empty where it shows none."""
+
+    protocol: str
+    address: str
+    port: int
+    programs: frozenset[str]
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this host itself can reach it."""
+        if self.address == "*":
+            return False
+        return ip_address(self.address).is_loopback
+
+    def __str__(self) -> str:
+        held = ", ".join(sorted(self.programs)) or "an unknown program"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.protocol} {host}:{self.port} ({held})"
+
+
+def parse(line: str) -> Socket:
+    """One line of ``ss -Hltunp``.
+
+    :raises ValueError: it is not one.
+    """
+    fields = line.split(None, 6)
+    if len(fields) < 6:
+        raise ValueError(f"not a line of ss: {line!r}")
+    address, _, port = fields[4].rpartition(":")
+    # An address may carry its interface, and IPv6 has brackets: 127.0.0.53%lo, [fe80::1]%eth0.
+    address = address.replace("[", "").replace("]", "").partition("%")[0]
+    programs = frozenset(_PROGRAM.findall(fields[6])) if len(fields) > 6 else frozenset[str]()
+    return Socket(fields[0], address, int(port), programs)
+
+
+def unexpected_sockets(
+    lines: Iterable[str], settings: HostSettings, ssh_ports: Iterable[int]
+) -> Iterator[str]:
+    """Sentences about sockets that should not be there, and agents that listen too widely.
+
+    What listens on loopback only is nobody's business outside, so it may be there; but an agent's
+    port belongs to Docker alone, since the edge sends the internal key there.
+
+    :param lines: what ``ss -Hltunp`` printed, as root.
+    :param ssh_ports: where sshd really listens.
+    :raises ValueError: a line cannot be understood.
+    """
+    ssh = set(ssh_ports)
+    agents = {agent.port: agent.name for agent in settings.agents}
+    for socket in map(parse, lines):
+        if socket.protocol == "tcp" and socket.port in agents:
+            if socket.address != "127.0.0.1":
+                yield f"agent {agents[socket.port]!r} listens on {socket}, not only on 127.0.0.1"
+            elif not _held_by(socket, _DOCKER):
+                yield f"the port of agent {agents[socket.port]!r} is taken: {socket}"
+        elif not _expected(socket, settings, ssh):
+            yield (
+                f"something listens on {socket}; stop it, or name its port in"
+                f" firewall.extra_{socket.protocol}_ports"
+            )
+
+
+def _held_by(socket: Socket, programs: Set[str]) -> bool:
+    return bool(socket.programs) and socket.programs <= programs
+
+
+def _expected(socket: Socket, settings: HostSettings, ssh: set[int]) -> bool:
+    if socket.protocol == "udp":
+        return (
+            socket.loopback
+            or socket.port in settings.firewall.extra_udp_ports
+            or _held_by(socket, _CLIENT_UDP.get(socket.port, set()))
+        )
+    if socket.port in (settings.edge.https_port, settings.edge.http_port):
+        return _held_by(socket, {"nginx"})
+    if socket.loopback or socket.port in settings.firewall.extra_tcp_ports:
+        return True
+    return socket.port in ssh and _held_by(socket, {"sshd", "systemd"})
