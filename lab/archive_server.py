@@ -5,16 +5,26 @@ python -m lab.archive_server FOLDER ADDRESS PORT CERTIFICATE KEY
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import ssl
 import sys
 from functools import partial
+from typing import Any
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def shutdown_request(self, request: Any) -> None:
+        # apt takes an end without TLS's own farewell for a cut connection.
+        with contextlib.suppress(OSError):
+            request.unwrap()
+        super().shutdown_request(request)
 
 
 def main(folder: str, address: str, port: str, certificate: str, key: str) -> None:
     """Serve until the process is ended."""
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    server = http.server.ThreadingHTTPServer((address, int(port)), handler)
+    server = _Server((address, int(port)), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(

@@ -51,7 +51,9 @@ class AptKeyFingerprints(HostFact[tuple[str, ...]]):
             f"""
             echo '== keys'
             if [ -s {key_path} ] && command -v gpg >/dev/null; then
-                gpg --batch --no-options --show-keys --with-colons {key_path} 2>/dev/null
+                home=$(mktemp -d)  # gpg wants a home even to read a file
+                gpg --homedir "$home" --batch --show-keys --with-colons {key_path} 2>/dev/null
+                rm -rf "$home"
             fi
             """
         )

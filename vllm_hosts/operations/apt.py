@@ -81,7 +81,8 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
         chmod 755 "$folder"; ! id _apt >/dev/null 2>&1 || chown _apt "$folder"
         /usr/lib/apt/apt-helper download-file {quote(archive.key_url)} "$folder/key" || {{
             echo 'the signing key at {archive.key_url} cannot be fetched'; exit 1; }}
-        prints=$(gpg --batch --no-options --show-keys --with-colons "$folder/key" 2>/dev/null |
+        install -d -m 0700 "$folder/gpg"
+        prints=$(gpg --homedir "$folder/gpg" --batch --show-keys --with-colons "$folder/key" |
             awk -F: '$1 == "pub" {{ main = 1 }} $1 == "fpr" && main {{ print $10; main = 0 }}')
         [ "$prints" = {archive.key_fingerprint} ] || {{
             echo "the key at {archive.key_url} has fingerprint ${{prints:-none}}, not"

@@ -13,10 +13,10 @@ from vllm_hosts.operations.base import Commands, host_operation, watched
 
 _STAMP = f"{STAMPS}/gpu"
 #: What a GPU in a container depends on. If none of it changed, what was seen once still holds.
-_DEPENDS_ON = """
-    nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader
-    dpkg-query -W -f '${Version}' nvidia-container-toolkit
-"""
+_DEPENDS_ON = (
+    "nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader;"
+    " dpkg-query -W -f '${Version}\\n' nvidia-container-toolkit"
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LastGpuCheck(HostFact[GpuCheck]):
         return ending(
             f"""
             echo '== seen'; cat {_STAMP} 2>/dev/null
-            echo '== now'; ( {_DEPENDS_ON}; echo; echo {indexes} ) 2>/dev/null
+            echo '== now'; ( {_DEPENDS_ON}; echo {indexes} ) 2>/dev/null
             """
         )
 
@@ -65,6 +65,6 @@ def container_gets_gpus(image: str, gpus: Sequence[int]) -> Commands:
         [ "$(echo "$seen" | grep -c '^GPU ')" = {len(gpus)} ] || {{
             echo 'the container does not see {len(gpus)} GPU(s) with index {indexes}'; exit 1; }}
         mkdir -p {STAMPS}
-        ( {_DEPENDS_ON}; echo; echo {indexes} ) 2>/dev/null | sed '/^$/d' >{_STAMP}
+        ( {_DEPENDS_ON}; echo {indexes} ) 2>/dev/null >{_STAMP}
         """,
     )
