@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from pydantic import ValidationError
 from pyinfra.api.connectors import get_all_connectors
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State
+from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
 from vllm_hosts import keys
@@ -41,12 +45,27 @@ def load(path: Path) -> Inventory:
     if not path.is_file():
         raise SettingsError([f"{path} is not a file; name an inventory such as inventory/prod.py"])
     try:
-        inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+        # pyinfra's own command has set both by now: its context, and the folder to import from.
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        with ctx_state.use(State()):
+            inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
     except Exception as error:
-        raise SettingsError([f"{path} or its group data cannot be loaded: {error}"]) from error
+        raise SettingsError([_load_problem(path, error)]) from error
     if len(inventory) == 0:
         raise SettingsError([f"{path} has no hosts; add one to the group gpu_hosts"])
     return inventory
+
+
+def _load_problem(path: Path, error: Exception) -> str:
+    """Where Python stopped, and why; the file may be the inventory or one in group_data."""
+    cause = getattr(error, "exception", error)
+    if isinstance(cause, SyntaxError):
+        return f"{cause.filename or path}, line {cause.lineno}: {cause.msg}"
+    steps = traceback.extract_tb(cause.__traceback__)
+    lines = [step for step in steps if step.name == "<module>" and "pyinfra" not in step.filename]
+    where = f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else str(path)
+    return f"{where}: cannot be loaded: {type(cause).__name__}: {cause}"
 
 
 def validate(inventory: Inventory) -> dict[str, HostSettings]:

@@ -11,7 +11,8 @@ from pyinfra.api.deploy import deploy
 
 from roles.vllm.plan import PROJECT, compose_entries
 from vllm_hosts import run
-from vllm_hosts.operations.compose import agents_running
+from vllm_hosts.facts.compose import COMPOSE
+from vllm_hosts.operations.compose import agents_healthy, agents_running
 from vllm_hosts.operations.docker import image_present
 from vllm_hosts.operations.tree import tree_synced
 
@@ -21,16 +22,22 @@ def vllm() -> None:
     """Bring the agents to what the settings say and wait until they answer."""
     settings = run.current().settings
     directory = settings.vllm.directory
+    agents = [agent.name for agent in settings.agents]
     tree_synced(
         compose_entries(settings),
-        validate=f"docker compose --project-directory {directory} config --quiet",
+        validate=f"{COMPOSE} --project-directory {directory} config --quiet",
         name="compose.yaml describes the agents",
     )
     image_present(settings.vllm.image, name="The vLLM image is on the host")
     agents_running(
         directory,
         PROJECT,
-        [agent.name for agent in settings.agents],
+        agents,
+        name="The agents run as compose.yaml says",
+    )
+    agents_healthy(
+        directory,
+        agents,
         settings.vllm.health_timeout,
-        name="The agents run and are healthy",
+        name="The agents are healthy",
     )

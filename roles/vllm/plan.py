@@ -40,6 +40,7 @@ class Service:
     gpus: tuple[str, ...]
     shm_size: str
     user: str
+    secrets: tuple[str, ...]
     stop_seconds: int
     start_seconds: int
     health_probe: str = _HEALTH_PROBE
@@ -90,9 +91,15 @@ def service(settings: HostSettings, agent: Agent) -> Service:
         gpus=tuple(str(gpu) for gpu in agent.gpus),
         shm_size=agent.shm_size,
         user=vllm.user,
+        secrets=_secrets(settings),
         stop_seconds=vllm.drain_timeout + _STOP_MARGIN,
         start_seconds=vllm.health_timeout,
     )
+
+
+def _secrets(settings: HostSettings) -> tuple[str, ...]:
+    """Names in .env that agents read."""
+    return ("VLLM_API_KEY", "HF_TOKEN") if settings.secrets.hf_token_env else ("VLLM_API_KEY",)
 
 
 def _command(settings: HostSettings, agent: Agent) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -40,8 +41,13 @@ def test_ports_are_published_on_loopback_only() -> None:
 def test_no_secret_and_no_key_flag_is_in_the_file() -> None:
     text = compose_file(settings(agents=[QWEN, CODER]))
     assert "api-key" not in text
-    assert "API_KEY" not in text
+    assert re.findall(r".*API_KEY.*", text) == ["      VLLM_API_KEY: ${VLLM_API_KEY:?}"] * 2
     assert "TOKEN" not in text
+
+
+def test_the_hugging_face_token_is_only_named() -> None:
+    text = compose_file(settings(secrets={"hf_token_env": "MY_TOKEN"}))
+    assert re.findall(r".*TOKEN.*", text) == ["      HF_TOKEN: ${HF_TOKEN:?}"]
 
 
 def test_containers_have_no_privileges() -> None:

@@ -7,6 +7,9 @@ from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 
+#: Secrets come from .env alone, never from the environment of whoever logs in.
+COMPOSE = "env -u VLLM_API_KEY -u HF_TOKEN docker compose"
+
 
 @dataclass(frozen=True)
 class Container:
@@ -45,7 +48,7 @@ class ComposeProject(HostFact[Project]):
             f"""
             echo '== hashes'
             if [ -e {directory}/compose.yaml ] && command -v docker >/dev/null; then
-                docker compose --project-directory {directory} config --hash '*' 2>&1
+                {COMPOSE} --project-directory {directory} config --hash '*' 2>&1
                 echo "exit $?"
             else
                 echo 'exit -'
@@ -72,3 +75,57 @@ class ComposeProject(HostFact[Project]):
 def _pair(line: str) -> tuple[str, str]:
     service, config_hash = line.split()
     return service, config_hash
+
+
+@dataclass(frozen=True)
+class AgentState:
+    """As Docker says it. ``health`` is ``none`` where there is no health check."""
+
+    status: str
+    restarts: int
+    health: str
+
+
+class AgentStates(HostFact[dict[str, AgentState]]):
+    """The state of each of these containers, by name. A container that is not there is an error."""
+
+    what = "the agents' health"
+
+    def command(self, agents: list[str]) -> str:
+        state = (
+            "{{.Name}} {{.State.Status}} {{.RestartCount}}"
+            " {{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
+        )
+        return ending(
+            f"echo '== states'; docker inspect --format {quote(state)} {' '.join(agents)} || exit 1"
+        )
+
+    def parse(self, lines: list[str]) -> dict[str, AgentState]:
+        states = {}
+        for line in sections(lines)["states"]:
+            name, status, restarts, health = line.split()
+            states[name.removeprefix("/")] = AgentState(status, int(restarts), health)
+        return states
+
+
+class AgentLog(HostFact[tuple[str, ...]]):
+    """The last lines that an agent printed, with the values of .env masked."""
+
+    what = "an agent's log"
+
+    def command(self, agent: str, directory: str, lines: int) -> str:
+        mask = """
+            FNR == NR { if ($0 !~ /^#/ && length($2) > 7) secrets[$2]; next }
+            { for (secret in secrets) while (at = index($0, secret))
+                  $0 = substr($0, 1, at - 1) "*MASKED*" substr($0, at + length(secret))
+              print }
+        """
+        return ending(
+            f"""
+            echo '== log'
+            docker logs --tail {lines} {agent} 2>&1 | awk -F= {quote(mask)} {directory}/.env -
+            """
+        )
+
+    def parse(self, lines: list[str]) -> tuple[str, ...]:
+        return tuple(sections(lines)["log"])

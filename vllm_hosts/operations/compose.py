@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from shlex import quote
 
+from pyinfra.context import ctx_host, ctx_state
+
+from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.compose import ComposeProject
-from vllm_hosts.operations.base import Commands, Shown, host_operation, watched
+from vllm_hosts.facts.compose import COMPOSE, AgentLog, AgentState, AgentStates, ComposeProject
+from vllm_hosts.operations.base import Commands, host_operation, watched
 
-_FORMAT = (
-    "{{.State.Status}} {{.RestartCount}}"
-    " {{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
-)
-_WAIT = r"""
-umask 077; started=$(date +%s); code=0
-for agent in {agents}; do
-    said=0
-    while :; do
-        set -- $(docker inspect --format {format} "$agent") || exit 1
-        waited=$(($(date +%s) - started))
-        [ "$3" != healthy ] || {{ echo "    $agent is healthy after $waited s"; break; }}
-        why=
-        case "$1" in exited|dead|removing) why="stopped";; esac
-        [ "$2" -lt 2 ] || why="crashed $2 times"
-        [ "$waited" -lt {timeout} ] || why="not healthy after $waited s (vllm.health_timeout)"
-        if [ -n "$why" ]; then
-            echo "agent $agent: $why; its last lines:" >&2
-            docker logs --tail 30 "$agent" 2>&1 | awk -F= '
-                FNR == NR {{ if ($0 !~ /^#/ && length($2) > 7) secrets[$2]; next }}
-                {{ for (secret in secrets) gsub(secret, "*MASKED*"); print "  | " $0 }}
-            ' {directory}/.env - >&2
-            code=1; break
-        fi
-        [ "$waited" -lt $((said + 10)) ] || {{ said=$waited; echo "    $agent: $3, $waited s"; }}
-        sleep 1
-    done
-done
-exit $code
-"""
+#: Seconds between two looks at an agent that is not healthy yet, and between two lines about it.
+_LOOK_EVERY = 2.0
+_SAY_EVERY = 10.0
+#: vLLM that ends this often while it is waited for will not come up by itself.
+_CRASHES = 2
+_LOG_LINES = 30
 
 
 @host_operation
-def agents_running(directory: str, project: str, agents: Sequence[str], timeout: int) -> Commands:
-    """Start agents, recreate those whose definition changed, and wait until all are healthy.
+def agents_running(directory: str, project: str, agents: Sequence[str]) -> Commands:
+    """Start agents, and recreate those whose definition changed.
 
     An agent whose definition is what it was keeps running. Services that are no longer in the
     compose file are removed.
 
     :param directory: holds compose.yaml and .env.
-    :param timeout: seconds in which a started agent must become healthy; one that is not fails
-        the host with its last log lines.
     """
     found = look(ComposeProject, directory=directory, project=project)
     by_service = {container.service: container for container in found.containers}
@@ -61,24 +38,64 @@ def agents_running(directory: str, project: str, agents: Sequence[str], timeout:
         or container.config_hash != found.wanted.get(agent)
         or container.status != "running"
     ]
-    compose = f"docker compose --project-directory {directory} --progress plain"
-    removed = sorted(set(by_service) - set(agents))
+    removed = set(by_service) - set(agents)
     if changed or removed:
         yield watched(
-            f"starting {' '.join(changed) or 'nothing new'}",
-            f"{compose} up --detach --no-deps --remove-orphans {' '.join(changed or agents)}",
+            f"starting {' '.join(changed)}" if changed else f"removing {' '.join(sorted(removed))}",
+            f"{COMPOSE} --project-directory {directory} --progress plain"
+            f" up --detach --no-deps --remove-orphans {' '.join(changed or agents)}",
         )
-    unsure = [
-        agent
-        for agent in agents
-        if agent in changed or by_service[agent].health not in ("healthy", "none")
-    ]
-    if unsure:
-        yield Shown(
-            _WAIT.format(
-                agents=" ".join(unsure),
-                timeout=timeout,
-                directory=directory,
-                format=quote(_FORMAT),
-            ).strip()
-        )
+
+
+@host_operation
+def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Commands:
+    """Wait until all agents are healthy, saying how long each takes. Changes nothing.
+
+    :param timeout: seconds; an agent that is not healthy by then, that stops, or that crashes
+        again and again, fails the host with its last log lines.
+    """
+    if ctx_state.get().is_executing:
+        _wait(directory, agents, timeout)
+    yield from ()
+
+
+def _wait(directory: str, agents: Sequence[str], timeout: int) -> None:
+    host = ctx_host.get()
+    started = said = time.monotonic()
+    first = look(AgentStates, agents=list(agents))
+    waiting = {agent: first[agent] for agent in agents if not _well(first[agent])}
+    failed: list[str] = []
+    while waiting:
+        time.sleep(_LOOK_EVERY)
+        now = look(AgentStates, agents=list(waiting))
+        seconds = time.monotonic() - started
+        for agent in list(waiting):
+            if _well(now[agent]):
+                host.log(f"    {agent} is healthy after {seconds:.0f} s")
+                del waiting[agent]
+            elif why := _hopeless(first[agent], now[agent], seconds, timeout):
+                lines = look(AgentLog, agent=agent, directory=directory, lines=_LOG_LINES)
+                shown = "".join(f"\n      | {line}" for line in lines)
+                failed.append(f"agent {agent} {why}; its last lines:{shown}")
+                del waiting[agent]
+        if waiting and time.monotonic() - said >= _SAY_EVERY:
+            said = time.monotonic()
+            states = ", ".join(f"{agent} is {now[agent].health}" for agent in waiting)
+            host.log(f"    waiting for agents: {seconds:.0f} s, {states}")
+    if failed:
+        raise HostError("\n    ".join(failed))
+
+
+def _well(state: AgentState) -> bool:
+    return state.status == "running" and state.health in ("healthy", "none")
+
+
+def _hopeless(first: AgentState, now: AgentState, seconds: float, timeout: int) -> str | None:
+    """Why there is no point in waiting longer."""
+    if now.status in ("exited", "dead", "removing", "paused"):
+        return f"is {now.status}"
+    if now.restarts - first.restarts >= _CRASHES:
+        return f"crashed {now.restarts - first.restarts} times"
+    if seconds >= timeout:
+        return f"is not healthy after {seconds:.0f} s (vllm.health_timeout)"
+    return None
