@@ -2,6 +2,7 @@
 
 from lab import hosts as _hosts
 from lab import layout as _layout
+from lab.settings import host_settings as _host_settings
 from lab.settings import settings as _settings
 
 
@@ -17,5 +18,5 @@ def _ssh(_name):
     }
 
 
-gpu_hosts = [(_name, _ssh(_name)) for _name in _hosts.gpu_host_names()]
+gpu_hosts = [(_name, _ssh(_name) | _host_settings(_name)) for _name in _hosts.gpu_host_names()]
 lab = ([_name for _name, _ in gpu_hosts], _settings())

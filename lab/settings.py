@@ -52,8 +52,18 @@ def settings() -> dict[str, Any]:
         else {},
         "agents": AGENTS,
     }
-    changed: dict[str, Any] = json.loads(os.environ.get("LAB_SETTINGS", "{}"))
+    changed = _changed()
     return usual | {
         name: {**usual[name], **value} if isinstance(usual.get(name), dict) else value
         for name, value in changed.items()
     }
+
+
+def host_settings(name: str) -> dict[str, Any]:
+    """What one host sets for itself: only gpu1 has room for both agents."""
+    return {} if name == "gpu1" or "agents" in _changed() else {"agents": AGENTS[:1]}
+
+
+def _changed() -> dict[str, Any]:
+    changed: dict[str, Any] = json.loads(os.environ.get("LAB_SETTINGS", "{}"))
+    return changed

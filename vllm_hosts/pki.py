@@ -57,7 +57,7 @@ class LocalCa:
         """
         private_folder(folder)
         with locked(folder):
-            certificate = read_private(folder / CA_FILE)
+            certificate = _read_public(folder / CA_FILE)
             key = read_private(folder / CA_KEY_FILE)
             if certificate is None and key is None:
                 made = cls._create(inventory_name, now)
@@ -180,6 +180,10 @@ def _usage(*, certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _read_public(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -19,7 +19,7 @@ from vllm_hosts.controller import state_folder
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import validate
 from vllm_hosts.keys import FileKeyStore, HostKeys
-from vllm_hosts.pki import CA_FILE
+from vllm_hosts.pki import CA_FILE, LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
 
 
@@ -81,6 +81,7 @@ def _initialise(
     initialise(inventory, *args, **kwargs)
     try:
         run.settings = validate(inventory)
+        _open_secrets(run)
     except SettingsError as error:
         click.secho("--> The settings cannot be deployed:", fg="red", bold=True, err=True)
         for problem in error.problems:
@@ -88,6 +89,15 @@ def _initialise(
         click.echo("    Nothing was changed on any host.", err=True)
         raise SystemExit(1) from None
     state.add_callback_handler(_NoDelay())
+
+
+def _open_secrets(run: _Run) -> None:
+    """Read, or make, every key and the CA now: what is wrong with them stops no run half way."""
+    assert run.settings is not None
+    for name in run.settings:
+        _host_run(name)
+    if any(settings.tls.mode == "local-ca" for settings in run.settings.values()):
+        LocalCa.load_or_create(state_folder(run.inventory_file), run.inventory_file.stem, utc_now())
 
 
 class _NoDelay(BaseStateCallback):

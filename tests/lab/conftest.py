@@ -36,9 +36,11 @@ class Deployed:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[None]:
-    """The lab is up, with fresh hosts. LAB_KEEP=1 leaves it up afterwards."""
+    """The lab is up, with fresh hosts. For work on a single test: LAB_KEEP=1 leaves it up
+    afterwards, LAB_REUSE=1 takes the hosts as they are."""
     lab_hosts.up(len(HOSTS))
-    lab_hosts.reset(list(HOSTS))
+    if not os.environ.get("LAB_REUSE"):
+        lab_hosts.reset(list(HOSTS))
     yield
     if not os.environ.get("LAB_KEEP"):
         lab_hosts.down()

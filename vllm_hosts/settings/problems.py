@@ -74,7 +74,8 @@ def _sentence(item: dict[str, Any], path: list[int | str], dotted: str) -> str:
         "less_than": "less than {lt}",
     }
     if kind in bounds:
-        return f"{dotted} must be {bounds[kind].format(**context)}{got}"
+        limits = {name: f"{value:g}" for name, value in context.items()}
+        return f"{dotted} must be {bounds[kind].format(**limits)}{got}"
     return f"{dotted}: {item['msg']}{got}"
 
 

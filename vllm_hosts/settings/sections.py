@@ -107,7 +107,7 @@ class Vllm(Section):
     """What all agents of a host share."""
 
     image: str = Field(
-        "docker.io/vllm/vllm-openai:v0.33.0",
+        "vllm/vllm-openai:v0.33.0",
         description="Container image, pinned by an exact tag or by digest",
     )
     version: str | None = Field(

@@ -1,0 +1,111 @@
+"""Every setting with its default, for all hosts. Made from the schema; edit it freely.
+
+What a host needs besides these is `agents`: see group_data/gpu_hosts.py. More about each
+setting: docs/settings.md."""
+
+# Docker Engine and Compose.
+docker = {
+    # `docker-ce`: Docker's own apt archive; `distro`: the distribution's packages
+    "source": "docker-ce",
+    # Docker's archive or a mirror of it; `/debian` or `/ubuntu` is added
+    "archive_url": "https://download.docker.com/linux",
+    # The archive's signing key; None: `gpg` beside the archive
+    "key_url": None,
+    # The only key that may sign the archive
+    "key_fingerprint": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88",
+    # A container's log is rotated at this size
+    "log_max_size": "50m",
+    # Rotated log files kept per container
+    "log_max_file": 3,
+    # Containers keep running while the Docker daemon restarts
+    "live_restore": True,
+}
+
+# NVIDIA Container Toolkit. Used on hosts where an agent asks for a GPU.
+nvidia = {
+    # Version of all four toolkit packages, which are then held
+    "toolkit_version": "1.20.1-1",
+    # NVIDIA's archive or a mirror of it; the architecture is added
+    "archive_url": "https://nvidia.github.io/libnvidia-container/stable/deb",
+    # The archive's signing key
+    "key_url": "https://nvidia.github.io/libnvidia-container/gpgkey",
+    # The only key that may sign the archive
+    "key_fingerprint": "C95B321B61E88C1809C4F759DDCAE044F796ECB0",
+}
+
+# Our own nftables table. Everything that is not named here or in `edge` is dropped.
+firewall = {
+    # Networks that may use SSH; empty: everybody
+    "ssh_from": [],
+    # Further TCP ports open to everybody, such as a metrics exporter's
+    "extra_tcp_ports": [],
+    # Further UDP ports open to everybody, such as WireGuard's
+    "extra_udp_ports": [],
+}
+
+# Where secrets come from that the toolkit does not make itself.
+secrets = {
+    # Environment variable, on the controller, that holds the Hugging Face token
+    "hf_token_env": None,
+    # Environment variable, on the controller, with the key between edge and vLLM; None: made at
+    # first use and kept
+    "internal_key_env": None,
+}
+
+# What all agents of a host share.
+vllm = {
+    # Container image, pinned by an exact tag or by digest
+    "image": "vllm/vllm-openai:v0.33.0",
+    # vLLM's version in the image; None: read from the image's tag
+    "version": None,
+    # Where compose.yaml and .env lie on the host
+    "directory": "/opt/vllm",
+    # Downloaded models and compiled kernels, on the host
+    "cache_directory": "/var/lib/vllm",
+    # Numeric user and group that vLLM runs as, in the container
+    "user": "64101:64101",
+    # GiB that must be free before the image is pulled
+    "image_disk": 40,
+    # GiB that must be free for each hub model that is not there yet
+    "model_disk": 20,
+    # Seconds in which a started agent must become healthy
+    "health_timeout": 1800,
+    # Seconds that running requests get when an agent stops
+    "drain_timeout": 20,
+}
+
+# Certificates of the edge.
+tls = {
+    # `local-ca`: our own CA signs; `files`: you provide them
+    "mode": "local-ca",
+    # With `files`: chain in PEM, on the controller
+    "certificate": None,
+    # With `files`: its key in PEM, on the controller
+    "key": None,
+    # With `local-ca`: life of a host's certificate, in days
+    "valid_days": 365,
+    # With `local-ca`: renewed when fewer days than this are left
+    "renew_before_days": 120,
+}
+
+# nginx: the only door for clients.
+edge = {
+    # DNS names and addresses that clients use; empty: the host's SSH address
+    "names": [],
+    # Port for clients
+    "https_port": 443,
+    # Port that only redirects to HTTPS
+    "http_port": 80,
+    # Networks that may ask; empty: everybody who has a key
+    "allow_from": [],
+    # Largest request
+    "max_body_size": "32m",
+    # Seconds that one answer may pause before it is cut
+    "timeout": 3600,
+    # Per client; more get 429
+    "requests_per_second": 20,
+    # Requests above the rate that are still taken at once
+    "burst": 40,
+    # At the same time per client; more get 429
+    "connections": 128,
+}

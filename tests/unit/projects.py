@@ -1,0 +1,55 @@
+"""Projects as users write them, in a folder of a test: an inventory and its group data."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+AGENT = {"name": "one", "model": "org/model", "port": 8001}
+
+
+@dataclass
+class Project:
+    """A folder that works like a checkout: the same deploy.py and config.py, its own settings."""
+
+    folder: Path
+    address: str = "192.0.2.1"
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("deploy.py", "config.py", "roles", "vllm_hosts", "templates"):
+            (self.folder / name).symlink_to(ROOT / name)
+        self.write("inventory/prod.py", f"gpu_hosts = [{self.address!r}]\n")
+        self.write("group_data/gpu_hosts.py", f"agents = [{AGENT!r}]\n")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def group(self, **data: object) -> None:
+        """What group_data/gpu_hosts.py sets."""
+        lines = [f"{name} = {value!r}\n" for name, value in {"agents": [AGENT], **data}.items()]
+        self.write("group_data/gpu_hosts.py", "".join(lines))
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """One of the toolkit's commands, in this folder."""
+        return subprocess.run(
+            [str(BIN / words[0]), *words[1:]],
+            cwd=self.folder,
+            env={**os.environ, "PYINFRA_PROGRESS": "off", "COLUMNS": "200", **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def check(self) -> subprocess.CompletedProcess[str]:
+        return self.run("vllm-hosts", "check", "inventory/prod.py")

@@ -1,0 +1,301 @@
+"""Bad settings: one clear sentence each, a non-zero exit, and nothing is connected to."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.projects import AGENT, Project
+from vllm_hosts.pki import LocalCa
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def agent(**changes: Any) -> dict[str, Any]:
+    return {**AGENT, **changes}
+
+
+def two(**changes: Any) -> list[dict[str, Any]]:
+    return [AGENT, {"name": "two", "model": "org/model", "port": 8002, "gpus": [1], **changes}]
+
+
+#: What group_data/gpu_hosts.py sets -> the one sentence that has to come of it.
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown setting": (
+        {"edge": {"http_prot": 80}},
+        "group_data/gpu_hosts.py: unknown setting edge.http_prot; did you mean 'http_port'?",
+    ),
+    "unknown section": (
+        {"dcoker": {}},
+        "group_data/gpu_hosts.py: unknown setting 'dcoker'; did you mean 'docker'?"
+        " (data of your own: start it with x_)",
+    ),
+    "unknown setting of an agent": (
+        {"agents": [agent(max_modl_len=1)]},
+        "group_data/gpu_hosts.py: unknown setting agents[0].max_modl_len;"
+        " did you mean 'max_model_len'?",
+    ),
+    "wrong type": (
+        {"edge": {"https_port": "443"}},
+        "group_data/gpu_hosts.py: edge.https_port must be a whole number, not '443'",
+    ),
+    "wrong type of a list": (
+        {"agents": [agent(gpus=0)]},
+        "group_data/gpu_hosts.py: agents[0].gpus must be a list, not 0",
+    ),
+    "wrong type of a section": (
+        {"edge": 443},
+        "group_data/gpu_hosts.py: edge must be a dictionary, not 443",
+    ),
+    "missing": (
+        {"agents": [{"name": "one", "port": 8001}]},
+        "group_data/gpu_hosts.py: agents[0].model is missing; set it",
+    ),
+    "no agents": (
+        {"agents": []},
+        "agents is empty; describe at least one agent",
+    ),
+    "duplicate name": (
+        {"agents": two(name="one")},
+        "two agents have the name 'one'; each needs its own",
+    ),
+    "duplicate port": (
+        {"agents": two(port=8001)},
+        "two agents have the port 8001; each needs its own",
+    ),
+    "low port": (
+        {"agents": [agent(port=443)]},
+        "group_data/gpu_hosts.py: agents[0].port must be at least 1024, not 443",
+    ),
+    "port of the edge": (
+        {"agents": [agent(port=8443)], "edge": {"https_port": 8443}},
+        "agent 'one' has port 8443, which is edge.https_port; give it another",
+    ),
+    "too much of one GPU": (
+        {"agents": two(gpus=[0], gpu_memory_utilization=0.5)},
+        "agents 'one' (0.92) and 'two' (0.5) ask for 1.42 of GPU 0's memory;"
+        " lower gpu_memory_utilization so that they add up to 1 or less",
+    ),
+    "utilization above 1": (
+        {"agents": [agent(gpu_memory_utilization=1.5)]},
+        "group_data/gpu_hosts.py: agents[0].gpu_memory_utilization must be at most 1, not 1.5",
+    ),
+    "api key": (
+        {"agents": [agent(extra_args=["--api-key", "x"])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: --api-key is refused:"
+        " the key comes from .env, where `ps` cannot show it",
+    ),
+    "api key, joined": (
+        {"agents": [agent(extra_args=["--api_key=secret-value"])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: --api_key is refused:"
+        " the key comes from .env, where `ps` cannot show it",
+    ),
+    "root path": (
+        {"agents": [agent(extra_args=["--root-path=/v1"])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: --root-path is refused:"
+        " it turns authentication off",
+    ),
+    "root path, abbreviated": (
+        {"agents": [agent(extra_args=["--root=/v1"])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: --root is refused:"
+        " it turns authentication off",
+    ),
+    "host": (
+        {"agents": [agent(extra_args=["--host", "0.0.0.0"])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: --host is refused:"
+        " only 127.0.0.1 of the host reaches the container",
+    ),
+    "port": (
+        {"agents": [agent(extra_args=["--port", "80"])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: --port is refused: set the agent's port",
+    ),
+    "development mode": (
+        {"agents": [agent(env={"VLLM_SERVER_DEV_MODE": "1"})]},
+        "group_data/gpu_hosts.py: agents[0].env: VLLM_SERVER_DEV_MODE is refused:"
+        " it opens control routes without a key",
+    ),
+    "old vLLM": (
+        {"vllm": {"image": "vllm/vllm-openai:v0.19.1"}},
+        "group_data/gpu_hosts.py: vllm: vLLM 0.19.1 has known ways around its key;"
+        " use 0.32.0 or newer",
+    ),
+    "moving tag": (
+        {"vllm": {"image": "vllm/vllm-openai:latest"}},
+        "group_data/gpu_hosts.py: vllm.image: 'vllm/vllm-openai:latest' can change by itself;"
+        " name an exact tag such as ':v0.33.0' or a digest",
+    ),
+    "version unknown": (
+        {"vllm": {"image": "registry.example/vllm@sha256:" + "a" * 64}},
+        "group_data/gpu_hosts.py: vllm: the version of vLLM cannot be read from"
+        f" 'registry.example/vllm@sha256:{'a' * 64}'; set vllm.version, such as '0.33.0'",
+    ),
+    "certificate missing": (
+        {"tls": {"mode": "files", "certificate": "no.pem", "key": "no.key"}},
+        "tls.certificate no.pem cannot be read: No such file or directory",
+    ),
+    "certificate not named": (
+        {"tls": {"mode": "files", "key": "no.key"}},
+        "group_data/gpu_hosts.py: tls: tls.mode is 'files' but tls.certificate names no file",
+    ),
+    "network with host bits": (
+        {"edge": {"allow_from": ["10.0.0.1/8"]}},
+        "group_data/gpu_hosts.py: edge.allow_from[0]: '10.0.0.1/8' is not a network;"
+        " write it like '10.0.0.0/8', '192.0.2.7/32' or '2001:db8::/32'",
+    ),
+    "token not set": (
+        {"secrets": {"hf_token_env": "NO_SUCH_TOKEN"}},
+        "secrets.hf_token_env names the environment variable NO_SUCH_TOKEN, which is not set;"
+        " export it, or remove the setting",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_one_clear_sentence(project: Project, case: str) -> None:
+    data, sentence = BAD[case]
+    project.group(**data)
+    done = project.check()
+    assert done.returncode == 1, done.stdout
+    said = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith("- ")]
+    assert said == [f"- {sentence} (on 192.0.2.1)"], done.stdout
+    assert "secret-value" not in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (project.folder / "inventory" / ".vllm-hosts").exists(), "a key was made"
+
+
+def test_an_empty_key(project: Project) -> None:
+    project.environment = {"MY_KEY": ""}
+    project.group(secrets={"internal_key_env": "MY_KEY"})
+    done = project.check()
+    assert done.returncode == 1
+    assert "secrets.internal_key_env names the environment variable MY_KEY, which is empty" in (
+        done.stdout
+    )
+
+
+def certificate(folder: Path, days_ago: int = 0) -> None:
+    now = datetime.now(UTC) - timedelta(days=days_ago)
+    issued = LocalCa.load_or_create(folder / "ca", "x", now).issue(["192.0.2.1"], 30, now)
+    (folder / "cert.pem").write_bytes(issued.certificate_pem)
+    (folder / "cert.key").write_bytes(issued.key_pem.get_secret_value())
+
+
+FILES = {"mode": "files", "certificate": "cert.pem", "key": "cert.key"}
+
+
+def test_certificate_files(project: Project) -> None:
+    project.group(tls=FILES)
+    certificate(project.folder)
+    assert project.check().returncode == 0
+    (project.folder / "other").mkdir()
+    certificate(project.folder / "other")
+    (project.folder / "other" / "cert.key").replace(project.folder / "cert.key")
+    done = project.check()
+    assert done.returncode == 1
+    assert "tls.key cert.key is not the key of cert.pem" in done.stdout
+    certificate(project.folder, days_ago=60)
+    done = project.check()
+    assert done.returncode == 1
+    assert re.search(r"tls.certificate cert.pem expired on \d{4}-\d\d-\d\d", done.stdout)
+
+
+def test_all_problems_are_said_at_once(project: Project) -> None:
+    project.group(edge={"https_port": "443"}, docker={"sourc": 1})
+    said = project.check().stdout
+    assert said.count("\n  - ") == 2, said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gpu_hosts = [", "inventory/prod.py, line 1: '[' was never closed"),
+        ("import no_such_module\n", "line 1: cannot be loaded: ModuleNotFoundError"),
+        ("gpu_hosts = []\n", "has no hosts; add one to the group gpu_hosts"),
+    ],
+)
+def test_an_inventory_that_cannot_be_used(project: Project, text: str, words: str) -> None:
+    project.write("inventory/prod.py", text)
+    done = project.check()
+    assert done.returncode == 1
+    assert words in done.stdout, done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_an_inventory_that_is_not_there(project: Project) -> None:
+    done = project.run("vllm-hosts", "check", "inventory/nope.py")
+    assert done.returncode == 1
+    assert "inventory/nope.py is not a file" in done.stdout
+
+
+class Listener:
+    """Counts connections to a port of this machine."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                self._socket.accept()[0].close()
+            except OSError:
+                return
+            self.connections += 1
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+def test_pyinfra_itself_stops_before_it_connects(project: Project, listener: Listener) -> None:
+    host = ("127.0.0.1", {"ssh_port": listener.port, "ssh_user": "nobody"})
+    project.write("inventory/prod.py", f"gpu_hosts = [{host!r}]\n")
+    project.group(agents=[agent(port=80)])
+    done = project.run("pyinfra", "-y", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1, done.stdout
+    assert "group_data/gpu_hosts.py: agents[0].port must be at least 1024, not 80" in done.stdout
+    assert "Nothing was changed on any host" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert listener.connections == 0
+    # The same run with good settings does connect, so the count above means something.
+    project.group()
+    done = project.run("pyinfra", "-y", "inventory/prod.py", "deploy.py")
+    assert done.returncode != 0
+    assert listener.connections > 0, done.stdout
+
+
+def test_damaged_keys_stop_pyinfra_before_it_connects(project: Project, listener: Listener) -> None:
+    host = ("127.0.0.1", {"ssh_port": listener.port, "ssh_user": "nobody"})
+    project.write("inventory/prod.py", f"gpu_hosts = [{host!r}]\n")
+    project.write("inventory/.vllm-hosts/prod/keys.json", "{")
+    (project.folder / "inventory/.vllm-hosts/prod").chmod(0o700)
+    (project.folder / "inventory/.vllm-hosts/prod/keys.json").chmod(0o600)
+    done = project.run("pyinfra", "-y", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1
+    assert "keys.json is damaged; restore it from a backup" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert listener.connections == 0
+
+
+def test_a_run_that_would_hide_failures_is_refused(project: Project) -> None:
+    done = project.run("pyinfra", "-y", "--no-wait", "inventory/prod.py", "deploy.py")
+    assert done.returncode != 0
+    assert "--no-wait exits with 0 after failures; leave it out" in done.stdout

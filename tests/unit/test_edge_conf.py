@@ -1,0 +1,104 @@
+"""The edge's configuration: golden files, and what must be in every one of them."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import SecretStr
+
+from roles.nginx.plan import (
+    FOLDER,
+    NginxVersion,
+    clients_map,
+    edge_conf,
+    edge_entries,
+    parse_version,
+)
+from roles.secrets.plan import secret_entries
+from tests.golden import check_golden
+from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.keys import Client, HostKeys
+from vllm_hosts.tree import File
+
+DEBIAN_13 = NginxVersion((1, 26, 3), (3, 5, 0))
+UBUNTU_22 = NginxVersion((1, 18, 0), (3, 0, 2))
+KEYS = HostKeys(
+    internal=SecretStr("INTERNAL-KEY"),
+    clients=(Client("alice", SecretStr("KEY-A")), Client("bob", SecretStr("KEY-B"))),
+    hf_token=SecretStr("HF-TOKEN"),
+)
+PLAIN = settings(edge={"names": ["llm.example.com"]})
+RICH = settings(
+    agents=[QWEN, CODER],
+    edge={
+        "names": ["llm.example.com", "2001:db8::11"],
+        "https_port": 8443,
+        "http_port": 8080,
+        "allow_from": ["10.0.0.0/8", "2001:db8::/32"],
+    },
+)
+
+
+def files(chosen: NginxVersion = DEBIAN_13) -> dict[str, File]:
+    entries = edge_entries(RICH, KEYS, chosen)
+    return {entry.path: entry for entry in entries if isinstance(entry, File)}
+
+
+def test_golden_one_agent() -> None:
+    check_golden("nginx/one-agent.conf", edge_conf(PLAIN, DEBIAN_13))
+
+
+def test_golden_two_agents_with_networks_and_an_old_nginx() -> None:
+    check_golden("nginx/two-agents-nginx-1.18.conf", edge_conf(RICH, UBUNTU_22))
+
+
+def test_golden_tls() -> None:
+    check_golden("nginx/tls.conf", files()[f"{FOLDER}/tls.conf"].content.decode())
+    check_golden(
+        "nginx/tls-nginx-1.18.conf", files(UBUNTU_22)[f"{FOLDER}/tls.conf"].content.decode()
+    )
+
+
+def test_golden_files_with_keys() -> None:
+    check_golden("nginx/clients.map", clients_map(KEYS))
+    check_golden("nginx/upstream.conf", files()[f"{FOLDER}/upstream.conf"].content.decode())
+
+
+def test_files_with_keys_are_for_root_and_never_shown() -> None:
+    with_keys = [
+        file for file in files().values() if re.search(rb"KEY-A|KEY-B|INTERNAL", file.content)
+    ]
+    assert len(with_keys) == 2
+    for file in with_keys:
+        assert (file.mode, file.owner, file.secret) == (0o600, "root", True)
+        assert "KEY" not in repr(file)
+
+
+def test_every_proxied_path_is_written_out() -> None:
+    text = edge_conf(RICH, DEBIAN_13)
+    targets = re.findall(r"proxy_pass (\S+);", text)
+    assert targets
+    for target in targets:
+        assert re.fullmatch(
+            r"http://vllm_hosts_[a-z-]+/v1/[a-z_/]+(\$vllm_hosts_id(/cancel)?)?", target
+        ), target
+    # Behind every one: the network, the method and the client are looked at first.
+    assert text.count("if ($vllm_hosts_client =") == len(targets)
+    assert text.count("if ($vllm_hosts_network_refused)") == len(targets)
+
+
+def test_versions_are_read_from_what_nginx_prints() -> None:
+    said = (
+        "nginx version: nginx/1.22.1\nbuilt by gcc 12.2.0 (Debian 12.2.0-14)\n"
+        "built with OpenSSL 3.0.8 7 Feb 2023 (running with OpenSSL 3.0.15 3 Sep 2024)\n"
+    )
+    assert parse_version(said) == NginxVersion((1, 22, 1), (3, 0, 15))
+
+
+def test_env_holds_the_internal_key_and_the_token() -> None:
+    [env] = [entry for entry in secret_entries(RICH, KEYS) if isinstance(entry, File)]
+    assert (env.path, env.mode, env.owner, env.group) == ("/opt/vllm/.env", 0o600, "root", "root")
+    lines = [line for line in env.content.decode().splitlines() if not line.startswith("#")]
+    assert lines == ["VLLM_API_KEY=INTERNAL-KEY", "HF_TOKEN=HF-TOKEN"]
+    assert env.secret
+    assert "KEY-A" not in env.content.decode(), "clients' keys belong to the edge alone"
