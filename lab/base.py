@@ -20,6 +20,7 @@ MACHINE_PACKAGES = [
     "docker-registry",
     "apt-cacher-ng",
     "openssl",
+    "curl",
 ]
 
 _SYSTEM = [

@@ -56,12 +56,19 @@ def settings() -> dict[str, Any]:
     return usual | {
         name: {**usual[name], **value} if isinstance(usual.get(name), dict) else value
         for name, value in changed.items()
+        if name != "hosts"
     }
 
 
 def host_settings(name: str) -> dict[str, Any]:
-    """What one host sets for itself: only gpu1 has room for both agents."""
-    return {} if name == "gpu1" or "agents" in _changed() else {"agents": AGENTS[:1]}
+    """What one host sets for itself: only gpu1 has room for both agents.
+
+    LAB_SETTINGS changes it under ``hosts``, by name.
+    """
+    changed = _changed()
+    usual = {} if name == "gpu1" or "agents" in changed else {"agents": AGENTS[:1]}
+    own: dict[str, Any] = changed.get("hosts", {}).get(name, {})
+    return usual | own
 
 
 def _changed() -> dict[str, Any]:

@@ -6,6 +6,8 @@ Exit codes: 0 all is well; 1 something is wrong, and was said; 2 the command was
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,7 +89,9 @@ def endpoints(inventory: Path, as_json: bool) -> None:
 
     Example: vllm-hosts endpoints inventory/prod.py --json
     """
-    found = list(all_endpoints(_settings(inventory), state_folder(inventory), inventory))
+    found = list(
+        all_endpoints(_settings(inventory), state_folder(inventory), inventory, _program())
+    )
     if as_json:
         click.echo(json.dumps([endpoint.as_json() for endpoint in found], indent=2))
         return
@@ -129,6 +133,14 @@ def verify(inventory: Path, pytest_arguments: tuple[str, ...]) -> None:
     code = subprocess.run(command, check=False).returncode
     # pytest's own codes above 1 mean that nothing, or not everything, was looked at.
     sys.exit(0 if code == 0 else 1)
+
+
+def _program() -> str:
+    """How the reader's shell finds this command: by name, or by its path in an environment."""
+    here = Path(sys.executable).parent / "vllm-hosts"
+    if shutil.which("vllm-hosts") == str(here):
+        return "vllm-hosts"
+    return os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here)
 
 
 def _settings(inventory: Path) -> dict[str, HostSettings]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 
 from vllm_hosts.keys import DEFAULT_CLIENT
 from vllm_hosts.pki import CA_FILE
@@ -29,18 +31,28 @@ class Endpoint:
         return asdict(self)
 
     def curl(self) -> str:
-        """A line for bash that asks for the models. The key is in nobody's arguments."""
-        ca = f" --cacert {self.ca_file}" if self.ca_file else ""
-        header = f"""<(printf 'Authorization: Bearer %s' "$({self.key_command})")"""
-        return f"curl -sS{ca} -H @{header} {self.base_url}/models"
+        """A line for any shell that completes a chat. The key is in no process's arguments."""
+        ca = f" --cacert {quote(self.ca_file)}" if self.ca_file else ""
+        body = {
+            "model": self.served_model_name,
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 16,
+        }
+        return (
+            f"""printf 'header = "Authorization: Bearer %s"' "$({self.key_command})" |"""
+            f" curl -sS -K -{ca} -H 'Content-Type: application/json'"
+            f" -d {quote(json.dumps(body))}"
+            f" {self.base_url}/chat/completions"
+        )
 
 
 def endpoints(
-    settings: dict[str, HostSettings], folder: Path, inventory: Path
+    settings: dict[str, HostSettings], folder: Path, inventory: Path, program: str
 ) -> Iterator[Endpoint]:
     """All agents of all hosts.
 
     :param folder: the inventory's private folder on the controller.
+    :param program: how a shell here finds the command vllm-hosts.
     """
     for host in settings.values():
         name = host_header(host.edge_names[0], host.edge.https_port)
@@ -52,5 +64,5 @@ def endpoints(
                 ca_file=str(folder / CA_FILE) if host.tls.mode == "local-ca" else None,
                 served_model_name=agent.client_model_name,
                 client=DEFAULT_CLIENT,
-                key_command=f"vllm-hosts key {inventory}",
+                key_command=f"{quote(program)} key {quote(str(inventory))}",
             )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from lab import hosts as lab_hosts
 from tests.lab.deploys import ROOT, Run, deploy
@@ -28,10 +30,14 @@ class Deployed:
     first_run: Run
     settings: dict[str, HostSettings]
     ca_file: Path
-    client_key: str
-    #: Every secret value that must show up nowhere.
-    canaries: tuple[str, ...]
+    client_key: SecretStr
+    #: Every secret that must show up nowhere, by what it is.
+    canaries: dict[str, SecretStr]
     seen_in_arguments: tuple[str, ...]
+
+    def leaks(self, text: str) -> list[str]:
+        """Which secrets are in a text."""
+        return [name for name, key in self.canaries.items() if key.get_secret_value() in text]
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +56,16 @@ def lab() -> Iterator[None]:
 def deployed(lab: None) -> Deployed:
     """The first deploy, at the highest verbosity, with every process's arguments watched."""
     os.chdir(ROOT)
-    os.environ["HF_TOKEN_OF_THE_LAB"] = "hf_canary_AbCdEfGhIjKlMnOpQrStUvWx"
+    os.environ["HF_TOKEN_OF_THE_LAB"] = "hf_" + secrets.token_urlsafe(24)
     settings = validate(load(INVENTORY))
     folder = state_folder(INVENTORY)
     store = FileKeyStore(folder)
-    internal = [store.host_keys(host).internal.get_secret_value() for host in settings.values()]
-    client = store.client_key("default").get_secret_value()
-    canaries = (*internal, client, os.environ["HF_TOKEN_OF_THE_LAB"])
-    with ArgumentWatch(canaries) as watch:
+    client = store.client_key("default")
+    canaries = {
+        f"internal key of {host}": store.host_keys(settings[host]).internal for host in HOSTS
+    }
+    canaries |= {"client's key": client, "token": SecretStr(os.environ["HF_TOKEN_OF_THE_LAB"])}
+    with ArgumentWatch(key.get_secret_value() for key in canaries.values()) as watch:
         run = deploy("-vvv", "--debug", "--diff")
     return Deployed(
         first_run=run,

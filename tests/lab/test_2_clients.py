@@ -8,16 +8,19 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from pydantic import SecretStr
 
 from tests.lab.conftest import HOSTS, Deployed
 from vllm_hosts import probe
 
 
-def client(deployed: Deployed, host: str, agent: str | None = None, key: str | None = None) -> Any:
+def client(
+    deployed: Deployed, host: str, agent: str | None = None, key: SecretStr | None = None
+) -> Any:
     path = f"/{agent}/v1" if agent else "/v1"
     return openai.OpenAI(
         base_url=f"https://{deployed.settings[host].address}{path}",
-        api_key=key or deployed.client_key,
+        api_key=(key or deployed.client_key).get_secret_value(),
         http_client=httpx.Client(verify=str(deployed.ca_file)),
         max_retries=0,
         timeout=60,
@@ -65,14 +68,16 @@ def test_a_stream_arrives_spread_over_time(deployed: Deployed) -> None:
 @pytest.mark.parametrize("key", ["wrong", "x" * 43])
 def test_a_wrong_key_is_refused(deployed: Deployed, key: str) -> None:
     with pytest.raises(openai.AuthenticationError) as refused:
-        client(deployed, "gpu1", key=key).models.list()
+        client(deployed, "gpu1", key=SecretStr(key)).models.list()
     assert refused.value.status_code == 401
     assert isinstance(refused.value.body, dict) and refused.value.body["message"]
 
 
-def ask(deployed: Deployed, host: str, path: str, key: str | None = None, **more: Any) -> int:
+def ask(
+    deployed: Deployed, host: str, path: str, key: SecretStr | None = None, method: str = "GET"
+) -> int:
     settings = deployed.settings[host]
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     return probe.ask(
         settings.address,
         settings.edge.https_port,
@@ -80,7 +85,7 @@ def ask(deployed: Deployed, host: str, path: str, key: str | None = None, **more
         name=settings.edge_names[0],
         ca_file=str(deployed.ca_file),
         headers=headers,
-        **more,
+        method=method,
     ).status
 
 
@@ -100,5 +105,6 @@ def test_routes_that_vllm_leaves_open_are_404_even_with_a_key(
 
 
 def test_the_internal_key_is_no_client_s_key(deployed: Deployed) -> None:
-    for internal in deployed.canaries[: len(HOSTS)]:
+    for host in HOSTS:
+        internal = deployed.canaries[f"internal key of {host}"]
         assert ask(deployed, "gpu1", "/v1/models", internal) == 401
