@@ -2,8 +2,13 @@
 
 from lab import hosts as _hosts
 from lab import layout as _layout
+from lab import network as _network
 from lab.settings import host_settings as _host_settings
 from lab.settings import settings as _settings
+
+if not _network.is_up():
+    # Its addresses could be somebody else's while they are not the lab's.
+    raise RuntimeError("the lab is not up; run: make lab-up")
 
 
 def _ssh(_name):

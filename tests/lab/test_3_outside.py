@@ -15,7 +15,7 @@ def open_ports(address: str) -> set[int]:
     family = "-6" if ":" in address else ""
     listing = lab_hosts.run(
         "neighbour",
-        f"nmap {family} -n -Pn -sS -p- --min-rate 4000 --max-retries 2 --host-timeout 180s"
+        f"nmap {family} -n -Pn -sS -p- --min-rate 10000 --max-retries 1 --host-timeout 120s"
         f" --open -oG - {address}",
         timeout=200,
     ).stdout

@@ -64,6 +64,24 @@ def test_an_unsupported_system_is_refused_by_name(deployed: Deployed) -> None:
     assert_converges()
 
 
+def test_a_missing_driver_is_told_in_its_own_words(deployed: Deployed) -> None:
+    with broken("mv /etc/lab-gpu.csv /root/", "mv /root/lab-gpu.csv /etc/"):
+        run = deploy()
+    assert_only_gpu2_failed(run, "couldn't communicate with the NVIDIA driver")
+    assert_converges()
+
+
+def test_a_port_that_somebody_else_has(deployed: Deployed) -> None:
+    taken = dict(AGENTS[0], name="other", port=8009)
+    with broken(
+        "systemd-run --unit lab-stranger systemd-socket-activate -l 127.0.0.1:8009 /bin/cat",
+        "systemctl stop lab-stranger",
+    ):
+        run = deploy_with(agents=[AGENTS[0], taken])
+    assert_only_gpu2_failed(run, "8009", "systemd-socket")
+    assert_converges()
+
+
 def test_an_unreachable_host(deployed: Deployed) -> None:
     with broken("systemctl stop ssh.service ssh.socket", "systemctl start ssh.service"):
         run = deploy()

@@ -12,6 +12,7 @@ from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.api.state import State
+from pyinfra.connectors.util import CommandOutput
 
 from vllm_hosts.errors import HostError
 
@@ -63,9 +64,11 @@ class Shown(StringCommand):
 
     def execute(self, state: State, host: Host, connector_arguments: object) -> object:
         arguments = {**connector_arguments, **self.connector_arguments}  # type: ignore[dict-item]
-        return host.run_shell_command(
+        done, output = host.run_shell_command(
             self, print_output=True, print_input=state.print_input, **arguments
         )
+        # pyinfra prints what a failed command printed, which everybody has seen by now.
+        return done, output if done else CommandOutput([])
 
 
 def watched(label: str, script: str, *, seconds: int = 10, tail: int = 20) -> Shown:

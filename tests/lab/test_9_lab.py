@@ -1,0 +1,65 @@
+"""The lab itself: repaired after a crash, and gone without a trace. Runs last: it ends the lab."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab import hosts as lab_hosts
+from lab import layout, network, processes
+from tests.lab.conftest import HOSTS
+from tests.lab.deploys import command
+
+
+def processes_of_the_lab() -> list[str]:
+    """Command lines that name the lab's folder, and everything that runs in a host."""
+    return [
+        " ".join(words)
+        for pid, words in processes.command_lines().items()
+        if pid != os.getpid() and any(str(layout.STATE) in word for word in words)
+    ]
+
+
+def ruleset() -> str:
+    return subprocess.run(
+        ["nft", "-s", "list", "ruleset"], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_up_repairs_what_a_crash_left_behind(lab: None) -> None:
+    for name in ("host-gpu2", "archive"):
+        pid = processes.alive(name)
+        assert pid is not None
+        for victim in [*processes.children(pid), pid]:
+            os.kill(victim, signal.SIGKILL)
+    network.drop_link("gpu2")
+    lab_hosts.up(len(HOSTS))
+    assert lab_hosts.is_up()
+    assert lab_hosts.run("gpu2", "hostname").stdout.strip() == "gpu2"
+    assert processes.alive("archive") is not None
+
+
+def test_reset_returns_a_host_to_its_fresh_state(lab: None) -> None:
+    lab_hosts.run("gpu2", "touch /root/traces; mkdir -p /opt/vllm")
+    lab_hosts.reset(["gpu2"])
+    left = lab_hosts.run("gpu2", "ls -d /root/traces /opt/vllm /etc/docker", check=False)
+    assert left.stdout == ""
+
+
+def test_settings_are_refused_while_the_lab_is_down_and_down_leaves_nothing(lab: None) -> None:
+    if os.environ.get("LAB_KEEP"):
+        pytest.fail("LAB_KEEP keeps the lab up: leave it out, or this test")
+    lab_hosts.down()
+    assert processes_of_the_lab() == []
+    assert not network.is_up()
+    assert list(Path("/sys/class/net").glob("vb-*")) == []
+    assert str(layout.STATE) not in Path("/proc/mounts").read_text()
+    assert layout.BRIDGE not in ruleset()
+    done = command("vllm-hosts", "check", "inventory/lab.py")
+    assert done.code == 1
+    assert "the lab is not up; run: make lab-up" in done.output
+    lab_hosts.down()
