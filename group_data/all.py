@@ -82,6 +82,9 @@ tls = {
     "certificate": None,
     # With `files`: its key in PEM, on the controller
     "key": None,
+    # With `files`: CA that clients have to be given, in PEM, on the controller; None: one that
+    # every system knows
+    "ca_file": None,
     # With `local-ca`: life of a host's certificate, in days
     "valid_days": 365,
     # With `local-ca`: renewed when fewer days than this are left
@@ -96,7 +99,8 @@ edge = {
     "https_port": 443,
     # Port that only redirects to HTTPS
     "http_port": 80,
-    # Networks that may ask; empty: everybody who has a key
+    # Networks that may ask, the controller's among them since it verifies the edge; empty:
+    # everybody who has a key
     "allow_from": [],
     # Largest request
     "max_body_size": "32m",

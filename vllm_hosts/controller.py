@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vllm_hosts.settings import HostSettings
+
+#: The local CA's certificate, which clients get, in an inventory's folder.
+CA_FILE = "ca.pem"
+
 
 def state_folder(inventory_file: Path) -> Path:
     """The folder beside an inventory for its secrets, such as ``inventory/.vllm-hosts/prod``.
@@ -13,3 +18,13 @@ def state_folder(inventory_file: Path) -> Path:
     """
     path = inventory_file.resolve()
     return path.parent / ".vllm-hosts" / path.stem
+
+
+def client_ca_file(settings: HostSettings, folder: Path) -> str | None:
+    """The CA file that clients of a host need; None: the CAs that every system knows will do.
+
+    :param folder: the inventory's, from ``state_folder``.
+    """
+    if settings.tls.mode == "local-ca":
+        return str(folder / CA_FILE)
+    return settings.tls.ca_file

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 
+from vllm_hosts.controller import client_ca_file
 from vllm_hosts.keys import DEFAULT_CLIENT
-from vllm_hosts.pki import CA_FILE
 from vllm_hosts.probe import host_header
 from vllm_hosts.settings import HostSettings
 
@@ -61,7 +61,7 @@ def endpoints(
                 host=host.name,
                 agent=agent.name,
                 base_url=f"https://{name}/{agent.name}/v1",
-                ca_file=str(folder / CA_FILE) if host.tls.mode == "local-ca" else None,
+                ca_file=client_ca_file(host, folder),
                 served_model_name=agent.client_model_name,
                 client=DEFAULT_CLIENT,
                 key_command=f"{quote(program)} key {quote(str(inventory))}",

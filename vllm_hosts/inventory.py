@@ -20,7 +20,7 @@ from pyinfra_cli.inventory import make_inventory
 
 from vllm_hosts import keys
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.pki import check_files, utc_now
+from vllm_hosts.pki import check_ca_file, check_files, utc_now
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.problems import sentences
 
@@ -159,6 +159,8 @@ def _outside(settings: HostSettings) -> Iterator[str]:
     tls = settings.tls
     if tls.mode == "files" and tls.certificate and tls.key:
         yield from check_files(tls.certificate, tls.key, settings.edge_names, utc_now())
+        if tls.ca_file:
+            yield from check_ca_file(tls.ca_file)
 
 
 def _on(hosts: list[str], total: int) -> str:

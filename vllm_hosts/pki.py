@@ -25,9 +25,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import SecretBytes
 
 from vllm_hosts.atomic import locked, private_folder, read_private, write_private
+from vllm_hosts.controller import CA_FILE
 from vllm_hosts.errors import SettingsError
 
-CA_FILE = "ca.pem"
 CA_KEY_FILE = "ca.key"
 _CA_YEARS = 10
 #: Clients whose clock is a little behind still accept a certificate that was just made.
@@ -252,6 +252,17 @@ def reason_to_renew(
     if left < timedelta(days=renew_before_days):
         return f"it has {max(left.days, 0)} days left"
     return None
+
+
+def check_ca_file(path: str) -> list[str]:
+    """What is wrong with a CA file that a user provides, one sentence at most."""
+    try:
+        x509.load_pem_x509_certificates(Path(path).read_bytes())
+    except OSError as error:
+        return [f"tls.ca_file {path} cannot be read: {error.strerror}"]
+    except ValueError:
+        return [f"tls.ca_file {path} holds no certificate in PEM"]
+    return []
 
 
 def check_files(

@@ -15,11 +15,11 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_host, ctx_state
 
-from vllm_hosts.controller import state_folder
+from vllm_hosts.controller import client_ca_file, state_folder
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import validate
 from vllm_hosts.keys import FileKeyStore, HostKeys
-from vllm_hosts.pki import CA_FILE, LocalCa, utc_now
+from vllm_hosts.pki import LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
 
 
@@ -35,7 +35,7 @@ class Current:
     @property
     def ca_file(self) -> str | None:
         """The CA that signed the edge's certificate; None: one that everybody knows."""
-        return str(self.folder / CA_FILE) if self.settings.tls.mode == "local-ca" else None
+        return client_ca_file(self.settings, self.folder)
 
 
 @dataclass

@@ -45,10 +45,19 @@ def edge_problems(settings: HostSettings, ask: Ask) -> Iterator[str]:
         try:
             answer = ask(path)
         except OSError as error:
-            yield f"the edge does not answer {path}: {error}"
+            yield f"the edge does not answer {path}: {error}{_hint(settings)}"
+            return
+        if answer.status == 403 and settings.edge.allow_from:
+            yield f"the edge refuses the controller with 403{_hint(settings)}"
             return
         if answer.status != status:
             yield f"the edge answers {path} without a key with {answer.status}, not {status}"
+
+
+def _hint(settings: HostSettings) -> str:
+    if not settings.edge.allow_from:
+        return ""
+    return "; is the controller's network in edge.allow_from? The edge is verified from here"
 
 
 def reachable_problems(

@@ -10,10 +10,9 @@ from pydantic import SecretStr
 from testinfra.host import Host
 
 from vllm_hosts import probe
-from vllm_hosts.controller import state_folder
+from vllm_hosts.controller import client_ca_file, state_folder
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import DEFAULT_CLIENT, FileKeyStore
-from vllm_hosts.pki import CA_FILE
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.testing import Hosts
 
@@ -114,6 +113,5 @@ class Edge:
 @pytest.fixture(scope="session")
 def edge(verified: Verified, settings: HostSettings) -> Edge:
     folder = state_folder(verified.file)
-    ca_file = str(folder / CA_FILE) if settings.tls.mode == "local-ca" else None
     key = FileKeyStore(folder).client_key(DEFAULT_CLIENT)
-    return Edge(settings, ca_file, key)
+    return Edge(settings, client_ca_file(settings, folder), key)

@@ -74,7 +74,7 @@ def test_only_allowed_networks_may_ask(deployed: Deployed) -> None:
         )
         # The run itself asks the edge, which it may not any more.
         assert run.code == 1
-        assert "the edge does not answer" in run.output
+        assert "is the controller's network in edge.allow_from?" in run.output
         with pytest.raises(OSError):
             socket.create_connection((address, 443), timeout=2)
         ask = f"curl -sk -o /dev/null -w '%{{http_code}}' https://{address}/v1/models"
@@ -123,13 +123,16 @@ class TestCertificates:
         chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
         chain.write_bytes(issued.certificate_pem + ca.certificate_pem)
         key.write_bytes(issued.key_pem.get_secret_value())
+        (tmp_path / "ca.pem").write_bytes(ca.certificate_pem)
         tls = {"mode": "files", "certificate": str(chain), "key": str(key)}
         try:
-            # The controller's system does not know this CA, so the run's own look at the edge fails.
-            run = deploy("--limit", "gpu2", settings={"hosts": {"gpu2": {"tls": tls}}})
-            assert "CERTIFICATE_VERIFY_FAILED" in run.output
+            deployed_to("gpu2", tls=tls | {"ca_file": str(tmp_path / "ca.pem")})
             wanted = x509.load_pem_x509_certificate(issued.certificate_pem)
             assert served(deployed, "gpu2") == wanted
+            # Without the CA, this machine trusts that certificate as little as any client does.
+            run = deploy("--limit", "gpu2", settings={"hosts": {"gpu2": {"tls": tls}}})
+            assert run.code == 1
+            assert "CERTIFICATE_VERIFY_FAILED" in run.output
         finally:
             deployed_to("gpu2")
 

@@ -90,7 +90,7 @@ SABOTAGE = [
     Sabotage(
         "agent-port-redirected",
         "nft 'add table ip lab_evil; add chain ip lab_evil pre { type nat hook prerouting priority"
-        " -200; }; add rule ip lab_evil pre tcp dport 8001 redirect to :80'",
+        " -150; }; add rule ip lab_evil pre tcp dport 8001 redirect to :80'",
         "outside",
         undo="nft delete table ip lab_evil",
         refused="port 8001 of 10.87.0.11 opens from the controller",

@@ -143,6 +143,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"tls": {"mode": "files", "certificate": "no.pem", "key": "no.key"}},
         "tls.certificate no.pem cannot be read: No such file or directory",
     ),
+    "CA file missing": (
+        {"tls": {"mode": "local-ca", "ca_file": "ca.pem"}},
+        "group_data/gpu_hosts.py: tls: tls.ca_file is only for tls.mode = 'files';"
+        " here it is 'local-ca'",
+    ),
     "certificate not named": (
         {"tls": {"mode": "files", "key": "no.key"}},
         "group_data/gpu_hosts.py: tls: tls.mode is 'files' but tls.certificate names no file",
@@ -197,6 +202,9 @@ def test_certificate_files(project: Project) -> None:
     project.group(tls=FILES)
     certificate(project.folder)
     assert project.check().returncode == 0
+    project.group(tls=FILES | {"ca_file": "no.pem"})
+    assert "tls.ca_file no.pem cannot be read: No such file" in project.check().stdout
+    project.group(tls=FILES)
     (project.folder / "other").mkdir()
     certificate(project.folder / "other")
     (project.folder / "other" / "cert.key").replace(project.folder / "cert.key")

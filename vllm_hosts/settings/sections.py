@@ -186,6 +186,11 @@ class Tls(Section):
         None, description="With `files`: chain in PEM, on the controller"
     )
     key: str | None = Field(None, description="With `files`: its key in PEM, on the controller")
+    ca_file: str | None = Field(
+        None,
+        description="With `files`: CA that clients have to be given, in PEM, on the controller;"
+        " None: one that every system knows",
+    )
     valid_days: int = Field(
         365, ge=2, le=366, description="With `local-ca`: life of a host's certificate, in days"
     )
@@ -198,8 +203,12 @@ class Tls(Section):
         for name, value in (("tls.certificate", self.certificate), ("tls.key", self.key)):
             if self.mode == "files" and not value:
                 raise ValueError(f"tls.mode is 'files' but {name} names no file")
+        named = {"certificate": self.certificate, "key": self.key, "ca_file": self.ca_file}
+        for name, value in named.items():
             if self.mode == "local-ca" and value:
-                raise ValueError(f"{name} is only for tls.mode = 'files'; here it is 'local-ca'")
+                raise ValueError(
+                    f"tls.{name} is only for tls.mode = 'files'; here it is 'local-ca'"
+                )
         if self.renew_before_days >= self.valid_days:
             raise ValueError("tls.renew_before_days must be smaller than tls.valid_days")
         return self
@@ -216,7 +225,10 @@ class Edge(Section):
     https_port: Port = Field(443, description="Port for clients")
     http_port: Port = Field(80, description="Port that only redirects to HTTPS")
     allow_from: tuple[Cidr, ...] = Field(
-        (), description="Networks that may ask; empty: everybody who has a key", strict=False
+        (),
+        description="Networks that may ask, the controller's among them since it verifies the edge;"
+        " empty: everybody who has a key",
+        strict=False,
     )
     max_body_size: Size = Field("32m", description="Largest request")
     timeout: int = Field(
