@@ -72,7 +72,7 @@ def test_a_missing_driver_is_told_in_its_own_words(deployed: Deployed) -> None:
 
 
 def test_a_port_that_somebody_else_has(deployed: Deployed) -> None:
-    taken = dict(AGENTS[0], name="other", port=8009)
+    taken = dict(AGENTS[1], name="other", port=8009)
     with broken(
         "systemd-run --unit lab-stranger systemd-socket-activate -l 127.0.0.1:8009 /bin/cat",
         "systemctl stop lab-stranger",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 
 import pytest
 
@@ -14,6 +15,7 @@ from vllm_hosts.facts.docker import DockerDaemon
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.operations.docker import PULL_SUMMARY
 from vllm_hosts.tree import NOTHING, Found
 
 
@@ -160,3 +162,22 @@ def test_the_driver_s_own_message_is_kept() -> None:
     found = SystemState().process([*SYSTEM, message, "exit 18", END])
     assert found.gpus == ()
     assert found.gpu_message == message
+
+
+def test_a_pull_s_progress_is_summed_over_layers() -> None:
+    lines = """\
+ image Pulling
+ aaa Pulling fs layer
+ aaa Downloading [>      ]  540.7kB/906.8MB
+ aaa Downloading [===>   ]    120MB/906.8MB
+ bbb Downloading [=======>]  1.5GB/1.5GB
+ bbb Download complete
+ ccc Downloading [=>]  10MB/100MB
+ ccc Download complete
+ ccc Extracting [==>]  50MB/100MB
+ ddd Already exists
+"""
+    done = subprocess.run(
+        ["awk", PULL_SUMMARY], input=lines, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1.72 of 2.51 GB downloaded, 0.05 GB unpacked\n"

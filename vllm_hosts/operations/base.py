@@ -71,13 +71,15 @@ class Shown(StringCommand):
         return done, output if done else CommandOutput([])
 
 
-def watched(label: str, script: str, *, seconds: int = 10, tail: int = 20) -> Shown:
+def watched(
+    label: str, script: str, *, seconds: int = 10, tail: int = 20, summary: str = "tail -n 1"
+) -> Shown:
     """Run a script that takes long; say every few seconds how far it is.
 
-    What it prints goes to a private log; its last line is shown while it runs, and its last
-    ``tail`` lines if it fails. A line that starts with ``# `` is shown as it is, without the mark.
+    What it prints goes to a private log, whose last ``tail`` lines are shown if it fails.
 
     :param label: what is being done, a few words.
+    :param summary: command that makes one line from that log, for people who wait.
     """
     return Shown(
         f"""
@@ -87,8 +89,9 @@ def watched(label: str, script: str, *, seconds: int = 10, tail: int = 20) -> Sh
         job=$!; waited=0
         while kill -0 $job 2>/dev/null; do
             sleep 1; waited=$((waited + 1))
-            [ $((waited % {seconds})) -ne 0 ] || \
-                echo "    {label}: $waited s, $(tail -n 1 "$log" | tr -d '\\r' | cut -c 1-100)"
+            [ $((waited % {seconds})) -eq 0 ] || continue
+            line=$({summary} <"$log" | tail -n 1 | tr -d '\\r' | cut -c 1-100)
+            echo "    {label}: $waited s, $line"
         done
         if wait $job; then exit 0; fi
         tail -n {tail} "$log" >&2; exit 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from shlex import quote
 from typing import Any
@@ -11,6 +12,7 @@ from packaging.version import InvalidVersion, Version
 from vllm_hosts.daemon_json import merged
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
+from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.tree import change
@@ -67,9 +69,31 @@ def compose_available() -> Commands:
     yield from ()
 
 
+#: From Compose's lines about layers to one about all of them.
+PULL_SUMMARY = r"""
+    function bytes(text) {
+        return (text + 0) * (text ~ /GB/ ? 1e9 : text ~ /MB/ ? 1e6 : text ~ /kB/ ? 1e3 : 1)
+    }
+    $NF ~ /^[0-9.]+[kMG]?B\/[0-9.]+[kMG]?B$/ {
+        split($NF, part, "/"); all[$1] = bytes(part[2])
+        if ($2 == "Downloading") got[$1] = bytes(part[1])
+        if ($2 == "Extracting") { got[$1] = all[$1]; unpacked[$1] = bytes(part[1]) }
+    }
+    $2 == "Download" || $2 == "Pull" { if ($3 == "complete") got[$1] = all[$1] }
+    $2 == "Pull" && $3 == "complete" { unpacked[$1] = all[$1] }
+    END {
+        for (layer in all) { g += got[layer]; a += all[layer]; u += unpacked[layer] }
+        printf "%.2f of %.2f GB downloaded, %.2f GB unpacked\n", g / 1e9, a / 1e9, u / 1e9
+    }
+"""
+
+
 @host_operation
 def image_present(image: str) -> Commands:
     """Pull an image unless the host has it, saying how far it is."""
     if look(ImageId, image=quote(image)):
         return
-    yield watched(f"pulling {image}", f"docker pull {quote(image)}", seconds=5)
+    # Compose says how many bytes of each layer have come; `docker pull` does so on a terminal only.
+    project = f"services: {{image: {{image: {json.dumps(image)}}}}}"
+    pull = f"printf %s {quote(project)} | {COMPOSE} -p vllm-hosts-pull -f - --progress plain pull"
+    yield watched(f"pulling {image}", pull, seconds=5, summary=f"awk {quote(PULL_SUMMARY)}")
