@@ -1,6 +1,7 @@
 """From fresh hosts to closed vLLM endpoints: `pyinfra inventory/prod.py deploy.py`."""
 
 from roles.assertions import assertions
+from roles.client_keys import client_keys, key_expiry
 from roles.docker import docker
 from roles.firewall import firewall
 from roles.nginx import nginx
@@ -18,4 +19,6 @@ secrets()  # .env with the internal key, for root only
 vllm()  # the agents, on 127.0.0.1, healthy
 tls()  # the edge's certificate
 nginx()  # the edge: TLS, keys, exact paths, limits
+client_keys()  # clients' keys at the edge, as the store has them
+key_expiry()  # keys that end, end by themselves
 assertions()  # the run fails if a promise does not hold

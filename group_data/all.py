@@ -47,9 +47,14 @@ firewall = {
 secrets = {
     # Environment variable, on the controller, that holds the Hugging Face token
     "hf_token_env": None,
+    # Shell command, on the controller, that prints the Hugging Face token, such as `pass show hf`
+    # or `op read op://ai/hf/token`
+    "hf_token_command": None,
     # Environment variable, on the controller, with the key between edge and vLLM; None: made at
     # first use and kept
     "internal_key_env": None,
+    # Shell command, on the controller, that prints the key between edge and vLLM
+    "internal_key_command": None,
 }
 
 # What all agents of a host share.

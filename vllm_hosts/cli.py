@@ -10,10 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from shlex import quote
 
 # isort: off
 import pyinfra_cli  # noqa: F401  replaces the socket module by gevent's: before anybody uses ssl
@@ -21,35 +19,17 @@ import pyinfra_cli  # noqa: F401  replaces the socket module by gevent's: before
 # isort: on
 import click
 
-from vllm_hosts import __version__, keys
+from vllm_hosts import __version__
+from vllm_hosts.cli_common import inventory_argument, says_problems
 from vllm_hosts.controller import state_folder
 from vllm_hosts.endpoints import endpoints as all_endpoints
-from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import load, validate
+from vllm_hosts.keys import DEFAULT_CLIENT
+from vllm_hosts.keys_cli import keys
 from vllm_hosts.settings import HostSettings
 
-P = ParamSpec("P")
 _SUITE = Path(__file__).resolve().parent.parent / "tests" / "hosts"
-
-inventory_argument = click.argument(
-    "inventory", type=click.Path(path_type=Path), metavar="INVENTORY"
-)
-
-
-def _says_problems(command: Callable[P, None]) -> Callable[P, None]:
-    """Settings that cannot be deployed end a command with their sentences and exit code 1."""
-
-    @wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except SettingsError as error:
-            click.secho("The settings cannot be deployed:", fg="red", bold=True, err=True)
-            for problem in error.problems:
-                click.echo(f"  - {problem}", err=True)
-            sys.exit(1)
-
-    return guarded
+_problems = says_problems("The settings cannot be deployed:")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,9 +41,12 @@ def main() -> None:
     """
 
 
+main.add_command(keys)
+
+
 @main.command()
 @inventory_argument
-@_says_problems
+@_problems
 def check(inventory: Path) -> None:
     """Validate all settings. Connects to nothing.
 
@@ -82,15 +65,21 @@ def check(inventory: Path) -> None:
 
 @main.command()
 @inventory_argument
+@click.option("--client", default=DEFAULT_CLIENT, show_default=True, help="Whose key to name.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
-@_says_problems
-def endpoints(inventory: Path, as_json: bool) -> None:
+@_problems
+def endpoints(inventory: Path, client: str, as_json: bool) -> None:
     """Print how to call each agent.
 
     Example: vllm-hosts endpoints inventory/prod.py --json
     """
     found = list(
-        all_endpoints(_settings(inventory), state_folder(inventory), inventory, _program())
+        all_endpoints(
+            _settings(inventory),
+            state_folder(inventory),
+            f"{_program()} keys show --force {quote(str(inventory))} {client}",
+            client,
+        )
     )
     if as_json:
         click.echo(json.dumps([endpoint.as_json() for endpoint in found], indent=2))
@@ -104,24 +93,10 @@ def endpoints(inventory: Path, as_json: bool) -> None:
         click.echo(f"  try       {endpoint.curl()}")
 
 
-@main.command()
-@inventory_argument
-@click.argument("client", default=keys.DEFAULT_CLIENT)
-@_says_problems
-def key(inventory: Path, client: str) -> None:
-    """Print a client's API key. No other command shows one.
-
-    Example: export OPENAI_API_KEY="$(vllm-hosts key inventory/prod.py)"
-    """
-    load(inventory)
-    value = keys.FileKeyStore(state_folder(inventory)).client_key(client).get_secret_value()
-    click.echo(value, nl=sys.stdout.isatty())
-
-
 @main.command(context_settings={"ignore_unknown_options": True})
 @inventory_argument
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-@_says_problems
+@_problems
 def verify(inventory: Path, pytest_arguments: tuple[str, ...]) -> None:
     """Look at every host again, by other means, and from here as a client and a stranger.
 
@@ -140,7 +115,7 @@ def _program() -> str:
     here = Path(sys.executable).parent / "vllm-hosts"
     if shutil.which("vllm-hosts") == str(here):
         return "vllm-hosts"
-    return os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here)
+    return quote(os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here))
 
 
 def _settings(inventory: Path) -> dict[str, HostSettings]:

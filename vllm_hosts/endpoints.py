@@ -9,7 +9,6 @@ from pathlib import Path
 from shlex import quote
 
 from vllm_hosts.controller import client_ca_file
-from vllm_hosts.keys import DEFAULT_CLIENT
 from vllm_hosts.probe import host_header
 from vllm_hosts.settings import HostSettings
 
@@ -47,12 +46,12 @@ class Endpoint:
 
 
 def endpoints(
-    settings: dict[str, HostSettings], folder: Path, inventory: Path, program: str
+    settings: dict[str, HostSettings], folder: Path, key_command: str, client: str
 ) -> Iterator[Endpoint]:
     """All agents of all hosts.
 
     :param folder: the inventory's private folder on the controller.
-    :param program: how a shell here finds the command vllm-hosts.
+    :param key_command: what prints the key of ``client`` in a shell here.
     """
     for host in settings.values():
         name = host_header(host.edge_names[0], host.edge.https_port)
@@ -63,6 +62,6 @@ def endpoints(
                 base_url=f"https://{name}/{agent.name}/v1",
                 ca_file=client_ca_file(host, folder),
                 served_model_name=agent.client_model_name,
-                client=DEFAULT_CLIENT,
-                key_command=f"{quote(program)} key {quote(str(inventory))}",
+                client=client,
+                key_command=key_command,
             )

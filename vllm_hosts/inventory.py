@@ -18,8 +18,8 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
-from vllm_hosts import keys
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys.sources import problems
 from vllm_hosts.pki import check_ca_file, check_files, utc_now
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.problems import sentences
@@ -155,7 +155,7 @@ def _unknown(name: str, layer: Layer) -> str | None:
 
 def _outside(settings: HostSettings) -> Iterator[str]:
     """Problems with what settings point at on the controller."""
-    yield from keys.problems(settings)
+    yield from problems(settings)
     tls = settings.tls
     if tls.mode == "files" and tls.certificate and tls.key:
         yield from check_files(tls.certificate, tls.key, settings.edge_names, utc_now())

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from pydantic import SecretBytes
+from pydantic import SecretBytes, SecretStr
 
 from vllm_hosts.atomic import locked, private_folder, read_private, write_private
 from vllm_hosts.controller import CA_FILE
@@ -60,18 +60,23 @@ class LocalCa:
             certificate = _read_public(folder / CA_FILE)
             key = read_private(folder / CA_KEY_FILE)
             if certificate is None and key is None:
-                made = cls._create(inventory_name, now)
-                write_private(folder / CA_KEY_FILE, made._key_pem())
+                made = cls.create(inventory_name, now)
+                write_private(folder / CA_KEY_FILE, _private_pem(made._key))
                 write_private(folder / CA_FILE, made.certificate_pem)
                 return made
-        return cls._parse(folder, certificate, key)
+        both = f"{folder / CA_FILE} and {folder / CA_KEY_FILE}"
+        return cls.from_pem(certificate or b"", SecretStr((key or b"").decode("latin-1")), both)
 
     @classmethod
-    def _parse(cls, folder: Path, certificate: bytes | None, key: bytes | None) -> LocalCa:
-        both = f"{folder / CA_FILE} and {folder / CA_KEY_FILE}"
+    def from_pem(cls, certificate: bytes, key: SecretStr, both: str) -> LocalCa:
+        """A CA that was kept somewhere.
+
+        :param both: where certificate and key lie, for people.
+        :raises SettingsError: one is damaged, or they do not belong together.
+        """
         try:
-            loaded = x509.load_pem_x509_certificate(certificate or b"")
-            private = load_pem_private_key(key or b"", password=None)
+            loaded = x509.load_pem_x509_certificate(certificate)
+            private = load_pem_private_key(key.get_secret_value().encode("latin-1"), password=None)
         except (ValueError, TypeError) as error:
             raise SettingsError(
                 [
@@ -87,7 +92,8 @@ class LocalCa:
         return cls(loaded, private)
 
     @classmethod
-    def _create(cls, inventory_name: str, now: datetime) -> LocalCa:
+    def create(cls, inventory_name: str, now: datetime) -> LocalCa:
+        """A new CA, which is nowhere yet."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name(
             [
@@ -112,8 +118,9 @@ class LocalCa:
         """What clients need to trust."""
         return self.certificate.public_bytes(Encoding.PEM)
 
-    def _key_pem(self) -> bytes:
-        return _private_pem(self._key)
+    def key_text(self) -> SecretStr:
+        """The CA's own key in PEM."""
+        return SecretStr(_private_pem(self._key).decode())
 
     def issue(self, names: Sequence[str], valid_days: int, now: datetime) -> Issued:
         """A certificate for a host's names and addresses, with a new ECDSA P-256 key."""

@@ -15,11 +15,10 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_host, ctx_state
 
-from vllm_hosts.controller import client_ca_file, state_folder
+from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import validate
-from vllm_hosts.keys import FileKeyStore, HostKeys
-from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.keys import HostKeys, KeyStore
 from vllm_hosts.settings import HostSettings
 
 
@@ -29,18 +28,17 @@ class Current:
 
     settings: HostSettings
     keys: HostKeys
-    folder: Path
-    inventory_name: str
+    store: KeyStore
 
     @property
     def ca_file(self) -> str | None:
         """The CA that signed the edge's certificate; None: one that everybody knows."""
-        return client_ca_file(self.settings, self.folder)
+        return client_ca_file(self.settings, self.store.folder)
 
 
 @dataclass
 class _Run:
-    inventory_file: Path
+    store: KeyStore
     settings: dict[str, HostSettings] | None = None
 
 
@@ -63,7 +61,7 @@ def install(inventory_file: Path | None = None) -> None:
     named = inventory_file or options.get("inventory")
     if named is None:
         raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
-    _run = _Run(Path(named))
+    _run = _Run(KeyStore(Path(named)))
     _host_run.cache_clear()
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
@@ -97,7 +95,7 @@ def _open_secrets(run: _Run) -> None:
     for name in run.settings:
         _host_run(name)
     if any(settings.tls.mode == "local-ca" for settings in run.settings.values()):
-        LocalCa.load_or_create(state_folder(run.inventory_file), run.inventory_file.stem, utc_now())
+        run.store.local_ca()
 
 
 class _NoDelay(BaseStateCallback):
@@ -124,7 +122,5 @@ def current() -> Current:
 def _host_run(name: str) -> Current:
     assert _run is not None
     assert _run.settings is not None
-    folder = state_folder(_run.inventory_file)
     settings = _run.settings[name]
-    keys = FileKeyStore(folder).host_keys(settings)
-    return Current(settings, keys, folder, _run.inventory_file.stem)
+    return Current(settings, _run.store.host_keys(settings), _run.store)

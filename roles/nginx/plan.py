@@ -14,7 +14,6 @@ from vllm_hosts.render import render
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.tree import Absent, Entry, File, Folder
 
-FOLDER = "/etc/nginx/vllm-hosts"
 CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
 #: The distribution's own site claims port 80 as its default; it serves a welcome page.
 WELCOME = "/etc/nginx/sites-enabled/default"
@@ -51,7 +50,7 @@ _RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
 _ERRORS = {
     400: ("The request could not be understood.", "invalid_request_error", "bad_request"),
     401: ("Missing or wrong API key.", "invalid_request_error", "invalid_api_key"),
-    403: ("Your network may not use this endpoint.", "invalid_request_error", "forbidden"),
+    403: ("This key or network may not use this model.", "invalid_request_error", "forbidden"),
     404: ("There is nothing at this address.", "invalid_request_error", "not_found"),
     405: ("This method is not allowed here.", "invalid_request_error", "method_not_allowed"),
     413: ("The request is too large.", "invalid_request_error", "request_too_large"),
@@ -116,29 +115,20 @@ def routes(settings: HostSettings) -> Iterator[Route]:
 def edge_entries(settings: HostSettings, keys: HostKeys, version: NginxVersion) -> list[Entry]:
     """All files of the edge. Those with keys are for root's eyes: nginx reads them as root."""
     return [
-        Folder(FOLDER, mode=0o700),
+        Folder(paths.EDGE_FOLDER, mode=0o700),
         Absent(WELCOME),
         File(CONF, edge_conf(settings, version).encode()),
-        File(f"{FOLDER}/tls.conf", _tls_conf(version).encode(), mode=0o600),
-        File(f"{FOLDER}/error.conf", render("nginx/error.conf.j2").encode(), mode=0o600),
+        File(f"{paths.EDGE_FOLDER}/tls.conf", _tls_conf(version).encode(), mode=0o600),
+        File(f"{paths.EDGE_FOLDER}/error.conf", render("nginx/error.conf.j2").encode(), mode=0o600),
         _secret(
             "upstream.conf",
             render("nginx/upstream.conf.j2", internal_key=keys.internal.get_secret_value()),
         ),
-        _secret("clients.map", clients_map(keys)),
     ]
 
 
 def _secret(name: str, text: str) -> File:
-    return File(f"{FOLDER}/{name}", text.encode(), mode=0o600, secret=True)
-
-
-def clients_map(keys: HostKeys) -> str:
-    """The map from Authorization headers to clients. Holds keys."""
-    clients = [
-        {"name": client.name, "key": client.key.get_secret_value()} for client in keys.clients
-    ]
-    return render("nginx/clients.map.j2", clients=clients)
+    return File(f"{paths.EDGE_FOLDER}/{name}", text.encode(), mode=0o600, secret=True)
 
 
 def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
@@ -148,7 +138,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
     return render(
         "nginx/edge.conf.j2",
         edge=edge,
-        folder=FOLDER,
+        folder=paths.EDGE_FOLDER,
         allow_from=[str(network) for network in edge.allow_from],
         upstreams=settings.agents,
         url=f"https://{name}",

@@ -18,7 +18,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
-from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.pki import utc_now
 from vllm_hosts.run import Current
 from vllm_hosts.tree import Entry
 
@@ -32,7 +32,7 @@ def tls() -> None:
 
 
 def _from_ca(current: Current) -> Sequence[Entry]:
-    ca = LocalCa.load_or_create(current.folder, current.inventory_name, utc_now())
+    ca = current.store.local_ca()
     found = look(HostCertificate, certificate=TLS_CERTIFICATE, key=TLS_KEY)
     return from_local_ca(current.settings, ca, found, utc_now())
 

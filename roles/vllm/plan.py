@@ -99,7 +99,7 @@ def service(settings: HostSettings, agent: Agent) -> Service:
 
 def _secrets(settings: HostSettings) -> tuple[str, ...]:
     """Names in .env that agents read."""
-    return ("VLLM_API_KEY", "HF_TOKEN") if settings.secrets.hf_token_env else ("VLLM_API_KEY",)
+    return ("VLLM_API_KEY", "HF_TOKEN") if settings.secrets.has_hf_token else ("VLLM_API_KEY",)
 
 
 def _command(settings: HostSettings, agent: Agent) -> list[str]:

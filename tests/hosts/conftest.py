@@ -10,9 +10,9 @@ from pydantic import SecretStr
 from testinfra.host import Host
 
 from vllm_hosts import probe
-from vllm_hosts.controller import client_ca_file, state_folder
+from vllm_hosts.controller import client_ca_file
 from vllm_hosts.inventory import load, validate
-from vllm_hosts.keys import DEFAULT_CLIENT, FileKeyStore
+from vllm_hosts.keys import KeyStore
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.testing import Hosts
 
@@ -112,6 +112,8 @@ class Edge:
 
 @pytest.fixture(scope="session")
 def edge(verified: Verified, settings: HostSettings) -> Edge:
-    folder = state_folder(verified.file)
-    key = FileKeyStore(folder).client_key(DEFAULT_CLIENT)
-    return Edge(settings, client_ca_file(settings, folder), key)
+    store = KeyStore(verified.file)
+    usable = [key for key in store.host_keys(settings).clients if key.agents is None]
+    if not usable:
+        pytest.fail("no client may use every agent of this host; the edge cannot be verified")
+    return Edge(settings, client_ca_file(settings, store.folder), usable[-1].value)

@@ -14,9 +14,8 @@ from pydantic import SecretStr
 from lab import hosts as lab_hosts
 from tests.lab.deploys import ROOT, Run, deploy
 from tests.lab.watch import ArgumentWatch
-from vllm_hosts.controller import state_folder
 from vllm_hosts.inventory import load, validate
-from vllm_hosts.keys import FileKeyStore
+from vllm_hosts.keys import KeyStore
 from vllm_hosts.settings import HostSettings
 
 INVENTORY = ROOT / "inventory" / "lab.py"
@@ -58,8 +57,7 @@ def deployed(lab: None) -> Deployed:
     os.chdir(ROOT)
     os.environ["HF_TOKEN_OF_THE_LAB"] = "hf_" + secrets.token_urlsafe(24)
     settings = validate(load(INVENTORY))
-    folder = state_folder(INVENTORY)
-    store = FileKeyStore(folder)
+    store = KeyStore(INVENTORY)
     client = store.client_key("default")
     canaries = {
         f"internal key of {host}": store.host_keys(settings[host]).internal for host in HOSTS
@@ -70,7 +68,7 @@ def deployed(lab: None) -> Deployed:
     return Deployed(
         first_run=run,
         settings=settings,
-        ca_file=folder / "ca.pem",
+        ca_file=store.folder / "ca.pem",
         client_key=client,
         canaries=canaries,
         seen_in_arguments=tuple(watch.seen),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ def project(tmp_path: Path) -> Project:
 def test_help_names_every_command(project: Project) -> None:
     done = project.run("vllm-hosts", "--help")
     assert done.returncode == 0
-    for name in ("check", "endpoints", "key", "verify"):
+    for name in ("check", "endpoints", "keys", "verify"):
         assert f"  {name} " in done.stdout
         assert project.run("vllm-hosts", name, "-h").returncode == 0
 
@@ -52,7 +50,7 @@ def test_endpoints_as_json(project: Project) -> None:
         "client": "default",
         "key_command": first["key_command"],
     }
-    assert first["key_command"].endswith("vllm-hosts key inventory/prod.py")
+    assert first["key_command"].endswith("vllm-hosts keys show --force inventory/prod.py default")
     assert second["base_url"] == "https://192.0.2.1/two/v1"
 
 
@@ -64,37 +62,15 @@ def test_another_port_and_public_certificates(project: Project) -> None:
     assert found["base_url"] == "https://llm.example.com:8443/one/v1"
 
 
-def test_the_key_is_the_same_every_time_and_kept_private(project: Project) -> None:
-    first = project.run("vllm-hosts", "key", "inventory/prod.py")
-    again = project.run("vllm-hosts", "key", "inventory/prod.py", "default")
-    assert first.returncode == again.returncode == 0
-    assert len(first.stdout) == 43
-    assert first.stdout == again.stdout
-    keys = project.folder / "inventory/.vllm-hosts/prod/keys.json"
-    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
-
-
-def test_an_unknown_client(project: Project) -> None:
-    done = project.run("vllm-hosts", "key", "inventory/prod.py", "bob")
-    assert done.returncode == 1
-    assert "there is no client 'bob'" in done.stdout
-
-
 def test_no_other_command_shows_a_key(project: Project) -> None:
-    key = project.run("vllm-hosts", "key", "inventory/prod.py").stdout
-    for words in (["check"], ["endpoints"], ["endpoints", "--json"]):
+    key = project.run(
+        "vllm-hosts", "keys", "show", "--force", "inventory/prod.py", "default"
+    ).stdout
+    assert len(key) == 43
+    for words in (["check"], ["endpoints"], ["endpoints", "--json"], ["keys", "list"]):
         assert key not in project.run("vllm-hosts", *words, "inventory/prod.py").stdout
 
 
 def test_completion_for_bash(project: Project) -> None:
     project.environment = {"_VLLM_HOSTS_COMPLETE": "bash_source"}
     assert "complete" in project.run("vllm-hosts").stdout
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to fall back to")
-def test_keys_of_another_user_are_refused(project: Project) -> None:
-    project.run("vllm-hosts", "key", "inventory/prod.py")
-    os.chown(project.folder / "inventory/.vllm-hosts/prod", 12345, 12345)
-    done = project.run("vllm-hosts", "key", "inventory/prod.py")
-    assert done.returncode == 1
-    assert "belongs to another user" in done.stdout

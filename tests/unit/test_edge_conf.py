@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 from pydantic import SecretStr
 
+from roles.client_keys.plan import clients_map, key_entries, scopes_map
 from roles.nginx.plan import (
-    FOLDER,
     NginxVersion,
-    clients_map,
     edge_conf,
     edge_entries,
     parse_version,
@@ -17,14 +17,19 @@ from roles.nginx.plan import (
 from roles.secrets.plan import secret_entries
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.keys import Client, HostKeys
+from vllm_hosts.keys import ClientKey, HostKeys
+from vllm_hosts.paths import EDGE_FOLDER as FOLDER
 from vllm_hosts.tree import File
 
 DEBIAN_13 = NginxVersion((1, 26, 3), (3, 5, 0))
 UBUNTU_22 = NginxVersion((1, 18, 0), (3, 0, 2))
 KEYS = HostKeys(
     internal=SecretStr("INTERNAL-KEY"),
-    clients=(Client("alice", SecretStr("KEY-A")), Client("bob", SecretStr("KEY-B"))),
+    clients=(
+        ClientKey("alice", SecretStr("KEY-A"), expires=datetime(2026, 12, 1, tzinfo=UTC)),
+        ClientKey("alice", SecretStr("KEY-NEW")),
+        ClientKey("bob", SecretStr("KEY-B"), agents=("qwen",)),
+    ),
     hf_token=SecretStr("HF-TOKEN"),
 )
 PLAIN = settings(edge={"names": ["llm.example.com"]})
@@ -41,6 +46,7 @@ RICH = settings(
 
 def files(chosen: NginxVersion = DEBIAN_13) -> dict[str, File]:
     entries = edge_entries(RICH, KEYS, chosen)
+    entries += key_entries(RICH, KEYS)
     return {entry.path: entry for entry in entries if isinstance(entry, File)}
 
 
@@ -60,13 +66,16 @@ def test_golden_tls() -> None:
 
 
 def test_golden_files_with_keys() -> None:
-    check_golden("nginx/clients.map", clients_map(KEYS))
+    check_golden("client_keys/clients.map", clients_map(KEYS))
+    check_golden("client_keys/scopes.map", scopes_map(RICH, KEYS))
     check_golden("nginx/upstream.conf", files()[f"{FOLDER}/upstream.conf"].content.decode())
 
 
 def test_files_with_keys_are_for_root_and_never_shown() -> None:
     with_keys = [
-        file for file in files().values() if re.search(rb"KEY-A|KEY-B|INTERNAL", file.content)
+        file
+        for file in files().values()
+        if re.search(rb"KEY-A|KEY-B|KEY-NEW|INTERNAL", file.content)
     ]
     assert len(with_keys) == 2
     for file in with_keys:
@@ -84,6 +93,7 @@ def test_every_proxied_path_is_written_out() -> None:
         ), target
     # Behind every one: the network, the method and the client are looked at first.
     assert text.count("if ($vllm_hosts_client =") == len(targets)
+    assert text.count("if ($vllm_hosts_scope_refused)") == len(targets)
     assert text.count("if ($vllm_hosts_network_refused)") == len(targets)
 
 

@@ -3,91 +3,83 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.unit.samples import settings
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import FileKeyStore, HostKeys
+from vllm_hosts.keys import HostKeys, KeyStore, model
 
 GPU1 = settings()
 GPU2 = settings(name="gpu2")
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FileKeyStore:
-    return FileKeyStore(tmp_path / "inventory" / ".vllm-hosts" / "prod")
+def store(tmp_path: Path) -> KeyStore:
+    return KeyStore(tmp_path / "inventory" / "prod.py")
 
 
 def values(keys: HostKeys) -> list[str]:
-    return [keys.internal.get_secret_value(), *(c.key.get_secret_value() for c in keys.clients)]
+    return [keys.internal.get_secret_value(), *(c.value.get_secret_value() for c in keys.clients)]
 
 
-def test_keys_are_long_and_stay_the_same(store: FileKeyStore) -> None:
+def test_keys_are_long_and_stay_the_same(store: KeyStore, tmp_path: Path) -> None:
     first = store.host_keys(GPU1)
-    again = FileKeyStore(store.folder).host_keys(GPU1)
+    again = KeyStore(tmp_path / "inventory" / "prod.py").host_keys(GPU1)
     assert values(first) == values(again)
     # token_urlsafe(32): 256 bits.
-    assert all(len(value) == 43 for value in values(first))
+    assert [len(value) for value in values(first)] == [43, 43]
 
 
-def test_every_host_has_its_own_internal_key_and_the_same_clients(store: FileKeyStore) -> None:
+def test_every_host_has_its_own_internal_key_and_the_same_clients(store: KeyStore) -> None:
     one, two = store.host_keys(GPU1), store.host_keys(GPU2)
     assert one.internal != two.internal
     assert one.clients == two.clients
     assert len({*values(one), *values(two)}) == 3
 
 
-def test_the_file_and_its_folder_are_for_the_owner_only(store: FileKeyStore) -> None:
+def test_the_file_and_its_folder_are_for_the_owner_only(store: KeyStore) -> None:
     store.host_keys(GPU1)
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("which", ["file", "folder"])
-def test_what_others_can_read_is_refused(store: FileKeyStore, which: str) -> None:
+def test_what_others_can_read_is_refused(store: KeyStore, which: str) -> None:
     store.host_keys(GPU1)
     (store.path if which == "file" else store.folder).chmod(0o755)
     with pytest.raises(SettingsError, match="open to other users; run: chmod"):
         store.host_keys(GPU1)
 
 
-def test_no_repr_shows_a_key(store: FileKeyStore) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give a folder to somebody else")
+def test_keys_of_another_user_are_refused(store: KeyStore) -> None:
+    store.host_keys(GPU1)
+    os.chown(store.folder, 12345, 12345)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        store.host_keys(GPU1)
+
+
+def test_no_repr_shows_a_key(store: KeyStore) -> None:
     keys = store.host_keys(GPU1)
-    shown = f"{keys!r} {keys} {keys.clients!r} {keys.clients[0]} {store!r}"
+    shown = f"{keys!r} {keys} {keys.clients!r} {keys.clients[0]} {store!r} {store.read()!r}"
     assert "default" in shown
     assert not any(value in shown for value in values(keys))
 
 
 @pytest.mark.parametrize("content", ["{", '{"internal": 7}', '{"more": {}}', "[]"])
-def test_a_damaged_file_is_refused_without_showing_it(store: FileKeyStore, content: str) -> None:
+def test_a_damaged_file_is_refused_without_showing_it(store: KeyStore, content: str) -> None:
     keys = store.host_keys(GPU1)
     secret = keys.internal.get_secret_value()
     store.path.write_text(content + f' "{secret}"' if content == "{" else content)
     with pytest.raises(SettingsError, match="is damaged; restore it from a backup") as refused:
         store.host_keys(GPU1)
     assert secret not in str(refused.value)
-
-
-def test_an_unknown_client_is_named(store: FileKeyStore) -> None:
-    assert len(store.client_key("default").get_secret_value()) == 43
-    with pytest.raises(SettingsError, match="no client 'bob'.*there is default"):
-        store.client_key("bob")
-
-
-def test_the_internal_key_may_come_from_the_environment(
-    store: FileKeyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = settings(secrets={"internal_key_env": "MY_KEY", "hf_token_env": "MY_TOKEN"})
-    monkeypatch.setenv("MY_KEY", "from-a-vault")
-    monkeypatch.setenv("MY_TOKEN", "hf_abc")
-    keys = store.host_keys(given)
-    assert keys.internal.get_secret_value() == "from-a-vault"
-    assert keys.hf_token is not None
-    assert keys.hf_token.get_secret_value() == "hf_abc"
-    assert "from-a-vault" not in store.path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +94,7 @@ def test_the_internal_key_may_come_from_the_environment(
     ],
 )
 def test_an_unusable_key_in_the_environment(
-    store: FileKeyStore, monkeypatch: pytest.MonkeyPatch, value: str | None, words: str
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch, value: str | None, words: str
 ) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
     if value is not None:
@@ -112,8 +104,106 @@ def test_an_unusable_key_in_the_environment(
     assert not value or value not in str(refused.value)
 
 
-def test_two_writers_lose_nothing(store: FileKeyStore) -> None:
-    other = FileKeyStore(store.folder)
-    store.host_keys(GPU1)
-    other.host_keys(GPU2)
-    assert set(json.loads(store.path.read_text())["internal"]) == {"gpu1", "gpu2"}
+class TestOtherSources:
+    def test_the_environment(self, store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        given = settings(secrets={"internal_key_env": "MY_KEY", "hf_token_env": "MY_TOKEN"})
+        monkeypatch.setenv("MY_KEY", "from-a-vault")
+        monkeypatch.setenv("MY_TOKEN", "hf_abc")
+        keys = store.host_keys(given)
+        assert keys.internal.get_secret_value() == "from-a-vault"
+        assert keys.hf_token is not None
+        assert keys.hf_token.get_secret_value() == "hf_abc"
+        assert "from-a-vault" not in store.path.read_text()
+
+    def test_a_command_is_run_once(self, store: KeyStore, tmp_path: Path) -> None:
+        command = f"echo x >>{tmp_path}/ran; echo hf_from_a_command; echo second line"
+        given = settings(secrets={"hf_token_command": command})
+        for _ in range(3):
+            token = store.host_keys(given).hf_token
+            assert token is not None
+            assert token.get_secret_value() == "hf_from_a_command"
+        assert (tmp_path / "ran").read_text() == "x\n"
+
+    @pytest.mark.parametrize(
+        ("command", "words"),
+        [
+            ("echo leaked-value; exit 3", "echo ended with 3; its own words are above"),
+            ("echo leaked value", "echo printed no key in its first line"),
+            ("true", "true printed no key in its first line"),
+            ("no-such-program x", "no-such-program ended with 127"),
+        ],
+    )
+    def test_a_command_that_fails_never_shows_its_output(
+        self, store: KeyStore, capfd: pytest.CaptureFixture[str], command: str, words: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=words) as refused:
+            store.host_keys(settings(secrets={"internal_key_command": command}))
+        captured = capfd.readouterr()
+        assert "leaked" not in str(refused.value) + captured.out + captured.err
+
+
+class TestChanges:
+    """What commands do to the store's content."""
+
+    content = model.add_client(model.Content(), "alice", NOW, agents=["b", "a"])
+
+    def test_a_client_has_a_scope(self) -> None:
+        record = self.content.client("alice")
+        assert (record.agents, record.hosts) == (("a", "b"), None)
+        assert len(record.valid_keys(NOW)) == 1
+
+    @pytest.mark.parametrize("name", ["", "Alice", "a b", "-a", "a-", "a" * 65, "a\n", 'a"'])
+    def test_a_bad_name(self, name: str) -> None:
+        with pytest.raises(SettingsError, match="is no client's name"):
+            model.add_client(self.content, name, NOW)
+
+    def test_a_name_that_is_taken(self) -> None:
+        with pytest.raises(SettingsError, match="there is a client 'alice' already"):
+            model.add_client(self.content, "alice", NOW)
+
+    def test_rotation_overlaps_and_ends(self) -> None:
+        rotated = model.rotate(self.content, "alice", NOW, timedelta(hours=24)).client("alice")
+        old, new = rotated.keys
+        assert old.value == self.content.client("alice").keys[0].value
+        assert rotated.valid_keys(NOW + timedelta(hours=23)) == (old, new)
+        assert rotated.valid_keys(NOW + timedelta(hours=24)) == (new,)
+        assert rotated.agents == ("a", "b")
+
+    def test_rotation_without_overlap_ends_the_old_key_at_once(self) -> None:
+        rotated = model.rotate(self.content, "alice", NOW, timedelta()).client("alice")
+        assert len(rotated.keys) == 1
+        assert rotated.keys[0].value != self.content.client("alice").keys[0].value
+
+    def test_rotation_never_lengthens_a_key_s_life(self) -> None:
+        short = model.add_client(model.Content(), "bob", NOW, lifetime=timedelta(hours=1))
+        old, new = model.rotate(short, "bob", NOW, timedelta(days=9)).client("bob").keys
+        assert old.expires == NOW + timedelta(hours=1)
+        assert new.expires == NOW + timedelta(hours=1)
+
+    def test_two_rotations_keep_what_still_overlaps(self) -> None:
+        once = model.rotate(self.content, "alice", NOW, timedelta(hours=24))
+        twice = model.rotate(once, "alice", NOW + timedelta(hours=1), timedelta(hours=48))
+        ends = [key.expires for key in twice.client("alice").keys]
+        assert ends == [NOW + timedelta(hours=24), NOW + timedelta(hours=49), None]
+
+    def test_a_revoked_client_is_gone(self) -> None:
+        assert model.revoke(self.content, "alice").clients == {}
+        with pytest.raises(SettingsError, match="there is no client 'bob'; there is alice"):
+            model.revoke(self.content, "bob")
+
+    def test_internal_keys_rotate_for_chosen_hosts_only(self) -> None:
+        before = model.with_internal(self.content, ["gpu1", "gpu2"], NOW)
+        after = model.rotate_internal(before, ["gpu2"], NOW)
+        assert after.internal["gpu1"] == before.internal["gpu1"]
+        assert after.internal["gpu2"].value != before.internal["gpu2"].value
+
+    def test_a_client_of_other_hosts_is_not_on_this_one(self) -> None:
+        content = model.add_client(self.content, "bob", NOW, hosts=["gpu2"])
+        assert set(content.for_host("gpu1")) == {"alice"}
+        assert set(content.for_host("gpu2")) == {"alice", "bob"}
+
+    def test_json_and_back(self) -> None:
+        content = model.with_internal(self.content, ["gpu1"], NOW)
+        text = content.model_dump_json()
+        assert model.Content.model_validate_json(text) == content
+        assert json.loads(text)["clients"]["alice"]["agents"] == ["a", "b"]

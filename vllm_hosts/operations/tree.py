@@ -94,7 +94,8 @@ def tree_synced(
 def _digest(entries: Sequence[Entry], watched: dict[str, Found]) -> str:
     lines = [f"{entry.path} {entry.sha256}" for entry in entries if isinstance(entry, File)]
     lines += [f"{path} {found.sha256}" for path, found in watched.items()]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    # A script on the host computes the same: see templates/client_keys/expire.sh.j2.
+    return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
 
 
 def change(

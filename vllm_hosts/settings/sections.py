@@ -96,11 +96,36 @@ class Secrets(Section):
         None,
         description="Environment variable, on the controller, that holds the Hugging Face token",
     )
+    hf_token_command: str | None = Field(
+        None,
+        min_length=1,
+        description="Shell command, on the controller, that prints the Hugging Face token, such as"
+        " `pass show hf` or `op read op://ai/hf/token`",
+    )
     internal_key_env: EnvName | None = Field(
         None,
         description="Environment variable, on the controller, with the key between edge and vLLM;"
         " None: made at first use and kept",
     )
+    internal_key_command: str | None = Field(
+        None,
+        min_length=1,
+        description="Shell command, on the controller, that prints the key between edge and vLLM",
+    )
+
+    @model_validator(mode="after")
+    def _one_source_each(self) -> Self:
+        for name in ("hf_token", "internal_key"):
+            if getattr(self, f"{name}_env") and getattr(self, f"{name}_command"):
+                raise ValueError(
+                    f"secrets.{name}_env and secrets.{name}_command exclude each other"
+                )
+        return self
+
+    @property
+    def has_hf_token(self) -> bool:
+        """Whether agents get a Hugging Face token."""
+        return bool(self.hf_token_env or self.hf_token_command)
 
 
 class Vllm(Section):

@@ -1,0 +1,45 @@
+"""Clients' keys at the edge.
+
+Promises: exactly the keys of the store are accepted, each for its agents; a key that ends, ends on
+the host by itself. Needs: nginx. Writes: two maps in /etc/nginx/vllm-hosts, a script and its timer.
+Reloads nginx when a map changed. Touches no container: `pyinfra INVENTORY keys.py` is only this.
+"""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+
+from roles.client_keys.plan import SERVICE, STAMP, TIMER, expiry_entries, key_entries
+from vllm_hosts import run
+from vllm_hosts.operations.service import units_enabled
+from vllm_hosts.operations.tree import tree_synced
+
+_CHECK = """
+    command -v nginx >/dev/null || { echo 'this host has no edge yet; run deploy.py'; exit 1; }
+    nginx -t -q
+"""
+
+
+@deploy("Client keys")
+def client_keys() -> None:
+    """Give the edge the keys of the store: one look; if they differ, one write and one reload."""
+    current = run.current()
+    tree_synced(
+        key_entries(current.settings, current.keys),
+        validate=_CHECK.strip(),
+        activate="! systemctl -q is-active nginx.service || systemctl reload nginx.service",
+        stamp=STAMP,
+        name="The edge accepts exactly the keys of the store",
+    )
+
+
+@deploy("Client keys")
+def key_expiry() -> None:
+    """Let keys end by themselves."""
+    tree_synced(
+        expiry_entries(),
+        activate="systemctl daemon-reload",
+        stamp=f"{STAMP}-expiry",
+        name="Keys that end, end by themselves",
+    )
+    units_enabled([SERVICE], [TIMER], name="The timer for it runs")

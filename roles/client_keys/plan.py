@@ -1,0 +1,67 @@
+"""Clients' keys as the edge reads them, and how they end by themselves. Touches no host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vllm_hosts.facts.tree import STAMPS
+from vllm_hosts.keys import ClientKey, HostKeys
+from vllm_hosts.paths import EDGE_FOLDER
+from vllm_hosts.render import render
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.tree import Entry, File, Folder
+
+STAMP = "client-keys"
+SCRIPT = "/usr/local/lib/vllm-hosts/expire-client-keys"
+SERVICE = "vllm-hosts-keys.service"
+TIMER = "vllm-hosts-keys.timer"
+_UNITS = "/etc/systemd/system"
+
+
+def key_entries(settings: HostSettings, keys: HostKeys) -> list[Entry]:
+    """The two maps that nginx includes: who a key belongs to, and what a client may not use."""
+    return [
+        Folder(EDGE_FOLDER, mode=0o700),
+        File(f"{EDGE_FOLDER}/clients.map", clients_map(keys).encode(), mode=0o600, secret=True),
+        File(f"{EDGE_FOLDER}/scopes.map", scopes_map(settings, keys).encode(), mode=0o600),
+    ]
+
+
+def expiry_entries() -> list[Entry]:
+    """What takes a key out when it ends, although nobody runs the tool."""
+    script = render("client_keys/expire.sh.j2", folder=EDGE_FOLDER, stamp=f"{STAMPS}/{STAMP}")
+    service = render(f"client_keys/{SERVICE}.j2", folder=EDGE_FOLDER, script=SCRIPT)
+    return [
+        Folder("/usr/local/lib/vllm-hosts"),
+        File(SCRIPT, script.encode(), mode=0o755),
+        File(f"{_UNITS}/{SERVICE}", service.encode()),
+        File(f"{_UNITS}/{TIMER}", render(f"client_keys/{TIMER}.j2").encode()),
+    ]
+
+
+def clients_map(keys: HostKeys) -> str:
+    """From Authorization headers to clients. Holds keys."""
+    lines = [
+        {
+            "client": key.client,
+            "value": key.value.get_secret_value(),
+            "until": int(key.expires.timestamp()) if key.expires else None,
+        }
+        for key in keys.clients
+    ]
+    return render("client_keys/clients.map.j2", keys=lines)
+
+
+def scopes_map(settings: HostSettings, keys: HostKeys) -> str:
+    """Agents of this host that clients with a scope may not use."""
+    return render(
+        "client_keys/scopes.map.j2", refused=sorted(set(_refused(settings, keys.clients)))
+    )
+
+
+def _refused(settings: HostSettings, clients: tuple[ClientKey, ...]) -> Iterator[tuple[str, str]]:
+    for key in clients:
+        if key.agents is not None:
+            for agent in settings.agents:
+                if agent.name not in key.agents:
+                    yield agent.name, key.client

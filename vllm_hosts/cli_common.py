@@ -1,0 +1,77 @@
+"""What all commands of `vllm-hosts` share."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
+import click
+
+from vllm_hosts.errors import SettingsError
+
+P = ParamSpec("P")
+
+inventory_argument = click.argument(
+    "inventory", type=click.Path(path_type=Path), metavar="INVENTORY"
+)
+
+
+def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Ends a command that finds problems with one sentence for each, and exit code 1."""
+
+    def decorate(command: Callable[P, None]) -> Callable[P, None]:
+        @wraps(command)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                command(*args, **kwargs)
+            except SettingsError as error:
+                click.secho(heading, fg="red", bold=True, err=True)
+                for problem in error.problems:
+                    click.echo(f"  - {problem}", err=True)
+                sys.exit(1)
+
+        return guarded
+
+    return decorate
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Duration(click.ParamType[timedelta]):
+    """A length of time such as ``90m``, ``24h`` or ``30d``; 0 is none."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        if value == "0":
+            return timedelta()
+        match = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no length of time; write it like 90m, 24h or 30d", param, ctx)
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names with commas between them."""
+
+    name = "name,name"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        found = tuple(word.strip() for word in str(value).split(",") if word.strip())
+        if not found:
+            self.fail("name at least one", param, ctx)
+        return found

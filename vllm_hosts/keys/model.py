@@ -1,0 +1,211 @@
+"""What a store of keys holds, and how it changes. No file and no clock is touched."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    SecretStr,
+)
+
+from vllm_hosts.errors import SettingsError
+
+DEFAULT_CLIENT = "default"
+_CLIENT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+#: What .env, nginx and an HTTP header carry without quoting.
+SAFE_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]+")
+
+
+def _safe(secret: SecretStr) -> SecretStr:
+    if not SAFE_SECRET.fullmatch(secret.get_secret_value()):
+        raise ValueError("a key has characters that a header cannot carry")
+    return secret
+
+
+#: Shown as asterisks everywhere but in the store itself.
+Secret = Annotated[
+    SecretStr,
+    AfterValidator(_safe),
+    PlainSerializer(lambda secret: secret.get_secret_value(), when_used="json"),
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ApiKey(_Model):
+    """One key of a client. ``expires``: from then on it is refused."""
+
+    value: Secret
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+
+    def valid(self, now: datetime) -> bool:
+        """Whether the key is accepted at this time."""
+        return self.expires is None or now < self.expires
+
+    @property
+    def fingerprint(self) -> str:
+        """The last eight hexadecimal digits of the key's SHA-256: enough to tell keys apart."""
+        return hashlib.sha256(self.value.get_secret_value().encode()).hexdigest()[-8:]
+
+
+class ClientRecord(_Model):
+    """A named holder of keys. ``agents``, ``hosts``: the only ones for it; None: all."""
+
+    created: AwareDatetime
+    keys: tuple[ApiKey, ...]
+    agents: tuple[str, ...] | None = None
+    hosts: tuple[str, ...] | None = None
+
+    def valid_keys(self, now: datetime) -> tuple[ApiKey, ...]:
+        """Keys that are accepted at this time, the newest last."""
+        return tuple(key for key in self.keys if key.valid(now))
+
+
+class InternalKey(_Model):
+    """The key between a host's edge and its agents."""
+
+    value: Secret
+    created: AwareDatetime
+
+
+class StoredCa(_Model):
+    """The local CA, where the store is the one place for secrets."""
+
+    certificate: str
+    key: Annotated[
+        SecretStr, PlainSerializer(lambda secret: secret.get_secret_value(), when_used="json")
+    ]
+
+
+class Content(_Model):
+    """Everything that a store holds."""
+
+    version: Literal[1] = 1
+    clients: Mapping[str, ClientRecord] = {}
+    internal: Mapping[str, InternalKey] = {}
+    ca: StoredCa | None = None
+
+    def client(self, name: str) -> ClientRecord:
+        """A client by name.
+
+        :raises SettingsError: there is none of this name.
+        """
+        if name not in self.clients:
+            known = ", ".join(sorted(self.clients)) or "nobody"
+            raise SettingsError([f"there is no client {name!r}; there is {known}"])
+        return self.clients[name]
+
+    def with_client(self, name: str, record: ClientRecord) -> Content:
+        """The same with one client's record in the place of the old one."""
+        return self.model_copy(update={"clients": {**self.clients, name: record}})
+
+    def for_host(self, host: str) -> dict[str, ClientRecord]:
+        """The clients whose keys belong on a host."""
+        return {
+            name: record
+            for name, record in sorted(self.clients.items())
+            if record.hosts is None or host in record.hosts
+        }
+
+
+def new_content(now: datetime) -> Content:
+    """A store at its first use: one client, so that there is a key to begin with."""
+    return add_client(Content(), DEFAULT_CLIENT, now)
+
+
+def new_key(now: datetime, lifetime: timedelta | None = None) -> ApiKey:
+    """A key of 256 bits."""
+    return ApiKey(
+        value=SecretStr(secrets.token_urlsafe(32)),
+        created=now,
+        expires=now + lifetime if lifetime is not None else None,
+    )
+
+
+def add_client(
+    content: Content,
+    name: str,
+    now: datetime,
+    *,
+    agents: Iterable[str] | None = None,
+    hosts: Iterable[str] | None = None,
+    lifetime: timedelta | None = None,
+) -> Content:
+    """A new client with a new key.
+
+    :raises SettingsError: the name is taken, or is no name.
+    """
+    if not _CLIENT_NAME.fullmatch(name):
+        raise SettingsError(
+            [f"{name!r} is no client's name; use 1 to 64 lower-case letters, digits and dashes"]
+        )
+    if name in content.clients:
+        raise SettingsError([f"there is a client {name!r} already; rotate its key, or revoke it"])
+    record = ClientRecord(
+        created=now,
+        keys=(new_key(now, lifetime),),
+        agents=tuple(sorted(set(agents))) if agents is not None else None,
+        hosts=tuple(sorted(set(hosts))) if hosts is not None else None,
+    )
+    return content.with_client(name, record)
+
+
+def rotate(content: Content, name: str, now: datetime, overlap: timedelta) -> Content:
+    """A new key for a client; its present ones end after ``overlap``, or when they did anyway.
+
+    The new key lives as long as the newest one was made to.
+
+    :raises SettingsError: there is no such client.
+    """
+    record = content.client(name)
+    end = now + overlap
+    ending = tuple(
+        key.model_copy(update={"expires": min(key.expires or end, end)})
+        for key in record.valid_keys(now)
+    )
+    newest = record.keys[-1]
+    lifetime = newest.expires - newest.created if newest.expires else None
+    kept = tuple(key for key in ending if key.valid(now))
+    return content.with_client(
+        name, record.model_copy(update={"keys": (*kept, new_key(now, lifetime))})
+    )
+
+
+def revoke(content: Content, name: str) -> Content:
+    """Without this client.
+
+    :raises SettingsError: there is no such client.
+    """
+    content.client(name)
+    left = {other: record for other, record in content.clients.items() if other != name}
+    return content.model_copy(update={"clients": left})
+
+
+def with_internal(content: Content, hosts: Iterable[str], now: datetime) -> Content:
+    """An internal key for every host that has none."""
+    missing = {
+        host: InternalKey(value=SecretStr(secrets.token_urlsafe(32)), created=now)
+        for host in hosts
+        if host not in content.internal
+    }
+    return content.model_copy(update={"internal": {**content.internal, **missing}})
+
+
+def rotate_internal(content: Content, hosts: Iterable[str], now: datetime) -> Content:
+    """New internal keys for these hosts."""
+    chosen = set(hosts)
+    others = {host: key for host, key in content.internal.items() if host not in chosen}
+    return with_internal(content.model_copy(update={"internal": others}), sorted(chosen), now)

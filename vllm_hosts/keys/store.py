@@ -1,0 +1,242 @@
+"""The one file with all secrets of an inventory: encrypted with age, or private to its owner."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import SecretStr, ValidationError
+
+from vllm_hosts.atomic import locked, private_folder, read_private, write_private
+from vllm_hosts.controller import CA_FILE, state_folder
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys import age, sources
+from vllm_hosts.keys.model import Content, StoredCa, new_content, with_internal
+from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.settings import HostSettings
+
+
+@dataclass(frozen=True)
+class ClientKey:
+    """A key that an edge accepts. ``agents``: the only ones for this client; None: all."""
+
+    client: str
+    value: SecretStr
+    expires: datetime | None = None
+    agents: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class HostKeys:
+    """The secrets that one host needs."""
+
+    internal: SecretStr
+    clients: tuple[ClientKey, ...]
+    hf_token: SecretStr | None
+
+
+class KeyStore:
+    """The secrets of one inventory.
+
+    They lie in ``keys/NAME.age`` beside the inventory's folder where that file exists (made by
+    ``vllm-hosts keys init``), else in a private file of the inventory's state folder.
+
+    :param identity: file that opens the encrypted store; None: the usual places.
+    """
+
+    def __init__(self, inventory_file: Path, identity: Path | None = None) -> None:
+        inventory_file = inventory_file.resolve()
+        self.name = inventory_file.stem
+        self.folder = state_folder(inventory_file)
+        self.plain_path = self.folder / "keys.json"
+        self.encrypted_path = _keys_folder(inventory_file) / f"{self.name}.age"
+        self.recipients_path = self.encrypted_path.with_suffix(".recipients")
+        self._identity = identity
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the secrets are in an age file."""
+        return self.encrypted_path.exists()
+
+    @property
+    def path(self) -> Path:
+        """The file that holds the secrets."""
+        return self.encrypted_path if self.encrypted else self.plain_path
+
+    def read(self) -> Content:
+        """What the store holds; made at first use.
+
+        :raises SettingsError: it is damaged, open to others, or no identity opens it.
+        """
+        return self.update(lambda content: content)
+
+    def update(self, change: Callable[[Content], Content]) -> Content:
+        """Change the store, whole or not at all. A second writer waits, and loses nothing.
+
+        :raises SettingsError: as ``read``; or it cannot be written, and is as it was.
+        """
+        private_folder(self.folder)
+        with locked(self.folder):
+            before = self._load()
+            content = change(before or new_content(utc_now()))
+            if content != before:
+                self._save(content)
+        return content
+
+    def host_keys(self, settings: HostSettings) -> HostKeys:
+        """The secrets of one host; an internal key that does not exist yet is made and kept.
+
+        :raises SettingsError: as ``update``, or a source of a secret gives nothing usable.
+        """
+        now = utc_now()
+        content = self.update(lambda content: with_internal(content, [settings.name], now))
+        return HostKeys(
+            internal=sources.internal_key(settings) or content.internal[settings.name].value,
+            clients=tuple(
+                ClientKey(name, key.value, key.expires, record.agents)
+                for name, record in content.for_host(settings.name).items()
+                for key in record.valid_keys(now)
+            ),
+            hf_token=sources.hf_token(settings),
+        )
+
+    def client_key(self, name: str) -> SecretStr:
+        """The newest key of a client.
+
+        :raises SettingsError: there is no such client, or its keys have expired.
+        """
+        keys = self.read().client(name).valid_keys(utc_now())
+        if not keys:
+            raise SettingsError([f"all keys of client {name!r} have expired; rotate them"])
+        return keys[-1].value
+
+    def local_ca(self) -> LocalCa:
+        """The inventory's CA, made at first use. Its certificate also lies in the state folder.
+
+        :raises SettingsError: it is damaged, or as ``read``.
+        """
+        now = utc_now()
+        if not self.encrypted:
+            return LocalCa.load_or_create(self.folder, self.name, now)
+        stored = self.update(lambda content: _with_ca(content, self.name, now)).ca
+        assert stored is not None
+        ca = LocalCa.from_pem(stored.certificate.encode(), stored.key, str(self.encrypted_path))
+        public = self.folder / CA_FILE
+        if not public.exists() or public.read_bytes() != ca.certificate_pem:
+            write_private(public, ca.certificate_pem)
+        return ca
+
+    def encrypt(self, recipients: Iterable[str]) -> None:
+        """Move the secrets, the CA's among them, into an age file for these recipients.
+
+        :raises SettingsError: it exists already, or a recipient is none.
+        """
+        if self.encrypted:
+            raise SettingsError([f"{self.encrypted_path} exists; see vllm-hosts keys recipients"])
+        lines = list(recipients)
+        for line in lines:
+            age.parse_recipient(line)
+        ca = self.local_ca()
+        private_folder(self.folder)
+        with locked(self.folder):
+            content = self._load() or new_content(utc_now())
+            stored = StoredCa(certificate=ca.certificate_pem.decode(), key=ca.key_text())
+            self._write_recipients(lines)
+            self._save_encrypted(content.model_copy(update={"ca": stored}), lines)
+            try:
+                self._load()
+            except SettingsError:
+                # Nobody here could use it: everything stays as it was.
+                for new in (self.encrypted_path, self.recipients_path):
+                    new.unlink()
+                raise
+            # Only now, with everything in a file that opens.
+            for old in (self.plain_path, self.folder / "ca.key"):
+                old.unlink(missing_ok=True)
+
+    def recipients(self) -> list[str]:
+        """Who can open the store.
+
+        :raises SettingsError: it is not encrypted.
+        """
+        if not self.encrypted:
+            raise SettingsError(
+                [f"the keys of {self.name} are not encrypted; see vllm-hosts keys init"]
+            )
+        return age.read_recipients(self.recipients_path)
+
+    def set_recipients(self, lines: list[str]) -> None:
+        """Encrypt the store again, for exactly these recipients.
+
+        :raises SettingsError: one of them is none, or as ``read``.
+        """
+        with locked(private_folder(self.folder)):
+            content = self._load()
+            assert content is not None
+            data = age.encrypt(_dumped(content), lines)
+            self._write_recipients(lines)
+            self._write(self.encrypted_path, data)
+
+    def _load(self) -> Content | None:
+        if not self.encrypted:
+            data = read_private(self.plain_path)
+        else:
+            data = age.decrypt(
+                self.encrypted_path, self.encrypted_path.read_bytes(), self._identity
+            )
+        if data is None:
+            return None
+        try:
+            return Content.model_validate_json(data)
+        except ValidationError:
+            # The error's own text could show a key.
+            raise SettingsError(
+                [
+                    f"{self.path} is damaged; restore it from a backup, or move it away to have"
+                    " new keys made (every client then needs its new key)"
+                ]
+            ) from None
+
+    def _save(self, content: Content) -> None:
+        if self.encrypted:
+            self._save_encrypted(content, age.read_recipients(self.recipients_path))
+        else:
+            self._write(self.plain_path, _dumped(content))
+
+    def _save_encrypted(self, content: Content, recipients: list[str]) -> None:
+        self.encrypted_path.parent.mkdir(parents=True, exist_ok=True)
+        self._write(self.encrypted_path, age.encrypt(_dumped(content), recipients))
+
+    def _write_recipients(self, lines: list[str]) -> None:
+        self.recipients_path.parent.mkdir(parents=True, exist_ok=True)
+        head = f"# Who can open {self.encrypted_path.name}: age recipients and SSH public keys.\n"
+        self._write(self.recipients_path, (head + "\n".join([*lines, ""])).encode())
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            write_private(path, data)
+        except OSError as error:
+            raise SettingsError(
+                [f"{path} cannot be written: {error.strerror}; it is as it was"]
+            ) from error
+
+
+def _keys_folder(inventory_file: Path) -> Path:
+    """``keys`` beside the folder ``inventory``, where it can be committed; else beside the file."""
+    parent = inventory_file.parent
+    return (parent.parent if parent.name in ("inventory", "inventories") else parent) / "keys"
+
+
+def _dumped(content: Content) -> bytes:
+    return (content.model_dump_json(indent=2) + os.linesep).encode()
+
+
+def _with_ca(content: Content, name: str, now: datetime) -> Content:
+    if content.ca is not None:
+        return content
+    ca = LocalCa.create(name, now)
+    stored = StoredCa(certificate=ca.certificate_pem.decode(), key=ca.key_text())
+    return content.model_copy(update={"ca": stored})

@@ -1,0 +1,287 @@
+"""`vllm-hosts keys`: who may call the models. Takes effect with `pyinfra INVENTORY keys.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import click
+
+from vllm_hosts.cli_common import Duration, Names, inventory_argument, says_problems
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.inventory import load, validate
+from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys.age import own_recipients, parse_recipient
+from vllm_hosts.keys.model import ClientRecord
+from vllm_hosts.pki import utc_now
+
+_problems = says_problems("The keys cannot be changed or shown:")
+identity_option = click.option(
+    "--identity",
+    type=click.Path(path_type=Path),
+    help="age or SSH identity that opens the keys.",
+)
+client_argument = click.argument("client")
+
+
+@click.group()
+def keys() -> None:
+    """Named keys of clients: add, list, show, rotate, revoke."""
+
+
+@keys.command()
+@inventory_argument
+@click.option(
+    "--recipient",
+    "given",
+    multiple=True,
+    help="age recipient or SSH public key that may open the keys; repeatable. Default: your own.",
+)
+@identity_option
+@_problems
+def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None:
+    """Encrypt the keys with age, in a file that is safe to commit.
+
+    Example: vllm-hosts keys init inventory/prod.py --recipient "$(cat ~/.ssh/id_ed25519.pub)"
+    """
+    load(inventory)
+    store = KeyStore(inventory, identity)
+    store.encrypt(given or own_recipients(identity))
+    click.echo(f"{store.encrypted_path} holds the keys and the CA; commit it")
+    click.echo(f"{store.recipients_path} lists who can open it; commit it too")
+
+
+@keys.group()
+def recipients() -> None:
+    """Who can open the keys."""
+
+
+@recipients.command("list")
+@inventory_argument
+@_problems
+def list_recipients(inventory: Path) -> None:
+    """Print the recipients, one a line."""
+    for line in KeyStore(inventory).recipients():
+        click.echo(line)
+
+
+@recipients.command("add")
+@inventory_argument
+@click.argument("recipient")
+@identity_option
+@_problems
+def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
+    """Encrypt the keys again, for one more.
+
+    Example: vllm-hosts keys recipients add inventory/prod.py "$(cat alice.pub)"
+    """
+    store = KeyStore(inventory, identity)
+    parse_recipient(recipient)
+    lines = store.recipients()
+    if recipient.strip() in lines:
+        click.echo("can open the keys already")
+        return
+    store.set_recipients([*lines, recipient.strip()])
+    click.echo(f"{store.encrypted_path} is encrypted for {len(lines) + 1} recipients; commit it")
+
+
+@recipients.command("remove")
+@inventory_argument
+@click.argument("recipient")
+@identity_option
+@_problems
+def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
+    """Encrypt the keys again, without one. RECIPIENT: the line, its key, or its comment.
+
+    Whoever had the file and their identity knows the keys of until now: rotate them all.
+    """
+    store = KeyStore(inventory, identity)
+    lines = store.recipients()
+    gone = [line for line in lines if recipient.strip() in (line, *line.split()[1:])]
+    if len(gone) != 1:
+        found = "matches several recipients" if gone else "is not one of the recipients"
+        raise SettingsError([f"{recipient!r} {found} in {store.recipients_path}"])
+    left = [line for line in lines if line != gone[0]]
+    if not left:
+        raise SettingsError(["that is the last recipient; nobody could open the keys again"])
+    store.set_recipients(left)
+    click.echo(f"{store.encrypted_path} is encrypted for {len(left)} recipients; commit it")
+    click.echo("Who was removed knows the keys of until now. Rotate every client's, and run")
+    click.echo(f"  vllm-hosts keys rotate-internal {inventory}")
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@click.option("--agents", type=Names(), help="The only agents for this client. Default: all.")
+@click.option("--hosts", type=Names(), help="The only hosts that get its key. Default: all.")
+@click.option("--expires", type=Duration(), help="How long the key is good, such as 30d.")
+@identity_option
+@_problems
+def add(
+    inventory: Path,
+    client: str,
+    agents: tuple[str, ...] | None,
+    hosts: tuple[str, ...] | None,
+    expires: timedelta | None,
+    identity: Path | None,
+) -> None:
+    """Make a client with a key of its own.
+
+    Example: vllm-hosts keys add inventory/prod.py alice --agents coder --expires 30d
+    """
+    names = _host_names(inventory)
+    _check_known("host", hosts, names)
+    if agents is not None:
+        settings = validate(load(inventory)).values()
+        _check_known("agent", agents, {agent.name for host in settings for agent in host.agents})
+    KeyStore(inventory, identity).update(
+        lambda content: model.add_client(
+            content, client, utc_now(), agents=agents, hosts=hosts, lifetime=expires or None
+        )
+    )
+    click.echo(f"{client} has a key; see it with: vllm-hosts keys show {inventory} {client}")
+    _say_next(inventory, hosts or names)
+
+
+@keys.command("list")
+@inventory_argument
+@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@identity_option
+@_problems
+def list_keys(inventory: Path, as_json: bool, identity: Path | None) -> None:
+    """Print clients, their scopes, and their keys' ages and fingerprints. Never a key."""
+    now = utc_now()
+    clients = sorted(KeyStore(inventory, identity).read().clients.items())
+    if as_json:
+        shown = [_as_json(name, record, now) for name, record in clients]
+        click.echo(json.dumps(shown, indent=2))
+        return
+    for name, record in clients:
+        click.secho(name, bold=True, nl=False)
+        click.echo(f"  agents: {_scope(record.agents)}; hosts: {_scope(record.hosts)}")
+        for key in record.keys:
+            until = f"until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else "without end"
+            state = "" if key.valid(now) else "  EXPIRED"
+            click.echo(f"  ...{key.fingerprint}  from {key.created:%Y-%m-%d}  {until}{state}")
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@click.option("--force", is_flag=True, help="Also where the output is no terminal.")
+@identity_option
+@_problems
+def show(inventory: Path, client: str, force: bool, identity: Path | None) -> None:
+    """Print a client's newest key. No other command prints one.
+
+    Example: export OPENAI_API_KEY="$(vllm-hosts keys show --force inventory/prod.py default)"
+    """
+    if not (force or sys.stdout.isatty()):
+        raise SettingsError(["a key goes to a terminal only; add --force to pass it on"])
+    load(inventory)
+    key = KeyStore(inventory, identity).client_key(client)
+    click.echo(key.get_secret_value(), nl=sys.stdout.isatty())
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@click.option(
+    "--overlap",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="How long the old key is good beside the new one.",
+)
+@identity_option
+@_problems
+def rotate(inventory: Path, client: str, overlap: timedelta, identity: Path | None) -> None:
+    """Make a new key for a client. The old one ends by itself when the overlap is over.
+
+    Example: vllm-hosts keys rotate inventory/prod.py alice --overlap 24h
+    """
+    content = KeyStore(inventory, identity).update(
+        lambda content: model.rotate(content, client, utc_now(), overlap)
+    )
+    click.echo(f"{client} has a new key; see it with: vllm-hosts keys show {inventory} {client}")
+    _say_next(inventory, content.client(client).hosts or _host_names(inventory))
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@identity_option
+@_problems
+def revoke(inventory: Path, client: str, identity: Path | None) -> None:
+    """Take a client's keys away. Hosts refuse them as soon as they were told.
+
+    Example: vllm-hosts keys revoke inventory/prod.py alice && pyinfra -y inventory/prod.py keys.py
+    """
+    hosts: list[tuple[str, ...] | None] = []
+
+    def change(content: model.Content) -> model.Content:
+        hosts.append(content.client(client).hosts)
+        return model.revoke(content, client)
+
+    KeyStore(inventory, identity).update(change)
+    click.echo(f"{client} is revoked in the store, and refused by no host yet")
+    _say_next(inventory, hosts[0] or _host_names(inventory))
+
+
+@keys.command("rotate-internal")
+@inventory_argument
+@click.option("--hosts", type=Names(), help="Only these hosts. Default: all.")
+@identity_option
+@_problems
+def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Path | None) -> None:
+    """Make new keys between edges and agents. Clients notice nothing of their own keys."""
+    names = _host_names(inventory)
+    _check_known("host", hosts, names)
+    chosen = hosts or names
+    KeyStore(inventory, identity).update(
+        lambda content: model.rotate_internal(content, chosen, utc_now())
+    )
+    click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
+    click.echo(f"  pyinfra --serial {inventory} deploy.py")
+
+
+def _host_names(inventory: Path) -> tuple[str, ...]:
+    """Hosts of an inventory. A revocation must not wait for settings: they are not validated."""
+    return tuple(host.name for host in load(inventory))
+
+
+def _check_known(kind: str, names: Iterable[str] | None, known: Iterable[str]) -> None:
+    known = sorted(known)
+    if unknown := [name for name in names or () if name not in known]:
+        raise SettingsError([f"there is no {kind} {unknown[0]!r}; there is {', '.join(known)}"])
+
+
+def _say_next(inventory: Path, hosts: Iterable[str]) -> None:
+    click.echo(f"{', '.join(hosts)}: takes effect with")
+    click.echo(f"  pyinfra -y {inventory} keys.py")
+
+
+def _scope(names: tuple[str, ...] | None) -> str:
+    return ", ".join(names) if names is not None else "all"
+
+
+def _as_json(name: str, record: ClientRecord, now: datetime) -> dict[str, object]:
+    return {
+        "client": name,
+        "agents": record.agents,
+        "hosts": record.hosts,
+        "created": record.created.isoformat(),
+        "keys": [
+            {
+                "fingerprint": key.fingerprint,
+                "created": key.created.isoformat(),
+                "expires": key.expires.isoformat() if key.expires else None,
+                "valid": key.valid(now),
+            }
+            for key in record.keys
+        ],
+    }
