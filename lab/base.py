@@ -21,6 +21,7 @@ MACHINE_PACKAGES = [
     "apt-cacher-ng",
     "openssl",
     "curl",
+    "age",
 ]
 
 _SYSTEM = [

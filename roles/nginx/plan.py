@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vllm_hosts import paths
 from vllm_hosts.keys import HostKeys
+from vllm_hosts.operations.edge import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.probe import host_header
 from vllm_hosts.render import render
 from vllm_hosts.settings import HostSettings
@@ -120,15 +121,21 @@ def edge_entries(settings: HostSettings, keys: HostKeys, version: NginxVersion) 
         File(CONF, edge_conf(settings, version).encode()),
         File(f"{paths.EDGE_FOLDER}/tls.conf", _tls_conf(version).encode(), mode=0o600),
         File(f"{paths.EDGE_FOLDER}/error.conf", render("nginx/error.conf.j2").encode(), mode=0o600),
-        _secret(
-            "upstream.conf",
-            render("nginx/upstream.conf.j2", internal_key=keys.internal.get_secret_value()),
+        File(
+            f"{paths.EDGE_FOLDER}/upstream.conf",
+            render("nginx/upstream.conf.j2").encode(),
+            mode=0o600,
         ),
+        File(INTERNAL_MAP, internal_map(settings, keys).encode(), mode=0o600, secret=True),
+        # Agents answer for themselves, whatever a run that was cut off left here.
+        File(TARGETS_MAP, b"", mode=0o600),
     ]
 
 
-def _secret(name: str, text: str) -> File:
-    return File(f"{paths.EDGE_FOLDER}/{name}", text.encode(), mode=0o600, secret=True)
+def internal_map(settings: HostSettings, keys: HostKeys) -> str:
+    """From upstreams to the key that each asks for. Holds keys."""
+    lines = sorted(internal_line(agent.name, keys.internal) for agent in settings.agents)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def edge_conf(settings: HostSettings, version: NginxVersion) -> str:

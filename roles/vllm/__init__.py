@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from roles.vllm.plan import PROJECT, compose_entries
+from roles.vllm.plan import PROJECT, compose_entries, peers
 from vllm_hosts import run
 from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.operations.compose import agents_healthy, agents_running
@@ -20,7 +20,8 @@ from vllm_hosts.operations.tree import tree_synced
 @deploy("vLLM")
 def vllm() -> None:
     """Bring the agents to what the settings say and wait until they answer."""
-    settings = run.current().settings
+    current = run.current()
+    settings = current.settings
     directory = settings.vllm.directory
     agents = [agent.name for agent in settings.agents]
     tree_synced(
@@ -33,6 +34,9 @@ def vllm() -> None:
         directory,
         PROJECT,
         agents,
+        timeout=settings.vllm.health_timeout,
+        peers=peers(settings),
+        internal_key=current.keys.internal,
         name="The agents run as compose.yaml says",
     )
     agents_healthy(

@@ -59,6 +59,13 @@ def test_the_agent_has_no_privileges(host: Host, settings: HostSettings, agent: 
     assert config["NetworkMode"] != "host"
 
 
+def test_the_agent_leaves_no_core_dump_with_the_key(host: Host, agent: Agent) -> None:
+    limits = {
+        limit["Name"]: limit["Hard"] for limit in inspected(host, agent)["HostConfig"]["Ulimits"]
+    }
+    assert limits["core"] == 0
+
+
 def test_the_agent_comes_back_after_a_reboot(host: Host, agent: Agent) -> None:
     assert inspected(host, agent)["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
 

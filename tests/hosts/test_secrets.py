@@ -22,7 +22,7 @@ def test_only_root_could_replace_env(host: Host, settings: HostSettings) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/nginx/vllm-hosts/clients.map", "/etc/nginx/vllm-hosts/upstream.conf", TLS_KEY]
+    "path", ["/etc/nginx/vllm-hosts/clients.map", "/etc/nginx/vllm-hosts/internal.map", TLS_KEY]
 )
 def test_key_files_are_readable_by_root_only(host: Host, settings: HostSettings, path: str) -> None:
     file = host.file(path)

@@ -69,6 +69,7 @@ def test_golden_files_with_keys() -> None:
     check_golden("client_keys/clients.map", clients_map(KEYS))
     check_golden("client_keys/scopes.map", scopes_map(RICH, KEYS))
     check_golden("nginx/upstream.conf", files()[f"{FOLDER}/upstream.conf"].content.decode())
+    check_golden("nginx/internal.map", files()[f"{FOLDER}/internal.map"].content.decode())
 
 
 def test_files_with_keys_are_for_root_and_never_shown() -> None:
@@ -89,7 +90,7 @@ def test_every_proxied_path_is_written_out() -> None:
     assert targets
     for target in targets:
         assert re.fullmatch(
-            r"http://vllm_hosts_[a-z-]+/v1/[a-z_/]+(\$vllm_hosts_id(/cancel)?)?", target
+            r"http://\$vllm_hosts_target/v1/[a-z_/]+(\$vllm_hosts_id(/cancel)?)?", target
         ), target
     # Behind every one: the network, the method and the client are looked at first.
     assert text.count("if ($vllm_hosts_client =") == len(targets)

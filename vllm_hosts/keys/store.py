@@ -15,7 +15,7 @@ from vllm_hosts.controller import CA_FILE, state_folder
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import age, sources
 from vllm_hosts.keys.model import Content, StoredCa, new_content, with_internal
-from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.pki import CA_KEY_FILE, LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
 
 
@@ -129,6 +129,19 @@ class KeyStore:
             write_private(public, ca.certificate_pem)
         return ca
 
+    def new_ca(self) -> LocalCa:
+        """Another CA in the place of the one there is. Hosts get certificates at the next deploy.
+
+        :raises SettingsError: as ``update``.
+        """
+        if self.encrypted:
+            self.update(lambda content: content.model_copy(update={"ca": None}))
+        else:
+            with locked(private_folder(self.folder)):
+                for old in (CA_FILE, CA_KEY_FILE):
+                    (self.folder / old).unlink(missing_ok=True)
+        return self.local_ca()
+
     def encrypt(self, recipients: Iterable[str]) -> None:
         """Move the secrets, the CA's among them, into an age file for these recipients.
 
@@ -154,7 +167,7 @@ class KeyStore:
                     new.unlink()
                 raise
             # Only now, with everything in a file that opens.
-            for old in (self.plain_path, self.folder / "ca.key"):
+            for old in (self.plain_path, self.folder / CA_KEY_FILE):
                 old.unlink(missing_ok=True)
 
     def recipients(self) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from pydantic import SecretStr
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE, AgentLog, AgentState, AgentStates, ComposeProject
 from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.edge import EdgeRuns, divert, give_back
 
 #: Seconds between two looks at an agent that is not healthy yet, and between two lines about it.
 _LOOK_EVERY = 2.0
@@ -21,13 +23,25 @@ _LOG_LINES = 30
 
 
 @host_operation
-def agents_running(directory: str, project: str, agents: Sequence[str]) -> Commands:
-    """Start agents, and recreate those whose definition changed.
+def agents_running(
+    directory: str,
+    project: str,
+    agents: Sequence[str],
+    *,
+    timeout: int,
+    peers: Mapping[str, Sequence[str]],
+    internal_key: SecretStr,
+) -> Commands:
+    """Start agents, and recreate those whose definition or key changed.
 
     An agent whose definition is what it was keeps running. Services that are no longer in the
-    compose file are removed.
+    compose file are removed. Behind a running edge, an agent that another one can answer for is
+    recreated alone, while that one does.
 
     :param directory: holds compose.yaml and .env.
+    :param timeout: seconds in which an agent must become healthy before the next one restarts.
+    :param peers: by agent, those with the same model.
+    :param internal_key: what agents ask for once they are recreated.
     """
     found = look(ComposeProject, directory=directory, project=project)
     by_service = {container.service: container for container in found.containers}
@@ -38,12 +52,24 @@ def agents_running(directory: str, project: str, agents: Sequence[str]) -> Comma
         or container.config_hash != found.wanted.get(agent)
         or container.status != "running"
     ]
-    removed = set(by_service) - set(agents)
-    if changed or removed:
+    removed = sorted(set(by_service) - set(agents))
+    healthy = {name for name, container in by_service.items() if container.health == "healthy"}
+    rolled = []
+    if changed and healthy and look(EdgeRuns):
+        rolled = [agent for agent in changed if healthy & set(peers.get(agent, ())) - {agent}]
+    at_once = [agent for agent in changed if agent not in rolled]
+    compose = f"{COMPOSE} --project-directory {directory} --progress plain up --detach --no-deps"
+    for agent in rolled:
+        yield divert(agent, sorted(healthy & set(peers[agent]) - {agent})[0])
+        yield watched(f"recreating {agent}", f"{compose} {agent}")
+        if ctx_state.get().is_executing:
+            _wait(directory, [agent], timeout)
+        yield give_back(agent, internal_key)
+        healthy.add(agent)
+    if at_once or removed:
         yield watched(
-            f"starting {' '.join(changed)}" if changed else f"removing {' '.join(sorted(removed))}",
-            f"{COMPOSE} --project-directory {directory} --progress plain"
-            f" up --detach --no-deps --remove-orphans {' '.join(changed or agents)}",
+            f"starting {' '.join(at_once)}" if at_once else f"removing {' '.join(removed)}",
+            f"{compose} --remove-orphans {' '.join(at_once or agents)}",
         )
 
 

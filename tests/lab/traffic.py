@@ -1,0 +1,105 @@
+"""Clients that ask all the time, and what became of every one of their requests."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import requests
+from pydantic import SecretStr
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: who asked, when it began and ended, and its status; 0: it failed otherwise."""
+
+    client: str
+    began: float
+    ended: float
+    status: int
+    why: str = ""
+
+
+class Traffic:
+    """Between enter and exit, asks with named keys from one thread each.
+
+    Every third request is a stream, which must end as streams end.
+    """
+
+    def __init__(
+        self, url: str, model: str, ca_file: Path, clients: list[tuple[str, SecretStr]]
+    ) -> None:
+        self._url = f"{url}/chat/completions"
+        self._model = model
+        self._ca_file = ca_file
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._ask_on, args=client) for client in clients]
+        self.asked: list[Asked] = []
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, count: int, timeout: float = 300) -> None:
+        """Go on until this many requests were answered."""
+        deadline = time.monotonic() + timeout
+        while len(self.asked) < count:
+            assert time.monotonic() < deadline, f"only {len(self.asked)} requests in {timeout} s"
+            time.sleep(0.2)
+
+    def of(self, client: str) -> list[Asked]:
+        """What one client's requests came to, in the order in which they began."""
+        return sorted((item for item in self.asked if item.client == client), key=began)
+
+    def _ask_on(self, client: str, key: SecretStr) -> None:
+        number = 0
+        with requests.Session() as session:
+            session.headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+            session.verify = str(self._ca_file)
+            while not self._stop.is_set():
+                number += 1
+                done = self._ask(session, client, stream=number % 3 == 0)
+                with self._lock:
+                    self.asked.append(done)
+                if done.status != 200:
+                    time.sleep(0.05)
+
+    def _ask(self, session: requests.Session, client: str, *, stream: bool) -> Asked:
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": "hi"}],
+            "max_tokens": 8,
+            "stream": stream,
+            "ignore_eos": True,
+        }
+        start = time.monotonic()
+        try:
+            answer = session.post(self._url, json=body, timeout=60)
+            status, text = answer.status_code, answer.text
+        except requests.RequestException as error:
+            return Asked(client, start, time.monotonic(), 0, repr(error))
+        if status == 200:
+            whole = text.rstrip().endswith("[DONE]") if stream else bool(json.loads(text)["usage"])
+            if not whole:
+                return Asked(client, start, time.monotonic(), 0, f"cut short: {text[-80:]!r}")
+        return Asked(client, start, time.monotonic(), status, "" if status == 200 else text[:200])
+
+
+def began(item: Asked) -> float:
+    return item.began

@@ -1,0 +1,267 @@
+"""`vllm-hosts keys`, as people use it, with the plain and with the encrypted store."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.projects import AGENT, BIN, Project
+
+PROD = "inventory/prod.py"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with two hosts, of a user with an SSH key without passphrase."""
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True, mode=0o700)
+    ssh_key(home / ".ssh" / "id_ed25519", "me@laptop")
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    project.environment = {"HOME": str(home)}
+    project.write(PROD, "gpu_hosts = ['gpu1.example.com', 'gpu2.example.com']\n")
+    project.group(agents=[AGENT, dict(AGENT, name="coder", port=8002, gpus=[1])])
+    return project
+
+
+def ssh_key(path: Path, comment: str, passphrase: str = "") -> str:
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", comment, "-f", str(path)]
+    subprocess.run(words, check=True)
+    return path.with_name(path.name + ".pub").read_text().strip()
+
+
+def keys(project: Project, *words: str, code: int = 0) -> str:
+    done = project.run("vllm-hosts", "keys", *words)
+    assert done.returncode == code, done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def shown(project: Project, client: str) -> str:
+    key = keys(project, "show", "--force", PROD, client)
+    assert len(key) == 43, key
+    return key
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def store(request: pytest.FixtureRequest, project: Project) -> Project:
+    if request.param == "encrypted":
+        keys(project, "init", PROD)
+    return project
+
+
+class TestBothStores:
+    def test_add_list_show(self, store: Project) -> None:
+        said = keys(store, "add", PROD, "alice", "--agents", "coder", "--expires", "30d")
+        assert "pyinfra -y inventory/prod.py keys.py" in said
+        assert "gpu1.example.com, gpu2.example.com: takes effect with" in said
+        listed = {item["client"]: item for item in json.loads(keys(store, "list", PROD, "--json"))}
+        assert set(listed) == {"default", "alice"}
+        assert listed["alice"]["agents"] == ["coder"]
+        [key] = listed["alice"]["keys"]
+        assert key["valid"] is True
+        assert len(key["fingerprint"]) == 8
+        text = keys(store, "list", PROD)
+        assert f"...{key['fingerprint']}" in text
+        assert "agents: coder; hosts: all" in text
+        assert shown(store, "alice") not in text
+        assert shown(store, "alice") != shown(store, "default")
+
+    def test_rotate_and_revoke(self, store: Project) -> None:
+        before = shown(store, "default")
+        keys(store, "rotate", PROD, "default", "--overlap", "1h")
+        assert shown(store, "default") != before
+        [item] = json.loads(keys(store, "list", PROD, "--json"))
+        assert [bool(key["expires"]) for key in item["keys"]] == [True, False]
+        assert "is revoked in the store" in keys(store, "revoke", PROD, "default")
+        assert json.loads(keys(store, "list", PROD, "--json")) == []
+        # The last client does not come back by itself.
+        assert "there is no client 'default'" in keys(
+            store, "show", "--force", PROD, "default", code=1
+        )
+
+    def test_rotate_internal(self, store: Project) -> None:
+        said = keys(store, "rotate-internal", PROD, "--hosts", "gpu2.example.com")
+        assert "new internal keys for gpu2.example.com" in said
+        assert "pyinfra --serial inventory/prod.py deploy.py" in said
+
+    def test_a_new_ca(self, store: Project) -> None:
+        keys(store, "new-ca", PROD)
+        path = store.folder / "inventory" / ".vllm-hosts" / "prod" / "ca.pem"
+        before = path.read_bytes()
+        assert "ca.pem; hosts get new certificates with" in keys(store, "new-ca", PROD)
+        assert path.read_bytes() != before
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (["add", PROD, "Bad Name"], "'Bad Name' is no client's name"),
+            (["add", PROD, "default"], "there is a client 'default' already"),
+            (["add", PROD, "x", "--agents", "cod"], "no agent 'cod'; there is coder, one"),
+            (["add", PROD, "x", "--hosts", "gpu9"], "there is no host 'gpu9'"),
+            (["rotate", PROD, "bob"], "there is no client 'bob'; there is default"),
+            (["revoke", PROD, "bob"], "there is no client 'bob'; there is default"),
+            (["show", PROD, "default"], "add --force to pass it on"),
+        ],
+    )
+    def test_mistakes(self, store: Project, words: list[str], sentence: str) -> None:
+        store.run("vllm-hosts", "keys", "list", PROD)
+        assert sentence in keys(store, *words, code=1)
+
+    def test_a_length_of_time_that_is_none(self, store: Project) -> None:
+        said = keys(store, "add", PROD, "x", "--expires", "soon", code=2)
+        assert "'soon' is no length of time; write it like 90m, 24h or 30d" in said
+
+    def test_two_at_once_lose_nothing(self, store: Project) -> None:
+        shown(store, "default")
+        words = [str(BIN / "vllm-hosts"), "keys", "add", PROD]
+        environment = {**os.environ, **store.environment}
+        running = [
+            subprocess.Popen(
+                [*words, f"client{n}"], cwd=store.folder, env=environment, stdout=subprocess.DEVNULL
+            )
+            for n in range(6)
+        ]
+        assert [process.wait(60) for process in running] == [0] * 6
+        found = {item["client"] for item in json.loads(keys(store, "list", PROD, "--json"))}
+        assert found == {"default", *(f"client{n}" for n in range(6))}
+
+    def test_a_rotation_that_is_killed_leaves_a_store_that_works(self, store: Project) -> None:
+        shown(store, "default")
+        words = [str(BIN / "vllm-hosts"), "keys", "rotate", PROD, "default", "--overlap", "1h"]
+        for n in range(8):
+            process = subprocess.Popen(
+                words,
+                cwd=store.folder,
+                env={**os.environ, **store.environment},
+                stdout=subprocess.DEVNULL,
+            )
+            time.sleep(0.25 + 0.06 * n)
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
+            shown(store, "default")
+        left = [p.name for p in (store.folder / "keys").glob("*")] if is_encrypted(store) else []
+        assert [name for name in left if name.endswith(".age")] == ["prod.age"] * is_encrypted(
+            store
+        )
+
+
+def is_encrypted(project: Project) -> bool:
+    return (project.folder / "keys" / "prod.age").exists()
+
+
+class TestEncryption:
+    def test_init_moves_every_secret_and_the_ca(self, project: Project) -> None:
+        before = shown(project, "default")
+        project.run("vllm-hosts", "endpoints", PROD)
+        said = keys(project, "init", PROD)
+        assert "commit it" in said
+        assert shown(project, "default") == before
+        state = project.folder / "inventory" / ".vllm-hosts" / "prod"
+        assert not (state / "keys.json").exists()
+        assert not (state / "ca.key").exists()
+        assert (state / "ca.pem").exists()
+        data = (project.folder / "keys" / "prod.age").read_bytes()
+        assert data.startswith(b"age-encryption.org/v1\n")
+        assert before.encode() not in data
+        assert "exists; see vllm-hosts keys recipients" in keys(project, "init", PROD, code=1)
+
+    def test_the_age_program_reads_it(self, project: Project) -> None:
+        if shutil.which("age") is None:
+            pytest.fail("the program age is not installed; make setup installs it")
+        keys(project, "init", PROD)
+        identity = Path(project.environment["HOME"]) / ".ssh" / "id_ed25519"
+        done = subprocess.run(
+            ["age", "-d", "-i", str(identity), "keys/prod.age"],
+            cwd=project.folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert set(json.loads(done.stdout)["clients"]) == {"default"}
+
+    def test_recipients_come_and_go(self, project: Project, tmp_path: Path) -> None:
+        keys(project, "init", PROD)
+        other = ssh_key(tmp_path / "other", "bob@desk")
+        said = keys(project, "list", PROD, "--identity", str(tmp_path / "other"), code=1)
+        assert "other: is not one of the recipients" in said
+        keys(project, "recipients", "add", PROD, other)
+        assert other in keys(project, "recipients", "list", PROD)
+        keys(project, "list", PROD, "--identity", str(tmp_path / "other"))
+        assert "rotate-internal" in keys(project, "recipients", "remove", PROD, "bob@desk")
+        keys(project, "list", PROD, "--identity", str(tmp_path / "other"), code=1)
+        keys(project, "list", PROD)
+        said = keys(project, "recipients", "remove", PROD, "me@laptop", code=1)
+        assert "that is the last recipient" in said
+        said = keys(project, "recipients", "add", PROD, "nonsense", code=1)
+        assert "is no recipient" in said
+
+    def test_a_key_with_a_passphrase_is_explained(self, project: Project, tmp_path: Path) -> None:
+        public = ssh_key(tmp_path / "locked", "locked", passphrase="secret words")
+        keys(project, "init", PROD)
+        keys(project, "recipients", "add", PROD, public)
+        project.environment["VLLM_HOSTS_IDENTITY"] = str(tmp_path / "locked")
+        said = keys(project, "list", PROD, code=1)
+        assert "has a passphrase" in said
+        assert "age-keygen" in said
+
+    def test_keys_that_nobody_here_could_open_are_not_encrypted(
+        self, project: Project, tmp_path: Path
+    ) -> None:
+        before = shown(project, "default")
+        public = ssh_key(tmp_path / "other", "other")
+        said = keys(project, "init", PROD, "--recipient", public, code=1)
+        assert "no identity fits" in said
+        assert shown(project, "default") == before
+        assert not (project.folder / "keys" / "prod.age").exists()
+
+    def test_no_identity_at_all(self, project: Project) -> None:
+        shutil.rmtree(Path(project.environment["HOME"]) / ".ssh")
+        said = keys(project, "init", PROD, code=1)
+        assert "there is no identity in the usual places" in said
+
+    @pytest.mark.parametrize("damage", ["cut", "turned", "emptied"])
+    def test_a_damaged_store_is_told_and_kept(self, project: Project, damage: str) -> None:
+        keys(project, "init", PROD)
+        path = project.folder / "keys" / "prod.age"
+        data = path.read_bytes()
+        bad = {"cut": data[:-3], "turned": data[:-40] + b"x" * 40, "emptied": b""}[damage]
+        path.write_bytes(bad)
+        said = keys(project, "rotate", PROD, "default", code=1)
+        assert "prod.age is damaged" in said
+        assert "git checkout" in said
+        assert path.read_bytes() == bad
+        path.write_bytes(data)
+        shown(project, "default")
+
+    def test_a_full_disk_leaves_the_store_as_it_was(self, project: Project) -> None:
+        """A limit on the size of files stands in for the disk: writing ends with an error."""
+        keys(project, "init", PROD)
+        before = (project.folder / "keys" / "prod.age").read_bytes()
+
+        def limited() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+        done = subprocess.run(
+            [str(BIN / "vllm-hosts"), "keys", "rotate", PROD, "default"],
+            cwd=project.folder,
+            env={**os.environ, **project.environment, "PYTHONDONTWRITEBYTECODE": "1"},
+            preexec_fn=limited,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stdout
+        assert "prod.age cannot be written: File too large; it is as it was" in done.stdout
+        assert (project.folder / "keys" / "prod.age").read_bytes() == before
+        shown(project, "default")

@@ -1,0 +1,69 @@
+"""Switching the running edge between agents, so that an agent can restart behind it."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr
+from pyinfra.api.command import StringCommand
+
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.paths import EDGE_FOLDER
+
+#: Upstream -> key, and agent -> upstream where it is not its own: maps that the edge includes.
+INTERNAL_MAP = f"{EDGE_FOLDER}/internal.map"
+TARGETS_MAP = f"{EDGE_FOLDER}/targets.map"
+
+_SWITCH = """
+set -eu; umask 077; cd {folder}
+trap 'rm -f internal.map.new targets.map.new' EXIT
+{{ {new_line}; grep -v '^{upstream} ' internal.map || :; }} | LC_ALL=C sort >internal.map.new
+{{ {target}; grep -sv '^{agent} ' targets.map || :; }} >targets.map.new
+mv -f internal.map.new internal.map; mv -f targets.map.new targets.map
+nginx -t -q; systemctl reload nginx.service
+"""
+
+
+class EdgeRuns(HostFact[bool]):
+    """Whether the host has an edge of ours that serves clients now."""
+
+    what = "the edge"
+
+    def command(self) -> str:
+        return ending(
+            f"echo '== edge'; [ ! -s {INTERNAL_MAP} ] || systemctl is-active nginx.service"
+        )
+
+    def parse(self, lines: list[str]) -> bool:
+        return sections(lines)["edge"] == ["active"]
+
+
+def upstream(agent: str) -> str:
+    """The name of an agent's upstream in nginx."""
+    return f"vllm_hosts_{agent}"
+
+
+def internal_line(agent: str, key: SecretStr) -> str:
+    """An agent's line in the map of internal keys."""
+    return f'{upstream(agent)} "{key.get_secret_value()}";'
+
+
+def divert(agent: str, peer: str) -> StringCommand:
+    """Let another agent with the same model answer for this one."""
+    return StringCommand(
+        _SWITCH.format(
+            folder=EDGE_FOLDER,
+            agent=agent,
+            upstream="none",
+            new_line=":",
+            target=f"echo '{agent} {upstream(peer)};'",
+        ).strip()
+    )
+
+
+def give_back(agent: str, key: SecretStr) -> StringCommand:
+    """Let the agent answer for itself again, with the key that it has now."""
+    return StringCommand(
+        _SWITCH.format(
+            folder=EDGE_FOLDER, agent=agent, upstream=upstream(agent), new_line="cat", target=":"
+        ).strip(),
+        _stdin=[internal_line(agent, key)],
+    )
