@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from roles.client_keys.plan import SERVICE, STAMP, TIMER, expiry_entries, key_entries
+from roles.client_keys.plan import STAMP, TIMER, expiry_entries, key_entries
 from vllm_hosts import run
 from vllm_hosts.operations.service import units_enabled
 from vllm_hosts.operations.tree import tree_synced
@@ -42,4 +42,4 @@ def key_expiry() -> None:
         stamp=f"{STAMP}-expiry",
         name="Keys that end, end by themselves",
     )
-    units_enabled([SERVICE], [TIMER], name="The timer for it runs")
+    units_enabled([TIMER], name="The timer for it runs")

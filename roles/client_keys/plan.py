@@ -13,7 +13,7 @@ from vllm_hosts.tree import Entry, File, Folder
 
 STAMP = "client-keys"
 SCRIPT = "/usr/local/lib/vllm-hosts/expire-client-keys"
-SERVICE = "vllm-hosts-keys.service"
+_SERVICE = "vllm-hosts-keys.service"
 TIMER = "vllm-hosts-keys.timer"
 _UNITS = "/etc/systemd/system"
 
@@ -30,11 +30,14 @@ def key_entries(settings: HostSettings, keys: HostKeys) -> list[Entry]:
 def expiry_entries() -> list[Entry]:
     """What takes a key out when it ends, although nobody runs the tool."""
     script = render("client_keys/expire.sh.j2", folder=EDGE_FOLDER, stamp=f"{STAMPS}/{STAMP}")
-    service = render(f"client_keys/{SERVICE}.j2", folder=EDGE_FOLDER, script=SCRIPT)
+    service = render(f"client_keys/{_SERVICE}.j2", script=SCRIPT)
+    before = render("client_keys/nginx-before.conf.j2", script=SCRIPT)
     return [
         Folder("/usr/local/lib/vllm-hosts"),
         File(SCRIPT, script.encode(), mode=0o755),
-        File(f"{_UNITS}/{SERVICE}", service.encode()),
+        File(f"{_UNITS}/{_SERVICE}", service.encode()),
+        Folder(f"{_UNITS}/nginx.service.d"),
+        File(f"{_UNITS}/nginx.service.d/vllm-hosts.conf", before.encode()),
         File(f"{_UNITS}/{TIMER}", render(f"client_keys/{TIMER}.j2").encode()),
     ]
 

@@ -48,21 +48,28 @@ def test_the_first_agent_answers_at_v1(deployed: Deployed, host: str) -> None:
     ]
 
 
-def test_a_stream_arrives_spread_over_time(deployed: Deployed) -> None:
+def arrivals(deployed: Deployed) -> list[float]:
+    """When each chunk of a long stream came, in seconds after the request."""
     agent = deployed.settings["gpu1"].agents[0]
+    started = time.monotonic()
     stream = client(deployed, "gpu1").chat.completions.create(
         model=agent.client_model_name,
         messages=HELLO,
-        max_tokens=200,
+        max_tokens=600,
         stream=True,
         extra_body={"ignore_eos": True},
     )
-    arrivals = [time.monotonic() for _ in stream]
-    assert len(arrivals) > 50
-    spread = arrivals[-1] - arrivals[0]
-    assert spread > 0.2, "all chunks came at once: something buffers"
-    at_the_end = sum(1 for moment in arrivals if arrivals[-1] - moment < spread / 10)
-    assert at_the_end < len(arrivals) / 2, "most chunks came at the end: something buffers"
+    return [time.monotonic() - started for _ in stream]
+
+
+def test_a_stream_arrives_spread_over_time(deployed: Deployed) -> None:
+    """One of three is enough: a busy machine can hold one up, a buffer holds all of them up."""
+    early = []
+    for _ in range(3):
+        times = arrivals(deployed)
+        assert len(times) > 100
+        early.append(sum(1 for moment in times if moment < times[-1] * 0.8) / len(times))
+    assert max(early) > 0.3, f"parts of chunks that came before the end: {early}"
 
 
 @pytest.mark.parametrize("key", ["wrong", "x" * 43])

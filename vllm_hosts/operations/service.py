@@ -21,12 +21,9 @@ def nginx_enabled() -> Commands:
 
 
 @host_operation
-def units_enabled(at_boot: Sequence[str], running: Sequence[str]) -> Commands:
-    """Units that are enabled at boot, and of them those that run now as well."""
-    states = look(Units, names=[*at_boot, *running])
-    idle = [name for name in running if not (states[name].active and states[name].enabled)]
-    disabled = [name for name in at_boot if not states[name].enabled]
-    if disabled:
-        yield StringCommand(f"systemctl enable {' '.join(disabled)}")
+def units_enabled(names: Sequence[str]) -> Commands:
+    """These units run, now and at boot."""
+    states = look(Units, names=list(names))
+    idle = [name for name in names if not (states[name].active and states[name].enabled)]
     if idle:
         yield StringCommand(f"systemctl enable --now {' '.join(idle)}")
