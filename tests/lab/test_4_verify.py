@@ -74,6 +74,16 @@ SABOTAGE = [
     Sabotage(
         "keys-of-clients-readable", "chmod 644 /etc/nginx/vllm-hosts/clients.map", "key_files"
     ),
+    Sabotage(
+        "key-added-by-hand",
+        'echo \'"Bearer x" "x Bearer x";\' >>/etc/nginx/vllm-hosts/clients.map'
+        " && systemctl reload nginx",
+        "client_keys",
+    ),
+    Sabotage(
+        "scope-widened", "sed -i '/1;$/d; $d' /etc/nginx/vllm-hosts/scopes.map", "client_keys"
+    ),
+    Sabotage("expiry-stopped", "systemctl disable --now vllm-hosts-keys.timer", "timer"),
     Sabotage("nginx-not-at-boot", "systemctl disable nginx", "nginx"),
     Sabotage("nginx-stopped", "systemctl stop nginx", "nginx"),
     Sabotage("port-listens", listen("0.0.0.0:9999"), **_STRANGER, refused="0.0.0.0:9999"),

@@ -17,11 +17,20 @@ from tests.lab.deploys import BIN, ROOT, command
 _BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
 
 
-def blocks() -> list[tuple[str, str]]:
-    """Language and text of every example in docs/clients.md, as written for the lab."""
-    text = (ROOT / "docs" / "clients.md").read_text()
-    found: list[tuple[str, str]] = _BLOCK.findall(text)
+DOCUMENTS = ("README.md", "docs/clients.md")
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """Language and text of every example. The first one says what the others need."""
+    found: list[tuple[str, str]] = _BLOCK.findall((ROOT / document).read_text())
     return found
+
+
+EXAMPLES = [
+    pytest.param(document, number, id=f"{document}-{number}")
+    for document in DOCUMENTS
+    for number in range(1, len(blocks(document)))
+]
 
 
 def for_the_lab(text: str, deployed: Deployed) -> str:
@@ -53,28 +62,24 @@ def run(argv: list[str], environment: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def environment(deployed: Deployed) -> dict[str, str]:
-    """What the first example exports."""
-    language, text = blocks()[0]
-    assert language == "sh"
-    assert "export OPENAI_API_KEY" in text
-    path = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": "/root"}
-    said = run(["sh", "-e", "-c", for_the_lab(text, deployed) + "\nenv -0"], path)
-    return dict(line.split("=", 1) for line in said.split("\0") if line)
-
-
-@pytest.mark.parametrize("number", range(1, len(blocks())))
-def test_an_example_works(deployed: Deployed, environment: dict[str, str], number: int) -> None:
-    language, text = blocks()[number]
+@pytest.mark.parametrize(("document", "number"), EXAMPLES)
+def test_an_example_works(deployed: Deployed, document: str, number: int) -> None:
+    first, *_ = blocks(document)
+    assert first[0] == "sh"
+    assert "export OPENAI_API_KEY" in first[1]
+    plain = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": "/root"}
+    exported = run(["sh", "-e", "-c", for_the_lab(first[1], deployed) + "\nenv -0"], plain)
+    environment = dict(line.split("=", 1) for line in exported.split("\0") if line)
+    language, text = blocks(document)[number]
     program = ["sh", "-e", "-c"] if language == "sh" else [sys.executable, "-c"]
     said = run([*program, for_the_lab(text, deployed)], environment)
     assert said.strip()
     assert deployed.leaks(said) == []
 
 
-def test_there_is_an_example_for_each_client() -> None:
-    text = "".join(text for _, text in blocks())
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_there_is_an_example_for_each_client(document: str) -> None:
+    text = "".join(text for _, text in blocks(document))
     assert "curl" in text
     assert "from openai import OpenAI" in text
     assert "import requests" in text

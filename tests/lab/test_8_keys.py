@@ -144,8 +144,10 @@ def test_two_thousand_requests_while_keys_rotate_expire_and_are_revoked(
         with Traffic(url, "tiny", deployed.ca_file, [("new alice", new_alice)]) as renewed:
             keys("revoke", LAB, "bob")
             before_revocation = time.monotonic()
+            stream = traffic.long_stream(bob)
             keys_deploy()
             revoked = time.monotonic()
+            stream.join()
             deadline = revoked + 100
             while traffic.of("alice")[-1].status == 200:
                 assert time.monotonic() < deadline, "the old key does not end"
@@ -164,6 +166,9 @@ def test_two_thousand_requests_while_keys_rotate_expire_and_are_revoked(
     assert {item.status for item in late} == {401}
     early = [item for item in traffic.of("bob") if item.ended < before_revocation]
     assert {item.status for item in early} == {200}
+    [long] = traffic.of("long stream")
+    assert (long.status, long.why) == (200, "")
+    assert long.ended > revoked, "the stream was over before its key was revoked"
     assert vllm_processes("gpu1") == pids
 
 

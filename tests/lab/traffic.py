@@ -56,6 +56,20 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
+    def long_stream(self, key: SecretStr) -> threading.Thread:
+        """Start one long answer. It is counted as of the client ``long stream`` when it ends."""
+
+        def ask() -> None:
+            with requests.Session() as session:
+                session.headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+                done = self._ask(session, "long stream", stream=True, tokens=900)
+            with self._lock:
+                self.asked.append(done)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        return thread
+
     def wait_for(self, count: int, timeout: float = 300) -> None:
         """Go on until this many requests were answered."""
         deadline = time.monotonic() + timeout
@@ -79,11 +93,13 @@ class Traffic:
                 if done.status != 200:
                     time.sleep(0.05)
 
-    def _ask(self, session: requests.Session, client: str, *, stream: bool) -> Asked:
+    def _ask(
+        self, session: requests.Session, client: str, *, stream: bool, tokens: int = 8
+    ) -> Asked:
         body = {
             "model": self._model,
             "messages": [{"role": "user", "content": "hi"}],
-            "max_tokens": 8,
+            "max_tokens": tokens,
             "stream": stream,
             "ignore_eos": True,
         }
