@@ -151,9 +151,10 @@ def add(
 @keys.command("list")
 @inventory_argument
 @click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@click.option("--names", is_flag=True, help="For loops in a shell: names only, one a line.")
 @identity_option
 @_problems
-def list_keys(inventory: Path, as_json: bool, identity: Path | None) -> None:
+def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
     """Print clients, their scopes, and their keys' ages and fingerprints. Never a key."""
     now = utc_now()
     clients = sorted(KeyStore(inventory, identity).read().clients.items())
@@ -162,6 +163,9 @@ def list_keys(inventory: Path, as_json: bool, identity: Path | None) -> None:
         click.echo(json.dumps(shown, indent=2))
         return
     for name, record in clients:
+        if names:
+            click.echo(name)
+            continue
         click.secho(name, bold=True, nl=False)
         click.echo(f"  agents: {_scope(record.agents)}; hosts: {_scope(record.hosts)}")
         for key in record.keys:

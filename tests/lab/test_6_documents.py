@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,16 +47,18 @@ def for_the_lab(text: str, deployed: Deployed) -> str:
     return text
 
 
-def run(argv: list[str], environment: dict[str, str]) -> str:
+def run(
+    argv: list[str], environment: dict[str, str], cwd: Path = ROOT, timeout: float = 120
+) -> str:
     done = subprocess.run(
         argv,
-        cwd=ROOT,
+        cwd=cwd,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -83,6 +86,59 @@ def test_there_is_an_example_for_each_client(document: str) -> None:
     assert "curl" in text
     assert "from openai import OpenAI" in text
     assert "import requests" in text
+
+
+def sections_of_keys_md() -> dict[str, str]:
+    """The commands of each section, as one script for the lab."""
+    text = (ROOT / "docs" / "keys.md").read_text()
+    names = {"inventory/prod.py": "inventory/lab.py", "prod.age": "lab.age", "qwen3-8b": "tiny"}
+    for example, real in {**names, "prod.recipients": "lab.recipients"}.items():
+        text = text.replace(example, real)
+    found = {}
+    for part in text.split("\n## ")[1:]:
+        title, _, body = part.partition("\n")
+        lines = [line[4:] for line in body.splitlines() if line.startswith("    ")]
+        # `show` prints to a terminal only.
+        found[title] = "\n".join(
+            f"script -qec '{line}' /dev/null" if " keys show inventory" in line else line
+            for line in lines
+        )
+    return found
+
+
+@pytest.mark.nightly
+def test_keys_md_as_written(deployed: Deployed, tmp_path: Path) -> None:
+    """From a first key to a restore, in a clone of the project with a user of its own."""
+    clone, home = tmp_path / "clone", tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True, mode=0o700)
+    for path, comment in ((home / ".ssh/id_ed25519", "me@desk"), (tmp_path / "a", "alice@laptop")):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
+        subprocess.run(words, check=True)
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    (clone / "alice.pub").write_text((tmp_path / "a.pub").read_text())
+    environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(home)}
+    sections = sections_of_keys_md()
+    names = ["The store", "A first key", "A rotation", "An emergency", "A lost laptop"]
+    for name in [*names, "A restore from git", "A new CA"]:
+        script = sections[name]
+        if name == "The store":
+            # As in the text: what was made is committed, and alice comes back for what follows.
+            script += '\nvllm-hosts keys recipients add inventory/lab.py "$(cat alice.pub)"'
+            script += "\ngit add keys && git -c user.name=t -c user.email=t@t commit -qm keys"
+        if name == "An emergency":
+            script = script.replace(
+                "\nvllm-hosts keys rotate",
+                "\nvllm-hosts keys add inventory/lab.py alice\nvllm-hosts keys rotate",
+            )
+        said = run(["bash", "-e", "-c", script], environment, cwd=clone, timeout=600)
+        assert "Traceback" not in said
+        assert deployed.leaks(said) == []
+    # The restored store is the committed one: without the clients that were made since then.
+    listed = run(
+        ["vllm-hosts", "keys", "list", "--names", "inventory/lab.py"], environment, cwd=clone
+    )
+    assert listed.split() == ["default"]
+    assert command("pyinfra", "-y", "inventory/lab.py", "deploy.py").code == 0
 
 
 def test_the_printed_curl_lines_work(deployed: Deployed) -> None:

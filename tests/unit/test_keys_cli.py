@@ -72,6 +72,7 @@ class TestBothStores:
         text = keys(store, "list", PROD)
         assert f"...{key['fingerprint']}" in text
         assert "agents: coder; hosts: all" in text
+        assert keys(store, "list", "--names", PROD).split() == ["alice", "default"]
         assert shown(store, "alice") not in text
         assert shown(store, "alice") != shown(store, "default")
 
