@@ -106,6 +106,13 @@ def host_settings(host: Host) -> HostSettings:
             elif problem := _unknown(name, layer):
                 found.append(problem)
     address = host.data.get("ssh_hostname") or host.name
+    if str(address).startswith("@"):
+        # pyinfra's names of connectors, such as @local, are nothing that a client could ask.
+        found.append(
+            f"the inventory: {host.name!r} has no address that clients can use;"
+            f' write ({host.name!r}, {{"ssh_hostname": "192.0.2.7"}}) with its own'
+        )
+        raise SettingsError(found)
     try:
         settings = HostSettings.model_validate(
             {**merged, "name": host.name, "address": str(address)}

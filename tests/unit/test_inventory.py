@@ -52,6 +52,17 @@ def test_the_address_is_what_ssh_connects_to(project: Project) -> None:
     assert found["a"].edge_names == ("192.0.2.7",)
 
 
+def test_this_machine_itself_needs_an_address(project: Project) -> None:
+    project.write("inventory/prod.py", "gpu_hosts = ['@local']")
+    with pytest.raises(SettingsError, match="'@local' has no address that clients can use"):
+        hosts(project)
+
+
+def test_this_machine_itself_with_an_address(project: Project) -> None:
+    project.write("inventory/prod.py", "gpu_hosts = [('@local', {'ssh_hostname': '192.0.2.7'})]")
+    assert hosts(project)["@local"].edge_names == ("192.0.2.7",)
+
+
 def test_a_problem_says_which_layer_and_which_hosts(project: Project) -> None:
     project.write(
         "inventory/prod.py",
