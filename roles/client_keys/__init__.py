@@ -11,6 +11,7 @@ from pyinfra.api.deploy import deploy
 
 from roles.client_keys.plan import STAMP, TIMER, expiry_entries, key_entries
 from vllm_hosts import run
+from vllm_hosts.operations.edge import RELOAD
 from vllm_hosts.operations.service import units_enabled
 from vllm_hosts.operations.tree import tree_synced
 
@@ -27,7 +28,7 @@ def client_keys() -> None:
     tree_synced(
         key_entries(current.settings, current.keys),
         validate=_CHECK.strip(),
-        activate="! systemctl -q is-active nginx.service || systemctl reload nginx.service",
+        activate=RELOAD,
         stamp=STAMP,
         name="The edge accepts exactly the keys of the store",
     )

@@ -20,6 +20,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.nginx import NginxState
 from vllm_hosts.operations.apt import packages_present
+from vllm_hosts.operations.edge import RELOAD
 from vllm_hosts.operations.service import nginx_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.run import Current
@@ -39,7 +40,7 @@ def nginx() -> None:
         partial(_entries, run.current()),
         watch=[paths.TLS_CERTIFICATE, paths.TLS_KEY],
         validate="nginx -t -q",
-        activate="! systemctl -q is-active nginx.service || systemctl reload nginx.service",
+        activate=RELOAD,
         stamp="nginx",
         name="The edge is configured and nginx has taken it up",
     )

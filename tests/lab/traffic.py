@@ -11,6 +11,8 @@ from types import TracebackType
 
 import requests
 from pydantic import SecretStr
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,7 @@ class Traffic:
         """Start one long answer. It is counted as of the client ``long stream`` when it ends."""
 
         def ask() -> None:
-            with requests.Session() as session:
-                session.headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+            with _session(key) as session:
                 done = self._ask(session, "long stream", stream=True, tokens=900)
             with self._lock:
                 self.asked.append(done)
@@ -83,8 +84,7 @@ class Traffic:
 
     def _ask_on(self, client: str, key: SecretStr) -> None:
         number = 0
-        with requests.Session() as session:
-            session.headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+        with _session(key) as session:
             while not self._stop.is_set():
                 number += 1
                 done = self._ask(session, client, stream=number % 3 == 0)
@@ -115,6 +115,15 @@ class Traffic:
             if not whole:
                 return Asked(client, start, time.monotonic(), 0, f"cut short: {text[-80:]!r}")
         return Asked(client, start, time.monotonic(), status, "" if status == 200 else text[:200])
+
+
+def _session(key: SecretStr) -> requests.Session:
+    """As OpenAI's client: a connection that was closed before an answer began is made again."""
+    session = requests.Session()
+    again = Retry(total=2, status=0, backoff_factor=0.1, allowed_methods=None)
+    session.mount("https://", HTTPAdapter(max_retries=again))
+    session.headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+    return session
 
 
 def began(item: Asked) -> float:

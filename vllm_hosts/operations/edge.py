@@ -12,13 +12,36 @@ from vllm_hosts.paths import EDGE_FOLDER
 INTERNAL_MAP = f"{EDGE_FOLDER}/internal.map"
 TARGETS_MAP = f"{EDGE_FOLDER}/targets.map"
 
+#: Reload nginx if it runs, and wait until no worker with the old configuration takes connections:
+#: the reload itself returns before.
+RELOAD = """
+if systemctl -q is-active nginx.service; then
+    master=$(systemctl show -p MainPID --value nginx.service)
+    workers=$(cat /proc/$master/task/$master/children)
+    systemctl reload nginx.service
+    looks=0
+    while [ $looks -lt 200 ]; do
+        old=
+        for worker in $workers; do
+            # A worker that finishes what it has says so in its name.
+            name=$(tr -d '\\0' 2>/dev/null </proc/$worker/cmdline) || name=
+            case "$name" in *'worker process'*'shutting down'*) ;; *'worker process'*) old=yes ;; esac
+        done
+        [ -n "$old" ] || break
+        sleep 0.05; looks=$((looks + 1))
+    done
+    [ -z "$old" ] || { echo 'nginx does not take up its new configuration'; exit 1; }
+fi
+""".strip()
+
 _SWITCH = """
 set -eu; umask 077; cd {folder}
 trap 'rm -f internal.map.new targets.map.new' EXIT
 {{ {new_line}; grep -v '^{upstream} ' internal.map || :; }} | LC_ALL=C sort >internal.map.new
 {{ {target}; grep -sv '^{agent} ' targets.map || :; }} >targets.map.new
 mv -f internal.map.new internal.map; mv -f targets.map.new targets.map
-nginx -t -q; systemctl reload nginx.service
+nginx -t -q
+{reload}
 """
 
 
@@ -55,6 +78,7 @@ def divert(agent: str, peer: str) -> StringCommand:
             upstream="none",
             new_line=":",
             target=f"echo '{agent} {upstream(peer)};'",
+            reload=RELOAD,
         ).strip()
     )
 
@@ -63,7 +87,12 @@ def give_back(agent: str, key: SecretStr) -> StringCommand:
     """Let the agent answer for itself again, with the key that it has now."""
     return StringCommand(
         _SWITCH.format(
-            folder=EDGE_FOLDER, agent=agent, upstream=upstream(agent), new_line="cat", target=":"
+            folder=EDGE_FOLDER,
+            agent=agent,
+            upstream=upstream(agent),
+            new_line="cat",
+            target=":",
+            reload=RELOAD,
         ).strip(),
         _stdin=[internal_line(agent, key)],
     )
