@@ -25,7 +25,10 @@ if systemctl -q is-active nginx.service; then
         for worker in $workers; do
             # A worker that finishes what it has says so in its name.
             name=$(tr -d '\\0' 2>/dev/null </proc/$worker/cmdline) || name=
-            case "$name" in *'worker process'*'shutting down'*) ;; *'worker process'*) old=yes ;; esac
+            case "$name" in
+                *'shutting down'*) ;;
+                *'worker process'*) old=yes ;;
+            esac
         done
         [ -n "$old" ] || break
         sleep 0.05; looks=$((looks + 1))
