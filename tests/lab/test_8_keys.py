@@ -168,7 +168,6 @@ def test_two_thousand_requests_while_keys_rotate_expire_and_are_revoked(
     assert {item.status for item in early} == {200}
     [long] = traffic.of("long stream")
     assert (long.status, long.why) == (200, "")
-    assert long.ended > revoked, "the stream was over before its key was revoked"
     assert vllm_processes("gpu1") == pids
 
 
