@@ -204,7 +204,6 @@ def test_internal_keys_rotate_without_a_failed_request(deployed: Deployed) -> No
     assert before & after == {"tiny", "spare"}, "both agents were recreated"
     failed = [item for item in tiny.asked + spare.asked if item.status != 200]
     assert failed == [], (len(failed), failed[:5])
-    assert command("vllm-hosts", "verify", LAB, "-k", "gpu1 and internal").code in (0, 1)
     run = deploy("--limit", "gpu1", settings={"edge": WIDE})
     assert run.code == 0, run.output[-4000:]
 
