@@ -19,6 +19,9 @@ docker = {
     "log_max_file": 3,
     # Containers keep running while the Docker daemon restarts
     "live_restore": True,
+    # Users who may be in the group `docker`, which makes them root; the suite asks who is, and
+    # nobody is added
+    "group_members": [],
 }
 
 # NVIDIA Container Toolkit. Used on hosts where an agent asks for a GPU.
@@ -41,6 +44,12 @@ firewall = {
     "extra_tcp_ports": [],
     # Further UDP ports open to everybody, such as WireGuard's
     "extra_udp_ports": [],
+}
+
+# What is changed about SSH, if anything.
+ssh_hardening = {
+    # Switch password logins off, once a login with a key was seen to work
+    "enabled": False,
 }
 
 # Where secrets come from that the toolkit does not make itself.

@@ -24,4 +24,5 @@ def _ssh(_name):
 
 
 gpu_hosts = [(_name, _ssh(_name) | _host_settings(_name)) for _name in _hosts.gpu_host_names()]
+neighbours = [("neighbour", _ssh("neighbour"))]
 lab = ([_name for _name, _ in gpu_hosts], _settings())

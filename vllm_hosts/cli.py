@@ -26,6 +26,7 @@ from vllm_hosts.endpoints import endpoints as all_endpoints
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import DEFAULT_CLIENT
 from vllm_hosts.keys_cli import keys
+from vllm_hosts.promises import promises
 from vllm_hosts.settings import HostSettings
 
 _SUITE = Path(__file__).resolve().parent.parent / "tests" / "hosts"
@@ -95,17 +96,49 @@ def endpoints(inventory: Path, client: str, as_json: bool) -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @inventory_argument
+@click.option("--host", "hosts", multiple=True, help="Look at this host only. May be repeated.")
+@click.option(
+    "--promise",
+    "chosen",
+    multiple=True,
+    type=click.Choice(list(promises())),
+    metavar="ID",
+    help="Look at this promise only, such as NET-01. May be repeated.",
+)
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write report.html, report.json and junit.xml there.",
+)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 @_problems
-def verify(inventory: Path, pytest_arguments: tuple[str, ...]) -> None:
-    """Look at every host again, by other means, and from here as a client and a stranger.
+def verify(
+    inventory: Path,
+    hosts: tuple[str, ...],
+    chosen: tuple[str, ...],
+    report: Path | None,
+    pytest_arguments: tuple[str, ...],
+) -> None:
+    """Look at every host again, by other means, and from outside as clients and strangers.
 
-    Further arguments go to pytest. Example: vllm-hosts verify inventory/prod.py -k firewall
+    Exit code 0 only if every promise was looked at and is kept. docs/security-model.md lists them.
+    Further arguments go to pytest.
+
+    Example: vllm-hosts verify inventory/prod.py --report report
     """
-    _settings(inventory)
+    known = _settings(inventory)
+    if unknown := [name for name in hosts if name not in known]:
+        raise click.UsageError(
+            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
+        )
     command = [sys.executable, "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
-    command += [f"--inventory={inventory.resolve()}", *pytest_arguments]
-    code = subprocess.run(command, check=False).returncode
+    command += ["--no-header", "--tb=no", "-rN", f"--inventory={inventory.resolve()}"]
+    command += [f"--only-host={name}" for name in hosts]
+    command += [f"--only-promise={identifier}" for identifier in chosen]
+    if report is not None:
+        command += [f"--report={report.resolve()}", f"--junitxml={report.resolve() / 'junit.xml'}"]
+    code = subprocess.run([*command, *pytest_arguments], check=False).returncode
     # pytest's own codes above 1 mean that nothing, or not everything, was looked at.
     sys.exit(0 if code == 0 else 1)
 

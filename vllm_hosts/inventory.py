@@ -25,8 +25,12 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.problems import sentences
 
 #: Settings that are groups of settings: they merge name by name over the layers.
-SECTIONS = ("docker", "nvidia", "firewall", "secrets", "vllm", "tls", "edge")
+SECTIONS = ("docker", "nvidia", "firewall", "ssh_hardening", "secrets", "vllm", "tls", "edge")
 SETTINGS = ("agents", *SECTIONS)
+
+
+#: Hosts of this group are never deployed to: they only look at the others from outside.
+NEIGHBOURS = "neighbours"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def load(path: Path) -> Inventory:
             inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
     except Exception as error:
         raise SettingsError([_load_problem(path, error)]) from error
-    if len(inventory) == 0:
+    if not deployed(inventory):
         raise SettingsError([f"{path} has no hosts; add one to the group gpu_hosts"])
     return inventory
 
@@ -68,6 +72,16 @@ def _load_problem(path: Path, error: Exception) -> str:
     return f"{where}: cannot be loaded: {type(cause).__name__}: {cause}"
 
 
+def deployed(inventory: Inventory) -> list[Host]:
+    """The hosts that are deployed to: all but neighbours."""
+    return [host for host in inventory if NEIGHBOURS not in host.groups]
+
+
+def neighbours(inventory: Inventory) -> list[str]:
+    """Names of the hosts that look at the others from outside, and are never changed."""
+    return [host.name for host in inventory if NEIGHBOURS in host.groups]
+
+
 def validate(inventory: Inventory) -> dict[str, HostSettings]:
     """Settings by host name.
 
@@ -75,7 +89,7 @@ def validate(inventory: Inventory) -> dict[str, HostSettings]:
     """
     settings: dict[str, HostSettings] = {}
     where: dict[str, list[str]] = {}
-    for host in inventory:
+    for host in deployed(inventory):
         try:
             settings[host.name] = host_settings(host)
             found = list(_outside(settings[host.name]))
@@ -84,7 +98,7 @@ def validate(inventory: Inventory) -> dict[str, HostSettings]:
         for problem in found:
             where.setdefault(problem, []).append(host.name)
     if where:
-        total = len(inventory)
+        total = len(deployed(inventory))
         raise SettingsError([problem + _on(hosts, total) for problem, hosts in where.items()])
     return settings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import validate
+from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import HostKeys, KeyStore
 from vllm_hosts.settings import HostSettings
 
@@ -73,10 +73,14 @@ def _initialise(
     initialise: Callable[..., None],
     inventory: Inventory,
     *args: object,
+    initial_limit: Sequence[Host] | None = None,
     **kwargs: object,
 ) -> None:
     """In the place of ``state.init``: the one step between loading an inventory and connecting."""
-    initialise(inventory, *args, **kwargs)
+    chosen = [
+        host for host in deployed(inventory) if initial_limit is None or host in initial_limit
+    ]
+    initialise(inventory, *args, initial_limit=chosen, **kwargs)
     try:
         run.settings = validate(inventory)
         _open_secrets(run)

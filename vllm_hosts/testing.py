@@ -61,6 +61,21 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc]
         )
 
 
+class CheckedHost(TestinfraHost):  # type: ignore[misc]
+    """testinfra's host, on which a look that fails is not a broken promise."""
+
+    def check_output(self, command: str, *args: str, **kwargs: Any) -> str:
+        """What a command prints.
+
+        :raises HostError: it ended with another code than 0, so there is nothing to judge.
+        """
+        done = self.run(command, *args, **kwargs)
+        if done.rc != 0:
+            words = done.stderr.strip().splitlines() or [f"exit code {done.rc}"]
+            raise HostError(f"{self.backend.hostname}: {command.split()[0]} failed: {words[-1]}")
+        return str(done.stdout).rstrip("\r\n")
+
+
 class Hosts:
     """Connections to the hosts of an inventory, made when a host is first asked for."""
 
@@ -87,7 +102,7 @@ class Hosts:
                 host.connect(raise_exceptions=True)
         except ConnectError as error:
             return HostError(f"{name} cannot be reached: {error}")
-        connected = TestinfraHost(PyinfraBackend(self._state, host))
+        connected = CheckedHost(PyinfraBackend(self._state, host))
         user = connected.run("id -u").stdout.strip()
         if user != "0":
             return HostError(f"{name}: user {user} is not root; set _sudo for this host")

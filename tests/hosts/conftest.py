@@ -1,29 +1,41 @@
-"""What `vllm-hosts verify` runs: every test for each host, or agent, of an inventory."""
+"""What `vllm-hosts verify` runs: one test for each promise, for each host or agent."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from testinfra.host import Host
 
+from tests.hosts.looks import Outside, asked_of
 from vllm_hosts import probe
 from vllm_hosts.controller import client_ca_file
+from vllm_hosts.errors import HostError
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.report.collect import Collector
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.testing import Hosts
 
 
-@dataclass(frozen=True)
+@dataclass
 class Verified:
     """What the suite looks at."""
 
     file: Path
     settings: dict[str, HostSettings]
     hosts: Hosts
+    #: Started with the first test, awaited by those that need it.
+    outside: subprocess.Popen[str] | None = None
+    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def agents(self) -> list[tuple[str, str]]:
@@ -40,27 +52,85 @@ class Verified:
 
 
 _VERIFIED: pytest.StashKey[Verified] = pytest.StashKey()
+_COLLECTOR: pytest.StashKey[Collector] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--inventory", default="inventory/prod.py", help="pyinfra inventory file")
+    parser.addoption("--only-host", action="append", default=[], help="look at this host only")
+    parser.addoption(
+        "--only-promise", action="append", default=[], help="look at this promise only"
+    )
+    parser.addoption(
+        "--report", default=None, help="folder for report.html, report.json, junit.xml"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "promise(identifier): the promise that a test looks at")
     file = Path(config.getoption("--inventory"))
     inventory = load(file)
-    config.stash[_VERIFIED] = Verified(file, validate(inventory), Hosts(inventory))
+    settings = validate(inventory)
+    if unknown := set(config.getoption("--only-host")) - set(settings):
+        raise pytest.UsageError(f"{file} has no host {', '.join(sorted(unknown))}")
+    config.stash[_VERIFIED] = Verified(file, settings, Hosts(inventory))
+    collector = Collector(settings, file.stem, config.getoption("--report"))
+    config.stash[_COLLECTOR] = collector
+    config.pluginmanager.register(collector, "vllm-hosts-collector")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     verified = metafunc.config.stash[_VERIFIED]
+    chosen = metafunc.config.getoption("--only-host") or list(verified.settings)
     names = metafunc.fixturenames
-    if "gpu_agent" in names:
-        metafunc.parametrize(("host_name", "agent_name"), verified.with_gpu, scope="session")
-    elif "agent" in names:
-        metafunc.parametrize(("host_name", "agent_name"), verified.agents, scope="session")
+    if "gpu_agent" in names or "agent" in names:
+        pairs = verified.with_gpu if "gpu_agent" in names else verified.agents
+        pairs = [pair for pair in pairs if pair[0] in chosen]
+        metafunc.parametrize(("host_name", "agent_name"), pairs, scope="session")
     elif "settings" in names:
-        metafunc.parametrize("host_name", list(verified.settings), scope="session")
+        metafunc.parametrize("host_name", chosen, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Only the promises that were asked for; those that wait for the look from outside last."""
+    chosen = set(config.getoption("--only-promise"))
+    if chosen:
+        left = [item for item in items if item.get_closest_marker("promise").args[0] not in chosen]  # type: ignore[union-attr]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+    items.sort(key=lambda item: "outside" in getattr(item, "fixturenames", ()))
+
+
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Start the look from outside before the first test; it takes half a minute."""
+    verified = session.config.stash[_VERIFIED]
+    names = {
+        item.callspec.params["host_name"]  # type: ignore[attr-defined]
+        for item in session.items
+        if "outside" in getattr(item, "fixturenames", ())
+    }
+    if not names or session.config.option.collectonly:
+        return
+    asked = {}
+    for name in sorted(names):
+        try:
+            asked[name] = asked_of(verified.hosts.get(name), verified.settings[name], verified.file)
+        except (HostError, OSError, ValueError) as error:
+            verified.seen[name] = {"error": str(error)}
+    if not asked:
+        return
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vllm_hosts.outside.look"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"inventory": str(verified.file), "hosts": asked}))
+    process.stdin.close()
+    process.stdin = None
+    verified.outside = process
 
 
 @pytest.fixture(scope="session")
@@ -89,13 +159,65 @@ def gpu_agent(agent: Agent) -> Agent:
     return agent
 
 
+@pytest.fixture(scope="session")
+def containers(host: Host) -> list[dict[str, Any]]:
+    """Everything that Docker knows of every container on the host, looked at once."""
+    ids = host.check_output("docker ps --all --quiet --no-trunc").split()
+    if not ids:
+        return []
+    found = json.loads(host.check_output(f"docker inspect {' '.join(ids)}"))
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.fixture(scope="session")
+def inspected(containers: list[dict[str, Any]], agent: Agent) -> dict[str, Any]:
+    """What Docker knows of one agent's container."""
+    named = [container for container in containers if container["Name"] == f"/{agent.name}"]
+    if not named:
+        raise HostError(f"there is no container {agent.name}; run deploy.py")
+    return named[0]
+
+
+@pytest.fixture(scope="session")
+def outside(verified: Verified, settings: HostSettings) -> Outside:
+    """What was seen of the host from outside."""
+    if verified.outside is not None:
+        out, err = verified.outside.communicate()
+        if verified.outside.returncode == 0:
+            verified.seen |= json.loads(out)
+        else:
+            problem = {"error": f"the look from outside failed: {err.strip()[-600:]}"}
+            verified.seen = dict.fromkeys(verified.settings, problem) | verified.seen
+        verified.outside = None
+    return Outside(verified.seen[settings.name])
+
+
+@pytest.fixture(scope="session")
+def noted(pytestconfig: pytest.Config, host_name: str) -> Callable[[str, str], None]:
+    """Writes something about the host into the report."""
+    collector = pytestconfig.stash[_COLLECTOR]
+    return lambda what, value: collector.note(host_name, what, value)
+
+
 @dataclass(frozen=True)
 class Edge:
     """The host's edge, as a client on the controller meets it."""
 
     settings: HostSettings
-    ca_file: str | None
-    key: SecretStr
+    store: KeyStore
+
+    @property
+    def ca_file(self) -> str | None:
+        return client_ca_file(self.settings, self.store.folder)
+
+    @cached_property
+    def key(self) -> SecretStr:
+        """Of a client who may use every agent."""
+        usable = [key for key in self.store.host_keys(self.settings).clients if key.agents is None]
+        if not usable:
+            raise HostError("no client may use every agent of this host; give one such a key")
+        return usable[-1].value
 
     def ask(self, path: str, *, key: SecretStr | None = None, method: str = "GET") -> probe.Answer:
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
@@ -112,8 +234,4 @@ class Edge:
 
 @pytest.fixture(scope="session")
 def edge(verified: Verified, settings: HostSettings) -> Edge:
-    store = KeyStore(verified.file)
-    usable = [key for key in store.host_keys(settings).clients if key.agents is None]
-    if not usable:
-        pytest.fail("no client may use every agent of this host; the edge cannot be verified")
-    return Edge(settings, client_ca_file(settings, store.folder), usable[-1].value)
+    return Edge(settings, KeyStore(verified.file))

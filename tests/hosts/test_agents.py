@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from packaging.version import Version
 from testinfra.host import Host
 
+from roles.vllm.plan import service
+from tests.hosts.promise import promise
+from vllm_hosts.errors import HostError
+from vllm_hosts.floors import holes
 from vllm_hosts.settings import Agent, HostSettings
-from vllm_hosts.settings.sections import VLLM_FLOOR
 
 #: Asks vLLM inside its container, with or without the key that it has in its environment.
 _ASK = """docker exec {agent} python3 -c '
 import os, urllib.error, urllib.request
 request = urllib.request.Request("http://127.0.0.1:8000{path}")
 if {with_key}:
-    request.add_header("Authorization", "Bearer " + os.environ["VLLM_API_KEY"])
+    request.add_header("Authorization", "Bearer " + os.environ.get("VLLM_API_KEY", "none"))
 try:
     answer = urllib.request.urlopen(request, timeout=10)
     print(answer.status, answer.read().decode())
@@ -25,59 +29,92 @@ except urllib.error.HTTPError as error:
 '"""
 
 
-def inspected(host: Host, agent: Agent) -> dict[str, Any]:
-    [found] = json.loads(host.check_output("docker inspect %s", agent.name))
-    assert isinstance(found, dict)
-    return found
-
-
 def asked(host: Host, agent: Agent, path: str, with_key: bool) -> tuple[int, str]:
     said = host.check_output(_ASK.format(agent=agent.name, path=path, with_key=with_key))
     status, _, body = said.partition(" ")
     return int(status), body
 
 
-def test_the_agent_runs_and_is_healthy(host: Host, agent: Agent) -> None:
-    state = inspected(host, agent)["State"]
-    assert (state["Status"], state["Health"]["Status"]) == ("running", "healthy")
+@promise("AGENT-01")
+def test_the_agent_runs_and_is_healthy(inspected: dict[str, Any]) -> None:
+    state = inspected["State"]
+    assert (state["Status"], state.get("Health", {}).get("Status")) == ("running", "healthy")
 
 
+@promise("AGENT-02")
 def test_the_agent_runs_the_image_of_the_settings(
-    host: Host, settings: HostSettings, agent: Agent
+    inspected: dict[str, Any], settings: HostSettings
 ) -> None:
-    assert inspected(host, agent)["Config"]["Image"] == settings.vllm.image
+    assert inspected["Config"]["Image"] == settings.vllm.image
 
 
-def test_the_agent_has_no_privileges(host: Host, settings: HostSettings, agent: Agent) -> None:
-    found = inspected(host, agent)
-    config = found["HostConfig"]
-    assert found["Config"]["User"] == settings.vllm.user
-    assert config["Privileged"] is False
+@promise("AGENT-03")
+def test_the_agent_has_no_privileges(inspected: dict[str, Any], settings: HostSettings) -> None:
+    config = inspected["HostConfig"]
+    assert inspected["Config"]["User"] == settings.vllm.user
     assert config["CapDrop"] == ["ALL"]
     assert not config["CapAdd"]
-    assert "no-new-privileges:true" in config["SecurityOpt"]
-    assert config["NetworkMode"] != "host"
+    assert "no-new-privileges:true" in (config["SecurityOpt"] or [])
+    assert not config["Devices"]
+    assert [config[f"{kind}Mode"] for kind in ("Pid", "Uts", "Userns")] == ["", "", ""]
 
 
-def test_the_agent_leaves_no_core_dump_with_the_key(host: Host, agent: Agent) -> None:
-    limits = {
-        limit["Name"]: limit["Hard"] for limit in inspected(host, agent)["HostConfig"]["Ulimits"]
-    }
-    assert limits["core"] == 0
+@promise("AGENT-04")
+def test_the_agent_comes_back_after_a_reboot(inspected: dict[str, Any]) -> None:
+    assert inspected["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
 
 
-def test_the_agent_comes_back_after_a_reboot(host: Host, agent: Agent) -> None:
-    assert inspected(host, agent)["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
-
-
-def test_the_agent_itself_asks_for_the_internal_key(host: Host, agent: Agent) -> None:
+@promise("AGENT-05")
+def test_the_agent_itself_asks_for_the_internal_key(
+    host: Host, inspected: dict[str, Any], agent: Agent
+) -> None:
+    if inspected["State"]["Status"] != "running":
+        raise HostError(f"agent {agent.name} does not run, so nobody can ask it")
     assert asked(host, agent, "/v1/models", with_key=False)[0] == 401
     status, body = asked(host, agent, "/v1/models", with_key=True)
     assert status == 200
     assert [model["id"] for model in json.loads(body)["data"]] == [agent.client_model_name]
 
 
-def test_the_agent_is_no_older_than_the_floor(host: Host, agent: Agent) -> None:
+@promise("AGENT-06")
+def test_the_agent_sees_only_its_own_folders(
+    inspected: dict[str, Any], settings: HostSettings, agent: Agent
+) -> None:
+    own = {(volume.source, not volume.read_only) for volume in service(settings, agent).volumes}
+    assert {(mount.get("Source"), mount["RW"]) for mount in inspected["Mounts"]} == own
+
+
+@promise("SEC-06")
+def test_the_key_is_not_on_the_agent_s_command_line(
+    host: Host, inspected: dict[str, Any], settings: HostSettings, agent: Agent
+) -> None:
+    shown = host.check_output(
+        f"docker inspect --format '{{{{json .Config.Cmd}}}} {{{{json .Args}}}} {{{{json .Path}}}}"
+        f" {{{{json .Config.Labels}}}} {{{{json .Config.Healthcheck}}}}' {agent.name} |"
+        f" awk -v file={settings.vllm.directory}/.env"
+        ' \'BEGIN { while ((getline line < file) > 0) if (sub(/^[A-Z_]+=/, "", line) && line)'
+        " keys[line] } { for (key in keys) if (index($0, key)) found++ } END { print found + 0 }'"
+    )
+    assert shown.strip() == "0", "a secret of .env is on the command line, or in the labels"
+
+
+@promise("SEC-07")
+def test_the_agent_leaves_no_core_dump_with_the_key(inspected: dict[str, Any]) -> None:
+    limits = {limit["Name"]: limit["Hard"] for limit in inspected["HostConfig"]["Ulimits"] or []}
+    assert limits.get("core") == 0
+
+
+@promise("VER-05")
+def test_vllm_has_no_known_way_around_its_key(
+    host: Host,
+    inspected: dict[str, Any],
+    agent: Agent,
+    noted: Callable[[str, str], None],
+) -> None:
+    if inspected["State"]["Status"] != "running":
+        raise HostError(f"agent {agent.name} does not run, so nobody can ask it")
     status, body = asked(host, agent, "/version", with_key=True)
     assert status == 200
-    assert Version(json.loads(body)["version"]) >= VLLM_FLOOR
+    version = json.loads(body)["version"]
+    noted(f"vLLM of {agent.name}", version)
+    assert [hole.cve for hole in holes("vllm", Version(version))] == []

@@ -3,66 +3,137 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from testinfra.host import Host
 
+from tests.hosts.promise import promise
 from vllm_hosts.settings import HostSettings
 
 
+def daemon_json(host: Host) -> dict[str, Any]:
+    found = json.loads(host.check_output("cat /etc/docker/daemon.json"))
+    assert isinstance(found, dict)
+    return found
+
+
+@promise("DOCKER-01")
 def test_docker_runs_now_and_at_boot(host: Host, settings: HostSettings) -> None:
     assert host.service("docker").is_running
     assert host.service("docker").is_enabled
 
 
-def test_compose_is_version_2_or_newer(host: Host, settings: HostSettings) -> None:
+@promise("DOCKER-02")
+def test_compose_is_version_2_or_newer(
+    host: Host, settings: HostSettings, noted: Callable[[str, str], None]
+) -> None:
     version = host.check_output("docker compose version --short").removeprefix("v")
+    noted("Compose", version)
     assert int(version.split(".")[0]) >= 2
 
 
-def test_daemon_json_rotates_logs(host: Host, settings: HostSettings) -> None:
-    found = json.loads(host.file("/etc/docker/daemon.json").content_string)
+@promise("DOCKER-03")
+def test_containers_logs_are_rotated(host: Host, settings: HostSettings) -> None:
+    found = daemon_json(host)
     if found.get("log-driver", "json-file") not in {"json-file", "local"}:
         pytest.skip(f"logs go to the driver {found['log-driver']}, which rotates in its own way")
     assert found["log-opts"]["max-size"] == settings.docker.log_max_size
     assert found["log-opts"]["max-file"] == str(settings.docker.log_max_file)
 
 
-def test_daemon_binds_new_networks_to_loopback(host: Host, settings: HostSettings) -> None:
-    found = json.loads(host.file("/etc/docker/daemon.json").content_string)
-    binding = found["default-network-opts"]["bridge"]["com.docker.network.bridge.host_binding_ipv4"]
-    assert (found["ip"], binding) == ("127.0.0.1", "127.0.0.1")
+@promise("DOCKER-04")
+def test_new_networks_publish_on_loopback(host: Host, settings: HostSettings) -> None:
+    found = daemon_json(host)
+    options = found.get("default-network-opts", {}).get("bridge", {})
+    binding = options.get("com.docker.network.bridge.host_binding_ipv4")
+    assert (found.get("ip"), binding) == ("127.0.0.1", "127.0.0.1")
 
 
-def test_the_running_daemon_restores_containers(host: Host, settings: HostSettings) -> None:
+@promise("DOCKER-05")
+def test_containers_outlive_the_daemon(host: Host, settings: HostSettings) -> None:
     said = host.check_output("docker info --format '{{.LiveRestoreEnabled}}'")
     assert said == str(settings.docker.live_restore).lower()
 
 
-def test_no_container_is_published_outside(host: Host, settings: HostSettings) -> None:
-    listing = host.check_output(
-        "docker ps -q | xargs -r docker inspect"
-        " --format '{{.Name}} {{json .NetworkSettings.Ports}}'"
-    )
+@promise("DOCKER-06")
+def test_no_container_is_published_beyond_loopback(
+    containers: list[dict[str, Any]], settings: HostSettings
+) -> None:
     published = {
-        f"{name} {port} on {binding['HostIp']}"
-        for name, _, ports in (line.partition(" ") for line in listing.splitlines())
-        for port, bindings in json.loads(ports).items()
+        f"{container['Name'][1:]} {port} on {binding['HostIp'] or '*'}:{binding['HostPort']}"
+        for container in containers
+        for where in (
+            container["NetworkSettings"]["Ports"],
+            container["HostConfig"]["PortBindings"],
+        )
+        for port, bindings in (where or {}).items()
         for binding in bindings or []
         if binding["HostIp"] not in {"127.0.0.1", "::1"}
     }
     assert published == set()
 
 
-def test_the_archive_key_is_the_pinned_one(host: Host, settings: HostSettings) -> None:
+@promise("DOCKER-07")
+def test_no_container_shares_the_host_s_network(
+    containers: list[dict[str, Any]], settings: HostSettings
+) -> None:
+    modes = {
+        container["Name"][1:]: container["HostConfig"]["NetworkMode"] for container in containers
+    }
+    assert [name for name, mode in modes.items() if mode == "host"] == []
+
+
+@promise("DOCKER-08")
+def test_docker_s_api_is_on_its_own_socket_only(host: Host, settings: HostSettings) -> None:
+    found = {
+        line.split()[4]
+        for line in host.check_output("ss -Hltnp").splitlines()
+        if '"dockerd"' in line or '"containerd"' in line
+    }
+    # Without docker-proxy, dockerd itself holds agents' ports; containerd has a port for streams.
+    agents = {f"127.0.0.1:{agent.port}" for agent in settings.agents}
+    strangers = {where for where in found - agents if not where.startswith("127.0.0.1:")}
+    answers = host.run(
+        "for port in $(ss -Hltn | awk '{print $4}' | sed 's/.*://' | sort -u); do"
+        " curl -s -m 2 http://127.0.0.1:$port/_ping -o /dev/null -D - 2>/dev/null |"
+        " grep -qi '^docker-experimental\\|^server: docker' && echo $port; done; true"
+    ).stdout.split()
+    assert (strangers, answers) == (set(), []), "Docker's API listens on TCP"
+    for path in ("/run/docker.sock", "/var/run/docker.sock"):
+        shown = host.check_output("stat -L --format '%%a %%U:%%G' %s", path)
+        assert shown in ("660 root:docker", "600 root:root"), path
+
+
+@promise("DOCKER-09")
+def test_no_container_can_control_docker_or_the_host(
+    containers: list[dict[str, Any]], settings: HostSettings
+) -> None:
+    powerful = {
+        container["Name"][1:]
+        for container in containers
+        if container["HostConfig"]["Privileged"]
+        or container["HostConfig"]["PidMode"] == "host"
+        or any(_dangerous(mount.get("Source", "")) for mount in container["Mounts"])
+    }
+    assert powerful == set()
+
+
+def _dangerous(source: str) -> bool:
+    return source.endswith("docker.sock") or source in ("/", "/etc", "/root", "/run", "/var/run")
+
+
+@promise("DOCKER-10")
+def test_the_archive_s_key_is_the_pinned_one(host: Host, settings: HostSettings) -> None:
     if settings.docker.source != "docker-ce":
         assert not host.file("/etc/apt/sources.list.d/docker.sources").exists
         return
-    source = host.file("/etc/apt/sources.list.d/docker.sources").content_string
+    source = host.check_output("cat /etc/apt/sources.list.d/docker.sources")
     [key] = [line.split()[1] for line in source.splitlines() if line.startswith("Signed-By:")]
     listing = host.check_output(
         "home=$(mktemp -d); gpg --homedir $home --batch --show-keys --with-colons %s; rm -r $home",
         key,
     )
     prints = [line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr:")]
-    assert prints[0] == settings.docker.key_fingerprint
+    assert prints[:1] == [settings.docker.key_fingerprint]

@@ -1,37 +1,171 @@
-"""The firewall's table, in the kernel and at boot."""
+"""The firewall's table: in the kernel, at boot, and as strangers meet it."""
 
 from __future__ import annotations
 
-import re
+import json
+from typing import Any
 
+import pytest
 from testinfra.host import Host
 
 from roles.firewall.plan import RULES, UNIT, rules
+from tests.hosts.looks import Outside
+from tests.hosts.promise import promise
 from tests.hosts.test_sockets import ssh_ports
 from vllm_hosts.settings import HostSettings
 
 _LIST = "nft -s list table inet vllm_hosts"
+_OUR_PRIORITY = -10
 
 
+@promise("NET-03")
 def test_the_table_in_the_kernel_is_the_one_in_the_file(host: Host, settings: HostSettings) -> None:
     # What the same file makes of an empty ruleset, in a network namespace of its own.
-    assert host.check_output(_LIST) == host.check_output(
-        f"unshare -n sh -c 'nft -f {RULES} && {_LIST}'"
-    )
+    expected = host.check_output(f"unshare -n sh -c 'nft -f {RULES} && {_LIST}'")
+    live = host.run(_LIST)
+    assert live.rc == 0, "the table inet vllm_hosts is not loaded"
+    assert live.stdout.rstrip("\n") == expected
 
 
+@promise("NET-04")
 def test_the_table_in_the_file_is_what_the_settings_say(host: Host, settings: HostSettings) -> None:
-    assert host.file(RULES).content_string == rules(settings, ssh_ports(host))
+    assert host.check_output(f"cat {RULES}; echo .")[:-1] == rules(settings, ssh_ports(host))
 
 
-def test_nothing_passes_the_table_by_default(host: Host, settings: HostSettings) -> None:
-    live = host.check_output(_LIST)
-    assert "hook input priority filter - 10; policy drop;" in live
-    assert re.search(r'oifname \{ (?=.*"docker0")(?=.*"br-\*").* \} drop', live)
+def strangers_first(ruleset: list[dict[str, Any]]) -> list[str]:
+    """What other tables do to packets before ours sees them, as sentences."""
+    chains = [item["chain"] for item in ruleset if "chain" in item]
+    found = [
+        f"chain {chain['name']} of table {chain['family']} {chain['table']} filters before ours"
+        for chain in chains
+        if chain.get("hook") in ("input", "forward", "ingress")
+        and chain.get("type") == "filter"
+        and chain["prio"] < _OUR_PRIORITY
+        and chain["table"] != "vllm_hosts"
+    ]
+    early = {
+        (chain["family"], chain["table"], chain["name"])
+        for chain in chains
+        if chain.get("hook") in ("prerouting", "ingress")
+    }
+    for item in ruleset:
+        rule = item.get("rule")
+        if rule is None or (rule["family"], rule["table"], rule["chain"]) not in early:
+            continue
+        for statement in rule["expr"]:
+            if {"redirect", "dnat", "tproxy", "notrack", "fwd", "dup"} & set(statement):
+                found.append(
+                    f"a rule of {rule['family']} {rule['table']} {rule['chain']} sends packets"
+                    f" elsewhere: {', '.join(statement)}"
+                )
+    return found
 
 
+@promise("NET-05")
+def test_nothing_stands_before_our_table(host: Host, settings: HostSettings) -> None:
+    ruleset = json.loads(host.check_output("nft -j list ruleset"))["nftables"]
+    ours = {
+        item["chain"]["name"]: item["chain"]
+        for item in ruleset
+        if item.get("chain", {}).get("table") == "vllm_hosts"
+    }
+    if set(ours) != {"input", "forward"}:
+        pytest.skip("the table is not there, which NET-03 says")
+    for name, chain in ours.items():
+        assert (chain["hook"], chain["prio"]) == (name, _OUR_PRIORITY)
+    assert strangers_first(ruleset) == []
+
+
+@promise("NET-06")
 def test_it_is_loaded_at_boot_before_docker(host: Host, settings: HostSettings) -> None:
     assert host.service(UNIT).is_enabled
     assert host.service(UNIT).is_running
     before = host.check_output(f"systemctl show -p Before --value {UNIT}").split()
     assert {"docker.service", "network-pre.target"} <= set(before)
+
+
+@promise("NET-07")
+def test_loopback_addresses_stay_inside(host: Host, settings: HostSettings) -> None:
+    said = host.check_output("cd /proc/sys/net/ipv4/conf; grep -H . */route_localnet")
+    open_ones = [line.partition("/")[0] for line in said.splitlines() if not line.endswith(":0")]
+    # Docker without its proxy opens its own bridges this way.
+    assert [name for name in open_ones if not name.startswith(("br-", "docker0", "lo"))] == []
+
+
+def must_see(host: Host, settings: HostSettings) -> set[int]:
+    """Ports that everybody may see, so that a look without them is blind."""
+    ports = set() if settings.firewall.ssh_from else ssh_ports(host)
+    return ports | (set() if settings.edge.allow_from else {settings.edge.https_port})
+
+
+def strange_tcp(
+    host: Host, settings: HostSettings, outside: Outside, family: str
+) -> dict[str, list[int]] | None:
+    """By who looked: open ports that should not be; None: the host has no such address."""
+    allowed = ssh_ports(host) | set(settings.firewall.extra_tcp_ports)
+    allowed |= {settings.edge.https_port, settings.edge.http_port}
+    scans = outside.scans(family, must_see(host, settings))
+    if not scans:
+        return None
+    found = {who: sorted(set(scan["tcp"]) - allowed) for who, scan in scans.items()}
+    return {who: ports for who, ports in found.items() if ports}
+
+
+@promise("NET-08")
+def test_only_ssh_and_the_edge_are_open_over_ipv4(
+    host: Host, settings: HostSettings, outside: Outside
+) -> None:
+    found = strange_tcp(host, settings, outside, "ipv4")
+    if found is None:
+        pytest.skip("the host's address is not an IPv4 address")
+    assert found == {}
+
+
+@promise("NET-09")
+def test_only_ssh_and_the_edge_are_open_over_ipv6(
+    host: Host, settings: HostSettings, outside: Outside
+) -> None:
+    found = strange_tcp(host, settings, outside, "ipv6")
+    if found is None:
+        pytest.skip("the host has no IPv6 address beyond its own link")
+    assert found == {}
+
+
+@promise("NET-10")
+def test_no_udp_port_can_be_reached(host: Host, settings: HostSettings, outside: Outside) -> None:
+    allowed = {str(port) for port in settings.firewall.extra_udp_ports}
+    scans = [
+        (who, family, scan)
+        for family in ("ipv4", "ipv6")
+        for who, scan in outside.scans(family, must_see(host, settings)).items()
+    ]
+    found = {
+        f"{port} over {family} from {who}": said
+        for who, family, scan in scans
+        for port, said in scan["udp"].items()
+        if port not in allowed
+    }
+    assert found == {}
+
+
+@promise("NET-11")
+def test_a_neighbour_reaches_no_container(settings: HostSettings, outside: Outside) -> None:
+    found = neighbours(settings, outside)
+    assert [place for place in found if " 127." not in place] == []
+
+
+@promise("NET-12")
+def test_a_neighbour_reaches_nothing_on_loopback(settings: HostSettings, outside: Outside) -> None:
+    found = neighbours(settings, outside)
+    assert [place for place in found if " 127." in place] == []
+
+
+def neighbours(settings: HostSettings, outside: Outside) -> list[str]:
+    """What neighbours reach behind the edge, which they have to see, as sentences."""
+    if not outside.behind():
+        pytest.skip("the inventory has no group neighbours with a host that could look")
+    return [
+        f"{who} reaches {address} port {port}"
+        for who, reached in outside.besides_edge(settings.edge.https_port).items()
+        for address, port in reached
+    ]

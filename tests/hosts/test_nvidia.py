@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from testinfra.host import Host
 
 from roles.nvidia_container_toolkit.plan import PACKAGES
+from tests.hosts.promise import promise
 from vllm_hosts.settings import Agent, HostSettings
 
+_UUIDS = "--query-gpu=uuid --format=csv,noheader"
 
+
+@promise("GPU-01")
 def test_the_toolkit_is_at_its_version_and_held(
     host: Host, settings: HostSettings, gpu_agent: Agent
 ) -> None:
-    assert {name: host.package(name).version for name in PACKAGES} == dict.fromkeys(
-        PACKAGES, settings.nvidia.toolkit_version
-    )
+    listing = host.run(f"dpkg-query -W -f '${{Package}} ${{Version}}\\n' {' '.join(PACKAGES)}")
+    found = dict(line.split(" ") for line in listing.stdout.splitlines())
+    assert found == dict.fromkeys(PACKAGES, settings.nvidia.toolkit_version)
     assert set(PACKAGES) <= set(host.check_output("apt-mark showhold").split())
 
 
+@promise("GPU-02")
 def test_docker_knows_the_runtime(host: Host, gpu_agent: Agent) -> None:
     assert "nvidia" in host.check_output("docker info --format '{{json .Runtimes}}'")
 
 
-def test_the_agent_sees_its_gpus(host: Host, gpu_agent: Agent) -> None:
+@promise("GPU-03")
+def test_the_agent_sees_its_gpus(
+    host: Host, gpu_agent: Agent, noted: Callable[[str, str], None]
+) -> None:
     indexes = ",".join(str(gpu) for gpu in gpu_agent.gpus)
-    of_host = host.check_output(
-        "nvidia-smi --id=%s --query-gpu=uuid --format=csv,noheader", indexes
-    )
-    inside = host.check_output(
-        "docker exec %s nvidia-smi --query-gpu=uuid --format=csv,noheader", gpu_agent.name
-    )
+    of_host = host.check_output(f"nvidia-smi --id=%s {_UUIDS}", indexes)
+    names = host.check_output("nvidia-smi --query-gpu=index,name --format=csv,noheader")
+    noted("GPUs", "; ".join(line.strip() for line in names.splitlines()))
+    inside = host.check_output(f"docker exec %s nvidia-smi {_UUIDS}", gpu_agent.name)
     assert sorted(inside.split()) == sorted(of_host.split())

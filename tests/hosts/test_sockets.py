@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from testinfra.host import Host
 
+from tests.hosts.promise import promise
 from vllm_hosts.settings import Agent, HostSettings
-from vllm_hosts.sockets import unexpected_sockets
+from vllm_hosts.sockets import parse, unexpected_sockets
 
 
 def ssh_ports(host: Host) -> set[int]:
@@ -18,12 +19,19 @@ def ssh_ports(host: Host) -> set[int]:
     return ports
 
 
+@promise("NET-01")
 def test_only_expected_sockets_listen(host: Host, settings: HostSettings) -> None:
     lines = host.check_output("ss -Hltunp").splitlines()
-    assert list(unexpected_sockets(lines, settings, ssh_ports(host))) == []
+    # Agents' own ports are another promise's.
+    agents = {agent.port for agent in settings.agents}
+    others = [line for line in lines if parse(line).port not in agents]
+    assert list(unexpected_sockets(others, settings, ssh_ports(host))) == []
 
 
-def test_agent_socket_is_on_loopback_only(host: Host, agent: Agent) -> None:
-    assert host.socket(f"tcp://127.0.0.1:{agent.port}").is_listening
-    assert not host.socket(f"tcp://0.0.0.0:{agent.port}").is_listening
-    assert not host.socket(f"tcp://:::{agent.port}").is_listening
+@promise("NET-02")
+def test_the_agent_listens_on_loopback_only(
+    host: Host, settings: HostSettings, agent: Agent
+) -> None:
+    lines = host.check_output("ss -Hltunp").splitlines()
+    own = [line for line in lines if parse(line).port == agent.port]
+    assert list(unexpected_sockets(own, settings, set())) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,13 +12,30 @@ from cryptography import x509
 from testinfra.host import Host
 
 from tests.hosts.conftest import Edge
+from tests.hosts.looks import Outside
+from tests.hosts.promise import promise
+from vllm_hosts.errors import HostError
 from vllm_hosts.paths import TLS_CERTIFICATE
 from vllm_hosts.settings import HostSettings
 
 
-def handshake(edge: Edge, version: ssl.TLSVersion | None = None, name: str | None = None) -> bytes:
-    """One handshake with the edge; the certificate in DER. ``version``: the only one offered."""
+def handshake(
+    edge: Edge,
+    version: ssl.TLSVersion | None = None,
+    name: str | None = None,
+    *,
+    trusted: bool = True,
+) -> bytes:
+    """One handshake with the edge; the certificate in DER.
+
+    :param version: the only one offered.
+    :param trusted: whether the certificate has to be good; some promises are about other things.
+    """
     context = ssl.create_default_context(cafile=edge.ca_file)
+    if version is not None and version < ssl.TLSVersion.TLSv1_2:
+        trusted = False
+    if not trusted:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if version is not None:
         # Our own library must not be the one that refuses.
         context.minimum_version = context.maximum_version = version
@@ -31,32 +49,66 @@ def handshake(edge: Edge, version: ssl.TLSVersion | None = None, name: str | Non
         return tls.getpeercert(binary_form=True) or b""
 
 
+@promise("TLS-01")
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
-def test_old_tls_is_refused(settings: HostSettings, edge: Edge, version: str) -> None:
-    with pytest.raises(ssl.SSLError) as refused:
-        handshake(edge, ssl.TLSVersion[version])
-    assert "NO_CIPHERS" not in str(refused.value), "this machine cannot even ask for old TLS"
+def test_old_tls_is_refused(settings: HostSettings, edge: Edge) -> None:
+    spoken = []
+    for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+        try:
+            handshake(edge, version)
+        except ssl.SSLError as refused:
+            if "NO_CIPHERS" in str(refused):
+                raise HostError("this machine cannot even ask for old TLS") from refused
+        else:
+            spoken.append(version.name)
+    assert spoken == []
 
 
-@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
-def test_current_tls_is_spoken(settings: HostSettings, edge: Edge, version: str) -> None:
-    assert handshake(edge, ssl.TLSVersion[version])
+@promise("TLS-02")
+def test_current_tls_is_spoken(settings: HostSettings, edge: Edge) -> None:
+    assert handshake(edge, ssl.TLSVersion.TLSv1_2, trusted=False)
+    assert handshake(edge, ssl.TLSVersion.TLSv1_3, trusted=False)
 
 
-def test_the_tls_certificate_is_good_for_every_name(settings: HostSettings, edge: Edge) -> None:
+@promise("TLS-03")
+def test_the_certificate_is_good_for_every_name(settings: HostSettings, edge: Edge) -> None:
+    wrong = {}
     for name in settings.edge_names:
-        assert handshake(edge, name=name), name
+        try:
+            handshake(edge, name=name)
+        except ssl.SSLCertVerificationError as error:
+            wrong[name] = error.verify_message
+    assert wrong == {}
 
 
-def test_the_tls_certificate_has_a_month_left(settings: HostSettings, edge: Edge) -> None:
-    left = x509.load_der_x509_certificate(handshake(edge)).not_valid_after_utc - datetime.now(UTC)
+@promise("TLS-04")
+def test_the_certificate_has_a_month_left(
+    settings: HostSettings, edge: Edge, noted: Callable[[str, str], None]
+) -> None:
+    ends = x509.load_der_x509_certificate(handshake(edge, trusted=False)).not_valid_after_utc
+    noted("Certificate until", ends.strftime("%Y-%m-%d"))
+    left = ends - datetime.now(UTC)
     assert left > timedelta(days=min(30, settings.tls.renew_before_days))
 
 
-def test_the_edge_serves_the_tls_certificate_in_its_file(
+@promise("TLS-05")
+def test_the_edge_serves_the_certificate_in_its_file(
     host: Host, settings: HostSettings, edge: Edge
 ) -> None:
-    served = x509.load_der_x509_certificate(handshake(edge))
-    on_disk = x509.load_pem_x509_certificates(host.file(TLS_CERTIFICATE).content)[0]
-    assert served == on_disk
+    served = x509.load_der_x509_certificate(handshake(edge, trusted=False))
+    text = host.check_output(f"cat {TLS_CERTIFICATE}")
+    assert served == x509.load_pem_x509_certificates(text.encode())[0]
+
+
+@promise("TLS-06")
+def test_browsers_are_told_to_stay_with_https(settings: HostSettings, edge: Edge) -> None:
+    for path, key in (("/v1/models", edge.key), ("/v1/models", None), ("/metrics", None)):
+        said = edge.ask(path, key=key).headers.get("Strict-Transport-Security", "")
+        assert "max-age=63072000" in said, path
+
+
+@promise("TLS-07")
+def test_tls_is_as_mozilla_s_intermediate_profile_asks(
+    settings: HostSettings, outside: Outside
+) -> None:
+    assert outside.tls_issues() == {}

@@ -8,7 +8,16 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from vllm_hosts.settings.agent import Agent
-from vllm_hosts.settings.sections import Docker, Edge, Firewall, Nvidia, Secrets, Tls, Vllm
+from vllm_hosts.settings.sections import (
+    Docker,
+    Edge,
+    Firewall,
+    Nvidia,
+    Secrets,
+    SshHardening,
+    Tls,
+    Vllm,
+)
 from vllm_hosts.settings.types import Section
 
 
@@ -28,6 +37,7 @@ class HostSettings(Section):
     docker: Docker = Field(default_factory=lambda: Docker())
     nvidia: Nvidia = Field(default_factory=lambda: Nvidia())
     firewall: Firewall = Field(default_factory=lambda: Firewall())
+    ssh_hardening: SshHardening = Field(default_factory=lambda: SshHardening())
     secrets: Secrets = Field(default_factory=lambda: Secrets())
     vllm: Vllm = Field(default_factory=lambda: Vllm())
     tls: Tls = Field(default_factory=lambda: Tls())

@@ -21,6 +21,7 @@ from vllm_hosts.settings.types import (
     Size,
     TlsMode,
     UserGroup,
+    UserName,
 )
 
 #: Below this, vLLM has a published way around its key (CVE-2026-115911, fixed in 0.32.0).
@@ -50,6 +51,12 @@ class Docker(Section):
     log_max_file: int = Field(3, ge=1, le=100, description="Rotated log files kept per container")
     live_restore: bool = Field(
         True, description="Containers keep running while the Docker daemon restarts"
+    )
+    group_members: tuple[UserName, ...] = Field(
+        (),
+        description="Users who may be in the group `docker`, which makes them root; the suite asks"
+        " who is, and nobody is added",
+        strict=False,
     )
 
 
@@ -86,6 +93,15 @@ class Firewall(Section):
     )
     extra_udp_ports: tuple[Port, ...] = Field(
         (), description="Further UDP ports open to everybody, such as WireGuard's", strict=False
+    )
+
+
+class SshHardening(Section):
+    """What is changed about SSH, if anything."""
+
+    enabled: bool = Field(
+        False,
+        description="Switch password logins off, once a login with a key was seen to work",
     )
 
 

@@ -73,6 +73,7 @@ EnvName = Annotated[str, _matches(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an env
 UserGroup = Annotated[
     str, _matches(r"[0-9]+:[0-9]+", "a numeric user and group such as '64101:64101'")
 ]
+UserName = Annotated[str, _matches(r"[a-z_][a-z0-9_-]*", "the name of a user such as 'alice'")]
 DebianVersion = Annotated[
     str, _matches(r"[0-9][A-Za-z0-9.+~:-]*", "a package version such as '1.20.1-1'")
 ]

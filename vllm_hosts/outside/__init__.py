@@ -1,0 +1,1 @@
+"""Looking at hosts from outside: what a stranger on the network could reach."""

@@ -1,0 +1,153 @@
+"""All looks from outside at once: from this machine and, where there is one, from a neighbour.
+
+A process of its own beside the hosts suite, since looking at every port takes half a minute:
+request as JSON on standard input, what was seen as JSON on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.inventory import load, neighbours
+from vllm_hosts.testing import Hosts
+
+_HERE = Path(__file__).resolve().parent
+_SCAN, _FRAMES = _HERE / "scan.py", _HERE / "frames.py"
+_ROOM = "ulimit -n 26000 2>/dev/null || ulimit -n $(ulimit -Hn) 2>/dev/null || :"
+_PYTHON = "PYTHONDONTWRITEBYTECODE=1 python3"
+
+#: UDP services that hosts often have without anybody's decision, and Docker's and VPNs' own.
+UDP_PORTS = (
+    53,  # DNS
+    67,  # DHCP server
+    69,  # TFTP
+    111,  # portmapper
+    123,  # NTP
+    137,  # NetBIOS
+    161,  # SNMP
+    389,  # CLDAP
+    443,  # QUIC
+    500,  # IKE
+    623,  # IPMI
+    1194,  # OpenVPN
+    1900,  # SSDP
+    2049,  # NFS
+    4789,  # VXLAN
+    5353,  # mDNS
+    5355,  # LLMNR
+    7946,  # Docker Swarm
+    8472,  # VXLAN of Linux and flannel
+    11211,  # memcached
+    51820,  # WireGuard
+)
+
+
+def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Everything that can be seen from outside, by host.
+
+    :param asked: ``inventory``, a path, and ``hosts``: by name, ``addresses`` by family,
+        ``targets`` behind the host, and ``edge`` with what the other modules here ask for.
+    :returns: by host: ``controller`` and, by their names, neighbours, each with scans by family;
+        ``frames`` by neighbour; ``tls``; ``shapes``. Where a look was not possible: ``error``.
+    """
+    hosts = asked["hosts"]
+    edges = json.dumps({name: host["edge"] for name, host in hosts.items()})
+    # Every address of every host, in an order by which the answers are told apart again.
+    places = [(name, family) for name, host in hosts.items() for family in host["addresses"]]
+    scans = json.dumps(
+        [
+            {"address": hosts[name]["addresses"][family], "tcp": [1, 65535], "udp": UDP_PORTS}
+            for name, family in places
+        ]
+    )
+    python = quote(sys.executable)
+    running = {
+        "scan": _start(f"{_ROOM}; exec {python} {quote(str(_HERE / 'scan.py'))} {quote(scans)}"),
+        "tls": _start(f"exec {python} -m vllm_hosts.outside.tls", edges),
+        "shapes": _start(f"exec {python} -m vllm_hosts.outside.shapes", edges),
+    }
+    seen: dict[str, dict[str, Any]] = {name: {"frames": {}, "scans": {}} for name in hosts}
+    inventory = load(Path(asked["inventory"]))
+    connections = Hosts(inventory)
+    for neighbour in neighbours(inventory):
+        try:
+            answers = _from_neighbour(connections, neighbour, scans, hosts)
+        except (HostError, ValueError) as error:
+            problem = {"error": f"neighbour {neighbour} could not look: {error}"}
+            answers = ([problem for _ in places], dict.fromkeys(hosts, problem))
+        _sort_in(seen, places, neighbour, answers[0])
+        for name, frames in answers[1].items():
+            seen[name]["frames"][neighbour] = frames
+    _sort_in(seen, places, "controller", _finish(running["scan"], places))
+    for kind in ("tls", "shapes"):
+        found = _finish(running[kind], hosts)
+        for name in hosts:
+            seen[name][kind] = found[name]
+    return seen
+
+
+def _sort_in(
+    seen: dict[str, dict[str, Any]], places: list[tuple[str, str]], who: str, scans: list[Any]
+) -> None:
+    for (name, family), scan in zip(places, scans, strict=True):
+        seen[name]["scans"].setdefault(who, {})[family] = scan
+
+
+def _start(command: str, said: str = "") -> subprocess.Popen[str]:
+    started = subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=_HERE.parent.parent,
+    )
+    assert started.stdin is not None
+    started.stdin.write(said)
+    started.stdin.close()
+    started.stdin = None
+    return started
+
+
+def _finish(process: subprocess.Popen[str], keys: Any) -> Any:
+    """Its answer; where it gave none, an error for each of the keys."""
+    out, err = process.communicate()
+    if process.returncode == 0:
+        return json.loads(out)
+    problem = {"error": err.strip()[-500:] or f"the look ended with {process.returncode}"}
+    return [problem for _ in keys] if isinstance(keys, list) else dict.fromkeys(keys, problem)
+
+
+def _from_neighbour(
+    connections: Hosts, neighbour: str, scans: str, hosts: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """What one neighbour sees: its scans, and by host what answers behind it.
+
+    :raises HostError: it cannot be reached, has no Python, or is not entered as root.
+    """
+    script = [f"{_ROOM}\nscan={quote(_SCAN.read_text())}\nframes={quote(_FRAMES.read_text())}"]
+    for name, host in hosts.items():
+        if "ipv4" in host["addresses"]:
+            asked = {"via": host["addresses"]["ipv4"], "targets": host["targets"]}
+            said = f'{_PYTHON} -c "$frames" {quote(json.dumps(asked))} 2>&1 | tail -n 1'
+            script.append(f'echo {name} "$({said})"')
+    script.append(f'{_PYTHON} -c "$scan" {quote(scans)}')
+    done = connections.get(neighbour).run("\n".join(script))
+    if done.rc != 0:
+        raise HostError(done.stderr.strip().splitlines()[-1] if done.stderr else f"exit {done.rc}")
+    *frames, scan = done.stdout.strip().splitlines()
+    behind = {}
+    for line in frames:
+        name, _, said = line.partition(" ")
+        behind[name] = json.loads(said) if said.startswith("{") else {"error": said}
+    return json.loads(scan), behind
+
+
+if __name__ == "__main__":
+    print(json.dumps(look(json.loads(sys.stdin.read()))))

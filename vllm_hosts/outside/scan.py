@@ -1,0 +1,170 @@
+"""Which ports of addresses answer. Plain Python, so that any neighbour can run it from stdin.
+
+python3 scan.py '[{"address": "192.0.2.7", "tcp": [1, 65535], "udp": [53]}]'    # prints JSON
+
+One connection attempt per port, all of them bounded in number and time. Needs no privileges, but
+many open files: start it under `ulimit -n 26000`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+
+#: Seconds that a port gets: the kernel sends a lost SYN again after one.
+PATIENCE = 1.2
+#: Connection attempts under way at the same time, to one address, and addresses.
+AT_ONCE = 3000
+ADDRESSES = 8
+#: Datagrams that make a service answer: a DNS and an NTP question, else a few zeros.
+_QUESTIONS = {
+    53: b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01",
+    123: b"\x1b" + bytes(47),
+}
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    """IPv6 for an address with colons."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def open_tcp(address: str, first: int, last: int, at_once: int) -> list[int]:
+    """TCP ports on which a connection opens.
+
+    :param at_once: connection attempts under way at the same time.
+    :raises OSError: this machine has no way to the address.
+    """
+    if not hasattr(select, "epoll"):
+        return _open_tcp_slowly(address, first, last)
+    poll = select.epoll()
+    kind = family_of(address)
+    waiting: dict[int, tuple[socket.socket, int, float]] = {}  # in the order of their starts
+    found: list[int] = []
+    ports = iter(range(first, last + 1))
+    more = True
+    while more or waiting:
+        while more and len(waiting) < at_once:
+            port = next(ports, None)
+            if port is None:
+                more = False
+                break
+            one = socket.socket(kind, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            code = one.connect_ex((address, port))
+            if code == errno.EINPROGRESS:
+                poll.register(one.fileno(), select.EPOLLOUT)
+                waiting[one.fileno()] = (one, port, time.monotonic() + PATIENCE)
+                continue
+            one.close()
+            if code == 0:
+                found.append(port)
+            elif code in (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM):
+                raise OSError(code, f"{address} cannot be looked at from here")
+        for number, _ in poll.poll(0.02):
+            one, port, _ = waiting.pop(number)
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                found.append(port)
+            one.close()
+        now = time.monotonic()
+        for number in list(waiting):
+            if waiting[number][2] > now:
+                break
+            waiting.pop(number)[0].close()
+    return sorted(found)
+
+
+def _open_tcp_slowly(address: str, first: int, last: int) -> list[int]:
+    """Where there is no epoll, as on macOS: a few hundred threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def opens(port: int) -> bool:
+        with socket.socket(family_of(address), socket.SOCK_STREAM) as one:
+            one.settimeout(PATIENCE)
+            return one.connect_ex((address, port)) == 0
+
+    ports = range(first, last + 1)
+    with ThreadPoolExecutor(200) as pool:
+        return [
+            port for port, is_open in zip(ports, pool.map(opens, ports), strict=True) if is_open
+        ]
+
+
+def reached_udp(address: str, ports: list[int]) -> dict[int, str]:
+    """UDP ports that give a sign of life, and which: an answer, or an ICMP refusal."""
+    sockets = {}
+    for port in ports:
+        one = socket.socket(family_of(address), socket.SOCK_DGRAM)
+        one.setblocking(False)
+        one.connect((address, port))
+        sockets[one] = port
+    found = {}
+    for _ in range(2):
+        for one, port in sockets.items():
+            try:
+                one.send(_QUESTIONS.get(port, bytes(8)))
+            except OSError as error:
+                found[port] = _refused(error)
+        time.sleep(PATIENCE)
+        for one, port in sockets.items():
+            try:
+                one.recv(4096)
+                found[port] = "answers"
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                found[port] = _refused(error)
+    for one in sockets:
+        one.close()
+    return found
+
+
+def _refused(error: OSError) -> str:
+    if error.errno == errno.ECONNREFUSED:
+        return "is closed, but its packets reach the host"
+    return f"cannot be looked at: {error.strerror}"
+
+
+def look(asked: dict[str, object], at_once: int) -> dict[str, object]:
+    """One address as asked: what answers there, or why that cannot be told."""
+    address, tcp, udp = asked["address"], asked["tcp"], asked["udp"]
+    assert isinstance(address, str)
+    assert isinstance(tcp, list)
+    assert isinstance(udp, list)
+    try:
+        opened = open_tcp(address, tcp[0], tcp[1], at_once)
+        return {"address": address, "tcp": opened, "udp": reached_udp(address, udp)}
+    except OSError as error:
+        return {"address": address, "error": str(error)}
+
+
+def main(request: str) -> None:
+    """Look at several addresses at the same time; JSON in, JSON out, in the same order."""
+    asked = json.loads(request)
+    seen: list[dict[str, object] | None] = [None] * len(asked)
+    room = os.sysconf("SC_OPEN_MAX") - 200
+    at_once = max(50, min(AT_ONCE, room // max(1, min(ADDRESSES, len(asked)))))
+    left = list(range(len(asked)))
+
+    def work() -> None:
+        while left:
+            try:
+                index = left.pop()
+            except IndexError:
+                return
+            seen[index] = look(asked[index], at_once)
+
+    workers = [threading.Thread(target=work) for _ in range(min(ADDRESSES, len(asked)))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    print(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,36 @@
+"""What is promised of every host, each with an identifier that never changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+DATA = Path(__file__).resolve().parent / "data"
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One promise, the threat that it answers, and what to do when it is broken."""
+
+    identifier: str
+    role: str
+    says: str
+    threat: str
+    remedy: str
+
+
+@cache
+def promises() -> dict[str, Promise]:
+    """All promises by identifier, in the order of the document.
+
+    :raises ValueError: the data file is not as it should be.
+    """
+    found = {}
+    for identifier, fields in yaml.safe_load((DATA / "promises.yaml").read_text()).items():
+        if len(fields) != 4:
+            raise ValueError(f"promises.yaml: {identifier} has {len(fields)} fields, not 4")
+        found[identifier] = Promise(identifier, *fields)
+    return found

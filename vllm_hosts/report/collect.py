@@ -1,0 +1,151 @@
+"""The part of pytest's run that gathers what the tests found."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Generator, Mapping
+from pathlib import Path
+
+import pytest
+
+from vllm_hosts import __version__
+from vllm_hosts.pki import utc_now
+from vllm_hosts.promises import promises
+from vllm_hosts.render import render
+from vllm_hosts.report.model import AgentSummary, HostReport, Look, Outcome, Report
+from vllm_hosts.settings import HostSettings
+
+_LIMIT = 600  # characters of a reason: a list of everything helps nobody
+_MARKS: dict[Outcome, str] = {
+    "kept": "✓",
+    "broken": "✕",
+    "not checked": "?",
+    "does not apply": "·",
+}
+
+
+class Collector:
+    """A pytest plugin: one for each run of the suite.
+
+    :param folder: where the report goes; None: only to the terminal.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, HostSettings], inventory: str, folder: str | None
+    ) -> None:
+        self._folder = Path(folder) if folder else None
+        self._started = time.monotonic()
+        hosts = [
+            HostReport(
+                name=host.name,
+                address=host.address,
+                agents=[
+                    AgentSummary(
+                        agent.name, agent.model, agent.client_model_name, agent.port, agent.gpus
+                    )
+                    for agent in host.agents
+                ],
+            )
+            for host in settings.values()
+        ]
+        self.report = Report(inventory, __version__, utc_now(), 0.0, hosts)
+        self._by_name = {host.name: host for host in hosts}
+
+    def note(self, host: str, what: str, value: str) -> None:
+        """Something that the report shows about a host."""
+        self._by_name[host].notes[what] = value
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Sort every test's end into the outcomes that a promise can have."""
+        report = yield
+        marker = item.get_closest_marker("promise")
+        if marker is None or report.when == "teardown":
+            return report
+        if report.when == "setup" and report.passed:
+            return report
+        parameters = item.callspec.params  # type: ignore[attr-defined]
+        outcome, why = _judge(report, call)
+        self._by_name[parameters["host_name"]].looks.append(
+            Look(
+                marker.args[0],
+                parameters["host_name"],
+                parameters.get("agent_name"),
+                outcome,
+                why,
+                report.duration,
+            )
+        )
+        return report
+
+    def pytest_sessionfinish(self) -> None:
+        """Write what was asked for."""
+        self.report.seconds = time.monotonic() - self._started
+        self.report.hosts = [host for host in self.report.hosts if host.looks]
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        document = json.dumps(self.report.as_json(), indent=2, ensure_ascii=False)
+        (self._folder / "report.json").write_text(f"{document}\n")
+        (self._folder / "report.html").write_text(html(self.report))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """What is not kept, in words, and how many are."""
+        write = terminalreporter.write_line
+        for host in self.report.hosts:
+            for promise in self.report.looked_at:
+                outcome = host.outcome(promise.identifier)
+                if outcome in ("broken", "not checked"):
+                    color = {"red" if outcome == "broken" else "yellow": True}
+                    title = f"{promise.identifier} {outcome} on {host.name}: {promise.says}"
+                    write(f"\n{_MARKS[outcome]} {title}", bold=True, **color)
+                    for why in host.reasons(promise.identifier):
+                        write(f"    {why}")
+                    if outcome == "broken":
+                        write(f"    to do: {promise.remedy}")
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in self.report.counts.items() if n)
+        hosts = len(self.report.hosts)
+        write(f"\n{hosts} host{'' if hosts == 1 else 's'}, promises: {counts or 'none'}")
+        if self._folder is not None:
+            write(f"report: {self._folder / 'report.html'}")
+
+
+def html(report: Report) -> str:
+    """The report as one page that needs nothing else."""
+    return render(
+        "report/report.html.j2",
+        report=report,
+        promises=promises(),
+        marks=_MARKS,
+        groups=list(dict.fromkeys(p.identifier.partition("-")[0] for p in report.looked_at)),
+    )
+
+
+def _judge(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
+    if report.passed:
+        return "kept", ""
+    if report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        return "does not apply", reason.removeprefix("Skipped: ")
+    assert call.excinfo is not None
+    said = str(call.excinfo.value) or call.excinfo.typename
+    if report.when == "call" and call.excinfo.errisinstance(AssertionError):
+        return "broken", _short(said)
+    if call.excinfo.errisinstance((OSError, ExceptionGroup)) or report.when == "setup":
+        return "not checked", _short(said)
+    name = "" if call.excinfo.typename == "HostError" else f"{call.excinfo.typename}: "
+    return "not checked", _short(name + said)
+
+
+def _short(said: str) -> str:
+    """The first paragraph of a failed assertion, without the machinery around it."""
+    lines = said.splitlines()
+    text = lines[0] if lines else ""
+    text = re.sub(r"^assert (.*) == (\[\]|set\(\)|\{\})$", r"\1", text)
+    text = text.removeprefix("AssertionError: ").removeprefix("assert ")
+    text = re.sub(r"^\[(['\"])(.*)\1\]$", r"\2", text)
+    return text if len(text) <= _LIMIT else f"{text[:_LIMIT]} ..."
