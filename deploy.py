@@ -8,6 +8,7 @@ from roles.nginx import nginx
 from roles.nvidia_container_toolkit import nvidia_container_toolkit
 from roles.preflight import preflight
 from roles.secrets import secrets
+from roles.ssh_hardening import ssh_hardening
 from roles.tls import tls
 from roles.vllm import vllm
 
@@ -15,6 +16,7 @@ preflight()  # can this host take it: system, ports, disk, GPUs
 docker()  # Docker Engine and Compose v2, daemon.json merged
 nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
 firewall()  # only SSH and the edge from outside; nothing to containers
+ssh_hardening()  # no passwords over SSH, where the settings ask for it
 secrets()  # .env with the internal key, for root only
 vllm()  # the agents, on 127.0.0.1, healthy
 tls()  # the edge's certificate

@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 
@@ -22,12 +24,15 @@ import click
 from vllm_hosts import __version__
 from vllm_hosts.cli_common import inventory_argument, says_problems
 from vllm_hosts.controller import state_folder
+from vllm_hosts.drift import HostDrift
+from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.endpoints import endpoints as all_endpoints
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import DEFAULT_CLIENT
 from vllm_hosts.keys_cli import keys
 from vllm_hosts.promises import promises
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.exposure import exposed
 
 _SUITE = Path(__file__).resolve().parent.parent / "tests" / "hosts"
 _problems = says_problems("The settings cannot be deployed:")
@@ -58,6 +63,8 @@ def check(inventory: Path) -> None:
         click.secho(f"{host.name} ({host.address})", bold=True)
         for agent in host.agents:
             click.echo(f"  {agent.name:16} {agent.model:32} port {agent.port}  {_gpus(agent.gpus)}")
+        for sentence in exposed(host):
+            click.secho(f"  {sentence}", fg="yellow")
     agents = sum(len(host.agents) for host in settings.values())
     click.echo(
         f"{_count(len(settings), 'host')} and {_count(agents, 'agent')}: all settings are valid"
@@ -106,6 +113,21 @@ def endpoints(inventory: Path, client: str, as_json: bool) -> None:
     help="Look at this promise only, such as NET-01. May be repeated.",
 )
 @click.option(
+    "--skip",
+    "skipped",
+    multiple=True,
+    type=click.Choice(list(promises())),
+    metavar="ID",
+    help="Leave this promise out. May be repeated.",
+)
+@click.option(
+    "--ports",
+    default="1-65535",
+    metavar="FIRST-LAST",
+    show_default=True,
+    help="TCP ports to try from outside.",
+)
+@click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
@@ -117,6 +139,8 @@ def verify(
     inventory: Path,
     hosts: tuple[str, ...],
     chosen: tuple[str, ...],
+    skipped: tuple[str, ...],
+    ports: str,
     report: Path | None,
     pytest_arguments: tuple[str, ...],
 ) -> None:
@@ -127,20 +151,68 @@ def verify(
 
     Example: vllm-hosts verify inventory/prod.py --report report
     """
-    known = _settings(inventory)
-    if unknown := [name for name in hosts if name not in known]:
-        raise click.UsageError(
-            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
-        )
+    _check_hosts(inventory, hosts)
+    first, _, last = ports.partition("-")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
+        raise click.UsageError(f"{ports!r} is no range of ports; write it like 1-65535")
     command = [sys.executable, "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
     command += ["--no-header", "--tb=no", "-rN", f"--inventory={inventory.resolve()}"]
     command += [f"--only-host={name}" for name in hosts]
-    command += [f"--only-promise={identifier}" for identifier in chosen]
+    command += [
+        f"--only-promise={identifier}"
+        for identifier in chosen or promises()
+        if identifier not in skipped
+    ]
+    command.append(f"--ports={ports}")
     if report is not None:
         command += [f"--report={report.resolve()}", f"--junitxml={report.resolve() / 'junit.xml'}"]
     code = subprocess.run([*command, *pytest_arguments], check=False).returncode
     # pytest's own codes above 1 mean that nothing, or not everything, was looked at.
     sys.exit(0 if code == 0 else 1)
+
+
+@main.command()
+@inventory_argument
+@click.option("--host", "hosts", multiple=True, help="Look at this host only. May be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_problems
+def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
+    """Show what differs on hosts from what deploy.py would leave there. Writes nothing.
+
+    Exit codes: 0 nothing differs, 2 something does, 1 something could not be told.
+
+    Example: vllm-hosts drift inventory/prod.py --json
+    """
+    _check_hosts(inventory, hosts)
+    found = find_drift(inventory, Path("deploy.py"), hosts)
+    if as_json:
+        click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
+    else:
+        _show_drift(found)
+    if any(host.unknown for host in found.values()):
+        sys.exit(1)
+    sys.exit(2 if any(host.drifted for host in found.values()) else 0)
+
+
+def _show_drift(found: Mapping[str, HostDrift]) -> None:
+    for name, host in found.items():
+        if not host.drifted and not host.unknown:
+            click.echo(f"{click.style(name, bold=True)}: in line")
+            continue
+        click.secho(name, bold=True)
+        for item in host.drifted:
+            click.secho(f"  {item.what} {item.how}  ", nl=False, fg="yellow")
+            click.echo(f"(role {item.role})")
+        for why in host.unknown:
+            click.secho(f"  could not tell: {why}", fg="red")
+
+
+def _check_hosts(inventory: Path, hosts: tuple[str, ...]) -> None:
+    known = _settings(inventory)
+    if unknown := [name for name in hosts if name not in known]:
+        raise click.UsageError(
+            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
+        )
 
 
 def _program() -> str:

@@ -69,13 +69,15 @@ def unexpected_sockets(
     :raises ValueError: a line cannot be understood.
     """
     ssh = set(ssh_ports)
-    agents = {agent.port: agent.name for agent in settings.agents}
+    agents = {agent.port: agent for agent in settings.agents}
     for socket in map(parse, lines):
         if socket.protocol == "tcp" and socket.port in agents:
-            if socket.address != "127.0.0.1":
-                yield f"agent {agents[socket.port]!r} listens on {socket}, not only on 127.0.0.1"
+            agent = agents[socket.port]
+            if socket.address not in agent.listen_addresses:
+                only = " and ".join(agent.listen_addresses)
+                yield f"agent {agent.name!r} listens on {socket}, not only on {only}"
             elif not _held_by(socket, _DOCKER):
-                yield f"the port of agent {agents[socket.port]!r} is taken: {socket}"
+                yield f"the port of agent {agent.name!r} is taken: {socket}"
         elif not _expected(socket, settings, ssh):
             yield (
                 f"something listens on {socket}; stop it, or name its port in"

@@ -106,6 +106,26 @@ def differing(entries: Iterable[Entry], found: dict[str, Found]) -> list[Entry]:
     return [entry for entry in entries if not _as_it_should_be(entry, found[entry.path])]
 
 
+def difference(entry: Entry, found: Found) -> str:
+    """How what lies at an entry's path differs from it, in a few words."""
+    if isinstance(entry, Absent):
+        return "should not be there"
+    kind = "d" if isinstance(entry, Folder) else "f"
+    if found.kind == "-":
+        return "is missing"
+    if found.kind != kind:
+        return f"is not a {'folder' if kind == 'd' else 'regular file'}"
+    how = []
+    if isinstance(entry, File) and found.sha256 != entry.sha256:
+        how.append("has another content")
+    if found.mode != entry.mode:
+        how.append(f"has mode {found.mode:04o}, not {entry.mode:04o}")
+    if entry.owner not in found.owner or entry.group not in found.group:
+        now = f"{found.owner[0]}:{found.group[0]}"
+        how.append(f"belongs to {now}, not {entry.owner}:{entry.group}")
+    return " and ".join(how) or "has not been taken up by its service"
+
+
 def _as_it_should_be(entry: Entry, found: Found) -> bool:
     if isinstance(entry, Absent):
         return found.kind == "-"

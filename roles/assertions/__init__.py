@@ -16,8 +16,9 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import SshPorts
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.operations.checks import promise_kept
+from vllm_hosts.operations.checks import promise_kept, said
 from vllm_hosts.run import Current
+from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.sockets import unexpected_sockets
 
 
@@ -33,6 +34,8 @@ def assertions() -> None:
         name="The controller cannot reach an agent's port",
     )
     promise_kept(partial(_edge, current), name="The edge answers only to keys, on its own paths")
+    if exposures := exposed(settings):
+        said(exposures, name="What is exposed by its settings")
 
 
 def _sockets(current: Current) -> list[str]:

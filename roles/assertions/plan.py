@@ -63,11 +63,13 @@ def _hint(settings: HostSettings) -> str:
 def reachable_problems(
     settings: HostSettings, reachable: Callable[[str, int], bool]
 ) -> Iterator[str]:
-    """No agent's port opens from the controller.
+    """No agent's port opens from the controller, but for those that are exposed on purpose.
 
     A firewall that drops answers nothing, so all ports are waited for at the same time.
     """
-    ports = [agent.port for agent in settings.agents]
+    ports = [agent.port for agent in settings.agents if agent.expose is None]
+    if not ports:
+        return
     with ThreadPoolExecutor(max_workers=len(ports)) as pool:
         for port, opens in zip(
             ports, pool.map(lambda port: reachable(settings.address, port), ports), strict=True

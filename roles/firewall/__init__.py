@@ -3,7 +3,8 @@
 Promises: from outside, only SSH, the edge and ICMP; nobody outside opens a connection to a
 container network, whatever Docker publishes; IPv4 and IPv6 alike; in force at boot before Docker.
 Needs: preflight. Writes: /etc/vllm-hosts/firewall.nft and a systemd unit. Restarts: nothing. Other
-tables, and ufw's or Docker's rules, are never touched.
+tables, and ufw's or Docker's rules, are never touched. A change that keeps new SSH connections out
+is undone by the host itself after a minute.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from vllm_hosts import run
 from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import SshPorts
 from vllm_hosts.operations.apt import packages_present
-from vllm_hosts.operations.firewall import firewall_loaded
-from vllm_hosts.operations.tree import tree_synced
+from vllm_hosts.operations.firewall import firewall_in_force, other_firewalls_noted
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.tree import Entry
 
@@ -29,14 +29,12 @@ def firewall() -> None:
     """Close everything but SSH and the edge."""
     settings = run.current().settings
     packages_present({"nftables": None}, name="nftables is installed")
-    tree_synced(
-        partial(_entries, settings),
-        validate=f"nft -c -f {RULES}",
-        activate=f"systemctl daemon-reload && nft -f {RULES}",
-        stamp="firewall",
-        name="The firewall's rules are written and loaded",
+    firewall_in_force(
+        partial(_entries, settings), RULES, UNIT, name="The firewall is in force, now and at boot"
     )
-    firewall_loaded(RULES, UNIT, name="The firewall is in force, now and at boot")
+    other_firewalls_noted(
+        [settings.edge.https_port, settings.edge.http_port], name="Other firewalls are known"
+    )
 
 
 def _entries(settings: HostSettings) -> Sequence[Entry]:

@@ -45,18 +45,30 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int]) -> str:
     if further.extra_tcp_ports:
         accepted += _accept(further.extra_tcp_ports, (), "firewall.extra_tcp_ports")
     if further.extra_udp_ports:
-        accepted += _accept(further.extra_udp_ports, (), "firewall.extra_udp_ports", "udp")
-    return render("firewall/firewall.nft.j2", accepted=accepted)
+        accepted += _accept(further.extra_udp_ports, (), "firewall.extra_udp_ports", "udp dport")
+    exposed = []
+    for agent in settings.agents:
+        if agent.expose is not None:
+            comment = f"agent {agent.name} is exposed"
+            # Published ports are forwarded; what Docker's own proxy takes comes to the host itself.
+            accepted += _accept([agent.port], agent.expose.networks, comment)
+            exposed += _accept(
+                [agent.port],
+                agent.expose.networks,
+                comment,
+                "meta l4proto tcp ct original proto-dst",
+            )
+    return render("firewall/firewall.nft.j2", accepted=accepted, exposed=exposed)
 
 
 def _accept(
     ports: Sequence[int],
     sources: Sequence[IPv4Network | IPv6Network],
     comment: str,
-    protocol: str = "tcp",
+    match: str = "tcp dport",
 ) -> list[str]:
     numbers = ", ".join(map(str, sorted(set(ports))))
-    rule = f'{protocol} dport {{ {numbers} }} accept comment "{comment}"'
+    rule = f'{match} {{ {numbers} }} accept comment "{comment}"'
     if not sources:
         return [rule]
     lines = []

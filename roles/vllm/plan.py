@@ -36,6 +36,7 @@ class Service:
     command: tuple[str, ...]
     environment: dict[str, str]
     port: int
+    listen: tuple[str, ...]
     volumes: tuple[Volume, ...]
     gpus: tuple[str, ...]
     shm_size: str
@@ -100,6 +101,7 @@ def service(settings: HostSettings, agent: Agent) -> Service:
         command=tuple(_command(settings, agent)),
         environment=_environment(agent),
         port=agent.port,
+        listen=agent.listen_addresses,
         volumes=tuple(volumes),
         gpus=tuple(str(gpu) for gpu in agent.gpus),
         shm_size=agent.shm_size,

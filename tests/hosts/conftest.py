@@ -61,6 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--only-promise", action="append", default=[], help="look at this promise only"
     )
+    parser.addoption("--ports", default="1-65535", help="TCP ports to try from outside")
     parser.addoption(
         "--report", default=None, help="folder for report.html, report.json, junit.xml"
     )
@@ -91,11 +92,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("host_name", chosen, scope="session")
 
 
+def promise_of(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("promise")
+    assert marker is not None, f"{item.name} looks at no promise"
+    return str(marker.args[0])
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Only the promises that were asked for; those that wait for the look from outside last."""
     chosen = set(config.getoption("--only-promise"))
     if chosen:
-        left = [item for item in items if item.get_closest_marker("promise").args[0] not in chosen]  # type: ignore[union-attr]
+        left = [item for item in items if promise_of(item) not in chosen]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
     items.sort(key=lambda item: "outside" in getattr(item, "fixturenames", ()))
@@ -104,13 +111,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Start the look from outside before the first test; it takes half a minute."""
     verified = session.config.stash[_VERIFIED]
-    names = {
-        item.callspec.params["host_name"]  # type: ignore[attr-defined]
-        for item in session.items
-        if "outside" in getattr(item, "fixturenames", ())
-    }
-    if not names or session.config.option.collectonly:
+    wanted = [item for item in session.items if "outside" in getattr(item, "fixturenames", ())]
+    if not wanted or session.config.option.collectonly:
         return
+    names = {item.callspec.params["host_name"] for item in wanted}  # type: ignore[attr-defined]
     asked = {}
     for name in sorted(names):
         try:
@@ -127,7 +131,16 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         text=True,
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"inventory": str(verified.file), "hosts": asked}))
+    process.stdin.write(
+        json.dumps(
+            {
+                "inventory": str(verified.file),
+                "hosts": asked,
+                "promises": sorted({promise_of(item) for item in wanted}),
+                "ports": [int(port) for port in session.config.option.ports.split("-")],
+            }
+        )
+    )
     process.stdin.close()
     process.stdin = None
     verified.outside = process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -98,6 +99,15 @@ def must_see(host: Host, settings: HostSettings) -> set[int]:
     return ports | (set() if settings.edge.allow_from else {settings.edge.https_port})
 
 
+def exposed_to(settings: HostSettings, address: str) -> set[int]:
+    """Agents' ports that this address may reach by their settings."""
+    return {
+        agent.port
+        for agent in settings.agents
+        if agent.expose and any(ip_address(address) in net for net in agent.expose.networks)
+    }
+
+
 def strange_tcp(
     host: Host, settings: HostSettings, outside: Outside, family: str
 ) -> dict[str, list[int]] | None:
@@ -107,7 +117,10 @@ def strange_tcp(
     scans = outside.scans(family, must_see(host, settings))
     if not scans:
         return None
-    found = {who: sorted(set(scan["tcp"]) - allowed) for who, scan in scans.items()}
+    found = {
+        who: sorted(set(scan["tcp"]) - allowed - exposed_to(settings, scan["own"]))
+        for who, scan in scans.items()
+    }
     return {who: ports for who, ports in found.items() if ports}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
@@ -75,3 +76,41 @@ class SshPorts(HostFact[tuple[int, ...]]):
                 " is SSH served by something other than OpenSSH?"
             )
         return tuple(sorted(ports))
+
+
+@dataclass(frozen=True)
+class Others:
+    """Other firewalls that are active on the host, by name."""
+
+    names: tuple[str, ...]
+
+    def sentences(self, ports: Sequence[int]) -> list[str]:
+        """What to do about each, for people."""
+        wanted = " and ".join(f"{port}/tcp" for port in ports)
+        how = {
+            "ufw": "; ".join(f"ufw allow {port}/tcp" for port in ports),
+            "firewalld": "; ".join(f"firewall-cmd --permanent --add-port={p}/tcp" for p in ports),
+        }
+        return [
+            f"{name} is active too and stays as it is: it has to allow {wanted} itself"
+            f" ({how[name]}); a packet passes only if both let it"
+            for name in self.names
+        ]
+
+
+class OtherFirewalls(HostFact[Others]):
+    """ufw and firewalld, where they are active."""
+
+    what = "other firewalls"
+
+    def command(self) -> str:
+        return ending(
+            """
+            echo '== active'
+            ! grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf || echo ufw
+            ! systemctl -q is-active firewalld.service || echo firewalld
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Others:
+        return Others(tuple(sections(lines)["active"]))

@@ -10,6 +10,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.differences import differs, entries_differ
 from vllm_hosts.operations.tree import PREVIOUS
 from vllm_hosts.tree import File, differing
 
@@ -71,6 +72,11 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
     key_is_right = keys == (archive.key_fingerprint,)
     if key_is_right and not in_the_way and not differing([wanted], files.paths):
         return
+    entries_differ(differing([wanted], files.paths), files.paths)
+    for path in in_the_way:
+        differs(path, "names the same archive a second time")
+    if not key_is_right:
+        differs(archive.key_path, "is not the pinned key")
     fetch = f"""
         set -eu; umask 022
         command -v gpg >/dev/null && [ -s /etc/ssl/certs/ca-certificates.crt ] || {{
@@ -126,6 +132,12 @@ def packages_present(
         if found.versions.get(name) is None or version not in (None, found.versions[name])
     ]
     hold = [name for name in wanted if held and name not in found.held]
+    for package in remove:
+        differs(f"package {package}", "should not be installed")
+    for package in missing:
+        differs(f"package {package}", "is not installed at this version")
+    for package in hold:
+        differs(f"package {package}", "is not held")
     if remove:
         yield watched(f"removing {' '.join(remove)}", f"{_APT_GET} remove {' '.join(remove)}")
     if missing:

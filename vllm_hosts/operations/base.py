@@ -41,10 +41,11 @@ def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMe
 
 def failure(message: str) -> FunctionCommand:
     """A command that fails its host with one sentence."""
-    return FunctionCommand(_fail, (message,), {})
+    return FunctionCommand(fail, (message,), {})
 
 
-def _fail(state: State, host: Host, message: str) -> bool:
+def fail(state: State, host: Host, message: str) -> bool:
+    """Say why a host fails, in a function that pyinfra runs as a command."""
     host.log_styled(message, fg="red", log_func=logger.error)
     return False
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pyinfra.context import ctx_state
+from pyinfra import logger
+from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.operations.base import Commands, host_operation
@@ -27,4 +28,13 @@ def promise_kept(find: Callable[[], Sequence[str]]) -> Commands:
     """Like ``no_problems``, for what is true only at the end of a run: not looked at before."""
     if ctx_state.get().is_executing and (found := find()):
         raise HostError("; ".join(found))
+    yield from ()
+
+
+@host_operation
+def said(sentences: Sequence[str]) -> Commands:
+    """Say something about the host in every run. Never counts as a change."""
+    if ctx_state.get().is_executing:
+        for sentence in sentences:
+            ctx_host.get().log_styled(f"    {sentence}", fg="yellow", log_func=logger.warning)
     yield from ()

@@ -12,6 +12,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE, AgentLog, AgentState, AgentStates, ComposeProject
 from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.edge import EdgeRuns, divert, give_back
 
 #: Seconds between two looks at an agent that is not healthy yet, and between two lines about it.
@@ -53,6 +54,10 @@ def agents_running(
         or container.status != "running"
     ]
     removed = sorted(set(by_service) - set(agents))
+    for agent in changed:
+        differs(f"agent {agent}", "does not run, or not as compose.yaml says")
+    for agent in removed:
+        differs(f"agent {agent}", "is no longer in the settings")
     healthy = {name for name, container in by_service.items() if container.health == "healthy"}
     rolled = []
     if changed and healthy and look(EdgeRuns):

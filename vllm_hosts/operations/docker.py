@@ -15,6 +15,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
 from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File
 
@@ -38,6 +39,12 @@ def daemon_configured(
     """
     daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON, *read_at_start])
     text = merged(daemon.config, wanted)
+    if text is not None:
+        differs(DAEMON_JSON, "lacks settings, or has others")
+    elif daemon.stale or not daemon.running:
+        differs("docker.service", "does not run, or with older settings")
+    if not daemon.enabled:
+        differs("docker.service", "does not start at boot")
     if text is not None:
         yield change(
             [File(DAEMON_JSON, text)],
@@ -93,6 +100,7 @@ def image_present(image: str) -> Commands:
     """Pull an image unless the host has it, saying how far it is."""
     if look(ImageId, image=quote(image)):
         return
+    differs(f"image {image}", "is not on the host")
     # Compose says how many bytes of each layer have come; `docker pull` does so on a terminal only.
     project = f"services: {{image: {{image: {json.dumps(image)}}}}}"
     pull = f"printf %s {quote(project)} | {COMPOSE} -p vllm-hosts-pull -f - --progress plain pull"

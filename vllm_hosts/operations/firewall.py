@@ -1,23 +1,76 @@
-"""Keeping our nftables table in force."""
+"""Keeping our nftables table in force, and never locking everybody out with it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from pyinfra.api.command import StringCommand
+from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.facts import look
-from vllm_hosts.facts.firewall import FirewallLoaded
+from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
+from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation
+from vllm_hosts.operations.confirmed import armed, confirmed
+from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.tree import change
+from vllm_hosts.tree import Entry, differing
+
+_CHANGE = "firewall"
+_TABLE = "table inet vllm_hosts"
+_BLAME = "is this machine's network in firewall.ssh_from, and sshd's port what it was?"
 
 
 @host_operation
-def firewall_loaded(rules: str, unit: str) -> Commands:
-    """Reload the table if it is not exactly what the file says; start its unit at boot.
+def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: str) -> Commands:
+    """Write the rules, load them, and have them loaded at boot.
 
-    :param rules: path of the nftables file.
+    A changed table has to be confirmed by a new connection from here, or the host restores the
+    table and the file that it had.
+
+    :param entries: says what files there should be, when it is called.
+    :param rules: path of the nftables file among them.
     :param unit: systemd unit that loads it.
     """
+    wanted = entries()
+    found = look(TreeState, paths=[entry.path for entry in wanted], stamp=None)
+    different = differing(wanted, found.paths)
     loaded = look(FirewallLoaded, rules=rules, unit=unit)
+    entries_differ(different, found.paths)
     if not loaded.in_force:
-        yield StringCommand(f"nft -f {rules}")
+        differs(_TABLE, "is not the one that its file describes")
+    if different or not loaded.in_force:
+        yield armed(
+            _CHANGE,
+            save=(
+                f"{{ echo '{_TABLE}'; echo 'delete {_TABLE}';"
+                f" nft -s list {_TABLE} 2>/dev/null || :; }} >table.nft\n"
+                f"[ ! -e {rules} ] || cp -p {rules} rules.nft"
+            ),
+            undo=(
+                "nft -f table.nft;"
+                f" if [ -e rules.nft ]; then cp -p rules.nft {rules}.old && mv {rules}.old {rules};"
+                f" else rm -f {rules}; fi"
+            ),
+        )
+        load = f"systemctl daemon-reload && nft -f {rules}"
+        if different:
+            yield change(different, validate=f"nft -c -f {rules}", activate=load)
+        else:
+            yield StringCommand(load)
+        yield confirmed(_CHANGE, _BLAME)
     if not (loaded.enabled and loaded.active):
+        differs(unit, "is not started at boot")
         yield StringCommand(f"systemctl enable --now {unit}")
+
+
+@host_operation
+def other_firewalls_noted(ports: Sequence[int]) -> Commands:
+    """Say which other firewall is active, since it has to let clients in as well. Changes nothing.
+
+    :param ports: TCP ports that clients use.
+    """
+    if ctx_state.get().is_executing:
+        for sentence in look(OtherFirewalls).sentences(ports):
+            ctx_host.get().log(f"    {sentence}")
+    yield from ()

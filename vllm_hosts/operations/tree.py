@@ -15,6 +15,7 @@ from pyinfra.api.command import StringCommand
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import STAMPS, TreeState
 from vllm_hosts.operations.base import Commands, host_operation
+from vllm_hosts.operations.differences import differs, entries_differ
 from vllm_hosts.tree import Absent, Entry, File, Folder, Found, Kept, differing
 
 #: Where the version before the last change of each file that is not secret is kept.
@@ -83,6 +84,10 @@ def tree_synced(
     pending = stamp is not None and found.stamp != digest
     if not different and not pending:
         return
+    if different:
+        entries_differ(different, found.paths)
+    else:
+        differs(paths[0], "has not been taken up by its service")
     yield change(
         different,
         validate=validate,

@@ -20,6 +20,9 @@ from vllm_hosts.testing import Hosts
 _HERE = Path(__file__).resolve().parent
 _SCAN, _FRAMES = _HERE / "scan.py", _HERE / "frames.py"
 _ROOM = "ulimit -n 26000 2>/dev/null || ulimit -n $(ulimit -Hn) 2>/dev/null || :"
+#: Promises for which ports are scanned, and those for which neighbours send single packets.
+SCANS = {"NET-08", "NET-09", "NET-10"}
+FRAMES = {"NET-11", "NET-12"}
 _PYTHON = "PYTHONDONTWRITEBYTECODE=1 python3"
 
 #: UDP services that hosts often have without anybody's decision, and Docker's and VPNs' own.
@@ -51,18 +54,25 @@ UDP_PORTS = (
 def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Everything that can be seen from outside, by host.
 
-    :param asked: ``inventory``, a path, and ``hosts``: by name, ``addresses`` by family,
+    :param asked: ``inventory``, a path; ``promises`` that somebody wants to know about; ``ports``,
+        first and last, for the scans over TCP; and ``hosts``: by name, ``addresses`` by family,
         ``targets`` behind the host, and ``edge`` with what the other modules here ask for.
     :returns: by host: ``controller`` and, by their names, neighbours, each with scans by family;
         ``frames`` by neighbour; ``tls``; ``shapes``. Where a look was not possible: ``error``.
     """
     hosts = asked["hosts"]
     edges = json.dumps({name: host["edge"] for name, host in hosts.items()})
+    wanted = set(asked["promises"])
     # Every address of every host, in an order by which the answers are told apart again.
-    places = [(name, family) for name, host in hosts.items() for family in host["addresses"]]
+    places = [
+        (name, family)
+        for name, host in hosts.items()
+        for family in host["addresses"]
+        if wanted & SCANS
+    ]
     scans = json.dumps(
         [
-            {"address": hosts[name]["addresses"][family], "tcp": [1, 65535], "udp": UDP_PORTS}
+            {"address": hosts[name]["addresses"][family], "tcp": asked["ports"], "udp": UDP_PORTS}
             for name, family in places
         ]
     )
@@ -70,12 +80,14 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     running = {
         "scan": _start(f"{_ROOM}; exec {python} {quote(str(_HERE / 'scan.py'))} {quote(scans)}"),
         "tls": _start(f"exec {python} -m vllm_hosts.outside.tls", edges),
-        "shapes": _start(f"exec {python} -m vllm_hosts.outside.shapes", edges),
+        "shapes": _start(
+            f"exec {python} -m vllm_hosts.outside.shapes {' '.join(sorted(wanted))}", edges
+        ),
     }
     seen: dict[str, dict[str, Any]] = {name: {"frames": {}, "scans": {}} for name in hosts}
     inventory = load(Path(asked["inventory"]))
     connections = Hosts(inventory)
-    for neighbour in neighbours(inventory):
+    for neighbour in neighbours(inventory) if wanted & (SCANS | FRAMES) else ():
         try:
             answers = _from_neighbour(connections, neighbour, scans, hosts)
         except (HostError, ValueError) as error:

@@ -34,6 +34,13 @@ def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+def own_address(address: str) -> str:
+    """The address of this machine that packets to another one come from."""
+    with socket.socket(family_of(address), socket.SOCK_DGRAM) as one:
+        one.connect((address, 9))
+        return str(one.getsockname()[0])
+
+
 def open_tcp(address: str, first: int, last: int, at_once: int) -> list[int]:
     """TCP ports on which a connection opens.
 
@@ -137,7 +144,8 @@ def look(asked: dict[str, object], at_once: int) -> dict[str, object]:
     assert isinstance(udp, list)
     try:
         opened = open_tcp(address, tcp[0], tcp[1], at_once)
-        return {"address": address, "tcp": opened, "udp": reached_udp(address, udp)}
+        reached = reached_udp(address, udp)
+        return {"address": address, "own": own_address(address), "tcp": opened, "udp": reached}
     except OSError as error:
         return {"address": address, "error": str(error)}
 

@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,7 @@ def shapes(host: str, path: str) -> Iterator[Shape]:
     end = b"\r\n"
     second = f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
 
-    yield Shape("EDGE-08", "plain HTTP on the TLS port", start + end, (400,), plain=True)
+    yield Shape("EDGE-08", "plain HTTP on the TLS port", start + end, (400, 404), plain=True)
     stranger = f"GET {path} HTTP/1.1\r\nHost: stranger.invalid\r\n\r\n".encode()
     yield Shape("EDGE-09", "another Host", stranger, (404, 421))
     yield Shape(
@@ -170,10 +170,10 @@ def send(address: str, port: int, name: str, shape: Shape) -> Met:
     return Met(statuses, closed, time.monotonic() - started)
 
 
-def complaints(edge: dict[str, Any]) -> dict[str, Any]:
+def complaints(edge: dict[str, Any], wanted: Container[str]) -> dict[str, Any]:
     """By promise: what an edge does not refuse as it should. Or an ``error``: nobody is there."""
     found: dict[str, Any] = {}
-    chosen = list(shapes(edge["host"], edge["path"]))
+    chosen = [shape for shape in shapes(edge["host"], edge["path"]) if shape.promise in wanted]
 
     def one(shape: Shape) -> str | None:
         return complaint(shape, send(edge["address"], edge["port"], edge["server_name"], shape))
@@ -192,4 +192,5 @@ def complaints(edge: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     edges = json.loads(sys.stdin.read())
     with ThreadPoolExecutor(4) as hosts:
-        print(json.dumps(dict(zip(edges, hosts.map(complaints, edges.values()), strict=True))))
+        answers = hosts.map(lambda edge: complaints(edge, sys.argv[1:]), edges.values())
+        print(json.dumps(dict(zip(edges, answers, strict=True))))

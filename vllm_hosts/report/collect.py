@@ -16,6 +16,7 @@ from vllm_hosts.promises import promises
 from vllm_hosts.render import render
 from vllm_hosts.report.model import AgentSummary, HostReport, Look, Outcome, Report
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.exposure import exposed
 
 _LIMIT = 600  # characters of a reason: a list of everything helps nobody
 _MARKS: dict[Outcome, str] = {
@@ -37,13 +38,21 @@ class Collector:
     ) -> None:
         self._folder = Path(folder) if folder else None
         self._started = time.monotonic()
+        self._exposed = [
+            f"{host.name}: {sentence}" for host in settings.values() for sentence in exposed(host)
+        ]
         hosts = [
             HostReport(
                 name=host.name,
                 address=host.address,
                 agents=[
                     AgentSummary(
-                        agent.name, agent.model, agent.client_model_name, agent.port, agent.gpus
+                        agent.name,
+                        agent.model,
+                        agent.client_model_name,
+                        agent.port,
+                        agent.gpus,
+                        tuple(map(str, agent.expose.networks)) if agent.expose else (),
                     )
                     for agent in host.agents
                 ],
@@ -107,6 +116,8 @@ class Collector:
                         write(f"    {why}")
                     if outcome == "broken":
                         write(f"    to do: {promise.remedy}")
+        for sentence in self._exposed:
+            write(f"\n! {sentence}", yellow=True)
         counts = ", ".join(f"{n} {outcome}" for outcome, n in self.report.counts.items() if n)
         hosts = len(self.report.hosts)
         write(f"\n{hosts} host{'' if hosts == 1 else 's'}, promises: {counts or 'none'}")

@@ -35,6 +35,7 @@ class AgentSummary:
     served_model_name: str
     port: int
     gpus: tuple[int, ...]
+    exposed_to: tuple[str, ...]
 
 
 @dataclass

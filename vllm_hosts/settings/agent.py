@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vllm_hosts.settings.types import EnvName, Section, Size, _matches
+from vllm_hosts.settings.types import Cidr, EnvName, Network, Section, Size, _matches
 
 #: What vLLM must never be told by hand, and what to do instead.
 _FORBIDDEN_ARGUMENTS = {
@@ -62,13 +62,37 @@ ServedName = Annotated[
 Word = Annotated[str, _matches(r"[A-Za-z0-9._-]+", "one word of letters, digits and . _ -")]
 
 
+class Expose(Section):
+    """An agent's own port, open to named networks without the edge in between."""
+
+    networks: tuple[Cidr, ...] = Field(
+        description="Networks that reach the agent's port itself", strict=False, min_length=1
+    )
+    unguarded_routes: Literal["accepted"] = Field(
+        description="`accepted`: these networks may use vLLM's routes that ask for no key, such as"
+        " `/metrics`, `/tokenize` and `/invocations`, and read what is sent in the clear"
+    )
+
+    @field_validator("networks")
+    @classmethod
+    def _not_everybody(cls, networks: tuple[Network, ...]) -> tuple[Network, ...]:
+        for network in networks:
+            if network.prefixlen == 0:
+                raise ValueError(
+                    f"{network} is everybody; an agent's own port is for named networks only"
+                )
+        return networks
+
+
 class Agent(Section):
     """One vLLM container on a host."""
 
     name: AgentName = Field(description="Name of the container, and first part of its URL path")
     model: Model = Field(description="Hub id, or absolute folder on the host (mounted read-only)")
     port: int = Field(
-        ge=1024, le=65535, description="Port on the host's 127.0.0.1; never reachable from outside"
+        ge=1024,
+        le=65535,
+        description="Port on the host's 127.0.0.1; not reachable from outside without `expose`",
     )
     served_model_name: ServedName | None = Field(
         None, description="What clients write as `model`; None: the agent's name"
@@ -93,6 +117,11 @@ class Agent(Section):
         None, description="Such as `hermes`; set: automatic tool choice is on"
     )
     shm_size: Size = Field("8g", description="Shared memory of the container")
+    expose: Expose | None = Field(
+        None,
+        description="Opens the agent's own port to named networks: a dictionary with `networks` and"
+        " `unguarded_routes`; None: only the edge reaches it",
+    )
     extra_args: tuple[str, ...] = Field(
         (), description="Further `vllm serve` arguments, one word each", strict=False
     )
@@ -136,6 +165,14 @@ class Agent(Section):
                 f" but gpus names {len(self.gpus)}"
             )
         return self
+
+    @property
+    def listen_addresses(self) -> tuple[str, ...]:
+        """Addresses of the host on which the agent's port is published."""
+        if self.expose is None:
+            return ("127.0.0.1",)
+        kinds = {network.version for network in self.expose.networks}
+        return ("0.0.0.0", "::") if 6 in kinds else ("0.0.0.0",)
 
     @property
     def client_model_name(self) -> str:

@@ -1,0 +1,23 @@
+"""SSH without passwords, where the settings ask for it.
+
+Promises: no password gets anybody in, and nobody is locked out: a login with a key is seen to work
+before, and again over a new connection after; otherwise the host undoes the change after a minute.
+Needs: preflight. Writes: /etc/ssh/sshd_config.d/00-vllm-hosts.conf. Reloads sshd when it changed.
+"""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+
+from roles.ssh_hardening.plan import ssh_entries
+from vllm_hosts import run
+from vllm_hosts.operations.ssh import passwords_refused, sshd_configured
+
+
+@deploy("SSH hardening")
+def ssh_hardening() -> None:
+    """Switch password logins off, or leave SSH as it is."""
+    settings = run.current().settings
+    sshd_configured(ssh_entries(settings), name="sshd takes keys only, if that is asked for")
+    if settings.ssh_hardening.enabled:
+        passwords_refused(name="sshd refuses passwords")

@@ -1,0 +1,97 @@
+"""What differs on hosts from what a deploy would leave there. Nothing is written on any host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gevent
+from pyinfra.api.command import FunctionCommand
+from pyinfra.api.config import Config
+from pyinfra.api.connect import connect_all, disconnect_all
+from pyinfra.api.host import Host
+from pyinfra.api.state import State, StateStage
+from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
+from pyinfra_cli.util import load_deploy_file
+
+from vllm_hosts import run
+from vllm_hosts.inventory import load
+from vllm_hosts.operations.base import fail
+from vllm_hosts.operations.differences import listening
+
+
+@dataclass(frozen=True)
+class Drifted:
+    """One thing that a deploy would change. ``role`` owns it."""
+
+    role: str
+    what: str
+    how: str
+
+
+@dataclass
+class HostDrift:
+    """``unknown``: why something could not be told; empty: everything could."""
+
+    drifted: list[Drifted] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def drift(inventory_file: Path, deploy_file: Path, chosen: tuple[str, ...]) -> dict[str, HostDrift]:
+    """By host: what a deploy would change. Looks with the deploy's own facts, and runs none of its
+    commands.
+
+    :param chosen: names of hosts to look at; empty: all.
+    :raises SettingsError: the settings cannot be deployed.
+    """
+    inventory = load(inventory_file)
+    state = State(check_for_changes=False)
+    state.cwd = str(Path.cwd())
+    config = Config()
+    ctx_state.set(state)
+    ctx_config.set(config)
+    ctx_inventory.set(inventory)
+    run.install(inventory_file)
+    limit = [inventory.get_host(name) for name in chosen] if chosen else None
+    state.init(inventory, config, initial_limit=limit)
+    found = {host.name: HostDrift() for host in inventory if state.is_host_in_limit(host)}
+    state.set_stage(StateStage.Connect)
+    connect_all(state)
+    state.set_stage(StateStage.Prepare)
+    reached = [host for host in inventory if host in state.active_hosts]
+    for name in found.keys() - {host.name for host in reached}:
+        found[name].unknown.append("the host cannot be reached; pyinfra has said why above")
+    load_deploy_file(state, str(deploy_file))
+    with listening() as told:
+        looks = [gevent.spawn(_look, state, host, found[host.name], told) for host in reached]
+        gevent.joinall(looks, raise_error=True)
+    state.set_stage(StateStage.Disconnect)
+    disconnect_all(state)
+    return found
+
+
+def _look(state: State, host: Host, into: HostDrift, told: dict[str, list[Any]]) -> None:
+    with ctx_state.use(state), ctx_host.use(host):
+        for op_hash in state.get_op_order():
+            if op_hash not in state.ops[host]:
+                continue
+            before = len(told.get(host.name, []))
+            name = next(iter(state.get_op_meta(op_hash).names))
+            role, _, what = name.partition(" | ")
+            commands = list(state.get_op_data_for_host(host, op_hash).command_generator())
+            failures = [sentence for command in commands if (sentence := _failure(command))]
+            into.unknown += [f"{role}: {sentence}" for sentence in failures]
+            if failures or not commands:
+                continue
+            details = told.get(host.name, [])[before:]
+            into.drifted += [Drifted(role, item.what, item.how) for item in details] or [
+                Drifted(role, what, "is not so")
+            ]
+
+
+def _failure(command: object) -> str | None:
+    """The sentence of a command that only fails its host."""
+    if isinstance(command, FunctionCommand) and command.function is fail:
+        return str(command.args[0])
+    return None

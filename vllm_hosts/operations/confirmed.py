@@ -1,0 +1,102 @@
+"""Changes that could lock everybody out: undone by the host itself unless somebody gets in again.
+
+The host starts a timer that undoes the change, the change is made, and a *new* connection from here
+stops the timer. Whatever goes wrong in between (this machine locked out, the network gone, the run
+cut off), the host returns to what it was.
+"""
+
+from __future__ import annotations
+
+import time
+from shlex import quote
+from typing import Any
+
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.command import FunctionCommand, StringCommand
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+
+from vllm_hosts.operations.base import fail
+
+#: Seconds after which an unconfirmed change is undone.
+PATIENCE = 60
+#: Seconds in which a new connection is tried; the rest is for the undoing itself.
+_TRY_FOR = 25.0
+_FOLDER = "/run/vllm-hosts-undo"
+
+
+def armed(name: str, *, save: str, undo: str) -> StringCommand:
+    """Have the host undo what follows after ``PATIENCE`` seconds.
+
+    :param name: one word for the change.
+    :param save: shell lines that keep what is there now in the current folder, for root only.
+    :param undo: shell lines that bring it back, run in the same folder.
+    """
+    folder, unit = f"{_FOLDER}/{name}", f"vllm-hosts-undo-{name}"
+    return StringCommand(
+        f"""
+        set -eu; umask 077
+        systemctl stop {unit}.timer 2>/dev/null || :
+        systemctl reset-failed {unit}.service 2>/dev/null || :
+        rm -rf {folder}; mkdir -p {folder}; cd {folder}
+        {save}
+        printf '%s\\n' {quote(f"cd {folder} || exit 1; {undo}; : >undone")} >undo.sh
+        systemd-run --quiet --collect --unit={unit} --on-active={PATIENCE}s \
+            --timer-property=AccuracySec=500ms /bin/sh {folder}/undo.sh
+        """
+    )
+
+
+def confirmed(name: str, blame: str) -> FunctionCommand:
+    """Stop the timer over a new connection; where none opens, wait for the undoing and fail.
+
+    :param blame: end of the sentence that the host then fails with.
+    """
+    return FunctionCommand(_confirm, (name, blame), {})
+
+
+def _confirm(state: State, host: Host, name: str, blame: str) -> bool:
+    folder = f"{_FOLDER}/{name}"
+    stop = (
+        f"systemctl stop vllm-hosts-undo-{name}.timer && [ ! -e {folder}/undone ]"
+        f" && rm -rf {folder}"
+    )
+    deadline = time.monotonic() + _TRY_FOR
+    while True:
+        why = _over_a_new_connection(state, host, stop)
+        if why is None:
+            return True
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(2)
+    host.log(f"    no new connection gets in; waiting for the host to undo it: {why}")
+    undone = f"i=0; until [ -e {folder}/undone ]; do sleep 1; i=$((i+1)); [ $i -lt 75 ]; done"
+    done, _ = host.run_shell_command(
+        StringCommand(undone), print_output=False, print_input=False, **_options(state, host)
+    )
+    ending = "so the host has put the old state back" if done else "and the host does not answer"
+    return fail(
+        state, host, f"after the change no new connection got in ({why}), {ending}; {blame}"
+    )
+
+
+def _over_a_new_connection(state: State, host: Host, command: str) -> str | None:
+    """Run a command over a connection of its own. Why it did not work, or None."""
+    connector = type(host.connector)(state, host)
+    try:
+        connector.connect()
+        done, output = connector.run_shell_command(
+            StringCommand(command), print_output=False, print_input=False, **_options(state, host)
+        )
+    except (ConnectError, OSError, EOFError) as error:
+        return str(error) or repr(error)
+    else:
+        return None if done else f"the timer could not be stopped: {output.stderr}"
+    finally:
+        connector.disconnect()
+
+
+def _options(state: State, host: Host) -> dict[str, Any]:
+    arguments, _ = pop_global_arguments(state, host, {})
+    return {key: arguments.get(key) for key in CONNECTOR_ARGUMENT_KEYS}

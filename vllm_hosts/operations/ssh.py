@@ -1,0 +1,82 @@
+"""sshd's configuration, changed only where a login with a key is known to work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.context import ctx_host, ctx_state
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.ssh import PasswordLogins
+from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.operations.base import Commands, host_operation
+from vllm_hosts.operations.confirmed import armed, confirmed
+from vllm_hosts.operations.differences import entries_differ
+from vllm_hosts.operations.tree import change
+from vllm_hosts.tree import Entry, File, differing
+
+_CHANGE = "ssh"
+_RELOAD = "systemctl reload ssh.service 2>/dev/null || systemctl try-restart ssh.service"
+
+
+@host_operation
+def sshd_configured(entries: Sequence[Entry]) -> Commands:
+    """Bring sshd's own files to what they should be; undone unless a new login works.
+
+    :param entries: one file of ours, or its absence.
+    """
+    found = look(TreeState, paths=[entry.path for entry in entries], stamp=None)
+    different = differing(entries, found.paths)
+    if not different:
+        return
+    entries_differ(different, found.paths)
+    [entry] = different
+    if isinstance(entry, File) and ctx_state.get().is_executing:
+        _require_key_login()
+    path = entry.path
+    yield armed(
+        _CHANGE,
+        save=f"[ ! -e {path} ] || cp -p {path} sshd.conf",
+        undo=(
+            f"if [ -e sshd.conf ]; then cp -p sshd.conf {path}; else rm -f {path}; fi; {_RELOAD}"
+        ),
+    )
+    yield change(different, validate="mkdir -p /run/sshd && sshd -t", activate=_RELOAD)
+    yield confirmed(_CHANGE, "does a login with a key work for this user?")
+
+
+@host_operation
+def passwords_refused() -> Commands:
+    """Fail the host if sshd takes passwords in spite of our file. Changes nothing."""
+    if ctx_state.get().is_executing and (ways := look(PasswordLogins)):
+        raise HostError(
+            f"sshd still takes passwords ({', '.join(ways)}): another file in /etc/ssh sets it"
+            " before ours; see: sshd -T"
+        )
+    yield from ()
+
+
+def _require_key_login() -> None:
+    """A new connection must get in with a key.
+
+    :raises HostError: it does not, or this is no SSH connection.
+    """
+    host = ctx_host.get()
+    connector = type(host.connector)(host.state, host)
+    try:
+        connector.connect()
+        client = getattr(connector, "client", None)
+        transport = client.get_transport() if client is not None else None
+        method = getattr(getattr(transport, "auth_handler", None), "auth_method", None)
+    except (ConnectError, OSError, EOFError) as error:
+        raise HostError(f"no new SSH connection opens: {error}") from error
+    finally:
+        connector.disconnect()
+    if method != "publickey":
+        raise HostError(
+            "ssh_hardening switches passwords off, but this login was not seen to work with a key"
+            f" (it used {method or 'no SSH'}); set ssh_key for this host, or"
+            " ssh_hardening.enabled = False"
+        )

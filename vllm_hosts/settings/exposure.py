@@ -1,0 +1,15 @@
+"""What of a host is open to others by decision, in words."""
+
+from __future__ import annotations
+
+from vllm_hosts.settings.host import HostSettings
+
+
+def exposed(settings: HostSettings) -> list[str]:
+    """A sentence for each agent whose own port is open to named networks."""
+    return [
+        f"agent {agent.name!r} is exposed: port {agent.port} is open to"
+        f" {', '.join(map(str, agent.expose.networks))}, with vLLM's routes that ask for no key"
+        for agent in settings.agents
+        if agent.expose is not None
+    ]
