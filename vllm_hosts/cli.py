@@ -156,7 +156,14 @@ def verify(
     if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
         raise click.UsageError(f"{ports!r} is no range of ports; write it like 1-65535")
     command = [sys.executable, "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
-    command += ["--no-header", "--tb=no", "-rN", f"--inventory={inventory.resolve()}"]
+    command += [
+        "--no-header",
+        "--tb=no",
+        "-rN",
+        "-o",
+        "verbosity_assertions=2",
+        f"--inventory={inventory.resolve()}",
+    ]
     command += [f"--only-host={name}" for name in hosts]
     command += [
         f"--only-promise={identifier}"

@@ -56,7 +56,7 @@ def test_the_agent_has_no_privileges(inspected: dict[str, Any], settings: HostSe
     assert not config["CapAdd"]
     assert "no-new-privileges:true" in (config["SecurityOpt"] or [])
     assert not config["Devices"]
-    assert [config[f"{kind}Mode"] for kind in ("Pid", "Uts", "Userns")] == ["", "", ""]
+    assert [config[f"{kind}Mode"] for kind in ("Pid", "UTS", "Userns")] == ["", "", ""]
 
 
 @promise("AGENT-04")

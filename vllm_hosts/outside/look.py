@@ -23,6 +23,8 @@ _ROOM = "ulimit -n 26000 2>/dev/null || ulimit -n $(ulimit -Hn) 2>/dev/null || :
 #: Promises for which ports are scanned, and those for which neighbours send single packets.
 SCANS = {"NET-08", "NET-09", "NET-10"}
 FRAMES = {"NET-11", "NET-12"}
+#: Seconds in which each look must have ended, however many hosts there are.
+_LIMIT = 900
 _PYTHON = "PYTHONDONTWRITEBYTECODE=1 python3"
 
 #: UDP services that hosts often have without anybody's decision, and Docker's and VPNs' own.
@@ -129,9 +131,14 @@ def _start(command: str, said: str = "") -> subprocess.Popen[str]:
 
 def _finish(process: subprocess.Popen[str], keys: Any) -> Any:
     """Its answer; where it gave none, an error for each of the keys."""
-    out, err = process.communicate()
-    if process.returncode == 0:
-        return json.loads(out)
+    try:
+        out, err = process.communicate(timeout=_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = "", f"no answer after {_LIMIT} s"
+    else:
+        if process.returncode == 0:
+            return json.loads(out)
     problem = {"error": err.strip()[-500:] or f"the look ended with {process.returncode}"}
     return [problem for _ in keys] if isinstance(keys, list) else dict.fromkeys(keys, problem)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,15 @@ from sslyze.mozilla_tls_profile.tls_config_checker import (
 from sslyze.plugins.certificate_info.implementation import CertificateInfoExtraArgument
 from sslyze.scanner.models import ScanCommandsExtraArguments, ServerScanRequest
 from sslyze.scanner.scanner import Scanner
-from sslyze.server_setting import ServerNetworkConfiguration, ServerNetworkLocation
+from sslyze.server_setting import ServerNetworkLocation
 
 
 def request(name: str, asked: dict[str, Any]) -> ServerScanRequest:
     """One edge for sslyze."""
-    try:
-        numeric = bool(ip_address(asked["server_name"]))
-    except ValueError:
-        numeric = False
     location = ServerNetworkLocation(asked["server_name"], asked["port"], asked["address"])
     ca = CertificateInfoExtraArgument(Path(asked["ca_file"])) if asked["ca_file"] else None
     return ServerScanRequest(
         location,
-        # An address is no server name in a handshake (RFC 6066).
-        ServerNetworkConfiguration("" if numeric else asked["server_name"]),
         scan_commands=SCAN_COMMANDS_NEEDED_BY_MOZILLA_CHECKER,
         scan_commands_extra_arguments=ScanCommandsExtraArguments(certificate_info=ca),
     )
