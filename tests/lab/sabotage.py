@@ -10,8 +10,8 @@ from typing import Literal
 class Sabotage:
     """One way to break promises on gpu1.
 
-    ``broken`` are exactly the promises that the suite must then find broken; where ``blind``, it may
-    find others that cannot be checked. A deploy heals it; where it says ``refused`` instead, and
+    ``broken`` are exactly the promises that the suite must then find broken; where ``blind``, it
+    may find others that cannot be checked. A deploy heals it; where it says ``refused`` instead, and
     where nobody but the owner can (``heals`` is False), ``undo`` does.
     """
 
@@ -208,8 +208,9 @@ SABOTAGE = [
     _row(
         "toolkit-is-old",
         "GPU-01 VER-04",
-        "cp /var/lib/dpkg/status /var/tmp/lab-status && sed -i '/^Package: nvidia-container-toolkit$/"
-        ",/^Version:/ s/^Version: .*/Version: 1.14.0-1/' /var/lib/dpkg/status",
+        "cp /var/lib/dpkg/status /var/tmp/lab-status && sed -i"
+        " '/^Package: nvidia-container-toolkit$/,/^Version:/ s/^Version: .*/Version: 1.14.0-1/'"
+        " /var/lib/dpkg/status",
         undo="mv /var/tmp/lab-status /var/lib/dpkg/status",
     ),
     # Sockets and packets
@@ -267,7 +268,8 @@ SABOTAGE = [
     _row(
         "rule-before-ours",
         "NET-05",
-        "nft 'add table inet lab; add chain inet lab first { type filter hook input priority -300; };"
+        "nft 'add table inet lab;"
+        " add chain inet lab first { type filter hook input priority -300; };"
         " add rule inet lab first tcp dport 8001 accept'",
         undo="nft delete table inet lab",
     ),
@@ -385,9 +387,8 @@ SABOTAGE = [
     _row(
         "plain-http-on-tls-port",
         "EDGE-08",
-        _conf(
-            "s/ 497 @nowhere;/ @nowhere; error_page 497 =200 @nowhere;/; s/        return 404 .*/        return 200;/"
-        ),
+        f"sed -i '0,/ 494 497 /s// 494 /; 0,/    merge_slashes off;/s||    merge_slashes off;"
+        f" error_page 497 =200 /lab; location = /lab {{ return 200; }}|' {CONF} && {RELOAD}",
     ),
     _row(
         "another-name-answers",
