@@ -68,7 +68,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "promise(identifier): the promise that a test looks at")
     file = Path(config.getoption("--inventory"))
     inventory = load(file)
     settings = validate(inventory)

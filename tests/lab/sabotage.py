@@ -11,8 +11,8 @@ class Sabotage:
     """One way to break promises on gpu1.
 
     ``broken`` are exactly the promises that the suite must then find broken; where ``blind``, it
-    may find others that cannot be checked. A deploy heals it; where it says ``refused`` instead, and
-    where nobody but the owner can (``heals`` is False), ``undo`` does.
+    may find others that cannot be checked. A deploy heals it. Where it refuses to run instead, it
+    says ``refused``; there, and where nobody but the owner can heal it, ``undo`` does.
     """
 
     name: str
@@ -20,7 +20,6 @@ class Sabotage:
     broken: frozenset[str]
     undo: str = ""
     refused: str = ""
-    heals: bool = True
     blind: bool = False
     #: Part of every run of the tests; the others are for the night.
     usual: bool = False
@@ -36,7 +35,6 @@ def _row(
     undo: str = "",
     refused: str = "",
     kind: Literal["", "usual", "blind", "usual blind"] = "",
-    heals: bool | None = None,
     also: tuple[str, ...] = (),
 ) -> Sabotage:
     return Sabotage(
@@ -45,8 +43,6 @@ def _row(
         frozenset(broken.split()),
         undo,
         refused,
-        # What has to be undone by hand is nothing that a deploy owns.
-        not undo if heals is None else heals,
         "blind" in kind,
         "usual" in kind,
         also,

@@ -1,0 +1,47 @@
+"""Writes the list of promises in docs/security-model.md, from the data and the sabotage table.
+
+python -m tests.promises_docs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.lab.sabotage import SABOTAGE, UNBROKEN
+from vllm_hosts.promises import promises
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "security-model.md"
+START = "<!-- made by python -m tests.promises_docs -->\n"
+END = "<!-- end of what is made -->\n"
+
+
+def table() -> str:
+    """One row for each promise: identifier, role, promise, threat, and what breaks it in tests."""
+    rows = [
+        "| | role | promise | against what | broken by |",
+        "|---|---|---|---|---|",
+    ]
+    for promise in promises().values():
+        names = [row.name for row in SABOTAGE if promise.identifier in row.broken]
+        broken_by = ", ".join(names) or UNBROKEN[promise.identifier]
+        rows.append(
+            f"| {promise.identifier} | {promise.role} | {promise.says} | {promise.threat}"
+            f" | {broken_by} |"
+        )
+    return "\n".join([*rows, ""])
+
+
+def with_table(text: str) -> str:
+    """The document with the list as it should be.
+
+    :raises ValueError: the document lacks the comments that the list stands between.
+    """
+    before, _, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{DOCUMENT} lacks the line {END.strip()}")
+    return f"{before}{START}{table()}{END}{after}"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text()))

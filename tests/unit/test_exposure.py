@@ -1,0 +1,73 @@
+"""An agent's own port, opened by decision: its settings, rules, and sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from roles.assertions.plan import reachable_problems
+from roles.firewall.plan import rules
+from roles.vllm.plan import compose_file
+from tests.unit.samples import settings
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.exposure import exposed
+from vllm_hosts.sockets import unexpected_sockets
+
+
+def with_expose(**expose: Any) -> HostSettings:
+    agent = {"name": "tiny", "model": "a/b", "port": 8001, "expose": expose}
+    return settings(agents=[agent])
+
+
+def both() -> HostSettings:
+    return with_expose(networks=["10.0.0.0/8", "fd00::/8"], unguarded_routes="accepted")
+
+
+@pytest.mark.parametrize(
+    ("expose", "word"),
+    [
+        ({"networks": ["10.0.0.0/8"]}, "unguarded_routes"),
+        ({"networks": ["10.0.0.0/8"], "unguarded_routes": "yes"}, "accepted"),
+        ({"networks": [], "unguarded_routes": "accepted"}, "networks"),
+        ({"networks": ["0.0.0.0/0"], "unguarded_routes": "accepted"}, "everybody"),
+        ({"networks": ["::/0"], "unguarded_routes": "accepted"}, "everybody"),
+    ],
+)
+def test_exposure_has_to_be_meant(expose: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValidationError, match=word):
+        with_expose(**expose)
+
+
+def test_only_the_named_networks_get_rules() -> None:
+    text = rules(both(), [22])
+    assert 'ip saddr { 10.0.0.0/8 } tcp dport { 8001 } accept comment "agent tiny' in text
+    assert "ip6 saddr { fd00::/8 } meta l4proto tcp ct original proto-dst { 8001 } accept" in text
+    assert text.index("proto-dst") < text.index('oifname { "docker0", "br-*" } drop')
+    assert "8001" not in rules(settings(), [22])
+
+
+def test_compose_publishes_what_the_networks_need() -> None:
+    ports = yaml.safe_load(compose_file(both()))["services"]["tiny"]["ports"]
+    assert ports == ["0.0.0.0:8001:8000", "[::]:8001:8000"]
+    only = with_expose(networks=["10.0.0.0/8"], unguarded_routes="accepted")
+    assert yaml.safe_load(compose_file(only))["services"]["tiny"]["ports"] == ["0.0.0.0:8001:8000"]
+
+
+def test_the_socket_is_expected_and_no_other() -> None:
+    line = 'tcp LISTEN 0 4096 {}:8001 0.0.0.0:* users:(("docker-proxy",pid=1,fd=4))'
+    only = with_expose(networks=["10.0.0.0/8"], unguarded_routes="accepted")
+    assert list(unexpected_sockets([line.format("0.0.0.0")], only, [22])) == []
+    [said] = unexpected_sockets([line.format("[::]")], only, [22])
+    assert "not only on 0.0.0.0" in said
+    [said] = unexpected_sockets([line.format("0.0.0.0")], settings(), [22])
+    assert "not only on 127.0.0.1" in said
+
+
+def test_it_is_said_and_not_taken_for_a_door() -> None:
+    [said] = exposed(both())
+    assert "port 8001 is open to 10.0.0.0/8, fd00::/8" in said
+    assert list(reachable_problems(both(), lambda address, port: True)) == []
+    assert list(reachable_problems(settings(), lambda address, port: True)) != []

@@ -1,0 +1,132 @@
+"""Looking from outside: packets as bytes, scans of this machine's loopback, and judging answers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.looks import Outside
+from tests.hosts.test_firewall import strangers_first
+from vllm_hosts.errors import HostError
+from vllm_hosts.outside import frames, scan, shapes
+from vllm_hosts.outside.shapes import Met, Shape
+
+HOST = "gpu.example.com"
+
+
+def test_a_syn_has_good_checksums() -> None:
+    packet = frames.syn("192.0.2.1", "127.0.0.1", 40000, 8001)
+    assert len(packet) == 40
+    # The sum over a header with its checksum in it is zero (RFC 1071).
+    assert frames.checksum(packet[:20]) == 0
+    pseudo = packet[12:20] + struct.pack("!BBH", 0, 6, 20)
+    assert frames.checksum(pseudo + packet[20:]) == 0
+
+
+@pytest.mark.parametrize(("flags", "seen"), [(0x12, True), (0x14, False), (0x02, False)])
+def test_only_a_syn_ack_accepts(flags: int, seen: bool) -> None:
+    packet = bytearray(frames.syn("192.0.2.7", "192.0.2.1", 443, 40000))
+    packet[33] = flags
+    expected = ("192.0.2.7", 443, 40000) if seen else None
+    assert frames.accepted(bytes(14) + bytes(packet)) == expected
+
+
+def test_a_scan_finds_exactly_what_listens() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        ports = sorted(server.getsockname()[1] for server in (one, two))
+        found = scan.open_tcp("127.0.0.1", ports[0], ports[1], 200)
+        assert {ports[0], ports[1]} <= set(found)
+    assert not set(ports) & set(scan.open_tcp("127.0.0.1", ports[0], ports[1], 200))
+
+
+def test_a_udp_port_that_refuses_was_reached() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert "reach" in scan.reached_udp("127.0.0.1", [port])[port]
+
+
+def test_the_scan_runs_without_this_package() -> None:
+    """Neighbours get it as text, with nothing of ours around it."""
+    asked = json.dumps([{"address": "127.0.0.1", "tcp": [1, 2], "udp": []}])
+    text = Path(scan.__file__).read_text()
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", text, asked], capture_output=True, text=True, check=True
+    )
+    [seen] = json.loads(done.stdout)
+    assert seen == {"address": "127.0.0.1", "own": "127.0.0.1", "tcp": [], "udp": {}}
+
+
+def find(name: str) -> Shape:
+    [found] = [shape for shape in shapes.shapes(HOST, "/v1/models") if shape.name == name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "met", "wrong"),
+    [
+        ("another Host", Met((404,), True, 0.1), None),
+        ("another Host", Met((401,), True, 0.1), "answered with 401"),
+        ("another Host", Met((), True, 0.1), None),
+        ("another Host", Met((), False, 1.5), "answered with silence"),
+        ("length and chunks", Met((400,), True, 0.1), None),
+        ("length and chunks", Met((405, 404), False, 1.5), None),
+        ("length and chunks", Met((405, 200), False, 1.5), "a request inside the request"),
+        ("headers that never end", Met((), True, 15.0), None),
+        ("headers that never end", Met((408,), True, 15.0), None),
+        ("headers that never end", Met((), False, 25.0), "still open after 25 s"),
+    ],
+)
+def test_judging_an_answer(name: str, met: Met, wrong: str | None) -> None:
+    said = shapes.complaint(find(name), met)
+    assert said is None if wrong is None else wrong in str(said)
+
+
+def test_every_shape_has_its_own_name() -> None:
+    names = [shape.name for shape in shapes.shapes(HOST, "/v1/models")]
+    assert len(names) == len(set(names)) > 40
+
+
+class TestReading:
+    def test_a_scan_that_does_not_see_the_edge_is_blind(self) -> None:
+        seen = Outside({"scans": {"controller": {"ipv4": {"tcp": [22], "udp": {}}}}})
+        assert seen.scans("ipv4", {22})
+        with pytest.raises(HostError, match="does not even see port 443"):
+            seen.scans("ipv4", {22, 443})
+
+    def test_a_look_that_failed_says_why(self) -> None:
+        with pytest.raises(HostError, match="no way"):
+            Outside({"error": "no way"}).tls_issues()
+
+    def test_a_neighbour_has_to_see_the_edge(self) -> None:
+        frames_seen = {"neighbour": {"answering": [["192.0.2.7", 443], ["127.0.0.1", 8001]]}}
+        assert Outside({"frames": frames_seen}).besides_edge(443) == {
+            "neighbour": [("127.0.0.1", 8001)]
+        }
+        with pytest.raises(HostError, match="does not even see the edge"):
+            Outside({"frames": {"neighbour": {"answering": []}}}).besides_edge(443)
+
+
+def chain(table: str, hook: str, kind: str, priority: int) -> dict[str, object]:
+    names = {"family": "ip", "table": table, "name": hook.upper()}
+    return {"chain": names | {"hook": hook, "type": kind, "prio": priority}}
+
+
+def test_what_stands_before_our_table() -> None:
+    docker = [chain("nat", "prerouting", "nat", -100), chain("filter", "forward", "filter", 0)]
+    jump = {"family": "ip", "table": "nat", "chain": "PREROUTING", "expr": [{"jump": {}}]}
+    assert strangers_first([*docker, {"rule": jump}]) == []
+    [said] = strangers_first([chain("evil", "input", "filter", -300)])
+    assert "chain INPUT of table ip evil filters before ours" in said
+    redirect = jump | {"expr": [{"match": {}}, {"redirect": {"port": 80}}]}
+    [said] = strangers_first([*docker, {"rule": redirect}])
+    assert "sends packets elsewhere" in said

@@ -1,0 +1,80 @@
+"""The report of the hosts suite, as values and as a page."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from vllm_hosts.promises import promises
+from vllm_hosts.report.collect import _short, html
+from vllm_hosts.report.model import AgentSummary, HostReport, Look, Outcome, Report, worst
+
+
+def host(name: str, **outcomes: Outcome) -> HostReport:
+    looks = [
+        Look(identifier.replace("_", "-"), name, None, outcome, "because <b>", 0.1)
+        for identifier, outcome in outcomes.items()
+    ]
+    agent = AgentSummary("tiny", "Qwen/Qwen3-8B", "tiny", 8001, (0,), ("10.0.0.0/8",))
+    return HostReport(name, "192.0.2.1", [agent], {"Docker": "29.1.0"}, looks)
+
+
+def report(*hosts: HostReport) -> Report:
+    return Report("prod", "0.1.0", datetime(2026, 11, 24, tzinfo=UTC), 39.0, list(hosts))
+
+
+def test_a_promise_is_as_good_as_its_worst_look() -> None:
+    assert worst(["kept", "broken", "not checked"]) == "broken"
+    assert worst(["kept", "not checked"]) == "not checked"
+    assert worst(["kept", "does not apply"]) == "kept"
+    assert worst([]) is None
+
+
+def test_counts_and_verdict() -> None:
+    found = report(host("a", NET_01="kept", SEC_01="broken"), host("b", NET_01="not checked"))
+    assert found.counts == {"does not apply": 0, "kept": 1, "not checked": 1, "broken": 1}
+    assert found.verdict == "broken"
+    assert [promise.identifier for promise in found.looked_at] == ["NET-01", "SEC-01"]
+
+
+def test_json_is_for_programs() -> None:
+    document = report(host("a", NET_01="kept", SEC_01="broken")).as_json()
+    assert json.loads(json.dumps(document))["hosts"][0]["promises"] == {
+        "NET-01": {"outcome": "kept", "why": []},
+        "SEC-01": {"outcome": "broken", "why": ["because <b>"]},
+    }
+    assert report().as_json()["verdict"] == "not checked"
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_hosts_say() -> None:
+    page = html(report(host("a", NET_01="kept", SEC_01="broken"), host("b", NET_01="not checked")))
+    assert "Some promises are broken" in page
+    assert "because &lt;b&gt;" in page
+    assert "because <b>" not in page
+    assert "exposed</b> to 10.0.0.0/8" in page
+    assert "src=" not in page
+    assert "http" not in page.replace("https://", "http").lower().split("<style>")[0]
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("assert ['a door'] == []\n  Left contains", "a door"),
+        ("AssertionError: the table is not loaded\nassert 1 == 0", "the table is not loaded"),
+        ("assert {'x': 1} == {}", "{'x': 1}"),
+        ("assert 'rw' == 'ro'", "'rw' == 'ro'"),
+    ],
+)
+def test_reasons_without_the_machinery(said: str, shown: str) -> None:
+    assert _short(said) == shown
+
+
+def test_promises_are_whole_sentences() -> None:
+    for promise in promises().values():
+        assert promise.says
+        assert promise.threat.endswith(".")
+        assert promise.remedy
