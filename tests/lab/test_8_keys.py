@@ -192,10 +192,15 @@ def test_internal_keys_rotate_without_a_failed_request(deployed: Deployed) -> No
     key = KeyStore(INVENTORY).client_key("default")
     address = deployed.settings["gpu1"].address
     with (
-        Traffic(f"https://{address}/tiny/v1", "twin", deployed.ca_file, [("a", key)] * 2) as tiny,
-        Traffic(f"https://{address}/spare/v1", "twin", deployed.ca_file, [("b", key)] * 2) as spare,
+        # An agent that starts needs the processors that the other one would take for its answers.
+        Traffic(
+            f"https://{address}/tiny/v1", "twin", deployed.ca_file, [("a", key)], pause=0.5
+        ) as tiny,
+        Traffic(
+            f"https://{address}/spare/v1", "twin", deployed.ca_file, [("b", key)], pause=0.5
+        ) as spare,
     ):
-        tiny.wait_for(50)
+        tiny.wait_for(20)
         keys("rotate-internal", LAB, "--hosts", "gpu1")
         run = deploy("--limit", "gpu1", settings=settings)
         assert run.code == 0, run.output[-4000:]

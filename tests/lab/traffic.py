@@ -30,11 +30,20 @@ class Traffic:
     """Between enter and exit, asks with named keys from one thread each.
 
     Every third request is a stream, which must end as streams end.
+
+    :param pause: seconds between two requests of a client, where the machine has other work too.
     """
 
     def __init__(
-        self, url: str, model: str, ca_file: Path, clients: list[tuple[str, SecretStr]]
+        self,
+        url: str,
+        model: str,
+        ca_file: Path,
+        clients: list[tuple[str, SecretStr]],
+        *,
+        pause: float = 0.0,
     ) -> None:
+        self._pause = pause
         self._url = f"{url}/chat/completions"
         self._model = model
         self._ca_file = ca_file
@@ -90,8 +99,7 @@ class Traffic:
                 done = self._ask(session, client, stream=number % 3 == 0)
                 with self._lock:
                     self.asked.append(done)
-                if done.status != 200:
-                    time.sleep(0.05)
+                time.sleep(self._pause if done.status == 200 else max(self._pause, 0.05))
 
     def _ask(
         self, session: requests.Session, client: str, *, stream: bool, tokens: int = 8

@@ -19,8 +19,8 @@ if systemctl -q is-active nginx.service; then
     master=$(systemctl show -p MainPID --value nginx.service)
     workers=$(cat /proc/$master/task/$master/children)
     systemctl reload nginx.service
-    looks=0
-    while [ $looks -lt 200 ]; do
+    until=$(($(date +%s) + 60))
+    while [ "$(date +%s)" -lt "$until" ]; do
         old=
         for worker in $workers; do
             # A worker that finishes what it has says so in its name.
@@ -31,7 +31,7 @@ if systemctl -q is-active nginx.service; then
             esac
         done
         [ -n "$old" ] || break
-        sleep 0.05; looks=$((looks + 1))
+        sleep 0.05
     done
     [ -z "$old" ] || { echo 'nginx does not take up its new configuration'; exit 1; }
 fi
