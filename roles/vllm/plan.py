@@ -10,8 +10,9 @@ from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.tree import Entry, File, Folder
 
 PROJECT = "vllm"
-#: vLLM's drain ends with the process's own shutdown, which takes some seconds more.
-_STOP_MARGIN = 20
+#: vLLM's drain ends with the process's own shutdown: seconds, or most of a minute where another agent
+#: has the processors (37 s seen). Docker waits no longer than it takes.
+_STOP_MARGIN = 100
 _CACHE = "/cache"
 _HEALTH_PROBE = (
     "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=8)"
