@@ -10,8 +10,8 @@ from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.tree import Entry, File, Folder
 
 PROJECT = "vllm"
-#: vLLM's drain ends with the process's own shutdown: seconds, or most of a minute where another agent
-#: has the processors (37 s seen). Docker waits no longer than it takes.
+#: vLLM's drain ends with the process's own shutdown: seconds, or most of a minute where another
+#: agent has the processors (37 s seen). Docker waits no longer than it takes.
 _STOP_MARGIN = 100
 _CACHE = "/cache"
 _HEALTH_PROBE = (
