@@ -110,18 +110,18 @@ def exposed_to(settings: HostSettings, address: str) -> set[int]:
 
 def strange_tcp(
     host: Host, settings: HostSettings, outside: Outside, family: str
-) -> dict[str, list[int]] | None:
-    """By who looked: open ports that should not be; None: the host has no such address."""
+) -> list[str] | None:
+    """Open ports that should not be, as sentences; None: the host has no such address."""
     allowed = ssh_ports(host) | set(settings.firewall.extra_tcp_ports)
     allowed |= {settings.edge.https_port, settings.edge.http_port}
     scans = outside.scans(family, must_see(host, settings))
     if not scans:
         return None
-    found = {
-        who: sorted(set(scan["tcp"]) - allowed - exposed_to(settings, scan["own"]))
+    return [
+        f"port {port} opens from {who}"
         for who, scan in scans.items()
-    }
-    return {who: ports for who, ports in found.items() if ports}
+        for port in sorted(set(scan["tcp"]) - allowed - exposed_to(settings, scan["own"]))
+    ]
 
 
 @promise("NET-08")
@@ -131,7 +131,7 @@ def test_only_ssh_and_the_edge_are_open_over_ipv4(
     found = strange_tcp(host, settings, outside, "ipv4")
     if found is None:
         pytest.skip("the host's address is not an IPv4 address")
-    assert found == {}
+    assert found == []
 
 
 @promise("NET-09")
@@ -141,7 +141,7 @@ def test_only_ssh_and_the_edge_are_open_over_ipv6(
     found = strange_tcp(host, settings, outside, "ipv6")
     if found is None:
         pytest.skip("the host has no IPv6 address beyond its own link")
-    assert found == {}
+    assert found == []
 
 
 @promise("NET-10")
@@ -152,13 +152,13 @@ def test_no_udp_port_can_be_reached(host: Host, settings: HostSettings, outside:
         for family in ("ipv4", "ipv6")
         for who, scan in outside.scans(family, must_see(host, settings)).items()
     ]
-    found = {
-        f"{port} over {family} from {who}": said
+    found = [
+        f"UDP port {port} {said} (over {family} from {who})"
         for who, family, scan in scans
         for port, said in scan["udp"].items()
         if port not in allowed
-    }
-    assert found == {}
+    ]
+    assert found == []
 
 
 @promise("NET-11")
