@@ -8,8 +8,17 @@ from typing import Any
 
 from lab import archive, layout
 
-#: vLLM's CPU build: no compiler in the image, and little memory for the KV cache.
-_CPU = {"extra_args": ["--enforce-eager"], "env": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
+#: vLLM's CPU build: no compiler in the image, little memory for the KV cache, and one thread on any
+#: processor. By itself every agent binds its threads to the first, where one that starts behind a
+#: busy one gets next to nothing.
+_CPU = {
+    "extra_args": ["--enforce-eager"],
+    "env": {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    },
+}
 
 AGENTS: list[dict[str, Any]] = [
     {
