@@ -35,7 +35,7 @@ def test_no_unexpected_setuid_file(host: Host, settings: HostSettings) -> None:
     found = host.check_output(_SETUID).split("\n")
     # Packages' own, whichever they are: what nobody packaged is somebody's.
     strangers = host.run(
-        f"dpkg-query --search {' '.join(found)} 2>&1 >/dev/null | sed -n 's/.*matching //p'"
+        f"dpkg-query --search {' '.join(found)} 2>&1 >/dev/null | sed -n 's/.*matching pattern //p'"
     ).stdout.split()
     # Packages name some files by the other side of a link: /bin is /usr/bin.
     merged = [path for path in strangers if path.startswith("/usr/")]
