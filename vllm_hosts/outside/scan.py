@@ -78,10 +78,8 @@ def open_tcp(address: str, first: int, last: int, at_once: int) -> list[int]:
                 found.append(port)
             one.close()
         now = time.monotonic()
-        for number in list(waiting):
-            if waiting[number][2] > now:
-                break
-            waiting.pop(number)[0].close()
+        while waiting and waiting[oldest := next(iter(waiting))][2] <= now:
+            waiting.pop(oldest)[0].close()
     return sorted(found)
 
 
