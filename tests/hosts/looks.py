@@ -9,6 +9,7 @@ from typing import Any
 
 from testinfra.host import Host
 
+from tests.hosts.test_sockets import ssh_ports
 from vllm_hosts import probe
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import HostError
@@ -45,6 +46,7 @@ def asked_of(host: Host, settings: HostSettings, inventory: Path) -> dict[str, A
     name = settings.edge_names[0]
     return {
         "addresses": addresses,
+        "ssh_ports": sorted(ssh_ports(host)),
         # The edge itself shows that the look can see at all.
         "targets": [[address, settings.edge.https_port], *targets],
         "edge": {

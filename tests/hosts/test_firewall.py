@@ -93,10 +93,9 @@ def test_loopback_addresses_stay_inside(host: Host, settings: HostSettings) -> N
     assert [name for name in open_ones if not name.startswith(("br-", "docker0", "lo"))] == []
 
 
-def must_see(host: Host, settings: HostSettings) -> set[int]:
+def must_see(settings: HostSettings) -> set[int]:
     """Ports that everybody may see, so that a look without them is blind."""
-    ports = set() if settings.firewall.ssh_from else ssh_ports(host)
-    return ports | (set() if settings.edge.allow_from else {settings.edge.https_port})
+    return set() if settings.edge.allow_from else {settings.edge.https_port}
 
 
 def exposed_to(settings: HostSettings, address: str) -> set[int]:
@@ -112,9 +111,9 @@ def strange_tcp(
     host: Host, settings: HostSettings, outside: Outside, family: str
 ) -> list[str] | None:
     """Open ports that should not be, as sentences; None: the host has no such address."""
-    allowed = ssh_ports(host) | set(settings.firewall.extra_tcp_ports)
+    allowed = set(settings.firewall.extra_tcp_ports)
     allowed |= {settings.edge.https_port, settings.edge.http_port}
-    scans = outside.scans(family, must_see(host, settings))
+    scans = outside.scans(family, must_see(settings))
     if not scans:
         return None
     return [
@@ -150,7 +149,7 @@ def test_no_udp_port_can_be_reached(host: Host, settings: HostSettings, outside:
     scans = [
         (who, family, scan)
         for family in ("ipv4", "ipv6")
-        for who, scan in outside.scans(family, must_see(host, settings)).items()
+        for who, scan in outside.scans(family, must_see(settings)).items()
     ]
     found = [
         f"UDP port {port} {said} (over {family} from {who})"

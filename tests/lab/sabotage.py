@@ -199,7 +199,6 @@ SABOTAGE = [
         "VER-03",
         _fake("/usr/sbin/nginx", "-v", "nginx version: nginx/1.20.1", fd=2),
         undo="rm /usr/local/sbin/nginx",
-        kind="usual",
     ),
     _row(
         "toolkit-is-old",
@@ -216,7 +215,6 @@ SABOTAGE = [
         _listen("0.0.0.0:9999"),
         undo=_NO_STRANGER,
         refused="0.0.0.0:9999",
-        kind="usual",
     ),
     _row(
         "port-listens-on-ipv6",
@@ -238,7 +236,10 @@ SABOTAGE = [
         _compose("s/127.0.0.1:8002:8000/0.0.0.0:8002:8000/") + _HEALTHY,
     ),
     _row(
-        "firewall-deleted", "NET-03 NET-10 NET-11", "nft delete table inet vllm_hosts", kind="usual"
+        "firewall-deleted",
+        "NET-03 NET-10 NET-11 NET-12",
+        "nft delete table inet vllm_hosts",
+        kind="usual",
     ),
     _row(
         "firewall-policy-accepts",
@@ -271,7 +272,7 @@ SABOTAGE = [
     ),
     _row(
         "agent-port-redirected",
-        "NET-05 NET-08",
+        "NET-05 NET-08 NET-12",
         "nft 'add table ip lab; add chain ip lab pre { type nat hook prerouting priority -150; };"
         " add rule ip lab pre tcp dport 8001 redirect to :80'",
         undo="nft delete table ip lab",

@@ -13,19 +13,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from vllm_hosts.errors import HostError
-from vllm_hosts.inventory import load, neighbours
-from vllm_hosts.testing import Hosts
-
 _HERE = Path(__file__).resolve().parent
-_SCAN, _FRAMES = _HERE / "scan.py", _HERE / "frames.py"
 _ROOM = "ulimit -n 26000 2>/dev/null || ulimit -n $(ulimit -Hn) 2>/dev/null || :"
 #: Promises for which ports are scanned, and those for which neighbours send single packets.
 SCANS = {"NET-08", "NET-09", "NET-10"}
 FRAMES = {"NET-11", "NET-12"}
 #: Seconds in which each look must have ended, however many hosts there are.
 _LIMIT = 900
-_PYTHON = "PYTHONDONTWRITEBYTECODE=1 python3"
 
 #: UDP services that hosts often have without anybody's decision, and Docker's and VPNs' own.
 UDP_PORTS = (
@@ -74,7 +68,12 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     ]
     scans = json.dumps(
         [
-            {"address": hosts[name]["addresses"][family], "tcp": asked["ports"], "udp": UDP_PORTS}
+            {
+                "address": hosts[name]["addresses"][family],
+                "tcp": asked["ports"],
+                "skip": hosts[name]["ssh_ports"],
+                "udp": UDP_PORTS,
+            }
             for name, family in places
         ]
     )
@@ -87,17 +86,17 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ),
     }
     seen: dict[str, dict[str, Any]] = {name: {"frames": {}, "scans": {}} for name in hosts}
-    inventory = load(Path(asked["inventory"]))
-    connections = Hosts(inventory)
-    for neighbour in neighbours(inventory) if wanted & (SCANS | FRAMES) else ():
-        try:
-            answers = _from_neighbour(connections, neighbour, scans, hosts)
-        except (HostError, ValueError) as error:
-            problem = {"error": f"neighbour {neighbour} could not look: {error}"}
-            answers = ([problem for _ in places], dict.fromkeys(hosts, problem))
-        _sort_in(seen, places, neighbour, answers[0])
-        for name, frames in answers[1].items():
-            seen[name]["frames"][neighbour] = frames
+    if wanted & (SCANS | FRAMES):
+        # pyinfra's connections and processes of one's own do not go together in one process.
+        request = json.dumps({"inventory": asked["inventory"], "scans": scans, "hosts": hosts})
+        running["neighbours"] = _start(f"exec {python} -m vllm_hosts.outside.neighbours", request)
+        for neighbour, answer in _finish(running["neighbours"], {"neighbours": None}).items():
+            failed = not isinstance(answer, list)
+            found = [answer for _ in places] if failed else answer[0]
+            frames = dict.fromkeys(hosts, answer) if failed else answer[1]
+            _sort_in(seen, places, neighbour, found)
+            for name in hosts:
+                seen[name]["frames"][neighbour] = frames[name]
     _sort_in(seen, places, "controller", _finish(running["scan"], places))
     for kind in ("tls", "shapes"):
         found = _finish(running[kind], hosts)
@@ -141,31 +140,6 @@ def _finish(process: subprocess.Popen[str], keys: Any) -> Any:
             return json.loads(out)
     problem = {"error": err.strip()[-500:] or f"the look ended with {process.returncode}"}
     return [problem for _ in keys] if isinstance(keys, list) else dict.fromkeys(keys, problem)
-
-
-def _from_neighbour(
-    connections: Hosts, neighbour: str, scans: str, hosts: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
-    """What one neighbour sees: its scans, and by host what answers behind it.
-
-    :raises HostError: it cannot be reached, has no Python, or is not entered as root.
-    """
-    script = [f"{_ROOM}\nscan={quote(_SCAN.read_text())}\nframes={quote(_FRAMES.read_text())}"]
-    for name, host in hosts.items():
-        if "ipv4" in host["addresses"]:
-            asked = {"via": host["addresses"]["ipv4"], "targets": host["targets"]}
-            said = f'{_PYTHON} -c "$frames" {quote(json.dumps(asked))} 2>&1 | tail -n 1'
-            script.append(f'echo {name} "$({said})"')
-    script.append(f'{_PYTHON} -c "$scan" {quote(scans)}')
-    done = connections.get(neighbour).run("\n".join(script))
-    if done.rc != 0:
-        raise HostError(done.stderr.strip().splitlines()[-1] if done.stderr else f"exit {done.rc}")
-    *frames, scan = done.stdout.strip().splitlines()
-    behind = {}
-    for line in frames:
-        name, _, said = line.partition(" ")
-        behind[name] = json.loads(said) if said.startswith("{") else {"error": said}
-    return json.loads(scan), behind
 
 
 if __name__ == "__main__":

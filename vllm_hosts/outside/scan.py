@@ -41,19 +41,22 @@ def own_address(address: str) -> str:
         return str(one.getsockname()[0])
 
 
-def open_tcp(address: str, first: int, last: int, at_once: int) -> list[int]:
+def open_tcp(
+    address: str, first: int, last: int, at_once: int, skip: frozenset[int] = frozenset()
+) -> list[int]:
     """TCP ports on which a connection opens.
 
+    :param skip: ports to leave out: sshd, known to be open, locks out who connects and leaves.
     :param at_once: connection attempts under way at the same time.
     :raises OSError: this machine has no way to the address.
     """
     if not hasattr(select, "epoll"):
-        return _open_tcp_slowly(address, first, last)
+        return _open_tcp_slowly(address, first, last, skip)
     poll = select.epoll()
     kind = family_of(address)
     waiting: dict[int, tuple[socket.socket, int, float]] = {}  # in the order of their starts
     found: list[int] = []
-    ports = iter(range(first, last + 1))
+    ports = iter(port for port in range(first, last + 1) if port not in skip)
     more = True
     while more or waiting:
         while more and len(waiting) < at_once:
@@ -83,7 +86,7 @@ def open_tcp(address: str, first: int, last: int, at_once: int) -> list[int]:
     return sorted(found)
 
 
-def _open_tcp_slowly(address: str, first: int, last: int) -> list[int]:
+def _open_tcp_slowly(address: str, first: int, last: int, skip: frozenset[int]) -> list[int]:
     """Where there is no epoll, as on macOS: a few hundred threads."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -92,7 +95,7 @@ def _open_tcp_slowly(address: str, first: int, last: int) -> list[int]:
             one.settimeout(PATIENCE)
             return one.connect_ex((address, port)) == 0
 
-    ports = range(first, last + 1)
+    ports = [port for port in range(first, last + 1) if port not in skip]
     with ThreadPoolExecutor(200) as pool:
         return [
             port for port, is_open in zip(ports, pool.map(opens, ports), strict=True) if is_open
@@ -141,7 +144,9 @@ def look(asked: dict[str, object], at_once: int) -> dict[str, object]:
     assert isinstance(tcp, list)
     assert isinstance(udp, list)
     try:
-        opened = open_tcp(address, tcp[0], tcp[1], at_once)
+        skip = asked.get("skip", [])
+        assert isinstance(skip, list)
+        opened = open_tcp(address, tcp[0], tcp[1], at_once, frozenset(skip))
         reached = reached_udp(address, udp)
         return {"address": address, "own": own_address(address), "tcp": opened, "udp": reached}
     except OSError as error:
