@@ -16,6 +16,8 @@ from tests.lab.conftest import Deployed
 from tests.lab.deploys import Run, changes, command, deploy
 from tests.lab.test_4_verify import ended
 
+pytestmark = pytest.mark.nightly
+
 LIVE = "nft -s list table inet vllm_hosts"
 
 
@@ -128,7 +130,6 @@ class TestSsh:
         assert effective == "passwordauthentication yes\n"
 
 
-@pytest.mark.nightly
 def test_ufw_stays_and_is_named(deployed: Deployed) -> None:
     lab_hosts.run("gpu2", "apt-get -qq update && apt-get -qq -y install ufw", timeout=200)
     lab_hosts.run("gpu2", "ufw allow 22/tcp && ufw --force enable")
@@ -147,7 +148,6 @@ def test_ufw_stays_and_is_named(deployed: Deployed) -> None:
         lab_hosts.run("gpu2", "ufw --force disable; apt-get -qq -y purge ufw", timeout=120)
 
 
-@pytest.mark.nightly
 def test_an_exposed_agent_is_open_to_exactly_the_named_networks(
     deployed: Deployed, tmp_path: Path
 ) -> None:
