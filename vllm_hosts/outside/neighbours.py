@@ -8,6 +8,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import gevent
+from pyinfra.api.inventory import Inventory
+
 from vllm_hosts.errors import HostError
 from vllm_hosts.inventory import load, neighbours
 from vllm_hosts.testing import Hosts
@@ -21,13 +24,10 @@ _PYTHON = "PYTHONDONTWRITEBYTECODE=1 python3"
 def looks(asked: dict[str, Any]) -> dict[str, tuple[list[Any], dict[str, Any]]]:
     """By neighbour: its scans, in the order asked for, and by host what answers behind it."""
     inventory = load(Path(asked["inventory"]))
-    connections = Hosts(inventory)
     found = {}
     for neighbour in neighbours(inventory):
         try:
-            found[neighbour] = _from_neighbour(
-                connections, neighbour, asked["scans"], asked["hosts"]
-            )
+            found[neighbour] = _patiently(inventory, neighbour, asked)
         except (HostError, ValueError) as error:
             problem = {"error": f"neighbour {neighbour} could not look: {error}"}
             found[neighbour] = (
@@ -35,6 +35,20 @@ def looks(asked: dict[str, Any]) -> dict[str, tuple[list[Any], dict[str, Any]]]:
                 dict.fromkeys(asked["hosts"], problem),
             )
     return found
+
+
+def _patiently(
+    inventory: Inventory, neighbour: str, asked: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """A connection that falls silent, as happens under the load of a scan, is made a second time.
+
+    :raises HostError: both fell silent, or the neighbour could not look.
+    """
+    limit = 45 + 10 * len(json.loads(asked["scans"]))
+    for _ in range(2):
+        with gevent.Timeout(limit, False):
+            return _from_neighbour(Hosts(inventory), neighbour, asked["scans"], asked["hosts"])
+    raise HostError(f"no answer within {limit} s, twice")
 
 
 def _from_neighbour(
