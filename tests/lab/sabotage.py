@@ -366,7 +366,7 @@ SABOTAGE = [
     # The edge
     _row("nginx-not-at-boot", "EDGE-01", "systemctl disable nginx"),
     _row("nginx-stopped", "EDGE-01", "systemctl stop nginx", kind="usual blind"),
-    _row("edge-without-keys", "EDGE-02 EDGE-03", _conf("s/return 401;/set $x 1;/"), kind="usual"),
+    _row("edge-without-keys", "EDGE-02 EDGE-03", _conf("s/return 401;/set $x 1;/")),
     _row(
         "edge-with-a-wrong-internal-key",
         "EDGE-04 EDGE-05",
@@ -375,10 +375,9 @@ SABOTAGE = [
     _row(
         "metrics-opened",
         "EDGE-06 EDGE-13 EDGE-14",
-        "sed -i '0,/    location = /s||    location = /metrics"
-        " { proxy_pass http://127.0.0.1:8001/metrics; }\\n    location = |'"
+        "sed -i '0,\\#    location = /v1#s||    location = /metrics"
+        " { proxy_pass http://127.0.0.1:8001/metrics; }\\n    location = /v1|'"
         f" {CONF} && {RELOAD}",
-        kind="usual",
     ),
     _row("http-answers", "EDGE-07", _conf("s/return 308 .*/return 200;/")),
     _row(
@@ -410,7 +409,7 @@ SABOTAGE = [
     _row(
         "path-in-capitals",
         "EDGE-14",
-        "sed -i '0,/    location = /s||    location = /METRICS { return 200; }\\n    location = |'"
+        "sed -i '0,\\#    location = /v1#s||    location = /METRICS { return 200; }\\n    location = /v1|'"
         f" {CONF} && {RELOAD}",
     ),
     # Keys
