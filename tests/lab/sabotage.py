@@ -215,6 +215,7 @@ SABOTAGE = [
         _listen("0.0.0.0:9999"),
         undo=_NO_STRANGER,
         refused="0.0.0.0:9999",
+        kind="usual",
     ),
     _row(
         "port-listens-on-ipv6",
@@ -366,7 +367,7 @@ SABOTAGE = [
     # The edge
     _row("nginx-not-at-boot", "EDGE-01", "systemctl disable nginx"),
     _row("nginx-stopped", "EDGE-01", "systemctl stop nginx", kind="usual blind"),
-    _row("edge-without-keys", "EDGE-02 EDGE-03", _conf("s/return 401;/set $x 1;/")),
+    _row("edge-without-keys", "EDGE-02 EDGE-03", _conf("s/return 401;/set $x 1;/"), kind="usual"),
     _row(
         "edge-with-a-wrong-internal-key",
         "EDGE-04 EDGE-05",
@@ -409,7 +410,8 @@ SABOTAGE = [
     _row(
         "path-in-capitals",
         "EDGE-14",
-        "sed -i '0,\\#    location = /v1#s||    location = /METRICS { return 200; }\\n    location = /v1|'"
+        "sed -i '0,\\#    location = /v1#s||    location = /METRICS"
+        " { return 200; }\\n    location = /v1|'"
         f" {CONF} && {RELOAD}",
     ),
     # Keys
