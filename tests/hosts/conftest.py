@@ -19,7 +19,7 @@ from tests.hosts.looks import Outside, asked_of
 from vllm_hosts import probe
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import HostError
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.inventory import load, neighbours, validate
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.report.collect import Collector
 from vllm_hosts.settings import Agent, HostSettings
@@ -33,6 +33,7 @@ class Verified:
     file: Path
     settings: dict[str, HostSettings]
     hosts: Hosts
+    neighbours: list[str]
     #: Started with the first test, awaited by those that need it.
     outside: subprocess.Popen[str] | None = None
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -73,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = validate(inventory)
     if unknown := set(config.getoption("--only-host")) - set(settings):
         raise pytest.UsageError(f"{file} has no host {', '.join(sorted(unknown))}")
-    config.stash[_VERIFIED] = Verified(file, settings, Hosts(inventory))
+    config.stash[_VERIFIED] = Verified(file, settings, Hosts(inventory), neighbours(inventory))
     collector = Collector(settings, file.stem, config.getoption("--report"))
     config.stash[_COLLECTOR] = collector
     config.pluginmanager.register(collector, "vllm-hosts-collector")
@@ -134,6 +135,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         json.dumps(
             {
                 "inventory": str(verified.file),
+                "neighbours": verified.neighbours,
                 "hosts": asked,
                 "promises": sorted({promise_of(item) for item in wanted}),
                 "ports": [int(port) for port in session.config.option.ports.split("-")],

@@ -8,13 +8,14 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from tests.hosts.looks import Outside
 from tests.hosts.test_firewall import strangers_first
 from vllm_hosts.errors import HostError
-from vllm_hosts.outside import frames, scan, shapes
+from vllm_hosts.outside import frames, look, scan, shapes
 from vllm_hosts.outside.shapes import Met, Shape
 
 HOST = "gpu.example.com"
@@ -130,3 +131,32 @@ def test_what_stands_before_our_table() -> None:
     redirect = jump | {"expr": [{"match": {}}, {"redirect": {"port": 80}}]}
     [said] = strangers_first([*docker, {"rule": redirect}])
     assert "sends packets elsewhere" in said
+
+
+class TestNeighboursThatFail:
+    """Tried with processes that fall silent, once or twice, or break off."""
+
+    SAW: ClassVar = {"scans": [1, 2], "frames": {"gpu1": 3}}
+
+    def ask(self, monkeypatch: pytest.MonkeyPatch, script: str) -> dict[str, Any]:
+        start = look._start
+        monkeypatch.setattr(look, "_start", lambda command, said: start(script, said))
+        request = {"scans": json.dumps([{}, {}]), "hosts": {"gpu1": {}}}
+        return look._ask(["near"], request, 1)["near"]
+
+    def test_silence_is_asked_again(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        mark = tmp_path / "asked"
+        script = f"[ -e {mark} ] && exec echo '{json.dumps(self.SAW)}'; touch {mark}; exec sleep 30"
+        assert self.ask(monkeypatch, script) == self.SAW
+        assert mark.exists()
+
+    def test_silence_twice_is_not_checked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        failed = {"error": "neighbour near could not look: no answer after 1 s"}
+        assert self.ask(monkeypatch, "exec sleep 30") == {
+            "scans": [failed, failed],
+            "frames": {"gpu1": failed},
+        }
+
+    def test_the_last_line_says_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        saw = self.ask(monkeypatch, "echo Traceback >&2; echo 'near has no route' >&2; exit 1")
+        assert saw["frames"]["gpu1"]["error"] == "neighbour near could not look: near has no route"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -20,6 +22,8 @@ SCANS = {"NET-08", "NET-09", "NET-10"}
 FRAMES = {"NET-11", "NET-12"}
 #: Seconds in which each look must have ended, however many hosts there are.
 _LIMIT = 900
+#: Seconds for one neighbour's look: to connect and look behind hosts, and more for each address.
+_CONNECT, _PER_ADDRESS = 45, 10
 
 #: UDP services that hosts often have without anybody's decision, and Docker's and VPNs' own.
 UDP_PORTS = (
@@ -50,9 +54,10 @@ UDP_PORTS = (
 def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Everything that can be seen from outside, by host.
 
-    :param asked: ``inventory``, a path; ``promises`` that somebody wants to know about; ``ports``,
-        first and last, for the scans over TCP; and ``hosts``: by name, ``addresses`` by family,
-        ``targets`` behind the host, and ``edge`` with what the other modules here ask for.
+    :param asked: ``inventory``, a path; names of ``neighbours``; ``promises`` that somebody wants
+        to know about; ``ports``, first and last, for the scans over TCP; and ``hosts``: by name,
+        ``addresses`` by family, ``targets`` behind the host, and ``edge`` with what the other
+        modules here ask for.
     :returns: by host: ``controller`` and, by their names, neighbours, each with scans by family;
         ``frames`` by neighbour; ``tls``; ``shapes``. Where a look was not possible: ``error``.
     """
@@ -87,16 +92,12 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
     seen: dict[str, dict[str, Any]] = {name: {"frames": {}, "scans": {}} for name in hosts}
     if wanted & (SCANS | FRAMES):
-        # pyinfra's connections and processes of one's own do not go together in one process.
-        request = json.dumps({"inventory": asked["inventory"], "scans": scans, "hosts": hosts})
-        running["neighbours"] = _start(f"exec {python} -m vllm_hosts.outside.neighbours", request)
-        for neighbour, answer in _finish(running["neighbours"], {"neighbours": None}).items():
-            failed = not isinstance(answer, list)
-            found = [answer for _ in places] if failed else answer[0]
-            frames = dict.fromkeys(hosts, answer) if failed else answer[1]
-            _sort_in(seen, places, neighbour, found)
+        request = {"inventory": asked["inventory"], "scans": scans, "hosts": hosts}
+        limit = _CONNECT + _PER_ADDRESS * len(places)
+        for neighbour, saw in _ask(asked["neighbours"], request, limit).items():
+            _sort_in(seen, places, neighbour, saw["scans"])
             for name in hosts:
-                seen[name]["frames"][neighbour] = frames[name]
+                seen[name]["frames"][neighbour] = saw["frames"][name]
     _sort_in(seen, places, "controller", _finish(running["scan"], places))
     for kind in ("tls", "shapes"):
         found = _finish(running[kind], hosts)
@@ -122,24 +123,62 @@ def _start(command: str, said: str = "") -> subprocess.Popen[str]:
         cwd=_HERE.parent.parent,
     )
     assert started.stdin is not None
-    started.stdin.write(said)
-    started.stdin.close()
+    # One that ended before it read says why when it is waited for.
+    with suppress(BrokenPipeError):
+        started.stdin.write(said)
+        started.stdin.close()
     started.stdin = None
     return started
 
 
+def _ask(neighbours: list[str], request: dict[str, Any], limit: float) -> dict[str, dict[str, Any]]:
+    """What each neighbour saw. One that falls silent, or breaks off, is asked a second time.
+
+    Each has a process of its own: pyinfra's connections can hang for ever, a process can be ended.
+    """
+
+    def ask(neighbour: str) -> dict[str, Any]:
+        command = f"exec {quote(sys.executable)} -m vllm_hosts.outside.neighbours"
+        said = json.dumps(request | {"neighbour": neighbour})
+        for _ in range(2):
+            saw, problem = _end(_start(command, said), limit)
+            if problem is None:
+                return dict(saw)
+        failed = {"error": f"neighbour {neighbour} could not look: {problem}"}
+        scans = json.loads(request["scans"])
+        return {
+            "scans": [failed for _ in scans],
+            "frames": dict.fromkeys(request["hosts"], failed),
+        }
+
+    if not neighbours:
+        return {}
+    with ThreadPoolExecutor(len(neighbours)) as pool:
+        return dict(zip(neighbours, pool.map(ask, neighbours), strict=True))
+
+
 def _finish(process: subprocess.Popen[str], keys: Any) -> Any:
     """Its answer; where it gave none, an error for each of the keys."""
+    saw, problem = _end(process, _LIMIT)
+    if problem is None:
+        return saw
+    failed = {"error": problem}
+    return [failed for _ in keys] if isinstance(keys, list) else dict.fromkeys(keys, failed)
+
+
+def _end(process: subprocess.Popen[str], limit: float) -> tuple[Any, str | None]:
+    """Its answer, and why there is none."""
     try:
-        out, err = process.communicate(timeout=_LIMIT)
+        out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.kill()
-        out, err = "", f"no answer after {_LIMIT} s"
-    else:
-        if process.returncode == 0:
-            return json.loads(out)
-    problem = {"error": err.strip()[-500:] or f"the look ended with {process.returncode}"}
-    return [problem for _ in keys] if isinstance(keys, list) else dict.fromkeys(keys, problem)
+        process.communicate()
+        return None, f"no answer after {limit:.0f} s"
+    if process.returncode == 0:
+        return json.loads(out), None
+    # The last line of what Python prints about an error is the error.
+    words = err.strip().splitlines()
+    return None, words[-1] if words else f"the look ended with {process.returncode}"
 
 
 if __name__ == "__main__":
