@@ -22,6 +22,7 @@ import pyinfra_cli  # noqa: F401  replaces the socket module by gevent's: before
 import click
 
 from vllm_hosts import __version__
+from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.cli_common import inventory_argument, says_problems
 from vllm_hosts.controller import state_folder
 from vllm_hosts.drift import HostDrift
@@ -48,6 +49,7 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(agents_command)
 
 
 @main.command()
