@@ -34,6 +34,7 @@ from vllm_hosts.keys_cli import keys
 from vllm_hosts.promises import promises
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
+from vllm_hosts.top_cli import top
 
 _SUITE = Path(__file__).resolve().parent.parent / "tests" / "hosts"
 _problems = says_problems("The settings cannot be deployed:")
@@ -50,6 +51,7 @@ def main() -> None:
 
 main.add_command(keys)
 main.add_command(agents_command)
+main.add_command(top)
 
 
 @main.command()

@@ -52,7 +52,7 @@ def inspected(name: str, state: str = "running", health: str | None = "healthy")
 
 @dataclass
 class LocalHost:
-    """This machine as the host ``gpu1``, and a second one that refuses connections."""
+    """This machine as the host ``@local`` of a project, with two healthy agents."""
 
     project: Project
     folder: Path
@@ -77,6 +77,14 @@ class LocalHost:
         for name in ("one", "two"):
             host.agent(name)
         return host
+
+    def two_hosts(self) -> None:
+        """Another host comes first in the inventory: one that refuses connections."""
+        self.project.write(
+            "inventory/prod.py",
+            "gpu_hosts = [('down', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1}),\n"
+            "             ('@local', {'ssh_hostname': '192.0.2.1'})]\n",
+        )
 
     def program(self, name: str, text: str) -> None:
         self.file(f"bin/{name}", text)
