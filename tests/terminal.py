@@ -59,10 +59,10 @@ class Terminal:
         """Everything printed so far, without colours and movements."""
         return _ESCAPES.sub("", self.output)
 
-    def wait_for(self, text: str, timeout: float = 30) -> None:
-        """Read until this text was printed."""
+    def wait_for(self, text: str, times: int = 1, timeout: float = 30) -> None:
+        """Read until this text was printed, so many times since the start."""
         deadline = time.monotonic() + timeout
-        while text not in self.text:
+        while self.text.count(text) < times:
             assert time.monotonic() < deadline, f"{text!r} is not in {self.text[-3000:]!r}"
             self._read(0.2)
 
