@@ -50,6 +50,14 @@ def inspected(name: str, state: str = "running", health: str | None = "healthy")
     }
 
 
+def docker(folder: Path, script: str) -> dict[str, str]:
+    """An environment in which docker is this script."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin/docker").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "bin/docker").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+
+
 @dataclass
 class LocalHost:
     """This machine as the host ``@local`` of a project, with two healthy agents."""
@@ -72,7 +80,8 @@ class LocalHost:
         host = cls(project, fake)
         host.program("docker", _DOCKER)
         project.group(agents=[AGENT, two], vllm={"directory": str(fake / "opt")})
-        project.environment = {"PATH": f"{fake}/bin:{os.environ['PATH']}"}
+        search = f"{fake}/bin:{os.environ['PATH']}"
+        project.environment = {"PATH": search, "HOME": str(folder)}
         host.file("names", "one\ntwo\nsomething-else\n")
         for name in ("one", "two"):
             host.agent(name)
