@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine
 from vllm_hosts.operate.logs import fresh
 
+A_MINUTE = timedelta(minutes=1)
 INTERNAL = "sk-internal-of-the-host_1"
 CLIENT = "kZ2aX-client_key-of-43-characters-000000000"
 TOKEN = "hf_0123456789abcdef"
@@ -32,8 +34,9 @@ def logs(folder: Path, text: str, since: dict[str, str] | None = None) -> AgentL
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=True)
     assert done.stderr == b""
     found = AgentLogs().process(done.stdout.decode().split("\n"))
-    assert found["gone"] == AgentLog(None)
-    return found["one"]
+    assert abs(datetime.fromisoformat(found.read_at[:19] + "+00:00") - datetime.now(UTC)) < A_MINUTE
+    assert found.agents["gone"] == AgentLog(None)
+    return found.agents["one"]
 
 
 def test_no_key_of_the_host_is_shown(tmp_path: Path) -> None:
@@ -78,7 +81,7 @@ def test_bytes_that_are_no_text_cost_no_line(tmp_path: Path) -> None:
     command = AgentLogs().command(["one"], str(tmp_path), 7, {}, str(tmp_path))
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=True)
     found = AgentLogs().process(done.stdout.decode().splitlines())
-    assert found["one"].lines == (LogLine("2026-11-25T09:00:00.1Z", "caf\u00e9 !"),)
+    assert found.agents["one"].lines == (LogLine("2026-11-25T09:00:00.1Z", "caf\u00e9 !"),)
 
 
 def test_reading_on(tmp_path: Path) -> None:

@@ -205,22 +205,29 @@ def test_logs_have_host_and_agent_before_each_line(host: LocalHost) -> None:
     assert "@local: agent two has no container; deploy it first" in done.stdout
 
 
-def test_following_shows_each_line_once_and_ends_with_ctrl_c(host: LocalHost) -> None:
-    first = "2026-11-25T09:00:00.1Z first\n"
+@pytest.mark.parametrize("lines", [0, 7])
+def test_following_shows_each_line_once_and_ends_with_ctrl_c(host: LocalHost, lines: int) -> None:
+    """Also of an agent that has printed nothing yet, and where no old line is wanted."""
+    first = "2026-11-25T09:00:00.1Z first\n" if lines else ""
     host.file("one.log", first)
     host.file("two.log", "")
-    argv = [str(BIN / AGENTS[0]), *AGENTS[1:], "logs", "--follow"]
+    argv = [str(BIN / AGENTS[0]), *AGENTS[1:], "logs", "--follow", f"--lines={lines}"]
     environment = {**os.environ, **host.project.environment}
     with subprocess.Popen(
         argv, cwd=host.project.folder, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "@local one | first\n"
-        host.file("one.log", first + "2026-11-25T09:00:00.3Z third\n")
-        host.file("two.log", "2026-11-25T09:00:00.2Z second\n")
+        if lines:
+            assert process.stdout.readline() == "@local one | first\n"
+        while len(host.asked()) < 4:
+            time.sleep(0.1)
+        host.file("one.log", first + "2099-11-25T09:00:00.3Z third\n")
+        host.file("two.log", "2099-11-25T09:00:00.2Z second\n")
         shown = sorted(process.stdout.readline() for _ in range(2))
         assert shown == ["@local one | third\n", "@local two | second\n"]
         time.sleep(1.5)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, "")
+    assert all(f"--tail {lines} " in line and "--since" not in line for line in host.asked()[:2])
+    assert all("--tail 2000 --since 20" in line for line in host.asked()[2:])

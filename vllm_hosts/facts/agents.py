@@ -141,7 +141,15 @@ class AgentLog:
     lines: tuple[LogLine, ...] | None
 
 
-class AgentLogs(HostFact[dict[str, AgentLog]]):
+@dataclass(frozen=True)
+class Logs:
+    """``read_at``: the host's time before it read them, as a stamp."""
+
+    read_at: str
+    agents: dict[str, AgentLog]
+
+
+class AgentLogs(HostFact[Logs]):
     """The last lines of each of these agents, with every key masked."""
 
     what = "the agents' logs"
@@ -157,6 +165,7 @@ class AgentLogs(HostFact[dict[str, AgentLog]]):
         """:param since: by agent, the stamp from which on lines are wanted."""
         files = f"from=env {quote(directory)}/.env from=map {edge_folder}/clients.map from=log -"
         script = [
+            "echo '== read at'; date -u +%Y-%m-%dT%H:%M:%S.%NZ",
             "names=$(docker ps --all --format '{{.Names}}') || exit 1",
             f"files='{files}'; set --",
             'for word in $files; do case $word in /*) [ -e "$word" ] || continue ;; esac',
@@ -172,11 +181,16 @@ class AgentLogs(HostFact[dict[str, AgentLog]]):
             ]
         return ending("\n".join(script))
 
-    def parse(self, lines: list[str]) -> dict[str, AgentLog]:
-        return {
-            agent: AgentLog(tuple(_line(line) for line in printed[1:]) if printed else None)
-            for agent, printed in sections(lines).items()
-        }
+    def parse(self, lines: list[str]) -> Logs:
+        parts = sections(lines)
+        [read_at] = parts.pop("read at")
+        return Logs(
+            read_at,
+            {
+                agent: AgentLog(tuple(_line(line) for line in printed[1:]) if printed else None)
+                for agent, printed in parts.items()
+            },
+        )
 
 
 def _line(line: str) -> LogLine:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine
+from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine, Logs
 from vllm_hosts.operate.choice import Chosen
 
 #: Seconds in which a host must answer.
@@ -49,13 +49,16 @@ class Reader:
             if isinstance(logs, HostError):
                 problems.append(f"{host}: {logs}")
                 continue
-            for agent, log in logs.items():
-                seen = self._seen.setdefault(host, {})
+            seen = self._seen.setdefault(host, {})
+            for agent, log in logs.agents.items():
+                after = seen.get(agent)
+                # What is printed from now on is new, also where nothing was printed until now.
+                seen.setdefault(agent, logs.read_at)
                 if log.lines is None:
                     problems.append(f"{host}: agent {agent} has no container; deploy it first")
                     continue
-                new = fresh(log, seen.get(agent))
-                if agent in seen and len(new) >= FURTHER:
+                new = fresh(log, after)
+                if after is not None and len(new) >= FURTHER:
                     problems.append(f"{host}: agent {agent} prints faster than it is read")
                 if new:
                     seen[agent] = new[-1].stamp
@@ -64,7 +67,7 @@ class Reader:
         self._said = set(problems)
         return News(tuple(sorted(lines, key=_stamp) if further else lines), tuple(untold))
 
-    def _ask(self, host: str) -> dict[str, AgentLog]:
+    def _ask(self, host: str) -> Logs:
         since = self._seen.get(host, {})
         return ask(
             AgentLogs,
