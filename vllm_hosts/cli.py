@@ -22,6 +22,7 @@ import pyinfra_cli  # noqa: F401  replaces the socket module by gevent's: before
 import click
 
 from vllm_hosts import __version__
+from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.cli_common import inventory_argument, says_problems
 from vllm_hosts.controller import state_folder
 from vllm_hosts.drift import HostDrift
@@ -33,6 +34,7 @@ from vllm_hosts.keys_cli import keys
 from vllm_hosts.promises import promises
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
+from vllm_hosts.top_cli import top
 
 _SUITE = Path(__file__).resolve().parent.parent / "tests" / "hosts"
 _problems = says_problems("The settings cannot be deployed:")
@@ -48,6 +50,8 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(agents_command)
+main.add_command(top)
 
 
 @main.command()

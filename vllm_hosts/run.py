@@ -90,7 +90,7 @@ def _initialise(
             click.echo(f"    - {problem}", err=True)
         click.echo("    Nothing was changed on any host.", err=True)
         raise SystemExit(1) from None
-    state.add_callback_handler(_NoDelay())
+    state.add_callback_handler(NoDelay())
 
 
 def _open_secrets(run: _Run) -> None:
@@ -102,7 +102,9 @@ def _open_secrets(run: _Run) -> None:
         run.store.local_ca()
 
 
-class _NoDelay(BaseStateCallback):
+class NoDelay(BaseStateCallback):
+    """Connections that send at once."""
+
     @staticmethod
     def host_connect(state: State, host: Host) -> None:
         # paramiko leaves Nagle's algorithm on, which costs a delayed acknowledgement per command.

@@ -50,15 +50,7 @@ class Service:
 
 def peers(settings: HostSettings) -> dict[str, list[str]]:
     """By agent: the others on the host that answer to the same model name, from the same model."""
-    return {
-        agent.name: [
-            other.name
-            for other in settings.agents
-            if other is not agent
-            and (other.model, other.client_model_name) == (agent.model, agent.client_model_name)
-        ]
-        for agent in settings.agents
-    }
+    return {agent.name: list(settings.twins(agent.name)) for agent in settings.agents}
 
 
 def compose_entries(settings: HostSettings) -> list[Entry]:

@@ -68,7 +68,7 @@ def agents_running(
         yield divert(agent, sorted(healthy & set(peers[agent]) - {agent})[0])
         yield watched(f"recreating {agent}", f"{compose} {agent}")
         if ctx_state.get().is_executing:
-            _wait(directory, [agent], timeout)
+            wait_healthy(directory, [agent], timeout)
         yield give_back(agent, internal_key)
         healthy.add(agent)
     if at_once or removed:
@@ -86,11 +86,16 @@ def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Comma
         again and again, fails the host with its last log lines.
     """
     if ctx_state.get().is_executing:
-        _wait(directory, agents, timeout)
+        wait_healthy(directory, agents, timeout)
     yield from ()
 
 
-def _wait(directory: str, agents: Sequence[str], timeout: int) -> None:
+def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> None:
+    """Wait at the host at hand until all agents are healthy, and say how long each took.
+
+    :param timeout: seconds.
+    :raises HostError: an agent is not healthy by then, stops, or crashes again and again.
+    """
     host = ctx_host.get()
     started = said = time.monotonic()
     first = look(AgentStates, agents=list(agents))

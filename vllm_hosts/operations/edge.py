@@ -99,3 +99,33 @@ def give_back(agent: str, key: SecretStr) -> StringCommand:
         ).strip(),
         _stdin=[internal_line(agent, key)],
     )
+
+
+#: The key comes from the container's own environment, through pipes only. Nothing is reloaded where
+#: nothing differs.
+_TAKE_UP = """
+set -eu; umask 077; cd {folder}
+trap 'rm -f internal.map.new targets.map.new' EXIT
+{{
+    docker container inspect {agent} \\
+        --format '{{{{range .Config.Env}}}}{{{{println .}}}}{{{{end}}}}' |
+        sed -n 's/^VLLM_API_KEY=\\(.*\\)$/{upstream} "\\1";/p'
+    grep -v '^{upstream} ' internal.map || :
+}} | LC_ALL=C sort >internal.map.new
+grep -qE '^{upstream} "[A-Za-z0-9._~+/=-]+";$' internal.map.new || {{
+    echo 'agent {agent} has no VLLM_API_KEY that the edge can send' >&2; exit 1
+}}
+grep -sv '^{agent} ' targets.map >targets.map.new || :
+touch targets.map
+! cmp -s internal.map internal.map.new || ! cmp -s targets.map targets.map.new || exit 0
+mv -f internal.map.new internal.map; mv -f targets.map.new targets.map
+nginx -t -q
+{reload}
+"""
+
+
+def taken_up(agent: str, *, folder: str = EDGE_FOLDER) -> StringCommand:
+    """Let the agent answer for itself, with the key that its container has."""
+    return StringCommand(
+        _TAKE_UP.format(folder=folder, agent=agent, upstream=upstream(agent), reload=RELOAD).strip()
+    )

@@ -79,6 +79,16 @@ class HostSettings(Section):
         """Whether any agent of this host asks for a GPU."""
         return any(agent.gpus for agent in self.agents)
 
+    def twins(self, name: str) -> tuple[str, ...]:
+        """Other agents of this host that answer to the same model name, from the same model."""
+        [agent] = [agent for agent in self.agents if agent.name == name]
+        return tuple(
+            other.name
+            for other in self.agents
+            if other is not agent
+            and (other.model, other.client_model_name) == (agent.model, agent.client_model_name)
+        )
+
     @property
     def edge_names(self) -> tuple[str, ...]:
         """Names and addresses that the certificate covers; the first is used in URLs."""

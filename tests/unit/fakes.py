@@ -1,0 +1,114 @@
+"""A host for the command line's own tests: this machine, with programs that answer from files."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.unit.projects import AGENT, Project
+
+#: Stands in for docker: answers from a folder of files, and writes down what it was asked to do.
+_DOCKER = r"""#!/bin/sh
+here=$(dirname "$0")/..
+case "$1 $2" in
+    "ps --all") cat "$here/names" ;;
+    "ps --format") cat "$here/names" ;;
+    "container inspect")
+        if [ -e "$here/broken" ]; then cat "$here/broken" >&2; exit 1; fi
+        for name in "$@"; do [ ! -e "$here/$name.json" ] || cat "$here/$name.json"; done ;;
+    "inspect --format")
+        shift 3
+        for name in "$@"; do cat "$here/$name.state" || exit 1; done ;;
+    "logs "*) for name in "$@"; do :; done; echo "$*" >>"$here/asked"; cat "$here/$name.log" ;;
+    "stats "*) cat "$here/stats" ;;
+    "compose "*)
+        echo "$*" >>"$here/asked"
+        for name in "$@"; do :; done
+        if [ -e "$here/$name.fails" ]; then cat "$here/$name.fails" >&2; exit 1; fi
+        [ ! -e "$here/$name.after" ] || mv "$here/$name.after" "$here/$name.state" ;;
+    *) echo "unknown: $*" >&2; exit 64 ;;
+esac
+"""
+
+
+def inspected(name: str, state: str = "running", health: str | None = "healthy") -> dict[str, Any]:
+    """What ``docker container inspect`` says of an agent, with the fields that are asked for."""
+    running = state == "running"
+    return {
+        "name": f"/{name}",
+        "state": state,
+        "health": health,
+        "started": "2026-11-25T07:01:02.123456789Z",
+        "finished": "0001-01-01T00:00:00Z" if running else "2026-11-25T08:00:00.5Z",
+        "exit_code": 0 if running else 137,
+        "restarts": 2,
+        "image": "vllm/vllm-openai:v0.33.0",
+        "command": ["org/model", "--served-model-name", name],
+    }
+
+
+def docker(folder: Path, script: str) -> dict[str, str]:
+    """An environment in which docker is this script."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin/docker").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "bin/docker").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+
+
+@dataclass
+class LocalHost:
+    """This machine as the host ``@local`` of a project, with two healthy agents."""
+
+    project: Project
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> LocalHost:
+        (folder / "project").mkdir()
+        project = Project(folder / "project")
+        two = dict(AGENT, name="two", port=8002, gpus=[1])
+        project.write(
+            "inventory/prod.py",
+            "gpu_hosts = [('@local', {'ssh_hostname': '192.0.2.1'})]\n",
+        )
+        fake = folder / "fake"
+        (fake / "bin").mkdir(parents=True)
+        (fake / "opt").mkdir()
+        host = cls(project, fake)
+        host.program("docker", _DOCKER)
+        project.group(agents=[AGENT, two], vllm={"directory": str(fake / "opt")})
+        search = f"{fake}/bin:{os.environ['PATH']}"
+        project.environment = {"PATH": search, "HOME": str(folder)}
+        host.file("names", "one\ntwo\nsomething-else\n")
+        for name in ("one", "two"):
+            host.agent(name)
+        return host
+
+    def two_hosts(self) -> None:
+        """Another host comes first in the inventory: one that refuses connections."""
+        self.project.write(
+            "inventory/prod.py",
+            "gpu_hosts = [('down', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1}),\n"
+            "             ('@local', {'ssh_hostname': '192.0.2.1'})]\n",
+        )
+
+    def program(self, name: str, text: str) -> None:
+        self.file(f"bin/{name}", text)
+        (self.folder / "bin" / name).chmod(0o755)
+
+    def file(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def agent(self, name: str, state: str = "running", health: str | None = "healthy") -> None:
+        self.file(f"{name}.json", json.dumps(inspected(name, state, health)) + "\n")
+        self.file(f"{name}.state", f"/{name} {state} 2 {health or 'none'}\n")
+
+    def asked(self) -> list[str]:
+        """What docker was asked to do, one command a line."""
+        path = self.folder / "asked"
+        return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,99 @@
+"""What agents print, read on a host by this machine's own shell and awk."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.unit.fakes import docker
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine
+from vllm_hosts.operate.logs import fresh
+
+A_MINUTE = timedelta(minutes=1)
+INTERNAL = "sk-internal-of-the-host_1"
+CLIENT = "kZ2aX-client_key-of-43-characters-000000000"
+TOKEN = "hf_0123456789abcdef"
+
+
+def logs(folder: Path, text: str, since: dict[str, str] | None = None) -> AgentLog:
+    (folder / "log").write_text(text)
+    environment = docker(
+        folder, f'[ "$1" = ps ] && echo one || {{ echo "$*" >{folder}/asked; cat {folder}/log; }}'
+    )
+    command = AgentLogs().command(
+        agents=["one", "gone"],
+        directory=str(folder),
+        lines=7,
+        since=since or {},
+        edge_folder=str(folder),
+    )
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=True)
+    assert done.stderr == b""
+    found = AgentLogs().process(done.stdout.decode().split("\n"))
+    assert abs(datetime.fromisoformat(found.read_at[:19] + "+00:00") - datetime.now(UTC)) < A_MINUTE
+    assert found.agents["gone"] == AgentLog(None)
+    return found.agents["one"]
+
+
+def test_no_key_of_the_host_is_shown(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"# .env\nVLLM_API_KEY={INTERNAL}\nHF_TOKEN={TOKEN}\n")
+    line = f'"Bearer {CLIENT}" "alice Bearer {CLIENT}"; # until 1800000000\n'
+    (tmp_path / "clients.map").write_text(f"# Keys of clients\n{line}")
+    found = logs(
+        tmp_path,
+        f"2026-11-25T09:00:00.1Z a={INTERNAL}, {{'Authorization': 'Bearer {CLIENT}'}}\n"
+        f"2026-11-25T09:00:00.2Z {CLIENT}{INTERNAL}{INTERNAL} token:{TOKEN} {CLIENT}\n"
+        "2026-11-25T09:00:00.3Z Authorization: Bearer, as it should be\n",
+    )
+    assert found.lines is not None
+    shown = "\n".join(line.text for line in found.lines)
+    assert INTERNAL not in shown and TOKEN not in shown
+    assert f"'Bearer {CLIENT}" not in shown and not shown.endswith(CLIENT)
+    assert found.lines[0].text == "a=*MASKED*, {'Authorization': 'Bearer *MASKED*'}"
+    assert found.lines[2].text == "Authorization: Bearer, as it should be"
+
+
+def test_logs_of_a_host_without_files_of_keys(tmp_path: Path) -> None:
+    found = logs(tmp_path, "2026-11-25T09:00:00.1Z == heading\n2026-11-25T09:00:00.2Z \n")
+    assert found.lines == (
+        LogLine("2026-11-25T09:00:00.1Z", "== heading"),
+        LogLine("2026-11-25T09:00:00.2Z", ""),
+    )
+
+
+def test_what_a_line_could_do_to_a_terminal(tmp_path: Path) -> None:
+    found = logs(
+        tmp_path,
+        "2026-11-25T09:00:00.1Z \x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J\ttab\n"
+        "2026-11-25T09:00:00.2Z Loading:  10%\rLoading: 100%\r\n",
+    )
+    assert found.lines is not None
+    assert [line.text for line in found.lines] == ["red 0;title \ttab", "Loading: 100%"]
+
+
+def test_bytes_that_are_no_text_cost_no_line(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(b"2026-11-25T09:00:00.1Z caf\xc3\xa9 \xff\xfe!\n")
+    environment = docker(tmp_path, f'[ "$1" = ps ] && echo one || cat {tmp_path}/raw')
+    command = AgentLogs().command(["one"], str(tmp_path), 7, {}, str(tmp_path))
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=True)
+    found = AgentLogs().process(done.stdout.decode().splitlines())
+    assert found.agents["one"].lines == (LogLine("2026-11-25T09:00:00.1Z", "caf\u00e9 !"),)
+
+
+def test_reading_on(tmp_path: Path) -> None:
+    stamp = "2026-11-25T09:00:00.123456789Z"
+    logs(tmp_path, "", {"one": stamp})
+    asked = (tmp_path / "asked").read_text()
+    assert asked == f"logs --timestamps --tail 7 --since {stamp} one\n"
+    old, new = LogLine(stamp, "old"), LogLine("2026-11-25T09:00:00.123456790Z", "new")
+    assert fresh(AgentLog((old, new)), stamp) == [new]
+    assert fresh(AgentLog((old, new)), None) == [old, new]
+
+
+def test_what_docker_says_in_the_place_of_a_log_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="configured logging driver does not support reading"):
+        logs(tmp_path, "Error: configured logging driver does not support reading\n")

@@ -1,0 +1,233 @@
+"""`vllm-hosts agents` as people and scripts use it, on this machine as a host."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.fakes import LocalHost
+from tests.unit.projects import BIN
+
+AGENTS = ("vllm-hosts", "agents", "inventory/prod.py")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> LocalHost:
+    return LocalHost.make(tmp_path)
+
+
+def run(host: LocalHost, *words: str) -> subprocess.CompletedProcess[str]:
+    done = host.project.run(*AGENTS, *words)
+    assert "Traceback" not in done.stdout, done.stdout
+    return done
+
+
+def composed(host: LocalHost) -> list[str]:
+    """What Compose was asked to do, without what is the same each time."""
+    return [line.partition("--progress plain ")[2] for line in host.asked()]
+
+
+def test_status_is_0_only_if_all_is_well(host: LocalHost) -> None:
+    done = run(host, "status")
+    assert done.returncode == 0
+    assert [line.split()[:4] for line in done.stdout.splitlines()] == [
+        ["HOST", "AGENT", "STATE", "HEALTH"],
+        ["@local", "one", "running", "healthy"],
+        ["@local", "two", "running", "healthy"],
+    ]
+    host.agent("two", "exited", None)
+    done = run(host, "status")
+    assert (done.returncode, "exited (137)" in done.stdout) == (1, True)
+    assert run(host, "status", "one").returncode == 0
+    host.agent("one", "running", "starting")
+    assert run(host, "status", "one").returncode == 1
+
+
+def test_status_for_scripts(host: LocalHost) -> None:
+    host.file("names", "two\n")
+    host.two_hosts()
+    done = run(host, "status", "--json")
+    assert done.returncode == 1
+    # Standard error is in it too.
+    _, _, text = done.stdout.partition("[\n")
+    text, _, after = text.partition("\n]\n")
+    rows = json.loads(f"[{text}]")
+    assert [(row["host"], row["agent"], row["state"]) for row in rows] == [
+        ("down", "one", None),
+        ("down", "two", None),
+        ("@local", "one", "absent"),
+        ("@local", "two", "running"),
+    ]
+    assert rows[0]["error"].startswith("cannot be reached: Could not connect")
+    assert rows[3] == {
+        "host": "@local",
+        "agent": "two",
+        "state": "running",
+        "health": "healthy",
+        "since": "2026-11-25T07:01:02+00:00",
+        "exit_code": None,
+        "restarts": 2,
+        "image": "vllm/vllm-openai:v0.33.0",
+        "model": "org/model",
+        "error": None,
+    }
+    assert after.strip().startswith("down: cannot be reached")
+
+
+def test_docker_that_does_not_answer_is_not_a_host_without_containers(host: LocalHost) -> None:
+    host.file("broken", "Cannot connect to the Docker daemon\n")
+    done = run(host, "status")
+    assert done.returncode == 1
+    assert "@local: the agents' containers could not be read: Cannot connect to" in done.stdout
+    assert "absent" not in done.stdout
+
+
+def test_unknown_names_are_refused_with_what_there_is(host: LocalHost) -> None:
+    for words, said in {
+        ("restart", "three"): "there is no agent three in inventory/prod.py; there is one, two",
+        ("stop", "--host", "gpu9"): "inventory/prod.py has no host gpu9; it has @local",
+        ("logs", "three", "--host", "@local"): "no agent three on @local; there is one, two",
+    }.items():
+        done = run(host, *words)
+        assert (done.returncode, said in done.stdout) == (2, True), done.stdout
+    assert host.asked() == []
+    assert run(host, "no-such-thing").returncode == 2
+
+
+def test_a_restart_recreates_one_agent_after_the_other(host: LocalHost) -> None:
+    done = run(host, "restart")
+    assert done.returncode == 0, done.stdout
+    assert composed(host) == [
+        "up --detach --no-deps --force-recreate one",
+        "up --detach --no-deps --force-recreate two",
+    ]
+    assert f"--project-directory {host.folder}/opt" in host.asked()[0]
+    assert "@local: one is restarted\n" in done.stdout
+
+
+def test_a_restart_waits_for_health(host: LocalHost) -> None:
+    host.file("one.state", "/one running 0 starting\n")
+    started = time.monotonic()
+    argv = [str(BIN / AGENTS[0]), *AGENTS[1:], "restart", "one"]
+    environment = {**os.environ, **host.project.environment}
+    with subprocess.Popen(
+        argv, cwd=host.project.folder, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        while not composed(host):
+            assert time.monotonic() < started + 20
+            time.sleep(0.1)
+        time.sleep(3)
+        assert process.poll() is None, "it is not healthy yet"
+        host.file("one.state", "/one running 0 healthy\n")
+        output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, "@local: one is restarted\n")
+
+
+def test_the_first_agent_that_does_not_come_back_ends_a_restart(host: LocalHost) -> None:
+    host.file("one.after", "/one exited 0 none\n")
+    host.file("opt/.env", "VLLM_API_KEY=sk-internal-0123456789\n")
+    host.file("one.log", "CUDA out of memory, said sk-internal-0123456789\n")
+    done = run(host, "restart")
+    assert done.returncode == 1
+    assert "@local: agent one is exited; its last lines:" in done.stdout
+    assert "| CUDA out of memory, said *MASKED*" in done.stdout
+    assert "not touched: two on @local" in done.stdout
+    assert len(composed(host)) == 1 + 1, "one recreation, and a look at the log"
+
+
+def test_compose_s_own_words_are_shown(host: LocalHost) -> None:
+    host.file("one.fails", "no such service: one\n")
+    done = run(host, "restart", "one")
+    assert done.returncode == 1
+    assert "no such service: one" in done.stdout
+    assert "not touched" not in done.stdout
+
+
+def test_nothing_is_restarted_while_a_host_is_out_of_reach(host: LocalHost) -> None:
+    host.two_hosts()
+    done = run(host, "restart")
+    assert done.returncode == 1
+    assert "down: cannot be reached" in done.stdout
+    assert "Nothing was restarted. --host leaves hosts out." in done.stdout
+    assert host.asked() == []
+    assert run(host, "restart", "--host", "@local").returncode == 0
+
+
+def test_start_leaves_what_runs_alone(host: LocalHost) -> None:
+    host.agent("two", "exited", None)
+    host.file("two.after", "/two running 0 healthy\n")
+    done = run(host, "start")
+    assert done.returncode == 0, done.stdout
+    assert composed(host) == ["up --detach --no-deps two"]
+    assert "one runs already" in done.stdout
+
+
+def test_a_start_that_fails_on_one_host_is_said(host: LocalHost) -> None:
+    host.two_hosts()
+    done = run(host, "start")
+    assert done.returncode == 1
+    assert "down: cannot be reached" in done.stdout
+    assert "one runs already" in done.stdout
+
+
+def test_stop(host: LocalHost) -> None:
+    done = run(host, "stop", "one")
+    assert done.returncode == 0
+    assert composed(host) == ["stop one"]
+    assert "one is stopped" in done.stdout
+    host.agent("one", "exited", None)
+    assert "one does not run" in run(host, "stop", "one").stdout
+
+
+def test_stopping_everything_needs_a_yes(host: LocalHost) -> None:
+    done = run(host, "stop")
+    assert (done.returncode, host.asked()) == (1, [])
+    assert "Stop every agent of @local?" in done.stdout
+    assert run(host, "stop", "--yes").returncode == 0
+    assert composed(host) == ["stop one two"]
+
+
+def test_logs_have_host_and_agent_before_each_line(host: LocalHost) -> None:
+    host.file("one.log", "2026-11-25T09:00:00.2Z later\n")
+    host.file("two.log", "2026-11-25T09:00:00.1Z sooner\n")
+    done = run(host, "logs", "--lines", "7")
+    assert (done.returncode, done.stdout) == (0, "@local one | later\n@local two | sooner\n")
+    assert host.asked()[0] == "logs --timestamps --tail 7 one"
+    host.file("names", "one\n")
+    done = run(host, "logs")
+    assert done.returncode == 1
+    assert "@local: agent two has no container; deploy it first" in done.stdout
+
+
+@pytest.mark.parametrize("lines", [0, 7])
+def test_following_shows_each_line_once_and_ends_with_ctrl_c(host: LocalHost, lines: int) -> None:
+    """Also of an agent that has printed nothing yet, and where no old line is wanted."""
+    first = "2026-11-25T09:00:00.1Z first\n" if lines else ""
+    host.file("one.log", first)
+    host.file("two.log", "")
+    argv = [str(BIN / AGENTS[0]), *AGENTS[1:], "logs", "--follow", f"--lines={lines}"]
+    environment = {**os.environ, **host.project.environment}
+    with subprocess.Popen(
+        argv, cwd=host.project.folder, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        if lines:
+            assert process.stdout.readline() == "@local one | first\n"
+        while len(host.asked()) < 4:
+            time.sleep(0.1)
+        host.file("one.log", first + "2099-11-25T09:00:00.3Z third\n")
+        host.file("two.log", "2099-11-25T09:00:00.2Z second\n")
+        shown = sorted(process.stdout.readline() for _ in range(2))
+        assert shown == ["@local one | third\n", "@local two | second\n"]
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, "")
+    assert all(f"--tail {lines} " in line and "--since" not in line for line in host.asked()[:2])
+    assert all("--tail 2000 --since 20" in line for line in host.asked()[2:])

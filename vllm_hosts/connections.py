@@ -1,0 +1,143 @@
+"""Connections to many hosts at once, for commands that look at hosts or operate what runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import gevent
+from paramiko import SSHException
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.command import PyinfraCommand, StringCommand
+from pyinfra.api.config import Config
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State
+from pyinfra.connectors.util import CommandOutput
+from pyinfra.context import ctx_host, ctx_state
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import HostFact
+from vllm_hosts.run import NoDelay
+
+T = TypeVar("T")
+
+
+class Connections:
+    """Hosts of an inventory, each connected to when something is first done there."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._state = State(inventory, Config())
+        self._state.add_callback_handler(NoDelay())
+
+    def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
+        """Do something at a host: with ``ask``, ``carry_out``, or facts.
+
+        :param limit: seconds; whoever has not answered by then is connected to anew next time.
+        :raises HostError: the host cannot be reached, sudo is refused, or what ``do`` raises.
+        """
+        host = self._state.inventory.get_host(name)
+        try:
+            with gevent.Timeout(limit), _at(self._state, host):
+                self._connect(host)
+                return do()
+        except gevent.Timeout as late:
+            self.drop(name)
+            raise HostError(f"no answer within {late.seconds:g} s") from None
+
+    def each(
+        self, names: Iterable[str], do: Callable[[str], T], *, limit: float | None = None
+    ) -> dict[str, T | HostError]:
+        """Do the same at several hosts at the same time; one host's failure stays its own."""
+
+        def one(name: str) -> T | HostError:
+            try:
+                return self.at(name, lambda: do(name), limit=limit)
+            except HostError as error:
+                return error
+
+        jobs = {name: gevent.spawn(one, name) for name in names}
+        gevent.joinall(jobs.values(), raise_error=True)
+        return {name: job.value for name, job in jobs.items()}
+
+    def drop(self, name: str) -> None:
+        """Forget a connection, which may be dead; the next look makes another."""
+        host = self._state.inventory.get_host(name)
+        client = getattr(host.connector, "client", None)
+        if client is not None:
+            gevent.spawn(client.close)
+        host.connected = False
+
+    @staticmethod
+    def _connect(host: Host) -> None:
+        if host.connected:
+            return
+        try:
+            host.connect(show_errors=False, raise_exceptions=True)
+        except PyinfraError as error:
+            raise HostError(f"cannot be reached: {error}") from error
+        user = "".join(_run(host, StringCommand("id -u")).stdout_lines).strip()
+        if user != "0":
+            host.connected = False
+            raise HostError(f"user {user or 'unknown'} is not root; set _sudo for this host")
+
+
+def ask(fact: type[HostFact[T]], **arguments: object) -> T:
+    """Read a fact of the host at hand. Prints nothing: what went wrong is in the exception.
+
+    :raises HostError: the connection is lost, or the fact cannot be read.
+    """
+    asked = fact()
+    output = _run(ctx_host.get(), StringCommand(asked.command(**arguments)))
+    lines = list(output.stdout_lines)
+    if output.failed and (words := _words(output)):
+        raise HostError(f"{fact.what} could not be read: {words}")
+    return asked.process(lines)
+
+
+def carry_out(commands: Iterable[PyinfraCommand]) -> None:
+    """Run commands at the host at hand, one after the other, as a deploy would.
+
+    :raises HostError: one of them failed; those after it were not run.
+    """
+    for command in commands:
+        output = _run(ctx_host.get(), command)
+        if output.failed:
+            raise HostError(_words(output) or "a command failed; its own words are above")
+
+
+class _Output(CommandOutput):
+    failed: bool = False
+
+
+def _run(host: Host, command: PyinfraCommand) -> _Output:
+    state = ctx_state.get()
+    given, _ = pop_global_arguments(state, host, {})
+    options = {key: given.get(key) for key in CONNECTOR_ARGUMENT_KEYS}
+    try:
+        done, output = command.execute(state, host, options)  # type: ignore[arg-type]
+    except (OSError, EOFError, SSHException) as error:
+        host.connected = False
+        raise HostError(f"the connection is lost: {error or type(error).__name__}") from error
+    found = _Output(list(output))
+    found.failed = not done
+    return found
+
+
+def _words(output: CommandOutput) -> str:
+    """The last thing that a command said."""
+    lines = [line.strip() for line in output.stderr_lines or output.stdout_lines if line.strip()]
+    return lines[-1] if lines else ""
+
+
+@contextmanager
+def _at(state: State, host: Host) -> Iterator[None]:
+    # pyinfra's own ``use`` does not go back after an exception.
+    ctx_state.set(state)
+    ctx_host.set(host)
+    try:
+        yield
+    finally:
+        ctx_host.reset()

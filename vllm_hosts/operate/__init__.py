@@ -1,0 +1,1 @@
+"""What commands need that look at running agents or operate them."""

@@ -1,0 +1,53 @@
+"""Which agents of an inventory a command is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from vllm_hosts.connections import Connections
+from vllm_hosts.inventory import load, validate
+from vllm_hosts.settings import HostSettings
+
+host_option = click.option(
+    "--host", "hosts", multiple=True, metavar="HOST", help="On this host only. May be repeated."
+)
+name_argument = click.argument("name", required=False)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Agents by host, in the inventory's order, and the way to their hosts."""
+
+    connections: Connections
+    settings: dict[str, HostSettings]
+    agents: dict[str, list[str]]
+
+
+def choose(inventory: Path, hosts: tuple[str, ...], name: str | None) -> Chosen:
+    """What a command is about.
+
+    :raises SettingsError: the settings cannot be deployed.
+    :raises click.UsageError: there is no such host, or no such agent on these hosts.
+    """
+    loaded = load(inventory)
+    settings = validate(loaded)
+    if unknown := [host for host in hosts if host not in settings]:
+        raise click.UsageError(
+            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(settings)}"
+        )
+    there = {
+        host: [agent.name for agent in one.agents]
+        for host, one in settings.items()
+        if not hosts or host in hosts
+    }
+    if name is None:
+        return Chosen(Connections(loaded), settings, there)
+    agents = {host: [name] for host, names in there.items() if name in names}
+    if not agents:
+        known = sorted({agent for names in there.values() for agent in names})
+        where = f"on {', '.join(hosts)}" if hosts else f"in {inventory}"
+        raise click.UsageError(f"there is no agent {name} {where}; there is {', '.join(known)}")
+    return Chosen(Connections(loaded), settings, agents)

@@ -1,0 +1,102 @@
+"""Everything that `vllm-hosts top` shows of a host, in one command."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import zlib
+from shlex import quote
+
+from vllm_hosts.facts.agents import AgentDetails, details, inspection
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.top import parse
+from vllm_hosts.top.sample import AgentSample, Gpu, HostSample, Metrics
+
+#: Seconds for each program on the host. vLLM answers late where it has much to do.
+_PATIENCE = 6
+#: Seconds for all of them, so that nothing piles up on a host whose Docker hangs.
+_WHOLE = 25
+
+#: bash speaks TCP by itself, and is on every Debian and Ubuntu; curl is not. /metrics asks for no
+#: key. The answer travels packed: most of it is histograms.
+_ASK = """
+exec 3<>/dev/tcp/127.0.0.1/$0 || exit
+printf 'GET /metrics HTTP/1.1\\r\\nHost: 127.0.0.1:%s\\r\\nConnection: close\\r\\n\\r\\n' $0 >&3
+cat <&3
+"""
+
+
+class Doing(HostFact[HostSample]):
+    """GPUs, containers and what vLLM says of itself. Programs run side by side; changes nothing."""
+
+    what = "what it is doing"
+
+    def command(self, ports: dict[str, int]) -> str:
+        """:param ports: by agent, on the host's 127.0.0.1."""
+        names = "|".join(ports)
+        fields = ",".join(parse.GPU_FIELDS)
+        script = f"""
+            ask() {{
+                cut -d ' ' -f 1 /proc/uptime
+                timeout {_PATIENCE} bash -c {quote(_ASK)} $1 2>/dev/null </dev/null |
+                    gzip -1 | base64 -w 0
+                echo
+            }}
+            exec {{stats}}< <(
+                docker ps --format '{{{{.Names}}}}' | grep -xE '{names}' |
+                    xargs -r docker stats --no-stream --format '{{{{json .}}}}' | grep '^{{'
+            )
+            exec {{gpus}}< <(
+                command -v nvidia-smi >/dev/null || {{ echo 'exit -'; exit; }}
+                timeout {_PATIENCE} nvidia-smi --query-gpu={fields} \\
+                    --format=csv,noheader,nounits 2>&1
+                echo "exit $?"
+            )
+            waiting=()
+            for agent in {" ".join(f"{agent}:{port}" for agent, port in ports.items())}; do
+                exec {{said}}< <(ask "${{agent#*:}}")
+                waiting+=("${{agent%%:*}} $said")
+            done
+            ( {inspection(list(ports))} ) || exit 1
+            echo '== gpus'; cat <&$gpus
+            for one in "${{waiting[@]}}"; do
+                set -- $one; echo "== metrics $1"; cat <&$2
+            done
+            echo '== stats'; cat <&$stats
+        """
+        return ending(f"timeout {_WHOLE} bash -c {quote(script)} || exit 1")
+
+    def parse(self, lines: list[str]) -> HostSample:
+        parts = sections(lines)
+        asked = [name.removeprefix("metrics ") for name in parts if name.startswith("metrics ")]
+        known = details(parts["containers"], asked)
+        used = parse.usages(parts["stats"])
+        agents = {}
+        for agent in asked:
+            uptime, *packed = parts[f"metrics {agent}"]
+            said, problem = _metrics(known[agent], "".join(packed))
+            agents[agent] = AgentSample(known[agent], float(uptime), said, problem, used.get(agent))
+        cards, trouble = _gpus(parts["gpus"])
+        return HostSample(cards, trouble, agents)
+
+
+def _gpus(lines: list[str]) -> tuple[tuple[Gpu, ...], str | None]:
+    *printed, code = lines
+    if code == "exit -":
+        return (), None
+    if code == "exit 124":
+        return (), f"nvidia-smi does not answer within {_PATIENCE} s"
+    if code != "exit 0":
+        # The driver's own message is on standard output.
+        return (), " ".join(printed) or f"nvidia-smi failed ({code})"
+    return parse.gpus(printed), None
+
+
+def _metrics(agent: AgentDetails, packed: str) -> tuple[Metrics | None, str | None]:
+    if agent.state != "running":
+        return None, f"the container is {agent.state}"
+    try:
+        raw = gzip.decompress(base64.b64decode(packed, validate=True))
+        return parse.metrics(parse.http_body(raw)), None
+    except (ValueError, EOFError, OSError, zlib.error) as error:
+        return None, str(error)

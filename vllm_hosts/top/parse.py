@@ -1,0 +1,163 @@
+"""From what programs print to values: nvidia-smi, docker stats, vLLM's /metrics. Pure."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+from collections.abc import Iterable
+from http.client import HTTPException, HTTPResponse
+from typing import Any, Final, cast
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from vllm_hosts.top.sample import Gpu, Metrics, Usage
+
+#: Asked of ``nvidia-smi --query-gpu`` with ``--format=csv,noheader,nounits``.
+GPU_FIELDS: Final = (
+    "index",
+    "name",
+    "memory.used",
+    "memory.total",
+    "utilization.gpu",
+    "temperature.gpu",
+    "power.draw",
+    "power.limit",
+    "mig.mode.current",
+)
+
+
+def gpus(lines: Iterable[str]) -> tuple[Gpu, ...]:
+    """Cards from CSV lines, in the order of ``GPU_FIELDS``.
+
+    :raises ValueError: a line is none of these.
+    """
+    found = []
+    for line in lines:
+        # A name may hold a comma, nothing else does.
+        index, *name, used, total, utilization, temperature, power, limit, mig = line.split(", ")
+        found.append(
+            Gpu(
+                index=int(index),
+                name=", ".join(name),
+                memory_used=_number(used),
+                memory_total=_number(total),
+                utilization=_number(utilization),
+                temperature=_number(temperature),
+                power=_number(power),
+                power_limit=_number(limit),
+                mig=mig.strip() == "Enabled",
+            )
+        )
+    return tuple(found)
+
+
+def _number(text: str) -> float | None:
+    """``[N/A]``, ``[Not Supported]``, ``[Unknown Error]`` and the like are no numbers."""
+    text = text.strip()
+    return None if text.startswith("[") or text == "N/A" else float(text)
+
+
+#: Units that Docker writes sizes in (docker/go-units, BytesSize), and the decimal ones beside them.
+_UNITS: Final = {
+    "B": 1,
+    **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGTP", start=1)},
+    **{f"{letter}B": 1000**power for power, letter in enumerate("kMGTP", start=1)},
+}
+
+
+def usages(lines: Iterable[str]) -> dict[str, Usage]:
+    """By container, from lines of ``docker stats --no-stream --format '{{json .}}'``.
+
+    One that is ending says ``--`` and is left out.
+
+    :raises ValueError: a line is none of these.
+    """
+    found = {}
+    for line in lines:
+        one = json.loads(line)
+        if "--" in one["CPUPerc"] or "--" in one["MemUsage"]:
+            continue
+        used, _, limit = one["MemUsage"].partition(" / ")
+        found[one["Name"]] = Usage(
+            float(one["CPUPerc"].removesuffix("%")), _bytes(used), _bytes(limit)
+        )
+    return found
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"([0-9.]+)([A-Za-z]+)", text.strip())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is no size")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+#: vLLM's names (vllm/v1/metrics/loggers.py; Prometheus' client adds _total to counters). The second
+#: name of a pair is that of versions before 0.10.
+_NAMES: Final = {
+    "running": ("vllm:num_requests_running",),
+    "waiting": ("vllm:num_requests_waiting",),
+    "kv_cache": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+    "prompt_tokens": ("vllm:prompt_tokens_total",),
+    "generation_tokens": ("vllm:generation_tokens_total",),
+    "prefix_hits": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+    "prefix_queries": ("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
+}
+_WANTED: Final = frozenset(name for names in _NAMES.values() for name in names)
+_NAME: Final = re.compile(r"[^{\s]*")
+
+
+def metrics(text: str) -> Metrics:
+    """From Prometheus' text format. Engines of one agent are added up.
+
+    :raises ValueError: a line that matters is not in that format, or nothing in it is vLLM's.
+    """
+    # Nearly all lines are histograms, which nobody looks at here.
+    lines = [line for line in text.splitlines() if _name(line) in _WANTED]
+    values: dict[str, list[float]] = {}
+    for family in text_string_to_metric_families("".join(f"{line}\n" for line in lines)):
+        for sample in family.samples:
+            values.setdefault(sample.name, []).append(sample.value)
+    if not values:
+        raise ValueError("no metrics of vLLM")
+    found: dict[str, float] = {}
+    for field, names in _NAMES.items():
+        for name in names:
+            if name in values:
+                found[field] = max(values[name]) if field == "kv_cache" else sum(values[name])
+                break
+    return Metrics(**found)
+
+
+def _name(line: str) -> str:
+    match = _NAME.match(line)
+    return match[0] if match else ""
+
+
+def http_body(raw: bytes) -> str:
+    """The body of an HTTP/1.1 answer with status 200, read as it came over the wire.
+
+    :raises ValueError: there is no answer, it is cut short, or has another status.
+    """
+    if not raw:
+        raise ValueError("nothing answers on its port")
+    answer = HTTPResponse(cast(socket.socket, _Wire(raw)))
+    try:
+        answer.begin()
+        body = answer.read()
+    except (HTTPException, OSError) as error:
+        raise ValueError(f"the answer is cut short: {type(error).__name__}") from error
+    if answer.status != 200:
+        raise ValueError(f"/metrics answers {answer.status}")
+    return body.decode()
+
+
+class _Wire:
+    """What was received, in the place of the socket that it came from."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def makefile(self, *_: Any) -> io.BytesIO:
+        return io.BytesIO(self._raw)

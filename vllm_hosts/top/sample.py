@@ -1,0 +1,110 @@
+"""One look at a host, and what two looks say about the time between them. Touches no host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_hosts.facts.agents import AgentDetails
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One card as ``nvidia-smi`` tells of it. None: it does not say, as for a card in MIG mode.
+
+    Memory is in MiB, utilisation in percent of the time, temperature in degrees Celsius, power in
+    watts.
+    """
+
+    index: int
+    name: str
+    memory_used: float | None
+    memory_total: float | None
+    utilization: float | None
+    temperature: float | None
+    power: float | None
+    power_limit: float | None
+    mig: bool
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What vLLM says of itself. Tokens and prefix cache are counted from its start on.
+
+    ``kv_cache`` is the part of the KV cache in use, from 0 to 1; of the fullest engine, where an
+    agent has several. None: this vLLM does not say.
+    """
+
+    running: float | None = None
+    waiting: float | None = None
+    kv_cache: float | None = None
+    prompt_tokens: float | None = None
+    generation_tokens: float | None = None
+    prefix_hits: float | None = None
+    prefix_queries: float | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a container uses: CPU in percent of one processor, memory in bytes."""
+
+    cpu: float
+    memory: int
+    memory_limit: int
+
+
+@dataclass(frozen=True)
+class AgentSample:
+    """One agent. ``taken``: the host's uptime in seconds when it was asked. ``metrics_problem``
+    says why there are no metrics; ``usage`` is None where the container does not run."""
+
+    details: AgentDetails
+    taken: float
+    metrics: Metrics | None
+    metrics_problem: str | None
+    usage: Usage | None
+
+
+@dataclass(frozen=True)
+class HostSample:
+    """One look. ``gpu_problem``: why no GPUs are known; None with no GPUs: the host has none."""
+
+    gpus: tuple[Gpu, ...]
+    gpu_problem: str | None
+    agents: dict[str, AgentSample]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Tokens per second between two looks; None: not known."""
+
+    prompt: float | None = None
+    generation: float | None = None
+
+
+def rates(before: AgentSample | None, now: AgentSample) -> Rates:
+    """What two looks at one agent say about the time between them.
+
+    Nothing where the agent started in between, since vLLM then counts from zero again.
+    """
+    if before is None or before.metrics is None or now.metrics is None:
+        return Rates()
+    seconds = now.taken - before.taken
+    if seconds <= 0 or before.details.since != now.details.since:
+        return Rates()
+    return Rates(
+        _rate(before.metrics.prompt_tokens, now.metrics.prompt_tokens, seconds),
+        _rate(before.metrics.generation_tokens, now.metrics.generation_tokens, seconds),
+    )
+
+
+def _rate(before: float | None, now: float | None, seconds: float) -> float | None:
+    if before is None or now is None or now < before:
+        return None
+    return (now - before) / seconds
+
+
+def hit_rate(metrics: Metrics) -> float | None:
+    """The part of asked-for prompt tokens that the prefix cache had, since the agent's start."""
+    if metrics.prefix_hits is None or not metrics.prefix_queries:
+        return None
+    return metrics.prefix_hits / metrics.prefix_queries
