@@ -18,6 +18,7 @@ from vllm_hosts.doctor import (  # noqa: F401
     doctors_edge,
     doctors_gpu,
     doctors_machine,
+    doctors_memory,
 )
 from vllm_hosts.doctor.look import seen
 from vllm_hosts.doctor.model import Diagnosis, diagnose
@@ -66,7 +67,7 @@ def examine(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, Examined
 def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
     with ctx_state.use(state), ctx_host.use(host):
         try:
-            host.connect(raise_exceptions=True)
+            host.connect(show_errors=False, raise_exceptions=True)
         except ConnectError as error:
             return Examined(blind=(f"the host cannot be reached: {error}",))
         try:
@@ -75,4 +76,7 @@ def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
             return Examined(blind=(str(error),))
         finally:
             host.disconnect()
-    return Examined(tuple(diagnose(settings, look)), tuple(look.blind()))
+    try:
+        return Examined(tuple(diagnose(settings, look)), tuple(look.blind()))
+    except (ValueError, LookupError) as error:
+        return Examined(blind=(f"what was seen could not be understood: {error!r}",))

@@ -80,15 +80,19 @@ class GpusSeen:
     @property
     def indexes(self) -> frozenset[int]:
         """The cards that the driver shows."""
-        return frozenset(self.memory)
+        return frozenset(int(row[0]) for row in self._rows())
 
     @property
     def memory(self) -> dict[int, float]:
-        """GiB by card."""
-        if self.smi.code != 0:
-            return {}
-        rows = (line.split(", ") for line in self.smi.lines if line.strip())
-        return {int(row[0]): float(row[2]) / 1024 for row in rows if len(row) == 3}
+        """GiB by card, for those that say it."""
+        return {int(row[0]): int(row[2]) / 1024 for row in self._rows() if row[2].isdigit()}
+
+    def _rows(self) -> Iterator[list[str]]:
+        for line in self.smi.lines if self.smi.code == 0 else ():
+            row = line.split(", ")
+            # Warnings about a card stand between the rows.
+            if len(row) == 3 and row[0].isdigit():
+                yield row
 
 
 @dataclass(frozen=True)

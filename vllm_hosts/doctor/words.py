@@ -72,7 +72,6 @@ NVML_UNKNOWN = re.compile(r"Failed to initialize NVML: (?:Unknown Error|Insuffic
 
 #: Docker's.
 NO_TOOLKIT = re.compile(r"could not select device driver|failed to discover GPU vendor from CDI")
-NO_SUCH_CARD = re.compile(r"device error: (?P<card>\S+): unknown device")
 PORT_TAKEN = re.compile(
     r"address already in use|port is already allocated|failed to bind host port"
 )
