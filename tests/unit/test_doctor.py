@@ -173,6 +173,18 @@ FAULTS = [
     Fault("host-memory", both(crashed("", container="0123456789abcdef"), kernel(said.OOM_KILL))),
     Fault("context-too-long", crashed(said.TOO_LONG), do="max_model_len = 32768 for qwen"),
     Fault("argument-refused", crashed(said.ARGUMENT)),
+    Fault(
+        "model-unsupported",
+        crashed(
+            "ValueError: Model architecture Old9 was supported in vLLM until v0.10, and is not"
+        ),
+        says="Old9",
+    ),
+    Fault(
+        "model-not-found",
+        crashed("ValueError: Invalid repository ID or local directory specified: 'Qwen/Qwen3-8B'."),
+    ),
+    Fault("hub-unreachable", crashed(said.UNREACHABLE + said.NOT_FOUND)),
     Fault("model-unsupported", crashed(said.ARCHITECTURE), says="Qwen9ForCausalLM"),
     Fault("token-refused", crashed(said.TOKEN_REFUSED)),
     Fault(

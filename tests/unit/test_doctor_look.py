@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -259,6 +260,22 @@ class TestRequests:
     def test_what_is_long_ago_does_not_count(self, host: StandInHost) -> None:
         host.write("access.log", self.entry(401, "", minutes=20) * 5)
         assert host.seen().requests == ()
+
+    def test_what_was_before_the_edge_s_last_reload_does_not_count(self, host: StandInHost) -> None:
+        host.write("access.log", self.entry(401, "") * 5)
+        master = subprocess.Popen(["sh", "-c", "sleep 60 & wait"])
+        try:
+            children = Path(f"/proc/{master.pid}/task/{master.pid}/children")
+            while not children.read_text():
+                pass
+            host.program(
+                "systemctl", f"case $* in *MainPID*) echo {master.pid};; *) echo active;; esac"
+            )
+            assert host.seen().requests == ()
+        finally:
+            for worker in children.read_text().split():
+                os.kill(int(worker), signal.SIGTERM)
+            master.wait()
 
 
 class TestWhatCannotBeSeen:

@@ -189,9 +189,13 @@ look_at_edge() {
     log=/var/log/nginx/vllm-hosts.access.log
     # What was answered before the edge's keys last changed says nothing about now.
     since=$(date -d '15 minutes ago' +%s)
+    booted=$(sed -n 's/^btime //p' /proc/stat)
     master=$(systemctl show -p MainPID --value nginx.service 2>/dev/null)
     for worker in $(cat "/proc/$master/task/$master/children" 2>/dev/null); do
-        started=$(stat -c %Y "/proc/$worker" 2>/dev/null) || continue
+        # Field 22 is when it started, in ticks since the boot.
+        ticks=$(sed 's/.*) //' "/proc/$worker/stat" 2>/dev/null | cut -d ' ' -f 20)
+        [ -n "$ticks" ] || continue
+        started=$((booted + ticks / $(getconf CLK_TCK)))
         [ "$started" -le "$since" ] || since=$started
     done
     [ ! -r "$log" ] || tail -n 5000 "$log" | awk -v since="$(date -d "@$since" +%Y-%m-%dT%H:%M:%S)" '

@@ -70,9 +70,10 @@ def model_gated(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("model-not-found")
 def model_not_found(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """The hub hides private models behind the same words; a bad token and terms have their own."""
+    """Private models look the same. Where there is another reason, vLLM says this as well."""
     for agent, match in saying(seen, words.NOT_FOUND):
-        if not said_by(agent, words.TOKEN_REFUSED) and not said_by(agent, words.GATED):
+        others = (words.TOKEN_REFUSED, words.GATED, words.UNREACHABLE)
+        if not any(said_by(agent, other) for other in others):
             yield _hub(settings, agent, match)
 
 

@@ -31,7 +31,10 @@ TOO_LONG = re.compile(
     r" \([a-z_]+=(?P<limit>\d+)"
 )
 ARGUMENT = re.compile(r"vllm(?: serve)?: error: (?P<what>.+)")
-ARCHITECTURE = re.compile(r"Model architectures? (?P<what>\[.*?\]) (?:is|are) not supported")
+#: vLLM 0.32, model_executor/models/registry.py.
+ARCHITECTURE = re.compile(
+    r"Model architectures? (?P<what>\[.*?\]|\S+) (?:(?:is|are) not supported|was supported in vLLM)"
+)
 
 #: huggingface_hub 1.x, utils/_http.py, and what the hub itself answers.
 TOKEN_REFUSED = re.compile(
@@ -43,10 +46,11 @@ GATED = re.compile(
 NOT_AUTHORIZED = re.compile(r"not in the authorized list")
 NOT_FOUND = re.compile(
     r"Repository Not Found for url|Revision Not Found for url|is not a valid model identifier"
+    r"|Invalid repository ID or local directory specified"
 )
 #: transformers 5, utils/hub.py; requests and httpx.
 UNREACHABLE = re.compile(
-    r"couldn't connect to '|Cannot find the requested files in the (?:disk|local) cache"
+    r"couldn't connect to '|annot find the requested files in the (?:disk|local) cache"
     r"|outgoing traffic has been disabled"
 )
 
@@ -65,7 +69,7 @@ NO_DEVICE = re.compile(
 MISMATCH = re.compile(r"[Dd]river/library version mismatch")
 NOT_LOADED = re.compile(
     r"couldn't communicate with the NVIDIA driver|nvml error: driver not loaded"
-    r"|NVIDIA driver is not loaded"
+    r"|NVIDIA driver is not loaded|couldn't find libnvidia-ml.so"
 )
 LOST = re.compile(r"GPU is lost|Unable to determine the device handle|fallen off the bus")
 NVML_UNKNOWN = re.compile(r"Failed to initialize NVML: (?:Unknown Error|Insufficient Permissions)")
