@@ -29,7 +29,7 @@ USUAL = {
     "is {seconds} s {direction}": "is ahead or behind",
     "which sets it up, {state}": "which sets it up, is missing or not ready",
     ": {meaning}.": ".",
-    "{advice}": "If it is the card: reboot; then power, cooling and its seat; then have it replaced."
+    "{advice}": "If it is the card: reboot; then power, cooling and its seat; then replace it."
     " If it is the program: the newest vLLM and driver. If it is too hot: fans and filters.",
     "{reasons}, at {temperature} degrees": "too hot, or short of power",
     "of {whose} is taken by {holder}": "of an agent or of the edge is taken by another program",

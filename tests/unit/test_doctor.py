@@ -335,6 +335,10 @@ class TestWhatIsNoFault:
         row = "0, 40, [N/A], Not Active, Not Active, [N/A]"
         assert found(with_gpus(healthy(), health=Said(0, (row,)))) == []
 
+    def test_an_agent_that_ends_while_it_is_looked_at(self) -> None:
+        daemon = "Error response from daemon: container 4711 is not running"
+        assert found(agent(healthy(), gpus=(daemon,))) == []
+
     def test_a_warning_between_the_cards(self) -> None:
         lines = ("WARNING: infoROM is corrupted at gpu 0000:3B:00.0", "0, NVIDIA GB10, [N/A]")
         assert found(with_gpus(healthy(), smi=Said(0, lines))) == []

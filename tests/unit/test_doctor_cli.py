@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,28 @@ def test_a_host_that_cannot_be_reached_is_not_healthy(project: Project) -> None:
     assert done.returncode == 1
     assert "could not look" in done.stdout
     assert "nothing was found" not in done.stdout
+
+
+def test_a_host_is_looked_at_over_the_connection_of_a_deploy(tmp_path: Path) -> None:
+    """This machine stands for one that nothing was deployed to."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    answers = {"id": "echo 0", "docker": "exit 1", "systemctl": "echo inactive", "nginx": "exit 0"}
+    answers |= {"journalctl": "printf 'kernel: nvidia Gr\\374\\337e\\n'", "nvidia-smi": "exit 9"}
+    for name, script in answers.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    project = Project(tmp_path)
+    project.write("inventory/prod.py", 'gpu_hosts = [("@local", {"ssh_hostname": "127.0.0.1"})]\n')
+    project.group(vllm={"directory": str(tmp_path / "nothing")})
+    project.environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    done = project.run("vllm-hosts", "doctor", "inventory/prod.py", "--json")
+    host = json.loads(done.stdout)["@local"]
+    assert host["could_not_look"] == []
+    names = [found["id"] for found in host["found"]]
+    assert names[:2] == ["not-deployed", "docker-down"]
+    assert "driver-not-loaded" in names
+    assert done.returncode == 2
 
 
 def test_nothing_found_is_exit_code_0(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,8 +178,10 @@ def container_without_gpu(settings: HostSettings, seen: Seen) -> Iterator[Findin
         return
     for agent in seen.agents:
         values = {"agent": agent.name}
-        if agent.gpus and not any(line.startswith("GPU ") for line in agent.gpus):
-            said = " ".join(agent.gpus)
+        said = " ".join(agent.gpus or ())
+        if words.NOT_RUNNING.search(said):
+            continue  # it ended while it was looked at
+        if said and not any(line.startswith("GPU ") for line in agent.gpus or ()):
             sure = words.NVML_UNKNOWN.search(said)
             yield Finding(
                 f"nvidia-smi in {agent.name}: {words.shortened(said)}",

@@ -75,6 +75,7 @@ LOST = re.compile(r"GPU is lost|Unable to determine the device handle|fallen off
 NVML_UNKNOWN = re.compile(r"Failed to initialize NVML: (?:Unknown Error|Insufficient Permissions)")
 
 #: Docker's.
+NOT_RUNNING = re.compile(r"is not running|is restarting|stopped state|No such container")
 NO_TOOLKIT = re.compile(r"could not select device driver|failed to discover GPU vendor from CDI")
 PORT_TAKEN = re.compile(
     r"address already in use|port is already allocated|failed to bind host port"
