@@ -19,9 +19,15 @@ def doctor(*words: str) -> Run:
     return command("vllm-hosts", "doctor", "inventory/lab.py", *words)
 
 
+def parsed(run: Run) -> dict[str, Any]:
+    """By host, without what pyinfra may have said on standard error before."""
+    found: dict[str, Any] = json.loads(run.output[run.output.index("{") :])
+    return found
+
+
 def said_of(run: Run, host: str) -> list[dict[str, str]]:
     """What was found on a host that could be looked at, as scripts read it."""
-    found: dict[str, Any] = json.loads(run.output)[host]
+    found = parsed(run)[host]
     assert found["could_not_look"] == [], run.output
     diagnoses: list[dict[str, str]] = found["found"]
     return diagnoses
@@ -127,7 +133,7 @@ def test_a_host_that_cannot_be_reached_is_not_healthy(deployed: Deployed) -> Non
         lab_hosts.run("gpu2", "systemctl start ssh.service")
     assert (run.code, shown.code) == (1, 1)
     assert said_of(run, "gpu1") == []
-    [why] = json.loads(run.output)["gpu2"]["could_not_look"]
+    [why] = parsed(run)["gpu2"]["could_not_look"]
     assert "cannot be reached" in why
     assert "could not look" in shown.output
 
