@@ -25,6 +25,7 @@ from vllm_hosts import __version__
 from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.cli_common import inventory_argument, says_problems
 from vllm_hosts.controller import state_folder
+from vllm_hosts.doctor_cli import doctor
 from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.endpoints import endpoints as all_endpoints
@@ -52,6 +53,7 @@ def main() -> None:
 main.add_command(keys)
 main.add_command(agents_command)
 main.add_command(top)
+main.add_command(doctor)
 
 
 @main.command()

@@ -1,0 +1,338 @@
+"""Ways to break a host, and what the doctor must then say first."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Literal
+
+from tests.lab.sabotage import CONF, IMAGE, MAPS, RELOAD, _compose, _listen
+from tests.unit import doctor_words as words
+
+WITH: dict[str, str] = {
+    "compose": "cd /opt/vllm && docker compose --progress quiet up -d --no-deps spare",
+    "tls": "/etc/vllm-hosts/tls",
+}
+_SPARE = "docker inspect spare --format"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of gpu1, and the diagnosis that must come first.
+
+    A deploy heals it, after ``undo`` where nobody but the owner can. ``asks``: POST requests that
+    the controller sends to agent tiny before the look, with which key. ``says`` must be in what
+    is seen or said.
+    """
+
+    first: str
+    do: str
+    undo: str = ""
+    says: str = ""
+    asks: Literal["", "right", "wrong"] = ""
+    #: Part of every run of the tests; the others are for the night.
+    usual: bool = False
+
+
+def _fake(name: str, when: str, says: str, code: int = 0) -> str:
+    """A program in front of the real one that answers so to certain arguments."""
+    script = (
+        f'#!/bin/sh\ncase "$*" in {when}) echo "{says}"; exit {code};; esac\n'
+        f'exec /usr/bin/{name} "$@"\n'
+    )
+    encoded = base64.b64encode(script.encode()).decode()
+    path = f"/usr/local/bin/{name}"
+    return f"echo {encoded} | base64 -d >{path} && chmod 755 {path}"
+
+
+def _real(name: str) -> str:
+    return f"rm -f /usr/local/bin/{name}"
+
+
+def _until(command: str) -> str:
+    """Wait for minutes until a command succeeds."""
+    return f"i=0; until {command}; do sleep 2; i=$((i+1)); [ $i -lt 150 ] || exit 1; done"
+
+
+def _logged(pattern: str) -> str:
+    return _until(f"docker logs spare 2>&1 | grep -q '{pattern}'")
+
+
+def _entrypoint(command: str) -> str:
+    return _compose(f"s/entrypoint: .*/entrypoint: {command}/")
+
+
+def _processes(signal: str) -> str:
+    """A signal to every process in agent spare."""
+    return (
+        f"id=$({_SPARE} '{{{{.Id}}}}'); for p in /proc/[0-9]*; do"
+        f" ! grep -qs $id $p/cgroup || kill -{signal} ${{p#/proc/}}; done"
+    )
+
+
+def _certificate(options: str, key: str = "-key key.pem") -> str:
+    return (
+        f"cd {WITH['tls']} && openssl req -x509 {key} -subj /CN=lab {options}"
+        " -addext subjectAltName=IP:10.87.0.11 >new.pem 2>/dev/null && mv new.pem certificate.pem"
+    )
+
+
+_HEALTH = "*ecc.errors*"
+_WORDS = "/var/lib/vllm/lab-words"
+
+FAULTS = [
+    # The machine and Docker
+    Fault(
+        "not-deployed",
+        "mv /opt/vllm/compose.yaml /root/",
+        undo="rm /root/compose.yaml",
+    ),
+    Fault(
+        "docker-missing", "mv /usr/bin/docker /root/docker", undo="mv /root/docker /usr/bin/docker"
+    ),
+    Fault(
+        "snap-docker",
+        "mkdir -p /snap/bin && ln -s /usr/bin/docker /snap/bin/docker",
+        undo="rm -r /snap",
+    ),
+    Fault(
+        "docker-down",
+        "systemctl stop docker.socket docker.service",
+        undo="systemctl start docker.socket docker.service",
+        says="Cannot connect to the Docker daemon",
+        usual=True,
+    ),
+    Fault(
+        "disk-full",
+        "mount -t tmpfs -o size=64k tmpfs /var/lib/vllm; cat /dev/zero >/var/lib/vllm/full; true",
+        undo="umount /var/lib/vllm",
+        says="/var/lib/vllm is full",
+        usual=True,
+    ),
+    Fault(
+        "clock-off",
+        "printf '#!/bin/sh\\necho 1700000000.0\\n' >/usr/local/bin/date"
+        " && chmod 755 /usr/local/bin/date",
+        undo="rm /usr/local/bin/date",
+        says="behind",
+    ),
+    Fault(
+        "port-taken",
+        "docker stop -t 1 spare; " + _listen("127.0.0.1:8002") + "; ! docker start spare",
+        undo="systemctl stop lab-stranger",
+        says="address already in use",
+    ),
+    Fault(
+        "port-taken",
+        "systemctl stop nginx; " + _listen("0.0.0.0:443"),
+        undo="systemctl stop lab-stranger",
+        says="edge.https_port",
+    ),
+    Fault(
+        "model-folder-missing",
+        "mv /srv/models/tiny-qwen2 /srv/models/away",
+        undo="mv /srv/models/away /srv/models/tiny-qwen2",
+    ),
+    Fault(
+        "image-missing",
+        f"image={IMAGE}; docker rm -f spare && docker tag $image lab/kept:1 && docker rmi $image"
+        " && echo $image >/root/lab-image",
+        undo="docker tag lab/kept:1 $(cat /root/lab-image) && docker rmi lab/kept:1",
+    ),
+    # GPUs
+    Fault(
+        "driver-not-loaded",
+        "mv /etc/lab-gpu.csv /root/",
+        undo="mv /root/lab-gpu.csv /etc/",
+        says="couldn't communicate with the NVIDIA driver",
+        usual=True,
+    ),
+    Fault(
+        "driver-missing",
+        "mv /usr/bin/nvidia-smi /root/",
+        undo="mv /root/nvidia-smi /usr/bin/",
+    ),
+    Fault(
+        "driver-mismatch",
+        _fake("nvidia-smi", "*", words.MISMATCH[0], 18),
+        undo=_real("nvidia-smi"),
+    ),
+    Fault("gpu-lost", _fake("nvidia-smi", "*", words.LOST[0], 15), undo=_real("nvidia-smi")),
+    Fault(
+        "secure-boot-key",
+        _fake("journalctl", "*-k*", words.KEY_REJECTED)
+        + " && "
+        + _fake("nvidia-smi", "*", words.NO_DRIVER[0], 9),
+        undo=f"{_real('journalctl')}; {_real('nvidia-smi')}",
+    ),
+    Fault(
+        "gpu-missing",
+        "cp -p /etc/lab-gpu.csv /root/ && sed -i 2d /etc/lab-gpu.csv",
+        undo="mv /root/lab-gpu.csv /etc/",
+        says="spare asks for GPU 1",
+    ),
+    Fault(
+        "toolkit-missing",
+        "mv /usr/bin/nvidia-container-runtime-hook /root/ && systemctl restart docker"
+        " && ! docker restart -t 1 spare",
+        undo="mv /root/nvidia-container-runtime-hook /usr/bin/ && systemctl restart docker",
+        says="could not select device driver",
+    ),
+    Fault(
+        "container-without-gpu",
+        "docker exec -u 0 spare sh -c 'printf \"#!/bin/sh\\necho Failed to initialize NVML:"
+        " Unknown Error\\nexit 255\\n\" >/usr/bin/nvidia-smi'",
+        undo="docker restart -t 1 spare",
+        says="Failed to initialize NVML: Unknown Error",
+    ),
+    Fault(
+        "gpu-ecc",
+        _fake("nvidia-smi", _HEALTH, "0, 61, 4, Not Active, Not Active, Not Active"),
+        undo=_real("nvidia-smi"),
+    ),
+    Fault(
+        "gpu-throttled",
+        _fake("nvidia-smi", _HEALTH, "0, 91, 0, Active, Not Active, Not Active"),
+        undo=_real("nvidia-smi"),
+    ),
+    Fault(
+        "gpu-xid",
+        _fake("journalctl", "*-k*", words.XID),
+        undo=_real("journalctl"),
+        says="fallen off the bus",
+    ),
+    # Memory and models, in vLLM's own words
+    Fault(
+        "kv-cache-too-small",
+        _compose(
+            's/- "512"/- "32768"/; /VLLM_CPU_KVCACHE_SPACE/d;'
+            ' s/      - "--port"/      - "--kv-cache-memory-bytes"\\n      - "4194304"\\n&/'
+        )
+        + f" && {_logged('KV cache is needed')}",
+        says="Set max_model_len = ",
+    ),
+    Fault(
+        "host-memory",
+        _compose('s/- "0.92"/- "1"/; /VLLM_CPU_KVCACHE_SPACE/d')
+        + f" && {_logged('is less than desired CPU memory')}",
+    ),
+    Fault(
+        "context-too-long",
+        _compose('s/- "512"/- "99999"/') + f" && {_logged('greater than the derived')}",
+        says="Set max_model_len = 32768",
+    ),
+    Fault(
+        "argument-refused",
+        _compose('s/      - "--port"/      - "--no-such-argument"\\n&/')
+        + f" && {_logged('no-such-argument')}",
+        says="--no-such-argument",
+    ),
+    Fault(
+        "hub-unreachable",
+        _compose('s#- "/srv/models/tiny-qwen2"#- "lab/nowhere"#; /HF_HUB_OFFLINE/d')
+        + " && "
+        + _logged("couldn.t connect to"),
+    ),
+    # Keys and the edge
+    Fault(
+        "key-missing",
+        "sed -i 's/^VLLM_API_KEY=.*/VLLM_API_KEY=/' /opt/vllm/.env",
+        usual=True,
+    ),
+    Fault("key-not-loaded", _compose('s/VLLM_API_KEY: .*/VLLM_API_KEY: ""/')),
+    Fault(
+        "key-differs-container",
+        "sed -i 's/^VLLM_API_KEY=.*/&x/' /opt/vllm/.env",
+        says="docker compose up -d",
+        usual=True,
+    ),
+    Fault("key-differs-edge", f"sed -i 's/ \"/ \"x/' {MAPS}/internal.map && {RELOAD}"),
+    Fault(
+        "refused-by-vllm",
+        f"cp -p {MAPS}/internal.map /root/ && sed -i 's/ \"/ \"x/' {MAPS}/internal.map && {RELOAD}"
+        f" && mv /root/internal.map {MAPS}/",
+        undo=RELOAD,
+        asks="right",
+    ),
+    Fault("refused-by-edge", RELOAD, undo=RELOAD, asks="wrong", says="10.87.0.1"),
+    Fault("certificate-missing", f"rm {WITH['tls']}/certificate.pem"),
+    Fault(
+        "certificate-expired",
+        _certificate("-not_before 20250101000000Z -not_after 20250201000000Z") + f" && {RELOAD}",
+        says="2025-02-01",
+    ),
+    Fault(
+        "certificate-not-yet-valid",
+        _certificate("-not_before 20990101000000Z -not_after 20990201000000Z") + f" && {RELOAD}",
+    ),
+    Fault(
+        "certificate-key-mismatch",
+        _certificate(
+            "-days 30", "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /dev/null"
+        ),
+    ),
+    Fault(
+        "nginx-config-invalid",
+        "echo 'no_such_directive on;' >/etc/nginx/conf.d/lab.conf",
+        undo="rm /etc/nginx/conf.d/lab.conf",
+        says="no_such_directive",
+    ),
+    Fault("nginx-config-invalid", f"echo 'no_such_directive on;' >>{CONF}"),
+    Fault("nginx-down", "systemctl stop nginx", usual=True),
+    Fault(
+        "edge-unreachable",
+        "nft 'add table inet lab;"
+        " add chain inet lab first { type filter hook input priority -300; };"
+        " add rule inet lab first tcp dport 443 drop'",
+        undo="nft delete table inet lab",
+    ),
+    Fault("firewall-missing", "nft delete table inet vllm_hosts"),
+    # Agents that do not serve
+    Fault("agent-missing", "docker rm -f spare"),
+    Fault(
+        "agent-crash-loop",
+        _entrypoint('["python3", "-c", "raise KeyError(42)"]')
+        + f" && {_until(f'[ $({_SPARE} {{{{.RestartCount}}}}) -ge 2 ]')}",
+        says="KeyError: 42",
+    ),
+    Fault("agent-stopped", "docker stop -t 1 spare"),
+    Fault(
+        "agent-unhealthy",
+        _processes("STOP")
+        + f"; {_until(f'{_SPARE} {{{{.State.Health.Status}}}} | grep -q unhealthy')}",
+        undo=_processes("CONT"),
+    ),
+    Fault("agent-loading", "docker restart -t 1 spare"),
+]
+
+#: What cannot be made here, in the words that were recorded elsewhere: agent spare prints them and
+#: ends, so that all but the cause is real.
+RECORDED = {
+    "weights-too-large": words.NO_KV_CACHE,
+    "card-taken": words.CARD_TAKEN,
+    "cuda-out-of-memory": words.CUDA_OOM,
+    "fabric-manager-missing": words.CUDA_802,
+    "driver-too-old": words.CUDA_804,
+    "model-unsupported": words.ARCHITECTURE,
+    "token-refused": words.TOKEN_REFUSED,
+    "model-gated": words.GATED,
+    "model-not-found": words.NOT_FOUND,
+}
+
+#: What no test on a lab host makes, and why.
+UNMADE = {
+    "nouveau-holds-card": "lab hosts share the kernel and its modules; tests/unit/test_doctor.py",
+}
+
+
+def prints(text: str) -> str:
+    """Agent spare recreated so that it prints this and ends, seen to have done so."""
+    encoded = base64.b64encode(text.encode()).decode()
+    return (
+        f"echo {encoded} | base64 -d >{_WORDS} && chmod 644 {_WORDS} && docker rm -f spare && "
+        + _entrypoint('["sh", "-c", "cat \\/cache\\/lab-words; exit 1"]')
+        + f" && {_until(f'[ $({_SPARE} {{{{.RestartCount}}}}) -ge 1 ]')}"
+    )
+
+
+NO_WORDS = f"rm -f {_WORDS}"

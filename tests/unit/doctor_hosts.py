@@ -1,0 +1,97 @@
+"""A healthy host as the doctor sees it, and ways to change what it sees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from vllm_hosts.doctor.seen import (
+    AgentSeen,
+    Disk,
+    DockerSeen,
+    GpusSeen,
+    Holder,
+    NginxSeen,
+    Said,
+    Seen,
+)
+from vllm_hosts.pki import Issued, LocalCa
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+_CA = LocalCa.create("test", NOW - timedelta(days=90))
+
+
+def _public(issued: Issued) -> bytes:
+    key = load_pem_private_key(issued.key_pem.get_secret_value(), None)
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+_ISSUED = _CA.issue(["192.0.2.11"], 30, NOW)
+#: The public half of a key that is not the healthy host's.
+OTHER_PAIR = _public(_CA.issue(["192.0.2.11"], 30, NOW))
+
+
+def certificate(since: datetime) -> bytes:
+    """A certificate for 30 days, with a key of its own."""
+    return _CA.issue(["192.0.2.11"], 30, since).certificate_pem
+
+
+def healthy() -> Seen:
+    """A host with agent qwen on one H200; nothing is wrong with it."""
+    row = "0, 34, 0, Not Active, Not Active, Not Active"
+    return Seen(
+        controller="192.0.2.1",
+        env_key="a" * 16,
+        docker=DockerSeen("/usr/bin/docker", "active", answers=True, has_image=True),
+        agents=(
+            AgentSeen(
+                "qwen",
+                status="running",
+                health="healthy",
+                started=NOW - timedelta(hours=3),
+                container="f" * 64,
+                key="a" * 16,
+                edge_key="a" * 16,
+                gpus=("GPU 0: NVIDIA H200 (UUID: GPU-4711)",),
+            ),
+        ),
+        gpus=GpusSeen(
+            smi=Said(0, ("0, NVIDIA H200, 143771",)),
+            health=Said(0, (row,)),
+            modules=frozenset({"nvidia"}),
+            switches=False,
+            fabric_manager="",
+            secure_boot="",
+            toolkit=True,
+        ),
+        kernel=(),
+        disks=(Disk("bytes", 10**12, 10**11, "/"), Disk("inodes", 10**7, 10**6, "/")),
+        holders=(
+            Holder(443, 'users:(("nginx",pid=9,fd=5))'),
+            Holder(8001, 'users:(("docker-proxy",pid=7,fd=4))'),
+        ),
+        nginx=NginxSeen("active", ""),
+        certificate=_ISSUED.certificate_pem,
+        public_key=_public(_ISSUED),
+        firewall=True,
+        reachable=True,
+        now=NOW,
+    )
+
+
+def agent(seen: Seen, **values: Any) -> Seen:
+    """The host with its agent changed."""
+    return replace(seen, agents=(replace(seen.agents[0], **values),))
+
+
+def with_gpus(seen: Seen, **values: Any) -> Seen:
+    """The host with what its GPUs say changed."""
+    assert seen.gpus is not None
+    return replace(seen, gpus=replace(seen.gpus, **values))

@@ -1,0 +1,232 @@
+# One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
+# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key.
+# Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
+
+# Keys are compared by digests with a salt that stays here: outside they say nothing.
+salt=$(head -c 32 /dev/urandom | sha256sum | cut -c 1-64)
+
+digest() {
+    value=$(cat)
+    if [ -z "$value" ]; then echo empty; return; fi
+    printf '%s%s' "$salt" "$value" | sha256sum | cut -c 1-16
+}
+
+unquoted() { sed "s/^\\([\"']\\)\\(.*\\)\\1\$/\\2/"; }
+
+container_env() { timeout 20 docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$1"; }
+
+docker_answers=
+! timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1 || docker_answers=yes
+
+# Everything that is printed goes through a mask for these. They come by pipe, never as arguments.
+secrets() {
+    sed -n 's/^[A-Za-z_][A-Za-z0-9_]*=//p' "$directory/.env"
+    sed -n 's/^[^" ]* "\(.*\)";$/\1/p' "$edge_folder/internal.map"
+    sed -n 's/^"Bearer \([^"]*\)".*/\1/p' "$edge_folder"/clients*.map
+    [ -z "$docker_answers" ] || for agent in $agents; do
+        container_env "$agent" | sed -n 's/^[A-Z_]*\(KEY\|TOKEN\|SECRET\|PASSWORD\)[A-Z_]*=//p'
+    done
+}
+
+quoted() { cut -c 1-2000 | sed 's/^/| /'; }
+
+look() {
+    echo '== clock'; date +%s.%N
+    echo '== user'; id -u
+    echo '== controller'
+    pid=$$
+    for _ in 1 2 3 4 5 6 7 8; do
+        from=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | sed -n 's/^SSH_CONNECTION=\([^ ]*\).*/\1/p')
+        if [ -n "$from" ]; then echo "$from"; break; fi
+        pid=$(sed 's/.*) . //; s/ .*//' 2>/dev/null <"/proc/$pid/stat") || break
+        case "$pid" in '' | 0 | 1) break ;; esac
+    done
+
+    echo '== deployed'; [ ! -e "$directory/compose.yaml" ] || echo yes
+    echo '== env'
+    if [ -e "$directory/.env" ]; then
+        sed -n 's/^VLLM_API_KEY=//p' "$directory/.env" | tail -n 1 | unquoted | digest
+    fi
+
+    echo '== docker'
+    if command -v docker >/dev/null; then
+        echo "path $(command -v docker)"
+        echo "active $(systemctl is-active docker.service 2>/dev/null)"
+        if [ -n "$docker_answers" ]; then
+            echo answers
+        else
+            timeout 20 docker version --format '{{.Server.Version}}' 2>&1 | quoted
+        fi
+    fi
+    [ ! -e /snap/bin/docker ] || echo 'path /snap/bin/docker'
+
+    echo '== image'
+    if [ -n "$docker_answers" ]; then
+        timeout 20 docker image inspect --format present "$image" 2>/dev/null || echo absent
+    fi
+    [ -z "$docker_answers" ] || for agent in $agents; do look_at_agent; done
+    for agent in $agents; do
+        echo "== edge key $agent"
+        [ ! -e "$edge_folder/internal.map" ] ||
+            sed -n "s/^vllm_hosts_$agent \"\\(.*\\)\";\$/\\1/p" "$edge_folder/internal.map" | digest
+    done
+    echo '== models'
+    for folder in $folders; do
+        if [ -d "$folder" ]; then echo "present $folder"; else echo "absent $folder"; fi
+    done
+    [ -z "$gpu_agents" ] || look_at_gpus
+    look_at_kernel
+    look_at_disks
+    echo '== listeners'; ss -Hltnp
+    look_at_edge
+    echo '== whole'; echo yes
+}
+
+look_at_agent() {
+    echo "== agent $agent"
+    state=$(timeout 20 docker inspect --type container --format \
+        '{"id":{{json .Id}},"restarts":{{json .RestartCount}},"image":{{json .Config.Image}},"state":{{json .State}}}' \
+        "$agent" 2>/dev/null) || return 0
+    echo "$state"
+    echo "== key $agent"
+    container_env "$agent" | sed -n 's/^VLLM_API_KEY=//p' | tail -n 1 | digest
+    case "$state" in
+        *'"Health":{"Status":"healthy"'*) ;;
+        *)
+            echo "== log $agent"
+            # The runs before this one count where Docker itself started it again.
+            since=
+            case "$state" in
+                *'"restarts":0,'*) since="--since $(docker inspect --format '{{.State.StartedAt}}' "$agent")" ;;
+            esac
+            # shellcheck disable=SC2086
+            timeout 20 docker logs --tail 400 $since "$agent" 2>&1 | quoted
+            ;;
+    esac
+    case " $gpu_agents " in
+        *" $agent "*)
+            case "$state" in
+                *'"Status":"running"'*)
+                    echo "== gpus in $agent"
+                    timeout 20 docker exec "$agent" nvidia-smi -L </dev/null 2>&1 | head -n 20 | quoted
+                    ;;
+            esac
+            ;;
+    esac
+}
+
+smi() {
+    answer=$(timeout 30 nvidia-smi "$@" 2>&1)
+    code=$?
+    printf '%s\n' "$answer" | quoted
+    echo "exit $code"
+}
+
+look_at_gpus() {
+    echo '== gpus'
+    if command -v nvidia-smi >/dev/null; then
+        smi --query-gpu=index,name,memory.total --format=csv,noheader,nounits
+    else
+        echo 'exit 127'
+    fi
+    echo '== gpu health'
+    if command -v nvidia-smi >/dev/null; then
+        # The reasons for slow clocks have had two names.
+        for reasons in clocks_event_reasons clocks_throttle_reasons; do
+            fields=index,temperature.gpu,ecc.errors.uncorrected.volatile.total
+            for reason in hw_thermal_slowdown sw_thermal_slowdown hw_power_brake_slowdown; do
+                fields=$fields,$reasons.$reason
+            done
+            health=$(smi --query-gpu=$fields --format=csv,noheader,nounits)
+            case "$health" in *'not a valid field'*) ;; *) break ;; esac
+        done
+        printf '%s\n' "$health"
+    fi
+    echo '== modules'; sed -n 's/^\(nvidia\|nouveau\|nova_core\) .*/\1/p' /proc/modules
+    echo '== switches'; ls /proc/driver/nvidia-nvswitch/devices 2>/dev/null
+    echo '== fabric manager'; systemctl is-active nvidia-fabricmanager.service 2>/dev/null
+    echo '== secure boot'; ! command -v mokutil >/dev/null || mokutil --sb-state 2>&1 | quoted
+    echo '== toolkit'; ! command -v nvidia-container-runtime-hook >/dev/null || echo present
+}
+
+look_at_kernel() {
+    echo '== kernel log'
+    lines=$(journalctl -k -q --no-pager --since -24h 2>/dev/null)
+    if [ -n "$lines" ] || lines=$(dmesg 2>/dev/null); then
+        echo readable
+        printf '%s\n' "$lines" |
+            grep -E 'NVRM|nouveau|nvidia|Xid|oom-kill|[Kk]ey was rejected|unsigned module|unavailable key' |
+            tail -n 200 | quoted
+    elif systemd-detect-virt --container --quiet; then
+        # The kernel is somebody else's, and so is its log.
+        echo readable
+    fi
+}
+
+look_at_disks() {
+    for folder in / /var/log /var/lib/docker /etc/nginx "$directory" "$cache"; do
+        [ -d "$folder" ] || continue
+        df -P -B1 "$folder" 2>/dev/null | sed -n '2s/^/bytes /p'
+        df -P -i "$folder" 2>/dev/null | sed -n '2s/^/inodes /p'
+    done | sort -u | { echo '== disks'; cat; }
+}
+
+look_at_edge() {
+    echo '== nginx'
+    if command -v nginx >/dev/null; then
+        echo "active $(systemctl is-active nginx.service 2>/dev/null)"
+        test=$(nginx -t -q 2>&1) || echo rejected
+        printf '%s\n' "$test" | tail -n 5 | quoted
+    fi
+    echo '== certificate'; cat "$certificate" 2>/dev/null; echo
+    echo '== public key'; openssl pkey -in "$key" -pubout 2>/dev/null
+    echo '== firewall'
+    if command -v nft >/dev/null; then
+        if nft list table inet vllm_hosts >/dev/null 2>&1; then echo present
+        elif nft list tables >/dev/null 2>&1; then echo absent; fi
+    fi
+    echo '== requests'
+    log=/var/log/nginx/vllm-hosts.access.log
+    # What was answered before the edge's keys last changed says nothing about now.
+    since=$(date -d '15 minutes ago' +%s)
+    booted=$(sed -n 's/^btime //p' /proc/stat)
+    master=$(systemctl show -p MainPID --value nginx.service 2>/dev/null)
+    for worker in $(cat "/proc/$master/task/$master/children" 2>/dev/null); do
+        # Field 22 is when it started, in ticks since the boot.
+        ticks=$(sed 's/.*) //' "/proc/$worker/stat" 2>/dev/null | cut -d ' ' -f 20)
+        [ -n "$ticks" ] || continue
+        started=$((booted + ticks / $(getconf CLK_TCK)))
+        [ "$started" -le "$since" ] || since=$started
+    done
+    [ ! -r "$log" ] || tail -n 5000 "$log" | awk -v since="$(date -d "@$since" +%Y-%m-%dT%H:%M:%S)" '
+        function field(name,  rest) {
+            if (!match($0, "\"" name "\":\"?[^\",}]*")) return ""
+            rest = substr($0, RSTART, RLENGTH)
+            sub("^\"" name "\":\"?", "", rest)
+            return rest
+        }
+        substr(field("time"), 1, 19) >= since && field("agent") != "" {
+            from = field("upstream_seconds") ~ /^[0-9]/ ? "vllm" : "edge"
+            group = field("agent") " " field("method") " " field("status") " " from " " field("address")
+            count[group]++
+            last[group] = field("time")
+        }
+        END { for (group in count) print group, count[group], last[group] }
+    '
+}
+
+{ secrets 2>/dev/null | unquoted; echo '== look'; look; } | awk '
+    !looking && $0 == "== look" { looking = 1; next }
+    !looking { if (length($0) >= 8) masked[$0]; next }
+    {
+        for (secret in masked) {
+            done = ""
+            while (at = index($0, secret)) {
+                done = done substr($0, 1, at - 1) "*MASKED*"
+                $0 = substr($0, at + length(secret))
+            }
+            $0 = done $0
+        }
+        print
+    }
+' | tr -c '\11\12\40-\176' '?'

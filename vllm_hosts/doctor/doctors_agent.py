@@ -1,0 +1,154 @@
+"""Diagnoses of agents: their models, and containers that do not serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from re import Match
+
+from vllm_hosts.doctor import words
+from vllm_hosts.doctor.model import Certainty, Finding, finds
+from vllm_hosts.doctor.seen import AgentSeen, Seen
+from vllm_hosts.doctor.words import last_error, line_of, said_by, saying
+from vllm_hosts.settings import Agent, HostSettings
+
+#: Docker restarted it so often that it will not come up by itself.
+_LOOPS = 2
+
+
+def _settings(settings: HostSettings, name: str) -> Agent:
+    return next(agent for agent in settings.agents if agent.name == name)
+
+
+@finds("context-too-long")
+def context_too_long(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """The model's own limit."""
+    for agent, match in saying(seen, words.TOO_LONG):
+        values = {"agent": agent.name, "asked": match["asked"], "limit": match["limit"]}
+        yield Finding(line_of(match), values=values)
+
+
+@finds("argument-refused")
+def argument_refused(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """vLLM's command line."""
+    for agent, match in saying(seen, words.ARGUMENT):
+        yield Finding(words.shortened(match[0]), values={"agent": agent.name})
+
+
+@finds("model-unsupported")
+def model_unsupported(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """vLLM does not know the architecture."""
+    for agent, match in saying(seen, words.ARCHITECTURE):
+        values = {"agent": agent.name, "architecture": match["what"]}
+        yield Finding(words.shortened(line_of(match)), values=values)
+
+
+def _hub(settings: HostSettings, agent: AgentSeen, match: Match[str]) -> Finding:
+    values = {"agent": agent.name, "model": _settings(settings, agent.name).model}
+    return Finding(line_of(match), values=values)
+
+
+@finds("token-refused")
+def token_refused(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """The hub's own words."""
+    for agent, match in saying(seen, words.TOKEN_REFUSED):
+        yield _hub(settings, agent, match)
+
+
+@finds("model-gated")
+def model_gated(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """There is no token, or its owner has not accepted the terms."""
+    for agent, match in saying(seen, words.GATED):
+        found = _hub(settings, agent, match)
+        if said_by(agent, words.NOT_AUTHORIZED):
+            remedy = (
+                "Your token is good, but its owner may not read this model: ask for access at"
+                " huggingface.co/{model} and wait for it; then deploy."
+            )
+            found = Finding(found.evidence, values=found.values, remedy=remedy)
+        yield found
+
+
+@finds("model-not-found")
+def model_not_found(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Private models look the same. Where there is another reason, vLLM says this as well."""
+    for agent, match in saying(seen, words.NOT_FOUND):
+        others = (words.TOKEN_REFUSED, words.GATED, words.UNREACHABLE)
+        if not any(said_by(agent, other) for other in others):
+            yield _hub(settings, agent, match)
+
+
+@finds("hub-unreachable")
+def hub_unreachable(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """No connection, and nothing in the cache."""
+    for agent, match in saying(seen, words.UNREACHABLE):
+        yield _hub(settings, agent, match)
+
+
+@finds("agent-missing")
+def agent_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """No container, and the image is there."""
+    for agent in seen.agents:
+        there = seen.docker.answers and seen.docker.has_image is not False
+        if seen.deployed and there and not agent.status:
+            yield Finding(f"docker inspect {agent.name}: no such container", values=_name(agent))
+
+
+def _looping(agent: AgentSeen) -> bool:
+    return not agent.well and (agent.status == "restarting" or agent.restarts >= _LOOPS)
+
+
+@finds("agent-crash-loop")
+def agent_crash_loop(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """It ends, and Docker starts it again."""
+    for agent in seen.agents:
+        if _looping(agent):
+            said = last_error(agent.log) or f"exit code {agent.exit_code}, and no word in its log"
+            yield Finding(
+                said, Certainty.LIKELY, values=_name(agent) | {"restarts": agent.restarts}
+            )
+
+
+@finds("agent-stopped")
+def agent_stopped(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """It has ended, or never started."""
+    for agent in seen.agents:
+        if agent.status not in ("", "running", "restarting") and not _looping(agent):
+            said = agent.error or (last_error(agent.log) if agent.exit_code else "")
+            values = _name(agent) | {"status": agent.status, "code": agent.exit_code}
+            yield Finding(
+                words.shortened(said) or f"docker ps: {agent.status}", Certainty.LIKELY, values
+            )
+
+
+@finds("agent-unhealthy")
+def agent_unhealthy(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """It runs and does not answer, or loads for longer than it may."""
+    for agent in seen.agents:
+        late = agent.health == "starting" and _age(agent, seen) > settings.vllm.health_timeout
+        ill = agent.status == "running" and (agent.health == "unhealthy" or late)
+        if ill and not _looping(agent):
+            said = last_error(agent.log) or f"docker ps: {agent.health}"
+            yield Finding(said, Certainty.LIKELY, _name(agent))
+
+
+@finds("agent-loading")
+def agent_loading(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """It was started a short while ago."""
+    for agent in seen.agents:
+        age = _age(agent, seen)
+        loading = agent.status == "running" and agent.health == "starting" and not _looping(agent)
+        if loading and age <= settings.vllm.health_timeout:
+            said = words.shortened(agent.log[-1]) if agent.log else "no word in its log yet"
+            values = {"minutes": int(age // 60), "timeout": settings.vllm.health_timeout}
+            yield Finding(said, Certainty.POSSIBLE, _name(agent) | values)
+
+
+def _name(agent: AgentSeen) -> dict[str, object]:
+    return {"agent": agent.name}
+
+
+def _age(agent: AgentSeen, seen: Seen) -> float:
+    """Seconds since it was started, by the host's own clock."""
+    if agent.started is None or seen.now is None:
+        return 0.0
+    return (seen.now - agent.started).total_seconds() + seen.clock

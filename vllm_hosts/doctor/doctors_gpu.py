@@ -1,0 +1,253 @@
+"""Diagnoses of GPUs, their driver and what passes them on to containers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from re import Pattern
+
+from vllm_hosts.doctor import words
+from vllm_hosts.doctor.model import Certainty, Finding, finds
+from vllm_hosts.doctor.seen import GpusSeen, Seen
+from vllm_hosts.doctor.words import in_kernel, line_of, saying
+from vllm_hosts.settings import HostSettings
+
+#: NVIDIA's numbers (docs.nvidia.com/deploy/xid-errors): what each means; whether it is the card.
+_XIDS = {
+    13: ("a kernel of the program failed", False),
+    31: ("the program touched memory that it does not have", False),
+    48: ("a memory error that could not be corrected", True),
+    62: ("its own controller stopped", True),
+    63: ("a bad row of memory was mapped out", True),
+    64: ("a bad row of memory could not be mapped out", True),
+    74: ("an NVLink failed", True),
+    79: ("it has fallen off the bus", True),
+    92: ("many memory errors that were corrected", True),
+    94: ("a memory error that one program died of", True),
+    95: ("a memory error that reached several programs", True),
+    119: ("its system processor did not answer", True),
+    120: ("its system processor failed", True),
+    140: ("a memory error that could not be corrected", True),
+}
+#: Left behind whenever a program is killed in the middle of its work.
+_HARMLESS_XIDS = (43, 45)
+_CARD = (
+    "Reboot the host. If it comes back: power, cooling and the card's seat; then have it replaced."
+)
+_PROGRAM = (
+    "Mostly a fault in the program: note the versions of vLLM and driver, try the newest of both."
+)
+_REASONS = (
+    "the hardware is too hot",
+    "the driver finds it too hot",
+    "the power supply asks for it",
+)
+
+
+def _broken(seen: Seen) -> GpusSeen | None:
+    """What was seen where nvidia-smi fails."""
+    return seen.gpus if seen.gpus and seen.gpus.smi.code != 0 else None
+
+
+def _driver_says(seen: Seen, pattern: Pattern[str]) -> Iterator[Finding]:
+    """By nvidia-smi, or by the toolkit when it starts a container."""
+    gpus = _broken(seen)
+    if gpus and pattern.search(gpus.smi.text):
+        yield Finding(f"nvidia-smi: {gpus.smi.text}")
+        return
+    for agent, match in saying(seen, pattern):
+        yield Finding(f"{agent.name}: {line_of(match)}")
+        return
+
+
+@finds("secure-boot-key")
+def secure_boot_key(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """The kernel said so; or Secure Boot is on and the module is not there."""
+    gpus = _broken(seen)
+    if gpus is None or "nvidia" in gpus.modules:
+        return
+    if rejected := in_kernel(seen, words.KEY_REJECTED):
+        yield Finding(line_of(rejected[-1]))
+    elif gpus.smi.code != 127 and "enabled" in gpus.secure_boot:
+        yield Finding(
+            f"mokutil: {gpus.secure_boot}; NVIDIA's module is not loaded", Certainty.POSSIBLE
+        )
+
+
+@finds("nouveau-holds-card")
+def nouveau_holds_card(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Another driver is loaded, and NVIDIA's is not."""
+    gpus = _broken(seen)
+    if gpus is None or "nvidia" in gpus.modules:
+        return
+    for driver in ("nouveau", "nova_core"):
+        if driver in gpus.modules:
+            held = in_kernel(seen, words.HELD)
+            evidence = line_of(held[-1]) if held else f"the kernel has loaded {driver}, not nvidia"
+            yield Finding(evidence, values={"driver": driver})
+
+
+@finds("driver-mismatch")
+def driver_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """NVML's own words, or CUDA's in a container."""
+    found = list(_driver_says(seen, words.MISMATCH))
+    yield from found
+    for agent, match in saying(seen, words.CUDA_MISMATCH) if not found else ():
+        yield Finding(f"{agent.name}: {line_of(match)}")
+
+
+@finds("gpu-lost")
+def gpu_lost(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """nvidia-smi's own words."""
+    yield from _driver_says(seen, words.LOST)
+
+
+@finds("driver-missing")
+def driver_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """No nvidia-smi."""
+    gpus = _broken(seen)
+    if gpus and gpus.smi.code == 127:
+        yield Finding("there is no program nvidia-smi")
+
+
+@finds("driver-not-loaded")
+def driver_not_loaded(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """nvidia-smi fails for this reason, or for one that nobody here knows."""
+    gpus = _broken(seen)
+    known = (words.MISMATCH, words.LOST)
+    if gpus is None or gpus.smi.code == 127 or any(look.search(gpus.smi.text) for look in known):
+        return
+    sure = words.NOT_LOADED.search(gpus.smi.text)
+    yield Finding(
+        f"nvidia-smi: {gpus.smi.text or 'no answer'} (exit code {gpus.smi.code})",
+        Certainty.CERTAIN if sure else Certainty.LIKELY,
+    )
+
+
+@finds("gpu-missing")
+def gpu_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """An agent asks for a card that the driver does not show."""
+    if seen.gpus is None or seen.gpus.smi.code != 0:
+        return
+    there = seen.gpus.indexes
+    for agent in settings.agents:
+        for gpu in sorted(set(agent.gpus) - there):
+            shown = ", ".join(str(index) for index in sorted(there)) or "none"
+            values = {"agent": agent.name, "gpu": gpu, "there": shown}
+            yield Finding(f"nvidia-smi lists {len(there)} GPU(s)", values=values)
+
+
+@finds("toolkit-missing")
+def toolkit_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Docker's own words, or there is no hook that it could call."""
+    said = [f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, words.NO_TOOLKIT)]
+    if said:
+        yield Finding(said[0])
+    elif seen.gpus and seen.deployed and not seen.gpus.toolkit:
+        yield Finding("there is no program nvidia-container-runtime-hook")
+
+
+@finds("fabric-manager-missing")
+def fabric_manager_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """CUDA's error 802, or switches without their manager."""
+    gpus = seen.gpus
+    if gpus is None:
+        return
+    idle = gpus.fabric_manager != "active"
+    state = {"state": f"is {gpus.fabric_manager or 'not installed'}" if idle else "is not ready"}
+    said = [
+        f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, words.CUDA_NOT_READY)
+    ]
+    if gpus.switches and idle:
+        evidence = said[0] if said else "/proc/driver/nvidia-nvswitch/devices is not empty"
+        yield Finding(evidence, values=state)
+    elif said:
+        yield Finding(said[0], Certainty.LIKELY, values=state)
+
+
+@finds("driver-too-old")
+def driver_too_old(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """CUDA's own words."""
+    for agent, match in saying(seen, words.CUDA_OLD_DRIVER):
+        yield Finding(line_of(match), values={"agent": agent.name})
+
+
+@finds("container-without-gpu")
+def container_without_gpu(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """The host's nvidia-smi lists cards, the container's does not."""
+    if seen.gpus is None or seen.gpus.smi.code != 0:
+        return
+    for agent in seen.agents:
+        values = {"agent": agent.name}
+        said = " ".join(agent.gpus or ())
+        if words.NOT_RUNNING.search(said):
+            continue  # it ended while it was looked at
+        if said and not any(line.startswith("GPU ") for line in agent.gpus or ()):
+            sure = words.NVML_UNKNOWN.search(said)
+            yield Finding(
+                f"nvidia-smi in {agent.name}: {words.shortened(said)}",
+                Certainty.CERTAIN if sure else Certainty.LIKELY,
+                values=values,
+            )
+        elif agent.gpus is None and (match := words.said_by(agent, words.NO_DEVICE)):
+            yield Finding(line_of(match), Certainty.LIKELY, values=values)
+
+
+def _health(seen: Seen) -> Iterator[list[str]]:
+    """Per card: index, temperature, uncorrected ECC errors, and three reasons to be slow."""
+    if seen.gpus and seen.gpus.health and seen.gpus.health.code == 0:
+        for line in seen.gpus.health.lines:
+            row = line.split(", ")
+            if len(row) == 3 + len(_REASONS):
+                yield row
+
+
+@finds("gpu-ecc")
+def gpu_ecc(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Errors are counted since the driver was loaded."""
+    for index, _, errors, *_ in _health(seen):
+        if errors.isdigit() and int(errors) > 0:
+            yield Finding(
+                f"ecc.errors.uncorrected.volatile.total of GPU {index} is {errors}",
+                Certainty.LIKELY,
+                values={"gpu": index, "count": errors},
+            )
+
+
+@finds("gpu-xid")
+def gpu_xid(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """The last error of each kind and card that the kernel's log has."""
+    last = {(match["card"], int(match["number"])): match for match in in_kernel(seen, words.XID)}
+    for (card, number), match in last.items():
+        if number in _HARMLESS_XIDS:
+            continue
+        meaning, hardware = _XIDS.get(number, ("see NVIDIA's list of Xid errors", True))
+        yield Finding(
+            line_of(match),
+            Certainty.LIKELY if hardware else Certainty.POSSIBLE,
+            values={
+                "number": number,
+                "card": card,
+                "meaning": meaning,
+                "advice": _CARD if hardware else _PROGRAM,
+            },
+        )
+
+
+@finds("gpu-throttled")
+def gpu_throttled(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """A slowdown that is active now."""
+    for index, temperature, _, *states in _health(seen):
+        reasons = [why for why, state in zip(_REASONS, states, strict=True) if state == "Active"]
+        if reasons:
+            yield Finding(
+                f"nvidia-smi, GPU {index}: {', '.join(states)}",
+                Certainty.LIKELY,
+                values={
+                    "gpu": index,
+                    "reasons": " and ".join(reasons),
+                    "temperature": temperature,
+                    "advice": "Look after the cooling: fans, filters, the temperature of the room."
+                    if states[2] != "Active"
+                    else "Look after the power supply of the host and its cables to the card.",
+                },
+            )

@@ -1,0 +1,146 @@
+"""Diagnoses of the machine and of Docker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vllm_hosts.doctor.model import Certainty, Finding, finds
+from vllm_hosts.doctor.seen import Disk, Seen
+from vllm_hosts.doctor.words import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
+from vllm_hosts.settings import HostSettings
+
+#: Seconds that a clock may be off; HOST-01 of the promises has the same.
+_CLOCK = 5.0
+#: Below both, a file system is as good as full: a model, a log or a container's layer does not fit.
+_FULL_BYTES = 1024**3
+_FULL_PART = 0.01
+
+
+@finds("not-deployed")
+def not_deployed(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """There is no compose file."""
+    if not seen.deployed:
+        yield Finding(f"{settings.vllm.directory}/compose.yaml is not there")
+
+
+@finds("docker-missing")
+def docker_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """No docker on the path."""
+    if seen.deployed and not seen.docker.path:
+        yield Finding("there is no program docker")
+
+
+@finds("snap-docker")
+def snap_docker(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Docker from a snap, alone or beside another one."""
+    found = seen.docker.path.split()
+    if "/snap/bin/docker" in found:
+        alone = found[0].startswith("/snap/")
+        yield Finding(
+            f"docker is {' and '.join(dict.fromkeys(found))}",
+            Certainty.CERTAIN if alone else Certainty.POSSIBLE,
+        )
+
+
+@finds("docker-down")
+def docker_down(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """The daemon does not answer."""
+    docker = seen.docker
+    if docker.path and not docker.answers:
+        yield Finding(
+            docker.said or "docker version: no answer within 20 s",
+            values={"active": docker.active or "unknown"},
+        )
+
+
+def _full(disk: Disk) -> bool:
+    limit = _FULL_PART * disk.size
+    return disk.size > 0 and disk.free < (
+        min(_FULL_BYTES, limit) if disk.unit == "bytes" else limit
+    )
+
+
+@finds("disk-full")
+def disk_full(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """A file system that agents or the edge write to has no room, or an agent said so."""
+    cache = settings.vllm.cache_directory
+    full = sorted({disk.mount: disk for disk in seen.disks if _full(disk)}.items())
+    for mount, disk in full:
+        free = f"{disk.free / 1024**2:.0f} MiB" if disk.unit == "bytes" else f"{disk.free} inodes"
+        yield Finding(f"{free} free on {mount}", values={"mount": mount, "cache": cache})
+    for agent, match in saying(seen, DISK_FULL) if not full else ():
+        yield Finding(
+            f"{agent.name}: {line_of(match)}",
+            values={"mount": f"A disk that agent {agent.name} writes to", "cache": cache},
+        )
+
+
+@finds("clock-off")
+def clock_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """The host's clock is not the controller's."""
+    if abs(seen.clock) > _CLOCK:
+        values = {
+            "seconds": f"{abs(seen.clock):.0f}",
+            "direction": "ahead" if seen.clock > 0 else "behind",
+        }
+        yield Finding("compared with the clock of this machine", values=values)
+
+
+@finds("port-taken")
+def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Somebody else listens where an agent or the edge should."""
+    agents = {agent.name: agent for agent in seen.agents}
+    for agent in settings.agents:
+        found = agents.get(agent.name)
+        if found is None or found.status == "running":
+            continue
+        said = said_by(found, PORT_TAKEN)
+        holder = _holder(seen, agent.port, "docker")
+        if said or holder:
+            yield Finding(
+                line_of(said) if said else f"{holder} listens on port {agent.port}",
+                values={
+                    "port": agent.port,
+                    "whose": f"agent {agent.name}",
+                    "holder": holder or "another program or container",
+                    "setting": "the agent's port",
+                },
+            )
+    if seen.nginx is None or seen.nginx.active == "active":
+        return
+    edge = settings.edge
+    for port, setting in ((edge.https_port, "edge.https_port"), (edge.http_port, "edge.http_port")):
+        if holder := _holder(seen, port, '"nginx"'):
+            values = {"port": port, "whose": "the edge", "holder": holder, "setting": setting}
+            yield Finding(f"{holder} listens on port {port}", values=values)
+
+
+def _holder(seen: Seen, port: int, ours: str) -> str:
+    """The programs of others on a port."""
+    found = [holder.programs for holder in seen.holders if holder.port == port]
+    others = [programs for programs in found if ours not in programs]
+    return others[0] or "an unknown program" if others else ""
+
+
+@finds("model-folder-missing")
+def model_folder_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """An agent's model is a folder that is not there."""
+    said = {agent.name: match for agent, match in saying(seen, NO_SOURCE)}
+    for agent in settings.agents:
+        match = said.get(agent.name)
+        if match or agent.model in seen.absent_models:
+            yield Finding(
+                line_of(match) if match else f"{agent.model} is not a folder",
+                values={"agent": agent.name, "folder": match["folder"] if match else agent.model},
+            )
+
+
+@finds("image-missing")
+def image_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """No image, and somebody waits for it."""
+    waiting = [agent.name for agent in seen.agents if agent.status in ("", "created")]
+    if seen.deployed and seen.docker.has_image is False and waiting:
+        yield Finding(
+            "docker image inspect does not find it",
+            values={"image": settings.vllm.image, "agent": " and ".join(waiting)},
+        )

@@ -1,0 +1,133 @@
+"""Diagnoses of memory: vLLM says itself what is missing, and mostly what would fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from vllm_hosts.doctor import words
+from vllm_hosts.doctor.model import Finding, finds
+from vllm_hosts.doctor.seen import Seen
+from vllm_hosts.doctor.words import line_of, said_by, saying
+from vllm_hosts.settings import Agent, HostSettings
+
+#: vLLM's blocks of KV cache hold 16 tokens.
+_BLOCK = 16
+#: More of a card than this leaves too little for what is not counted.
+_MOST = 0.95
+
+
+def _settings(settings: HostSettings, name: str) -> Agent:
+    return next(agent for agent in settings.agents if agent.name == name)
+
+
+def _room(settings: HostSettings, agent: Agent) -> float:
+    """How much of its cards an agent may take, beside the others on them."""
+    others = [
+        sum(
+            other.gpu_memory_utilization
+            for other in settings.agents
+            if other is not agent and gpu in other.gpus
+        )
+        for gpu in agent.gpus
+    ]
+    return max(0.0, min(_MOST, 1 - max(others, default=0.0)))
+
+
+def _lower(share: float) -> str:
+    """Rounded down to two digits."""
+    return f"{max(math.floor(share * 100 + 1e-6), 1) / 100:g}"
+
+
+@finds("kv-cache-too-small")
+def kv_cache_too_small(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """vLLM says how much is missing and what would fit."""
+    for agent, match in saying(seen, words.KV_TOO_SMALL):
+        asked, needed, available = (
+            int(match["asked"]),
+            float(match["needed"]),
+            float(match["available"]),
+        )
+        # Older versions leave the estimate out: the cache grows with the length, near enough.
+        fits = int(match["fits"] or asked * available / needed // _BLOCK * _BLOCK)
+        yield Finding(
+            line_of(match),
+            values={
+                "agent": agent.name,
+                "asked": asked,
+                "needed": match["needed"],
+                "available": match["available"],
+                "fits": fits,
+                "more": _or_more_memory(settings, seen, agent.name, needed - available),
+            },
+        )
+
+
+def _or_more_memory(settings: HostSettings, seen: Seen, name: str, missing: float) -> str:
+    """Other settings that give ``missing`` GiB more of each card to an agent's KV cache."""
+    agent = _settings(settings, name)
+    if not agent.gpus or "VLLM_CPU_KVCACHE_SPACE" in agent.env:
+        return " (or more VLLM_CPU_KVCACHE_SPACE in its env)"
+    memory = [seen.gpus.memory.get(gpu, 0.0) for gpu in agent.gpus] if seen.gpus else []
+    if not memory or not min(memory):
+        return ""
+    share = math.ceil((agent.gpu_memory_utilization + missing / min(memory)) * 100) / 100
+    if share > _room(settings, agent) + 1e-9:
+        return ", or extra_args --kv-cache-dtype fp8, which halves what it needs"
+    return f", or gpu_memory_utilization = {share:g} (now {agent.gpu_memory_utilization:g})"
+
+
+@finds("weights-too-large")
+def weights_too_large(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Nothing is left after the weights."""
+    for found, match in saying(seen, words.NO_KV):
+        agent = _settings(settings, found.name)
+        room = _room(settings, agent)
+        more = "Choose"
+        if agent.gpus and room > agent.gpu_memory_utilization + 0.005:
+            more = f"Set gpu_memory_utilization = {room:g} for {agent.name}"
+            more += f" (now {agent.gpu_memory_utilization:g}), or choose"
+        yield Finding(line_of(match), values={"agent": agent.name, "more": more})
+
+
+@finds("card-taken")
+def card_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Somebody else was on the card before."""
+    for found, match in saying(seen, words.CARD_TAKEN):
+        free, total = float(match["free"]), float(match["total"])
+        yield Finding(
+            line_of(match),
+            values={
+                "agent": found.name,
+                "share": f"{_settings(settings, found.name).gpu_memory_utilization:g}",
+                "free": match["free"],
+                "total": match["total"],
+                "fits": _lower(free / total),
+            },
+        )
+
+
+@finds("cuda-out-of-memory")
+def cuda_out_of_memory(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """PyTorch could not get what it wanted."""
+    for found, match in saying(seen, words.CUDA_OOM):
+        share = _settings(settings, found.name).gpu_memory_utilization
+        values = {"agent": found.name, "asked": match["asked"], "share": f"{share:g}"}
+        yield Finding(line_of(match), values=values | {"fits": _lower(share - 0.05)})
+
+
+@finds("host-memory")
+def host_memory(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Docker or the kernel says that it was killed for it, or vLLM that it will not do."""
+    for agent in seen.agents:
+        values = {"agent": agent.name}
+        killed = [
+            line
+            for line in seen.kernel or ()
+            if "oom-kill" in line and agent.container and agent.container[:12] in line
+        ]
+        if match := said_by(agent, words.HOST_TAKEN):
+            yield Finding(line_of(match), values=values)
+        elif agent.oom_killed or (killed and not agent.well):
+            evidence = words.shortened(killed[-1]) if killed else "Docker says OOMKilled"
+            yield Finding(evidence, values=values)

@@ -1,0 +1,222 @@
+"""The look at a host: one script, sent over the deploy's own connection, and how it is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from shlex import quote
+
+from vllm_hosts import paths
+from vllm_hosts.doctor.seen import (
+    AgentSeen,
+    Disk,
+    DockerSeen,
+    GpusSeen,
+    Holder,
+    NginxSeen,
+    Requests,
+    Said,
+    Seen,
+)
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.base import HostFact, ending, json_object, sections
+from vllm_hosts.promises import DATA
+from vllm_hosts.settings import HostSettings
+
+_SCRIPT = DATA / "doctor.sh"
+
+
+class DoctorLook(HostFact[Seen]):
+    """Everything that a diagnosis may need, in one command. Keys leave the host as digests only."""
+
+    what = "the host, as root (check ssh_user, _sudo and the sudo password),"
+
+    def command(
+        self,
+        directory: str,
+        cache_directory: str,
+        image: str,
+        agents: list[str],
+        gpu_agents: list[str],
+        folders: list[str],
+    ) -> str:
+        variables = {
+            "directory": directory,
+            "cache": cache_directory,
+            "image": image,
+            "agents": " ".join(agents),
+            "gpu_agents": " ".join(gpu_agents),
+            "folders": " ".join(folders),
+            "edge_folder": paths.EDGE_FOLDER,
+            "certificate": paths.TLS_CERTIFICATE,
+            "key": paths.TLS_KEY,
+        }
+        assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
+        return ending(f"{assigned}\n{_script()}")
+
+    def parse(self, lines: list[str]) -> Seen:
+        parts = sections(lines)
+        if parts["whole"] != ["yes"]:
+            raise ValueError("the look was cut short")
+        if parts["user"] != ["0"]:
+            raise HostError("commands do not run as root; connect as root, or set _sudo = True")
+        docker = _docker(parts)
+        firewall = parts["firewall"]
+        return Seen(
+            # For now in seconds since 1970; who called knows what time it was here.
+            clock=float(parts["clock"][0]),
+            controller="".join(parts["controller"]),
+            deployed=parts["deployed"] == ["yes"],
+            env_key="".join(parts["env"]),
+            docker=docker,
+            agents=tuple(
+                _agent(heading.removeprefix("edge key "), parts)
+                for heading in parts
+                if heading.startswith("edge key ")
+            ),
+            absent_models=frozenset(
+                line.removeprefix("absent ")
+                for line in parts["models"]
+                if line.startswith("absent ")
+            ),
+            gpus=_gpus(parts) if "gpus" in parts else None,
+            kernel=_quoted(parts["kernel log"]) if "readable" in parts["kernel log"] else None,
+            disks=tuple(_disk(line) for line in parts["disks"]),
+            holders=tuple(_holder(line) for line in parts["listeners"]),
+            nginx=_nginx(parts["nginx"]) if parts["nginx"] else None,
+            certificate=_pem(parts["certificate"]),
+            public_key=_pem(parts["public key"]),
+            firewall=firewall == ["present"] if firewall else None,
+            requests=tuple(_requests(line) for line in parts["requests"]),
+        )
+
+
+@cache
+def _script() -> str:
+    return _SCRIPT.read_text()
+
+
+def seen(settings: HostSettings, reachable: Callable[[str, int], bool]) -> Seen:
+    """The host at hand, now.
+
+    :param reachable: whether a port of an address opens from here.
+    :raises HostError: it cannot be looked at.
+    """
+    before = time.time()
+    found = look(
+        DoctorLook,
+        directory=settings.vllm.directory,
+        cache_directory=settings.vllm.cache_directory,
+        image=settings.vllm.image,
+        agents=[agent.name for agent in settings.agents],
+        gpu_agents=[agent.name for agent in settings.agents if agent.gpus],
+        folders=sorted({agent.model for agent in settings.agents if agent.model.startswith("/")}),
+    )
+    after = time.time()
+    return replace(
+        found,
+        clock=_ahead(found.clock, before, after),
+        reachable=reachable(settings.address, settings.edge.https_port),
+        now=datetime.fromtimestamp(after, UTC),
+    )
+
+
+def _ahead(clock: float, before: float, after: float) -> float:
+    """Seconds that a clock is ahead, if it was read at some time between two others."""
+    return clock - min(max(clock, before), after)
+
+
+def _quoted(lines: list[str]) -> tuple[str, ...]:
+    """What a program printed itself."""
+    return tuple(line[2:] for line in lines if line.startswith("| "))
+
+
+def _docker(parts: dict[str, list[str]]) -> DockerSeen:
+    lines = parts["docker"]
+    found = [line.removeprefix("path ") for line in lines if line.startswith("path ")]
+    image = parts["image"]
+    return DockerSeen(
+        path=" ".join(found),
+        active="".join(line[7:] for line in lines if line.startswith("active ")),
+        answers="answers" in lines,
+        said=" ".join(_quoted(lines)),
+        has_image=image == ["present"] if image else None,
+    )
+
+
+def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
+    edge_key = "".join(parts[f"edge key {name}"])
+    state = parts.get(f"agent {name}")
+    if not state:
+        return AgentSeen(name, edge_key=edge_key)
+    found = json_object(state[0])
+    inner = found["state"]
+    return AgentSeen(
+        name,
+        status=inner["Status"],
+        health=(inner.get("Health") or {}).get("Status", "none"),
+        restarts=found["restarts"],
+        exit_code=inner["ExitCode"],
+        oom_killed=inner["OOMKilled"],
+        error=inner["Error"],
+        started=_time(inner["StartedAt"]),
+        container=found["id"],
+        key="".join(parts[f"key {name}"]),
+        edge_key=edge_key,
+        log=_quoted(parts.get(f"log {name}", [])),
+        gpus=_quoted(parts[f"gpus in {name}"]) if f"gpus in {name}" in parts else None,
+    )
+
+
+def _time(text: str) -> datetime | None:
+    """Docker's way to write a time, to the second; the year 1 is never."""
+    found = datetime.fromisoformat(text[:19] + "+00:00")
+    return found if found.year > 1 else None
+
+
+def _said(lines: list[str]) -> Said:
+    *words, code = lines
+    return Said(int(code.removeprefix("exit ")), _quoted(words))
+
+
+def _gpus(parts: dict[str, list[str]]) -> GpusSeen:
+    return GpusSeen(
+        smi=_said(parts["gpus"]),
+        health=_said(parts["gpu health"]) if parts["gpu health"] else None,
+        modules=frozenset(parts["modules"]),
+        switches=bool(parts["switches"]),
+        fabric_manager="".join(parts["fabric manager"]),
+        secure_boot=" ".join(_quoted(parts["secure boot"])),
+        toolkit=parts["toolkit"] == ["present"],
+    )
+
+
+def _disk(line: str) -> Disk:
+    unit, _, size, _, free, _, mount = line.split(None, 6)
+    # Some file systems do not count inodes, and say so with a dash.
+    return Disk(unit, int(size.replace("-", "0")), int(free.replace("-", "0")), mount)
+
+
+def _holder(line: str) -> Holder:
+    fields = line.split(None, 5)
+    return Holder(int(fields[3].rpartition(":")[2]), fields[5].strip() if len(fields) > 5 else "")
+
+
+def _nginx(lines: list[str]) -> NginxSeen:
+    active = next(line.removeprefix("active ") for line in lines if line.startswith("active "))
+    return NginxSeen(active, " ".join(_quoted(lines)) if "rejected" in lines else "")
+
+
+def _pem(lines: list[str]) -> bytes | None:
+    return ("\n".join(lines) + "\n").encode() if lines else None
+
+
+def _requests(line: str) -> Requests:
+    agent, method, status, answered_by, address, count, last = line.split()
+    return Requests(
+        agent, method, int(status), answered_by, address, int(count), datetime.fromisoformat(last)
+    )

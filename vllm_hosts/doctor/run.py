@@ -1,0 +1,82 @@
+"""From an inventory to what is wrong with its hosts. All are looked at at the same time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gevent
+from pyinfra.api.config import Config
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
+
+# Each registers the diagnoses that it finds.
+from vllm_hosts.doctor import (  # noqa: F401
+    doctors_agent,
+    doctors_edge,
+    doctors_gpu,
+    doctors_machine,
+    doctors_memory,
+)
+from vllm_hosts.doctor.look import seen
+from vllm_hosts.doctor.model import Diagnosis, diagnose
+from vllm_hosts.errors import HostError
+from vllm_hosts.inventory import load, validate
+from vllm_hosts.probe import reachable
+from vllm_hosts.settings import HostSettings
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is wrong with a host, most likely first; ``blind``: what could not be looked at."""
+
+    found: tuple[Diagnosis, ...] = ()
+    blind: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """The names here are the names in the JSON, and stay."""
+        return {
+            "found": [diagnosis.as_json() for diagnosis in self.found],
+            "could_not_look": list(self.blind),
+        }
+
+
+def examine(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, Examined]:
+    """By host: what is wrong with it. Nothing is changed on any host.
+
+    :param chosen: names of hosts to look at; empty: all.
+    :raises SettingsError: the settings are not valid.
+    """
+    inventory = load(inventory_file)
+    settings = validate(inventory)
+    config = Config()
+    state = State(inventory, config)
+    ctx_state.set(state)
+    ctx_config.set(config)
+    ctx_inventory.set(inventory)
+    names = [name for name in settings if not chosen or name in chosen]
+    looks = [
+        gevent.spawn(_examine, state, inventory.get_host(name), settings[name]) for name in names
+    ]
+    gevent.joinall(looks, raise_error=True)
+    return {name: look.value for name, look in zip(names, looks, strict=True)}
+
+
+def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
+    with ctx_state.use(state), ctx_host.use(host):
+        try:
+            host.connect(show_errors=False, raise_exceptions=True)
+        except ConnectError as error:
+            return Examined(blind=(f"the host cannot be reached: {error}",))
+        try:
+            look = seen(settings, reachable)
+        except HostError as error:
+            return Examined(blind=(str(error),))
+        finally:
+            host.disconnect()
+    try:
+        return Examined(tuple(diagnose(settings, look)), tuple(look.blind()))
+    except (ValueError, LookupError) as error:
+        return Examined(blind=(f"what was seen could not be understood: {error!r}",))

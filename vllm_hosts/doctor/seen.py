@@ -1,0 +1,182 @@
+"""What one look at a host saw, as values. None, or an empty text, is what could not be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+#: In the place of a key's digest: there is none, or an empty one, which vLLM takes for none.
+EMPTY = "empty"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A program's exit code and what it printed."""
+
+    code: int
+    lines: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All of it in one line."""
+        return " ".join(line.strip() for line in self.lines if line.strip())
+
+
+@dataclass(frozen=True)
+class DockerSeen:
+    """``path``: the program, followed through links; empty: not installed. ``said``: why the
+    daemon does not answer; empty where it does."""
+
+    path: str
+    active: str
+    answers: bool
+    said: str = ""
+    has_image: bool | None = None
+
+
+@dataclass(frozen=True)
+class AgentSeen:
+    """One agent's container. ``status`` is empty where there is none.
+
+    Digests are of keys, salted anew in each look: they can be compared with each other only.
+    ``log``: what it printed lately, where it is not healthy. ``gpus``: what ``nvidia-smi -L`` says
+    in it.
+    """
+
+    name: str
+    status: str = ""
+    health: str = ""
+    restarts: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    started: datetime | None = None
+    container: str = ""
+    key: str = ""
+    edge_key: str = ""
+    log: tuple[str, ...] = ()
+    gpus: tuple[str, ...] | None = None
+
+    @property
+    def well(self) -> bool:
+        """Whether it serves: what its log says is then of no interest."""
+        return self.status == "running" and self.health in ("healthy", "none")
+
+
+@dataclass(frozen=True)
+class GpusSeen:
+    """``smi``: the list of cards, or why there is none. ``health``: temperatures, ECC errors and
+    slowdowns by card. ``modules``: kernel modules that can hold a card."""
+
+    smi: Said
+    health: Said | None
+    modules: frozenset[str]
+    switches: bool
+    fabric_manager: str
+    secure_boot: str
+    toolkit: bool
+
+    @property
+    def indexes(self) -> frozenset[int]:
+        """The cards that the driver shows."""
+        return frozenset(int(row[0]) for row in self._rows())
+
+    @property
+    def memory(self) -> dict[int, float]:
+        """GiB by card, for those that say it."""
+        return {int(row[0]): int(row[2]) / 1024 for row in self._rows() if row[2].isdigit()}
+
+    def _rows(self) -> Iterator[list[str]]:
+        for line in self.smi.lines if self.smi.code == 0 else ():
+            row = line.split(", ")
+            # Warnings about a card stand between the rows.
+            if len(row) == 3 and row[0].isdigit():
+                yield row
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system. ``unit`` is bytes or inodes."""
+
+    unit: str
+    size: int
+    free: int
+    mount: str
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests for one agent's paths that one address made with one outcome, lately.
+
+    ``answered_by``: ``edge``, or ``vllm`` behind it.
+    """
+
+    agent: str
+    method: str
+    status: int
+    answered_by: str
+    address: str
+    count: int
+    last: datetime
+
+
+@dataclass(frozen=True)
+class NginxSeen:
+    """``active`` is systemd's word; ``rejected``: what ``nginx -t`` has against the files."""
+
+    active: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who listens on a TCP port."""
+
+    port: int
+    programs: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A host, at one moment.
+
+    ``clock``: seconds by which its clock is ahead. ``kernel``: lines of the last day about GPUs and
+    memory. ``reachable``: whether the edge's port opens from the controller.
+    """
+
+    clock: float = 0.0
+    controller: str = ""
+    deployed: bool = True
+    env_key: str = ""
+    docker: DockerSeen = field(default_factory=lambda: DockerSeen("", "", answers=False))
+    agents: tuple[AgentSeen, ...] = ()
+    absent_models: frozenset[str] = frozenset()
+    gpus: GpusSeen | None = None
+    kernel: tuple[str, ...] | None = None
+    disks: tuple[Disk, ...] = ()
+    holders: tuple[Holder, ...] = ()
+    nginx: NginxSeen | None = None
+    certificate: bytes | None = None
+    public_key: bytes | None = None
+    firewall: bool | None = None
+    requests: tuple[Requests, ...] = ()
+    reachable: bool | None = None
+    now: datetime | None = None
+
+    def blind(self) -> Iterator[str]:
+        """What could not be looked at, one sentence each, where nothing else explains it."""
+        if self.kernel is None:
+            yield "the kernel's log: neither journalctl nor dmesg shows it"
+        if self.gpus and self.gpus.smi.code == 0 and not _readable(self.gpus.health):
+            said = self.gpus.health.text if self.gpus.health else ""
+            yield f"ECC errors and slowdowns of the GPUs: {said or 'nvidia-smi says nothing'}"
+        for agent in self.agents:
+            if agent.gpus is not None and not agent.gpus:
+                yield f"the GPUs in agent {agent.name}: its nvidia-smi says nothing"
+        if self.deployed and self.docker.answers and self.firewall is None:
+            yield "the firewall: nft does not list its tables"
+
+
+def _readable(said: Said | None) -> bool:
+    return said is not None and said.code == 0 and bool(said.lines)

@@ -1,0 +1,80 @@
+"""`vllm-hosts doctor`: what is wrong, most likely first, and what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.doctor.model import Certainty, Diagnosis
+from vllm_hosts.doctor.run import Examined, examine
+from vllm_hosts.inventory import load, validate
+
+_WIDTH = 80
+_COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSSIBLE: "cyan"}
+
+
+@click.command()
+@inventory_argument
+@click.option("--host", "hosts", multiple=True, help="Look at this host only. May be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@says_problems("The settings are not valid:")
+def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
+    """Say what is wrong with hosts, most likely first, and what to do. Changes nothing.
+
+    Exit codes: 0 nothing was found, 2 something was, 1 something could not be looked at.
+
+    Example: vllm-hosts doctor inventory/prod.py --host gpu1
+    """
+    known = validate(load(inventory))
+    if unknown := [name for name in hosts if name not in known]:
+        raise click.UsageError(
+            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+    examined = examine(inventory, hosts)
+    if as_json:
+        found = {name: host.as_json() for name, host in examined.items()}
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _show(examined)
+    if any(host.blind for host in examined.values()):
+        sys.exit(1)
+    sys.exit(2 if any(host.found for host in examined.values()) else 0)
+
+
+def _show(examined: Mapping[str, Examined]) -> None:
+    for name, host in examined.items():
+        if not host.found and not host.blind:
+            click.echo(f"{click.style(name, bold=True)}: nothing was found")
+            continue
+        click.secho(name, bold=True)
+        for number, diagnosis in enumerate(host.found, 1):
+            _show_diagnosis(number, diagnosis)
+        for why in host.blind:
+            click.secho(wrapped("  could not look  ", why), fg="red")
+
+
+def _show_diagnosis(number: int, diagnosis: Diagnosis) -> None:
+    colour = _COLOURS[diagnosis.certainty]
+    heading = f"  {number}. {diagnosis.identifier} ({diagnosis.certainty})"
+    click.secho(heading, fg=colour, bold=True)
+    click.echo(wrapped("     ", diagnosis.what))
+    click.echo(wrapped("     seen  ", diagnosis.evidence))
+    click.echo(wrapped("     do    ", diagnosis.remedy))
+
+
+def wrapped(first: str, text: str) -> str:
+    """Text in lines of 80 columns; all but the first are indented like the text after ``first``."""
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_on_hyphens=False,
+        break_long_words=True,
+    )
