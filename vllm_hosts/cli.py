@@ -30,6 +30,7 @@ from vllm_hosts.endpoints import endpoints as all_endpoints
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import DEFAULT_CLIENT
 from vllm_hosts.keys_cli import keys
+from vllm_hosts.plan_cli import plan
 from vllm_hosts.promises import promises
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
@@ -48,6 +49,7 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(plan)
 
 
 @main.command()
