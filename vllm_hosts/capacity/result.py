@@ -27,7 +27,7 @@ class Verdict(StrEnum):
     """What becomes of an agent. ``PROBABLY_NOT``: it depends on parts that are estimated."""
 
     FITS = "fits"
-    PROBABLY_NOT = "probably does not fit"
+    PROBABLY_NOT = "probably not"
     DOES_NOT_FIT = "does not fit"
     UNKNOWN = "unknown"
     NO_GPU = "no GPU"

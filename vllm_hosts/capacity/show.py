@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 from vllm_hosts.capacity.plan import gib
@@ -18,7 +19,7 @@ _COLOURS = {
     Verdict.UNKNOWN: "yellow",
     Verdict.NO_GPU: None,
 }
-_ROW = "  {:<16} {:>9} {:>9} {:>9} {:>8} {:>10} {:>7}"
+_ROW = "  {:<14} {:>7} {:>8} {:>6} {:>6} {:>8} {:>8}"
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,13 @@ def lines(plan: HostPlan) -> Iterator[Line]:
         yield Line(_row(agent), _COLOURS[agent.verdict])
     for agent in plan.agents:
         for sentence in agent.problems:
-            yield Line(f"  - {sentence}", "red")
+            yield Line(_wrapped(sentence), "red")
         for sentence in agent.warnings:
-            yield Line(f"  - {sentence}", "yellow")
+            yield Line(_wrapped(sentence), "yellow")
+
+
+def _wrapped(sentence: str) -> str:
+    return fill(sentence, 79, initial_indent="  - ", subsequent_indent="    ")
 
 
 def _usable(gpu: Gpu) -> str:
@@ -73,7 +78,7 @@ def bar(plan: HostPlan, gpu: Gpu) -> str:
 def _row(agent: AgentPlan) -> str:
     """Exact figures are plain, estimates begin with ~. Memory in GiB, lengths in tokens."""
     if agent.needs is None or agent.budget is None or agent.cache is None:
-        return f"  {agent.agent:<16} {agent.verdict}"
+        return f"  {agent.agent:<14} {agent.verdict}"
     weights = agent.needs.weights
     longest = str(agent.largest_max_model_len or "none")
     return (
