@@ -135,6 +135,9 @@ def _plan(
     if gpus is None and settings.needs_gpu:
         if supposed is None:
             return f"{_why(system)}; give --gpu-memory, or set capacity.gpu_memory"
+        if system is not None:
+            note = f"{_why(system)}; planned with {supposed:g} GiB for each GPU"
+            click.secho(f"{settings.name}: {note}", fg="yellow", err=True)
         gpus = supposed_gpus(settings, supposed)
     return plan_host(
         settings, gpus or {}, models_of(settings, there.models if there else {}, hub, copies)

@@ -142,7 +142,13 @@ def _fetch(model: str, endpoint: str | None, token: SecretStr | None) -> ModelFi
     # False: not the token of whoever is logged in here, since the host would not have it.
     secret = token.get_secret_value() if token else False
 
+    def size(name: str) -> int | None:
+        url = hf_hub_url(model, name, endpoint=endpoint)
+        return get_hf_file_metadata(url, token=secret).size
+
     def text(name: str) -> bytes:
+        # Asked first, since a download tries again for half a minute where nobody answers.
+        size(name)
         found = hf_hub_download(model, name, token=secret, endpoint=endpoint)
         return Path(found).read_bytes()
 
@@ -154,8 +160,7 @@ def _fetch(model: str, endpoint: str | None, token: SecretStr | None) -> ModelFi
             if isinstance(error, LocalEntryNotFoundError):
                 raise
         with suppress(EntryNotFoundError):
-            url = hf_hub_url(model, SINGLE, endpoint=endpoint)
-            return ModelFiles(config, get_hf_file_metadata(url, token=secret).size)
+            return ModelFiles(config, size(SINGLE))
         return ModelFiles(config)
     except UnplannableError:
         raise
