@@ -10,9 +10,10 @@ from datetime import timedelta
 
 from pyinfra.api.deploy import deploy
 
-from roles.preflight.memory import Memory, memory
+from roles.preflight.memory import memory
 from roles.preflight.plan import folders, problems
 from vllm_hosts import run
+from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, model_folders, models_of
 from vllm_hosts.facts import look
@@ -44,17 +45,20 @@ def _problems(settings: HostSettings) -> list[str]:
         models=model_folders(settings) if planned else [],
     )
     found = problems(settings, look(OsRelease), system)
-    if not planned or found:
+    # Without a driver that answers there are no cards to plan for.
+    gpus = cards(system, settings) if planned else None
+    if gpus is None:
         return found
-    judged = _memory(settings, system)
+    judged = memory(settings, gpus, _models(settings, system))
     say(judged.warnings)
-    return judged.problems
+    # A card that is not there was said already.
+    return found + [
+        problem for problem in judged.problems if not any(problem.startswith(one) for one in found)
+    ]
 
 
-def _memory(settings: HostSettings, system: System) -> Memory:
+def _models(settings: HostSettings, system: System) -> dict[str, ModelFiles | str]:
     source = repr(settings.secrets)
     if source not in _hubs:
         _hubs[source] = Hub(lambda: hf_token(settings), seconds=_SECONDS, rest=_REST)
-    return memory(
-        settings, cards(system, settings) or {}, models_of(settings, system.models, _hubs[source])
-    )
+    return models_of(settings, system.models, _hubs[source])

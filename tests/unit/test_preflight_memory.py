@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from roles.preflight.memory import Memory, memory
-from tests.capacity_docs import files
+from tests.capacity_docs import MODELS, files
+from tests.unit.projects import AGENT, Project
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.capacity import Gpu
 from vllm_hosts.capacity.hub import Hub
@@ -90,3 +94,49 @@ def test_cards_say_their_memory_and_some_do_not() -> None:
         1: Gpu(1, "NVIDIA GB10", None),
     }
     assert gpus_of(lines, 100)[1].memory == 100 * 1024**3
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project whose only role is preflight, and whose only host is this machine: drift shows what
+    preflight would say, and changes nothing."""
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    (project.folder / "deploy.py").unlink()
+    project.write("deploy.py", "from roles.preflight import preflight\n\npreflight()\n")
+    project.write("inventory/prod.py", 'gpu_hosts = [("@local", {"ssh_hostname": "192.0.2.1"})]\n')
+    project.write("bin/nvidia-smi", "#!/bin/sh\necho '0, NVIDIA GeForce RTX 4080, 16376 MiB'\n")
+    (project.folder / "bin" / "nvidia-smi").chmod(0o755)
+    project.environment = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PATH": f"{project.folder / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+    return project
+
+
+def said(project: Project, model: str, preflight: str = "refuse") -> str:
+    folder = project.folder / "models" / model
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text((MODELS / f"{model}.json").read_text())
+    agents = [dict(AGENT, model=str(folder))]
+    project.group(agents=agents, capacity={"preflight": preflight})
+    done = project.run("vllm-hosts", "drift", "inventory/prod.py")
+    assert "Traceback" not in done.stdout, done.stdout
+    assert "internal error" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def test_preflight_looks_at_cards_and_models_of_the_host(project: Project) -> None:
+    words = "agent 'one' does not fit on GPU 0: needs"
+    assert words in said(project, "Llama-3.1-70B-Instruct")
+    assert words not in said(project, "Qwen2.5-7B-Instruct-AWQ")
+    assert words not in said(project, "Llama-3.1-70B-Instruct", "warn")
+    assert words not in said(project, "Llama-3.1-70B-Instruct", "off")
+
+
+def test_without_a_driver_nothing_is_said_of_memory(project: Project) -> None:
+    project.write("bin/nvidia-smi", "#!/bin/sh\necho 'no driver'\nexit 9\n")
+    found = said(project, "Llama-3.1-70B-Instruct")
+    assert "the GPU driver does not answer: no driver" in found
+    assert "does not fit" not in found
+    assert "asks for GPU" not in found

@@ -74,6 +74,11 @@ def arguments(agent: Agent) -> Arguments:
     )
 
 
+def offloads(agent: Agent) -> bool:
+    """Whether not all weights are on the GPU, or not on these GPUs alone."""
+    return any(name in _pairs(agent.extra_args) for name in _UNKNOWN)
+
+
 def _pairs(words: Sequence[str]) -> dict[str, str | None]:
     """Names with dashes, as vLLM reads them, and the value of each."""
     found: dict[str, str | None] = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from vllm_hosts.capacity import estimates
-from vllm_hosts.capacity.arguments import Arguments, arguments
+from vllm_hosts.capacity.arguments import Arguments, arguments, offloads
 from vllm_hosts.capacity.cache import BLOCK, Cache, cache
 from vllm_hosts.capacity.estimates import GIB
 from vllm_hosts.capacity.fields import UnplannableError
@@ -19,6 +19,9 @@ from vllm_hosts.settings import Agent, HostSettings
 _ROUND = 1024
 #: Shorter sequences are of no use to anybody, and so no remedy.
 _SHORTEST = 256
+#: Of a model's files, what is loaded at least.
+_LOADED = 0.9
+_NOTHING = "give it more or larger GPUs, or a smaller or quantised model"
 
 
 def plan_host(
@@ -49,15 +52,41 @@ def _plan(
             f"agent {agent.name!r} asks for GPU {gpu}, and this host has {there}" for gpu in missing
         )
         return replace(base, verdict=Verdict.DOES_NOT_FIT, problems=problems)
+    cards = [gpus[index] for index in agent.gpus]
     try:
         if isinstance(files, str):
             raise UnplannableError(files)
-        cards = [gpus[index] for index in agent.gpus]
         return _Planner(
             settings, agent, cards, arguments(agent), describe(agent.model, files)
         ).plan(base)
     except UnplannableError as error:
-        return replace(base, verdict=Verdict.UNKNOWN, warnings=(str(error),))
+        unknown = replace(base, verdict=Verdict.UNKNOWN, warnings=(str(error),))
+        if problem := _too_large(agent, cards, files):
+            return replace(unknown, verdict=Verdict.DOES_NOT_FIT, problems=(problem,))
+        return unknown
+
+
+def _too_large(agent: Agent, cards: Sequence[Gpu], files: ModelFiles | str) -> str | None:
+    """What can be said of a model of which only the size of its files is known."""
+    if isinstance(files, str) or not files.weight_bytes or agent.quantization:
+        return None
+    sizes = [card.memory for card in cards if card.memory is not None]
+    if len(sizes) < len(cards) or offloads(agent):
+        return None
+    share = files.weight_bytes / len(cards)
+    # Less than all of it, since files may have parts that are not loaded.
+    if _LOADED * share <= min(sizes) * agent.gpu_memory_utilization:
+        return None
+    return (
+        f"agent {agent.name!r} does not fit on {_named(agent)}: the weights of {agent.model} alone"
+        f" are {gib(share)} GiB, has {gib(min(sizes) * agent.gpu_memory_utilization)}"
+        f" ({agent.gpu_memory_utilization:g} of {gib(min(sizes))}); {_NOTHING}"
+    )
+
+
+def _named(agent: Agent) -> str:
+    numbers = ", ".join(map(str, agent.gpus))
+    return f"{'GPU' if len(agent.gpus) == 1 else 'each of GPU'} {numbers}"
 
 
 class _Planner:
@@ -166,9 +195,8 @@ class _Planner:
             "driver and libraries": needs.context,
         }
         listed = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
-        numbers = ", ".join(map(str, self._agent.gpus))
         return (
-            f"{'GPU' if self._tp == 1 else 'each of GPU'} {numbers}: needs {gib(needs.total)} GiB"
+            f"{_named(self._agent)}: needs {gib(needs.total)} GiB"
             f" ({listed}), has {gib(budget)} ({self._agent.gpu_memory_utilization:g} of"
             f" {gib(self._usable)}); {self._remedy(needs, largest)}"
         )
@@ -190,7 +218,7 @@ class _Planner:
         wanted = -(-needs.total * 100 // max(1, self._usable)) / 100
         if self._agent.gpu_memory_utilization < wanted <= 1 - others:
             return f"set gpu_memory_utilization to {wanted:g} or more"
-        return "give it more or larger GPUs, or a smaller or quantised model"
+        return _NOTHING
 
 
 def _memory(card: Gpu) -> int:
