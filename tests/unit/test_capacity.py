@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.capacity_docs import files
-from tests.unit.capacity_samples import MODEL, agent, host, one
+from tests.capacity_docs import files, model
+from tests.unit.capacity_samples import MODEL, agent, changed, host, one
 from tests.unit.samples import settings
 from vllm_hosts.capacity import Gpu, ModelFiles, Verdict, plan_host
 from vllm_hosts.capacity.cache import cache
@@ -124,6 +126,18 @@ class TestTensorParallelism:
         # 61 layers, 512 + 64 numbers of 16 bits.
         assert cache(model, 8, 16, 2048).sequence(16) == 16 * 61 * 576 * 2
 
+    def test_kv_heads_are_divided_or_copied_evenly(self) -> None:
+        def refused(kv_heads: int) -> bool:
+            given = changed("Qwen3-32B", num_attention_heads=60, num_key_value_heads=kv_heads)
+            plan = plan_host(
+                settings(agents=[agent(gpus=[0, 1, 2, 3, 4, 5])]),
+                {index: Gpu(index, "L40S", 48 * GIB) for index in range(6)},
+                {MODEL: given},
+            ).agents[0]
+            return any("KV heads of org/model cannot be divided" in p for p in plan.problems)
+
+        assert [kv_heads for kv_heads in (12, 6, 3, 2, 4, 10) if refused(kv_heads)] == [4, 10]
+
     def test_heads_that_cannot_be_divided_are_refused(self) -> None:
         plan = one("Qwen2.5-7B-Instruct", gpus=[0, 1], tensor_parallel_size=2)
         assert not any("divided" in problem for problem in plan.problems)
@@ -136,6 +150,24 @@ class TestTensorParallelism:
             "the 28 attention heads of org/model cannot be divided among 3 GPUs"
             in (three.problems[0])
         )
+
+    def test_mxfp4_s_widths_are_filled_up_on_each_gpu(self) -> None:
+        """2880 becomes 2944 on one GPU, and twice 1536 on two; the hidden width 3072."""
+        known = describe(MODEL, files("gpt-oss-20b"))
+        experts = 24 * 32 * 3
+        assert known.padding(1) == experts * (3072 * 2944 - 2880 * 2880)
+        assert known.padding(2) == experts * (3072 * 1536 - 2880 * 1440)
+
+
+class TestTheLongestSequence:
+    @given(st.sampled_from(["Qwen3-8B", "gpt-oss-20b", "DeepSeek-V3"]), st.integers(0, 2**37))
+    def test_it_fits_and_one_block_more_does_not(self, name: str, available: int) -> None:
+        held = cache(model(name), 1, 16, 2048)
+        longest = held.longest(available, None)
+        if longest is not None:
+            assert held.sequence(longest) <= available
+            assert held.sequences(available, longest) >= 1
+        assert held.sequence((longest or 0) + 16) > available
 
 
 class TestSlidingWindows:

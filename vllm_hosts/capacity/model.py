@@ -71,12 +71,11 @@ class Model:
         """Number of different tokens."""
         return self.fields.number("vocab_size")
 
-    @property
-    def padding(self) -> int:
-        """Parameters that MXFP4 kernels add to fill up widths."""
+    def padding(self, tp: int) -> int:
+        """Parameters on each of ``tp`` GPUs that MXFP4 kernels add to fill up widths."""
         if self.quantization.method != "mxfp4":
             return 0
-        return mxfp4_padding(self.fields, self.family, len(self.windows))
+        return mxfp4_padding(self.fields, self.family, len(self.windows), tp)
 
     @property
     def unused_layers(self) -> int:

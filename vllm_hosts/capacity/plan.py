@@ -180,10 +180,17 @@ class _Planner:
                 f"agent {name!r}: max_model_len {asked} is above the own limit of"
                 f" {self._model.name}, {limit}; set max_model_len to {limit} or lower"
             )
-        if self._model.heads % self._tp:
+        heads, keys = self._model.heads, self._model.kv_heads
+        uneven = None
+        if heads % self._tp:
+            uneven = f"{heads} attention heads"
+        elif max(keys, self._tp) % min(keys, self._tp):
+            # Fewer KV heads than GPUs are copied, each to as many.
+            uneven = f"{keys} KV heads"
+        if uneven is not None:
             yield (
-                f"agent {name!r}: the {self._model.heads} attention heads of {self._model.name}"
-                f" cannot be divided among {self._tp} GPUs; give it a number that divides them"
+                f"agent {name!r}: the {uneven} of {self._model.name} cannot be divided among"
+                f" {self._tp} GPUs; give it a number that divides them"
             )
 
     def _sentence(self, needs: Needs, budget: int, largest: int | None) -> str:

@@ -86,7 +86,7 @@ def _computed(model: Model, kind: Quantization, bits: int, tp: int) -> _Computed
         return _Computed(
             _sum(model, model.weights, kind, bits, tp),
             _sum(model, [weight for weight in model.weights if weight.stored], kind, bits, 1),
-            model.padding * (kind.bits or 0) / 8 / tp,
+            model.padding(tp) * (kind.bits or 0) / 8,
         )
     except ValueError:
         return None

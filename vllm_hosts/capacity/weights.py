@@ -17,9 +17,9 @@ from vllm_hosts.capacity.quantization import Quantization
 #: there are more GPUs than heads. ``copy``: each GPU has all of it.
 Split = Literal["tp", "kv", "copy"]
 
-#: Kernels for MXFP4 on GPUs before Blackwell round the experts' two widths up to multiples of these
-#: (vllm/model_executor/layers/quantization/mxfp4.py). It is what makes gpt-oss take more than its
-#: files do.
+#: Marlin's kernel for MXFP4, the usual one before Blackwell, rounds the experts' two widths up to
+#: multiples of these (vllm/model_executor/layers/quantization/mxfp4.py): gpt-oss takes more than
+#: its files do. Other kernels round up less.
 _MXFP4_HIDDEN, _MXFP4_WIDTH = 256, 128
 
 
@@ -134,11 +134,11 @@ def _mlp(at: str, hidden: int, width: int) -> Iterator[Weight]:
     yield Weight(f"{at}.down_proj", width * hidden, linear=True)
 
 
-def mxfp4_padding(fields: Fields, family: Family, layers: int) -> int:
-    """Parameters of experts that exist only to round their widths up, for a Hopper GPU or older."""
+def mxfp4_padding(fields: Fields, family: Family, layers: int, tp: int) -> int:
+    """Parameters of experts on each GPU that exist only to round their widths up."""
     if family.experts is None or family.expert_size is None:
         return 0
-    hidden, width = fields.number("hidden_size"), fields.number(family.expert_size)
+    hidden, width = fields.number("hidden_size"), fields.number(family.expert_size) // tp
     up = -(-hidden // _MXFP4_HIDDEN) * _MXFP4_HIDDEN
     wide = -(-width // _MXFP4_WIDTH) * _MXFP4_WIDTH
     return layers * fields.number(family.experts) * 3 * (up * wide - hidden * width)
