@@ -88,6 +88,15 @@ vllm = {
     "drain_timeout": 20,
 }
 
+# The memory plan: whether agents fit their GPUs. See docs/capacity.md.
+capacity = {
+    # What a deploy does where an agent cannot fit: `refuse` the host before anything is
+    # downloaded, `warn`, or `off`: no plan is made
+    "preflight": "refuse",
+    # GiB of each GPU, where the host cannot be asked; None: only the host says
+    "gpu_memory": None,
+}
+
 # Certificates of the edge.
 tls = {
     # `local-ca`: our own CA signs; `files`: you provide them

@@ -32,6 +32,7 @@ from vllm_hosts.endpoints import endpoints as all_endpoints
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import DEFAULT_CLIENT
 from vllm_hosts.keys_cli import keys
+from vllm_hosts.plan_cli import plan
 from vllm_hosts.promises import promises
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
@@ -54,6 +55,7 @@ main.add_command(keys)
 main.add_command(agents_command)
 main.add_command(top)
 main.add_command(doctor)
+main.add_command(plan)
 
 
 @main.command()

@@ -25,7 +25,17 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.problems import sentences
 
 #: Settings that are groups of settings: they merge name by name over the layers.
-SECTIONS = ("docker", "nvidia", "firewall", "ssh_hardening", "secrets", "vllm", "tls", "edge")
+SECTIONS = (
+    "docker",
+    "nvidia",
+    "firewall",
+    "ssh_hardening",
+    "secrets",
+    "vllm",
+    "capacity",
+    "tls",
+    "edge",
+)
 SETTINGS = ("agents", *SECTIONS)
 
 

@@ -6,24 +6,59 @@ restarts nothing.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from pyinfra.api.deploy import deploy
 
+from roles.preflight.memory import memory
 from roles.preflight.plan import folders, problems
 from vllm_hosts import run
+from vllm_hosts.capacity import ModelFiles
+from vllm_hosts.capacity.hub import Hub
+from vllm_hosts.capacity.sources import cards, model_folders, models_of
 from vllm_hosts.facts import look
 from vllm_hosts.facts.release import OsRelease
-from vllm_hosts.facts.system import SystemState
-from vllm_hosts.operations.checks import no_problems
+from vllm_hosts.facts.system import System, SystemState
+from vllm_hosts.keys.sources import hf_token
+from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.settings import HostSettings
+
+#: The hub is asked about a model that the host does not have, once in a week. A hub that is not
+#: there costs this long, once in an hour.
+_SECONDS, _REST = 5, timedelta(hours=1)
+_hubs: dict[str, Hub] = {}
 
 
 @deploy("Preflight")
 def preflight() -> None:
-    """Refuse a host by name of what is missing: system, ports, disk, GPUs."""
+    """Refuse a host by name of what is missing: system, ports, disk, GPUs, memory of GPUs."""
     settings = run.current().settings
     no_problems(lambda: _problems(settings), name="The host can take this deploy")
 
 
 def _problems(settings: HostSettings) -> list[str]:
-    system = look(SystemState, folders=folders(settings), image=settings.vllm.image)
-    return problems(settings, look(OsRelease), system)
+    planned = settings.needs_gpu and settings.capacity.preflight != "off"
+    system = look(
+        SystemState,
+        folders=folders(settings),
+        image=settings.vllm.image,
+        models=model_folders(settings) if planned else [],
+    )
+    found = problems(settings, look(OsRelease), system)
+    # Without a driver that answers there are no cards to plan for.
+    gpus = cards(system, settings) if planned else None
+    if gpus is None:
+        return found
+    judged = memory(settings, gpus, _models(settings, system))
+    say(judged.warnings)
+    # A card that is not there was said already.
+    return found + [
+        problem for problem in judged.problems if not any(problem.startswith(one) for one in found)
+    ]
+
+
+def _models(settings: HostSettings, system: System) -> dict[str, ModelFiles | str]:
+    source = repr(settings.secrets)
+    if source not in _hubs:
+        _hubs[source] = Hub(lambda: hf_token(settings), seconds=_SECONDS, rest=_REST)
+    return models_of(settings, system.models, _hubs[source])

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from vllm_hosts.facts.release import Release
 from vllm_hosts.facts.system import System
-from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.paths import model_folder
+from vllm_hosts.settings import HostSettings
 
 SUPPORTED = {
     ("debian", "12"): "Debian 12",
@@ -26,14 +27,6 @@ def folders(settings: HostSettings) -> list[str]:
         settings.vllm.cache_directory,
         *(folder for agent in settings.agents if (folder := model_folder(settings, agent))),
     ]
-
-
-def model_folder(settings: HostSettings, agent: Agent) -> str:
-    """Where the agent's model lies, or will lie after its download from the hub."""
-    if agent.model.startswith("/"):
-        return agent.model
-    cached = agent.model.replace("/", "--")
-    return f"{settings.vllm.cache_directory}/huggingface/hub/models--{cached}"
 
 
 def problems(settings: HostSettings, release: Release, system: System) -> list[str]:

@@ -164,6 +164,20 @@ def test_the_driver_s_own_message_is_kept() -> None:
     assert found.gpu_message == message
 
 
+def test_a_model_on_the_host() -> None:
+    config = base64.b64encode(b'{"architectures": []}').decode()
+    lines = [*SYSTEM, "0, NVIDIA H200, 143771 MiB", "exit 0", "== model /srv/a", f"config {config}"]
+    lines += ["file 1208 200", "file 108 100", "== model /srv/b", f"config {config}", "total 77"]
+    found = SystemState().process([*lines, "== model /srv/c", f"config {config}", END])
+    assert found.gpus == ("0, NVIDIA H200, 143771 MiB",)
+    assert {folder: model.weight_bytes for folder, model in found.models.items()} == {
+        "/srv/a": 1000,
+        "/srv/b": 77,
+        "/srv/c": None,
+    }
+    assert found.models["/srv/a"].config == b'{"architectures": []}'
+
+
 def test_a_pull_s_progress_is_summed_over_layers() -> None:
     lines = """\
  image Pulling

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
@@ -18,11 +20,20 @@ class Listener:
 
 
 @dataclass(frozen=True)
+class ModelFolder:
+    """A model on the host: the text of its config.json, and the bytes of its weights if known."""
+
+    config: bytes
+    weight_bytes: int | None
+
+
+@dataclass(frozen=True)
 class System:
     """A host as preflight sees it.
 
     ``free`` is in bytes, by the folder that was asked about; ``present`` are those that exist.
-    ``gpu_message`` is what ``nvidia-smi`` said where it failed.
+    ``gpu_message`` is what ``nvidia-smi`` said where it failed. ``models`` are those with a
+    config.json, by the folder that was asked about.
     """
 
     user: str
@@ -34,14 +45,41 @@ class System:
     container_ports: dict[int, str]
     gpus: tuple[str, ...]
     gpu_message: str | None
+    models: dict[str, ModelFolder] = field(default_factory=dict)
+
+
+#: For each folder with a model its config.json, and the size of its weights: from the index, or
+#: from every file (its size and the length of its header). A download of the hub's has a folder for
+#: each revision below it.
+_MODELS = """
+for folder in {folders}; do
+    at=$folder
+    if [ -d "$folder/snapshots" ]; then
+        revision=$(cat "$folder/refs/main" 2>/dev/null || ls -1t "$folder/snapshots" | head -n 1)
+        at=$folder/snapshots/$revision
+    fi
+    [ -f "$at/config.json" ] || continue
+    echo "== model $folder"
+    echo "config $(head -c 1000000 "$at/config.json" | base64 -w 0)"
+    index=$at/model.safetensors.index.json
+    if [ -f "$index" ]; then
+        sed -n 's/.*"total_size" *: *\\([0-9]*\\).*/total \\1/p' "$index" | head -n 1
+        continue
+    fi
+    for file in "$at"/*.safetensors; do
+        case $file in */consolidated*) continue ;; esac
+        [ ! -f "$file" ] || echo "file $(stat -Lc %s "$file") $(od -An -t u8 -N 8 "$file")"
+    done
+done
+"""
 
 
 class SystemState(HostFact[System]):
-    """Login, init, disk, listeners, published ports and GPUs."""
+    """Login, init, disk, listeners, published ports, GPUs and models."""
 
     what = "the system, as root (check ssh_user, _sudo and the sudo password),"
 
-    def command(self, folders: list[str], image: str) -> str:
+    def command(self, folders: list[str], image: str, models: Iterable[str] = ()) -> str:
         return ending(
             f"""
             echo '== user'; id -u
@@ -64,6 +102,7 @@ class SystemState(HostFact[System]):
             else
                 echo 'nvidia-smi is not installed: the driver is missing'; echo 'exit 127'
             fi
+            {_MODELS.format(folders=" ".join(models))}
             """
         )
 
@@ -88,6 +127,11 @@ class SystemState(HostFact[System]):
             container_ports=_container_ports(parts["containers"]),
             gpus=tuple(gpu_lines) if code == "exit 0" else (),
             gpu_message=None if code == "exit 0" else " ".join(gpu_lines).strip() or code,
+            models={
+                heading.removeprefix("model "): _model(content)
+                for heading, content in parts.items()
+                if heading.startswith("model ")
+            },
         )
 
 
@@ -107,3 +151,18 @@ def _container_ports(lines: list[str]) -> dict[int, str]:
             if arrow:
                 ports[int(outside.rpartition(":")[2].partition("-")[0])] = name
     return ports
+
+
+def _model(lines: list[str]) -> ModelFolder:
+    """What ``_MODELS`` prints of one folder."""
+    config, total, known = b"", 0, False
+    for line in lines:
+        kind, _, rest = line.partition(" ")
+        if kind == "config":
+            config = base64.b64decode(rest)
+        elif kind == "file":
+            size, header = rest.split()
+            total, known = total + int(size) - 8 - int(header), True
+        elif kind == "total":
+            total, known = int(rest), True
+    return ModelFolder(config, total if known else None)

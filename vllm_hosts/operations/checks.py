@@ -34,7 +34,12 @@ def promise_kept(find: Callable[[], Sequence[str]]) -> Commands:
 @host_operation
 def said(sentences: Sequence[str]) -> Commands:
     """Say something about the host in every run. Never counts as a change."""
+    say(sentences)
+    yield from ()
+
+
+def say(sentences: Sequence[str]) -> None:
+    """Say something about the host at hand, once in a run: while it executes."""
     if ctx_state.get().is_executing:
         for sentence in sentences:
             ctx_host.get().log_styled(f"    {sentence}", fg="yellow", log_func=logger.warning)
-    yield from ()

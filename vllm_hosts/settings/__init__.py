@@ -2,10 +2,20 @@
 
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.host import HostSettings
-from vllm_hosts.settings.sections import Docker, Edge, Firewall, Nvidia, Secrets, Tls, Vllm
+from vllm_hosts.settings.sections import (
+    Capacity,
+    Docker,
+    Edge,
+    Firewall,
+    Nvidia,
+    Secrets,
+    Tls,
+    Vllm,
+)
 
 __all__ = [
     "Agent",
+    "Capacity",
     "Docker",
     "Edge",
     "Firewall",

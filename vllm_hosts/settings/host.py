@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.sections import (
+    Capacity,
     Docker,
     Edge,
     Firewall,
@@ -40,6 +41,7 @@ class HostSettings(Section):
     ssh_hardening: SshHardening = Field(default_factory=lambda: SshHardening())
     secrets: Secrets = Field(default_factory=lambda: Secrets())
     vllm: Vllm = Field(default_factory=lambda: Vllm())
+    capacity: Capacity = Field(default_factory=lambda: Capacity())
     tls: Tls = Field(default_factory=lambda: Tls())
     edge: Edge = Field(default_factory=lambda: Edge())
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vllm_hosts.settings.types import (
     AbsolutePath,
+    CapacityCheck,
     Cidr,
     DebianVersion,
     DockerSource,
@@ -215,6 +216,23 @@ class Vllm(Section):
             return Version(claimed.split("-")[0])
         except InvalidVersion:
             return None
+
+
+class Capacity(Section):
+    """The memory plan: whether agents fit their GPUs. See docs/capacity.md."""
+
+    preflight: CapacityCheck = Field(
+        "refuse",
+        description="What a deploy does where an agent cannot fit: `refuse` the host before"
+        " anything is downloaded, `warn`, or `off`: no plan is made",
+    )
+    gpu_memory: float | None = Field(
+        None,
+        gt=0,
+        le=10000,
+        description="GiB of each GPU, where the host cannot be asked; None: only the host says",
+        strict=False,
+    )
 
 
 class Tls(Section):

@@ -78,5 +78,6 @@ DebianVersion = Annotated[
     str, _matches(r"[0-9][A-Za-z0-9.+~:-]*", "a package version such as '1.20.1-1'")
 ]
 
+CapacityCheck = Literal["refuse", "warn", "off"]
 DockerSource = Literal["docker-ce", "distro"]
 TlsMode = Literal["local-ca", "files"]

@@ -1,0 +1,199 @@
+"""What the plan makes of models: their weights, their limits, and what it does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.capacity_docs import files
+from tests.unit.capacity_samples import MODEL, agent, changed, one
+from tests.unit.samples import settings
+from vllm_hosts.capacity import Gpu, ModelFiles, Verdict, plan_host
+from vllm_hosts.capacity.estimates import GIB
+from vllm_hosts.capacity.fields import UnplannableError
+from vllm_hosts.capacity.model import describe
+from vllm_hosts.capacity.quantization import quantization
+from vllm_hosts.capacity.sizes import weight_size
+
+
+class TestWeights:
+    def test_the_files_size_is_exact_on_one_gpu(self) -> None:
+        known = ModelFiles(files("Llama-3.1-8B-Instruct").config, 16060522496)
+        model = describe(MODEL, known)
+        size = weight_size(model, 1)
+        assert (size.bytes, size.exact, size.least) == (16060522496, True, 16060522496)
+        assert not weight_size(model, 2).exact
+        assert weight_size(model, 2).bytes == pytest.approx(16060522496 / 2, rel=0.001)
+
+    def test_what_is_computed_is_not_called_exact(self) -> None:
+        size = weight_size(describe(MODEL, files("Llama-3.1-8B-Instruct")), 1)
+        assert not size.exact
+        assert size.bytes == pytest.approx(16060522496, rel=0.001)
+
+    def test_32_bit_files_are_loaded_in_16(self) -> None:
+        config = changed("Llama-3.1-8B-Instruct", torch_dtype="float32").config
+        size = weight_size(describe(MODEL, ModelFiles(config, 32121044992)), 1)
+        assert (size.bytes, size.exact) == (16060522496, False)
+
+    def test_layers_that_predict_further_tokens_are_not_loaded(self) -> None:
+        config = files("DeepSeek-V3").config
+        model = describe(MODEL, ModelFiles(config, 688_586_727_753))
+        # In the files 62 layers, on the GPUs 61, and kv_b_proj twice.
+        assert 0.97 < weight_size(model, 1).bytes / 688_586_727_753 < 0.99
+
+    def test_modules_that_keep_16_bits_do(self) -> None:
+        kind = {"quant_method": "awq", "bits": 4, "group_size": 128}
+        all_of_it = changed("Qwen3-8B", quantization_config=kind)
+        without = changed(
+            "Qwen3-8B", quantization_config={**kind, "modules_to_not_convert": ["self_attn"]}
+        )
+        smaller, larger = (
+            weight_size(describe(MODEL, given), 1).bytes for given in (all_of_it, without)
+        )
+        attention = 36 * 4096 * 128 * (32 + 8 + 8 + 32)
+        assert larger - smaller == pytest.approx(attention * (16 - 4.15625) / 8, rel=1e-6)
+
+    def test_fp8_while_loading_halves_the_linear_layers(self) -> None:
+        plan = one("Llama-3.1-8B-Instruct", quantization="fp8")
+        assert plan.needs is not None
+        assert plan.needs.weights.bytes / GIB == pytest.approx(8.46, abs=0.05)
+        assert not plan.needs.weights.exact
+
+    def test_bits_of_each_quantisation(self) -> None:
+        awq = {"quant_method": "awq", "bits": 4, "group_size": 128}
+        assert quantization(awq).bits == 4.15625
+        assert quantization({**awq, "quant_method": "gptq", "group_size": -1}).bits == 4
+        assert quantization({"quant_method": "fp8"}).bits == 8
+        assert quantization({"quant_method": "mxfp4"}).bits == 4.25
+        assert quantization({"quant_method": "bitsandbytes", "load_in_4bit": True}).bits is None
+        assert quantization({}).bits == 16
+
+
+class TestTheModelsOwnLimit:
+    @pytest.mark.parametrize(
+        ("changes", "limit"),
+        [
+            ({}, 40960),
+            ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, 81920),
+            (
+                {
+                    "rope_scaling": {
+                        "rope_type": "yarn",
+                        "factor": 4.0,
+                        "original_max_position_embeddings": 32768,
+                    }
+                },
+                131072,
+            ),
+            ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 40960),
+            ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 40960),
+        ],
+    )
+    def test_rope_scaling(self, changes: dict[str, Any], limit: int) -> None:
+        assert describe(MODEL, changed("Qwen3-8B", **changes)).limit == limit
+
+    def test_a_length_above_it_is_refused(self) -> None:
+        plan = one("Qwen3-8B", card=80 * GIB, max_model_len=65536)
+        assert plan.problems == (
+            "agent 'it': max_model_len 65536 is above the own limit of org/model, 40960;"
+            " set max_model_len to 40960 or lower",
+        )
+
+    def test_unless_the_user_changes_it(self) -> None:
+        words = ["--hf-overrides", '{"rope_parameters": {}}']
+        assert one("Qwen3-8B", 80 * GIB, max_model_len=65536, extra_args=words).problems == ()
+
+
+class TestWhatIsNotKnown:
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            (
+                changed("Qwen3-8B", architectures=["BrandNewForCausalLM"]),
+                "the architecture BrandNewForCausalLM of org/model is not known to the plan",
+            ),
+            (
+                changed("Qwen3-8B", num_hidden_layers=None),
+                "the config.json of org/model has no num_hidden_layers",
+            ),
+            (
+                changed("Qwen3-8B", hidden_size="4096"),
+                "has hidden_size = '4096', which is no number above zero",
+            ),
+            (changed("Qwen3-8B", architectures=None), "names no architectures"),
+            (
+                changed("Qwen3-8B", layer_types=["linear_attention"] * 36),
+                "has layers of the kind linear_attention, which is not known to the plan",
+            ),
+            (
+                changed("Qwen3-8B", quantization_config={"quant_method": "bitsandbytes"}),
+                "its files were not seen, and quantisation 'bitsandbytes' cannot be computed",
+            ),
+            (files("gemma-3-4b-it"), "its part for images cannot be computed"),
+            (changed("Qwen3-8B", max_position_embeddings=None), "set max_model_len of agent 'it'"),
+        ],
+    )
+    def test_it_is_said_and_never_guessed(self, given: ModelFiles, words: str) -> None:
+        plan = one(given)
+        assert plan.verdict is Verdict.UNKNOWN
+        assert plan.problems == ()
+        [warning] = plan.warnings
+        assert words in warning
+        assert (plan.needs, plan.cache, plan.largest_max_model_len) == (None, None, None)
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"extra_args": ["--cpu-offload-gb", "4"]}, "sets --cpu-offload-gb"),
+            ({"extra_args": ["-pp=2"]}, "sets --pipeline-parallel-size"),
+            ({"extra_args": ["--kv-cache-dtype", "nvfp4"]}, "--kv-cache-dtype nvfp4, which is not"),
+            ({"extra_args": ["--max-num-seqs", "many"]}, "--max-num-seqs is no number: 'many'"),
+            ({"quantization": "bitsandbytes"}, "'bitsandbytes' cannot be computed"),
+            ({"gpus": [0, 1], "tensor_parallel_size": 1}, "2 GPUs and tensor_parallel_size 1"),
+        ],
+    )
+    def test_arguments_that_the_plan_does_not_know(
+        self, changes: dict[str, Any], words: str
+    ) -> None:
+        plan = one("Qwen3-8B", **changes)
+        assert plan.verdict is Verdict.UNKNOWN
+        assert words in plan.warnings[0]
+
+    def test_files_that_are_larger_than_the_card_need_no_more_knowledge(self) -> None:
+        config = changed("Qwen3-8B", architectures=["BrandNewForCausalLM"]).config
+        plan = one(ModelFiles(config, 60 * GIB))
+        assert plan.verdict is Verdict.DOES_NOT_FIT
+        assert plan.problems[0].startswith(
+            "agent 'it' does not fit on GPU 0: the weights of org/model alone are 60.0 GiB,"
+        )
+        assert "BrandNewForCausalLM" in plan.warnings[0]
+        for known in (
+            one(ModelFiles(config, 15 * GIB)),
+            one(ModelFiles(config, 60 * GIB), quantization="fp8"),
+            one(ModelFiles(config, 60 * GIB), extra_args=["--cpu-offload-gb", "60"]),
+        ):
+            assert known.verdict is Verdict.UNKNOWN
+
+    def test_what_is_left_out_is_said(self) -> None:
+        plan = one("Qwen2.5-7B-Instruct-AWQ", extra_args=["--enable-lora"])
+        assert plan.verdict is Verdict.FITS
+        assert plan.warnings == ("agent 'it': what --enable-lora adds (adapters) is not counted",)
+
+    def test_gpus_that_are_not_there(self) -> None:
+        plan = one("Qwen3-8B", gpus=[0, 5])
+        assert plan.problems == ("agent 'it' asks for GPU 5, and this host has 0, 1",)
+        assert plan.verdict is Verdict.DOES_NOT_FIT
+
+    def test_a_card_that_does_not_say_its_memory(self) -> None:
+        plan = plan_host(
+            settings(agents=[agent()]), {0: Gpu(0, "GB10", None)}, {MODEL: files("Qwen3-8B")}
+        ).agents[0]
+        assert plan.warnings == (
+            "GPU 0 does not say how much memory it has; set capacity.gpu_memory",
+        )
+
+    def test_quantisation_that_contradicts_the_files(self) -> None:
+        with pytest.raises(UnplannableError, match="is quantised with awq, and quantization is"):
+            weight_size(describe(MODEL, files("Qwen3-8B-AWQ")), 1, "gptq")
+        assert weight_size(describe(MODEL, files("Qwen3-8B-AWQ")), 1, "awq_marlin").bytes > 0

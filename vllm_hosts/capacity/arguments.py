@@ -1,0 +1,115 @@
+"""Those ``vllm serve`` arguments of an agent that change how much memory it takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_hosts.capacity.fields import UnplannableError
+from vllm_hosts.settings import Agent
+
+#: With these the plan would be wrong, so there is none.
+_UNKNOWN = (
+    "--cpu-offload-gb",
+    "--data-parallel-size",
+    "--kv-cache-memory",
+    "--kv-cache-memory-bytes",
+    "--num-gpu-blocks-override",
+    "--pipeline-parallel-size",
+)
+#: What these add is left out, and said.
+_NOT_COUNTED = {
+    "--speculative-config": "a draft model",
+    "--enable-lora": "adapters",
+    "--kv-transfer-config": "buffers of a KV connector",
+}
+#: Short and long names of the same argument.
+_SHORT = {"-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
+#: These change what the model's files say about its longest sequence.
+_LENGTHS = ("--hf-overrides", "--rope-scaling", "--rope-theta")
+_CACHE_BITS = {"auto": None, "bfloat16": 16, "float16": 16, "half": 16}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """``cache_bits``: None: what the model's files say, or else 16. ``not_counted``: sentences."""
+
+    cache_bits: int | None
+    plain_bits: int
+    batched: int | None
+    sequences: int | None
+    eager: bool
+    hybrid: bool
+    trusts_length: bool
+    not_counted: tuple[str, ...]
+
+
+def arguments(agent: Agent) -> Arguments:
+    """Read an agent's ``extra_args``.
+
+    :raises UnplannableError: one of them makes a plan impossible.
+    """
+    given = _pairs(agent.extra_args)
+    for name in _UNKNOWN:
+        if name in given:
+            raise UnplannableError(
+                f"agent {agent.name!r} sets {name}, which is not known to the plan;"
+                " its memory is unknown"
+            )
+    return Arguments(
+        cache_bits=_cache_bits(agent, given.get("--kv-cache-dtype") or "auto"),
+        plain_bits=32 if given.get("--dtype") in ("float32", "float") else 16,
+        batched=_number(agent, given, "--max-num-batched-tokens"),
+        sequences=_number(agent, given, "--max-num-seqs"),
+        eager="--enforce-eager" in given,
+        hybrid="--disable-hybrid-kv-cache-manager" not in given,
+        trusts_length=any(name in given for name in _LENGTHS)
+        or agent.env.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1",
+        not_counted=tuple(
+            f"agent {agent.name!r}: what {name} adds ({what}) is not counted"
+            for name, what in _NOT_COUNTED.items()
+            if name in given
+        ),
+    )
+
+
+def offloads(agent: Agent) -> bool:
+    """Whether not all weights are on the GPU, or not on these GPUs alone."""
+    return any(name in _pairs(agent.extra_args) for name in _UNKNOWN)
+
+
+def _pairs(words: Sequence[str]) -> dict[str, str | None]:
+    """Names with dashes, as vLLM reads them, and the value of each."""
+    found: dict[str, str | None] = {}
+    for number, word in enumerate(words):
+        if not word.startswith("-"):
+            continue
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        following = words[number + 1] if number + 1 < len(words) else "-"
+        found[_SHORT.get(name, name)] = (
+            value if equals else None if following.startswith("-") else following
+        )
+    return found
+
+
+def _cache_bits(agent: Agent, kind: str) -> int | None:
+    if kind in _CACHE_BITS:
+        return _CACHE_BITS[kind]
+    if re.fullmatch(r"fp8(_e4m3|_e5m2|_inc)?", kind):
+        return 8
+    raise UnplannableError(
+        f"agent {agent.name!r} sets --kv-cache-dtype {kind}, which is not known to the plan;"
+        " its memory is unknown"
+    )
+
+
+def _number(agent: Agent, given: dict[str, str | None], name: str) -> int | None:
+    """vLLM takes 8192, and 8k or 8K for 8000 and 8192."""
+    if name not in given:
+        return None
+    match = re.fullmatch(r"([1-9][0-9]*)([kK]?)", given[name] or "")
+    if match is None:
+        raise UnplannableError(f"agent {agent.name!r}: {name} is no number: {given[name]!r}")
+    return int(match[1]) * {"": 1, "k": 1000, "K": 1024}[match[2]]

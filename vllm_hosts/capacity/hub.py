@@ -1,0 +1,197 @@
+"""Reading a model's configuration from the hub, on the controller: small files, never weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.lock import BoundedSemaphore
+from pydantic import SecretStr
+
+from vllm_hosts.atomic import write_private
+from vllm_hosts.capacity.fields import UnplannableError
+from vllm_hosts.capacity.files import INDEX, SINGLE, parse_config, total_size
+from vllm_hosts.capacity.model import ModelFiles
+from vllm_hosts.errors import SettingsError
+
+#: What was read is good for this long before the hub is asked again.
+_FRESH = timedelta(days=7)
+
+
+class _UnreachableError(UnplannableError):
+    """The hub did not answer, so that asking it about other models would take as long again."""
+
+
+def cache_folder() -> Path:
+    """Where answers are kept: ``$XDG_CACHE_HOME/vllm-hosts/models``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "vllm-hosts" / "models"
+
+
+class Hub:
+    """Asks a hub about models: at most once for each, with what it said kept on the disk.
+
+    :param token: gives the Hugging Face token when it is needed; None: there is none.
+    :param seconds: how long one model may take.
+    :param offline: ask nobody, and take what is kept however old it is.
+    :param rest: for this long after a hub did not answer it is not asked again, by no run.
+    """
+
+    def __init__(
+        self,
+        token: Callable[[], SecretStr | None],
+        *,
+        seconds: float,
+        offline: bool = False,
+        rest: timedelta = timedelta(),
+        folder: Path | None = None,
+    ) -> None:
+        self._token = token
+        self._seconds = seconds
+        self._offline = offline
+        self._rest = rest
+        self._folder = folder or cache_folder()
+        self._answers: dict[tuple[str, str | None], ModelFiles | str] = {}
+        self._silent: set[str | None] = set()
+        # Hosts are looked at side by side, and may have the same models.
+        self._one_at_a_time = BoundedSemaphore()
+
+    def read(self, model: str, endpoint: str | None = None) -> ModelFiles | str:
+        """A model's files, or a sentence that says why they are not known.
+
+        :param endpoint: another hub's URL; None: ``HF_ENDPOINT``, or Hugging Face.
+        """
+        with self._one_at_a_time:
+            if (model, endpoint) not in self._answers:
+                self._answers[model, endpoint] = self._read(model, endpoint)
+            return self._answers[model, endpoint]
+
+    def _read(self, model: str, endpoint: str | None) -> ModelFiles | str:
+        kept = self._folder / f"{model.replace('/', '--')}{_suffix(endpoint)}.json"
+        answer = _kept(kept, None if self._offline else _FRESH)
+        if answer is not None and isinstance(answer.get("config"), dict):
+            return ModelFiles(answer["config"], answer.get("weight_bytes"))
+        if self._offline:
+            return f"{model} is not in {self._folder}, and nobody was asked (--offline)"
+        silence = self._folder / f"silent{_suffix(endpoint)}.json"
+        if endpoint in self._silent or _kept(silence, self._rest) is not None:
+            return f"the hub did not answer a while ago, and was not asked about {model}"
+        try:
+            token = None if _in_the_clear(endpoint) else self._token()
+            with gevent.Timeout(self._seconds, _UnreachableError(_late(model, self._seconds))):
+                files = _fetch(model, endpoint, token)
+        except SettingsError as error:
+            return "; ".join(error.problems)
+        except _UnreachableError as error:
+            self._silent.add(endpoint)
+            _keep(silence, {})
+            return str(error)
+        except UnplannableError as error:
+            return str(error)
+        _keep(kept, {"config": dict(files.config), "weight_bytes": files.weight_bytes})
+        return files
+
+
+def _in_the_clear(endpoint: str | None) -> bool:
+    """Whether a token would travel without TLS."""
+    return (endpoint or os.environ.get("HF_ENDPOINT") or "").startswith("http://")
+
+
+def _late(model: str, seconds: float) -> str:
+    return f"the hub did not answer within {seconds:g} s when asked about {model}"
+
+
+def _suffix(endpoint: str | None) -> str:
+    """Of what is kept: another hub may have something else under the same name."""
+    hub = endpoint or os.environ.get("HF_ENDPOINT") or ""
+    return f"@{hashlib.sha256(hub.encode()).hexdigest()[:8]}" if hub else ""
+
+
+def _keep(path: Path, answer: dict[str, Any]) -> None:
+    # A cache that cannot be written is no reason to stop.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(answer | {"read": datetime.now(UTC).isoformat()})
+        write_private(path, text.encode())
+
+
+def _kept(path: Path, longest: timedelta | None) -> dict[str, Any] | None:
+    """What is kept, if it is not too old (None: however old). A damaged file counts as none."""
+    try:
+        answer: dict[str, Any] = json.loads(path.read_bytes())
+        age = datetime.now(UTC) - datetime.fromisoformat(answer["read"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return answer if longest is None or age < longest else None
+
+
+def _fetch(model: str, endpoint: str | None, token: SecretStr | None) -> ModelFiles:
+    """config.json and the index, or the size of the only file with weights."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Slow to import, and needed by few commands.
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    # False: not the token of whoever is logged in here, since the host would not have it.
+    secret = token.get_secret_value() if token else False
+
+    def size(name: str) -> int | None:
+        url = hf_hub_url(model, name, endpoint=endpoint)
+        return get_hf_file_metadata(url, token=secret).size
+
+    def text(name: str) -> bytes:
+        # Asked first, since a download tries again for half a minute where nobody answers.
+        size(name)
+        found = hf_hub_download(model, name, token=secret, endpoint=endpoint)
+        return Path(found).read_bytes()
+
+    try:
+        config = parse_config(model, text("config.json"))
+        try:
+            return ModelFiles(config, total_size(model, text(INDEX)))
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                raise
+        with suppress(EntryNotFoundError):
+            return ModelFiles(config, size(SINGLE))
+        return ModelFiles(config)
+    except UnplannableError:
+        raise
+    except Exception as error:
+        raise _why(model, error) from None
+
+
+def _why(model: str, error: Exception) -> UnplannableError:
+    """A failed question to the hub, in a sentence. Never shows the request, which has the token."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return UnplannableError(
+            f"{model} is gated: accept its terms on the hub, and set secrets.hf_token_env to a"
+            " variable with a token that may read it"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return UnplannableError(
+            f"the hub has no model {model}, or shows it to nobody without a token; check the name,"
+            " or set secrets.hf_token_env"
+        )
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        return UnplannableError(f"{model} has no config.json on the hub, and cannot be planned")
+    if isinstance(error, HfHubHTTPError):
+        code = getattr(error.response, "status_code", "an error")
+        return UnplannableError(f"the hub answered {code} when asked about {model}")
+    cause = error.__cause__ or error
+    return _UnreachableError(f"the hub could not be asked about {model}: {type(cause).__name__}")

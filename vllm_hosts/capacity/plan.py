@@ -1,0 +1,241 @@
+"""What agents need of each GPU, and what there is. Touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from vllm_hosts.capacity import estimates
+from vllm_hosts.capacity.arguments import Arguments, arguments, offloads
+from vllm_hosts.capacity.cache import BLOCK, Cache, cache
+from vllm_hosts.capacity.estimates import GIB
+from vllm_hosts.capacity.fields import UnplannableError
+from vllm_hosts.capacity.model import Model, ModelFiles, describe
+from vllm_hosts.capacity.result import AgentPlan, Gpu, HostPlan, Needs, Verdict
+from vllm_hosts.capacity.sizes import weight_size
+from vllm_hosts.settings import Agent, HostSettings
+
+#: A suggested length is a multiple of this many tokens where it is longer than two of them.
+_ROUND = 1024
+#: Shorter sequences are of no use to anybody, and so no remedy.
+_SHORTEST = 256
+#: Of a model's files, what is loaded at least.
+_LOADED = 0.9
+_NOTHING = "give it more or larger GPUs, or a smaller or quantised model"
+
+
+def plan_host(
+    settings: HostSettings, gpus: Mapping[int, Gpu], models: Mapping[str, ModelFiles | str]
+) -> HostPlan:
+    """Plan every agent of a host.
+
+    :param gpus: the host's cards, by index.
+    :param models: by the agents' ``model``: what was read of it, or a sentence that says why
+        nothing was.
+    """
+    agents = tuple(
+        _plan(settings, agent, gpus, models.get(agent.model, f"{agent.model} was not read"))
+        for agent in settings.agents
+    )
+    return HostPlan(settings.name, tuple(gpus[index] for index in sorted(gpus)), agents)
+
+
+def _plan(
+    settings: HostSettings, agent: Agent, gpus: Mapping[int, Gpu], files: ModelFiles | str
+) -> AgentPlan:
+    base = AgentPlan(agent.name, agent.model, agent.gpus, Verdict.NO_GPU)
+    if not agent.gpus:
+        return base
+    if missing := sorted(set(agent.gpus) - set(gpus)):
+        there = ", ".join(map(str, sorted(gpus))) or "none"
+        problems = tuple(
+            f"agent {agent.name!r} asks for GPU {gpu}, and this host has {there}" for gpu in missing
+        )
+        return replace(base, verdict=Verdict.DOES_NOT_FIT, problems=problems)
+    cards = [gpus[index] for index in agent.gpus]
+    try:
+        if isinstance(files, str):
+            raise UnplannableError(files)
+        return _Planner(
+            settings, agent, cards, arguments(agent), describe(agent.model, files)
+        ).plan(base)
+    except UnplannableError as error:
+        unknown = replace(base, verdict=Verdict.UNKNOWN, warnings=(str(error),))
+        if problem := _too_large(agent, cards, files):
+            return replace(unknown, verdict=Verdict.DOES_NOT_FIT, problems=(problem,))
+        return unknown
+
+
+def _too_large(agent: Agent, cards: Sequence[Gpu], files: ModelFiles | str) -> str | None:
+    """What can be said of a model of which only the size of its files is known."""
+    if isinstance(files, str) or not files.weight_bytes or agent.quantization:
+        return None
+    sizes = [card.memory for card in cards if card.memory is not None]
+    if len(sizes) < len(cards) or offloads(agent):
+        return None
+    share = files.weight_bytes / len(cards)
+    # Less than all of it, since files may have parts that are not loaded.
+    if _LOADED * share <= min(sizes) * agent.gpu_memory_utilization:
+        return None
+    return (
+        f"agent {agent.name!r} does not fit on {_named(agent)}: the weights of {agent.model} alone"
+        f" are {gib(share)} GiB, has {gib(min(sizes) * agent.gpu_memory_utilization)}"
+        f" ({agent.gpu_memory_utilization:g} of {gib(min(sizes))}); {_NOTHING}"
+    )
+
+
+def _named(agent: Agent) -> str:
+    numbers = ", ".join(map(str, agent.gpus))
+    return f"{'GPU' if len(agent.gpus) == 1 else 'each of GPU'} {numbers}"
+
+
+class _Planner:
+    """The figures of one agent, and the sentences about them."""
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        agent: Agent,
+        cards: Sequence[Gpu],
+        given: Arguments,
+        model: Model,
+    ) -> None:
+        self._settings = settings
+        self._agent = agent
+        self._model = model
+        self._eager = given.eager
+        self._not_counted = given.not_counted
+        self._tp = agent.tensor_parallel_size or len(agent.gpus)
+        if self._tp != len(agent.gpus):
+            raise UnplannableError(
+                f"agent {agent.name!r} has {len(agent.gpus)} GPUs and tensor_parallel_size"
+                f" {self._tp}; its memory is unknown"
+            )
+        self._memory = min(_memory(card) for card in cards)
+        self._usable = max(0, self._memory - estimates.DRIVER)
+        batched, sequences = estimates.batch_defaults(cards[0].name, self._memory)
+        self._batched = given.batched or batched
+        self._sequences = given.sequences or sequences
+        self._limit = None if given.trusts_length else model.limit
+        bits = given.cache_bits or model.quantization.cache_bits or given.plain_bits
+        self._cache: Cache = cache(model, self._tp, bits, self._batched, hybrid=given.hybrid)
+        self._weights = weight_size(model, self._tp, agent.quantization, given.plain_bits)
+
+    def plan(self, base: AgentPlan) -> AgentPlan:
+        """The agent's plan."""
+        activations = estimates.activations(self._model, self._tp, self._batched, self._sequences)
+        graphs, context = estimates.graphs(self._eager), estimates.context(self._tp)
+        budget = int(self._usable * self._agent.gpu_memory_utilization)
+        available = budget - self._weights.bytes - activations - graphs - context
+        largest = self._cache.longest(max(0, available), self._limit)
+        length = self._length(largest)
+        one = self._cache.sequence(length)
+        needs = Needs(self._weights, one, activations, graphs, context, length)
+        problems, warnings = [*self._refusals()], [*self._not_counted]
+        fits = one <= available
+        if not fits and not problems:
+            sentence = self._sentence(needs, budget, largest)
+            # Certain: weights and one sequence, on a card of which the driver keeps nothing.
+            certain = self._weights.least + one
+            if certain > self._memory * self._agent.gpu_memory_utilization:
+                problems.append(f"agent {self._agent.name!r} does not fit on {sentence}")
+            else:
+                warnings.append(f"agent {self._agent.name!r} probably does not fit on {sentence}")
+        return replace(
+            base,
+            verdict=Verdict.DOES_NOT_FIT
+            if problems
+            else Verdict.FITS
+            if fits
+            else Verdict.PROBABLY_NOT,
+            budget=budget,
+            needs=needs,
+            cache=max(0, available),
+            limit=self._limit,
+            largest_max_model_len=largest,
+            sequences=self._cache.sequences(available, length),
+            problems=tuple(problems),
+            warnings=tuple(warnings),
+        )
+
+    def _length(self, largest: int | None) -> int:
+        """Tokens of a full-length sequence, as vLLM will take it."""
+        asked = self._agent.max_model_len
+        if isinstance(asked, int):
+            return asked
+        if asked == "auto":
+            return largest or BLOCK
+        if self._limit is None:
+            raise UnplannableError(
+                f"the config.json of {self._model.name} does not say how long a sequence may be;"
+                f" set max_model_len of agent {self._agent.name!r}"
+            )
+        return self._limit
+
+    def _refusals(self) -> Iterator[str]:
+        """What vLLM refuses whatever the memory."""
+        asked, name, limit = self._agent.max_model_len, self._agent.name, self._limit
+        if isinstance(asked, int) and limit is not None and asked > limit:
+            yield (
+                f"agent {name!r}: max_model_len {asked} is above the own limit of"
+                f" {self._model.name}, {limit}; set max_model_len to {limit} or lower"
+            )
+        heads, keys = self._model.heads, self._model.kv_heads
+        uneven = None
+        if heads % self._tp:
+            uneven = f"{heads} attention heads"
+        elif max(keys, self._tp) % min(keys, self._tp):
+            # Fewer KV heads than GPUs are copied, each to as many.
+            uneven = f"{keys} KV heads"
+        if uneven is not None:
+            yield (
+                f"agent {name!r}: the {uneven} of {self._model.name} cannot be divided among"
+                f" {self._tp} GPUs; give it a number that divides them"
+            )
+
+    def _sentence(self, needs: Needs, budget: int, largest: int | None) -> str:
+        parts = {
+            "weights": needs.weights.bytes,
+            f"KV cache of one sequence of {needs.length} tokens": needs.cache,
+            "activations": needs.activations,
+            "CUDA graphs": needs.graphs,
+            "driver and libraries": needs.context,
+        }
+        listed = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
+        return (
+            f"{_named(self._agent)}: needs {gib(needs.total)} GiB"
+            f" ({listed}), has {gib(budget)} ({self._agent.gpu_memory_utilization:g} of"
+            f" {gib(self._usable)}); {self._remedy(needs, largest)}"
+        )
+
+    def _remedy(self, needs: Needs, largest: int | None) -> str:
+        """The setting that would make it fit."""
+        if largest is not None and largest >= _SHORTEST:
+            step = _ROUND if largest >= 2 * _ROUND else BLOCK
+            return f"set max_model_len to {largest // step * step} or lower"
+        others = max(
+            sum(
+                other.gpu_memory_utilization
+                for other in self._settings.agents
+                if other.name != self._agent.name and gpu in other.gpus
+            )
+            for gpu in self._agent.gpus
+        )
+        # Rounded up to hundredths.
+        wanted = -(-needs.total * 100 // max(1, self._usable)) / 100
+        if self._agent.gpu_memory_utilization < wanted <= 1 - others:
+            return f"set gpu_memory_utilization to {wanted:g} or more"
+        return _NOTHING
+
+
+def _memory(card: Gpu) -> int:
+    if card.memory is None:
+        raise UnplannableError(
+            f"GPU {card.index} does not say how much memory it has; set capacity.gpu_memory"
+        )
+    return card.memory
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB, with enough digits to see something."""
+    return f"{size / GIB:.1f}" if size >= GIB / 10 or not size else f"{size / GIB:.2g}"

@@ -1,0 +1,107 @@
+"""From what a look at a host found to what the plan needs: cards, and models' files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from vllm_hosts.capacity.estimates import GIB
+from vllm_hosts.capacity.fields import UnplannableError
+from vllm_hosts.capacity.files import parse_config, read_folder
+from vllm_hosts.capacity.hub import Hub
+from vllm_hosts.capacity.model import ModelFiles
+from vllm_hosts.capacity.result import Gpu
+from vllm_hosts.facts.system import ModelFolder, System
+from vllm_hosts.paths import model_folder
+from vllm_hosts.settings import Agent, HostSettings
+
+
+def model_folders(settings: HostSettings) -> list[str]:
+    """Folders on the host with the models of agents that have GPUs."""
+    return list(
+        dict.fromkeys(model_folder(settings, agent) for agent in settings.agents if agent.gpus)
+    )
+
+
+def gpus_of(lines: Iterable[str], gpu_memory: float | None = None) -> dict[int, Gpu]:
+    """Cards by index, from nvidia-smi's lines such as ``0, NVIDIA H200, 143771 MiB``.
+
+    :param gpu_memory: GiB, for a card that does not say ("[N/A]", where it shares the host's).
+    """
+    found = {}
+    for line in lines:
+        index, name, memory = (part.strip() for part in line.split(",", 2))
+        match = re.fullmatch(r"([0-9]+)( MiB)?", memory)
+        size = int(match[1]) * 1024**2 if match else _bytes(gpu_memory)
+        found[int(index)] = Gpu(int(index), name, size)
+    return found
+
+
+def supposed_gpus(settings: HostSettings, gpu_memory: float) -> dict[int, Gpu]:
+    """The cards that agents ask for, with so many GiB each: of a host that cannot be asked."""
+    indices = sorted({gpu for agent in settings.agents for gpu in agent.gpus})
+    return {index: Gpu(index, "supposed", _bytes(gpu_memory)) for index in indices}
+
+
+def models_of(
+    settings: HostSettings,
+    found: Mapping[str, ModelFolder],
+    hub: Hub,
+    copies: Mapping[str, Path] | None = None,
+) -> dict[str, ModelFiles | str]:
+    """By ``model``: its files, or why they are not known. For agents with GPUs.
+
+    A local copy comes first, then what the host has, then the hub.
+
+    :param found: what the host has, by folder.
+    :param copies: folders on the controller, by agent.
+    """
+    models: dict[str, ModelFiles | str] = {}
+    for agent in settings.agents:
+        copy = (copies or {}).get(agent.name)
+        if not agent.gpus or (agent.model in models and copy is None):
+            continue
+        models[agent.model] = _read(settings, agent, found, hub, copy)
+    return models
+
+
+def _read(
+    settings: HostSettings,
+    agent: Agent,
+    found: Mapping[str, ModelFolder],
+    hub: Hub,
+    copy: Path | None,
+) -> ModelFiles | str:
+    folder = model_folder(settings, agent)
+    if copy is not None:
+        return _or_sentence(lambda: read_folder(agent.model, copy))
+    if folder in found:
+        there = found[folder]
+        return _or_sentence(
+            lambda: ModelFiles(parse_config(agent.model, there.config), there.weight_bytes)
+        )
+    if agent.model.startswith("/"):
+        return (
+            f"{agent.model} was not read on the host, or has no config.json; to plan without the"
+            f" host, name a copy: --model-dir {agent.name}=FOLDER"
+        )
+    return hub.read(agent.model, agent.env.get("HF_ENDPOINT"))
+
+
+def _or_sentence(read: Callable[[], ModelFiles]) -> ModelFiles | str:
+    try:
+        return read()
+    except UnplannableError as error:
+        return str(error)
+
+
+def _bytes(gpu_memory: float | None) -> int | None:
+    return None if gpu_memory is None else int(gpu_memory * GIB)
+
+
+def cards(system: System, settings: HostSettings) -> dict[int, Gpu] | None:
+    """A host's cards as it says; None: its driver does not answer, or is not there yet."""
+    if system.gpu_message is not None:
+        return None
+    return gpus_of(system.gpus, settings.capacity.gpu_memory)
