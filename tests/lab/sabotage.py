@@ -371,7 +371,7 @@ SABOTAGE = [
     _row(
         "edge-with-a-wrong-internal-key",
         "EDGE-04 EDGE-05",
-        _conf("s/ "/ "x/", f"{MAPS}/internal.map"),
+        _conf('s/ "/ "x/', f"{MAPS}/internal.map"),
     ),
     _row(
         "metrics-opened",
