@@ -79,4 +79,6 @@ DebianVersion = Annotated[
 ]
 
 DockerSource = Literal["docker-ce", "distro"]
+DriverMode = Literal["present", "install"]
+DriverSource = Literal["distro", "nvidia"]
 TlsMode = Literal["local-ca", "files"]

@@ -1,0 +1,188 @@
+"""The GPU driver: its packages, a kernel module that runs, and reboots where they are needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyinfra.api.command import StringCommand
+from pyinfra.context import ctx_state
+
+from vllm_hosts.apt_sources import extended, read
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.apt import AllPackages, AptSourceFiles, AptVersions
+from vllm_hosts.facts.gpu import GpuHost, GpuState
+from vllm_hosts.facts.release import OsRelease
+from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.facts.units import Units
+from vllm_hosts.gpus import silent
+from vllm_hosts.operations.apt import Archive, archive_added, packages_installed
+from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.reboot import rebooted
+from vllm_hosts.operations.tree import change
+from vllm_hosts.tree import differing
+
+_SOURCES = "vllm-hosts-driver"
+_FABRIC_UNIT = "nvidia-fabricmanager.service"
+#: What earlier instructions and NVIDIA's keyring package write; apt refuses two keys for one archive.
+_STALE = (
+    "/etc/apt/sources.list.d/cuda.list",
+    *(
+        f"/etc/apt/sources.list.d/cuda-{release}-{machine}.list"
+        for release in ("debian12", "debian13", "ubuntu2204", "ubuntu2404")
+        for machine in ("x86_64", "sbsa")
+    ),
+)
+#: A module that cannot be loaded says why; the sentence that fails the host then has it.
+_LOAD = """
+if command -v modprobe >/dev/null; then
+    modprobe nvidia && modprobe nvidia_uvm
+else
+    echo 'there is no modprobe'
+fi 2>&1 || :
+"""
+
+
+@dataclass(frozen=True)
+class Install:
+    """What a driver is made of.
+
+    ``archive`` or else further ``components`` of the distribution's own archives; packages to have
+    ``first``, such as a pin of versions, and then ``packages``; ``headers`` is the one among them
+    that must fit the running kernel; ``fabric`` are names that the Fabric Manager may have.
+    """
+
+    packages: tuple[str, ...]
+    first: tuple[str, ...] = ()
+    archive: Archive | None = None
+    components: tuple[str, ...] = ()
+    headers: str | None = None
+    fabric: tuple[str, ...] = ()
+
+
+@host_operation
+def driver_installed(describe: Callable[[], Install | None]) -> Commands:
+    """Install a driver's packages from where they come from.
+
+    :param describe: says what, when it is called; it may look at the host. None: nothing.
+    """
+    wanted = describe()
+    if wanted is None:
+        return
+    if wanted.archive is not None:
+        yield from archive_added(wanted.archive, stale=_STALE)
+    else:
+        sources = read(look(AptSourceFiles), but=_SOURCES)
+        entries = extended(sources, look(OsRelease).codename, wanted.components, _SOURCES)
+        found = look(TreeState, paths=[entry.path for entry in entries])
+        if different := differing(entries, found.paths):
+            entries_differ(different, found.paths)
+            yield change(different)
+    if wanted.first:
+        yield from packages_installed(dict.fromkeys(wanted.first))
+    # A driver that answers is of another series, under names that may be the same.
+    anew = look(GpuState).smi.driver is not None
+    yield from packages_installed(
+        dict.fromkeys(wanted.packages), anew=anew, first=_headers_offered(wanted.headers)
+    )
+
+
+def _headers_offered(name: str | None) -> str:
+    if name is None:
+        return ":"
+    return (
+        f'[ -n "$(apt-cache madison {name})" ] || {{ echo \'the archive has no {name}: this kernel'
+        " is older than its newest, or not the distribution; reboot into a newer one, or install"
+        " its headers'; exit 1; }"
+    )
+
+
+@host_operation
+def driver_answers(
+    reason: Callable[[GpuHost], str | None], *, mode: str, allow_reboot: bool, timeout: int
+) -> Commands:
+    """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
+
+    Hosts reboot one at a time, and their runs go on after it.
+
+    :param reason: why a reboot would help, from a look at the host; None: it would not.
+    """
+    if look(GpuState).smi.message is None:
+        return
+    differs("the GPU driver", "does not answer")
+    yield watched("loading the GPU driver", _LOAD)
+    if not ctx_state.get().is_executing:
+        return
+    host = look(GpuState)
+    if host.smi.message is None:
+        return
+    why = reason(host)
+    if why is None:
+        raise HostError(silent(host.smi.message, mode))
+    if not allow_reboot:
+        raise HostError(
+            f"a reboot is needed: {why}; set nvidia.allow_reboot = True, or reboot the host"
+            " yourself and run again"
+        )
+    yield rebooted(why, timeout)
+    host = look(GpuState)
+    if host.smi.message is not None:
+        raise HostError(f"after a reboot ({why}): {silent(host.smi.message, mode)}")
+
+
+@host_operation
+def driver_held(part_of_it: Callable[[str], bool]) -> Commands:
+    """Hold every installed package of the driver at its version, whoever installed it."""
+    found = look(AllPackages)
+    loose = sorted(name for name in found.versions if part_of_it(name) and name not in found.held)
+    for name in loose:
+        differs(f"package {name}", "is not held")
+    if loose:
+        yield watched("holding packages", f"apt-mark hold {' '.join(loose)}")
+
+
+@host_operation
+def fabric_manager_runs(names: Callable[[], tuple[str, ...]]) -> Commands:
+    """The Fabric Manager runs, at exactly the driver's version.
+
+    :param names: what its package may be called; empty: this host needs none.
+    """
+    wanted = names()
+    driver = look(GpuState).smi.driver
+    if not wanted or driver is None:
+        return
+    installed = look(AllPackages).versions
+    at = {name: version for name in wanted if (version := installed.get(name))}
+    if driver not in map(upstream, at.values()):
+        yield StringCommand(":")  # the archives' lists are read below, when it really comes to it
+        offered = look(AptVersions, names=list(wanted))
+        package = matching(offered, wanted, driver)
+        if package is None:
+            raise HostError(
+                f"no archive has a Fabric Manager {driver}, which has to be at the driver's version"
+            )
+        yield from packages_installed(dict([package]), held=True)
+    units = look(Units, names=[_FABRIC_UNIT])
+    if not (units[_FABRIC_UNIT].active and units[_FABRIC_UNIT].enabled):
+        differs(_FABRIC_UNIT, "does not run, or not at boot")
+        yield StringCommand(f"systemctl enable {_FABRIC_UNIT} && systemctl restart {_FABRIC_UNIT}")
+
+
+def matching(
+    offered: dict[str, tuple[str, ...]], names: tuple[str, ...], driver: str
+) -> tuple[str, str] | None:
+    """The first of these packages that is offered at the driver's version, and that version."""
+    for name in names:
+        for version in offered.get(name, ()):
+            if upstream(version) == driver:
+                return name, version
+    return None
+
+
+def upstream(version: str) -> str:
+    """``580.95.05`` of ``580.95.05-0ubuntu0.24.04.1``."""
+    found = re.match(r"(?:\d+:)?([0-9.]+)", version)
+    return found[1] if found else version
