@@ -120,7 +120,7 @@ _CAUSES = (
     ("version mismatch", "the driver was updated and the old kernel module still runs", True),
     (
         "GPU is lost",
-        "the card has left the bus; if it does so again, look at power and riser",
+        "the card has left the bus; if again, look at power and riser",
         True,
     ),
     ("Unable to determine the device handle", "a card does not answer; dmesg has an Xid", True),

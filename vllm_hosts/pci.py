@@ -1,4 +1,4 @@
-"""NVIDIA's cards as the PCI bus shows them, before any driver: which architecture a device id is."""
+"""NVIDIA's cards as the PCI bus shows them, before there is a driver: which architecture."""
 
 from __future__ import annotations
 

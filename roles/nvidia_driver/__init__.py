@@ -12,16 +12,13 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
+from roles.nvidia_driver.packages import fabric_manager, holds, install
 from roles.nvidia_driver.plan import (
     INITRAMFS,
-    NOUVEAU,
-    PERSISTENCE_UNIT,
-    UPGRADES,
     driver_files,
-    holds,
-    install,
     needs_install,
     persistence_unit,
+    reboot_needed,
     reboot_reason,
     refusals,
 )
@@ -51,7 +48,7 @@ def nvidia_driver() -> None:
     if not settings.needs_gpu or nvidia.driver == "present":
         return
     no_problems(
-        lambda: refusals(nvidia, look(OsRelease), look(GpuState)),
+        lambda: refusals(settings, look(OsRelease), look(GpuState)),
         name="A driver can be installed, or is there",
     )
     nouveau, upgrades = driver_files()
@@ -62,8 +59,7 @@ def nvidia_driver() -> None:
     driver_installed(lambda: _install(nvidia), name="The driver is installed")
     driver_answers(
         reboot_reason,
-        mode=nvidia.driver,
-        allow_reboot=nvidia.allow_reboot,
+        refused=None if nvidia.allow_reboot else reboot_needed,
         timeout=nvidia.reboot_timeout,
         name="The driver answers",
     )
@@ -75,7 +71,10 @@ def nvidia_driver() -> None:
         name="The persistence daemon is configured",
     )
     units_enabled(["nvidia-persistenced.service"], name="The persistence daemon runs")
-    fabric_manager_runs(lambda: _fabric(nvidia), name="The Fabric Manager runs, where it has to")
+    fabric_manager_runs(
+        lambda: fabric_manager(look(GpuState)),
+        name="The Fabric Manager runs, where it has to",
+    )
     promise_kept(lambda: _problems(settings), name="The GPUs are those that agents ask for")
 
 
@@ -84,16 +83,8 @@ def _install(nvidia: Nvidia) -> Install | None:
     return install(nvidia, look(OsRelease), host) if needs_install(nvidia, host) else None
 
 
-def _fabric(nvidia: Nvidia) -> tuple[str, ...]:
-    host = look(GpuState)
-    return install(nvidia, look(OsRelease), host).fabric if host.nvswitch else ()
-
-
 def _problems(settings: HostSettings) -> list[str]:
     smi = look(GpuState).smi
     if smi.message is not None:
         return [silent(smi.message, settings.nvidia.driver)]
     return list(unusable(settings.agents, smi))
-
-
-__all__ = ["NOUVEAU", "PERSISTENCE_UNIT", "UPGRADES", "nvidia_driver"]

@@ -1,25 +1,21 @@
 """Which driver a host gets, and what speaks against it. Touches no host.
 
-Sources: NVIDIA's Driver Installation Guide (docs.nvidia.com/datacenter/tesla/driver-installation-guide)
-for kernel modules, package names and version locking; Debian's and Ubuntu's package lists.
+Sources: NVIDIA's Driver Installation Guide (docs.nvidia.com/datacenter/tesla); for which series know
+which cards, NVIDIA's blog "NVIDIA Transitions Fully Towards Open-Source GPU Kernel Modules" and the
+release notes of 570 (first with Blackwell) and 580 (last with Maxwell, Pascal and Volta).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.gpu import GpuHost
 from vllm_hosts.facts.release import Release
-from vllm_hosts.gpus import silent
-from vllm_hosts.nvidia_smi import reboot_helps
-from vllm_hosts.operations.apt import Archive
-from vllm_hosts.operations.driver import Install
+from vllm_hosts.nvidia_smi import cause, reboot_helps
 from vllm_hosts.pci import ARCHITECTURES, PciDevice
 from vllm_hosts.render import render
-from vllm_hosts.settings import Nvidia
+from vllm_hosts.settings import HostSettings, Nvidia
 from vllm_hosts.tree import Entry, File
 
 NOUVEAU = "/etc/modprobe.d/vllm-hosts-nouveau.conf"
@@ -36,17 +32,6 @@ DEBIAN_SERIES = {"12": 535, "13": 550}
 _FIRST_SERIES = {"blackwell": 570}
 _LAST_SERIES = {"maxwell": 580, "pascal": 580, "volta": 580}
 _PROPRIETARY = frozenset({"maxwell", "pascal", "volta"})
-_COMPONENTS = {
-    "debian": ("contrib", "non-free", "non-free-firmware"),
-    "ubuntu": ("restricted", "multiverse"),
-}
-#: NVIDIA's key for each release's part of its archive, as the file beside it and its fingerprint
-#: (github.com/NVIDIA/cuda-repo-management lists the files).
-_KEYS = {
-    ("debian", "13"): ("8793F200.pub", "02182E60104FCDC26EAE1B8597A5D4CB8793F200"),
-}
-_OTHER_KEY = ("3bf863cc.pub", "EB693B3035CD5710E231E123A4B469963BF863CC")
-_CUDA_ARCHITECTURES = {"amd64": "x86_64", "arm64": "sbsa"}
 
 
 def flavour(cards: tuple[PciDevice, ...]) -> str:
@@ -86,23 +71,37 @@ def needs_install(nvidia: Nvidia, host: GpuHost) -> bool:
     return nvidia.driver_series not in (None, int(host.smi.driver.partition(".")[0]))
 
 
-def refusals(nvidia: Nvidia, release: Release, host: GpuHost) -> list[str]:
-    """Why no driver can be installed here, before anything is changed; empty: it can."""
+def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[str]:
+    """Why there will be no working driver, before anything is changed; empty: go ahead."""
+    nvidia, smi = settings.nvidia, host.smi
     if not needs_install(nvidia, host):
-        if host.smi.message and not nvidia.allow_reboot:
-            return [_no_reboot(silent(host.smi.message, nvidia.driver))]
+        if smi.message is not None and not nvidia.allow_reboot:
+            return [reboot_needed(smi.message)]
         return []
     if not host.cards:
         return ["the PCI bus shows no GPU of NVIDIA's; is one there, and passed to this machine?"]
     found = [*_cards(nvidia, release, host), *_settings(nvidia, release, host)]
-    if not nvidia.allow_reboot and (host.nouveau or host.module):
-        held = (
-            "the free driver nouveau holds the GPUs"
-            if host.nouveau
-            else (f"driver {host.module} is loaded")
+    highest = max(gpu for agent in settings.agents for gpu in agent.gpus)
+    if highest >= len(host.cards):
+        found.append(
+            f"an agent asks for GPU {highest}, and the PCI bus shows {len(host.cards)}, numbered"
+            " from 0"
         )
-        found.append(_no_reboot(f"{held}, and a new one is taken up at a reboot only"))
+    if smi.driver is not None and not nvidia.allow_reboot:
+        found.append(
+            f"driver {smi.driver} runs, and series {nvidia.driver_series} in its place needs a"
+            " reboot; set nvidia.allow_reboot = True, or leave nvidia.driver_series out"
+        )
     return found
+
+
+def reboot_needed(why: str) -> str:
+    """The sentence for a reboot that is not allowed."""
+    meaning = f" ({cause(why)})" if cause(why) else ""
+    return (
+        f"a reboot is needed: {why}{meaning}; set nvidia.allow_reboot = True, or reboot the host"
+        " yourself and run again"
+    )
 
 
 def _cards(nvidia: Nvidia, release: Release, host: GpuHost) -> Iterator[str]:
@@ -148,106 +147,15 @@ def _settings(nvidia: Nvidia, release: Release, host: GpuHost) -> Iterator[str]:
         )
     if host.secure_boot and not host.key_enrolled and not _signed(nvidia, release):
         yield (
-            "Secure Boot is on, and its firmware would reject the kernel module that is built here"
-            " (Key was rejected by service); enrol a key of this host's (mokutil --import"
-            " /var/lib/dkms/mok.pub, a reboot, and a confirmation at the console), or switch Secure"
-            " Boot off in the firmware; see docs/driver.md"
+            "Secure Boot is on, and would reject the kernel module that is built on this host (Key"
+            " was rejected by service); enrol the host's own key, which needs somebody at its"
+            " console, or switch Secure Boot off; docs/driver.md says how"
         )
 
 
 def _signed(nvidia: Nvidia, release: Release) -> bool:
     """Whether the modules come built, and signed with a key that the firmware trusts."""
     return nvidia.driver_source == "distro" and release.os_id == "ubuntu"
-
-
-def _no_reboot(why: str) -> str:
-    return f"{why}; set nvidia.allow_reboot = True, or reboot the host yourself after this run"
-
-
-def install(nvidia: Nvidia, release: Release, host: GpuHost) -> Install:
-    """What to install, and where it comes from.
-
-    :raises HostError: no kernel module serves all cards.
-    """
-    kind, chosen = flavour(host.cards), series(nvidia, release)
-    if nvidia.driver_source == "nvidia":
-        return Install(
-            archive=_archive(nvidia, release),
-            first=(f"nvidia-driver-pinning-{chosen}",),
-            packages=(*headers(release, host), *_NVIDIAS[release.os_id][kind]),
-            headers=f"linux-headers-{host.kernel}",
-            fabric=_fabric(host, chosen),
-        )
-    if release.os_id == "debian":
-        packages = (*headers(release, host), *_DEBIANS[kind], *_DEBIANS_TOO)
-        if release.version != "12":
-            packages += ("libnvidia-nvvm4",)
-    elif host.secure_boot and not host.key_enrolled:
-        packages = (
-            f"linux-modules-nvidia-{chosen}-server{_OPEN[kind]}-{kernel_flavour(host.kernel)}",
-            f"nvidia-headless-no-dkms-{chosen}-server{_OPEN[kind]}",
-            f"nvidia-utils-{chosen}-server",
-        )
-    else:
-        packages = (
-            *headers(release, host),
-            f"nvidia-headless-{chosen}-server{_OPEN[kind]}",
-            f"nvidia-utils-{chosen}-server",
-        )
-    return Install(
-        components=_COMPONENTS[release.os_id],
-        packages=packages,
-        headers=next((name for name in packages if name.endswith(host.kernel)), None),
-        fabric=_fabric(host, chosen),
-    )
-
-
-_OPEN = {"open": "-open", "proprietary": ""}
-#: Without the graphical half: nvidia-driver would bring an X server.
-_DEBIANS = {"open": ("nvidia-open-kernel-dkms",), "proprietary": ("nvidia-kernel-dkms",)}
-_DEBIANS_TOO = ("libcuda1", "nvidia-smi", "nvidia-persistenced")
-#: In NVIDIA's archive only Debian's part has a compute-only package under one name in all series.
-_NVIDIAS = {
-    "debian": {
-        "open": ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced"),
-        "proprietary": ("nvidia-driver-cuda", "nvidia-kernel-dkms", "nvidia-persistenced"),
-    },
-    "ubuntu": {"open": ("nvidia-open",), "proprietary": ("cuda-drivers",)},
-}
-
-
-def headers(release: Release, host: GpuHost) -> tuple[str, ...]:
-    """Headers of the kernel that runs, and on Debian those of the kernels that follow it."""
-    names = () if host.has_headers else (f"linux-headers-{host.kernel}",)
-    kind = re.search(r"-((cloud-|rt-)?(amd64|arm64))$", host.kernel)
-    if release.os_id == "debian" and kind:
-        names += (f"linux-headers-{kind[1]}",)
-    return names
-
-
-def kernel_flavour(kernel: str) -> str:
-    """``generic`` of ``6.8.0-45-generic``; also ``aws``, ``nvidia-64k`` and so on."""
-    return kernel.split("-", 2)[-1]
-
-
-def _archive(nvidia: Nvidia, release: Release) -> Archive:
-    where = f"{release.os_id}{release.version.replace('.', '')}"
-    url = f"{nvidia.driver_archive_url}/{where}/{_CUDA_ARCHITECTURES[release.architecture]}"
-    name, fingerprint = _KEYS.get((release.os_id, release.version), _OTHER_KEY)
-    return Archive(
-        name="nvidia-cuda",
-        url=url,
-        suite="/",
-        components="",
-        architecture=release.architecture,
-        key_url=nvidia.driver_key_url or f"{url}/{name}",
-        key_fingerprint=nvidia.driver_key_fingerprint or fingerprint,
-    )
-
-
-def _fabric(host: GpuHost, chosen: int) -> tuple[str, ...]:
-    """Names that the Fabric Manager's package may have; none where there is no NVSwitch."""
-    return (f"nvidia-fabricmanager-{chosen}", "nvidia-fabricmanager") if host.nvswitch else ()
 
 
 def reboot_reason(host: GpuHost) -> str | None:
@@ -269,17 +177,8 @@ def driver_files() -> list[Entry]:
 
 
 def persistence_unit() -> File:
-    """The daemon's unit, in the place of the distribution's, some of which switch persistence off."""
+    """The daemon's unit, in the place of the distribution's: Ubuntu's switches persistence off."""
     return File(PERSISTENCE_UNIT, render("nvidia_driver/nvidia-persistenced.service.j2").encode())
 
 
-def holds(name: str) -> bool:
-    """Whether a package is part of the driver, so that it must not be upgraded by itself."""
-    return bool(_DRIVER_PACKAGE.fullmatch(name)) and "-container" not in name
-
-
-_DRIVER_PACKAGE = re.compile(
-    r"(lib)?nvidia-.+|libcuda1|libnv(cuvid|optix|fbc|encode).*|firmware-nvidia-.+|cuda-drivers.*"
-    r"|linux-(modules|objects|signatures)-nvidia-.+|xserver-xorg-video-nvidia.*"
-)
 assert set(_FIRST_SERIES) | set(_LAST_SERIES) <= set(ARCHITECTURES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm_hosts.facts.base import HostFact, ending, sections
@@ -81,7 +82,7 @@ class AptVersions(HostFact[dict[str, tuple[str, ...]]]):
         return found
 
 
-class AptSourceFiles(HostFact[dict[str, str]]):
+class AptSourceFiles(HostFact[Mapping[str, str]]):
     """The text of every source file of apt, by path."""
 
     what = "apt's source files"
@@ -96,7 +97,7 @@ class AptSourceFiles(HostFact[dict[str, str]]):
             """
         )
 
-    def parse(self, lines: list[str]) -> dict[str, str]:
+    def parse(self, lines: list[str]) -> Mapping[str, str]:
         return {
             path: base64.b64decode("".join(content), validate=True).decode()
             for path, content in sections(lines).items()

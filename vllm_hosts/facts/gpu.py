@@ -1,4 +1,4 @@
-"""A host's GPUs, with and without a driver: the PCI bus, kernel modules, Secure Boot, nvidia-smi."""
+"""A host's GPUs, with and without a driver: PCI bus, kernel module, Secure Boot, nvidia-smi."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class GpuState(HostFact[GpuHost]):
                 read -r vendor <"$device/vendor"
                 [ "$vendor" = {NVIDIA:#06x} ] || continue
                 read -r class <"$device/class"; read -r number <"$device/device"
-                driver=-; [ ! -e "$device/driver" ] || driver=$(readlink "$device/driver")
+                driver=$(readlink "$device/driver") || driver=-
                 echo "${{device##*/}} $class $number ${{driver##*/}}"
             done
             echo '== module'; cat /sys/module/nvidia/version 2>/dev/null

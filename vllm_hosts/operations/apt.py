@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
+from pyinfra.api.command import StringCommand
+
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages
 from vllm_hosts.facts.tree import TreeState
@@ -21,6 +23,11 @@ _APT_GET = (
     " -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0"
     " -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
 )
+
+
+def lists_read() -> StringCommand:
+    """The command that reads what the archives have."""
+    return watched("reading the archives' lists", f"{_APT_GET} update")
 
 
 @dataclass(frozen=True)

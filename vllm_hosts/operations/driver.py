@@ -18,7 +18,7 @@ from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.facts.units import Units
 from vllm_hosts.gpus import silent
-from vllm_hosts.operations.apt import Archive, archive_added, packages_installed
+from vllm_hosts.operations.apt import Archive, archive_added, lists_read, packages_installed
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ
 from vllm_hosts.operations.reboot import rebooted
@@ -27,7 +27,7 @@ from vllm_hosts.tree import differing
 
 _SOURCES = "vllm-hosts-driver"
 _FABRIC_UNIT = "nvidia-fabricmanager.service"
-#: What earlier instructions and NVIDIA's keyring package write; apt refuses two keys for one archive.
+#: What instructions and NVIDIA's keyring package write; apt refuses two keys for one archive.
 _STALE = (
     "/etc/apt/sources.list.d/cuda.list",
     *(
@@ -52,7 +52,7 @@ class Install:
 
     ``archive`` or else further ``components`` of the distribution's own archives; packages to have
     ``first``, such as a pin of versions, and then ``packages``; ``headers`` is the one among them
-    that must fit the running kernel; ``fabric`` are names that the Fabric Manager may have.
+    that must fit the running kernel.
     """
 
     packages: tuple[str, ...]
@@ -60,7 +60,6 @@ class Install:
     archive: Archive | None = None
     components: tuple[str, ...] = ()
     headers: str | None = None
-    fabric: tuple[str, ...] = ()
 
 
 @host_operation
@@ -102,13 +101,18 @@ def _headers_offered(name: str | None) -> str:
 
 @host_operation
 def driver_answers(
-    reason: Callable[[GpuHost], str | None], *, mode: str, allow_reboot: bool, timeout: int
+    reason: Callable[[GpuHost], str | None],
+    *,
+    refused: Callable[[str], str] | None,
+    timeout: int,
 ) -> Commands:
     """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
 
     Hosts reboot one at a time, and their runs go on after it.
 
     :param reason: why a reboot would help, from a look at the host; None: it would not.
+    :param refused: the sentence for a reboot that is needed; None: it is allowed.
+    :param timeout: seconds in which a rebooted host must be back.
     """
     if look(GpuState).smi.message is None:
         return
@@ -121,16 +125,13 @@ def driver_answers(
         return
     why = reason(host)
     if why is None:
-        raise HostError(silent(host.smi.message, mode))
-    if not allow_reboot:
-        raise HostError(
-            f"a reboot is needed: {why}; set nvidia.allow_reboot = True, or reboot the host"
-            " yourself and run again"
-        )
+        raise HostError(silent(host.smi.message, "install"))
+    if refused is not None:
+        raise HostError(refused(why))
     yield rebooted(why, timeout)
     host = look(GpuState)
     if host.smi.message is not None:
-        raise HostError(f"after a reboot ({why}): {silent(host.smi.message, mode)}")
+        raise HostError(f"after a reboot ({why}): {silent(host.smi.message, 'install')}")
 
 
 @host_operation
@@ -146,29 +147,29 @@ def driver_held(part_of_it: Callable[[str], bool]) -> Commands:
 
 @host_operation
 def fabric_manager_runs(names: Callable[[], tuple[str, ...]]) -> Commands:
-    """The Fabric Manager runs, at exactly the driver's version.
+    """The Fabric Manager runs, at exactly the driver's version: another one ends by itself.
 
     :param names: what its package may be called; empty: this host needs none.
     """
     wanted = names()
-    driver = look(GpuState).smi.driver
-    if not wanted or driver is None:
+    if not wanted:
         return
-    installed = look(AllPackages).versions
-    at = {name: version for name in wanted if (version := installed.get(name))}
-    if driver not in map(upstream, at.values()):
-        yield StringCommand(":")  # the archives' lists are read below, when it really comes to it
-        offered = look(AptVersions, names=list(wanted))
-        package = matching(offered, wanted, driver)
-        if package is None:
-            raise HostError(
-                f"no archive has a Fabric Manager {driver}, which has to be at the driver's version"
-            )
-        yield from packages_installed(dict([package]), held=True)
-    units = look(Units, names=[_FABRIC_UNIT])
-    if not (units[_FABRIC_UNIT].active and units[_FABRIC_UNIT].enabled):
-        differs(_FABRIC_UNIT, "does not run, or not at boot")
-        yield StringCommand(f"systemctl enable {_FABRIC_UNIT} && systemctl restart {_FABRIC_UNIT}")
+    unit = look(Units, names=[_FABRIC_UNIT])[_FABRIC_UNIT]
+    if unit.active and unit.enabled:
+        return
+    differs(_FABRIC_UNIT, "does not run, or not at boot")
+    yield lists_read()
+    if not ctx_state.get().is_executing:
+        return
+    driver = look(GpuState).smi.driver
+    package = matching(look(AptVersions, names=list(wanted)), wanted, driver or "")
+    if package is None:
+        raise HostError(
+            f"no archive of this host has a Fabric Manager at the driver's version {driver}, which"
+            " its NVSwitches need; see docs/driver.md"
+        )
+    yield from packages_installed(dict([package]), held=True)
+    yield StringCommand(f"systemctl enable {_FABRIC_UNIT} && systemctl restart {_FABRIC_UNIT}")
 
 
 def matching(
