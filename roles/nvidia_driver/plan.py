@@ -1,8 +1,8 @@
 """Which driver a host gets, and what speaks against it. Touches no host.
 
-Sources: NVIDIA's Driver Installation Guide (docs.nvidia.com/datacenter/tesla); for which series know
-which cards, NVIDIA's blog "NVIDIA Transitions Fully Towards Open-Source GPU Kernel Modules" and the
-release notes of 570 (first with Blackwell) and 580 (last with Maxwell, Pascal and Volta).
+Sources: NVIDIA's Driver Installation Guide (docs.nvidia.com/datacenter/tesla); for which series
+know which cards, NVIDIA's blog "NVIDIA Transitions Fully Towards Open-Source GPU Kernel Modules"
+and the release notes of 570 (first with Blackwell) and 580 (last with Maxwell, Pascal and Volta).
 """
 
 from __future__ import annotations
