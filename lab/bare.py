@@ -1,4 +1,4 @@
-"""Lab hosts as they come from a rack: cards but no driver, another distribution's name, and back."""
+"""Lab hosts as they come from a rack: with cards and without a driver; and back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ _LEFT = (
     "/etc/systemd/system/nvidia-persistenced.service",
     "/etc/systemd/system/multi-user.target.wants/nvidia-persistenced.service",
     "/var/lib/vllm-hosts/stamps/nouveau",
-    "/var/lib/vllm-hosts/stamps/nvidia-persistenced",
     gpu.MODE_FILE,
 )
 

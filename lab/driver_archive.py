@@ -47,8 +47,9 @@ _NVIDIA: dict[str, dict[str, str]] = {
 }
 #: Two ways to the same programs: only one of them can be installed.
 _CONFLICTS = {"nvidia-open": "nvidia-driver-cuda", "nvidia-driver-cuda": "nvidia-open"}
+#: Debian's own has the same version without the end; apt would take the two for one.
 _VERSIONS = {
-    "debian": "550.163.01-2",
+    "debian": "550.163.01-2+lab1",
     "ubuntu": "580.95.05-0ubuntu0.24.04.1",
     "nvidia": "580.95.05-1",
 }

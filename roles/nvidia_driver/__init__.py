@@ -34,8 +34,8 @@ from vllm_hosts.operations.driver import (
     driver_held,
     driver_installed,
     fabric_manager_runs,
+    persistence_runs,
 )
-from vllm_hosts.operations.service import units_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.settings import HostSettings, Nvidia
 
@@ -64,13 +64,7 @@ def nvidia_driver() -> None:
         name="The driver answers",
     )
     driver_held(holds, name="The driver's packages are held")
-    tree_synced(
-        [persistence_unit()],
-        activate="systemctl daemon-reload && systemctl try-restart nvidia-persistenced.service",
-        stamp="nvidia-persistenced",
-        name="The persistence daemon is configured",
-    )
-    units_enabled(["nvidia-persistenced.service"], name="The persistence daemon runs")
+    persistence_runs(persistence_unit(), name="The persistence daemon runs, where there is one")
     fabric_manager_runs(
         lambda: fabric_manager(look(GpuState)),
         name="The Fabric Manager runs, where it has to",

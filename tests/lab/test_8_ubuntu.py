@@ -1,7 +1,7 @@
 """The roles' Ubuntu branches, on a host that says it is Ubuntu 24.04 and is Debian 13 underneath.
 
-The lab has no Ubuntu archive: names of packages, suites and archives are looked at, not Ubuntu's own
-packages.
+The lab has no Ubuntu archive: names of packages, suites and archives are looked at, not what is in
+Ubuntu's own packages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lab import bare
+from lab import bare, gpu
 from lab import hosts as lab_hosts
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import changes, command, deploy
@@ -20,7 +20,7 @@ from tests.lab.test_5_driver import installed
 pytestmark = pytest.mark.nightly
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ubuntu(deployed: Deployed) -> Iterator[str]:
     """gpu2, fresh, without a driver; as it was afterwards."""
     lab_hosts.reset(["gpu2"])
@@ -30,6 +30,14 @@ def ubuntu(deployed: Deployed) -> Iterator[str]:
     lab_hosts.reset(["gpu2"])
     run = deploy("--limit", "gpu2")
     assert run.code == 0, run.output[-4000:]
+
+
+def test_ubuntus_own_docker_is_named_as_ubuntu_names_it(ubuntu: str) -> None:
+    """docker-compose-v2 is no package of Debian's, so apt's refusal shows the name."""
+    settings = {"docker": {"source": "distro"}, "nvidia": {"driver": "install"}}
+    run = deploy("--limit", ubuntu, settings=settings)
+    assert run.code != 0
+    assert "Unable to locate package docker-compose-v2" in run.output
 
 
 def test_a_fresh_ubuntu_host_gets_everything(ubuntu: str) -> None:
@@ -50,16 +58,8 @@ def test_a_fresh_ubuntu_host_gets_everything(ubuntu: str) -> None:
     assert (again.code, changes(again)) == (0, {ubuntu: 0}), again.output[-6000:]
 
 
-def test_ubuntus_own_docker_is_named_as_ubuntu_names_it(ubuntu: str) -> None:
-    """docker-compose-v2 is no package of Debian's, so apt's refusal shows the name."""
-    settings = {"docker": {"source": "distro"}, "nvidia": {"driver": "install"}}
-    run = deploy("--limit", ubuntu, settings=settings)
-    assert run.code != 0
-    assert "Unable to locate package docker-compose-v2" in run.output
-
-
 def test_nvswitches_get_ubuntus_fabric_manager(ubuntu: str) -> None:
-    bare.without_driver(ubuntu, switches=2)
+    gpu.write_cards(lab_hosts.root(ubuntu), 2, ubuntu, switches=2)
     run = deploy("--limit", ubuntu, settings={"nvidia": {"driver": "install"}})
     assert run.code == 0, run.output[-6000:]
     version, held = installed(ubuntu)["nvidia-fabricmanager-580"]

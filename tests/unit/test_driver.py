@@ -59,6 +59,7 @@ def bare(*devices: int, kernel: str = KERNELS["debian"], **changes: Any) -> GpuH
         secure_boot=None,
         key_enrolled=False,
         nvswitch=False,
+        has_persistenced=False,
         smi=smi("not-installed"),
     )
     return replace(host, **changes)

@@ -143,7 +143,8 @@ BARE = [
     *["== kernel", "6.12.48+deb13-amd64", "== headers", "== pci"],
     *["0000:18:00.0 0x030200 0x2335 nouveau", "0000:18:00.1 0x040300 0x2335 -"],
     *["0000:c4:00.0 0x068000 0x22a3 -", "== module", "== secure boot"],
-    *["SecureBoot enabled", "/var/lib/dkms/mok.pub is not enrolled", "== switches", "== smi"],
+    *["SecureBoot enabled", "/var/lib/dkms/mok.pub is not enrolled", "== switches"],
+    *["== persistenced", "== smi"],
 ]
 
 

@@ -8,6 +8,7 @@ from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.nvidia_smi import QUERY, Smi, parse
 from vllm_hosts.pci import NVIDIA, PciDevice
 
+PERSISTENCED = "/usr/bin/nvidia-persistenced"
 #: Certificates with which DKMS signs the modules that it builds: its own, and Ubuntu's shim.
 _MODULE_KEYS = "/var/lib/dkms/mok.pub /var/lib/shim-signed/mok/MOK.der"
 #: Variable of the firmware (UEFI specification, 3.3); the fifth byte is its value.
@@ -21,7 +22,8 @@ class GpuHost:
     ``kernel`` as ``uname -r`` prints it; ``module`` is the version of NVIDIA's module that is
     loaded; ``secure_boot`` is None where the host has no UEFI firmware; ``key_enrolled``: whether
     that firmware trusts the key of modules that are built on the host; ``nvswitch``: whether the
-    driver or the bus shows switches between GPUs.
+    driver or the bus shows switches between GPUs; ``has_persistenced``: whether the persistence
+    daemon is installed.
     """
 
     kernel: str
@@ -31,6 +33,7 @@ class GpuHost:
     secure_boot: bool | None
     key_enrolled: bool
     nvswitch: bool
+    has_persistenced: bool
     smi: Smi
 
     @property
@@ -75,6 +78,7 @@ class GpuState(HostFact[GpuHost]):
                     echo 'SecureBoot disabled'
             fi
             echo '== switches'; ls /proc/driver/nvidia-nvswitch/devices 2>/dev/null
+            echo '== persistenced'; [ ! -x {PERSISTENCED} ] || echo present
             echo '== smi'
             {QUERY}
             """
@@ -92,6 +96,7 @@ class GpuState(HostFact[GpuHost]):
             secure_boot=_secure_boot(said),
             key_enrolled=any("is already enrolled" in line for line in said),
             nvswitch=bool(parts["switches"]) or any(device.is_nvswitch for device in devices),
+            has_persistenced=parts["persistenced"] == ["present"],
             smi=parse(parts["smi"]),
         )
 

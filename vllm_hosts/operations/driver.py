@@ -23,7 +23,7 @@ from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ
 from vllm_hosts.operations.reboot import rebooted
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import differing
+from vllm_hosts.tree import File, differing
 
 _SOURCES = "vllm-hosts-driver"
 _FABRIC_UNIT = "nvidia-fabricmanager.service"
@@ -143,6 +143,26 @@ def driver_held(part_of_it: Callable[[str], bool]) -> Commands:
         differs(f"package {name}", "is not held")
     if loose:
         yield watched("holding packages", f"apt-mark hold {' '.join(loose)}")
+
+
+@host_operation
+def persistence_runs(unit: File) -> Commands:
+    """The persistence daemon runs with this unit, now and at boot.
+
+    Skipped on hosts without the daemon: a driver that somebody else installed may have none.
+    """
+    if not look(GpuState).has_persistenced:
+        return
+    name = unit.path.rpartition("/")[2]
+    found = look(TreeState, paths=[unit.path])
+    state = look(Units, names=[name])[name]
+    start = f"systemctl enable {name} && systemctl restart {name}"
+    if different := differing([unit], found.paths):
+        entries_differ(different, found.paths)
+        yield change(different, activate=f"systemctl daemon-reload && {start}")
+    elif not (state.active and state.enabled):
+        differs(name, "does not run, or not at boot")
+        yield StringCommand(start)
 
 
 @host_operation

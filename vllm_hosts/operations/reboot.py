@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+import gevent
 from gevent.lock import BoundedSemaphore
+from pyinfra import logger
 from pyinfra.api.command import FunctionCommand, StringCommand
-from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.connectors.util import clear_askpass_cache
@@ -15,6 +16,8 @@ from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.confirmed import connector_options
 
 _BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+#: Seconds for one try to connect and ask.
+_PATIENCE = 20
 #: pyinfra works on all hosts at once, in greenlets of one process.
 _one_at_a_time = BoundedSemaphore(1)
 _gone: list[str] = []
@@ -72,11 +75,14 @@ def _boot_id(state: State, host: Host) -> str | None:
 
 def _boot_id_anew(state: State, host: Host) -> str | None:
     """The same over a new connection: the old one may hang on a host that is gone."""
-    try:
-        # What lay on the host for sudo is gone with it.
-        clear_askpass_cache(host)
-        host.disconnect()
-        host.connect(show_errors=False)
-        return _boot_id(state, host) if host.connected else None
-    except (ConnectError, OSError, EOFError):
-        return None
+    with gevent.Timeout(_PATIENCE, False):
+        try:
+            # What lay on the host for sudo is gone with it.
+            clear_askpass_cache(host)
+            host.disconnect()
+            host.connect(show_errors=False)
+            return _boot_id(state, host) if host.connected else None
+        except Exception as error:
+            # Whatever goes wrong with a host that is going down or coming up: it is asked again.
+            logger.debug(f"{host.name} does not answer yet: {error!r}")
+    return None
