@@ -6,6 +6,7 @@ from roles.docker import docker
 from roles.firewall import firewall
 from roles.nginx import nginx
 from roles.nvidia_container_toolkit import nvidia_container_toolkit
+from roles.nvidia_driver import nvidia_driver
 from roles.preflight import preflight
 from roles.secrets import secrets
 from roles.ssh_hardening import ssh_hardening
@@ -13,6 +14,7 @@ from roles.tls import tls
 from roles.vllm import vllm
 
 preflight()  # can this host take it: system, ports, disk, GPUs
+nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
 docker()  # Docker Engine and Compose v2, daemon.json merged
 nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
 firewall()  # only SSH and the edge from outside; nothing to containers

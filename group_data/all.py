@@ -24,8 +24,25 @@ docker = {
     "group_members": [],
 }
 
-# NVIDIA Container Toolkit. Used on hosts where an agent asks for a GPU.
+# GPU driver and NVIDIA Container Toolkit. Used on hosts where an agent asks for a GPU.
 nvidia = {
+    # `present`: a host without a working driver is refused; `install`: it gets one
+    "driver": "present",
+    # `distro`: the distribution's packages; `nvidia`: NVIDIA's CUDA archive
+    "driver_source": "distro",
+    # Series to install, such as `580`; a driver of another series is replaced; None: what works
+    # stays, and else 580, or the one that Debian has
+    "driver_series": None,
+    # Reboot a host where the driver needs it, one host at a time
+    "allow_reboot": False,
+    # Seconds in which a rebooted host must be back
+    "reboot_timeout": 900,
+    # NVIDIA's CUDA archive or a mirror of it; `/debian13/x86_64` and the like is added
+    "driver_archive_url": "https://developer.download.nvidia.com/compute/cuda/repos",
+    # That archive's signing key; None: the file that NVIDIA has beside it
+    "driver_key_url": None,
+    # The only key that may sign that archive; None: NVIDIA's own
+    "driver_key_fingerprint": None,
     # Version of all four toolkit packages, which are then held
     "toolkit_version": "1.20.1-1",
     # NVIDIA's archive or a mirror of it; the architecture is added

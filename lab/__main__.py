@@ -8,7 +8,7 @@ import time
 
 import click
 
-from lab import hosts, layout, network, processes, recipe, services
+from lab import bare, gpu, hosts, layout, network, processes, recipe, services
 
 
 @click.group(help="Disposable real hosts on this machine: Debian 13, systemd, SSH. Needs root.")
@@ -83,6 +83,23 @@ def reset(names: tuple[str, ...]) -> None:
         hosts.reset(list(names))
     except (RuntimeError, KeyError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command(name="gpu")
+@click.argument("name")
+@click.option("--bare", "taken", is_flag=True, help="Take the driver off.")
+@click.option("--cards", type=click.Choice(list(gpu.CARDS)), default="h200", show_default=True)
+@click.option("--mode", type=click.Choice(["works", *gpu.MODES]), help="How the driver fails.")
+def change_gpu(name: str, taken: bool, cards: str, mode: str | None) -> None:
+    """Give a host other cards, take its driver off, or make its driver fail."""
+    if not hosts.alive(name):
+        raise click.ClickException(f"{name} does not run; start it with: python -m lab up")
+    if taken:
+        bare.without_driver(name, cards)
+    else:
+        gpu.write_cards(hosts.root(name), hosts.host(name).gpus, name, cards)
+    if mode:
+        bare.failing(name, "" if mode == "works" else mode)
 
 
 def _services_run() -> bool:

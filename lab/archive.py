@@ -1,11 +1,11 @@
 """Stands in for Docker's and NVIDIA's apt archives: the same names and layout, signed.
 
-Docker's packages are Debian 13's own under Docker's names. NVIDIA's are made from standins/nvidia.
+Docker's packages are Debian 13's own under Docker's names, for Ubuntu 24.04 too. NVIDIA's are made
+from standins/nvidia, and the driver's in driver_archive.py.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -13,11 +13,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab import recipe
+from lab import debs, driver_archive, recipe
 
 _PACKAGES = ("apt-utils", "dpkg-dev", "gnupg", "debian-archive-keyring")
 _STANDINS = Path(__file__).with_name("standins") / "nvidia"
-_ARCHITECTURE = "amd64"
 _DOCKER_VERSION = "5:26.1.5-1~debian.13~trixie"
 #: The newest is the toolkit's default; the other one is for tests of pinning.
 _TOOLKIT_VERSIONS = ("1.20.0-1", "1.20.1-1")
@@ -42,8 +41,9 @@ _TOOLKIT: dict[str, str] = {
 }
 _RECIPE = [
     json.dumps([_RENAMED, _TOOLKIT, _TOOLKIT_VERSIONS, _DOCKER_VERSION]),
-    "layout 3",
+    "layout 4",
     *recipe.files_below(_STANDINS),
+    *driver_archive.RECIPE,
 ]
 
 
@@ -67,19 +67,24 @@ def _make(folder: Path) -> None:
     originals = _download(work)
     for name, (original, relations) in _RENAMED.items():
         _rename(originals, name, original, relations, work, pool)
-    flat = folder / "nvidia/libnvidia-container/stable/deb" / _ARCHITECTURE
+    flat = folder / "nvidia/libnvidia-container/stable/deb" / debs.ARCHITECTURE
     flat.mkdir(parents=True)
     for version in _TOOLKIT_VERSIONS:
         for name, depends in _TOOLKIT.items():
             _standin(name, version, depends.format(version=version), work, flat)
     prints = {}
     for name in ("docker", "nvidia", "wrong"):
-        prints[name] = _make_key(work / f"gpg-{name}", name)
-    _index(debian, "dists/trixie/stable/binary-" + _ARCHITECTURE, "pool", work / "gpg-docker")
-    _index(flat, ".", ".", work / "gpg-nvidia")
-    _export(work / "gpg-docker", debian / "gpg")
-    _export(work / "gpg-nvidia", folder / "nvidia/libnvidia-container/gpgkey")
-    _export(work / "gpg-wrong", folder / "wrong-key.asc")
+        prints[name] = debs.make_key(work / f"gpg-{name}", name)
+    ubuntu = folder / "docker/linux/ubuntu"
+    shutil.copytree(debian, ubuntu, copy_function=os.link)
+    for root, suite in ((debian, "trixie"), (ubuntu, "noble")):
+        binary = f"dists/{suite}/stable/binary-{debs.ARCHITECTURE}"
+        debs.index(root, binary, "pool", work / "gpg-docker", suite)
+        debs.export(work / "gpg-docker", root / "gpg")
+    debs.index(flat, ".", ".", work / "gpg-nvidia")
+    driver_archive.make(folder, work / "driver", work / "gpg-nvidia")
+    debs.export(work / "gpg-nvidia", folder / "nvidia/libnvidia-container/gpgkey")
+    debs.export(work / "gpg-wrong", folder / "wrong-key.asc")
     (folder / "fingerprints.json").write_text(json.dumps(prints))
     for keys in work.glob("gpg-*"):
         recipe.run(["gpgconf", "--homedir", keys, "--kill", "all"], "stopping gpg's agent")
@@ -105,10 +110,10 @@ def _download(work: Path) -> dict[str, Path]:
     environment = {**os.environ, "APT_CONFIG": str(apt / "apt.conf")}
     names = [original for original, _ in _RENAMED.values()] + ["runc"]
     recipe.run(["apt-get", "update"], "reading Debian 13's lists", env=environment)
-    debs = work / "debs"
-    debs.mkdir()
-    recipe.run(["apt-get", "download", *names], "downloading Docker", cwd=debs, env=environment)
-    return {path.name.partition("_")[0]: path for path in debs.iterdir()}
+    found = work / "debs"
+    found.mkdir()
+    recipe.run(["apt-get", "download", *names], "downloading Docker", cwd=found, env=environment)
+    return {path.name.partition("_")[0]: path for path in found.iterdir()}
 
 
 def _rename(
@@ -125,7 +130,7 @@ def _rename(
         # Docker's package brings its own runc.
         recipe.run(["dpkg-deb", "-x", originals["runc"], tree], "unpacking runc")
     control = tree / "DEBIAN/control"
-    fields = _fields(control.read_text())
+    fields = debs.read_control(control.read_text())
     fields |= {"Package": name, "Version": _DOCKER_VERSION, "Maintainer": "lab <lab@localhost>"}
     for field in ("Source", "Built-Using", "Static-Built-Using", "Recommends", "Suggests"):
         fields.pop(field, None)
@@ -134,8 +139,8 @@ def _rename(
     fields["Depends"] = _new_depends(fields.get("Depends", ""), name)
     fields |= relations
     fields["Description"] = f"stands in for Docker's {name}: Debian's {original} under its name"
-    _write_control(control, fields)
-    _pack(tree, pool)
+    debs.write_control(control, fields)
+    debs.pack(tree, pool)
 
 
 def _new_depends(depends: str, name: str) -> str:
@@ -152,23 +157,6 @@ def _new_depends(depends: str, name: str) -> str:
     return ", ".join(dict.fromkeys(kept))
 
 
-def _fields(text: str) -> dict[str, str]:
-    """A control file as field -> value; continuation lines stay with their field."""
-    fields: dict[str, str] = {}
-    last = ""
-    for line in text.splitlines():
-        if line[:1] in (" ", "\t"):
-            fields[last] += f"\n{line}"
-        elif line:
-            last, _, value = line.partition(":")
-            fields[last] = value.strip()
-    return fields
-
-
-def _write_control(path: Path, fields: Mapping[str, str]) -> None:
-    path.write_text("".join(f"{name}: {value}\n" for name, value in fields.items() if value))
-
-
 def _standin(name: str, version: str, depends: str, work: Path, target: Path) -> None:
     tree = work / f"{name}-{version}"
     shutil.copytree(_STANDINS / name, tree)
@@ -176,12 +164,12 @@ def _standin(name: str, version: str, depends: str, work: Path, target: Path) ->
         if path.is_file():
             path.write_text(path.read_text().replace("@VERSION@", version.partition("-")[0]))
     (tree / "DEBIAN").mkdir(exist_ok=True)
-    _write_control(
+    debs.write_control(
         tree / "DEBIAN/control",
         {
             "Package": name,
             "Version": version,
-            "Architecture": _ARCHITECTURE,
+            "Architecture": debs.ARCHITECTURE,
             "Maintainer": "lab <lab@localhost>",
             "Depends": depends,
             "Description": f"stands in for NVIDIA's {name}",
@@ -191,40 +179,4 @@ def _standin(name: str, version: str, depends: str, work: Path, target: Path) ->
         script.chmod(0o755)
     for program in tree.glob("usr/bin/*"):
         program.chmod(0o755)
-    _pack(tree, target)
-
-
-def _pack(tree: Path, target: Path) -> None:
-    recipe.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, target], "packing")
-
-
-def _make_key(home: Path, name: str) -> str:
-    home.mkdir(mode=0o700)
-    gpg = ["gpg", "--homedir", home, "--batch", "--passphrase", ""]
-    recipe.run([*gpg, "--quick-gen-key", f"lab {name} archive", "ed25519", "sign", "never"], "keys")
-    listing = recipe.run([*gpg, "--with-colons", "--list-keys"], "reading a key")
-    return next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr"))
-
-
-def _export(home: Path, path: Path) -> None:
-    path.write_text(recipe.run(["gpg", "--homedir", home, "--armor", "--export"], "exporting"))
-
-
-def _index(root: Path, binary: str, pool: str, home: Path) -> None:
-    """Packages, Release and its signatures; ``binary`` is ``.`` for a flat archive."""
-    folder = root / binary
-    folder.mkdir(parents=True, exist_ok=True)
-    packages = recipe.run(["apt-ftparchive", "packages", pool], "indexing", cwd=root)
-    (folder / "Packages").write_text(packages)
-    (folder / "Packages.gz").write_bytes(gzip.compress(packages.encode()))
-    release = root if binary == "." else root / "dists/trixie"
-    options = ["-o", "APT::FTPArchive::Release::Origin=lab"]
-    if binary != ".":
-        for field, value in (("Suite", "trixie"), ("Codename", "trixie"), ("Components", "stable")):
-            options += ["-o", f"APT::FTPArchive::Release::{field}={value}"]
-        options += ["-o", f"APT::FTPArchive::Release::Architectures={_ARCHITECTURE}"]
-    text = recipe.run(["apt-ftparchive", *options, "release", "."], "indexing", cwd=release)
-    (release / "Release").write_text(text)
-    gpg = ["gpg", "--homedir", home, "--batch", "--yes"]
-    recipe.run([*gpg, "--clearsign", "-o", "InRelease", "Release"], "signing", cwd=release)
-    recipe.run([*gpg, "-abs", "-o", "Release.gpg", "Release"], "signing", cwd=release)
+    debs.pack(tree, target)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -29,6 +31,13 @@ from lab.layout import (
     Host,
 )
 
+#: nspawn ends with this when a host reboots (it leaves starting again to whoever started it).
+_REBOOTED = 133
+#: Starts a host again after each reboot. Its link may outlive it by a moment.
+_AGAIN = (
+    f'while :; do "$@"; [ $? -eq {_REBOOTED} ] || exit; ip link del "$0" 2>/dev/null; sleep 0.3;'
+    " done"
+)
 _LIST = STATE / "hosts.json"
 _FOLDER = STATE / "hosts"
 
@@ -110,6 +119,11 @@ def alive(name: str) -> bool:
     return processes.alive(f"host-{name}") is not None
 
 
+def root(name: str) -> Path:
+    """A host's file system, as a folder of this machine."""
+    return _FOLDER / name / "root"
+
+
 def run(
     name: str, command: str, *, check: bool = True, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
@@ -140,6 +154,7 @@ def _bring_up(found: Host, tars: dict[bool, Path], models: Path) -> None:
     started = time.monotonic()
     folder = _FOLDER / found.name
     complete = folder / "complete"
+    _stop_strays(found.name)
     network.drop_link(found.name)
     if not complete.exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -203,6 +218,7 @@ def _boot(found: Host, root: Path) -> None:
     processes.start(
         f"host-{found.name}",
         [
+            *("/bin/sh", "-c", _AGAIN, f"vb-{found.name}"),
             "systemd-nspawn",
             "--quiet",
             "--register=no",
@@ -239,29 +255,50 @@ def _stop(name: str) -> None:
     """End a host at once: its file system is thrown away or was synced by what wrote it."""
     pid = processes.alive(f"host-{name}")
     if pid is not None:
-        for child in processes.children(pid):
-            processes.terminate(child, patience=0.1)
+        for nspawn in processes.children(pid):
+            _end(nspawn)
     processes.stop(f"host-{name}", patience=2)
     network.drop_link(name)
 
 
-def _stop_strays() -> None:
-    """Processes of hosts whose records a crash has lost."""
-    for pid, words in processes.command_lines().items():
-        ours = f"--directory={_FOLDER}/"
-        if words[:1] == ["systemd-nspawn"] and any(word.startswith(ours) for word in words):
-            for child in processes.children(pid):
-                processes.terminate(child, patience=0.1)
-            processes.terminate(pid, patience=2)
+def _stop_strays(name: str = "") -> None:
+    """Processes of hosts (of one, if named) whose records a crash has lost."""
+    ours = f"--directory={_FOLDER}/{f'{name}/' if name else ''}"
+    found = {
+        pid: words[0]
+        for pid, words in processes.command_lines().items()
+        if any(word.startswith(ours) for word in words)
+    }
+    for pid, program in found.items():
+        if program == "/bin/sh":  # first, or it would start again what ends below
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    for pid, program in found.items():
+        if program == "systemd-nspawn":
+            _end(pid)
+
+
+def _end(nspawn: int) -> None:
+    for child in processes.children(nspawn):
+        processes.terminate(child, patience=0.1)
+    processes.terminate(nspawn, patience=2)
+
+
+def process_tree(name: str) -> list[int]:
+    """Process ids as this machine numbers them: who starts the host again, nspawn, and process 1.
+
+    :raises RuntimeError: the host does not run.
+    """
+    pid = processes.alive(f"host-{name}")
+    for nspawn in processes.children(pid) if pid is not None else []:
+        if inside := processes.children(nspawn):
+            return [pid, nspawn, inside[0]]
+    raise RuntimeError(f"{name} does not run; start it with: python -m lab up")
 
 
 def _leader(name: str) -> int:
     """The host's own process 1, as this machine numbers it."""
-    pid = processes.alive(f"host-{name}")
-    found = processes.children(pid) if pid is not None else []
-    if not found:
-        raise RuntimeError(f"{name} does not run; start it with: python -m lab up")
-    return found[0]
+    return process_tree(name)[2]
 
 
 def _known() -> list[str]:

@@ -54,6 +54,8 @@ def settings() -> dict[str, Any]:
             "archive_url": f"{base}/nvidia/libnvidia-container/stable/deb",
             "key_url": f"{base}/nvidia/libnvidia-container/gpgkey",
             "key_fingerprint": fingerprints["nvidia"],
+            "driver_archive_url": f"{base}/cuda/repos",
+            "driver_key_fingerprint": fingerprints["nvidia"],
         },
         "vllm": {"image": layout.IMAGE, "image_disk": 6, "health_timeout": 600},
         "secrets": {"hf_token_env": "HF_TOKEN_OF_THE_LAB"}

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from vllm_hosts.facts.release import Release
 from vllm_hosts.facts.system import System
+from vllm_hosts.gpus import silent, unusable
+from vllm_hosts.nvidia_smi import Smi
 from vllm_hosts.paths import model_folder
 from vllm_hosts.settings import HostSettings
 
@@ -99,12 +101,8 @@ def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
     if not settings.needs_gpu:
         return
     if system.gpu_message is not None:
-        yield f"the GPU driver does not answer: {system.gpu_message}"
+        # With "install" the role nvidia_driver comes next and sees to it.
+        if settings.nvidia.driver == "present":
+            yield silent(system.gpu_message, settings.nvidia.driver)
         return
-    there = {int(line.split(",", 1)[0]) for line in system.gpus}
-    for agent in settings.agents:
-        for gpu in sorted(set(agent.gpus) - there):
-            yield (
-                f"agent {agent.name!r} asks for GPU {gpu}, and this host has"
-                f" {', '.join(map(str, sorted(there))) or 'none'}"
-            )
+    yield from unusable(settings.agents, Smi(system.gpus, None))

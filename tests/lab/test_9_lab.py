@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,10 +32,10 @@ def ruleset() -> str:
 
 
 def test_up_repairs_what_a_crash_left_behind(lab: None) -> None:
-    for name in ("host-gpu2", "archive"):
-        pid = processes.alive(name)
-        assert pid is not None
-        for victim in [*processes.children(pid), pid]:
+    archive = processes.alive("archive")
+    assert archive is not None
+    for victim in [*lab_hosts.process_tree("gpu2"), *processes.children(archive), archive]:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
     network.drop_link("gpu2")
     lab_hosts.up(len(HOSTS))

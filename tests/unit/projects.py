@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+#: What nvidia-smi says of a 16 GB card.
+SMI = "0, NVIDIA GeForce RTX 4080, GPU-0, 16376, 590.48.01, 8.9, [N/A], Disabled"
 AGENT = {"name": "one", "model": "org/model", "port": 8001}
 
 

@@ -77,6 +77,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"agents": [agent(port=443)]},
         "group_data/gpu_hosts.py: agents[0].port must be at least 1024, not 443",
     ),
+    "driver mode": (
+        {"nvidia": {"driver": "latest"}},
+        "group_data/gpu_hosts.py: nvidia.driver must be 'present' or 'install', not 'latest'",
+    ),
+    "driver series": (
+        {"nvidia": {"driver_series": 58}},
+        "group_data/gpu_hosts.py: nvidia.driver_series must be at least 470, not 58",
+    ),
+    "driver version in the place of a series": (
+        {"nvidia": {"driver_series": "580.95.05"}},
+        "group_data/gpu_hosts.py: nvidia.driver_series must be a whole number, not '580.95.05'",
+    ),
     "port of the edge": (
         {"agents": [agent(port=8443)], "edge": {"https_port": 8443}},
         "agent 'one' has port 8443, which is edge.https_port; give it another",

@@ -20,7 +20,17 @@ def project(tmp_path: Path) -> Project:
 def test_help_names_every_command(project: Project) -> None:
     done = project.run("vllm-hosts", "--help")
     assert done.returncode == 0
-    for name in ("agents", "check", "doctor", "drift", "endpoints", "keys", "plan", "top", "verify"):
+    for name in (
+        "agents",
+        "check",
+        "doctor",
+        "drift",
+        "endpoints",
+        "keys",
+        "plan",
+        "top",
+        "verify",
+    ):
         assert f"  {name} " in done.stdout
         assert project.run("vllm-hosts", name, "-h").returncode == 0
 

@@ -8,7 +8,13 @@ import subprocess
 import pytest
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages
+from vllm_hosts.facts.apt import (
+    AllPackages,
+    AptKeyFingerprints,
+    AptPackages,
+    AptSourceFiles,
+    AptVersions,
+)
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.compose import ComposeProject, Container
 from vllm_hosts.facts.docker import DockerDaemon
@@ -70,6 +76,35 @@ def test_only_installed_packages_count() -> None:
     )
     assert found.versions == {"docker-ce": "5:28", "tool": "1.20"}
     assert found.held == {"tool"}
+
+
+def test_all_packages_are_known_with_those_that_are_held() -> None:
+    found = AllPackages().process(
+        ["== installed", "hi |nvidia-smi|550.163.01-2", "rc |nvidia-driver|535", "== held"]
+        + ["nvidia-smi", END]
+    )
+    assert found.versions == {"nvidia-smi": "550.163.01-2"}
+    assert found.held == {"nvidia-smi"}
+
+
+def test_offered_versions_stay_in_the_archives_order() -> None:
+    found = AptVersions().process(
+        ["== offered", " nvidia-fabricmanager-580 | 580.95.05-1 | https://a.example/ Packages"]
+        + [" nvidia-fabricmanager-580 | 580.65.06-1 | https://a.example/ Packages", END]
+    )
+    assert found == {"nvidia-fabricmanager-580": ("580.95.05-1", "580.65.06-1")}
+
+
+def test_source_files_are_read_as_they_are() -> None:
+    text = "Types: deb\n# x\n\nTypes: deb\n"
+    found = AptSourceFiles().process(
+        ["== /etc/apt/sources.list", "== /etc/apt/sources.list.d/debian.sources"]
+        + [base64.b64encode(text.encode()).decode(), END]
+    )
+    assert found == {
+        "/etc/apt/sources.list": "",
+        "/etc/apt/sources.list.d/debian.sources": text,
+    }
 
 
 def test_only_primary_keys_have_fingerprints_that_count() -> None:
@@ -144,7 +179,8 @@ SYSTEM = [
 
 
 def test_a_system_with_gpus() -> None:
-    found = SystemState().process([*SYSTEM, "0, NVIDIA H200, 143771 MiB", "exit 0", END])
+    card = "0, NVIDIA H200, GPU-1, 143771, 590.48.01, 9.0, Disabled, Enabled"
+    found = SystemState().process([*SYSTEM, card, "exit 0", END])
     assert found.free == {"/var/lib/docker": 50 * 1024**3, "/var/lib/vllm": 1024**3}
     assert found.present == {"/var/lib/docker"}
     assert found.has_image
@@ -153,7 +189,7 @@ def test_a_system_with_gpus() -> None:
         ("127.0.0.1", 8001),
     ]
     assert found.container_ports == {8001: "qwen"}
-    assert found.gpus == ("0, NVIDIA H200, 143771 MiB",)
+    assert [(gpu.name, gpu.memory_mib) for gpu in found.gpus] == [("NVIDIA H200", 143771)]
     assert found.gpu_message is None
 
 
@@ -166,10 +202,16 @@ def test_the_driver_s_own_message_is_kept() -> None:
 
 def test_a_model_on_the_host() -> None:
     config = base64.b64encode(b'{"architectures": []}').decode()
-    lines = [*SYSTEM, "0, NVIDIA H200, 143771 MiB", "exit 0", "== model /srv/a", f"config {config}"]
+    lines = [
+        *SYSTEM,
+        "0, NVIDIA H200, GPU-0, 143771, 590.48.01, 9.0, Disabled, Enabled",
+        "exit 0",
+        "== model /srv/a",
+        f"config {config}",
+    ]
     lines += ["file 1208 200", "file 108 100", "== model /srv/b", f"config {config}", "total 77"]
     found = SystemState().process([*lines, "== model /srv/c", f"config {config}", END])
-    assert found.gpus == ("0, NVIDIA H200, 143771 MiB",)
+    assert [gpu.memory_mib for gpu in found.gpus] == [143771]
     assert {folder: model.weight_bytes for folder, model in found.models.items()} == {
         "/srv/a": 1000,
         "/srv/b": 77,

@@ -10,7 +10,7 @@ import pytest
 
 from tests.capacity_docs import MODELS
 from tests.unit.hub_server import serving
-from tests.unit.projects import AGENT, Project
+from tests.unit.projects import AGENT, SMI, Project
 
 PROD = "inventory/prod.py"
 SMALL, LARGE = "Qwen2.5-7B-Instruct-AWQ", "Llama-3.1-70B-Instruct"
@@ -155,7 +155,10 @@ class TestAskingTheHost:
             '{\n  "metadata": {\n    "total_size": 5574000000\n  },\n  "weight_map": {}\n}'
         )
         local.group(agents=[dict(AGENT, model=folder)])
-        self.card(local, 'echo "0, NVIDIA GeForce RTX 4080, 16376 MiB"')
+        self.card(
+            local,
+            f'echo "{SMI}"',
+        )
         [agent] = planned(local)
         assert (agent["weights"], agent["weights_exact"]) == (5574000000, True)
         assert agent["largest_max_model_len"] == 32768
@@ -168,12 +171,18 @@ class TestAskingTheHost:
         (cache / at / "refs").mkdir()
         (cache / at / "refs" / "main").write_text("abc")
         local.group(vllm={"cache_directory": str(cache)})
-        self.card(local, 'echo "0, NVIDIA GeForce RTX 4080, 16376 MiB"')
+        self.card(
+            local,
+            f'echo "{SMI}"',
+        )
         assert planned(local, "--offline")[0]["verdict"] == "fits"
 
     def test_gpus_that_are_not_there(self, local: Project) -> None:
         local.group(agents=[dict(AGENT, gpus=[3], model=copy(local, SMALL))])
-        self.card(local, 'echo "0, NVIDIA GeForce RTX 4080, 16376 MiB"')
+        self.card(
+            local,
+            f'echo "{SMI}"',
+        )
         [agent] = planned(local, code=2)
         assert agent["problems"] == ["agent 'one' asks for GPU 3, and this host has 0"]
 

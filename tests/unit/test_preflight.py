@@ -10,6 +10,7 @@ from roles.preflight.plan import folders, problems
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts.release import Release
 from vllm_hosts.facts.system import Listener, System
+from vllm_hosts.nvidia_smi import Gpu
 
 GOOD_RELEASE = Release("debian", "13", "trixie", "Debian GNU/Linux 13 (trixie)", "amd64")
 SETTINGS = settings(agents=[QWEN, CODER])
@@ -21,7 +22,10 @@ GOOD = System(
     has_image=False,
     listeners=(Listener("0.0.0.0", 22, 'users:(("sshd",pid=1,fd=3))'),),
     container_ports={},
-    gpus=("0, NVIDIA L40S, 46068 MiB", "1, NVIDIA L40S, 46068 MiB", "2, NVIDIA L40S, 46068 MiB"),
+    gpus=tuple(
+        Gpu(index, "NVIDIA L40S", f"GPU-{index}", 46068, "550.163.01", (8, 9), None, True)
+        for index in range(3)
+    ),
     gpu_message=None,
 )
 NGINX = 'users:(("nginx",pid=9,fd=6))'
@@ -77,6 +81,10 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
             "the GPU driver does not answer: Driver/library version mismatch",
         ),
         (
+            {"gpus": (replace(GOOD.gpus[0], mig=True), *GOOD.gpus[1:])},
+            "agent 'qwen' asks for GPU 0, which is split up (MIG)",
+        ),
+        (
             {"free": GOOD.free | {"/var/lib/docker": 1024**3}},
             "1.0 GiB free, and the image needs 40",
         ),
@@ -104,3 +112,11 @@ def test_a_host_whose_agents_need_no_gpu_needs_no_driver() -> None:
     cpu = settings(agents=[QWEN | {"gpus": []}])
     system = replace(GOOD, gpus=(), gpu_message="nvidia-smi is not installed")
     assert problems(cpu, GOOD_RELEASE, system) == []
+
+
+def test_a_missing_driver_is_no_obstacle_where_it_will_be_installed() -> None:
+    system = replace(GOOD, gpus=(), gpu_message="nvidia-smi is not installed")
+    [problem] = problems(SETTINGS, GOOD_RELEASE, system)
+    assert "set nvidia.driver = 'install'" in problem
+    install = settings(agents=[QWEN, CODER], nvidia={"driver": "install"})
+    assert problems(install, GOOD_RELEASE, system) == []

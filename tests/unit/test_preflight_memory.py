@@ -9,12 +9,13 @@ import pytest
 
 from roles.preflight.memory import Memory, memory
 from tests.capacity_docs import MODELS, files
-from tests.unit.projects import AGENT, Project
+from tests.unit.projects import AGENT, SMI, Project
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.capacity import Gpu
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import gpus_of, model_folders, models_of
 from vllm_hosts.facts.system import ModelFolder
+from vllm_hosts.nvidia_smi import parse
 
 CARD = {0: Gpu(0, "NVIDIA GeForce RTX 4080", 16376 * 1024**2)}
 
@@ -88,12 +89,14 @@ def test_a_damaged_config_on_the_host_is_a_sentence() -> None:
 
 
 def test_cards_say_their_memory_and_some_do_not() -> None:
-    lines = ["0, NVIDIA H200, 143771 MiB", "1, NVIDIA GB10, [N/A]"]
-    assert gpus_of(lines) == {
+    rest = "590.48.01, 9.0, Disabled, Enabled"
+    lines = [f"0, NVIDIA H200, GPU-0, 143771, {rest}", f"1, NVIDIA GB10, GPU-1, [N/A], {rest}"]
+    cards = parse([*lines, "exit 0"]).gpus
+    assert gpus_of(cards) == {
         0: Gpu(0, "NVIDIA H200", 143771 * 1024**2),
         1: Gpu(1, "NVIDIA GB10", None),
     }
-    assert gpus_of(lines, 100)[1].memory == 100 * 1024**3
+    assert gpus_of(cards, 100)[1].memory == 100 * 1024**3
 
 
 @pytest.fixture
@@ -105,7 +108,10 @@ def project(tmp_path: Path) -> Project:
     (project.folder / "deploy.py").unlink()
     project.write("deploy.py", "from roles.preflight import preflight\n\npreflight()\n")
     project.write("inventory/prod.py", 'gpu_hosts = [("@local", {"ssh_hostname": "192.0.2.1"})]\n')
-    project.write("bin/nvidia-smi", "#!/bin/sh\necho '0, NVIDIA GeForce RTX 4080, 16376 MiB'\n")
+    project.write(
+        "bin/nvidia-smi",
+        f"#!/bin/sh\necho '{SMI}'\n",
+    )
     (project.folder / "bin" / "nvidia-smi").chmod(0o755)
     project.environment = {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.model import ModelFiles
 from vllm_hosts.capacity.result import Gpu
 from vllm_hosts.facts.system import ModelFolder, System
+from vllm_hosts.nvidia_smi import Gpu as Card
 from vllm_hosts.paths import model_folder
 from vllm_hosts.settings import Agent, HostSettings
 
@@ -24,18 +24,19 @@ def model_folders(settings: HostSettings) -> list[str]:
     )
 
 
-def gpus_of(lines: Iterable[str], gpu_memory: float | None = None) -> dict[int, Gpu]:
-    """Cards by index, from nvidia-smi's lines such as ``0, NVIDIA H200, 143771 MiB``.
+def gpus_of(cards: Iterable[Card], gpu_memory: float | None = None) -> dict[int, Gpu]:
+    """Cards by index.
 
-    :param gpu_memory: GiB, for a card that does not say ("[N/A]", where it shares the host's).
+    :param gpu_memory: GiB, for a card that does not say, as one that shares the host's memory.
     """
-    found = {}
-    for line in lines:
-        index, name, memory = (part.strip() for part in line.split(",", 2))
-        match = re.fullmatch(r"([0-9]+)( MiB)?", memory)
-        size = int(match[1]) * 1024**2 if match else _bytes(gpu_memory)
-        found[int(index)] = Gpu(int(index), name, size)
-    return found
+    return {
+        card.index: Gpu(
+            card.index,
+            card.name,
+            _bytes(gpu_memory) if card.memory_mib is None else card.memory_mib * 1024**2,
+        )
+        for card in cards
+    }
 
 
 def supposed_gpus(settings: HostSettings, gpu_memory: float) -> dict[int, Gpu]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm_hosts.facts.base import HostFact, ending, sections
@@ -39,6 +41,67 @@ class AptPackages(HostFact[Packages]):
             if status[1] == "i":
                 versions[name] = version
         return Packages(versions, frozenset(parts["held"]))
+
+
+class AllPackages(HostFact[Packages]):
+    """Everything that is installed, for choices by pattern."""
+
+    what = "the installed packages"
+
+    def command(self) -> str:
+        return ending(
+            """
+            echo '== installed'
+            dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n'
+            echo '== held'; apt-mark showhold
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Packages:
+        parts = sections(lines)
+        split = [line.split("|") for line in parts["installed"]]
+        return Packages(
+            {name: version for status, name, version in split if status[1] == "i"},
+            frozenset(parts["held"]),
+        )
+
+
+class AptVersions(HostFact[dict[str, tuple[str, ...]]]):
+    """Versions that the archives offer, by package, the newest first."""
+
+    what = "the archives' packages"
+
+    def command(self, names: list[str]) -> str:
+        return ending(f"echo '== offered'; apt-cache madison {' '.join(names)} 2>/dev/null")
+
+    def parse(self, lines: list[str]) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for line in sections(lines)["offered"]:
+            name, version, _ = (part.strip() for part in line.split("|"))
+            found[name] = (*found.get(name, ()), version)
+        return found
+
+
+class AptSourceFiles(HostFact[Mapping[str, str]]):
+    """The text of every source file of apt, by path."""
+
+    what = "apt's source files"
+
+    def command(self) -> str:
+        return ending(
+            """
+            for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
+                [ -f "$file" ] || continue
+                echo "== $file"; base64 "$file"
+            done
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Mapping[str, str]:
+        return {
+            path: base64.b64decode("".join(content), validate=True).decode()
+            for path, content in sections(lines).items()
+        }
 
 
 class AptKeyFingerprints(HostFact[tuple[str, ...]]):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.nvidia_smi import QUERY, Gpu, parse
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class System:
     has_image: bool
     listeners: tuple[Listener, ...]
     container_ports: dict[int, str]
-    gpus: tuple[str, ...]
+    gpus: tuple[Gpu, ...]
     gpu_message: str | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
 
@@ -96,19 +97,14 @@ class SystemState(HostFact[System]):
                 docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
             fi
             echo '== gpus'
-            if command -v nvidia-smi >/dev/null; then
-                gpus=$(nvidia-smi --query-gpu=index,name,memory.total --format=csv,noheader 2>&1)
-                code=$?; echo "$gpus"; echo "exit $code"
-            else
-                echo 'nvidia-smi is not installed: the driver is missing'; echo 'exit 127'
-            fi
+            {QUERY}
             {_MODELS.format(folders=" ".join(models))}
             """
         )
 
     def parse(self, lines: list[str]) -> System:
         parts = sections(lines)
-        *gpu_lines, code = parts["gpus"]
+        smi = parse(parts["gpus"])
         return System(
             user=parts["user"][0],
             init=parts["init"][0],
@@ -125,8 +121,8 @@ class SystemState(HostFact[System]):
             has_image=parts["image"] == ["present"],
             listeners=tuple(_listener(line) for line in parts["listeners"]),
             container_ports=_container_ports(parts["containers"]),
-            gpus=tuple(gpu_lines) if code == "exit 0" else (),
-            gpu_message=None if code == "exit 0" else " ".join(gpu_lines).strip() or code,
+            gpus=smi.gpus,
+            gpu_message=smi.message,
             models={
                 heading.removeprefix("model "): _model(content)
                 for heading, content in parts.items()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
+from pyinfra.api.command import StringCommand
+
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages
 from vllm_hosts.facts.tree import TreeState
@@ -21,6 +23,11 @@ _APT_GET = (
     " -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0"
     " -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
 )
+
+
+def lists_read() -> StringCommand:
+    """The command that reads what the archives have."""
+    return watched("reading the archives' lists", f"{_APT_GET} update")
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,11 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
     :param stale: other source files and keys of the same archive, moved away since apt refuses
         two ``Signed-By`` for one archive.
     """
-    archive = describe()
+    yield from archive_added(describe(), stale=stale)
+
+
+def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:
+    """The commands of ``archive_present``, for operations that do more than that."""
     wanted = archive.source
     files = look(TreeState, paths=[wanted.path, *stale])
     keys = look(AptKeyFingerprints, key_path=archive.key_path)
@@ -123,13 +134,34 @@ def packages_present(
     :param conflicting: packages to remove first. Their data stays.
     :param without_starting: units that Debian would start at once, before they are configured.
     """
-    wanted = wanted() if callable(wanted) else wanted
+    yield from packages_installed(
+        wanted() if callable(wanted) else wanted,
+        held=held,
+        conflicting=conflicting,
+        without_starting=without_starting,
+    )
+
+
+def packages_installed(
+    wanted: Mapping[str, str | None],
+    *,
+    held: bool = False,
+    conflicting: Sequence[str] = (),
+    without_starting: Sequence[str] = (),
+    anew: bool = False,
+    first: str = ":",
+) -> Commands:
+    """The commands of ``packages_present``, for operations that do more than that.
+
+    :param anew: ask apt for all of them although they are there, since other versions are wanted.
+    :param first: shell command between reading the archives' lists and installing.
+    """
     found = look(AptPackages, names=[*wanted, *conflicting])
     remove = [name for name in conflicting if name in found.versions]
     missing = [
         name if version is None else f"{name}={version}"
         for name, version in wanted.items()
-        if found.versions.get(name) is None or version not in (None, found.versions[name])
+        if anew or found.versions.get(name) is None or version not in (None, found.versions[name])
     ]
     hold = [name for name in wanted if held and name not in found.held]
     for package in remove:
@@ -152,7 +184,7 @@ def packages_present(
         unmask = f"trap 'systemctl unmask --runtime --quiet {units}' EXIT;" if units else ""
         yield watched(
             f"installing {' '.join(wanted)}",
-            f"set -e; {unmask} {mask} {_APT_GET} update; {install}",
+            f"set -e; {unmask} {mask} {_APT_GET} update; {first}; {install}",
         )
     if hold:
         yield watched("holding packages", f"apt-mark hold {' '.join(hold)}")

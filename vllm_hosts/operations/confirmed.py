@@ -73,7 +73,10 @@ def _confirm(state: State, host: Host, name: str, blame: str) -> bool:
     host.log(f"    no new connection gets in; waiting for the host to undo it: {why}")
     undone = f"i=0; until [ -e {folder}/undone ]; do sleep 1; i=$((i+1)); [ $i -lt 75 ]; done"
     done, _ = host.run_shell_command(
-        StringCommand(undone), print_output=False, print_input=False, **_options(state, host)
+        StringCommand(undone),
+        print_output=False,
+        print_input=False,
+        **connector_options(state, host),
     )
     ending = "so the host has put the old state back" if done else "and the host does not answer"
     return fail(
@@ -87,7 +90,10 @@ def _over_a_new_connection(state: State, host: Host, command: str) -> str | None
     try:
         connector.connect()
         done, output = connector.run_shell_command(
-            StringCommand(command), print_output=False, print_input=False, **_options(state, host)
+            StringCommand(command),
+            print_output=False,
+            print_input=False,
+            **connector_options(state, host),
         )
     except (ConnectError, OSError, EOFError) as error:
         return str(error) or repr(error)
@@ -97,6 +103,7 @@ def _over_a_new_connection(state: State, host: Host, command: str) -> str | None
         connector.disconnect()
 
 
-def _options(state: State, host: Host) -> dict[str, Any]:
+def connector_options(state: State, host: Host) -> dict[str, Any]:
+    """How commands run on a host outside of an operation: sudo, the shell and so on."""
     arguments, _ = pop_global_arguments(state, host, {})
     return {key: arguments.get(key) for key in CONNECTOR_ARGUMENT_KEYS}

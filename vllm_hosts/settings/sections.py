@@ -13,6 +13,8 @@ from vllm_hosts.settings.types import (
     Cidr,
     DebianVersion,
     DockerSource,
+    DriverMode,
+    DriverSource,
     EnvName,
     Fingerprint,
     HostName,
@@ -62,8 +64,41 @@ class Docker(Section):
 
 
 class Nvidia(Section):
-    """NVIDIA Container Toolkit. Used on hosts where an agent asks for a GPU."""
+    """GPU driver and NVIDIA Container Toolkit. Used on hosts where an agent asks for a GPU."""
 
+    driver: DriverMode = Field(
+        "present",
+        description="`present`: a host without a working driver is refused; `install`: it gets one",
+    )
+    driver_source: DriverSource = Field(
+        "distro",
+        description="`distro`: the distribution's packages; `nvidia`: NVIDIA's CUDA archive",
+    )
+    driver_series: int | None = Field(
+        None,
+        ge=470,
+        le=999,
+        description="Series to install, such as `580`; a driver of another series is replaced;"
+        " None: what works stays, and else 580, or the one that Debian has",
+    )
+    allow_reboot: bool = Field(
+        False,
+        description="Reboot a host where the driver needs it, one host at a time",
+    )
+    reboot_timeout: int = Field(
+        900, ge=30, description="Seconds in which a rebooted host must be back"
+    )
+    driver_archive_url: HttpsUrl = Field(
+        "https://developer.download.nvidia.com/compute/cuda/repos",
+        description="NVIDIA's CUDA archive or a mirror of it; `/debian13/x86_64` and the like is"
+        " added",
+    )
+    driver_key_url: HttpsUrl | None = Field(
+        None, description="That archive's signing key; None: the file that NVIDIA has beside it"
+    )
+    driver_key_fingerprint: Fingerprint | None = Field(
+        None, description="The only key that may sign that archive; None: NVIDIA's own"
+    )
     toolkit_version: DebianVersion = Field(
         "1.20.1-1", description="Version of all four toolkit packages, which are then held"
     )

@@ -80,4 +80,6 @@ DebianVersion = Annotated[
 
 CapacityCheck = Literal["refuse", "warn", "off"]
 DockerSource = Literal["docker-ce", "distro"]
+DriverMode = Literal["present", "install"]
+DriverSource = Literal["distro", "nvidia"]
 TlsMode = Literal["local-ca", "files"]

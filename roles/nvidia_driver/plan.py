@@ -1,0 +1,184 @@
+"""Which driver a host gets, and what speaks against it. Touches no host.
+
+Sources: NVIDIA's Driver Installation Guide (docs.nvidia.com/datacenter/tesla); for which series
+know which cards, NVIDIA's blog "NVIDIA Transitions Fully Towards Open-Source GPU Kernel Modules"
+and the release notes of 570 (first with Blackwell) and 580 (last with Maxwell, Pascal and Volta).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.gpu import GpuHost
+from vllm_hosts.facts.release import Release
+from vllm_hosts.nvidia_smi import cause, reboot_helps
+from vllm_hosts.pci import ARCHITECTURES, PciDevice
+from vllm_hosts.render import render
+from vllm_hosts.settings import HostSettings, Nvidia
+from vllm_hosts.tree import Entry, File
+
+NOUVEAU = "/etc/modprobe.d/vllm-hosts-nouveau.conf"
+UPGRADES = "/etc/apt/apt.conf.d/51vllm-hosts-nvidia"
+PERSISTENCE_UNIT = "/etc/systemd/system/nvidia-persistenced.service"
+#: Rebuilds what the kernel reads before the root file system is there; not every host has one.
+INITRAMFS = "! command -v update-initramfs >/dev/null || update-initramfs -u -k all"
+
+#: The last series that knows Maxwell, Pascal and Volta, and it knows Blackwell: it fits all cards.
+USUAL_SERIES = 580
+#: The series that a Debian release has, for as long as it lives.
+DEBIAN_SERIES = {"12": 535, "13": 550}
+#: First series that knows an architecture; older ones are known by everything that is offered here.
+_FIRST_SERIES = {"blackwell": 570}
+_LAST_SERIES = {"maxwell": 580, "pascal": 580, "volta": 580}
+_PROPRIETARY = frozenset({"maxwell", "pascal", "volta"})
+
+
+def flavour(cards: tuple[PciDevice, ...]) -> str:
+    """``open`` or ``proprietary``: the kernel module that serves all these cards.
+
+    The open one is required from Blackwell on and on Grace Hopper, recommended from Turing on, and
+    does not know what is older; the proprietary one serves mixtures up to Hopper.
+
+    :raises HostError: no single module serves them.
+    """
+    old = [card for card in cards if card.architecture in _PROPRIETARY]
+    new = [
+        card for card in cards if card.architecture in (None, "blackwell") or card.is_grace_hopper
+    ]
+    if old and new:
+        raise HostError(
+            f"no kernel module serves both {old[0]} ({old[0].architecture}) and {new[0]}"
+            f" ({new[0].architecture or 'newer'}); take one of them out"
+        )
+    return "proprietary" if old else "open"
+
+
+def series(nvidia: Nvidia, release: Release) -> int:
+    """The driver series that the settings come to on this release."""
+    if nvidia.driver_source == "distro" and release.os_id == "debian":
+        return DEBIAN_SERIES[release.version]
+    return nvidia.driver_series or USUAL_SERIES
+
+
+def needs_install(nvidia: Nvidia, host: GpuHost) -> bool:
+    """Whether packages have to be installed: nothing answers, or another series than asked for.
+
+    A driver that works is kept, whoever installed it.
+    """
+    if host.smi.driver is None:
+        return not reboot_helps(host.smi.message or "")
+    return nvidia.driver_series not in (None, int(host.smi.driver.partition(".")[0]))
+
+
+def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[str]:
+    """Why there will be no working driver, before anything is changed; empty: go ahead."""
+    nvidia, smi = settings.nvidia, host.smi
+    if not needs_install(nvidia, host):
+        if smi.message is not None and not nvidia.allow_reboot:
+            return [reboot_needed(smi.message)]
+        return []
+    if not host.cards:
+        return ["the PCI bus shows no GPU of NVIDIA's; is one there, and passed to this machine?"]
+    found = [*_cards(nvidia, release, host), *_settings(nvidia, release, host)]
+    highest = max(gpu for agent in settings.agents for gpu in agent.gpus)
+    if highest >= len(host.cards):
+        found.append(
+            f"an agent asks for GPU {highest}, and the PCI bus shows {len(host.cards)}, numbered"
+            " from 0"
+        )
+    if smi.driver is not None and not nvidia.allow_reboot:
+        found.append(
+            f"driver {smi.driver} runs, and series {nvidia.driver_series} in its place needs a"
+            " reboot; set nvidia.allow_reboot = True, or leave nvidia.driver_series out"
+        )
+    return found
+
+
+def reboot_needed(why: str) -> str:
+    """The sentence for a reboot that is not allowed."""
+    meaning = f" ({cause(why)})" if cause(why) else ""
+    return (
+        f"a reboot is needed: {why}{meaning}; set nvidia.allow_reboot = True, or reboot the host"
+        " yourself and run again"
+    )
+
+
+def _cards(nvidia: Nvidia, release: Release, host: GpuHost) -> Iterator[str]:
+    try:
+        flavour(host.cards)
+    except HostError as error:
+        yield str(error)
+    chosen = series(nvidia, release)
+    for architecture in sorted({card.architecture or "newer" for card in host.cards}):
+        card = next(c for c in host.cards if (c.architecture or "newer") == architecture)
+        known = "blackwell" if architecture == "newer" else architecture
+        if architecture == "older":
+            yield f"GPU {card} is older than Maxwell; no driver that vLLM can use knows it"
+        elif chosen < _FIRST_SERIES.get(known, 0):
+            yield (
+                f"GPU {card} ({architecture}) needs driver {_FIRST_SERIES[known]} or newer, and"
+                f" {_chosen(nvidia, release, chosen)}"
+            )
+        elif chosen > _LAST_SERIES.get(known, chosen):
+            yield (
+                f"GPU {card} ({architecture}) is not known to drivers after {_LAST_SERIES[known]};"
+                f" set nvidia.driver_series = {_LAST_SERIES[known]}"
+            )
+
+
+def _chosen(nvidia: Nvidia, release: Release, chosen: int) -> str:
+    if nvidia.driver_source == "distro" and release.os_id == "debian":
+        return f"{release.name} has {chosen}; set nvidia.driver_source = 'nvidia'"
+    return f"nvidia.driver_series is {chosen}; raise it"
+
+
+def _settings(nvidia: Nvidia, release: Release, host: GpuHost) -> Iterator[str]:
+    chosen = series(nvidia, release)
+    if nvidia.driver_series not in (None, chosen):
+        yield (
+            f"{release.name} has driver {chosen} and no other; leave nvidia.driver_series out, or"
+            " set nvidia.driver_source = 'nvidia'"
+        )
+    if host.nvswitch and nvidia.driver_source == "distro" and release.os_id == "debian":
+        yield (
+            f"this host has NVSwitches, and {release.name} has no Fabric Manager for them;"
+            " set nvidia.driver_source = 'nvidia'"
+        )
+    if host.secure_boot and not host.key_enrolled and not _signed(nvidia, release):
+        yield (
+            "Secure Boot is on, and would reject the kernel module that is built on this host (Key"
+            " was rejected by service); enrol the host's own key, which needs somebody at its"
+            " console, or switch Secure Boot off; docs/driver.md says how"
+        )
+
+
+def _signed(nvidia: Nvidia, release: Release) -> bool:
+    """Whether the modules come built, and signed with a key that the firmware trusts."""
+    return nvidia.driver_source == "distro" and release.os_id == "ubuntu"
+
+
+def reboot_reason(host: GpuHost) -> str | None:
+    """Why only a reboot helps, after everything was installed; None: it would not."""
+    message = host.smi.message
+    if message is None:
+        return None
+    if host.nouveau:
+        return "the free driver nouveau holds the GPUs"
+    return message if reboot_helps(message) else None
+
+
+def driver_files() -> list[Entry]:
+    """nouveau kept away, and the driver kept out of unattended upgrades."""
+    return [
+        File(NOUVEAU, render("nvidia_driver/nouveau.conf.j2").encode()),
+        File(UPGRADES, render("nvidia_driver/unattended-upgrades.j2").encode()),
+    ]
+
+
+def persistence_unit() -> File:
+    """The daemon's unit, in the place of the distribution's: Ubuntu's switches persistence off."""
+    return File(PERSISTENCE_UNIT, render("nvidia_driver/nvidia-persistenced.service.j2").encode())
+
+
+assert set(_FIRST_SERIES) | set(_LAST_SERIES) <= set(ARCHITECTURES)

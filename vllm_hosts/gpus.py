@@ -1,0 +1,40 @@
+"""What agents ask of a host's cards, and what a driver that does not answer means. No host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from vllm_hosts.nvidia_smi import Smi, cause, reboot_helps
+from vllm_hosts.settings import Agent
+
+
+def silent(message: str, mode: str) -> str:
+    """The sentence for a driver that does not answer.
+
+    :param mode: ``nvidia.driver``: who would install one.
+    """
+    meaning = f" ({cause(message)})" if cause(message) else ""
+    if reboot_helps(message):
+        advice = "reboot the host"
+    elif mode == "present":
+        advice = "install a driver, or set nvidia.driver = 'install'"
+    else:
+        advice = "see docs/driver.md"
+    return f"the GPU driver does not answer: {message}{meaning}; {advice}"
+
+
+def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
+    """Cards that agents ask for and cannot have, one sentence each."""
+    there = {gpu.index: gpu for gpu in smi.gpus}
+    for agent in agents:
+        for index in sorted(agent.gpus):
+            if index not in there:
+                yield (
+                    f"agent {agent.name!r} asks for GPU {index}, and this host has"
+                    f" {', '.join(map(str, sorted(there))) or 'none'}"
+                )
+            elif there[index].mig:
+                yield (
+                    f"agent {agent.name!r} asks for GPU {index}, which is split up (MIG), and"
+                    f" agents take whole cards; switch it off: nvidia-smi -i {index} -mig 0"
+                )

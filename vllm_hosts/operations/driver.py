@@ -1,0 +1,209 @@
+"""The GPU driver: its packages, a kernel module that runs, and reboots where they are needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyinfra.api.command import StringCommand
+from pyinfra.context import ctx_state
+
+from vllm_hosts.apt_sources import extended, read
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.apt import AllPackages, AptSourceFiles, AptVersions
+from vllm_hosts.facts.gpu import GpuHost, GpuState
+from vllm_hosts.facts.release import OsRelease
+from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.facts.units import Units
+from vllm_hosts.gpus import silent
+from vllm_hosts.operations.apt import Archive, archive_added, lists_read, packages_installed
+from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.reboot import rebooted
+from vllm_hosts.operations.tree import change
+from vllm_hosts.tree import File, differing
+
+_SOURCES = "vllm-hosts-driver"
+_FABRIC_UNIT = "nvidia-fabricmanager.service"
+#: What instructions and NVIDIA's keyring package write; apt refuses two keys for one archive.
+_STALE = (
+    "/etc/apt/sources.list.d/cuda.list",
+    *(
+        f"/etc/apt/sources.list.d/cuda-{release}-{machine}.list"
+        for release in ("debian12", "debian13", "ubuntu2204", "ubuntu2404")
+        for machine in ("x86_64", "sbsa")
+    ),
+)
+#: A module that cannot be loaded says why; the sentence that fails the host then has it.
+_LOAD = """
+if command -v modprobe >/dev/null; then
+    modprobe nvidia && modprobe nvidia_uvm
+else
+    echo 'there is no modprobe'
+fi 2>&1 || :
+"""
+
+
+@dataclass(frozen=True)
+class Install:
+    """What a driver is made of.
+
+    ``archive`` or else further ``components`` of the distribution's own archives; packages to have
+    ``first``, such as a pin of versions, and then ``packages``; ``headers`` is the one among them
+    that must fit the running kernel.
+    """
+
+    packages: tuple[str, ...]
+    first: tuple[str, ...] = ()
+    archive: Archive | None = None
+    components: tuple[str, ...] = ()
+    headers: str | None = None
+
+
+@host_operation
+def driver_installed(describe: Callable[[], Install | None]) -> Commands:
+    """Install a driver's packages from where they come from.
+
+    :param describe: says what, when it is called; it may look at the host. None: nothing.
+    """
+    wanted = describe()
+    if wanted is None:
+        return
+    if wanted.archive is not None:
+        yield from archive_added(wanted.archive, stale=_STALE)
+    else:
+        sources = read(look(AptSourceFiles), but=_SOURCES)
+        entries = extended(sources, look(OsRelease).codename, wanted.components, _SOURCES)
+        found = look(TreeState, paths=[entry.path for entry in entries])
+        if different := differing(entries, found.paths):
+            entries_differ(different, found.paths)
+            yield change(different)
+    if wanted.first:
+        yield from packages_installed(dict.fromkeys(wanted.first))
+    # A driver that answers is of another series, under names that may be the same.
+    anew = look(GpuState).smi.driver is not None
+    yield from packages_installed(
+        dict.fromkeys(wanted.packages), anew=anew, first=_headers_offered(wanted.headers)
+    )
+
+
+def _headers_offered(name: str | None) -> str:
+    if name is None:
+        return ":"
+    return (
+        f'[ -n "$(apt-cache madison {name})" ] || {{ echo \'the archive has no {name}: this kernel'
+        " is older than its newest, or not the distribution; reboot into a newer one, or install"
+        " its headers'; exit 1; }"
+    )
+
+
+@host_operation
+def driver_answers(
+    reason: Callable[[GpuHost], str | None],
+    *,
+    refused: Callable[[str], str] | None,
+    timeout: int,
+) -> Commands:
+    """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
+
+    Hosts reboot one at a time, and their runs go on after it.
+
+    :param reason: why a reboot would help, from a look at the host; None: it would not.
+    :param refused: the sentence for a reboot that is needed; None: it is allowed.
+    :param timeout: seconds in which a rebooted host must be back.
+    """
+    if look(GpuState).smi.message is None:
+        return
+    differs("the GPU driver", "does not answer")
+    yield watched("loading the GPU driver", _LOAD)
+    if not ctx_state.get().is_executing:
+        return
+    host = look(GpuState)
+    if host.smi.message is None:
+        return
+    why = reason(host)
+    if why is None:
+        raise HostError(silent(host.smi.message, "install"))
+    if refused is not None:
+        raise HostError(refused(why))
+    yield rebooted(why, timeout)
+    host = look(GpuState)
+    if host.smi.message is not None:
+        raise HostError(f"after a reboot ({why}): {silent(host.smi.message, 'install')}")
+
+
+@host_operation
+def driver_held(part_of_it: Callable[[str], bool]) -> Commands:
+    """Hold every installed package of the driver at its version, whoever installed it."""
+    found = look(AllPackages)
+    loose = sorted(name for name in found.versions if part_of_it(name) and name not in found.held)
+    for name in loose:
+        differs(f"package {name}", "is not held")
+    if loose:
+        yield watched("holding packages", f"apt-mark hold {' '.join(loose)}")
+
+
+@host_operation
+def persistence_runs(unit: File) -> Commands:
+    """The persistence daemon runs with this unit, now and at boot.
+
+    Skipped on hosts without the daemon: a driver that somebody else installed may have none.
+    """
+    if not look(GpuState).has_persistenced:
+        return
+    name = unit.path.rpartition("/")[2]
+    found = look(TreeState, paths=[unit.path])
+    state = look(Units, names=[name])[name]
+    start = f"systemctl enable {name} && systemctl restart {name}"
+    if different := differing([unit], found.paths):
+        entries_differ(different, found.paths)
+        yield change(different, activate=f"systemctl daemon-reload && {start}")
+    elif not (state.active and state.enabled):
+        differs(name, "does not run, or not at boot")
+        yield StringCommand(start)
+
+
+@host_operation
+def fabric_manager_runs(names: Callable[[], tuple[str, ...]]) -> Commands:
+    """The Fabric Manager runs, at exactly the driver's version: another one ends by itself.
+
+    :param names: what its package may be called; empty: this host needs none.
+    """
+    wanted = names()
+    if not wanted:
+        return
+    unit = look(Units, names=[_FABRIC_UNIT])[_FABRIC_UNIT]
+    if unit.active and unit.enabled:
+        return
+    differs(_FABRIC_UNIT, "does not run, or not at boot")
+    yield lists_read()
+    if not ctx_state.get().is_executing:
+        return
+    driver = look(GpuState).smi.driver
+    package = matching(look(AptVersions, names=list(wanted)), wanted, driver or "")
+    if package is None:
+        raise HostError(
+            f"no archive of this host has a Fabric Manager at the driver's version {driver}, which"
+            " its NVSwitches need; see docs/driver.md"
+        )
+    yield from packages_installed(dict([package]), held=True)
+    yield StringCommand(f"systemctl enable {_FABRIC_UNIT} && systemctl restart {_FABRIC_UNIT}")
+
+
+def matching(
+    offered: dict[str, tuple[str, ...]], names: tuple[str, ...], driver: str
+) -> tuple[str, str] | None:
+    """The first of these packages that is offered at the driver's version, and that version."""
+    for name in names:
+        for version in offered.get(name, ()):
+            if upstream(version) == driver:
+                return name, version
+    return None
+
+
+def upstream(version: str) -> str:
+    """``580.95.05`` of ``580.95.05-0ubuntu0.24.04.1``."""
+    found = re.match(r"(?:\d+:)?([0-9.]+)", version)
+    return found[1] if found else version
