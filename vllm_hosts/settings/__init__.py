@@ -2,7 +2,7 @@
 
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.host import HostSettings
-from vllm_hosts.settings.sections import Docker, Edge, Firewall, Nvidia, Secrets, Tls, Vllm
+from vllm_hosts.settings.sections import Docker, Edge, Firewall, Hub, Nvidia, Secrets, Tls, Vllm
 
 __all__ = [
     "Agent",
@@ -10,6 +10,7 @@ __all__ = [
     "Edge",
     "Firewall",
     "HostSettings",
+    "Hub",
     "Nvidia",
     "Secrets",
     "Tls",

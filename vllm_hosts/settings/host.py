@@ -12,6 +12,7 @@ from vllm_hosts.settings.sections import (
     Docker,
     Edge,
     Firewall,
+    Hub,
     Nvidia,
     Secrets,
     SshHardening,
@@ -39,6 +40,7 @@ class HostSettings(Section):
     firewall: Firewall = Field(default_factory=lambda: Firewall())
     ssh_hardening: SshHardening = Field(default_factory=lambda: SshHardening())
     secrets: Secrets = Field(default_factory=lambda: Secrets())
+    hub: Hub = Field(default_factory=lambda: Hub())
     vllm: Vllm = Field(default_factory=lambda: Vllm())
     tls: Tls = Field(default_factory=lambda: Tls())
     edge: Edge = Field(default_factory=lambda: Edge())
@@ -71,6 +73,24 @@ class HostSettings(Section):
                 raise ValueError(
                     f"agents {names} ask for {total:.2f} of GPU {gpu}'s memory;"
                     " lower gpu_memory_utilization so that they add up to 1 or less"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _models_fit_together(self) -> Self:
+        if self.secrets.has_hf_token and (self.hub.endpoint or "").startswith("http:"):
+            raise ValueError(
+                f"hub.endpoint {self.hub.endpoint} would get the Hugging Face token in the clear;"
+                " use https, or remove secrets.hf_token_env"
+            )
+        sources: dict[str, str | None] = {}
+        for agent in self.agents:
+            if agent.is_folder and sources.setdefault(agent.model, agent.copy_from) != (
+                agent.copy_from
+            ):
+                raise ValueError(
+                    f"agents with the model {agent.model} name different copy_from; give them the"
+                    " same, or folders of their own"
                 )
         return self
 
