@@ -68,7 +68,7 @@ Revision = Annotated[
     str,
     _matches(
         r"[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*",
-        "a commit, a tag or a branch of the hub's",
+        "a commit, a tag or a branch",
     ),
 ]
 FilePattern = Annotated[
@@ -109,8 +109,8 @@ class Agent(Section):
     model: Model = Field(description="Hub id, or absolute folder on the host (mounted read-only)")
     revision: Revision | None = Field(
         None,
-        description="Commit, tag or branch of the hub id, best a commit; None: `main` as it is when a"
-        " host first fetches it",
+        description="Commit, tag or branch of the hub id, best a commit; None: `main` as it is when"
+        " a host first fetches it",
     )
     allow_pickle: bool = Field(
         False,

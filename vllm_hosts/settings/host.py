@@ -81,7 +81,7 @@ class HostSettings(Section):
         if self.secrets.has_hf_token and (self.hub.endpoint or "").startswith("http:"):
             raise ValueError(
                 f"hub.endpoint {self.hub.endpoint} would get the Hugging Face token in the clear;"
-                " use https, or remove secrets.hf_token_env"
+                " use https, or remove the token from secrets"
             )
         sources: dict[str, str | None] = {}
         for agent in self.agents:
