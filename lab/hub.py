@@ -104,7 +104,7 @@ def the_lab_s(model: Path) -> dict[str, Repo]:
     return {
         "lab/tiny": Repo(files),
         "lab/gated": Repo(files, gated=True),
-        "lab/slow": Repo(slow, rate=4_000_000),
+        "lab/slow": Repo(slow, gated=True, rate=4_000_000),
         "lab/pickled": Repo(pickled),
     }
 

@@ -29,6 +29,7 @@ FILES = {
     ".gitattributes": RepoFile(b"x"),
     "README.md": RepoFile(b"x"),
 }
+FILES_COMMIT = Repo(FILES).commit
 
 
 class Local:
@@ -110,6 +111,30 @@ def test_what_agents_need_is_laid_out_as_huggingface_hub_does(local: Local) -> N
     assert (snapshot / "model.safetensors").read_bytes() == WEIGHTS
     assert (model / "refs/main").read_text() == commit.split()[1]
     assert "0.00 GB of 0.00 GB" in err
+
+
+@pytest.mark.parametrize("revision", ["main", "v1", FILES_COMMIT])
+def test_vllm_finds_the_model_without_the_hub(local: Local, revision: str) -> None:
+    """As vLLM looks it up with HF_HUB_OFFLINE=1 (vllm/transformers_utils/repo_utils.py), and as
+    it looks for the weights of further models."""
+    assert local.run("org/model", "--revision", revision)[0] == 0
+    look_up = (
+        "from huggingface_hub import snapshot_download as s;"
+        f" a = s('org/model', revision={revision!r}, ignore_patterns='*', local_files_only=True);"
+        f" b = s('org/model', revision={revision!r}, allow_patterns='*.safetensors',"
+        " local_files_only=True); assert a == b; print(a)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", look_up],
+        env={"HF_HOME": str(local.cache), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = local.cache / "hub/models--org--model/snapshots" / FILES_COMMIT
+    assert Path(done.stdout.strip()) == folder
+    assert (folder / "config.json").is_file()
 
 
 def test_pickle_is_never_fetched_beside_safetensors(local: Local) -> None:

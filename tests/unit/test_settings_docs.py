@@ -34,7 +34,7 @@ def test_all_py_changes_nothing() -> None:
 
 
 def test_every_section_can_be_set() -> None:
-    assert SECTIONS == tuple(name for name, _ in sections())
+    assert tuple(name for name, _ in sections()) == SECTIONS
 
 
 def test_every_setting_is_described() -> None:

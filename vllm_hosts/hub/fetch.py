@@ -200,6 +200,8 @@ def fetch(
         allow_patterns=[glob.escape(file.name) for file in files],
         max_workers=workers,
     )
+    # Agents would take the hub's list of all files for what must be there.
+    (cache.blobs.parent / "trees" / f"{commit}.json").unlink(missing_ok=True)
     if Path(folder).name != commit:
         raise RefusedError(f"revision {revision} of {model} moved on meanwhile; run again")
     for file in files:
