@@ -137,6 +137,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "group_data/gpu_hosts.py: agents[0].extra_args: --hf-token is refused:"
         " set secrets.hf_token_env; an argument shows in `ps`",
     ),
+    "a mirror for one agent": (
+        {"agents": [agent(env={"HF_ENDPOINT": "https://mirror.example"})]},
+        "group_data/gpu_hosts.py: agents[0].env: HF_ENDPOINT is refused:"
+        " set hub.endpoint; models are fetched through it",
+    ),
     "copy to a hub id": (
         {"agents": [agent(copy_from="/data/x")]},
         "group_data/gpu_hosts.py: agents[0]: copy_from needs a folder as model, such as"

@@ -40,6 +40,9 @@ _FORBIDDEN_ENV = {
     "VLLM_API_KEY": "the toolkit sets the key through .env",
     "HF_TOKEN": "set secrets.hf_token_env; the token then stays out of compose.yaml",
     "HUGGING_FACE_HUB_TOKEN": "set secrets.hf_token_env; the token stays out of compose.yaml",
+    "HF_ENDPOINT": "set hub.endpoint; models are fetched through it",
+    "HF_HOME": "set vllm.cache_directory; models are fetched into it",
+    "HF_HUB_CACHE": "set vllm.cache_directory; models are fetched into it",
     "VLLM_HOST_IP": "only 127.0.0.1 of the host reaches the container",
     "VLLM_PORT": "set the agent's port",
 }
