@@ -4,6 +4,7 @@ from roles.assertions import assertions
 from roles.client_keys import client_keys, key_expiry
 from roles.docker import docker
 from roles.firewall import firewall
+from roles.models import models
 from roles.nginx import nginx
 from roles.nvidia_container_toolkit import nvidia_container_toolkit
 from roles.nvidia_driver import nvidia_driver
@@ -20,6 +21,7 @@ nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
 firewall()  # only SSH and the edge from outside; nothing to containers
 ssh_hardening()  # no passwords over SSH, where the settings ask for it
 secrets()  # .env with the internal key, for root only
+models()  # weights on the host, whole, before an agent needs them
 vllm()  # the agents, on 127.0.0.1, healthy
 tls()  # the edge's certificate
 nginx()  # the edge: TLS, keys, exact paths, limits

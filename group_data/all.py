@@ -83,6 +83,14 @@ secrets = {
     "internal_key_command": None,
 }
 
+# The Hugging Face hub, or a mirror of it. Only asked while models are fetched.
+hub = {
+    # A mirror of the hub, as in HF_ENDPOINT; None: https://huggingface.co
+    "endpoint": None,
+    # Files of a model that are fetched at the same time
+    "connections": 4,
+}
+
 # What all agents of a host share.
 vllm = {
     # Container image, pinned by an exact tag or by digest

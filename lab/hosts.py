@@ -22,6 +22,8 @@ from lab.layout import (
     BRIDGE,
     BRIDGE_V4,
     BRIDGE_V6,
+    HUB_CDN_NAME,
+    HUB_NAME,
     KNOWN_HOSTS,
     LAB_CA,
     NEIGHBOUR,
@@ -187,7 +189,7 @@ def _make(found: Host, root: Path, tar: Path, models: Path) -> None:
 
 def _hosts_file(found: Host) -> str:
     lines = ["127.0.0.1 localhost", f"127.0.1.1 {found.name}", "::1 localhost"]
-    lines += [f"{BRIDGE_V4.ip} {ARCHIVE_NAME} {REGISTRY_NAME}"]
+    lines += [f"{BRIDGE_V4.ip} {ARCHIVE_NAME} {REGISTRY_NAME} {HUB_NAME} {HUB_CDN_NAME}"]
     lines += [
         f"{other.ipv4} {other.name}.lab"
         for other in [*layout.gpu_hosts(9), NEIGHBOUR]

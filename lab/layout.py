@@ -20,15 +20,21 @@ BRIDGE_V6 = IPv6Interface("fd87:6c61:62::1/64")
 ARCHIVE_NAME = "archive.lab"  # HTTPS, port 443
 REGISTRY_NAME = "registry.lab"  # HTTPS, port 5000
 REGISTRY_PORT = 5000
+HUB_NAME = "hub.lab"  # HTTPS, port 8443
+HUB_CDN_NAME = "hub-cdn.lab"  # the same server, under the name from which large files come
+HUB_PORT = 8443
+HUB_URL = f"https://{HUB_NAME}:{HUB_PORT}"
 APT_PROXY_PORT = 3142  # apt-cacher-ng, in front of Debian's own mirrors
 
 #: Image and model as the lab's inventory names them.
 IMAGE = f"{REGISTRY_NAME}:{REGISTRY_PORT}/vllm/vllm-openai:v0.32.0"
 MODEL_FOLDER = "/srv/models/tiny-qwen2"  # on every lab host
+HUB_MODEL = "lab/tiny"  # the same model, from the lab's hub
 
 SSH_KEY = STATE / "ssh" / "id_ed25519"
 KNOWN_HOSTS = STATE / "ssh" / "known_hosts"
-LAB_CA = STATE / "ca.pem"  # signs archive.lab and registry.lab; trusted by the hosts' system store
+LAB_CA = STATE / "ca.pem"  # signs the lab's own servers; trusted by the hosts' system store
+HUB_TOKENS = STATE / "hub-tokens"  # who may read the hub's gated models; see hub.py
 
 #: Login of the hosts that are not entered as root: sudo without a password.
 SUDO_USER = "deploy"

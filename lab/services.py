@@ -8,19 +8,23 @@ import sys
 import time
 from pathlib import Path
 
-from lab import archive, ca, image, processes
+from lab import archive, ca, image, model, processes
 from lab.layout import (
     APT_PROXY_PORT,
     ARCHIVE_NAME,
     BRIDGE_V4,
     CACHE,
+    HUB_CDN_NAME,
+    HUB_NAME,
+    HUB_PORT,
+    HUB_TOKENS,
     REGISTRY_NAME,
     REGISTRY_PORT,
     STATE,
 )
 
 _ADDRESS = str(BRIDGE_V4.ip)
-NAMES = ("apt-proxy", "archive", "registry")
+NAMES = ("apt-proxy", "archive", "registry", "hub")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -37,7 +41,8 @@ def up() -> None:
         env={"PYTHONPATH": str(_ROOT)},
     )
     _start_registry()
-    for name, port in zip(NAMES, (APT_PROXY_PORT, 443, REGISTRY_PORT), strict=True):
+    _start_hub()
+    for name, port in zip(NAMES, (APT_PROXY_PORT, 443, REGISTRY_PORT, HUB_PORT), strict=True):
         _wait(name, port)
 
 
@@ -87,6 +92,16 @@ def _start_registry() -> None:
         f"http: {{addr: '{_ADDRESS}:{REGISTRY_PORT}', tls: {{certificate: {chain}, key: {key}}}}}\n"
     )
     processes.start("registry", ["/usr/bin/docker-registry", "serve", config])
+
+
+def _start_hub() -> None:
+    """The lab's models, as the Hugging Face hub would serve them."""
+    chain, key = ca.certificate(HUB_NAME, HUB_CDN_NAME)
+    cdn = f"https://{HUB_CDN_NAME}:{HUB_PORT}"
+    words = [model.build(), HUB_TOKENS, cdn, _ADDRESS, str(HUB_PORT), chain, key]
+    processes.start(
+        "hub", [sys.executable, "-m", "lab.hub", *words], env={"PYTHONPATH": str(_ROOT)}
+    )
 
 
 def _wait(name: str, port: int) -> None:

@@ -32,7 +32,9 @@ AGENTS: list[dict[str, Any]] = [
     },
     {
         "name": "spare",
-        "model": layout.MODEL_FOLDER,
+        # From the lab's hub, so that every deploy to fresh hosts fetches a model.
+        "model": layout.HUB_MODEL,
+        "revision": "v1",
         "port": 8002,
         "gpus": [1],
         "max_model_len": 512,
@@ -57,7 +59,8 @@ def settings() -> dict[str, Any]:
             "driver_archive_url": f"{base}/cuda/repos",
             "driver_key_fingerprint": fingerprints["nvidia"],
         },
-        "vllm": {"image": layout.IMAGE, "image_disk": 6, "health_timeout": 600},
+        "hub": {"endpoint": layout.HUB_URL},
+        "vllm": {"image": layout.IMAGE, "image_disk": 6, "model_disk": 2, "health_timeout": 600},
         "secrets": {"hf_token_env": "HF_TOKEN_OF_THE_LAB"}
         if "HF_TOKEN_OF_THE_LAB" in os.environ
         else {},

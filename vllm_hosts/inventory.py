@@ -19,6 +19,7 @@ from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.sources import problems
 from vllm_hosts.pki import check_ca_file, check_files, utc_now
 from vllm_hosts.settings import HostSettings
@@ -31,6 +32,7 @@ SECTIONS = (
     "firewall",
     "ssh_hardening",
     "secrets",
+    "hub",
     "vllm",
     "capacity",
     "tls",
@@ -187,6 +189,12 @@ def _unknown(name: str, layer: Layer) -> str | None:
 def _outside(settings: HostSettings) -> Iterator[str]:
     """Problems with what settings point at on the controller."""
     yield from problems(settings)
+    for agent in settings.agents:
+        if agent.copy_from:
+            try:
+                local_model(agent.copy_from, allow_pickle=agent.allow_pickle)
+            except SettingsError as error:
+                yield from error.problems
     tls = settings.tls
     if tls.mode == "files" and tls.certificate and tls.key:
         yield from check_files(tls.certificate, tls.key, settings.edge_names, utc_now())

@@ -90,10 +90,10 @@ def _disk(settings: HostSettings, system: System) -> Iterator[str]:
             f" download need {settings.vllm.model_disk} each (vllm.model_disk); make room"
         )
     for agent in settings.agents:
-        if agent.model.startswith("/") and agent.model not in system.present:
+        if agent.is_folder and not agent.copy_from and agent.model not in system.present:
             yield (
                 f"model {agent.model} of agent {agent.name!r} is not a folder on this host;"
-                " copy it there, or name a hub id"
+                " copy it there, set copy_from, or name a hub id"
             )
 
 

@@ -1,8 +1,8 @@
 """The agents: vLLM in containers.
 
 Promises: every agent runs as its settings say, on 127.0.0.1 only, without privileges, and is
-healthy. Needs: docker, secrets (.env). Writes: compose.yaml, the cache folder. Restarts: only an
-agent whose definition or secret changed.
+healthy. Needs: docker, secrets (.env), models (image and weights). Writes: compose.yaml, the cache
+folder. Restarts: only an agent whose definition or secret changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from roles.vllm.plan import PROJECT, compose_entries, peers
 from vllm_hosts import run
 from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.operations.compose import agents_healthy, agents_running
-from vllm_hosts.operations.docker import image_present
 from vllm_hosts.operations.tree import tree_synced
 
 
@@ -29,7 +28,6 @@ def vllm() -> None:
         validate=f"{COMPOSE} --project-directory {directory} config --quiet",
         name="compose.yaml describes the agents",
     )
-    image_present(settings.vllm.image, name="The vLLM image is on the host")
     agents_running(
         directory,
         PROJECT,

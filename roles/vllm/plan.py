@@ -86,32 +86,37 @@ def service(settings: HostSettings, agent: Agent) -> Service:
     """One agent as its compose service."""
     vllm = settings.vllm
     volumes = [Volume(vllm.cache_directory, _CACHE, read_only=False)]
-    if agent.model.startswith("/"):
+    if agent.is_folder:
         volumes.append(Volume(agent.model, agent.model, read_only=True))
     return Service(
         name=agent.name,
         image=vllm.image,
         command=tuple(_command(settings, agent)),
-        environment=_environment(agent),
+        environment=_environment(settings, agent),
         port=agent.port,
         listen=agent.listen_addresses,
         volumes=tuple(volumes),
         gpus=tuple(str(gpu) for gpu in agent.gpus),
         shm_size=agent.shm_size,
         user=vllm.user,
-        secrets=_secrets(settings),
+        secrets=_secrets(settings, agent),
         stop_seconds=vllm.drain_timeout + _STOP_MARGIN,
         start_seconds=vllm.health_timeout,
     )
 
 
-def _secrets(settings: HostSettings) -> tuple[str, ...]:
-    """Names in .env that agents read."""
-    return ("VLLM_API_KEY", "HF_TOKEN") if settings.secrets.has_hf_token else ("VLLM_API_KEY",)
+def _secrets(settings: HostSettings, agent: Agent) -> tuple[str, ...]:
+    """Names in .env that an agent reads. The hub's token only where it asks the hub itself."""
+    if settings.secrets.has_hf_token and not agent.offline:
+        return ("VLLM_API_KEY", "HF_TOKEN")
+    return ("VLLM_API_KEY",)
 
 
 def _command(settings: HostSettings, agent: Agent) -> list[str]:
     words = [agent.model, "--served-model-name", agent.client_model_name]
+    if agent.revision:
+        # vLLM takes the tokenizer at the same revision, unless told otherwise.
+        words += ["--revision", agent.revision]
     words += ["--host", "0.0.0.0", "--port", "8000"]
     if agent.gpus:
         words += ["--gpu-memory-utilization", f"{agent.gpu_memory_utilization:g}"]
@@ -131,7 +136,7 @@ def _command(settings: HostSettings, agent: Agent) -> list[str]:
     return [*words, *agent.extra_args]
 
 
-def _environment(agent: Agent) -> dict[str, str]:
+def _environment(settings: HostSettings, agent: Agent) -> dict[str, str]:
     environment = {
         "DO_NOT_TRACK": "1",
         # The user in the container has no entry in its /etc/passwd: PyTorch asks for a name,
@@ -144,6 +149,9 @@ def _environment(agent: Agent) -> dict[str, str]:
         "VLLM_CACHE_ROOT": f"{_CACHE}/vllm",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    if agent.model.startswith("/"):
+    if agent.offline:
+        # All of it is there: an agent comes up again, after a reboot too, without the hub.
         environment["HF_HUB_OFFLINE"] = "1"
+    elif settings.hub.endpoint:
+        environment["HF_ENDPOINT"] = settings.hub.endpoint
     return environment | agent.env

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from lab import hosts as lab_hosts
+from lab import layout
 from tests.lab.deploys import ROOT, Run, deploy
 from tests.lab.watch import ArgumentWatch
 from vllm_hosts.inventory import load, validate
@@ -56,6 +57,8 @@ def deployed(lab: None) -> Deployed:
     """The first deploy, at the highest verbosity, with every process's arguments watched."""
     os.chdir(ROOT)
     os.environ["HF_TOKEN_OF_THE_LAB"] = "hf_" + secrets.token_urlsafe(24)
+    layout.HUB_TOKENS.touch(mode=0o600)
+    layout.HUB_TOKENS.write_text(os.environ["HF_TOKEN_OF_THE_LAB"])
     settings = validate(load(INVENTORY))
     store = KeyStore(INVENTORY)
     client = store.client_key("default")

@@ -131,6 +131,51 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"agents": [agent(extra_args=["--port", "80"])]},
         "group_data/gpu_hosts.py: agents[0].extra_args: --port is refused: set the agent's port",
     ),
+    "revision of a folder": (
+        {"agents": [agent(model="/srv/x", revision="main")]},
+        "group_data/gpu_hosts.py: agents[0]: revision is for hub ids; model /srv/x is a folder on"
+        " the host",
+    ),
+    "not a revision": (
+        {"agents": [agent(revision="../main")]},
+        "group_data/gpu_hosts.py: agents[0].revision: '../main' is not a commit, a tag or a branch",
+    ),
+    "revision as an argument": (
+        {"agents": [agent(extra_args=["--revision", "v1"])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: --revision is refused: set revision",
+    ),
+    "token as an argument": (
+        {"agents": [agent(extra_args=["--hf-token=secret-value"])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: --hf-token is refused:"
+        " set secrets.hf_token_env; an argument shows in `ps`",
+    ),
+    "a mirror for one agent": (
+        {"agents": [agent(env={"HF_ENDPOINT": "https://mirror.example"})]},
+        "group_data/gpu_hosts.py: agents[0].env: HF_ENDPOINT is refused:"
+        " set hub.endpoint; models are fetched through it",
+    ),
+    "copy to a hub id": (
+        {"agents": [agent(copy_from="/data/x")]},
+        "group_data/gpu_hosts.py: agents[0]: copy_from needs a folder as model, such as"
+        " '/srv/models/mine'; 'org/model' is a hub id",
+    ),
+    "copy of nothing": (
+        {"agents": [agent(model="/srv/x", copy_from="no/such/folder")]},
+        "copy_from no/such/folder is not a folder on the controller; correct it",
+    ),
+    "two sources of one folder": (
+        {"agents": two(model="/srv/x", copy_from="/a")[1:] + [agent(model="/srv/x")]},
+        "agents with the model /srv/x name different copy_from; give them the same, or folders of"
+        " their own",
+    ),
+    "a token in the clear": (
+        {
+            "hub": {"endpoint": "http://mirror.example"},
+            "secrets": {"hf_token_command": "printf secret-value"},
+        },
+        "hub.endpoint http://mirror.example would get the Hugging Face token in the clear;"
+        " use https, or remove the token from secrets",
+    ),
     "development mode": (
         {"agents": [agent(env={"VLLM_SERVER_DEV_MODE": "1"})]},
         "group_data/gpu_hosts.py: agents[0].env: VLLM_SERVER_DEV_MODE is refused:"

@@ -46,8 +46,29 @@ def test_no_secret_and_no_key_flag_is_in_the_file() -> None:
 
 
 def test_the_hugging_face_token_is_only_named() -> None:
-    text = compose_file(settings(secrets={"hf_token_env": "MY_TOKEN"}))
+    agent = QWEN | {"env": {"HF_HUB_OFFLINE": "0"}}
+    text = compose_file(settings(agents=[agent], secrets={"hf_token_env": "MY_TOKEN"}))
     assert re.findall(r".*TOKEN.*", text) == ["      HF_TOKEN: ${HF_TOKEN:?}"]
+
+
+def test_an_agent_that_does_not_ask_the_hub_gets_no_token_for_it() -> None:
+    given = services(
+        agents=[QWEN, CODER],
+        secrets={"hf_token_env": "MY_TOKEN"},
+        hub={"endpoint": "https://mirror.example"},
+    )
+    for service in given.values():
+        assert service["environment"]["HF_HUB_OFFLINE"] == "1"
+        assert not {"HF_TOKEN", "HF_ENDPOINT"} & set(service["environment"])
+
+
+def test_an_agent_that_may_ask_the_hub_asks_the_mirror() -> None:
+    agent = QWEN | {"env": {"HF_HUB_OFFLINE": "0"}}
+    environment = services(agents=[agent], hub={"endpoint": "https://mirror.example"})["qwen"][
+        "environment"
+    ]
+    assert environment["HF_ENDPOINT"] == "https://mirror.example"
+    assert environment["HF_HUB_OFFLINE"] == "0"
 
 
 def test_containers_have_no_privileges() -> None:
@@ -88,6 +109,7 @@ def test_gpus_are_asked_for_by_index_and_only_where_wanted() -> None:
         ({"quantization": "awq"}, ["--quantization", "awq"]),
         ({"gpus": [0, 1]}, ["--tensor-parallel-size", "2"]),
         ({"served_model_name": "q"}, ["--served-model-name", "q"]),
+        ({"revision": "v2"}, ["Qwen/Qwen3-8B", "--served-model-name", "qwen", "--revision", "v2"]),
     ],
 )
 def test_each_setting_becomes_its_flag(change: dict[str, Any], words: list[str]) -> None:
@@ -95,12 +117,10 @@ def test_each_setting_becomes_its_flag(change: dict[str, Any], words: list[str])
     assert any(command[at : at + len(words)] == words for at in range(len(command)))
 
 
-def test_a_local_model_is_mounted_read_only_and_the_hub_left_alone() -> None:
+def test_a_local_model_is_mounted_read_only() -> None:
     service = services(agents=[CODER])["coder"]
     mounts = {volume["target"]: volume for volume in service["volumes"]}
     assert mounts["/srv/models/coder"]["read_only"] is True
-    assert service["environment"]["HF_HUB_OFFLINE"] == "1"
-    assert "HF_HUB_OFFLINE" not in services()["qwen"]["environment"]
 
 
 def test_the_cache_belongs_to_the_container_s_user() -> None:

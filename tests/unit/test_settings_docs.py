@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+from vllm_hosts.inventory import SECTIONS
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings_docs import all_py, sections, settings_md
 
@@ -30,6 +31,10 @@ def test_all_py_changes_nothing() -> None:
     assert full == bare
     for name, section in sections():
         assert set(given[name]) == set(section.model_fields)
+
+
+def test_every_section_can_be_set() -> None:
+    assert tuple(name for name, _ in sections()) == SECTIONS
 
 
 def test_every_setting_is_described() -> None:

@@ -58,23 +58,28 @@ class Hub:
         self._offline = offline
         self._rest = rest
         self._folder = folder or cache_folder()
-        self._answers: dict[tuple[str, str | None], ModelFiles | str] = {}
+        self._answers: dict[tuple[str, str | None, str | None], ModelFiles | str] = {}
         self._silent: set[str | None] = set()
         # Hosts are looked at side by side, and may have the same models.
         self._one_at_a_time = BoundedSemaphore()
 
-    def read(self, model: str, endpoint: str | None = None) -> ModelFiles | str:
+    def read(
+        self, model: str, endpoint: str | None = None, revision: str | None = None
+    ) -> ModelFiles | str:
         """A model's files, or a sentence that says why they are not known.
 
         :param endpoint: another hub's URL; None: ``HF_ENDPOINT``, or Hugging Face.
+        :param revision: commit, branch or tag; None: the newest.
         """
+        asked = (model, endpoint, revision)
         with self._one_at_a_time:
-            if (model, endpoint) not in self._answers:
-                self._answers[model, endpoint] = self._read(model, endpoint)
-            return self._answers[model, endpoint]
+            if asked not in self._answers:
+                self._answers[asked] = self._read(*asked)
+            return self._answers[asked]
 
-    def _read(self, model: str, endpoint: str | None) -> ModelFiles | str:
-        kept = self._folder / f"{model.replace('/', '--')}{_suffix(endpoint)}.json"
+    def _read(self, model: str, endpoint: str | None, revision: str | None) -> ModelFiles | str:
+        name = "--".join([*model.split("/"), *(revision or "").split("/")]).removesuffix("--")
+        kept = self._folder / f"{name}{_suffix(endpoint)}.json"
         answer = _kept(kept, None if self._offline else _FRESH)
         if answer is not None and isinstance(answer.get("config"), dict):
             return ModelFiles(answer["config"], answer.get("weight_bytes"))
@@ -86,7 +91,7 @@ class Hub:
         try:
             token = None if _in_the_clear(endpoint) else self._token()
             with gevent.Timeout(self._seconds, _UnreachableError(_late(model, self._seconds))):
-                files = _fetch(model, endpoint, token)
+                files = _fetch(model, endpoint, revision, token)
         except SettingsError as error:
             return "; ".join(error.problems)
         except _UnreachableError as error:
@@ -132,7 +137,9 @@ def _kept(path: Path, longest: timedelta | None) -> dict[str, Any] | None:
     return answer if longest is None or age < longest else None
 
 
-def _fetch(model: str, endpoint: str | None, token: SecretStr | None) -> ModelFiles:
+def _fetch(
+    model: str, endpoint: str | None, revision: str | None, token: SecretStr | None
+) -> ModelFiles:
     """config.json and the index, or the size of the only file with weights."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Slow to import, and needed by few commands.
@@ -143,13 +150,13 @@ def _fetch(model: str, endpoint: str | None, token: SecretStr | None) -> ModelFi
     secret = token.get_secret_value() if token else False
 
     def size(name: str) -> int | None:
-        url = hf_hub_url(model, name, endpoint=endpoint)
+        url = hf_hub_url(model, name, revision=revision, endpoint=endpoint)
         return get_hf_file_metadata(url, token=secret).size
 
     def text(name: str) -> bytes:
         # Asked first, since a download tries again for half a minute where nobody answers.
         size(name)
-        found = hf_hub_download(model, name, token=secret, endpoint=endpoint)
+        found = hf_hub_download(model, name, revision=revision, token=secret, endpoint=endpoint)
         return Path(found).read_bytes()
 
     try:

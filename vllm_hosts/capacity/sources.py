@@ -87,7 +87,7 @@ def _read(
             f"{agent.model} was not read on the host, or has no config.json; to plan without the"
             f" host, name a copy: --model-dir {agent.name}=FOLDER"
         )
-    return hub.read(agent.model, agent.env.get("HF_ENDPOINT"))
+    return hub.read(agent.model, settings.hub.endpoint, agent.revision)
 
 
 def _or_sentence(read: Callable[[], ModelFiles]) -> ModelFiles | str:

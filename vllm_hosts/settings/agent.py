@@ -19,6 +19,8 @@ _FORBIDDEN_ARGUMENTS = {
     "--ssl-keyfile": "the edge terminates TLS",
     "--ssl-certfile": "the edge terminates TLS",
     "--model": "set model",
+    "--revision": "set revision",
+    "--hf-token": "set secrets.hf_token_env; an argument shows in `ps`",
     "--served-model-name": "set served_model_name",
     "--gpu-memory-utilization": "set gpu_memory_utilization",
     "--max-model-len": "set max_model_len",
@@ -38,6 +40,9 @@ _FORBIDDEN_ENV = {
     "VLLM_API_KEY": "the toolkit sets the key through .env",
     "HF_TOKEN": "set secrets.hf_token_env; the token then stays out of compose.yaml",
     "HUGGING_FACE_HUB_TOKEN": "set secrets.hf_token_env; the token stays out of compose.yaml",
+    "HF_ENDPOINT": "set hub.endpoint; models are fetched through it",
+    "HF_HOME": "set vllm.cache_directory; models are fetched into it",
+    "HF_HUB_CACHE": "set vllm.cache_directory; models are fetched into it",
     "VLLM_HOST_IP": "only 127.0.0.1 of the host reaches the container",
     "VLLM_PORT": "set the agent's port",
 }
@@ -55,6 +60,22 @@ Model = Annotated[
         r"(/[A-Za-z0-9._@+-]+)+|[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*",
         "a hub id such as 'Qwen/Qwen3-8B' or an absolute folder on the host",
     ),
+]
+HubId = Annotated[
+    str,
+    _matches(
+        r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", "a hub id such as 'Qwen/Qwen3-8B'"
+    ),
+]
+Revision = Annotated[
+    str,
+    _matches(
+        r"[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*",
+        "a commit, a tag or a branch",
+    ),
+]
+FilePattern = Annotated[
+    str, _matches(r"[A-Za-z0-9._@+*?/-]+", "a file's name or a pattern such as 'consolidated*'")
 ]
 ServedName = Annotated[
     str, _matches(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", "a model name without spaces")
@@ -89,6 +110,32 @@ class Agent(Section):
 
     name: AgentName = Field(description="Name of the container, and first part of its URL path")
     model: Model = Field(description="Hub id, or absolute folder on the host (mounted read-only)")
+    revision: Revision | None = Field(
+        None,
+        description="Commit, tag or branch of the hub id, best a commit; None: `main` as it is when"
+        " a host first fetches it",
+    )
+    allow_pickle: bool = Field(
+        False,
+        description="Take weights in pickle files where there are no safetensors; loading them can"
+        " run code",
+    )
+    ignore_files: tuple[FilePattern, ...] = Field(
+        (),
+        description="Files of the hub id that are not fetched, such as `consolidated*`",
+        strict=False,
+    )
+    extra_models: tuple[HubId, ...] = Field(
+        (),
+        description="Further hub ids that `extra_args` name, such as a draft model; fetched too",
+        strict=False,
+    )
+    copy_from: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder on the controller that is copied to the folder `model`, for hosts that"
+        " reach no hub",
+    )
     port: int = Field(
         ge=1024,
         le=65535,
@@ -156,6 +203,18 @@ class Agent(Section):
         return env
 
     @model_validator(mode="after")
+    def _model_comes_from_one_place(self) -> Self:
+        if self.is_folder and (self.revision or self.ignore_files):
+            name = "revision" if self.revision else "ignore_files"
+            raise ValueError(f"{name} is for hub ids; model {self.model} is a folder on the host")
+        if self.copy_from and not self.is_folder:
+            raise ValueError(
+                f"copy_from needs a folder as model, such as '/srv/models/mine'; {self.model!r} is"
+                " a hub id"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tensor_parallel_fits(self) -> Self:
         if len(set(self.gpus)) != len(self.gpus):
             raise ValueError(f"gpus {list(self.gpus)} names one GPU twice")
@@ -165,6 +224,19 @@ class Agent(Section):
                 f" but gpus names {len(self.gpus)}"
             )
         return self
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the model is a folder on the host, and no hub id."""
+        return self.model.startswith("/")
+
+    @property
+    def offline(self) -> bool:
+        """Whether vLLM never asks the hub: everything is there before it starts.
+
+        ``env`` may switch that off, with the values that huggingface_hub takes for no.
+        """
+        return self.env.get("HF_HUB_OFFLINE", "1").upper() in ("1", "ON", "YES", "TRUE")
 
     @property
     def listen_addresses(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from vllm_hosts.settings.sections import (
     Docker,
     Edge,
     Firewall,
+    Hub,
     Nvidia,
     Secrets,
     SshHardening,
@@ -40,6 +41,7 @@ class HostSettings(Section):
     firewall: Firewall = Field(default_factory=lambda: Firewall())
     ssh_hardening: SshHardening = Field(default_factory=lambda: SshHardening())
     secrets: Secrets = Field(default_factory=lambda: Secrets())
+    hub: Hub = Field(default_factory=lambda: Hub())
     vllm: Vllm = Field(default_factory=lambda: Vllm())
     capacity: Capacity = Field(default_factory=lambda: Capacity())
     tls: Tls = Field(default_factory=lambda: Tls())
@@ -76,6 +78,24 @@ class HostSettings(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _models_fit_together(self) -> Self:
+        if self.secrets.has_hf_token and (self.hub.endpoint or "").startswith("http:"):
+            raise ValueError(
+                f"hub.endpoint {self.hub.endpoint} would get the Hugging Face token in the clear;"
+                " use https, or remove the token from secrets"
+            )
+        sources: dict[str, str | None] = {}
+        for agent in self.agents:
+            if agent.is_folder and sources.setdefault(agent.model, agent.copy_from) != (
+                agent.copy_from
+            ):
+                raise ValueError(
+                    f"agents with the model {agent.model} name different copy_from; give them the"
+                    " same, or folders of their own"
+                )
+        return self
+
     @property
     def needs_gpu(self) -> bool:
         """Whether any agent of this host asks for a GPU."""
@@ -88,7 +108,8 @@ class HostSettings(Section):
             other.name
             for other in self.agents
             if other is not agent
-            and (other.model, other.client_model_name) == (agent.model, agent.client_model_name)
+            and (other.model, other.revision) == (agent.model, agent.revision)
+            and other.client_model_name == agent.client_model_name
         )
 
     @property

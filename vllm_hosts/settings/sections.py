@@ -180,6 +180,17 @@ class Secrets(Section):
         return bool(self.hf_token_env or self.hf_token_command)
 
 
+class Hub(Section):
+    """The Hugging Face hub, or a mirror of it. Only asked while models are fetched."""
+
+    endpoint: HttpsUrl | None = Field(
+        None, description="A mirror of the hub, as in HF_ENDPOINT; None: https://huggingface.co"
+    )
+    connections: int = Field(
+        4, ge=1, le=32, description="Files of a model that are fetched at the same time"
+    )
+
+
 class Vllm(Section):
     """What all agents of a host share."""
 

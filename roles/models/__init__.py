@@ -1,0 +1,28 @@
+"""Models, before any agent is switched to them.
+
+Promises: what the agents load is whole on the host, at the revision that the settings name, and a
+running agent never depends on the hub. Needs: docker, secrets (the hub's token). Writes: the
+cache, folders with copy_from, notes of what is whole. Restarts: nothing; if a model cannot be had,
+the host fails here and what runs goes on.
+"""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+
+from roles.models.plan import cache_folders, copies, download, hub_models
+from vllm_hosts import run
+from vllm_hosts.operations.docker import image_present
+from vllm_hosts.operations.hub import models_fetched
+from vllm_hosts.operations.model_copy import models_copied
+from vllm_hosts.operations.tree import tree_synced
+
+
+@deploy("Models")
+def models() -> None:
+    """Fetch models from the hub, and copy those that come from the controller."""
+    settings = run.current().settings
+    image_present(settings.vllm.image, name="The vLLM image is on the host")
+    tree_synced(cache_folders(settings), name="The models' cache is there")
+    models_fetched(hub_models(settings), download(settings), name="Models from the hub are whole")
+    models_copied(copies(settings), name="Models from the controller are whole")

@@ -1,0 +1,215 @@
+"""Copying a model from the controller: the operation's commands, run here as on a host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyinfra.api.command import FileUploadCommand, FunctionCommand, StringCommand
+
+from tests.unit.test_tree_operation import apply
+from vllm_hosts.errors import HostError, SettingsError
+from vllm_hosts.facts import hub as facts
+from vllm_hosts.facts.hub import CopyFound, ModelCopy
+from vllm_hosts.hub.local import local_model
+from vllm_hosts.operations import model_copy as operation
+from vllm_hosts.operations.model_copy import Copy, _compare, _send
+
+WEIGHTS = os.urandom(300_000)
+
+
+class Cut(Exception):
+    """The connection broke."""
+
+
+class Site:
+    """A controller's folder, and a host: both are folders of the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self.target = folder / "source", folder / "srv/models/mine"
+        self.notes = folder / "notes"
+        (self.source / "sub").mkdir(parents=True)
+        (self.source / "config.json").write_text("{}")
+        (self.source / "empty.txt").write_text("")
+        (self.source / "sub/model.safetensors").write_bytes(WEIGHTS)
+        (self.source / "training.bin").write_bytes(b"pickle")
+        (self.source / ".git").mkdir()
+        (self.source / ".git/config").write_text("x")
+        self.copy = Copy(str(self.source), str(self.target), False)
+        self.sent = 0
+
+    def look(self) -> CopyFound:
+        command = ModelCopy().command(self.copy.target, self.copy.staging, self.copy.key)
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+        return ModelCopy().process(done.stdout.splitlines())
+
+    def run(self, cut_after: int | None = None) -> int:
+        """One run. Returns how many commands it needed; zero: nothing changed."""
+        local = local_model(self.copy.source, allow_pickle=False)
+        found = self.look()
+        commands = (_send if found.present is None else _compare)(self.copy, local, found)
+        count = 0
+        self.sent = 0
+        for command in commands:
+            count += 1
+            if isinstance(command, FileUploadCommand):
+                if cut_after is not None and self.sent >= cut_after:
+                    raise Cut
+                content = command.src.read()
+                assert isinstance(content, bytes)
+                self.sent += len(content)
+                Path(command.dest).write_bytes(content)
+            elif not isinstance(command, FunctionCommand):
+                assert isinstance(command, StringCommand)
+                if "_stdin" in command.connector_arguments:
+                    done = apply(command)
+                else:
+                    words = ["sh", "-c", command.get_raw_value()]
+                    done = subprocess.run(words, capture_output=True, text=True, check=False)
+                if done.returncode != 0:
+                    raise HostError(done.stderr.strip().splitlines()[-1])
+        return count
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    site = Site(tmp_path)
+    for module in (facts, operation):
+        monkeypatch.setattr(module, "MODELS", str(site.notes))
+    monkeypatch.setattr(operation, "_PIECE", 100_000)
+    monkeypatch.setattr(operation, "_RESERVE", 0)
+    yield site
+    assert not Path(f"{site.notes}/{site.copy.key}.new").exists()
+
+
+def test_a_model_arrives_whole_readable_and_without_pickles(site: Site) -> None:
+    assert site.run() > 0
+    names = sorted(str(path.relative_to(site.target)) for path in site.target.rglob("*"))
+    assert names == ["config.json", "empty.txt", "sub", "sub/model.safetensors"]
+    assert (site.target / "sub/model.safetensors").read_bytes() == WEIGHTS
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in site.target.rglob("*.*")}
+    assert modes == {0o644}
+    assert stat.S_IMODE(site.target.stat().st_mode) == 0o755
+    assert stat.S_IMODE((site.target / "sub").stat().st_mode) == 0o755
+    assert not Path(site.copy.staging).exists()
+
+
+def test_the_second_run_changes_nothing_and_reads_no_weights(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.run()
+    monkeypatch.setattr(operation, "_digests", lambda local: pytest.fail("weights were read"))
+    assert site.run() == 0
+
+
+def test_a_copy_that_was_cut_off_goes_on(site: Site) -> None:
+    with pytest.raises(Cut):
+        site.run(cut_after=150_000)
+    assert not site.target.exists()
+    assert site.run() > 0
+    assert site.sent == 100_000, "what had come was sent again"
+    assert (site.target / "sub/model.safetensors").read_bytes() == WEIGHTS
+    assert site.run() == 0
+
+
+def test_a_damaged_piece_is_noticed_and_only_that_file_sent_again(site: Site) -> None:
+    with pytest.raises(Cut):
+        site.run(cut_after=150_000)
+    staged = Path(site.copy.staging) / "sub/model.safetensors"
+    staged.write_bytes(b"x" * staged.stat().st_size)
+    with pytest.raises(HostError, match="sub/model.safetensors of .* arrived damaged"):
+        site.run()
+    assert not site.target.exists()
+    assert not staged.exists()
+    assert site.run() > 0
+    assert site.sent == len(WEIGHTS)
+    assert (site.target / "sub/model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_what_an_earlier_version_left_behind_is_not_taken(site: Site) -> None:
+    staging = Path(site.copy.staging)
+    staging.mkdir(parents=True)
+    (staging / "old.json").write_text("{}")
+    (staging / ".piece").write_text("x")
+    (staging / "config.json").write_text("longer than the new one")
+    assert site.run() > 0
+    assert (site.target / "config.json").read_text() == "{}"
+    assert sorted(os.listdir(site.target)) == ["config.json", "empty.txt", "sub"]
+
+
+def test_a_folder_in_use_is_never_changed(site: Site) -> None:
+    site.run()
+    before = (site.target / "config.json").stat()
+    (site.source / "config.json").write_text("[]")
+    with pytest.raises(HostError) as refused:
+        site.run()
+    assert "config.json differs" in str(refused.value)
+    assert f"model = '{site.target}-2'" in str(refused.value)
+    assert (site.target / "config.json").stat() == before
+    (site.source / "config.json").write_text("other length")
+    with pytest.raises(HostError, match=r"config\.json differs"):
+        site.run()
+
+
+def test_a_second_controller_with_the_same_model_is_noted_once(site: Site) -> None:
+    site.run()
+    again = site.source.with_name("again")
+    shutil.copytree(site.source, again, copy_function=shutil.copyfile)
+    os.utime(again / "config.json", (1, 1))
+    first, site.copy = site.copy, Copy(str(again), str(site.target), False)
+    assert site.run() == 1
+    assert site.run() == 0
+    site.copy = first
+    assert site.run() == 0
+
+
+def test_a_folder_that_somebody_put_there_is_compared_byte_by_byte(site: Site) -> None:
+    shutil.copytree(site.source, site.target)
+    assert site.run() > 0
+    assert site.sent == 0
+    assert site.run() == 0
+    (site.notes / site.copy.key).unlink()
+    (site.target / "sub/model.safetensors").write_bytes(WEIGHTS[::-1])
+    with pytest.raises(HostError, match="sub/model.safetensors differs"):
+        site.run()
+
+
+def test_a_disk_that_is_too_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operation, "_RESERVE", 1 << 60)
+    with pytest.raises(HostError, match=r"needs 0\.00 GB more and .* are free; make room"):
+        site.run()
+    assert not Path(site.copy.staging).exists()
+
+
+def refused(folder: Path, **options: bool) -> str:
+    with pytest.raises(SettingsError) as error:
+        local_model(str(folder), **{"allow_pickle": False, **options})
+    return str(error.value)
+
+
+def test_folders_that_are_no_model(tmp_path: Path) -> None:
+    assert "is not a folder on the controller" in refused(tmp_path / "none")
+    (tmp_path / "pytorch_model.bin").write_text("x")
+    assert "has no config.json" in refused(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert "has no safetensors" in refused(tmp_path)
+    found = local_model(str(tmp_path), allow_pickle=True)
+    assert sorted(found.sizes) == ["config.json", "pytorch_model.bin"]
+    (tmp_path / "a b.json").write_text("x")
+    assert "has a file 'a b.json'" in refused(tmp_path)
+
+
+def test_the_hub_s_own_cache_is_a_folder_to_copy_from(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/x").write_bytes(b"weights")
+    snapshot = tmp_path / "snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to("../../blobs/x")
+    (snapshot / "config.json").write_text("{}")
+    found = local_model(str(snapshot), allow_pickle=False)
+    assert found.sizes == {"config.json": 2, "model.safetensors": 7}

@@ -1,0 +1,108 @@
+"""Which models a host has whole, from the hub and from the controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from shlex import quote
+
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.hub.model import Fetched, HubModel
+
+#: One small file for each model: what was there when it was complete.
+MODELS = "/var/lib/vllm-hosts/models"
+
+
+class HubModels(HostFact[dict[str, Fetched]]):
+    """By key: what was fetched, and which of it is there. Looks at sizes, reads no weights."""
+
+    what = "the models in the cache"
+
+    def command(self, models: list[HubModel], cache_directory: str) -> str:
+        return ending(
+            "\n".join(
+                f"""
+                (   echo {quote(f"== {model.key}")}
+                    stamp={MODELS}/{model.key}; repo={model.folder(cache_directory)}
+                    [ -f "$stamp" ] || exit 0
+                    cat "$stamp"
+                    echo "ref $(cat "$repo/refs/{model.revision}" 2>/dev/null)"
+                    cd "$repo/snapshots/$(sed -n 's/^commit //p' "$stamp")" 2>/dev/null || exit 0
+                    sed -n 's/^file [0-9]* //p' "$stamp" |
+                        xargs -r -d '\\n' stat -L -c 'there %s %n' -- 2>/dev/null
+                )
+                """
+                for model in models
+            )
+        )
+
+    def parse(self, lines: list[str]) -> dict[str, Fetched]:
+        return {key: _fetched(content) for key, content in sections(lines).items()}
+
+
+def _fetched(lines: list[str]) -> Fetched:
+    words = [line.split(" ", 1) for line in lines]
+    commits = [rest for kind, rest in words if kind == "commit"]
+    refs = [rest for kind, rest in words if kind == "ref"]
+    return Fetched(
+        commit=commits[0] if commits else None,
+        ref=refs[0] if refs else "",
+        files=_sizes([rest for kind, rest in words if kind == "file"]),
+        present=_sizes([rest for kind, rest in words if kind == "there"]),
+    )
+
+
+def _sizes(lines: list[str]) -> dict[str, int]:
+    return {name: int(size) for size, name in (line.split(" ", 1) for line in lines)}
+
+
+@dataclass(frozen=True)
+class CopyFound:
+    """A model folder on a host, and what was sent of it so far; bytes by name.
+
+    ``present`` is None where there is no such folder. ``sources`` and ``digests`` are what was
+    noted when it was complete: fingerprints of the controller's folder, SHA-256 by name.
+    ``free`` is in bytes.
+    """
+
+    present: dict[str, int] | None
+    staged: dict[str, int]
+    sources: frozenset[str]
+    digests: dict[str, str]
+    free: int
+
+
+class ModelCopy(HostFact[CopyFound]):
+    """What a host has of a model that is copied from the controller."""
+
+    what = "a model's folder"
+
+    def command(self, folder: str, staging: str, key: str) -> str:
+        return ending(
+            f"""
+            at={folder}; while [ ! -d "$at" ]; do at=$(dirname "$at"); done
+            echo '== free'; df --output=avail -B1 "$at" | tail -n 1
+            echo '== folder'
+            if [ -e {folder} ]; then
+                echo present; find -L {folder} -type f -printf '%s %P\\n' 2>/dev/null
+            fi
+            echo '== staged'
+            [ ! -d {staging} ] || find {staging} -type f -printf '%s %P\\n'
+            echo '== stamp'; cat {MODELS}/{key} 2>/dev/null
+            """
+        )
+
+    def parse(self, lines: list[str]) -> CopyFound:
+        parts = sections(lines)
+        folder = parts["folder"]
+        stamp = [line.split(" ", 1) for line in parts["stamp"]]
+        return CopyFound(
+            present=_sizes(folder[1:]) if folder else None,
+            staged=_sizes(parts["staged"]),
+            sources=frozenset(rest for kind, rest in stamp if kind == "source"),
+            digests={
+                rest.split(" ", 1)[1]: rest.split(" ", 1)[0]
+                for kind, rest in stamp
+                if kind == "file"
+            },
+            free=int(parts["free"][0]),
+        )

@@ -1,0 +1,318 @@
+"""Fetches one model from the hub into the cache that agents read.
+
+Runs on a host, in a container of the agents' own image, where huggingface_hub is; nothing of ours
+is there, so this imports nothing of ours, and it is never written to the host. The token comes
+from the environment. Progress goes to stderr, and so does the one sentence that says why a model
+cannot be had (exit code 3). On stdout, at the end, what was fetched: ``commit HASH``, then
+``file BYTES NAME`` for each file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import glob
+import hashlib
+import os
+import shutil
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils._headers import build_hf_headers
+
+#: Exit code with a sentence for people on stderr.
+REFUSED = 3
+#: Bytes that stay free on the disk of the cache.
+RESERVE = 1 << 30
+#: huggingface_hub takes larger files over its own protocol only, and fetches them whole.
+_LARGEST = 50 * 1000**3
+_TEXTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
+_PICKLES = (".bin", ".pt", ".pth")
+#: The same weights once more, for other programs; and what training leaves behind.
+_FOREIGN = ("original/*", "onnx/*", "openvino/*", "metal/*", "coreml/*", "flax/*")
+_TRAINING = ("training_args*", "optimizer*", "scheduler*", "rng_state*", "trainer_state*")
+
+
+class RefusedError(Exception):
+    """Why a model cannot be had, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file of the model: bytes, and the SHA-256 where the hub has one (all large files)."""
+
+    name: str
+    size: int
+    sha256: str | None
+
+
+def chosen(
+    files: list[Remote], model: str, *, allow_pickle: bool, ignored: list[str]
+) -> list[Remote]:
+    """The files that vLLM reads: weights, configuration, tokenizer.
+
+    :raises RefusedError: there are no weights, or only such whose loading can run code.
+    """
+    left_out = [*ignored, *_FOREIGN, *_TRAINING]
+    usable = [
+        file
+        for file in files
+        if not any(fnmatch.fnmatchcase(file.name, pattern) for pattern in left_out)
+        and not any(part.startswith(".") for part in file.name.split("/"))
+        and file.name.isprintable()
+    ]
+    weights = [file for file in usable if file.name.endswith(".safetensors")]
+    if not weights:
+        for suffix in _PICKLES:
+            weights = weights or [
+                file for file in usable if file.name.endswith(suffix) and "/" not in file.name
+            ]
+        if not weights:
+            raise RefusedError(f"{model} has no safetensors, and no other weights that vLLM reads")
+        if not allow_pickle:
+            raise RefusedError(
+                f"{model} has no safetensors, only {weights[0].name} and the like, and loading"
+                " pickle files can run code; name another model, or set allow_pickle = True"
+            )
+    texts = [
+        file
+        for file in usable
+        if file.name.endswith(_TEXTS) or file.name.rpartition("/")[2].startswith("tokenizer.model")
+    ]
+    return [*texts, *weights]
+
+
+class Cache:
+    """A model's part of the cache, in huggingface_hub's own layout."""
+
+    def __init__(self, model: str) -> None:
+        name = repo_folder_name(repo_id=model, repo_type="model")
+        self.blobs = Path(constants.HF_HUB_CACHE) / name / "blobs"
+
+    def blob(self, file: Remote) -> Path:
+        """Where a file with a known SHA-256 lies once it is whole."""
+        return self.blobs / str(file.sha256)
+
+    def partial(self, file: Remote) -> Path:
+        """Where it lies until then. huggingface_hub since 1.13 goes on with no file that another
+        process began (https://github.com/huggingface/huggingface_hub/pull/4228); this does."""
+        return self.blobs / f"{file.sha256}.partial"
+
+    def bytes_of(self, files: list[Remote]) -> int:
+        """How much of these files is there."""
+        found = 0
+        for file in files:
+            for path in (self.blob(file), self.partial(file)):
+                if file.sha256 and path.is_file():
+                    found += min(path.stat().st_size, file.size)
+                    break
+        return found
+
+
+def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
+    """One large file, from where an earlier run stopped; in its place only if its digest is right.
+
+    :raises RefusedError: what came is not what the hub says it has.
+    """
+    whole, partial = cache.blob(file), cache.partial(file)
+    if whole.is_file() and whole.stat().st_size == file.size:
+        return
+    cache.blobs.mkdir(parents=True, exist_ok=True)
+    with partial.open("ab") as target:
+        if target.tell() > file.size:
+            target.truncate(0)
+            target.seek(0)
+        http_get(
+            hf_hub_url(model, file.name, revision=commit),
+            target,
+            resume_size=target.tell(),
+            headers=build_hf_headers(),
+            expected_size=file.size,
+        )
+    with partial.open("rb") as content:
+        digest = hashlib.sha256()
+        while chunk := content.read(1 << 22):
+            digest.update(chunk)
+    if digest.hexdigest() != file.sha256:
+        partial.unlink()
+        raise RefusedError(
+            f"{file.name} of {model} arrived damaged (its SHA-256 is not what the hub says) and was"
+            " removed; run again"
+        )
+    partial.replace(whole)
+
+
+def fetch(
+    model: str,
+    revision: str,
+    *,
+    allow_pickle: bool,
+    ignored: list[str],
+    workers: int,
+    shown_cache: str,
+) -> tuple[str, list[Remote]]:
+    """Have a model whole in the cache. Returns its commit and its files.
+
+    :param shown_cache: what the cache is called outside of this container.
+    :raises RefusedError: it cannot be had, with the reason.
+    """
+    info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=30)
+    commit = str(info.sha)
+    listing = [
+        Remote(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None)
+        for item in info.siblings or []
+    ]
+    files = chosen(listing, model, allow_pickle=allow_pickle, ignored=ignored)
+    # The list of a gated model is public, its files are not: ask for one before all.
+    get_hf_file_metadata(hf_hub_url(model, files[0].name, revision=commit))
+    cache = Cache(model)
+    total = sum(file.size for file in files)
+    missing = total - cache.bytes_of(files)
+    Path(constants.HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(constants.HF_HUB_CACHE).free
+    large = [file for file in files if file.sha256 and file.size <= _LARGEST]
+    absent = [file for file in large if not cache.blob(file).is_file()]
+    if absent and missing + RESERVE > free:
+        raise RefusedError(
+            f"{model} needs {_gb(missing)} more and {_gb(RESERVE)} of reserve in {shown_cache}, and"
+            f" {_gb(free)} are free; make room, or set vllm.cache_directory to a larger disk"
+        )
+    _report(files, cache, total)
+    pool = ThreadPoolExecutor(workers)
+    waiting = [pool.submit(fetch_large, model, commit, file, cache) for file in large]
+    for done in as_completed(waiting):
+        done.result()
+    folder = snapshot_download(
+        model,
+        revision=revision,
+        allow_patterns=[glob.escape(file.name) for file in files],
+        max_workers=workers,
+    )
+    # Agents would take the hub's list of all files for what must be there.
+    (cache.blobs.parent / "trees" / f"{commit}.json").unlink(missing_ok=True)
+    if Path(folder).name != commit:
+        raise RefusedError(f"revision {revision} of {model} moved on meanwhile; run again")
+    for file in files:
+        if (Path(folder) / file.name).stat().st_size != file.size:
+            raise RefusedError(
+                f"{file.name} of {model} has another size than the hub says; run again"
+            )
+    return commit, files
+
+
+def _report(files: list[Remote], cache: Cache, total: int) -> None:
+    def say() -> None:
+        while True:
+            print(f"{_gb(cache.bytes_of(files))} of {_gb(total)}", file=sys.stderr, flush=True)
+            time.sleep(2)
+
+    threading.Thread(target=say, daemon=True).start()
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1000**3:.2f} GB"
+
+
+def sentence(error: Exception, model: str, revision: str, endpoint: str, has_token: bool) -> str:
+    """What an error means to the person who asked for the model."""
+    if isinstance(error, RefusedError):
+        return str(error)
+    cause = _cause(error)
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if isinstance(cause, GatedRepoError):
+        if has_token:
+            return (
+                f"{model} is gated, and the token's account may not use it; ask for access on"
+                f" {endpoint}/{model}"
+            )
+        return (
+            f"{model} is gated and there is no token; accept its terms on {endpoint}/{model}, then"
+            " set secrets.hf_token_env or secrets.hf_token_command"
+        )
+    if isinstance(cause, RevisionNotFoundError):
+        return f"{model} has no revision {revision!r} on {endpoint}; set revision to one it has"
+    if isinstance(cause, RepositoryNotFoundError):
+        private = (
+            "is private and the token may not see it"
+            if has_token
+            else "is private and there is no token (secrets.hf_token_env)"
+        )
+        return f"{model} is not on {endpoint}, or {private}; correct model"
+    if isinstance(cause, HfHubHTTPError):
+        if status == 401:
+            return f"{endpoint} refuses the token: it is wrong or has ended; give a new one"
+        if status == 403:
+            return f"{endpoint} refuses {model} to this token (403); give it the right to read it"
+        return f"{endpoint} answers {status} for {model}; try again later"
+    reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+    if _of_the_network(cause):
+        return f"{endpoint} cannot be reached from this host, or broke off: {reason}"
+    if isinstance(cause, OSError) and cause.errno == 28:
+        return f"the disk of the cache is full while {model} is fetched; make room"
+    return f"{model} cannot be fetched from {endpoint}: {type(cause).__name__}: {reason}"
+
+
+def _cause(error: Exception) -> Exception:
+    """What the hub's client wraps: the hub's own answer, or why there was none."""
+    while not isinstance(error, HfHubHTTPError) and not _of_the_network(error):
+        if not isinstance(error.__cause__, Exception):
+            break
+        error = error.__cause__
+    return error
+
+
+def _of_the_network(error: Exception) -> bool:
+    """Whether the client's HTTP library raised it: which one that is depends on its version."""
+    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
+
+
+def main() -> int:
+    """Fetch what the arguments name."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("--revision", default="main")
+    parser.add_argument("--allow-pickle", action="store_true")
+    parser.add_argument("--ignore", action="append", default=[])
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--cache", default=constants.HF_HUB_CACHE)
+    given = parser.parse_args()
+    try:
+        commit, files = fetch(
+            given.model,
+            given.revision,
+            allow_pickle=given.allow_pickle,
+            ignored=given.ignore,
+            workers=given.workers,
+            shown_cache=given.cache,
+        )
+    except Exception as error:
+        has_token = bool(os.environ.get("HF_TOKEN"))
+        endpoint = constants.ENDPOINT
+        print(
+            sentence(error, given.model, given.revision, endpoint, has_token),
+            file=sys.stderr,
+            flush=True,
+        )
+        return REFUSED
+    print(f"commit {commit}")
+    for file in files:
+        print(f"file {file.size} {file.name}")
+    sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    # Threads that still fetch when another one failed are not waited for.
+    os._exit(main())

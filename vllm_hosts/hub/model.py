@@ -1,0 +1,55 @@
+"""Models from the hub as values. Nothing here touches a host."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """What is fetched of a hub id. ``revision``: a commit, tag or branch."""
+
+    model: str
+    revision: str = "main"
+    allow_pickle: bool = False
+    ignore_files: tuple[str, ...] = ()
+    #: Environment of the download that an agent sets, such as proxies.
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """One word for what is fetched, whatever it is fetched through."""
+        what = (self.model, self.revision, self.allow_pickle, self.ignore_files)
+        return one_word(f"{self.model}@{self.revision}", repr(what))
+
+    def folder(self, cache_directory: str) -> str:
+        """Where huggingface_hub keeps the model in the host's cache."""
+        return f"{cache_directory}/huggingface/hub/models--{self.model.replace('/', '--')}"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a host has of a model, and what was there when its download was complete.
+
+    ``files`` and ``present`` are bytes by name; ``ref`` is the commit that agents find under the
+    revision's name.
+    """
+
+    commit: str | None
+    ref: str
+    files: dict[str, int]
+    present: dict[str, int]
+
+    def complete(self, revision: str) -> bool:
+        """Whether an agent finds everything without asking the hub."""
+        if self.commit is None or not self.files or self.files != self.present:
+            return False
+        return revision == self.commit or self.ref == self.commit
+
+
+def one_word(text: str, what: str) -> str:
+    """A file's name that people recognise, and that differs where ``what`` does."""
+    digest = hashlib.sha256(what.encode()).hexdigest()[:10]
+    return f"{re.sub(r'[^A-Za-z0-9._@-]+', '--', text).strip('-.')}-{digest}"

@@ -1,0 +1,201 @@
+"""Copying models from the controller, for hosts that reach no hub."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from shlex import quote
+
+import gevent
+from pyinfra.api.command import FileUploadCommand, StringCommand
+
+from vllm_hosts.errors import HostError, SettingsError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.hub import MODELS, CopyFound, ModelCopy
+from vllm_hosts.hub.local import LocalFile, LocalModel, local_model
+from vllm_hosts.hub.model import one_word
+from vllm_hosts.operations.base import Commands, host_operation, note, watched
+from vllm_hosts.operations.differences import differs
+from vllm_hosts.operations.tree import change
+from vllm_hosts.tree import File
+
+#: Bytes that travel at once: what is in memory here, and what is sent again after a cut.
+_PIECE = 64 << 20
+#: Bytes that stay free on the host's disk.
+_RESERVE = 1 << 30
+_SAY_EVERY = 10.0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A folder of the controller that becomes a folder of the host."""
+
+    source: str
+    target: str
+    allow_pickle: bool
+
+    @property
+    def staging(self) -> str:
+        """Where it lies until it is whole."""
+        return f"{self.target}.vllm-hosts-new"
+
+    @property
+    def key(self) -> str:
+        """Name of the note that it is whole."""
+        return one_word(self.target, self.target)
+
+
+@host_operation
+def models_copied(copies: Sequence[Copy]) -> Commands:
+    """Have these models in their folders on the host, whole, or not at all.
+
+    What is sent goes into a folder beside the target, piece by piece, so that a run that was cut
+    off is continued by the next one. When every file's SHA-256 is the controller's, the folder gets
+    its name. A folder that is there is never changed, since an agent may read it: one with
+    another content fails the host, before any container is touched.
+    """
+    for copy in copies:
+        try:
+            local = local_model(copy.source, allow_pickle=copy.allow_pickle)
+        except SettingsError as error:
+            raise HostError(str(error)) from error
+        found = look(ModelCopy, folder=copy.target, staging=copy.staging, key=copy.key)
+        if found.present is None:
+            differs(f"model {copy.target}", "is not on the host")
+            yield from _send(copy, local, found)
+        else:
+            yield from _compare(copy, local, found)
+
+
+def _compare(copy: Copy, local: LocalModel, found: CopyFound) -> Commands:
+    """The folder is there: see that it is this model, reading no more than is needed."""
+    assert found.present is not None
+    for file in local.files:
+        if found.present.get(file.name) != file.size:
+            raise HostError(_another(copy, file.name))
+    if local.fingerprint in found.sources:
+        return
+    if found.digests:
+        digests = _digests(local)
+        for name, digest in digests.items():
+            if found.digests.get(name) != digest:
+                raise HostError(_another(copy, name))
+    else:
+        # Somebody else put it there, or the last run was cut off at its very end.
+        yield _manifest(copy, local)
+        before, after = _another(copy, "\0").split("\0")
+        yield watched(
+            f"comparing {copy.target}",
+            f"""
+            cd {copy.target}
+            different=$(sha256sum --check --quiet {MODELS}/{copy.key}.new 2>/dev/null |
+                sed -n 's/: FAILED.*$//p')
+            rm -f {MODELS}/{copy.key}.new
+            [ -z "$different" ] || {{
+                echo {quote(before)}"$(echo $different)"{quote(after)}; exit 1; }}
+            """,
+            tail=1,
+        )
+    differs(f"model {copy.target}", "was not compared with this controller's yet")
+    yield _stamp(copy, local, found.sources)
+
+
+def _another(copy: Copy, what: str) -> str:
+    return (
+        f"{copy.target} on the host is not the model in {copy.source} (copy_from): {what} differs;"
+        f" agents may be reading it, so give the new one a folder of its own, such as model ="
+        f" '{copy.target}-2', or move the old one away"
+    )
+
+
+def _send(copy: Copy, local: LocalModel, found: CopyFound) -> Commands:
+    total = sum(local.sizes.values())
+    have = {name: size for name, size in found.staged.items() if size <= local.sizes.get(name, -1)}
+    missing = total - sum(have.values())
+    if missing + _RESERVE > found.free:
+        raise HostError(
+            f"{copy.target} needs {_gb(missing)} more and {_gb(_RESERVE)} of reserve, and"
+            f" {_gb(found.free)} are free; make room"
+        )
+    yield StringCommand(_prepared(copy, local, set(found.staged) - set(have)))
+    said = time.monotonic()
+    sent = total - missing
+    for file in local.files:
+        at = have.get(file.name, 0)
+        while at < file.size:
+            piece = _piece(file, at)
+            yield FileUploadCommand(io.BytesIO(piece), f"{copy.staging}/.piece")
+            yield StringCommand(f"cd {copy.staging} && cat .piece >>{file.name} && rm -f .piece")
+            at += len(piece)
+            sent += len(piece)
+            if time.monotonic() - said > _SAY_EVERY:
+                said = time.monotonic()
+                yield note(f"copying {copy.source}: {_gb(sent)} of {_gb(total)}")
+    yield _manifest(copy, local)
+    yield watched(f"checking {copy.target}", check_script(copy), tail=1)
+    yield _stamp(copy, local, frozenset())
+
+
+def _prepared(copy: Copy, local: LocalModel, unusable: set[str]) -> str:
+    """The folders, files without a byte for what is to come, and nothing else."""
+    parent = copy.target.rpartition("/")[0] or "/"
+    places = sorted({f"{copy.staging}/{file.name}".rpartition("/")[0] for file in local.files})
+    lines = [
+        "set -eu",
+        f"(umask 022; mkdir -p {parent} {MODELS}); umask 077; mkdir -p {' '.join(places)}",
+        f"cd {copy.staging}",
+    ]
+    lines += [f"rm -f './{name}'" for name in sorted(unusable)]
+    lines += [f"touch {' '.join(file.name for file in local.files)}"]
+    return "\n".join(lines)
+
+
+def check_script(copy: Copy) -> str:
+    """The shell script that compares what was sent with its manifest, and gives it its name."""
+    return f"""
+        set -eu
+        cd {copy.staging}
+        damaged=$(sha256sum --check --quiet {MODELS}/{copy.key}.new 2>/dev/null |
+            sed -n 's/: FAILED.*$//p')
+        rm -f {MODELS}/{copy.key}.new
+        if [ -n "$damaged" ]; then
+            rm -f $damaged
+            echo "$(echo $damaged) of {copy.target} arrived damaged and was removed; run again"
+            exit 1
+        fi
+        chown -R root:root .; chmod -R u=rwX,go=rX .; sync -f .
+        mv -T {copy.staging} {copy.target}
+    """
+
+
+def _piece(file: LocalFile, at: int) -> bytes:
+    with file.path.open("rb") as content:
+        content.seek(at)
+        piece = content.read(min(_PIECE, file.size - at))
+    if not piece:
+        raise HostError(f"{file.path} became shorter while it was copied; run again")
+    return piece
+
+
+def _digests(local: LocalModel) -> dict[str, str]:
+    """SHA-256 by name. In a thread of its own, so that other hosts go on meanwhile."""
+    pool = gevent.get_hub().threadpool
+    digests: dict[str, str] = pool.apply(lambda: {file.name: file.sha256 for file in local.files})
+    return digests
+
+
+def _manifest(copy: Copy, local: LocalModel) -> StringCommand:
+    lines = [f"{digest}  {name}\n" for name, digest in _digests(local).items()]
+    return change([File(f"{MODELS}/{copy.key}.new", "".join(lines).encode())])
+
+
+def _stamp(copy: Copy, local: LocalModel, sources: frozenset[str]) -> StringCommand:
+    lines = [f"source {source}\n" for source in sorted({*sources, local.fingerprint})]
+    lines += [f"file {digest} {name}\n" for name, digest in _digests(local).items()]
+    return change([File(f"{MODELS}/{copy.key}", "".join(lines).encode())])
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1000**3:.2f} GB"
