@@ -176,6 +176,11 @@ def _make(found: Host, root: Path, tar: Path, models: Path) -> None:
         f"Gateway={BRIDGE_V4.ip}\nGateway={BRIDGE_V6.ip}\n"
         "IPv6AcceptRA=no\nLLMNR=no\nMulticastDNS=no\nIPv6DuplicateAddressDetection=0\n"
     )
+    # A user's manager that ends is waited for, two minutes where control groups of version 1 do not
+    # tell that they are empty; whoever logs in meanwhile waits too.
+    logind = root / "etc/systemd/logind.conf.d"
+    logind.mkdir(parents=True, exist_ok=True)
+    (logind / "lab.conf").write_text("[Login]\nUserStopDelaySec=infinity\n")
     _authorize(root)
     certificates = root / "usr/local/share/ca-certificates"
     shutil.copy(LAB_CA, certificates / "lab.crt")

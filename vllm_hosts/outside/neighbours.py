@@ -9,7 +9,7 @@ from shlex import quote
 from typing import Any
 
 # isort: off
-import pyinfra_cli  # noqa: F401  first: a connection of which gevent has not all parts hangs
+import pyinfra_cli  # noqa: F401  replaces the socket module by gevent's: before anybody uses it
 
 # isort: on
 from vllm_hosts.errors import HostError
