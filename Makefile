@@ -26,7 +26,7 @@ lint: setup ## Style and types
 	$(STEP) "mypy" $(BIN)/mypy
 
 unit: setup ## Tests that need no host, in seconds
-	$(STEP) "Unit tests" $(BIN)/pytest tests/unit
+	$(STEP) "Unit tests" $(BIN)/pytest tests/unit --timeout 300
 
 lab-up: setup ## Boot the lab: HOSTS=2 GPU hosts and a neighbour
 	$(STEP) "Lab with $(HOSTS) hosts" $(BIN)/python -m lab up --hosts $(HOSTS)
@@ -50,10 +50,10 @@ demo: deploy ## Boot two hosts, deploy to them, verify, and print how to call th
 test: lint unit test-lab ## Every test
 
 test-lab: setup ## Tests on the lab's hosts
-	$(STEP) "Lab tests" $(BIN)/pytest tests/lab -m "not nightly"
+	$(STEP) "Lab tests" $(BIN)/pytest tests/lab -m "not nightly" --timeout 1500
 
 nightly: setup ## What takes longer than a run of the tests may take
-	$(STEP) "Nightly tests" $(BIN)/pytest tests/lab
+	$(STEP) "Nightly tests" $(BIN)/pytest tests/lab --timeout 3000
 
 clean: lab-down ## Remove the environment
 	rm -rf $(VENV)

@@ -32,7 +32,8 @@ class Terminal:
         without = {k: v for k, v in environment.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             # The terminal becomes its controlling one: Ctrl-C is a signal until it says otherwise.
-            ["setsid", "--ctty", *argv],
+            # A test that runs in the background has been told to ignore it.
+            ["env", "--default-signal=INT", "setsid", "--ctty", *argv],
             cwd=cwd,
             env={**without, "TERM": "xterm-256color"},
             stdin=self._slave,

@@ -75,7 +75,9 @@ def test_logs_of_several_hosts(deployed: Deployed) -> None:
 
 
 def test_following_a_log(deployed: Deployed) -> None:
-    argv = [str(BIN / "vllm-hosts"), "agents", LAB, "logs", "--follow", "--lines", "0", "spare"]
+    # What runs in the background has been told to ignore Ctrl-C.
+    argv = ["env", "--default-signal=INT", str(BIN / "vllm-hosts"), "agents", LAB]
+    argv += ["logs", "--follow", "--lines", "0", "spare"]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

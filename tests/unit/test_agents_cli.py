@@ -211,7 +211,9 @@ def test_following_shows_each_line_once_and_ends_with_ctrl_c(host: LocalHost, li
     first = "2026-11-25T09:00:00.1Z first\n" if lines else ""
     host.file("one.log", first)
     host.file("two.log", "")
-    argv = [str(BIN / AGENTS[0]), *AGENTS[1:], "logs", "--follow", f"--lines={lines}"]
+    # What runs in the background has been told to ignore Ctrl-C.
+    argv = ["env", "--default-signal=INT", str(BIN / AGENTS[0]), *AGENTS[1:]]
+    argv += ["logs", "--follow", f"--lines={lines}"]
     environment = {**os.environ, **host.project.environment}
     with subprocess.Popen(
         argv, cwd=host.project.folder, env=environment, stdout=subprocess.PIPE, text=True
