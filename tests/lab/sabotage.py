@@ -80,8 +80,8 @@ def _container(options: str) -> str:
 
 
 _HEALTHY = (
-    " && i=0; until docker inspect spare --format '{{.State.Health.Status}}' | grep -q ^healthy;"
-    " do sleep 2; i=$((i+1)); [ $i -lt 120 ]; done"
+    " && for a in tiny spare; do i=0; until docker inspect $a --format '{{.State.Health.Status}}'"
+    " | grep -q ^healthy; do sleep 2; i=$((i+1)); [ $i -lt 120 ] || exit 1; done; done"
 )
 _GONE = "docker rm -f lab-stranger"
 _NO_STRANGER = "systemctl stop lab-stranger"
@@ -92,9 +92,19 @@ _FAKE = (
 )
 
 
-def _fake(real: str, when: str, says: str, fd: int = 1) -> str:
+def _old(
+    row: str, broken: str, real: str, when: str, says: str, package: str, fd: int = 1
+) -> Sabotage:
+    """A program that says it is old, without the changelog in which its holes are mended."""
     name = real.rpartition("/")[2]
-    return _FAKE.format(real=real, name=name, when=when, says=says, fd=fd)
+    fake = _FAKE.format(real=real, name=name, when=when, says=says, fd=fd)
+    docs, away = f"/usr/share/doc/{package}", "/var/tmp/lab-doc"
+    return _row(
+        row,
+        broken,
+        f"{fake} && mkdir -p {away} && mv {docs}/changelog.* {away}/",
+        undo=f"rm /usr/local/sbin/{name}; mv {away}/* {docs}/",
+    )
 
 
 SABOTAGE = [
@@ -159,7 +169,7 @@ SABOTAGE = [
         "ExecStart=/usr/sbin/dockerd -H fd:// -H tcp://0.0.0.0:2375"
         " --containerd=/run/containerd/containerd.sock\\n'"
         " >/etc/systemd/system/docker.service.d/lab.conf"
-        " && systemctl daemon-reload && systemctl restart docker && sleep 2",
+        " && systemctl daemon-reload && systemctl restart docker && sleep 2" + _HEALTHY,
         undo="rm /etc/systemd/system/docker.service.d/lab.conf && systemctl daemon-reload"
         " && systemctl restart docker && sleep 2",
         refused="2375",
@@ -178,27 +188,30 @@ SABOTAGE = [
     ),
     # GPUs
     _row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit", kind="usual"),
-    _row("agent-with-another-gpu", "GPU-03", _compose('s/device_ids: .*/device_ids: ["0"]/')),
-    # Versions
     _row(
+        "agent-with-another-gpu",
+        "GPU-03",
+        _compose('s/device_ids: .*/device_ids: ["0"]/') + _HEALTHY,
+    ),
+    # Versions
+    _old(
         "docker-is-old",
         "VER-01",
-        _fake("/usr/bin/docker", "version*Server.Version*", "20.10.5"),
-        undo="rm /usr/local/sbin/docker",
+        *("/usr/bin/docker", "version*Server.Version*", "20.10.5"),
+        package="docker.io",
     ),
-    _row(
+    _old(
         "runc-is-old",
         "VER-02",
-        _fake("/usr/sbin/runc", "*--version*", "runc version 1.1.1")
-        + " && zgrep -q CVE-2024-21626 /usr/share/doc/runc/changelog.Debian.gz;"
-        " mkdir -p /var/tmp/lab-doc && mv /usr/share/doc/runc/changelog.* /var/tmp/lab-doc/",
-        undo="rm /usr/local/sbin/runc; mv /var/tmp/lab-doc/* /usr/share/doc/runc/",
+        *("/usr/sbin/runc", "*--version*", "runc version 1.1.1"),
+        package="runc",
     ),
-    _row(
+    _old(
         "nginx-is-old",
         "VER-03",
-        _fake("/usr/sbin/nginx", "-v", "nginx version: nginx/1.20.1", fd=2),
-        undo="rm /usr/local/sbin/nginx",
+        *("/usr/sbin/nginx", "-v", "nginx version: nginx/1.20.1"),
+        package="nginx",
+        fd=2,
     ),
     _row(
         "toolkit-is-old",
