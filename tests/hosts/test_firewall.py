@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from ipaddress import ip_address
 from typing import Any
@@ -19,18 +20,29 @@ _LIST = "nft -s list table inet vllm_hosts"
 _OUR_PRIORITY = -10
 
 
+def differences(there: str, expected: str) -> list[str]:
+    """Lines that are too much and lines that are missing, in words; empty only for equal texts."""
+    if there == expected:
+        return []
+    words = {"+ ": "has", "- ": "lacks"}
+    compared = difflib.ndiff(expected.splitlines(), there.splitlines())
+    found = [f"{words[line[:2]]} {line[2:].strip()}" for line in compared if line[:2] in words]
+    return found or ["differs in its line ends"]
+
+
 @promise("NET-03")
 def test_the_table_in_the_kernel_is_the_one_in_the_file(host: Host, settings: HostSettings) -> None:
     # What the same file makes of an empty ruleset, in a network namespace of its own.
     expected = host.check_output(f"unshare -n sh -c 'nft -f {RULES} && {_LIST}'")
     live = host.run(_LIST)
     assert live.rc == 0, "the table inet vllm_hosts is not loaded"
-    assert live.stdout.rstrip("\n") == expected
+    assert differences(live.stdout.rstrip("\n"), expected) == []
 
 
 @promise("NET-04")
 def test_the_table_in_the_file_is_what_the_settings_say(host: Host, settings: HostSettings) -> None:
-    assert host.check_output(f"cat {RULES}; echo .")[:-1] == rules(settings, ssh_ports(host))
+    there = host.check_output(f"cat {RULES}; echo .")[:-1]
+    assert differences(there, rules(settings, ssh_ports(host))) == []
 
 
 def strangers_first(ruleset: list[dict[str, Any]]) -> list[str]:

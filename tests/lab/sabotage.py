@@ -265,7 +265,11 @@ SABOTAGE = [
         "NET-03",
         "nft insert rule inet vllm_hosts input tcp dport 8001 accept",
     ),
-    _row("firewall-forwards", "NET-03 NET-11", "nft insert rule inet vllm_hosts forward accept"),
+    _row(
+        "firewall-forwards",
+        "NET-03 NET-11 NET-12",
+        "nft insert rule inet vllm_hosts forward accept",
+    ),
     _row(
         "firewall-open-for-udp",
         "NET-03 NET-10",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.hosts.looks import Outside
-from tests.hosts.test_firewall import strangers_first
+from tests.hosts.test_firewall import differences, strangers_first
 from vllm_hosts.errors import HostError
 from vllm_hosts.outside import frames, look, scan, shapes
 from vllm_hosts.outside.shapes import Met, Shape
@@ -120,6 +120,12 @@ class TestReading:
 def chain(table: str, hook: str, kind: str, priority: int) -> dict[str, object]:
     names = {"family": "ip", "table": table, "name": hook.upper()}
     return {"chain": names | {"hook": hook, "type": kind, "prio": priority}}
+
+
+def test_a_table_that_differs_says_in_which_lines() -> None:
+    assert differences("a\nb", "a\nb") == []
+    assert differences("a\n\tc accept\nb", "a\nb\nd") == ["has c accept", "lacks d"]
+    assert differences("a\nb\n", "a\nb") == ["differs in its line ends"]
 
 
 def test_what_stands_before_our_table() -> None:
