@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.lab.sabotage import CONF, IMAGE, MAPS, RELOAD, _compose, _listen
+from tests.lab.sabotage.parts import CONF, IMAGE, MAPS, RELOAD, listen, recreated
 from tests.unit import doctor_words as words
 
 WITH: dict[str, str] = {
@@ -59,7 +59,7 @@ def _logged(pattern: str) -> str:
 
 
 def _entrypoint(command: str) -> str:
-    return _compose(f"s/entrypoint: .*/entrypoint: {command}/")
+    return recreated(f"s/entrypoint: .*/entrypoint: {command}/")
 
 
 def _processes(signal: str) -> str:
@@ -118,13 +118,13 @@ FAULTS = [
     ),
     Fault(
         "port-taken",
-        "docker stop -t 1 spare; " + _listen("127.0.0.1:8002") + "; ! docker start spare",
+        "docker stop -t 1 spare; " + listen("127.0.0.1:8002") + "; ! docker start spare",
         undo="systemctl stop lab-stranger",
         says="address already in use",
     ),
     Fault(
         "port-taken",
-        "systemctl stop nginx; " + _listen("0.0.0.0:443"),
+        "systemctl stop nginx; " + listen("0.0.0.0:443"),
         undo="systemctl stop lab-stranger",
         says="edge.https_port",
     ),
@@ -204,7 +204,7 @@ FAULTS = [
     # Memory and models, in vLLM's own words
     Fault(
         "kv-cache-too-small",
-        _compose(
+        recreated(
             's/- "512"/- "32768"/; /VLLM_CPU_KVCACHE_SPACE/d;'
             ' s/      - "--port"/      - "--kv-cache-memory-bytes"\\n      - "4194304"\\n&/'
         )
@@ -213,23 +213,23 @@ FAULTS = [
     ),
     Fault(
         "host-memory",
-        _compose('s/- "0.92"/- "1"/; /VLLM_CPU_KVCACHE_SPACE/d')
+        recreated('s/- "0.92"/- "1"/; /VLLM_CPU_KVCACHE_SPACE/d')
         + f" && {_logged('is less than desired CPU memory')}",
     ),
     Fault(
         "context-too-long",
-        _compose('s/- "512"/- "99999"/') + f" && {_logged('greater than the derived')}",
+        recreated('s/- "512"/- "99999"/') + f" && {_logged('greater than the derived')}",
         says="Set max_model_len = 32768",
     ),
     Fault(
         "argument-refused",
-        _compose('s/      - "--port"/      - "--no-such-argument"\\n&/')
+        recreated('s/      - "--port"/      - "--no-such-argument"\\n&/')
         + f" && {_logged('no-such-argument')}",
         says="--no-such-argument",
     ),
     Fault(
         "hub-unreachable",
-        _compose('s#- "/srv/models/tiny-qwen2"#- "lab/nowhere"#; /HF_HUB_OFFLINE/d')
+        recreated('s#- "/srv/models/tiny-qwen2"#- "lab/nowhere"#; /HF_HUB_OFFLINE/d')
         + " && "
         + _logged("couldn.t connect to"),
     ),
@@ -239,7 +239,7 @@ FAULTS = [
         "sed -i 's/^VLLM_API_KEY=.*/VLLM_API_KEY=/' /opt/vllm/.env",
         usual=True,
     ),
-    Fault("key-not-loaded", _compose('s/VLLM_API_KEY: .*/VLLM_API_KEY: ""/')),
+    Fault("key-not-loaded", recreated('s/VLLM_API_KEY: .*/VLLM_API_KEY: ""/')),
     Fault(
         "key-differs-container",
         "sed -i 's/^VLLM_API_KEY=.*/&x/' /opt/vllm/.env",

@@ -11,7 +11,7 @@ from lab import hosts as lab_hosts
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, command, deploy
 from tests.lab.doctor_faults import FAULTS, NO_WORDS, RECORDED, Fault, prints
-from tests.lab.sabotage import RELOAD
+from tests.lab.sabotage.parts import RELOAD
 from vllm_hosts import probe
 
 

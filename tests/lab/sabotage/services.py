@@ -1,0 +1,193 @@
+"""Rows that break what secrets, agents, the edge, keys and TLS promise."""
+
+from __future__ import annotations
+
+from tests.lab.sabotage.parts import (
+    CONF,
+    HEALTHY,
+    IMAGE,
+    KEY,
+    MAPS,
+    NO_STRANGER,
+    RELOAD,
+    edited,
+    recreated,
+    row,
+)
+
+ROWS = [
+    # Secrets
+    row("env-readable", "SEC-01", "chmod 644 /opt/vllm/.env", kind="usual"),
+    row("env-owner", "SEC-01", "chown 1000 /opt/vllm/.env"),
+    row("env-replaceable", "SEC-02", "chmod 777 /opt/vllm"),
+    row(
+        "certificate-key-readable", "SEC-03", "chmod 644 /etc/vllm-hosts/tls/key.pem", kind="usual"
+    ),
+    row("keys-of-clients-readable", "SEC-03", f"chmod 644 {MAPS}/clients.map"),
+    row("keys-folder-open", "SEC-03", f"chmod 755 {MAPS}"),
+    row(
+        "key-in-arguments",
+        "SEC-04",
+        f'systemd-run -q --unit lab-stranger /bin/sh -c ": {KEY}; sleep 600"',
+        undo=NO_STRANGER,
+        kind="blind",
+    ),
+    row(
+        "key-in-a-log",
+        "SEC-05",
+        "sed -n 's/^VLLM_API_KEY=//p' /opt/vllm/.env >/var/log/nginx/lab.log",
+        undo="rm /var/log/nginx/lab.log",
+    ),
+    row(
+        "key-in-the-journal",
+        "SEC-05",
+        "sed -n 's/^VLLM_API_KEY=/key /p' /opt/vllm/.env | systemd-cat && sleep 1",
+        undo="journalctl -q --rotate && sleep 1 && journalctl -q --vacuum-time=1s",
+    ),
+    row(
+        "key-on-the-command-line",
+        "SEC-04 SEC-06",
+        recreated(f's/      - "--port"/      - "--api-key"\\n      - "\'"{KEY}"\'"\\n&/') + HEALTHY,
+    ),
+    row("core-dumps-allowed", "SEC-07", recreated("/ulimits:/d") + HEALTHY),
+    # Agents
+    row("agent-stopped", "AGENT-01", "docker stop -t 1 spare", kind="blind"),
+    row(
+        "agent-from-another-image",
+        "AGENT-02",
+        f"docker tag {IMAGE} lab/other:v0.32.0 && "
+        + recreated("s/    image: .*/    image: lab\\/other:v0.32.0/")
+        + HEALTHY,
+    ),
+    row(
+        "agent-privileged",
+        "AGENT-03 DOCKER-09",
+        recreated("s/cap_drop: .*/privileged: true/") + HEALTHY,
+    ),
+    row(
+        "agent-not-at-boot",
+        "AGENT-04",
+        recreated('s/restart: .*/restart: "no"/') + HEALTHY,
+    ),
+    row(
+        "agent-without-its-key",
+        "AGENT-05",
+        recreated("s/VLLM_API_KEY: .*/NO_KEY: no/") + HEALTHY,
+    ),
+    row(
+        "agent-sees-the-host",
+        "AGENT-06 DOCKER-09",
+        recreated("s/^    volumes:/&\\n      - \\/etc:\\/host:ro/") + HEALTHY,
+    ),
+    # The edge
+    row("nginx-not-at-boot", "EDGE-01", "systemctl disable nginx"),
+    row("nginx-stopped", "EDGE-01", "systemctl stop nginx", kind="usual blind"),
+    row("edge-without-keys", "EDGE-02 EDGE-03", edited("s/return 401;/set $x 1;/"), kind="usual"),
+    row(
+        "edge-with-a-wrong-internal-key",
+        "EDGE-04 EDGE-05",
+        edited('s/ "/ "x/', f"{MAPS}/internal.map"),
+    ),
+    row(
+        "metrics-opened",
+        "EDGE-06 EDGE-13 EDGE-14",
+        "sed -i '0,\\#    location = /v1#s||    location = /metrics"
+        " { proxy_pass http://127.0.0.1:8001/metrics; }\\n    location = /v1|'"
+        f" {CONF} && {RELOAD}",
+    ),
+    row("http-answers", "EDGE-07", edited("s/return 308 .*/return 200;/")),
+    row(
+        "plain-http-on-tls-port",
+        "EDGE-08",
+        f"sed -i '0,/ 494 497 /s// 494 /; 0,/    merge_slashes off;/s||    merge_slashes off;"
+        f" error_page 497 =200 /lab; location = /lab {{ return 200; }}|' {CONF} && {RELOAD}",
+    ),
+    row(
+        "another-name-answers",
+        "EDGE-09",
+        "printf 'server { listen 443 ssl; server_name stranger.invalid;"
+        f" include {MAPS}/tls.conf; location / {{ return 200; }} }}'"
+        f" >/etc/nginx/conf.d/lab.conf && {RELOAD}",
+        undo=f"rm /etc/nginx/conf.d/lab.conf && {RELOAD}",
+    ),
+    row(
+        "large-headers",
+        "EDGE-10",
+        edited("s/large_client_header_buffers .*/large_client_header_buffers 8 128k;/"),
+    ),
+    row("large-bodies", "EDGE-11", edited("s/client_max_body_size .*/client_max_body_size 0;/")),
+    row(
+        "patience-with-slow-clients",
+        "EDGE-12",
+        edited("s/client_header_timeout .*/client_header_timeout 600s;/"),
+        also=("EDGE-12",),
+    ),
+    row(
+        "path-in-capitals",
+        "EDGE-14",
+        "sed -i '0,\\#    location = /v1#s||    location = /METRICS"
+        " { return 200; }\\n    location = /v1|'"
+        f" {CONF} && {RELOAD}",
+    ),
+    # Keys
+    row(
+        "key-added-by-hand",
+        "KEY-01",
+        f'echo \'"Bearer x" "x Bearer x";\' >>{MAPS}/clients.map && {RELOAD}',
+        kind="usual",
+    ),
+    row(
+        "key-in-another-map",
+        "KEY-01",
+        f'echo \'"Bearer x" "x Bearer x";\' >{MAPS}/clients-lab.map && {RELOAD}',
+        undo=f"rm {MAPS}/clients-lab.map && {RELOAD}",
+    ),
+    row("scope-widened", "KEY-02", f"sed -i '/1;$/d; $d' {MAPS}/scopes.map"),
+    row("expiry-stopped", "KEY-03", "systemctl disable --now vllm-hosts-keys.timer"),
+    # TLS
+    row(
+        "old-tls",
+        "TLS-01 TLS-07",
+        "sed -i 's/ssl_protocols .*/ssl_protocols TLSv1.1 TLSv1.2 TLSv1.3;/;"
+        f" s/ssl_ciphers .*/ssl_ciphers DEFAULT@SECLEVEL=0;/' {MAPS}/tls.conf && {RELOAD}",
+        kind="usual",
+    ),
+    row(
+        "no-tls-1-3",
+        "TLS-02 TLS-07",
+        edited("s/ssl_protocols .*/ssl_protocols TLSv1.2;/", f"{MAPS}/tls.conf"),
+    ),
+    row(
+        "weak-cipher",
+        "TLS-07",
+        edited(
+            "s/ssl_ciphers \\(.*\\);/ssl_ciphers \\1:ECDHE-ECDSA-AES256-SHA;/", f"{MAPS}/tls.conf"
+        ),
+    ),
+    row(
+        "certificate-of-a-stranger",
+        "TLS-03 TLS-07",
+        "cd /etc/vllm-hosts/tls && openssl req -x509 -key key.pem -days 300 -subj /CN=lab"
+        " -addext subjectAltName=IP:10.87.0.99 >new.pem && mv new.pem certificate.pem && " + RELOAD,
+        kind="blind",
+    ),
+    row(
+        "certificate-expired",
+        "TLS-03 TLS-04 TLS-07",
+        "cd /etc/vllm-hosts/tls && openssl req -x509 -key key.pem -days 1 -subj /CN=lab"
+        " -not_before 20250101000000Z -not_after 20250201000000Z"
+        " -addext subjectAltName=IP:10.87.0.11 >new.pem && mv new.pem certificate.pem && " + RELOAD,
+        kind="blind",
+    ),
+    row(
+        "certificate-not-served",
+        "TLS-05",
+        "cd /etc/vllm-hosts/tls && openssl req -x509 -key key.pem -days 300 -subj /CN=lab"
+        " -addext subjectAltName=IP:10.87.0.11 >new.pem && mv new.pem certificate.pem",
+    ),
+    row(
+        "no-hsts",
+        "TLS-06",
+        f"grep -rl Strict-Transport {CONF} {MAPS} | xargs sed -i /Strict-Transport/d && {RELOAD}",
+    ),
+]
