@@ -220,7 +220,8 @@ ROWS = [
         "open-over-ipv6-only",
         "NET-01 NET-03 NET-09",
         "nft insert rule inet vllm_hosts input meta nfproto ipv6 tcp dport 9996 accept; "
-        + listen("[::]:9996"),
+        # Goes on listening when the look from outside connects.
+        + listen("[::]:9996", "--accept"),
         undo=NO_STRANGER,
         refused="9996",
     ),
