@@ -51,7 +51,7 @@ ROWS = [
     ),
     row("core-dumps-allowed", "SEC-07", recreated("/ulimits:/d") + HEALTHY),
     # Agents
-    row("agent-stopped", "AGENT-01", "docker stop -t 1 spare", kind="blind"),
+    row("agent-stopped", "AGENT-01 EDGE-04", "docker stop -t 1 spare", kind="blind"),
     row(
         "agent-from-another-image",
         "AGENT-02",
