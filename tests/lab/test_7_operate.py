@@ -56,10 +56,11 @@ def test_status_of_every_agent(deployed: Deployed) -> None:
     run = agents("status", "--json")
     assert run.code == 0, run.output
     rows: list[dict[str, Any]] = parsed(run)
+    named = {agent["name"]: agent["model"] for agent in AGENTS}
     assert [(row["host"], row["agent"]) for row in rows] == ALL
     for row in rows:
         assert (row["state"], row["health"], row["error"]) == ("running", "healthy", None)
-        assert (row["image"], row["model"]) == (layout.IMAGE, layout.MODEL_FOLDER)
+        assert (row["image"], row["model"]) == (layout.IMAGE, named[row["agent"]])
     table = agents("status", "tiny")
     assert (table.code, table.output.count("healthy")) == (0, 2)
     assert deployed.leaks(run.output + table.output) == []
