@@ -87,7 +87,7 @@ look_at_agent() {
     state=$(timeout 20 docker inspect --type container --format \
         '{"id":{{json .Id}},"restarts":{{json .RestartCount}},"image":{{json .Config.Image}},"state":{{json .State}}}' \
         "$agent" 2>/dev/null) || return 0
-    # echo would turn the JSON's \\n into a line's end.
+    # echo would turn the JSON's \n into a line's end.
     printf '%s\n' "$state"
     echo "== key $agent"
     container_env "$agent" | sed -n 's/^VLLM_API_KEY=//p' | tail -n 1 | digest
