@@ -414,7 +414,7 @@ def test_golden_files() -> None:
 class TestAptSources:
     NON_FREE = ("contrib", "non-free", "non-free-firmware")
     DEB822 = (
-        "# Debian\nTypes: deb\nURIs: http://deb.debian.org/debian\n"
+        "# Debian\nTypes: deb\nURIs: http://mirror.example.com/debian\n"
         "Suites: trixie trixie-updates\nComponents: main\n"
         "Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n x\n"
         "\n"
@@ -431,9 +431,9 @@ class TestAptSources:
     )
     LINES = (
         "# comment\n"
-        "deb [signed-by=/k.gpg arch=amd64] http://deb.debian.org/debian bookworm main # x\n"
-        "deb-src http://deb.debian.org/debian bookworm main\n"
-        "deb http://deb.debian.org/debian bookworm contrib\n"
+        "deb [signed-by=/k.gpg arch=amd64] http://mirror.example.com/debian bookworm main # x\n"
+        "deb-src http://mirror.example.com/debian bookworm main\n"
+        "deb http://mirror.example.com/debian bookworm contrib\n"
         "deb http://security.debian.org/debian-security bookworm-security main contrib non-free"
         " non-free-firmware\n"
     )
