@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from tests.made import replaced
 from tests.unit.samples import settings
 from vllm_hosts.capacity import AgentPlan, Gpu, ModelFiles, estimates, plan_host
 from vllm_hosts.capacity.cache import BLOCK, Cache, cache
@@ -28,7 +29,6 @@ LOGS: list[dict[str, Any]] = yaml.safe_load(
     (HERE / "unit" / "data" / "published_logs.yaml").read_text()
 )
 START = "<!-- made by python -m tests.capacity_docs: {} -->\n"
-END = "<!-- end of what is made -->\n"
 
 #: A published guide's safe context on one card of 16 GB: model, from, to (tokens).
 GUIDE = (
@@ -168,12 +168,7 @@ def with_tables(text: str) -> str:
     :raises ValueError: the document lacks the comments that they stand between.
     """
     for name, table in (("errors", errors_table()), ("guide", guide_table())):
-        start = START.format(name)
-        before, found, rest = text.partition(start)
-        _, end, after = rest.partition(END)
-        if not found or not end:
-            raise ValueError(f"{DOCUMENT} lacks the lines around the table {name}")
-        text = f"{before}{start}{table}{END}{after}"
+        text = replaced(text, START.format(name), table)
     return text
 
 

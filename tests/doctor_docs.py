@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.made import replaced
 from vllm_hosts.doctor.model import Text, texts
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "troubleshooting.md"
 START = "<!-- made by python -m tests.doctor_docs -->\n"
-END = "<!-- end of what is made -->\n"
 HEADINGS = {
     "client": "What a client gets",
     "agent": "In an agent's log, or in its state",
@@ -66,11 +66,7 @@ def with_tables(text: str) -> str:
 
     :raises ValueError: the document lacks the comments that they stand between.
     """
-    before, _, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{DOCUMENT} lacks the line {END.strip()}")
-    return f"{before}{START}{tables()}{END}{after}"
+    return replaced(text, START, tables())
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.lab.sabotage import SABOTAGE, UNBROKEN
+from tests.made import replaced
 from vllm_hosts.promises import promises
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "security-model.md"
 START = "<!-- made by python -m tests.promises_docs -->\n"
-END = "<!-- end of what is made -->\n"
 
 
 def table() -> str:
@@ -36,11 +36,7 @@ def with_table(text: str) -> str:
 
     :raises ValueError: the document lacks the comments that the list stands between.
     """
-    before, _, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{DOCUMENT} lacks the line {END.strip()}")
-    return f"{before}{START}{table()}{END}{after}"
+    return replaced(text, START, table())
 
 
 if __name__ == "__main__":
