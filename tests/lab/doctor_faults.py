@@ -6,6 +6,7 @@ import base64
 from dataclasses import dataclass
 from typing import Literal
 
+from lab.layout import BRIDGE_V4, HUB_MODEL, HUB_NAME, HUB_PORT
 from tests.lab.sabotage.parts import CONF, IMAGE, MAPS, RELOAD, listen, recreated
 from tests.unit import doctor_words as words
 
@@ -58,6 +59,24 @@ def _logged(pattern: str) -> str:
     return _until(f"docker logs spare 2>&1 | grep -q '{pattern}'")
 
 
+def _from_the_hub(model: str, revision: str = "v1", port: int = HUB_PORT, token: str = "") -> str:
+    """Agent spare recreated so that vLLM itself asks the lab's hub, where a role did so before."""
+    variables = {
+        "HF_ENDPOINT": f"https://{HUB_NAME}:{port}",
+        "REQUESTS_CA_BUNDLE": "/run/cas.pem",
+        "SSL_CERT_FILE": "/run/cas.pem",
+    }
+    variables |= {"HF_TOKEN": token} if token else {}
+    lines = "".join(f'      {name}: "{value}"\\n' for name, value in variables.items())
+    cas = "/etc/ssl/certs/ca-certificates.crt"
+    return recreated(
+        f's#- "{HUB_MODEL}"#- "{model}"#; s#- "v1"#- "{revision}"#;'
+        f" s#^ *HF_HUB_OFFLINE:.*#{lines}#;"
+        f' s#^    init: true#    extra_hosts: ["{HUB_NAME}:{BRIDGE_V4.ip}"]\\n&#;'
+        f" s#^    volumes:#&\\n      - {cas}:/run/cas.pem:ro#"
+    )
+
+
 def _entrypoint(command: str) -> str:
     return recreated(f"s/entrypoint: .*/entrypoint: {command}/")
 
@@ -78,6 +97,7 @@ def _certificate(options: str, key: str = "-key key.pem") -> str:
 
 
 _HEALTH = "*ecc.errors*"
+_STRANGE = "/var/lib/vllm/strange"
 _WORDS = "/var/lib/vllm/lab-words"
 
 FAULTS = [
@@ -228,10 +248,35 @@ FAULTS = [
         says="--no-such-argument",
     ),
     Fault(
+        "model-unsupported",
+        f"mkdir {_STRANGE} && cp /srv/models/tiny-qwen2/* {_STRANGE} &&"
+        f" sed -i s/Qwen2For/Qwen9For/ {_STRANGE}/config.json && "
+        + recreated(f's#- "{HUB_MODEL}"#- "/cache/strange"#')
+        + f" && {_logged('are not supported')}",
+        undo=f"rm -r {_STRANGE}",
+        says="Qwen9ForCausalLM",
+    ),
+    Fault(
+        "shared-memory-too-small",
+        recreated("s/shm_size: .*/shm_size: 64m/") + f" && {_logged('Insufficient space')}",
+        says="160 MiB required",
+    ),
+    Fault(
+        "model-not-found", _from_the_hub("lab/none") + f" && {_logged('valid model identifier')}"
+    ),
+    Fault(
+        "revision-not-found",
+        _from_the_hub(HUB_MODEL, revision="v9") + f" && {_logged('valid git identifier')}",
+    ),
+    Fault("model-gated", _from_the_hub("lab/gated") + f" && {_logged('gated repo')}"),
+    Fault(
+        "token-refused",
+        _from_the_hub("lab/gated", token="hf_" + "x" * 34)
+        + f" && {_logged('Invalid credentials')}",
+    ),
+    Fault(
         "hub-unreachable",
-        recreated('s#- "/srv/models/tiny-qwen2"#- "lab/nowhere"#; /HF_HUB_OFFLINE/d')
-        + " && "
-        + _logged("couldn.t connect to"),
+        _from_the_hub("lab/none", port=HUB_PORT + 1) + f" && {_logged('couldn.t connect to')}",
     ),
     # Keys and the edge
     Fault(
@@ -313,10 +358,6 @@ RECORDED = {
     "cuda-out-of-memory": words.CUDA_OOM,
     "fabric-manager-missing": words.CUDA_802,
     "driver-too-old": words.CUDA_804,
-    "model-unsupported": words.ARCHITECTURE,
-    "token-refused": words.TOKEN_REFUSED,
-    "model-gated": words.GATED,
-    "model-not-found": words.NOT_FOUND,
 }
 
 #: What no test on a lab host makes, and why.
@@ -335,4 +376,5 @@ def prints(text: str) -> str:
     )
 
 
-NO_WORDS = f"rm -f {_WORDS}"
+NO_STRANGE = "/var/lib/vllm/strange"
+_WORDS = f"rm -f {_WORDS}"

@@ -44,6 +44,17 @@ HOST_TAKEN = """\
 desired CPU memory utilization (0.92, 14.26 GiB). On the CPU backend, the \
 `--gpu-memory-utilization` flag controls the fraction of CPU memory reserved (despite its name).
 """
+NO_SHM = """\
+(EngineCore pid=25) ERROR 11-25 13:21:20 [core.py:1510] RuntimeError: Insufficient space in \
+/dev/shm for shared-memory allocation: 160 MiB required, 64 MiB free. Increase /dev/shm (e.g. \
+--shm-size or --ipc=host).
+(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.
+"""
+#: https://github.com/llm-d/llm-d/issues/352
+NO_SHM_NCCL = """\
+[2025-10-13 09:06:25] vllm:3663:4044 [0] misc/shmutils.cc:129 NCCL WARN Error while creating \
+shared memory segment /dev/shm/nccl-Ewjreo (size 33030528), error: No space left on device (28)
+"""
 TOO_LONG = """\
 (APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
 (APIServer pid=1)   Value error, User-specified max_model_len (65536) is greater than the derived \
@@ -90,6 +101,11 @@ https://huggingface.co/Qwen/Qwen2.5-14B-Instruct-FP8/resolve/main/config.json.
 (APIServer pid=1) Invalid username or password.
 (APIServer pid=1) OSError: Qwen/Qwen2.5-14B-Instruct-FP8 is not a local folder and is not a valid \
 model identifier listed on 'https://huggingface.co/models'
+"""
+NO_REVISION = """\
+(APIServer pid=1) OSError: v9 is not a valid git identifier (branch name, tag name or commit id) \
+that exists for this model name. Check the model page at 'https://huggingface.co/Qwen/Qwen3-8B' \
+for available revisions.
 """
 UNREACHABLE = """\
 (APIServer pid=1) OSError: We couldn't connect to 'https://huggingface.co' to load the files, and \

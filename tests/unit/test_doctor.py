@@ -171,6 +171,8 @@ FAULTS = [
     Fault("host-memory", crashed(said.HOST_TAKEN)),
     Fault("host-memory", crashed("", oom_killed=True)),
     Fault("host-memory", both(crashed("", container="0123456789abcdef"), kernel(said.OOM_KILL))),
+    Fault("shared-memory-too-small", crashed(said.NO_SHM), says="qwen talk"),
+    Fault("shared-memory-too-small", crashed(said.NO_SHM_NCCL), do="shm_size"),
     Fault("context-too-long", crashed(said.TOO_LONG), do="max_model_len = 32768 for qwen"),
     Fault("argument-refused", crashed(said.ARGUMENT)),
     Fault(
@@ -192,6 +194,7 @@ FAULTS = [
     ),
     Fault("model-gated", crashed(said.NOT_AUTHORIZED), do="Your token is good"),
     Fault("model-not-found", crashed(said.NOT_FOUND), says="no model Qwen/Qwen3-8B"),
+    Fault("revision-not-found", crashed(said.NO_REVISION), says="no revision main of it"),
     Fault("hub-unreachable", crashed(said.UNREACHABLE)),
     Fault("key-missing", lambda seen: replace(seen, env_key="empty")),
     Fault("key-missing", lambda seen: replace(seen, env_key="")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from re import Match
 
 from vllm_hosts.doctor import words
@@ -75,6 +76,15 @@ def model_not_found(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         others = (words.TOKEN_REFUSED, words.GATED, words.UNREACHABLE)
         if not any(said_by(agent, other) for other in others):
             yield _hub(settings, agent, match)
+
+
+@finds("revision-not-found")
+def revision_not_found(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """The model is there, in other revisions."""
+    for agent, match in saying(seen, words.NO_REVISION):
+        found = _hub(settings, agent, match)
+        revision = _settings(settings, agent.name).revision or "main"
+        yield replace(found, values=found.values | {"revision": revision})
 
 
 @finds("hub-unreachable")

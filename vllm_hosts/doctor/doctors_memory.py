@@ -131,3 +131,10 @@ def host_memory(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         elif agent.oom_killed or (killed and not agent.well):
             evidence = words.shortened(killed[-1]) if killed else "Docker says OOMKilled"
             yield Finding(evidence, values=values)
+
+
+@finds("shared-memory-too-small")
+def shared_memory_too_small(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """vLLM's processes, and NCCL between GPUs, talk through it."""
+    for agent, match in saying(seen, words.SHARED_MEMORY):
+        yield Finding(words.shortened(line_of(match)), values={"agent": agent.name})

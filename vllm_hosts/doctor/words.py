@@ -24,6 +24,10 @@ CARD_TAKEN = re.compile(
 HOST_TAKEN = re.compile(
     r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on .* is less than"
 )
+#: vLLM 0.32, distributed/device_communicators/shm_broadcast.py; NCCL, misc/shmutils.cc.
+SHARED_MEMORY = re.compile(
+    r"Insufficient space in /dev/shm|[Ee]rror while creating shared memory segment"
+)
 CUDA_OOM = re.compile(r"CUDA out of memory\. Tried to allocate (?P<asked>[\d.]+ \w+)")
 #: vLLM 0.32, config/model.py.
 TOO_LONG = re.compile(
@@ -45,9 +49,10 @@ GATED = re.compile(
 )
 NOT_AUTHORIZED = re.compile(r"not in the authorized list")
 NOT_FOUND = re.compile(
-    r"Repository Not Found for url|Revision Not Found for url|is not a valid model identifier"
+    r"Repository Not Found for url|is not a valid model identifier"
     r"|Invalid repository ID or local directory specified"
 )
+NO_REVISION = re.compile(r"Revision Not Found for url|is not a valid git identifier")
 #: transformers 5, utils/hub.py; requests and httpx.
 UNREACHABLE = re.compile(
     r"couldn't connect to '|annot find the requested files in the (?:disk|local) cache"
@@ -80,7 +85,8 @@ NO_TOOLKIT = re.compile(r"could not select device driver|failed to discover GPU 
 PORT_TAKEN = re.compile(
     r"address already in use|port is already allocated|failed to bind host port"
 )
-DISK_FULL = re.compile(r"[Nn]o space left on device")
+#: But for what says so of the container's shared memory.
+DISK_FULL = re.compile(r"^(?!.*/dev/shm).*[Nn]o space left on device")
 NO_SOURCE = re.compile(r"bind source path does not exist: (?P<folder>\S+)")
 
 #: The kernel's.

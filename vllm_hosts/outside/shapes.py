@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-#: Seconds of silence after which an answer is taken for complete.
-_QUIET = 1.5
+#: Seconds of silence after which an answer is taken for complete. Edges close before: a busy host
+#: may take a second to answer.
+_QUIET = 5.0
 #: Seconds in which an edge must have cut a client that sends nothing more; nginx's is 15.
 SLOW_LIMIT = 25.0
 _STATUS = re.compile(rb"^HTTP/1\.[01] (\d{3})", re.M)
@@ -49,25 +50,25 @@ def shapes(host: str, path: str) -> Iterator[Shape]:
     """All of them, for an edge with this Host header and an API path that exists."""
     start = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n".encode()
     post = f"POST {path} HTTP/1.1\r\nHost: {host}\r\n".encode()
-    end = b"\r\n"
-    second = f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    end = b"Connection: close\r\n\r\n"
+    second = f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n".encode() + end
 
     yield Shape("EDGE-08", "plain HTTP on the TLS port", start + end, (400, 404), plain=True)
-    stranger = f"GET {path} HTTP/1.1\r\nHost: stranger.invalid\r\n\r\n".encode()
+    stranger = f"GET {path} HTTP/1.1\r\nHost: stranger.invalid\r\n".encode() + end
     yield Shape("EDGE-09", "another Host", stranger, (404, 421))
     yield Shape(
         "EDGE-09", "another name in TLS", stranger, (404, 421), server_name="stranger.invalid"
     )
-    absolute = f"GET http://127.0.0.1:8001{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    absolute = f"GET http://127.0.0.1:8001{path} HTTP/1.1\r\nHost: {host}\r\n".encode() + end
     yield Shape("EDGE-09", "another Host in the request line", absolute, (400, 404, 421))
-    yield Shape("EDGE-09", "no Host", f"GET {path} HTTP/1.1\r\n\r\n".encode(), (400,))
-    yield Shape("EDGE-09", "two Hosts", start + b"Host: stranger.invalid\r\n\r\n", (400,))
+    yield Shape("EDGE-09", "no Host", f"GET {path} HTTP/1.1\r\n".encode() + end, (400,))
+    yield Shape("EDGE-09", "two Hosts", start + b"Host: stranger.invalid\r\n" + end, (400,))
 
     big = b"X-Big: " + b"x" * 40_000 + b"\r\n"
     yield Shape("EDGE-10", "a header of 40 kB", start + big + end, (400, 431))
     many = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 4000) for n in range(20))
     yield Shape("EDGE-10", "headers of 80 kB together", start + many + end, (400, 431))
-    long = f"GET {path}?{'x' * 20_000} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    long = f"GET {path}?{'x' * 20_000} HTTP/1.1\r\nHost: {host}\r\n".encode() + end
     yield Shape("EDGE-10", "an address of 20 kB", long, (414,))
     huge = post + b"Content-Length: 1099511627776\r\n\r\n"
     yield Shape("EDGE-11", "a body of 1 TB", huge, (413,))
@@ -116,10 +117,10 @@ def shapes(host: str, path: str) -> Iterator[Shape]:
         "/METRICS",
         "*",
     ):
-        line = f"GET {strange} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        line = f"GET {strange} HTTP/1.1\r\nHost: {host}\r\n".encode() + end
         yield Shape("EDGE-14", f"path {strange}", line, (400, 404))
     for method in ("TRACE", "CONNECT", "OPTIONS", "DELETE", "PROPFIND"):
-        line = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        line = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n".encode() + end
         yield Shape("EDGE-14", f"method {method}", line, (400, 404, 405))
 
 

@@ -90,7 +90,7 @@ ROWS = [
     ),
     row(
         "metrics-opened",
-        "EDGE-06 EDGE-13 EDGE-14",
+        "EDGE-06 EDGE-14",
         "sed -i '0,\\#    location = /v1#s||    location = /metrics"
         " { proxy_pass http://127.0.0.1:8001/metrics; }\\n    location = /v1|'"
         f" {CONF} && {RELOAD}",
@@ -99,8 +99,15 @@ ROWS = [
     row(
         "plain-http-on-tls-port",
         "EDGE-08",
-        f"sed -i '0,/ 494 497 /s// 494 /; 0,/    merge_slashes off;/s||    merge_slashes off;"
-        f" error_page 497 =200 /lab; location = /lab {{ return 200; }}|' {CONF} && {RELOAD}",
+        edited(
+            "s| 496 497 =400 \\(.*\\)| 496 =400 \\1"
+            " error_page 497 =200 /lab; location = /lab { return 200; }|"
+        ),
+    ),
+    row(
+        "unknown-coding-answered",
+        "EDGE-13",
+        edited("s|.* 496 497 =400 .*|& error_page 501 =200 /lab; location = /lab { return 200; }|"),
     ),
     row(
         "another-name-answers",
