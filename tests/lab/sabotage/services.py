@@ -161,7 +161,7 @@ ROWS = [
     ),
     row(
         "no-tls-1-3",
-        "TLS-02 TLS-07",
+        "TLS-02",
         edited("s/ssl_protocols .*/ssl_protocols TLSv1.2;/", f"{MAPS}/tls.conf"),
     ),
     row(
