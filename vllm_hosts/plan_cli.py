@@ -14,14 +14,13 @@ from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.show import as_json, lines, totals
 from vllm_hosts.capacity.sources import (
     cards,
-    model_folders,
+    look_at,
     models_of,
     supposed_gpus,
 )
 from vllm_hosts.cli_common import inventory_argument, says_problems
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts import look
-from vllm_hosts.facts.system import System, SystemState
+from vllm_hosts.facts.system import System
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.settings import HostSettings
@@ -100,7 +99,7 @@ def plan(
     chosen = {name: host for name, host in settings.items() if not hosts or name in hosts}
     answers: dict[str, System | HostError] = {}
     if connect:
-        answers = ask(loaded, list(chosen), lambda name: _look(chosen[name]))
+        answers = ask(loaded, list(chosen), lambda name: look_at(chosen[name]))
     unasked: dict[str, str] = {}
     plans = []
     for name, host in chosen.items():
@@ -115,10 +114,6 @@ def plan(
     if verdicts & {Verdict.DOES_NOT_FIT, Verdict.PROBABLY_NOT}:
         sys.exit(2)
     sys.exit(1 if unasked or Verdict.UNKNOWN in verdicts else 0)
-
-
-def _look(settings: HostSettings) -> System:
-    return look(SystemState, folders=[], image=settings.vllm.image, models=model_folders(settings))
 
 
 def _plan(

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 
 from lab import hosts as lab_hosts
+from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, command, deploy
 from tests.lab.doctor_faults import FAULTS, NO_WORDS, RECORDED, Fault, prints
 from tests.lab.sabotage.parts import RELOAD
 from vllm_hosts import probe
 
+#: Agent spare has too little of its card, by the memory plan.
+LITTLE = {"hosts": {"gpu1": {"agents": [AGENTS[0], AGENTS[1] | {"gpu_memory_utilization": 0.01}]}}}
 
-def doctor(*words: str) -> Run:
-    return command("vllm-hosts", "doctor", "inventory/lab.py", *words)
+
+def doctor(*words: str, settings: dict[str, Any] | None = None) -> Run:
+    return command("vllm-hosts", "doctor", "inventory/lab.py", *words, settings=settings)
 
 
 def parsed(run: Run) -> dict[str, Any]:
@@ -116,10 +120,13 @@ def test_words_that_were_recorded_elsewhere_are_named_first(deployed: Deployed) 
         for name, text in RECORDED.items():
             lab_hosts.run("gpu1", prints(text), timeout=120)
             firsts[name] = said_of(doctor("--host", "gpu1", "--json"), "gpu1")[0]["id"]
+            if name == "weights-too-large":
+                fitting = said_of(doctor("--host", "gpu1", "--json", settings=LITTLE), "gpu1")[0]
     finally:
         lab_hosts.run("gpu1", NO_WORDS)
         healed = deploy("--limit", "gpu1")
     assert firsts == {name: name for name in RECORDED}
+    assert "by the memory plan: set gpu_memory_utilization to 0.0" in fitting["remedy"], fitting
     assert healed.code == 0, healed.output[-4000:]
     assert_healthy(deployed)
 

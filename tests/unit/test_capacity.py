@@ -53,8 +53,11 @@ class TestWhatFits:
         assert again.verdict is Verdict.FITS
 
     def test_no_setting_helps_where_weights_alone_are_too_large(self) -> None:
-        [problem] = one("Llama-3.1-70B-Instruct").problems
-        assert problem.endswith("give it more or larger GPUs, or a smaller or quantised model")
+        plan = one("Llama-3.1-70B-Instruct")
+        [problem] = plan.problems
+        assert plan.remedy == "give it more or larger GPUs, or a smaller or quantised model"
+        assert problem.endswith(plan.remedy)
+        assert one("Qwen2.5-7B-Instruct-AWQ", max_model_len=4096).remedy == ""
 
     def test_auto_takes_what_fits(self) -> None:
         plan = one("Qwen2.5-14B-Instruct-AWQ", max_model_len="auto")

@@ -57,6 +57,10 @@ def both(*steps: Callable[[Seen], Seen]) -> Callable[[Seen], Seen]:
     return made
 
 
+def planned(setting: str) -> Callable[[Seen], Seen]:
+    return lambda seen: replace(seen, fitting={"qwen": setting})
+
+
 def health(row: str) -> Callable[[Seen], Seen]:
     return lambda seen: with_gpus(seen, health=Said(0, (row,)))
 
@@ -166,6 +170,16 @@ FAULTS = [
     ),
     Fault("kv-cache-too-small", crashed(said.KV_CACHE_OLD), do="max_model_len = 435584"),
     Fault("weights-too-large", crashed(said.NO_KV_CACHE), do="gpu_memory_utilization = 0.95"),
+    Fault(
+        "weights-too-large",
+        both(crashed(said.NO_KV_CACHE), planned("set max_model_len to 18432 or lower")),
+        do="For qwen, by the memory plan: set max_model_len to 18432 or lower; then deploy.",
+    ),
+    Fault(
+        "cuda-out-of-memory",
+        both(crashed(said.CUDA_OOM), planned("set gpu_memory_utilization to 0.6 or more")),
+        do="by the memory plan: set gpu_memory_utilization to 0.6 or more",
+    ),
     Fault("card-taken", crashed(said.CARD_TAKEN), do="gpu_memory_utilization = 0.28"),
     Fault("cuda-out-of-memory", crashed(said.CUDA_OOM), do="= 0.87 for qwen (now 0.92)"),
     Fault("host-memory", crashed(said.HOST_TAKEN)),

@@ -154,6 +154,7 @@ class _Planner:
             limit=self._limit,
             largest_max_model_len=largest,
             sequences=self._cache.sequences(available, length),
+            remedy="" if fits else self._remedy(needs, largest),
             problems=tuple(problems),
             warnings=tuple(warnings),
         )

@@ -62,7 +62,8 @@ class AgentPlan:
     ``budget``: gpu_memory_utilization of the smallest of its cards. ``cache``: what vLLM gives the
     KV cache: the budget without everything else. ``limit``: the model's own, in tokens.
     ``largest_max_model_len``: in tokens, within that limit; None: nothing fits, or it is not known.
-    ``sequences``: of full length that fit at once. ``problems``: why it cannot run, whatever the
+    ``sequences``: of full length that fit at once. ``remedy``: the setting by which it would fit;
+    empty: it does, or that is not known. ``problems``: why it cannot run, whatever the
     estimates; ``warnings``: everything else that somebody should know.
     """
 
@@ -76,6 +77,7 @@ class AgentPlan:
     limit: int | None = None
     largest_max_model_len: int | None = None
     sequences: float | None = None
+    remedy: str = ""
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

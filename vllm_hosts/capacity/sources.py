@@ -11,10 +11,16 @@ from vllm_hosts.capacity.files import parse_config, read_folder
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.model import ModelFiles
 from vllm_hosts.capacity.result import Gpu
-from vllm_hosts.facts.system import ModelFolder, System
+from vllm_hosts.facts import look
+from vllm_hosts.facts.system import ModelFolder, System, SystemState
 from vllm_hosts.nvidia_smi import Gpu as Card
 from vllm_hosts.paths import model_folder
 from vllm_hosts.settings import Agent, HostSettings
+
+
+def look_at(settings: HostSettings) -> System:
+    """The connected host: its cards, and models that it has. :raises HostError: it does not say."""
+    return look(SystemState, folders=[], image=settings.vllm.image, models=model_folders(settings))
 
 
 def model_folders(settings: HostSettings) -> list[str]:

@@ -87,7 +87,14 @@ def weights_too_large(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         if agent.gpus and room > agent.gpu_memory_utilization + 0.005:
             more = f"Set gpu_memory_utilization = {room:g} for {agent.name}"
             more += f" (now {agent.gpu_memory_utilization:g}), or choose"
-        yield Finding(line_of(match), values={"agent": agent.name, "more": more})
+        values = {"agent": agent.name, "more": more}
+        yield Finding(line_of(match), values=values, remedy=_by_the_plan(seen, agent.name))
+
+
+def _by_the_plan(seen: Seen, agent: str) -> str:
+    """What to do where the memory plan knows a setting that fits; empty: it does not."""
+    setting = seen.fitting.get(agent)
+    return f"For {agent}, by the memory plan: {setting}; then deploy." if setting else ""
 
 
 @finds("card-taken")
@@ -113,7 +120,8 @@ def cuda_out_of_memory(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     for found, match in saying(seen, words.CUDA_OOM):
         share = _settings(settings, found.name).gpu_memory_utilization
         values = {"agent": found.name, "asked": match["asked"], "share": f"{share:g}"}
-        yield Finding(line_of(match), values=values | {"fits": _lower(share - 0.05)})
+        values["fits"] = _lower(share - 0.05)
+        yield Finding(line_of(match), values=values, remedy=_by_the_plan(seen, found.name))
 
 
 @finds("host-memory")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gevent
@@ -11,6 +11,10 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
+
+from vllm_hosts.capacity import plan_host
+from vllm_hosts.capacity.hub import Hub
+from vllm_hosts.capacity.sources import cards, look_at, models_of
 
 # Each registers the diagnoses that it finds.
 from vllm_hosts.doctor import (  # noqa: F401
@@ -22,6 +26,8 @@ from vllm_hosts.doctor import (  # noqa: F401
 )
 from vllm_hosts.doctor.look import seen
 from vllm_hosts.doctor.model import Diagnosis, diagnose
+from vllm_hosts.doctor.seen import Seen
+from vllm_hosts.doctor.words import UNSIZED, said_by
 from vllm_hosts.errors import HostError
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.probe import reachable
@@ -72,6 +78,7 @@ def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
             return Examined(blind=(f"the host cannot be reached: {error}",))
         try:
             look = seen(settings, reachable)
+            look = replace(look, fitting=_fitting(settings, look))
         except HostError as error:
             return Examined(blind=(str(error),))
         finally:
@@ -80,3 +87,20 @@ def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
         return Examined(tuple(diagnose(settings, look)), tuple(look.blind()))
     except (ValueError, LookupError) as error:
         return Examined(blind=(f"what was seen could not be understood: {error!r}",))
+
+
+def _fitting(settings: HostSettings, look: Seen) -> dict[str, str]:
+    """By agent that ran out of memory: the setting by which the memory plan lets it fit.
+
+    From the host, or from what was read of the model before: nothing is asked of the hub.
+    """
+    if not any(said_by(agent, words) for agent in look.agents for words in UNSIZED):
+        return {}
+    try:
+        system = look_at(settings)
+    except HostError:
+        # The diagnosis stands without it, and another one says what is wrong with the host.
+        return {}
+    models = models_of(settings, system.models, Hub(lambda: None, seconds=1, offline=True))
+    plan = plan_host(settings, cards(system, settings) or {}, models)
+    return {agent.agent: agent.remedy for agent in plan.agents if agent.remedy}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -142,7 +142,8 @@ class Seen:
     """A host, at one moment.
 
     ``clock``: seconds by which its clock is ahead. ``kernel``: lines of the last day about GPUs and
-    memory. ``reachable``: whether the edge's port opens from the controller.
+    memory. ``fitting``: by agent that ran out of memory, the setting by which the plan lets it fit.
+    ``reachable``: whether the edge's port opens from the controller.
     """
 
     clock: float = 0.0
@@ -161,6 +162,7 @@ class Seen:
     public_key: bytes | None = None
     firewall: bool | None = None
     requests: tuple[Requests, ...] = ()
+    fitting: Mapping[str, str] = field(default_factory=dict)
     reachable: bool | None = None
     now: datetime | None = None
 

@@ -29,6 +29,8 @@ SHARED_MEMORY = re.compile(
     r"Insufficient space in /dev/shm|[Ee]rror while creating shared memory segment"
 )
 CUDA_OOM = re.compile(r"CUDA out of memory\. Tried to allocate (?P<asked>[\d.]+ \w+)")
+#: Those that name no setting that would do.
+UNSIZED = (NO_KV, CUDA_OOM)
 #: vLLM 0.32, config/model.py.
 TOO_LONG = re.compile(
     r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len"
