@@ -376,5 +376,4 @@ def prints(text: str) -> str:
     )
 
 
-NO_STRANGE = "/var/lib/vllm/strange"
-_WORDS = f"rm -f {_WORDS}"
+NO_WORDS = f"rm -f {_WORDS}"
