@@ -3,7 +3,7 @@
 from lab import hosts as _hosts
 from lab import layout as _layout
 from lab import network as _network
-from lab.settings import host_settings as _host_settings
+from lab.settings import host_data as _host_data
 from lab.settings import settings as _settings
 
 if not _network.is_up():
@@ -23,6 +23,6 @@ def _ssh(_name):
     }
 
 
-gpu_hosts = [(_name, _ssh(_name) | _host_settings(_name)) for _name in _hosts.gpu_host_names()]
+gpu_hosts = [(_name, _host_data(_name, _ssh(_name))) for _name in _hosts.gpu_host_names()]
 neighbours = [("neighbour", _ssh("neighbour"))]
 lab = ([_name for _name, _ in gpu_hosts], _settings())

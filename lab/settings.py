@@ -74,15 +74,15 @@ def settings() -> dict[str, Any]:
     }
 
 
-def host_settings(name: str) -> dict[str, Any]:
-    """What one host sets for itself: only gpu1 has room for both agents.
+def host_data(name: str, login: dict[str, Any]) -> dict[str, Any]:
+    """How a host is entered, and what it sets for itself: only gpu1 has room for both agents.
 
-    LAB_SETTINGS changes it under ``hosts``, by name.
+    LAB_SETTINGS changes it under ``hosts``, by name; null takes a part of it away.
     """
     changed = _changed()
     usual = {} if name == "gpu1" or "agents" in changed else {"agents": AGENTS[:1]}
     own: dict[str, Any] = changed.get("hosts", {}).get(name, {})
-    return usual | own
+    return {key: value for key, value in (login | usual | own).items() if value is not None}
 
 
 def _changed() -> dict[str, Any]:

@@ -18,6 +18,8 @@ from vllm_hosts.settings import HostSettings
 
 _LIST = "nft -s list table inet vllm_hosts"
 _OUR_PRIORITY = -10
+#: Our chains by name, which is their hook's, and their priorities; raw is before Docker's nat.
+_OUR_CHAINS = {"prerouting": -300, "input": _OUR_PRIORITY, "forward": _OUR_PRIORITY}
 
 
 def differences(there: str, expected: str) -> list[str]:
@@ -82,10 +84,10 @@ def test_nothing_stands_before_our_table(host: Host, settings: HostSettings) -> 
         for item in ruleset
         if item.get("chain", {}).get("table") == "vllm_hosts"
     }
-    if set(ours) != {"input", "forward"}:
+    if set(ours) != set(_OUR_CHAINS):
         pytest.skip("the table is not there, which NET-03 says")
     for name, chain in ours.items():
-        assert (chain["hook"], chain["prio"]) == (name, _OUR_PRIORITY)
+        assert (chain["hook"], chain["prio"]) == (name, _OUR_CHAINS[name])
     assert strangers_first(ruleset) == []
 
 

@@ -173,7 +173,7 @@ ROWS = [
     ),
     row(
         "firewall-forwards",
-        "NET-03 NET-11 NET-12",
+        "NET-03 NET-11",
         "nft insert rule inet vllm_hosts forward accept",
     ),
     row(
@@ -196,7 +196,7 @@ ROWS = [
     ),
     row(
         "agent-port-redirected",
-        "NET-05 NET-08 NET-12",
+        "NET-05 NET-08",
         "nft 'add table ip lab; add chain ip lab pre { type nat hook prerouting priority -150; };"
         " add rule ip lab pre tcp dport 8001 redirect to :80'",
         undo="nft delete table ip lab",
