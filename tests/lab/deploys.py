@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab import layout
+from lab.settings import AGENTS
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 INVENTORY = "inventory/lab.py"
+#: Two agents with the same model and name: each can answer for the other.
+_SAME = {"model": layout.MODEL_FOLDER, "revision": None, "served_model_name": "twin"}
+TWINS = [agent | _SAME for agent in AGENTS]
 _STYLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 

@@ -18,7 +18,7 @@ from lab import hosts as lab_hosts
 from lab import layout
 from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, Deployed
-from tests.lab.deploys import BIN, ROOT, Run, command, deploy
+from tests.lab.deploys import BIN, ROOT, TWINS, Run, command, deploy
 from tests.lab.traffic import Traffic
 from tests.terminal import Terminal
 
@@ -196,8 +196,7 @@ def test_top_on_a_terminal_quits_and_restores_it(deployed: Deployed) -> None:
 
 @pytest.mark.nightly
 def test_twins_restart_without_a_failed_request(deployed: Deployed) -> None:
-    twins = [dict(agent, served_model_name="twin") for agent in AGENTS]
-    settings = {"hosts": {"gpu1": {"agents": twins}}}
+    settings = {"hosts": {"gpu1": {"agents": TWINS}}}
     run = deploy("--limit", "gpu1", settings=settings)
     assert run.code == 0, run.output[-4000:]
     before = {one.split()[1] for one in containers("gpu1")}

@@ -13,10 +13,8 @@ import requests
 from pydantic import SecretStr
 
 from lab import hosts as lab_hosts
-from lab import layout
-from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, INVENTORY, Deployed
-from tests.lab.deploys import Run, changes, command, deploy
+from tests.lab.deploys import TWINS, Run, changes, command, deploy
 from tests.lab.traffic import Traffic, began
 from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.pki import utc_now
@@ -184,9 +182,7 @@ def assert_ends_once(traffic: Traffic, client: str) -> None:
 @pytest.mark.nightly
 def test_internal_keys_rotate_without_a_failed_request(deployed: Deployed) -> None:
     """Two agents of one host serve the same model: one answers while the other restarts."""
-    same = {"model": layout.MODEL_FOLDER, "revision": None, "served_model_name": "twin"}
-    agents = [agent | same for agent in AGENTS]
-    settings = {"hosts": {"gpu1": {"agents": agents}}, "edge": WIDE}
+    settings = {"hosts": {"gpu1": {"agents": TWINS}}, "edge": WIDE}
     run = deploy("--limit", "gpu1", settings=settings)
     assert run.code == 0, run.output[-4000:]
     listing = "docker ps --no-trunc --format '{{.Names}} {{.ID}}'"
