@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,17 @@ from tests.lab.deploys import Run, changes, deploy
 from tests.lab.test_1_converge import processes
 
 BOOT = "cat /proc/sys/kernel/random/boot_id"
+
+
+def booted_anew(boots: dict[str, str]) -> list[str]:
+    """Hosts that have another boot than this one: the run may end while one still goes down."""
+    deadline = time.monotonic() + 180
+    while True:
+        now = {host: lab_hosts.run(host, BOOT, check=False).stdout for host in boots}
+        found = [host for host, boot in now.items() if boot and boot != boots[host]]
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(1)
 
 
 def deploy_gpu2(**nvidia: Any) -> Run:
@@ -153,10 +165,12 @@ class TestReboots:
         nvidia = {"driver": "install", "allow_reboot": True, "reboot_timeout": 40}
         try:
             run = deploy(settings={"nvidia": nvidia})
-            rebooted = [host for host in HOSTS if lab_hosts.run(host, BOOT).stdout != boots[host]]
+            rebooted = booted_anew(boots)
         finally:
             for host in HOSTS:
-                lab_hosts.run(host, "systemctl enable --now ssh.service")
+                lab_hosts.run(
+                    host, "systemctl is-system-running --wait; systemctl enable --now ssh.service"
+                )
             bare.with_driver("gpu1")
         assert run.code != 0
         assert len(rebooted) == 1, run.output[-4000:]
