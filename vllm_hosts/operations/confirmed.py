@@ -71,14 +71,21 @@ def _confirm(state: State, host: Host, name: str, blame: str) -> bool:
             break
         time.sleep(2)
     host.log(f"    no new connection gets in; waiting for the host to undo it: {why}")
-    undone = f"i=0; until [ -e {folder}/undone ]; do sleep 1; i=$((i+1)); [ $i -lt 75 ]; done"
+    undone = (
+        f"i=0; until [ -e {folder}/undone ]; do"
+        f" sleep 1; i=$((i+1)); [ $i -lt {PATIENCE + 15} ] || exit 1; done"
+    )
     done, _ = host.run_shell_command(
         StringCommand(undone),
         print_output=False,
         print_input=False,
         **connector_options(state, host),
     )
-    ending = "so the host has put the old state back" if done else "and the host does not answer"
+    ending = (
+        "so the host has put the old state back"
+        if done
+        else "and the host has not said that it undid it"
+    )
     return fail(
         state, host, f"after the change no new connection got in ({why}), {ending}; {blame}"
     )
@@ -100,7 +107,9 @@ def _over_a_new_connection(state: State, host: Host, command: str) -> str | None
     else:
         return None if done else f"the timer could not be stopped: {output.stderr}"
     finally:
-        connector.disconnect()
+        # pyinfra's own disconnect leaves the connection open until the run ends.
+        if client := getattr(connector, "client", None):
+            client.close()
 
 
 def connector_options(state: State, host: Host) -> dict[str, Any]:
