@@ -71,12 +71,8 @@ def _confirm(state: State, host: Host, name: str, blame: str) -> bool:
             break
         time.sleep(2)
     host.log(f"    no new connection gets in; waiting for the host to undo it: {why}")
-    undone = (
-        f"i=0; until [ -e {folder}/undone ]; do"
-        f" sleep 1; i=$((i+1)); [ $i -lt {PATIENCE + 15} ] || exit 1; done"
-    )
     done, _ = host.run_shell_command(
-        StringCommand(undone),
+        StringCommand(undone_within(PATIENCE + 15, folder)),
         print_output=False,
         print_input=False,
         **connector_options(state, host),
@@ -88,6 +84,14 @@ def _confirm(state: State, host: Host, name: str, blame: str) -> bool:
     )
     return fail(
         state, host, f"after the change no new connection got in ({why}), {ending}; {blame}"
+    )
+
+
+def undone_within(seconds: int, folder: str) -> str:
+    """Shell: wait until the host has undone a change. Fails where it has not by then."""
+    return (
+        f"i=0; until [ -e {folder}/undone ]; do"
+        f" sleep 1; i=$((i+1)); [ $i -lt {seconds} ] || exit 1; done"
     )
 
 
