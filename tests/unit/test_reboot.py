@@ -11,7 +11,7 @@ import pytest
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 
 from roles.nvidia_driver.plan import reboot_needed, reboot_reason
-from tests.unit.test_driver import H100, bare
+from tests.unit.driver_hosts import H100, bare
 from tests.unit.test_gpu import smi
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.gpu import GpuHost
