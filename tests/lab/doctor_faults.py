@@ -144,7 +144,8 @@ FAULTS = [
     ),
     Fault(
         "port-taken",
-        "systemctl stop nginx; " + listen("0.0.0.0:443"),
+        # Goes on listening when the look from outside connects.
+        "systemctl stop nginx; " + listen("0.0.0.0:443", "--accept"),
         undo="systemctl stop lab-stranger",
         says="edge.https_port",
     ),
