@@ -144,6 +144,14 @@ look_at_gpus() {
         printf '%s\n' "$health"
     fi
     echo '== modules'; sed -n 's/^\(nvidia\|nouveau\|nova_core\) .*/\1/p' /proc/modules
+    for device in /sys/bus/pci/devices/*; do
+        [ "$(cat "$device/vendor" 2>/dev/null)" = 0x10de ] || continue
+        # One that is built into the kernel is in no list of modules.
+        case "$(readlink "$device/driver")" in
+            */nouveau) echo nouveau ;;
+            */NovaCore) echo nova_core ;;
+        esac
+    done
     echo '== switches'; ls /proc/driver/nvidia-nvswitch/devices 2>/dev/null
     echo '== fabric manager'; systemctl is-active nvidia-fabricmanager.service 2>/dev/null
     echo '== secure boot'; ! command -v mokutil >/dev/null || mokutil --sb-state 2>&1 | quoted
