@@ -16,7 +16,7 @@ from tests.lab.sabotage.parts import RELOAD
 from vllm_hosts import probe
 
 #: Agent spare has too little of its card, by the memory plan.
-LITTLE = {"hosts": {"gpu1": {"agents": [AGENTS[0], AGENTS[1] | {"gpu_memory_utilization": 0.01}]}}}
+LITTLE = {"hosts": {"gpu1": {"agents": [AGENTS[0], AGENTS[1] | {"gpu_memory_utilization": 0.001}]}}}
 
 
 def doctor(*words: str, settings: dict[str, Any] | None = None) -> Run:
@@ -125,9 +125,9 @@ def test_words_that_were_recorded_elsewhere_are_named_first(deployed: Deployed) 
     finally:
         lab_hosts.run("gpu1", NO_WORDS)
         healed = deploy("--limit", "gpu1")
+    assert healed.code == 0, healed.output[-4000:]
     assert firsts == {name: name for name in RECORDED}
     assert "by the memory plan: set gpu_memory_utilization to 0.0" in fitting["remedy"], fitting
-    assert healed.code == 0, healed.output[-4000:]
     assert_healthy(deployed)
 
 
