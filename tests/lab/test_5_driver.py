@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, changes, deploy
 from tests.lab.test_1_converge import processes
 
+NO_SSH = Path("/etc/systemd/system/ssh.service.d/lab.conf")
 BOOT = "cat /proc/sys/kernel/random/boot_id"
 
 
@@ -161,7 +163,12 @@ class TestReboots:
         boots = {host: lab_hosts.run(host, BOOT).stdout for host in HOSTS}
         for host in HOSTS:
             bare.failing(host, "mismatch", until_reboot=True)
-            lab_hosts.run(host, "systemctl disable ssh.service")
+            # Read at the next boot.
+            lab_hosts.run(
+                host,
+                f"mkdir -p {NO_SSH.parent} &&"
+                f" printf '[Unit]\\nConditionPathExists=/no\\n' >{NO_SSH}",
+            )
         nvidia = {"driver": "install", "allow_reboot": True, "reboot_timeout": 40}
         try:
             run = deploy(settings={"nvidia": nvidia})
@@ -169,7 +176,9 @@ class TestReboots:
         finally:
             for host in HOSTS:
                 lab_hosts.run(
-                    host, "systemctl is-system-running --wait; systemctl enable --now ssh.service"
+                    host,
+                    f"systemctl is-system-running --wait; rm {NO_SSH}; systemctl daemon-reload;"
+                    " systemctl start ssh.service",
                 )
             bare.with_driver("gpu1")
         assert run.code != 0

@@ -1,0 +1,68 @@
+"""The script with which a host itself takes ended keys out of its edge."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vllm_hosts.render import render
+
+ENDED, GOOD = '"aaa" "a"; # until 1\n', '"bbb" "b"; # until 9999999999\n'
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """A folder with an edge's maps, the script, and programs in the place of the host's."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, body in {
+        "systemctl": f'[ "$2" = is-active ] || [ "$1" = is-active ] || echo $1 >>{tmp_path}/done',
+        "nginx": f"[ ! -e {tmp_path}/rejects ]",
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "edge").mkdir()
+    (tmp_path / "edge" / "clients.map").write_text(ENDED + GOOD)
+    (tmp_path / "edge" / "scopes.map").write_text("")
+    script = render(
+        "client_keys/expire.sh.j2", folder=str(tmp_path / "edge"), stamp=f"{tmp_path}/stamp"
+    )
+    (tmp_path / "script").write_text(script)
+    return tmp_path
+
+
+def run(host: Path) -> int:
+    path = f"{host}/bin:{os.environ['PATH']}"
+    return subprocess.run(
+        ["sh", str(host / "script")], env={"PATH": path}, check=False, timeout=60
+    ).returncode
+
+
+def reloads(host: Path) -> int:
+    log = host / "done"
+    return len(log.read_text().split()) if log.exists() else 0
+
+
+def test_an_ended_key_goes_once(host: Path) -> None:
+    assert run(host) == 0
+    assert (host / "edge" / "clients.map").read_text() == GOOD
+    assert reloads(host) == 1
+    assert (host / "stamp").read_text()
+    before = (host / "edge").stat().st_mtime_ns
+    assert run(host) == 0
+    assert reloads(host) == 1
+    assert (host / "edge").stat().st_mtime_ns == before, "nothing ended, and something was written"
+
+
+def test_a_reload_that_was_rejected_is_tried_again(host: Path) -> None:
+    (host / "rejects").touch()
+    assert run(host) != 0
+    assert (host / "edge" / "clients.map").read_text() == GOOD
+    assert reloads(host) == 0
+    (host / "rejects").unlink()
+    assert run(host) == 0
+    assert reloads(host) == 1
+    assert [path.name for path in (host / "edge").iterdir() if "map" not in path.name] == []
