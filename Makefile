@@ -25,7 +25,7 @@ lint: setup ## Style and types
 	$(STEP) "ruff format" $(BIN)/ruff format --check .
 	$(STEP) "mypy" $(BIN)/mypy
 
-unit: setup ## Tests that need no host, in seconds
+unit: setup ## Tests that need no host, in minutes
 	$(STEP) "Unit tests" $(BIN)/pytest tests/unit --timeout 300
 
 lab-up: setup ## Boot the lab: HOSTS=2 GPU hosts and a neighbour

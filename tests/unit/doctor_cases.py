@@ -1,0 +1,281 @@
+"""What can be wrong with a host, as values, and the diagnosis that must come first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from tests.unit import doctor_words as said
+from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, certificate, with_gpus
+from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
+from vllm_hosts.doctor.model import Certainty
+from vllm_hosts.doctor.seen import Disk, DockerSeen, Holder, NginxSeen, Requests, Said, Seen
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong. ``says`` must be in what is said; ``do`` in what to do."""
+
+    identifier: str
+    make: Callable[[Seen], Seen]
+    says: str = ""
+    do: str = ""
+    certainty: Certainty = Certainty.CERTAIN
+
+
+def crashed(log: str, **values: Any) -> Callable[[Seen], Seen]:
+    """Agent qwen ends again and again, and says this."""
+    values = {"status": "restarting", "health": "unhealthy", "restarts": 7, "exit_code": 1} | values
+    return lambda seen: agent(seen, log=tuple(log.splitlines()), **values)
+
+
+def refused(error: str) -> Callable[[Seen], Seen]:
+    """Docker could not start agent qwen, for this reason."""
+    return lambda seen: agent(seen, status="created", health="none", exit_code=128, error=error)
+
+
+def smi(code: int, lines: tuple[str, ...], **values: Any) -> Callable[[Seen], Seen]:
+    """nvidia-smi of the host fails."""
+    return lambda seen: with_gpus(agent(seen, gpus=None), smi=Said(code, lines), **values)
+
+
+def kernel(*lines: str) -> Callable[[Seen], Seen]:
+    return lambda seen: replace(seen, kernel=lines)
+
+
+def both(*steps: Callable[[Seen], Seen]) -> Callable[[Seen], Seen]:
+    def made(seen: Seen) -> Seen:
+        for step in steps:
+            seen = step(seen)
+        return seen
+
+    return made
+
+
+def planned(setting: str) -> Callable[[Seen], Seen]:
+    return lambda seen: replace(seen, fitting={"qwen": setting})
+
+
+def health(row: str) -> Callable[[Seen], Seen]:
+    return lambda seen: with_gpus(seen, health=Said(0, (row,)))
+
+
+def asked(status: int, by: str, address: str = "198.51.100.7", method: str = "POST") -> Requests:
+    return Requests("qwen", method, status, by, address, 5, NOW - timedelta(minutes=1))
+
+
+STOPPED: dict[str, Any] = {"status": "exited", "health": "unhealthy", "exit_code": 137}
+FAULTS = [
+    Fault("not-deployed", lambda seen: replace(Seen(deployed=False), kernel=())),
+    Fault(
+        "docker-missing", lambda seen: replace(seen, docker=DockerSeen("", "", False), agents=())
+    ),
+    Fault(
+        "snap-docker",
+        lambda seen: replace(seen, docker=replace(seen.docker, path="/snap/bin/docker")),
+    ),
+    Fault(
+        "docker-down",
+        lambda seen: replace(
+            seen,
+            docker=DockerSeen("/usr/bin/docker", "inactive", False, "Cannot connect to the Docker"),
+            agents=tuple(replace(one, status="", key="", gpus=None) for one in seen.agents),
+        ),
+        says="inactive",
+    ),
+    Fault(
+        "disk-full",
+        lambda seen: replace(seen, disks=(Disk("bytes", 10**12, 4096, "/var/lib/docker"),)),
+        says="/var/lib/docker is full",
+    ),
+    Fault("disk-full", lambda seen: replace(seen, disks=(Disk("inodes", 10**6, 3, "/"),))),
+    Fault("disk-full", crashed("OSError: [Errno 28] No space left on device")),
+    Fault("clock-off", lambda seen: replace(seen, clock=-90.4), says="90 s behind"),
+    Fault(
+        "secure-boot-key",
+        both(smi(9, said.NO_DRIVER, modules=frozenset()), kernel(said.KEY_REJECTED)),
+        do="mokutil",
+    ),
+    Fault(
+        "nouveau-holds-card",
+        both(smi(9, said.NO_DRIVER, modules=frozenset({"nouveau"})), kernel(said.HELD)),
+        do="blacklist nouveau",
+    ),
+    Fault("nouveau-holds-card", smi(9, said.NO_DRIVER, modules=frozenset({"nova_core"}))),
+    Fault("driver-mismatch", smi(18, said.MISMATCH), do="Reboot"),
+    Fault("driver-mismatch", refused(said.HOOK_MISMATCH)),
+    Fault("driver-mismatch", crashed(said.CUDA_803)),
+    Fault("gpu-lost", smi(15, said.LOST)),
+    Fault("driver-missing", smi(127, ())),
+    Fault("driver-not-loaded", smi(9, said.NO_DRIVER)),
+    Fault("driver-not-loaded", smi(124, ()), certainty=Certainty.LIKELY),
+    Fault(
+        "gpu-missing",
+        smi(0, ("1, NVIDIA H200, 143771",)),
+        says="asks for GPU 0, and the host has 1",
+    ),
+    Fault("toolkit-missing", refused(said.NO_TOOLKIT)),
+    Fault("toolkit-missing", lambda seen: with_gpus(seen, toolkit=False)),
+    Fault(
+        "fabric-manager-missing",
+        both(crashed(said.CUDA_802), lambda seen: with_gpus(seen, switches=True)),
+        says="is not installed",
+    ),
+    Fault("fabric-manager-missing", crashed(said.CUDA_802), certainty=Certainty.LIKELY),
+    Fault("driver-too-old", crashed(said.CUDA_804)),
+    Fault(
+        "container-without-gpu",
+        lambda seen: agent(seen, gpus=("Failed to initialize NVML: Unknown Error",)),
+        do="docker restart qwen",
+    ),
+    Fault(
+        "container-without-gpu", crashed(said.NO_PLATFORM, gpus=None), certainty=Certainty.LIKELY
+    ),
+    Fault("port-taken", refused(said.PORT_TAKEN), says="Port 8001 of agent qwen"),
+    Fault(
+        "port-taken",
+        both(
+            lambda seen: agent(seen, **STOPPED),
+            lambda seen: replace(seen, holders=(Holder(8001, 'users:(("python3",pid=5,fd=7))'),)),
+        ),
+        says="python3",
+    ),
+    Fault(
+        "port-taken",
+        lambda seen: replace(
+            seen, nginx=NginxSeen("failed", ""), holders=(Holder(443, 'users:(("caddy",pid=5))'),)
+        ),
+        do="edge.https_port",
+    ),
+    Fault(
+        "model-folder-missing",
+        refused('invalid mount config for type "bind": bind source path does not exist: /srv/m'),
+        says="/srv/m,",
+    ),
+    Fault(
+        "image-missing",
+        lambda seen: replace(
+            agent(seen, status="", key="", gpus=None), docker=replace(seen.docker, has_image=False)
+        ),
+        says="vllm/vllm-openai",
+    ),
+    Fault("kv-cache-too-small", crashed(said.KV_CACHE), do="max_model_len = 99840 for qwen"),
+    Fault(
+        "kv-cache-too-small", crashed(said.KV_CACHE), do="gpu_memory_utilization = 0.93 (now 0.92)"
+    ),
+    Fault("kv-cache-too-small", crashed(said.KV_CACHE_OLD), do="max_model_len = 435584"),
+    Fault("weights-too-large", crashed(said.NO_KV_CACHE), do="gpu_memory_utilization = 0.95"),
+    Fault(
+        "weights-too-large",
+        both(crashed(said.NO_KV_CACHE), planned("set max_model_len to 18432 or lower")),
+        do="For qwen, by the memory plan: set max_model_len to 18432 or lower; then deploy.",
+    ),
+    Fault(
+        "cuda-out-of-memory",
+        both(crashed(said.CUDA_OOM), planned("set gpu_memory_utilization to 0.6 or more")),
+        do="by the memory plan: set gpu_memory_utilization to 0.6 or more",
+    ),
+    Fault("card-taken", crashed(said.CARD_TAKEN), do="gpu_memory_utilization = 0.28"),
+    Fault("cuda-out-of-memory", crashed(said.CUDA_OOM), do="= 0.87 for qwen (now 0.92)"),
+    Fault("host-memory", crashed(said.HOST_TAKEN)),
+    Fault("host-memory", crashed("", oom_killed=True)),
+    Fault("host-memory", both(crashed("", container="0123456789abcdef"), kernel(said.OOM_KILL))),
+    Fault("shared-memory-too-small", crashed(said.NO_SHM), says="qwen talk"),
+    Fault("shared-memory-too-small", crashed(said.NO_SHM_NCCL), do="shm_size"),
+    Fault("context-too-long", crashed(said.TOO_LONG), do="max_model_len = 32768 for qwen"),
+    Fault("argument-refused", crashed(said.ARGUMENT)),
+    Fault(
+        "model-unsupported",
+        crashed(
+            "ValueError: Model architecture Old9 was supported in vLLM until v0.10, and is not"
+        ),
+        says="Old9",
+    ),
+    Fault(
+        "model-not-found",
+        crashed("ValueError: Invalid repository ID or local directory specified: 'Qwen/Qwen3-8B'."),
+    ),
+    Fault("hub-unreachable", crashed(said.UNREACHABLE + said.NOT_FOUND)),
+    Fault("model-unsupported", crashed(said.ARCHITECTURE), says="Qwen9ForCausalLM"),
+    Fault("token-refused", crashed(said.TOKEN_REFUSED)),
+    Fault(
+        "model-gated", crashed(said.GATED), do="Accept its terms at huggingface.co/Qwen/Qwen3-8B"
+    ),
+    Fault("model-gated", crashed(said.NOT_AUTHORIZED), do="Your token is good"),
+    Fault("model-not-found", crashed(said.NOT_FOUND), says="no model Qwen/Qwen3-8B"),
+    Fault("revision-not-found", crashed(said.NO_REVISION), says="no revision main of it"),
+    Fault("hub-unreachable", crashed(said.UNREACHABLE)),
+    Fault("key-missing", lambda seen: replace(seen, env_key="empty")),
+    Fault("key-missing", lambda seen: replace(seen, env_key="")),
+    Fault("key-not-loaded", lambda seen: agent(seen, key="empty"), says="qwen runs without a key"),
+    Fault(
+        "key-differs-container",
+        lambda seen: replace(seen, env_key="b" * 16),
+        do="docker compose up -d qwen",
+    ),
+    Fault("key-differs-edge", lambda seen: agent(seen, edge_key="b" * 16)),
+    Fault("key-differs-edge", lambda seen: agent(seen, edge_key="")),
+    Fault("certificate-missing", lambda seen: replace(seen, certificate=None)),
+    Fault("certificate-missing", lambda seen: replace(seen, public_key=None)),
+    Fault(
+        "certificate-expired",
+        lambda seen: replace(seen, certificate=certificate(NOW - timedelta(days=40))),
+        says="ended on",
+    ),
+    Fault(
+        "certificate-not-yet-valid",
+        lambda seen: replace(seen, certificate=certificate(NOW + timedelta(days=2))),
+    ),
+    Fault("certificate-key-mismatch", lambda seen: replace(seen, public_key=OTHER_PAIR)),
+    Fault(
+        "nginx-config-invalid",
+        lambda seen: replace(seen, nginx=NginxSeen("active", 'unknown directive "no_such"')),
+    ),
+    Fault("nginx-down", lambda seen: replace(seen, nginx=NginxSeen("inactive", ""), holders=())),
+    Fault("nginx-down", lambda seen: replace(seen, nginx=None, holders=()), says="not installed"),
+    Fault(
+        "edge-unreachable", lambda seen: replace(seen, reachable=False), certainty=Certainty.LIKELY
+    ),
+    Fault("firewall-missing", lambda seen: replace(seen, firewall=False)),
+    Fault("agent-missing", lambda seen: agent(seen, status="", key="", gpus=None)),
+    Fault("agent-crash-loop", crashed(said.CRASH), says="7 times", certainty=Certainty.LIKELY),
+    Fault("agent-stopped", lambda seen: agent(seen, **STOPPED), certainty=Certainty.LIKELY),
+    Fault(
+        "agent-unhealthy",
+        lambda seen: agent(seen, health="unhealthy"),
+        certainty=Certainty.LIKELY,
+    ),
+    Fault(
+        "agent-loading",
+        lambda seen: agent(seen, health="starting", started=NOW - timedelta(minutes=3)),
+        says="since 3 minutes",
+        certainty=Certainty.POSSIBLE,
+    ),
+    Fault(
+        "refused-by-vllm",
+        lambda seen: replace(seen, requests=(asked(401, "vllm"),)),
+        certainty=Certainty.LIKELY,
+    ),
+    Fault(
+        "refused-by-edge",
+        lambda seen: replace(seen, requests=(asked(401, "edge"),)),
+        says="198.51.100.7",
+        certainty=Certainty.POSSIBLE,
+    ),
+    Fault(
+        "gpu-ecc",
+        health("0, 61, 4, Not Active, Not Active, Not Active"),
+        says="4 memory errors",
+        certainty=Certainty.LIKELY,
+    ),
+    Fault("gpu-xid", kernel(said.XID), says="fallen off the bus", certainty=Certainty.LIKELY),
+    Fault("gpu-xid", kernel(said.XID_31), do="versions", certainty=Certainty.POSSIBLE),
+    Fault(
+        "gpu-throttled",
+        health("0, 91, 0, Active, Not Active, Not Active"),
+        says="too hot, at 91",
+        certainty=Certainty.LIKELY,
+    ),
+]
