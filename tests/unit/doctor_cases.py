@@ -9,7 +9,6 @@ from typing import Any
 
 from tests.unit import doctor_words as said
 from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, certificate, with_gpus
-from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
 from vllm_hosts.doctor.model import Certainty
 from vllm_hosts.doctor.seen import Disk, DockerSeen, Holder, NginxSeen, Requests, Said, Seen
 
