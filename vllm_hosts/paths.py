@@ -10,9 +10,24 @@ TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"
 
 
+def key_variable(agent: str) -> str:
+    """The variable in .env that holds an agent's internal key."""
+    return f"VLLM_API_KEY_{agent.upper().replace('-', '_')}"
+
+
+def agents_folder(settings: HostSettings) -> str:
+    """Holds a folder for each agent, which is all that the agent can write."""
+    return f"{settings.vllm.cache_directory}/agents"
+
+
+def models_folder(settings: HostSettings) -> str:
+    """What is fetched from the hub, in huggingface_hub's layout."""
+    return f"{settings.vllm.cache_directory}/huggingface"
+
+
 def model_folder(settings: HostSettings, agent: Agent) -> str:
     """Where the agent's model lies, or will lie after its download from the hub."""
     if agent.model.startswith("/"):
         return agent.model
     cached = agent.model.replace("/", "--")
-    return f"{settings.vllm.cache_directory}/huggingface/hub/models--{cached}"
+    return f"{models_folder(settings)}/hub/models--{cached}"

@@ -13,6 +13,7 @@ from vllm_hosts.operations.edge import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.probe import host_header
 from vllm_hosts.render import render
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.cells import CONTAINER_PORT
 from vllm_hosts.tree import Absent, Entry, File, Folder
 
 CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
@@ -98,6 +99,15 @@ class Route:
     path: str
 
 
+@dataclass(frozen=True)
+class Upstream:
+    """An agent, where the edge reaches it."""
+
+    name: str
+    address: str
+    port: int
+
+
 def routes(settings: HostSettings) -> Iterator[Route]:
     """``/AGENT/v1/...`` for every agent, and ``/v1/...`` for the first."""
     prefixes = [("", settings.agents[0].name)]
@@ -134,7 +144,9 @@ def edge_entries(settings: HostSettings, keys: HostKeys, version: NginxVersion) 
 
 def internal_map(settings: HostSettings, keys: HostKeys) -> str:
     """From upstreams to the key that each asks for. Holds keys."""
-    lines = sorted(internal_line(agent.name, keys.internal) for agent in settings.agents)
+    lines = sorted(
+        internal_line(agent.name, keys.internal_of(agent.name)) for agent in settings.agents
+    )
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -147,7 +159,10 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         edge=edge,
         folder=paths.EDGE_FOLDER,
         allow_from=[str(network) for network in edge.allow_from],
-        upstreams=settings.agents,
+        upstreams=[
+            Upstream(agent.name, str(settings.cell(agent.name).address), CONTAINER_PORT)
+            for agent in settings.agents
+        ],
         url=f"https://{name}",
         server_names=[f"[{name}]" if ":" in name else name for name in settings.edge_names],
         listen_options="" if _has_http2_directive(version) else " http2",

@@ -43,10 +43,13 @@ look() {
     done
 
     echo '== deployed'; [ ! -e "$directory/compose.yaml" ] || echo yes
-    echo '== env'
-    if [ -e "$directory/.env" ]; then
-        sed -n 's/^VLLM_API_KEY=//p' "$directory/.env" | tail -n 1 | unquoted | digest
-    fi
+    for agent in $agents; do
+        echo "== env key $agent"
+        [ ! -e "$directory/.env" ] || {
+            name=$(printf %s "$agent" | tr a-z- A-Z_)
+            sed -n "s/^VLLM_API_KEY_$name=//p" "$directory/.env" | tail -n 1 | unquoted | digest
+        }
+    done
 
     echo '== docker'
     if command -v docker >/dev/null; then
