@@ -195,7 +195,6 @@ def _environment(settings: HostSettings, agent: Agent) -> dict[str, str]:
         # and everything that caches asks for a home.
         "HOME": f"{_CACHE}/home",
         "HF_HOME": f"{_CACHE}/huggingface",
-        "HF_HUB_CACHE": f"{_MODELS}/hub",
         "MAX_JOBS": _JOBS,
         "OPENBLAS_NUM_THREADS": _JOBS,
         # What an agent leaves in its home is not code that its next start runs.
@@ -209,6 +208,7 @@ def _environment(settings: HostSettings, agent: Agent) -> dict[str, str]:
     if agent.offline:
         # All of it is there: an agent comes up again, after a reboot too, without the hub.
         environment["HF_HUB_OFFLINE"] = "1"
+        environment["HF_HUB_CACHE"] = f"{_MODELS}/hub"
     elif settings.hub.endpoint:
         environment["HF_ENDPOINT"] = settings.hub.endpoint
     return environment | agent.env
