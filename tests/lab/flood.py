@@ -2,9 +2,9 @@
 
 python3 - ADDRESS PORT COUNT SECONDS SOURCE [SOURCE ...]
 
-Opens COUNT connections in turn from the sources, starts a TLS handshake on one half and sends a part
-of a record on the other, and holds what it got. Prints how many are open, then waits. It ends by
-itself; a lab host is the only target that it takes.
+Opens COUNT connections in turn from the sources, sends the beginning of a TLS handshake over each,
+and holds what it got. Prints how many are open, then waits. It ends by itself; a lab host is the
+only target that it takes.
 """
 
 from __future__ import annotations

@@ -126,7 +126,8 @@ def test_a_host_of_an_older_version_with_traps_in_its_cache_is_healed(deployed: 
     lab_hosts.run(
         "gpu1",
         # Agents of that kind had folders elsewhere, and are made anew.
-        "docker rm -f tiny spare >/dev/null; mkdir -m 700 /root/victim && echo secret >/root/victim/file && chmod 600 /root/victim/file;"
+        "docker rm -f tiny spare >/dev/null; mkdir -m 700 /root/victim"
+        " && echo secret >/root/victim/file && chmod 600 /root/victim/file;"
         " cd /var/lib/vllm && mv agents /root/agents && mv huggingface /root/huggingface"
         " && ln -s /root/victim huggingface && ln -s /root/victim agents"
         " && chown -h 64101:64101 . huggingface agents && chmod 750 .",
@@ -144,7 +145,8 @@ def test_a_host_of_an_older_version_with_traps_in_its_cache_is_healed(deployed: 
     good = lab_hosts.run("gpu1", f"sha256sum {weights}").stdout
     lab_hosts.run(
         "gpu1",
-        f"docker rm -f tiny spare >/dev/null; printf x | dd of={weights} bs=1 seek=5000 conv=notrunc 2>/dev/null;"
+        "docker rm -f tiny spare >/dev/null;"
+        f" printf x | dd of={weights} bs=1 seek=5000 conv=notrunc 2>/dev/null;"
         " chown -R 64101:64101 /var/lib/vllm; chmod 750 /var/lib/vllm;"
         " mkfifo /var/lib/vllm/huggingface/hub/models--lab--tiny/refs/lab;"
         " rm -f /var/lib/vllm/huggingface/hub/models--lab--tiny/refs/v1;"
@@ -174,7 +176,8 @@ class TestAStranger:
         serve = "python3 -m http.server --bind 0.0.0.0 8000"
         lines = [
             f"docker network create -o com.docker.network.bridge.name={name} lab-{name} >/dev/null"
-            f" && docker run -d -q --name lab-{name} --network lab-{name} -p 127.0.0.1:{9091 + at}:8000"
+            f" && docker run -d -q --name lab-{name} --network lab-{name}"
+            f" -p 127.0.0.1:{9091 + at}:8000"
             f" --entrypoint sh {IMAGE} -c '{serve}' >/dev/null"
             for at, name in enumerate(_BRIDGES)
         ]

@@ -43,6 +43,9 @@ RICH = settings(
     },
 )
 
+#: What the edge sends to one of the agents.
+INNER = KEYS.internal_of(RICH.agents[0].name).get_secret_value().encode()
+
 
 def files(chosen: NginxVersion = DEBIAN_13) -> dict[str, File]:
     entries = edge_entries(RICH, KEYS, chosen)
@@ -76,7 +79,7 @@ def test_files_with_keys_are_for_root_and_never_shown() -> None:
     with_keys = [
         file
         for file in files().values()
-        if re.search(rb"KEY-A|KEY-B|KEY-NEW|INTERNAL", file.content)
+        if re.search(rb"KEY-A|KEY-B|KEY-NEW", file.content) or INNER in file.content
     ]
     assert len(with_keys) == 2
     for file in with_keys:
@@ -110,6 +113,13 @@ def test_env_holds_the_internal_key_and_the_token() -> None:
     [env] = [entry for entry in secret_entries(RICH, KEYS) if isinstance(entry, File)]
     assert (env.path, env.mode, env.owner, env.group) == ("/opt/vllm/.env", 0o600, "root", "root")
     lines = [line for line in env.content.decode().splitlines() if not line.startswith("#")]
-    assert lines == ["VLLM_API_KEY=INTERNAL-KEY", "HF_TOKEN=HF-TOKEN"]
+    assert lines == [
+        *(
+            f"VLLM_API_KEY_{agent.name.upper()}={KEYS.internal_of(agent.name).get_secret_value()}"
+            for agent in RICH.agents
+        ),
+        "HF_TOKEN=HF-TOKEN",
+    ]
+    assert "INTERNAL" not in env.content.decode(), "what keys are derived from left the controller"
     assert env.secret
     assert "KEY-A" not in env.content.decode(), "clients' keys belong to the edge alone"

@@ -89,12 +89,12 @@ def fetch_script(model: HubModel, download: Download, *, distrust: bool) -> str:
         *["--rm", "--interactive", "--init", "--pull", "never", "--name", CONTAINER],
         # A network that leads out and to nothing on the host; the firewall knows its bridge.
         *["--network", NETWORK, "--pids-limit", "1024"],
-        # A mirror may be known to the host alone.
-        *["--mount", "type=bind,source=/etc/hosts,target=/etc/hosts,readonly"],
         *["--user", download.user, "--cap-drop", "ALL"],
         *["--security-opt", "no-new-privileges:true", "--read-only", "--tmpfs", "/tmp"],  # noqa: S108
         "--mount",
         f"type=bind,source={download.cache_directory}/huggingface,target={_HF_HOME}",
+        # A mirror may be known to the host alone.
+        *["--mount", "type=bind,source=/etc/hosts,target=/etc/hosts,readonly"],
         *["--entrypoint", "python3"],
     ]
     for name, value in environment.items():
