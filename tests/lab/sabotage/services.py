@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from tests.lab.sabotage.parts import (
+    CACHE,
     CONF,
+    GONE,
     HEALTHY,
     IMAGE,
     KEY,
+    KEYS,
     MAPS,
+    NETWORK,
     RELOAD,
+    container,
     edited,
     recreated,
     row,
@@ -35,13 +40,28 @@ ROWS = [
     row(
         "key-in-a-log",
         "SEC-05",
-        "sed -n 's/^VLLM_API_KEY=//p' /opt/vllm/.env >/var/log/nginx/lab.log",
+        f"{KEYS} >/var/log/nginx/lab.log",
         undo="rm /var/log/nginx/lab.log",
+    ),
+    row(
+        "key-in-a-rotated-log",
+        "SEC-05",
+        f"{KEYS} | gzip >/var/log/nginx/lab.log.2.gz",
+        undo="rm /var/log/nginx/lab.log.2.gz",
+    ),
+    row(
+        "key-in-a-container-s-log",
+        "SEC-05",
+        # The key is not in the arguments of the container: it reads it from what it is given.
+        f"{KEYS} | docker run -i --name lab-stranger --log-driver local --entrypoint cat {IMAGE}"
+        " >/dev/null",
+        undo=GONE,
+        kind="usual",
     ),
     row(
         "key-in-the-journal",
         "SEC-05",
-        "sed -n 's/^VLLM_API_KEY=/key /p' /opt/vllm/.env | systemd-cat && sleep 1",
+        f"{KEYS} | systemd-cat && sleep 1",
         undo="journalctl -q --rotate && sleep 1 && journalctl -q --vacuum-time=1s",
     ),
     row(
@@ -65,13 +85,58 @@ ROWS = [
         recreated("s/cap_drop: .*/privileged: true/") + HEALTHY,
     ),
     row(
+        "agent-with-a-capability",
+        "AGENT-03",
+        recreated("s/cap_drop: .*/&\\n    cap_add: [NET_RAW]/") + HEALTHY,
+        kind="usual",
+    ),
+    row(
+        "agent-with-a-writable-root",
+        "AGENT-03 AGENT-08",
+        recreated("/^    read_only: true/d") + HEALTHY,
+    ),
+    row(
+        "agent-with-the-key-of-another",
+        "AGENT-10 EDGE-04",
+        recreated("s/VLLM_API_KEY: .*/VLLM_API_KEY: ${VLLM_API_KEY_TINY:?}/") + HEALTHY,
+    ),
+    row(
+        "stranger-on-an-agent-s-network",
+        "AGENT-07",
+        container(f"--network {NETWORK}"),
+        undo=GONE,
+    ),
+    row(
+        "stranger-in-an-agent-s-namespace",
+        "AGENT-07",
+        container("--network container:spare"),
+        undo=GONE,
+    ),
+    row(
+        "agent-writes-models",
+        "AGENT-06 DOCKER-09 MODEL-01",
+        recreated('/target: "\\/models"/ s/read_only: true/read_only: false/') + HEALTHY,
+    ),
+    row("agents-folder-writable", "MODEL-01", f"chmod 777 {CACHE}/agents", kind="usual"),
+    row(
+        "models-belong-to-an-agent",
+        "MODEL-01",
+        f"chown $(stat -c %u {CACHE}/agents/spare) {CACHE}/huggingface",
+    ),
+    row(
+        "models-are-a-link",
+        "MODEL-01",
+        f"cd {CACHE} && mv huggingface lab && ln -s lab huggingface",
+        undo=f"cd {CACHE} && rm huggingface && mv lab huggingface",
+    ),
+    row(
         "agent-not-at-boot",
         "AGENT-04",
         recreated('s/restart: .*/restart: "no"/') + HEALTHY,
     ),
     row(
         "agent-without-its-key",
-        "AGENT-05",
+        "AGENT-05 AGENT-10",
         recreated("s/VLLM_API_KEY: .*/NO_KEY: no/") + HEALTHY,
     ),
     row(
@@ -149,7 +214,16 @@ ROWS = [
         f'echo \'"Bearer x" "x Bearer x";\' >{MAPS}/clients-lab.map && {RELOAD}',
         undo=f"rm {MAPS}/clients-lab.map && {RELOAD}",
     ),
-    row("scope-widened", "KEY-02", f"sed -i '/1;$/d; $d' {MAPS}/scopes.map"),
+    row(
+        "key-in-the-configuration",
+        "KEY-01",
+        'sed -i \'/^map [$]http_authorization/a "Basic x" "x Basic x";\' ' + f"{CONF} && {RELOAD}",
+    ),
+    row(
+        "scope-changed",
+        "KEY-02",
+        f"echo '\"spare nobody\" 1;' >>{MAPS}/scopes.map && {RELOAD}",
+    ),
     row("expiry-stopped", "KEY-03", "systemctl disable --now vllm-hosts-keys.timer"),
     # TLS
     row(
