@@ -174,14 +174,11 @@ def gpu_agent(agent: Agent) -> Agent:
     return agent
 
 
-#: What the suite reads of a container: all but its environment and labels, which may hold keys, and
-#: what its health probe printed.
+#: What the suite reads of a container: all but its environment and labels, which may hold keys.
 _CONTAINER = (
-    '{"Id":{{json .Id}},"Name":{{json .Name}},"Image":{{json .Image}},"State":{"Status":'
-    '{{json .State.Status}},"Pid":{{.State.Pid}}{{if .State.Health}},"Health":{"Status":'
-    '{{json .State.Health.Status}}}{{end}}},"HostConfig":{{json .HostConfig}},"Mounts":'
-    '{{json .Mounts}},"NetworkSettings":{{json .NetworkSettings}},"ResolvConfPath":'
-    '{{json .ResolvConfPath}},"Config":{"Image":{{json .Config.Image}},"User":'
+    '{"Id":{{json .Id}},"Name":{{json .Name}},"State":{{json .State}},"HostConfig":'
+    '{{json .HostConfig}},"Mounts":{{json .Mounts}},"NetworkSettings":{{json .NetworkSettings}},'
+    '"ResolvConfPath":{{json .ResolvConfPath}},"Config":{"Image":{{json .Config.Image}},"User":'
     '{{json .Config.User}},"Env":[{{range .Config.Env}}{{if eq . "PYTHONNOUSERSITE=1"}}{{json .}}'
     "{{end}}{{end}}]}}"
 )

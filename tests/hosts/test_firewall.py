@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from roles.firewall.plan import RULES, UNIT, rules
+# Only where they lie; what they do is judged here.
+from roles.firewall.plan import RULES, UNIT
+from tests.hosts.doors import wrong
 from tests.hosts.looks import Outside
+from tests.hosts.packets import Table
 from tests.hosts.promise import promise
 from tests.hosts.test_sockets import ssh_ports
 from vllm_hosts.settings import HostSettings
@@ -43,8 +46,19 @@ def test_the_table_in_the_kernel_is_the_one_in_the_file(host: Host, settings: Ho
 
 @promise("NET-04")
 def test_the_table_in_the_file_is_what_the_settings_say(host: Host, settings: HostSettings) -> None:
-    there = host.check_output(f"cat {RULES}; echo .")[:-1]
-    assert differences(there, rules(settings, ssh_ports(host))) == []
+    listed = host.check_output(f"unshare -n sh -c 'nft -f {RULES} && nft -j list ruleset'")
+    table = Table(json.loads(listed)["nftables"])
+    assert wrong(table, settings, ssh_ports(host), edge_user(host)) == []
+
+
+def edge_user(host: Host) -> tuple[int, str]:
+    """Id and name of the user whose connections to agents are the edge's."""
+    [name, *_] = [
+        words[1].rstrip(";")
+        for words in map(str.split, host.check_output("cat /etc/nginx/nginx.conf").splitlines())
+        if words[:1] == ["user"]
+    ] or ["nobody"]
+    return int(host.check_output("id -u %s", name)), name
 
 
 def strangers_first(ruleset: list[dict[str, Any]]) -> list[str]:

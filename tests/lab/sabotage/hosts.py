@@ -212,6 +212,13 @@ ROWS = [
         "sed -i 's/policy drop/policy accept/' /etc/vllm-hosts/firewall.nft",
     ),
     row(
+        "firewall-file-opens-a-port",
+        "NET-04",
+        "sed -i '/ct state invalid drop/a tcp dport 8001 accept' /etc/vllm-hosts/firewall.nft"
+        " && nft -f /etc/vllm-hosts/firewall.nft",
+        kind="usual",
+    ),
+    row(
         "rule-before-ours",
         "NET-05",
         "nft 'add table inet lab;"
