@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from vllm_hosts.errors import HostError
+from vllm_hosts.paths import EDGE_FOLDER
 
 #: `nginx -T` prints every file that it includes. Of those, and of every map from the header, one
 #: line for each entry: its file, the digest of the header that it asks for, and the client. Scopes
@@ -67,6 +68,12 @@ def strange(entries: Iterable[str]) -> list[str]:
     :raises HostError: this is not what the script prints.
     """
     found = [f"an entry in {words[1]}" for words in _read(entries) if words[0] == "strange"]
+    ours = f"include {EDGE_FOLDER}/clients*.map;"
+    found += [
+        f"{words[1]} has {' '.join(words[2:])}"
+        for words in _read(entries)
+        if words[0] == "include" and " ".join(words[2:]) != ours
+    ]
     maps = [words[1] for words in _read(entries) if words[0] == "map"]
     found += [f"a second map from the header in {path}" for path in maps[1:]]
     return found

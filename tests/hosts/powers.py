@@ -138,8 +138,8 @@ def powers(
             continue
         if any(place.endswith("docker.sock") for place in places):
             yield f"{name} has Docker's socket {source}"
-        elif met := sorted(path for path in watched for place in places if _touch(place, path)):
-            yield f"{name} has {source} of the host, which holds or lies in {met[0]}"
+        elif found := _nearest(places, watched):
+            yield f"{name} has {source} of the host, {found}"
     for mount in container["Mounts"]:
         if mount.get("Propagation", "") not in ("", "private", "rprivate"):
             yield f"{name} shares the mounts below {mount['Source']} with the host"
@@ -192,10 +192,15 @@ def _inside(path: str, folders: Iterable[str]) -> bool:
     return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
-def _touch(one: str, other: str) -> bool:
-    """Whether one of two paths is the other, or in it."""
-    one, other = one.rstrip("/"), other.rstrip("/")
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+def _nearest(places: Iterable[str], watched: Iterable[str]) -> str:
+    """How places touch what nobody may see, in words; empty where they do not."""
+    for place in sorted(places):
+        for path in sorted(watched, key=len, reverse=True):
+            if _inside(place, [path]):
+                return f"which is {path}" if place == path else f"which is in {path}"
+            if place == "/" or _inside(path, [place.rstrip("/")]):
+                return f"which holds {path}"
+    return ""
 
 
 def more_than_an_agent_needs(

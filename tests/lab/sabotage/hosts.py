@@ -96,7 +96,12 @@ ROWS = [
     powerful("with-root-s-ssh-keys", "-v /root/.ssh:/host"),
     powerful("with-cron", "-v /etc/cron.d:/host", undo="rmdir --ignore-fail /etc/cron.d"),
     powerful("with-proc", "-v /proc:/host:ro"),
-    powerful("with-a-link-to-etc", "-v /srv/lab:/host", before="ln -sfn /etc /srv/lab"),
+    powerful(
+        "with-a-link-to-etc",
+        "-v /srv/lab:/host",
+        before="ln -sfn /etc /srv/lab",
+        undo="rm /srv/lab",
+    ),
     powerful(
         "with-a-volume-of-the-host",
         "-v lab:/host",
