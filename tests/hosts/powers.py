@@ -194,11 +194,13 @@ def _inside(path: str, folders: Iterable[str]) -> bool:
 
 def _nearest(places: Iterable[str], watched: Iterable[str]) -> str:
     """How places touch what nobody may see, in words; empty where they do not."""
+    known = sorted(watched, key=lambda path: (-len(path), path))
     for place in sorted(places):
-        for path in sorted(watched, key=len, reverse=True):
+        for path in known:
             if _inside(place, [path]):
                 return f"which is {path}" if place == path else f"which is in {path}"
-            if place == "/" or _inside(path, [place.rstrip("/")]):
+        for path in known:
+            if _inside(path, [place.rstrip("/")]):
                 return f"which holds {path}"
     return ""
 

@@ -21,8 +21,8 @@ from vllm_hosts.settings import HostSettings
 
 _LIST = "nft -s list table inet vllm_hosts"
 _OUR_PRIORITY = -10
-#: Our chains by name, which is their hook's, and their priorities; raw is before Docker's nat.
-_OUR_CHAINS = {"prerouting": -300, "input": _OUR_PRIORITY, "forward": _OUR_PRIORITY}
+#: Our chains by hook, and their priorities; raw is before Docker's nat.
+_OUR_CHAINS = {"prerouting": -300} | dict.fromkeys(("input", "forward", "output"), _OUR_PRIORITY)
 
 
 def differences(there: str, expected: str) -> list[str]:
@@ -98,10 +98,10 @@ def test_nothing_stands_before_our_table(host: Host, settings: HostSettings) -> 
         for item in ruleset
         if item.get("chain", {}).get("table") == "vllm_hosts"
     }
-    if set(ours) != set(_OUR_CHAINS):
+    if not ours:
         pytest.skip("the table is not there, which NET-03 says")
-    for name, chain in ours.items():
-        assert (chain["hook"], chain["prio"]) == (name, _OUR_CHAINS[name])
+    hooked = {chain["hook"]: chain["prio"] for chain in ours.values() if "hook" in chain}
+    assert hooked == _OUR_CHAINS
     assert strangers_first(ruleset) == []
 
 

@@ -106,7 +106,7 @@ def test_the_agent_has_a_network_and_an_address_of_its_own(
         if one["Id"] != inspected["Id"]
         and (name in one["NetworkSettings"]["Networks"] or one["HostConfig"]["NetworkMode"] in own)
     ]
-    assert others == [], f"not alone on the network of agent {agent.name}"
+    assert others == [], f"{', '.join(others)}: on the network of agent {agent.name} as well"
 
 
 @promise("AGENT-08")
@@ -266,7 +266,7 @@ def test_the_agent_has_a_key_of_its_own(
     own = [group for group in groups if f"/{agent.name}" in group]
     assert len(own) == 1, f"agent {agent.name} has no key"
     others = [name[1:] for name in own[0] if name != f"/{agent.name}"]
-    assert others == [], f"has the key of agent {agent.name} as well"
+    assert others == [], f"{', '.join(others)}: with the key of agent {agent.name} as well"
 
 
 def above(path: str) -> list[str]:

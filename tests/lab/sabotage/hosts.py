@@ -91,7 +91,7 @@ ROWS = [
     powerful("with-a-device-rule", "--device-cgroup-rule 'b 8:* rmw'"),
     powerful("with-docker-s-files", "-v /var/lib/docker:/host:ro"),
     powerful("with-containerd-s-files", "-v /run/containerd:/host"),
-    powerful("with-env", "-v /opt/vllm:/host:ro", usual=True),
+    powerful("with-env", "-v /opt/vllm:/host:ro"),
     powerful("with-the-edge-s-keys", "-v /etc/nginx/vllm-hosts:/host:ro"),
     powerful("with-root-s-ssh-keys", "-v /root/.ssh:/host"),
     powerful("with-cron", "-v /etc/cron.d:/host", undo="rmdir --ignore-fail /etc/cron.d"),
@@ -221,7 +221,6 @@ ROWS = [
         "NET-04",
         "sed -i '/ct state invalid drop/a tcp dport 8001 accept' /etc/vllm-hosts/firewall.nft"
         " && nft -f /etc/vllm-hosts/firewall.nft",
-        kind="usual",
     ),
     row(
         "rule-before-ours",

@@ -88,7 +88,6 @@ ROWS = [
         "agent-with-a-capability",
         "AGENT-03",
         recreated("s/cap_drop: .*/&\\n    cap_add: [NET_RAW]/") + HEALTHY,
-        kind="usual",
     ),
     row(
         "agent-with-a-writable-root",
@@ -99,6 +98,13 @@ ROWS = [
         "agent-with-the-key-of-another",
         "AGENT-10 EDGE-04",
         recreated("s/VLLM_API_KEY: .*/VLLM_API_KEY: ${VLLM_API_KEY_TINY:?}/") + HEALTHY,
+    ),
+    row(
+        "stranger-with-the-key-of-an-agent",
+        "AGENT-10",
+        # From the environment, and in no arguments.
+        f"export VLLM_API_KEY={KEY} && " + container("-e VLLM_API_KEY"),
+        undo=GONE,
     ),
     row(
         "stranger-on-an-agent-s-network",
