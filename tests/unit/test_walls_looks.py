@@ -10,7 +10,8 @@ from pathlib import Path
 from shlex import quote
 
 from tests.hosts.test_docker import primary_keys
-from tests.hosts.test_walls import _HOLDERS, _OUTWARD, above
+from tests.hosts.test_outward import _OUTWARD
+from tests.hosts.test_walls import _HOLDERS, above
 from tests.unit.here import Here
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from tests.lab.sabotage.parts import (
-    FAKE_MACVLAN,
     GONE,
     HEALTHY,
     NO_STRANGER,
     container,
     listen,
     old,
-    powerful,
     recreated,
     row,
 )
@@ -82,36 +80,6 @@ ROWS = [
         " && systemctl restart docker && sleep 2",
         refused="2375",
     ),
-    powerful("privileged", "--privileged"),
-    powerful("with-docker-socket", "-v /var/run/docker.sock:/var/run/docker.sock"),
-    powerful("with-all-capabilities", "--cap-add ALL", usual=True),
-    powerful("without-seccomp", "--cap-add SYS_ADMIN --security-opt seccomp=unconfined"),
-    powerful("with-unmasked-proc", "--security-opt systempaths=unconfined"),
-    powerful("with-a-device", "--device /dev/full"),
-    powerful("with-a-device-rule", "--device-cgroup-rule 'b 8:* rmw'"),
-    powerful("with-docker-s-files", "-v /var/lib/docker:/host:ro"),
-    powerful("with-containerd-s-files", "-v /run/containerd:/host"),
-    powerful("with-env", "-v /opt/vllm:/host:ro"),
-    powerful("with-the-edge-s-keys", "-v /etc/nginx/vllm-hosts:/host:ro"),
-    powerful("with-root-s-ssh-keys", "-v /root/.ssh:/host"),
-    powerful("with-cron", "-v /etc/cron.d:/host", undo="rmdir --ignore-fail /etc/cron.d"),
-    powerful("with-proc", "-v /proc:/host:ro"),
-    powerful(
-        "with-a-link-to-etc",
-        "-v /srv/lab:/host",
-        before="ln -sfn /etc /srv/lab",
-        undo="rm /srv/lab",
-    ),
-    powerful(
-        "with-a-volume-of-the-host",
-        "-v lab:/host",
-        before="docker volume create -o type=none -o o=bind -o device=/ lab",
-        undo="docker volume rm lab",
-    ),
-    powerful("with-the-host-s-ipc", "--ipc host"),
-    powerful("with-the-host-s-uts", "--uts host"),
-    powerful("with-the-host-s-cgroups", "--cgroupns host"),
-    powerful("with-the-host-s-processes", "--pid host"),
     row(
         "archive-with-another-key",
         "DOCKER-10",
@@ -251,24 +219,6 @@ ROWS = [
         "NET-03 NET-07 NET-10 NET-11 NET-12 NET-13 AGENT-09",
         "sysctl -qw net.ipv4.conf.host0.route_localnet=1; nft delete table inet vllm_hosts",
         undo="sysctl -qw net.ipv4.conf.host0.route_localnet=0",
-    ),
-    row(
-        "users-reach-agents",
-        "NET-03 NET-13",
-        "nft insert rule inet vllm_hosts output accept",
-        kind="usual",
-    ),
-    row(
-        "agents-reach-the-host",
-        "NET-03 AGENT-09",
-        "nft 'insert rule inet vllm_hosts input iifname \"vllm-*\" accept'",
-    ),
-    row(
-        "container-on-macvlan",
-        "NET-14",
-        # The lab's kernel has no macvlan: Docker says of a bridge that it is one.
-        FAKE_MACVLAN + "docker network create lab && " + container("--network lab"),
-        undo=f"{GONE}; docker network rm lab; rm /usr/local/sbin/docker",
     ),
     row(
         "open-over-ipv6-only",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tests.lab.sabotage.parts import (
-    CACHE,
     CONF,
     GONE,
     HEALTHY,
@@ -11,9 +10,7 @@ from tests.lab.sabotage.parts import (
     KEY,
     KEYS,
     MAPS,
-    NETWORK,
     RELOAD,
-    container,
     edited,
     recreated,
     row,
@@ -83,57 +80,6 @@ ROWS = [
         "agent-privileged",
         "AGENT-03 DOCKER-09",
         recreated("s/cap_drop: .*/privileged: true/") + HEALTHY,
-    ),
-    row(
-        "agent-with-a-capability",
-        "AGENT-03",
-        recreated("s/cap_drop: .*/&\\n    cap_add: [NET_RAW]/") + HEALTHY,
-    ),
-    row(
-        "agent-with-a-writable-root",
-        "AGENT-03 AGENT-08",
-        recreated("/^    read_only: true/d") + HEALTHY,
-    ),
-    row(
-        "agent-with-the-key-of-another",
-        "AGENT-10 EDGE-04",
-        recreated("s/VLLM_API_KEY: .*/VLLM_API_KEY: ${VLLM_API_KEY_TINY:?}/") + HEALTHY,
-    ),
-    row(
-        "stranger-with-the-key-of-an-agent",
-        "AGENT-10",
-        # From the environment, and in no arguments.
-        f"export VLLM_API_KEY={KEY} && " + container("-e VLLM_API_KEY"),
-        undo=GONE,
-    ),
-    row(
-        "stranger-on-an-agent-s-network",
-        "AGENT-07",
-        container(f"--network {NETWORK}"),
-        undo=GONE,
-    ),
-    row(
-        "stranger-in-an-agent-s-namespace",
-        "AGENT-07",
-        container("--network container:spare"),
-        undo=GONE,
-    ),
-    row(
-        "agent-writes-models",
-        "AGENT-06 DOCKER-09 MODEL-01",
-        recreated('/target: "\\/models"/ s/read_only: true/read_only: false/') + HEALTHY,
-    ),
-    row("agents-folder-writable", "MODEL-01", f"chmod 777 {CACHE}/agents", kind="usual"),
-    row(
-        "models-belong-to-an-agent",
-        "MODEL-01",
-        f"chown $(stat -c %u {CACHE}/agents/spare) {CACHE}/huggingface",
-    ),
-    row(
-        "models-are-a-link",
-        "MODEL-01",
-        f"cd {CACHE} && mv huggingface lab && ln -s lab huggingface",
-        undo=f"cd {CACHE} && rm huggingface && mv lab huggingface",
     ),
     row(
         "agent-not-at-boot",
