@@ -125,9 +125,14 @@ def _from_agents(tried: set[int], settings: HostSettings) -> Iterator[tuple[Pack
         for to, port, protocol in _OUTSIDE:
             packet = Packet("forward", own, to, port, protocol, cell.bridge, "eth0")
             egress = agent.egress
-            passes = egress is not None and port in egress.tcp_ports and protocol == "tcp"
-            passes = passes and egress is not None and _among(to, egress.networks)
-            if egress is None or protocol == "tcp":
+            passes = (
+                egress is not None
+                and protocol == "tcp"
+                and port in egress.tcp_ports
+                and _among(to, egress.networks)
+            )
+            # Whether names pass here depends on the Docker that resolves them.
+            if protocol == "tcp" or egress is None or not egress.names:
                 yield packet, passes, f"what {name} sends to {to}"
         if agent.egress is not None:
             for network in agent.egress.networks:

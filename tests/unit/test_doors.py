@@ -83,7 +83,9 @@ SETTINGS: Any = SimpleNamespace(
             name="two",
             port=8002,
             expose=SimpleNamespace(networks=(ip_network("10.1.0.0/16"),)),
-            egress=SimpleNamespace(networks=(ip_network("192.0.2.128/25"),), tcp_ports=(443,)),
+            egress=SimpleNamespace(
+                networks=(ip_network("192.0.2.128/25"),), tcp_ports=(443,), names=False
+            ),
         ),
     ),
     cell=cell,
@@ -147,6 +149,7 @@ def with_rule(chain: str, rule: str) -> str:
         (with_rule("agent_8001", "tcp dport 443 accept"), "what agent one sends to 203.0.113.9"),
         (with_rule("agent_8001", "udp dport 53 accept"), "what agent one sends to 192.168.1.1"),
         (with_rule("agent_8001", 'oifname "vllm-8002" accept'), "agent one sends to agent two"),
+        (with_rule("agent_8002", "udp dport 53 accept"), "what agent two sends to 192.168.1.1"),
         (GOOD.replace("ip daddr 192.0.2.128/25 tcp dport { 443 } accept", ""),
          "as its egress says, is kept out"),
         (GOOD.replace("skuid { 0, 33 }", "skuid { 0, 33, 65534 }"),
