@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from shlex import quote
 from typing import Any
 
@@ -93,6 +94,11 @@ def test_the_agent_has_a_network_and_an_address_of_its_own(
     assert subnets == [str(cell.subnet)]
     there = json.loads(host.check_output(f"ip -json -details link show dev {bridge}"))
     assert [link["linkinfo"]["info_kind"] for link in there] == ["bridge"]
+    # And the edge asks it there, where nobody else can listen while it restarts.
+    upstream = f"nginx -T 2>/dev/null | sed -n '/^upstream vllm_hosts_{agent.name} {{/,/^}}/p'"
+    block = host.check_output(f"bash -o pipefail -c {quote(upstream)}")
+    servers = re.findall(r"^\s*server\s+([^\s;]+)", block, re.MULTILINE)
+    assert servers == [f"{cell.address}:{INSIDE}"], "where the edge asks for it"
     own = {f"container:{inspected['Id']}", f"container:{agent.name}"}
     others = [
         one["Name"][1:]

@@ -51,7 +51,6 @@ def row(
 
 CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
 MAPS = "/etc/nginx/vllm-hosts"
-CACHE = "/var/lib/vllm"
 RELOAD = "nginx -t -q && systemctl reload nginx && sleep 1"
 IMAGE = "$(docker inspect tiny --format '{{.Config.Image}}')"
 #: Agents' keys in .env, whatever their variables are called; the last one.
@@ -101,6 +100,7 @@ def powerful(
     )
 
 
+CACHE = "/var/lib/vllm"
 HEALTHY = (
     " && for a in tiny spare; do i=0; until docker inspect $a --format '{{.State.Health.Status}}'"
     " | grep -q ^healthy; do sleep 2; i=$((i+1)); [ $i -lt 120 ] || exit 1; done; done"
