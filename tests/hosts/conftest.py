@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -173,15 +174,24 @@ def gpu_agent(agent: Agent) -> Agent:
     return agent
 
 
+#: What the suite reads of a container: all but its environment and labels, which may hold keys.
+_CONTAINER = (
+    '{"Id":{{json .Id}},"Name":{{json .Name}},"State":{{json .State}},"HostConfig":'
+    '{{json .HostConfig}},"Mounts":{{json .Mounts}},"NetworkSettings":{{json .NetworkSettings}},'
+    '"ResolvConfPath":{{json .ResolvConfPath}},"Config":{"Image":{{json .Config.Image}},"User":'
+    '{{json .Config.User}},"Env":[{{range .Config.Env}}{{if eq . "PYTHONNOUSERSITE=1"}}{{json .}}'
+    "{{end}}{{end}}]}}"
+)
+
+
 @pytest.fixture(scope="session")
 def containers(host: Host) -> list[dict[str, Any]]:
-    """Everything that Docker knows of every container on the host, looked at once."""
+    """What Docker knows of every container on the host, looked at once."""
     ids = host.check_output("docker ps --all --quiet --no-trunc").split()
     if not ids:
         return []
-    found = json.loads(host.check_output(f"docker inspect {' '.join(ids)}"))
-    assert isinstance(found, list)
-    return found
+    found = host.check_output(f"docker inspect --format {quote(_CONTAINER)} {' '.join(ids)}")
+    return [json.loads(line) for line in found.splitlines()]
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from shlex import quote
 from typing import Any
 
 from packaging.version import Version
 from testinfra.host import Host
 
-from roles.vllm.plan import service
+from tests.hosts.powers import more_than_an_agent_needs, mounts_of, own_mounts
 from tests.hosts.promise import promise
+from tests.hosts.secret_search import with_a_secret
 from vllm_hosts.errors import HostError
 from vllm_hosts.floors import holes
 from vllm_hosts.settings import Agent, HostSettings
@@ -49,14 +51,10 @@ def test_the_agent_runs_the_image_of_the_settings(
 
 
 @promise("AGENT-03")
-def test_the_agent_has_no_privileges(inspected: dict[str, Any], settings: HostSettings) -> None:
-    config = inspected["HostConfig"]
-    assert inspected["Config"]["User"] == settings.vllm.user
-    assert config["CapDrop"] == ["ALL"]
-    assert not config["CapAdd"]
-    assert "no-new-privileges:true" in (config["SecurityOpt"] or [])
-    assert not config["Devices"]
-    assert [config[f"{kind}Mode"] for kind in ("Pid", "UTS", "Userns")] == ["", "", ""]
+def test_the_agent_has_no_privileges(
+    inspected: dict[str, Any], settings: HostSettings, agent: Agent
+) -> None:
+    assert more_than_an_agent_needs(inspected, settings, agent) == {}
 
 
 @promise("AGENT-04")
@@ -80,22 +78,20 @@ def test_the_agent_itself_asks_for_the_internal_key(
 def test_the_agent_sees_only_its_own_folders(
     inspected: dict[str, Any], settings: HostSettings, agent: Agent
 ) -> None:
-    own = {(volume.source, not volume.read_only) for volume in service(settings, agent).volumes}
-    assert {(mount.get("Source"), mount["RW"]) for mount in inspected["Mounts"]} == own
+    found = mounts_of(inspected)
+    own = own_mounts(settings, agent)
+    assert sorted(found ^ own) == [], "mounts that are too much, or missing"
 
 
 @promise("SEC-06")
 def test_the_key_is_not_on_the_agent_s_command_line(
     host: Host, inspected: dict[str, Any], settings: HostSettings, agent: Agent
 ) -> None:
-    shown = host.check_output(
-        f"docker inspect --format '{{{{json .Config.Cmd}}}} {{{{json .Args}}}} {{{{json .Path}}}}"
-        f" {{{{json .Config.Labels}}}} {{{{json .Config.Healthcheck}}}}' {agent.name} |"
-        f" awk -v file={settings.vllm.directory}/.env"
-        ' \'BEGIN { while ((getline line < file) > 0) if (sub(/^[A-Z_]+=/, "", line) && line)'
-        " keys[line] } { for (key in keys) if (index($0, key)) found++ } END { print found + 0 }'"
-    )
-    assert shown.strip() == "0", "a secret of .env is on the command line, or in the labels"
+    shown = "{{json .Config.Cmd}} {{json .Args}} {{json .Path}} {{json .Config.Labels}}"
+    shown += " {{json .Config.Healthcheck}}"
+    places = {agent.name: f"docker inspect --format {quote(shown)} {inspected['Id']}"}
+    found = with_a_secret(host, settings.vllm.directory, places)
+    assert found == [], "a secret of .env is on the command line, or in the labels"
 
 
 @promise("SEC-07")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from shlex import quote
 
 import pytest
 from testinfra.host import Host
 
-from roles.client_keys.plan import SCRIPT, TIMER, clients_map, scopes_map
-from tests.hosts.conftest import Verified
+# Only where they lie; what they do is judged here.
+from roles.client_keys.plan import SCRIPT, TIMER
+from tests.hosts import nginx_maps
+from tests.hosts.conftest import Edge, Verified
 from tests.hosts.promise import promise
 from vllm_hosts.keys import HostKeys, KeyStore
 from vllm_hosts.paths import EDGE_FOLDER, TLS_KEY
 from vllm_hosts.settings import HostSettings
+
+#: Keys that are tried at the edge itself; every one of them is a request.
+_TRIED = 10
 
 
 @pytest.fixture(scope="session")
@@ -20,34 +26,58 @@ def keys(verified: Verified, settings: HostSettings) -> HostKeys:
     return KeyStore(verified.file).host_keys(settings)
 
 
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def on_host(host: Host, name: str) -> str:
-    return host.check_output(f"sha256sum {EDGE_FOLDER}/{name}").split()[0]
+@pytest.fixture(scope="session")
+def entries(host: Host) -> list[str]:
+    """See ``nginx_maps``; empty where the edge knows nobody."""
+    return host.check_output(f"bash -c {quote(nginx_maps.SCRIPT)}").splitlines()
 
 
 @promise("KEY-01")
 def test_the_edge_accepts_exactly_the_keys_of_the_store(
-    host: Host, settings: HostSettings, keys: HostKeys
+    settings: HostSettings, keys: HostKeys, edge: Edge, entries: list[str]
 ) -> None:
-    assert on_host(host, "clients.map") == digest(clients_map(keys)), (
-        "run: pyinfra INVENTORY keys.py"
-    )
-    maps = host.check_output(f"ls {EDGE_FOLDER}").split()
-    more = {
-        name for name in maps if name.startswith(("clients", "scopes")) and name.endswith(".map")
+    expected = {
+        (hashlib.sha256(f"Bearer {key.value.get_secret_value()}".encode()).hexdigest(), key.client)
+        for key in keys.clients
     }
-    assert more <= {"clients.map", "scopes.map"}, "nginx includes a map that is not ours"
+    found = nginx_maps.clients(entries)
+    clients = {client for _, client in found}
+    missing = sorted(client for digest, client in expected - set(found))
+    more = sorted(client for digest, client in set(found) - expected)
+    assert more == [], "keys that are not in the store; run: pyinfra INVENTORY keys.py"
+    assert missing == [], "keys that the edge does not know; run: pyinfra INVENTORY keys.py"
+    assert nginx_maps.strange(entries) == [], "nginx takes clients from elsewhere as well"
+    assert len(found) == len(expected) and clients == {client for _, client in expected}
+    # And so it does. An agent's own 401 is another promise's, and lacks this header.
+    refused = [
+        key.client
+        for key in keys.clients[:_TRIED]
+        if "WWW-Authenticate" in edge.ask("/v1/models", key=key.value).headers
+    ]
+    assert refused == [], "run: pyinfra INVENTORY keys.py"
 
 
 @promise("KEY-02")
 def test_the_edge_knows_every_client_s_scope(
-    host: Host, settings: HostSettings, keys: HostKeys
+    settings: HostSettings, keys: HostKeys, edge: Edge, entries: list[str]
 ) -> None:
-    expected = digest(scopes_map(settings, keys))
-    assert on_host(host, "scopes.map") == expected, "run: pyinfra INVENTORY keys.py"
+    expected = {
+        (agent.name, key.client)
+        for key in keys.clients
+        if key.agents is not None
+        for agent in settings.agents
+        if agent.name not in key.agents
+    }
+    assert nginx_maps.refused(entries) == expected, "run: pyinfra INVENTORY keys.py"
+    narrow = [key for key in keys.clients if key.agents is not None][:_TRIED]
+    let_in = [
+        f"{key.client} may use {agent.name}"
+        for key in narrow
+        for agent in settings.agents
+        if agent.name not in (key.agents or ())
+        if edge.ask(f"/{agent.name}/v1/models", key=key.value).status != 403
+    ]
+    assert let_in == [], "run: pyinfra INVENTORY keys.py"
 
 
 @promise("KEY-03")

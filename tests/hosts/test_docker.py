@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from shlex import quote
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
+from tests.hosts.listening import listeners
+from tests.hosts.powers import own_mounts, powers, protected, sources
 from tests.hosts.promise import promise
+from vllm_hosts.errors import HostError
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.sockets import parse
 
 
 def daemon_json(host: Host) -> dict[str, Any]:
@@ -94,12 +97,11 @@ def test_no_container_shares_the_host_s_network(
 
 @promise("DOCKER-08")
 def test_docker_s_api_is_on_its_own_socket_only(host: Host, settings: HostSettings) -> None:
-    listening = [parse(line) for line in host.check_output("ss -Hltunp").splitlines()]
     # Without docker-proxy, dockerd itself holds agents' ports; containerd has a port for streams.
     agents = {agent.port for agent in settings.agents}
     found = [
         str(one)
-        for one in listening
+        for one in listeners(host)
         if ("dockerd" in one.programs and one.port not in agents)
         or ("containerd" in one.programs and not one.loopback)
     ]
@@ -109,22 +111,55 @@ def test_docker_s_api_is_on_its_own_socket_only(host: Host, settings: HostSettin
         assert shown in ("660 root:docker", "600 root:root"), path
 
 
+#: Where each of some paths really is, and which of some other paths are the same file or folder,
+#: as a bind mount on the host itself makes them. One line for each path.
+_SAME = """
+set -- %s; for path in %s; do
+    printf '%%s' "$(readlink -m -- "$path")"
+    at=$(stat -L -c %%d:%%i -- "$path" 2>/dev/null) && for other in "$@"; do
+        [ "$at" != "$(stat -L -c %%d:%%i -- "$other" 2>/dev/null)" ] || printf '\\t%%s' "$other"
+    done; echo
+done
+"""
+
+
+def also_known_as(host: Host, paths: list[str], forbidden: set[str]) -> dict[str, list[str]]:
+    """By path: what it is on the host when links are resolved, and folders that it is as well."""
+    if not paths:
+        return {}
+    words = (" ".join(map(quote, some)) for some in (sorted(forbidden | {"/"}), paths))
+    lines = host.check_output(_SAME % tuple(words)).split("\n")
+    if len(lines) != len(paths):
+        raise HostError(f"a mount's path cannot be read: {len(paths)} paths, {len(lines)} answers")
+    return {path: line.split("\t") for path, line in zip(paths, lines, strict=True)}
+
+
 @promise("DOCKER-09")
 def test_no_container_can_control_docker_or_the_host(
-    containers: list[dict[str, Any]], settings: HostSettings
+    host: Host, containers: list[dict[str, Any]], settings: HostSettings
 ) -> None:
-    powerful = {
-        container["Name"][1:]
-        for container in containers
-        if container["HostConfig"]["Privileged"]
-        or container["HostConfig"]["PidMode"] == "host"
-        or any(_dangerous(mount.get("Source", "")) for mount in container["Mounts"])
-    }
-    assert powerful == set()
-
-
-def _dangerous(source: str) -> bool:
-    return source.endswith("docker.sock") or source in ("/", "/etc", "/root", "/run", "/var/run")
+    names = sorted(
+        {
+            mount["Name"]
+            for one in containers
+            for mount in one["Mounts"]
+            if mount["Type"] == "volume"
+        }
+    )
+    listed = host.check_output(f"docker volume inspect {' '.join(names)}") if names else "[]"
+    volumes = {volume["Name"]: volume for volume in json.loads(listed)}
+    accounts = [line.split(":") for line in host.check_output("getent passwd").splitlines()]
+    homes = {home for *_, home, shell in accounts if not shell.endswith(("/nologin", "/false"))}
+    root = host.check_output("docker info --format '{{.DockerRootDir}}'")
+    forbidden = protected(settings, root, homes)
+    paths = sorted({path for one in containers for path in sources(one, volumes)})
+    same = also_known_as(host, paths, forbidden)
+    own = {f"/{agent.name}": own_mounts(settings, agent) for agent in settings.agents}
+    assert [
+        power
+        for one in containers
+        for power in powers(one, volumes, forbidden, same, own.get(one["Name"], set()))
+    ] == []
 
 
 @promise("DOCKER-10")
@@ -133,10 +168,28 @@ def test_the_archive_s_key_is_the_pinned_one(host: Host, settings: HostSettings)
         assert not host.file("/etc/apt/sources.list.d/docker.sources").exists
         return
     source = host.check_output("cat /etc/apt/sources.list.d/docker.sources")
-    [key] = [line.split()[1] for line in source.splitlines() if line.startswith("Signed-By:")]
-    listing = host.check_output(
-        "home=$(mktemp -d); gpg --homedir $home --batch --show-keys --with-colons %s; rm -r $home",
-        key,
+    fields = [line.partition(":") for line in source.splitlines()]
+    trusted = [name for name, _, _ in fields if name.lower() in ("trusted", "allow-insecure")]
+    assert trusted == [], "apt takes this archive without a good signature"
+    rings = [value.split() for name, _, value in fields if name.lower() == "signed-by"]
+    stanzas = [name for name, _, _ in fields if name.lower() == "uris"]
+    assert (len(stanzas), [len(ring) for ring in rings]) == (1, [1]), (
+        "one archive, one file of keys"
     )
-    prints = [line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr:")]
-    assert prints[:1] == [settings.docker.key_fingerprint]
+    listing = host.check_output(
+        "home=$(mktemp -d); gpg --homedir $home --batch --show-keys --with-colons %s;"
+        " code=$?; rm -r $home; exit $code",
+        rings[0][0],
+    )
+    assert primary_keys(listing) == [settings.docker.key_fingerprint]
+
+
+def primary_keys(listing: str) -> list[str]:
+    """Fingerprints of all primary keys that gpg lists with colons; those of subkeys left out."""
+    found, primary = [], False
+    for fields in (line.split(":") for line in listing.splitlines()):
+        if fields[0] in ("pub", "sub"):
+            primary = fields[0] == "pub"
+        elif fields[0] == "fpr" and primary:
+            found.append(fields[9])
+    return found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from testinfra.host import Host
 
+from tests.hosts.listening import expected, listeners
 from tests.hosts.promise import promise
 from vllm_hosts.settings import Agent, HostSettings
-from vllm_hosts.sockets import parse, unexpected_sockets
 
 
 def ssh_ports(host: Host) -> set[int]:
@@ -21,17 +21,28 @@ def ssh_ports(host: Host) -> set[int]:
 
 @promise("NET-01")
 def test_only_expected_sockets_listen(host: Host, settings: HostSettings) -> None:
-    lines = host.check_output("ss -Hltunp").splitlines()
-    # Agents' own ports are another promise's.
-    agents = {agent.port for agent in settings.agents}
-    others = [line for line in lines if parse(line).port not in agents]
-    assert list(unexpected_sockets(others, settings, ssh_ports(host))) == []
+    ssh = ssh_ports(host)
+    # Agents' own ports are another promise's; over UDP an agent has none.
+    agents = {("tcp", agent.port) for agent in settings.agents}
+    assert [
+        f"something listens on {one}"
+        for one in listeners(host)
+        if (one.protocol, one.port) not in agents and not expected(one, settings, ssh)
+    ] == []
 
 
 @promise("NET-02")
 def test_the_agent_listens_on_loopback_only(
     host: Host, settings: HostSettings, agent: Agent
 ) -> None:
-    lines = host.check_output("ss -Hltunp").splitlines()
-    own = [line for line in lines if parse(line).port == agent.port]
-    assert list(unexpected_sockets(own, settings, set())) == []
+    own = [one for one in listeners(host) if (one.protocol, one.port) == ("tcp", agent.port)]
+    addresses = {"127.0.0.1"}
+    if agent.expose is not None:
+        families = {network.version for network in agent.expose.networks}
+        addresses = {"0.0.0.0", "::"} if 6 in families else {"0.0.0.0"}
+    # Docker holds the port, whichever way it publishes: nobody else may answer in its place.
+    assert [
+        str(one)
+        for one in own
+        if one.address not in addresses or not one.held_by("docker-proxy", "dockerd")
+    ] == []

@@ -1,9 +1,9 @@
 """Ways to break a promise on a host, and which promises are broken then: those, and no others."""
 
-from tests.lab.sabotage import hosts, services
+from tests.lab.sabotage import hosts, services, walls
 from tests.lab.sabotage.parts import Sabotage as Sabotage
 
-SABOTAGE = [*hosts.ROWS, *services.ROWS]
+SABOTAGE = [*hosts.ROWS, *services.ROWS, *walls.ROWS]
 
 #: Promises that no row breaks, and why.
 UNBROKEN = {

@@ -80,17 +80,15 @@ ROWS = [
         " && systemctl restart docker && sleep 2",
         refused="2375",
     ),
-    row("container-privileged", "DOCKER-09", container("--privileged"), undo=GONE),
-    row(
-        "container-with-docker-socket",
-        "DOCKER-09",
-        container("-v /var/run/docker.sock:/var/run/docker.sock"),
-        undo=GONE,
-    ),
     row(
         "archive-with-another-key",
         "DOCKER-10",
         "cp /etc/apt/keyrings/nvidia-container-toolkit.asc /etc/apt/keyrings/docker.asc",
+    ),
+    row(
+        "archive-with-two-keys",
+        "DOCKER-10",
+        "cat /etc/apt/keyrings/nvidia-container-toolkit.asc >>/etc/apt/keyrings/docker.asc",
     ),
     # GPUs
     row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit", kind="usual"),
@@ -157,7 +155,7 @@ ROWS = [
     ),
     row(
         "firewall-deleted",
-        "NET-03 NET-10 NET-11 NET-12",
+        "NET-03 NET-10 NET-11 NET-12 NET-13 AGENT-09",
         "nft delete table inet vllm_hosts",
         kind="usual",
     ),
@@ -173,7 +171,7 @@ ROWS = [
     ),
     row(
         "firewall-forwards",
-        "NET-03 NET-11",
+        "NET-03 NET-11 AGENT-09",
         "nft insert rule inet vllm_hosts forward accept",
     ),
     row(
@@ -185,6 +183,12 @@ ROWS = [
         "firewall-file-changed",
         "NET-03 NET-04",
         "sed -i 's/policy drop/policy accept/' /etc/vllm-hosts/firewall.nft",
+    ),
+    row(
+        "firewall-file-opens-a-port",
+        "NET-04",
+        "sed -i '/ct state invalid drop/a tcp dport 8001 accept' /etc/vllm-hosts/firewall.nft"
+        " && nft -f /etc/vllm-hosts/firewall.nft",
     ),
     row(
         "rule-before-ours",
@@ -212,7 +216,7 @@ ROWS = [
     ),
     row(
         "loopback-reachable",
-        "NET-03 NET-07 NET-10 NET-11 NET-12",
+        "NET-03 NET-07 NET-10 NET-11 NET-12 NET-13 AGENT-09",
         "sysctl -qw net.ipv4.conf.host0.route_localnet=1; nft delete table inet vllm_hosts",
         undo="sysctl -qw net.ipv4.conf.host0.route_localnet=0",
     ),

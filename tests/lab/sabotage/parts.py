@@ -53,7 +53,14 @@ CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
 MAPS = "/etc/nginx/vllm-hosts"
 RELOAD = "nginx -t -q && systemctl reload nginx && sleep 1"
 IMAGE = "$(docker inspect tiny --format '{{.Config.Image}}')"
-KEY = "$(sed -n 's/^VLLM_API_KEY=//p' /opt/vllm/.env)"
+#: Agents' keys in .env, whatever their variables are called; the last one.
+KEYS = "sed -n 's/^VLLM_API_KEY[A-Z0-9_]*=//p' /opt/vllm/.env | tail -n 1"
+KEY = f"$({KEYS})"
+#: The Docker network of agent spare.
+NETWORK = (
+    "$(docker inspect spare --format"
+    " '{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}')"
+)
 
 
 def listen(where: str, how: str = "") -> str:
@@ -79,11 +86,35 @@ def container(options: str) -> str:
     )
 
 
+def powerful(
+    name: str, options: str, *, before: str = "", undo: str = "", usual: bool = False
+) -> Sabotage:
+    """A container of a stranger that has more of the host than any container may."""
+    do = f"{before} && {container(options)}" if before else container(options)
+    return row(
+        f"container-{name}",
+        "DOCKER-09",
+        do,
+        undo=f"{GONE}; {undo}" if undo else GONE,
+        kind="usual" if usual else "",
+    )
+
+
+CACHE = "/var/lib/vllm"
 HEALTHY = (
     " && for a in tiny spare; do i=0; until docker inspect $a --format '{{.State.Health.Status}}'"
     " | grep -q ^healthy; do sleep 2; i=$((i+1)); [ $i -lt 120 ] || exit 1; done; done"
 )
 GONE = "docker rm -f lab-stranger"
+#: Docker as it would speak of the network `lab` if that were no bridge.
+FAKE_MACVLAN = """cat >/usr/local/sbin/docker <<'end'
+#!/bin/sh
+case "$1 $2" in
+    'network inspect') /usr/bin/docker "$@" | sed '/"Name":"lab"/s/:"bridge"/:"macvlan"/' ;;
+    *) exec /usr/bin/docker "$@" ;;
+esac
+end
+chmod 755 /usr/local/sbin/docker && """
 NO_STRANGER = "systemctl stop lab-stranger"
 #: A program of another version in front of the real one: PATH, name, option, what it says.
 _FAKE = (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.lab.sabotage.parts import (
     CONF,
+    GONE,
     HEALTHY,
     IMAGE,
     KEY,
+    KEYS,
     MAPS,
     RELOAD,
     edited,
@@ -35,13 +37,28 @@ ROWS = [
     row(
         "key-in-a-log",
         "SEC-05",
-        "sed -n 's/^VLLM_API_KEY=//p' /opt/vllm/.env >/var/log/nginx/lab.log",
+        f"{KEYS} >/var/log/nginx/lab.log",
         undo="rm /var/log/nginx/lab.log",
+    ),
+    row(
+        "key-in-a-rotated-log",
+        "SEC-05",
+        f"{KEYS} | gzip >/var/log/nginx/lab.log.2.gz",
+        undo="rm /var/log/nginx/lab.log.2.gz",
+    ),
+    row(
+        "key-in-a-container-s-log",
+        "SEC-05",
+        # The key is not in the arguments of the container: it reads it from what it is given.
+        f"{KEYS} | docker run -i --name lab-stranger --log-driver local --entrypoint cat {IMAGE}"
+        " >/dev/null",
+        undo=GONE,
+        kind="usual",
     ),
     row(
         "key-in-the-journal",
         "SEC-05",
-        "sed -n 's/^VLLM_API_KEY=/key /p' /opt/vllm/.env | systemd-cat && sleep 1",
+        f"{KEYS} | systemd-cat && sleep 1",
         undo="journalctl -q --rotate && sleep 1 && journalctl -q --vacuum-time=1s",
     ),
     row(
@@ -71,7 +88,7 @@ ROWS = [
     ),
     row(
         "agent-without-its-key",
-        "AGENT-05",
+        "AGENT-05 AGENT-10",
         recreated("s/VLLM_API_KEY: .*/NO_KEY: no/") + HEALTHY,
     ),
     row(
@@ -149,7 +166,16 @@ ROWS = [
         f'echo \'"Bearer x" "x Bearer x";\' >{MAPS}/clients-lab.map && {RELOAD}',
         undo=f"rm {MAPS}/clients-lab.map && {RELOAD}",
     ),
-    row("scope-widened", "KEY-02", f"sed -i '/1;$/d; $d' {MAPS}/scopes.map"),
+    row(
+        "key-in-the-configuration",
+        "KEY-01",
+        'sed -i \'/^map [$]http_authorization/a "Basic x" "x Basic x";\' ' + f"{CONF} && {RELOAD}",
+    ),
+    row(
+        "scope-changed",
+        "KEY-02",
+        f"echo '\"spare nobody\" 1;' >>{MAPS}/scopes.map && {RELOAD}",
+    ),
     row("expiry-stopped", "KEY-03", "systemctl disable --now vllm-hosts-keys.timer"),
     # TLS
     row(

@@ -1,0 +1,226 @@
+"""What a table of nftables does with single packets: read from `nft -j`, judged rule by rule.
+
+Only the language that a firewall needs is known here. What is not known is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from vllm_hosts.errors import HostError
+
+_TABLE = "vllm_hosts"
+#: Statements that let every packet go on.
+_NEUTRAL = frozenset({"counter", "log", "comment"})
+
+
+@dataclass(frozen=True)
+class Packet:
+    """The first packet of a connection, as a hook sees it. ``user``: id and name of its sender."""
+
+    hook: str
+    source: str
+    destination: str
+    port: int
+    protocol: str = "tcp"
+    comes_by: str = "eth0"
+    leaves_by: str = ""
+    #: The port that was asked for, where Docker has rewritten it.
+    asked_port: int | None = None
+    user: tuple[int, str] = (0, "root")
+    state: str = "new"
+
+    @property
+    def family(self) -> int:
+        return ip_address(self.destination).version
+
+
+def _kind(interface: str) -> str:
+    """All interfaces here are bridges but for the host's own."""
+    return "" if interface in ("", "lo", "eth0") else "bridge"
+
+
+class _NotThis(Exception):
+    """An expression that a packet does not have, such as an IPv4 address in one of IPv6."""
+
+
+class Table:
+    """One table as ``nft -j list ruleset`` shows it.
+
+    :raises HostError: it is not there.
+    """
+
+    def __init__(self, ruleset: list[dict[str, Any]]) -> None:
+        ours = [
+            (kind, part)
+            for item in ruleset
+            for kind, part in item.items()
+            if kind != "metainfo" and part.get("table") == _TABLE
+        ]
+        self._chains = {part["name"]: part for kind, part in ours if kind == "chain"}
+        self._rules = [part for kind, part in ours if kind == "rule"]
+        self._sets = {part["name"]: part.get("elem", []) for kind, part in ours if kind != "rule"}
+        if not self._chains:
+            raise HostError("the firewall's file makes no chain")
+
+    def accepts(self, packet: Packet) -> bool:
+        """Whether the packet passes every chain of its hook.
+
+        :raises HostError: a rule that it meets is not understood.
+        """
+        chains = [chain for chain in self._chains.values() if chain.get("hook") == packet.hook]
+        for chain in sorted(chains, key=lambda chain: int(chain["prio"])):
+            verdict = self._walk(chain["name"], packet) or chain.get("policy", "accept")
+            if verdict == "drop":
+                return False
+        return True
+
+    def ports(self) -> set[int]:
+        """Every number in the rules that could be a port."""
+        return {n for n in _numbers([self._rules, list(self._sets.values())]) if 0 < n < 65536}
+
+    def _walk(self, chain: str, packet: Packet) -> str | None:
+        for rule in self._rules:
+            if rule["chain"] == chain and (verdict := self._rule(rule["expr"], packet)):
+                if verdict == "return":
+                    return None
+                return verdict
+        return None
+
+    def _rule(self, statements: list[dict[str, Any]], packet: Packet) -> str | None:
+        for statement in statements:
+            [(kind, body)] = statement.items()
+            if kind == "match":
+                if not self._matches(body, packet):
+                    return None
+            elif kind == "vmap":
+                for key, verdict in self._members(body["data"]):
+                    if self._equal(self._of(body["key"], packet), key):
+                        return self._verdict(*next(iter(verdict.items())), packet)
+            elif kind in ("limit", "ct count"):
+                # A quiet stranger: within every limit, over none.
+                if body.get("inv"):
+                    return None
+            elif kind == "set":
+                stops = [more for each in body.get("stmt", []) for more in each.values()]
+                if any(isinstance(more, dict) and more.get("inv") for more in stops):
+                    return None
+            elif kind not in _NEUTRAL:
+                return self._verdict(kind, body, packet)
+        return None
+
+    def _verdict(self, kind: str, body: Any, packet: Packet) -> str | None:
+        if kind in ("accept", "return"):
+            return kind
+        if kind in ("drop", "reject"):
+            return "drop"
+        if kind == "jump":
+            return self._walk(body["target"], packet)
+        if kind == "goto":
+            return self._walk(body["target"], packet) or "return"
+        raise HostError(f"the firewall's file has a statement that is not known here: {kind}")
+
+    def _matches(self, match: Mapping[str, Any], packet: Packet) -> bool:
+        try:
+            there = self._of(match["left"], packet)
+        except _NotThis:
+            return False
+        same = self._equal(there, match["right"])
+        if match["op"] in ("==", "in"):
+            return same
+        if match["op"] == "!=":
+            return not same
+        raise HostError(f"the firewall's file compares by {match['op']}, which is not known here")
+
+    def _of(self, left: Mapping[str, Any], packet: Packet) -> Any:
+        """What a packet has in the place that an expression names."""
+        [(kind, body)] = left.items()
+        if kind == "concat":
+            return [self._of(part, packet) for part in body]
+        if kind == "payload":
+            return self._payload(body["protocol"], body["field"], packet)
+        key = body.get("key") if isinstance(body, dict) else None
+        known: dict[tuple[str, str | None], Any] = {
+            ("ct", "state"): packet.state,
+            ("ct", "status"): "dnat" if packet.asked_port else "",
+            ("ct", "direction"): "original",
+            ("meta", "nfproto"): f"ipv{packet.family}",
+            ("meta", "protocol"): "ip" if packet.family == 4 else "ip6",
+            ("meta", "l4proto"): packet.protocol,
+            ("meta", "iifkind"): _kind(packet.comes_by),
+            ("meta", "oifkind"): _kind(packet.leaves_by),
+            ("meta", "skuid"): packet.user,
+        }
+        known |= dict.fromkeys([("meta", "iif"), ("meta", "iifname")], packet.comes_by)
+        known |= dict.fromkeys([("meta", "oif"), ("meta", "oifname")], packet.leaves_by)
+        if (kind, key) == ("ct", "proto-dst") and body.get("dir") == "original":
+            return packet.asked_port or packet.port
+        if (kind, key) not in known:
+            raise HostError(f"the firewall's file asks for {kind} {key}, which is not known here")
+        return known[kind, key]
+
+    @staticmethod
+    def _payload(protocol: str, field: str, packet: Packet) -> Any:
+        family = {"ip": 4, "ip6": 6}.get(protocol, packet.family)
+        layers = ("th", packet.protocol, "ip", "ip6")
+        if family != packet.family or protocol not in layers:
+            raise _NotThis
+        fields = {
+            "saddr": packet.source,
+            "daddr": packet.destination,
+            "dport": packet.port,
+            "sport": 40000,
+            "protocol": packet.protocol,
+            "nexthdr": packet.protocol,
+            "flags": "syn",
+        }
+        if field not in fields:
+            raise HostError(f"the firewall's file asks for {protocol} {field}, not known here")
+        return fields[field]
+
+    def _members(self, right: Any) -> list[Any]:
+        if isinstance(right, str) and right.startswith("@"):
+            return list(self._sets[right[1:]])
+        members = right["set"] if isinstance(right, dict) and "set" in right else [right]
+        return list(members) if isinstance(members, list) else [members]
+
+    def _equal(self, there: Any, right: Any) -> bool:
+        return any(_is(there, member) for member in self._members(right))
+
+
+def _is(there: Any, member: Any) -> bool:
+    """Whether what a packet has is one value of a rule."""
+    if isinstance(member, dict) and "elem" in member:
+        member = member["elem"]["val"]
+    if isinstance(member, dict) and "concat" in member:
+        return all(_is(one, other) for one, other in zip(there, member["concat"], strict=True))
+    if isinstance(member, dict) and "prefix" in member:
+        network = ip_network(f"{member['prefix']['addr']}/{member['prefix']['len']}")
+        return ip_address(there) in network
+    if isinstance(member, dict) and "range" in member:
+        first, last = member["range"]
+        if isinstance(there, int):
+            return bool(first <= there <= last)
+        return ip_address(first) <= ip_address(there) <= ip_address(last)
+    if isinstance(member, dict):
+        raise HostError(f"the firewall's file has a value that is not known here: {member}")
+    if isinstance(member, list):
+        return any(_is(there, one) for one in member)
+    if isinstance(there, tuple):
+        return member in there or str(member) in map(str, there)
+    if isinstance(member, str) and member.endswith("*"):
+        return str(there).startswith(member[:-1])
+    return bool(there == member)
+
+
+def _numbers(part: Any) -> Iterator[int]:
+    if isinstance(part, bool):
+        return
+    if isinstance(part, int):
+        yield part
+    elif isinstance(part, dict | list):
+        for inner in part.values() if isinstance(part, dict) else part:
+            yield from _numbers(inner)

@@ -1,0 +1,128 @@
+"""Where agents could go by themselves: tried from inside each."""
+
+from __future__ import annotations
+
+import json
+import socket
+from ipaddress import ip_address
+from shlex import quote
+from typing import Any
+
+from testinfra.host import Host
+
+from tests.hosts.conftest import Verified
+from tests.hosts.promise import promise
+from tests.hosts.test_sockets import ssh_ports
+from tests.hosts.test_walls import CONNECT, INSIDE, all_networks, running
+from vllm_hosts.errors import HostError
+from vllm_hosts.settings import Agent, HostSettings
+
+#: Other hosts of the inventory that are tried; one that opens is enough.
+_OTHERS = 4
+#: Connects to each place at the same time; and asks Docker's name server for a name. Prints what
+#: opened, and the answer's code.
+_OUTWARD = """
+import concurrent.futures, json, socket, struct, sys
+asked = json.loads(sys.argv[1])
+def opens(place):
+    try:
+        socket.create_connection(tuple(place), timeout=3).close()
+    except OSError:
+        return False
+    return True
+with concurrent.futures.ThreadPoolExecutor(32) as pool:
+    found = [p for p, o in zip(asked["places"], pool.map(opens, asked["places"])) if o]
+code = None
+if asked["name"]:
+    words = b"".join(bytes([len(w)]) + w.encode() for w in asked["name"].split("."))
+    question = struct.pack("!6H", 4711, 256, 1, 0, 0, 0) + words + bytes([0, 0, 1, 0, 1])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(5)
+        try:
+            udp.sendto(question, ("127.0.0.11", 53))
+            code = udp.recv(512)[3] & 15
+        except OSError:
+            pass
+print(json.dumps({"open": found, "code": code}))
+"""
+
+
+@promise("AGENT-09")
+def test_the_agent_opens_no_connection_outward(
+    host: Host, verified: Verified, inspected: dict[str, Any], settings: HostSettings, agent: Agent
+) -> None:
+    running(inspected, agent)
+    places = sorted(outward(host, verified, settings, agent))
+    names = agent.egress is not None and agent.egress.names
+    # No name server of the host is asked for a name that it cannot know; that it was asked shows in
+    # the answer that there is no such name. Nobody is asked in vain where names are allowed.
+    asked = json.dumps({"places": places, "name": None if names else "vllm-hosts.invalid"})
+    said = json.loads(
+        host.check_output(f"docker exec {agent.name} python3 -c {quote(_OUTWARD)} {quote(asked)}")
+    )
+    reached = [
+        f"agent {agent.name} reaches {address} port {port}" for address, port in said["open"]
+    ]
+    if said["code"] in (0, 3):
+        reached.append(f"agent {agent.name} has its names resolved")
+    joined = inspected["NetworkSettings"]["Networks"]
+    closed = [one["Name"] for one in all_networks(host) if one["Internal"]]
+    # Docker asks such servers from the host itself, past every rule for what is forwarded.
+    comments = host.check_output(f"cat {quote(inspected['ResolvConfPath'])}")
+    if not names and "host(" in comments and not set(joined) <= set(closed):
+        reached.append(f"Docker asks the host's name servers for agent {agent.name}")
+    assert reached == []
+
+
+def outward(
+    host: Host, verified: Verified, settings: HostSettings, agent: Agent
+) -> set[tuple[str, int]]:
+    """Places that listen, on the host, on others of the inventory, and where the look comes from.
+
+    :raises HostError: the host itself does not reach the nearest of them, so a closed door would
+        say nothing.
+    """
+    ssh = ssh_ports(host)
+    doors = {*ssh, settings.edge.https_port, settings.edge.http_port}
+    own = host.check_output("ip -4 -o addr show scope global").splitlines()
+    addresses = {line.split()[3].partition("/")[0] for line in own}
+    addresses.add(str(settings.cell(agent.name).gateway))
+    places = {(address, port) for address in addresses for port in doors}
+    places |= {
+        (str(settings.cell(other.name).address), INSIDE)
+        for other in settings.agents
+        if other.name != agent.name
+    }
+    others = [other for other in verified.settings.values() if other.name != settings.name]
+    for other in others[:_OTHERS]:
+        for there in resolved(other.address):
+            places |= {(there, other.edge.https_port), (there, 22)}
+    peers = host.run("ss -Htn state established").stdout.splitlines()
+    for line in peers:
+        # From where SSH comes, the controller among them.
+        local, peer = line.split()[2:4]
+        address = peer.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+        if local.rpartition(":")[2] in map(str, ssh) and ":" not in address:
+            places.add((address, 22))
+    nearest = next(iter(sorted(addresses)))
+    if host.check_output(CONNECT % (nearest, min(ssh))) != "open":
+        raise HostError(f"not even the host itself reaches {nearest} port {min(ssh)}")
+    return {place for place in places if not by_decision(agent, *place)}
+
+
+def by_decision(agent: Agent, address: str, port: int) -> bool:
+    """Whether the agent's settings let it open connections there."""
+    return (
+        agent.egress is not None
+        and port in agent.egress.tcp_ports
+        and any(ip_address(address) in network for network in agent.egress.networks)
+    )
+
+
+def resolved(name: str) -> set[str]:
+    """IPv4 addresses of a name, as this machine knows it; none where it does not."""
+    try:
+        found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError:
+        return set()
+    return {str(address[0]) for *_, address in found}

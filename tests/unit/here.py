@@ -1,0 +1,34 @@
+"""This machine in the place of a host, for what the hosts suite runs there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from vllm_hosts.errors import HostError
+
+
+class Here:
+    """Runs commands as testinfra's host does, with some programs of a folder in front."""
+
+    def __init__(self, programs: Path) -> None:
+        self._path = f"{programs}:{os.environ['PATH']}"
+        self._programs = programs
+
+    def program(self, name: str, script: str) -> None:
+        path = self._programs / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def check_output(self, command: str) -> str:
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": self._path},
+        )
+        if done.returncode:
+            raise HostError(f"exit code {done.returncode}: {done.stderr}")
+        return done.stdout.rstrip("\r\n")

@@ -1,0 +1,179 @@
+"""Judging the firewall packet by packet: a table as it should be, and each way to be wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from ipaddress import ip_network
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.hosts.doors import wrong
+from tests.hosts.packets import Packet, Table
+from vllm_hosts.errors import HostError
+
+EDGE = (33, "www-data")
+GOOD = """
+table inet vllm_hosts {
+	set clients { type ipv4_addr; size 65535; flags dynamic; timeout 1m; }
+	chain prerouting {
+		type filter hook prerouting priority raw; policy accept;
+		iif != "lo" ip daddr 127.0.0.0/8 drop
+		iif != "lo" ip6 daddr ::1 drop
+	}
+	chain input {
+		type filter hook input priority filter - 10; policy drop;
+		iif "lo" accept
+		ct state established,related accept
+		ct state invalid drop
+		iifname { "vllm-8001", "vllm-8002" } reject
+		icmp type { echo-request } accept
+		icmpv6 type { nd-router-solicit } ip6 hoplimit 255 accept
+		tcp dport { 443 } add @clients { ip saddr limit rate over 99/second } drop
+		ip saddr { 10.0.0.0/8 } tcp dport { 22 } accept
+		tcp dport { 80, 443 } accept
+		ip saddr { 10.1.0.0/16 } tcp dport { 8002 } accept
+		udp dport { 51820 } accept
+	}
+	chain forward {
+		type filter hook forward priority filter - 10; policy accept;
+		ct state established,related accept
+		iifname vmap { "vllm-8001" : jump agent_8001, "vllm-8002" : jump agent_8002 }
+		oifname "vllm-8002" ip saddr 10.1.0.0/16 tcp dport 8000 ct original proto-dst 8002 accept
+		oifname { "vllm-8001", "vllm-8002" } drop
+		meta iifkind "bridge" accept
+		meta oifkind "bridge" drop
+	}
+	chain agent_8001 {
+		reject
+	}
+	chain agent_8002 {
+		ip daddr 192.0.2.128/25 tcp dport { 443 } accept
+		reject
+	}
+	chain output {
+		type filter hook output priority filter - 10; policy accept;
+		ct state established,related accept
+		oifname { "vllm-8001", "vllm-8002" } meta skuid { 0, 33 } accept
+		oifname { "vllm-8001", "vllm-8002" } reject
+		oifname "lo" ip daddr 127.0.0.0/8 tcp dport { 8001, 8002 } meta skuid != 0 reject
+	}
+}
+"""
+
+
+def cell(name: str) -> SimpleNamespace:
+    port = {"one": 8001, "two": 8002}[name]
+    subnet = ip_network(f"198.18.0.{8 * (port - 8000)}/29")
+    return SimpleNamespace(
+        bridge=f"vllm-{port}", subnet=subnet, gateway=subnet[1], address=subnet[2]
+    )
+
+
+SETTINGS: Any = SimpleNamespace(
+    firewall=SimpleNamespace(
+        ssh_from=(ip_network("10.0.0.0/8"),), extra_tcp_ports=(), extra_udp_ports=(51820,)
+    ),
+    edge=SimpleNamespace(http_port=80, https_port=443, allow_from=()),
+    agents=(
+        SimpleNamespace(name="one", port=8001, expose=None, egress=None),
+        SimpleNamespace(
+            name="two",
+            port=8002,
+            expose=SimpleNamespace(networks=(ip_network("10.1.0.0/16"),)),
+            egress=SimpleNamespace(
+                networks=(ip_network("192.0.2.128/25"),), tcp_ports=(443,), names=False
+            ),
+        ),
+    ),
+    cell=cell,
+)
+
+
+def loaded(text: str) -> Table:
+    """The table as the kernel's own tool has it, in an empty network namespace."""
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-ec", "nft -f - && nft -j list ruleset"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Table(json.loads(done.stdout)["nftables"])
+
+
+def judged(text: str) -> list[str]:
+    return wrong(loaded(text), SETTINGS, {22}, EDGE)
+
+
+def test_a_table_as_it_should_be() -> None:
+    assert judged(GOOD) == []
+
+
+def with_rule(chain: str, rule: str) -> str:
+    """The good table with one more rule at the beginning of a chain's rules."""
+    head, mark, rest = GOOD.partition(f"chain {chain} {{\n")
+    if rest.lstrip().startswith("type "):
+        first, _, rest = rest.partition("\n")
+        mark += f"{first}\n"
+    return f"{head}{mark}\t\t{rule}\n{rest}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (GOOD.replace("priority filter - 10; policy drop", "priority filter - 10; policy accept"),
+         "from 203.0.113.9 to port 8000 passes"),
+        (with_rule("input", "tcp dport 8001 accept"), "from 203.0.113.9 to port 8001 passes"),
+        (with_rule("input", "tcp dport 3000-4000 accept"), "to port 3000 passes"),
+        (with_rule("input", "meta nfproto ipv6 accept"), "2001:db8:ffff::9 to port 22 passes"),
+        (with_rule("input", "meta l4proto udp accept"), "to port 53 over UDP passes"),
+        (GOOD.replace("ip saddr { 10.0.0.0/8 } tcp", "tcp"), "203.0.113.9 to port 22 passes"),
+        (GOOD.replace("{ 80, 443 } accept", "{ 80 } accept"), "to port 443 is kept out"),
+        (GOOD.replace("ct state established,related accept\n\t\tct state invalid drop", ""),
+         "that is there already is kept out"),
+        (GOOD.replace("ip6 daddr ::1 drop", "ip6 daddr ::2 drop"), "to ::1 passes"),
+        (GOOD.replace('{ "vllm-8001", "vllm-8002" } reject', '"vllm-8001" reject', 1),
+         "what agent two sends to port 443 of its host passes"),
+        (GOOD.replace('meta oifkind "bridge" drop', 'oifname { "docker0", "br-*" } drop'),
+         "to a container on podman0 passes"),
+        (GOOD.replace('meta iifkind "bridge" accept', 'meta iifkind "bridge" drop'),
+         "what another container sends outward is kept out"),
+        (GOOD.replace('oifname { "vllm-8001", "vllm-8002" } drop\n', "\n"),
+         "what another container sends to the agent of port 8001 passes"),
+        (GOOD.replace("10.1.0.0/16 tcp dport 8000 ct", "0.0.0.0/0 tcp dport 8000 ct"),
+         "what comes from 203.0.113.9 to agent two passes"),
+        (with_rule("agent_8001", "tcp dport 443 accept"), "what agent one sends to 203.0.113.9"),
+        (with_rule("agent_8001", "udp dport 53 accept"), "what agent one sends to 192.168.1.1"),
+        (with_rule("agent_8001", 'oifname "vllm-8002" accept'), "agent one sends to agent two"),
+        (with_rule("agent_8002", "udp dport 53 accept"), "what agent two sends to 192.168.1.1"),
+        (GOOD.replace("ip daddr 192.0.2.128/25 tcp dport { 443 } accept", ""),
+         "as its egress says, is kept out"),
+        (GOOD.replace("skuid { 0, 33 }", "skuid { 0, 33, 65534 }"),
+         "what user nobody sends to agent one at 198.18.0.10 passes"),
+        (GOOD.replace("skuid { 0, 33 }", "skuid { 0 }"), "what user www-data sends to agent"),
+        (GOOD.replace("{ 8001, 8002 } meta skuid != 0", "{ 8001 } meta skuid != 0"),
+         "what user nobody sends to agent two at 127.0.0.1 passes"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_wrong(changed: str, words: str) -> None:
+    assert changed != GOOD
+    found = judged(changed)
+    assert any(words in sentence for sentence in found), found
+
+
+def test_what_is_not_understood_is_never_a_guess() -> None:
+    table = loaded(with_rule("input", "meta mark set 1"))
+    with pytest.raises(HostError, match="not known here"):
+        table.accepts(Packet("input", "203.0.113.9", "192.0.2.1", 443))
+    table = loaded(with_rule("input", "ip dscp 1 accept"))
+    with pytest.raises(HostError, match="not known here"):
+        table.accepts(Packet("input", "203.0.113.9", "192.0.2.1", 443))
+
+
+def test_no_table_is_not_checked() -> None:
+    with pytest.raises(HostError, match="no chain"):
+        loaded("table ip other {}")
