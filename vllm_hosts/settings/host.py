@@ -8,10 +8,10 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from vllm_hosts.settings.agent import Agent
+from vllm_hosts.settings.edge import Edge
 from vllm_hosts.settings.sections import (
     Capacity,
     Docker,
-    Edge,
     Firewall,
     Hub,
     Nvidia,
