@@ -214,6 +214,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "group_data/gpu_hosts.py: edge.allow_from[0]: '10.0.0.1/8' is not a network;"
         " write it like '10.0.0.0/8', '192.0.2.7/32' or '2001:db8::/32'",
     ),
+    "more connections than there can be": (
+        {"edge": {"connections": 1024, "expected_clients": 500}},
+        "group_data/gpu_hosts.py: edge: edge.connections times edge.expected_clients is 512000, and"
+        " nginx gets room for 120000 at most; lower one of them",
+    ),
     "route without a key": (
         {"edge": {"routes": ["POST /tokenize"]}},
         "group_data/gpu_hosts.py: edge.routes: 'POST /tokenize' cannot be served: vLLM asks for its"

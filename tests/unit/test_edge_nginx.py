@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from tests.http2 import flood
 from tests.unit.real_nginx import RealEdge
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.keys import ClientKey, HostKeys
@@ -217,3 +218,13 @@ def test_no_line_of_the_log_grows_with_what_was_sent(narrow: RealEdge) -> None:
     assert '"path":"/v1/responses/ID"' in text
     assert '"method":"other"' in text
     assert not (narrow.folder / "main.log").read_text()
+
+
+def test_a_flood_of_refusals_leaves_few_lines(tmp_path: Path) -> None:
+    with RealEdge(tmp_path, SETTINGS, KEYS) as edge:
+        answers = [
+            flood("127.0.0.1", edge.port, edge.name, "/" + "a" * 100, 750)[1] for _ in range(2)
+        ]
+        assert min(answers) > 500, "the flood did not arrive"
+        assert len(edge.log()) < 60_000
+        assert '"status":429' in edge.log() or edge.log().count("\n") < 200

@@ -27,6 +27,8 @@ SERVED = (
 )
 #: Below these, and nowhere else, vLLM asks for its own key (vLLM 0.33, read).
 _GUARDED = ("/v1/", "/v2/", "/inference/", "/cohere/")
+#: Twice as many open files for each, and Linux gives a process a million.
+_MOST_CONNECTIONS = 120_000
 _LOADS_WEIGHTS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 #: What the edge answers itself, or serves by a pattern.
 _PATTERNS = re.compile(r"/v1/(models|responses)/.*")
@@ -106,6 +108,16 @@ class Edge(Section):
     def _ports_differ(self) -> Self:
         if self.https_port == self.http_port:
             raise ValueError("edge.https_port and edge.http_port must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _connections_fit(self) -> Self:
+        together = self.connections * self.expected_clients
+        if together > _MOST_CONNECTIONS:
+            raise ValueError(
+                f"edge.connections times edge.expected_clients is {together}, and nginx gets room"
+                f" for {_MOST_CONNECTIONS} at most; lower one of them"
+            )
         return self
 
 
