@@ -191,15 +191,18 @@ class RealEdge:
             connection.sendall(f"{method} {path} HTTP/1.1\r\n{head}\r\n{body or ''}".encode())
             return _read(connection, method)
 
-    def raw(self, data: bytes) -> bytes:
-        """What comes back to these bytes until the edge closes the connection."""
+    def raw(self, data: bytes, *, refused: bool = False) -> bytes:
+        """What comes back to these bytes until the edge closes the connection.
+
+        :param refused: one refusal is awaited; after some, nginx takes seconds to close.
+        """
         with self.connection() as connection:
             found = b""
             with suppress(OSError):
                 # The edge may have had enough before all of it was sent.
                 connection.sendall(data)
             with suppress(OSError):
-                while piece := connection.recv(65536):
+                while not (refused and found.endswith(b"}}")) and (piece := connection.recv(65536)):
                     found += piece
             return found
 
