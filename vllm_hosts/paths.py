@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm_hosts.settings import Agent, HostSettings
 
 EDGE_FOLDER = "/etc/nginx/vllm-hosts"
+EDGE_LOGS = "/var/log/vllm-hosts"
 TLS_FOLDER = "/etc/vllm-hosts/tls"
 TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"

@@ -105,7 +105,7 @@ class StandInHost:
             str(self.folder), str(self.folder), "vllm/x:v1", ["qwen"], ["qwen"], ["/no/such"]
         )
         script = script.replace("edge_folder=/etc/nginx/vllm-hosts", f"edge_folder={self.edge}")
-        script = script.replace("/var/log/nginx/vllm-hosts.access.log", f"{self.folder}/access.log")
+        script = script.replace("/var/log/vllm-hosts/access.log", f"{self.folder}/access.log")
         done = subprocess.run(
             ["sh", "-c", script],
             env={"PATH": f"{self.programs}:{os.environ['PATH']}"},

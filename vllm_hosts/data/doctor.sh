@@ -198,7 +198,7 @@ look_at_edge() {
         elif nft list tables >/dev/null 2>&1; then echo absent; fi
     fi
     echo '== requests'
-    log=/var/log/nginx/vllm-hosts.access.log
+    log=/var/log/vllm-hosts/access.log
     # What was answered before the edge's keys last changed says nothing about now.
     since=$(date -d '15 minutes ago' +%s)
     booted=$(sed -n 's/^btime //p' /proc/stat)

@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.cells import Cell, cell
+from vllm_hosts.settings.edge import Edge
 from vllm_hosts.settings.sections import (
     Capacity,
     Docker,
-    Edge,
     Firewall,
     Hub,
     Nvidia,

@@ -18,7 +18,6 @@ from vllm_hosts.settings.types import (
     DriverSource,
     EnvName,
     Fingerprint,
-    HostName,
     HttpsUrl,
     InterfaceName,
     Port,
@@ -347,41 +346,4 @@ class Tls(Section):
                 )
         if self.renew_before_days >= self.valid_days:
             raise ValueError("tls.renew_before_days must be smaller than tls.valid_days")
-        return self
-
-
-class Edge(Section):
-    """nginx: the only door for clients."""
-
-    names: tuple[HostName, ...] = Field(
-        (),
-        description="DNS names and addresses that clients use; empty: the host's SSH address",
-        strict=False,
-    )
-    https_port: Port = Field(443, description="Port for clients")
-    http_port: Port = Field(80, description="Port that only redirects to HTTPS")
-    allow_from: tuple[Cidr, ...] = Field(
-        (),
-        description="Networks that may ask, the controller's among them since it verifies the edge;"
-        " empty: everybody who has a key",
-        strict=False,
-    )
-    max_body_size: Size = Field("32m", description="Largest request")
-    timeout: int = Field(
-        3600, ge=10, description="Seconds that one answer may pause before it is cut"
-    )
-    requests_per_second: int = Field(20, ge=1, description="Per client; more get 429")
-    burst: int = Field(40, ge=0, description="Requests above the rate that are still taken at once")
-    connections: int = Field(128, ge=1, description="At the same time per client; more get 429")
-    connections_per_source: int = Field(
-        512,
-        ge=16,
-        description="TCP connections of one address, or of one IPv6 /64, at the same time; a"
-        " gateway that calls for many clients needs as many as it holds open",
-    )
-
-    @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
-        if self.https_port == self.http_port:
-            raise ValueError("edge.https_port and edge.http_port must differ")
         return self

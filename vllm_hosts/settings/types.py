@@ -100,6 +100,16 @@ DebianVersion = Annotated[
     str, _matches(r"[0-9][A-Za-z0-9.+~:-]*", "a package version such as '1.20.1-1'")
 ]
 
+#: A web page's origin, as browsers send it: no path, no slash at the end, lower-case.
+Origin = Annotated[
+    str,
+    _matches(
+        r"https?://([a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])"
+        r"(:[1-9][0-9]{0,4})?",
+        "an origin such as 'https://app.example.com', in lower case and without a path",
+    ),
+]
+
 CapacityCheck = Literal["refuse", "warn", "off"]
 DockerSource = Literal["docker-ce", "distro"]
 DriverMode = Literal["present", "install"]
