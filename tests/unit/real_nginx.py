@@ -24,6 +24,7 @@ from vllm_hosts import paths
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.pki import LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.cells import CONTAINER_PORT
 from vllm_hosts.tree import File
 
 
@@ -146,6 +147,9 @@ class RealEdge:
         text = text.replace(paths.EDGE_FOLDER, f"{self.folder}/edge")
         text = text.replace(paths.EDGE_LOGS, f"{self.folder}/logs")
         text = text.replace(paths.TLS_FOLDER, f"{self.folder}/tls")
+        for agent in self.settings.agents:
+            address = self.settings.cell(agent.name).address
+            text = text.replace(f"{address}:{CONTAINER_PORT}", f"127.0.0.1:{agent.port}")
         if self.narrow:
             text = re.sub(r"rate=(20|5|100|200)r/s", "rate=1r/m", text)
             text = re.sub(r"(zone=vllm_hosts_(?:refused|health)\w*) burst=\d+", r"\1 burst=4", text)

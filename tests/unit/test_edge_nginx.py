@@ -94,7 +94,7 @@ def test_what_is_served(edge: RealEdge) -> None:
         asked = edge.asked[-1]
         plain = path.removeprefix("/qwen").partition("?")[0]
         assert asked[:2] == (method, plain)
-        assert asked[2]["Authorization"] == "Bearer INTERNAL-KEY"
+        assert asked[2]["Authorization"] == f"Bearer {KEYS.internal_of('qwen').get_secret_value()}"
         assert not {"Origin", "X-Api-Key"} & set(asked[2])
 
 
