@@ -165,6 +165,13 @@ def test_a_table_that_is_wrong(changed: str, words: str) -> None:
     assert any(words in sentence for sentence in found), found
 
 
+def test_a_map_by_what_a_packet_does_not_have() -> None:
+    rule = "ip saddr vmap { 203.0.113.9 : accept }"
+    found = judged(with_rule("input", rule))
+    assert any("from 203.0.113.9 to port 8000 passes" in sentence for sentence in found)
+    assert not any("2001:db8" in sentence for sentence in found)
+
+
 def test_what_is_not_understood_is_never_a_guess() -> None:
     table = loaded(with_rule("input", "meta mark set 1"))
     with pytest.raises(HostError, match="not known here"):
