@@ -16,7 +16,7 @@ help: ## Show these targets
 
 setup: $(VENV)/.ready ## Make the virtual environment and install what the toolkit needs
 
-$(VENV)/.ready: requirements.txt requirements-dev.txt pyproject.toml
+$(VENV)/.ready: requirements.txt requirements-dev.txt pyproject.toml lab/bootstrap.py
 	$(STEP) "Python environment in $(VENV)" $(PYTHON) lab/bootstrap.py $(VENV)
 	@touch $@
 

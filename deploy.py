@@ -3,6 +3,7 @@
 from roles.assertions import assertions
 from roles.client_keys import client_keys, key_expiry
 from roles.docker import docker
+from roles.edge_logs import edge_logs
 from roles.firewall import firewall
 from roles.models import models
 from roles.nginx import nginx
@@ -24,6 +25,7 @@ secrets()  # .env with the internal key, for root only
 models()  # weights on the host, whole, before an agent needs them
 vllm()  # the agents, on 127.0.0.1, healthy
 tls()  # the edge's certificate
+edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
 client_keys()  # clients' keys at the edge, as the store has them
 key_expiry()  # keys that end, end by themselves

@@ -61,6 +61,9 @@ firewall = {
     "extra_tcp_ports": [],
     # Further UDP ports open to everybody, such as WireGuard's
     "extra_udp_ports": [],
+    # Interfaces from which this host forwards packets for others, such as `wg0` of a VPN that it
+    # routes. Bridges of containers and virtual machines need no entry
+    "forward_from": [],
 }
 
 # What is changed about SSH, if anything.
@@ -103,6 +106,11 @@ vllm = {
     "cache_directory": "/var/lib/vllm",
     # Numeric user and group that vLLM runs as, in the container
     "user": "64101:64101",
+    # Numeric user that owns fetched models, and the agents' group, which may only read them
+    "fetch_user": "64102:64101",
+    # IPv4 range that is used on this host only, for agents' own networks; none that the host
+    # reaches anything else in
+    "network": "198.18.0.0/16",
     # GiB that must be free before the image is pulled
     "image_disk": 40,
     # GiB that must be free for each hub model that is not there yet
@@ -160,4 +168,23 @@ edge = {
     "burst": 40,
     # At the same time per client; more get 429
     "connections": 128,
+    # Clients that may use all of `connections` at the same time; nginx gets room for them and for
+    # strangers
+    "expected_clients": 32,
+    # TCP connections of one address, or of one IPv6 /64, at the same time; a gateway that calls
+    # for many clients needs as many as it holds open
+    "connections_per_source": 512,
+    # Further routes of vLLM's that clients may use, such as `POST /v2/embed`; only those for
+    # which vLLM asks for its own key. See docs/clients.md
+    "routes": [],
+    # Origins of web pages that may use this host from a browser, such as
+    # `https://app.example.com`; empty: none
+    "cors_origins": [],
+    # The access log is rotated at this size; looked at every ten minutes
+    "log_max_size": "64m",
+    # Rotated access logs kept, compressed
+    "log_max_files": 10,
+    # Where less than this is free on the file system of the logs, the oldest logs of the edge are
+    # removed
+    "log_reserve": "1g",
 }

@@ -5,9 +5,25 @@ from __future__ import annotations
 from vllm_hosts.settings import Agent, HostSettings
 
 EDGE_FOLDER = "/etc/nginx/vllm-hosts"
+EDGE_LOGS = "/var/log/vllm-hosts"
 TLS_FOLDER = "/etc/vllm-hosts/tls"
 TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"
+
+
+def key_variable(agent: str) -> str:
+    """The variable in .env that holds an agent's internal key."""
+    return f"VLLM_API_KEY_{agent.upper().replace('-', '_')}"
+
+
+def agents_folder(settings: HostSettings) -> str:
+    """Holds a folder for each agent, which is all that the agent can write."""
+    return f"{settings.vllm.cache_directory}/agents"
+
+
+def models_folder(settings: HostSettings) -> str:
+    """What is fetched from the hub, in huggingface_hub's layout."""
+    return f"{settings.vllm.cache_directory}/huggingface"
 
 
 def model_folder(settings: HostSettings, agent: Agent) -> str:
@@ -15,4 +31,4 @@ def model_folder(settings: HostSettings, agent: Agent) -> str:
     if agent.model.startswith("/"):
         return agent.model
     cached = agent.model.replace("/", "--")
-    return f"{settings.vllm.cache_directory}/huggingface/hub/models--{cached}"
+    return f"{models_folder(settings)}/hub/models--{cached}"

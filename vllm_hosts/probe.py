@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import urllib3
@@ -77,6 +78,19 @@ def ask(
             return Answer(response.status, dict(response.headers), response.data)
     except urllib3.exceptions.HTTPError as error:
         raise OSError(str(error)) from error
+
+
+def patiently(ask: Callable[[], Answer], *, times: int = 30, pause: float = 1.0) -> Answer:
+    """The answer when an edge that says "too many requests" has been given time.
+
+    Edges limit what they refuse by source, and looking at what they refuse makes many of those.
+    """
+    for _ in range(times):
+        answer = ask()
+        if answer.status != 429:
+            return answer
+        time.sleep(pause)
+    return ask()
 
 
 def host_header(name: str, port: int) -> str:

@@ -58,4 +58,4 @@ def _edge(current: Current) -> list[str]:
         name=settings.edge_names[0],
         ca_file=current.ca_file,
     )
-    return list(edge_problems(settings, lambda path: ask(path)))
+    return list(edge_problems(settings, lambda path: probe.patiently(partial(ask, path))))

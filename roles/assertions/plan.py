@@ -20,6 +20,8 @@ FORBIDDEN = (
     "/{agent}/invocations",
     "/{agent}/health",
 )
+#: What no agent is called: with a name that is none, everything is as with one.
+NOBODY = "no-such-agent"
 
 
 class Ask(Protocol):
@@ -37,11 +39,11 @@ def env_problems(path: str, found: Found) -> Iterator[str]:
 
 
 def edge_problems(settings: HostSettings, ask: Ask) -> Iterator[str]:
-    """Without a key, allowed paths answer 401 and all others 404."""
-    expected = {"/v1/models": 401} | {f"/{agent.name}/v1/models": 401 for agent in settings.agents}
+    """Without a key every path answers 401, whether there is something or not."""
     first = settings.agents[0].name
-    expected |= {path.format(agent=first): 404 for path in FORBIDDEN}
-    for path, status in expected.items():
+    paths = ["/v1/models", *(f"/{agent.name}/v1/models" for agent in settings.agents)]
+    paths += [f"/{NOBODY}/v1/models", *(path.format(agent=first) for path in FORBIDDEN)]
+    for path in paths:
         try:
             answer = ask(path)
         except OSError as error:
@@ -50,8 +52,8 @@ def edge_problems(settings: HostSettings, ask: Ask) -> Iterator[str]:
         if answer.status == 403 and settings.edge.allow_from:
             yield f"the edge refuses the controller with 403{_hint(settings)}"
             return
-        if answer.status != status:
-            yield f"the edge answers {path} without a key with {answer.status}, not {status}"
+        if answer.status != 401:
+            yield f"the edge answers {path} without a key with {answer.status}, not 401"
 
 
 def _hint(settings: HostSettings) -> str:

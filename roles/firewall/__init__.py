@@ -1,7 +1,9 @@
 """Our own nftables table.
 
-Promises: from outside, only SSH, the edge and ICMP; nobody outside opens a connection to a
-container network, whatever Docker publishes; IPv4 and IPv6 alike; in force at boot before Docker.
+Promises: from outside, only SSH, the edge and ICMP, and no source takes all of the edge's
+connections; nobody outside opens a connection to a container network, whatever its name and
+whatever Docker publishes; agents open none that no setting names; on the host only root and the
+edge reach agents; IPv4 and IPv6 alike; in force at boot before Docker.
 Needs: preflight. Writes: /etc/vllm-hosts/firewall.nft and a systemd unit. Restarts: nothing. Other
 tables, and ufw's or Docker's rules, are never touched. A change that keeps new SSH connections out
 is undone by the host itself after a minute.
@@ -17,7 +19,7 @@ from pyinfra.api.deploy import deploy
 from roles.firewall.plan import RULES, UNIT, firewall_entries
 from vllm_hosts import run
 from vllm_hosts.facts import look
-from vllm_hosts.facts.firewall import SshPorts
+from vllm_hosts.facts.firewall import HostSurroundings, SshPorts
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.firewall import firewall_in_force, other_firewalls_noted
 from vllm_hosts.settings import HostSettings
@@ -39,4 +41,4 @@ def firewall() -> None:
 
 def _entries(settings: HostSettings) -> Sequence[Entry]:
     ports = look(SshPorts)
-    return firewall_entries(settings, ports)
+    return firewall_entries(settings, ports, look(HostSurroundings))

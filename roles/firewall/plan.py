@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
+from vllm_hosts.facts.firewall import Surroundings
 from vllm_hosts.render import render
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.cells import BRIDGE_PREFIX, FETCHING
 from vllm_hosts.tree import Entry, File, Folder
 
 RULES = "/etc/vllm-hosts/firewall.nft"
 UNIT = "vllm-hosts-firewall.service"
 
 
-def firewall_entries(settings: HostSettings, ssh_ports: Iterable[int]) -> list[Entry]:
+def firewall_entries(
+    settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
+) -> list[Entry]:
     """The table and the unit that loads it before the network comes up.
 
     :param ssh_ports: where sshd really listens; at least one.
+    :param around: of the host, what the rules depend on.
     """
     return [
         Folder("/etc/vllm-hosts"),
-        File(RULES, rules(settings, ssh_ports).encode()),
+        File(RULES, rules(settings, ssh_ports, around).encode()),
         File(
             f"/etc/systemd/system/{UNIT}",
             render("firewall/vllm-hosts-firewall.service.j2", rules=RULES).encode(),
@@ -28,7 +33,7 @@ def firewall_entries(settings: HostSettings, ssh_ports: Iterable[int]) -> list[E
     ]
 
 
-def rules(settings: HostSettings, ssh_ports: Iterable[int]) -> str:
+def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings) -> str:
     """The nftables file. Everything that no rule accepts is dropped.
 
     :raises ValueError: no SSH port, which would lock everybody out.
@@ -58,7 +63,37 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int]) -> str:
                 comment,
                 "meta l4proto tcp ct original proto-dst",
             )
-    return render("firewall/firewall.nft.j2", accepted=accepted, exposed=exposed)
+    return render(
+        "firewall/firewall.nft.j2",
+        accepted=accepted,
+        exposed=exposed,
+        egress=list(_egress(settings)),
+        uplinks=around.uplinks,
+        forward_from=further.forward_from,
+        bridges=f"{BRIDGE_PREFIX}*",
+        fetching=FETCHING,
+        cells=settings.vllm.network,
+        users=", ".join(map(str, sorted({0, around.edge_user}))),
+        edge_ports=", ".join(map(str, sorted({edge.http_port, edge.https_port}))),
+        agent_ports=", ".join(str(port) for port in sorted(a.port for a in settings.agents)),
+        per_source=edge.connections_per_source,
+    )
+
+
+def _egress(settings: HostSettings) -> Iterator[str]:
+    """What agents may reach by themselves."""
+    for agent in settings.agents:
+        if agent.egress is not None:
+            bridge = settings.cell(agent.name).bridge
+            comment = f"egress of agent {agent.name}"
+            for rule in _accept(
+                agent.egress.tcp_ports,
+                agent.egress.networks,
+                comment,
+                match="tcp dport",
+                to="daddr",
+            ):
+                yield f'iifname "{bridge}" {rule}'
 
 
 def _accept(
@@ -66,6 +101,7 @@ def _accept(
     sources: Sequence[IPv4Network | IPv6Network],
     comment: str,
     match: str = "tcp dport",
+    to: str = "saddr",
 ) -> list[str]:
     numbers = ", ".join(map(str, sorted(set(ports))))
     rule = f'{match} {{ {numbers} }} accept comment "{comment}"'
@@ -75,5 +111,5 @@ def _accept(
     for family, kind in (("ip", IPv4Network), ("ip6", IPv6Network)):
         chosen = sorted(str(source) for source in sources if isinstance(source, kind))
         if chosen:
-            lines.append(f"{family} saddr {{ {', '.join(chosen)} }} {rule}")
+            lines.append(f"{family} {to} {{ {', '.join(chosen)} }} {rule}")
     return lines

@@ -12,6 +12,7 @@ from pyinfra.api.deploy import deploy
 
 from roles.models.plan import cache_folders, copies, download, hub_models
 from vllm_hosts import run
+from vllm_hosts.operations.cache import cache_adopted
 from vllm_hosts.operations.docker import image_present
 from vllm_hosts.operations.hub import models_fetched
 from vllm_hosts.operations.model_copy import models_copied
@@ -23,6 +24,12 @@ def models() -> None:
     """Fetch models from the hub, and copy those that come from the controller."""
     settings = run.current().settings
     image_present(settings.vllm.image, name="The vLLM image is on the host")
+    cache_adopted(
+        settings.vllm.cache_directory,
+        settings.vllm.fetch_user,
+        settings.vllm.image,
+        name="No agent can write into the models' cache",
+    )
     tree_synced(cache_folders(settings), name="The models' cache is there")
     models_fetched(hub_models(settings), download(settings), name="Models from the hub are whole")
     models_copied(copies(settings), name="Models from the controller are whole")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm_hosts.hub.model import HubModel
 from vllm_hosts.operations.hub import Download
 from vllm_hosts.operations.model_copy import Copy
+from vllm_hosts.paths import models_folder
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.tree import Folder
 
@@ -13,12 +14,12 @@ _NETWORK = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_HUB_DOWNLO
 
 
 def cache_folders(settings: HostSettings) -> list[Folder]:
-    """The cache, and the part of it that downloads see."""
+    """The cache, which is root's, and the part of it that downloads write and agents read."""
     vllm = settings.vllm
-    owner, _, group = vllm.user.partition(":")
+    owner, _, group = vllm.fetch_user.partition(":")
     return [
-        Folder(folder, mode=0o750, owner=owner, group=group)
-        for folder in (vllm.cache_directory, f"{vllm.cache_directory}/huggingface")
+        Folder(vllm.cache_directory),
+        Folder(models_folder(settings), mode=0o750, owner=owner, group=group),
     ]
 
 
@@ -56,7 +57,7 @@ def download(settings: HostSettings) -> Download:
     vllm = settings.vllm
     return Download(
         image=vllm.image,
-        user=vllm.user,
+        user=vllm.fetch_user,
         cache_directory=vllm.cache_directory,
         token_file=f"{vllm.directory}/.env" if settings.secrets.has_hf_token else None,
         endpoint=settings.hub.endpoint,

@@ -1,10 +1,12 @@
 """The edge: nginx in front of the agents, the only door for clients.
 
 Promises: TLS by Mozilla's intermediate profile; only named clients, only exact paths; streams are
-not buffered; limits answer 429; no key in a log.
-Needs: tls, vllm. Writes: /etc/nginx/conf.d/vllm-hosts.conf and /etc/nginx/vllm-hosts; takes the
-distribution's welcome page away. Reloads nginx when its files or the certificate changed, after
-`nginx -t`; a configuration that it rejects is put back.
+not buffered; limits answer 429, for strangers too; no query and no key in a log; connections for
+all clients.
+Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts, one
+number in nginx.conf and a file in modules-enabled; takes the distribution's welcome page away.
+Reloads nginx when its files or the certificate changed, after `nginx -t`; a configuration that it
+rejects is put back.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
+from roles.nginx.connections import connection_entries
 from roles.nginx.plan import NginxVersion, edge_entries, parse_version
 from vllm_hosts import paths, run
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.nginx import NginxState
+from vllm_hosts.facts.nginx import NginxMainConf, NginxState
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.edge import RELOAD
 from vllm_hosts.operations.service import nginx_enabled
@@ -53,4 +56,7 @@ def _entries(current: Current) -> Sequence[Entry]:
         version = parse_version(text) if text else _USUAL
     except ValueError as error:
         raise HostError(f"the version of nginx cannot be told: {error}") from error
-    return edge_entries(current.settings, current.keys, version)
+    return [
+        *edge_entries(current.settings, current.keys, version),
+        *connection_entries(current.settings.edge, look(NginxMainConf)),
+    ]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from roles.nginx.routes import browser_paths, encoded_models, model_routes, routes
 from vllm_hosts import paths
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations.edge import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.probe import host_header
 from vllm_hosts.render import render
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.cells import CONTAINER_PORT
 from vllm_hosts.tree import Absent, Entry, File, Folder
 
 CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
@@ -31,22 +32,6 @@ CIPHERS = (
 _CURVES = ("X25519", "prime256v1", "secp384r1")
 _ML_KEM = "X25519MLKEM768"
 
-#: What clients of a chat, embedding, transcription or reranking model need. vLLM serves more,
-#: and much of that without asking for its key: everything else is 404.
-_ROUTES = (
-    ("GET", "/v1/models"),
-    ("POST", "/v1/chat/completions"),
-    ("POST", "/v1/completions"),
-    ("POST", "/v1/embeddings"),
-    ("POST", "/v1/responses"),
-    ("POST", "/v1/messages"),
-    ("POST", "/v1/messages/count_tokens"),
-    ("POST", "/v1/audio/transcriptions"),
-    ("POST", "/v1/rerank"),
-    ("POST", "/v1/score"),
-)
-_RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
-
 #: Status that the edge answers itself -> message, type and code in OpenAI's error format.
 _ERRORS = {
     400: ("The request could not be understood.", "invalid_request_error", "bad_request"),
@@ -58,8 +43,20 @@ _ERRORS = {
     429: ("Too many requests; slow down.", "rate_limit_error", "rate_limit_exceeded"),
     503: ("The model is not ready; try again.", "server_error", "model_not_ready"),
 }
-#: nginx's own statuses that become another one: 494 to 497 are about malformed TLS or headers.
-_ERROR_PAGES = {400: "400 414 431 494 495 496 497 =400", 503: "500 502 503 504 =503"}
+#: Statuses that nginx itself comes to, and where they go. 494 to 497 are about malformed TLS or
+#: headers. A request without a path that nginx can read cannot go to a named location.
+_ERROR_PAGES = {
+    400: "400 501 505 414 431 494 495 496 497 =400 /./400",
+    401: "401 /./401",
+    403: "403 /./403",
+    404: "404 /./404",
+    405: "405 /./405",
+    413: "413 /./413",
+    429: "429 @error429",
+    503: "500 502 503 504 =503 @error503",
+}
+#: Those that a stranger can cause: limited before they are answered.
+_REFUSALS = (400, 401, 403, 404, 405, 413)
 
 
 @dataclass(frozen=True)
@@ -89,28 +86,12 @@ def _numbers(match: re.Match[str]) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
-class Route:
-    """One location: how it matches, the only method, the agent and the path there."""
+class Upstream:
+    """An agent, where the edge reaches it."""
 
-    match: str
-    method: str
-    agent: str
-    path: str
-
-
-def routes(settings: HostSettings) -> Iterator[Route]:
-    """``/AGENT/v1/...`` for every agent, and ``/v1/...`` for the first."""
-    prefixes = [("", settings.agents[0].name)]
-    prefixes += [(f"/{agent.name}", agent.name) for agent in settings.agents]
-    for prefix, agent in prefixes:
-        for method, path in _ROUTES:
-            yield Route(f"= {prefix}{path}", method, agent, path)
-        # A named group: later regular expressions overwrite numbered ones.
-        group = f"(?<vllm_hosts_id>{_RESPONSE_ID})"
-        base = f'"^{prefix}/v1/responses/{group}'
-        target = "/v1/responses/$vllm_hosts_id"
-        yield Route(f'~ {base}$"', "GET", agent, target)
-        yield Route(f'~ {base}/cancel$"', "POST", agent, f"{target}/cancel")
+    name: str
+    address: str
+    port: int
 
 
 def edge_entries(settings: HostSettings, keys: HostKeys, version: NginxVersion) -> list[Entry]:
@@ -119,12 +100,9 @@ def edge_entries(settings: HostSettings, keys: HostKeys, version: NginxVersion) 
         Folder(paths.EDGE_FOLDER, mode=0o700),
         Absent(WELCOME),
         File(CONF, edge_conf(settings, version).encode()),
-        File(f"{paths.EDGE_FOLDER}/tls.conf", _tls_conf(version).encode(), mode=0o600),
-        File(f"{paths.EDGE_FOLDER}/error.conf", render("nginx/error.conf.j2").encode(), mode=0o600),
-        File(
-            f"{paths.EDGE_FOLDER}/upstream.conf",
-            render("nginx/upstream.conf.j2").encode(),
-            mode=0o600,
+        *(
+            File(f"{paths.EDGE_FOLDER}/{name}.conf", text.encode(), mode=0o600)
+            for name, text in included(settings, version).items()
         ),
         File(INTERNAL_MAP, internal_map(settings, keys).encode(), mode=0o600, secret=True),
         # Agents answer for themselves, whatever a run that was cut off left here.
@@ -134,7 +112,9 @@ def edge_entries(settings: HostSettings, keys: HostKeys, version: NginxVersion) 
 
 def internal_map(settings: HostSettings, keys: HostKeys) -> str:
     """From upstreams to the key that each asks for. Holds keys."""
-    lines = sorted(internal_line(agent.name, keys.internal) for agent in settings.agents)
+    lines = sorted(
+        internal_line(agent.name, keys.internal_of(agent.name)) for agent in settings.agents
+    )
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -147,25 +127,44 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         edge=edge,
         folder=paths.EDGE_FOLDER,
         allow_from=[str(network) for network in edge.allow_from],
-        upstreams=settings.agents,
+        upstreams=[
+            Upstream(agent.name, str(settings.cell(agent.name).address), CONTAINER_PORT)
+            for agent in settings.agents
+        ],
         url=f"https://{name}",
         server_names=[f"[{name}]" if ":" in name else name for name in settings.edge_names],
         listen_options="" if _has_http2_directive(version) else " http2",
+        logs=paths.EDGE_LOGS,
+        cors_origins=edge.cors_origins,
+        browser_paths=browser_paths(settings),
         errors={status: _error_body(*error) for status, error in _ERRORS.items()},
-        error_pages={status: _ERROR_PAGES.get(status, str(status)) for status in _ERRORS},
+        error_pages=_ERROR_PAGES,
+        refusals=_REFUSALS,
         routes=list(routes(settings)),
+        encoded_models=encoded_models(settings),
+        model_routes=model_routes(settings),
+        models={agent.name: _model_body(agent.client_model_name) for agent in settings.agents},
     )
 
 
-def _tls_conf(version: NginxVersion) -> str:
-    return render(
-        "nginx/tls.conf.j2",
-        http2_directive=_has_http2_directive(version),
-        certificate=paths.TLS_CERTIFICATE,
-        key=paths.TLS_KEY,
-        ciphers=CIPHERS,
-        curves=(_ML_KEM, *_CURVES) if version.openssl >= (3, 5, 0) else _CURVES,
-    )
+def included(settings: HostSettings, version: NginxVersion) -> dict[str, str]:
+    """What the main file includes more than once, by name. Holds no secret."""
+    values = {
+        "folder": paths.EDGE_FOLDER,
+        "logs": paths.EDGE_LOGS,
+        "cors_origins": settings.edge.cors_origins,
+        "http2_directive": _has_http2_directive(version),
+        # Later versions take the timeouts of HTTP/1 for both.
+        "http2_timeouts": version.nginx < (1, 19, 7),
+        "certificate": paths.TLS_CERTIFICATE,
+        "key": paths.TLS_KEY,
+        "ciphers": CIPHERS,
+        "curves": (_ML_KEM, *_CURVES) if version.openssl >= (3, 5, 0) else _CURVES,
+    }
+    names = ["tls", "common", "checks", "refused", "error", "upstream"]
+    if settings.edge.cors_origins:
+        names.append("cors")
+    return {name: render(f"nginx/{name}.conf.j2", **values) for name in names}
 
 
 def _has_http2_directive(version: NginxVersion) -> bool:
@@ -175,3 +174,7 @@ def _has_http2_directive(version: NginxVersion) -> bool:
 
 def _error_body(message: str, kind: str, code: str) -> str:
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+
+
+def _model_body(name: str) -> str:
+    return json.dumps({"id": name, "object": "model", "created": 0, "owned_by": "vllm"})

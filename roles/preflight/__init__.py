@@ -42,6 +42,7 @@ def _problems(settings: HostSettings) -> list[str]:
         SystemState,
         folders=folders(settings),
         image=settings.vllm.image,
+        reader=settings.vllm.fetch_user,
         models=model_folders(settings) if planned else [],
     )
     found = problems(settings, look(OsRelease), system)

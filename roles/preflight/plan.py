@@ -10,6 +10,7 @@ from vllm_hosts.gpus import silent, unusable
 from vllm_hosts.nvidia_smi import Smi
 from vllm_hosts.paths import model_folder
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.cells import BRIDGE_PREFIX
 
 SUPPORTED = {
     ("debian", "12"): "Debian 12",
@@ -36,6 +37,7 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
     return [
         *_machine(release, system),
         *_ports(settings, system),
+        *_network(settings, system),
         *_disk(settings, system),
         *_gpus(settings, system),
     ]
@@ -69,6 +71,19 @@ def _ports(settings: HostSettings, system: System) -> Iterator[str]:
             yield (
                 f"port {listener.port} is taken by {listener.programs or 'another program'};"
                 f" stop it, or set {edge[listener.port]}"
+            )
+
+
+def _network(settings: HostSettings, system: System) -> Iterator[str]:
+    """Agents' networks must shadow nothing that the host reaches."""
+    for route in system.routes:
+        if not route.interface.startswith(BRIDGE_PREFIX) and route.network.overlaps(
+            settings.vllm.network
+        ):
+            yield (
+                f"the host reaches {route.network} through {route.interface}, which overlaps"
+                f" vllm.network {settings.vllm.network}; set vllm.network to a range that is used"
+                " nowhere around this host"
             )
 
 

@@ -16,7 +16,7 @@ from vllm_hosts.operations.tree import tree_synced
 
 @deploy("Secrets")
 def secrets() -> None:
-    """Write .env with the internal key and, where one is given, the Hugging Face token."""
+    """Write .env with each agent's internal key and, where one is given, the Hugging Face token."""
     current = run.current()
     tree_synced(
         secret_entries(current.settings, current.keys), name=".env holds the secrets, for root only"

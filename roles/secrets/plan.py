@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_hosts.keys import HostKeys
+from vllm_hosts.paths import key_variable
 from vllm_hosts.render import render
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.tree import Entry, File, Folder
@@ -10,7 +11,10 @@ from vllm_hosts.tree import Entry, File, Folder
 
 def secret_entries(settings: HostSettings, keys: HostKeys) -> list[Entry]:
     """.env for the agents' containers. Values need no quoting: the key store has checked them."""
-    variables = {"VLLM_API_KEY": keys.internal.get_secret_value()}
+    variables = {
+        key_variable(agent.name): keys.internal_of(agent.name).get_secret_value()
+        for agent in settings.agents
+    }
     if keys.hf_token is not None:
         variables["HF_TOKEN"] = keys.hf_token.get_secret_value()
     content = render("secrets/env.j2", variables=variables).encode()

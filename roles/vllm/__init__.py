@@ -1,8 +1,8 @@
 """The agents: vLLM in containers.
 
-Promises: every agent runs as its settings say, on 127.0.0.1 only, without privileges, and is
-healthy. Needs: docker, secrets (.env), models (image and weights). Writes: compose.yaml, the cache
-folder. Restarts: only an agent whose definition or secret changed.
+Promises: every agent runs as its settings say, on 127.0.0.1 only, without privileges, in a network
+of its own, and is healthy. Needs: docker, secrets (.env), models (image and weights). Writes:
+compose.yaml, a folder for each agent. Restarts: only an agent whose definition or secret changed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from pyinfra.api.deploy import deploy
 
 from roles.vllm.plan import PROJECT, compose_entries, peers
 from vllm_hosts import run
+from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE
+from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.operations.compose import agents_healthy, agents_running
 from vllm_hosts.operations.tree import tree_synced
 
@@ -24,7 +26,7 @@ def vllm() -> None:
     directory = settings.vllm.directory
     agents = [agent.name for agent in settings.agents]
     tree_synced(
-        compose_entries(settings),
+        lambda: compose_entries(settings, look(HostMemory)),
         validate=f"{COMPOSE} --project-directory {directory} config --quiet",
         name="compose.yaml describes the agents",
     )
@@ -34,7 +36,8 @@ def vllm() -> None:
         agents,
         timeout=settings.vllm.health_timeout,
         peers=peers(settings),
-        internal_key=current.keys.internal,
+        cells={agent: settings.cell(agent) for agent in agents},
+        internal_keys={agent: current.keys.internal_of(agent) for agent in agents},
         name="The agents run as compose.yaml says",
     )
     agents_healthy(

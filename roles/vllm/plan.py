@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from vllm_hosts.paths import agents_folder, key_variable, models_folder
 from vllm_hosts.render import render
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.settings.cells import Cell
+from vllm_hosts.settings.types import in_bytes
 from vllm_hosts.tree import Entry, File, Folder
 
 PROJECT = "vllm"
 #: vLLM's drain ends with the process's own shutdown: seconds, or most of a minute where another
 #: agent has the processors (37 s seen). Docker waits no longer than it takes.
 _STOP_MARGIN = 100
+#: In a container: what the agent may write, and what it may only read.
 _CACHE = "/cache"
+_MODELS = "/models"
+#: A name server that is nowhere: Docker asks the host's own ones from outside the container, past
+#: every rule about forwarding, unless the container names one of its own.
+_NO_NAMES = "127.0.0.1"
+#: Compilers of kernels take every core by themselves, and their threads count as processes.
+_JOBS = "8"
+_GIB = 1 << 30
 _HEALTH_PROBE = (
     "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=8)"
 )
@@ -26,6 +37,14 @@ class Volume:
     source: str
     target: str
     read_only: bool
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A variable of a container that gets its value from one in .env."""
+
+    name: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -42,7 +61,12 @@ class Service:
     gpus: tuple[str, ...]
     shm_size: str
     user: str
-    secrets: tuple[str, ...]
+    secrets: tuple[Secret, ...]
+    cell: Cell
+    dns: str | None
+    #: Bytes.
+    memory: int
+    pids: int
     stop_seconds: int
     start_seconds: int
     health_probe: str = _HEALTH_PROBE
@@ -53,14 +77,24 @@ def peers(settings: HostSettings) -> dict[str, list[str]]:
     return {agent.name: list(settings.twins(agent.name)) for agent in settings.agents}
 
 
-def compose_entries(settings: HostSettings) -> list[Entry]:
-    """The compose file, and the folder for models and compiled kernels."""
+def compose_entries(settings: HostSettings, host_memory: int) -> list[Entry]:
+    """The compose file, and for each agent the folder that it may write.
+
+    :param host_memory: bytes that the host has.
+    """
     vllm = settings.vllm
     owner, _, group = vllm.user.partition(":")
+    folder = agents_folder(settings)
     return [
         Folder(vllm.directory),
-        Folder(vllm.cache_directory, mode=0o750, owner=owner, group=group),
-        File(compose_path(settings), compose_file(settings).encode()),
+        # Root's, so that no agent can put a link in the place of what is mounted.
+        Folder(vllm.cache_directory),
+        Folder(folder),
+        *(
+            Folder(f"{folder}/{agent.name}", mode=0o700, owner=owner, group=group)
+            for agent in settings.agents
+        ),
+        File(compose_path(settings), compose_file(settings, host_memory).encode()),
     ]
 
 
@@ -69,9 +103,9 @@ def compose_path(settings: HostSettings) -> str:
     return f"{settings.vllm.directory}/compose.yaml"
 
 
-def compose_file(settings: HostSettings) -> str:
+def compose_file(settings: HostSettings, host_memory: int) -> str:
     """The compose file as text."""
-    services = [service(settings, agent) for agent in settings.agents]
+    services = [service(settings, agent, host_memory) for agent in settings.agents]
     return render(
         "vllm/compose.yaml.j2", {"compose": _compose_string}, project=PROJECT, agents=services
     )
@@ -82,10 +116,13 @@ def _compose_string(value: str) -> str:
     return json.dumps(value.replace("$", "$$"))
 
 
-def service(settings: HostSettings, agent: Agent) -> Service:
+def service(settings: HostSettings, agent: Agent, host_memory: int) -> Service:
     """One agent as its compose service."""
     vllm = settings.vllm
-    volumes = [Volume(vllm.cache_directory, _CACHE, read_only=False)]
+    volumes = [
+        Volume(f"{agents_folder(settings)}/{agent.name}", _CACHE, read_only=False),
+        Volume(models_folder(settings), _MODELS, read_only=True),
+    ]
     if agent.is_folder:
         volumes.append(Volume(agent.model, agent.model, read_only=True))
     return Service(
@@ -100,16 +137,29 @@ def service(settings: HostSettings, agent: Agent) -> Service:
         shm_size=agent.shm_size,
         user=vllm.user,
         secrets=_secrets(settings, agent),
+        cell=settings.cell(agent.name),
+        dns=None if agent.egress and agent.egress.names else _NO_NAMES,
+        memory=in_bytes(agent.memory) if agent.memory else memory_limit(host_memory),
+        pids=agent.pids,
         stop_seconds=vllm.drain_timeout + _STOP_MARGIN,
         start_seconds=vllm.health_timeout,
     )
 
 
-def _secrets(settings: HostSettings, agent: Agent) -> tuple[str, ...]:
-    """Names in .env that an agent reads. The hub's token only where it asks the hub itself."""
+def memory_limit(host_memory: int) -> int:
+    """What one agent may take of a host's memory: nine tenths, in whole GiB.
+
+    A coarse number, so that another kernel's few megabytes recreate no agent.
+    """
+    return max(host_memory * 9 // 10 // _GIB, 1) * _GIB
+
+
+def _secrets(settings: HostSettings, agent: Agent) -> tuple[Secret, ...]:
+    """What an agent reads from .env. The hub's token only where it asks the hub itself."""
+    own = Secret("VLLM_API_KEY", key_variable(agent.name))
     if settings.secrets.has_hf_token and not agent.offline:
-        return ("VLLM_API_KEY", "HF_TOKEN")
-    return ("VLLM_API_KEY",)
+        return (own, Secret("HF_TOKEN", "HF_TOKEN"))
+    return (own,)
 
 
 def _command(settings: HostSettings, agent: Agent) -> list[str]:
@@ -139,10 +189,16 @@ def _command(settings: HostSettings, agent: Agent) -> list[str]:
 def _environment(settings: HostSettings, agent: Agent) -> dict[str, str]:
     environment = {
         "DO_NOT_TRACK": "1",
+        # At once, and not after a minute of asking a network that is not there.
+        "FLASHINFER_NO_DOWNLOAD": "1",
         # The user in the container has no entry in its /etc/passwd: PyTorch asks for a name,
         # and everything that caches asks for a home.
         "HOME": f"{_CACHE}/home",
         "HF_HOME": f"{_CACHE}/huggingface",
+        "MAX_JOBS": _JOBS,
+        "OPENBLAS_NUM_THREADS": _JOBS,
+        # What an agent leaves in its home is not code that its next start runs.
+        "PYTHONNOUSERSITE": "1",
         "TORCHINDUCTOR_CACHE_DIR": f"{_CACHE}/inductor",
         "TRITON_CACHE_DIR": f"{_CACHE}/triton",
         "USER": "vllm",
@@ -152,6 +208,7 @@ def _environment(settings: HostSettings, agent: Agent) -> dict[str, str]:
     if agent.offline:
         # All of it is there: an agent comes up again, after a reboot too, without the hub.
         environment["HF_HUB_OFFLINE"] = "1"
+        environment["HF_HUB_CACHE"] = f"{_MODELS}/hub"
     elif settings.hub.endpoint:
         environment["HF_ENDPOINT"] = settings.hub.endpoint
     return environment | agent.env

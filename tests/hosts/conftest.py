@@ -244,6 +244,13 @@ class Edge:
         return usable[-1].value
 
     def ask(self, path: str, *, key: SecretStr | None = None, method: str = "GET") -> probe.Answer:
+        """What the edge answers, when it is not busy with the refusals of other tests."""
+        return probe.patiently(lambda: self.ask_once(path, key=key, method=method))
+
+    def ask_once(
+        self, path: str, *, key: SecretStr | None = None, method: str = "GET"
+    ) -> probe.Answer:
+        """What the edge answers now."""
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         return probe.ask(
             self.settings.address,

@@ -14,6 +14,7 @@ from vllm_hosts import probe
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import HostError
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.outside.shapes import Shape, send
 from vllm_hosts.settings import HostSettings
 
 _ADDRESSES = (
@@ -58,6 +59,16 @@ def asked_of(host: Host, settings: HostSettings, inventory: Path) -> dict[str, A
             "ca_file": client_ca_file(settings, KeyStore(inventory).folder),
         },
     }
+
+
+def edge_statuses(settings: HostSettings, path: str, count: int) -> tuple[int, ...]:
+    """The edge's answers to so many requests, sent at once on one connection and without a key."""
+    name = settings.edge_names[0]
+    host = probe.host_header(name, settings.edge.https_port)
+    one = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n"
+    data = f"{one}\r\n" * (count - 1) + f"{one}Connection: close\r\n\r\n"
+    shape = Shape("", "many requests", data.encode(), ())
+    return send(settings.address, settings.edge.https_port, name, shape).statuses
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from pydantic import SecretStr
 from testinfra.host import Host
 
 from tests.hosts.conftest import Edge
-from tests.hosts.looks import Outside
+from tests.hosts.looks import Outside, edge_statuses
 from tests.hosts.promise import promise
 from vllm_hosts import probe
+from vllm_hosts.errors import HostError
 from vllm_hosts.settings import Agent, HostSettings
 
 #: Routes of vLLM that clients have no business with; several of them ask for no key.
@@ -22,7 +24,6 @@ CLOSED = (
     "/tokenize",
     "/detokenize",
     "/version",
-    "/health",
     "/ping",
     "/sleep",
     "/reset_prefix_cache",
@@ -33,6 +34,29 @@ CLOSED = (
     "/v1/../metrics",
     "/v1/%2e%2e/metrics",
 )
+#: Ways to write the path of an API that two programs could read differently.
+DISGUISED = (
+    "/%761/models",
+    "/v1/%6dodels",
+    "/v1/./models",
+    "/v1/x/../models",
+    "/v1/x%2f..%2fmodels",
+    "/v1/%2e/models",
+    "/v1%2fmodels",
+    "/v1/models%0a",
+    "/v1/responses/x%0a",
+)
+#: The edge may serve this to browsers, whatever its agents do.
+_PLAIN_HEADERS = {
+    "server",
+    "date",
+    "content-type",
+    "content-length",
+    "connection",
+    "strict-transport-security",
+    "vary",
+    "access-control-allow-origin",
+}
 
 
 @promise("EDGE-01")
@@ -47,6 +71,10 @@ def test_no_key_is_401(agent: Agent, edge: Edge) -> None:
     answer = edge.ask(f"/{agent.name}/v1/models")
     assert answer.status == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"  # type: ignore[index,call-overload]
+    # And nobody learns which agents there are.
+    nobody = edge.ask("/no-such-agent/v1/models")
+    assert (nobody.status, nobody.body) == (answer.status, answer.body)
+    assert set(nobody.headers) == set(answer.headers)
 
 
 #: Keys that are almost the right one.
@@ -90,16 +118,16 @@ def test_the_first_agent_also_answers_at_v1(settings: HostSettings, edge: Edge) 
 @promise("EDGE-06")
 def test_everything_else_is_404_even_with_a_key(settings: HostSettings, edge: Edge) -> None:
     prefixes = ["", *(f"/{agent.name}" for agent in settings.agents)]
-    answers = {
-        f"{method} {prefix}{path} {'with' if key else 'without'} a key": edge.ask(
-            prefix + path, key=key, method=method
-        ).status
-        for path in CLOSED
-        for prefix in prefixes
-        for method in ("GET", "POST")
-        for key in (None, edge.key)
-    }
-    assert {what: status for what, status in answers.items() if status != 404} == {}
+    paths = [prefix + path for prefix in prefixes for path in CLOSED]
+    paths += [f"{prefix}/health" for prefix in prefixes[1:]]
+    wrong = {}
+    for path in paths:
+        for method in ("GET", "POST"):
+            for key, expected in ((None, 401), (edge.key, 404)):
+                status = edge.ask(path, key=key, method=method).status
+                if status != expected:
+                    wrong[f"{method} {path} {'with' if key else 'without'} a key"] = status
+    assert wrong == {}
 
 
 @promise("EDGE-07")
@@ -141,5 +169,52 @@ def test_hidden_requests_are_refused(settings: HostSettings, outside: Outside) -
 
 
 @promise("EDGE-14")
-def test_encoded_and_doubled_paths_find_nothing(settings: HostSettings, outside: Outside) -> None:
+def test_encoded_and_doubled_paths_find_nothing(
+    settings: HostSettings, edge: Edge, outside: Outside
+) -> None:
+    # Without a key all paths look the same, so what would be found is asked with one.
+    answers = {path: edge.ask(path, key=edge.key).status for path in DISGUISED}
+    assert {path: status for path, status in answers.items() if status != 404} == {}
     assert outside.not_refused("EDGE-14") == []
+
+
+@promise("EDGE-15")
+def test_refused_requests_are_limited_by_source(settings: HostSettings, edge: Edge) -> None:
+    statuses = Counter(
+        status for _ in range(4) for status in edge_statuses(settings, "/no-such-path", 80)
+    )
+    assert statuses[429] > 0, statuses
+    # A client on the same machine is not.
+    assert edge.ask_once("/v1/models", key=edge.key).status != 429
+
+
+@promise("EDGE-16")
+def test_the_health_path_says_only_up_or_down(settings: HostSettings, edge: Edge) -> None:
+    answer = edge.ask("/health")
+    expected = {200: {"status": "up"}, 503: {"status": "down"}}
+    assert answer.json() == expected.get(answer.status), answer.status
+    more = {name.lower() for name in answer.headers} - _PLAIN_HEADERS
+    assert more == set()
+    assert answer.headers["Server"] == "nginx"
+    assert edge.ask("/health", method="POST").status == 401
+
+
+@promise("EDGE-17")
+def test_the_edge_has_connections_for_all_its_clients(host: Host, settings: HostSettings) -> None:
+    # What a whole configuration holds are keys too: only these two lines leave the host.
+    said = host.check_output(
+        "nginx -T 2>/dev/null | grep -vE '^[[:space:]]*#' |"
+        " grep -oE 'worker_(connections|rlimit_nofile)[[:space:]]+[0-9]+'"
+    )
+    found = dict(line.split() for line in said.splitlines())
+    # Each client's connections, and the agents' in their places; and as many as strangers may have.
+    clients = 2 * settings.edge.connections * settings.edge.expected_clients
+    assert int(found["worker_connections"]) >= clients + 4096
+    files = host.check_output(
+        "master=$(systemctl show -p MainPID --value nginx.service);"
+        " for worker in $(cat /proc/$master/task/$master/children); do"
+        " sed -n 's/^Max open files *\\([0-9]*\\) .*/\\1/p' /proc/$worker/limits; done"
+    ).split()
+    if not files:
+        raise HostError("nginx has no worker; does it run?")
+    assert min(map(int, files)) >= int(found["worker_connections"])

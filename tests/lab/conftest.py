@@ -63,6 +63,13 @@ def deployed(lab: None) -> Deployed:
     store = KeyStore(INVENTORY)
     client = store.client_key("default")
     canaries = {
+        f"internal key of {agent.name} on {host}": store.host_keys(settings[host]).internal_of(
+            agent.name
+        )
+        for host in HOSTS
+        for agent in settings[host].agents
+    }
+    canaries |= {
         f"internal key of {host}": store.host_keys(settings[host]).internal for host in HOSTS
     }
     canaries |= {"client's key": client, "token": SecretStr(os.environ["HF_TOKEN_OF_THE_LAB"])}

@@ -69,9 +69,13 @@ def _from_the_hub(model: str, revision: str = "v1", port: int = HUB_PORT, token:
     variables |= {"HF_TOKEN": token} if token else {}
     lines = "".join(f'      {name}: "{value}"\\n' for name, value in variables.items())
     cas = "/etc/ssl/certs/ca-certificates.crt"
-    return recreated(
+    # As `egress` would let it; what it fetches lies in its own folder.
+    way = (
+        f"nft insert rule inet vllm_hosts forward iifname vllm-8002 ip daddr {BRIDGE_V4.ip} accept"
+    )
+    return f"{way} && " + recreated(
         f's#- "{HUB_MODEL}"#- "{model}"#; s#- "v1"#- "{revision}"#;'
-        f" s#^ *HF_HUB_OFFLINE:.*#{lines}#;"
+        f" s#^ *HF_HUB_CACHE:.*##; s#^ *HF_HUB_OFFLINE:.*#{lines}#;"
         f' s#^    init: true#    extra_hosts: ["{HUB_NAME}:{BRIDGE_V4.ip}"]\\n&#;'
         f" s#^    volumes:#&\\n      - {cas}:/run/cas.pem:ro#"
     )
@@ -97,8 +101,10 @@ def _certificate(options: str, key: str = "-key key.pem") -> str:
 
 
 _HEALTH = "*ecc.errors*"
-_STRANGE = "/var/lib/vllm/strange"
-_WORDS = "/var/lib/vllm/lab-words"
+#: What agent spare finds in /cache.
+_OWN = "/var/lib/vllm/agents/spare"
+_STRANGE = f"{_OWN}/strange"
+_WORDS = f"{_OWN}/lab-words"
 
 FAULTS = [
     # The machine and Docker
@@ -287,13 +293,13 @@ FAULTS = [
     # Keys and the edge
     Fault(
         "key-missing",
-        "sed -i 's/^VLLM_API_KEY=.*/VLLM_API_KEY=/' /opt/vllm/.env",
+        "sed -i 's/^\\(VLLM_API_KEY_[A-Z]*\\)=.*/\\1=/' /opt/vllm/.env",
         usual=True,
     ),
     Fault("key-not-loaded", recreated('s/VLLM_API_KEY: .*/VLLM_API_KEY: ""/')),
     Fault(
         "key-differs-container",
-        "sed -i 's/^VLLM_API_KEY=.*/&x/' /opt/vllm/.env",
+        "sed -i 's/^VLLM_API_KEY_[A-Z]*=.*/&x/' /opt/vllm/.env",
         says="docker compose up -d",
         usual=True,
     ),

@@ -141,11 +141,13 @@ def test_the_log_has_names_and_no_secrets(deployed: Deployed) -> None:
     word = "a-prompt-that-nobody-should-log"
     answer = chat(deployed, messages=[{"role": "user", "content": word}])
     assert answer.status_code == 200
-    log = lab_hosts.run("gpu1", "cat /var/log/nginx/vllm-hosts.access.log").stdout
+    log = lab_hosts.run("gpu1", "cat /var/log/vllm-hosts/access.log").stdout
     entry = json.loads(log.splitlines()[-1])
     assert entry["client"] == "default"
     assert entry["agent"] == "tiny"
     assert (entry["path"], entry["status"]) == ("/v1/chat/completions", 200)
-    everything = lab_hosts.run("gpu1", "cat /var/log/nginx/*; journalctl -b --no-pager").stdout
+    everything = lab_hosts.run(
+        "gpu1", "cat /var/log/vllm-hosts/* /var/log/nginx/*; journalctl -b --no-pager"
+    ).stdout
     assert word not in everything
     assert deployed.leaks(everything) == []

@@ -117,7 +117,8 @@ def another_key(deployed: Deployed) -> Iterator[str]:
     key = "another-internal-key-of-the-lab-0123456789"
     lab_hosts.run(
         "gpu2",
-        f"cp -p {ENV} /run/env.before && sed -i 's/^VLLM_API_KEY=.*/VLLM_API_KEY={key}/' {ENV}",
+        f"cp -p {ENV} /run/env.before &&"
+        f" sed -i 's/^VLLM_API_KEY_TINY=.*/VLLM_API_KEY_TINY={key}/' {ENV}",
     )
     yield key
     lab_hosts.run("gpu2", f"cp -p /run/env.before {ENV} && rm /run/env.before")

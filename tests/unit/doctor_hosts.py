@@ -48,7 +48,6 @@ def healthy() -> Seen:
     row = "0, 34, 0, Not Active, Not Active, Not Active"
     return Seen(
         controller="192.0.2.1",
-        env_key="a" * 16,
         docker=DockerSeen("/usr/bin/docker", "active", answers=True, has_image=True),
         agents=(
             AgentSeen(
@@ -58,6 +57,7 @@ def healthy() -> Seen:
                 started=NOW - timedelta(hours=3),
                 container="f" * 64,
                 key="a" * 16,
+                env_key="a" * 16,
                 edge_key="a" * 16,
                 gpus=("GPU 0: NVIDIA H200 (UUID: GPU-4711)",),
             ),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -24,6 +25,10 @@ class Project:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Models are looked at as another user, who has to get there.
+        for parent in (self.folder, *self.folder.parents):
+            if parent.stat().st_uid == os.getuid() and parent.parent.is_relative_to(gettempdir()):
+                parent.chmod(parent.stat().st_mode | 0o011)
         for name in ("deploy.py", "config.py", "roles", "vllm_hosts", "templates"):
             (self.folder / name).symlink_to(ROOT / name)
         self.write("inventory/prod.py", f"gpu_hosts = [{self.address!r}]\n")

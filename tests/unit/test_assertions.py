@@ -34,8 +34,7 @@ def test_any_other_env_is_a_problem(found: Found) -> None:
 
 def edge(**answers: int) -> list[str]:
     def ask(path: str) -> Answer:
-        usual = 401 if path.endswith("/v1/models") else 404
-        return Answer(answers.get(path, usual), {}, b"")
+        return Answer(answers.get(path, 401), {}, b"")
 
     return list(edge_problems(SETTINGS, ask))
 
@@ -50,7 +49,8 @@ def test_a_closed_edge_has_no_problems() -> None:
         ("/v1/models", 200),
         ("/coder/v1/models", 404),
         ("/invocations", 200),
-        ("/metrics", 401),
+        ("/metrics", 404),
+        ("/no-such-agent/v1/models", 404),
         ("/qwen/invocations", 422),
     ],
 )

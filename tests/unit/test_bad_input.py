@@ -214,6 +214,36 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "group_data/gpu_hosts.py: edge.allow_from[0]: '10.0.0.1/8' is not a network;"
         " write it like '10.0.0.0/8', '192.0.2.7/32' or '2001:db8::/32'",
     ),
+    "more connections than there can be": (
+        {"edge": {"connections": 1024, "expected_clients": 500}},
+        "group_data/gpu_hosts.py: edge: edge.connections times edge.expected_clients is 512000, and"
+        " nginx gets room for 120000 at most; lower one of them",
+    ),
+    "route without a key": (
+        {"edge": {"routes": ["POST /tokenize"]}},
+        "group_data/gpu_hosts.py: edge.routes: 'POST /tokenize' cannot be served: vLLM asks for its"
+        " key below /v1 /v2 /inference /cohere only",
+    ),
+    "route that loads weights": (
+        {"edge": {"routes": ["POST /v1/load_lora_adapter"]}},
+        "group_data/gpu_hosts.py: edge.routes: 'POST /v1/load_lora_adapter' cannot be served: it"
+        " lets clients load weights",
+    ),
+    "route that climbs": (
+        {"edge": {"routes": ["POST /v1/../metrics"]}},
+        "group_data/gpu_hosts.py: edge.routes: 'POST /v1/../metrics' is not a route such as"
+        " 'POST /v2/embed': GET or POST, a space, and a path of letters, digits and _ . -",
+    ),
+    "route that is served": (
+        {"edge": {"routes": ["POST /v1/completions"]}},
+        "group_data/gpu_hosts.py: edge.routes: 'POST /v1/completions' is not needed: the edge"
+        " serves that path already, or a pattern of it",
+    ),
+    "origin with a path": (
+        {"edge": {"cors_origins": ["https://app.example.com/"]}},
+        "group_data/gpu_hosts.py: edge.cors_origins[0]: 'https://app.example.com/' is not an origin"
+        " such as 'https://app.example.com', in lower case and without a path",
+    ),
     "token not set": (
         {"secrets": {"hf_token_env": "NO_SUCH_TOKEN"}},
         "secrets.hf_token_env names the environment variable NO_SUCH_TOKEN, which is not set;"

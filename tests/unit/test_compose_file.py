@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -13,24 +14,30 @@ from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.tree import Folder
 
+#: Bytes of a host.
+MEMORY = 125 << 30
+#: An agent that asks the hub itself.
+USERS = {"user": "1234:5678", "fetch_user": "1235:5678"}
+ONLINE = {"env": {"HF_HUB_OFFLINE": "0"}, "egress": {"networks": ["192.0.2.0/24"]}}
+
 
 def services(**values: Any) -> dict[str, Any]:
-    found = yaml.safe_load(compose_file(settings(**values)))["services"]
+    found = yaml.safe_load(compose_file(settings(**values), MEMORY))["services"]
     assert isinstance(found, dict)
     return found
 
 
 def test_golden_one_agent() -> None:
-    check_golden("vllm/one-agent.yaml", compose_file(settings()))
+    check_golden("vllm/one-agent.yaml", compose_file(settings(), MEMORY))
 
 
 def test_golden_two_agents() -> None:
-    check_golden("vllm/two-agents.yaml", compose_file(settings(agents=[QWEN, CODER])))
+    check_golden("vllm/two-agents.yaml", compose_file(settings(agents=[QWEN, CODER]), MEMORY))
 
 
 def test_golden_without_gpu() -> None:
     agent = QWEN | {"gpus": [], "model": "/srv/models/tiny", "max_model_len": "auto"}
-    check_golden("vllm/without-gpu.yaml", compose_file(settings(agents=[agent])))
+    check_golden("vllm/without-gpu.yaml", compose_file(settings(agents=[agent]), MEMORY))
 
 
 def test_ports_are_published_on_loopback_only() -> None:
@@ -39,15 +46,18 @@ def test_ports_are_published_on_loopback_only() -> None:
 
 
 def test_no_secret_and_no_key_flag_is_in_the_file() -> None:
-    text = compose_file(settings(agents=[QWEN, CODER]))
+    text = compose_file(settings(agents=[QWEN, CODER]), MEMORY)
     assert "api-key" not in text
-    assert re.findall(r".*API_KEY.*", text) == ["      VLLM_API_KEY: ${VLLM_API_KEY:?}"] * 2
+    assert re.findall(r".*API_KEY.*", text) == [
+        "      VLLM_API_KEY: ${VLLM_API_KEY_QWEN:?}",
+        "      VLLM_API_KEY: ${VLLM_API_KEY_CODER:?}",
+    ]
     assert "TOKEN" not in text
 
 
 def test_the_hugging_face_token_is_only_named() -> None:
-    agent = QWEN | {"env": {"HF_HUB_OFFLINE": "0"}}
-    text = compose_file(settings(agents=[agent], secrets={"hf_token_env": "MY_TOKEN"}))
+    agent = QWEN | ONLINE
+    text = compose_file(settings(agents=[agent], secrets={"hf_token_env": "MY_TOKEN"}), MEMORY)
     assert re.findall(r".*TOKEN.*", text) == ["      HF_TOKEN: ${HF_TOKEN:?}"]
 
 
@@ -63,7 +73,7 @@ def test_an_agent_that_does_not_ask_the_hub_gets_no_token_for_it() -> None:
 
 
 def test_an_agent_that_may_ask_the_hub_asks_the_mirror() -> None:
-    agent = QWEN | {"env": {"HF_HUB_OFFLINE": "0"}}
+    agent = QWEN | ONLINE
     environment = services(agents=[agent], hub={"endpoint": "https://mirror.example"})["qwen"][
         "environment"
     ]
@@ -123,7 +133,62 @@ def test_a_local_model_is_mounted_read_only() -> None:
     assert mounts["/srv/models/coder"]["read_only"] is True
 
 
-def test_the_cache_belongs_to_the_container_s_user() -> None:
-    entries = compose_entries(settings(vllm={"user": "1234:5678"}))
-    [cache] = [e for e in entries if isinstance(e, Folder) and e.path == "/var/lib/vllm"]
-    assert (cache.owner, cache.group, cache.mode) == ("1234", "5678", 0o750)
+def test_an_agent_owns_its_own_folder_and_nothing_above_it() -> None:
+    entries = compose_entries(settings(agents=[QWEN, CODER], vllm=USERS), MEMORY)
+    folders = {
+        entry.path: (entry.owner, entry.group, entry.mode)
+        for entry in entries
+        if isinstance(entry, Folder)
+    }
+    assert folders == {
+        "/opt/vllm": ("root", "root", 0o755),
+        "/var/lib/vllm": ("root", "root", 0o755),
+        "/var/lib/vllm/agents": ("root", "root", 0o755),
+        "/var/lib/vllm/agents/qwen": ("1234", "5678", 0o700),
+        "/var/lib/vllm/agents/coder": ("1234", "5678", 0o700),
+    }
+
+
+def test_an_agent_writes_in_its_own_folder_only() -> None:
+    for name, service in services(agents=[QWEN, CODER]).items():
+        writable = [mount["source"] for mount in service["volumes"] if not mount["read_only"]]
+        assert writable == [f"/var/lib/vllm/agents/{name}"]
+        assert service["read_only"] is True
+        assert service["environment"]["PYTHONNOUSERSITE"] == "1"
+
+
+def test_every_agent_has_a_network_of_its_own() -> None:
+    found = yaml.safe_load(compose_file(settings(agents=[QWEN, CODER]), MEMORY))
+    addresses = set()
+    for name, service in found["services"].items():
+        [(network, place)] = service["networks"].items()
+        assert network == name
+        assert service["dns"] == ["127.0.0.1"]
+        [pool] = found["networks"][name]["ipam"]["config"]
+        subnet = ip_network(pool["subnet"])
+        assert ip_address(place["ipv4_address"]) in subnet
+        assert subnet.subnet_of(ip_network("198.18.0.0/16"))
+        addresses.add(subnet)
+    assert len(addresses) == 2
+    bridges = [
+        network["driver_opts"]["com.docker.network.bridge.name"]
+        for network in found["networks"].values()
+    ]
+    assert bridges == ["vllm-8001", "vllm-8002"]
+
+
+def test_names_are_resolved_only_where_egress_says_so() -> None:
+    egress = {"networks": ["192.0.2.0/24"], "names": True}
+    assert "dns" not in services(agents=[QWEN | {"egress": egress}])["qwen"]
+
+
+@pytest.mark.parametrize(("gib", "limit"), [(1, 1), (16, 14), (125, 112), (2000, 1800)])
+def test_memory_is_bounded_by_the_host_s(gib: int, limit: int) -> None:
+    service = yaml.safe_load(compose_file(settings(), gib << 30))["services"]["qwen"]
+    assert service["mem_limit"] == service["memswap_limit"] == limit << 30
+    assert service["pids_limit"] == 8192
+
+
+def test_bounds_are_settings() -> None:
+    service = services(agents=[QWEN | {"memory": "24g", "pids": 512}])["qwen"]
+    assert (service["mem_limit"], service["pids_limit"]) == (24 << 30, 512)

@@ -48,7 +48,7 @@ class StandInHost:
         self.exists = True
         self.log = "vLLM says nothing"
         self.write("compose.yaml", "services: {}\n")
-        self.write(".env", f"# ours\nVLLM_API_KEY={KEY}\nHF_TOKEN={TOKEN}\n")
+        self.write(".env", f"# ours\nVLLM_API_KEY_QWEN={KEY}\nHF_TOKEN={TOKEN}\n")
         self.write("edge/internal.map", f'vllm_hosts_qwen "{KEY}";\n')
         self.write("edge/clients.map", f'"Bearer {CLIENT}" "default Bearer {CLIENT}";\n')
         self.program("id", "echo 0")
@@ -105,7 +105,7 @@ class StandInHost:
             str(self.folder), str(self.folder), "vllm/x:v1", ["qwen"], ["qwen"], ["/no/such"]
         )
         script = script.replace("edge_folder=/etc/nginx/vllm-hosts", f"edge_folder={self.edge}")
-        script = script.replace("/var/log/nginx/vllm-hosts.access.log", f"{self.folder}/access.log")
+        script = script.replace("/var/log/vllm-hosts/access.log", f"{self.folder}/access.log")
         done = subprocess.run(
             ["sh", "-c", script],
             env={"PATH": f"{self.programs}:{os.environ['PATH']}"},
@@ -169,12 +169,12 @@ class TestKeys:
             assert secret not in asked
 
     def test_a_digest_says_nothing_to_who_knows_the_key(self, host: StandInHost) -> None:
-        assert host.seen().env_key != host.seen().env_key
+        assert host.seen().agents[0].env_key != host.seen().agents[0].env_key
 
     def test_equal_keys_have_equal_digests(self, host: StandInHost) -> None:
         seen = host.seen()
-        assert re.fullmatch("[0-9a-f]{16}", seen.env_key)
-        assert seen.env_key == seen.agents[0].key == seen.agents[0].edge_key
+        assert re.fullmatch("[0-9a-f]{16}", seen.agents[0].env_key)
+        assert seen.agents[0].env_key == seen.agents[0].key == seen.agents[0].edge_key
 
     def test_an_empty_key_of_the_container(self, host: StandInHost) -> None:
         host.container_key = ""
@@ -190,7 +190,7 @@ class TestKeys:
         assert names(host) == {"key-differs-edge"}
 
     def test_quotes_around_a_key_in_env_are_not_part_of_it(self, host: StandInHost) -> None:
-        host.write(".env", f'VLLM_API_KEY="{KEY}"\n')
+        host.write(".env", f'VLLM_API_KEY_QWEN="{KEY}"\n')
         assert names(host) == set()
 
     def test_no_env_file(self, host: StandInHost) -> None:

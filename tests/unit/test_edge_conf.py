@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+import pytest
 from pydantic import SecretStr
 
 from roles.client_keys.plan import clients_map, key_entries, scopes_map
@@ -12,6 +13,7 @@ from roles.nginx.plan import (
     NginxVersion,
     edge_conf,
     edge_entries,
+    included,
     parse_version,
 )
 from roles.secrets.plan import secret_entries
@@ -19,6 +21,7 @@ from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.keys import ClientKey, HostKeys
 from vllm_hosts.paths import EDGE_FOLDER as FOLDER
+from vllm_hosts.settings import HostSettings
 from vllm_hosts.tree import File
 
 DEBIAN_13 = NginxVersion((1, 26, 3), (3, 5, 0))
@@ -43,6 +46,19 @@ RICH = settings(
     },
 )
 
+#: What the edge sends to one of the agents.
+INNER = KEYS.internal_of(RICH.agents[0].name).get_secret_value().encode()
+
+
+OPEN = settings(
+    agents=[QWEN | {"served_model_name": "Qwen/Qwen3-8B"}],
+    edge={
+        "names": ["llm.example.com"],
+        "cors_origins": ["https://app.example.com", "http://localhost:3000"],
+        "routes": ["POST /v2/embed", "POST /v1/chat/completions/render"],
+    },
+)
+
 
 def files(chosen: NginxVersion = DEBIAN_13) -> dict[str, File]:
     entries = edge_entries(RICH, KEYS, chosen)
@@ -56,6 +72,19 @@ def test_golden_one_agent() -> None:
 
 def test_golden_two_agents_with_networks_and_an_old_nginx() -> None:
     check_golden("nginx/two-agents-nginx-1.18.conf", edge_conf(RICH, UBUNTU_22))
+
+
+def test_golden_for_web_pages_and_with_further_routes() -> None:
+    check_golden("nginx/with-web-pages.conf", edge_conf(OPEN, DEBIAN_13))
+    texts = included(OPEN, DEBIAN_13)
+    check_golden("nginx/checks-with-web-pages.conf", texts["checks"])
+    check_golden("nginx/error-with-web-pages.conf", texts["error"])
+
+
+def test_golden_what_is_included() -> None:
+    texts = included(PLAIN, UBUNTU_22)
+    for name in ("common", "checks", "refused", "error"):
+        check_golden(f"nginx/{name}.conf", texts[name])
 
 
 def test_golden_tls() -> None:
@@ -76,7 +105,7 @@ def test_files_with_keys_are_for_root_and_never_shown() -> None:
     with_keys = [
         file
         for file in files().values()
-        if re.search(rb"KEY-A|KEY-B|KEY-NEW|INTERNAL", file.content)
+        if re.search(rb"KEY-A|KEY-B|KEY-NEW", file.content) or INNER in file.content
     ]
     assert len(with_keys) == 2
     for file in with_keys:
@@ -84,18 +113,57 @@ def test_files_with_keys_are_for_root_and_never_shown() -> None:
         assert "KEY" not in repr(file)
 
 
-def test_every_proxied_path_is_written_out() -> None:
-    text = edge_conf(RICH, DEBIAN_13)
+@pytest.mark.parametrize("chosen", [PLAIN, RICH, OPEN])
+def test_every_proxied_path_is_written_out(chosen: HostSettings) -> None:
+    text = edge_conf(chosen, DEBIAN_13)
     targets = re.findall(r"proxy_pass (\S+);", text)
     assert targets
     for target in targets:
         assert re.fullmatch(
-            r"http://\$vllm_hosts_target/v1/[a-z_/]+(\$vllm_hosts_id(/cancel)?)?", target
+            r"http://\$vllm_hosts_target"
+            r"(/(v1|v2)/[a-z_/]+(\$vllm_hosts_id(/cancel)?)?|/health)",
+            target,
         ), target
-    # Behind every one: the network, the method and the client are looked at first.
-    assert text.count("if ($vllm_hosts_client =") == len(targets)
-    assert text.count("if ($vllm_hosts_scope_refused)") == len(targets)
-    assert text.count("if ($vllm_hosts_network_refused)") == len(targets)
+
+
+@pytest.mark.parametrize("chosen", [PLAIN, RICH, OPEN])
+def test_every_location_that_clients_reach_has_the_checks_first(chosen: HostSettings) -> None:
+    text = edge_conf(chosen, DEBIAN_13)
+    ours = text.rpartition("server {")[2]
+    locations = re.findall(r"^    location (.+?) \{\n(.*?)^    \}", ours, re.M | re.S)
+    assert len(locations) > 30
+    for match, body in locations:
+        lines = [line.strip() for line in body.splitlines()]
+        if match.startswith(("@", "= /./")):
+            # No client's path is that: named locations, and a dot that nginx resolves before.
+            assert lines[0] in ("internal;", "access_log off;") or lines[0].startswith("include")
+            continue
+        lines = [line for line in lines if not line.startswith(("set $vllm_hosts_", "#"))]
+        if match == "= /health":
+            assert lines.pop(0) == "if ($vllm_hosts_health) { rewrite ^ /./health last; }"
+        assert lines[0] == f"include {FOLDER}/checks.conf;", match
+        assert "return" not in body, "it would answer before any limit"
+
+
+def test_what_clients_send_is_looked_at_in_this_order() -> None:
+    for chosen, more in ((PLAIN, []), (OPEN, ["204"])):
+        text = included(chosen, DEBIAN_13)["checks"]
+        order = re.findall(r"rewrite \^ /\./(\w+) last", text)
+        assert [status.replace("preflight", "204") for status in order] == [
+            "403",
+            *more,
+            "401",
+            "404",
+        ]
+
+
+def test_no_regular_expression_takes_a_line_feed_at_its_end() -> None:
+    for chosen in (PLAIN, RICH, OPEN):
+        text = edge_conf(chosen, DEBIAN_13)
+        patterns = re.findall(r'"~\*?(\S.*?)"[ ;]|location ~ "(.*?)" \{', text)
+        assert len(patterns) > 4
+        for pattern in ("".join(pair) for pair in patterns):
+            assert not pattern.endswith("$"), pattern
 
 
 def test_versions_are_read_from_what_nginx_prints() -> None:
@@ -110,6 +178,13 @@ def test_env_holds_the_internal_key_and_the_token() -> None:
     [env] = [entry for entry in secret_entries(RICH, KEYS) if isinstance(entry, File)]
     assert (env.path, env.mode, env.owner, env.group) == ("/opt/vllm/.env", 0o600, "root", "root")
     lines = [line for line in env.content.decode().splitlines() if not line.startswith("#")]
-    assert lines == ["VLLM_API_KEY=INTERNAL-KEY", "HF_TOKEN=HF-TOKEN"]
+    assert lines == [
+        *(
+            f"VLLM_API_KEY_{agent.name.upper()}={KEYS.internal_of(agent.name).get_secret_value()}"
+            for agent in RICH.agents
+        ),
+        "HF_TOKEN=HF-TOKEN",
+    ]
+    assert "INTERNAL" not in env.content.decode(), "what keys are derived from left the controller"
     assert env.secret
     assert "KEY-A" not in env.content.decode(), "clients' keys belong to the edge alone"

@@ -12,9 +12,12 @@ from roles.assertions.plan import reachable_problems
 from roles.firewall.plan import rules
 from roles.vllm.plan import compose_file
 from tests.unit.samples import settings
+from vllm_hosts.facts.firewall import Surroundings
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.sockets import unexpected_sockets
+
+AROUND = Surroundings(33)
 
 
 def with_expose(**expose: Any) -> HostSettings:
@@ -42,18 +45,20 @@ def test_exposure_has_to_be_meant(expose: dict[str, Any], word: str) -> None:
 
 
 def test_only_the_named_networks_get_rules() -> None:
-    text = rules(both(), [22])
+    text = rules(both(), [22], AROUND)
     assert 'ip saddr { 10.0.0.0/8 } tcp dport { 8001 } accept comment "agent tiny' in text
     assert "ip6 saddr { fd00::/8 } meta l4proto tcp ct original proto-dst { 8001 } accept" in text
-    assert text.index("proto-dst") < text.index('oifname { "docker0", "br-*" } drop')
-    assert "8001" not in rules(settings(), [22])
+    assert text.index("proto-dst") < text.index('oifname "vllm-*" drop')
+    assert "8001 } accept" not in rules(settings(), [22], AROUND)
 
 
 def test_compose_publishes_what_the_networks_need() -> None:
-    ports = yaml.safe_load(compose_file(both()))["services"]["tiny"]["ports"]
+    ports = yaml.safe_load(compose_file(both(), 8 << 30))["services"]["tiny"]["ports"]
     assert ports == ["0.0.0.0:8001:8000", "[::]:8001:8000"]
     only = with_expose(networks=["10.0.0.0/8"], unguarded_routes="accepted")
-    assert yaml.safe_load(compose_file(only))["services"]["tiny"]["ports"] == ["0.0.0.0:8001:8000"]
+    assert yaml.safe_load(compose_file(only, 8 << 30))["services"]["tiny"]["ports"] == [
+        "0.0.0.0:8001:8000"
+    ]
 
 
 def test_the_socket_is_expected_and_no_other() -> None:

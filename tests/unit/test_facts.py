@@ -16,7 +16,7 @@ from vllm_hosts.facts.apt import (
     AptVersions,
 )
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.compose import ComposeProject, Container
+from vllm_hosts.facts.compose import ComposeProject, Container, Network
 from vllm_hosts.facts.docker import DockerDaemon
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import SystemState
@@ -140,19 +140,26 @@ def test_daemon_json_is_read_byte_by_byte() -> None:
 def test_compose_says_what_should_run_and_what_does() -> None:
     found = ComposeProject().process(
         ["== hashes", "qwen abc", "coder def", "exit 0", "== containers"]
-        + ["qwen abc running healthy", "old 123 exited none", END]
+        + ["qwen abc running healthy qwen", "old 123 exited none old", "== networks"]
+        + ["qwen vllm_qwen 198.18.250.8/29 vllm-8001 qwen", "default vllm_default 172.18.0.0/16 -"]
+        + [END]
     )
     assert found.wanted == {"qwen": "abc", "coder": "def"}
     assert found.containers == (
-        Container("qwen", "abc", "running", "healthy"),
-        Container("old", "123", "exited", "none"),
+        Container("qwen", "abc", "running", "healthy", "qwen"),
+        Container("old", "123", "exited", "none", "old"),
+    )
+    assert found.networks == (
+        Network("qwen", "vllm_qwen", "198.18.250.8/29", "vllm-8001", ("qwen",)),
+        Network("default", "vllm_default", "172.18.0.0/16", "-", ()),
     )
     assert found.error is None
 
 
 def test_a_compose_file_that_compose_rejects_is_told() -> None:
     found = ComposeProject().process(
-        ["== hashes", "services.qwen.ports must be a list", "exit 15", "== containers", END]
+        ["== hashes", "services.qwen.ports must be a list", "exit 15", "== containers"]
+        + ["== networks", END]
     )
     assert found.error == "services.qwen.ports must be a list"
 
@@ -174,6 +181,10 @@ SYSTEM = [
     'LISTEN 0 4096 127.0.0.1:8001 0.0.0.0:* users:(("docker-proxy",pid=5,fd=7))',
     "== containers",
     "qwen 127.0.0.1:8001->8000/tcp, 9000/tcp",
+    "== routes",
+    "default via 192.0.2.1 dev eth0 proto dhcp",
+    "192.0.2.0/24 dev eth0 proto kernel scope link src 192.0.2.11",
+    "blackhole 203.0.113.0/24",
     "== gpus",
 ]
 
@@ -191,6 +202,10 @@ def test_a_system_with_gpus() -> None:
     assert found.container_ports == {8001: "qwen"}
     assert [(gpu.name, gpu.memory_mib) for gpu in found.gpus] == [("NVIDIA H200", 143771)]
     assert found.gpu_message is None
+    assert [(str(route.network), route.interface) for route in found.routes] == [
+        ("192.0.2.0/24", "eth0"),
+        ("203.0.113.0/24", "blackhole"),
+    ]
 
 
 def test_the_driver_s_own_message_is_kept() -> None:

@@ -9,14 +9,16 @@ import pytest
 
 from roles.firewall.plan import firewall_entries, rules
 from tests.golden import check_golden
-from tests.unit.samples import settings
+from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.firewall import SshPorts
+from vllm_hosts.facts.firewall import HostSurroundings, SshPorts, Surroundings
 from vllm_hosts.tree import File
 
 NARROW = settings(
+    agents=[QWEN | {"egress": {"networks": ["198.51.100.0/24", "2001:db8:1::/48"]}}, CODER],
     firewall={
+        "forward_from": ["wg0"],
         "ssh_from": ["10.0.0.0/8", "2001:db8::/32"],
         "extra_tcp_ports": [9100],
         "extra_udp_ports": [51820],
@@ -24,36 +26,40 @@ NARROW = settings(
     edge={"https_port": 8443, "http_port": 8080, "allow_from": ["192.0.2.0/24"]},
 )
 
+AROUND = Surroundings(33, ("br0",))
+
 
 def test_golden_open_to_everybody() -> None:
-    check_golden("firewall/default.nft", rules(settings(), [22]))
+    check_golden("firewall/default.nft", rules(settings(), [22], AROUND))
 
 
 def test_golden_narrow() -> None:
-    check_golden("firewall/narrow.nft", rules(NARROW, [2222, 22]))
+    check_golden("firewall/narrow.nft", rules(NARROW, [2222, 22], AROUND))
 
 
 def test_golden_unit() -> None:
-    [unit] = [e for e in firewall_entries(settings(), [22]) if e.path.endswith(".service")]
+    [unit] = [e for e in firewall_entries(settings(), [22], AROUND) if e.path.endswith(".service")]
     assert isinstance(unit, File)
     check_golden("firewall/vllm-hosts-firewall.service", unit.content.decode())
 
 
 def test_a_network_of_one_family_opens_nothing_for_the_other() -> None:
-    text = rules(settings(edge={"allow_from": ["192.0.2.0/24"]}), [22])
+    text = rules(settings(edge={"allow_from": ["192.0.2.0/24"]}), [22], AROUND)
     assert [
-        line for line in text.splitlines() if "80, 443" in line and "ip saddr" not in line
+        line
+        for line in text.splitlines()
+        if "80, 443" in line and "accept" in line and "ip saddr" not in line
     ] == []
 
 
 @pytest.mark.parametrize("which", [settings(), NARROW])
 def test_loads_twice_and_leaves_other_tables_alone(which: object, tmp_path: Path) -> None:
     path = tmp_path / "firewall.nft"
-    path.write_text(rules(which, [22]))  # type: ignore[arg-type]
+    path.write_text(rules(which, [22], AROUND))  # type: ignore[arg-type]
     script = f"""
         nft add table ip mine; nft add chain ip mine c
-        nft -c -f {path}; nft -f {path}; nft -s list table inet vllm_hosts >{tmp_path}/first
-        nft -f {path}; nft -s list table inet vllm_hosts >{tmp_path}/second
+        nft -c -f {path}; nft -f {path}; nft -s -t list table inet vllm_hosts >{tmp_path}/first
+        nft -f {path}; nft -s -t list table inet vllm_hosts >{tmp_path}/second
         nft list tables
     """
     done = subprocess.run(
@@ -66,7 +72,7 @@ def test_loads_twice_and_leaves_other_tables_alone(which: object, tmp_path: Path
 
 def test_no_known_ssh_port_is_never_a_firewall() -> None:
     with pytest.raises(ValueError, match="locks everybody out"):
-        rules(settings(), [])
+        rules(settings(), [], AROUND)
 
 
 def test_ssh_ports_are_those_in_use() -> None:
@@ -90,3 +96,35 @@ def test_no_sshd_stops_the_host() -> None:
 def test_a_look_that_was_cut_short_stops_the_host() -> None:
     with pytest.raises(HostError, match="cut short"):
         SshPorts().process(["== listeners", 'LISTEN 0 128 *:22 *:* users:(("sshd",pid=1,fd=3))'])
+
+
+def around(tmp_path: Path, conf: str = "user root;\n") -> Surroundings:
+    (tmp_path / "nginx.conf").write_text(conf)
+    script = HostSurroundings().command(str(tmp_path / "net"), str(tmp_path / "nginx.conf"))
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    return HostSurroundings().process(done.stdout.splitlines())
+
+
+def test_a_bridge_with_a_real_card_leads_outside(tmp_path: Path) -> None:
+    """And one with containers only does not."""
+    net = tmp_path / "net"
+    for bridge, port in (("br0", "eth0"), ("docker0", "veth1"), ("br1", "bond0")):
+        (net / bridge / "bridge").mkdir(parents=True)
+        (net / bridge / "brif" / port).mkdir(parents=True)
+        (net / port).mkdir()
+    (net / "eth0" / "device").mkdir()
+    (net / "bond0" / "lower_eth1").mkdir()
+    assert around(tmp_path) == Surroundings(0, ("br0", "br1"))
+
+
+@pytest.mark.parametrize(
+    ("conf", "user"),
+    [("  user   www-data;\n", 33), ("", 33), ("# user root;\nuser root root;\n", 0)],
+)
+def test_nginx_s_user_is_the_one_in_its_configuration(tmp_path: Path, conf: str, user: int) -> None:
+    assert around(tmp_path, conf).edge_user == user
+
+
+def test_a_user_that_does_not_exist_is_no_default(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        around(tmp_path, "user no-such-user-here;\n")

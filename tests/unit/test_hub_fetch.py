@@ -181,6 +181,67 @@ def test_a_damaged_part_is_thrown_away_not_served(local: Local) -> None:
     assert local.run("org/model")[0] == 0
 
 
+class TestDistrust:
+    """An agent could write what is in the cache: nothing of it is believed."""
+
+    @pytest.fixture
+    def model(self, local: Local) -> Path:
+        assert local.run("org/model")[0] == 0
+        return local.cache / "hub/models--org--model"
+
+    def honest(self, local: Local) -> None:
+        code, _, err = local.run("org/model", "--distrust")
+        assert code == 0, err
+        snapshot = local.cache / "hub/models--org--model/snapshots" / FILES_COMMIT
+        assert sorted(path.name for path in snapshot.iterdir()) == [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+        ]
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            assert (snapshot / name).read_bytes() == FILES[name].content, name
+
+    def test_what_is_right_is_not_fetched_again(self, local: Local, model: Path) -> None:
+        before = local.of("/cdn/")
+        self.honest(local)
+        assert local.of("/cdn/") == before
+
+    def test_weights_of_the_right_size_and_another_content(self, local: Local, model: Path) -> None:
+        blob = model / "blobs" / str(FILES["model.safetensors"].sha256)
+        blob.write_bytes(b"x" * len(WEIGHTS))
+        # Without it, the size is enough.
+        assert local.run("org/model")[0] == 0
+        assert blob.read_bytes() != WEIGHTS
+        self.honest(local)
+
+    def test_a_small_file_under_its_right_name(self, local: Local, model: Path) -> None:
+        [small] = model.glob("snapshots/*/config.json")
+        small.resolve().write_bytes(b'{"evil": 1}')
+        self.honest(local)
+
+    def test_files_that_the_hub_does_not_have(self, local: Local, model: Path) -> None:
+        (model / "snapshots" / FILES_COMMIT / "modeling_evil.py").write_text("evil")
+        self.honest(local)
+
+    @pytest.mark.parametrize("name", ["blobs", "snapshots", "refs"])
+    def test_folders_that_lead_elsewhere(
+        self, local: Local, model: Path, tmp_path: Path, name: str
+    ) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (model / name).rename(tmp_path / "away")
+        (model / name).symlink_to(elsewhere)
+        self.honest(local)
+        assert list(elsewhere.iterdir()) == []
+
+    def test_links_and_fifos_in_the_place_of_weights(self, local: Local, model: Path) -> None:
+        blob = model / "blobs" / str(FILES["model.safetensors"].sha256)
+        blob.unlink()
+        blob.symlink_to("/etc/passwd")
+        os.mkfifo(f"{blob}.partial")
+        self.honest(local)
+
+
 class TestRefusals:
     def test_a_model_that_is_not_there(self, local: Local) -> None:
         said = local.refused("org/none")

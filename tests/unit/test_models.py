@@ -97,7 +97,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def on_this_machine(models: list[HubModel], cache: Path) -> dict[str, Fetched]:
-    command = HubModels().command(models, str(cache))
+    command = HubModels().command(models, str(cache), "0:0")
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     return HubModels().process(done.stdout.splitlines())
 
@@ -134,13 +134,14 @@ class Fake:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "bin").mkdir()
-        (folder / ".env").write_text(f"# for root\nVLLM_API_KEY=k\nHF_TOKEN={TOKEN}\n")
+        (folder / ".env").write_text(f"# for root\nVLLM_API_KEY_QWEN=k\nHF_TOKEN={TOKEN}\n")
         self.answer("commit abc", 0)
 
     def answer(self, text: str, code: int) -> None:
         docker = self.folder / "bin/docker"
         docker.write_text(
             f"""#!/bin/sh
+            [ "$1" != network ] || {{ echo "$*" >>{self.folder}/networks; exit 0; }}
             [ "$1" = run ] || exit 1
             printf '%s\\n' "$@" >{self.folder}/argv
             env >{self.folder}/env
@@ -150,17 +151,19 @@ class Fake:
         )
         docker.chmod(0o755)
 
-    def run(self, model: HubModel, **changes: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, model: HubModel, *, distrust: bool = False, **changes: Any
+    ) -> subprocess.CompletedProcess[str]:
         given: dict[str, Any] = {
             "image": "vllm:v1",
-            "user": "64101:64101",
+            "user": "64102:64101",
             "cache_directory": "/var/lib/vllm",
             "token_file": str(self.folder / ".env"),
             "endpoint": None,
             "connections": 4,
         }
         return subprocess.run(
-            ["sh", "-c", fetch_script(model, Download(**(given | changes)))],
+            ["sh", "-c", fetch_script(model, Download(**(given | changes)), distrust=distrust)],
             env={"PATH": f"{self.folder}/bin:/usr/bin:/bin"},
             capture_output=True,
             text=True,
@@ -194,17 +197,19 @@ def test_the_container_has_no_privileges_and_no_gpu(fake: Fake) -> None:
     fake.run(HubModel("org/model"))
     argv = fake.argv()
     for option, value in (
-        ("--user", "64101:64101"),
+        ("--user", "64102:64101"),
         ("--cap-drop", "ALL"),
         ("--security-opt", "no-new-privileges:true"),
         ("--env", "NVIDIA_VISIBLE_DEVICES=void"),
         ("--pull", "never"),
+        ("--network", "vllm-fetch"),
     ):
         assert (option, value) in pairwise(argv), option
     assert "--read-only" in argv and "--privileged" not in argv and "--gpus" not in argv
     mounts = [argv[at + 1] for at, word in enumerate(argv) if word == "--mount"]
     assert mounts[0] == "type=bind,source=/var/lib/vllm/huggingface,target=/cache/huggingface"
-    assert all(mount.endswith(",readonly") for mount in mounts[1:])
+    assert len(mounts) > 1 and all(mount.endswith("readonly") for mount in mounts[1:])
+    assert "host" not in argv, "the fetching container shares something with the host"
 
 
 def test_the_program_gets_what_the_settings_say(fake: Fake) -> None:
@@ -216,12 +221,18 @@ def test_the_program_gets_what_the_settings_say(fake: Fake) -> None:
         hub={"endpoint": "https://mirror.example/hf", "connections": 9},
     )
     [model] = hub_models(given)
-    fake.run(model, endpoint=download(given).endpoint, connections=download(given).connections)
+    fake.run(
+        model,
+        distrust=True,
+        endpoint=download(given).endpoint,
+        connections=download(given).connections,
+    )
     argv = fake.argv()
     assert "HF_ENDPOINT=https://mirror.example/hf" in argv
     assert argv[argv.index("vllm:v1") + 1 :] == [
         *["-", "Qwen/Qwen3-8B", "--revision", "refs/pr/1", "--workers", "9"],
-        *["--cache", "/var/lib/vllm", "--allow-pickle", "--ignore=consolidated*"],
+        *["--cache", "/var/lib/vllm", "--allow-pickle", "--distrust"],
+        "--ignore=consolidated*",
     ]
     program = (fake.folder / "stdin").read_text()
     assert program == (Path(operation.hub.__file__).with_name("fetch.py")).read_text()

@@ -84,7 +84,7 @@ def find(name: str) -> Shape:
         ("length and chunks", Met((405, 200), False, 1.5), "a request inside the request"),
         ("headers that never end", Met((), True, 15.0), None),
         ("headers that never end", Met((408,), True, 15.0), None),
-        ("headers that never end", Met((), False, 25.0), "still open after 25 s"),
+        ("headers that never end", Met((), False, 20.0), "still open after 20 s"),
     ],
 )
 def test_judging_an_answer(name: str, met: Met, wrong: str | None) -> None:

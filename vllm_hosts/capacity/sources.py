@@ -20,7 +20,13 @@ from vllm_hosts.settings import Agent, HostSettings
 
 def look_at(settings: HostSettings) -> System:
     """The connected host: its cards, and models that it has. :raises HostError: it does not say."""
-    return look(SystemState, folders=[], image=settings.vllm.image, models=model_folders(settings))
+    return look(
+        SystemState,
+        folders=[],
+        image=settings.vllm.image,
+        reader=settings.vllm.fetch_user,
+        models=model_folders(settings),
+    )
 
 
 def model_folders(settings: HostSettings) -> list[str]:

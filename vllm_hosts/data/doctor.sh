@@ -43,10 +43,13 @@ look() {
     done
 
     echo '== deployed'; [ ! -e "$directory/compose.yaml" ] || echo yes
-    echo '== env'
-    if [ -e "$directory/.env" ]; then
-        sed -n 's/^VLLM_API_KEY=//p' "$directory/.env" | tail -n 1 | unquoted | digest
-    fi
+    for agent in $agents; do
+        echo "== env key $agent"
+        [ ! -e "$directory/.env" ] || {
+            name=$(printf %s "$agent" | tr a-z- A-Z_)
+            sed -n "s/^VLLM_API_KEY_$name=//p" "$directory/.env" | tail -n 1 | unquoted | digest
+        }
+    done
 
     echo '== docker'
     if command -v docker >/dev/null; then
@@ -195,7 +198,7 @@ look_at_edge() {
         elif nft list tables >/dev/null 2>&1; then echo absent; fi
     fi
     echo '== requests'
-    log=/var/log/nginx/vllm-hosts.access.log
+    log=/var/log/vllm-hosts/access.log
     # What was answered before the edge's keys last changed says nothing about now.
     since=$(date -d '15 minutes ago' +%s)
     booted=$(sed -n 's/^btime //p' /proc/stat)

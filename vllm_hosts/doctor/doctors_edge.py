@@ -13,7 +13,7 @@ from vllm_hosts.doctor.model import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import EMPTY, Requests, Seen
 from vllm_hosts.doctor.words import shortened
 from vllm_hosts.operations.edge import INTERNAL_MAP
-from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY, key_variable
 from vllm_hosts.settings import HostSettings
 
 #: A client that fails so often within a quarter of an hour, and never succeeds, has a wrong key.
@@ -25,9 +25,14 @@ _NO_KEY = ("", EMPTY)
 def key_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """.env is not there, or has no key."""
     path = f"{settings.vllm.directory}/.env"
-    if seen.deployed and seen.env_key in _NO_KEY:
-        said = f"{path} has an empty VLLM_API_KEY, or none" if seen.env_key else f"no {path}"
-        yield Finding(said, values={"path": path})
+    without = [agent for agent in seen.agents if agent.env_key in _NO_KEY]
+    if not seen.deployed or not without:
+        return
+    if any(agent.env_key for agent in seen.agents):
+        names = " and ".join(key_variable(agent.name) for agent in without)
+        yield Finding(f"{path} has an empty {names}, or none", values={"path": path})
+    else:
+        yield Finding(f"no {path}", values={"path": path})
 
 
 @finds("key-not-loaded")
@@ -45,7 +50,7 @@ def key_not_loaded(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def key_differs_container(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The container was made with another key than .env has now."""
     for agent in seen.agents:
-        if agent.key not in _NO_KEY and seen.env_key not in (*_NO_KEY, agent.key):
+        if agent.key not in _NO_KEY and agent.env_key not in (*_NO_KEY, agent.key):
             directory = settings.vllm.directory
             yield Finding(
                 f"VLLM_API_KEY of container {agent.name} is not the one in {directory}/.env",

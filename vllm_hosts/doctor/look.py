@@ -71,7 +71,6 @@ class DoctorLook(HostFact[Seen]):
             clock=float(parts["clock"][0]),
             controller="".join(parts["controller"]),
             deployed=parts["deployed"] == ["yes"],
-            env_key="".join(parts["env"]),
             docker=docker,
             agents=tuple(
                 _agent(heading.removeprefix("edge key "), parts)
@@ -150,9 +149,10 @@ def _docker(parts: dict[str, list[str]]) -> DockerSeen:
 
 def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
     edge_key = "".join(parts[f"edge key {name}"])
+    env_key = "".join(parts[f"env key {name}"])
     state = parts.get(f"agent {name}")
     if not state:
-        return AgentSeen(name, edge_key=edge_key)
+        return AgentSeen(name, edge_key=edge_key, env_key=env_key)
     found = json_object(state[0])
     inner = found["state"]
     return AgentSeen(
@@ -167,6 +167,7 @@ def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
         container=found["id"],
         key="".join(parts[f"key {name}"]),
         edge_key=edge_key,
+        env_key=env_key,
         log=_quoted(parts.get(f"log {name}", [])),
         gpus=_quoted(parts[f"gpus in {name}"]) if f"gpus in {name}" in parts else None,
     )

@@ -39,7 +39,9 @@ class DockerSeen:
 class AgentSeen:
     """One agent's container. ``status`` is empty where there is none.
 
-    Digests are of keys, salted anew in each look: they can be compared with each other only.
+    ``key``: what the container asks for, ``edge_key``: what the edge sends, ``env_key``: what .env
+    has for it. Digests are of keys, salted anew in each look: they can be compared with each other
+    only.
     ``log``: what it printed lately, where it is not healthy. ``gpus``: what ``nvidia-smi -L`` says
     in it.
     """
@@ -55,6 +57,7 @@ class AgentSeen:
     container: str = ""
     key: str = ""
     edge_key: str = ""
+    env_key: str = ""
     log: tuple[str, ...] = ()
     gpus: tuple[str, ...] | None = None
 
@@ -149,7 +152,6 @@ class Seen:
     clock: float = 0.0
     controller: str = ""
     deployed: bool = True
-    env_key: str = ""
     docker: DockerSeen = field(default_factory=lambda: DockerSeen("", "", answers=False))
     agents: tuple[AgentSeen, ...] = ()
     absent_models: frozenset[str] = frozenset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from shlex import quote
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pyinfra.api.facts import FactBase, get_fact
@@ -50,6 +51,28 @@ class HostFact(FactBase[T], Generic[T]):
 def ending(script: str) -> str:
     """The script in the C locale, with the last line by which a whole answer is known."""
     return f"export LC_ALL=C\n{script.strip()}\necho\necho {END}"
+
+
+def as_user(
+    user: str, script: str, *, arguments: str = "", given: str = "</dev/null", seconds: int = 60
+) -> str:
+    """Shell: look at paths that a container may have written, with its rights and a time limit.
+
+    Whatever lies there, a link leads nowhere that this user could not go anyway, and a FIFO ends
+    the look instead of holding it for ever.
+
+    :param user: ``UID:GID``.
+    :param arguments: shell words that the script gets as ``$1`` and so on.
+    :param given: redirection of the script's standard input; empty: what comes by a pipe.
+    """
+    uid, _, gid = user.partition(":")
+    rights = f"setpriv --reuid {uid} --regid {gid} --clear-groups --no-new-privs --inh-caps=-all"
+    # A login that is not root is told so by preflight, with what it can see.
+    return f"""{{
+        rights=; [ "$(id -u)" != 0 ] || rights='{rights}'
+        timeout -k 5 {seconds} $rights sh -c {quote(script)} look {arguments} {given} || {{
+            echo "looking as user {uid} took {seconds} s, or failed" >&2; exit 1
+        }}; }}"""
 
 
 def sections(lines: list[str]) -> dict[str, list[str]]:

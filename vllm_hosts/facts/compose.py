@@ -8,7 +8,15 @@ from shlex import quote
 from vllm_hosts.facts.base import HostFact, ending, sections
 
 #: Secrets come from .env alone, never from the environment of whoever logs in.
-COMPOSE = "env -u VLLM_API_KEY -u HF_TOKEN docker compose"
+COMPOSE = 'env -i PATH="$PATH" HOME="${HOME:-/root}" docker compose'
+
+
+_NETWORK = (
+    '{{index .Labels "com.docker.compose.network"}} {{.Name}}'
+    " {{range .IPAM.Config}}{{.Subnet}}{{end}}"
+    ' {{with index .Options "com.docker.network.bridge.name"}}{{.}}{{else}}-{{end}}'
+    "{{range .Containers}} {{.Name}}{{end}}"
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,18 @@ class Container:
     config_hash: str
     status: str
     health: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the project. ``key``: its name in the compose file; ``containers``: by name."""
+
+    key: str
+    name: str
+    subnet: str
+    bridge: str
+    containers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -31,6 +51,7 @@ class Project:
     wanted: dict[str, str]
     containers: tuple[Container, ...]
     error: str | None
+    networks: tuple[Network, ...] = ()
 
 
 class ComposeProject(HostFact[Project]):
@@ -42,7 +63,7 @@ class ComposeProject(HostFact[Project]):
         inspect = (
             '{{index .Config.Labels "com.docker.compose.service"}}'
             ' {{index .Config.Labels "com.docker.compose.config-hash"}} {{.State.Status}}'
-            " {{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
+            " {{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}} {{slice .Name 1}}"
         )
         return ending(
             f"""
@@ -58,6 +79,11 @@ class ComposeProject(HostFact[Project]):
                 docker ps -aq --filter label=com.docker.compose.project={project} |
                     xargs -r docker inspect --format {quote(inspect)}
             fi
+            echo '== networks'
+            if command -v docker >/dev/null; then
+                docker network ls -q --filter label=com.docker.compose.project={project} |
+                    xargs -r docker network inspect --format {quote(_NETWORK)}
+            fi
             """
         )
 
@@ -69,7 +95,13 @@ class ComposeProject(HostFact[Project]):
             wanted=dict(_pair(line) for line in hashes) if good else {},
             containers=tuple(Container(*line.split()) for line in parts["containers"]),
             error=None if good else " ".join(hashes),
+            networks=tuple(_network(line) for line in parts["networks"]),
         )
+
+
+def _network(line: str) -> Network:
+    key, name, subnet, bridge, *containers = line.split()
+    return Network(key, name, subnet, bridge, tuple(containers))
 
 
 def _pair(line: str) -> tuple[str, str]:

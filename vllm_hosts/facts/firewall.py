@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import HostFact, ending, sections
 
+#: Without counters, and without the addresses that a set has collected.
+LISTING = "nft -s -t list table inet vllm_hosts"
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -24,7 +27,7 @@ class FirewallLoaded(HostFact[Loaded]):
     what = "the firewall"
 
     def command(self, rules: str, unit: str) -> str:
-        listing = "nft -s list table inet vllm_hosts"
+        listing = LISTING
         return ending(
             f"""
             echo '== live'; {listing} 2>/dev/null | sha256sum
@@ -76,6 +79,52 @@ class SshPorts(HostFact[tuple[int, ...]]):
                 " is SSH served by something other than OpenSSH?"
             )
         return tuple(sorted(ports))
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the rules depend on besides settings.
+
+    ``edge_user``: numeric user as which nginx's workers run, or will run. ``uplinks``: bridges over
+    which the host itself is connected, so that what comes from them comes from outside.
+    """
+
+    edge_user: int
+    uplinks: tuple[str, ...] = ()
+
+
+class HostSurroundings(HostFact[Surroundings]):
+    """nginx's user, and the bridges that lead outside: by a real card, or the default route."""
+
+    what = "the host's bridges and nginx's user"
+
+    def command(self, system: str = "/sys/class/net", conf: str = "/etc/nginx/nginx.conf") -> str:
+        return ending(
+            f"""
+            echo '== edge user'
+            user=$(sed -n 's/^[[:space:]]*user[[:space:]]\\{{1,\\}}\\([^;[:space:]]*\\).*/\\1/p' \
+                {conf} 2>/dev/null | head -n 1)
+            id -u "${{user:-www-data}}" || exit 1
+            echo '== uplinks'
+            for place in {system}/*/bridge; do
+                [ -d "$place" ] || continue
+                place=${{place%/bridge}}; name=${{place##*/}}; outside=
+                for port in "$place"/brif/*; do
+                    port={system}/${{port##*/}}
+                    [ ! -e "$port/device" ] || outside=yes
+                    # Bonds and VLANs stand on another interface.
+                    for below in "$port"/lower_*; do [ ! -e "$below" ] || outside=yes; done
+                done
+                [ -z "$(ip route show default dev "$name" 2>/dev/null)" ] || outside=yes
+                [ -z "$(ip -6 route show default dev "$name" 2>/dev/null)" ] || outside=yes
+                [ -z "$outside" ] || echo "$name"
+            done
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Surroundings:
+        parts = sections(lines)
+        return Surroundings(int(parts["edge user"][0]), tuple(sorted(parts["uplinks"])))
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from shlex import quote
 
-from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.base import HostFact, as_user, ending, sections
 from vllm_hosts.hub.model import Fetched, HubModel
 
 #: One small file for each model: what was there when it was complete.
 MODELS = "/var/lib/vllm-hosts/models"
+
+
+#: Given a repository, a commit and a revision; file names by pipe. What lies there was written by a
+#: container, so it is looked at with no more rights than that had.
+_PRESENT = """
+    [ ! -f "$1/refs/$3" ] || echo "ref $(head -c 200 "$1/refs/$3")"
+    cd "$1/snapshots/$2" 2>/dev/null || exit 0
+    xargs -r -d '\\n' stat -L -c 'there %s %n' -- 2>/dev/null || :
+"""
 
 
 class HubModels(HostFact[dict[str, Fetched]]):
@@ -17,19 +26,25 @@ class HubModels(HostFact[dict[str, Fetched]]):
 
     what = "the models in the cache"
 
-    def command(self, models: list[HubModel], cache_directory: str) -> str:
+    def command(self, models: list[HubModel], cache_directory: str, reader: str) -> str:
+        """:param reader: ``UID:GID`` that looks into the cache."""
         return ending(
             "\n".join(
                 f"""
                 (   echo {quote(f"== {model.key}")}
-                    stamp={MODELS}/{model.key}; repo={model.folder(cache_directory)}
+                    stamp={MODELS}/{model.key}
                     [ -f "$stamp" ] || exit 0
                     cat "$stamp"
-                    echo "ref $(cat "$repo/refs/{model.revision}" 2>/dev/null)"
-                    cd "$repo/snapshots/$(sed -n 's/^commit //p' "$stamp")" 2>/dev/null || exit 0
-                    sed -n 's/^file [0-9]* //p' "$stamp" |
-                        xargs -r -d '\\n' stat -L -c 'there %s %n' -- 2>/dev/null
-                )
+                    commit=$(sed -n 's/^commit //p' "$stamp")
+                    sed -n 's/^file [0-9]* //p' "$stamp" | {
+                    as_user(
+                        reader,
+                        _PRESENT,
+                        arguments=f'{model.folder(cache_directory)} "$commit" {model.revision}',
+                        given="",
+                    )
+                }
+                ) || exit 1
                 """
                 for model in models
             )
@@ -83,7 +98,7 @@ class ModelCopy(HostFact[CopyFound]):
             echo '== free'; df --output=avail -B1 "$at" | tail -n 1
             echo '== folder'
             if [ -e {folder} ]; then
-                echo present; find -L {folder} -type f -printf '%s %P\\n' 2>/dev/null
+                echo present; timeout 60 find {folder} -type f -printf '%s %P\\n' 2>/dev/null
             fi
             echo '== staged'
             [ ! -d {staging} ] || find {staging} -type f -printf '%s %P\\n'

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from shlex import quote
 
-from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.base import HostFact, as_user, ending, sections
 from vllm_hosts.nvidia_smi import QUERY, Gpu, parse
 
 
@@ -29,6 +30,14 @@ class ModelFolder:
 
 
 @dataclass(frozen=True)
+class Route:
+    """Where packets to a network go. Only IPv4; without the default route."""
+
+    network: IPv4Network
+    interface: str
+
+
+@dataclass(frozen=True)
 class System:
     """A host as preflight sees it.
 
@@ -47,6 +56,7 @@ class System:
     gpus: tuple[Gpu, ...]
     gpu_message: str | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
 
 
 #: For each folder with a model its config.json, and the size of its weights: from the index, or
@@ -72,6 +82,7 @@ for folder in {folders}; do
         [ ! -f "$file" ] || echo "file $(stat -Lc %s "$file") $(od -An -t u8 -N 8 "$file")"
     done
 done
+:
 """
 
 
@@ -80,7 +91,10 @@ class SystemState(HostFact[System]):
 
     what = "the system, as root (check ssh_user, _sudo and the sudo password),"
 
-    def command(self, folders: list[str], image: str, models: Iterable[str] = ()) -> str:
+    def command(
+        self, folders: list[str], image: str, reader: str, models: Iterable[str] = ()
+    ) -> str:
+        """:param reader: ``UID:GID`` that looks into the models."""
         return ending(
             f"""
             echo '== user'; id -u
@@ -96,9 +110,10 @@ class SystemState(HostFact[System]):
             if command -v docker >/dev/null; then
                 docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
             fi
+            echo '== routes'; ip -o -4 route show
             echo '== gpus'
             {QUERY}
-            {_MODELS.format(folders=" ".join(models))}
+            {as_user(reader, _MODELS.format(folders=" ".join(models)))}
             """
         )
 
@@ -121,6 +136,7 @@ class SystemState(HostFact[System]):
             has_image=parts["image"] == ["present"],
             listeners=tuple(_listener(line) for line in parts["listeners"]),
             container_ports=_container_ports(parts["containers"]),
+            routes=tuple(_routes(parts["routes"])),
             gpus=smi.gpus,
             gpu_message=smi.message,
             models={
@@ -135,6 +151,16 @@ def _listener(line: str) -> Listener:
     fields = line.split(None, 5)
     address, _, port = fields[3].rpartition(":")
     return Listener(address, int(port), fields[5] if len(fields) > 5 else "")
+
+
+def _routes(lines: list[str]) -> Iterator[Route]:
+    """From what ``ip -o -4 route show`` prints: ``[KIND] NETWORK ... dev NAME ...``."""
+    for line in lines:
+        words = line.split()
+        target = words[1] if words[0].isalpha() and words[0] != "default" else words[0]
+        if target != "default":
+            interface = words[words.index("dev") + 1] if "dev" in words else words[0]
+            yield Route(IPv4Network(target), interface)
 
 
 def _container_ports(lines: list[str]) -> dict[int, str]:
@@ -162,3 +188,18 @@ def _model(lines: list[str]) -> ModelFolder:
         elif kind == "total":
             total, known = int(rest), True
     return ModelFolder(config, total if known else None)
+
+
+class HostMemory(HostFact[int]):
+    """Main memory of the host in bytes, as its kernel has it to give away."""
+
+    what = "the host's memory"
+
+    def command(self) -> str:
+        return ending(
+            "echo '== memory'; sed -n 's/^MemTotal: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo"
+        )
+
+    def parse(self, lines: list[str]) -> int:
+        [kib] = sections(lines)["memory"]
+        return int(kib) * 1024

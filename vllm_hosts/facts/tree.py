@@ -37,7 +37,9 @@ class TreeState(HostFact[TreeFound]):
         return ending(
             f"""
             echo '== stat'; stat -c '%F|%a|%U|%u|%G|%g|%n' -- {words} 2>/dev/null
-            echo '== sha256'; sha256sum -- {words} 2>/dev/null
+            echo '== sha256'
+            # Opens no link and no FIFO, and nothing that is not there.
+            find {words} -maxdepth 0 -type f -exec sha256sum -- {{}} + 2>/dev/null
             echo '== stamp'; cat {quote(f"{STAMPS}/{stamp or '-'}")} 2>/dev/null; echo
             echo '== asked'; printf '%s\\n' {words}
             """

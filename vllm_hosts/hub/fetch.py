@@ -51,11 +51,15 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Remote:
-    """A file of the model: bytes, and the SHA-256 where the hub has one (all large files)."""
+    """A file of the model: bytes, and the SHA-256 where the hub has one (all large files).
+
+    ``blob``: what git calls its content, which is a small file's name in the cache.
+    """
 
     name: str
     size: int
     sha256: str | None
+    blob: str | None = None
 
 
 def chosen(
@@ -98,8 +102,10 @@ class Cache:
     """A model's part of the cache, in huggingface_hub's own layout."""
 
     def __init__(self, model: str) -> None:
-        name = repo_folder_name(repo_id=model, repo_type="model")
-        self.blobs = Path(constants.HF_HUB_CACHE) / name / "blobs"
+        self.folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(
+            repo_id=model, repo_type="model"
+        )
+        self.blobs = self.folder / "blobs"
 
     def blob(self, file: Remote) -> Path:
         """Where a file with a known SHA-256 lies once it is whole."""
@@ -110,6 +116,28 @@ class Cache:
         process began (https://github.com/huggingface/huggingface_hub/pull/4228); this does."""
         return self.blobs / f"{file.sha256}.partial"
 
+    def distrust(self, files: list[Remote], commit: str, revision: str) -> None:
+        """Keep nothing that is not what the hub says it has, whoever wrote it."""
+        for place in (self.folder.parent, self.folder, self.blobs, *self._notes()):
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                place.unlink()
+        for file in files:
+            for path in (self.blob(file), self.partial(file)) if file.sha256 else ():
+                if not _regular(path):
+                    path.unlink(missing_ok=True)
+            if file.sha256 and self.blob(file).exists() and _sha256(self.blob(file)) != file.sha256:
+                self.blob(file).unlink()
+            if file.blob and not file.sha256:
+                (self.blobs / file.blob).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "snapshots" / commit, ignore_errors=True)
+        for note in ("refs", "trees", ".no_exist"):
+            if (self.folder / note / commit).is_dir():
+                shutil.rmtree(self.folder / note / commit)
+        (self.folder / "refs" / revision).unlink(missing_ok=True)
+
+    def _notes(self) -> list[Path]:
+        return [self.folder / name for name in ("snapshots", "refs", "trees", ".no_exist")]
+
     def bytes_of(self, files: list[Remote]) -> int:
         """How much of these files is there."""
         found = 0
@@ -119,6 +147,15 @@ class Cache:
                     found += min(path.stat().st_size, file.size)
                     break
         return found
+
+
+def _regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
@@ -134,18 +171,15 @@ def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
         if target.tell() > file.size:
             target.truncate(0)
             target.seek(0)
-        http_get(
-            hf_hub_url(model, file.name, revision=commit),
-            target,
-            resume_size=target.tell(),
-            headers=build_hf_headers(),
-            expected_size=file.size,
-        )
-    with partial.open("rb") as content:
-        digest = hashlib.sha256()
-        while chunk := content.read(1 << 22):
-            digest.update(chunk)
-    if digest.hexdigest() != file.sha256:
+        if target.tell() < file.size:
+            http_get(
+                hf_hub_url(model, file.name, revision=commit),
+                target,
+                resume_size=target.tell(),
+                headers=build_hf_headers(),
+                expected_size=file.size,
+            )
+    if _sha256(partial) != file.sha256:
         partial.unlink()
         raise RefusedError(
             f"{file.name} of {model} arrived damaged (its SHA-256 is not what the hub says) and was"
@@ -162,22 +196,26 @@ def fetch(
     ignored: list[str],
     workers: int,
     shown_cache: str,
+    distrust: bool = False,
 ) -> tuple[str, list[Remote]]:
     """Have a model whole in the cache. Returns its commit and its files.
 
     :param shown_cache: what the cache is called outside of this container.
+    :param distrust: believe nothing of what is in the cache.
     :raises RefusedError: it cannot be had, with the reason.
     """
     info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=30)
     commit = str(info.sha)
     listing = [
-        Remote(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None)
+        Remote(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None, item.blob_id)
         for item in info.siblings or []
     ]
     files = chosen(listing, model, allow_pickle=allow_pickle, ignored=ignored)
     # The list of a gated model is public, its files are not: ask for one before all.
     get_hf_file_metadata(hf_hub_url(model, files[0].name, revision=commit))
     cache = Cache(model)
+    if distrust:
+        cache.distrust(files, commit, revision)
     total = sum(file.size for file in files)
     missing = total - cache.bytes_of(files)
     Path(constants.HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
@@ -287,6 +325,7 @@ def main() -> int:
     parser.add_argument("--ignore", action="append", default=[])
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--cache", default=constants.HF_HUB_CACHE)
+    parser.add_argument("--distrust", action="store_true")
     given = parser.parse_args()
     try:
         commit, files = fetch(
@@ -296,6 +335,7 @@ def main() -> int:
             ignored=given.ignore,
             workers=given.workers,
             shown_cache=given.cache,
+            distrust=given.distrust,
         )
     except Exception as error:
         has_token = bool(os.environ.get("HF_TOKEN"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,11 +33,23 @@ class ClientKey:
 
 @dataclass(frozen=True)
 class HostKeys:
-    """The secrets that one host needs."""
+    """The secrets that one host needs.
+
+    ``internal`` never leaves the controller: what agents ask for is derived from it.
+    """
 
     internal: SecretStr
     clients: tuple[ClientKey, ...]
     hf_token: SecretStr | None
+
+    def internal_of(self, agent: str) -> SecretStr:
+        """The key between the edge and one agent: 43 letters that say nothing about another's.
+
+        HMAC-SHA-256 (RFC 2104) of the agent's name under ``internal``, in base64url.
+        """
+        secret = self.internal.get_secret_value().encode()
+        made = hmac.digest(secret, f"vllm-hosts agent {agent}".encode(), "sha256")
+        return SecretStr(base64.urlsafe_b64encode(made).decode().rstrip("="))
 
 
 class KeyStore:

@@ -6,14 +6,23 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pydantic import SecretStr
+from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.compose import COMPOSE, AgentLog, AgentState, AgentStates, ComposeProject
+from vllm_hosts.facts.compose import (
+    COMPOSE,
+    AgentLog,
+    AgentState,
+    AgentStates,
+    ComposeProject,
+    Project,
+)
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.edge import EdgeRuns, divert, give_back
+from vllm_hosts.settings.cells import Cell
 
 #: Seconds between two looks at an agent that is not healthy yet, and between two lines about it.
 _LOOK_EVERY = 2.0
@@ -31,7 +40,8 @@ def agents_running(
     *,
     timeout: int,
     peers: Mapping[str, Sequence[str]],
-    internal_key: SecretStr,
+    internal_keys: Mapping[str, SecretStr],
+    cells: Mapping[str, Cell],
 ) -> Commands:
     """Start agents, and recreate those whose definition or key changed.
 
@@ -42,7 +52,8 @@ def agents_running(
     :param directory: holds compose.yaml and .env.
     :param timeout: seconds in which an agent must become healthy before the next one restarts.
     :param peers: by agent, those with the same model.
-    :param internal_key: what agents ask for once they are recreated.
+    :param internal_keys: by agent, what it asks for once it is recreated.
+    :param cells: by agent, the network that it should have.
     """
     found = look(ComposeProject, directory=directory, project=project)
     by_service = {container.service: container for container in found.containers}
@@ -63,19 +74,53 @@ def agents_running(
     if changed and healthy and look(EdgeRuns):
         rolled = [agent for agent in changed if healthy & set(peers.get(agent, ())) - {agent}]
     at_once = [agent for agent in changed if agent not in rolled]
-    compose = f"{COMPOSE} --project-directory {directory} --progress plain up --detach --no-deps"
+    moved = _moved(found, cells)
+    compose = f"{COMPOSE} --project-directory {directory} --progress plain"
+    up = f"{compose} up --detach --no-deps"
     for agent in rolled:
         yield divert(agent, sorted(healthy & set(peers[agent]) - {agent})[0])
-        yield watched(f"recreating {agent}", f"{compose} {agent}")
+        yield watched(f"recreating {agent}", f"{_left(compose, moved, [agent])}{up} {agent}")
         if ctx_state.get().is_executing:
             wait_healthy(directory, [agent], timeout)
-        yield give_back(agent, internal_key)
+        yield give_back(agent, internal_keys[agent])
         healthy.add(agent)
     if at_once or removed:
         yield watched(
             f"starting {' '.join(at_once)}" if at_once else f"removing {' '.join(removed)}",
-            f"{compose} --remove-orphans {' '.join(at_once or agents)}",
+            _left(compose, moved, at_once) + f"{up} --remove-orphans {' '.join(at_once or agents)}",
         )
+    if unused := _unused(found, cells):
+        differs(f"network {' '.join(unused)}", "is no longer needed")
+        yield StringCommand(f"docker network rm {' '.join(unused)} >/dev/null")
+
+
+def _moved(found: Project, cells: Mapping[str, Cell]) -> dict[str, str]:
+    """By agent, its network where that is another than it should be; Compose changes none."""
+    return {
+        network.key: network.name
+        for network in found.networks
+        if (cell := cells.get(network.key)) is not None
+        and (network.subnet, network.bridge) != (str(cell.subnet), cell.bridge)
+    }
+
+
+def _left(compose: str, moved: Mapping[str, str], agents: Sequence[str]) -> str:
+    """Shell: agents leave networks that are to be made anew."""
+    leaving = [agent for agent in agents if agent in moved]
+    if not leaving:
+        return ""
+    names = " ".join(moved[agent] for agent in leaving)
+    return f"{compose} rm --stop --force {' '.join(leaving)} && docker network rm {names} && "
+
+
+def _unused(found: Project, cells: Mapping[str, Cell]) -> list[str]:
+    """Networks of the project that no agent has, but for those that somebody else is in."""
+    ours = {container.name for container in found.containers}
+    return [
+        network.name
+        for network in found.networks
+        if network.key not in cells and ours.issuperset(network.containers)
+    ]
 
 
 @host_operation

@@ -8,7 +8,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.facts import look
-from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
+from vllm_hosts.facts.firewall import LISTING, FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.confirmed import armed, confirmed
@@ -44,7 +44,7 @@ def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: 
             _CHANGE,
             save=(
                 f"{{ echo '{_TABLE}'; echo 'delete {_TABLE}';"
-                f" nft -s list {_TABLE} 2>/dev/null || :; }} >table.nft\n"
+                f" {LISTING} 2>/dev/null || :; }} >table.nft\n"
                 f"[ ! -e {rules} ] || cp -p {rules} rules.nft"
             ),
             undo=(

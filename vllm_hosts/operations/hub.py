@@ -14,9 +14,12 @@ from vllm_hosts.facts.hub import MODELS, HubModels
 from vllm_hosts.hub.model import HubModel
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
+from vllm_hosts.settings.cells import FETCHING
 
 #: A second one replaces the first: what is left of a run whose connection broke does not go on.
 CONTAINER = "vllm-hosts-fetch"
+#: Its network and its bridge.
+NETWORK = FETCHING
 _PROGRAM = Path(hub.__file__).with_name("fetch.py")
 _HF_HOME = "/cache/huggingface"
 #: What the host itself trusts, so that a mirror behind a company's own CA works.
@@ -27,8 +30,8 @@ _HOST_CAS = "/etc/ssl/certs/ca-certificates.crt"
 class Download:
     """What all downloads of a host share.
 
-    ``user`` is ``UID:GID``, as agents run. ``token_file`` is a file with a line ``HF_TOKEN=...``,
-    None where there is no token. ``endpoint`` None: the hub itself.
+    ``user`` is ``UID:GID`` that owns what is fetched, and not the agents'. ``token_file`` is a file
+    with a line ``HF_TOKEN=...``, None where there is no token. ``endpoint`` None: the hub itself.
     """
 
     image: str
@@ -49,17 +52,26 @@ def models_fetched(models: Sequence[HubModel], download: Download) -> Commands:
     """
     if not models:
         return
-    found = look(HubModels, models=list(models), cache_directory=download.cache_directory)
+    found = look(
+        HubModels,
+        models=list(models),
+        cache_directory=download.cache_directory,
+        reader=download.user,
+    )
     for model in models:
         if not found[model.key].complete(model.revision):
             differs(f"model {model.model}", f"is not in the cache at revision {model.revision}")
-            yield watched(
-                f"fetching {model.model}", fetch_script(model, download), seconds=5, tail=2
-            )
+            # Without a note nobody knows who wrote what is there.
+            script = fetch_script(model, download, distrust=found[model.key].commit is None)
+            yield watched(f"fetching {model.model}", script, seconds=5, tail=2)
 
 
-def fetch_script(model: HubModel, download: Download) -> str:
-    """The shell script that fetches one model. The token is in no argument."""
+def fetch_script(model: HubModel, download: Download, *, distrust: bool) -> str:
+    """The shell script that fetches one model. The token is in no argument.
+
+    :param distrust: believe nothing of what is in the cache: read it all, and compare it with what
+        the hub says.
+    """
     environment = {
         "DO_NOT_TRACK": "1",
         "HF_HOME": _HF_HOME,
@@ -75,12 +87,14 @@ def fetch_script(model: HubModel, download: Download) -> str:
     }
     options = [
         *["--rm", "--interactive", "--init", "--pull", "never", "--name", CONTAINER],
-        # The host's own names and resolver: a mirror may be known to it alone.
-        *["--network", "host"],
+        # A network that leads out and to nothing on the host; the firewall knows its bridge.
+        *["--network", NETWORK, "--pids-limit", "1024"],
         *["--user", download.user, "--cap-drop", "ALL"],
         *["--security-opt", "no-new-privileges:true", "--read-only", "--tmpfs", "/tmp"],  # noqa: S108
         "--mount",
         f"type=bind,source={download.cache_directory}/huggingface,target={_HF_HOME}",
+        # A mirror may be known to the host alone.
+        *["--mount", "type=bind,source=/etc/hosts,target=/etc/hosts,readonly"],
         *["--entrypoint", "python3"],
     ]
     for name, value in environment.items():
@@ -88,6 +102,7 @@ def fetch_script(model: HubModel, download: Download) -> str:
     words = ["-", model.model, "--revision", model.revision]
     words += ["--workers", str(download.connections), "--cache", download.cache_directory]
     words += ["--allow-pickle"] if model.allow_pickle else []
+    words += ["--distrust"] if distrust else []
     for pattern in model.ignore_files:
         words.append(f"--ignore={pattern}")
     token = ""
@@ -98,6 +113,9 @@ def fetch_script(model: HubModel, download: Download) -> str:
     return f"""
         set -eu
         docker rm --force {CONTAINER} >/dev/null 2>&1 || :
+        docker network inspect {NETWORK} >/dev/null 2>&1 || docker network create --driver bridge \
+            --opt com.docker.network.bridge.name={NETWORK} {NETWORK} >/dev/null
+        trap 'docker network rm {NETWORK} >/dev/null 2>&1 || :' EXIT
         (umask 022; mkdir -p {MODELS})
         {token}
         set --

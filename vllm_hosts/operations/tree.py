@@ -46,6 +46,10 @@ swap() { # PATH: the new version takes its place, the old one waits until all is
     touched="$touched $1"
     if [ -e "$1$suffix" ]; then mv -T "$1$suffix" "$1"; else rm -f "$1"; fi
 }
+folder() { # MODE OWNER GROUP PATH: a folder of its own, never one that a link leads to
+    [ ! -L "$4" ] || { echo "$4 is a link; move it away, or name where it leads" >&2; exit 1; }
+    install -d -m "$1" -o "$2" -g "$3" "$4"
+}
 keep() { # PATH: the version before this change, for people to look at
     if [ -e "$work$1" ] || [ -L "$work$1" ]; then
         mkdir -p "$previous$(dirname "$1")"; mv -fT "$work$1" "$previous$1"
@@ -130,9 +134,7 @@ def change(
         _FUNCTIONS.strip(),
     ]
     for folder in folders:
-        script.append(
-            f"install -d -m {folder.mode:04o} -o {folder.owner} -g {folder.group} {folder.path}"
-        )
+        script.append(f"folder {folder.mode:04o} {folder.owner} {folder.group} {folder.path}")
     if files:
         parents = sorted({entry.path.rpartition("/")[0] or "/" for entry in files})
         script += [
@@ -144,7 +146,7 @@ def change(
     for entry in different:
         if isinstance(entry, Kept):
             script += [
-                f"chown {entry.owner}:{entry.group} {entry.path}",
+                f"chown -h {entry.owner}:{entry.group} {entry.path}",
                 f"chmod {entry.mode:04o} {entry.path}",
             ]
     script += [f"swap {path}" for path in changed]

@@ -1,11 +1,11 @@
 """What a user may set: typed, validated, frozen. See ``docs/settings.md``."""
 
 from vllm_hosts.settings.agent import Agent
+from vllm_hosts.settings.edge import Edge
 from vllm_hosts.settings.host import HostSettings
 from vllm_hosts.settings.sections import (
     Capacity,
     Docker,
-    Edge,
     Firewall,
     Hub,
     Nvidia,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vllm_hosts.settings.types import Cidr, EnvName, Network, Section, Size, _matches
+from vllm_hosts.settings.types import Cidr, EnvName, Network, Port, Section, Size, _matches
 
 #: What vLLM must never be told by hand, and what to do instead.
 _FORBIDDEN_ARGUMENTS = {
@@ -105,6 +105,22 @@ class Expose(Section):
         return networks
 
 
+class Egress(Section):
+    """What an agent may reach by itself. Without it: nothing."""
+
+    networks: tuple[Cidr, ...] = Field(
+        description="Networks to which the agent may open connections", strict=False, min_length=1
+    )
+    tcp_ports: tuple[Port, ...] = Field(
+        (443,), description="TCP ports there", strict=False, min_length=1
+    )
+    names: bool = Field(
+        False,
+        description="Resolve names as the host does. A program in the agent can then send out what"
+        " it likes, hidden in the names that it asks for",
+    )
+
+
 class Agent(Section):
     """One vLLM container on a host."""
 
@@ -164,6 +180,19 @@ class Agent(Section):
         None, description="Such as `hermes`; set: automatic tool choice is on"
     )
     shm_size: Size = Field("8g", description="Shared memory of the container")
+    memory: Size | None = Field(
+        None,
+        description="Main memory that the agent may use, without swap; None: the host's but for a"
+        " tenth",
+    )
+    pids: int = Field(
+        8192, ge=256, description="Processes and threads that the agent may have at the same time"
+    )
+    egress: Egress | None = Field(
+        None,
+        description="Networks that the agent may reach by itself: a dictionary with `networks`,"
+        " `tcp_ports` and `names`; None: none, since models are fetched before it starts",
+    )
     expose: Expose | None = Field(
         None,
         description="Opens the agent's own port to named networks: a dictionary with `networks` and"
@@ -211,6 +240,15 @@ class Agent(Section):
             raise ValueError(
                 f"copy_from needs a folder as model, such as '/srv/models/mine'; {self.model!r} is"
                 " a hub id"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reaches_what_it_asks(self) -> Self:
+        if not self.offline and self.egress is None:
+            raise ValueError(
+                "env HF_HUB_OFFLINE lets the agent ask the hub, which it cannot reach; remove it,"
+                " or name the hub's networks in egress"
             )
         return self
 

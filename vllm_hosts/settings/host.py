@@ -8,10 +8,11 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from vllm_hosts.settings.agent import Agent
+from vllm_hosts.settings.cells import Cell, cell
+from vllm_hosts.settings.edge import Edge
 from vllm_hosts.settings.sections import (
     Capacity,
     Docker,
-    Edge,
     Firewall,
     Hub,
     Nvidia,
@@ -95,6 +96,24 @@ class HostSettings(Section):
                     " same, or folders of their own"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _cells_fit_together(self) -> Self:
+        taken: dict[object, Agent] = {}
+        for agent in self.agents:
+            other = taken.setdefault(self.cell(agent.name).subnet, agent)
+            if other is not agent:
+                raise ValueError(
+                    f"agents {other.name!r} and {agent.name!r} with ports {other.port} and"
+                    f" {agent.port} would share a network in vllm.network {self.vllm.network};"
+                    " give one another port, or vllm.network a shorter prefix"
+                )
+        return self
+
+    def cell(self, name: str) -> Cell:
+        """The network of one of this host's agents."""
+        [agent] = [agent for agent in self.agents if agent.name == name]
+        return cell(self.vllm.network, agent.name, agent.port)
 
     @property
     def needs_gpu(self) -> bool:

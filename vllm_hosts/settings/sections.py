@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from vllm_hosts.settings.types import (
     AbsolutePath,
     CapacityCheck,
+    CellNetwork,
     Cidr,
     DebianVersion,
     DockerSource,
@@ -17,8 +18,8 @@ from vllm_hosts.settings.types import (
     DriverSource,
     EnvName,
     Fingerprint,
-    HostName,
     HttpsUrl,
+    InterfaceName,
     Port,
     Section,
     Size,
@@ -130,6 +131,12 @@ class Firewall(Section):
     extra_udp_ports: tuple[Port, ...] = Field(
         (), description="Further UDP ports open to everybody, such as WireGuard's", strict=False
     )
+    forward_from: tuple[InterfaceName, ...] = Field(
+        (),
+        description="Interfaces from which this host forwards packets for others, such as `wg0` of"
+        " a VPN that it routes. Bridges of containers and virtual machines need no entry",
+        strict=False,
+    )
 
 
 class SshHardening(Section):
@@ -210,6 +217,17 @@ class Vllm(Section):
     user: UserGroup = Field(
         "64101:64101", description="Numeric user and group that vLLM runs as, in the container"
     )
+    fetch_user: UserGroup = Field(
+        "64102:64101",
+        description="Numeric user that owns fetched models, and the agents' group, which may only"
+        " read them",
+    )
+    network: CellNetwork = Field(
+        "198.18.0.0/16",
+        validate_default=True,
+        description="IPv4 range that is used on this host only, for agents' own networks; none that"
+        " the host reaches anything else in",
+    )
     image_disk: int = Field(
         40, ge=1, description="GiB that must be free before the image is pulled"
     )
@@ -238,6 +256,18 @@ class Vllm(Section):
                 f"{image!r} can change by itself; name an exact tag such as ':v0.33.0' or a digest"
             )
         return image
+
+    @model_validator(mode="after")
+    def _users_differ(self) -> Self:
+        user, _, group = self.user.partition(":")
+        owner, _, readers = self.fetch_user.partition(":")
+        if "0" in (user, owner) or user == owner or group != readers:
+            raise ValueError(
+                f"vllm.fetch_user {self.fetch_user} must be another user than vllm.user"
+                f" {self.user}, in the same group, and neither may be root, so that agents can read"
+                " models and not change them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _above_floor(self) -> Self:
@@ -316,35 +346,4 @@ class Tls(Section):
                 )
         if self.renew_before_days >= self.valid_days:
             raise ValueError("tls.renew_before_days must be smaller than tls.valid_days")
-        return self
-
-
-class Edge(Section):
-    """nginx: the only door for clients."""
-
-    names: tuple[HostName, ...] = Field(
-        (),
-        description="DNS names and addresses that clients use; empty: the host's SSH address",
-        strict=False,
-    )
-    https_port: Port = Field(443, description="Port for clients")
-    http_port: Port = Field(80, description="Port that only redirects to HTTPS")
-    allow_from: tuple[Cidr, ...] = Field(
-        (),
-        description="Networks that may ask, the controller's among them since it verifies the edge;"
-        " empty: everybody who has a key",
-        strict=False,
-    )
-    max_body_size: Size = Field("32m", description="Largest request")
-    timeout: int = Field(
-        3600, ge=10, description="Seconds that one answer may pause before it is cut"
-    )
-    requests_per_second: int = Field(20, ge=1, description="Per client; more get 429")
-    burst: int = Field(40, ge=0, description="Requests above the rate that are still taken at once")
-    connections: int = Field(128, ge=1, description="At the same time per client; more get 429")
-
-    @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
-        if self.https_port == self.http_port:
-            raise ValueError("edge.https_port and edge.http_port must differ")
         return self

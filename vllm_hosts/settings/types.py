@@ -44,6 +44,17 @@ def _network(value: object) -> Network:
 #: An address range. Host bits must be zero, so that a typing error is not silently a wider door.
 Cidr = Annotated[Network, BeforeValidator(_network)]
 
+
+def _cells(value: object) -> IPv4Network:
+    network = _network(value)
+    if isinstance(network, IPv4Network) and 12 <= network.prefixlen <= 26:
+        return network
+    raise ValueError(f"{value!r} is not an IPv4 network of /12 to /26, such as '198.18.0.0/16'")
+
+
+#: What agents' own networks of eight addresses are cut from.
+CellNetwork = Annotated[IPv4Network, BeforeValidator(_cells)]
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 HttpsUrl = Annotated[
     str, _matches(r"https?://[^\s'\"]+[^\s'\"/]", "a URL such as 'https://example.org/archive'")
@@ -61,6 +72,14 @@ AbsolutePath = Annotated[
 ]
 #: As nginx and Docker write sizes: a number and one of k, m, g.
 Size = Annotated[str, _matches(r"[1-9][0-9]*[kmg]", "a size such as '32m' or '1g'")]
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def in_bytes(size: str) -> int:
+    """The bytes that a ``Size`` stands for."""
+    return int(size[:-1]) * _UNITS[size[-1]]
+
+
 #: A DNS name or an IP address, as clients write it in a URL's host part.
 HostName = Annotated[
     str,
@@ -69,6 +88,9 @@ HostName = Annotated[
         "a DNS name or an IP address",
     ),
 ]
+InterfaceName = Annotated[
+    str, _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", "a network interface such as 'wg0'")
+]
 EnvName = Annotated[str, _matches(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
 UserGroup = Annotated[
     str, _matches(r"[0-9]+:[0-9]+", "a numeric user and group such as '64101:64101'")
@@ -76,6 +98,16 @@ UserGroup = Annotated[
 UserName = Annotated[str, _matches(r"[a-z_][a-z0-9_-]*", "the name of a user such as 'alice'")]
 DebianVersion = Annotated[
     str, _matches(r"[0-9][A-Za-z0-9.+~:-]*", "a package version such as '1.20.1-1'")
+]
+
+#: A web page's origin, as browsers send it: no path, no slash at the end, lower-case.
+Origin = Annotated[
+    str,
+    _matches(
+        r"https?://([a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])"
+        r"(:[1-9][0-9]{0,4})?",
+        "an origin such as 'https://app.example.com', in lower case and without a path",
+    ),
 ]
 
 CapacityCheck = Literal["refuse", "warn", "off"]

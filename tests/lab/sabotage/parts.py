@@ -51,6 +51,7 @@ def row(
 
 CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
 MAPS = "/etc/nginx/vllm-hosts"
+LIMITS = "/etc/nginx/modules-enabled/00-vllm-hosts-limits.conf"
 RELOAD = "nginx -t -q && systemctl reload nginx && sleep 1"
 IMAGE = "$(docker inspect tiny --format '{{.Config.Image}}')"
 #: Agents' keys in .env, whatever their variables are called; the last one.

@@ -9,6 +9,7 @@ from tests.lab.sabotage.parts import (
     IMAGE,
     KEY,
     KEYS,
+    LIMITS,
     MAPS,
     RELOAD,
     edited,
@@ -99,7 +100,18 @@ ROWS = [
     # The edge
     row("nginx-not-at-boot", "EDGE-01", "systemctl disable nginx"),
     row("nginx-stopped", "EDGE-01", "systemctl stop nginx", kind="usual blind"),
-    row("edge-without-keys", "EDGE-02 EDGE-03", edited("s/return 401;/set $x 1;/"), kind="usual"),
+    row(
+        "edge-without-keys",
+        "EDGE-02 EDGE-03 EDGE-06",
+        edited("s|rewrite .* /./401 last;|set $x 1;|", f"{MAPS}/checks.conf"),
+        kind="usual",
+    ),
+    row(
+        "unknown-paths-told-apart",
+        "EDGE-02 EDGE-06",
+        # As it was once: what is not there is said before anybody is asked for a key.
+        edited("/^    location \\/ {/,/^    }/ s|include .*/checks.conf;||"),
+    ),
     row(
         "edge-with-a-wrong-internal-key",
         "EDGE-04 EDGE-05",
@@ -124,7 +136,10 @@ ROWS = [
     row(
         "unknown-coding-answered",
         "EDGE-13",
-        edited("s|.* 496 497 =400 .*|& error_page 501 =200 /lab; location = /lab { return 200; }|"),
+        edited(
+            "s| 501 505 414 \\(.* =400 .*\\)| 505 414 \\1"
+            " error_page 501 =200 /lab; location = /lab { return 200; }|"
+        ),
     ),
     row(
         "another-name-answers",
@@ -137,13 +152,16 @@ ROWS = [
     row(
         "large-headers",
         "EDGE-10",
-        edited("s/large_client_header_buffers .*/large_client_header_buffers 8 128k;/"),
+        edited(
+            "s/large_client_header_buffers .*/large_client_header_buffers 8 128k;/",
+            f"{MAPS}/common.conf",
+        ),
     ),
     row("large-bodies", "EDGE-11", edited("s/client_max_body_size .*/client_max_body_size 0;/")),
     row(
         "patience-with-slow-clients",
         "EDGE-12",
-        edited("s/client_header_timeout .*/client_header_timeout 600s;/"),
+        edited("s/client_header_timeout .*/client_header_timeout 600s;/", f"{MAPS}/common.conf"),
         also=("EDGE-12",),
     ),
     row(
@@ -152,6 +170,59 @@ ROWS = [
         "sed -i '0,\\#    location = /v1#s||    location = /METRICS"
         " { return 200; }\\n    location = /v1|'"
         f" {CONF} && {RELOAD}",
+    ),
+    row("disguised-paths-found", "EDGE-14", edited("/vllm_hosts_plain/d", f"{MAPS}/checks.conf")),
+    row(
+        "refused-without-limit",
+        "EDGE-15",
+        edited("/limit_req zone=vllm_hosts_refused/d", f"{MAPS}/refused.conf"),
+    ),
+    row(
+        "health-tells-more",
+        "EDGE-16",
+        edited('s/{"status": "up"}/{"status": "up", "host": "$hostname"}/'),
+    ),
+    row(
+        "health-of-vllm-itself",
+        "EDGE-16",
+        edited(
+            "s|auth_request /./agent;|proxy_pass http://$vllm_hosts_target/version;|;"
+            " s|try_files /./nothing @up;||"
+        ),
+    ),
+    row(
+        "few-connections",
+        "EDGE-17",
+        edited("s/worker_connections .*/worker_connections 768;/", "/etc/nginx/nginx.conf"),
+        kind="usual",
+    ),
+    row(
+        "few-open-files",
+        "EDGE-17",
+        f"printf 'worker_rlimit_nofile 1024;' >{LIMITS} && {RELOAD}",
+    ),
+    row(
+        "log-rotation-stopped",
+        "LOG-01",
+        "systemctl disable --now vllm-hosts-edge-logs.timer",
+        kind="usual",
+    ),
+    row("edge-log-readable", "LOG-01", "chmod 644 /var/log/vllm-hosts/access.log"),
+    row(
+        "edge-log-without-bound",
+        "LOG-01",
+        "sed -i 's/size .*/size 900G/' /etc/vllm-hosts/edge-logs.conf",
+    ),
+    row(
+        "queries-in-the-error-log",
+        "LOG-02",
+        edited("s/ emerg;/ info;/", f"{MAPS}/common.conf"),
+        kind="usual",
+    ),
+    row(
+        "queries-in-the-access-log",
+        "LOG-02",
+        edited('s/"request_id":/"line":"$request",&/'),
     ),
     # Keys
     row(

@@ -1,0 +1,67 @@
+"""How large the edge's logs may get, from settings. Touches no host."""
+
+from __future__ import annotations
+
+from vllm_hosts.paths import EDGE_LOGS
+from vllm_hosts.render import render
+from vllm_hosts.settings.edge import Edge
+from vllm_hosts.tree import Entry, File, Folder
+
+LOGS = tuple(f"{EDGE_LOGS}/{name}.log" for name in ("access", "error"))
+#: Where nginx complains about itself, such as about connections that it does not have. No request
+#: of ours is in it. The distribution rotates it by the day, however large it gets.
+NGINX_LOG = "/var/log/nginx/error.log"
+CONF = "/etc/vllm-hosts/edge-logs.conf"
+SCRIPT = "/usr/local/lib/vllm-hosts/rotate-edge-logs"
+STATE = "/var/lib/vllm-hosts/edge-logs.state"
+_SERVICE = "vllm-hosts-edge-logs.service"
+TIMER = "vllm-hosts-edge-logs.timer"
+_UNITS = "/etc/systemd/system"
+_REOPEN = (
+    "master=$(systemctl show -p MainPID --value nginx.service);"
+    ' [ "${master:-0}" -eq 0 ] || { kill -s USR1 "$master" && sleep 1; }'
+)
+_FACTORS = {"k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def log_entries(edge: Edge) -> list[Entry]:
+    """The logs' folder, and what bounds them."""
+    return [
+        # nginx's workers open the files again by their names: they may pass, and not look around.
+        Folder(EDGE_LOGS, mode=0o751, group="adm"),
+        File(CONF, logrotate_conf(edge).encode()),
+        Folder("/usr/local/lib/vllm-hosts"),
+        File(SCRIPT, rotate_script(edge).encode(), mode=0o755),
+        File(f"{_UNITS}/{_SERVICE}", render(f"edge_logs/{_SERVICE}.j2", script=SCRIPT).encode()),
+        File(f"{_UNITS}/{TIMER}", render(f"edge_logs/{TIMER}.j2").encode()),
+    ]
+
+
+def logrotate_conf(edge: Edge, *, folder: str = EDGE_LOGS, nginx_log: str = NGINX_LOG) -> str:
+    """logrotate's configuration. It does not know small letters."""
+    return render(
+        "edge_logs/logrotate.conf.j2",
+        folder=folder,
+        nginx_log=nginx_log,
+        size=edge.log_max_size.replace("m", "M").replace("g", "G"),
+        files=edge.log_max_files,
+        reopen=_REOPEN,
+    )
+
+
+def rotate_script(
+    edge: Edge, *, folder: str = EDGE_LOGS, conf: str = CONF, state: str = STATE
+) -> str:
+    """Rotates, and then keeps room free."""
+    return render(
+        "edge_logs/rotate.sh.j2",
+        folder=folder,
+        conf=conf,
+        state=state,
+        reserve=in_bytes(edge.log_reserve) // 1024,
+    )
+
+
+def in_bytes(size: str) -> int:
+    """A size such as ``64m``."""
+    return int(size[:-1]) * _FACTORS[size[-1]]

@@ -1,0 +1,125 @@
+"""How many connections nginx may have, in the distribution's own nginx.conf. Touches no host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.nginx import MAIN_CONF, MainConf
+from vllm_hosts.settings.edge import Edge
+from vllm_hosts.tree import Absent, Entry, File
+
+#: Loaded by Debian's and Ubuntu's nginx.conf outside of any block.
+LIMITS_CONF = "/etc/nginx/modules-enabled/00-vllm-hosts-limits.conf"
+_MODULES = "/etc/nginx/modules-enabled/*.conf"
+#: For connections without a key, unfinished ones among them. The firewall bounds those of a source.
+_STRANGERS = 8192
+
+#: A comment, a quoted word, a bare word, or one of ; { }
+_TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s;{}"'#][^\s;{}]*|[;{}]""")
+
+
+@dataclass(frozen=True)
+class _Directive:
+    """One directive: blocks around it, its words, and where its first value stands in the text."""
+
+    blocks: tuple[str, ...]
+    words: tuple[str, ...]
+    start: int
+    end: int
+
+
+def worker_connections(edge: Edge) -> int:
+    """What each worker must be able to hold, since one may get them all.
+
+    A request that goes on to an agent has two: the client's and the agent's.
+    """
+    return 2 * edge.connections * edge.expected_clients + _STRANGERS
+
+
+def open_files(connections: int) -> int:
+    """Each connection is one, and each large body that waits on disk is another."""
+    return 2 * connections
+
+
+def connection_entries(edge: Edge, found: MainConf | None) -> list[Entry]:
+    """nginx.conf with larger numbers where it has smaller ones, and else byte for byte as it is.
+
+    :param found: what the host has; None: nginx is not installed yet.
+    :raises HostError: it is written in a way in which its numbers cannot be found.
+    """
+    if found is None:
+        return []
+    if found.kind != "regular file":
+        raise HostError(
+            f"{MAIN_CONF} is a {found.kind}, so its worker_connections cannot be raised; make it a"
+            " regular file"
+        )
+    connections = worker_connections(edge)
+    text = found.content.decode("latin-1")
+    text, has_limit = raised(text, connections)
+    main = File(MAIN_CONF, text.encode("latin-1"), found.mode, found.owner, found.group)
+    if has_limit:
+        return [main, Absent(LIMITS_CONF)]
+    limit = f"worker_rlimit_nofile {open_files(connections)};\n"
+    head = "# Managed by vllm-hosts. Every connection of a worker is an open file.\n"
+    return [main, File(LIMITS_CONF, (head + limit).encode())]
+
+
+def raised(text: str, connections: int) -> tuple[str, bool]:
+    """The text of nginx.conf with room for so many connections, and whether it limits open files.
+
+    :raises HostError: a number is not where it can be raised.
+    """
+    directives = list(_directives(text))
+    wanted = {"worker_connections": connections, "worker_rlimit_nofile": open_files(connections)}
+    found = [
+        one
+        for one in directives
+        if (one.blocks, one.words[0])
+        in ((("events",), "worker_connections"), ((), "worker_rlimit_nofile"))
+    ]
+    if [one.words[0] for one in found].count("worker_connections") != 1:
+        raise HostError(
+            f"{MAIN_CONF} has no block 'events' with one worker_connections in it, so nginx cannot"
+            " be given room for all clients; write 'events { worker_connections 768; }' there"
+        )
+    has_limit = any(one.words[0] == "worker_rlimit_nofile" for one in found)
+    if not has_limit and not any(
+        one.blocks == () and one.words == ("include", _MODULES) for one in directives
+    ):
+        raise HostError(
+            f"{MAIN_CONF} neither sets worker_rlimit_nofile nor includes {_MODULES}, so nginx"
+            f" cannot be given enough open files; write 'include {_MODULES};' there"
+        )
+    for one in reversed(found):
+        name, *values = one.words
+        if len(values) != 1 or not values[0].isdigit():
+            raise HostError(f"{MAIN_CONF}: {name} is {' '.join(values)!r}, which is no number")
+        if int(values[0]) < wanted[name]:
+            text = f"{text[: one.start]}{wanted[name]}{text[one.end :]}"
+    return text, has_limit
+
+
+def _directives(text: str) -> Iterator[_Directive]:
+    """All simple directives, with the blocks that they stand in."""
+    blocks: list[str] = []
+    words: list[re.Match[str]] = []
+    for token in _TOKEN.finditer(text):
+        match token[0]:
+            case "{":
+                blocks.append(words[0][0] if words else "")
+                words = []
+            case "}":
+                blocks = blocks[:-1]
+                words = []
+            case ";":
+                if words:
+                    value = words[1] if len(words) > 1 else words[0]
+                    plain = tuple(word[0].strip("\"'") for word in words)
+                    yield _Directive(tuple(blocks), plain, value.start(), value.end())
+                words = []
+            case word if not word.startswith("#"):
+                words.append(token)

@@ -1,0 +1,88 @@
+"""Which paths the edge serves, and which of vLLM's answer there. Touches no host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.settings.edge import SERVED
+
+_RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One location: how it matches, the only method, the agent, and the path there.
+
+    ``logged`` stands in the log in the place of the path, so that no identifier of a client's does.
+    """
+
+    match: str
+    method: str
+    agent: str
+    path: str
+    logged: str
+
+
+@dataclass(frozen=True)
+class ModelRoute:
+    """One model by its name: vLLM only lists all of them, so the edge answers this itself."""
+
+    path: str
+    agent: str
+
+
+def prefixes(settings: HostSettings) -> Iterator[tuple[str, Agent]]:
+    """``/AGENT`` for every agent, and nothing for the first."""
+    yield "", settings.agents[0]
+    for agent in settings.agents:
+        yield f"/{agent.name}", agent
+
+
+def routes(settings: HostSettings) -> Iterator[Route]:
+    """``/AGENT/v1/...`` for every agent, and ``/v1/...`` for the first."""
+    for prefix, agent in prefixes(settings):
+        for method, path in _wanted(settings):
+            yield Route(f"= {prefix}{path}", method, agent.name, path, f"{prefix}{path}")
+        # A named group: later regular expressions overwrite numbered ones. And \z: a $ would let
+        # an encoded line feed pass.
+        group = f"(?<vllm_hosts_id>{_RESPONSE_ID})"
+        base, logged = f'"^{prefix}/v1/responses/{group}', f"{prefix}/v1/responses/ID"
+        target = "/v1/responses/$vllm_hosts_id"
+        yield Route(rf'~ {base}\z"', "GET", agent.name, target, logged)
+        cancel = f"{target}/cancel", f"{logged}/cancel"
+        yield Route(rf'~ {base}/cancel\z"', "POST", agent.name, *cancel)
+
+
+def model_routes(settings: HostSettings) -> list[ModelRoute]:
+    """``GET /v1/models/NAME`` with the name that each agent answers to."""
+    return [
+        ModelRoute(f"{prefix}/v1/models/{agent.client_model_name}", agent.name)
+        for prefix, agent in prefixes(settings)
+    ]
+
+
+def encoded_models(settings: HostSettings) -> list[tuple[str, str]]:
+    """Paths of models as OpenAI's client writes them, where that is not how nginx reads them."""
+    return [
+        (f"{prefix}/v1/models/{name}", f"{prefix}/v1/models/{quote(name, safe='')}")
+        for prefix, agent in prefixes(settings)
+        if quote(name := agent.client_model_name, safe="") != name
+    ]
+
+
+def browser_paths(settings: HostSettings) -> str:
+    """A regular expression for what any host with these settings serves, whatever its agents'
+    names: what a browser asks first tells nobody which agents there are."""
+    fixed = "|".join(re.escape(path) for path in sorted({path for _, path in _wanted(settings)}))
+    return rf"(/[a-z0-9-]+)?({fixed}|/v1/models/\S+|/v1/responses/{_RESPONSE_ID}(/cancel)?)"
+
+
+def _wanted(settings: HostSettings) -> Iterator[tuple[str, str]]:
+    yield from SERVED
+    for route in settings.edge.routes:
+        method, _, path = route.partition(" ")
+        yield method, path

@@ -1,0 +1,267 @@
+"""What an attacker of each rank tries on a host, rebuilt: all of it ends at a wall."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from lab import hosts as lab_hosts
+from tests.lab.conftest import HOSTS, Deployed
+from tests.lab.deploys import changes, command, deploy
+from tests.lab.sabotage.parts import HEALTHY, IMAGE
+from vllm_hosts.settings import HostSettings
+
+#: Whatever somebody sends to this port of the host itself ends up in a file.
+_LISTENER = """
+use IO::Socket::INET;
+my $server = IO::Socket::INET->new(Listen => 5, LocalAddr => '127.0.0.1:8001') or exit 1;
+while (my $client = $server->accept) {
+    sysread($client, my $said, 65536); open(my $file, '>>', '/tmp/stolen'); print $file $said;
+    close($file);
+    print $client "HTTP/1.1 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\nforged"; close($client);
+}
+"""
+#: As somebody with a login and nothing else.
+_NOBODY = "setpriv --reuid 65534 --regid 65534 --clear-groups"
+
+
+def asked(deployed: Deployed, path: str, host: str = "gpu1") -> requests.Response:
+    address = deployed.settings[host].address
+    return requests.get(
+        f"https://{address}{path}",
+        headers={"Authorization": f"Bearer {deployed.client_key.get_secret_value()}"},
+        verify=str(deployed.ca_file),
+        timeout=20,
+    )
+
+
+class TestALocalUser:
+    """Has a login on the host, and no rights."""
+
+    @pytest.fixture
+    def squatted(self, deployed: Deployed) -> Iterator[None]:
+        """The agent is down, and a local user listens on the port that it publishes."""
+        script = shlex.quote(_LISTENER)
+        lab_hosts.run(
+            "gpu1",
+            "docker stop -t 1 tiny >/dev/null; rm -f /tmp/stolen;"
+            f" systemd-run -q --unit lab-squatter --uid 65534 perl -e {script} && sleep 1",
+            timeout=180,
+        )
+        yield
+        lab_hosts.run(
+            "gpu1",
+            "systemctl stop lab-squatter; rm -f /tmp/stolen; docker start tiny" + HEALTHY,
+            timeout=400,
+        )
+
+    def test_who_takes_an_agent_s_port_gets_no_key_and_no_prompt(
+        self, deployed: Deployed, squatted: None
+    ) -> None:
+        for _ in range(3):
+            answer = asked(deployed, "/tiny/v1/models")
+            assert answer.status_code == 503
+            assert "forged" not in answer.text
+        # The trap works: root itself reaches it.
+        lab_hosts.run("gpu1", "timeout 5 bash -c 'echo by-root >/dev/tcp/127.0.0.1/8001'; sleep 1")
+        stolen = lab_hosts.run("gpu1", "cat /tmp/stolen").stdout
+        assert stolen == "by-root\n"
+
+    def test_nobody_but_root_reaches_an_agent(self, deployed: Deployed) -> None:
+        address = deployed.settings["gpu1"].cell("tiny").address
+        for place in (f"{address}/8000", "127.0.0.1/8001"):
+            knock = f"timeout 5 bash -c '</dev/tcp/{place}' 2>/dev/null && echo in || echo out"
+            assert lab_hosts.run("gpu1", f"{_NOBODY} {knock}").stdout == "out\n", place
+            assert lab_hosts.run("gpu1", knock).stdout == "in\n", place
+
+
+class TestAnAgentThatWasTakenOver:
+    """Runs code of an attacker, as the agent's user, with all that the agent has."""
+
+    def test_it_finds_nothing_to_write_but_its_own_folder(self, deployed: Deployed) -> None:
+        tried = lab_hosts.run(
+            "gpu1",
+            "docker exec tiny sh -c 'for at in / /models /models/hub /srv/models/tiny-qwen2 /usr"
+            " /cache /tmp; do touch $at/lab-x 2>/dev/null && echo $at; done; rm -f /cache/lab-x"
+            " /tmp/lab-x'; true",
+        ).stdout
+        assert tried.split() == ["/cache", "/tmp"]
+
+    def test_code_in_its_home_runs_in_no_agent(self, deployed: Deployed) -> None:
+        lab_hosts.run(
+            "gpu1",
+            "docker exec tiny sh -c 'site=$(python3 -c \"import site;"
+            ' print(site.getusersitepackages())"); mkdir -p $site;'
+            ' echo "print(\\"taken over\\")" >$site/usercustomize.py\'',
+        )
+        try:
+            for agent in ("tiny", "spare"):
+                said = lab_hosts.run("gpu1", f"docker exec {agent} python3 -c 'print(1)'").stdout
+                assert said == "1\n"
+            # The trap works where the environment lets it.
+            trap = "docker exec -e PYTHONNOUSERSITE= tiny python3 -c 'print(1)'"
+            assert "taken over" in lab_hosts.run("gpu1", trap).stdout
+        finally:
+            lab_hosts.run("gpu1", "docker exec tiny rm -rf /cache/home/.local")
+
+    def test_the_other_agent_has_another_key(self, deployed: Deployed) -> None:
+        digests = [
+            lab_hosts.run(
+                "gpu1", f"docker exec {agent} sh -c 'echo $VLLM_API_KEY' | sha256sum"
+            ).stdout
+            for agent in ("tiny", "spare")
+        ]
+        assert len(set(digests)) == 2
+
+
+@pytest.mark.nightly
+def test_a_host_of_an_older_version_with_traps_in_its_cache_is_healed(deployed: Deployed) -> None:
+    """An agent of the old kind could write all of the cache, and left links and FIFOs there."""
+    lab_hosts.run(
+        "gpu1",
+        # Agents of that kind had folders elsewhere, and are made anew.
+        "docker rm -f tiny spare >/dev/null; mkdir -m 700 /root/victim"
+        " && echo secret >/root/victim/file && chmod 600 /root/victim/file;"
+        " cd /var/lib/vllm && mv agents /root/agents && mv huggingface /root/huggingface"
+        " && ln -s /root/victim huggingface && ln -s /root/victim agents"
+        " && chown -h 64101:64101 . huggingface agents && chmod 750 .",
+    )
+    before = lab_hosts.run("gpu1", "stat -c '%n %a %u:%g' /root/victim /root/victim/file").stdout
+    run = deploy("--limit", "gpu1")
+    assert run.code == 0, run.output[-5000:]
+    after = lab_hosts.run("gpu1", "stat -c '%n %a %u:%g' /root/victim /root/victim/file").stdout
+    assert after == before
+    assert lab_hosts.run("gpu1", "ls /root/victim").stdout == "file\n"
+    asides = lab_hosts.run("gpu1", "ls -d /var/lib/vllm/*.untrusted-*").stdout.split()
+    assert len(asides) == 2
+    # Weights that an agent has changed in place are fetched again.
+    weights = "$(find /var/lib/vllm/huggingface/hub/models--lab--tiny/blobs -size +100k)"
+    good = lab_hosts.run("gpu1", f"sha256sum {weights}").stdout
+    lab_hosts.run(
+        "gpu1",
+        "docker rm -f tiny spare >/dev/null;"
+        f" printf x | dd of={weights} bs=1 seek=5000 conv=notrunc 2>/dev/null;"
+        " chown -R 64101:64101 /var/lib/vllm; chmod 750 /var/lib/vllm;"
+        " mkfifo /var/lib/vllm/huggingface/hub/models--lab--tiny/refs/lab;"
+        " rm -f /var/lib/vllm/huggingface/hub/models--lab--tiny/refs/v1;"
+        " mkfifo /var/lib/vllm/huggingface/hub/models--lab--tiny/refs/v1",
+    )
+    drifted = command("vllm-hosts", "drift", "inventory/lab.py", "--host", "gpu1", timeout=120)
+    assert drifted.code == 2, drifted.output
+    run = deploy("--limit", "gpu1")
+    assert run.code == 0, run.output[-5000:]
+    assert lab_hosts.run("gpu1", f"sha256sum {weights}").stdout == good
+    assert asked(deployed, "/spare/v1/models").status_code == 200
+    assert changes(deploy("--limit", "gpu1")) == {"gpu1": 0}
+    lab_hosts.run(
+        "gpu1", "rm -rf /root/victim /root/agents /root/huggingface /var/lib/vllm/*.untrusted-*"
+    )
+
+
+#: Names of bridges that no pattern of Docker's own covers.
+_BRIDGES = ("docker_gwbridge", "podman0", "cni0", "virbr0", "lxdbr0")
+
+
+class TestAStranger:
+    """Is on the network, and has no key."""
+
+    @pytest.fixture
+    def named_bridges(self, deployed: Deployed) -> Iterator[None]:
+        serve = "python3 -m http.server --bind 0.0.0.0 8000"
+        lines = [
+            f"docker network create -o com.docker.network.bridge.name={name} lab-{name} >/dev/null"
+            f" && docker run -d -q --name lab-{name} --network lab-{name}"
+            f" -p 127.0.0.1:{9091 + at}:8000"
+            f" --entrypoint sh {IMAGE} -c '{serve}' >/dev/null"
+            for at, name in enumerate(_BRIDGES)
+        ]
+        lab_hosts.run("gpu1", " && ".join(lines) + " && sleep 3", timeout=120)
+        yield
+        lab_hosts.run(
+            "gpu1",
+            "".join(
+                f"docker rm -f lab-{name} >/dev/null; docker network rm lab-{name} >/dev/null;"
+                for name in _BRIDGES
+            ),
+            timeout=120,
+        )
+
+    def test_no_bridge_s_name_opens_a_container(
+        self, deployed: Deployed, named_bridges: None
+    ) -> None:
+        look = ("vllm-hosts", "verify", "inventory/lab.py", "--host", "gpu1", "--promise", "NET-11")
+        kept = command(*look)
+        assert kept.code == 0, kept.output[-3000:]
+        # What the table said before: names of Docker's own kind only.
+        lab_hosts.run(
+            "gpu1",
+            "nft insert rule inet vllm_hosts forward"
+            ' \'oifname != { "docker0", "br-*", "vllm-*" } accept\'',
+        )
+        try:
+            broken = command(*look)
+        finally:
+            healed = deploy("--limit", "gpu1")
+        assert broken.code == 1
+        assert broken.output.count("reaches") >= len(_BRIDGES), broken.output[-3000:]
+        assert healed.code == 0, healed.output[-3000:]
+
+    def test_three_thousand_connections_keep_nobody_out(self, deployed: Deployed) -> None:
+        settings = deployed.settings["gpu1"]
+        sources = [f"10.87.0.{last}" for last in (201, 202, 203, 204)]
+        add = " ".join(f"ip addr add {one}/24 dev host0;" for one in sources)
+        program = Path(__file__).with_name("flood.py").read_text()
+        words = f"{settings.address} {settings.edge.https_port} 3000 40 {' '.join(sources)}"
+        said: list[str] = []
+
+        def flood() -> None:
+            done = lab_hosts.run(
+                "neighbour",
+                f"{add} ulimit -n 8192; python3 -c {shlex.quote(program)} {words}",
+                timeout=120,
+            )
+            said.append(done.stdout)
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            slowest = _while_flooded(deployed, settings, thread)
+        finally:
+            thread.join()
+            drop = " ".join(f"ip addr del {one}/24 dev host0;" for one in sources)
+            lab_hosts.run("neighbour", drop)
+        [line] = [line for line in said[0].splitlines() if line.endswith("open")]
+        print(f"hostile connections: {line}; slowest answer {slowest:.3f} s")
+        # The flood was one, and the kernel held it to what each source may have.
+        limit = settings.edge.connections_per_source * len(sources)
+        assert limit * 0.5 < int(line.split()[0]) <= limit
+        assert slowest < 1.0
+
+
+def _while_flooded(deployed: Deployed, settings: HostSettings, flood: threading.Thread) -> float:
+    """The slowest of many answers to a client with a key, each over a connection of its own."""
+    time.sleep(3)
+    slowest, count = 0.0, 0
+    end = time.monotonic() + 25
+    while time.monotonic() < end and flood.is_alive():
+        started = time.monotonic()
+        answer = asked(deployed, "/tiny/v1/models")
+        assert answer.status_code == 200, answer.text
+        slowest = max(slowest, time.monotonic() - started)
+        count += 1
+        time.sleep(0.1)
+    assert count > 50
+    return slowest
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_nothing_is_left_of_what_fetched_models(deployed: Deployed, host: str) -> None:
+    """Nothing of it is left behind."""
+    left = lab_hosts.run(host, "docker network ls --format '{{.Name}}'; docker ps -a").stdout
+    assert "vllm-fetch" not in left and "vllm-hosts-fetch" not in left

@@ -1,0 +1,221 @@
+"""A real nginx on this machine's loopback, with the edge's own configuration."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from roles.client_keys.plan import key_entries
+from roles.nginx.plan import CONF, NginxVersion, edge_entries, parse_version
+from vllm_hosts import paths
+from vllm_hosts.keys import HostKeys
+from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.tree import File
+
+
+def program(name: str) -> str:
+    """A program that `make setup` unpacked beside Python, or the machine's own."""
+    unpacked = Path(sys.prefix) / "debian" / "usr/sbin" / name
+    path = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
+    found = str(unpacked) if unpacked.exists() else shutil.which(name, path=path)
+    assert found, f"{name} is missing; run: make setup"
+    return found
+
+
+class StandInAgent(BaseHTTPRequestHandler):
+    """Answers as vLLM would, as far as the edge is concerned, and writes down what it was asked."""
+
+    protocol_version = "HTTP/1.1"
+    asked: list[tuple[str, str, dict[str, str]]]
+    healthy: bool
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.asked.append((self.command, self.path, dict(self.headers)))  # type: ignore[attr-defined]
+        healthy = self.server.healthy  # type: ignore[attr-defined]
+        body = b"" if self.path == "/health" else b'{"answered": "by the agent"}'
+        self.send_response(200 if healthy else 503)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Agent", "secret")
+        self.send_header("Access-Control-Allow-Origin", "*")
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_HEAD = do_OPTIONS = _answer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+class RealEdge:
+    """Starts with ``with``, in a folder of its own."""
+
+    def __init__(
+        self, folder: Path, settings: HostSettings, keys: HostKeys, *, narrow: bool = False
+    ) -> None:
+        """:param narrow: strangers may send a few requests only, and so a few show the limit."""
+        self.folder, self.keys, self.narrow = folder, keys, narrow
+        self.agent = ThreadingHTTPServer(("127.0.0.1", 0), StandInAgent)
+        self.agent.asked, self.agent.healthy = [], True  # type: ignore[attr-defined]
+        ports = dict(zip(("https", "http"), _free_ports(2), strict=True))
+        self.port, self.http_port = ports["https"], ports["http"]
+        first, *more = settings.agents
+        self.settings = settings.model_copy(
+            update={
+                "edge": settings.edge.model_copy(
+                    update={"https_port": self.port, "http_port": self.http_port}
+                ),
+                "agents": (
+                    first.model_copy(update={"port": self.agent.server_port}),
+                    *more,
+                ),
+            }
+        )
+        self.name = self.settings.edge_names[0]
+
+    def __enter__(self) -> RealEdge:
+        nginx = program("nginx")
+        said = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
+        self._write(parse_version(said))
+        Thread(target=self.agent.serve_forever, args=(0.05,), daemon=True).start()
+        words = [nginx, "-c", str(self.folder / "nginx.conf"), "-g", "daemon off;"]
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + 20
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return self
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.__exit__()
+                raise AssertionError(f"nginx does not start: {self.process.stderr.read()}")  # type: ignore[union-attr]
+            time.sleep(0.05)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        self.agent.shutdown()
+        self.agent.server_close()
+
+    def _write(self, version: NginxVersion) -> None:
+        ca = LocalCa.load_or_create(self.folder / "ca", "test", utc_now())
+        issued = ca.issue(self.settings.edge_names, 20, utc_now())
+        (self.folder / "tls").mkdir()
+        (self.folder / "tls/certificate.pem").write_bytes(issued.certificate_pem)
+        (self.folder / "tls/key.pem").write_bytes(issued.key_pem.get_secret_value())
+        (self.folder / "edge").mkdir()
+        (self.folder / "logs").mkdir()
+        entries = edge_entries(self.settings, self.keys, version)
+        for entry in [*entries, *key_entries(self.settings, self.keys)]:
+            if isinstance(entry, File):
+                path = self.folder / "edge" / entry.path.rpartition("/")[2]
+                path.write_text(self._moved(entry.content.decode()))
+        main = CONF.rpartition("/")[2]
+        user = "user root;" if os.geteuid() == 0 else ""
+        temporary = "".join(
+            f"{kind}_temp_path {self.folder}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (self.folder / "nginx.conf").write_text(
+            f"{user} worker_processes 1; pid {self.folder}/pid;"
+            f" error_log {self.folder}/main.log; events {{ worker_connections 512; }}"
+            f" http {{ {temporary} access_log off; include {self.folder}/edge/{main}; }}"
+        )
+
+    def _moved(self, text: str) -> str:
+        """The same with folders of the test's, and on loopback only."""
+        text = text.replace(paths.EDGE_FOLDER, f"{self.folder}/edge")
+        text = text.replace(paths.EDGE_LOGS, f"{self.folder}/logs")
+        text = text.replace(paths.TLS_FOLDER, f"{self.folder}/tls")
+        if self.narrow:
+            text = re.sub(r"rate=(20|5|100|200)r/s", "rate=1r/m", text)
+            text = re.sub(r"(zone=vllm_hosts_(?:refused|health)\w*) burst=\d+", r"\1 burst=4", text)
+        text = re.sub(r"listen \[::\].*", "", text)
+        return re.sub(r"listen (\d+)", r"listen 127.0.0.1:\1", text)
+
+    @property
+    def asked(self) -> list[tuple[str, str, dict[str, str]]]:
+        """What reached the agent."""
+        found: list[tuple[str, str, dict[str, str]]] = self.agent.asked  # type: ignore[attr-defined]
+        return found
+
+    def log(self) -> str:
+        """Everything that nginx wrote."""
+        time.sleep(0.2)
+        return "".join(path.read_text() for path in sorted(self.folder.glob("logs/*")))
+
+    def connection(self, server_name: str | None = None) -> ssl.SSLSocket:
+        """A connection to the edge."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return context.wrap_socket(plain, server_hostname=server_name or self.name)
+
+    def ask(
+        self,
+        path: str,
+        key: str | None = None,
+        method: str = "GET",
+        body: str | None = None,
+        server_name: str | None = None,
+        **headers: str,
+    ) -> Answer:
+        """One request on a connection of its own, with the path sent as it is."""
+        with self.connection(server_name) as connection:
+            sent = {"Host": server_name or self.name, "Connection": "close"}
+            sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+            if key is not None:
+                sent["Authorization"] = f"Bearer {key}"
+            if body is not None:
+                sent["Content-Length"] = str(len(body))
+            head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+            connection.sendall(f"{method} {path} HTTP/1.1\r\n{head}\r\n{body or ''}".encode())
+            return _read(connection, method)
+
+    def raw(self, data: bytes, *, refused: bool = False) -> bytes:
+        """What comes back to these bytes until the edge closes the connection.
+
+        :param refused: one refusal is awaited; after some, nginx takes seconds to close.
+        """
+        with self.connection() as connection:
+            found = b""
+            with suppress(OSError):
+                # The edge may have had enough before all of it was sent.
+                connection.sendall(data)
+            with suppress(OSError):
+                while not (refused and found.endswith(b"}}")) and (piece := connection.recv(65536)):
+                    found += piece
+            return found
+
+
+def _read(connection: socket.socket, method: str) -> Answer:
+    response = http.client.HTTPResponse(connection, method=method)
+    response.begin()
+    return Answer(response.status, dict(response.headers), response.read().decode())
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [found.getsockname()[1] for found in sockets]
+    for found in sockets:
+        found.close()
+    return ports

@@ -1,0 +1,34 @@
+"""Logs that a program appends to, and that not everybody may read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyinfra.api.command import StringCommand
+
+from vllm_hosts.facts import look
+from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.operations.base import Commands, host_operation
+from vllm_hosts.operations.differences import entries_differ
+from vllm_hosts.tree import Kept, differing
+
+
+@host_operation
+def log_files_present(paths: Sequence[str]) -> Commands:
+    """Logs of nginx's: made before it makes them for everybody, and never touched inside.
+
+    :param paths: in a folder where only root makes files.
+    """
+    wanted = [Kept(path, mode=0o640, owner="www-data", group="adm") for path in paths]
+    found = look(TreeState, paths=list(paths))
+    different = differing(wanted, found.paths)
+    if not different:
+        return
+    entries_differ(different, found.paths)
+    script = ["set -eu; umask 077"]
+    for path in (entry.path for entry in different):
+        script += [
+            f"[ -f {path} ] && [ ! -L {path} ] || {{ rm -f {path}; : >{path}; }}",
+            f"chown www-data:adm {path}; chmod 0640 {path}",
+        ]
+    yield StringCommand("\n".join(script))

@@ -1,0 +1,145 @@
+"""The settings of the edge, and which of vLLM's routes it serves."""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from vllm_hosts.settings.types import Cidr, HostName, Origin, Port, Section, Size
+
+#: What clients of a chat, embedding, transcription or reranking model need. vLLM serves more,
+#: and much of that without asking for its key: everything else is 404.
+SERVED = (
+    ("GET", "/v1/models"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
+    ("POST", "/v1/audio/transcriptions"),
+    ("POST", "/v1/audio/translations"),
+    ("POST", "/v1/rerank"),
+    ("POST", "/v2/rerank"),
+    ("POST", "/v1/score"),
+)
+#: Below these, and nowhere else, vLLM asks for its own key (vLLM 0.33, read).
+_GUARDED = ("/v1/", "/v2/", "/inference/", "/cohere/")
+#: Twice as many open files for each, and Linux gives a process a million.
+_MOST_CONNECTIONS = 120_000
+_LOADS_WEIGHTS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+#: What the edge answers itself, or serves by a pattern.
+_PATTERNS = re.compile(r"/v1/(models|responses)/.*")
+
+
+class Edge(Section):
+    """nginx: the only door for clients."""
+
+    names: tuple[HostName, ...] = Field(
+        (),
+        description="DNS names and addresses that clients use; empty: the host's SSH address",
+        strict=False,
+    )
+    https_port: Port = Field(443, description="Port for clients")
+    http_port: Port = Field(80, description="Port that only redirects to HTTPS")
+    allow_from: tuple[Cidr, ...] = Field(
+        (),
+        description="Networks that may ask, the controller's among them since it verifies the edge;"
+        " empty: everybody who has a key",
+        strict=False,
+    )
+    max_body_size: Size = Field("32m", description="Largest request")
+    timeout: int = Field(
+        3600, ge=10, description="Seconds that one answer may pause before it is cut"
+    )
+    requests_per_second: int = Field(20, ge=1, description="Per client; more get 429")
+    burst: int = Field(40, ge=0, description="Requests above the rate that are still taken at once")
+    connections: int = Field(
+        128, ge=1, le=4096, description="At the same time per client; more get 429"
+    )
+    expected_clients: int = Field(
+        32,
+        ge=1,
+        le=1000,
+        description="Clients that may use all of `connections` at the same time; nginx gets room"
+        " for them and for strangers",
+    )
+    connections_per_source: int = Field(
+        512,
+        ge=16,
+        description="TCP connections of one address, or of one IPv6 /64, at the same time; a"
+        " gateway that calls for many clients needs as many as it holds open",
+    )
+    routes: tuple[str, ...] = Field(
+        (),
+        description="Further routes of vLLM's that clients may use, such as `POST /v2/embed`; only"
+        " those for which vLLM asks for its own key. See docs/clients.md",
+        strict=False,
+    )
+    cors_origins: tuple[Origin, ...] = Field(
+        (),
+        description="Origins of web pages that may use this host from a browser, such as"
+        " `https://app.example.com`; empty: none",
+        strict=False,
+    )
+    log_max_size: Size = Field(
+        "64m", description="The access log is rotated at this size; looked at every ten minutes"
+    )
+    log_max_files: int = Field(
+        10, ge=1, le=1000, description="Rotated access logs kept, compressed"
+    )
+    log_reserve: Size = Field(
+        "1g",
+        description="Where less than this is free on the file system of the logs, the oldest logs"
+        " of the edge are removed",
+    )
+
+    @field_validator("routes")
+    @classmethod
+    def _routes_ask_for_a_key(cls, routes: tuple[str, ...]) -> tuple[str, ...]:
+        for route in routes:
+            if problem := _route_problem(route):
+                raise ValueError(f"{route!r} {problem}")
+            if routes.count(route) > 1:
+                raise ValueError(f"{route!r} stands there twice")
+        paths = [route.partition(" ")[2] for route in routes]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"{path!r} stands there with two methods; the edge takes one")
+        return routes
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.https_port == self.http_port:
+            raise ValueError("edge.https_port and edge.http_port must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _connections_fit(self) -> Self:
+        together = self.connections * self.expected_clients
+        if together > _MOST_CONNECTIONS:
+            raise ValueError(
+                f"edge.connections times edge.expected_clients is {together}, and nginx gets room"
+                f" for {_MOST_CONNECTIONS} at most; lower one of them"
+            )
+        return self
+
+
+def _route_problem(route: str) -> str | None:
+    """Why clients cannot be given this route."""
+    if not re.fullmatch(r"(GET|POST) (/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+", route):
+        return (
+            "is not a route such as 'POST /v2/embed': GET or POST, a space, and a path of letters,"
+            " digits and _ . -"
+        )
+    path = route.partition(" ")[2]
+    if not path.startswith(_GUARDED):
+        below = " ".join(prefix.rstrip("/") for prefix in _GUARDED)
+        return f"cannot be served: vLLM asks for its key below {below} only"
+    if path in _LOADS_WEIGHTS:
+        return "cannot be served: it lets clients load weights"
+    if path in {served for _, served in SERVED} or _PATTERNS.fullmatch(path):
+        return "is not needed: the edge serves that path already, or a pattern of it"
+    return None
