@@ -37,7 +37,7 @@ def wrong(
     :param edge_user: id and name of the user that nginx asks agents as.
     :raises HostError: the table has rules that are not understood.
     """
-    found = {}
+    found: dict[str, None] = {}
     for packet, passes, what in _expected(table.ports(), settings, ssh_ports, edge_user):
         if table.accepts(packet) != passes:
             found[f"{what} {'is kept out' if passes else 'passes'}"] = None

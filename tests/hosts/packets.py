@@ -97,9 +97,9 @@ class Table:
                 if not self._matches(body, packet):
                     return None
             elif kind == "vmap":
-                for key, verdict in self._members(body["data"]):
-                    if self._equal(self._of(body["key"], packet), key):
-                        return self._verdict(*next(iter(verdict.items())), packet)
+                if verdict := self._looked_up(body, packet):
+                    [(name, target)] = verdict.items()
+                    return self._verdict(name, target, packet)
             elif kind in ("limit", "ct count"):
                 # A quiet stranger: within every limit, over none.
                 if body.get("inv"):
@@ -111,6 +111,14 @@ class Table:
             elif kind not in _NEUTRAL:
                 return self._verdict(kind, body, packet)
         return None
+
+    def _looked_up(self, vmap: Mapping[str, Any], packet: Packet) -> dict[str, Any] | None:
+        try:
+            there = self._of(vmap["key"], packet)
+        except _NotThis:
+            return None
+        found = (what for key, what in self._members(vmap["data"]) if self._equal(there, key))
+        return next(found, None)
 
     def _verdict(self, kind: str, body: Any, packet: Packet) -> str | None:
         if kind in ("accept", "return"):
@@ -204,7 +212,7 @@ def _is(there: Any, member: Any) -> bool:
         first, last = member["range"]
         if isinstance(there, int):
             return bool(first <= there <= last)
-        return ip_address(first) <= ip_address(there) <= ip_address(last)
+        return int(ip_address(first)) <= int(ip_address(there)) <= int(ip_address(last))
     if isinstance(member, dict):
         raise HostError(f"the firewall's file has a value that is not known here: {member}")
     if isinstance(member, list):

@@ -29,7 +29,7 @@ def keys(verified: Verified, settings: HostSettings) -> HostKeys:
 @pytest.fixture(scope="session")
 def entries(host: Host) -> list[str]:
     """See ``nginx_maps``; empty where the edge knows nobody."""
-    return host.check_output(f"bash -c {quote(nginx_maps.SCRIPT)}").splitlines()
+    return str(host.check_output(f"bash -c {quote(nginx_maps.SCRIPT)}")).splitlines()
 
 
 @promise("KEY-01")

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from roles.firewall.plan import rules
 from tests.hosts.doors import wrong
 from tests.hosts.packets import Packet, Table
+from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
+from vllm_hosts.facts.firewall import Surroundings
 
 EDGE = (33, "www-data")
 GOOD = """
@@ -113,6 +116,44 @@ def test_a_table_as_it_should_be() -> None:
     assert judged(GOOD) == []
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {
+            "firewall": {
+                "ssh_from": ["10.0.0.0/8", "2001:db8::/32"],
+                "extra_tcp_ports": [9100],
+                "extra_udp_ports": [51820],
+            },
+            "edge": {"https_port": 8443, "http_port": 8080, "allow_from": ["192.0.2.0/24"]},
+        },
+        {
+            "agents": [
+                QWEN
+                | {
+                    "expose": {
+                        "networks": ["10.9.0.0/16", "2001:db8:5::/64"],
+                        "unguarded_routes": "accepted",
+                    }
+                },
+                CODER,
+            ]
+        },
+        {
+            "agents": [
+                QWEN | {"egress": {"networks": ["192.0.2.0/24"]}},
+                CODER | {"egress": {"networks": ["10.0.0.0/8"], "tcp_ports": [22], "names": True}},
+            ]
+        },
+    ],
+)
+def test_the_file_that_a_deploy_writes(changed: dict[str, Any]) -> None:
+    host = settings(**{"agents": [QWEN, CODER]} | changed)
+    table = loaded(rules(host, [22], Surroundings(edge_user=EDGE[0])))
+    assert wrong(table, host, {22}, EDGE) == []
+
+
 def with_rule(chain: str, rule: str) -> str:
     """The good table with one more rule at the beginning of a chain's rules."""
     head, mark, rest = GOOD.partition(f"chain {chain} {{\n")
@@ -163,6 +204,13 @@ def test_a_table_that_is_wrong(changed: str, words: str) -> None:
     assert changed != GOOD
     found = judged(changed)
     assert any(words in sentence for sentence in found), found
+
+
+def test_a_map_by_what_a_packet_does_not_have() -> None:
+    rule = "ip saddr vmap { 203.0.113.9 : accept }"
+    found = judged(with_rule("input", rule))
+    assert any("from 203.0.113.9 to port 8000 passes" in sentence for sentence in found)
+    assert not any("2001:db8" in sentence for sentence in found)
 
 
 def test_what_is_not_understood_is_never_a_guess() -> None:
