@@ -15,7 +15,7 @@ import gevent
 from gevent.lock import BoundedSemaphore
 from pydantic import SecretStr
 
-from vllm_hosts.atomic import write_private
+from vllm_hosts.atomic import make_folder, write_private
 from vllm_hosts.bounded import INDEX_SIZE, BoundError, parse_json, read_file
 from vllm_hosts.capacity.fields import UnplannableError
 from vllm_hosts.capacity.files import CONFIG_SIZE, INDEX, SINGLE, parse_config, total_size
@@ -123,7 +123,7 @@ def _suffix(endpoint: str | None) -> str:
 def _keep(path: Path, answer: dict[str, Any]) -> None:
     # A cache that cannot be written is no reason to stop.
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         text = json.dumps(answer | {"read": datetime.now(UTC).isoformat()})
         write_private(path, text.encode())
 
