@@ -54,6 +54,7 @@ class Collector:
                         agent.port,
                         agent.gpus,
                         tuple(map(str, agent.expose.networks)) if agent.expose else (),
+                        tuple(f"{name} {what}" for name, what in agent.risks.items()),
                     )
                     for agent in host.agents
                 ],
