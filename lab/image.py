@@ -29,19 +29,19 @@ _PYTHON = "3.11"  # Debian 12's own
 #: Not needed to serve text, and built against another torch than the one here.
 _LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 _RECIPE = [VERSION, _SYSTEM, _PYTHON, " ".join(sorted(_LEFT_OUT)), "layout 3"]
-#: What prompt_logprobs and beam search compute with is compiled at first use, even with
-#: --enforce-eager, and a compiler with its headers and torch's is 400 MB, and a minute on two
-#: processors. NVIDIA's image brings one; here it is computed without.
+#: What prompt_logprobs and beam search compute with is compiled at its first use, --enforce-eager
+#: or not, and a compiler with its headers and torch's is 400 MB and a minute of two processors.
+#: vLLM's own image brings one; here that is computed without.
 _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
     "TORCHDYNAMO_DISABLE": "1",
 }
 _SITE = f"usr/local/lib/python{_PYTHON}/dist-packages"
-#: Laid over the file system, by path. vLLM 0.32's attention uses AMX on processors that have it, and
-#: Linux kills a process with SIGILL that has not asked for it before: ARCH_REQ_XCOMP_PERM for
-#: XTILEDATA (Documentation/arch/x86/xstate.rst). torch asks, but only once it multiplies matrices of
-#: some size, which a tiny model's are not.
+#: Laid over the file system, by path. vLLM 0.32's attention uses AMX where the processor has it,
+#: and Linux ends a process with SIGILL that has not asked for it: ARCH_REQ_XCOMP_PERM, XTILEDATA
+#: (Documentation/arch/x86/xstate.rst). torch asks, but only once it multiplies larger matrices
+#: than a tiny model's.
 _ADDED = {
     f"{_SITE}/lab_amx.pth": "import lab_amx\n",
     f"{_SITE}/lab_amx.py": """import ctypes

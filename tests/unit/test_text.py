@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import logging
 import sys
 import time
+from collections import defaultdict
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pyinfra.api import util
+from pyinfra.api.command import FunctionCommand
 from pyinfra.api.output import set_echo, set_formatter
 from pyinfra.connectors.util import CommandOutput, OutputLine
+from pyinfra.context import ctx_host
 
-from vllm_hosts import pyinfra_output
+from tests.unit.samples import settings
+from vllm_hosts import nvidia_smi, pyinfra_output
+from vllm_hosts.doctor import model
+from vllm_hosts.doctor.model import Finding
+from vllm_hosts.doctor.seen import Seen
+from vllm_hosts.drift import _failure
 from vllm_hosts.errors import HostError, SettingsError
+from vllm_hosts.facts.agents import AgentDetails, details
+from vllm_hosts.operations import differences
+from vllm_hosts.operations.base import fail
 from vllm_hosts.text import clean, clean_styled
+from vllm_hosts.top.look import _metrics
+from vllm_hosts.top.parse import gpus
 
 #: Name -> what a host sends, and what is left of it.
 TRICKS = {
@@ -126,3 +142,54 @@ def test_what_pyinfra_logs_of_errors(shown: Shown) -> None:
     util.logger.error("%s of %d", LYING, 2)
     assert not any(word in line for line in shown.lines for word in ("\x9b", "\x1b]", "\x1b[2J"))
     assert shown.lines[1] == "all is well\x1b[8m of 2"
+
+
+#: A title for the window, a cleared screen, and a name that reads backwards.
+NAME = "\x1b]0;owned\x07\x1b[2JNVIDIA\u202e H200\x9b8m"
+
+
+def test_agents_that_lie_about_themselves() -> None:
+    line = {
+        "name": "/one",
+        "state": NAME,
+        "health": NAME,
+        "started": "2026-11-25T09:00:00Z",
+        "finished": "2026-11-25T09:00:00Z",
+        "exit_code": 0,
+        "restarts": 0,
+        "image": NAME,
+        "command": [NAME],
+    }
+    found = details([json.dumps(line)], ["one"])["one"]
+    assert {found.state, found.health, found.image, found.model} == {"NVIDIA H200"}
+
+
+def test_cards_and_drivers_that_lie() -> None:
+    [card] = gpus([f"0, {NAME}, 1, 2, 3, 4, 5, 6, Disabled"])
+    assert card.name == "NVIDIA H200"
+    found = nvidia_smi.parse([f"0, {NAME}, {NAME}, 1, {NAME}, 9.0, [N/A], Disabled", "exit 0"])
+    assert {found.gpus[0].name, found.gpus[0].uuid, found.driver} == {"NVIDIA H200"}
+    assert nvidia_smi.parse([NAME, "exit 9"]).message == "NVIDIA H200"
+
+
+def test_a_diagnosis_that_quotes_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [Finding(evidence=NAME, values=defaultdict(lambda: NAME), remedy=NAME)]
+    first = next(iter(model.texts()))
+    others: dict[str, Any] = dict.fromkeys(model.texts(), lambda settings, seen: [])
+    monkeypatch.setattr(model, "_DOCTORS", others | {first: lambda settings, seen: told})
+    [found] = model.diagnose(settings(), Seen())
+    assert found.evidence == found.remedy == "NVIDIA H200"
+    assert found.what.isprintable()
+
+
+def test_drift_that_quotes_a_host() -> None:
+    with differences.listening() as told, ctx_host.use(SimpleNamespace(name="gpu1")):
+        differences.differs(NAME, NAME)
+    assert told["gpu1"] == [differences.Difference("NVIDIA H200", "NVIDIA H200")]
+    assert _failure(FunctionCommand(fail, (NAME,), {})) == "NVIDIA H200"
+
+
+def test_an_answer_that_unpacks_to_more_than_it_seems() -> None:
+    packed = base64.b64encode(gzip.compress(b"\0" * (64 << 20))).decode()
+    found, problem = _metrics(AgentDetails("one", "running"), packed)
+    assert found is None and problem == "the answer is cut short, or too large"
