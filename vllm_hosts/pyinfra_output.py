@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from pyinfra import logger
@@ -20,6 +21,8 @@ from pyinfra.connectors.util import CommandOutput, OutputLine, read_buffer
 
 from vllm_hosts.text import clean, clean_styled
 
+#: Characters of a line, and of all lines of a command: a folder with many models has megabytes.
+LONGEST, WHOLE = 64 << 20, 256 << 20
 _connectors_util = sys.modules["pyinfra.connectors.util"]
 _print_whole = util.print_host_combined_output
 _installed = False
@@ -46,7 +49,24 @@ def _read_buffer(
     print_func: Callable[[str], str] | None = None,
 ) -> None:
     show = print_func or str
-    read_buffer(name, io, output_queue, print_output, lambda line: show(clean(line)))
+    lines = _bounded(io)
+    read_buffer(name, lines, output_queue, print_output, lambda line: show(clean(line)))
+
+
+def _bounded(io: Iterable[Any]) -> Iterator[Any]:
+    """Lines of a host, until there are more than anything of ours prints: then the command is cut
+    off, and whoever asked sees an answer without an end."""
+    source: Any = io
+    read = getattr(source, "readline", None)
+    total = 0
+    for line in iter(partial(read, LONGEST), read(0)) if read else source:
+        total += len(line)
+        if len(line) >= LONGEST or total > WHOLE:
+            logger.error("a command printed more than is read, and was cut off")
+            # A channel of SSH; a local process finds its pipe closed.
+            getattr(source, "channel", source).close()
+            return
+        yield line
 
 
 def _print_output(host: Host, output: CommandOutput) -> None:

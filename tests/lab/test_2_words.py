@@ -10,7 +10,7 @@ import pytest
 
 from lab import hosts as lab_hosts
 from tests.lab.conftest import Deployed
-from vllm_hosts.settings.words import Words, arguments, variables
+from vllm_hosts.settings.words import Words, arguments, meant, variables
 
 #: What the parser of `vllm serve` takes, and every variable of vLLM. Modules move between versions.
 _DUMP = """
@@ -23,8 +23,16 @@ for name in ("launchers", "openai"):
         break
     except ImportError:
         pass
-actions = made(FlexibleArgumentParser())._actions
+parser = made(FlexibleArgumentParser())
+actions, beginnings = parser._actions, {}
+for option in sorted(parser._option_string_actions):
+    for end in range(3, len(option)):
+        word = option[:end]
+        taken = [match[1] for match in parser._get_option_tuples(word)]
+        if word not in parser._option_string_actions and len(taken) == 1:
+            beginnings[word] = taken[0]
 print(json.dumps({"options": [action.option_strings for action in actions],
+                  "beginnings": beginnings,
                   "variables": sorted(envs.environment_variables)}))
 """
 
@@ -61,6 +69,13 @@ def test_every_short_name_stands_for_what_the_list_says(vllm: dict[str, Any]) ->
         for short in names:
             if short.startswith("-") and not short.startswith("--") and short != "-h":
                 assert arguments().short.get(short) in names, f"{short} stands for {names}"
+
+
+def test_beginnings_are_taken_for_what_vllm_takes_them_for(vllm: dict[str, Any]) -> None:
+    judged = arguments().refused.keys() | arguments().accepted.keys()
+    taken = {word: option for word, option in vllm["beginnings"].items() if option in judged}
+    assert len(taken) > 500
+    assert {word: option for word, option in taken.items() if option not in meant(word)} == {}
 
 
 def test_every_variable_of_vllm_is_judged(vllm: dict[str, Any]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import logging
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -14,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from paramiko.file import BufferedFile
 from pyinfra.api import util
 from pyinfra.api.command import FunctionCommand
 from pyinfra.api.output import set_echo, set_formatter
@@ -119,6 +122,44 @@ def test_what_pyinfra_prints_while_a_command_runs(shown: Shown) -> None:
     read("stdout", [f"{LYING}\n"], queue, print_output=True, print_func=lambda line: f"[h] {line}")
     assert shown.lines == ["[h] all is well"]
     assert queue.get().line == LYING, "facts get what was sent"
+
+
+@pytest.mark.parametrize("endless", ["line", "lines"])
+def test_a_host_that_never_ends_is_cut_off(
+    shown: Shown, endless: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyinfra_output, "LONGEST", 1000)
+    monkeypatch.setattr(pyinfra_output, "WHOLE", 10_000)
+    process = subprocess.Popen(
+        ["sh", "-c", "yes" + (" | tr -d '\\n'" if endless == "line" else "")],
+        stdout=subprocess.PIPE,
+    )
+    queue: Queue[OutputLine] = Queue()
+    sys.modules["pyinfra.connectors.util"].read_buffer("stdout", process.stdout, queue)  # type: ignore[attr-defined]
+    assert process.wait(10) != 0
+    assert sum(len(item.line) for item in queue.queue) <= 10_000
+    assert shown.lines == ["a command printed more than is read, and was cut off"]
+
+
+class Received(BufferedFile):  # type: ignore[misc]
+    """What paramiko makes of an SSH channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts = [b"a\n\nb", b""]
+        self._set_mode("r")
+
+    def _read(self, size: int) -> bytes:
+        return self._parts.pop(0) if self._parts else b""
+
+
+def test_lines_arrive_as_they_were_sent() -> None:
+    pyinfra_output.install()
+    read = sys.modules["pyinfra.connectors.util"].read_buffer  # type: ignore[attr-defined]
+    for source in (io.StringIO("a\n\nb"), io.BytesIO(b"a\n\nb"), ["a\n", "\n", "b"], Received()):
+        queue: Queue[OutputLine] = Queue()
+        read("stdout", source, queue)
+        assert [item.line for item in queue.queue] == ["a", "", "b"]
 
 
 def test_what_pyinfra_prints_of_a_command_that_failed(shown: Shown) -> None:
