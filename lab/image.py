@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from email.parser import Parser
@@ -28,12 +29,34 @@ _PYTHON = "3.11"  # Debian 12's own
 #: Not needed to serve text, and built against another torch than the one here.
 _LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 _RECIPE = [VERSION, _SYSTEM, _PYTHON, " ".join(sorted(_LEFT_OUT)), "layout 3"]
+#: What prompt_logprobs and beam search compute with is compiled at its first use, --enforce-eager
+#: or not, and a compiler with its headers and torch's is 400 MB and a minute of two processors.
+#: vLLM's own image brings one; here that is computed without.
+_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "TORCHDYNAMO_DISABLE": "1",
+}
 _SITE = f"usr/local/lib/python{_PYTHON}/dist-packages"
+#: Laid over the file system, by path. vLLM 0.32's attention uses AMX where the processor has it,
+#: and Linux ends a process with SIGILL that has not asked for it: ARCH_REQ_XCOMP_PERM, XTILEDATA
+#: (Documentation/arch/x86/xstate.rst). torch asks, but only once it multiplies larger matrices
+#: than a tiny model's.
+_ADDED = {
+    f"{_SITE}/lab_amx.pth": "import lab_amx\n",
+    f"{_SITE}/lab_amx.py": """import ctypes
+import platform
+
+if platform.machine() == "x86_64":
+    ctypes.CDLL(None).syscall(158, 0x1023, 18)
+""",
+}
 
 
 def build() -> Path:
     """The registry's storage folder, holding the image under its name and tag."""
-    return recipe.keep("registry", _RECIPE, _fill_registry)
+    settings = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
+    return recipe.keep("registry", [*_RECIPE, *settings, *_ADDED.values()], _fill_registry)
 
 
 def digest() -> str:
@@ -182,10 +205,18 @@ def _fill_registry(folder: Path) -> None:
 
 
 def _write_oci_layout(folder: Path) -> None:
-    """The OCI image layout with one layer (opencontainers/image-spec, image-layout.md)."""
+    """The OCI image layout with two layers (opencontainers/image-spec, image-layout.md)."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-    layer, difference = _layer(blobs)
+    layers = [_layer(blobs, rootfs())]
+    with tempfile.TemporaryDirectory() as added:
+        for name, text in _ADDED.items():
+            path = Path(added) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        for path in (Path(added), *Path(added).rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        layers.append(_layer(blobs, Path(added)))
     config = _blob(
         blobs,
         {
@@ -193,10 +224,10 @@ def _write_oci_layout(folder: Path) -> None:
             "os": "linux",
             "config": {
                 "Entrypoint": ["vllm", "serve"],
-                "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"],
+                "Env": [f"{name}={value}" for name, value in _ENVIRONMENT.items()],
                 "WorkingDir": "/",
             },
-            "rootfs": {"type": "layers", "diff_ids": [difference]},
+            "rootfs": {"type": "layers", "diff_ids": [difference for _, difference in layers]},
         },
         "application/vnd.oci.image.config.v1+json",
     )
@@ -206,7 +237,7 @@ def _write_oci_layout(folder: Path) -> None:
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config,
-            "layers": [layer],
+            "layers": [layer for layer, _ in layers],
         },
         "application/vnd.oci.image.manifest.v1+json",
     )
@@ -216,11 +247,11 @@ def _write_oci_layout(folder: Path) -> None:
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
-def _layer(blobs: Path) -> tuple[dict[str, object], str]:
-    """The file system as one zstd-compressed tar; its descriptor and the plain tar's digest."""
+def _layer(blobs: Path, root: Path) -> tuple[dict[str, object], str]:
+    """A file system as one zstd-compressed tar; its descriptor and the plain tar's digest."""
     plain = blobs / "plain.tar"
     command = ["tar", "--numeric-owner", "--sort=name", "--exclude=./mnt/*", "--exclude=./tmp/*"]
-    recipe.run([*command, "-cf", plain, "-C", rootfs(), "."], "packing the image")
+    recipe.run([*command, "-cf", plain, "-C", root, "."], "packing the image")
     packed = blobs / "layer.zst"
     recipe.run(["zstd", "-q", "-3", "-T0", plain, "-o", packed], "compressing the image")
     difference, name = _sha256(plain), _sha256(packed)

@@ -16,11 +16,42 @@ from vllm_hosts.errors import SettingsError
 def private_folder(path: Path) -> Path:
     """Make a folder that only its owner may enter, or check that it is one.
 
-    :raises SettingsError: it is open to others, or belongs to somebody else.
+    :raises SettingsError: it is open to others or belongs to somebody else, or others could put
+        another one in its place.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path)
     _check_private(path, "700")
+    check_unshared(path.parent)
     return path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, for their owner only.
+
+    ``Path.mkdir`` leaves the mode of the ones above to the umask, which may be 000.
+    """
+    for missing in reversed([path, *path.parents]):
+        if not missing.is_dir():
+            missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def check_unshared(path: Path) -> None:
+    """Check that nobody else can write a file or folder, where others may read it.
+
+    :raises SettingsError: others can.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
+    if found.st_uid not in (os.geteuid(), 0):
+        raise SettingsError(
+            [f"{path} belongs to another user, who could change who opens the keys; chown it"]
+        )
+    if stat.S_IMODE(found.st_mode) & 0o022:
+        raise SettingsError([f"{path} can be written by other users; run: chmod go-w {path}"])
 
 
 def read_private(path: Path) -> bytes | None:

@@ -21,7 +21,7 @@ import pyinfra_cli  # noqa: F401  replaces the socket module by gevent's: before
 # isort: on
 import click
 
-from vllm_hosts import __version__
+from vllm_hosts import __version__, pyinfra_output
 from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.cli_common import inventory_argument, says_problems
 from vllm_hosts.controller import state_folder
@@ -49,6 +49,7 @@ def main() -> None:
 
     Completion for bash: eval "$(_VLLM_HOSTS_COMPLETE=bash_source vllm-hosts)"
     """
+    pyinfra_output.install()
 
 
 main.add_command(keys)

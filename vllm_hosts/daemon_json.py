@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vllm_hosts.bounded import parse_json
 from vllm_hosts.errors import HostError
 
 Json = dict[str, Any]
@@ -33,7 +34,7 @@ def _parsed(existing: bytes | None) -> Json:
     if existing is None or not existing.strip():
         return {}
     try:
-        value = json.loads(existing)
+        value = parse_json(existing)
     except ValueError as error:
         raise HostError(
             f"/etc/docker/daemon.json is not JSON ({error}); repair it or move it away"

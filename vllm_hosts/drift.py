@@ -19,6 +19,7 @@ from vllm_hosts import run
 from vllm_hosts.inventory import load
 from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.differences import listening
+from vllm_hosts.text import clean
 
 
 @dataclass(frozen=True)
@@ -93,5 +94,5 @@ def _look(state: State, host: Host, into: HostDrift, told: dict[str, list[Any]])
 def _failure(command: object) -> str | None:
     """The sentence of a command that only fails its host."""
     if isinstance(command, FunctionCommand) and command.function is fail:
-        return str(command.args[0])
+        return clean(command.args[0])
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vllm_hosts.text import clean
+
 
 class SettingsError(Exception):
     """Settings that cannot be deployed. Found before anything connects; names every mistake.
@@ -10,9 +12,16 @@ class SettingsError(Exception):
     """
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        # Some quote what a file or a hub holds.
+        self.problems = [clean(problem) for problem in problems]
+        super().__init__("\n".join(self.problems))
 
 
 class HostError(Exception):
-    """What stops one host. That host fails with this sentence; the others go on."""
+    """What stops one host. That host fails with this sentence; the others go on.
+
+    The sentence may quote the host, and is safe to show.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(clean(sentence))

@@ -9,6 +9,8 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllm_hosts.text import clean
+
 FIELDS = (
     "index",
     "name",
@@ -77,7 +79,7 @@ def parse(lines: Sequence[str]) -> Smi:
 
     :raises ValueError: the lines are neither cards nor a failure's words.
     """
-    *said, code = lines
+    *said, code = [clean(line, 2000, keep="") for line in lines]
     if not code.startswith("exit "):
         raise ValueError(f"no exit code at the end: {code!r}")
     if code != "exit 0":

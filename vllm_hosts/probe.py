@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import urllib3
+
+from vllm_hosts.bounded import parse_json
 
 #: Long enough for a handshake around the world, short enough for a run over many hosts.
 TIMEOUT = 5.0
@@ -27,7 +28,7 @@ class Answer:
 
         :raises ValueError: it is not.
         """
-        return json.loads(self.body)
+        return parse_json(self.body)
 
 
 def reachable(address: str, port: int, timeout: float = TIMEOUT) -> bool:

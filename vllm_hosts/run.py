@@ -15,6 +15,7 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_host, ctx_state
 
+from vllm_hosts import pyinfra_output
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
@@ -54,6 +55,7 @@ def install(inventory_file: Path | None = None) -> None:
     :raises click.UsageError: an option with which failures would go unnoticed.
     """
     global _run
+    pyinfra_output.install()
     context = click.get_current_context(silent=True)
     options: dict[str, Any] = context.params if context else {}
     if options.get("no_wait"):

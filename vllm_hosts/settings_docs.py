@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vllm_hosts.settings import Agent, HostSettings
-from vllm_hosts.settings.agent import Egress, Expose
+from vllm_hosts.settings.agent import Egress, Expose, RequestLimits
 
 _ROOT = Path(__file__).resolve().parent.parent
 _WORDS = {bool: "True or False", int: "whole number", float: "number", str: "text"}
@@ -46,7 +46,7 @@ A list of dictionaries, one for each vLLM container of a host. The first agent a
 def settings_md() -> str:
     """The text of docs/settings.md."""
     parts = [_HEAD, f"{_AGENT_HEAD}\n{_table(Agent)}"]
-    for name, part in (("expose", Expose), ("egress", Egress)):
+    for name, part in (("expose", Expose), ("egress", Egress), ("request_limits", RequestLimits)):
         parts.append(f"### `{name}` of an agent\n\n{part.__doc__}\n\n{_table(part)}")
     for name, section in sections():
         parts.append(f"## `{name}`\n\n{section.__doc__}\n\n{_table(section)}")
@@ -88,6 +88,8 @@ def _table(section: type[BaseModel]) -> str:
 
 def _literal(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel):
+        return "{}"
     if isinstance(default, tuple):
         return "[" + ", ".join(_quoted(item) for item in default) + "]"
     return _quoted(default)

@@ -16,6 +16,7 @@ from pyinfra.context import ctx_host, ctx_state
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host as TestinfraHost
 
+from vllm_hosts import pyinfra_output
 from vllm_hosts.errors import HostError
 
 _MARK = "vllm-hosts-end"
@@ -80,6 +81,7 @@ class Hosts:
     """Connections to the hosts of an inventory, made when a host is first asked for."""
 
     def __init__(self, inventory: Inventory) -> None:
+        pyinfra_output.install()
         self._state = State(inventory, Config())
         self._made: dict[str, TestinfraHost | HostError] = {}
 

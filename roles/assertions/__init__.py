@@ -35,7 +35,7 @@ def assertions() -> None:
     )
     promise_kept(partial(_edge, current), name="The edge answers only to keys, on its own paths")
     if exposures := exposed(settings):
-        said(exposures, name="What is exposed by its settings")
+        said(exposures, name="What its settings let others do")
 
 
 def _sockets(current: Current) -> list[str]:

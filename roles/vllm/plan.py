@@ -182,6 +182,7 @@ def _command(settings: HostSettings, agent: Agent) -> list[str]:
         words += ["--quantization", agent.quantization]
     if agent.tool_call_parser:
         words += ["--enable-auto-tool-choice", "--tool-call-parser", agent.tool_call_parser]
+    words += ["--allowed-media-domains", *agent.media_domains, *agent.request_limits.arguments]
     words += ["--disable-fastapi-docs", "--shutdown-timeout", str(settings.vllm.drain_timeout)]
     return [*words, *agent.extra_args]
 
@@ -203,7 +204,10 @@ def _environment(settings: HostSettings, agent: Agent) -> dict[str, str]:
         "TRITON_CACHE_DIR": f"{_CACHE}/triton",
         "USER": "vllm",
         "VLLM_CACHE_ROOT": f"{_CACHE}/vllm",
+        # Who may be asked for media is named; a redirect would lead elsewhere.
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "VLLM_NO_USAGE_STATS": "1",
+        **agent.request_limits.environment,
     }
     if agent.offline:
         # All of it is there: an agent comes up again, after a reboot too, without the hub.

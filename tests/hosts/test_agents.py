@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import takewhile
 from shlex import quote
 from typing import Any
 
@@ -114,3 +115,29 @@ def test_vllm_has_no_known_way_around_its_key(
     version = json.loads(body)["version"]
     noted(f"vLLM of {agent.name}", version)
     assert [hole.cve for hole in holes("vllm", Version(version))] == []
+
+
+@promise("AGENT-11")
+def test_the_agent_fetches_no_media_from_addresses_that_were_not_named(
+    inspected: dict[str, Any], agent: Agent
+) -> None:
+    command, environment = (
+        inspected["Config"]["Cmd"],
+        dict(pair.split("=", 1) for pair in inspected["Config"]["Env"]),
+    )
+    # vLLM takes a beginning for the whole, the last of several, and an empty list for everybody.
+    at = [
+        place
+        for place, word in enumerate(command)
+        if word.replace("_", "-").startswith("--allowed-m")
+    ]
+    assert [command[place] for place in at] == ["--allowed-media-domains"]
+    domains = list(takewhile(lambda word: not word.startswith("-"), command[at[0] + 1 :]))
+    if agent.allowed_media_domains:
+        assert sorted(domains) == sorted(agent.allowed_media_domains)
+    else:
+        assert domains, "no domain is named, which is every domain"
+        assert [name for name in domains if not name.endswith(".invalid")] == []
+    assert environment.get("VLLM_MEDIA_URL_ALLOW_REDIRECTS") == "0"
+    if "VLLM_MEDIA_CONNECTOR" not in agent.accepted_risks:
+        assert environment.get("VLLM_MEDIA_CONNECTOR", "http") == "http"

@@ -72,6 +72,53 @@ def test_a_stream_arrives_spread_over_time(deployed: Deployed) -> None:
     assert max(early) > 0.3, f"parts of chunks that came before the end: {early}"
 
 
+def completed(deployed: Deployed, **asked: Any) -> Any:
+    agent = deployed.settings["gpu1"].agents[0]
+    return client(deployed, "gpu1", agent.name).completions.create(
+        model=agent.client_model_name, prompt="hello", max_tokens=4, **asked
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "answers"),
+    [
+        ({"extra_body": {"prompt_logprobs": 2}}, 1),
+        ({"logprobs": 5, "extra_body": {"prompt_logprobs": 0}}, 1),
+        ({"n": 3, "extra_body": {"use_beam_search": True}}, 3),
+        ({"n": 3, "temperature": 0.8}, 3),
+    ],
+)
+def test_an_option_that_openai_s_api_has_kills_no_agent(
+    deployed: Deployed, asked: dict[str, Any], answers: int
+) -> None:
+    answer = completed(deployed, **asked)
+    assert len(answer.choices) == answers
+    if "prompt_logprobs" in asked.get("extra_body", {}):
+        assert answer.choices[0].prompt_logprobs
+    # An engine that dies takes a moment to do so.
+    time.sleep(1)
+    assert len(completed(deployed).choices) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"n": 129}, "128"),
+        ({"prompt": ["hello"] * 257}, "256"),
+        ({"logprobs": 21}, "20"),
+    ],
+)
+def test_what_one_request_may_cost_is_bounded(
+    deployed: Deployed, asked: dict[str, Any], words: str
+) -> None:
+    agent = deployed.settings["gpu1"].agents[0]
+    usual = {"prompt": "hello", "max_tokens": 1, "temperature": 1.0}
+    with pytest.raises(openai.BadRequestError, match=words):
+        client(deployed, "gpu1", agent.name).completions.create(
+            model=agent.client_model_name, **usual | asked
+        )
+
+
 @pytest.mark.parametrize("key", ["wrong", "x" * 43])
 def test_a_wrong_key_is_refused(deployed: Deployed, key: str) -> None:
     with pytest.raises(openai.AuthenticationError) as refused:

@@ -181,6 +181,32 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "group_data/gpu_hosts.py: agents[0].env: VLLM_SERVER_DEV_MODE is refused:"
         " it opens control routes without a key",
     ),
+    "a risk without a word": (
+        {"agents": [agent(extra_args=["--trust_remote_code"])]},
+        "group_data/gpu_hosts.py: agents[0]: --trust-remote-code lets the model's authors run their"
+        " code in the agent; if you want that, add '--trust-remote-code' to accepted_risks of agent"
+        " 'one'",
+    ),
+    "GPUs in the environment": (
+        {"agents": [agent(env={"CUDA_VISIBLE_DEVICES": "1"})]},
+        "group_data/gpu_hosts.py: agents[0].env: CUDA_VISIBLE_DEVICES is refused: set gpus",
+    ),
+    "a token in the environment": (
+        {"agents": [agent(env={"WANDB_API_KEY": "secret-value"})]},
+        "group_data/gpu_hosts.py: agents[0].env: WANDB_API_KEY looks like a secret, which"
+        " compose.yaml and `docker inspect` would show; the Hugging Face token goes into"
+        " secrets.hf_token_env, and other secrets have no place in an agent",
+    ),
+    "a limit that does not exist": (
+        {"agents": [agent(request_limits={"choises": 4})]},
+        "group_data/gpu_hosts.py: unknown setting agents[0].request_limits.choises;"
+        " did you mean 'choices'?",
+    ),
+    "a URL with a command": (
+        {"hub": {"endpoint": "https://mirror.example/$(id)"}},
+        "group_data/gpu_hosts.py: hub.endpoint: 'https://mirror.example/$(id)' is not a URL such as"
+        " 'https://example.org/archive', made of letters, digits and . _ ~ : / @ % + , = [ ] -",
+    ),
     "old vLLM": (
         {"vllm": {"image": "vllm/vllm-openai:v0.19.1"}},
         "group_data/gpu_hosts.py: vllm: vLLM 0.19.1 has known ways around its key;"

@@ -47,6 +47,17 @@ def test_check_lists_hosts_and_agents(project: Project) -> None:
     assert not (project.folder / "inventory" / ".vllm-hosts").exists()
 
 
+def test_check_shows_accepted_risks(project: Project) -> None:
+    risky = {"extra_args": ["--trust-remote-code"], "accepted_risks": ["--trust-remote-code"]}
+    project.group(agents=[AGENT | risky])
+    done = project.check()
+    assert done.returncode == 0
+    assert (
+        "  agent 'one' takes an accepted risk: --trust-remote-code lets the model's authors run"
+        " their code in the agent\n"
+    ) in done.stdout
+
+
 def test_endpoints_as_json(project: Project) -> None:
     done = project.run("vllm-hosts", "endpoints", "inventory/prod.py", "--json")
     assert done.returncode == 0

@@ -17,7 +17,9 @@ def host(name: str, **outcomes: Outcome) -> HostReport:
         Look(identifier.replace("_", "-"), name, None, outcome, "because <b>", 0.1)
         for identifier, outcome in outcomes.items()
     ]
-    agent = AgentSummary("tiny", "Qwen/Qwen3-8B", "tiny", 8001, (0,), ("10.0.0.0/8",))
+    agent = AgentSummary(
+        "tiny", "Qwen/Qwen3-8B", "tiny", 8001, (0,), ("10.0.0.0/8",), ("--x <lets>",)
+    )
     return HostReport(name, "192.0.2.1", [agent], {"Docker": "29.1.0"}, looks)
 
 

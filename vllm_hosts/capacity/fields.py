@@ -6,9 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_hosts.text import clean
+
+#: More than any model has: what is above is an error or a trap, since the plan goes through layers
+#: one by one and multiplies the rest.
+LAYERS = 2000
+_MOST = {
+    "num_hidden_layers": LAYERS,
+    "num_nextn_predict_layers": LAYERS,
+    "num_attention_heads": 100_000,
+    "num_key_value_heads": 100_000,
+}
+_MOST_OF_ALL = 10**9
+
 
 class UnplannableError(Exception):
-    """Why a model or an agent cannot be planned: one sentence. Never a reason to guess."""
+    """Why a model or an agent cannot be planned: one sentence. Never a reason to guess.
+
+    It may quote a model's files, and is safe to show.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(clean(sentence, 600))
 
 
 @dataclass(frozen=True)
@@ -23,7 +42,7 @@ class Fields:
     defaults: Mapping[str, int]
 
     def number(self, name: str, default: int | None = None) -> int:
-        """A whole number above zero.
+        """A whole number above zero, and no larger than a model can have.
 
         :raises UnplannableError: it is missing and has no default, or is something else.
         """
@@ -39,6 +58,11 @@ class Fields:
                 f"the config.json of {self.model} has {name} = {value!r}, which is no number"
                 " above zero"
             )
+        if value > (most := _MOST.get(name, _MOST_OF_ALL)):
+            raise UnplannableError(
+                f"the config.json of {self.model} has {name} = {value}, and no more than {most}"
+                " can be planned"
+            )
         return value
 
     def optional(self, name: str) -> int | None:
@@ -51,9 +75,19 @@ class Fields:
         return default if value is None else bool(value)
 
     def items(self, name: str) -> list[Any]:
-        """A list; missing or null: empty."""
+        """A list with an item for some layers, or all; missing or null: empty.
+
+        :raises UnplannableError: it has more than there can be layers.
+        """
         value = self.data.get(name)
-        return list(value) if isinstance(value, list) else []
+        if not isinstance(value, list):
+            return []
+        if len(value) > LAYERS:
+            raise UnplannableError(
+                f"the config.json of {self.model} has {len(value)} items in {name}, and no more"
+                f" than {LAYERS} can be planned"
+            )
+        return list(value)
 
     def group(self, name: str) -> Mapping[str, Any]:
         """A group of names; missing or null: empty."""

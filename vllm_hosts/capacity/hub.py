@@ -15,9 +15,10 @@ import gevent
 from gevent.lock import BoundedSemaphore
 from pydantic import SecretStr
 
-from vllm_hosts.atomic import write_private
+from vllm_hosts.atomic import make_folder, write_private
+from vllm_hosts.bounded import INDEX_SIZE, BoundError, parse_json, read_file
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.files import INDEX, SINGLE, parse_config, total_size
+from vllm_hosts.capacity.files import CONFIG_SIZE, INDEX, SINGLE, parse_config, total_size
 from vllm_hosts.capacity.model import ModelFiles
 from vllm_hosts.errors import SettingsError
 
@@ -122,7 +123,7 @@ def _suffix(endpoint: str | None) -> str:
 def _keep(path: Path, answer: dict[str, Any]) -> None:
     # A cache that cannot be written is no reason to stop.
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         text = json.dumps(answer | {"read": datetime.now(UTC).isoformat()})
         write_private(path, text.encode())
 
@@ -130,7 +131,7 @@ def _keep(path: Path, answer: dict[str, Any]) -> None:
 def _kept(path: Path, longest: timedelta | None) -> dict[str, Any] | None:
     """What is kept, if it is not too old (None: however old). A damaged file counts as none."""
     try:
-        answer: dict[str, Any] = json.loads(path.read_bytes())
+        answer: dict[str, Any] = parse_json(read_file(path))
         age = datetime.now(UTC) - datetime.fromisoformat(answer["read"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -153,16 +154,20 @@ def _fetch(
         url = hf_hub_url(model, name, revision=revision, endpoint=endpoint)
         return get_hf_file_metadata(url, token=secret).size
 
-    def text(name: str) -> bytes:
+    def text(name: str, most: int) -> bytes:
         # Asked first, since a download tries again for half a minute where nobody answers.
-        size(name)
+        if (size(name) or 0) > most:
+            raise UnplannableError(f"the {name} of {model} is not read: it is too large")
         found = hf_hub_download(model, name, revision=revision, token=secret, endpoint=endpoint)
-        return Path(found).read_bytes()
+        try:
+            return read_file(Path(found), most)
+        except BoundError as error:
+            raise UnplannableError(f"the {name} of {model} is not read: {error}") from None
 
     try:
-        config = parse_config(model, text("config.json"))
+        config = parse_config(model, text("config.json", CONFIG_SIZE))
         try:
-            return ModelFiles(config, total_size(model, text(INDEX)))
+            return ModelFiles(config, total_size(model, text(INDEX, INDEX_SIZE)))
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError):
                 raise

@@ -178,5 +178,12 @@ def _limit(fields: Fields, family: Family) -> int | None:
     if not isinstance(factor, int | float):
         return length
     if "yarn" in kind:
-        length = int(scaling.get("original_max_position_embeddings", length))
+        length = Fields(fields.model, scaling, {}).number(
+            "original_max_position_embeddings", length
+        )
+    if not 0 < factor <= 10**6:
+        raise UnplannableError(
+            f"the config.json of {fields.model} has a rope scaling with the factor {factor}, which"
+            " cannot be planned"
+        )
     return int(length * factor)

@@ -10,6 +10,7 @@ from vllm_hosts.capacity.arguments import Arguments, arguments, offloads
 from vllm_hosts.capacity.cache import BLOCK, Cache, cache
 from vllm_hosts.capacity.estimates import GIB
 from vllm_hosts.capacity.fields import UnplannableError
+from vllm_hosts.capacity.files import LARGEST
 from vllm_hosts.capacity.model import Model, ModelFiles, describe
 from vllm_hosts.capacity.result import AgentPlan, Gpu, HostPlan, Needs, Verdict
 from vllm_hosts.capacity.sizes import weight_size
@@ -54,11 +55,7 @@ def _plan(
         return replace(base, verdict=Verdict.DOES_NOT_FIT, problems=problems)
     cards = [gpus[index] for index in agent.gpus]
     try:
-        if isinstance(files, str):
-            raise UnplannableError(files)
-        return _Planner(
-            settings, agent, cards, arguments(agent), describe(agent.model, files)
-        ).plan(base)
+        return _planned(settings, agent, cards, files, base)
     except UnplannableError as error:
         unknown = replace(base, verdict=Verdict.UNKNOWN, warnings=(str(error),))
         if problem := _too_large(agent, cards, files):
@@ -66,9 +63,33 @@ def _plan(
         return unknown
 
 
+def _planned(
+    settings: HostSettings,
+    agent: Agent,
+    cards: Sequence[Gpu],
+    files: ModelFiles | str,
+    base: AgentPlan,
+) -> AgentPlan:
+    if isinstance(files, str):
+        raise UnplannableError(files)
+    if not 0 <= (files.weight_bytes or 0) <= LARGEST:
+        raise UnplannableError(f"the weights of {agent.model} have a size that no model has")
+    given = arguments(agent)
+    try:
+        model = describe(agent.model, files)
+        return _Planner(settings, agent, cards, given, model).plan(base)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A field that is something else than it should be, where nothing else has noticed.
+        raise UnplannableError(
+            f"the config.json of {agent.model} could not be understood: {error!r}"
+        ) from error
+
+
 def _too_large(agent: Agent, cards: Sequence[Gpu], files: ModelFiles | str) -> str | None:
     """What can be said of a model of which only the size of its files is known."""
-    if isinstance(files, str) or not files.weight_bytes or agent.quantization:
+    if isinstance(files, str) or agent.quantization:
+        return None
+    if not files.weight_bytes or files.weight_bytes > LARGEST:
         return None
     sizes = [card.memory for card in cards if card.memory is not None]
     if len(sizes) < len(cards) or offloads(agent):

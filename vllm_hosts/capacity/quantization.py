@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from vllm_hosts.capacity.fields import UnplannableError
+from vllm_hosts.capacity.patterns import Patterns
+from vllm_hosts.text import clean
 
 #: Settings of an agent that name another kernel for the same files.
 _SAME = {
@@ -32,13 +36,11 @@ class Quantization:
 
     def skips(self, module: str) -> bool:
         """Whether a module keeps 16 bits: named whole, by a part of its path, or by ``re:``."""
-        for pattern in self.skipped:
-            if pattern.startswith("re:"):
-                if re.match(pattern[3:], module):
-                    return True
-            elif f".{pattern}." in f".{module}.":
-                return True
-        return False
+        return self._patterns.has(module)
+
+    @cached_property
+    def _patterns(self) -> Patterns:
+        return Patterns(self.skipped)
 
     def same_as(self, setting: str) -> bool:
         """Whether an agent's ``quantization`` only says what the files say."""
@@ -54,7 +56,7 @@ def quantization(config: Mapping[str, Any]) -> Quantization:
     """
     if not config:
         return Quantization()
-    method = str(config.get("quant_method", "unknown")).replace("_", "-")
+    method = clean(config.get("quant_method", "unknown"), 60).replace("_", "-")
     skipped = tuple(
         str(name)
         for key in ("modules_to_not_convert", "ignored_layers", "ignore")
@@ -64,15 +66,28 @@ def quantization(config: Mapping[str, Any]) -> Quantization:
         return Quantization(method, _grouped(config), skipped)
     if method in ("fp8", "fbgemm-fp8"):
         block = config.get("weight_block_size")
-        scale = 32 / (block[0] * block[1]) if isinstance(block, list) and len(block) == 2 else 0
+        scale: float = 0
+        if isinstance(block, list) and len(block) == 2:
+            scale = 32 / (_bits(block[0], 1 << 20) * _bits(block[1], 1 << 20))
         return Quantization("fp8", 8 + scale, skipped)
     if method == "mxfp4":
         return Quantization(method, 4 + 8 / 32, skipped, experts_only=True)
     if method == "compressed-tensors":
         cache = config.get("kv_cache_scheme")
         bits = cache.get("num_bits") if isinstance(cache, Mapping) else None
-        return Quantization(method, _compressed(config), skipped, cache_bits=bits)
+        return Quantization(
+            method, _compressed(config), skipped, cache_bits=None if bits is None else _bits(bits)
+        )
     return Quantization(method, None, skipped)
+
+
+def _bits(value: object, most: int = 64) -> int:
+    """A number of bits, or another small one. :raises UnplannableError: it is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+        raise UnplannableError(
+            f"the quantization_config has {value!r} where a number from 1 to {most} belongs"
+        )
+    return value
 
 
 def _grouped(config: Mapping[str, Any]) -> float | None:
@@ -82,7 +97,7 @@ def _grouped(config: Mapping[str, Any]) -> float | None:
     if not isinstance(bits, int) or not isinstance(group, int):
         return None
     # A group of -1 is a whole column: its scale does not count.
-    return bits + ((16 + bits) / group if group > 0 else 0)
+    return _bits(bits) + ((16 + bits) / group if group > 0 else 0)
 
 
 def _compressed(config: Mapping[str, Any]) -> float | None:
@@ -93,7 +108,7 @@ def _compressed(config: Mapping[str, Any]) -> float | None:
         weights = group.get("weights") if isinstance(group, Mapping) else None
         if not isinstance(weights, Mapping) or not isinstance(weights.get("num_bits"), int):
             return None
-        bits, size = weights["num_bits"], weights.get("group_size")
+        bits, size = _bits(weights["num_bits"]), weights.get("group_size")
         scale: float = 0
         if weights.get("strategy") == "group" and isinstance(size, int) and size > 0:
             scale = (16 + (0 if weights.get("symmetric", True) else bits)) / size

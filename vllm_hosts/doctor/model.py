@@ -13,6 +13,7 @@ import yaml
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.promises import DATA
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.text import clean
 
 
 class Certainty(IntEnum):
@@ -125,7 +126,7 @@ def _all(settings: HostSettings, seen: Seen) -> Iterator[Diagnosis]:
             yield Diagnosis(
                 identifier,
                 finding.certainty,
-                text.what.format_map(finding.values),
-                finding.evidence,
-                (finding.remedy or text.remedy).format_map(finding.values),
+                clean(text.what.format_map(finding.values)),
+                clean(finding.evidence),
+                clean((finding.remedy or text.remedy).format_map(finding.values)),
             )

@@ -32,6 +32,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.probe import reachable
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.text import clean
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
         try:
             host.connect(show_errors=False, raise_exceptions=True)
         except ConnectError as error:
-            return Examined(blind=(f"the host cannot be reached: {error}",))
+            return Examined(blind=(clean(f"the host cannot be reached: {error}"),))
         try:
             look = seen(settings, reachable)
             look = replace(look, fitting=_fitting(settings, look))
@@ -84,9 +85,9 @@ def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
         finally:
             host.disconnect()
     try:
-        return Examined(tuple(diagnose(settings, look)), tuple(look.blind()))
-    except (ValueError, LookupError) as error:
-        return Examined(blind=(f"what was seen could not be understood: {error!r}",))
+        return Examined(tuple(diagnose(settings, look)), tuple(map(clean, look.blind())))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return Examined(blind=(clean(f"what was seen could not be understood: {error!r}"),))
 
 
 def _fitting(settings: HostSettings, look: Seen) -> dict[str, str]:

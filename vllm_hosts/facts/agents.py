@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from shlex import quote
 
-from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.base import HostFact, ending, json_object, sections
 from vllm_hosts.paths import EDGE_FOLDER
+from vllm_hosts.text import clean
 
 #: In the place of Docker's states for a container that is not there.
 ABSENT = "absent"
@@ -69,20 +69,24 @@ def details(lines: list[str], agents: list[str]) -> dict[str, AgentDetails]:
     """
     found = {agent: AgentDetails(agent, ABSENT) for agent in agents}
     for line in lines:
-        one = json.loads(line)
+        one = json_object(line)
         name = one["name"].removeprefix("/")
         running = one["state"] in ("running", "paused")
         found[name] = AgentDetails(
-            name=name,
-            state=one["state"],
-            health=one["health"],
+            name=clean(name),
+            state=clean(one["state"]),
+            health=_shown(one["health"]),
             since=_time(one["started"] if running else one["finished"]),
-            exit_code=None if running else one["exit_code"],
-            restarts=one["restarts"],
-            image=one["image"],
-            model=(one["command"] or [None])[0],
+            exit_code=None if running else int(one["exit_code"]),
+            restarts=int(one["restarts"]),
+            image=_shown(one["image"]),
+            model=_shown((one["command"] or [None])[0]),
         )
     return found
+
+
+def _shown(value: object) -> str | None:
+    return None if value is None else clean(value)
 
 
 def _time(text: str) -> datetime | None:
@@ -122,8 +126,8 @@ _MASKED = r"""
 
 
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
-#: What a line could do to a terminal: colours, cursor movements, control characters.
-_CONTROL = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+#: Of a line of a log; longer ones are a program that lost its way.
+_LONGEST = 8000
 
 
 @dataclass(frozen=True)
@@ -197,4 +201,4 @@ def _line(line: str) -> LogLine:
     stamp, _, text = line.removeprefix("> ").partition(" ")
     if not _STAMP.fullmatch(stamp):
         raise ValueError(line[:200])
-    return LogLine(stamp, _CONTROL.sub("", text.rstrip("\r").rpartition("\r")[2]))
+    return LogLine(stamp, clean(text.rstrip("\r").rpartition("\r")[2], _LONGEST))

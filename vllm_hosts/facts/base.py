@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from shlex import quote
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pyinfra.api.facts import FactBase, get_fact
 from pyinfra.context import ctx_host
 
+from vllm_hosts.bounded import parse_json
 from vllm_hosts.errors import HostError
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class HostFact(FactBase[T], Generic[T]):
             raise HostError(f"{self.what} could not be read: the answer was cut short")
         try:
             return self.parse(lines[:-1])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise HostError(f"{self.what} could not be understood: {error!r}") from error
 
     def parse(self, lines: list[str]) -> T:
@@ -87,11 +87,11 @@ def sections(lines: list[str]) -> dict[str, list[str]]:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Parse a JSON object.
+    """Parse a JSON object that a host printed.
 
-    :raises ValueError: it is not JSON, or not an object.
+    :raises ValueError: it is not JSON, not an object, or above a bound.
     """
-    value = json.loads(text)
+    value = parse_json(text)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value

@@ -183,8 +183,9 @@ def _model(lines: list[str]) -> ModelFolder:
         if kind == "config":
             config = base64.b64decode(rest)
         elif kind == "file":
-            size, header = rest.split()
-            total, known = total + int(size) - 8 - int(header), True
+            size, header = map(int, rest.split())
+            # A header that does not fit is no safetensors file; preflight only plans with it.
+            total, known = total + max(0, size - 8 - header), True
         elif kind == "total":
             total, known = int(rest), True
     return ModelFolder(config, total if known else None)

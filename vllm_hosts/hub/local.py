@@ -5,30 +5,65 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 
-from vllm_hosts.errors import SettingsError
+from vllm_hosts.errors import HostError, SettingsError
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*(/[A-Za-z0-9_][A-Za-z0-9._@+-]*)*")
 #: Loading these can run code.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+#: More than any model has; what is above is another folder than the one that was meant.
+_MOST_FILES = 20_000
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of the model; ``size`` in bytes. ``changed`` in nanoseconds since 1970."""
+    """A file of the model; ``size`` in bytes. ``changed`` in nanoseconds since 1970.
+
+    ``path`` has no links left in it, and ``identity`` is device, inode and its last change of the
+    file that was found there: what is read later is that file, or nothing.
+    """
 
     name: str
     path: Path
     size: int
     changed: int
+    identity: tuple[int, int, int]
+
+    def open(self) -> BufferedReader:
+        """The file that was listed.
+
+        :raises HostError: it is another one by now, was changed, or cannot be read.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self.path, flags)
+        except OSError as error:
+            raise HostError(f"{self.path} cannot be read any more: {error.strerror}") from error
+        found = os.fstat(descriptor)
+        seen = _identity(found), found.st_size, found.st_mtime_ns
+        if not stat.S_ISREG(found.st_mode) or seen != (self.identity, self.size, self.changed):
+            os.close(descriptor)
+            raise HostError(f"{self.path} was changed while it was copied; run again")
+        return os.fdopen(descriptor, "rb")
 
     @property
     def sha256(self) -> str:
         """Hexadecimal digest of the content; read once for each version of the file."""
-        return _sha256(self.path, self.size, self.changed)
+        known = _digests.get(self)
+        if known is None:
+            with self.open() as content:
+                known = hashlib.file_digest(content, "sha256").hexdigest()
+            _digests[self] = known
+        return known
+
+
+_digests: dict[LocalFile, str] = {}
 
 
 @dataclass(frozen=True)
@@ -51,34 +86,22 @@ class LocalModel:
 
 
 def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
-    """The model in a folder. Symbolic links are followed: the hub's own cache is made of them.
+    """The model in a folder, whose files are copied to hosts where everybody can read them.
 
-    :raises SettingsError: it cannot be read, or is no model that agents could load.
+    A symbolic link counts where it leads to a file of the folder itself or, in a snapshot of the
+    hub's own cache, to a blob of the same model. Others are refused: a cloned model could have one
+    to any file of this machine.
+
+    :raises SettingsError: it cannot be read, has something else than files and folders, or is no
+        model that agents could load.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise SettingsError([f"copy_from {folder} is not a folder on the controller; correct it"])
-    files = []
     try:
-        for place, folders, names in os.walk(root, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(name for name in names if not name.startswith(".")):
-                path = Path(place) / name
-                if name.endswith(_PICKLES) and not allow_pickle:
-                    continue
-                found = path.stat()
-                relative = str(path.relative_to(root))
-                files.append(LocalFile(relative, path, found.st_size, found.st_mtime_ns))
+        files = tuple(_files(folder, root.resolve(strict=True), allow_pickle))
     except OSError as error:
         raise SettingsError([f"copy_from {folder} cannot be read: {error}"]) from error
-    for file in files:
-        if not _SAFE_NAME.fullmatch(file.name):
-            raise SettingsError(
-                [
-                    f"copy_from {folder} has a file {file.name!r}, and names may have letters,"
-                    " digits and . _ @ + - only, a letter or digit first; rename or remove it"
-                ]
-            )
     names = [file.name for file in files]
     if "config.json" not in names and "params.json" not in names:
         raise SettingsError([f"copy_from {folder} has no config.json; name a model's folder"])
@@ -89,10 +112,96 @@ def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
                 " allow_pickle = True (loading pickle files can run code)"
             ]
         )
-    return LocalModel(folder, tuple(files))
+    return LocalModel(folder, files)
 
 
-@cache
-def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def _files(folder: str, root: Path, allow_pickle: bool) -> Iterator[LocalFile]:
+    """Files in a fixed order. Names that begin with a dot, such as ``.git``, are left out."""
+    count = 0
+    for place, folders, names in os.walk(root, onerror=_raise):
+        entries = [(name, Path(place) / name) for name in sorted(names) if name[0] != "."]
+        # os.walk lists links to folders as folders, and does not enter them.
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        entries += [
+            (name, Path(place) / name) for name in folders if (Path(place) / name).is_symlink()
+        ]
+        for name, path in entries:
+            if name.endswith(_PICKLES) and not allow_pickle:
+                continue
+            count += 1
+            if count > _MOST_FILES:
+                raise SettingsError(
+                    [f"copy_from {folder} has more than {_MOST_FILES} files; name a model's folder"]
+                )
+            yield _file(folder, root, path)
+
+
+def _file(folder: str, root: Path, path: Path) -> LocalFile:
+    name = str(path.relative_to(root))
+    if not _SAFE_NAME.fullmatch(name):
+        raise SettingsError(
+            [
+                f"copy_from {folder} has a file {name!r}, and names may have letters,"
+                " digits and . _ @ + - only, a letter or digit first; rename or remove it"
+            ]
+        )
+    target = _followed(folder, root, path, name) if path.is_symlink() else path
+    found = target.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise SettingsError(
+            [f"copy_from {folder} has {name}, which is neither a file nor a folder; remove it"]
+        )
+    return LocalFile(name, target, found.st_size, found.st_mtime_ns, _identity(found))
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    # The number of a file that was removed is given to the next one.
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _followed(folder: str, root: Path, path: Path, name: str) -> Path:
+    """Where a link ends, with no links left in it.
+
+    :raises SettingsError: outside of the folder and of the hub's blobs, nowhere, or at a folder.
+    """
+    says = path.readlink()
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise SettingsError(
+            [f"copy_from {folder} has the link {name} -> {says}, which leads nowhere; remove it"]
+        ) from None
+    inside = target.is_relative_to(root) and not any(
+        # What is not copied itself, such as .git, may hold a password.
+        part.startswith(".")
+        for part in target.relative_to(root).parts
+    )
+    if not inside and not any(target.parent == blobs for blobs in _blobs(root)):
+        raise SettingsError(
+            [
+                f"copy_from {folder} has the link {name} -> {says}, which leads out of the folder"
+                f" to {target}; put the file itself there, or remove the link"
+            ]
+        )
+    if target.is_dir():
+        raise SettingsError(
+            [
+                f"copy_from {folder} has the link {name} -> {says} to a folder; put the folder"
+                " itself there, or remove the link"
+            ]
+        )
+    return target
+
+
+def _blobs(root: Path) -> tuple[Path, ...]:
+    """Where huggingface_hub keeps the files of a snapshot: models--ORG--NAME/snapshots/COMMIT."""
+    repository = root.parent.parent
+    if root.parent.name != "snapshots" or not repository.name.startswith("models--"):
+        return ()
+    blobs = repository / "blobs"
+    # A link in its place could lead anywhere.
+    return (blobs,) if blobs.is_dir() and not blobs.is_symlink() else ()
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
-from vllm_hosts.atomic import locked, private_folder, read_private, write_private
+from vllm_hosts.atomic import (
+    check_unshared,
+    locked,
+    make_folder,
+    private_folder,
+    read_private,
+    write_private,
+)
 from vllm_hosts.controller import CA_FILE, state_folder
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import age, sources
@@ -163,6 +170,7 @@ class KeyStore:
         """
         if self.encrypted:
             raise SettingsError([f"{self.encrypted_path} exists; see vllm-hosts keys recipients"])
+        self._check_unshared()
         lines = list(recipients)
         for line in lines:
             age.parse_recipient(line)
@@ -193,7 +201,7 @@ class KeyStore:
             raise SettingsError(
                 [f"the keys of {self.name} are not encrypted; see vllm-hosts keys init"]
             )
-        return age.read_recipients(self.recipients_path)
+        return self._listed()
 
     def set_recipients(self, lines: list[str]) -> None:
         """Encrypt the store again, for exactly these recipients.
@@ -207,10 +215,20 @@ class KeyStore:
             self._write_recipients(lines)
             self._write(self.encrypted_path, data)
 
+    def _listed(self) -> list[str]:
+        """The recipients, from a file that nobody else can add one to."""
+        self._check_unshared()
+        return age.read_recipients(self.recipients_path)
+
+    def _check_unshared(self) -> None:
+        for path in (self.encrypted_path.parent, self.encrypted_path, self.recipients_path):
+            check_unshared(path)
+
     def _load(self) -> Content | None:
         if not self.encrypted:
             data = read_private(self.plain_path)
         else:
+            self._check_unshared()
             data = age.decrypt(
                 self.encrypted_path, self.encrypted_path.read_bytes(), self._identity
             )
@@ -229,16 +247,16 @@ class KeyStore:
 
     def _save(self, content: Content) -> None:
         if self.encrypted:
-            self._save_encrypted(content, age.read_recipients(self.recipients_path))
+            self._save_encrypted(content, self._listed())
         else:
             self._write(self.plain_path, _dumped(content))
 
     def _save_encrypted(self, content: Content, recipients: list[str]) -> None:
-        self.encrypted_path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.encrypted_path.parent)
         self._write(self.encrypted_path, age.encrypt(_dumped(content), recipients))
 
     def _write_recipients(self, lines: list[str]) -> None:
-        self.recipients_path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.recipients_path.parent)
         head = f"# Who can open {self.encrypted_path.name}: age recipients and SSH public keys.\n"
         self._write(self.recipients_path, (head + "\n".join([*lines, ""])).encode())
 

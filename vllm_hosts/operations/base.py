@@ -15,6 +15,7 @@ from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 
 from vllm_hosts.errors import HostError
+from vllm_hosts.text import clean
 
 P = ParamSpec("P")
 Commands = Generator[PyinfraCommand, None, None]
@@ -46,7 +47,7 @@ def failure(message: str) -> FunctionCommand:
 
 def fail(state: State, host: Host, message: str) -> bool:
     """Say why a host fails, in a function that pyinfra runs as a command."""
-    host.log_styled(message, fg="red", log_func=logger.error)
+    host.log_styled(clean(message), fg="red", log_func=logger.error)
     return False
 
 
@@ -56,7 +57,7 @@ def note(message: str) -> FunctionCommand:
 
 
 def _note(state: State, host: Host, message: str) -> bool:
-    host.log(f"    {message}")
+    host.log(f"    {clean(message)}")
     return True
 
 

@@ -9,6 +9,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.operations.base import Commands, host_operation
+from vllm_hosts.text import clean
 
 
 @host_operation
@@ -42,4 +43,6 @@ def say(sentences: Sequence[str]) -> None:
     """Say something about the host at hand, once in a run: while it executes."""
     if ctx_state.get().is_executing:
         for sentence in sentences:
-            ctx_host.get().log_styled(f"    {sentence}", fg="yellow", log_func=logger.warning)
+            ctx_host.get().log_styled(
+                f"    {clean(sentence)}", fg="yellow", log_func=logger.warning
+            )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pyinfra.context import ctx_host
 
+from vllm_hosts.text import clean
 from vllm_hosts.tree import Entry, Found, difference
 
 
@@ -25,7 +26,7 @@ _told: dict[str, list[Difference]] | None = None
 def differs(what: str, how: str) -> None:
     """An operation is about to change this. Costs nothing when nobody listens."""
     if _told is not None:
-        _told.setdefault(ctx_host.get().name, []).append(Difference(what, how))
+        _told.setdefault(ctx_host.get().name, []).append(Difference(clean(what), clean(how)))
 
 
 def entries_differ(entries: Iterable[Entry], found: dict[str, Found]) -> None:

@@ -171,7 +171,7 @@ def check_script(copy: Copy) -> str:
 
 
 def _piece(file: LocalFile, at: int) -> bytes:
-    with file.path.open("rb") as content:
+    with file.open() as content:
         content.seek(at)
         piece = content.read(min(_PIECE, file.size - at))
     if not piece:

@@ -15,6 +15,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from vllm_hosts.bounded import parse_json
+from vllm_hosts.text import clean
+
 _HERE = Path(__file__).resolve().parent
 _ROOM = "ulimit -n 26000 2>/dev/null || ulimit -n $(ulimit -Hn) 2>/dev/null || :"
 #: Promises for which ports are scanned, and those for which neighbours send single packets.
@@ -175,10 +178,13 @@ def _end(process: subprocess.Popen[str], limit: float) -> tuple[Any, str | None]
         process.communicate()
         return None, f"no answer after {limit:.0f} s"
     if process.returncode == 0:
-        return json.loads(out), None
+        try:
+            return parse_json(out), None
+        except ValueError as error:
+            return None, clean(f"the answer could not be understood: {error}")
     # The last line of what Python prints about an error is the error.
     words = err.strip().splitlines()
-    return None, words[-1] if words else f"the look ended with {process.returncode}"
+    return None, clean(words[-1]) if words else f"the look ended with {process.returncode}"
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from typing import Any
 import pyinfra_cli  # noqa: F401  replaces the socket module by gevent's: before anybody uses it
 
 # isort: on
+from vllm_hosts.bounded import parse_json
 from vllm_hosts.errors import HostError
 from vllm_hosts.inventory import load
 from vllm_hosts.testing import Hosts
+from vllm_hosts.text import clean
 
 _HERE = Path(__file__).resolve().parent
 _SCAN, _FRAMES = _HERE / "scan.py", _HERE / "frames.py"
@@ -48,8 +50,8 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
     }
     for line in frames:
         name, _, said = line.partition(" ")
-        seen[name] = json.loads(said) if said.startswith("{") else {"error": said}
-    return {"scans": json.loads(scan), "frames": seen}
+        seen[name] = parse_json(said) if said.startswith("{") else {"error": clean(said)}
+    return {"scans": parse_json(scan), "frames": seen}
 
 
 def main() -> None:
@@ -58,6 +60,8 @@ def main() -> None:
         print(json.dumps(look(json.loads(sys.stdin.read()))))
     except HostError as error:
         sys.exit(str(error))
+    except ValueError as error:
+        sys.exit(clean(f"its answer could not be understood: {error}"))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from vllm_hosts.render import render
 from vllm_hosts.report.model import AgentSummary, HostReport, Look, Outcome, Report
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
+from vllm_hosts.text import clean
 
 _LIMIT = 600  # characters of a reason: a list of everything helps nobody
 _MARKS: dict[Outcome, str] = {
@@ -53,6 +54,7 @@ class Collector:
                         agent.port,
                         agent.gpus,
                         tuple(map(str, agent.expose.networks)) if agent.expose else (),
+                        tuple(f"{name} {what}" for name, what in agent.risks.items()),
                     )
                     for agent in host.agents
                 ],
@@ -64,7 +66,7 @@ class Collector:
 
     def note(self, host: str, what: str, value: str) -> None:
         """Something that the report shows about a host."""
-        self._by_name[host].notes[what] = value
+        self._by_name[host].notes[what] = clean(value, _LIMIT)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -159,4 +161,4 @@ def _short(said: str) -> str:
     text = re.sub(r"^assert (.*) == (\[\]|set\(\)|\{\})$", r"\1", text)
     text = text.removeprefix("AssertionError: ").removeprefix("assert ")
     text = re.sub(r"^\[(['\"])(.*)\1\]$", r"\2", text)
-    return text if len(text) <= _LIMIT else f"{text[:_LIMIT]} ..."
+    return clean(text, _LIMIT)

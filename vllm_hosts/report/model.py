@@ -36,6 +36,7 @@ class AgentSummary:
     port: int
     gpus: tuple[int, ...]
     exposed_to: tuple[str, ...]
+    accepted_risks: tuple[str, ...] = ()
 
 
 @dataclass

@@ -2,50 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vllm_hosts.settings.types import Cidr, EnvName, Network, Port, Section, Size, _matches
-
-#: What vLLM must never be told by hand, and what to do instead.
-_FORBIDDEN_ARGUMENTS = {
-    "--api-key": "the key comes from .env, where `ps` cannot show it",
-    "--root-path": "it turns authentication off",
-    "--host": "only 127.0.0.1 of the host reaches the container",
-    "--port": "set the agent's port",
-    "--uds": "the edge reaches agents by port",
-    "--config": "a file could hold any of the refused arguments; write them out",
-    "--ssl-keyfile": "the edge terminates TLS",
-    "--ssl-certfile": "the edge terminates TLS",
-    "--model": "set model",
-    "--revision": "set revision",
-    "--hf-token": "set secrets.hf_token_env; an argument shows in `ps`",
-    "--served-model-name": "set served_model_name",
-    "--gpu-memory-utilization": "set gpu_memory_utilization",
-    "--max-model-len": "set max_model_len",
-    "--enable-prefix-caching": "set prefix_caching",
-    "--no-enable-prefix-caching": "set prefix_caching",
-    "--enable-auto-tool-choice": "set tool_call_parser",
-    "--tool-call-parser": "set tool_call_parser",
-    "--quantization": "set quantization",
-    "--tensor-parallel-size": "set tensor_parallel_size",
-    "--shutdown-timeout": "set vllm.drain_timeout",
-    "--disable-fastapi-docs": "it is always set",
-}
-_SHORT_ARGUMENTS = {"-q": "--quantization", "-tp": "--tensor-parallel-size"}
-_FORBIDDEN_ENV = {
-    "VLLM_SERVER_DEV_MODE": "it opens control routes without a key",
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "it lets clients load weights",
-    "VLLM_API_KEY": "the toolkit sets the key through .env",
-    "HF_TOKEN": "set secrets.hf_token_env; the token then stays out of compose.yaml",
-    "HUGGING_FACE_HUB_TOKEN": "set secrets.hf_token_env; the token stays out of compose.yaml",
-    "HF_ENDPOINT": "set hub.endpoint; models are fetched through it",
-    "HF_HOME": "set vllm.cache_directory; models are fetched into it",
-    "HF_HUB_CACHE": "set vllm.cache_directory; models are fetched into it",
-    "VLLM_HOST_IP": "only 127.0.0.1 of the host reaches the container",
-    "VLLM_PORT": "set the agent's port",
-}
+from vllm_hosts.settings import words
+from vllm_hosts.settings.types import Cidr, DnsName, EnvName, Network, Port, Section, Size, _matches
 
 AgentName = Annotated[
     str,
@@ -119,6 +82,50 @@ class Egress(Section):
         description="Resolve names as the host does. A program in the agent can then send out what"
         " it likes, hidden in the names that it asks for",
     )
+
+
+#: A name that cannot exist (RFC 6761): vLLM takes an empty list for every domain.
+_NO_DOMAIN = "none.invalid"
+
+
+class RequestLimits(Section):
+    """What one request may cost an agent. More is refused by vLLM with a sentence."""
+
+    choices: int = Field(
+        128, ge=1, le=16384, description="Answers to one prompt (`n`), all at the same time"
+    )
+    prompts: int = Field(
+        256, ge=1, le=16384, description="Prompts in one request to `/v1/completions`"
+    )
+    logprobs: int = Field(
+        20, ge=0, le=1000, description="Log probabilities for each token (`top_logprobs`)"
+    )
+    media: int = Field(
+        32, ge=0, le=999, description="Images, videos and audio clips in one request, of each kind"
+    )
+    queued: int = Field(
+        4096,
+        ge=1,
+        description="Prompts of all clients that an agent has at the same time; more get 503",
+    )
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """For ``vllm serve``; every version from the floor on knows them."""
+        media = dict.fromkeys(("audio", "image", "video"), self.media)
+        return (
+            *("--max-logprobs", str(self.logprobs)),
+            *("--limit-mm-per-prompt", json.dumps(media)),
+            *("--max-num-queued-reqs", str(self.queued)),
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of vLLM."""
+        return {
+            "VLLM_MAX_COMPLETION_PROMPTS": str(self.prompts),
+            "VLLM_MAX_N_SEQUENCES": str(self.choices),
+        }
 
 
 class Agent(Section):
@@ -198,38 +205,59 @@ class Agent(Section):
         description="Opens the agent's own port to named networks: a dictionary with `networks` and"
         " `unguarded_routes`; None: only the edge reaches it",
     )
+    allowed_media_domains: tuple[DnsName, ...] = Field(
+        (),
+        description="DNS names from which the agent fetches images, videos and audio that a request"
+        " names by URL; empty: from none. Redirects are not followed",
+        strict=False,
+    )
+    request_limits: RequestLimits = Field(
+        default_factory=lambda: RequestLimits(),
+        description="What one request may cost: a dictionary",
+    )
     extra_args: tuple[str, ...] = Field(
         (), description="Further `vllm serve` arguments, one word each", strict=False
     )
     env: dict[EnvName, str] = Field(
         default_factory=dict, description="Further environment variables; no secrets"
     )
+    accepted_risks: tuple[str, ...] = Field(
+        (),
+        description="Names in `extra_args` and `env` that let others do more, such as"
+        " `--trust-remote-code`, and that you want all the same; shown by every run",
+        strict=False,
+    )
 
     @field_validator("extra_args")
     @classmethod
     def _arguments_allowed(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
         for argument in arguments:
-            name = argument.partition("=")[0].replace("_", "-")
-            name = _SHORT_ARGUMENTS.get(name, name)
-            if not argument or any(character in argument for character in "\0\n\r"):
-                raise ValueError("an argument must be a non-empty single line")
-            # vLLM's parser takes any unambiguous beginning of an argument for the whole.
-            for forbidden, instead in _FORBIDDEN_ARGUMENTS.items():
-                if name == forbidden or (
-                    len(name) > 2 and forbidden.startswith(name) and name.startswith("--")
-                ):
-                    raise ValueError(f"{argument.partition('=')[0]} is refused: {instead}")
+            if not argument or not argument.isprintable():
+                raise ValueError(
+                    "an argument must be a non-empty single line without control characters"
+                )
+            if problem := words.refused_argument(argument):
+                raise ValueError(problem)
         return arguments
 
     @field_validator("env")
     @classmethod
     def _environment_allowed(cls, env: dict[str, str]) -> dict[str, str]:
         for name, value in env.items():
-            if name in _FORBIDDEN_ENV:
-                raise ValueError(f"{name} is refused: {_FORBIDDEN_ENV[name]}")
-            if "\n" in value or "\0" in value:
-                raise ValueError(f"the value of {name} must be a single line")
+            if problem := words.refused_variable(name, value):
+                raise ValueError(problem)
+            if not value.isprintable():
+                raise ValueError(
+                    f"the value of {name} must be a single line without control characters"
+                )
         return env
+
+    @model_validator(mode="after")
+    def _risks_are_accepted(self) -> Self:
+        found = words.unaccepted(self.name, self.extra_args, self.env, self.accepted_risks)
+        if problems := "; ".join(found):
+            raise ValueError(problems)
+        return self
 
     @model_validator(mode="after")
     def _model_comes_from_one_place(self) -> Self:
@@ -275,6 +303,16 @@ class Agent(Section):
         ``env`` may switch that off, with the values that huggingface_hub takes for no.
         """
         return self.env.get("HF_HUB_OFFLINE", "1").upper() in ("1", "ON", "YES", "TRUE")
+
+    @property
+    def media_domains(self) -> tuple[str, ...]:
+        """For ``--allowed-media-domains``, never empty."""
+        return self.allowed_media_domains or (_NO_DOMAIN,)
+
+    @property
+    def risks(self) -> dict[str, str]:
+        """What was accepted in words: name -> what it lets others do."""
+        return words.risks(self.extra_args, self.env)
 
     @property
     def listen_addresses(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What of a host is open to others by decision, in words."""
+"""What others can do on a host by decision, in words."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from vllm_hosts.settings.host import HostSettings
 
 
 def exposed(settings: HostSettings) -> list[str]:
-    """A sentence for each agent whose own port is open to named networks."""
-    return [
+    """A sentence for each agent whose own port is open to named networks, and for each risk that
+    was accepted."""
+    ports = [
         f"agent {agent.name!r} is exposed: port {agent.port} is open to"
         f" {', '.join(map(str, agent.expose.networks))}, with vLLM's routes that ask for no key"
         for agent in settings.agents
         if agent.expose is not None
+    ]
+    return ports + [
+        f"agent {agent.name!r} takes an accepted risk: {name} {what}"
+        for agent in settings.agents
+        for name, what in agent.risks.items()
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from vllm_hosts.settings.agent import Agent, Expose
+from vllm_hosts.settings.agent import Agent, Expose, RequestLimits
 from vllm_hosts.settings.host import HostSettings
 
 _TYPES = {
@@ -82,7 +82,11 @@ def _sentence(item: dict[str, Any], path: list[int | str], dotted: str) -> str:
 def _known_names(path: list[int | str]) -> list[str]:
     model: type[BaseModel] = HostSettings
     if path[0] == "agents":
-        model = Expose if "expose" in path[:-1] else Agent
+        parts: dict[int | str, type[BaseModel]] = {
+            "expose": Expose,
+            "request_limits": RequestLimits,
+        }
+        model = next((parts[part] for part in path[:-1] if part in parts), Agent)
     elif len(path) > 1:
         annotation = HostSettings.model_fields[str(path[0])].annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -56,8 +56,15 @@ def _cells(value: object) -> IPv4Network:
 CellNetwork = Annotated[IPv4Network, BeforeValidator(_cells)]
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+#: Of the characters that a URL may have, those that no shell, nginx or apt takes for more than a
+#: part of a word: settings' URLs end up in their files.
 HttpsUrl = Annotated[
-    str, _matches(r"https?://[^\s'\"]+[^\s'\"/]", "a URL such as 'https://example.org/archive'")
+    str,
+    _matches(
+        r"https?://[A-Za-z0-9._~:/@%+,=\[\]-]*[A-Za-z0-9_~%+=\]-]",
+        "a URL such as 'https://example.org/archive', made of letters, digits and"
+        " . _ ~ : / @ % + , = [ ] -",
+    ),
 ]
 #: The 40 hexadecimal digits of an OpenPGP key, without spaces.
 Fingerprint = Annotated[
@@ -90,6 +97,24 @@ HostName = Annotated[
 ]
 InterfaceName = Annotated[
     str, _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", "a network interface such as 'wg0'")
+]
+#: As URLs have it once they are read: lower case, at least two parts, and no address.
+DnsName = Annotated[
+    str,
+    _matches(
+        r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
+        "a DNS name in lower case such as 'images.example.com'",
+    ),
+]
+#: Registry, path, tag and digest, as in the distribution project's reference grammar.
+ImageReference = Annotated[
+    str,
+    _matches(
+        r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?"
+        r"(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+        r"(@sha256:[0-9a-f]{64})?",
+        "an image reference such as 'vllm/vllm-openai:v0.33.0'",
+    ),
 ]
 EnvName = Annotated[str, _matches(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
 UserGroup = Annotated[

@@ -13,6 +13,7 @@ from rich.console import Console
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.operate.choice import Chosen
+from vllm_hosts.text import clean
 from vllm_hosts.top.draw import View, picture
 from vllm_hosts.top.look import Doing
 from vllm_hosts.top.sample import HostSample
@@ -40,7 +41,7 @@ class Watch:
         except Exception as error:
             # Whatever it is: the other hosts go on, and this one is connected to anew.
             self._chosen.connections.drop(host)
-            words = str(error) if isinstance(error, HostError) else repr(error)
+            words = str(error) if isinstance(error, HostError) else clean(repr(error))
             self.views[host] = replace(view, problem=words)
             return
         self.views[host] = View(before=view.now, now=now)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import zlib
 from shlex import quote
 
 from vllm_hosts.facts.agents import AgentDetails, details, inspection
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.text import clean
 from vllm_hosts.top import parse
 from vllm_hosts.top.sample import AgentSample, Gpu, HostSample, Metrics
 
@@ -16,6 +16,8 @@ from vllm_hosts.top.sample import AgentSample, Gpu, HostSample, Metrics
 _PATIENCE = 6
 #: Seconds for all of them, so that nothing piles up on a host whose Docker hangs.
 _WHOLE = 25
+#: Bytes of an answer of /metrics: a busy agent has 300 kB.
+_METRICS_SIZE = 16 << 20
 
 #: bash speaks TCP by itself, and is on every Debian and Ubuntu; curl is not. /metrics asks for no
 #: key. The answer travels packed: most of it is histograms.
@@ -88,7 +90,7 @@ def _gpus(lines: list[str]) -> tuple[tuple[Gpu, ...], str | None]:
         return (), f"nvidia-smi does not answer within {_PATIENCE} s"
     if code != "exit 0":
         # The driver's own message is on standard output.
-        return (), " ".join(printed) or f"nvidia-smi failed ({code})"
+        return (), clean(" ".join(printed), 500) or f"nvidia-smi failed ({clean(code, 20)})"
     return parse.gpus(printed), None
 
 
@@ -96,7 +98,11 @@ def _metrics(agent: AgentDetails, packed: str) -> tuple[Metrics | None, str | No
     if agent.state != "running":
         return None, f"the container is {agent.state}"
     try:
-        raw = gzip.decompress(base64.b64decode(packed, validate=True))
+        # What is packed may be much larger than what travelled.
+        unpacker = zlib.decompressobj(wbits=31)
+        raw = unpacker.decompress(base64.b64decode(packed, validate=True), _METRICS_SIZE)
+        if not unpacker.eof:
+            raise ValueError("the answer is cut short, or too large")
         return parse.metrics(parse.http_body(raw)), None
-    except (ValueError, EOFError, OSError, zlib.error) as error:
-        return None, str(error)
+    except (ValueError, OSError, zlib.error) as error:
+        return None, clean(error, 500)

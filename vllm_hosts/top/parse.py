@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import socket
 from collections.abc import Iterable
@@ -12,6 +11,8 @@ from typing import Any, Final, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from vllm_hosts.facts.base import json_object
+from vllm_hosts.text import clean
 from vllm_hosts.top.sample import Gpu, Metrics, Usage
 
 #: Asked of ``nvidia-smi --query-gpu`` with ``--format=csv,noheader,nounits``.
@@ -40,7 +41,7 @@ def gpus(lines: Iterable[str]) -> tuple[Gpu, ...]:
         found.append(
             Gpu(
                 index=int(index),
-                name=", ".join(name),
+                name=clean(", ".join(name), 200),
                 memory_used=_number(used),
                 memory_total=_number(total),
                 utilization=_number(utilization),
@@ -76,7 +77,7 @@ def usages(lines: Iterable[str]) -> dict[str, Usage]:
     """
     found = {}
     for line in lines:
-        one = json.loads(line)
+        one = json_object(line)
         if "--" in one["CPUPerc"] or "--" in one["MemUsage"]:
             continue
         used, _, limit = one["MemUsage"].partition(" / ")

@@ -97,6 +97,21 @@ ROWS = [
         "AGENT-06 DOCKER-09",
         recreated("s/^    volumes:/&\\n      - \\/etc:\\/host:ro/") + HEALTHY,
     ),
+    row(
+        "agent-fetches-from-another-domain",
+        "AGENT-11",
+        recreated("s/none.invalid/images.example/") + HEALTHY,
+    ),
+    row(
+        "agent-fetches-from-every-domain",
+        "AGENT-11",
+        recreated('/"--allowed-media-domains"/d; /"none.invalid"/d') + HEALTHY,
+    ),
+    row(
+        "agent-follows-redirects",
+        "AGENT-11",
+        recreated("/VLLM_MEDIA_URL_ALLOW_REDIRECTS/d") + HEALTHY,
+    ),
     # The edge
     row("nginx-not-at-boot", "EDGE-01", "systemctl disable nginx"),
     row("nginx-stopped", "EDGE-01", "systemctl stop nginx", kind="usual blind"),

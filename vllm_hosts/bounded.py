@@ -1,0 +1,104 @@
+"""Reading what a host, a hub or a model wrote: bounds first, so that nothing there costs us more
+than it should. JSON is the format of all of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vllm_hosts.text import clean
+
+#: Bytes. The largest answers of hosts are lists of sockets and rules; config.json stays far below.
+SIZE = 16 << 20
+#: The index of a model of a trillion parameters has 12 MB.
+INDEX_SIZE = 64 << 20
+DEPTH = 100
+#: More than any count of bytes or tokens has; Python's own limit is 4300.
+DIGITS = 100
+
+#: Strings whole, so that a bracket in one does not count. An unfinished one ends with the text.
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*\\?(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
+
+
+class BoundError(ValueError):
+    """More than we read: too large, too deep, or a number that is none."""
+
+
+def parse_json(text: str | bytes, *, size: int = SIZE) -> Any:
+    """JSON of somebody whom we do not trust.
+
+    :raises BoundError: it is above a bound, or holds NaN, Infinity or a number that overflows.
+    :raises ValueError: it is not JSON.
+    """
+    if len(text) > size:
+        raise BoundError(f"it is larger than {_megabytes(size)}")
+    if isinstance(text, bytes):
+        text = text.decode()
+    _check_depth(text)
+    try:
+        return json.loads(text, parse_int=_whole, parse_float=_real, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        # The error keeps the whole document; its words do not quote it.
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise BoundError("it is nested too deeply") from None
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        first = text[match.start()]
+        if first in "[{":
+            depth += 1
+            if depth > DEPTH:
+                raise BoundError(f"it is nested more than {DEPTH} levels deep")
+        elif first in "]}":
+            depth -= 1
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise BoundError(f"it has a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    value = float(digits[: DIGITS * 10])
+    if len(digits) > DIGITS * 10 or not math.isfinite(value):
+        raise BoundError(f"it has the number {digits[:20]}, which is too large")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise BoundError(f"it has {name}, which is not a number")
+
+
+def read_file(path: Path, size: int = SIZE) -> bytes:
+    """A regular file of at most so many bytes. Nothing else is opened: a FIFO would never answer.
+
+    :raises BoundError: it is larger, or no regular file.
+    :raises OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BoundError("it is not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(size + 1)
+    if len(content) > size:
+        raise BoundError(f"it is larger than {_megabytes(size)}")
+    return content
+
+
+def why(error: Exception) -> str:
+    """An error of this module in words that may be shown."""
+    return clean(error, 200)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size >> 20} MB"

@@ -1,0 +1,79 @@
+"""What pyinfra itself prints of hosts goes through the sanitiser too.
+
+pyinfra 3.10 prints what a host says in two places: line by line while a command runs
+(``pyinfra.connectors.util.read_buffer``) and after one that failed
+(``pyinfra.api.util.print_host_combined_output``). Everything else of a host reaches its logger in
+the text of errors. Its own colours stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from pyinfra import logger
+from pyinfra.api import facts, operations, util
+from pyinfra.api.host import Host
+from pyinfra.connectors.util import CommandOutput, OutputLine, read_buffer
+
+from vllm_hosts.text import clean, clean_styled
+
+#: Characters of a line, and of all lines of a command: a folder with many models has megabytes.
+LONGEST, WHOLE = 64 << 20, 256 << 20
+_connectors_util = sys.modules["pyinfra.connectors.util"]
+_print_whole = util.print_host_combined_output
+_installed = False
+
+
+def install() -> None:
+    """Put the sanitiser in. A second call changes nothing."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    _connectors_util.read_buffer = _read_buffer  # type: ignore[attr-defined]
+    # Both have imported it by name.
+    for module in (util, facts, operations):
+        module.print_host_combined_output = _print_output  # type: ignore[attr-defined]
+    logger.addFilter(_logged)
+
+
+def _read_buffer(
+    name: str,
+    io: Iterable[Any],
+    output_queue: Any,
+    print_output: bool = False,
+    print_func: Callable[[str], str] | None = None,
+) -> None:
+    show = print_func or str
+    lines = _bounded(io)
+    read_buffer(name, lines, output_queue, print_output, lambda line: show(clean(line)))
+
+
+def _bounded(io: Iterable[Any]) -> Iterator[Any]:
+    """Lines of a host, until there are more than anything of ours prints: then the command is cut
+    off, and whoever asked sees an answer without an end."""
+    source: Any = io
+    read = getattr(source, "readline", None)
+    total = 0
+    for line in iter(partial(read, LONGEST), read(0)) if read else source:
+        total += len(line)
+        if len(line) >= LONGEST or total > WHOLE:
+            logger.error("a command printed more than is read, and was cut off")
+            # A channel of SSH; a local process finds its pipe closed.
+            getattr(source, "channel", source).close()
+            return
+        yield line
+
+
+def _print_output(host: Host, output: CommandOutput) -> None:
+    lines = [OutputLine(line.buffer_name, clean(line.line)) for line in output]
+    _print_whole(host, CommandOutput(lines))
+
+
+def _logged(record: logging.LogRecord) -> bool:
+    record.msg, record.args = clean_styled(record.getMessage()), ()
+    return True

@@ -1,0 +1,152 @@
+"""Arguments and variables of vLLM by what they let others do.
+
+They are refused, accepted in words, or neither. The lists are data
+(``vllm_hosts/data/vllm_words.yaml``), and are compared with vLLM itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+_FILE = Path(__file__).resolve().parent.parent / "data" / "vllm_words.yaml"
+
+#: A variable whose value nobody but its user should know. A switch may have such a name too.
+_SECRET_NAME = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|API_?KEY|PRIVATE_KEY"
+    r"|ACCESS_KEY(_ID)?)$",
+    re.IGNORECASE,
+)
+_OFF = {"", "0", "false", "no", "off"}
+_SWITCHES = _OFF | {"1", "true", "yes", "on"}
+#: Beginnings by which Hugging Face, OpenAI, GitHub, GitLab, Slack and AWS mark their keys.
+_SECRET_VALUE = re.compile(
+    r"(?<![A-Za-z0-9])(hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}"
+)
+_INSTEAD = (
+    "looks like a secret, which compose.yaml and `docker inspect` would show; the Hugging Face"
+    " token goes into secrets.hf_token_env, and other secrets have no place in an agent"
+)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Names, and what is said about those that are not taken as they are."""
+
+    refused: Mapping[str, str]
+    accepted: Mapping[str, str]
+    neutral: frozenset[str]
+    short: Mapping[str, str]
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Every name that somebody has put into a list."""
+        return self.neutral | self.refused.keys() | self.accepted.keys()
+
+
+@cache
+def arguments() -> Words:
+    """Of ``vllm serve``."""
+    return _read("arguments")
+
+
+@cache
+def variables() -> Words:
+    """Of vLLM, and of what runs before it."""
+    return _read("variables")
+
+
+def _read(kind: str) -> Words:
+    data = yaml.safe_load(_FILE.read_text())[kind]
+    return Words(
+        data["refused"],
+        data["accepted"],
+        frozenset(data["neutral"].split()),
+        data.get("short", {}),
+    )
+
+
+def meant(argument: str) -> list[str]:
+    """The long names that vLLM could take a word of its command line for; none: it is a value.
+
+    Its parser takes any unambiguous beginning of a name for the whole, underscores for dashes,
+    ``--name=value``, ``--name.key value`` for one key of a JSON value, and ``-n2`` for ``-n 2``.
+    """
+    words = arguments()
+    if not argument.startswith("-") or argument == "-":
+        return []
+    name = argument.partition("=")[0]
+    if not name.startswith("--"):
+        found = [long for short, long in words.short.items() if short.startswith(name)]
+        return [words.short[name]] if name in words.short else found or _attached(name)
+    name = "--" + name[2:].partition(".")[0].replace("_", "-")
+    positive = "--" + name.removeprefix("--no-") if name.startswith("--no-") else name
+    if name in words.known or positive in words.known:
+        # A beginning that is a name itself is that name. Not to do something is not doing it.
+        return [name]
+    return sorted(word for word in words.known if word.startswith(name)) or [name]
+
+
+def _attached(name: str) -> list[str]:
+    """The value of a short name right behind it. ``-O`` takes any."""
+    return [long for short, long in arguments().short.items() if name[:2] == short]
+
+
+def refused_argument(argument: str) -> str | None:
+    """Why a word of an agent's command line is not taken, in a sentence."""
+    for name in meant(argument):
+        if instead := arguments().refused.get(name):
+            return f"{argument.partition('=')[0]} is refused: {instead}"
+    if _SECRET_VALUE.search(argument):
+        return f"a word of it {_INSTEAD}"
+    return None
+
+
+def refused_variable(name: str, value: str) -> str | None:
+    """Why a variable of an agent is not taken, in a sentence. Never shows the value."""
+    if instead := variables().refused.get(name):
+        return f"{name} is refused: {instead}"
+    looks = _SECRET_NAME.search(name) and value.lower() not in _SWITCHES
+    if looks or _SECRET_VALUE.search(value):
+        return f"{name} {_INSTEAD}"
+    return None
+
+
+def risks(extra_args: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
+    """What an agent uses that has to be accepted in words: name -> what it does."""
+    found = {}
+    for argument in extra_args:
+        for name in meant(argument):
+            if what := arguments().accepted.get(name):
+                found[name] = what
+    for name, value in env.items():
+        if (what := variables().accepted.get(name)) and value.lower() not in _OFF:
+            found[name] = what
+    return found
+
+
+def unaccepted(
+    agent: str, extra_args: Sequence[str], env: Mapping[str, str], accepted_risks: Sequence[str]
+) -> Iterator[str]:
+    """A sentence for each risk that is used and not accepted, and for each that is accepted and
+    not used: it would be accepted unseen on the day on which somebody uses it."""
+    used = risks(extra_args, env)
+    for name, what in used.items():
+        if name not in accepted_risks:
+            yield (
+                f"{name} {what}; if you want that, add {name!r} to accepted_risks of agent"
+                f" {agent!r}"
+            )
+    for name in accepted_risks:
+        if name not in used:
+            why = (
+                "the agent does not use it"
+                if name in arguments().accepted or name in variables().accepted
+                else "nothing of that name needs to be accepted"
+            )
+            yield f"accepted_risks of agent {agent!r} names {name!r}, and {why}; remove it"

@@ -1,0 +1,58 @@
+"""Text of hosts and models. It is data until it went through here; then it may be shown to people.
+
+A terminal obeys what it is sent: escape sequences move its cursor, rename its window, fill its
+clipboard and hide lines, and overrides of direction make a name read as another one.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Longer than any sentence of ours; a list of everything helps nobody.
+LIMIT = 4000
+#: ECMA-48, 5.6 and 8.3, in their 7-bit and 8-bit forms: strings (OSC, DCS, SOS, PM, APC) with what
+#: is in them, control sequences, and other escapes. The bound keeps matching linear.
+_SEQUENCE = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c]{0,4000}(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b\[|\x9b)[0-?]{0,100}[ -/]{0,10}[@-~]"
+    r"|\x1b[ -/]{0,10}[0-Z\\^-~]"
+)
+#: Colours and weights, which pyinfra and we write ourselves.
+_STYLE = re.compile(r"\x1b\[[0-9;]{0,40}m")
+#: Letters to Unicode, and nothing to the eye.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+
+
+def clean(text: object, limit: int = LIMIT, *, keep: str = "\t") -> str:
+    """Text as one line that only shows characters, cut at ``limit``.
+
+    Without control characters (C0, C1, DEL), escape sequences, overrides of direction, other
+    invisible characters and lone surrogates. What ends a line becomes a space.
+
+    :param keep: white space that stays as it is.
+    """
+    # What is taken out counts too: a gigabyte of escape sequences is not read to its end.
+    given = str(text)
+    found = given[: 8 * limit]
+    if not (found.isascii() and found.isprintable()):
+        found = "".join(_shown(character, keep) for character in _SEQUENCE.sub("", found))
+    whole = len(found) <= limit and len(given) <= 8 * limit
+    return found if whole else f"{found[:limit]} ..."
+
+
+def clean_styled(text: object, limit: int = 16 * LIMIT) -> str:
+    """The same for what we print ourselves, in which colours and lines stay."""
+    given = str(text)[: 8 * limit]
+    parts = [clean(part, limit, keep="\t\n") for part in _STYLE.split(given)]
+    return "".join(
+        part + style for part, style in zip(parts, [*_STYLE.findall(given), ""], strict=True)
+    )
+
+
+def _shown(character: str, keep: str) -> str:
+    if character in keep:
+        return character
+    if character.isspace():
+        return " "
+    # Python: not in the categories Other and Separator, of which the former has Cf and Cs.
+    return character if character.isprintable() and character not in _INVISIBLE else ""
