@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import vllm_hosts
 from tests.unit.samples import settings
 from vllm_hosts.bounded import BoundError, parse_json, read_file
 from vllm_hosts.capacity import Verdict, plan_host
@@ -20,6 +21,7 @@ from vllm_hosts.capacity.model import ModelFiles
 from vllm_hosts.capacity.sources import supposed_gpus
 
 MODELS = Path(__file__).parent / "models"
+OWN_PROCESSES = ("frames", "look", "neighbours", "scan", "shapes", "tls")
 
 
 @pytest.mark.parametrize(
@@ -161,3 +163,16 @@ def test_a_folder_with_traps(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(UnplannableError, match="not a regular file"):
         read_folder("x", tmp_path)
+
+
+def test_nothing_else_reads_json_of_others() -> None:
+    """``json.loads`` has no bounds. Those here read what we sent ourselves, or run on a neighbour
+    without this package."""
+    ours = {"bounded.py", *(f"outside/{name}.py" for name in OWN_PROCESSES)}
+    root = Path(vllm_hosts.__file__).parent
+    found = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if "json.loads(" in path.read_text() or "json.load(" in path.read_text()
+    }
+    assert found == ours

@@ -167,13 +167,15 @@ def test_media_domains_are_names(name: str) -> None:
 
 
 def test_what_a_request_may_cost() -> None:
-    host = agent(request_limits={"choices": 4, "media": 2, "logprobs": 5, "queued": 100})
+    host = agent(
+        request_limits={"choices": 4, "images": 2, "videos": 0, "logprobs": 5, "queued": 100}
+    )
     service = yaml.safe_load(compose_file(host))["services"]["one"]
     assert service["environment"]["VLLM_MAX_N_SEQUENCES"] == "4"
     assert service["environment"]["VLLM_MAX_COMPLETION_PROMPTS"] == "256"
     command = " ".join(service["command"])
     assert "--max-logprobs 5 " in command and "--max-num-queued-reqs 100 " in command
-    assert '--limit-mm-per-prompt {"audio": 2, "image": 2, "video": 2} ' in command
+    assert '--limit-mm-per-prompt {"audio": 8, "image": 2, "video": 0} ' in command
 
 
 URLS = ["hub.endpoint", "docker.archive_url", "nvidia.archive_url", "nvidia.key_url"]

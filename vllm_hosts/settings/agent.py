@@ -100,9 +100,9 @@ class RequestLimits(Section):
     logprobs: int = Field(
         20, ge=0, le=1000, description="Log probabilities for each token (`top_logprobs`)"
     )
-    media: int = Field(
-        32, ge=0, le=999, description="Images, videos and audio clips in one request, of each kind"
-    )
+    images: int = Field(32, ge=0, le=999, description="Images in one request")
+    videos: int = Field(8, ge=0, le=999, description="Videos in one request")
+    audio_clips: int = Field(8, ge=0, le=999, description="Audio clips in one request")
     queued: int = Field(
         4096,
         ge=1,
@@ -112,7 +112,7 @@ class RequestLimits(Section):
     @property
     def arguments(self) -> tuple[str, ...]:
         """For ``vllm serve``; every version from the floor on knows them."""
-        media = dict.fromkeys(("audio", "image", "video"), self.media)
+        media = {"audio": self.audio_clips, "image": self.images, "video": self.videos}
         return (
             *("--max-logprobs", str(self.logprobs)),
             *("--limit-mm-per-prompt", json.dumps(media)),
