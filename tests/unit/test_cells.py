@@ -63,6 +63,12 @@ def test_an_agent_that_asks_the_hub_has_to_reach_it() -> None:
         settings(agents=[QWEN | {"env": {"HF_HUB_OFFLINE": "0"}}])
 
 
+@pytest.mark.parametrize("egress", [None, {"networks": ["192.0.2.0/24"]}])
+def test_an_agent_that_fetches_media_has_to_reach_them(egress: dict[str, Any] | None) -> None:
+    with pytest.raises(ValidationError, match="names servers that the agent cannot reach"):
+        settings(agents=[QWEN | {"allowed_media_domains": ["a.example.com"], "egress": egress}])
+
+
 @pytest.mark.parametrize(
     ("network", "interface", "refused"),
     [

@@ -154,7 +154,10 @@ def test_media_come_from_nowhere_unless_named() -> None:
     assert usual["command"][at + 1] == "none.invalid"
     assert usual["command"][at + 2].startswith("--"), "it takes every word up to the next name"
     assert usual["environment"]["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
-    named = service(allowed_media_domains=["a.example.com", "b.example.com"])["command"]
+    named = service(
+        allowed_media_domains=["a.example.com", "b.example.com"],
+        egress={"networks": ["192.0.2.0/24"], "names": True},
+    )["command"]
     assert named[at + 1 : at + 3] == ["a.example.com", "b.example.com"]
     assert "none.invalid" not in named
 

@@ -278,6 +278,11 @@ class Agent(Section):
                 "env HF_HUB_OFFLINE lets the agent ask the hub, which it cannot reach; remove it,"
                 " or name the hub's networks in egress"
             )
+        if self.allowed_media_domains and not (self.egress and self.egress.names):
+            raise ValueError(
+                "allowed_media_domains names servers that the agent cannot reach; add an egress"
+                " with their networks and 'names': True, or remove it"
+            )
         return self
 
     @model_validator(mode="after")
