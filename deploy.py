@@ -19,11 +19,11 @@ preflight()  # can this host take it: system, ports, disk, GPUs
 nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
 docker()  # Docker Engine and Compose v2, daemon.json merged
 nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
-firewall()  # only SSH and the edge from outside; nothing to containers
+firewall()  # only SSH and the edge from outside; nothing to containers, nothing out of agents
 ssh_hardening()  # no passwords over SSH, where the settings ask for it
-secrets()  # .env with the internal key, for root only
+secrets()  # .env with the agents' keys, for root only
 models()  # weights on the host, whole, before an agent needs them
-vllm()  # the agents, on 127.0.0.1, healthy
+vllm()  # the agents, each in a network of its own, healthy
 tls()  # the edge's certificate
 edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
