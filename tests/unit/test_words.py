@@ -146,7 +146,9 @@ def test_names_that_only_sound_like_secrets() -> None:
 
 def test_media_come_from_nowhere_unless_named() -> None:
     def service(**changes: Any) -> dict[str, Any]:
-        found: dict[str, Any] = yaml.safe_load(compose_file(agent(**changes)))["services"]["one"]
+        found: dict[str, Any] = yaml.safe_load(compose_file(agent(**changes), 8 << 30))["services"][
+            "one"
+        ]
         return found
 
     usual = service()
@@ -173,7 +175,7 @@ def test_what_a_request_may_cost() -> None:
     host = agent(
         request_limits={"choices": 4, "images": 2, "videos": 0, "logprobs": 5, "queued": 100}
     )
-    service = yaml.safe_load(compose_file(host))["services"]["one"]
+    service = yaml.safe_load(compose_file(host, 8 << 30))["services"]["one"]
     assert service["environment"]["VLLM_MAX_N_SEQUENCES"] == "4"
     assert service["environment"]["VLLM_MAX_COMPLETION_PROMPTS"] == "256"
     command = " ".join(service["command"])
