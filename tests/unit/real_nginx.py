@@ -147,7 +147,7 @@ class RealEdge:
         text = text.replace(paths.EDGE_LOGS, f"{self.folder}/logs")
         text = text.replace(paths.TLS_FOLDER, f"{self.folder}/tls")
         if self.narrow:
-            text = re.sub(r"rate=(20|5|100|200)r/s", "rate=1r/m", text)
+            text = re.sub(r"rate=(50|5|100|200)r/s", "rate=1r/m", text)
             text = re.sub(r"(zone=vllm_hosts_(?:refused|health)\w*) burst=\d+", r"\1 burst=4", text)
         text = re.sub(r"listen \[::\].*", "", text)
         return re.sub(r"listen (\d+)", r"listen 127.0.0.1:\1", text)
