@@ -60,6 +60,8 @@ def settings() -> dict[str, Any]:
             "driver_key_fingerprint": fingerprints["nvidia"],
         },
         "hub": {"endpoint": layout.HUB_URL},
+        # This machine may not give a process more than 20,000 open files.
+        "edge": {"expected_clients": 2},
         "vllm": {"image": layout.IMAGE, "image_disk": 6, "model_disk": 2, "health_timeout": 600},
         "secrets": {"hf_token_env": "HF_TOKEN_OF_THE_LAB"}
         if "HF_TOKEN_OF_THE_LAB" in os.environ

@@ -19,7 +19,8 @@ from tests.hosts.promise import promise
 from tests.hosts.test_sockets import ssh_ports
 from vllm_hosts.settings import HostSettings
 
-_LIST = "nft -s list table inet vllm_hosts"
+#: Without counters, and without the addresses that a set has collected.
+_LIST = "nft -s -t list table inet vllm_hosts"
 _OUR_PRIORITY = -10
 #: Our chains by hook, and their priorities; raw is before Docker's nat.
 _OUR_CHAINS = {"prerouting": -300} | dict.fromkeys(("input", "forward", "output"), _OUR_PRIORITY)

@@ -92,6 +92,11 @@ def test_judging_an_answer(name: str, met: Met, wrong: str | None) -> None:
     assert said is None if wrong is None else wrong in str(said)
 
 
+def test_every_answer_on_a_connection_counts() -> None:
+    said = b'HTTP/1.1 401 Unauthorized\r\n\r\n{"a": 1}HTTP/1.1 200 OK\r\n\r\n'
+    assert shapes._STATUS.findall(said) == [b"401", b"200"]
+
+
 def test_every_shape_has_its_own_name() -> None:
     names = [shape.name for shape in shapes.shapes(HOST, "/v1/models")]
     assert len(names) == len(set(names)) > 40

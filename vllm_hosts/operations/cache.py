@@ -55,6 +55,7 @@ def adopt_script(cache_directory: str, owner: str, image: str) -> str:
         chown -hR {owner} /models
         find /models -type d ! -perm -050 -exec chmod g+rx {{}} +
         find /models -type f ! -perm -040 -exec chmod g+r {{}} +
+        find /models ! -type l -perm /022 -exec chmod go-w {{}} +
     """
     mount = f"type=bind,source={cache_directory}/huggingface,target=/models"
     return f"""

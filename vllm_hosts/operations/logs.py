@@ -31,4 +31,9 @@ def log_files_present(paths: Sequence[str]) -> Commands:
             f"[ -f {path} ] && [ ! -L {path} ] || {{ rm -f {path}; : >{path}; }}",
             f"chown www-data:adm {path}; chmod 0640 {path}",
         ]
+    # A running nginx has what was there before open, and takes up what is there now.
+    script.append(
+        "! systemctl -q is-active nginx.service ||"
+        " systemctl kill -s USR1 --kill-who=main nginx.service"
+    )
     yield StringCommand("\n".join(script))

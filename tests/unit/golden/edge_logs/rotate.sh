@@ -6,7 +6,7 @@ export LC_ALL=C
 cd /var/log/vllm-hosts
 # A disk that is full already must not keep us from making room.
 failed=
-logrotate --state /var/lib/vllm-hosts/edge-logs.state /etc/vllm-hosts/edge-logs.conf || failed=yes
+logrotate --state /var/lib/logrotate/vllm-hosts-edge /etc/vllm-hosts/edge-logs.conf || failed=yes
 short() { # kilobytes
     [ "$(df -P -k . | awk 'NR == 2 { print $4 }')" -lt 1048576 ]
 }
