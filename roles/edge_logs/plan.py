@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm_hosts.paths import EDGE_LOGS
 from vllm_hosts.render import render
 from vllm_hosts.settings.edge import Edge
+from vllm_hosts.settings.types import in_bytes
 from vllm_hosts.tree import Entry, File, Folder
 
 LOGS = tuple(f"{EDGE_LOGS}/{name}.log" for name in ("access", "error"))
@@ -21,7 +22,6 @@ _REOPEN = (
     "master=$(systemctl show -p MainPID --value nginx.service);"
     ' [ "${master:-0}" -eq 0 ] || { kill -s USR1 "$master" && sleep 1; }'
 )
-_FACTORS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 def log_entries(edge: Edge) -> list[Entry]:
@@ -60,8 +60,3 @@ def rotate_script(
         state=state,
         reserve=in_bytes(edge.log_reserve) // 1024,
     )
-
-
-def in_bytes(size: str) -> int:
-    """A size such as ``64m``."""
-    return int(size[:-1]) * _FACTORS[size[-1]]

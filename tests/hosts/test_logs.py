@@ -7,7 +7,7 @@ import secrets
 from pydantic import SecretStr
 from testinfra.host import Host
 
-from roles.edge_logs.plan import SCRIPT, TIMER, in_bytes
+from roles.edge_logs.plan import SCRIPT, TIMER
 from tests.hosts.conftest import Edge
 from tests.hosts.looks import edge_statuses
 from tests.hosts.promise import promise
@@ -16,6 +16,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.outside.shapes import Shape, send
 from vllm_hosts.paths import EDGE_LOGS
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.types import in_bytes
 
 _KEPT = "/etc/vllm-hosts/edge-logs.conf"
 

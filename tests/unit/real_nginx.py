@@ -151,7 +151,7 @@ class RealEdge:
             address = self.settings.cell(agent.name).address
             text = text.replace(f"{address}:{CONTAINER_PORT}", f"127.0.0.1:{agent.port}")
         if self.narrow:
-            text = re.sub(r"rate=(50|5|100|200)r/s", "rate=1r/m", text)
+            text = re.sub(r"rate=(50|5|1000|200)r/s", "rate=1r/m", text)
             text = re.sub(r"(zone=vllm_hosts_(?:refused|health)\w*) burst=\d+", r"\1 burst=4", text)
         text = re.sub(r"listen \[::\].*", "", text)
         return re.sub(r"listen (\d+)", r"listen 127.0.0.1:\1", text)

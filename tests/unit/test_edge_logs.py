@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from roles.edge_logs.plan import LOGS, in_bytes, log_entries, logrotate_conf, rotate_script
+from roles.edge_logs.plan import LOGS, log_entries, logrotate_conf, rotate_script
 from tests.golden import check_golden
 from tests.unit.real_nginx import program
 from tests.unit.samples import settings
+from vllm_hosts.settings.types import in_bytes
 from vllm_hosts.tree import File, Folder
 
 EDGE = settings().edge
