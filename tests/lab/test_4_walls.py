@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import shlex
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +17,7 @@ import pytest
 import requests
 
 from lab import hosts as lab_hosts
+from lab.layout import BRIDGE
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import changes, command, deploy
 from tests.lab.sabotage.parts import HEALTHY, IMAGE
@@ -109,6 +115,32 @@ class TestAnAgentThatWasTakenOver:
             assert "taken over" in lab_hosts.run("gpu1", trap).stdout
         finally:
             lab_hosts.run("gpu1", "docker exec tiny rm -rf /cache/home/.local")
+
+    def test_it_reaches_no_metadata_of_a_cloud(self, deployed: Deployed) -> None:
+        """Nor does what fetches models, which reaches the rest of the world, and not the host."""
+        metadata, neighbour = "169.254.169.254", lab_hosts.host("neighbour").ipv4
+        own = deployed.settings["gpu1"].address
+        knock = (
+            "import socket, sys\nfor place in sys.argv[1:]:\n"
+            "    try: socket.create_connection((place, 22), 3).close(); print(place)\n"
+            "    except OSError: pass\n"
+        )
+        words = f"python3 -c {shlex.quote(knock)} {metadata} {neighbour} {own}"
+        lab_hosts.run("neighbour", f"ip addr add {metadata}/32 dev lo")
+        lab_hosts.run(
+            "gpu1",
+            f"ip route add {metadata}/32 via {neighbour}; docker network create"
+            " -o com.docker.network.bridge.name=vllm-fetch lab-fetch >/dev/null",
+        )
+        try:
+            trap = f"timeout 5 bash -c '</dev/tcp/{metadata}/22' && echo in"
+            assert lab_hosts.run("gpu1", trap).stdout == "in\n"
+            assert lab_hosts.run("gpu1", f"docker exec tiny {words}").stdout == ""
+            fetching = f"docker run --rm -q --network lab-fetch --entrypoint env {IMAGE} {words}"
+            assert lab_hosts.run("gpu1", fetching, timeout=60).stdout == f"{neighbour}\n"
+        finally:
+            lab_hosts.run("neighbour", f"ip addr del {metadata}/32 dev lo")
+            lab_hosts.run("gpu1", f"ip route del {metadata}/32; docker network rm lab-fetch")
 
     def test_the_other_agent_has_another_key(self, deployed: Deployed) -> None:
         digests = [
@@ -264,6 +296,73 @@ class TestAStranger:
         limit = settings.edge.connections_per_source * len(sources)
         assert limit * 0.5 < int(line.split()[0]) <= limit
         assert slowest < 1.0
+
+    def test_two_thousand_unfinished_heads_keep_nobody_out(self, deployed: Deployed) -> None:
+        """Past the handshake, from four addresses. They end by themselves within seconds."""
+        settings = deployed.settings["gpu1"]
+        sources = [f"10.87.0.{last}" for last in (205, 206, 207, 208)]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+        for source in sources:
+            subprocess.run(["ip", "addr", "add", f"{source}/24", "dev", BRIDGE], check=True)
+        held: list[ssl.SSLSocket] = []
+        try:
+            threads = [
+                threading.Thread(target=_hold_heads, args=(settings, source, 500, held))
+                for source in sources
+            ]
+            for thread in threads:
+                thread.start()
+            time.sleep(1)
+            slowest, count = 0.0, 0
+            until = time.monotonic() + 12
+            while time.monotonic() < until:
+                started = time.monotonic()
+                assert asked(deployed, "/tiny/v1/models").status_code == 200
+                slowest, count = max(slowest, time.monotonic() - started), count + 1
+                time.sleep(0.1)
+            for thread in threads:
+                thread.join()
+            print(f"{len(held)} unfinished heads; slowest of {count} answers {slowest:.3f} s")
+            assert len(held) > 1000
+            time.sleep(15)
+            assert sum(_is_open(one) for one in held) == 0
+            assert slowest < 1.0
+        finally:
+            for one in held:
+                one.close()
+            for source in sources:
+                subprocess.run(["ip", "addr", "del", f"{source}/24", "dev", BRIDGE], check=True)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _hold_heads(settings: HostSettings, source: str, count: int, held: list[ssl.SSLSocket]) -> None:
+    """Open connections, and send the beginning of a request over each. For half a minute at most."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    until = time.monotonic() + 10
+    for _ in range(count):
+        if time.monotonic() > until:
+            return
+        with contextlib.suppress(OSError):
+            plain = socket.create_connection(
+                (settings.address, settings.edge.https_port), 5, (source, 0)
+            )
+            one = context.wrap_socket(plain)
+            one.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            held.append(one)
+
+
+def _is_open(one: ssl.SSLSocket) -> bool:
+    one.settimeout(0.05)
+    try:
+        while one.recv(4096):
+            pass
+    except TimeoutError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _while_flooded(deployed: Deployed, settings: HostSettings, flood: threading.Thread) -> float:
