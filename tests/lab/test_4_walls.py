@@ -337,7 +337,7 @@ class TestAStranger:
 
 
 def _hold_heads(settings: HostSettings, source: str, count: int, held: list[ssl.SSLSocket]) -> None:
-    """Open connections, and send the beginning of a request over each. For half a minute at most."""
+    """Send the beginning of a request over each of many connections. Ten seconds at most."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     until = time.monotonic() + 10
