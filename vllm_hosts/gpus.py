@@ -28,7 +28,13 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
     there = {gpu.index: gpu for gpu in smi.gpus}
     for agent in agents:
         for index in sorted(agent.gpus):
-            if index not in there:
+            if index in smi.lost:
+                yield (
+                    f"agent {agent.name!r} asks for GPU {index}, and nvidia-smi says of it:"
+                    f" {smi.lost[index]} ({cause(smi.lost[index]) or 'it does not answer'}); reboot"
+                    " the host, or give the agent another GPU"
+                )
+            elif index not in there:
                 yield (
                     f"agent {agent.name!r} asks for GPU {index}, and this host has"
                     f" {', '.join(map(str, sorted(there))) or 'none'}"

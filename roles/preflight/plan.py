@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from vllm_hosts.facts.release import Release
 from vllm_hosts.facts.system import System
 from vllm_hosts.gpus import silent, unusable
-from vllm_hosts.nvidia_smi import Smi
 from vllm_hosts.paths import model_folder
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
@@ -120,4 +119,12 @@ def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
         if settings.nvidia.driver == "present":
             yield silent(system.gpu_message, settings.nvidia.driver)
         return
-    yield from unusable(settings.agents, Smi(system.gpus, None))
+    for problem in unusable(settings.agents, system.smi):
+        # The role nvidia_driver reboots a host that has lost a card, where it may.
+        if not (settings.nvidia.driver == "install" and system.smi.trouble(settings.gpus)):
+            yield problem
+
+
+def notes(settings: HostSettings, system: System) -> list[str]:
+    """What is odd and keeps nobody from deploying; to be said."""
+    return [f"nvidia-smi says: {note}" for note in system.gpu_notes if settings.needs_gpu]

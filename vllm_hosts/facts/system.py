@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
-from vllm_hosts.nvidia_smi import QUERY, Gpu, parse
+from vllm_hosts.nvidia_smi import QUERY, Gpu, Smi, parse
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class System:
     """A host as preflight sees it.
 
     ``free`` is in bytes, by the folder that was asked about; ``present`` are those that exist.
-    ``gpu_message`` is what ``nvidia-smi`` said where it failed. ``models`` are those with a
-    config.json, by the folder that was asked about.
+    ``gpu_message`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
+    what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
+    a config.json, by the folder that was asked about.
     """
 
     user: str
@@ -57,6 +58,13 @@ class System:
     gpu_message: str | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
+    gpus_lost: Mapping[int, str] = field(default_factory=dict)
+    gpu_notes: tuple[str, ...] = ()
+
+    @property
+    def smi(self) -> Smi:
+        """All that ``nvidia-smi`` said."""
+        return Smi(self.gpus, self.gpu_message, self.gpus_lost, self.gpu_notes)
 
 
 #: For each folder with a model its config.json, and the size of its weights: from the index, or
@@ -139,6 +147,8 @@ class SystemState(HostFact[System]):
             routes=tuple(_routes(parts["routes"])),
             gpus=smi.gpus,
             gpu_message=smi.message,
+            gpus_lost=smi.lost,
+            gpu_notes=smi.notes,
             models={
                 heading.removeprefix("model "): _model(content)
                 for heading, content in parts.items()

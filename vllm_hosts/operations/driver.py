@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pyinfra.api.command import StringCommand
@@ -82,8 +82,8 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
             yield change(different)
     if wanted.first:
         yield from packages_installed(dict.fromkeys(wanted.first))
-    # A driver that answers is of another series, under names that may be the same.
-    anew = look(GpuState).smi.driver is not None
+    # A driver that runs is of another series, under names that may be the same.
+    anew = look(GpuState).loaded
     yield from packages_installed(
         dict.fromkeys(wanted.packages), anew=anew, first=_headers_offered(wanted.headers)
     )
@@ -105,6 +105,7 @@ def driver_answers(
     *,
     refused: Callable[[str], str] | None,
     timeout: int,
+    wanted: Collection[int] = (),
 ) -> Commands:
     """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
 
@@ -113,25 +114,27 @@ def driver_answers(
     :param reason: why a reboot would help, from a look at the host; None: it would not.
     :param refused: the sentence for a reboot that is needed; None: it is allowed.
     :param timeout: seconds in which a rebooted host must be back.
+    :param wanted: the cards that must answer; of others it does not matter.
     """
-    if look(GpuState).smi.message is None:
+    if look(GpuState).smi.trouble(wanted) is None:
         return
     differs("the GPU driver", "does not answer")
     yield watched("loading the GPU driver", _LOAD)
     if not ctx_state.get().is_executing:
         return
     host = look(GpuState)
-    if host.smi.message is None:
+    trouble = host.smi.trouble(wanted)
+    if trouble is None:
         return
     why = reason(host)
     if why is None:
-        raise HostError(silent(host.smi.message, "install"))
+        raise HostError(silent(trouble, "install"))
     if refused is not None:
         raise HostError(refused(why))
     yield rebooted(why, timeout)
-    host = look(GpuState)
-    if host.smi.message is not None:
-        raise HostError(f"after a reboot ({why}): {silent(host.smi.message, 'install')}")
+    trouble = look(GpuState).smi.trouble(wanted)
+    if trouble is not None:
+        raise HostError(f"after a reboot ({why}): {silent(trouble, 'install')}")
 
 
 @host_operation
