@@ -105,7 +105,8 @@ def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[st
     if host.loaded and not nvidia.allow_reboot:
         found.append(
             f"driver {smi.driver or host.module or '(of an unknown version)'} runs, and series"
-            f" {nvidia.driver_series} in its place needs a reboot; set nvidia.allow_reboot = True, or leave nvidia.driver_series out"
+            f" {nvidia.driver_series} in its place needs a reboot; set nvidia.allow_reboot = True,"
+            " or leave nvidia.driver_series out"
         )
     return found
 
@@ -116,8 +117,8 @@ def _kept(host: GpuHost, why: str) -> str:
     version = f" {host.module}" if host.module else ""
     return (
         f"NVIDIA's kernel module{version} is loaded, and nvidia-smi does not answer: {why}"
-        f"{meaning}; a driver that is loaded is not replaced unasked: reboot the host or repair it, or set"
-        " nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
+        f"{meaning}; a driver that is loaded is not replaced unasked: reboot the host or repair it,"
+        " or set nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_state
 
-from vllm_hosts.apt_sources import extended, read
+from vllm_hosts.apt_sources import extended, offered, read
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AllPackages, AptSourceFiles, AptVersions
@@ -74,12 +74,18 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
     if wanted.archive is not None:
         yield from archive_added(wanted.archive, stale=_STALE)
     else:
-        sources = read(look(AptSourceFiles), but=_SOURCES)
-        entries = extended(sources, look(OsRelease).codename, wanted.components, _SOURCES)
+        sources, release = read(look(AptSourceFiles), but=_SOURCES), look(OsRelease)
+        if not offered(sources, release.codename):
+            raise HostError(
+                f"no source of apt on this host has main of {release.codename}, whose"
+                f" {' and '.join(wanted.components)} the driver comes from; add the distribution's"
+                " archive to /etc/apt, or set nvidia.driver_source = 'nvidia'"
+            )
+        entries = extended(sources, release.codename, wanted.components, _SOURCES)
         found = look(TreeState, paths=[entry.path for entry in entries])
         if different := differing(entries, found.paths):
             entries_differ(different, found.paths)
-            yield change(different)
+            yield change(different, validate="apt-get indextargets >/dev/null")
     if wanted.first:
         yield from packages_installed(dict.fromkeys(wanted.first))
     # A driver that runs is of another series, under names that may be the same.
