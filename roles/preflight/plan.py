@@ -31,6 +31,11 @@ def folders(settings: HostSettings) -> list[str]:
     ]
 
 
+def own_folders(settings: HostSettings) -> list[str]:
+    """Folders with models that somebody put on the host, which are as good as they did it."""
+    return [agent.model for agent in settings.agents if agent.is_folder and not agent.copy_from]
+
+
 def problems(settings: HostSettings, release: Release, system: System) -> list[str]:
     """Everything that stands in the way, one sentence each; empty: go ahead."""
     return [
@@ -109,6 +114,9 @@ def _disk(settings: HostSettings, system: System) -> Iterator[str]:
                 f"model {agent.model} of agent {agent.name!r} is not a folder on this host;"
                 " copy it there, set copy_from, or name a hub id"
             )
+    for folder in dict.fromkeys(own_folders(settings)):
+        if folder in system.models and system.models[folder].damage:
+            yield f"model {folder} on this host {system.models[folder].damage}"
 
 
 def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
