@@ -42,6 +42,7 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
         *_machine(release, system),
         *_ports(settings, system),
         *_network(settings, system),
+        *_addresses(settings, system),
         *_disk(settings, system),
         *_gpus(settings, system),
     ]
@@ -91,6 +92,21 @@ def _network(settings: HostSettings, system: System) -> Iterator[str]:
             )
 
 
+def _addresses(settings: HostSettings, system: System) -> Iterator[str]:
+    """What cannot be had on a host without IPv6."""
+    if system.ipv6:
+        return
+    no = "and this host has no IPv6 (ipv6.disable=1)"
+    if names := [name for name in settings.edge_names if ":" in name]:
+        yield f"clients should use the address {names[0]}, {no}; correct edge.names"
+    for agent in settings.agents:
+        if "::" in agent.listen_addresses:
+            yield (
+                f"agent {agent.name!r} is exposed to an IPv6 network, {no}; take the network out of"
+                " its expose.networks, or switch IPv6 on"
+            )
+
+
 def _disk(settings: HostSettings, system: System) -> Iterator[str]:
     if not system.has_image and system.free[DOCKER_FOLDER] < settings.vllm.image_disk * GIB:
         yield (
@@ -135,4 +151,7 @@ def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
 
 def notes(settings: HostSettings, system: System) -> list[str]:
     """What is odd and keeps nobody from deploying; to be said."""
-    return [f"nvidia-smi says: {note}" for note in system.gpu_notes if settings.needs_gpu]
+    found = [f"nvidia-smi says: {note}" for note in system.gpu_notes if settings.needs_gpu]
+    if not system.ipv6:
+        found.append("this host has no IPv6 (ipv6.disable=1); the edge listens on IPv4 alone")
+    return found

@@ -108,6 +108,20 @@ def test_a_warning_of_the_driver_is_said_and_stops_nobody() -> None:
     assert notes(settings(agents=[QWEN | {"gpus": []}]), system) == []
 
 
+def test_a_host_without_ipv6_is_taken_and_told() -> None:
+    system = replace(GOOD, ipv6=False)
+    assert problems(SETTINGS, GOOD_RELEASE, system) == []
+    assert notes(SETTINGS, system) == [
+        "this host has no IPv6 (ipv6.disable=1); the edge listens on IPv4 alone"
+    ]
+    named = settings(agents=[QWEN, CODER], edge={"names": ["llm.example.com", "2001:db8::11"]})
+    [problem] = problems(named, GOOD_RELEASE, system)
+    assert "2001:db8::11, and this host has no IPv6" in problem
+    exposed = QWEN | {"expose": {"networks": ["2001:db8::/32"], "unguarded_routes": "accepted"}}
+    [problem] = problems(settings(agents=[exposed, CODER]), GOOD_RELEASE, system)
+    assert "agent 'qwen' is exposed to an IPv6 network, and this host has no IPv6" in problem
+
+
 def test_disk_is_not_asked_for_twice() -> None:
     hub = "/var/lib/vllm/huggingface/hub/models--Qwen--Qwen3-8B"
     assert hub in folders(SETTINGS)

@@ -50,7 +50,7 @@ class System:
     ``free`` is in bytes, by the folder that was asked about; ``present`` are those that exist.
     ``gpu_message`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
     what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
-    a config.json, by the folder that was asked about.
+    a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
     """
 
     user: str
@@ -66,6 +66,7 @@ class System:
     routes: tuple[Route, ...] = ()
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
     gpu_notes: tuple[str, ...] = ()
+    ipv6: bool = True
 
     @property
     def smi(self) -> Smi:
@@ -142,6 +143,7 @@ class SystemState(HostFact[System]):
                 docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
             fi
             echo '== routes'; ip -o -4 route show
+            echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
             {QUERY}
             {as_user(reader, _models_script(models))}
@@ -172,6 +174,7 @@ class SystemState(HostFact[System]):
             gpu_message=smi.message,
             gpus_lost=smi.lost,
             gpu_notes=smi.notes,
+            ipv6=parts.get("ipv6", ["present"]) == ["present"],
             models={
                 heading.removeprefix("model "): _model(content)
                 for heading, content in parts.items()
