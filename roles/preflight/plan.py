@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vllm_hosts.docker_there import docker_problems
 from vllm_hosts.facts.release import Release
 from vllm_hosts.facts.system import System
 from vllm_hosts.gpus import silent, unusable
@@ -40,6 +41,7 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
     """Everything that stands in the way, one sentence each; empty: go ahead."""
     return [
         *_machine(release, system),
+        *docker_problems(settings.docker.source, release, system.docker),
         *_ports(settings, system),
         *_network(settings, system),
         *_addresses(settings, system),

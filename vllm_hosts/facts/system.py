@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from shlex import quote
 
+from vllm_hosts.docker_there import DockerThere
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
 from vllm_hosts.nvidia_smi import QUERY, Gpu, Smi, parse
 from vllm_hosts.text import clean
@@ -67,6 +68,7 @@ class System:
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
     gpu_notes: tuple[str, ...] = ()
     ipv6: bool = True
+    docker: DockerThere = field(default_factory=DockerThere)
 
     @property
     def smi(self) -> Smi:
@@ -143,6 +145,14 @@ class SystemState(HostFact[System]):
                 docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
             fi
             echo '== routes'; ip -o -4 route show
+            echo '== docker'
+            if command -v dockerd >/dev/null; then
+                echo "path $(command -v dockerd)"; echo "daemon $(dockerd --version 2>/dev/null)"
+                echo "compose $(docker compose version --short 2>/dev/null)"
+            fi
+            dpkg-query 2>/dev/null -W \\
+                -f 'package ${{db:Status-Abbrev}}|${{Package}}|${{Version}}\\n' \\
+                docker.io docker-ce docker-compose docker-compose-v2 docker-compose-plugin
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
             {QUERY}
@@ -175,6 +185,7 @@ class SystemState(HostFact[System]):
             gpus_lost=smi.lost,
             gpu_notes=smi.notes,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],
+            docker=_docker(parts.get("docker", [])),
             models={
                 heading.removeprefix("model "): _model(content)
                 for heading, content in parts.items()
@@ -187,6 +198,18 @@ def _listener(line: str) -> Listener:
     fields = line.split(None, 5)
     address, _, port = fields[3].rpartition(":")
     return Listener(address, int(port), fields[5] if len(fields) > 5 else "")
+
+
+def _docker(lines: list[str]) -> DockerThere:
+    words = [line.partition(" ")[::2] for line in lines]
+    said = {kind: rest for kind, rest in words if kind != "package"}
+    packages = [rest.split("|") for kind, rest in words if kind == "package"]
+    return DockerThere(
+        packages={name: version for status, name, version in packages if status[1:2] == "i"},
+        daemon=clean(said.get("daemon", ""), 200),
+        compose=clean(said.get("compose", ""), 200),
+        path=clean(said.get("path", ""), 200),
+    )
 
 
 def _routes(lines: list[str]) -> Iterator[Route]:

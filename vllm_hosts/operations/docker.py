@@ -10,6 +10,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from vllm_hosts.daemon_json import merged
+from vllm_hosts.docker_there import COMPOSE_FLOOR
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE
@@ -18,9 +19,6 @@ from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File
-
-#: `docker compose` as a plugin; `up --wait` and `config --hash` behave as used here from then on.
-COMPOSE_FLOOR = Version("2.20")
 
 
 @host_operation
