@@ -110,9 +110,12 @@ def _addresses(settings: HostSettings, system: System) -> Iterator[str]:
 
 
 def _disk(settings: HostSettings, system: System) -> Iterator[str]:
-    if not system.has_image and system.free[DOCKER_FOLDER] < settings.vllm.image_disk * GIB:
+    folder, free = DOCKER_FOLDER, system.free[DOCKER_FOLDER]
+    if system.images is not None:
+        folder, free = system.images.goes_to(settings.docker.source, system.docker)
+    if not system.has_image and free < settings.vllm.image_disk * GIB:
         yield (
-            f"{DOCKER_FOLDER} has {system.free[DOCKER_FOLDER] / GIB:.1f} GiB free, and the image"
+            f"{folder} has {free / GIB:.1f} GiB free, and the image"
             f" needs {settings.vllm.image_disk} (vllm.image_disk); make room"
         )
     missing = {

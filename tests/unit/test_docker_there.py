@@ -40,8 +40,8 @@ def there(
             "docker-ce",
             DEBIAN_12,
             there(OLD, docker_ce="5:20.10.24~3-0~debian"),
-            "Docker 20.10.24 (package docker-ce) is older than 23.0, which Compose v2 and the check of"
-            " its configuration need; upgrade docker-ce on the host, and run again",
+            "Docker 20.10.24 (package docker-ce) is older than 23.0, which Compose v2 and the check"
+            " of its configuration need; upgrade docker-ce on the host, and run again",
         ),
         (
             "docker-ce",

@@ -10,6 +10,7 @@ from shlex import quote
 
 from vllm_hosts.docker_there import DockerThere
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
+from vllm_hosts.facts.images import IMAGES, ImagePlaces, image_places
 from vllm_hosts.nvidia_smi import QUERY, Gpu, Smi, parse
 from vllm_hosts.text import clean
 from vllm_hosts.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
@@ -69,6 +70,7 @@ class System:
     gpu_notes: tuple[str, ...] = ()
     ipv6: bool = True
     docker: DockerThere = field(default_factory=DockerThere)
+    images: ImagePlaces | None = None
 
     @property
     def smi(self) -> Smi:
@@ -153,6 +155,7 @@ class SystemState(HostFact[System]):
             dpkg-query 2>/dev/null -W \\
                 -f 'package ${{db:Status-Abbrev}}|${{Package}}|${{Version}}\\n' \\
                 docker.io docker-ce docker-compose docker-compose-v2 docker-compose-plugin
+            {IMAGES}
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
             {QUERY}
@@ -186,6 +189,7 @@ class SystemState(HostFact[System]):
             gpu_notes=smi.notes,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],
             docker=_docker(parts.get("docker", [])),
+            images=image_places(parts["images"]) if parts.get("images") else None,
             models={
                 heading.removeprefix("model "): _model(content)
                 for heading, content in parts.items()
