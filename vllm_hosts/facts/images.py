@@ -77,6 +77,8 @@ def image_places(lines: list[str]) -> ImagePlaces:
             free[name] = int(count)
         else:
             said[kind] = rest
+    if missing := {"feature", "root", "store"} - set(said) | {"root", "store"} - set(free):
+        raise ValueError(f"nothing is said of {', '.join(sorted(missing))}")
     feature = {"true": True, "false": False}.get(said["feature"])
     return ImagePlaces(
         kind=said.get("kind", ""),

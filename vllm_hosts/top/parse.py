@@ -86,6 +86,8 @@ def usages(lines: Iterable[str]) -> dict[str, Usage]:
     found = {}
     for line in lines:
         one = json_object(line)
+        if not all(isinstance(one.get(key), str) for key in ("Name", "CPUPerc", "MemUsage")):
+            raise ValueError(f"not a line of docker stats: {clean(line, 200)!r}")
         if "--" in one["CPUPerc"] or "--" in one["MemUsage"]:
             continue
         used, _, limit = one["MemUsage"].partition(" / ")
