@@ -102,7 +102,8 @@ hub = {
 vllm = {
     # Container image, pinned by an exact tag or by digest
     "image": "vllm/vllm-openai:v0.33.0",
-    # vLLM's version in the image; None: read from the image's tag
+    # vLLM's version in the image, where its tag does not say so; the image is asked as well, once
+    # it is on the host
     "version": None,
     # Where compose.yaml and .env lie on the host
     "directory": "/opt/vllm",

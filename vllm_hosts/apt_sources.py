@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from vllm_hosts.apt_entries import Stanza, is_source, one_lines, stanzas
 from vllm_hosts.tree import Absent, Entry, File
 
-_LINE = re.compile(r"deb\s+(?P<options>\[[^\]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<rest>.+)")
+#: What Debian's archives call the releases that we know. Entries with an alias count as these.
+_ALIASES = {"stable": "trixie", "oldstable": "bookworm"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Source:
 
 
 def read(files: Mapping[str, str], *, but: str) -> list[Source]:
-    """Every enabled archive of binary packages.
+    """Every enabled archive of binary packages, in the files that apt reads.
 
     :param files: text by path.
     :param but: name of files to leave out, without folder and ending: our own.
@@ -38,7 +40,7 @@ def read(files: Mapping[str, str], *, but: str) -> list[Source]:
     return [
         source
         for path, text in sorted(files.items())
-        if path.rpartition("/")[2].rpartition(".")[0] != but
+        if is_source(path) and path.rpartition("/")[2].rpartition(".")[0] != but
         for source in _read(path, text)
     ]
 
@@ -54,7 +56,7 @@ def extended(
     """
     ours = [source for source in sources if _of_release(source, suite)]
     lines: list[Source] = []
-    stanzas: list[Source] = []
+    blocks: list[Source] = []
     for source in ours:
         if "main" not in source.components:
             continue
@@ -67,53 +69,47 @@ def extended(
         missing = tuple(item for item in components if item not in offered)
         if not missing:
             continue
-        (stanzas if source.deb822 else lines).append(replace(source, components=missing))
+        (blocks if source.deb822 else lines).append(replace(source, components=missing))
     return [
         *_file(f"/etc/apt/sources.list.d/{name}.list", map(_line, lines), "\n"),
-        *_file(f"/etc/apt/sources.list.d/{name}.sources", map(_stanza, stanzas), "\n\n"),
+        *_file(f"/etc/apt/sources.list.d/{name}.sources", map(_stanza, blocks), "\n\n"),
     ]
 
 
+def offered(sources: Sequence[Source], suite: str) -> bool:
+    """Whether any archive offers this release, under its own name or an alias."""
+    return any(_of_release(source, suite) and "main" in source.components for source in sources)
+
+
 def _of_release(source: Source, suite: str) -> bool:
-    return any(re.split(r"[-/]", item)[0] == suite for item in source.suites)
+    names = {suite, *(alias for alias, release in _ALIASES.items() if release == suite)}
+    return any(re.split(r"[-/]", item)[0] in names for item in source.suites)
 
 
 def _read(path: str, text: str) -> Iterator[Source]:
     if path.endswith(".sources"):
-        for stanza in re.split(r"\n\s*\n", text):
+        for stanza in stanzas(path, text):
             yield from _from_stanza(stanza)
         return
-    for line in text.splitlines():
-        if found := _LINE.fullmatch(line.partition("#")[0].strip()):
-            options = (found["options"] or "").strip()
-            yield Source(
-                found["uri"], (found["suite"],), tuple(found["rest"].split()), options, False
-            )
+    for line in one_lines(text):
+        if line.type == "deb" and line.components:
+            options = f"[{line.options}]" if line.options else ""
+            yield Source(line.uri, (line.suite,), line.components, options, False)
 
 
-def _from_stanza(stanza: str) -> Iterator[Source]:
-    fields: dict[str, str] = {}
-    last = ""
-    for line in stanza.splitlines():
-        if line.startswith("#") or not line.strip():
-            continue
-        if line[0] in " \t":
-            fields[last] += f"\n{line}"
-        else:
-            last, _, value = line.partition(":")
-            fields[last] = value.strip()
-    lower = {key.lower(): value for key, value in fields.items()}
-    if lower.get("enabled", "yes") == "no" or "deb" not in lower.get("types", "").split():
+def _from_stanza(stanza: Stanza) -> Iterator[Source]:
+    fields = stanza.fields
+    if not stanza.enabled or "deb" not in fields.get("types", "").split():
         return
     rest = {
-        key: value
+        stanza.names[key]: value
         for key, value in fields.items()
-        if key.lower() not in ("types", "uris", "suites", "components", "enabled")
+        if key not in ("types", "uris", "suites", "components", "enabled")
     }
     yield Source(
-        " ".join(lower.get("uris", "").split()),
-        tuple(lower.get("suites", "").split()),
-        tuple(lower.get("components", "").split()),
+        " ".join(fields.get("uris", "").split()),
+        tuple(fields.get("suites", "").split()),
+        tuple(fields.get("components", "").split()),
         "\n".join(f"{key}: {value}" for key, value in rest.items()),
         True,
     )
@@ -132,4 +128,4 @@ def _stanza(source: Source) -> str:
 
 def _file(path: str, items: Iterator[str], gap: str) -> Iterator[Entry]:
     text = gap.join(items)
-    yield File(path, f"{text}\n".encode()) if text else Absent(path)
+    yield File(path, f"{text}\n".encode(errors="surrogateescape")) if text else Absent(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from vllm_hosts.nvidia_smi import Smi, cause, reboot_helps
 from vllm_hosts.settings import Agent
@@ -28,7 +28,13 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
     there = {gpu.index: gpu for gpu in smi.gpus}
     for agent in agents:
         for index in sorted(agent.gpus):
-            if index not in there:
+            if index in smi.lost:
+                yield (
+                    f"agent {agent.name!r} asks for GPU {index}, and nvidia-smi says of it:"
+                    f" {smi.lost[index]} ({cause(smi.lost[index]) or 'it does not answer'}); reboot"
+                    " the host, or give the agent another GPU"
+                )
+            elif index not in there:
                 yield (
                     f"agent {agent.name!r} asks for GPU {index}, and this host has"
                     f" {', '.join(map(str, sorted(there))) or 'none'}"
@@ -38,3 +44,28 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
                     f"agent {agent.name!r} asks for GPU {index}, which is split up (MIG), and"
                     f" agents take whole cards; switch it off: nvidia-smi -i {index} -mig 0"
                 )
+
+
+def turns(agents: Sequence[str], cards: Mapping[str, Collection[int]]) -> list[list[str]]:
+    """Agents in turns, so that no two of one turn have a card in common; none waits for nothing.
+
+    vLLM measures what is free on a card while it starts, and takes another one's start for its own
+    memory ("Error in memory profiling").
+
+    :param cards: by agent; one that is not named has none.
+    """
+    found: list[list[str]] = []
+    for agent in agents:
+        wanted = set(cards.get(agent, ()))
+        last = max(
+            (
+                number
+                for number, turn in enumerate(found)
+                if any(wanted & set(cards.get(other, ())) for other in turn)
+            ),
+            default=-1,
+        )
+        if last + 1 == len(found):
+            found.append([])
+        found[last + 1].append(agent)
+    return found

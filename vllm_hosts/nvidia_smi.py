@@ -6,8 +6,9 @@ Field names and formats: ``nvidia-smi --help-query-gpu``; exit codes: nvidia-smi
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from vllm_hosts.text import clean
 
@@ -23,16 +24,19 @@ FIELDS = (
 )
 #: Driver 470 and older do not know this field, and then answer nothing at all.
 _NEWER_FIELDS = frozenset({"compute_cap"})
-_ABSENT = ("[N/A]", "N/A", "[Not Supported]")
+_ABSENT = ("[N/A]", "N/A", "[Not Supported]", "Not Supported")
 
+#: Seconds in which nvidia-smi answers. A driver whose module hangs never does.
+PATIENCE = 60
 #: Shell lines that ask for every card; they end with the exit code. The failure's own words come on
 #: standard output.
 QUERY = f"""
 if command -v nvidia-smi >/dev/null; then
-    gpus=$(nvidia-smi --query-gpu={",".join(FIELDS)} --format=csv,noheader,nounits 2>&1)
+    gpus=$(timeout -k 5 {PATIENCE} nvidia-smi --query-gpu={",".join(FIELDS)} \\
+        --format=csv,noheader,nounits 2>&1)
     code=$?
     case $gpus in *'is not a valid field'*)
-        gpus=$(nvidia-smi --format=csv,noheader,nounits 2>&1 \\
+        gpus=$(timeout -k 5 {PATIENCE} nvidia-smi --format=csv,noheader,nounits 2>&1 \\
             --query-gpu={",".join("index" if name in _NEWER_FIELDS else name for name in FIELDS)})
         code=$? ;;
     esac
@@ -41,6 +45,10 @@ else
     echo 'nvidia-smi is not installed: the driver is missing'; echo 'exit 127'
 fi
 """.strip()
+#: What ``timeout`` ends with: in time, and when it had to kill.
+_TIMED_OUT = ("exit 124", "exit 137")
+#: A warning is quoted, not copied: more than this is a driver that went mad.
+_MOST_NOTES = 20
 
 
 @dataclass(frozen=True)
@@ -63,58 +71,113 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Smi:
-    """All cards, or none and the driver's own ``message``."""
+    """The cards that answer, or none and the driver's own ``message``.
+
+    ``lost``: by index, what is said of cards that are listed and do not answer. ``notes``: what was
+    printed beside the answer, such as warnings, and why it ended with another exit code than 0.
+    """
 
     gpus: tuple[Gpu, ...]
     message: str | None
+    lost: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def driver(self) -> str | None:
         """The driver's version, such as ``590.48.01``."""
         return self.gpus[0].driver if self.gpus else None
 
+    def trouble(self, wanted: Iterable[int]) -> str | None:
+        """Why these cards cannot all be used: the driver's message, or that of the first lost."""
+        lost = [index for index in sorted(wanted) if index in self.lost]
+        return self.message or (f"GPU {lost[0]}: {self.lost[lost[0]]}" if lost else None)
+
 
 def parse(lines: Sequence[str]) -> Smi:
-    """From what ``QUERY`` prints.
+    """From what ``QUERY`` prints. Lines that are cards count, whatever stands around them.
 
-    :raises ValueError: the lines are neither cards nor a failure's words.
+    :raises ValueError: nvidia-smi says that all is well, and not one line is a card.
     """
-    *said, code = [clean(line, 2000, keep="") for line in lines]
-    if not code.startswith("exit "):
+    *said, code = [clean(line, 2000, keep="") for line in lines] or [""]
+    if not re.fullmatch(r"exit \d{1,3}", code):
         raise ValueError(f"no exit code at the end: {code!r}")
-    if code != "exit 0":
-        words = " ".join(" ".join(said).split())
-        return Smi((), words or f"nvidia-smi ended with {code.removeprefix('exit ')} and no word")
-    rows = list(csv.reader(said, skipinitialspace=True))
-    for row in rows:
-        if lost := [field for field in row[1:] if field.startswith("[") and field not in _ABSENT]:
-            return Smi((), f"GPU {row[0]}: {lost[0].strip('[]')}")
-    if not rows or rows == [["No devices were found"]]:
+    gpus: dict[int, Gpu] = {}
+    lost: dict[int, str] = {}
+    notes: list[str] = []
+    for line in said:
+        row = next(csv.reader([line], skipinitialspace=True, strict=False), [])
+        row = [item.strip() for item in row]
+        if len(row) > 1 and row[0].isdecimal() and row[0].isascii() and (why := _lost(row[1:])):
+            lost[int(row[0])] = why
+        elif (gpu := _gpu(row)) is not None:
+            gpus[gpu.index] = gpu
+        elif line.strip():
+            notes.append(line.strip())
+    words = " ".join(" ".join(notes).split())
+    if code in _TIMED_OUT:
+        words = " ".join([f"nvidia-smi did not answer within {PATIENCE} s", *words.split()])
+        notes.insert(0, f"nvidia-smi did not end within {PATIENCE} s")
+    if gpus:
+        return Smi(tuple(gpus.values()), None, lost, tuple(notes[:_MOST_NOTES]))
+    if lost:
+        index, why = next(iter(lost.items()))
+        return Smi((), f"GPU {index}: {why}", lost, tuple(notes[:_MOST_NOTES]))
+    if code == "exit 0" and words and words != "No devices were found":
+        raise ValueError(f"nvidia-smi lists no card that can be read: {clean(words, 500)!r}")
+    if code == "exit 0":
         return Smi((), "No devices were found")
-    return Smi(tuple(map(_gpu, rows)), None)
+    return Smi((), words or f"nvidia-smi ended with {code.removeprefix('exit ')} and no word")
 
 
-def _gpu(row: Sequence[str]) -> Gpu:
-    index, name, uuid, memory, driver, capability, mig, persistence = row
-    major, dot, minor = capability.partition(".")
+def _lost(fields: Sequence[str]) -> str | None:
+    """What a card that is gone says in place of its values, such as ``GPU is lost``.
+
+    Numbers may be missing for reasons of their own; a name or a UUID is never missing.
+    """
+    gone = [item for item in fields if _GONE.search(item)]
+    found = gone or [item for item in fields[:2] if item.startswith("[") and item not in _ABSENT]
+    return found[0].strip("[]") if found else None
+
+
+def _gpu(row: Sequence[str]) -> Gpu | None:
+    """A card, if that is what the fields are. A name may hold a comma; nothing else does."""
+    if len(row) < len(FIELDS):
+        return None
+    index, *names = row[: len(row) - len(FIELDS) + 2]
+    uuid, memory, driver, capability, mig, persistence = row[len(row) - len(FIELDS) + 2 :]
+    version = _CAPABILITY.fullmatch(capability)
+    if not (
+        _NUMBER.fullmatch(index)
+        and uuid.startswith("GPU-")
+        and (_NUMBER.fullmatch(memory) or _says_why(memory))
+        and _DRIVER.fullmatch(driver)
+        and (version or _says_why(capability))
+        and all(item in _SWITCH or _says_why(item) for item in (mig, persistence))
+    ):
+        return None
     return Gpu(
         index=int(index),
-        name=name,
+        name=", ".join(names),
         uuid=uuid,
-        memory_mib=None if memory in _ABSENT else int(memory),
+        memory_mib=int(memory) if _NUMBER.fullmatch(memory) else None,
         driver=driver,
-        compute_capability=(int(major), int(minor)) if dot else None,
-        mig=_switch(mig),
-        persistence=_switch(persistence),
+        compute_capability=(int(version[1]), int(version[2])) if version and version[2] else None,
+        mig=_SWITCH.get(mig),
+        persistence=_SWITCH.get(persistence),
     )
 
 
-def _switch(text: str) -> bool | None:
-    if text in _ABSENT:
-        return None
-    if text not in ("Enabled", "Disabled"):
-        raise ValueError(f"{text!r} is neither Enabled nor Disabled")
-    return text == "Enabled"
+def _says_why(field: str) -> bool:
+    """Whether a field says why it has no value: ``[Not Supported]``, ``[Unknown Error]`` ..."""
+    return (field.startswith("[") and field.endswith("]")) or field in _ABSENT
+
+
+_GONE = re.compile(r"^\[?GPU (is lost|requires reset)", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_DRIVER = re.compile(r"[0-9]{1,5}(\.[0-9]{1,5}){1,3}")
+#: An old driver was asked for the index in its place.
+_CAPABILITY = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
+_SWITCH = {"Enabled": True, "Disabled": False}
 
 
 #: Part of a message -> what the operator can do, and whether a reboot would help.
@@ -126,6 +189,7 @@ _CAUSES = (
         True,
     ),
     ("Unable to determine the device handle", "a card does not answer; dmesg has an Xid", True),
+    ("did not answer within", "the driver or a card hangs; dmesg may have an Xid", False),
     ("GPU requires reset", "a card waits for a reset", True),
     ("Unknown Error", "a card does not answer; dmesg has an Xid", True),
     ("No devices were found", "the driver runs but takes no card; dmesg says why", False),

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
@@ -27,6 +27,7 @@ from pydantic import SecretBytes, SecretStr
 from vllm_hosts.atomic import locked, private_folder, read_private, write_private
 from vllm_hosts.controller import CA_FILE
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.weak_keys import weaknesses
 
 CA_KEY_FILE = "ca.key"
 _CA_YEARS = 10
@@ -262,14 +263,14 @@ def reason_to_renew(
 
 
 def check_ca_file(path: str) -> list[str]:
-    """What is wrong with a CA file that a user provides, one sentence at most."""
+    """What is wrong with a CA file that a user provides, one sentence each."""
     try:
-        x509.load_pem_x509_certificates(Path(path).read_bytes())
+        roots = x509.load_pem_x509_certificates(Path(path).read_bytes())
     except OSError as error:
         return [f"tls.ca_file {path} cannot be read: {error.strerror}"]
     except ValueError:
         return [f"tls.ca_file {path} holds no certificate in PEM"]
-    return []
+    return [f"tls.ca_file {path} {one}" for one in weaknesses(roots)]
 
 
 def check_files(
@@ -288,8 +289,10 @@ def check_files(
         return [f"tls.key {key_file} cannot be read: {error.strerror}"]
     except TypeError:
         return [f"tls.key {key_file} has a passphrase; nginx needs it without"]
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         return [f"tls.key {key_file} is not a private key in PEM"]
+    if weak := [f"tls.certificate {certificate_file} {one}" for one in weaknesses(chain)]:
+        return weak
     leaf = chain[0]
     found = []
     if key.public_key() != leaf.public_key():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 from vllm_hosts.settings import HostSettings
 
@@ -51,9 +51,22 @@ def parse(line: str) -> Socket:
         raise ValueError(f"not a line of ss: {line!r}")
     address, _, port = fields[4].rpartition(":")
     # An address may carry its interface, and IPv6 has brackets: 127.0.0.53%lo, [fe80::1]%eth0.
-    address = address.replace("[", "").replace("]", "").partition("%")[0]
+    address = plain(address.replace("[", "").replace("]", "").partition("%")[0])
     programs = frozenset(_PROGRAM.findall(fields[6])) if len(fields) > 6 else frozenset[str]()
     return Socket(fields[0], address, int(port), programs)
+
+
+def plain(address: str) -> str:
+    """An address as it is reached: Java and others listen on IPv4 by way of an IPv6 socket, whose
+    address ss shows as ``::ffff:127.0.0.1``.
+
+    :raises ValueError: it is none.
+    """
+    if address == "*":
+        return address
+    found = ip_address(address)
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return str(mapped or found)
 
 
 def unexpected_sockets(

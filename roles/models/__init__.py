@@ -15,6 +15,7 @@ from vllm_hosts import run
 from vllm_hosts.operations.cache import cache_adopted
 from vllm_hosts.operations.docker import image_present
 from vllm_hosts.operations.hub import models_fetched
+from vllm_hosts.operations.image import image_above_floor
 from vllm_hosts.operations.model_copy import models_copied
 from vllm_hosts.operations.tree import tree_synced
 
@@ -24,6 +25,7 @@ def models() -> None:
     """Fetch models from the hub, and copy those that come from the controller."""
     settings = run.current().settings
     image_present(settings.vllm.image, name="The vLLM image is on the host")
+    image_above_floor(settings.vllm, name="The image's vLLM has no known way around its key")
     cache_adopted(
         settings.vllm.cache_directory,
         settings.vllm.fetch_user,

@@ -12,6 +12,7 @@ rejects is put back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from pyinfra.api.deploy import deploy
@@ -51,11 +52,12 @@ def nginx() -> None:
 
 
 def _entries(current: Current) -> Sequence[Entry]:
-    text = look(NginxState).version_text
+    state = look(NginxState)
     try:
-        version = parse_version(text) if text else _USUAL
+        version = parse_version(state.version_text) if state.version_text else _USUAL
     except ValueError as error:
         raise HostError(f"the version of nginx cannot be told: {error}") from error
+    version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
     return [
         *edge_entries(current.settings, current.keys, version),
         *connection_entries(current.settings.edge, look(NginxMainConf)),

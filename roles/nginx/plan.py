@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from roles.nginx.routes import browser_paths, encoded_models, model_routes, routes
 from vllm_hosts import paths
+from vllm_hosts.errors import HostError
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations.edge import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.probe import host_header
@@ -67,12 +69,22 @@ _ERROR_PAGES = {
 _REFUSALS = (400, 401, 403, 404, 405, 413)
 
 
+#: Bytes. nginx rounds a smaller bucket up to the processor's own.
+_CACHE_LINE = 64
+
+
 @dataclass(frozen=True)
 class NginxVersion:
-    """What the edge's configuration depends on. Versions as tuples of three numbers."""
+    """What the edge's configuration depends on. Versions as tuples of three numbers.
+
+    ``ipv6``: whether the host's kernel speaks it. ``names_bucket``: server_names_hash_bucket_size
+    that somebody else's configuration sets, since nginx takes it once only.
+    """
 
     nginx: tuple[int, int, int]
     openssl: tuple[int, int, int]
+    ipv6: bool = True
+    names_bucket: int | None = None
 
 
 def parse_version(text: str) -> NginxVersion:
@@ -130,8 +142,11 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
     """The main file of the edge. Holds no secret."""
     edge = settings.edge
     name = host_header(settings.edge_names[0], edge.https_port)
+    names = [f"[{name}]" if ":" in name else name for name in settings.edge_names]
     return render(
         "nginx/edge.conf.j2",
+        ipv6=version.ipv6,
+        names_bucket=_names_bucket(names, version.names_bucket),
         edge=edge,
         folder=paths.EDGE_FOLDER,
         allow_from=[str(network) for network in edge.allow_from],
@@ -140,7 +155,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
             for agent in settings.agents
         ],
         url=f"https://{name}",
-        server_names=[f"[{name}]" if ":" in name else name for name in settings.edge_names],
+        server_names=names,
         listen_options="" if _has_http2_directive(version) else " http2",
         logs=paths.EDGE_LOGS,
         cors_origins=edge.cors_origins,
@@ -154,6 +169,28 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         model_routes=model_routes(settings),
         models={agent.name: _model_body(agent.client_model_name) for agent in settings.agents},
     )
+
+
+def _names_bucket(names: Sequence[str], there: int | None) -> int | None:
+    """The server_names_hash_bucket_size that these names need; None: nothing is to be said.
+
+    An entry is a pointer, two bytes, the name, filled up to whole pointers, and a pointer ends the
+    bucket (ngx_hash.h, ngx_hash.c). The default is a processor's cache line, often 64 bytes.
+
+    :param there: what is set elsewhere.
+    :raises HostError: that is too small.
+    """
+    longest = max(names, key=len)
+    needed = 8 + -(-(len(longest) + 2) // 8) * 8 + 8
+    if there is None:
+        return None if needed <= _CACHE_LINE else 1 << (needed - 1).bit_length()
+    if there < needed:
+        raise HostError(
+            f"nginx's configuration on this host sets server_names_hash_bucket_size to {there}, and"
+            f" the name {longest} needs {1 << (needed - 1).bit_length()}; raise it there, or take"
+            " the line out"
+        )
+    return None
 
 
 def included(settings: HostSettings, version: NginxVersion) -> dict[str, str]:

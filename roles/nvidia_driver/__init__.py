@@ -10,6 +10,8 @@ Reboots: the host, only if needed and only with nvidia.allow_reboot, one host at
 
 from __future__ import annotations
 
+from functools import partial
+
 from pyinfra.api.deploy import deploy
 
 from roles.nvidia_driver.packages import fabric_manager, holds, install
@@ -58,7 +60,8 @@ def nvidia_driver() -> None:
     tree_synced([upgrades], name="The driver is kept out of unattended upgrades")
     driver_installed(lambda: _install(nvidia), name="The driver is installed")
     driver_answers(
-        reboot_reason,
+        partial(reboot_reason, wanted=settings.gpus),
+        wanted=settings.gpus,
         refused=None if nvidia.allow_reboot else reboot_needed,
         timeout=nvidia.reboot_timeout,
         name="The driver answers",

@@ -7,7 +7,7 @@ and the release notes of 570 (first with Blackwell) and 580 (last with Maxwell, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.gpu import GpuHost
@@ -62,22 +62,37 @@ def series(nvidia: Nvidia, release: Release) -> int:
 
 
 def needs_install(nvidia: Nvidia, host: GpuHost) -> bool:
-    """Whether packages have to be installed: nothing answers, or another series than asked for.
+    """Whether packages have to be installed: there is no driver, or another series than asked for.
 
-    A driver that works is kept, whoever installed it.
+    A driver that answers, or whose module is loaded, is kept, whoever installed it and whatever it
+    complains about: only a series that the settings name takes its place.
     """
-    if host.smi.driver is None:
+    driver = host.smi.driver or host.module
+    if driver is None and not host.loaded:
         return not reboot_helps(host.smi.message or "")
-    return nvidia.driver_series not in (None, int(host.smi.driver.partition(".")[0]))
+    if nvidia.driver_series is None or (host.smi.driver is None and _reboot_first(host)):
+        return False
+    # Of the same series, one that does not answer is put in order by its own packages.
+    return host.smi.driver is None or _series(driver) != nvidia.driver_series
+
+
+def _reboot_first(host: GpuHost) -> bool:
+    return reboot_helps(host.smi.message or "")
+
+
+def _series(driver: str | None) -> int | None:
+    number = (driver or "").partition(".")[0]
+    return int(number) if number.isdecimal() else None
 
 
 def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[str]:
     """Why there will be no working driver, before anything is changed; empty: go ahead."""
     nvidia, smi = settings.nvidia, host.smi
     if not needs_install(nvidia, host):
-        if smi.message is not None and not nvidia.allow_reboot:
-            return [reboot_needed(smi.message)]
-        return []
+        trouble = smi.trouble(settings.gpus)
+        if trouble is None or (reboot_helps(trouble) and nvidia.allow_reboot):
+            return []
+        return [reboot_needed(trouble) if reboot_helps(trouble) else _kept(host, trouble)]
     if not host.cards:
         return ["the PCI bus shows no GPU of NVIDIA's; is one there, and passed to this machine?"]
     found = [*_cards(nvidia, release, host), *_settings(nvidia, release, host)]
@@ -87,12 +102,24 @@ def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[st
             f"an agent asks for GPU {highest}, and the PCI bus shows {len(host.cards)}, numbered"
             " from 0"
         )
-    if smi.driver is not None and not nvidia.allow_reboot:
+    if host.loaded and not nvidia.allow_reboot:
         found.append(
-            f"driver {smi.driver} runs, and series {nvidia.driver_series} in its place needs a"
-            " reboot; set nvidia.allow_reboot = True, or leave nvidia.driver_series out"
+            f"driver {smi.driver or host.module or '(of an unknown version)'} runs, and series"
+            f" {nvidia.driver_series} in its place needs a reboot; set nvidia.allow_reboot = True,"
+            " or leave nvidia.driver_series out"
         )
     return found
+
+
+def _kept(host: GpuHost, why: str) -> str:
+    """The sentence for a driver that is loaded, does not answer, and is not ours to replace."""
+    meaning = f" ({cause(why)})" if cause(why) else ""
+    version = f" {host.module}" if host.module else ""
+    return (
+        f"NVIDIA's kernel module{version} is loaded, and nvidia-smi does not answer: {why}"
+        f"{meaning}; a driver that is loaded is not replaced unasked: reboot the host or repair it,"
+        " or set nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
+    )
 
 
 def reboot_needed(why: str) -> str:
@@ -158,9 +185,12 @@ def _signed(nvidia: Nvidia, release: Release) -> bool:
     return nvidia.driver_source == "distro" and release.os_id == "ubuntu"
 
 
-def reboot_reason(host: GpuHost) -> str | None:
-    """Why only a reboot helps, after everything was installed; None: it would not."""
-    message = host.smi.message
+def reboot_reason(host: GpuHost, wanted: Collection[int] = ()) -> str | None:
+    """Why only a reboot helps, after everything was installed; None: it would not.
+
+    :param wanted: the cards that agents ask for.
+    """
+    message = host.smi.trouble(wanted)
     if message is None:
         return None
     if host.nouveau:

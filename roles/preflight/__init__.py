@@ -11,7 +11,7 @@ from datetime import timedelta
 from pyinfra.api.deploy import deploy
 
 from roles.preflight.memory import memory
-from roles.preflight.plan import folders, problems
+from roles.preflight.plan import folders, notes, own_folders, problems
 from vllm_hosts import run
 from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub import Hub
@@ -43,12 +43,13 @@ def _problems(settings: HostSettings) -> list[str]:
         folders=folders(settings),
         image=settings.vllm.image,
         reader=settings.vllm.fetch_user,
-        models=model_folders(settings) if planned else [],
+        models=sorted({*(model_folders(settings) if planned else []), *own_folders(settings)}),
     )
     found = problems(settings, look(OsRelease), system)
-    # Without a driver that answers there are no cards to plan for.
+    say(notes(settings, system))
+    # Without a driver and cards that answer there is nothing to plan for.
     gpus = cards(system, settings) if planned else None
-    if gpus is None:
+    if gpus is None or system.smi.trouble(settings.gpus):
         return found
     judged = memory(settings, gpus, _models(settings, system))
     say(judged.warnings)

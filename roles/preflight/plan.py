@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vllm_hosts.docker_there import docker_problems
 from vllm_hosts.facts.release import Release
 from vllm_hosts.facts.system import System
 from vllm_hosts.gpus import silent, unusable
-from vllm_hosts.nvidia_smi import Smi
 from vllm_hosts.paths import model_folder
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
@@ -32,12 +32,19 @@ def folders(settings: HostSettings) -> list[str]:
     ]
 
 
+def own_folders(settings: HostSettings) -> list[str]:
+    """Folders with models that somebody put on the host, which are as good as they did it."""
+    return [agent.model for agent in settings.agents if agent.is_folder and not agent.copy_from]
+
+
 def problems(settings: HostSettings, release: Release, system: System) -> list[str]:
     """Everything that stands in the way, one sentence each; empty: go ahead."""
     return [
         *_machine(release, system),
+        *docker_problems(settings.docker.source, release, system.docker),
         *_ports(settings, system),
         *_network(settings, system),
+        *_addresses(settings, system),
         *_disk(settings, system),
         *_gpus(settings, system),
     ]
@@ -87,10 +94,28 @@ def _network(settings: HostSettings, system: System) -> Iterator[str]:
             )
 
 
+def _addresses(settings: HostSettings, system: System) -> Iterator[str]:
+    """What cannot be had on a host without IPv6."""
+    if system.ipv6:
+        return
+    no = "and this host has no IPv6 (ipv6.disable=1)"
+    if names := [name for name in settings.edge_names if ":" in name]:
+        yield f"clients should use the address {names[0]}, {no}; correct edge.names"
+    for agent in settings.agents:
+        if "::" in agent.listen_addresses:
+            yield (
+                f"agent {agent.name!r} is exposed to an IPv6 network, {no}; take the network out of"
+                " its expose.networks, or switch IPv6 on"
+            )
+
+
 def _disk(settings: HostSettings, system: System) -> Iterator[str]:
-    if not system.has_image and system.free[DOCKER_FOLDER] < settings.vllm.image_disk * GIB:
+    folder, free = DOCKER_FOLDER, system.free[DOCKER_FOLDER]
+    if system.images is not None:
+        folder, free = system.images.goes_to(settings.docker.source, system.docker)
+    if not system.has_image and free < settings.vllm.image_disk * GIB:
         yield (
-            f"{DOCKER_FOLDER} has {system.free[DOCKER_FOLDER] / GIB:.1f} GiB free, and the image"
+            f"{folder} has {free / GIB:.1f} GiB free, and the image"
             f" needs {settings.vllm.image_disk} (vllm.image_disk); make room"
         )
     missing = {
@@ -110,6 +135,9 @@ def _disk(settings: HostSettings, system: System) -> Iterator[str]:
                 f"model {agent.model} of agent {agent.name!r} is not a folder on this host;"
                 " copy it there, set copy_from, or name a hub id"
             )
+    for folder in dict.fromkeys(own_folders(settings)):
+        if folder in system.models and system.models[folder].damage:
+            yield f"model {folder} on this host {system.models[folder].damage}"
 
 
 def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
@@ -120,4 +148,15 @@ def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
         if settings.nvidia.driver == "present":
             yield silent(system.gpu_message, settings.nvidia.driver)
         return
-    yield from unusable(settings.agents, Smi(system.gpus, None))
+    for problem in unusable(settings.agents, system.smi):
+        # The role nvidia_driver reboots a host that has lost a card, where it may.
+        if not (settings.nvidia.driver == "install" and system.smi.trouble(settings.gpus)):
+            yield problem
+
+
+def notes(settings: HostSettings, system: System) -> list[str]:
+    """What is odd and keeps nobody from deploying; to be said."""
+    found = [f"nvidia-smi says: {note}" for note in system.gpu_notes if settings.needs_gpu]
+    if not system.ipv6:
+        found.append("this host has no IPv6 (ipv6.disable=1); the edge listens on IPv4 alone")
+    return found

@@ -37,6 +37,7 @@ def vllm() -> None:
         timeout=settings.vllm.health_timeout,
         peers=peers(settings),
         cells={agent: settings.cell(agent) for agent in agents},
+        cards={agent.name: agent.gpus for agent in settings.agents},
         internal_keys={agent: current.keys.internal_of(agent) for agent in agents},
         name="The agents run as compose.yaml says",
     )

@@ -56,7 +56,9 @@ def read(text: str) -> Iterator[Listener]:
         )
         if match is None:
             raise HostError(f"ss said what cannot be read: {line!r}")
+        # An IPv4 address of an IPv6 socket, such as Java's, is that IPv4 address.
         address = re.sub(r"%[^\]]*", "", match[2]).strip("[]")
+        address = re.sub(r"(?i)^::ffff:(?=[0-9.]+$)", "", address)
         programs = tuple(sorted(set(re.findall(r'\("((?:[^"\\]|\\.)*)"', match[4] or ""))))
         yield Listener(match[1], address, int(match[3]), programs)
 

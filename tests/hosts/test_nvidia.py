@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from testinfra.backend.base import CommandResult
 from testinfra.host import Host
 
 from roles.nvidia_container_toolkit.plan import PACKAGES
 from tests.hosts.promise import promise
+from vllm_hosts.errors import HostError
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.text import clean
 
 _UUIDS = "--query-gpu=uuid --format=csv,noheader"
 
@@ -33,8 +36,17 @@ def test_the_agent_sees_its_gpus(
     host: Host, gpu_agent: Agent, noted: Callable[[str, str], None]
 ) -> None:
     indexes = ",".join(str(gpu) for gpu in gpu_agent.gpus)
-    of_host = host.check_output(f"nvidia-smi --id=%s {_UUIDS}", indexes)
-    names = host.check_output("nvidia-smi --query-gpu=index,name --format=csv,noheader")
-    noted("GPUs", "; ".join(line.strip() for line in names.splitlines()))
-    inside = host.check_output(f"docker exec %s nvidia-smi {_UUIDS}", gpu_agent.name)
-    assert sorted(inside.split()) == sorted(of_host.split())
+    of_host = _uuids(host.run(f"nvidia-smi --id=%s {_UUIDS}", indexes))
+    names = host.run("nvidia-smi --query-gpu=index,name --format=csv,noheader")
+    noted("GPUs", "; ".join(line.strip() for line in names.stdout.splitlines()))
+    inside = _uuids(host.run(f"docker exec %s nvidia-smi {_UUIDS}", gpu_agent.name))
+    assert inside == of_host
+    assert len(inside) == len(gpu_agent.gpus)
+
+
+def _uuids(said: CommandResult) -> list[str]:
+    """The cards of an answer; a warning beside them ends nvidia-smi with a code of its own."""
+    found = sorted(line.strip() for line in said.stdout.splitlines() if line.startswith("GPU-"))
+    if not found and said.rc != 0:
+        raise HostError(f"nvidia-smi does not answer: {clean(said.stdout or said.stderr, 500)}")
+    return found

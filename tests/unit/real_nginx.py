@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -98,6 +98,18 @@ class RealEdge:
         )
         self.name = self.settings.edge_names[0]
 
+    def judged(self, names_bucket: int | None = None) -> str:
+        """What ``nginx -t`` has against the configuration; empty: nothing.
+
+        :param names_bucket: what somebody else's configuration sets.
+        """
+        nginx = program("nginx")
+        said = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
+        more = f"server_names_hash_bucket_size {names_bucket};" if names_bucket else ""
+        self._write(replace(parse_version(said), names_bucket=names_bucket), more)
+        words = [nginx, "-t", "-q", "-c", str(self.folder / "nginx.conf")]
+        return subprocess.run(words, capture_output=True, text=True, check=False).stderr
+
     def __enter__(self) -> RealEdge:
         nginx = program("nginx")
         said = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
@@ -120,7 +132,7 @@ class RealEdge:
         self.agent.shutdown()
         self.agent.server_close()
 
-    def _write(self, version: NginxVersion) -> None:
+    def _write(self, version: NginxVersion, more: str = "") -> None:
         ca = LocalCa.load_or_create(self.folder / "ca", "test", utc_now())
         issued = ca.issue(self.settings.edge_names, 20, utc_now())
         (self.folder / "tls").mkdir()
@@ -142,7 +154,7 @@ class RealEdge:
         (self.folder / "nginx.conf").write_text(
             f"{user} worker_processes 1; pid {self.folder}/pid;"
             f" error_log {self.folder}/main.log; events {{ worker_connections 512; }}"
-            f" http {{ {temporary} access_log off; include {self.folder}/edge/{main}; }}"
+            f" http {{ {temporary} {more} access_log off; include {self.folder}/edge/{main}; }}"
         )
 
     def _moved(self, text: str) -> str:

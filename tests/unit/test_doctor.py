@@ -98,6 +98,13 @@ class TestWhatIsNoFault:
         lines = ("WARNING: infoROM is corrupted at gpu 0000:3B:00.0", "0, NVIDIA GB10, [N/A]")
         assert found(with_gpus(healthy(), smi=Said(0, lines))) == []
 
+    def test_a_warning_s_exit_code_is_no_dead_driver(self) -> None:
+        lines = ("0, NVIDIA A10G, 23028", "WARNING: infoROM is corrupted at gpu 0000:00:1E.0")
+        assert found(with_gpus(healthy(), smi=Said(14, lines))) == []
+        health = Said(14, ("0, 34, 0, Not Active, Not Active, Not Active", lines[1]))
+        seen = with_gpus(healthy(), smi=Said(14, lines), health=health)
+        assert (found(seen), list(seen.blind())) == ([], [])
+
 
 class TestWhatIsSaidBesides:
     """Symptoms come after their cause, and advice knows the other agents."""

@@ -40,6 +40,7 @@ from vllm_hosts.apt_sources import extended, read
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.gpu import GpuHost
 from vllm_hosts.facts.release import Release
+from vllm_hosts.nvidia_smi import parse
 from vllm_hosts.settings import Nvidia
 from vllm_hosts.tree import Absent, Entry, File
 
@@ -148,6 +149,50 @@ class TestRefusals:
         [problem] = refused(host, UBUNTU_24, driver_series=580)
         assert "driver 590.48.01 runs, and series 580 in its place needs a reboot" in problem
         assert refused(host, UBUNTU_24, driver_series=580, allow_reboot=True) == []
+
+    WARNED = ("0, NVIDIA A10G, GPU-1, 23028, 550.163.01, 8.6, [N/A], Disabled",
+              "WARNING: infoROM is corrupted at gpu 0000:00:1E.0", "exit 14")  # fmt: skip
+
+    def test_a_warning_replaces_no_driver(self) -> None:
+        host = bare(H100, smi=parse(self.WARNED), module="550.163.01")
+        assert not needs_install(Nvidia(), host)
+        assert refused(host) == []
+        assert reboot_reason(host, [0]) is None
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            ["exit 124"],
+            ["something that nobody knows", "exit 3"],
+            ["exit 1"],
+            ["nvidia-smi is not installed: the driver is missing", "exit 127"],
+            ["No devices were found", "exit 6"],
+        ],
+    )
+    def test_a_module_that_is_loaded_is_not_replaced_unasked(self, said: list[str]) -> None:
+        host = bare(H100, smi=parse(said), module="550.163.01")
+        assert not needs_install(Nvidia(), host)
+        [problem] = refused(host, allow_reboot=True)
+        assert problem.startswith("NVIDIA's kernel module 550.163.01 is loaded, and nvidia-smi")
+        assert "reboot the host or repair it, or set nvidia.driver_series" in problem
+        # Named, it is what the operator wants.
+        assert needs_install(Nvidia(driver_series=580), host)
+        [problem] = refused(host, UBUNTU_24, driver_series=580)
+        assert "driver 550.163.01 runs, and series 580 in its place needs a reboot" in problem
+        assert refused(host, UBUNTU_24, driver_series=580, allow_reboot=True) == []
+
+    def test_a_card_that_the_driver_holds_is_enough(self) -> None:
+        host = replace(bare(), devices=(card(H100, "nvidia"),), smi=smi("no-driver"))
+        assert not needs_install(Nvidia(), host)
+
+    def test_a_lost_card_matters_to_those_who_ask_for_it(self) -> None:
+        host = bare(H100, H100, smi=smi("one-lost"), module="570.172.08")
+        assert refused(host, gpus=(0,)) == []
+        [problem] = refused(host, gpus=(0, 1))
+        assert problem.startswith("a reboot is needed: GPU 1: GPU is lost")
+        assert refused(host, gpus=(1,), allow_reboot=True) == []
+        assert reboot_reason(host, [1]) == "GPU 1: GPU is lost"
+        assert reboot_reason(host, [0]) is None
 
     @pytest.mark.parametrize("answer", ["mismatch", "lost", "handle"])
     def test_what_only_a_reboot_mends_is_said_before_agents_are_touched(self, answer: str) -> None:

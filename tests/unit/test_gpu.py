@@ -74,7 +74,6 @@ def test_all_cards_are_read_in_order() -> None:
         ("handle", "GPU0000:07:00.0: Unknown Error", "Xid", True),
         ("no-devices", "No devices were found", "takes no card", False),
         ("not-installed", "the driver is missing", "no driver", False),
-        ("one-lost", "GPU 1: GPU is lost", "left the bus", True),
     ],
 )
 def test_failures_keep_their_own_words(name: str, words: str, meaning: str, reboot: bool) -> None:
@@ -85,6 +84,76 @@ def test_failures_keep_their_own_words(name: str, words: str, meaning: str, rebo
     assert words in found.message
     assert meaning in cause(found.message)
     assert reboot_helps(found.message) is reboot
+
+
+def test_a_card_that_is_gone_leaves_the_others() -> None:
+    found = smi("one-lost")
+    assert [card.index for card in found.gpus] == [0]
+    assert found.message is None
+    assert found.lost == {1: "GPU is lost"}
+    assert found.trouble([0]) is None
+    assert found.trouble([0, 1]) == "GPU 1: GPU is lost"
+    assert reboot_helps(found.trouble([1]) or "")
+    agents = settings(agents=[QWEN | {"gpus": [1]}]).agents
+    [problem] = unusable(agents, found)
+    assert problem.startswith("agent 'qwen' asks for GPU 1, and nvidia-smi says of it: GPU is lost")
+    assert "reboot the host, or give the agent another GPU" in problem
+
+
+ROW = "0, NVIDIA A10G, GPU-1, 23028, 550.163.01, 8.6, [N/A], Disabled"
+OTHER = "1, NVIDIA A10G, GPU-2, 23028, 550.163.01, 8.6, [N/A], Disabled"
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "cards", "noted"),
+    [
+        # Driver 550 on an A10G, as reported.
+        (
+            [ROW, "WARNING: infoROM is corrupted at gpu 0000:00:1E.0"], 14, [0],
+            "WARNING: infoROM is corrupted at gpu 0000:00:1E.0",
+        ),
+        (["", "Warning: persistence mode is disabled on device GPU 0", ROW, "", OTHER], 0, [0, 1],
+         "Warning: persistence mode is disabled on device GPU 0"),
+        ([ROW, "Unable to determine the device handle for GPU0000:07:00.0: Unknown Error", OTHER],
+         255, [0, 1], "Unknown Error"),
+        ([ROW, "WARNING: 1, 2, 3, 4, 5, 6, 7, 8"], 0, [0], "WARNING: 1, 2"),
+        ([ROW, "1, NVIDIA A1"], 0, [0], "1, NVIDIA A1"),
+        ([ROW], 124, [0], "did not end within 60 s"),
+        ([ROW.replace("A10G", "A10G, rev. b")], 0, [0], ""),
+        ([ROW.replace("0, NV", " 0 , NV", 1)], 0, [0], ""),
+        ([ROW.replace("23028", "[Insufficient Permissions]")], 0, [0], ""),
+        ([ROW.replace("[N/A]", "[Unknown Error]")], 0, [0], ""),
+        ([ROW.replace("Disabled", "[Requested functionality has been deprecated]")], 0, [0], ""),
+        ([ROW.replace("8.6", "[Function Not Found]")], 0, [0], ""),
+    ],
+)  # fmt: skip
+def test_rows_count_whatever_stands_around_them(
+    said: list[str], code: int, cards: list[int], noted: str
+) -> None:
+    found = parse([*said, f"exit {code}"])
+    assert [card.index for card in found.gpus] == cards
+    assert found.message is None
+    assert found.driver == "550.163.01"
+    assert noted in " ".join(found.notes)
+    assert bool(noted) is bool(found.notes)
+
+
+def test_a_driver_that_hangs_is_there() -> None:
+    message = parse(["exit 124"]).message
+    assert message == "nvidia-smi did not answer within 60 s"
+    assert cause(message)
+
+
+def test_a_query_ends_though_nvidia_smi_does_not(tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{ROW}'\nexec sleep 60\n")
+    program.chmod(0o755)
+    script = QUERY.replace("timeout -k 5 60", "timeout -k 1 0.2")
+    done = subprocess.run(
+        ["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True, text=True, check=True, timeout=5,
+    )  # fmt: skip
+    assert [card.index for card in parse(done.stdout.splitlines()).gpus] == [0]
 
 
 def test_every_recorded_answer_is_read_by_a_test() -> None:

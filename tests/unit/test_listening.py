@@ -25,6 +25,9 @@ def one(protocol: str, where: str, users: str) -> Listener:
         ("[::]:80", "::", 80),
         ("127.0.0.53%lo:53", "127.0.0.53", 53),
         ("[fe80::1]%eth0:546", "fe80::1", 546),
+        ("[::ffff:127.0.0.1]:9300", "127.0.0.1", 9300),
+        ("[::FFFF:127.0.0.1]%lo:9300", "127.0.0.1", 9300),
+        ("[::ffff:0.0.0.0]:9300", "0.0.0.0", 9300),
     ],
 )
 def test_reading_an_address(where: str, address: str, port: int) -> None:
@@ -49,6 +52,9 @@ def test_what_cannot_be_read_is_not_checked() -> None:
         ("tcp", "0.0.0.0:9090", PROXY, False),
         ("tcp", "*:9100", 'users:(("node_exporter",pid=5,fd=3))', True),
         ("tcp", "127.0.0.1:40311", 'users:(("containerd",pid=8,fd=9))', True),
+        ("tcp", "[::ffff:127.0.0.1]:9300", 'users:(("java",pid=8,fd=9))', True),
+        ("tcp", "[::ffff:10.0.0.5]:9300", 'users:(("java",pid=8,fd=9))', False),
+        ("tcp", "[::ffff:0.0.0.0]:9300", 'users:(("java",pid=8,fd=9))', False),
         ("tcp", "0.0.0.0:111", "", False),
         ("udp", "0.0.0.0:9100", 'users:(("cat",pid=1,fd=1))', False),
         ("udp", "0.0.0.0:51820", "", True),

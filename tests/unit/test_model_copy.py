@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pyinfra.api.command import FileUploadCommand, FunctionCommand, StringCommand
 
+from tests.unit.model_files import safetensors
 from tests.unit.test_tree_operation import apply
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import hub as facts
@@ -20,7 +21,8 @@ from vllm_hosts.hub.local import local_model
 from vllm_hosts.operations import model_copy as operation
 from vllm_hosts.operations.model_copy import Copy, _compare, _send
 
-WEIGHTS = os.urandom(300_000)
+WEIGHTS = safetensors(content=os.urandom(299_888))
+SMALL = safetensors(7)
 
 
 class Cut(Exception):
@@ -207,7 +209,7 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
 def test_the_hub_s_own_cache_is_a_folder_to_copy_from(tmp_path: Path) -> None:
     snapshot = snapshot_of_the_hub(tmp_path)
     found = local_model(str(snapshot), allow_pickle=False)
-    assert found.sizes == {"config.json": 2, "model.safetensors": 7}
+    assert found.sizes == {"config.json": 2, "model.safetensors": len(SMALL)}
     # The folder that was named may be a link: somebody decided that.
     (tmp_path / "link").symlink_to(snapshot)
     assert local_model(str(tmp_path / "link"), allow_pickle=False).sizes == found.sizes
@@ -216,7 +218,7 @@ def test_the_hub_s_own_cache_is_a_folder_to_copy_from(tmp_path: Path) -> None:
 def snapshot_of_the_hub(folder: Path) -> Path:
     repository = folder / "models--org--name"
     (repository / "blobs").mkdir(parents=True)
-    (repository / "blobs/x").write_bytes(b"weights")
+    (repository / "blobs/x").write_bytes(SMALL)
     snapshot = repository / "snapshots/abc"
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").symlink_to("../../blobs/x")
@@ -230,7 +232,7 @@ def model(folder: Path) -> Path:
     (root / ".git").mkdir()
     (root / ".git/config").write_text("url = https://alice:password@example.com/")
     (root / "config.json").write_text("{}")
-    (root / "model.safetensors").write_bytes(b"weights")
+    (root / "model.safetensors").write_bytes(SMALL)
     return root
 
 

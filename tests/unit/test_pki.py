@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -16,14 +19,16 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from cryptography.x509.oid import NameOID
 
 from roles.tls.plan import from_local_ca
 from tests.unit.samples import settings
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts.tls import Certificate
 from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
-from vllm_hosts.pki import LocalCa, certificate_names, check_files, reason_to_renew
+from vllm_hosts.pki import LocalCa, certificate_names, check_ca_file, check_files, reason_to_renew
 from vllm_hosts.tree import File, Kept
+from vllm_hosts.weak_keys import weaknesses
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NAMES = ["llm.example.com", "192.0.2.11", "2001:db8::11"]
@@ -192,3 +197,101 @@ def test_a_chain_out_of_order_is_refused(tmp_path: Path, ca: LocalCa) -> None:
 def test_unencrypted_keys_are_what_nginx_reads(ca: LocalCa) -> None:
     key = load_pem_private_key(ca.issue(NAMES, 90, NOW).key_pem.get_secret_value(), password=None)
     assert key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def self_made(
+    folder: Path,
+    key: Any,
+    *,
+    digest: Any = hashes.SHA256(),  # noqa: B008
+    issuer: str | None = None,
+) -> list[str]:
+    """A certificate with this key; :param issuer: another name signs it, with a key of its own."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "llm.example.com")])
+    signer = rsa.generate_private_key(65537, 2048) if issuer else key
+    by = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]) if issuer else name
+    if isinstance(signer, ed25519.Ed25519PrivateKey):
+        digest = None
+    names = [x509.DNSName("llm.example.com")]
+    certificate = (
+        x509.CertificateBuilder(by, name, key.public_key(), 7)
+        .not_valid_before(NOW - timedelta(days=1))
+        .not_valid_after(NOW + timedelta(days=60))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(signer, digest)
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return judged(folder, ["llm.example.com"])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: rsa.generate_private_key(65537, 1024), "an RSA key of 1024 bits (CN=llm.example"),
+        (lambda: rsa.generate_private_key(65537, 1536), "an RSA key of 1536 bits"),
+        (lambda: ec.generate_private_key(ec.SECP224R1()), "on the curve secp224r1"),
+        (lambda: ec.generate_private_key(ec.SECP256K1()), "on the curve secp256k1"),
+        (lambda: ec.generate_private_key(ec.SECP521R1()), "on the curve secp521r1"),
+        (lambda: dsa.generate_private_key(1024), "of the kind DSA"),
+        (ed25519.Ed25519PrivateKey.generate, "of the kind Ed25519"),
+    ],
+)
+def test_a_weak_key_is_refused(tmp_path: Path, make: Any, words: str) -> None:
+    [problem] = self_made(tmp_path, make())
+    assert words in problem
+    assert problem.endswith("use ECDSA on P-256 or P-384, or RSA with 2048 bits or more")
+    assert check_ca_file(str(tmp_path / "cert.pem")) == [
+        problem.replace("tls.certificate", "tls.ca_file")
+    ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rsa.generate_private_key(65537, 2048),
+        lambda: ec.generate_private_key(ec.SECP256R1()),
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+    ],
+)
+def test_a_key_that_tls_has_is_taken(tmp_path: Path, make: Any) -> None:
+    assert self_made(tmp_path, make()) == []
+    assert check_ca_file(str(tmp_path / "cert.pem")) == []
+
+
+def test_a_weak_link_of_the_chain_is_refused(tmp_path: Path, ca: LocalCa) -> None:
+    self_made(tmp_path, rsa.generate_private_key(65537, 1024))
+    weak = (tmp_path / "cert.pem").read_bytes()
+    files(tmp_path, ca)
+    leaf = (tmp_path / "cert.pem").read_bytes()
+    (tmp_path / "cert.pem").write_bytes(leaf + weak)
+    assert "an RSA key of 1024 bits" in judged(tmp_path)[0]
+
+
+def test_signatures_with_sha1_are_refused_but_for_a_root_s_own(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha1", "-days", "60",
+         "-subj", "/CN=root", "-keyout", str(tmp_path / "root.key"),
+         "-out", str(tmp_path / "root.pem")],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip("this OpenSSL does not sign with SHA-1")
+    root = x509.load_pem_x509_certificate((tmp_path / "root.pem").read_bytes())
+    assert list(weaknesses([root])) == []
+    subprocess.run(
+        ["openssl", "req", "-new", "-key", str(tmp_path / "root.key"), "-subj", "/CN=leaf",
+         "-out", str(tmp_path / "leaf.csr")],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    subprocess.run(
+        ["openssl", "x509", "-req", "-sha1", "-in", str(tmp_path / "leaf.csr"), "-CA",
+         str(tmp_path / "root.pem"), "-CAkey", str(tmp_path / "root.key"), "-set_serial", "2",
+         "-out", str(tmp_path / "leaf.pem")],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    leaf = x509.load_pem_x509_certificate((tmp_path / "leaf.pem").read_bytes())
+    [problem] = weaknesses([leaf])
+    assert "is signed with SHA1 (CN=leaf), which OpenSSL refuses" in problem

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from roles.preflight.plan import folders, problems
+from roles.preflight.plan import folders, notes, problems
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts.release import Release
 from vllm_hosts.facts.system import Listener, System
@@ -81,6 +81,10 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
             "the GPU driver does not answer: Driver/library version mismatch",
         ),
         (
+            {"gpus": GOOD.gpus[:2], "gpus_lost": {2: "GPU is lost"}},
+            "agent 'coder' asks for GPU 2, and nvidia-smi says of it: GPU is lost",
+        ),
+        (
             {"gpus": (replace(GOOD.gpus[0], mig=True), *GOOD.gpus[1:])},
             "agent 'qwen' asks for GPU 0, which is split up (MIG)",
         ),
@@ -94,6 +98,28 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
 def test_each_obstacle_gets_one_sentence(system: dict[str, object], words: str) -> None:
     [problem] = problems(SETTINGS, GOOD_RELEASE, replace(GOOD, **system))  # type: ignore[arg-type]
     assert words in problem
+
+
+def test_a_warning_of_the_driver_is_said_and_stops_nobody() -> None:
+    warning = "WARNING: infoROM is corrupted at gpu 0000:00:1E.0"
+    system = replace(GOOD, gpu_notes=(warning,))
+    assert problems(SETTINGS, GOOD_RELEASE, system) == []
+    assert notes(SETTINGS, system) == [f"nvidia-smi says: {warning}"]
+    assert notes(settings(agents=[QWEN | {"gpus": []}]), system) == []
+
+
+def test_a_host_without_ipv6_is_taken_and_told() -> None:
+    system = replace(GOOD, ipv6=False)
+    assert problems(SETTINGS, GOOD_RELEASE, system) == []
+    assert notes(SETTINGS, system) == [
+        "this host has no IPv6 (ipv6.disable=1); the edge listens on IPv4 alone"
+    ]
+    named = settings(agents=[QWEN, CODER], edge={"names": ["llm.example.com", "2001:db8::11"]})
+    [problem] = problems(named, GOOD_RELEASE, system)
+    assert "2001:db8::11, and this host has no IPv6" in problem
+    exposed = QWEN | {"expose": {"networks": ["2001:db8::/32"], "unguarded_routes": "accepted"}}
+    [problem] = problems(settings(agents=[exposed, CODER]), GOOD_RELEASE, system)
+    assert "agent 'qwen' is exposed to an IPv6 network, and this host has no IPv6" in problem
 
 
 def test_disk_is_not_asked_for_twice() -> None:

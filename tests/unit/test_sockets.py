@@ -33,6 +33,12 @@ GOOD = [
     line("udp", "10.0.0.5%eth0:68", 'users:(("systemd-network",pid=7,fd=14))'),
     line("udp", "[fe80::1]%eth0:546", 'users:(("systemd-network",pid=7,fd=14))'),
     line("udp", "0.0.0.0:51820", ""),
+    # Java, on loopback by way of IPv6.
+    line("tcp", "[::ffff:127.0.0.1]:9300", 'users:(("java",pid=5,fd=3))'),
+    line("tcp", "[::ffff:127.0.1.1]%lo:9301", 'users:(("java",pid=5,fd=3))'),
+    line("udp", "[::ffff:127.0.0.1]:9302", 'users:(("java",pid=5,fd=3))'),
+    line("tcp", "[::ffff:127.0.0.1]:8001", PROXY),
+    line("tcp", "[::ffff:0.0.0.0]:22", SSHD),
     line("udp", "[::1]:323", 'users:(("chronyd",pid=7,fd=6))'),
 ]
 
@@ -49,6 +55,11 @@ def test_a_host_as_it_should_be() -> None:
         (line("tcp", "10.0.0.5:8001", PROXY), "agent 'qwen' listens on"),
         (line("tcp", "127.0.0.1:8001", 'users:(("python3",pid=1,fd=1))'), "is taken"),
         (line("tcp", "127.0.0.1:8001", ""), "is taken"),
+        (line("tcp", "[::ffff:0.0.0.0]:9300", 'users:(("java",pid=1,fd=1))'), "0.0.0.0:9300"),
+        (line("tcp", "[::ffff:10.0.0.5]:9300", 'users:(("java",pid=1,fd=1))'), "10.0.0.5:9300"),
+        (line("tcp", "[::ffff:127.0.0.1]:8001", 'users:(("java",pid=1,fd=1))'), "is taken"),
+        (line("tcp", "[::ffff:10.0.0.5]:8001", PROXY), "agent 'qwen' listens on"),
+        (line("tcp", "[::127.0.0.1]:9300", 'users:(("java",pid=1,fd=1))'), "9300 (java)"),
         (line("tcp", "*:9999", 'users:(("cat",pid=1,fd=1))'), "*:9999 (cat)"),
         (line("tcp", "[::]:9998", 'users:(("cat",pid=1,fd=1))'), "[::]:9998 (cat)"),
         (line("tcp", "0.0.0.0:22", 'users:(("cat",pid=1,fd=1))'), ":22 (cat)"),

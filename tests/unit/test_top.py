@@ -15,7 +15,7 @@ from vllm_hosts.facts.base import END
 from vllm_hosts.top import parse
 from vllm_hosts.top.draw import View, lines, picture
 from vllm_hosts.top.export import as_json
-from vllm_hosts.top.look import Doing
+from vllm_hosts.top.look import Doing, _gpus
 from vllm_hosts.top.sample import AgentSample, Gpu, HostSample, Metrics, Rates, Usage, rates
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -48,6 +48,15 @@ def test_cards_as_nvidia_smi_tells_of_them() -> None:
 def test_a_line_that_is_no_card_is_not_guessed_at(line: str) -> None:
     with pytest.raises(ValueError):
         parse.gpus([line])
+
+
+@pytest.mark.parametrize("code", [0, 14, 124])
+def test_cards_are_shown_with_the_driver_s_warning(code: int) -> None:
+    warning = "WARNING: infoROM is corrupted at gpu 0000:00:1E.0"
+    row = "0, NVIDIA H200, 130211, 143771, 97, 64, 612.31, 700.00, Disabled"
+    cards, words = _gpus([row, warning, f"exit {code}"])
+    assert cards == (H200,)
+    assert words == warning
 
 
 def test_what_containers_use() -> None:

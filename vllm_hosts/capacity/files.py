@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 from vllm_hosts.bounded import INDEX_SIZE, BoundError, parse_json, read_file, why
 from vllm_hosts.capacity.fields import UnplannableError
 from vllm_hosts.capacity.model import ModelFiles
+from vllm_hosts.weights import IS_POINTER, LARGEST, is_pointer, parts, read_total, tensor_bytes
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 #: Bytes of a config.json: those that list every quantised module have a few hundred thousand.
 CONFIG_SIZE = 4 << 20
-#: Bytes of weights. No model has a pebibyte.
-LARGEST = 1 << 50
 
 
 def parse_config(model: str, text: str | bytes) -> Mapping[str, Any]:
@@ -24,6 +22,8 @@ def parse_config(model: str, text: str | bytes) -> Mapping[str, Any]:
 
     :raises UnplannableError: it is no JSON object.
     """
+    if is_pointer(text.encode() if isinstance(text, str) else text):
+        raise UnplannableError(f"the config.json of {model} {IS_POINTER}")
     try:
         config = parse_json(text, size=CONFIG_SIZE)
     except BoundError as error:
@@ -35,33 +35,42 @@ def parse_config(model: str, text: str | bytes) -> Mapping[str, Any]:
     return config
 
 
-def total_size(model: str, text: str | bytes) -> int:
-    """Bytes of weights, from the text of a safetensors index.
+def total_size(model: str, text: str | bytes) -> int | None:
+    """Bytes of weights, from the text of a safetensors index; None: it does not say.
 
-    :raises UnplannableError: it does not say.
+    :raises UnplannableError: it cannot be read, or says what no model has.
     """
     try:
-        size = parse_json(text, size=INDEX_SIZE)["metadata"]["total_size"]
-        # Some libraries have written it as 1.5e10.
-        if not isinstance(size, int | float) or not 0 < size <= LARGEST:
-            raise ValueError
+        index = parse_json(text, size=INDEX_SIZE)
     except BoundError as error:
         raise UnplannableError(f"the {INDEX} of {model} is not read: {error}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UnplannableError(f"the {INDEX} of {model} has no metadata.total_size") from None
-    return int(size)
+    except ValueError as error:
+        raise UnplannableError(f"the {INDEX} of {model} is not JSON: {why(error)}") from None
+    metadata = index.get("metadata") if isinstance(index, dict) else None
+    said = metadata.get("total_size") if isinstance(metadata, dict) else None
+    total = read_total(said)
+    if total is None and isinstance(said, int | float) and said > LARGEST:
+        raise UnplannableError(f"the {INDEX} of {model} has a metadata.total_size of no model")
+    return total
 
 
 def read_folder(model: str, folder: Path) -> ModelFiles:
     """A folder with config.json, and weights or their index if they are there.
 
-    :raises UnplannableError: the folder or its config.json cannot be read.
+    :raises UnplannableError: the folder or its config.json cannot be read, or there are files that
+        hold no weights.
     """
     try:
         config = parse_config(model, read_file(folder / "config.json", CONFIG_SIZE))
+        total, names = None, frozenset[str]()
         if (folder / INDEX).is_file():
-            return ModelFiles(config, total_size(model, read_file(folder / INDEX, INDEX_SIZE)))
-        return ModelFiles(config, _weights(folder))
+            index = read_file(folder / INDEX, INDEX_SIZE)
+            if is_pointer(index):
+                raise UnplannableError(f"{folder} holds no weights: {INDEX} {IS_POINTER}")
+            total, names = total_size(model, index), parts(index, INDEX_SIZE)
+        # The files themselves are looked at in any case: a pointer is no weights.
+        files = _weights(folder, names)
+        return ModelFiles(config, files if total is None else total)
     except BoundError as error:
         raise UnplannableError(
             f"the config.json or {INDEX} in {folder} is not read: {error}"
@@ -72,22 +81,25 @@ def read_folder(model: str, folder: Path) -> ModelFiles:
         ) from None
 
 
-def _weights(folder: Path) -> int | None:
-    """Bytes of tensors in all safetensors files; each begins with the length of its header.
+def _weights(folder: Path, names: frozenset[str]) -> int | None:
+    """Bytes of tensors in the safetensors files; None: there are none, or not all.
 
-    Format: https://huggingface.co/docs/safetensors/index#format. Mistral's ``consolidated`` files
-    are a second copy, which vLLM leaves alone where there is another.
+    Mistral's ``consolidated`` files are a second copy, which vLLM leaves alone where there is
+    another.
+
+    :param names: those that the index names; empty: all of the folder.
     """
     total = 0
-    for file in folder.glob("*.safetensors"):
+    for file in sorted(folder.glob("*.safetensors")):
         # Nothing but files is opened: a FIFO would never answer.
         if file.name.startswith("consolidated") or not file.is_file():
             continue
+        if names and file.name not in names:
+            continue
+        names -= {file.name}
         with file.open("rb") as opened:
-            start = opened.read(8)
-        size = file.stat().st_size
-        header: int = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if header > size - 8:
-            raise UnplannableError(f"{file} is no safetensors file: its header does not fit in it")
-        total += size - 8 - header
-    return total or None
+            try:
+                total += tensor_bytes(opened, file.stat().st_size)
+            except ValueError as error:
+                raise UnplannableError(f"{folder} holds no weights: {file.name} {error}") from None
+    return None if names else total or None

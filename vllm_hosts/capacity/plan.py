@@ -10,11 +10,11 @@ from vllm_hosts.capacity.arguments import Arguments, arguments, offloads
 from vllm_hosts.capacity.cache import BLOCK, Cache, cache
 from vllm_hosts.capacity.estimates import GIB
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.files import LARGEST
 from vllm_hosts.capacity.model import Model, ModelFiles, describe
 from vllm_hosts.capacity.result import AgentPlan, Gpu, HostPlan, Needs, Verdict
 from vllm_hosts.capacity.sizes import weight_size
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.weights import LARGEST
 
 #: A suggested length is a multiple of this many tokens where it is longer than two of them.
 _ROUND = 1024

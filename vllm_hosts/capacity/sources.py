@@ -91,6 +91,8 @@ def _read(
         return _or_sentence(lambda: read_folder(agent.model, copy))
     if folder in found:
         there = found[folder]
+        if there.damage and agent.is_folder:
+            return f"{agent.model} on the host {there.damage}"
         return _or_sentence(
             lambda: ModelFiles(parse_config(agent.model, there.config), there.weight_bytes)
         )

@@ -176,7 +176,10 @@ look_at_kernel() {
 }
 
 look_at_disks() {
-    for folder in / /var/log /var/lib/docker /etc/nginx "$directory" "$cache"; do
+    # Docker's images may be told to be elsewhere, and from Docker 29 on are containerd's.
+    root=$(sed -n 's/.*"data-root" *: *"\(\/[^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null)
+    for folder in / /var/log /var/lib/docker /var/lib/containerd "${root:-/}" /etc/nginx \
+        "$directory" "$cache"; do
         [ -d "$folder" ] || continue
         df -P -B1 "$folder" 2>/dev/null | sed -n '2s/^/bytes /p'
         df -P -i "$folder" 2>/dev/null | sed -n '2s/^/inodes /p'

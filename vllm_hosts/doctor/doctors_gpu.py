@@ -45,7 +45,7 @@ _REASONS = (
 
 def _broken(seen: Seen) -> GpusSeen | None:
     """What was seen where nvidia-smi fails."""
-    return seen.gpus if seen.gpus and seen.gpus.smi.code != 0 else None
+    return seen.gpus if seen.gpus and not seen.gpus.answer else None
 
 
 def _driver_says(seen: Seen, pattern: Pattern[str]) -> Iterator[Finding]:
@@ -97,7 +97,13 @@ def driver_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("gpu-lost")
 def gpu_lost(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """nvidia-smi's own words."""
+    """nvidia-smi's own words, which it also says of one card among others that answer."""
+    for index, why in sorted(seen.gpus.lost.items()) if seen.gpus else ():
+        yield Finding(f"nvidia-smi says of GPU {index}: {why}")
+        return
+    if seen.gpus and seen.gpus.answer and words.LOST.search(seen.gpus.smi.text):
+        yield Finding(f"nvidia-smi: {seen.gpus.smi.text}")
+        return
     yield from _driver_says(seen, words.LOST)
 
 
@@ -126,11 +132,11 @@ def driver_not_loaded(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("gpu-missing")
 def gpu_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """An agent asks for a card that the driver does not show."""
-    if seen.gpus is None or seen.gpus.smi.code != 0:
+    if seen.gpus is None or not seen.gpus.answer:
         return
     there = seen.gpus.indexes
     for agent in settings.agents:
-        for gpu in sorted(set(agent.gpus) - there):
+        for gpu in sorted(set(agent.gpus) - there - set(seen.gpus.lost)):
             shown = ", ".join(str(index) for index in sorted(there)) or "none"
             values = {"agent": agent.name, "gpu": gpu, "there": shown}
             yield Finding(f"nvidia-smi lists {len(there)} GPU(s)", values=values)
@@ -174,7 +180,7 @@ def driver_too_old(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("container-without-gpu")
 def container_without_gpu(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The host's nvidia-smi lists cards, the container's does not."""
-    if seen.gpus is None or seen.gpus.smi.code != 0:
+    if seen.gpus is None or not seen.gpus.answer:
         return
     for agent in seen.agents:
         values = {"agent": agent.name}
@@ -194,10 +200,10 @@ def container_without_gpu(settings: HostSettings, seen: Seen) -> Iterator[Findin
 
 def _health(seen: Seen) -> Iterator[list[str]]:
     """Per card: index, temperature, uncorrected ECC errors, and three reasons to be slow."""
-    if seen.gpus and seen.gpus.health and seen.gpus.health.code == 0:
+    if seen.gpus and seen.gpus.health:
         for line in seen.gpus.health.lines:
             row = line.split(", ")
-            if len(row) == 3 + len(_REASONS):
+            if len(row) == 3 + len(_REASONS) and row[0].isdecimal():
                 yield row
 
 

@@ -83,18 +83,28 @@ class GpusSeen:
     @property
     def indexes(self) -> frozenset[int]:
         """The cards that the driver shows."""
-        return frozenset(int(row[0]) for row in self._rows())
+        return frozenset(int(row[0]) for row in self._rows() if not row[1].startswith("["))
+
+    @property
+    def lost(self) -> dict[int, str]:
+        """Cards that are listed and say only why they do not answer, by index."""
+        return {int(row[0]): row[1].strip("[]") for row in self._rows() if row[1].startswith("[")}
+
+    @property
+    def answer(self) -> bool:
+        """Whether the driver answers. A warning beside its cards also has an exit code."""
+        return self.smi.code == 0 or bool(self.indexes)
 
     @property
     def memory(self) -> dict[int, float]:
         """GiB by card, for those that say it."""
-        return {int(row[0]): int(row[2]) / 1024 for row in self._rows() if row[2].isdigit()}
+        return {int(row[0]): int(row[2]) / 1024 for row in self._rows() if row[2].isdecimal()}
 
     def _rows(self) -> Iterator[list[str]]:
-        for line in self.smi.lines if self.smi.code == 0 else ():
-            row = line.split(", ")
+        for line in self.smi.lines:
+            row = [item.strip() for item in line.split(", ")]
             # Warnings about a card stand between the rows.
-            if len(row) == 3 and row[0].isdigit():
+            if len(row) == 3 and row[0].isdecimal() and row[0].isascii():
                 yield row
 
 
@@ -172,7 +182,7 @@ class Seen:
         """What could not be looked at, one sentence each, where nothing else explains it."""
         if self.kernel is None:
             yield "the kernel's log: neither journalctl nor dmesg shows it"
-        if self.gpus and self.gpus.smi.code == 0 and not _readable(self.gpus.health):
+        if self.gpus and self.gpus.answer and not _readable(self.gpus.health):
             said = self.gpus.health.text if self.gpus.health else ""
             yield f"ECC errors and slowdowns of the GPUs: {said or 'nvidia-smi says nothing'}"
         for agent in self.agents:
@@ -183,4 +193,4 @@ class Seen:
 
 
 def _readable(said: Said | None) -> bool:
-    return said is not None and said.code == 0 and bool(said.lines)
+    return said is not None and any(line[:1].isdigit() for line in said.lines)

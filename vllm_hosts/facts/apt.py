@@ -99,7 +99,8 @@ class AptSourceFiles(HostFact[Mapping[str, str]]):
 
     def parse(self, lines: list[str]) -> Mapping[str, str]:
         return {
-            path: base64.b64decode("".join(content), validate=True).decode()
+            # A comment may be in any encoding.
+            path: base64.b64decode("".join(content), validate=True).decode(errors="surrogateescape")
             for path, content in sections(lines).items()
         }
 

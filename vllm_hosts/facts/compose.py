@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from shlex import quote
 
@@ -11,6 +12,8 @@ from vllm_hosts.facts.base import HostFact, ending, sections
 COMPOSE = 'env -i PATH="$PATH" HOME="${HOME:-/root}" docker compose'
 
 
+#: A service's name and its hash. No warning has just two words, the second of this form.
+_HASH = re.compile(r"([a-z0-9][a-z0-9_.-]*) ([0-9a-z]{3,128})")
 _NETWORK = (
     '{{index .Labels "com.docker.compose.network"}} {{.Name}}'
     " {{range .IPAM.Config}}{{.Subnet}}{{end}}"
@@ -91,8 +94,15 @@ class ComposeProject(HostFact[Project]):
         parts = sections(lines)
         *hashes, code = parts["hashes"]
         good = code == "exit 0"
+        # Warnings stand between the hashes. No hash at all among lines is no empty project, which
+        # would have every agent made anew.
+        wanted = {
+            found[1]: found[2] for line in hashes if (found := _HASH.fullmatch(line)) is not None
+        }
+        if good and hashes and not wanted:
+            raise ValueError(f"Compose says no hash: {' '.join(hashes)[:300]!r}")
         return Project(
-            wanted=dict(_pair(line) for line in hashes) if good else {},
+            wanted=wanted if good else {},
             containers=tuple(Container(*line.split()) for line in parts["containers"]),
             error=None if good else " ".join(hashes),
             networks=tuple(_network(line) for line in parts["networks"]),
@@ -102,11 +112,6 @@ class ComposeProject(HostFact[Project]):
 def _network(line: str) -> Network:
     key, name, subnet, bridge, *containers = line.split()
     return Network(key, name, subnet, bridge, tuple(containers))
-
-
-def _pair(line: str) -> tuple[str, str]:
-    service, config_hash = line.split()
-    return service, config_hash
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.tree import STAMPS
+from vllm_hosts.text import clean
 
 DAEMON_JSON = "/etc/docker/daemon.json"
 
@@ -78,3 +81,36 @@ class ImageId(HostFact[str]):
 
     def parse(self, lines: list[str]) -> str:
         return "".join(sections(lines)["id"])
+
+
+#: The image that was asked last for its vLLM, and what it said.
+IMAGE_VERSION = f"{STAMPS}/image-version"
+
+
+@dataclass(frozen=True)
+class ImageFound:
+    """``id`` is empty where the host does not have the image; ``version`` is what it said of its
+    vLLM, None where it was not asked."""
+
+    id: str
+    version: str | None
+
+
+class ImageVersion(HostFact[ImageFound]):
+    """Which vLLM an image has, if it was asked since it came to this host."""
+
+    what = "the container images"
+
+    def command(self, image: str) -> str:
+        return ending(
+            f"""
+            echo '== id'; docker image inspect --format '{{{{.Id}}}}' {quote(image)} 2>/dev/null
+            echo '== note'; cat {IMAGE_VERSION} 2>/dev/null
+            """
+        )
+
+    def parse(self, lines: list[str]) -> ImageFound:
+        parts = sections(lines)
+        found = "".join(parts["id"])
+        asked, _, version = "".join(parts["note"]).partition(" ")
+        return ImageFound(found, clean(version, 100) if found and asked == found else None)

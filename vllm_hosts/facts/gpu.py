@@ -42,6 +42,13 @@ class GpuHost:
         return tuple(device for device in self.devices if device.is_gpu)
 
     @property
+    def loaded(self) -> bool:
+        """Whether NVIDIA's driver runs, be it that nothing but the kernel knows."""
+        return bool(self.module or self.smi.driver) or any(
+            card.driver == "nvidia" for card in self.cards
+        )
+
+    @property
     def nouveau(self) -> bool:
         """Whether the free driver holds a card, which it gives back only at a reboot."""
         return any(card.driver == "nouveau" for card in self.cards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from dataclasses import dataclass
 
@@ -13,11 +14,17 @@ MAIN_CONF = "/etc/nginx/nginx.conf"
 
 @dataclass(frozen=True)
 class Nginx:
-    """``version_text`` is what ``nginx -V`` prints; empty where nginx is not installed."""
+    """``version_text`` is what ``nginx -V`` prints; empty where nginx is not installed.
+
+    ``ipv6``: whether the kernel speaks it; ``names_bucket``: the server_names_hash_bucket_size that
+    a file other than ours sets for the whole of it.
+    """
 
     version_text: str
     active: bool
     enabled: bool
+    ipv6: bool = True
+    names_bucket: int | None = None
 
 
 class NginxState(HostFact[Nginx]):
@@ -31,6 +38,13 @@ class NginxState(HostFact[Nginx]):
             echo '== version'; ! command -v nginx >/dev/null || nginx -V 2>&1
             echo '== active'; systemctl is-active nginx.service 2>/dev/null
             echo '== enabled'; systemctl is-enabled nginx.service 2>/dev/null
+            echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
+            echo '== names'
+            for file in /etc/nginx/nginx.conf /etc/nginx/conf.d/*.conf /etc/nginx/sites-enabled/*
+            do
+                [ -f "$file" ] && [ "${file##*/}" != vllm-hosts.conf ] || continue
+                sed -n 's/^[[:space:]]*server_names_hash_bucket_size[[:space:]]*//p' "$file"
+            done
             """
         )
 
@@ -40,7 +54,17 @@ class NginxState(HostFact[Nginx]):
             version_text="\n".join(parts["version"]),
             active=parts["active"] == ["active"],
             enabled=parts["enabled"] == ["enabled"],
+            ipv6=parts["ipv6"] == ["present"],
+            names_bucket=next(map(_size, parts["names"]), None),
         )
+
+
+def _size(text: str) -> int:
+    """nginx's sizes: ``128``, ``1k``; a semicolon ends them, and a comment may follow."""
+    found = re.match(r"([0-9]{1,9})([kKmM]?)\s*;", text)
+    if found is None:
+        raise ValueError(f"server_names_hash_bucket_size is {text[:80]!r}")
+    return int(found[1]) << {"": 0, "k": 10, "m": 20}[found[2].lower()]
 
 
 @dataclass(frozen=True)

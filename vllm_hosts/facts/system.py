@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from shlex import quote
 
+from vllm_hosts.docker_there import DockerThere
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
-from vllm_hosts.nvidia_smi import QUERY, Gpu, parse
+from vllm_hosts.facts.images import IMAGES, ImagePlaces, image_places
+from vllm_hosts.nvidia_smi import QUERY, Gpu, Smi, parse
+from vllm_hosts.text import clean
+from vllm_hosts.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,14 @@ class Listener:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on the host: the text of its config.json, and the bytes of its weights if known."""
+    """A model on the host: the text of its config.json, and the bytes of its weights if known.
+
+    ``damage``: what is wrong with its files, such as ``holds no weights: ...``.
+    """
 
     config: bytes
     weight_bytes: int | None
+    damage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,9 @@ class System:
     """A host as preflight sees it.
 
     ``free`` is in bytes, by the folder that was asked about; ``present`` are those that exist.
-    ``gpu_message`` is what ``nvidia-smi`` said where it failed. ``models`` are those with a
-    config.json, by the folder that was asked about.
+    ``gpu_message`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
+    what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
+    a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
     """
 
     user: str
@@ -57,12 +66,25 @@ class System:
     gpu_message: str | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
+    gpus_lost: Mapping[int, str] = field(default_factory=dict)
+    gpu_notes: tuple[str, ...] = ()
+    ipv6: bool = True
+    docker: DockerThere = field(default_factory=DockerThere)
+    images: ImagePlaces | None = None
+
+    @property
+    def smi(self) -> Smi:
+        """All that ``nvidia-smi`` said."""
+        return Smi(self.gpus, self.gpu_message, self.gpus_lost, self.gpu_notes)
 
 
-#: For each folder with a model its config.json, and the size of its weights: from the index, or
-#: from every file (its size and the length of its header). A download of the hub's has a folder for
-#: each revision below it.
+#: For each folder with a model its config.json, what the index says, and every file with weights:
+#: its size, the length of its header, where that says that the last tensor ends, and its name. A
+#: download of the hub's has a folder for each revision below it.
 _MODELS = """
+pointer() {{
+    [ "$(head -c 40 "$1" | tr -d '\\0' | cut -c 1-30)" = '{pointer}' ] && echo "pointer ${{1##*/}}"
+}}
 for folder in {folders}; do
     at=$folder
     if [ -d "$folder/snapshots" ]; then
@@ -73,13 +95,27 @@ for folder in {folders}; do
     echo "== model $folder"
     echo "config $(head -c 1000000 "$at/config.json" | base64 -w 0)"
     index=$at/model.safetensors.index.json
+    names=
     if [ -f "$index" ]; then
-        sed -n 's/.*"total_size" *: *\\([0-9]*\\).*/total \\1/p' "$index" | head -n 1
-        continue
+        grep -ao '"total_size" *: *"\\{{0,1\\}}[0-9][0-9.eE+]*' "$index" | sed 's/.*[: "]/total /' |
+            head -n 1
+        names=$(grep -ao '"[A-Za-z0-9._@+-]*\\.safetensors"' "$index" | sort -u | tr -d '"')
+        for name in $names; do [ -f "$at/$name" ] || echo "missing $name"; done | head -n 3
+        pointer "$index"
     fi
     for file in "$at"/*.safetensors; do
-        case $file in */consolidated*) continue ;; esac
-        [ ! -f "$file" ] || echo "file $(stat -Lc %s "$file") $(od -An -t u8 -N 8 "$file")"
+        name=${{file##*/}}
+        case $name in consolidated*) continue ;; esac
+        [ -f "$file" ] || continue
+        [ -z "$names" ] || echo "$names" | grep -qxF -e "$name" || continue
+        pointer "$file" && continue
+        header=$(od -An -t u8 -N 8 "$file" | tr -d ' ') end=
+        if [ ${{#header}} -le 9 ] && [ "${{header:-0}}" -le {header_size} ]; then
+            end=$(tail -c +9 "$file" | head -c "${{header:-0}}" |
+                grep -ao '"data_offsets" *: *\\[ *[0-9]* *, *[0-9]*' | sed 's/.*, *//' | sort -n |
+                tail -n 1)
+        fi
+        echo "file $(stat -Lc %s "$file") ${{header:--}} ${{end:-0}} $name"
     done
 done
 :
@@ -111,9 +147,19 @@ class SystemState(HostFact[System]):
                 docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
             fi
             echo '== routes'; ip -o -4 route show
+            echo '== docker'
+            if command -v dockerd >/dev/null; then
+                echo "path $(command -v dockerd)"; echo "daemon $(dockerd --version 2>/dev/null)"
+                echo "compose $(docker compose version --short 2>/dev/null)"
+            fi
+            dpkg-query 2>/dev/null -W \\
+                -f 'package ${{db:Status-Abbrev}}|${{Package}}|${{Version}}\\n' \\
+                docker.io docker-ce docker-compose docker-compose-v2 docker-compose-plugin
+            {IMAGES}
+            echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
             {QUERY}
-            {as_user(reader, _MODELS.format(folders=" ".join(models)))}
+            {as_user(reader, _models_script(models))}
             """
         )
 
@@ -139,6 +185,11 @@ class SystemState(HostFact[System]):
             routes=tuple(_routes(parts["routes"])),
             gpus=smi.gpus,
             gpu_message=smi.message,
+            gpus_lost=smi.lost,
+            gpu_notes=smi.notes,
+            ipv6=parts.get("ipv6", ["present"]) == ["present"],
+            docker=_docker(parts.get("docker", [])),
+            images=image_places(parts["images"]) if parts.get("images") else None,
             models={
                 heading.removeprefix("model "): _model(content)
                 for heading, content in parts.items()
@@ -151,6 +202,18 @@ def _listener(line: str) -> Listener:
     fields = line.split(None, 5)
     address, _, port = fields[3].rpartition(":")
     return Listener(address, int(port), fields[5] if len(fields) > 5 else "")
+
+
+def _docker(lines: list[str]) -> DockerThere:
+    words = [line.partition(" ")[::2] for line in lines]
+    said = {kind: rest for kind, rest in words if kind != "package"}
+    packages = [rest.split("|") for kind, rest in words if kind == "package"]
+    return DockerThere(
+        packages={name: version for status, name, version in packages if status[1:2] == "i"},
+        daemon=clean(said.get("daemon", ""), 200),
+        compose=clean(said.get("compose", ""), 200),
+        path=clean(said.get("path", ""), 200),
+    )
 
 
 def _routes(lines: list[str]) -> Iterator[Route]:
@@ -175,20 +238,39 @@ def _container_ports(lines: list[str]) -> dict[int, str]:
     return ports
 
 
+def _models_script(folders: Iterable[str]) -> str:
+    return _MODELS.format(folders=" ".join(folders), pointer=POINTER[:30], header_size=HEADER_SIZE)
+
+
 def _model(lines: list[str]) -> ModelFolder:
     """What ``_MODELS`` prints of one folder."""
-    config, total, known = b"", 0, False
+    config, total, files, damage = b"", None, 0, list[str]()
     for line in lines:
         kind, _, rest = line.partition(" ")
         if kind == "config":
             config = base64.b64decode(rest)
-        elif kind == "file":
-            size, header = map(int, rest.split())
-            # A header that does not fit is no safetensors file; preflight only plans with it.
-            total, known = total + max(0, size - 8 - header), True
         elif kind == "total":
-            total, known = int(rest), True
-    return ModelFolder(config, total if known else None)
+            total = read_total(rest)
+        elif kind == "pointer":
+            damage.append(f"holds no weights: {clean(rest, 200)} {IS_POINTER}")
+        elif kind == "missing":
+            damage.append(
+                f"holds not all weights: its index names {clean(rest, 200)}, which is not there;"
+                " fetch the model again"
+            )
+        elif kind == "file":
+            words = [*rest.split(None, 3), "", "", "", ""]
+            size, header, end, name = words[:4]
+            try:
+                # Where no end was seen, nothing is cut short.
+                files += judged(
+                    int(size), None if header in ("-", "") else int(header), int(end or 0)
+                )
+            except ValueError as error:
+                damage.append(f"holds no weights: {clean(name or 'a file', 200)} {error}")
+    if damage:
+        return ModelFolder(config, total, damage[0])
+    return ModelFolder(config, total if total is not None else files or None)
 
 
 class HostMemory(HostFact[int]):

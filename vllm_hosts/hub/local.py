@@ -12,13 +12,16 @@ from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
 
+from vllm_hosts.bounded import INDEX_SIZE
 from vllm_hosts.errors import HostError, SettingsError
+from vllm_hosts.weights import IS_POINTER, POINTER_SIZE, is_pointer, parts, tensor_bytes
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*(/[A-Za-z0-9_][A-Za-z0-9._@+-]*)*")
 #: Loading these can run code.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 #: More than any model has; what is above is another folder than the one that was meant.
 _MOST_FILES = 20_000
+INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,46 @@ def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
                 " allow_pickle = True (loading pickle files can run code)"
             ]
         )
+    problems = [f"copy_from {folder} {problem}" for problem in _no_weights(files)]
+    if problems:
+        raise SettingsError(problems[:3])
     return LocalModel(folder, files)
+
+
+def _no_weights(files: tuple[LocalFile, ...]) -> Iterator[str]:
+    """Files that are not what their names say, as after a clone without git-lfs or a full disk."""
+    there = {file.name for file in files}
+    for file in files:
+        if file.name.endswith(INDEX) and file.size > POINTER_SIZE and file.size <= INDEX_SIZE:
+            place = file.name.removesuffix(INDEX)
+            with _opened(file) as content:
+                named = parts(content.read(INDEX_SIZE), INDEX_SIZE)
+            if missing := sorted(name for name in named if place + name not in there):
+                yield (
+                    f"holds not all weights: {file.name} names {place}{missing[0]}, which is not"
+                    " there; fetch the model again"
+                )
+        if file.name.endswith(".safetensors"):
+            with _opened(file) as content:
+                try:
+                    tensor_bytes(content, file.size)
+                except ValueError as error:
+                    yield f"holds no weights: {file.name} {error}"
+        elif file.size <= POINTER_SIZE or file.name.endswith(_PICKLES):
+            with _opened(file) as content:
+                pointer = is_pointer(content.read(POINTER_SIZE))
+            if pointer:
+                weights = "holds no weights: " if file.name.endswith(_PICKLES) else "is not whole: "
+                yield f"{weights}{file.name} {IS_POINTER}"
+            elif file.size == 0 and file.name.endswith(_PICKLES):
+                yield f"holds no weights: {file.name} is empty; fetch the model again"
+
+
+def _opened(file: LocalFile) -> BufferedReader:
+    try:
+        return file.open()
+    except HostError as error:
+        raise SettingsError([str(error)]) from error
 
 
 def _files(folder: str, root: Path, allow_pickle: bool) -> Iterator[LocalFile]:

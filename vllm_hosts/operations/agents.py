@@ -10,6 +10,7 @@ from pyinfra.context import ctx_host
 from vllm_hosts.connections import ask, carry_out
 from vllm_hosts.facts.agents import AgentDetails, AgentsInspected
 from vllm_hosts.facts.compose import COMPOSE
+from vllm_hosts.gpus import turns
 from vllm_hosts.operations.base import watched
 from vllm_hosts.operations.compose import wait_healthy
 from vllm_hosts.operations.edge import EdgeRuns, divert, taken_up
@@ -41,11 +42,18 @@ def start(settings: HostSettings, agents: Sequence[str]) -> None:
     for agent in agents:
         if agent not in stopped:
             _say(f"{agent} runs already")
-    if stopped:
-        names = " ".join(stopped)
+    edge = bool(stopped) and ask(EdgeRuns)
+    cards = {agent.name: agent.gpus for agent in settings.agents}
+    before: list[str] = []
+    for turn in turns(stopped, cards):
+        # Agents of one card start one after the other: each measures what is free on it.
+        if before:
+            wait_healthy(settings.vllm.directory, before, settings.vllm.health_timeout)
+        names = " ".join(turn)
         carry_out([watched(f"starting {names}", f"{_compose(settings)} up {_UP} {names}")])
-        if ask(EdgeRuns):
-            carry_out(taken_up(agent) for agent in stopped)
+        if edge:
+            carry_out(taken_up(agent) for agent in turn)
+        before = turn
     wait_healthy(settings.vllm.directory, agents, settings.vllm.health_timeout)
 
 

@@ -8,8 +8,9 @@ from shlex import quote
 
 from pyinfra.api.command import StringCommand
 
+from vllm_hosts.apt_entries import Edit, in_the_way, is_key, mentioned
 from vllm_hosts.facts import look
-from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages
+from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages, AptSourceFiles
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ
@@ -68,8 +69,10 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
     apply, and refused unless it is exactly the pinned one.
 
     :param describe: says which archive, when it is called; it may look at the host.
-    :param stale: other source files and keys of the same archive, moved away since apt refuses
-        two ``Signed-By`` for one archive.
+    Other entries for the same archive give way, whatever their file is called, since apt refuses
+    two ``Signed-By`` for one archive. A copy of what they were is kept.
+
+    :param stale: further source files and keys that give way.
     """
     yield from archive_added(describe(), stale=stale)
 
@@ -78,44 +81,99 @@ def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:
     """The commands of ``archive_present``, for operations that do more than that."""
     wanted = archive.source
     files = look(TreeState, paths=[wanted.path, *stale])
+    sources = look(AptSourceFiles)
     keys = look(AptKeyFingerprints, key_path=archive.key_path)
-    in_the_way = [path for path in stale if files.paths[path].kind != "-"]
+    edits = in_the_way(sources, archive.url, archive.suite, archive.architecture, but=wanted.path)
+    edits += [
+        Edit(path, None)
+        for path in stale
+        if files.paths[path].kind != "-"
+        and path not in [edit.path for edit in edits]
+        # A key may also be that of an archive which stays.
+        and not (is_key(path) and mentioned(path, sources, [wanted.path, *_moved(edits)]))
+    ]
     key_is_right = keys == (archive.key_fingerprint,)
-    if key_is_right and not in_the_way and not differing([wanted], files.paths):
+    if key_is_right and not edits and not differing([wanted], files.paths):
         return
     entries_differ(differing([wanted], files.paths), files.paths)
-    for path in in_the_way:
-        differs(path, "names the same archive a second time")
+    for edit in edits:
+        differs(edit.path, "names the same archive a second time")
     if not key_is_right:
         differs(archive.key_path, "is not the pinned key")
-    fetch = f"""
+    yield watched(f"adding {archive.url}", archive_script(archive, edits))
+
+
+def _moved(edits: Sequence[Edit]) -> list[str]:
+    return [edit.path for edit in edits if edit.sed is None]
+
+
+def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
+    """Shell: fetch the key, let other entries give way, name the archive, read its lists.
+
+    Whatever ends it: all of that is there, or all is as it was. A run that is killed on the spot
+    leaves the host without the archive, never with two entries for it, at which apt stops.
+    """
+    wanted = archive.source
+    paths = [*(edit.path for edit in edits), archive.key_path, wanted.path]
+    give_way = [
+        f"rm -f {quote(edit.path)}"
+        if edit.sed is None
+        else f"sed -i {' '.join(f'-e {quote(one)}' for one in edit.sed)} {quote(edit.path)}"
+        for edit in edits
+    ]
+    keep = [
+        f'mkdir -p {PREVIOUS}"$(dirname {quote(edit.path)})";'
+        f' mv -fT "$folder/was"{quote(edit.path)} {PREVIOUS}{quote(edit.path)}'
+        for edit in edits
+    ]
+    return f"""
         set -eu; umask 022
         command -v gpg >/dev/null && [ -s /etc/ssl/certs/ca-certificates.crt ] || {{
             echo 'installing gpg and ca-certificates'
             {_APT_GET} update; {_APT_GET} install --no-install-recommends gpg ca-certificates
         }}
-        folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
+        folder=$(mktemp -d); touched=; finished=
+        finish() {{
+            code=$?; trap - EXIT
+            if [ -z "$finished" ]; then
+                for path in $touched; do # ours goes before what gave way to it comes back
+                    if [ -e "$folder/was$path" ] || [ -L "$folder/was$path" ]; then
+                        cp -dp --remove-destination "$folder/was$path" "$path" || :
+                    else rm -f "$path"; fi
+                done
+                rm -f {wanted.path}.new {archive.key_path}.new
+                [ -z "$touched" ] || echo 'the sources of apt are what they were before'
+            fi
+            rm -rf "$folder"; exit $code
+        }}
+        trap finish EXIT; trap 'exit 1' HUP INT TERM
         chmod 755 "$folder"; ! id _apt >/dev/null 2>&1 || chown _apt "$folder"
         /usr/lib/apt/apt-helper download-file {quote(archive.key_url)} "$folder/key" || {{
             echo 'the signing key at {archive.key_url} cannot be fetched'; exit 1; }}
-        install -d -m 0700 "$folder/gpg"
+        install -d -m 0700 "$folder/gpg" "$folder/was"
         prints=$(gpg --homedir "$folder/gpg" --batch --show-keys --with-colons "$folder/key" |
             awk -F: '$1 == "pub" {{ main = 1 }} $1 == "fpr" && main {{ print $10; main = 0 }}')
         [ "$prints" = {archive.key_fingerprint} ] || {{
             echo "the key at {archive.key_url} has fingerprint ${{prints:-none}}, not"
             echo 'the pinned {archive.key_fingerprint}; nothing was installed from this archive'
             exit 1; }}
-        for path in {" ".join(in_the_way)}; do
-            mkdir -p {PREVIOUS}"$(dirname "$path")"; mv -f "$path" {PREVIOUS}"$path"
+        for path in {" ".join(quote(path) for path in paths)}; do
+            [ -e "$path" ] || [ -L "$path" ] || continue
+            mkdir -p "$folder/was$(dirname "$path")"; cp -dp "$path" "$folder/was$path"
         done
         mkdir -p /etc/apt/keyrings
+        touched={quote(" ".join(reversed(paths)))}
+        {"; ".join(give_way) or ":"}
         install -m 0644 "$folder/key" {archive.key_path}.new
         printf '%s' {quote(wanted.content.decode())} >{wanted.path}.new
         mv -f {archive.key_path}.new {archive.key_path}; mv -f {wanted.path}.new {wanted.path}
         {_APT_GET} update -o Dir::Etc::SourceList=/dev/null \
             -o Dir::Etc::SourceParts={wanted.path} -o APT::Get::List-Cleanup=0
+        # All entries together: apt refuses to work while two of them disagree about one archive.
+        apt-get indextargets >/dev/null
+        {"; ".join(keep) or ":"}
+        finished=yes
     """
-    yield watched(f"adding {archive.url}", fetch)
 
 
 @host_operation

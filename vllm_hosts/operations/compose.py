@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import SecretStr
 from pyinfra.api.command import StringCommand
@@ -19,6 +19,7 @@ from vllm_hosts.facts.compose import (
     ComposeProject,
     Project,
 )
+from vllm_hosts.gpus import turns
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.edge import EdgeRuns, divert, give_back
@@ -42,18 +43,21 @@ def agents_running(
     peers: Mapping[str, Sequence[str]],
     internal_keys: Mapping[str, SecretStr],
     cells: Mapping[str, Cell],
+    cards: Mapping[str, Collection[int]] = {},
 ) -> Commands:
     """Start agents, and recreate those whose definition or key changed.
 
     An agent whose definition is what it was keeps running. Services that are no longer in the
     compose file are removed. Behind a running edge, an agent that another one can answer for is
-    recreated alone, while that one does.
+    recreated alone, while that one does. Agents that have a card in common start one after the
+    other, each when the one before it is healthy.
 
     :param directory: holds compose.yaml and .env.
     :param timeout: seconds in which an agent must become healthy before the next one restarts.
     :param peers: by agent, those with the same model.
     :param internal_keys: by agent, what it asks for once it is recreated.
     :param cells: by agent, the network that it should have.
+    :param cards: by agent, its GPUs.
     """
     found = look(ComposeProject, directory=directory, project=project)
     by_service = {container.service: container for container in found.containers}
@@ -84,14 +88,38 @@ def agents_running(
             wait_healthy(directory, [agent], timeout)
         yield give_back(agent, internal_keys[agent])
         healthy.add(agent)
-    if at_once or removed:
+    starting = [
+        name
+        for name, container in by_service.items()
+        if container.health == "starting" and name in agents and name not in changed
+    ]
+    done = list(starting)
+    for turn in turns([*starting, *at_once], cards):
+        now = [agent for agent in turn if agent in at_once]
+        if not now:
+            continue
+        before = [agent for agent in done if _shared(agent, now, cards)]
+        if before and ctx_state.get().is_executing:
+            wait_healthy(directory, before, timeout)
+        done += now
+        # What the next ones hold of the card may be what these need.
+        held = [agent for agent in by_service if agent in at_once and agent not in done]
+        held = [agent for agent in held if _shared(agent, now, cards)]
+        stop = f"{compose} stop {' '.join(held)} && " if held else ""
         yield watched(
-            f"starting {' '.join(at_once)}" if at_once else f"removing {' '.join(removed)}",
-            _left(compose, moved, at_once) + f"{up} --remove-orphans {' '.join(at_once or agents)}",
+            f"starting {' '.join(now)}",
+            f"{stop}{_left(compose, moved, now)}{up} --remove-orphans {' '.join(now)}",
         )
+    if removed and not at_once:
+        yield watched(f"removing {' '.join(removed)}", f"{up} --remove-orphans {' '.join(agents)}")
     if unused := _unused(found, cells):
         differs(f"network {' '.join(unused)}", "is no longer needed")
         yield StringCommand(f"docker network rm {' '.join(unused)} >/dev/null")
+
+
+def _shared(agent: str, others: Sequence[str], cards: Mapping[str, Collection[int]]) -> bool:
+    """Whether an agent has a card in common with one of these."""
+    return any(set(cards.get(agent, ())) & set(cards.get(other, ())) for other in others)
 
 
 def _moved(found: Project, cells: Mapping[str, Cell]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from vllm_hosts.daemon_json import merged
+from vllm_hosts.docker_there import COMPOSE_FLOOR
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE
@@ -19,8 +20,17 @@ from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File
 
-#: `docker compose` as a plugin; `up --wait` and `config --hash` behave as used here from then on.
-COMPOSE_FLOOR = Version("2.20")
+#: What is wrong with a configuration is sometimes seen at the start only, and said in the journal
+#: only. A daemon that failed a few times is not started again before it is forgiven.
+RESTART = r"""
+begun=$(date +%s); systemctl reset-failed docker.service 2>/dev/null || :
+systemctl restart docker.service || {
+    journalctl --sync 2>/dev/null || :
+    echo 'dockerd says:'
+    journalctl _SYSTEMD_UNIT=docker.service --since "@$begun" -o cat --no-pager 2>/dev/null |
+        grep -v 'level=\(info\|debug\)' | awk '!said[$0]++' | tail -n 5 | cut -c 1-1000
+    false; }
+"""
 
 
 @host_operation
@@ -49,10 +59,10 @@ def daemon_configured(
         yield change(
             [File(DAEMON_JSON, text)],
             validate=f"dockerd --validate --config-file {DAEMON_JSON}",
-            activate="systemctl restart docker.service",
+            activate=RESTART,
         )
     elif daemon.stale or not daemon.running:
-        yield watched("restarting Docker", "systemctl restart docker.service")
+        yield watched("restarting Docker", RESTART)
     if not daemon.enabled:
         yield watched("enabling Docker", "systemctl enable docker.service")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_state
 
-from vllm_hosts.apt_sources import extended, read
+from vllm_hosts.apt_sources import extended, offered, read
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AllPackages, AptSourceFiles, AptVersions
@@ -74,16 +74,22 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
     if wanted.archive is not None:
         yield from archive_added(wanted.archive, stale=_STALE)
     else:
-        sources = read(look(AptSourceFiles), but=_SOURCES)
-        entries = extended(sources, look(OsRelease).codename, wanted.components, _SOURCES)
+        sources, release = read(look(AptSourceFiles), but=_SOURCES), look(OsRelease)
+        if not offered(sources, release.codename):
+            raise HostError(
+                f"no source of apt on this host has main of {release.codename}, whose"
+                f" {' and '.join(wanted.components)} the driver comes from; add the distribution's"
+                " archive to /etc/apt, or set nvidia.driver_source = 'nvidia'"
+            )
+        entries = extended(sources, release.codename, wanted.components, _SOURCES)
         found = look(TreeState, paths=[entry.path for entry in entries])
         if different := differing(entries, found.paths):
             entries_differ(different, found.paths)
-            yield change(different)
+            yield change(different, validate="apt-get indextargets >/dev/null")
     if wanted.first:
         yield from packages_installed(dict.fromkeys(wanted.first))
-    # A driver that answers is of another series, under names that may be the same.
-    anew = look(GpuState).smi.driver is not None
+    # A driver that runs is of another series, under names that may be the same.
+    anew = look(GpuState).loaded
     yield from packages_installed(
         dict.fromkeys(wanted.packages), anew=anew, first=_headers_offered(wanted.headers)
     )
@@ -105,6 +111,7 @@ def driver_answers(
     *,
     refused: Callable[[str], str] | None,
     timeout: int,
+    wanted: Collection[int] = (),
 ) -> Commands:
     """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
 
@@ -113,25 +120,27 @@ def driver_answers(
     :param reason: why a reboot would help, from a look at the host; None: it would not.
     :param refused: the sentence for a reboot that is needed; None: it is allowed.
     :param timeout: seconds in which a rebooted host must be back.
+    :param wanted: the cards that must answer; of others it does not matter.
     """
-    if look(GpuState).smi.message is None:
+    if look(GpuState).smi.trouble(wanted) is None:
         return
     differs("the GPU driver", "does not answer")
     yield watched("loading the GPU driver", _LOAD)
     if not ctx_state.get().is_executing:
         return
     host = look(GpuState)
-    if host.smi.message is None:
+    trouble = host.smi.trouble(wanted)
+    if trouble is None:
         return
     why = reason(host)
     if why is None:
-        raise HostError(silent(host.smi.message, "install"))
+        raise HostError(silent(trouble, "install"))
     if refused is not None:
         raise HostError(refused(why))
     yield rebooted(why, timeout)
-    host = look(GpuState)
-    if host.smi.message is not None:
-        raise HostError(f"after a reboot ({why}): {silent(host.smi.message, 'install')}")
+    trouble = look(GpuState).smi.trouble(wanted)
+    if trouble is not None:
+        raise HostError(f"after a reboot ({why}): {silent(trouble, 'install')}")
 
 
 @host_operation

@@ -14,7 +14,8 @@ from vllm_hosts.operations.base import Commands, host_operation, watched
 _STAMP = f"{STAMPS}/gpu"
 #: What a GPU in a container depends on. If none of it changed, what was seen once still holds.
 _DEPENDS_ON = (
-    "nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader;"
+    # Warnings come and go, and are no card.
+    "nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader | grep '^GPU-' || :;"
     " dpkg-query -W -f '${Version}\\n' nvidia-container-toolkit"
 )
 
@@ -59,8 +60,9 @@ def container_gets_gpus(image: str, gpus: Sequence[int]) -> Commands:
         f"running nvidia-smi in a container with GPU {indexes}",
         f"""
         set -e
+        # A warning ends nvidia-smi with an exit code too; cards are counted all the same.
         seen=$(docker run --rm --network none --gpus '"device={indexes}"' \
-            --entrypoint nvidia-smi {quote(image)} -L)
+            --entrypoint nvidia-smi {quote(image)} -L) || :
         echo "$seen"
         [ "$(echo "$seen" | grep -c '^GPU ')" = {len(gpus)} ] || {{
             echo 'the container does not see {len(gpus)} GPU(s) with index {indexes}'; exit 1; }}

@@ -120,6 +120,11 @@ class HostSettings(Section):
         """Whether any agent of this host asks for a GPU."""
         return any(agent.gpus for agent in self.agents)
 
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The cards that agents ask for, each once."""
+        return tuple(sorted({gpu for agent in self.agents for gpu in agent.gpus}))
+
     def twins(self, name: str) -> tuple[str, ...]:
         """Other agents of this host that answer to the same model name, from the same model."""
         [agent] = [agent for agent in self.agents if agent.name == name]

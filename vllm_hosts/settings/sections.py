@@ -31,6 +31,8 @@ from vllm_hosts.settings.types import (
 
 #: Below this, vLLM has a published way around its key (CVE-2026-115911, fixed in 0.32.0).
 VLLM_FLOOR = Version("0.32.0")
+#: vLLM is at 0.33; a tag that begins with more is no version of it.
+_NO_MAJOR = 10
 _MOVING_TAGS = {"latest", "nightly", "main", "stable", "dev"}
 
 
@@ -214,7 +216,9 @@ class Vllm(Section):
         description="Container image, pinned by an exact tag or by digest",
     )
     version: str | None = Field(
-        None, description="vLLM's version in the image; None: read from the image's tag"
+        None,
+        description="vLLM's version in the image, where its tag does not say so; the image is asked"
+        " as well, once it is on the host",
     )
     directory: AbsolutePath = Field(
         "/opt/vllm", description="Where compose.yaml and .env lie on the host"
@@ -287,14 +291,17 @@ class Vllm(Section):
 
     @property
     def vllm_version(self) -> Version | None:
-        """The version that the settings claim; the host is asked as well."""
+        """The version that the settings claim; the image is asked on the host as well."""
         claimed = self.version
         if claimed is None:
             claimed = self.image.partition("@")[0].rpartition("/")[2].partition(":")[2]
         try:
-            return Version(claimed.split("-")[0])
+            version = Version(claimed.split("-")[0])
         except InvalidVersion:
             return None
+        # 25.12, 2025.11.01 and 20251101 are dates, and 7 is the number of a build.
+        plausible = version.major < _NO_MAJOR and len(version.release) > 1
+        return version if plausible else None
 
 
 class Capacity(Section):

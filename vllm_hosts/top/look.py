@@ -86,12 +86,20 @@ def _gpus(lines: list[str]) -> tuple[tuple[Gpu, ...], str | None]:
     *printed, code = lines
     if code == "exit -":
         return (), None
-    if code == "exit 124":
-        return (), f"nvidia-smi does not answer within {_PATIENCE} s"
-    if code != "exit 0":
+    cards: list[Gpu] = []
+    notes: list[str] = []
+    for line in printed:
+        try:
+            cards.append(parse.gpu(line))
+        except ValueError:
+            notes.append(line)
+    words = clean(" ".join(notes), 500)
+    if code != "exit 0" and not cards:
+        if code == "exit 124":
+            return (), f"nvidia-smi does not answer within {_PATIENCE} s"
         # The driver's own message is on standard output.
-        return (), clean(" ".join(printed), 500) or f"nvidia-smi failed ({clean(code, 20)})"
-    return parse.gpus(printed), None
+        return (), words or f"nvidia-smi failed ({clean(code, 20)})"
+    return tuple(cards), words or None
 
 
 def _metrics(agent: AgentDetails, packed: str) -> tuple[Metrics | None, str | None]:

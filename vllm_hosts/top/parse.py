@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Iterable
 from http.client import HTTPException, HTTPResponse
+from math import isfinite
 from typing import Any, Final, cast
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -34,30 +35,37 @@ def gpus(lines: Iterable[str]) -> tuple[Gpu, ...]:
 
     :raises ValueError: a line is none of these.
     """
-    found = []
-    for line in lines:
-        # A name may hold a comma, nothing else does.
-        index, *name, used, total, utilization, temperature, power, limit, mig = line.split(", ")
-        found.append(
-            Gpu(
-                index=int(index),
-                name=clean(", ".join(name), 200),
-                memory_used=_number(used),
-                memory_total=_number(total),
-                utilization=_number(utilization),
-                temperature=_number(temperature),
-                power=_number(power),
-                power_limit=_number(limit),
-                mig=mig.strip() == "Enabled",
-            )
-        )
-    return tuple(found)
+    return tuple(map(gpu, lines))
+
+
+def gpu(line: str) -> Gpu:
+    """One card of them. :raises ValueError: the line is none."""
+    # A name may hold a comma, nothing else does.
+    index, *name, used, total, utilization, temperature, power, limit, mig = line.split(", ")
+    if not name or name[0].startswith("[") or not re.fullmatch("[0-9]{1,9}", index):
+        raise ValueError("not a card")
+    return Gpu(
+        index=int(index),
+        name=clean(", ".join(name), 200),
+        memory_used=_number(used),
+        memory_total=_number(total),
+        utilization=_number(utilization),
+        temperature=_number(temperature),
+        power=_number(power),
+        power_limit=_number(limit),
+        mig=mig.strip() == "Enabled",
+    )
 
 
 def _number(text: str) -> float | None:
     """``[N/A]``, ``[Not Supported]``, ``[Unknown Error]`` and the like are no numbers."""
     text = text.strip()
-    return None if text.startswith("[") or text == "N/A" else float(text)
+    if text.startswith("[") or text == "N/A":
+        return None
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text!r} is no number")
+    return number
 
 
 #: Units that Docker writes sizes in (docker/go-units, BytesSize), and the decimal ones beside them.
@@ -78,6 +86,8 @@ def usages(lines: Iterable[str]) -> dict[str, Usage]:
     found = {}
     for line in lines:
         one = json_object(line)
+        if not all(isinstance(one.get(key), str) for key in ("Name", "CPUPerc", "MemUsage")):
+            raise ValueError(f"not a line of docker stats: {clean(line, 200)!r}")
         if "--" in one["CPUPerc"] or "--" in one["MemUsage"]:
             continue
         used, _, limit = one["MemUsage"].partition(" / ")
