@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -12,7 +11,7 @@ from typing import Any
 import click
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
-from pyinfra.api.state import BaseStateCallback, State
+from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts import pyinfra_output
@@ -20,6 +19,7 @@ from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import HostKeys, KeyStore
+from vllm_hosts.reach import Reaching
 from vllm_hosts.settings import HostSettings
 
 
@@ -92,7 +92,7 @@ def _initialise(
             click.echo(f"    - {problem}", err=True)
         click.echo("    Nothing was changed on any host.", err=True)
         raise SystemExit(1) from None
-    state.add_callback_handler(NoDelay())
+    state.add_callback_handler(Reaching())
 
 
 def _open_secrets(run: _Run) -> None:
@@ -102,18 +102,6 @@ def _open_secrets(run: _Run) -> None:
         _host_run(name)
     if any(settings.tls.mode == "local-ca" for settings in run.settings.values()):
         run.store.local_ca()
-
-
-class NoDelay(BaseStateCallback):
-    """Connections that send at once."""
-
-    @staticmethod
-    def host_connect(state: State, host: Host) -> None:
-        # paramiko leaves Nagle's algorithm on, which costs a delayed acknowledgement per command.
-        client = getattr(host.connector, "client", None)
-        transport = client.get_transport() if client is not None else None
-        if transport is not None and isinstance(transport.sock, socket.socket):
-            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def current() -> Current:
