@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
@@ -21,6 +23,9 @@ from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import HostKeys, KeyStore
 from vllm_hosts.reach import Reaching
 from vllm_hosts.settings import HostSettings
+
+#: Where config.py and deploy.py lie.
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,13 @@ def _open_secrets(run: _Run) -> None:
 def current() -> Current:
     """Settings and secrets of the host that pyinfra is at.
 
-    :raises RuntimeError: ``config.py`` was not loaded, as when run from another folder.
+    :raises PyinfraError: ``config.py`` was not loaded, as when run from another folder.
     """
     if _run is None or _run.settings is None:
-        raise RuntimeError("config.py was not loaded; run pyinfra in the project's own folder")
+        raise PyinfraError(
+            "pyinfra has not loaded config.py, so nothing was validated; run it in the project's"
+            f" own folder: cd {quote(str(PROJECT))}"
+        )
     return _host_run(ctx_host.get().name)
 
 

@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+#: It listens on 127.0.0.1 and on the addresses after it.
+ADDRESSES = 16
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -46,10 +48,10 @@ class SshServer:
     folder: Path
     port: int
 
-    def data(self, **changes: object) -> dict[str, object]:
-        """What an inventory says of it."""
+    def data(self, number: int = 1, **changes: object) -> dict[str, object]:
+        """What an inventory says of it, at one of its addresses."""
         return {
-            "ssh_hostname": "127.0.0.1",
+            "ssh_hostname": f"127.0.0.{number}",
             "ssh_port": self.port,
             "ssh_user": "root",
             "ssh_key": str(self.folder / "client"),
@@ -131,10 +133,21 @@ class _Server(paramiko.ServerInterface):
 def _serve(folder: Path, cut_after: int) -> None:
     key = paramiko.Ed25519Key.from_private_key_file(str(folder / "host"))
     cut = threading.Semaphore(cut_after)
-    listener = socket.create_server(("127.0.0.1", 0))
-    print(listener.getsockname()[1], flush=True)
+    first = socket.create_server(("127.0.0.1", 0))
+    port = first.getsockname()[1]
+    # One machine under two names is refused: each host of a test has an address of its own.
+    others = [socket.create_server((f"127.0.0.{n}", port)) for n in range(2, ADDRESSES + 1)]
+    print(port, flush=True)
     # Whoever started this has gone when standard input ends.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    for listener in others:
+        threading.Thread(target=_accept, args=(listener, key, folder, cut), daemon=True).start()
+    _accept(first, key, folder, cut)
+
+
+def _accept(
+    listener: socket.socket, key: paramiko.PKey, folder: Path, cut: threading.Semaphore
+) -> None:
     while True:
         connection, _ = listener.accept()
         transport = paramiko.Transport(connection)

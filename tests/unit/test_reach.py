@@ -53,57 +53,57 @@ def faults(server: SshServer, folder: Path, hang_up: int) -> dict[str, tuple[obj
     """By host name: what the inventory says of it, and the sentence that it must get."""
     (folder / "garbage").write_text("127.0.0.1 ssh-ed25519 not-base64!\n")
     (folder / "old").write_text(
-        f"[127.0.0.1]:{server.port} ssh-ed25519"
+        f"[127.0.0.9]:{server.port} ssh-ed25519"
         " AAAAC3NzaC1lZDI1NTE5AAAAIJ9YpLkbBvVqXrYzdAYm/Vm5Vda5uPOdZ4d9Mm2cT3kz\n"
     )
     (folder / "text").write_text("this is no key\n")
     (folder / "folder").mkdir()
     return {
         "no-key": (
-            server.data(ssh_key="~/.ssh/no_such_key"),
+            server.data(1, ssh_key="~/.ssh/no_such_key"),
             "the SSH key ~/.ssh/no_such_key is not there; correct ssh_key",
         ),
         "text-for-a-key": (
-            server.data(ssh_key=str(folder / "text")),
+            server.data(2, ssh_key=str(folder / "text")),
             f"the SSH key {folder / 'text'} cannot be read as a private key",
         ),
         "passphrase": (
-            server.data(ssh_key=str(write_key(folder / "locked", b"secret"))),
+            server.data(3, ssh_key=str(write_key(folder / "locked", b"secret"))),
             f"the SSH key {folder / 'locked'} has a passphrase, and nobody can type it here",
         ),
         "wrong-passphrase": (
-            server.data(ssh_key=str(folder / "locked"), ssh_key_password="wrong"),
+            server.data(4, ssh_key=str(folder / "locked"), ssh_key_password="wrong"),
             "ssh_key_password may be wrong",
         ),
         "another-key": (
-            server.data(ssh_key=str(write_key(folder / "stranger"))),
+            server.data(5, ssh_key=str(write_key(folder / "stranger"))),
             f"it does not let root in with the SSH key {folder / 'stranger'}",
         ),
         "known-hosts-is-a-folder": (
-            server.data(ssh_known_hosts_file=str(folder / "folder")),
+            server.data(6, ssh_known_hosts_file=str(folder / "folder")),
             f"{folder / 'folder'}, with the keys of known hosts, cannot be read (Is a directory)",
         ),
         "known-hosts-has-garbage": (
-            server.data(ssh_known_hosts_file=str(folder / "garbage")),
+            server.data(7, ssh_known_hosts_file=str(folder / "garbage")),
             f"{folder / 'garbage'}, with the keys of known hosts, has a line that cannot be",
         ),
         "known-hosts-has-no-folder": (
-            server.data(ssh_known_hosts_file=str(folder / "none" / "known_hosts")),
+            server.data(8, ssh_known_hosts_file=str(folder / "none" / "known_hosts")),
             "is not there, so its key cannot be noted; make the folder",
         ),
         "changed-host-key": (
-            server.data(ssh_known_hosts_file=str(folder / "old")),
+            server.data(9, ssh_known_hosts_file=str(folder / "old")),
             "its SSH host key is another than before",
         ),
         "unknown-host-key": (
             server.data(
-                ssh_known_hosts_file=str(folder / "empty"), ssh_strict_host_key_checking="yes"
+                12, ssh_known_hosts_file=str(folder / "empty"), ssh_strict_host_key_checking="yes"
             ),
             f"its SSH host key is not in {folder / 'empty'}",
         ),
         "refused-port": (
-            server.data(ssh_port=1),
-            "127.0.0.1 refuses connections to port 1; is sshd running there",
+            server.data(10, ssh_port=1),
+            "127.0.0.10 refuses connections to port 1; is sshd running there",
         ),
         "no-such-name": (
             server.data(ssh_hostname="no-such-host.invalid"),
@@ -152,7 +152,7 @@ def test_the_other_hosts_go_on(tmp_path: Path, server: SshServer, words: list[st
     project = Project(tmp_path)
     inventory(
         project,
-        {"lost": server.data(ssh_key="/no/such/key"), "found": server.data(ssh_port=server.port)},
+        {"lost": server.data(ssh_key="/no/such/key"), "found": server.data(2)},
     )
     done = project.run(*words)
     said = one_line(done.stdout)
@@ -168,7 +168,7 @@ def test_a_login_that_cannot_become_root(tmp_path: Path, words: list[str]) -> No
     with ssh_server(tmp_path / "ssh") as server:
         server.program("sudo", "echo 'root is not in the sudoers file.' >&2; exit 1")
         server.program("id", "echo 1000")
-        inventory(project, {"no-sudo": server.data(), "sudo-refuses": server.data(_sudo=True)})
+        inventory(project, {"no-sudo": server.data(), "sudo-refuses": server.data(2, _sudo=True)})
         done = project.run(*words)
     said = one_line(done.stdout)
     assert done.returncode == 1, done.stdout
@@ -205,7 +205,7 @@ def test_a_host_that_hangs_up_in_the_middle(
 
 def test_fifty_hosts_and_none_of_them_there(tmp_path: Path, server: SshServer) -> None:
     project = Project(tmp_path)
-    inventory(project, {f"gpu{n}": server.data(ssh_port=1) for n in range(50)})
+    inventory(project, {f"gpu{n}": server.data(n + 1, ssh_port=1) for n in range(50)})
     done = project.run("vllm-hosts", "doctor", "inventory/prod.py", "--json")
     found = json.loads(done.stdout)
     assert len(found) == 50
