@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import gevent
 from pyinfra.api.config import Config
-from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
-from pyinfra.context import ctx_host, ctx_state
 
+from vllm_hosts.connections import at_host, connect_as_root
 from vllm_hosts.errors import HostError
+from vllm_hosts.reach import disconnect, named, saying
 
 T = TypeVar("T")
 
@@ -32,14 +32,15 @@ def ask(
 
 
 def _ask(state: State, host: Host, question: Callable[[str], T]) -> T | HostError:
-    with ctx_state.use(state), ctx_host.use(host):
+    with at_host(state, host):
         try:
-            host.connect(raise_exceptions=True)
-        except ConnectError as error:
-            return HostError(f"{host.name} cannot be reached: {error}")
+            connect_as_root(host)
+        except HostError as error:
+            return named(host, error)
         try:
-            return question(host.name)
+            with saying(host):
+                return question(host.name)
         except HostError as error:
             return HostError(f"{host.name}: {error}")
         finally:
-            host.disconnect()
+            disconnect(host)

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import gevent
-from paramiko import SSHException
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import PyinfraCommand, StringCommand
 from pyinfra.api.config import Config
-from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
@@ -20,7 +18,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import HostFact
-from vllm_hosts.run import NoDelay
+from vllm_hosts.reach import connect, require_root, saying
 
 T = TypeVar("T")
 
@@ -30,7 +28,6 @@ class Connections:
 
     def __init__(self, inventory: Inventory) -> None:
         self._state = State(inventory, Config())
-        self._state.add_callback_handler(NoDelay())
 
     def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
         """Do something at a host: with ``ask``, ``carry_out``, or facts.
@@ -40,8 +37,8 @@ class Connections:
         """
         host = self._state.inventory.get_host(name)
         try:
-            with gevent.Timeout(limit), _at(self._state, host):
-                self._connect(host)
+            with gevent.Timeout(limit), at_host(self._state, host), saying(host):
+                connect_as_root(host)
                 return do()
         except gevent.Timeout as late:
             self.drop(name)
@@ -70,18 +67,21 @@ class Connections:
             gevent.spawn(client.close)
         host.connected = False
 
-    @staticmethod
-    def _connect(host: Host) -> None:
-        if host.connected:
-            return
-        try:
-            host.connect(show_errors=False, raise_exceptions=True)
-        except PyinfraError as error:
-            raise HostError(f"cannot be reached: {error}") from error
-        user = "".join(_run(host, StringCommand("id -u")).stdout_lines).strip()
-        if user != "0":
-            host.connected = False
-            raise HostError(f"user {user or 'unknown'} is not root; set _sudo for this host")
+
+def connect_as_root(host: Host) -> None:
+    """Connect to the host at hand, and see that commands there run as root.
+
+    :raises HostError: why that is not possible, without the host's name.
+    """
+    if host.connected:
+        return
+    connect(host)
+    try:
+        output = _run(host, StringCommand("id -u"))
+        require_root("".join(output.stdout_lines).strip(), _words(output))
+    except HostError:
+        host.connected = False
+        raise
 
 
 def ask(fact: type[HostFact[T]], **arguments: object) -> T:
@@ -116,11 +116,8 @@ def _run(host: Host, command: PyinfraCommand) -> _Output:
     state = ctx_state.get()
     given, _ = pop_global_arguments(state, host, {})
     options = {key: given.get(key) for key in CONNECTOR_ARGUMENT_KEYS}
-    try:
+    with saying(host):
         done, output = command.execute(state, host, options)  # type: ignore[arg-type]
-    except (OSError, EOFError, SSHException) as error:
-        host.connected = False
-        raise HostError(f"the connection is lost: {error or type(error).__name__}") from error
     found = _Output(list(output))
     found.failed = not done
     return found
@@ -133,7 +130,8 @@ def _words(output: CommandOutput) -> str:
 
 
 @contextmanager
-def _at(state: State, host: Host) -> Iterator[None]:
+def at_host(state: State, host: Host) -> Iterator[None]:
+    """pyinfra is at this host, in this greenlet."""
     # pyinfra's own ``use`` does not go back after an exception.
     ctx_state.set(state)
     ctx_host.set(host)

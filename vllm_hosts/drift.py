@@ -9,13 +9,15 @@ from typing import Any
 import gevent
 from pyinfra.api.command import FunctionCommand
 from pyinfra.api.config import Config
-from pyinfra.api.connect import connect_all, disconnect_all
+from pyinfra.api.connect import disconnect_all
 from pyinfra.api.host import Host
 from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from pyinfra_cli.util import load_deploy_file
 
 from vllm_hosts import run
+from vllm_hosts.connections import connect_as_root
+from vllm_hosts.errors import HostError
 from vllm_hosts.inventory import load
 from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.differences import listening
@@ -58,18 +60,32 @@ def drift(inventory_file: Path, deploy_file: Path, chosen: tuple[str, ...]) -> d
     state.init(inventory, config, initial_limit=limit)
     found = {host.name: HostDrift() for host in inventory if state.is_host_in_limit(host)}
     state.set_stage(StateStage.Connect)
-    connect_all(state)
+    reached = _connect(state, [inventory.get_host(name) for name in found], found)
     state.set_stage(StateStage.Prepare)
-    reached = [host for host in inventory if host in state.active_hosts]
-    for name in found.keys() - {host.name for host in reached}:
-        found[name].unknown.append("the host cannot be reached; pyinfra has said why above")
-    load_deploy_file(state, str(deploy_file))
+    if reached:
+        load_deploy_file(state, str(deploy_file))
     with listening() as told:
         looks = [gevent.spawn(_look, state, host, found[host.name], told) for host in reached]
         gevent.joinall(looks, raise_error=True)
     state.set_stage(StateStage.Disconnect)
     disconnect_all(state)
     return found
+
+
+def _connect(state: State, hosts: list[Host], found: dict[str, HostDrift]) -> list[Host]:
+    """Hosts that were reached. pyinfra's own ``connect_all`` ends the run where none is."""
+
+    def one(host: Host) -> None:
+        try:
+            with ctx_state.use(state), ctx_host.use(host):
+                connect_as_root(host)
+        except HostError as error:
+            found[host.name].unknown.append(str(error))
+        else:
+            state.activate_host(host)
+
+    gevent.joinall([gevent.spawn(one, host) for host in hosts], raise_error=True)
+    return [host for host in hosts if host in state.active_hosts]
 
 
 def _look(state: State, host: Host, into: HostDrift, told: dict[str, list[Any]]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pyinfra.api.arguments import all_global_arguments
 from pyinfra.api.connectors import get_all_connectors
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
@@ -18,6 +19,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
+from vllm_hosts import addresses
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.sources import problems
@@ -109,6 +111,8 @@ def validate(inventory: Inventory) -> dict[str, HostSettings]:
             found = error.problems
         for problem in found:
             where.setdefault(problem, []).append(host.name)
+    for problem in addresses.twice(deployed(inventory)):
+        where.setdefault(problem, [])
     if where:
         total = len(deployed(inventory))
         raise SettingsError([problem + _on(hosts, total) for problem, hosts in where.items()])
@@ -129,20 +133,23 @@ def host_settings(host: Host) -> HostSettings:
                 merged[name] = {**merged.get(name, {}), **value}
             elif name in SETTINGS:
                 merged[name] = value
-            elif problem := _unknown(name, layer):
-                found.append(problem)
-    address = host.data.get("ssh_hostname") or host.name
-    if str(address).startswith("@"):
+            elif unknown := _unknown(name, layer):
+                found.append(unknown)
+    found += addresses.problems(host) if not host.name.startswith("@") else ()
+    address, problem = addresses.address(host, merged.get("edge"))
+    found += [problem] if problem else []
+    if address.startswith("@"):
         # pyinfra's names of connectors, such as @local, are nothing that a client could ask.
         found.append(
             f"the inventory: {host.name!r} has no address that clients can use;"
             f' write ({host.name!r}, {{"ssh_hostname": "192.0.2.7"}}) with its own'
         )
         raise SettingsError(found)
+    if "agents" not in merged:
+        found.append(addresses.group_problem(host))
+        raise SettingsError(found)
     try:
-        settings = HostSettings.model_validate(
-            {**merged, "name": host.name, "address": str(address)}
-        )
+        settings = HostSettings.model_validate({**merged, "name": host.name, "address": address})
     except ValidationError as error:
         found += sentences(error, lambda name, key: _source(layers, name, key))
     if found:
@@ -177,11 +184,24 @@ def _connector_names() -> set[str]:
     }
 
 
+def _argument_names() -> set[str]:
+    """pyinfra's global arguments, such as ``_sudo``."""
+    return {name for name, _ in all_global_arguments()}
+
+
 def _unknown(name: str, layer: Layer) -> str | None:
     """Why a name is no setting. Names for pyinfra (``_sudo``, ``ssh_user``) and ``x_`` are fine."""
-    if name.startswith(("_", "x_")) or name in _connector_names():
+    pyinfra_s = _connector_names() | _argument_names()
+    if name.startswith("x_") or name in pyinfra_s:
         return None
-    close = difflib.get_close_matches(name, SETTINGS, n=1)
+    if name.startswith("_"):
+        # Somebody's own, unless it is nearly one of pyinfra's.
+        close = difflib.get_close_matches(name, pyinfra_s, n=1, cutoff=0.8)
+        return f"{layer.source}: unknown {name!r}; did you mean {close[0]!r}?" if close else None
+    if f"_{name}" in pyinfra_s:
+        close = [f"_{name}"]
+    else:
+        close = difflib.get_close_matches(name, [*SETTINGS, *sorted(pyinfra_s)], n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(SETTINGS)}"
     return f"{layer.source}: unknown setting {name!r}; {hint} (data of your own: start it with x_)"
 
@@ -203,7 +223,7 @@ def _outside(settings: HostSettings) -> Iterator[str]:
 
 
 def _on(hosts: list[str], total: int) -> str:
-    if len(hosts) == total and total > 1:
+    if not hosts or (len(hosts) == total and total > 1):
         return ""
     shown = ", ".join(hosts[:3])
     more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""

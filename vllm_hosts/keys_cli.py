@@ -15,7 +15,7 @@ from vllm_hosts.controller import CA_FILE
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import KeyStore, model
-from vllm_hosts.keys.age import own_recipients, parse_recipient
+from vllm_hosts.keys.age import named_recipients, own_recipients, parse_recipient
 from vllm_hosts.keys.model import ClientRecord
 from vllm_hosts.pki import utc_now
 
@@ -82,7 +82,7 @@ def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> Non
     store = KeyStore(inventory, identity)
     parse_recipient(recipient)
     lines = store.recipients()
-    if recipient.strip() in lines:
+    if named_recipients(lines, " ".join(recipient.split()[:2])):
         click.echo("can open the keys already")
         return
     store.set_recipients([*lines, recipient.strip()])
@@ -101,7 +101,7 @@ def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> 
     """
     store = KeyStore(inventory, identity)
     lines = store.recipients()
-    gone = [line for line in lines if recipient.strip() in (line, *line.split()[1:])]
+    gone = named_recipients(lines, recipient)
     if len(gone) != 1:
         found = "matches several recipients" if gone else "is not one of the recipients"
         raise SettingsError([f"{recipient!r} {found} in {store.recipients_path}"])

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
-from pyinfra.api.state import BaseStateCallback, State
+from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
+from pyinfra_cli.exceptions import CliError
 
 from vllm_hosts import pyinfra_output
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import HostKeys, KeyStore
+from vllm_hosts.reach import Reaching
 from vllm_hosts.settings import HostSettings
+
+#: Where config.py and deploy.py lie.
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ def install(inventory_file: Path | None = None) -> None:
     options: dict[str, Any] = context.params if context else {}
     if options.get("no_wait"):
         raise click.UsageError("--no-wait exits with 0 after failures; leave it out")
+    _ask_somebody()
     named = inventory_file or options.get("inventory")
     if named is None:
         raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
@@ -67,6 +75,28 @@ def install(inventory_file: Path | None = None) -> None:
     _host_run.cache_clear()
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
+
+
+def _ask_somebody() -> None:
+    """pyinfra asks before it changes anything, and breaks where nobody can answer."""
+    cli = sys.modules.get("pyinfra_cli.cli")
+    ask = getattr(cli, "_do_confirm", None)
+    if cli is None or ask is None or getattr(ask, "says_why", False):
+        return
+
+    def asked(question: str) -> bool:
+        try:
+            answer: bool = ask(question)
+        except EOFError:
+            click.echo(err=True)
+            raise CliError(
+                "nobody can answer here, as there is no terminal; nothing more was changed. Give -y"
+                " to go on without being asked, also where hosts cannot be reached"
+            ) from None
+        return answer
+
+    asked.says_why = True  # type: ignore[attr-defined]
+    cli._do_confirm = asked  # type: ignore[attr-defined]
 
 
 def _initialise(
@@ -92,7 +122,7 @@ def _initialise(
             click.echo(f"    - {problem}", err=True)
         click.echo("    Nothing was changed on any host.", err=True)
         raise SystemExit(1) from None
-    state.add_callback_handler(NoDelay())
+    state.add_callback_handler(Reaching())
 
 
 def _open_secrets(run: _Run) -> None:
@@ -104,25 +134,16 @@ def _open_secrets(run: _Run) -> None:
         run.store.local_ca()
 
 
-class NoDelay(BaseStateCallback):
-    """Connections that send at once."""
-
-    @staticmethod
-    def host_connect(state: State, host: Host) -> None:
-        # paramiko leaves Nagle's algorithm on, which costs a delayed acknowledgement per command.
-        client = getattr(host.connector, "client", None)
-        transport = client.get_transport() if client is not None else None
-        if transport is not None and isinstance(transport.sock, socket.socket):
-            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 def current() -> Current:
     """Settings and secrets of the host that pyinfra is at.
 
-    :raises RuntimeError: ``config.py`` was not loaded, as when run from another folder.
+    :raises PyinfraError: ``config.py`` was not loaded, as when run from another folder.
     """
     if _run is None or _run.settings is None:
-        raise RuntimeError("config.py was not loaded; run pyinfra in the project's own folder")
+        raise PyinfraError(
+            "pyinfra has not loaded config.py, so nothing was validated; run it in the project's"
+            f" own folder: cd {quote(str(PROJECT))}"
+        )
     return _host_run(ctx_host.get().name)
 
 

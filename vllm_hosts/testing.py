@@ -8,7 +8,6 @@ from typing import Any
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
 from pyinfra.api.config import Config
-from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
@@ -17,7 +16,9 @@ from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host as TestinfraHost
 
 from vllm_hosts import pyinfra_output
+from vllm_hosts.connections import connect_as_root
 from vllm_hosts.errors import HostError
+from vllm_hosts.reach import named, saying
 
 _MARK = "vllm-hosts-end"
 
@@ -44,7 +45,7 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc]
             f'( {script}\n) >"$out" 2>"$err" </dev/null; echo "code $?"\n'
             f'base64 -w 0 "$out"; echo; base64 -w 0 "$err"; echo; echo {_MARK}'
         )
-        with ctx_state.use(self._state), ctx_host.use(self._host):
+        with ctx_state.use(self._state), ctx_host.use(self._host), saying(self._host):
             arguments, _ = pop_global_arguments(self._state, self._host, {})
             options = {key: arguments.get(key) for key in CONNECTOR_ARGUMENT_KEYS}
             _, output = self._host.run_shell_command(
@@ -52,7 +53,8 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc]
             )
         lines = output.stdout_lines
         if len(lines) < 4 or lines[-1] != _MARK:
-            raise HostError(f"{self._host.name}: a command got no answer: {output.stderr}")
+            said = " ".join(output.stderr.split()) or "the connection ended"
+            raise HostError(f"{self._host.name}: a command got no answer: {said}")
         code, out, err = lines[-4:-1]
         return self.result(
             int(code.removeprefix("code ")),
@@ -101,11 +103,7 @@ class Hosts:
         host = self._state.inventory.get_host(name)
         try:
             with ctx_state.use(self._state), ctx_host.use(host):
-                host.connect(raise_exceptions=True)
-        except ConnectError as error:
-            return HostError(f"{name} cannot be reached: {error}")
-        connected = CheckedHost(PyinfraBackend(self._state, host))
-        user = connected.run("id -u").stdout.strip()
-        if user != "0":
-            return HostError(f"{name}: user {user} is not root; set _sudo for this host")
-        return connected
+                connect_as_root(host)
+        except HostError as error:
+            return named(host, error)
+        return CheckedHost(PyinfraBackend(self._state, host))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,7 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown := set(config.getoption("--only-host")) - set(settings):
         raise pytest.UsageError(f"{file} has no host {', '.join(sorted(unknown))}")
     config.stash[_VERIFIED] = Verified(file, settings, Hosts(inventory), neighbours(inventory))
-    collector = Collector(settings, file.stem, config.getoption("--report"))
+    shown = os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
+    collector = Collector(settings, file.stem, config.getoption("--report"), shown)
     config.stash[_COLLECTOR] = collector
     config.pluginmanager.register(collector, "vllm-hosts-collector")
 
@@ -87,8 +89,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
     if "gpu_agent" in names or "agent" in names:
         pairs = verified.with_gpu if "gpu_agent" in names else verified.agents
-        pairs = [pair for pair in pairs if pair[0] in chosen]
-        metafunc.parametrize(("host_name", "agent_name"), pairs, scope="session")
+        params = [pytest.param(*pair) for pair in pairs if pair[0] in chosen]
+        # A host without any is said to be one: at an empty list pytest itself would break.
+        none = pytest.mark.skip(reason="no agent of this host has a GPU")
+        with_some = {host for host, _ in pairs}
+        params += [pytest.param(name, None, marks=none) for name in chosen if name not in with_some]
+        metafunc.parametrize(("host_name", "agent_name"), params, scope="session")
     elif "settings" in names:
         metafunc.parametrize("host_name", chosen, scope="session")
 

@@ -95,7 +95,7 @@ class TestTheSuiteItself:
         finally:
             lab_hosts.run("gpu2", "systemctl start ssh.service")
         assert run.code == 1
-        assert "gpu2 cannot be reached" in run.output
+        assert "gpu2: cannot be reached" in run.output
         # What its clients see can be looked at; all the rest was not, and nothing is broken.
         assert {name.partition("-")[0] for name in ended(tmp_path, "gpu2", "kept")} <= {
             "EDGE",

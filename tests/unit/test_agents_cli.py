@@ -64,7 +64,7 @@ def test_status_for_scripts(host: LocalHost) -> None:
         ("@local", "one", "absent"),
         ("@local", "two", "running"),
     ]
-    assert rows[0]["error"].startswith("cannot be reached: Could not connect")
+    assert rows[0]["error"].startswith("cannot be reached: 127.0.0.1 refuses connections")
     assert rows[3] == {
         "host": "@local",
         "agent": "two",

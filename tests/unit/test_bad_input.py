@@ -63,15 +63,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no agents": (
         {"agents": []},
-        "agents is empty; describe at least one agent",
+        "group_data/gpu_hosts.py: agents is empty; describe at least one agent",
     ),
     "duplicate name": (
         {"agents": two(name="one")},
-        "two agents have the name 'one'; each needs its own",
+        "group_data/gpu_hosts.py: two agents have the name 'one', agents[0] and agents[1];"
+        " each needs its own",
     ),
     "duplicate port": (
         {"agents": two(port=8001)},
-        "two agents have the port 8001; each needs its own",
+        "group_data/gpu_hosts.py: agents 'one' and 'two' have one port, 8001; each needs its own",
     ),
     "low port": (
         {"agents": [agent(port=443)]},
@@ -89,14 +90,62 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"nvidia": {"driver_series": "580.95.05"}},
         "group_data/gpu_hosts.py: nvidia.driver_series must be a whole number, not '580.95.05'",
     ),
+    "length in words": (
+        {"agents": [agent(max_model_len="16 thousand")]},
+        "group_data/gpu_hosts.py: agents[0].max_model_len: '16 thousand' is no number of tokens;"
+        " write 16384, or as vLLM takes it '16k' (16000) or '16K' (16384), or 'auto'",
+    ),
+    "half a length": (
+        {"agents": [agent(max_model_len="1.5K")]},
+        "group_data/gpu_hosts.py: agents[0].max_model_len: '1.5K' is no number of tokens;"
+        " write 16384, or as vLLM takes it '16k' (16000) or '16K' (16384), or 'auto'",
+    ),
+    "no length": (
+        {"agents": [agent(max_model_len=0)]},
+        "group_data/gpu_hosts.py: agents[0].max_model_len: 0 is no number of tokens;"
+        " write 16384, or as vLLM takes it '16k' (16000) or '16K' (16384), or 'auto'",
+    ),
+    "no length, in words": (
+        {"agents": [agent(max_model_len="0k")]},
+        "group_data/gpu_hosts.py: agents[0].max_model_len: '0k' is no number of tokens;"
+        " write 16384, or as vLLM takes it '16k' (16000) or '16K' (16384), or 'auto'",
+    ),
+    "an argument with its value": (
+        {"agents": [agent(extra_args=["--max-num-seqs 64"])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: --max-num-seqs and its value stand in one"
+        " word; write two, such as '--max-num-seqs', 'VALUE', or '--max-num-seqs=VALUE'",
+    ),
+    "an argument with a space behind it": (
+        {"agents": [agent(extra_args=["--enforce-eager "])]},
+        "group_data/gpu_hosts.py: agents[0].extra_args: '--enforce-eager ' has a space beside the"
+        " argument; write '--enforce-eager'",
+    ),
+    "GPUs that would idle": (
+        {"agents": [agent(gpus=[0, 1, 2], tensor_parallel_size=2)]},
+        "group_data/gpu_hosts.py: agents[0]: tensor_parallel_size 2 uses 2 of the 3 GPUs that gpus"
+        " names, and the rest would idle; name 2, or leave tensor_parallel_size out, or have"
+        " extra_args use them (--pipeline-parallel-size, --data-parallel-size)",
+    ),
+    "an agent's port for everybody": (
+        {"firewall": {"extra_tcp_ports": [8001]}},
+        "group_data/gpu_hosts.py: firewall.extra_tcp_ports has 8001, the port of agent 'one', which"
+        " only the edge is to reach; remove it, or open it to named networks with the agent's"
+        " expose",
+    ),
+    "the edge for some and for everybody": (
+        {"edge": {"allow_from": ["10.0.0.0/8"]}, "firewall": {"extra_tcp_ports": [443]}},
+        "group_data/gpu_hosts.py: firewall.extra_tcp_ports opens 443 (edge.https_port) to"
+        " everybody, which edge.allow_from closes; remove one of them",
+    ),
     "port of the edge": (
         {"agents": [agent(port=8443)], "edge": {"https_port": 8443}},
-        "agent 'one' has port 8443, which is edge.https_port; give it another",
+        "group_data/gpu_hosts.py: agent 'one' has port 8443, which is edge.https_port; give it"
+        " another",
     ),
     "too much of one GPU": (
         {"agents": two(gpus=[0], gpu_memory_utilization=0.5)},
-        "agents 'one' (0.92) and 'two' (0.5) ask for 1.42 of GPU 0's memory;"
-        " lower gpu_memory_utilization so that they add up to 1 or less",
+        "group_data/gpu_hosts.py: agents 'one' (0.92) and 'two' (0.5) ask for 1.42 of GPU 0's"
+        " memory; lower gpu_memory_utilization so that they add up to 1 or less",
     ),
     "utilization above 1": (
         {"agents": [agent(gpu_memory_utilization=1.5)]},
@@ -165,16 +214,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two sources of one folder": (
         {"agents": two(model="/srv/x", copy_from="/a")[1:] + [agent(model="/srv/x")]},
-        "agents with the model /srv/x name different copy_from; give them the same, or folders of"
-        " their own",
+        "group_data/gpu_hosts.py: agents with the model /srv/x name different copy_from; give them"
+        " the same, or folders of their own",
     ),
     "a token in the clear": (
         {
             "hub": {"endpoint": "http://mirror.example"},
             "secrets": {"hf_token_command": "printf secret-value"},
         },
-        "hub.endpoint http://mirror.example would get the Hugging Face token in the clear;"
-        " use https, or remove the token from secrets",
+        "group_data/gpu_hosts.py: hub.endpoint http://mirror.example would get the Hugging Face"
+        " token in the clear; use https, or remove the token from secrets",
     ),
     "development mode": (
         {"agents": [agent(env={"VLLM_SERVER_DEV_MODE": "1"})]},

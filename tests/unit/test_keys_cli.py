@@ -11,9 +11,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import pyrage
 import pytest
 
 from tests.unit.projects import AGENT, BIN, Project
+from vllm_hosts.keys.age import named_recipients
 
 PROD = "inventory/prod.py"
 
@@ -188,6 +190,30 @@ class TestEncryption:
             check=True,
         )
         assert set(json.loads(done.stdout)["clients"]) == {"default"}
+
+    @pytest.mark.parametrize(
+        "named", ["rsa me", "  rsa   me ", "rsa me at work", "key", "line", "kind and key"]
+    )
+    def test_a_recipient_by_any_of_its_names(self, named: str) -> None:
+        other = "ssh-ed25519 AAAAother carol"
+        line = "ssh-rsa AAAAkey rsa me at work" if "work" in named else "ssh-rsa AAAAkey rsa me"
+        meant = {"key": "AAAAkey", "line": line, "kind and key": "ssh-rsa AAAAkey"}
+        assert named_recipients([line, other], meant.get(named, named)) == [line]
+
+    @pytest.mark.parametrize("named", ["", " ", "ssh-rsa", "ssh-ed25519", "rsa", "me", "dave"])
+    def test_what_names_no_recipient(self, named: str) -> None:
+        lines = ["ssh-rsa AAAAkey rsa me", "ssh-ed25519 AAAAother carol", "age1abc"]
+        assert named_recipients(lines, named) == []
+
+    def test_recipients_with_spaces(self, project: Project, tmp_path: Path) -> None:
+        keys(project, "init", PROD)
+        keys(project, "recipients", "add", PROD, ssh_key(tmp_path / "other", "bob at desk"))
+        age = str(pyrage.x25519.Identity.generate().to_public())
+        keys(project, "recipients", "add", PROD, f"  {age} \n")
+        assert "can open the keys already" in keys(project, "recipients", "add", PROD, age)
+        keys(project, "recipients", "remove", PROD, "bob at desk")
+        keys(project, "recipients", "remove", PROD, f" {age}")
+        assert len(keys(project, "recipients", "list", PROD).splitlines()) == 1
 
     def test_recipients_come_and_go(self, project: Project, tmp_path: Path) -> None:
         keys(project, "init", PROD)

@@ -93,7 +93,7 @@ def test_a_host_that_does_not_answer_stops_no_other(host: LocalHost) -> None:
     done = host.project.run(*TOP, "--once")
     assert done.returncode == 1
     assert "down  no answer" in done.stdout
-    assert "  cannot be reached: Could not connect" in done.stdout
+    assert "  cannot be reached: 127.0.0.1 refuses connections" in done.stdout
     assert "healthy     12    3" in done.stdout
 
 

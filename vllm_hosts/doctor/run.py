@@ -7,7 +7,6 @@ from pathlib import Path
 
 import gevent
 from pyinfra.api.config import Config
-from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
@@ -15,6 +14,7 @@ from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from vllm_hosts.capacity import plan_host
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, look_at, models_of
+from vllm_hosts.connections import connect_as_root
 
 # Each registers the diagnoses that it finds.
 from vllm_hosts.doctor import (  # noqa: F401
@@ -23,6 +23,7 @@ from vllm_hosts.doctor import (  # noqa: F401
     doctors_gpu,
     doctors_machine,
     doctors_memory,
+    doctors_words,
 )
 from vllm_hosts.doctor.look import seen
 from vllm_hosts.doctor.model import Diagnosis, diagnose
@@ -31,6 +32,7 @@ from vllm_hosts.doctor.words import UNSIZED, said_by
 from vllm_hosts.errors import HostError
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.probe import reachable
+from vllm_hosts.reach import disconnect, saying
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 
@@ -74,16 +76,17 @@ def examine(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, Examined
 def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
     with ctx_state.use(state), ctx_host.use(host):
         try:
-            host.connect(show_errors=False, raise_exceptions=True)
-        except ConnectError as error:
-            return Examined(blind=(clean(f"the host cannot be reached: {error}"),))
+            connect_as_root(host)
+        except HostError as error:
+            return Examined(blind=(str(error),))
         try:
-            look = seen(settings, reachable)
-            look = replace(look, fitting=_fitting(settings, look))
+            with saying(host):
+                look = seen(settings, reachable)
+                look = replace(look, fitting=_fitting(settings, look))
         except HostError as error:
             return Examined(blind=(str(error),))
         finally:
-            host.disconnect()
+            disconnect(host)
     try:
         return Examined(tuple(diagnose(settings, look)), tuple(map(clean, look.blind())))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -15,6 +15,8 @@ from vllm_hosts.errors import SettingsError
 #: Names a file with an age or SSH identity.
 IDENTITY_ENV = "VLLM_HOSTS_IDENTITY"
 _USUAL = (".config/age/keys.txt", ".ssh/id_ed25519", ".ssh/id_rsa")
+#: First words of SSH's public keys, which name nobody.
+_KINDS = ("ssh-ed25519", "ssh-rsa")
 #: pyrage's own types, of which it has one for SSH and one for age.
 Recipient = Any
 Identity = Any
@@ -27,8 +29,8 @@ def parse_recipient(text: str) -> Recipient:
     """
     words = text.split()
     try:
-        if text.startswith("age1"):
-            return pyrage.x25519.Recipient.from_str(text.strip())
+        if words and words[0].startswith("age1"):
+            return pyrage.x25519.Recipient.from_str(words[0])
         # SSH's comment is for people.
         return pyrage.ssh.Recipient.from_str(" ".join(words[:2]))
     except pyrage.RecipientError as error:
@@ -50,9 +52,24 @@ def read_recipients(path: Path) -> list[str]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
-    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    stripped = [line.strip() for line in lines]
+    found = [line for line in stripped if line and not line.startswith("#")]
     if not found:
         raise SettingsError([f"{path} lists no recipient; nobody could open the keys again"])
+    return found
+
+
+def named_recipients(lines: Sequence[str], text: str) -> list[str]:
+    """Those that somebody means: by the whole line, the key, or the comment, spaces and all."""
+    meant = " ".join(text.split())
+    found = []
+    for line in lines:
+        words = line.split()
+        comment = words[1:] if words[0].startswith("age1") else words[2:]
+        shown = " ".join(comment)
+        names = {" ".join(words), " ".join(words[:2]), *words[:2], shown, shown.lstrip("# ")}
+        if meant and meant in names - {"", *_KINDS}:
+            found.append(line)
     return found
 
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from vllm_hosts.settings import words
-from vllm_hosts.settings.types import Cidr, DnsName, EnvName, Network, Port, Section, Size, _matches
+from vllm_hosts.settings.types import (
+    Cidr,
+    DnsName,
+    EnvName,
+    Network,
+    Port,
+    Section,
+    Size,
+    Tokens,
+    _matches,
+)
 
 AgentName = Annotated[
     str,
@@ -83,6 +94,11 @@ class Egress(Section):
         " it likes, hidden in the names that it asks for",
     )
 
+
+#: An argument, and what follows it in the same word. Values may well have spaces: JSON has.
+_WITH_ITS_VALUE = re.compile(r"(?=.*\s)\s*(--?[A-Za-z][\w.-]*)\s*(?:(?<=\s)(\S.*))?")
+#: Other ways to spread a model over GPUs.
+_PARALLEL = re.compile(r"--?(?:p[-_]?p|d[-_]?p|pipeline|data|decode|prefill)[\w-]*")
 
 #: A name that cannot exist (RFC 6761): vLLM takes an empty list for every domain.
 _NO_DOMAIN = "none.invalid"
@@ -173,8 +189,10 @@ class Agent(Section):
     gpu_memory_utilization: float = Field(
         0.92, gt=0, le=1, description="Part of each GPU's memory for this agent", strict=False
     )
-    max_model_len: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
-        None, description="Context length in tokens; `auto`: what fits; None: the model's own"
+    max_model_len: Tokens | None = Field(
+        None,
+        description="Context length in tokens, such as 16384, '16k' (16000) or '16K' (16384);"
+        " `auto`: what fits; None: the model's own",
     )
     tensor_parallel_size: int | None = Field(
         None, ge=1, description="GPUs that share each layer; None: all of this agent's"
@@ -238,6 +256,14 @@ class Agent(Section):
                 )
             if problem := words.refused_argument(argument):
                 raise ValueError(problem)
+            if match := _WITH_ITS_VALUE.fullmatch(argument):
+                # What follows may be anything, and is not shown.
+                raise ValueError(
+                    f"{match[1]} and its value stand in one word; write two, such as"
+                    f" {match[1]!r}, 'VALUE', or {match[1] + '=VALUE'!r}"
+                    if match[2]
+                    else f"{argument!r} has a space beside the argument; write {match[1]!r}"
+                )
         return arguments
 
     @field_validator("env")
@@ -289,6 +315,13 @@ class Agent(Section):
     def _tensor_parallel_fits(self) -> Self:
         if len(set(self.gpus)) != len(self.gpus):
             raise ValueError(f"gpus {list(self.gpus)} names one GPU twice")
+        size = self.tensor_parallel_size
+        if size and size < len(self.gpus) and not any(map(_PARALLEL.match, self.extra_args)):
+            raise ValueError(
+                f"tensor_parallel_size {size} uses {size} of the {len(self.gpus)} GPUs that gpus"
+                f" names, and the rest would idle; name {size}, or leave tensor_parallel_size out,"
+                " or have extra_args use them (--pipeline-parallel-size, --data-parallel-size)"
+            )
         if self.gpus and (self.tensor_parallel_size or 0) > len(self.gpus):
             raise ValueError(
                 f"tensor_parallel_size {self.tensor_parallel_size} needs as many GPUs,"

@@ -52,8 +52,7 @@ class HostSettings(Section):
     def _agents_fit_together(self) -> Self:
         if not self.agents:
             raise ValueError("agents is empty; describe at least one agent")
-        _refuse_twice("name", [agent.name for agent in self.agents])
-        _refuse_twice("port", [agent.port for agent in self.agents])
+        _refuse_twice(self.agents)
         taken = {self.edge.https_port: "edge.https_port", self.edge.http_port: "edge.http_port"}
         for agent in self.agents:
             if agent.port in taken:
@@ -110,6 +109,24 @@ class HostSettings(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _further_ports_are_others(self) -> Self:
+        for agent in self.agents:
+            if agent.port in self.firewall.extra_tcp_ports:
+                raise ValueError(
+                    f"firewall.extra_tcp_ports has {agent.port}, the port of agent {agent.name!r},"
+                    " which only the edge is to reach; remove it, or open it to named networks with"
+                    " the agent's expose"
+                )
+        for setting in ("https_port", "http_port"):
+            port = getattr(self.edge, setting)
+            if self.edge.allow_from and port in self.firewall.extra_tcp_ports:
+                raise ValueError(
+                    f"firewall.extra_tcp_ports opens {port} (edge.{setting}) to everybody, which"
+                    " edge.allow_from closes; remove one of them"
+                )
+        return self
+
     def cell(self, name: str) -> Cell:
         """The network of one of this host's agents."""
         [agent] = [agent for agent in self.agents if agent.name == name]
@@ -142,7 +159,17 @@ class HostSettings(Section):
         return self.edge.names or (self.address,)
 
 
-def _refuse_twice(what: str, values: list[str] | list[int]) -> None:
-    for value in values:
-        if values.count(value) > 1:  # type: ignore[arg-type]
-            raise ValueError(f"two agents have the {what} {value!r}; each needs its own")
+def _refuse_twice(agents: tuple[Agent, ...]) -> None:
+    names = [agent.name for agent in agents]
+    for number, agent in enumerate(agents):
+        if agent.name in names[:number]:
+            raise ValueError(
+                f"two agents have the name {agent.name!r}, agents[{names.index(agent.name)}] and"
+                f" agents[{number}]; each needs its own"
+            )
+        for other in agents[:number]:
+            if other.port == agent.port:
+                raise ValueError(
+                    f"agents {other.name!r} and {agent.name!r} have one port, {agent.port}; each"
+                    " needs its own"
+                )

@@ -11,6 +11,10 @@ from pydantic import BaseModel, ValidationError
 from vllm_hosts.settings.agent import Agent, Expose, RequestLimits
 from vllm_hosts.settings.host import HostSettings
 
+#: What pydantic calls the members of a union.
+_UNION = ("int", "constrained-int", "literal['auto']")
+#: How sentences begin that are about a section as a whole.
+_ABOUT = {"agent": "agents", "two agents": "agents", "firewall.": "firewall", "hub.": "hub"}
 _TYPES = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
@@ -31,11 +35,14 @@ def sentences(error: ValidationError, source: Callable[[str, str | None], str]) 
     """
     found: list[str] = []
     for item in error.errors(include_url=False, include_input=True):
-        path = [part for part in item["loc"] if part not in ("int", "literal['auto']")]
+        path = [part for part in item["loc"] if part not in _UNION]
         name = str(path[0]) if path else ""
         key = str(path[1]) if len(path) > 1 and isinstance(path[1], str) else None
         dotted = _dotted(path)
-        text = f"{source(name, key)}: " if name else ""
+        said = "" if name else str(item.get("ctx", {}).get("error", ""))
+        # What is checked across sections mostly begins with the one that it is about.
+        about = next((section for word, section in _ABOUT.items() if said.startswith(word)), name)
+        text = f"{source(about, key)}: " if about else ""
         text += _sentence(dict(item), path, dotted)
         if text not in found:
             found.append(text)

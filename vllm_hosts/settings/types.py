@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
@@ -86,6 +87,29 @@ def in_bytes(size: str) -> int:
     """The bytes that a ``Size`` stands for."""
     return int(size[:-1]) * _UNITS[size[-1]]
 
+
+#: vLLM 0.32, utils/argparse_utils.py: small letters are powers of 1000, capitals of 1024.
+_TOKENS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def _tokens(value: object) -> object:
+    """A number of tokens, also as vLLM's command line takes it."""
+    if value in (None, "auto") or (type(value) is int and value >= 1):
+        return value
+    text = value.strip() if isinstance(value, str) else ""
+    match = re.fullmatch(r"([0-9]{1,12})(\.[0-9]{1,6})?([kmgKMG]?)", text)
+    if match and not (match[2] and match[3] not in ("k", "m", "g")):
+        tokens = int(Decimal(match[1] + (match[2] or "")) * _TOKENS[match[3]])
+        if tokens:
+            return tokens
+    raise ValueError(
+        f"{value!r} is no number of tokens; write 16384, or as vLLM takes it '16k' (16000) or '16K'"
+        " (16384), or 'auto'"
+    )
+
+
+#: A context length; ``auto``: what fits.
+Tokens = Annotated[int | Literal["auto"], BeforeValidator(_tokens)]
 
 #: A DNS name or an IP address, as clients write it in a URL's host part.
 HostName = Annotated[

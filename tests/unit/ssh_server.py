@@ -1,0 +1,162 @@
+"""An SSH server on loopback, as a process of its own: this machine in the place of a host.
+
+Any user is let in with the one key. Commands run here, with programs of a folder in front.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
+
+#: It listens on 127.0.0.1 and on the addresses after it.
+ADDRESSES = 16
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_key(path: Path, passphrase: bytes | None = None) -> Path:
+    """A new private key as ssh-keygen writes it."""
+    lock: KeySerializationEncryption = (
+        BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    )
+    key = Ed25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, lock))
+    path.chmod(0o600)
+    return path
+
+
+@dataclass(frozen=True)
+class SshServer:
+    """``folder`` holds ``client`` (the key that is let in), ``host`` and ``programs``."""
+
+    folder: Path
+    port: int
+
+    def data(self, number: int = 1, **changes: object) -> dict[str, object]:
+        """What an inventory says of it, at one of its addresses."""
+        return {
+            "ssh_hostname": f"127.0.0.{number}",
+            "ssh_port": self.port,
+            "ssh_user": "root",
+            "ssh_key": str(self.folder / "client"),
+            "ssh_known_hosts_file": str(self.folder / "known_hosts"),
+            **changes,
+        }
+
+    def program(self, name: str, script: str) -> None:
+        """A program that commands find before the system's."""
+        path = self.folder / "programs" / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+
+@contextmanager
+def ssh_server(folder: Path, *, cut_after: int = 10_000) -> Iterator[SshServer]:
+    """Runs until the block ends.
+
+    :param cut_after: commands that it takes; at the next one it hangs up.
+    """
+    (folder / "programs").mkdir(parents=True)
+    write_key(folder / "client")
+    write_key(folder / "host")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.unit.ssh_server", str(folder), str(cut_after)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield SshServer(folder, int(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.wait()
+
+
+class _Server(paramiko.ServerInterface):
+    def __init__(self, folder: Path, cut: threading.Semaphore) -> None:
+        self._client = paramiko.Ed25519Key.from_private_key_file(str(folder / "client"))
+        self._path = f"{folder / 'programs'}:{os.environ['PATH']}"
+        self._cut = cut
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        good = key.asbytes() == self._client.asbytes()
+        return paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        if not self._cut.acquire(blocking=False):
+            channel.get_transport().close()
+            return False
+        threading.Thread(target=self._run, args=(channel, command), daemon=True).start()
+        return True
+
+    def _run(self, channel: paramiko.Channel, command: bytes) -> None:
+        given = b""
+        while chunk := channel.recv(65536):
+            given += chunk
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            input=given,
+            capture_output=True,
+            env={**os.environ, "PATH": self._path},
+            check=False,
+        )
+        channel.sendall(done.stdout)
+        channel.sendall_stderr(done.stderr)
+        channel.send_exit_status(done.returncode)
+        channel.close()
+
+
+def _serve(folder: Path, cut_after: int) -> None:
+    key = paramiko.Ed25519Key.from_private_key_file(str(folder / "host"))
+    cut = threading.Semaphore(cut_after)
+    first = socket.create_server(("127.0.0.1", 0))
+    port = first.getsockname()[1]
+    # One machine under two names is refused: each host of a test has an address of its own.
+    others = [socket.create_server((f"127.0.0.{n}", port)) for n in range(2, ADDRESSES + 1)]
+    print(port, flush=True)
+    # Whoever started this has gone when standard input ends.
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    for listener in others:
+        threading.Thread(target=_accept, args=(listener, key, folder, cut), daemon=True).start()
+    _accept(first, key, folder, cut)
+
+
+def _accept(
+    listener: socket.socket, key: paramiko.PKey, folder: Path, cut: threading.Semaphore
+) -> None:
+    while True:
+        connection, _ = listener.accept()
+        transport = paramiko.Transport(connection)
+        transport.add_server_key(key)
+        try:
+            transport.start_server(server=_Server(folder, cut))
+        except (paramiko.SSHException, EOFError, OSError):
+            transport.close()
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,228 @@
+"""What stops the way to a host is one sentence for that host, in every command; others go on."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.projects import Project
+from tests.unit.ssh_server import SshServer, ssh_server, write_key
+
+#: Every command that goes to hosts.
+COMMANDS = [
+    ["vllm-hosts", "plan", "inventory/prod.py"],
+    ["vllm-hosts", "doctor", "inventory/prod.py"],
+    ["vllm-hosts", "agents", "inventory/prod.py", "status"],
+    ["vllm-hosts", "top", "inventory/prod.py", "--once"],
+    ["vllm-hosts", "drift", "inventory/prod.py"],
+    ["vllm-hosts", "verify", "inventory/prod.py", "--promise", "HOST-01"],
+    ["pyinfra", "-y", "inventory/prod.py", "deploy.py"],
+]
+_ids = [f"{words[0]}-{words[1]}" for words in COMMANDS]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    with ssh_server(tmp_path_factory.mktemp("ssh")) as running:
+        yield running
+
+
+@pytest.fixture
+def hang_up() -> Iterator[int]:
+    """The port of a server that says nothing and closes every connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        while True:
+            try:
+                listener.accept()[0].close()
+            except OSError:
+                return
+
+    threading.Thread(target=answer, daemon=True).start()
+    yield listener.getsockname()[1]
+    listener.close()
+
+
+def faults(server: SshServer, folder: Path, hang_up: int) -> dict[str, tuple[object, str]]:
+    """By host name: what the inventory says of it, and the sentence that it must get."""
+    (folder / "garbage").write_text("127.0.0.1 ssh-ed25519 not-base64!\n")
+    (folder / "old").write_text(
+        f"[127.0.0.9]:{server.port} ssh-ed25519"
+        " AAAAC3NzaC1lZDI1NTE5AAAAIJ9YpLkbBvVqXrYzdAYm/Vm5Vda5uPOdZ4d9Mm2cT3kz\n"
+    )
+    (folder / "text").write_text("this is no key\n")
+    (folder / "folder").mkdir()
+    return {
+        "no-key": (
+            server.data(1, ssh_key="~/.ssh/no_such_key"),
+            "the SSH key ~/.ssh/no_such_key is not there; correct ssh_key",
+        ),
+        "text-for-a-key": (
+            server.data(2, ssh_key=str(folder / "text")),
+            f"the SSH key {folder / 'text'} cannot be read as a private key",
+        ),
+        "passphrase": (
+            server.data(3, ssh_key=str(write_key(folder / "locked", b"secret"))),
+            f"the SSH key {folder / 'locked'} has a passphrase, and nobody can type it here",
+        ),
+        "wrong-passphrase": (
+            server.data(4, ssh_key=str(folder / "locked"), ssh_key_password="wrong"),
+            "ssh_key_password may be wrong",
+        ),
+        "another-key": (
+            server.data(5, ssh_key=str(write_key(folder / "stranger"))),
+            f"it does not let root in with the SSH key {folder / 'stranger'}",
+        ),
+        "known-hosts-is-a-folder": (
+            server.data(6, ssh_known_hosts_file=str(folder / "folder")),
+            f"{folder / 'folder'}, with the keys of known hosts, cannot be read (Is a directory)",
+        ),
+        "known-hosts-has-garbage": (
+            server.data(7, ssh_known_hosts_file=str(folder / "garbage")),
+            f"{folder / 'garbage'}, with the keys of known hosts, has a line that cannot be",
+        ),
+        "known-hosts-has-no-folder": (
+            server.data(8, ssh_known_hosts_file=str(folder / "none" / "known_hosts")),
+            "is not there, so its key cannot be noted; make the folder",
+        ),
+        "changed-host-key": (
+            server.data(9, ssh_known_hosts_file=str(folder / "old")),
+            "its SSH host key is another than before",
+        ),
+        "unknown-host-key": (
+            server.data(
+                12, ssh_known_hosts_file=str(folder / "empty"), ssh_strict_host_key_checking="yes"
+            ),
+            f"its SSH host key is not in {folder / 'empty'}",
+        ),
+        "refused-port": (
+            server.data(10, ssh_port=1),
+            "127.0.0.10 refuses connections to port 1; is sshd running there",
+        ),
+        "no-such-name": (
+            server.data(ssh_hostname="no-such-host.invalid"),
+            "the name no-such-host.invalid does not resolve",
+        ),
+        "hangs-up": (
+            server.data(ssh_port=hang_up),
+            f"127.0.0.1 port {hang_up} closed the connection",
+        ),
+    }
+
+
+def inventory(project: Project, hosts: dict[str, object]) -> None:
+    project.group(edge={"names": ["llm.example.com"]})
+    project.write("inventory/prod.py", f"gpu_hosts = {list(hosts.items())!r}\n")
+
+
+def one_line(text: str) -> str:
+    """Without the ends of lines, which tables and narrow terminals put anywhere."""
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=_ids)
+def test_every_fault_on_the_way_is_a_sentence_of_its_host(
+    tmp_path: Path, server: SshServer, hang_up: int, words: list[str]
+) -> None:
+    project = Project(tmp_path)
+    wrong = faults(server, tmp_path, hang_up)
+    inventory(project, {name: data for name, (data, _) in wrong.items()})
+    done = project.run(*words)
+    said = one_line(done.stdout)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in said
+    assert "INTERNALERROR" not in said
+    assert "bug report" not in said
+    if words[1] in ("doctor", "top"):
+        # What does not fit a line is cut there; --json has all of it.
+        done = project.run(*words, "--json")
+        said = one_line(done.stdout)
+    for name, (_, sentence) in wrong.items():
+        assert sentence in said, f"{name}: {done.stdout}"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=_ids)
+def test_the_other_hosts_go_on(tmp_path: Path, server: SshServer, words: list[str]) -> None:
+    project = Project(tmp_path)
+    inventory(
+        project,
+        {"lost": server.data(ssh_key="/no/such/key"), "found": server.data(2)},
+    )
+    done = project.run(*words)
+    said = one_line(done.stdout)
+    assert "the SSH key /no/such/key is not there" in said
+    assert "Traceback" not in said, done.stdout
+    assert "found" in said or "1 kept, 1 not checked" in said, done.stdout
+    assert "found cannot be reached" not in said
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=_ids)
+def test_a_login_that_cannot_become_root(tmp_path: Path, words: list[str]) -> None:
+    project = Project(tmp_path)
+    with ssh_server(tmp_path / "ssh") as server:
+        server.program("sudo", "echo 'root is not in the sudoers file.' >&2; exit 1")
+        server.program("id", "echo 1000")
+        inventory(project, {"no-sudo": server.data(), "sudo-refuses": server.data(2, _sudo=True)})
+        done = project.run(*words)
+    said = one_line(done.stdout)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in said
+    assert "bug report" not in said
+    assert "root is not in the sudoers file." in said
+    assert "set _sudo" in said
+
+
+def test_a_sudo_that_asks_for_a_password_where_nobody_is(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    with ssh_server(tmp_path / "ssh") as server:
+        server.program("sudo", "echo 'sudo: a password is required' >&2; exit 1")
+        inventory(project, {"gpu1": server.data(_sudo=True)})
+        done = project.run("vllm-hosts", "drift", "inventory/prod.py")
+    assert done.returncode == 1
+    assert "sudo asks for a password, and nobody can type it here" in done.stdout
+
+
+@pytest.mark.parametrize("cut_after", [0, 1])
+@pytest.mark.parametrize("words", COMMANDS, ids=_ids)
+def test_a_host_that_hangs_up_in_the_middle(
+    tmp_path: Path, words: list[str], cut_after: int
+) -> None:
+    project = Project(tmp_path)
+    with ssh_server(tmp_path / "ssh", cut_after=cut_after) as server:
+        server.program("id", "echo 0")
+        inventory(project, {"gpu1": server.data()})
+        done = project.run(*words)
+    assert done.returncode in (1, 2), done.stdout
+    assert "Traceback" not in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+
+
+def test_fifty_hosts_and_none_of_them_there(tmp_path: Path, server: SshServer) -> None:
+    project = Project(tmp_path)
+    inventory(project, {f"gpu{n}": server.data(n + 1, ssh_port=1) for n in range(50)})
+    done = project.run("vllm-hosts", "doctor", "inventory/prod.py", "--json")
+    found = json.loads(done.stdout)
+    assert len(found) == 50
+    assert all("refuses connections" in host["could_not_look"][0] for host in found.values())
+
+
+@pytest.mark.parametrize("hosts", [("lost", "found"), ("found",)])
+def test_without_a_terminal_pyinfra_s_questions_end_in_a_sentence(
+    tmp_path: Path, server: SshServer, hosts: tuple[str, ...]
+) -> None:
+    """O15."""
+    project = Project(tmp_path)
+    data = {"lost": server.data(ssh_key="/no/such/key"), "found": server.data(2)}
+    inventory(project, {name: data[name] for name in hosts})
+    done = project.run("pyinfra", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1, done.stdout
+    assert "nobody can answer here, as there is no terminal" in done.stdout, done.stdout
+    assert "EOFError" not in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "bug report" not in done.stdout

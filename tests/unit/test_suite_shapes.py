@@ -1,0 +1,121 @@
+"""The hosts suite with every shape of inventory: each promise of each host ends as kept, broken,
+not checked or does not apply, and pytest itself never breaks."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.projects import AGENT, Project
+from vllm_hosts.promises import promises
+from vllm_hosts.report.model import ORDER
+
+
+def _agent(number: int, gpu: bool, exposed: bool, fetches: bool) -> dict[str, Any]:
+    made: dict[str, Any] = dict(AGENT, name=f"agent-{number}", port=8001 + number, gpus=[])
+    if gpu:
+        made["gpus"] = [number]
+    if exposed:
+        made["expose"] = {"networks": ["10.0.0.0/8"], "unguarded_routes": "accepted"}
+    if fetches:
+        made["egress"] = {"networks": ["10.0.0.0/8"], "names": True}
+        made["allowed_media_domains"] = ["images.example.com"]
+    return made
+
+
+agents = st.lists(
+    st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=3
+).map(lambda found: [_agent(number, *words) for number, words in enumerate(found)])
+hosts = st.fixed_dictionaries(
+    {"agents": agents},
+    optional={
+        "edge": st.just({"names": ["llm.example.com"], "allow_from": ["127.0.0.0/8"]}),
+        "ssh_hardening": st.just({"enabled": True}),
+        "docker": st.just({"source": "distro"}),
+        "_sudo": st.booleans(),
+    },
+)
+inventories = st.tuples(st.lists(hosts, min_size=1, max_size=3), st.booleans())
+
+
+def verified(folder: Path, inventory: str, *words: str) -> dict[str, Any]:
+    project = Project(folder)
+    project.write("inventory/prod.py", inventory)
+    done = project.run(
+        *("vllm-hosts", "verify", "inventory/prod.py", "--ports", "1-2"),
+        *("--report", str(folder / "report"), *words),
+    )
+    assert "INTERNALERROR" not in done.stdout, done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    report: dict[str, Any] = json.loads((folder / "report" / "report.json").read_text())
+    for host in report["hosts"]:
+        assert set(host["promises"]) == set(promises())
+        assert {found["outcome"] for found in host["promises"].values()} <= set(ORDER)
+    return report
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(inventories)
+def test_hosts_that_nobody_can_reach(shape: tuple[list[dict[str, Any]], bool]) -> None:
+    made, neighbour = shape
+    data = [
+        (f"gpu{number}", {"ssh_hostname": f"127.0.0.{number + 1}", "ssh_port": 1} | host)
+        for number, host in enumerate(made)
+    ]
+    text = f"gpu_hosts = {data!r}\n"
+    if neighbour:
+        text += "neighbours = [('near', {'ssh_hostname': '127.0.0.9', 'ssh_port': 1})]\n"
+    with tempfile.TemporaryDirectory() as folder:
+        report = verified(Path(folder), text)
+    assert [host["name"] for host in report["hosts"]] == [name for name, _ in data]
+    for (_, settings_), host in zip(data, report["hosts"], strict=True):
+        outcomes = {found["outcome"] for found in host["promises"].values()}
+        assert outcomes <= {"not checked", "does not apply"}
+        gpus = any(agent["gpus"] for agent in settings_["agents"])
+        if not gpus:
+            assert host["promises"]["GPU-03"]["outcome"] == "does not apply"
+
+
+@pytest.mark.parametrize("gpus", [[], [0]])
+def test_this_machine_with_nothing_deployed(tmp_path: Path, gpus: list[int]) -> None:
+    host = {"ssh_hostname": "127.0.0.1", "agents": [dict(AGENT, gpus=gpus)]}
+    host["edge"] = {"https_port": 65001, "http_port": 65002}
+    report = verified(tmp_path, f"gpu_hosts = [('@local', {host!r})]\n")
+    [found] = report["hosts"]
+    assert {one["outcome"] for one in found["promises"].values()} >= {"not checked"}
+    applies = found["promises"]["GPU-03"]["outcome"] != "does not apply"
+    assert applies == bool(gpus)
+
+
+def test_one_host_of_two_that_has_no_gpu(tmp_path: Path) -> None:
+    """What was a KeyError in pytest's own words."""
+    data = [
+        ("gpu1", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "agents": [AGENT]}),
+        ("cpu1", {"ssh_hostname": "127.0.0.2", "ssh_port": 1, "agents": [dict(AGENT, gpus=[])]}),
+    ]
+    report = verified(tmp_path, f"gpu_hosts = {data!r}\n", "--host", "cpu1")
+    [found] = report["hosts"]
+    assert found["promises"]["GPU-03"] == {
+        "outcome": "does not apply",
+        "why": ["no agent of this host has a GPU"],
+    }
+
+
+def test_a_red_report_names_the_inventory_s_file_and_says_one_reason_once(tmp_path: Path) -> None:
+    """O16."""
+    project = Project(tmp_path)
+    project.write(
+        "inventory/prod.py", "gpu_hosts = [('a', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n"
+    )
+    done = project.run("vllm-hosts", "verify", "inventory/prod.py", "--ports", "1-2")
+    assert done.returncode == 1
+    assert "promises not checked on a\n" in done.stdout
+    assert done.stdout.count("refuses connections to port 1") <= 2, done.stdout
+    assert "INVENTORY" not in done.stdout

@@ -1,0 +1,123 @@
+"""Names of hosts as people write them in an inventory: what is an address, and whose."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyinfra.api.host import Host
+from pyinfra.connectors.sshuserclient.client import get_ssh_config
+
+_NAME = re.compile(
+    r"(?i)[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*\.?|[0-9a-f:]*:[0-9a-f:.]+"
+)
+#: What SSH's own command line would take: ssh://user@host:port, with parts left out.
+_WHOLE = re.compile(
+    r"(?:ssh://)?(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^@:\s/\[\]]+)"
+    r"(?::(?P<port>\d+))?/?"
+)
+
+
+def problems(host: Host) -> Iterator[str]:
+    """Why a host's name, or its ``ssh_hostname``, is no address."""
+    hostname = host.data.get("ssh_hostname")
+    kind = "is not a DNS name or an IP address"
+    if isinstance(hostname, str) and hostname and not _NAME.fullmatch(hostname):
+        instead = _instead(host.name, hostname)
+        yield f"the inventory: ssh_hostname {hostname!r} of {host.name!r} {kind}{instead}"
+    elif not hostname and not _NAME.fullmatch(host.name):
+        yield f"the inventory: {host.name!r} {kind}{_instead(None, host.name)}"
+
+
+def _instead(name: str | None, written: str) -> str:
+    """The same as pyinfra has it."""
+    match = _WHOLE.fullmatch(written.strip())
+    if match is None:
+        return "; give its address as ssh_hostname"
+    bare, data = match["host"].strip("[]"), {}
+    if name is not None:
+        data["ssh_hostname"] = repr(bare)
+    if match["user"]:
+        data["ssh_user"] = repr(match["user"])
+    if match["port"]:
+        data["ssh_port"] = match["port"]
+    inner = ", ".join(f'"{key}": {value}' for key, value in data.items())
+    shown = name or bare
+    return f"; write ({shown!r}, {{{inner}}})" if data else f"; write {shown!r}"
+
+
+def ssh_entry(host: Host) -> Mapping[str, Any]:
+    """What the user's SSH configuration says of a host that is a name of its own there; empty: it
+    says nothing, or the name has a dot and so is taken for one that clients know too."""
+    named = host.data.get("ssh_hostname") or host.name
+    if "." in named or ":" in named:
+        return {}
+    file = host.data.get("ssh_config_file")
+    config = get_ssh_config(str(Path(file).expanduser()) if file else None)
+    found = config.lookup(named) if config else {}
+    ways = ("proxyjump", "proxycommand")
+    if found.get("hostname", named) == named and not any(way in found for way in ways):
+        return {}
+    return dict(found)
+
+
+def address(host: Host, edge: object) -> tuple[str, str | None]:
+    """What clients, and the checks of the edge, connect to; and why that is not known.
+
+    :param edge: the section of the settings, as it was written.
+    """
+    named = str(host.data.get("ssh_hostname") or host.name)
+    entry = ssh_entry(host)
+    if not entry:
+        return named, None
+    names = edge.get("names") if isinstance(edge, Mapping) else None
+    real = str(entry.get("hostname") or named)
+    if names:
+        return (real if real != named else str(next(iter(names)))), None
+    shown = real if real != named else f"{named}.example.com"
+    how = f"HostName {real}" if real != named else "ProxyJump"
+    return named, (
+        f"the inventory: {named!r} is a name of your SSH configuration only ({how}), which clients"
+        f' do not have; add to its data what clients use: "edge": {{"names": ["{shown}"]}}'
+    )
+
+
+def twice(hosts: Iterable[Host]) -> Iterator[str]:
+    """Hosts of an inventory that are one and the same machine."""
+    taken: dict[tuple[str, str, int], str] = {}
+    for host in hosts:
+        named = str(host.data.get("ssh_hostname") or host.name)
+        kind = host.name if host.name.startswith("@") else ""
+        port = int(host.data.get("ssh_port") or 22)
+        where = (kind, named.lower().rstrip("."), port)
+        other = taken.setdefault(where, host.name)
+        if other != host.name:
+            yield (
+                f"the inventory: {other!r} and {host.name!r} are one machine, {named} port {port};"
+                " leave one of them out, or correct its ssh_hostname"
+            )
+
+
+def group_problem(host: Host) -> str:
+    """What to say of a host for which no agents are set."""
+    groups = [group for group in host.groups if group != "all"]
+    data = host.inventory.group_data
+    having = sorted(group for group, values in data.items() if values and "agents" in values)
+    usual = "gpu_hosts"
+    if not having and (usual in groups or not groups):
+        return "group_data/gpu_hosts.py: agents is missing; set it there, at least one agent"
+    listed = f"in {_listed(groups)}" if groups else "in no group"
+    known = f", and agents are set for {_listed(having)}" if having else ""
+    close = difflib.get_close_matches(groups[0], having, n=1, cutoff=0.75) if groups else []
+    better = close[0] if close else having[0] if len(having) == 1 else usual
+    return (
+        f"the inventory: no agents for a host that is {listed}{known}; every host but those of the"
+        f" group neighbours is deployed to: move it to {better}, or keep it in another inventory"
+    )
+
+
+def _listed(groups: list[str]) -> str:
+    return f"the group{'s' if len(groups) > 1 else ''} {', '.join(groups)}"
