@@ -117,7 +117,7 @@ ROWS = [
     row("nginx-stopped", "EDGE-01", "systemctl stop nginx", kind="usual blind"),
     row(
         "edge-without-keys",
-        "EDGE-02 EDGE-03 EDGE-06",
+        "EDGE-02 EDGE-03 EDGE-06 EDGE-16",
         edited("s|rewrite .* /./401 last;|set $x 1;|", f"{MAPS}/checks.conf"),
         kind="usual",
     ),
