@@ -19,6 +19,10 @@ docker = {
     "log_max_file": 3,
     # Containers keep running while the Docker daemon restarts
     "live_restore": True,
+    # Folders that containers other than agents may be given, besides what is usual: below `/srv`,
+    # `/data`, `/mnt`, `/media`, `/opt`, `/var/www` and in users' homes; the suite asks what they
+    # have
+    "container_folders": [],
     # Users who may be in the group `docker`, which makes them root; the suite asks who is, and
     # nobody is added
     "group_members": [],
@@ -172,8 +176,8 @@ edge = {
     # Clients that may use all of `connections` at the same time; nginx gets room for them and for
     # strangers
     "expected_clients": 32,
-    # TCP connections of one address, or of one IPv6 /64, at the same time; a gateway that calls
-    # for many clients needs as many as it holds open
+    # TCP connections of one address, or of one IPv6 /64, at the same time (four times as many of
+    # one IPv6 /48); a gateway that calls for many clients needs as many as it holds open
     "connections_per_source": 512,
     # Further routes of vLLM's that clients may use, such as `POST /v2/embed`; only those for
     # which vLLM asks for its own key. See docs/clients.md

@@ -39,6 +39,11 @@ def install() -> None:
     for module in (util, facts, operations):
         module.print_host_combined_output = _print_output  # type: ignore[attr-defined]
     logger.addFilter(_logged)
+    # paramiko logs what a host sent in the place of its banner, with a traceback; without a handler
+    # of its own Python shows it. Whoever connects tells why it failed.
+    paramiko = logging.getLogger("paramiko")
+    paramiko.addHandler(logging.NullHandler())
+    paramiko.propagate = False
 
 
 def _read_buffer(

@@ -75,7 +75,7 @@ def unexpected_sockets(
     """Sentences about sockets that should not be there, and agents that listen too widely.
 
     What listens on loopback only is nobody's business outside, so it may be there; but an agent's
-    port belongs to Docker alone, since the edge sends the internal key there.
+    port belongs to Docker alone, since local tools take what listens there for the agent.
 
     :param lines: what ``ss -Hltunp`` printed, as root.
     :param ssh_ports: where sshd really listens.

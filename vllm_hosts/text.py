@@ -17,8 +17,8 @@ _SEQUENCE = re.compile(
     r"|(?:\x1b\[|\x9b)[0-?]{0,100}[ -/]{0,10}[@-~]"
     r"|\x1b[ -/]{0,10}[0-Z\\^-~]"
 )
-#: Colours and weights, which pyinfra and we write ourselves.
-_STYLE = re.compile(r"\x1b\[[0-9;]{0,40}m")
+#: Colours and weights that pyinfra and we write ourselves; none of those that hide text.
+_STYLE = re.compile(r"\x1b\[(?:0|1|2|4|22|24|39|49|3[0-7]|9[0-7])(?:;(?:1|3[0-7]|9[0-7])){0,2}m")
 #: Letters to Unicode, and nothing to the eye.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 

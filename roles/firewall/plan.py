@@ -7,8 +7,8 @@ from ipaddress import IPv4Network, IPv6Network
 
 from vllm_hosts.facts.firewall import Surroundings
 from vllm_hosts.render import render
-from vllm_hosts.settings import HostSettings
-from vllm_hosts.settings.cells import BRIDGE_PREFIX, FETCHING
+from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.settings.cells import BRIDGE_PREFIX, CONTAINER_PORT, FETCHING
 from vllm_hosts.tree import Entry, File, Folder
 
 RULES = "/etc/vllm-hosts/firewall.nft"
@@ -57,12 +57,7 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
             comment = f"agent {agent.name} is exposed"
             # Published ports are forwarded; what Docker's own proxy takes comes to the host itself.
             accepted += _accept([agent.port], agent.expose.networks, comment)
-            exposed += _accept(
-                [agent.port],
-                agent.expose.networks,
-                comment,
-                "meta l4proto tcp ct original proto-dst",
-            )
+            exposed += _published(settings, agent, comment)
     return render(
         "firewall/firewall.nft.j2",
         accepted=accepted,
@@ -77,7 +72,23 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
         edge_ports=", ".join(map(str, sorted({edge.http_port, edge.https_port}))),
         agent_ports=", ".join(str(port) for port in sorted(a.port for a in settings.agents)),
         per_source=edge.connections_per_source,
+        # Whoever has an IPv6 network has many of its parts: an IPv6 /48 counts as four sources.
+        per_site=4 * edge.connections_per_source,
     )
+
+
+def _published(settings: HostSettings, agent: Agent, comment: str) -> list[str]:
+    """What Docker has rewritten to an agent, and nothing else that has its port's number.
+
+    An agent has no IPv6 address: what comes over IPv6 goes through Docker's proxy.
+    """
+    assert agent.expose is not None
+    cell = settings.cell(agent.name)
+    networks = [one for one in agent.expose.networks if isinstance(one, IPv4Network)]
+    there = f'iifname != "{BRIDGE_PREFIX}*" oifname "{cell.bridge}" ip daddr {cell.address}'
+    match = f"tcp dport {CONTAINER_PORT} ct original proto-dst"
+    rules = _accept([agent.port], networks, comment, match) if networks else []
+    return [f"{there} {rule}" for rule in rules]
 
 
 def _egress(settings: HostSettings) -> Iterator[str]:

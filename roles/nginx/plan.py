@@ -34,6 +34,14 @@ CIPHERS = (
 _CURVES = ("X25519", "prime256v1", "secp384r1")
 _ML_KEM = "X25519MLKEM768"
 
+#: What vLLM has no reason to say, and what an agent that was taken over could use to send clients,
+#: and what they have to say, elsewhere.
+_HIDDEN = (
+    *("Server", "Access-Control-Allow-Origin", "Access-Control-Allow-Credentials"),
+    *("Location", "Content-Location", "Refresh", "Link", "Alt-Svc"),
+    *("Set-Cookie", "Clear-Site-Data"),
+)
+
 #: Status that the edge answers itself -> message, type and code in OpenAI's error format.
 _ERRORS = {
     400: ("The request could not be understood.", "invalid_request_error", "bad_request"),
@@ -156,6 +164,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         error_pages=_ERROR_PAGES,
         refusals=_REFUSALS,
         routes=list(routes(settings)),
+        hidden_headers=_HIDDEN,
         encoded_models=encoded_models(settings),
         model_routes=model_routes(settings),
         models={agent.name: _model_body(agent.client_model_name) for agent in settings.agents},

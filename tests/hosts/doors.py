@@ -99,6 +99,17 @@ def _to_containers(settings: HostSettings) -> Iterator[tuple[Packet, bool, str]]
             passes = agent.expose is not None and _among(source, agent.expose.networks)
             if ":" in source:
                 continue  # an agent has no IPv6 address
+            # What has the number of the port that is published, and goes to somebody else.
+            for to, bridge in [
+                *((str(cells[p].address), cells[p].bridge) for p in cells if p != agent.port),
+                ("172.17.0.2", "docker0"),
+                ("192.0.2.77", "eth0"),
+            ]:
+                elsewhere = Packet(
+                    *("forward", source, to, _INSIDE, "tcp", "eth0", bridge),
+                    asked_port=agent.port,
+                )
+                yield elsewhere, False, f"what comes from {source} to {to} by port {agent.port}"
             published = Packet(
                 *("forward", source, str(cell.address), _INSIDE, "tcp", "eth0", cell.bridge),
                 asked_port=agent.port,
@@ -140,6 +151,17 @@ def _from_agents(tried: set[int], settings: HostSettings) -> Iterator[tuple[Pack
                     to, port = str(network[0]), agent.egress.tcp_ports[0]
                     packet = Packet("forward", own, to, port, "tcp", cell.bridge, "eth0")
                     yield packet, True, f"what {name} sends to {to}, as its egress says,"
+        for port in sorted({port for one in settings.agents for port in (one.port, _INSIDE)}):
+            packet = Packet(
+                *("forward", own, "192.0.2.77", port, "tcp", cell.bridge, "eth0"), asked_port=port
+            )
+            yield (
+                packet,
+                agent.egress is not None
+                and port in agent.egress.tcp_ports
+                and _among("192.0.2.77", agent.egress.networks),
+                f"what {name} sends to port {port} outside",
+            )
         for other in settings.agents:
             if other.name != agent.name:
                 there = settings.cell(other.name)

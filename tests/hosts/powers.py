@@ -54,6 +54,8 @@ _HOST = (
     *("/var/lib/containerd", "/var/lib/docker", "/var/lib/dpkg", "/var/lib/systemd"),
     *("/var/lib/vllm-hosts", "/var/spool/cron", EDGE_FOLDER, TLS_FOLDER),
 )
+#: Below these, people keep what containers are for; a folder of users' homes is not below.
+_DATA = ("/data", "/media", "/mnt", "/opt", "/srv", "/storage", "/var/www")
 #: What every user of the host can read anyway, and containers are often given: read-only.
 _PUBLIC = ("/etc/localtime", "/etc/timezone", "/etc/ssl/certs", "/usr/share")
 #: Volumes of the driver `local` that are no folder of the host.
@@ -117,6 +119,7 @@ def powers(
     forbidden: Iterable[str],
     same: Mapping[str, Iterable[str]],
     own: set[Mount],
+    allowed: Iterable[str] = (),
 ) -> Iterator[str]:
     """What a container has that no container may have, as sentences.
 
@@ -125,6 +128,7 @@ def powers(
     :param forbidden: see ``protected``.
     :param same: by source of a mount: what else it is on this host, with links resolved.
     :param own: mounts that are right for this container, which is an agent's.
+    :param allowed: further folders that containers may be given, by decision.
     """
     name = container["Name"].lstrip("/")
     yield from (f"{name} {has}" for has in _settings_that_give(container["HostConfig"]))
@@ -140,6 +144,11 @@ def powers(
             yield f"{name} has Docker's socket {source}"
         elif found := _nearest(places, watched):
             yield f"{name} has {source} of the host, {found}"
+        elif not all(_for_containers(place, allowed) for place in places):
+            yield (
+                f"{name} has {source} of the host, which is none of the folders that are usual for"
+                " containers; docker.container_folders names others"
+            )
     for mount in container["Mounts"]:
         if mount.get("Propagation", "") not in ("", "private", "rprivate"):
             yield f"{name} shares the mounts below {mount['Source']} with the host"
@@ -190,6 +199,17 @@ def _asks_for_gpus(request: Mapping[str, Any]) -> bool:
 
 def _inside(path: str, folders: Iterable[str]) -> bool:
     return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+
+
+def _for_containers(place: str, allowed: Iterable[str]) -> bool:
+    """Whether containers may be given this, as far as no power over the host is known for it."""
+    if _inside(place, allowed):
+        return True
+    if _inside(place, ["/home"]):
+        # A folder in a home, and nothing that programs of its owner read by themselves.
+        below = place.split("/")[3:]
+        return bool(below) and not any(part.startswith(".") for part in below)
+    return any(place.startswith(f"{folder}/") for folder in _DATA)
 
 
 def _nearest(places: Iterable[str], watched: Iterable[str]) -> str:

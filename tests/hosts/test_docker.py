@@ -158,7 +158,10 @@ def test_no_container_can_control_docker_or_the_host(
     assert [
         power
         for one in containers
-        for power in powers(one, volumes, forbidden, same, own.get(one["Name"], set()))
+        for power in powers(
+            *(one, volumes, forbidden, same, own.get(one["Name"], set())),
+            settings.docker.container_folders,
+        )
     ] == []
 
 

@@ -49,9 +49,11 @@ class StandInAgent(BaseHTTPRequestHandler):
         self.server.asked.append((self.command, self.path, dict(self.headers)))  # type: ignore[attr-defined]
         healthy = self.server.healthy  # type: ignore[attr-defined]
         body = b"" if self.path == "/health" else b'{"answered": "by the agent"}'
-        self.send_response(200 if healthy else 503)
+        self.send_response(self.server.status if healthy else 503)  # type: ignore[attr-defined]
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Agent", "secret")
+        for name, value in self.server.hostile.items():  # type: ignore[attr-defined]
+            self.send_header(name, value)
         self.send_header("Access-Control-Allow-Origin", "*")
         self.end_headers()
         self.wfile.write(body)
@@ -79,6 +81,7 @@ class RealEdge:
         self.folder, self.keys, self.narrow = folder, keys, narrow
         self.agent = ThreadingHTTPServer(("127.0.0.1", 0), StandInAgent)
         self.agent.asked, self.agent.healthy = [], True  # type: ignore[attr-defined]
+        self.agent.hostile, self.agent.status = {}, 200  # type: ignore[attr-defined]
         ports = dict(zip(("https", "http"), _free_ports(2), strict=True))
         self.port, self.http_port = ports["https"], ports["http"]
         first, *more = settings.agents

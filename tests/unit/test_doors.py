@@ -41,7 +41,7 @@ table inet vllm_hosts {
 		udp dport { 51820 } accept
 	}
 	chain forward {
-		type filter hook forward priority filter - 10; policy accept;
+		type filter hook forward priority filter - 10; policy drop;
 		ct state established,related accept
 		iifname vmap { "vllm-8001" : jump agent_8001, "vllm-8002" : jump agent_8002 }
 		oifname "vllm-8002" ip saddr 10.1.0.0/16 tcp dport 8000 ct original proto-dst 8002 accept
@@ -179,8 +179,12 @@ def with_rule(chain: str, rule: str) -> str:
         (GOOD.replace("ip6 daddr ::1 drop", "ip6 daddr ::2 drop"), "to ::1 passes"),
         (GOOD.replace('{ "vllm-8001", "vllm-8002" } reject', '"vllm-8001" reject', 1),
          "what agent two sends to port 443 of its host passes"),
-        (GOOD.replace('meta oifkind "bridge" drop', 'oifname { "docker0", "br-*" } drop'),
+        (GOOD.replace('meta oifkind "bridge" drop', 'oifname != { "docker0", "br-*" } accept'),
          "to a container on podman0 passes"),
+        (GOOD.replace('oifname "vllm-8002" ip saddr', "ip saddr"),
+         "to 172.17.0.2 by port 8002 passes"),
+        (GOOD.replace("192.0.2.128/25 tcp dport { 443 }", "0.0.0.0/0 tcp dport { 80, 443 }"),
+         "what agent two sends to 169.254.169.254"),
         (GOOD.replace('meta iifkind "bridge" accept', 'meta iifkind "bridge" drop'),
          "what another container sends outward is kept out"),
         (GOOD.replace('oifname { "vllm-8001", "vllm-8002" } drop\n', "\n"),

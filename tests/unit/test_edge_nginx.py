@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,45 @@ def test_one_model_by_its_name(edge: RealEdge) -> None:
         assert answer.status == 200
         assert json.loads(answer.body)["id"] == "Qwen/Qwen3-8B"
     assert edge.ask("/v1/models/other", ALICE).status == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Accel-Redirect", "/./model/coder"),
+        ("X-Accel-Redirect", "/health"),
+        ("X-Accel-Buffering", "yes"),
+        ("X-Accel-Limit-Rate", "1"),
+        ("Location", "https://evil.example.com/"),
+        ("Refresh", "0; url=https://evil.example.com/"),
+        ("Alt-Svc", 'h2="evil.example.com:443"'),
+        ("Set-Cookie", "a=b"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 307])
+def test_an_agent_steers_neither_nginx_nor_clients(
+    edge: RealEdge, name: str, value: str, status: int
+) -> None:
+    edge.agent.hostile, edge.agent.status = {name: value}, status  # type: ignore[attr-defined]
+    try:
+        answer = edge.ask("/v1/chat/completions", ALICE, "POST", "{}")
+    finally:
+        edge.agent.hostile, edge.agent.status = {}, 200  # type: ignore[attr-defined]
+    assert (answer.status, answer.body) == (status, '{"answered": "by the agent"}')
+    assert name not in answer.headers
+
+
+def test_an_agent_s_answer_is_never_written_to_disk(edge: RealEdge) -> None:
+    text = (edge.folder / "edge/vllm-hosts.conf").read_text()
+    assert "proxy_buffering off;" in text and "proxy_max_temp_file_size 0;" in text
+
+
+def test_plain_http_speaks_json_too(edge: RealEdge) -> None:
+    for request in (b"GET / HTTP/9.1\r\n\r\n", b"x\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", edge.http_port), timeout=10) as plain:
+            plain.sendall(request)
+            said = b"".join(iter(lambda: plain.recv(65536), b""))
+        assert b"application/json" in said and b"<html" not in said, said
 
 
 def test_health_is_up_or_down_and_nothing_else(edge: RealEdge) -> None:

@@ -47,7 +47,12 @@ def test_exposure_has_to_be_meant(expose: dict[str, Any], word: str) -> None:
 def test_only_the_named_networks_get_rules() -> None:
     text = rules(both(), [22], AROUND)
     assert 'ip saddr { 10.0.0.0/8 } tcp dport { 8001 } accept comment "agent tiny' in text
-    assert "ip6 saddr { fd00::/8 } meta l4proto tcp ct original proto-dst { 8001 } accept" in text
+    [rule] = [line.strip() for line in text.splitlines() if "proto-dst" in line]
+    cell = both().cell("tiny")
+    assert rule == (
+        f'iifname != "vllm-*" oifname "vllm-8001" ip daddr {cell.address} ip saddr {{ 10.0.0.0/8 }}'
+        ' tcp dport 8000 ct original proto-dst { 8001 } accept comment "agent tiny is exposed"'
+    )
     assert text.index("proto-dst") < text.index('oifname "vllm-*" drop')
     assert "8001 } accept" not in rules(settings(), [22], AROUND)
 

@@ -75,12 +75,22 @@ def test_no_known_ssh_port_is_never_a_firewall() -> None:
         rules(settings(), [], AROUND)
 
 
+SSHD = 'users:(("sshd",pid=1,fd=3)) ino:1 sk:1 cgroup:/system.slice/ssh.service <->'
+
+
+def ssh_ports(*listeners: str, configured: tuple[str, ...] = ("2222",)) -> tuple[int, ...]:
+    output = ["== listeners", *listeners, "== configured", *configured, "== socket"]
+    return SshPorts().process([*output, END])
+
+
 def test_ssh_ports_are_those_in_use() -> None:
     output = [
         "== listeners",
-        'LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* users:(("sshd",pid=1,fd=3))',
-        'LISTEN 0 128 [::]:2222 [::]:* users:(("sshd",pid=1,fd=4))',
+        f"LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* {SSHD}",
+        f"LISTEN 0 128 [::]:2222 [::]:* {SSHD}",
         'LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=2,fd=3))',
+        "== configured",
+        "2222",
         "== socket",
         "[::]:22 (Stream)",
         END,
@@ -88,9 +98,26 @@ def test_ssh_ports_are_those_in_use() -> None:
     assert SshPorts().process(output) == (22, 2222)
 
 
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        # A user's program of that name, and a user's session that forwards a port.
+        'LISTEN 0 128 0.0.0.0:4444 0.0.0.0:* users:(("sshd",pid=9,fd=3)) uid:1000 ino:9 sk:2',
+        # Forwarded for root itself: not in sshd's configuration.
+        f"LISTEN 0 128 0.0.0.0:4444 0.0.0.0:* {SSHD}",
+        f"LISTEN 0 128 127.0.0.1:6010 0.0.0.0:* {SSHD}",
+        f"LISTEN 0 128 [::1]:2222 [::]:* {SSHD}",
+    ],
+)
+def test_nobody_opens_a_port_by_calling_a_program_sshd(stranger: str) -> None:
+    assert ssh_ports(f"LISTEN 0 128 *:22 *:* {SSHD}", stranger, configured=("22", "6010")) == (22,)
+    with pytest.raises(HostError, match="no sshd of root's"):
+        ssh_ports(stranger, configured=("22", "2222"))
+
+
 def test_no_sshd_stops_the_host() -> None:
     with pytest.raises(HostError, match="no sshd"):
-        SshPorts().process(["== listeners", "== socket", END])
+        SshPorts().process(["== listeners", "== configured", "22", "== socket", END])
 
 
 def test_a_look_that_was_cut_short_stops_the_host() -> None:

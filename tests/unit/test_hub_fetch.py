@@ -214,6 +214,16 @@ class TestDistrust:
         assert blob.read_bytes() != WEIGHTS
         self.honest(local)
 
+    def test_who_holds_the_old_files_open_changes_nothing(self, local: Local, model: Path) -> None:
+        weights = model / "blobs" / str(FILES["model.safetensors"].sha256)
+        [small] = model.glob("snapshots/*/config.json")
+        with weights.open("r+b") as held, small.open("r+b") as held_too:
+            self.honest(local)
+            held.write(b"evil")
+            held_too.write(b"evil")
+        assert weights.read_bytes() == WEIGHTS
+        assert small.read_bytes() == FILES["config.json"].content
+
     def test_a_small_file_under_its_right_name(self, local: Local, model: Path) -> None:
         [small] = model.glob("snapshots/*/config.json")
         small.resolve().write_bytes(b'{"evil": 1}')

@@ -247,3 +247,19 @@ def test_more_than_an_agent_needs(name: str, value: object) -> None:
 def test_another_user_than_the_agents() -> None:
     one = container(**GOOD) | {"Config": {"User": ""}}
     assert more_than_an_agent_needs(one, SETTINGS, AGENT) == {"User": ""}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/var/lib/lxd/unix.socket", "/var/snap/lxd", "/var/lib/kubelet", "/var/backups", "/tmp/x"]
+    + ["/home/bob", "/home/bob/.bashrc", "/home/bob/app/.git", "/opt", "/initrd.img"],
+)
+def test_what_nobody_has_thought_of_is_a_power_until_it_is_named(source: str) -> None:
+    [sentence] = powers(container(bind(source)), {}, FORBIDDEN, {}, set())
+    assert "docker.container_folders names others" in sentence or "which holds" in sentence
+    if "names others" in sentence:
+        assert list(powers(container(bind(source)), {}, FORBIDDEN, {}, set(), [source])) == []
+
+
+def test_what_is_named_is_no_way_to_what_nobody_may_have() -> None:
+    assert list(powers(container(bind("/etc/cron.d")), {}, FORBIDDEN, {}, set(), ["/etc"])) != []

@@ -182,7 +182,7 @@ def test_what_pyinfra_logs_of_errors(shown: Shown) -> None:
     util.log_host_command_error(host, OSError(f"{LYING} {0x9B:c}2J"))
     util.logger.error("%s of %d", LYING, 2)
     assert not any(word in line for line in shown.lines for word in ("\x9b", "\x1b]", "\x1b[2J"))
-    assert shown.lines[1] == "all is well\x1b[8m of 2"
+    assert shown.lines[1] == "all is well of 2"
 
 
 #: A title for the window, a cleared screen, and a name that reads backwards.
@@ -234,3 +234,22 @@ def test_an_answer_that_unpacks_to_more_than_it_seems() -> None:
     packed = base64.b64encode(gzip.compress(b"\0" * (64 << 20))).decode()
     found, problem = _metrics(AgentDetails("one", "running"), packed)
     assert found is None and problem == "the answer is cut short, or too large"
+
+
+@pytest.mark.parametrize(
+    "style", ["\x1b[8m", "\x1b[5m", "\x1b[0;8m", "\x1b[38;5;1m", "\x1b[30;40;8m"]
+)
+def test_only_styles_of_our_own_stay(style: str) -> None:
+    assert clean_styled(f"a{style}b") == "ab"
+    assert clean_styled("\x1b[1m\x1b[31ma\x1b[0m") == "\x1b[1m\x1b[31ma\x1b[0m"
+
+
+def test_what_a_host_sends_in_the_place_of_a_banner_reaches_no_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pyinfra_output.install()
+    try:
+        raise ValueError("\x1b]0;pwned\x07")
+    except ValueError:
+        logging.getLogger("paramiko.transport").exception("Indecipherable \x1b]0;pwned\x07")
+    assert capfd.readouterr() == ("", "")

@@ -226,3 +226,14 @@ def test_images(image: str) -> None:
 def test_no_images(image: str) -> None:
     with pytest.raises(ValidationError, match="is not an image reference"):
         settings(vllm={"image": image, "version": "0.33.0"})
+
+
+@pytest.mark.parametrize("value", ["http://user:secret@proxy:3128", "https://u:p@p.example/x"])
+def test_a_password_in_a_proxy_s_url_is_refused_and_not_shown(value: str) -> None:
+    said = refused(env={"HTTPS_PROXY": value})
+    assert "HTTPS_PROXY has a password in its URL" in said
+    assert "secret" not in said
+
+
+def test_a_short_name_with_a_key_of_json_is_that_name() -> None:
+    assert meant("-cc.backend") == meant("-cc") == meant("-cc.backend=x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import HostFact, ending, sections
@@ -48,14 +49,20 @@ class FirewallLoaded(HostFact[Loaded]):
 
 
 class SshPorts(HostFact[tuple[int, ...]]):
-    """TCP ports on which sshd, or systemd in its place, accepts connections. Never empty."""
+    """TCP ports on which sshd, or systemd in its place, accepts connections. Never empty.
+
+    Any user can call a program sshd, and sessions of the real one listen for their users: only what
+    root listens on beyond loopback, and sshd's own configuration names, is a way in.
+    """
 
     what = "sshd's ports"
 
     def command(self) -> str:
         return ending(
             """
-            echo '== listeners'; ss -Hltnp
+            echo '== listeners'; ss -Hltnpe
+            # It needs the folder that systemd makes when it starts the service.
+            echo '== configured'; mkdir -p /run/sshd; sshd -T 2>/dev/null | sed -n 's/^port //p'
             echo '== socket'
             ! systemctl -q is-active ssh.socket || systemctl show -p Listen --value ssh.socket
             """
@@ -63,11 +70,16 @@ class SshPorts(HostFact[tuple[int, ...]]):
 
     def parse(self, lines: list[str]) -> tuple[int, ...]:
         parts = sections(lines)
-        ports = {
-            int(line.split()[3].rpartition(":")[2])
-            for line in parts["listeners"]
-            if '"sshd"' in line
-        }
+        configured = {int(line) for line in parts["configured"]}
+        ports = set()
+        for line in parts["listeners"]:
+            address, _, port = line.split()[3].rpartition(":")
+            loopback = ip_address(
+                address.strip("[]").partition("%")[0].replace("*", "::")
+            ).is_loopback
+            # ss names the owner of a socket, but for root.
+            if '"sshd"' in line and " uid:" not in line and not loopback:
+                ports |= {int(port)} & configured
         # Ubuntu 24.04 lets systemd hold the socket until somebody connects.
         for line in parts["socket"]:
             address, _, kind = line.partition(" ")
@@ -75,8 +87,8 @@ class SshPorts(HostFact[tuple[int, ...]]):
                 ports.add(int(address.rpartition(":")[2]))
         if not ports:
             raise HostError(
-                "no sshd is seen listening, so a firewall could lock everybody out;"
-                " is SSH served by something other than OpenSSH?"
+                "no sshd of root's is seen listening where its configuration says (sshd -T), so a"
+                " firewall could lock everybody out; is SSH served by something other than OpenSSH?"
             )
         return tuple(sorted(ports))
 

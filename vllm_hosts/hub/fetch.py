@@ -125,8 +125,8 @@ class Cache:
             for path in (self.blob(file), self.partial(file)) if file.sha256 else ():
                 if not _regular(path):
                     path.unlink(missing_ok=True)
-            if file.sha256 and self.blob(file).exists() and _sha256(self.blob(file)) != file.sha256:
-                self.blob(file).unlink()
+                elif _renewed(path) != file.sha256 and path == self.blob(file):
+                    path.unlink()
             if file.blob and not file.sha256:
                 (self.blobs / file.blob).unlink(missing_ok=True)
         shutil.rmtree(self.folder / "snapshots" / commit, ignore_errors=True)
@@ -151,6 +151,22 @@ class Cache:
 
 def _regular(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
+
+
+def _renewed(path: Path) -> str:
+    """Put the same content into another file at this path, and return its SHA-256.
+
+    Whoever holds the old one open can change it for ever, and nobody reads that any more.
+    """
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    digest = hashlib.sha256()
+    with path.open("rb") as content, new.open("xb") as target:
+        while chunk := content.read(1 << 22):
+            digest.update(chunk)
+            target.write(chunk)
+    new.replace(path)
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -69,8 +69,9 @@ class Edge(Section):
     connections_per_source: int = Field(
         512,
         ge=16,
-        description="TCP connections of one address, or of one IPv6 /64, at the same time; a"
-        " gateway that calls for many clients needs as many as it holds open",
+        description="TCP connections of one address, or of one IPv6 /64, at the same time (four"
+        " times as many of one IPv6 /48); a gateway that calls for many clients needs as many as it"
+        " holds open",
     )
     routes: tuple[str, ...] = Field(
         (),

@@ -59,6 +59,13 @@ class Docker(Section):
     live_restore: bool = Field(
         True, description="Containers keep running while the Docker daemon restarts"
     )
+    container_folders: tuple[AbsolutePath, ...] = Field(
+        (),
+        description="Folders that containers other than agents may be given, besides what is usual:"
+        " below `/srv`, `/data`, `/mnt`, `/media`, `/opt`, `/var/www` and in users' homes; the"
+        " suite asks what they have",
+        strict=False,
+    )
     group_members: tuple[UserName, ...] = Field(
         (),
         description="Users who may be in the group `docker`, which makes them root; the suite asks"

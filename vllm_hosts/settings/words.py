@@ -24,6 +24,7 @@ _SECRET_NAME = re.compile(
 )
 _OFF = {"", "0", "false", "no", "off"}
 _SWITCHES = _OFF | {"1", "true", "yes", "on"}
+_LOGIN_IN_URL = re.compile(r"[a-z0-9+.-]+://[^/@\s]*:[^/@\s]*@", re.IGNORECASE)
 #: Beginnings by which Hugging Face, OpenAI, GitHub, GitLab, Slack and AWS mark their keys.
 _SECRET_VALUE = re.compile(
     r"(?<![A-Za-z0-9])(hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}"
@@ -82,6 +83,7 @@ def meant(argument: str) -> list[str]:
         return []
     name = argument.partition("=")[0]
     if not name.startswith("--"):
+        name = name.partition(".")[0]
         found = [long for short, long in words.short.items() if short.startswith(name)]
         return [words.short[name]] if name in words.short else found or _attached(name)
     name = "--" + name[2:].partition(".")[0].replace("_", "-")
@@ -111,6 +113,11 @@ def refused_variable(name: str, value: str) -> str | None:
     """Why a variable of an agent is not taken, in a sentence. Never shows the value."""
     if instead := variables().refused.get(name):
         return f"{name} is refused: {instead}"
+    if _LOGIN_IN_URL.search(value):
+        return (
+            f"{name} has a password in its URL, which `docker inspect` and `ps` show; use a proxy"
+            " that asks for none from this host"
+        )
     looks = _SECRET_NAME.search(name) and value.lower() not in _SWITCHES
     if looks or _SECRET_VALUE.search(value):
         return f"{name} {_INSTEAD}"

@@ -135,6 +135,16 @@ ROWS = [
         kind="usual",
     ),
     row(
+        "user-called-sshd",
+        "NET-01",
+        # Any user can give a program that name, and sessions of the real one listen for users.
+        "cp /usr/bin/perl /usr/local/bin/sshd && systemd-run -q --unit lab-stranger --uid 65534"
+        " /usr/local/bin/sshd -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(Listen => 5,"
+        " LocalAddr => q(0.0.0.0:4444)); while (1) { close($s->accept) }' && sleep 1",
+        undo=f"{NO_STRANGER}; rm /usr/local/bin/sshd",
+        refused="0.0.0.0:4444",
+    ),
+    row(
         "port-listens-on-ipv6",
         "NET-01",
         listen("[::]:9998"),
