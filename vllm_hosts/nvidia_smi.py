@@ -148,9 +148,10 @@ def _gpu(row: Sequence[str]) -> Gpu | None:
     version = _CAPABILITY.fullmatch(capability)
     if not (
         _NUMBER.fullmatch(index)
-        and uuid.startswith("GPU-")
+        and uuid
         and (_NUMBER.fullmatch(memory) or _says_why(memory))
-        and _DRIVER.fullmatch(driver)
+        and driver
+        and not _says_why(driver)
         and (version or _says_why(capability))
         and all(item in _SWITCH or _says_why(item) for item in (mig, persistence))
     ):
@@ -174,7 +175,6 @@ def _says_why(field: str) -> bool:
 
 _GONE = re.compile(r"^\[?GPU (is lost|requires reset)", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,9}")
-_DRIVER = re.compile(r"[0-9]{1,5}(\.[0-9]{1,5}){1,3}")
 #: An old driver was asked for the index in its place.
 _CAPABILITY = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 _SWITCH = {"Enabled": True, "Disabled": False}

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from roles.docker.plan import archive
+from roles.docker.plan import CE_STALE, archive
 from tests.unit.driver_hosts import DEBIAN_13
 from vllm_hosts.apt_entries import Edit, in_the_way, is_source, mentioned
 from vllm_hosts.apt_sources import extended, offered, read
 from vllm_hosts.errors import HostError
+from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.operations import apt
 from vllm_hosts.operations.apt import archive_script
 from vllm_hosts.settings import Docker
-from vllm_hosts.tree import Absent, Entry, File
+from vllm_hosts.tree import NOTHING, Absent, Entry, File
 
 FOLDER = "/etc/apt/sources.list.d/"
 URL = "https://download.docker.com/linux/debian"
@@ -321,3 +323,51 @@ class TestTheScript:
         assert path.read_text() == before
         assert not (root / f"etc{FOLDER[4:]}docker.sources").exists()
         assert self.readable(root)
+
+
+class TestTheOperation:
+    """What is looked at, and what gives way, without a host."""
+
+    def edits(
+        self, monkeypatch: pytest.MonkeyPatch, sources: dict[str, str], there: list[str]
+    ) -> list[Edit]:
+        found: list[Edit] = []
+        added = archive(Docker(), DEBIAN_13)
+        paths = {
+            path: replace(NOTHING, kind="f" if path in there else "-")
+            for path in [added.source.path, *CE_STALE]
+        }
+        answers = {
+            apt.TreeState: TreeFound(paths, ""),
+            apt.AptSourceFiles: sources,
+            apt.AptKeyFingerprints: (added.key_fingerprint,),
+        }
+        monkeypatch.setattr(apt, "look", lambda fact, **_: answers[fact])
+        monkeypatch.setattr(apt, "differs", lambda what, how: None)
+        monkeypatch.setattr(apt, "entries_differ", lambda entries, paths: None)
+        monkeypatch.setattr(apt, "archive_script", lambda archive, edits: found.extend(edits))
+        monkeypatch.setattr(apt, "watched", lambda label, script: script)
+        list(apt.archive_added(added, stale=CE_STALE))
+        return found
+
+    KEY = "/etc/apt/keyrings/docker.gpg"
+
+    def test_an_older_instruction_s_list_goes_with_its_key(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both in one run, so that the next one finds nothing to do."""
+        path = FOLDER + "docker.list"
+        sources = {path: f"deb [signed-by={self.KEY}] {URL} bookworm stable\n"}
+        assert self.edits(monkeypatch, sources, [path, self.KEY]) == [
+            Edit(path, None), Edit(self.KEY, None)
+        ]  # fmt: skip
+
+    def test_the_key_of_an_archive_that_stays_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sources = {FOLDER + "mine.list": f"deb [signed-by={self.KEY}] {URL} bookworm stable\n"}
+        assert self.edits(monkeypatch, sources, [self.KEY]) == []
+
+    def test_a_stale_file_with_other_archives_keeps_them(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = FOLDER + "docker.list"
+        assert self.edits(monkeypatch, {path: DEBIAN + LINE}, [path]) == [Edit(path, ("2s/^/# /",))]

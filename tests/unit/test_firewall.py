@@ -107,12 +107,18 @@ def test_ssh_ports_are_those_in_use() -> None:
         f"LISTEN 0 128 0.0.0.0:4444 0.0.0.0:* {SSHD}",
         f"LISTEN 0 128 127.0.0.1:6010 0.0.0.0:* {SSHD}",
         f"LISTEN 0 128 [::1]:2222 [::]:* {SSHD}",
+        f"LISTEN 0 128 [::ffff:127.0.0.1]:2222 [::]:* {SSHD}",
     ],
 )
 def test_nobody_opens_a_port_by_calling_a_program_sshd(stranger: str) -> None:
     assert ssh_ports(f"LISTEN 0 128 *:22 *:* {SSHD}", stranger, configured=("22", "6010")) == (22,)
     with pytest.raises(HostError, match="no sshd of root's"):
         ssh_ports(stranger, configured=("22", "2222"))
+
+
+def test_an_address_with_its_interface() -> None:
+    assert ssh_ports(f"LISTEN 0 128 [fe80::1]%eth0:2222 [::]:* {SSHD}") == (2222,)
+    assert ssh_ports(f"LISTEN 0 128 192.0.2.11%eth0:2222 0.0.0.0:* {SSHD}") == (2222,)
 
 
 def test_no_sshd_stops_the_host() -> None:

@@ -167,7 +167,8 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (
         SshPorts(),
-        ["== listeners", 'LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3))',
+        ["== listeners", 'LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3)) ino:7',
+         "== configured", "22",
          "== socket", "[::]:2222 (Stream)"],
     ),
     (HostSurroundings(), ["== edge user", "33", "== uplinks", "br0"]),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.sockets import plain
 
 #: Without counters, and without the addresses that a set has collected.
 LISTING = "nft -s -t list table inet vllm_hosts"
@@ -74,9 +76,8 @@ class SshPorts(HostFact[tuple[int, ...]]):
         ports = set()
         for line in parts["listeners"]:
             address, _, port = line.split()[3].rpartition(":")
-            loopback = ip_address(
-                address.strip("[]").partition("%")[0].replace("*", "::")
-            ).is_loopback
+            place = re.sub(r"%[^\]]*", "", address).strip("[]").replace("*", "::")
+            loopback = ip_address(plain(place)).is_loopback
             # ss names the owner of a socket, but for root.
             if '"sshd"' in line and " uid:" not in line and not loopback:
                 ports |= {int(port)} & configured

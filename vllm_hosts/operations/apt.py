@@ -84,14 +84,13 @@ def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:
     sources = look(AptSourceFiles)
     keys = look(AptKeyFingerprints, key_path=archive.key_path)
     edits = in_the_way(sources, archive.url, archive.suite, archive.architecture, but=wanted.path)
-    edits += [
-        Edit(path, None)
-        for path in stale
-        if files.paths[path].kind != "-"
-        and path not in [edit.path for edit in edits]
-        # A key may also be that of an archive which stays.
-        and not (is_key(path) and mentioned(path, sources, [wanted.path, *_moved(edits)]))
-    ]
+    seen = [edit.path for edit in edits]
+    there = [path for path in stale if files.paths[path].kind != "-" and path not in seen]
+    edits += [Edit(path, None) for path in there if not is_key(path)]
+    # A key may also be that of an archive which stays.
+    leaving = [wanted.path, *(edit.path for edit in edits if edit.sed is None)]
+    keys_too = [path for path in there if is_key(path)]
+    edits += [Edit(path, None) for path in keys_too if not mentioned(path, sources, leaving)]
     key_is_right = keys == (archive.key_fingerprint,)
     if key_is_right and not edits and not differing([wanted], files.paths):
         return
@@ -101,10 +100,6 @@ def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:
     if not key_is_right:
         differs(archive.key_path, "is not the pinned key")
     yield watched(f"adding {archive.url}", archive_script(archive, edits))
-
-
-def _moved(edits: Sequence[Edit]) -> list[str]:
-    return [edit.path for edit in edits if edit.sed is None]
 
 
 def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
