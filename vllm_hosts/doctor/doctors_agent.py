@@ -14,6 +14,8 @@ from vllm_hosts.settings import Agent, HostSettings
 
 #: Docker restarted it so often that it will not come up by itself.
 _LOOPS = 2
+#: Exit codes of a program that was asked to end, or killed.
+_STOPPED = (0, 137, 143)
 
 
 def _settings(settings: HostSettings, name: str) -> Agent:
@@ -32,7 +34,7 @@ def context_too_long(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def argument_refused(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """vLLM's command line."""
     for agent, match in saying(seen, words.ARGUMENT):
-        yield Finding(words.shortened(match[0]), values={"agent": agent.name})
+        yield Finding(words.shortened(match[0].rstrip("')")), values={"agent": agent.name})
 
 
 @finds("model-unsupported")
@@ -40,7 +42,10 @@ def model_unsupported(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """vLLM does not know the architecture."""
     for agent, match in saying(seen, words.ARCHITECTURE):
         values = {"agent": agent.name, "architecture": match["what"]}
-        yield Finding(words.shortened(line_of(match)), values=values)
+        yield Finding(line_of(match), values=values)
+    for agent, match in saying(seen, words.MODEL_TYPE):
+        values = {"agent": agent.name, "architecture": match["what"] or match["other"]}
+        yield Finding(line_of(match), values=values)
 
 
 def _hub(settings: HostSettings, agent: AgentSeen, match: Match[str]) -> Finding:
@@ -53,6 +58,11 @@ def token_refused(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The hub's own words."""
     for agent, match in saying(seen, words.TOKEN_REFUSED):
         yield _hub(settings, agent, match)
+    if settings.secrets.has_hf_token:
+        for agent, match in saying(seen, words.ANONYMOUS):
+            if not said_by(agent, words.TOKEN_REFUSED):
+                found = _hub(settings, agent, match)
+                yield replace(found, certainty=Certainty.LIKELY)
 
 
 @finds("model-gated")
@@ -73,7 +83,9 @@ def model_gated(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def model_not_found(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """Private models look the same. Where there is another reason, vLLM says this as well."""
     for agent, match in saying(seen, words.NOT_FOUND):
-        others = (words.TOKEN_REFUSED, words.GATED, words.UNREACHABLE)
+        others = [words.TOKEN_REFUSED, words.GATED, words.UNREACHABLE]
+        if settings.secrets.has_hf_token:
+            others.append(words.ANONYMOUS)
         if not any(said_by(agent, other) for other in others):
             yield _hub(settings, agent, match)
 
@@ -126,8 +138,26 @@ def agent_stopped(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             said = agent.error or (last_error(agent.log) if agent.exit_code else "")
             values = _name(agent) | {"status": agent.status, "code": agent.exit_code}
             yield Finding(
-                words.shortened(said) or f"docker ps: {agent.status}", Certainty.LIKELY, values
+                words.shortened(said) or f"docker ps: {agent.status}",
+                Certainty.LIKELY,
+                values,
+                remedy=_after_the_reason(agent),
             )
+
+
+def _after_the_reason(agent: AgentSeen) -> str:
+    """What to do with one that did not simply stop; empty: it did, or somebody stopped it."""
+    if agent.error or agent.status == "created":
+        return (
+            "It never started; what was seen is Docker's reason. Remove that, then run deploy.py."
+            " Docker says more in: journalctl -u docker -n 50"
+        )
+    if agent.exit_code not in _STOPPED:
+        return (
+            "What was seen is the last error that it told; its whole log: docker logs --tail 200"
+            " {agent}. Remove that, then run deploy.py."
+        )
+    return ""
 
 
 @finds("agent-unhealthy")

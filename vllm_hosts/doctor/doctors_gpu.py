@@ -114,6 +114,9 @@ def driver_not_loaded(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """nvidia-smi fails for this reason, or for one that nobody here knows."""
     gpus = _broken(seen)
     known = (words.MISMATCH, words.LOST)
+    if gpus is None:
+        for agent, match in saying(seen, words.NOT_LOADED):
+            yield Finding(f"{agent.name}: {line_of(match)}")
     if gpus is None or gpus.smi.code == 127 or any(look.search(gpus.smi.text) for look in known):
         return
     sure = words.NOT_LOADED.search(gpus.smi.text)
@@ -134,6 +137,10 @@ def gpu_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             shown = ", ".join(str(index) for index in sorted(there)) or "none"
             values = {"agent": agent.name, "gpu": gpu, "there": shown}
             yield Finding(f"nvidia-smi lists {len(there)} GPU(s)", values=values)
+    for found, match in saying(seen, words.NO_GPU):
+        shown = ", ".join(str(index) for index in sorted(there)) or "none"
+        values = {"agent": found.name, "gpu": match["gpu"], "there": shown}
+        yield Finding(line_of(match), values=values)
 
 
 @finds("toolkit-missing")

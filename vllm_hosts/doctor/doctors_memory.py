@@ -55,10 +55,23 @@ def kv_cache_too_small(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             values={
                 "agent": agent.name,
                 "asked": asked,
-                "needed": match["needed"],
-                "available": match["available"],
+                "needed": f"{match['needed']} GiB",
+                "available": f"{match['available']} GiB",
                 "fits": fits,
                 "more": _or_more_memory(settings, seen, agent.name, needed - available),
+            },
+        )
+
+    for agent, match in saying(seen, words.KV_TOO_SHORT):
+        yield Finding(
+            line_of(match),
+            values={
+                "agent": agent.name,
+                "asked": match["asked"],
+                "needed": "as much",
+                "available": f"room for {match['fits']} tokens",
+                "fits": match["fits"],
+                "more": "",
             },
         )
 
@@ -119,7 +132,7 @@ def cuda_out_of_memory(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """PyTorch could not get what it wanted."""
     for found, match in saying(seen, words.CUDA_OOM):
         share = _settings(settings, found.name).gpu_memory_utilization
-        values = {"agent": found.name, "asked": match["asked"], "share": f"{share:g}"}
+        values = {"agent": found.name, "asked": match["asked"] or "some", "share": f"{share:g}"}
         values["fits"] = _lower(share - 0.05)
         yield Finding(line_of(match), values=values, remedy=_by_the_plan(seen, found.name))
 

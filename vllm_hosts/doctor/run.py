@@ -23,6 +23,7 @@ from vllm_hosts.doctor import (  # noqa: F401
     doctors_gpu,
     doctors_machine,
     doctors_memory,
+    doctors_words,
 )
 from vllm_hosts.doctor.look import seen
 from vllm_hosts.doctor.model import Diagnosis, diagnose
