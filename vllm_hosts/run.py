@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,6 +16,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
+from pyinfra_cli.exceptions import CliError
 
 from vllm_hosts import pyinfra_output
 from vllm_hosts.controller import client_ca_file
@@ -65,6 +67,7 @@ def install(inventory_file: Path | None = None) -> None:
     options: dict[str, Any] = context.params if context else {}
     if options.get("no_wait"):
         raise click.UsageError("--no-wait exits with 0 after failures; leave it out")
+    _ask_somebody()
     named = inventory_file or options.get("inventory")
     if named is None:
         raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
@@ -72,6 +75,28 @@ def install(inventory_file: Path | None = None) -> None:
     _host_run.cache_clear()
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
+
+
+def _ask_somebody() -> None:
+    """pyinfra asks before it changes anything, and breaks where nobody can answer."""
+    cli = sys.modules.get("pyinfra_cli.cli")
+    ask = getattr(cli, "_do_confirm", None)
+    if cli is None or ask is None or getattr(ask, "says_why", False):
+        return
+
+    def asked(question: str) -> bool:
+        try:
+            answer: bool = ask(question)
+        except EOFError:
+            click.echo(err=True)
+            raise CliError(
+                "nobody can answer here, as there is no terminal; nothing more was changed. Give -y"
+                " to go on without being asked, also where hosts cannot be reached"
+            ) from None
+        return answer
+
+    asked.says_why = True  # type: ignore[attr-defined]
+    cli._do_confirm = asked  # type: ignore[attr-defined]
 
 
 def _initialise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,7 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown := set(config.getoption("--only-host")) - set(settings):
         raise pytest.UsageError(f"{file} has no host {', '.join(sorted(unknown))}")
     config.stash[_VERIFIED] = Verified(file, settings, Hosts(inventory), neighbours(inventory))
-    collector = Collector(settings, file.stem, config.getoption("--report"))
+    shown = os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
+    collector = Collector(settings, file.stem, config.getoption("--report"), shown)
     config.stash[_COLLECTOR] = collector
     config.pluginmanager.register(collector, "vllm-hosts-collector")
 

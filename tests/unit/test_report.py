@@ -68,7 +68,13 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_hosts_say() -> N
         ("assert ['a door'] == []\n  Left contains", "a door"),
         ("AssertionError: the table is not loaded\nassert 1 == 0", "the table is not loaded"),
         ("assert {'x': 1} == {}", "{'x': 1}"),
-        ("assert 'rw' == 'ro'", "'rw' == 'ro'"),
+        ("assert 'rw' == 'ro'", "found 'rw', expected 'ro'"),
+        (
+            "assert ('exited', 'unhealthy') == ('running', 'healthy')\n  At index 0",
+            "found ('exited', 'unhealthy'), expected ('running', 'healthy')",
+        ),
+        ("assert 503 == 200", "found 503, expected 200"),
+        ("AssertionError: assert 503 == 200", "found 503, expected 200"),
     ],
 )
 def test_reasons_without_the_machinery(said: str, shown: str) -> None:
@@ -80,3 +86,12 @@ def test_promises_are_whole_sentences() -> None:
         assert promise.says
         assert promise.threat.endswith(".")
         assert promise.remedy
+
+
+def test_one_reason_for_many_promises_is_said_once() -> None:
+    found = host("a", **{name.replace("-", "_"): "not checked" for name in list(promises())[:20]})
+    [(why, names)] = found.together().items()
+    assert len(names) == 20
+    assert why
+    few = host("a", NET_01="not checked", NET_02="broken")
+    assert few.together() == {}

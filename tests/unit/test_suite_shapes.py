@@ -106,3 +106,16 @@ def test_one_host_of_two_that_has_no_gpu(tmp_path: Path) -> None:
         "outcome": "does not apply",
         "why": ["no agent of this host has a GPU"],
     }
+
+
+def test_a_red_report_names_the_inventory_s_file_and_says_one_reason_once(tmp_path: Path) -> None:
+    """O16."""
+    project = Project(tmp_path)
+    project.write(
+        "inventory/prod.py", "gpu_hosts = [('a', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n"
+    )
+    done = project.run("vllm-hosts", "verify", "inventory/prod.py", "--ports", "1-2")
+    assert done.returncode == 1
+    assert "promises not checked on a\n" in done.stdout
+    assert done.stdout.count("refuses connections to port 1") <= 2, done.stdout
+    assert "INVENTORY" not in done.stdout

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -32,11 +33,17 @@ class Collector:
     """A pytest plugin: one for each run of the suite.
 
     :param folder: where the report goes; None: only to the terminal.
+    :param file: the inventory's path, for what is to be typed.
     """
 
     def __init__(
-        self, settings: Mapping[str, HostSettings], inventory: str, folder: str | None
+        self,
+        settings: Mapping[str, HostSettings],
+        inventory: str,
+        folder: str | None,
+        file: str = "INVENTORY",
     ) -> None:
+        self._file = file
         self._folder = Path(folder) if folder else None
         self._started = time.monotonic()
         self._exposed = [
@@ -104,20 +111,30 @@ class Collector:
         (self._folder / "report.json").write_text(f"{document}\n")
         (self._folder / "report.html").write_text(html(self.report))
 
+    def _named(self, text: str) -> str:
+        """With the inventory's own file, as a shell reads it."""
+        return re.sub(r"\bINVENTORY\b", lambda _: quote(self._file), text)
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """What is not kept, in words, and how many are."""
         write = terminalreporter.write_line
         for host in self.report.hosts:
+            together = host.together()
+            for why, names in together.items():
+                title = f"{len(names)} promises not checked on {host.name}"
+                write(f"\n{_MARKS['not checked']} {title}", bold=True, yellow=True)
+                write(f"    {why}")
+            said = {name for names in together.values() for name in names}
             for promise in self.report.looked_at:
                 outcome = host.outcome(promise.identifier)
-                if outcome in ("broken", "not checked"):
+                if outcome in ("broken", "not checked") and promise.identifier not in said:
                     color = {"red" if outcome == "broken" else "yellow": True}
                     title = f"{promise.identifier} {outcome} on {host.name}: {promise.says}"
                     write(f"\n{_MARKS[outcome]} {title}", bold=True, **color)
                     for why in host.reasons(promise.identifier):
                         write(f"    {why}")
                     if outcome == "broken":
-                        write(f"    to do: {promise.remedy}")
+                        write(f"    to do: {self._named(promise.remedy)}")
         for sentence in self._exposed:
             write(f"\n! {sentence}", yellow=True)
         counts = ", ".join(f"{n} {outcome}" for outcome, n in self.report.counts.items() if n)
@@ -154,10 +171,22 @@ def _judge(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outc
     return "not checked", _short(name + said)
 
 
+_EMPTY = ("[]", "set()", "{}", "frozenset()")
+
+
+def _compared(text: str) -> str:
+    """What pytest says of two values that differ, in words; other text as it is."""
+    match = re.fullmatch(r"assert (.+?) == (.+)", text)
+    if match is None or match[2] in _EMPTY:
+        return text
+    return f"found {match[1]}, expected {match[2]}"
+
+
 def _short(said: str) -> str:
     """The first paragraph of a failed assertion, without the machinery around it."""
     lines = said.splitlines()
     text = lines[0] if lines else ""
+    text = _compared(text.removeprefix("AssertionError: "))
     text = re.sub(r"^assert (.*) == (\[\]|set\(\)|\{\})$", r"\1", text)
     text = text.removeprefix("AssertionError: ").removeprefix("assert ")
     text = re.sub(r"^\[(['\"])(.*)\1\]$", r"\2", text)

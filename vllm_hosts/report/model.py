@@ -12,6 +12,8 @@ from vllm_hosts.promises import Promise, promises
 #: From the best to the worst; a promise is as good as its worst look.
 Outcome = Literal["does not apply", "kept", "not checked", "broken"]
 ORDER: tuple[Outcome, ...] = ("does not apply", "kept", "not checked", "broken")
+#: More promises than this are shown in one line, if one reason is all that there is to say.
+_MANY = 3
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,17 @@ class HostReport:
     def outcome(self, promise: str) -> Outcome | None:
         """The worst look at a promise; None: nobody looked."""
         return worst(look.outcome for look in self.looks if look.promise == promise)
+
+    def together(self) -> dict[str, list[str]]:
+        """Promises that were not checked for one and the same reason, where they are many, such as
+        a host that cannot be reached: by reason."""
+        found: dict[str, list[str]] = {}
+        for promise in promises():
+            if self.outcome(promise) == "not checked":
+                reasons = {look.why for look in self.looks if look.promise == promise}
+                if len(reasons) == 1:
+                    found.setdefault(reasons.pop(), []).append(promise)
+        return {why: names for why, names in found.items() if len(names) > _MANY}
 
     def reasons(self, promise: str) -> list[str]:
         """Why a promise is not kept, each reason once, with the agents that it is about."""
