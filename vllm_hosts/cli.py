@@ -23,14 +23,16 @@ import click
 
 from vllm_hosts import __version__, pyinfra_output
 from vllm_hosts.agents_cli import agents as agents_command
+from vllm_hosts.ca_cli import ca
 from vllm_hosts.cli_common import inventory_argument, says_problems
 from vllm_hosts.controller import state_folder
 from vllm_hosts.doctor_cli import doctor
 from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
+from vllm_hosts.endpoints import client_to_name
 from vllm_hosts.endpoints import endpoints as all_endpoints
 from vllm_hosts.inventory import load, validate
-from vllm_hosts.keys import DEFAULT_CLIENT
+from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
 from vllm_hosts.keys_cli import keys
 from vllm_hosts.plan_cli import plan
 from vllm_hosts.promises import promises
@@ -53,6 +55,7 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(ca)
 main.add_command(agents_command)
 main.add_command(top)
 main.add_command(doctor)
@@ -82,17 +85,19 @@ def check(inventory: Path) -> None:
 
 @main.command()
 @inventory_argument
-@click.option("--client", default=DEFAULT_CLIENT, show_default=True, help="Whose key to name.")
+@click.option("--client", help=f"Whose key to name. Default: {DEFAULT_CLIENT}, or the first.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
 @_problems
-def endpoints(inventory: Path, client: str, as_json: bool) -> None:
+def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
     """Print how to call each agent.
 
     Example: vllm-hosts endpoints inventory/prod.py --json
     """
+    settings = _settings(inventory)
+    client = client_to_name(KeyStore(inventory), client)
     found = list(
         all_endpoints(
-            _settings(inventory),
+            settings,
             state_folder(inventory),
             f"{_program()} keys show --force {quote(str(inventory))} {client}",
             client,
@@ -105,9 +110,20 @@ def endpoints(inventory: Path, client: str, as_json: bool) -> None:
         click.secho(f"\n{endpoint.host}, agent {endpoint.agent}", bold=True)
         click.echo(f"  base URL  {endpoint.base_url}")
         click.echo(f"  model     {endpoint.served_model_name}")
-        click.echo(f"  CA file   {endpoint.ca_file or 'none needed'}")
+        click.echo(f"  CA file   {_ca_file(endpoint.ca_file, inventory)}")
         click.echo(f"  key       of client {endpoint.client!r}: {endpoint.key_command}")
         click.echo(f"  try       {endpoint.curl()}")
+
+
+def _ca_file(path: str | None, inventory: Path) -> str:
+    """The file, or how to get it where it is not on this machine."""
+    if path is None:
+        return "none needed"
+    if Path(path).is_file():
+        return path
+    if KeyStore(inventory).encrypted:
+        return f"{path} (make it: {_program()} ca {quote(str(inventory))} > {quote(path)})"
+    return f"{path} (the first deploy makes it)"
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -9,6 +9,9 @@ from pathlib import Path
 from shlex import quote
 
 from vllm_hosts.controller import client_ca_file
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
+from vllm_hosts.pki import utc_now
 from vllm_hosts.probe import host_header
 from vllm_hosts.settings import HostSettings
 
@@ -65,3 +68,32 @@ def endpoints(
                 client=client,
                 key_command=key_command,
             )
+
+
+def client_to_name(store: KeyStore, asked: str | None) -> str:
+    """A client of the store that has a key: the one that was asked for, the default one, or the
+    first that may use every agent.
+
+    A store that nothing here opens, or that is not made yet, is not asked.
+
+    :raises SettingsError: there is no such client, or nobody has a key.
+    """
+    try:
+        content = store.peek()
+    except SettingsError:
+        if not store.encrypted:
+            raise
+        content = None
+    if content is None:
+        return asked or DEFAULT_CLIENT
+    now = utc_now()
+    if asked:
+        content.client(asked)
+        return asked
+    usable = [name for name, record in content.clients.items() if record.valid_keys(now)]
+    usable.sort(key=lambda name: (name != DEFAULT_CLIENT, bool(content.clients[name].agents), name))
+    if not usable:
+        raise SettingsError(
+            ["no client has a key that is good; make one: vllm-hosts keys add INVENTORY NAME"]
+        )
+    return usable[0]

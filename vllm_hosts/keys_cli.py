@@ -16,7 +16,7 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.age import named_recipients, own_recipients, parse_recipient
-from vllm_hosts.keys.model import ClientRecord
+from vllm_hosts.keys.model import ApiKey, ClientRecord
 from vllm_hosts.pki import utc_now
 
 _problems = says_problems("The keys cannot be changed or shown:")
@@ -169,7 +169,7 @@ def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None
         click.secho(name, bold=True, nl=False)
         click.echo(f"  agents: {_scope(record.agents)}; hosts: {_scope(record.hosts)}")
         for key in record.keys:
-            until = f"until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else "without end"
+            until = _end(key)
             state = "" if key.valid(now) else "  EXPIRED"
             click.echo(f"  ...{key.fingerprint}  from {key.created:%Y-%m-%d}  {until}{state}")
 
@@ -202,17 +202,49 @@ def show(inventory: Path, client: str, force: bool, identity: Path | None) -> No
     show_default=True,
     help="How long the old key is good beside the new one.",
 )
+@click.option(
+    "--expires",
+    type=Duration(),
+    help="How long the new key is good; 0: without end. Default: as long as the old one was.",
+)
 @identity_option
 @_problems
-def rotate(inventory: Path, client: str, overlap: timedelta, identity: Path | None) -> None:
+def rotate(
+    inventory: Path,
+    client: str,
+    overlap: timedelta,
+    expires: timedelta | None,
+    identity: Path | None,
+) -> None:
     """Make a new key for a client. The old one ends by itself when the overlap is over.
 
     Example: vllm-hosts keys rotate inventory/prod.py alice --overlap 24h
     """
     content = KeyStore(inventory, identity).update(
-        lambda content: model.rotate(content, client, utc_now(), overlap)
+        lambda content: model.rotate(content, client, utc_now(), overlap, expires)
     )
-    click.echo(f"{client} has a new key; see it with: vllm-hosts keys show {inventory} {client}")
+    click.echo(f"{client} has a new key, {_end(content.client(client).keys[-1])}")
+    click.echo(f"see it with: vllm-hosts keys show {inventory} {client}")
+    _say_next(inventory, content.client(client).hosts or _host_names(inventory))
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@click.option(
+    "--expires", type=Duration(), required=True, help="From now on, such as 30d; 0: without end."
+)
+@identity_option
+@_problems
+def extend(inventory: Path, client: str, expires: timedelta, identity: Path | None) -> None:
+    """Give a client's newest key another end. The key itself stays as it is.
+
+    Example: vllm-hosts keys extend inventory/prod.py alice --expires 30d
+    """
+    content = KeyStore(inventory, identity).update(
+        lambda content: model.extend(content, client, utc_now(), expires)
+    )
+    click.echo(f"{client}'s key is good {_end(content.client(client).keys[-1])}")
     _say_next(inventory, content.client(client).hosts or _host_names(inventory))
 
 
@@ -281,6 +313,10 @@ def _check_known(kind: str, names: Iterable[str] | None, known: Iterable[str]) -
 def _say_next(inventory: Path, hosts: Iterable[str]) -> None:
     click.echo(f"{', '.join(hosts)}: takes effect with")
     click.echo(f"  pyinfra -y {inventory} keys.py")
+
+
+def _end(key: ApiKey) -> str:
+    return f"until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else "without end"
 
 
 def _scope(names: tuple[str, ...] | None) -> str:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyrage
@@ -215,6 +216,33 @@ class TestEncryption:
         keys(project, "recipients", "remove", PROD, f" {age}")
         assert len(keys(project, "recipients", "list", PROD).splitlines()) == 1
 
+    def test_a_deploy_without_an_identity_says_what_pyinfra_takes(
+        self, project: Project, tmp_path: Path
+    ) -> None:
+        """O22."""
+        keys(project, "init", PROD)
+        (tmp_path / "home" / ".ssh" / "id_ed25519").rename(tmp_path / "away")
+        done = project.run("pyinfra", "-y", PROD, "deploy.py")
+        assert done.returncode == 1
+        assert "put VLLM_HOSTS_IDENTITY=FILE" in done.stdout
+        assert "--identity" not in done.stdout
+        assert "name one with --identity" in keys(project, "list", PROD, code=1)
+        project.environment["VLLM_HOSTS_IDENTITY"] = str(tmp_path / "away")
+        keys(project, "list", PROD)
+
+    def test_a_clone_with_the_encrypted_store(self, project: Project) -> None:
+        """O14."""
+        keys(project, "init", PROD)
+        file = project.folder / "inventory" / ".vllm-hosts" / "prod" / "ca.pem"
+        public = file.read_text()
+        assert str(file) in project.run("vllm-hosts", "endpoints", PROD).stdout
+        file.unlink()
+        said = project.run("vllm-hosts", "endpoints", PROD).stdout
+        assert "(make it: " in said
+        assert f"ca {PROD} > {file})" in said
+        done = project.run("vllm-hosts", "ca", PROD)
+        assert (done.returncode, done.stdout) == (0, public)
+
     def test_recipients_come_and_go(self, project: Project, tmp_path: Path) -> None:
         keys(project, "init", PROD)
         other = ssh_key(tmp_path / "other", "bob@desk")
@@ -292,3 +320,61 @@ class TestEncryption:
         assert "prod.age cannot be written: File too large; it is as it was" in done.stdout
         assert (project.folder / "keys" / "prod.age").read_bytes() == before
         shown(project, "default")
+
+
+def endpoints(project: Project, *words: str, code: int = 0) -> str:
+    done = project.run("vllm-hosts", "endpoints", PROD, *words)
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def test_endpoints_name_a_client_that_there_is(store: Project) -> None:
+    """O14."""
+    keys(store, "add", PROD, "alice", "--agents", "coder")
+    keys(store, "add", PROD, "zoe")
+    assert "of client 'default'" in endpoints(store)
+    keys(store, "revoke", PROD, "default")
+    assert "of client 'zoe'" in endpoints(store)
+    assert "of client 'alice'" in endpoints(store, "--client", "alice")
+    assert "there is no client 'bob'; there is alice, zoe" in endpoints(
+        store, "--client", "bob", code=1
+    )
+    for name in ("alice", "zoe"):
+        keys(store, "revoke", PROD, name)
+    assert "no client has a key that is good" in endpoints(store, code=1)
+
+
+def test_no_ca_yet(project: Project) -> None:
+    done = project.run("vllm-hosts", "ca", PROD)
+    assert done.returncode == 1
+    assert "the first deploy makes it: pyinfra inventory/prod.py deploy.py" in done.stdout
+    assert not (project.folder / "inventory" / ".vllm-hosts").exists()
+    assert "(the first deploy makes it)" in endpoints(project)
+
+
+def test_an_end_is_said_and_can_be_moved(store: Project) -> None:
+    """O13."""
+    keys(store, "add", PROD, "alice", "--expires", "30d")
+    before = shown(store, "alice")
+    assert "alice has a new key, until 20" in keys(store, "rotate", PROD, "alice")
+    said = keys(store, "rotate", PROD, "alice", "--expires", "90d", "--overlap", "0")
+    assert "alice has a new key, until 20" in said
+    [key] = json.loads(keys(store, "list", PROD, "--json"))[0]["keys"]
+    days = datetime.fromisoformat(key["expires"]) - datetime.fromisoformat(key["created"])
+    assert days == timedelta(days=90)
+    now = shown(store, "alice")
+    assert now != before
+    assert "alice's key is good without end" in keys(
+        store, "extend", PROD, "alice", "--expires", "0"
+    )
+    assert shown(store, "alice") == now
+    said = keys(store, "extend", PROD, "alice", "--expires", "7d")
+    assert "alice's key is good until 20" in said
+    assert "pyinfra -y inventory/prod.py keys.py" in said
+    assert shown(store, "alice") == now
+    assert "alice has a new key, without end" in keys(
+        store, "rotate", PROD, "alice", "--expires", "0"
+    )
+    assert "there is no client 'bob'" in keys(
+        store, "extend", PROD, "bob", "--expires", "7d", code=1
+    )

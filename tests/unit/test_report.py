@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from vllm_hosts.promises import promises
-from vllm_hosts.report.collect import _short, html
+from vllm_hosts.report.collect import Collector, _short, html
 from vllm_hosts.report.model import AgentSummary, HostReport, Look, Outcome, Report, worst
 
 
@@ -95,3 +95,10 @@ def test_one_reason_for_many_promises_is_said_once() -> None:
     assert why
     few = host("a", NET_01="not checked", NET_02="broken")
     assert few.together() == {}
+
+
+def test_what_to_type_names_the_inventory_s_file() -> None:
+    collector = Collector({}, "prod", None, "inventory/my prod.py")
+    assert collector.named("Run: pyinfra INVENTORY deploy.py") == (
+        "Run: pyinfra 'inventory/my prod.py' deploy.py"
+    )

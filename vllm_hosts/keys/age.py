@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pyrage
 
 from vllm_hosts.errors import SettingsError
@@ -114,11 +115,16 @@ def decrypt(path: Path, content: bytes, identity_file: Path | None) -> bytes:
     if not looked:
         refusals.append("there is none in the usual places")
     raise SettingsError(
-        [
-            f"{path} cannot be opened: no identity fits ({'; '.join(refusals)});"
-            f" name one with --identity or {IDENTITY_ENV}"
-        ]
+        [f"{path} cannot be opened: no identity fits ({'; '.join(refusals)}); {_how_to_name_one()}"]
     )
+
+
+def _how_to_name_one() -> str:
+    """For the command that was typed: pyinfra has no option of ours."""
+    context = click.get_current_context(silent=True)
+    if context and any(parameter.name == "identity" for parameter in context.command.params):
+        return f"name one with --identity or {IDENTITY_ENV}"
+    return f"put {IDENTITY_ENV}=FILE, with your identity's file, before the command that you typed"
 
 
 _RESTORE = "restore it, for instance with: git checkout -- FILE"

@@ -163,10 +163,16 @@ def add_client(
     return content.with_client(name, record)
 
 
-def rotate(content: Content, name: str, now: datetime, overlap: timedelta) -> Content:
+def rotate(
+    content: Content,
+    name: str,
+    now: datetime,
+    overlap: timedelta,
+    lifetime: timedelta | None = None,
+) -> Content:
     """A new key for a client; its present ones end after ``overlap``, or when they did anyway.
 
-    The new key lives as long as the newest one was made to.
+    :param lifetime: of the new key; zero: without end; None: as long as the newest one was made to.
 
     :raises SettingsError: there is no such client.
     """
@@ -177,11 +183,24 @@ def rotate(content: Content, name: str, now: datetime, overlap: timedelta) -> Co
         for key in record.valid_keys(now)
     )
     newest = record.keys[-1]
-    lifetime = newest.expires - newest.created if newest.expires else None
+    if lifetime is None and newest.expires:
+        lifetime = newest.expires - newest.created
     kept = tuple(key for key in ending if key.valid(now))
     return content.with_client(
-        name, record.model_copy(update={"keys": (*kept, new_key(now, lifetime))})
+        name, record.model_copy(update={"keys": (*kept, new_key(now, lifetime or None))})
     )
+
+
+def extend(content: Content, name: str, now: datetime, lifetime: timedelta) -> Content:
+    """The same newest key of a client, with another end.
+
+    :param lifetime: from now on; zero: without end.
+    :raises SettingsError: there is no such client.
+    """
+    record = content.client(name)
+    *others, newest = record.keys
+    longer = newest.model_copy(update={"expires": now + lifetime if lifetime else None})
+    return content.with_client(name, record.model_copy(update={"keys": (*others, longer)}))
 
 
 def revoke(content: Content, name: str) -> Content:

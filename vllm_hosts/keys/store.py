@@ -94,6 +94,24 @@ class KeyStore:
         """
         return self.update(lambda content: content)
 
+    def peek(self) -> Content | None:
+        """What the store holds; None: there is none yet, and none is made.
+
+        :raises SettingsError: as ``read``.
+        """
+        return self._load() if self.path.exists() else None
+
+    def ca_certificate(self) -> bytes | None:
+        """The local CA's certificate; None: there is no CA yet, and none is made.
+
+        :raises SettingsError: as ``read``.
+        """
+        if self.encrypted:
+            content = self.peek()
+            return content.ca.certificate.encode() if content and content.ca else None
+        public = self.folder / CA_FILE
+        return public.read_bytes() if public.is_file() else None
+
     def update(self, change: Callable[[Content], Content]) -> Content:
         """Change the store, whole or not at all. A second writer waits, and loses nothing.
 

@@ -111,7 +111,7 @@ class Collector:
         (self._folder / "report.json").write_text(f"{document}\n")
         (self._folder / "report.html").write_text(html(self.report))
 
-    def _named(self, text: str) -> str:
+    def named(self, text: str) -> str:
         """With the inventory's own file, as a shell reads it."""
         return re.sub(r"\bINVENTORY\b", lambda _: quote(self._file), text)
 
@@ -134,7 +134,7 @@ class Collector:
                     for why in host.reasons(promise.identifier):
                         write(f"    {why}")
                     if outcome == "broken":
-                        write(f"    to do: {self._named(promise.remedy)}")
+                        write(f"    to do: {self.named(promise.remedy)}")
         for sentence in self._exposed:
             write(f"\n! {sentence}", yellow=True)
         counts = ", ".join(f"{n} {outcome}" for outcome, n in self.report.counts.items() if n)
