@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import click
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
-from pyinfra.api.state import State
+from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 from pyinfra_cli.exceptions import CliError
 
@@ -48,6 +48,8 @@ class Current:
 class _Run:
     store: KeyStore
     settings: dict[str, HostSettings] | None = None
+    #: Hosts that this run is for, once their settings are known to be valid.
+    chosen: tuple[Host, ...] = ()
 
 
 _run: _Run | None = None
@@ -75,6 +77,8 @@ def install(inventory_file: Path | None = None) -> None:
     _host_run.cache_clear()
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
+    if context and not options.get("dry") and _only_keys(options.get("operations") or ()):
+        context.call_on_close(partial(_say_who_has_old_keys, _run, state, Path(named)))
 
 
 def _ask_somebody() -> None:
@@ -116,6 +120,7 @@ def _initialise(
     try:
         run.settings = validate(inventory)
         _open_secrets(run)
+        run.chosen = tuple(chosen)
     except SettingsError as error:
         click.secho("--> The settings cannot be deployed:", fg="red", bold=True, err=True)
         for problem in error.problems:
@@ -123,6 +128,33 @@ def _initialise(
         click.echo("    Nothing was changed on any host.", err=True)
         raise SystemExit(1) from None
     state.add_callback_handler(Reaching())
+
+
+def _only_keys(operations: Sequence[object]) -> bool:
+    return [Path(str(operation)).name for operation in operations] == ["keys.py"]
+
+
+def with_old_keys(chosen: Iterable[Host], state: State) -> list[str]:
+    """Hosts that a run of ``keys.py`` was for, and that have not taken the keys."""
+    executed = state.current_stage in (StateStage.Execute, StateStage.Disconnect)
+    return [
+        host.name
+        for host in chosen
+        if not executed or host in state.failed_hosts or host not in state.activated_hosts
+    ]
+
+
+def _say_who_has_old_keys(run: _Run, state: State, inventory: Path) -> None:
+    """The last words of a run: its table counts the others only."""
+    left = with_old_keys(run.chosen, state)
+    if not left:
+        return
+    limits = " ".join(f"--limit {quote(name)}" for name in left)
+    click.secho(f"--> Still with their old keys: {', '.join(left)}", fg="red", bold=True, err=True)
+    click.echo(
+        "    Keys that were revoked work there, and new ones do not. To go on, type:", err=True
+    )
+    click.echo(f"    pyinfra -y {limits} {quote(str(inventory))} keys.py", err=True)
 
 
 def _open_secrets(run: _Run) -> None:

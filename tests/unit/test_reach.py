@@ -6,12 +6,17 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pyinfra.api.state import StateStage
 
-from tests.unit.projects import Project
+from tests.unit.projects import ROOT, Project
 from tests.unit.ssh_server import SshServer, ssh_server, write_key
+from vllm_hosts.run import with_old_keys
 
 #: Every command that goes to hosts.
 COMMANDS = [
@@ -226,3 +231,41 @@ def test_without_a_terminal_pyinfra_s_questions_end_in_a_sentence(
     assert "EOFError" not in done.stdout
     assert "Traceback" not in done.stdout
     assert "bug report" not in done.stdout
+
+
+def test_keys_that_were_not_taken_are_the_last_words(tmp_path: Path, server: SshServer) -> None:
+    """O6."""
+    project = Project(tmp_path)
+    (tmp_path / "keys.py").symlink_to(ROOT / "keys.py")
+    inventory(project, {"gpu1": server.data(ssh_port=1), "gpu2": server.data(2, ssh_port=1)})
+    done = project.run("pyinfra", "-y", "inventory/prod.py", "keys.py")
+    assert done.returncode == 1
+    # pyinfra's own error, where no host is left, is the only line behind it.
+    assert done.stdout.splitlines()[-4:-1] == [
+        "--> Still with their old keys: gpu1, gpu2",
+        "    Revoked keys work there, and new ones do not. To go on, type:",
+        "    pyinfra -y --limit gpu1 --limit gpu2 inventory/prod.py keys.py",
+    ]
+    done = project.run("pyinfra", "-y", "--limit", "gpu2", "inventory/prod.py", "keys.py")
+    assert "--> Still with their old keys: gpu2\n" in done.stdout
+    # Neither a deploy nor a dry run is about keys alone.
+    for words in (
+        ["-y", "inventory/prod.py", "deploy.py"],
+        ["--dry", "inventory/prod.py", "keys.py"],
+    ):
+        assert "old keys" not in project.run("pyinfra", *words).stdout
+
+
+def test_who_has_old_keys() -> None:
+    hosts: list[Any] = [_Named("good"), _Named("failed"), _Named("never")]
+    state: Any = SimpleNamespace(
+        current_stage=StateStage.Disconnect, failed_hosts={hosts[1]}, activated_hosts=set(hosts[:2])
+    )
+    assert with_old_keys(hosts, state) == ["failed", "never"]
+    state.current_stage = StateStage.Prepare
+    assert with_old_keys(hosts, state) == ["good", "failed", "never"]
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
