@@ -151,9 +151,7 @@ def _say_who_has_old_keys(run: _Run, state: State, inventory: Path) -> None:
         return
     limits = " ".join(f"--limit {quote(name)}" for name in left)
     click.secho(f"--> Still with their old keys: {', '.join(left)}", fg="red", bold=True, err=True)
-    click.echo(
-        "    Keys that were revoked work there, and new ones do not. To go on, type:", err=True
-    )
+    click.echo("    Revoked keys work there, and new ones do not. To go on, type:", err=True)
     click.echo(f"    pyinfra -y {limits} {quote(str(inventory))} keys.py", err=True)
 
 

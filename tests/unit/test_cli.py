@@ -22,6 +22,7 @@ def test_help_names_every_command(project: Project) -> None:
     assert done.returncode == 0
     for name in (
         "agents",
+        "ca",
         "check",
         "doctor",
         "drift",
