@@ -11,6 +11,8 @@ from typing import Any
 from pyinfra.api.host import Host
 from pyinfra.connectors.sshuserclient.client import get_ssh_config
 
+from vllm_hosts.errors import SettingsError
+
 _NAME = re.compile(
     r"(?i)[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*\.?|[0-9a-f:]*:[0-9a-f:.]+"
 )
@@ -51,13 +53,23 @@ def _instead(name: str | None, written: str) -> str:
 
 def ssh_entry(host: Host) -> Mapping[str, Any]:
     """What the user's SSH configuration says of a host that is a name of its own there; empty: it
-    says nothing, or the name has a dot and so is taken for one that clients know too."""
+    says nothing, or the name has a dot and so is taken for one that clients know too.
+
+    :raises SettingsError: it cannot be read.
+    """
     named = host.data.get("ssh_hostname") or host.name
     if "." in named or ":" in named:
         return {}
     file = host.data.get("ssh_config_file")
-    config = get_ssh_config(str(Path(file).expanduser()) if file else None)
-    found = config.lookup(named) if config else {}
+    try:
+        config = get_ssh_config(str(Path(file).expanduser()) if file else None)
+        found = config.lookup(named) if config else {}
+    except Exception as error:
+        # Whatever the parser raises: pyinfra would break at it when it connects.
+        name = file or "~/.ssh/config"
+        raise SettingsError(
+            [f"the SSH configuration {name} cannot be read: {error or repr(error)}; correct it"]
+        ) from error
     ways = ("proxyjump", "proxycommand")
     if found.get("hostname", named) == named and not any(way in found for way in ways):
         return {}

@@ -143,6 +143,16 @@ class TestSshConfiguration:
         data = {"ssh_config_file": config, "ssh_hostname": "192.0.2.9"}
         assert hosts(project, f"gpu_hosts = [('big', {data!r})]\n")["big"].address == "192.0.2.9"
 
+    @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'Host gpu1\n  HostName = "a\n', None])
+    def test_a_configuration_that_cannot_be_read(
+        self, project: Project, content: bytes | None
+    ) -> None:
+        path = project.folder / "broken"
+        path.mkdir() if content is None else path.write_bytes(content)
+        inventory = f"gpu_hosts = [('gpu1', {{'ssh_config_file': {str(path)!r}}})]\n"
+        [problem] = refused(project, inventory)
+        assert str(path) in problem or "SSH configuration only" in problem
+
     def test_a_name_that_ssh_says_nothing_of(self, project: Project, config: str) -> None:
         data = {"ssh_config_file": config}
         assert hosts(project, f"gpu_hosts = [('gpu1', {data!r})]\n")["gpu1"].address == "gpu1"
