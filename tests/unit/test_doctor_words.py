@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit import doctor_words as said
 from tests.unit.doctor_cases import crashed, refused
 from tests.unit.doctor_hosts import agent, healthy
 from tests.unit.samples import settings
 from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
 from vllm_hosts.doctor.doctors_words import SAYINGS
-from vllm_hosts.doctor.model import Diagnosis, diagnose
+from vllm_hosts.doctor.model import Diagnosis, diagnose, texts
 from vllm_hosts.doctor.words import last_error, shortened
+from vllm_hosts.promises import DATA
 
 LINES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "doctor_lines.json").read_text())
 #: They only say that it does not run.
@@ -99,3 +102,16 @@ def test_what_was_never_started_is_not_called_right() -> None:
 def test_what_somebody_stopped_may_be_right() -> None:
     seen = agent(healthy(), status="exited", health="none", exit_code=0)
     assert "nothing is wrong" in diagnose(settings(), seen)[0].remedy
+
+
+def test_a_hub_that_refuses_comes_before_what_is_missing_then() -> None:
+    lines = "OSError: Can't load tokenizer for 'org/model'.\n"
+    for words, first in ((said.UNREACHABLE, "hub-unreachable"), (said.GATED, "model-gated")):
+        assert diagnose(settings(), crashed(words + lines)(healthy()))[0].identifier == first
+
+
+def test_no_diagnosis_stands_twice_in_its_file() -> None:
+    """YAML itself would take the later text at the earlier place."""
+    text = (DATA / "diagnoses.yaml").read_text()
+    names = re.findall(r"^([a-z0-9-]+):$", text, re.MULTILINE)
+    assert len(names) == len(set(names)) == len(texts())
