@@ -28,19 +28,21 @@ _ABSENT = ("[N/A]", "N/A", "[Not Supported]", "Not Supported")
 
 #: Seconds in which nvidia-smi answers. A driver whose module hangs never does.
 PATIENCE = 60
+#: Bytes that are read of an answer: a hundred cards have some thousands.
+_MOST = 200_000
 #: Shell lines that ask for every card; they end with the exit code. The failure's own words come on
 #: standard output.
 QUERY = f"""
 if command -v nvidia-smi >/dev/null; then
-    gpus=$(timeout -k 5 {PATIENCE} nvidia-smi --query-gpu={",".join(FIELDS)} \\
-        --format=csv,noheader,nounits 2>&1)
-    code=$?
+    # A program that prints for ever ends with the pipe; its answer then has no exit code.
+    gpus=$({{ timeout -k 5 {PATIENCE} nvidia-smi --query-gpu={",".join(FIELDS)} \\
+        --format=csv,noheader,nounits 2>&1; echo "exit $?"; }} | head -c {_MOST})
     case $gpus in *'is not a valid field'*)
-        gpus=$(timeout -k 5 {PATIENCE} nvidia-smi --format=csv,noheader,nounits 2>&1 \\
-            --query-gpu={",".join("index" if name in _NEWER_FIELDS else name for name in FIELDS)})
-        code=$? ;;
+        gpus=$({{ timeout -k 5 {PATIENCE} nvidia-smi --format=csv,noheader,nounits 2>&1 \\
+            --query-gpu={",".join("index" if name in _NEWER_FIELDS else name for name in FIELDS)}
+            echo "exit $?"; }} | head -c {_MOST}) ;;
     esac
-    echo "$gpus"; echo "exit $code"
+    echo "$gpus"
 else
     echo 'nvidia-smi is not installed: the driver is missing'; echo 'exit 127'
 fi

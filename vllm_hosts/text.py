@@ -23,19 +23,22 @@ _STYLE = re.compile(r"\x1b\[(?:0|1|2|4|22|24|39|49|3[0-7]|9[0-7])(?:;(?:1|3[0-7]
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
-def clean(text: object, limit: int = LIMIT, *, keep: str = "\t") -> str:
+def clean(text: object, limit: int = LIMIT, *, keep: str = "\t", instead: str = "") -> str:
     """Text as one line that only shows characters, cut at ``limit``.
 
     Without control characters (C0, C1, DEL), escape sequences, overrides of direction, other
     invisible characters and lone surrogates. What ends a line becomes a space.
 
     :param keep: white space that stays as it is.
+    :param instead: stands in the place of all that is taken out. Where keys were masked before,
+        it keeps their parts from meeting.
     """
     # What is taken out counts too: a gigabyte of escape sequences is not read to its end.
     given = str(text)
     found = given[: 8 * limit]
     if not (found.isascii() and found.isprintable()):
-        found = "".join(_shown(character, keep) for character in _SEQUENCE.sub("", found))
+        found = _SEQUENCE.sub(instead, found)
+        found = "".join(_shown(character, keep, instead) for character in found)
     whole = len(found) <= limit and len(given) <= 8 * limit
     return found if whole else f"{found[:limit]} ..."
 
@@ -49,10 +52,10 @@ def clean_styled(text: object, limit: int = 16 * LIMIT) -> str:
     )
 
 
-def _shown(character: str, keep: str) -> str:
+def _shown(character: str, keep: str, instead: str) -> str:
     if character in keep:
         return character
     if character.isspace():
         return " "
     # Python: not in the categories Other and Separator, of which the former has Cf and Cs.
-    return character if character.isprintable() and character not in _INVISIBLE else ""
+    return character if character.isprintable() and character not in _INVISIBLE else instead

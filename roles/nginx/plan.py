@@ -37,9 +37,13 @@ _ML_KEM = "X25519MLKEM768"
 #: What vLLM has no reason to say, and what an agent that was taken over could use to send clients,
 #: and what they have to say, elsewhere.
 _HIDDEN = (
-    *("Server", "Access-Control-Allow-Origin", "Access-Control-Allow-Credentials"),
+    *("Server", "X-Powered-By", "Set-Cookie", "Clear-Site-Data", "Trailer"),
     *("Location", "Content-Location", "Refresh", "Link", "Alt-Svc"),
-    *("Set-Cookie", "Clear-Site-Data"),
+    *(f"Access-Control-{what}" for what in ("Expose-Headers", "Max-Age", "Request-Method")),
+    *(f"Access-Control-Allow-{what}" for what in ("Credentials", "Headers", "Methods", "Origin")),
+    *("Strict-Transport-Security", "Public-Key-Pins", "Expect-CT", "Service-Worker-Allowed"),
+    *("Content-Security-Policy", "Content-Security-Policy-Report-Only", "Permissions-Policy"),
+    *("NEL", "Report-To", "Reporting-Endpoints", "WWW-Authenticate", "Proxy-Authenticate"),
 )
 
 #: Status that the edge answers itself -> message, type and code in OpenAI's error format.
@@ -56,7 +60,7 @@ _ERRORS = {
 #: Statuses that nginx itself comes to, and where they go. 494 to 497 are about malformed TLS or
 #: headers. A request without a path that nginx can read cannot go to a named location.
 _ERROR_PAGES = {
-    400: "400 501 505 414 431 494 495 496 497 =400 /./400",
+    400: "400 412 416 501 505 414 431 494 495 496 497 =400 /./400",
     401: "401 /./401",
     403: "403 /./403",
     404: "404 /./404",

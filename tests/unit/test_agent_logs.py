@@ -11,6 +11,7 @@ import pytest
 from tests.unit.fakes import docker
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine
+from vllm_hosts.facts.base import END
 from vllm_hosts.operate.logs import fresh
 
 A_MINUTE = timedelta(minutes=1)
@@ -72,7 +73,10 @@ def test_what_a_line_could_do_to_a_terminal(tmp_path: Path) -> None:
         "2026-11-25T09:00:00.2Z Loading:  10%\rLoading: 100%\r\n",
     )
     assert found.lines is not None
-    assert [line.text for line in found.lines] == ["red  \ttab", "Loading: 100%"]
+    assert [line.text for line in found.lines] == [
+        "\ufffdred\ufffd \ufffd \ufffd\ttab",
+        "Loading: 100%",
+    ]
 
 
 def test_bytes_that_are_no_text_cost_no_line(tmp_path: Path) -> None:
@@ -97,3 +101,11 @@ def test_reading_on(tmp_path: Path) -> None:
 def test_what_docker_says_in_the_place_of_a_log_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="configured logging driver does not support reading"):
         logs(tmp_path, "Error: configured logging driver does not support reading\n")
+
+
+@pytest.mark.parametrize("between", ["\x07", "\x1b[0m", "\u200b", "\x9b0m"])
+def test_a_key_that_was_cut_in_two_stays_so(between: str) -> None:
+    line = f"> 2026-10-02T11:20:41.123456789Z first{between}second"
+    lines = ["== read at", "2026-10-02T11:20:42.000000000Z", "== one", "present", line, END]
+    [found] = AgentLogs().process(lines).agents["one"].lines or ()
+    assert "firstsecond" not in found.text and found.text.isprintable()

@@ -120,10 +120,11 @@ look_at_agent() {
 }
 
 smi() {
-    answer=$(timeout 30 nvidia-smi "$@" 2>&1)
-    code=$?
-    printf '%s\n' "$answer" | quoted
-    echo "exit $code"
+    # A program that prints for ever ends with the pipe, and has no exit code.
+    answer=$({ timeout 30 nvidia-smi "$@" 2>&1; echo "exit $?"; } | head -c 200000)
+    case "$answer" in *"exit "[0-9]*) ;; *) answer=$(printf '%s\nexit 124' "$(printf %s "$answer" | head -c 2000)") ;; esac
+    printf '%s\n' "$answer" | sed '$d' | quoted
+    printf '%s\n' "$answer" | tail -n 1
 }
 
 look_at_gpus() {

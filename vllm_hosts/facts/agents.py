@@ -201,4 +201,6 @@ def _line(line: str) -> LogLine:
     stamp, _, text = line.removeprefix("> ").partition(" ")
     if not _STAMP.fullmatch(stamp):
         raise ValueError(line[:200])
-    return LogLine(stamp, clean(text.rstrip("\r").rpartition("\r")[2], _LONGEST))
+    # The host masked keys before: what was cut in two must not become whole here.
+    shown = clean(text.rstrip("\r").rpartition("\r")[2], _LONGEST, instead="\ufffd")
+    return LogLine(stamp, shown)
