@@ -150,7 +150,6 @@ class TestWhatIsNotKnown:
             ({"extra_args": ["--kv-cache-dtype", "nvfp4"]}, "--kv-cache-dtype nvfp4, which is not"),
             ({"extra_args": ["--max-num-seqs", "many"]}, "--max-num-seqs is no number: 'many'"),
             ({"quantization": "bitsandbytes"}, "'bitsandbytes' cannot be computed"),
-            ({"gpus": [0, 1], "tensor_parallel_size": 1}, "2 GPUs and tensor_parallel_size 1"),
         ],
     )
     def test_arguments_that_the_plan_does_not_know(

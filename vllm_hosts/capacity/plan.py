@@ -126,12 +126,8 @@ class _Planner:
         self._model = model
         self._eager = given.eager
         self._not_counted = given.not_counted
-        self._tp = agent.tensor_parallel_size or len(agent.gpus)
-        if self._tp != len(agent.gpus):
-            raise UnplannableError(
-                f"agent {agent.name!r} has {len(agent.gpus)} GPUs and tensor_parallel_size"
-                f" {self._tp}; its memory is unknown"
-            )
+        # Settings refuse a tensor_parallel_size that leaves GPUs idle.
+        self._tp = len(agent.gpus)
         self._memory = min(_memory(card) for card in cards)
         self._usable = max(0, self._memory - estimates.DRIVER)
         batched, sequences = estimates.batch_defaults(cards[0].name, self._memory)
