@@ -63,9 +63,9 @@ def arrivals(deployed: Deployed) -> list[float]:
 
 
 def test_a_stream_arrives_spread_over_time(deployed: Deployed) -> None:
-    """One of three is enough: a busy machine can hold one up, a buffer holds all of them up."""
-    early = []
-    for _ in range(3):
+    """One of eight is enough: a busy machine can hold some up, a buffer holds all of them up."""
+    early: list[float] = []
+    while len(early) < 8 and max(early, default=0) <= 0.3:
         times = arrivals(deployed)
         assert len(times) > 100
         early.append(sum(1 for moment in times if moment < times[-1] * 0.8) / len(times))
