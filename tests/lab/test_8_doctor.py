@@ -77,7 +77,7 @@ def test_the_look_changes_nothing(deployed: Deployed) -> None:
         " -newer /root/lab-before"
     )
     containers = "docker ps -a --no-trunc --format '{{.ID}} {{.CreatedAt}} {{.Names}}'"
-    containers += "; systemctl show -p MainPID nginx docker; nft list ruleset | grep -v counter"
+    containers += "; systemctl show -p MainPID nginx docker; nft -t list ruleset | grep -v counter"
     before = lab_hosts.run("gpu1", f"touch /root/lab-before; sleep 1; {containers}").stdout
     assert doctor("--host", "gpu1").code == 0
     assert lab_hosts.run("gpu1", containers).stdout == before
