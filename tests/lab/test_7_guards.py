@@ -18,7 +18,7 @@ from tests.lab.test_4_verify import ended
 
 pytestmark = pytest.mark.nightly
 
-LIVE = "nft -s list table inet vllm_hosts"
+LIVE = "nft -s -t list table inet vllm_hosts"
 
 
 def reachable(host: str, port: int, source: str = "neighbour") -> bool:

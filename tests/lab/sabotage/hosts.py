@@ -27,7 +27,6 @@ ROWS = [
         "HOST-02",
         "cp /bin/sh /usr/local/bin/lab-shell && chmod 4755 /usr/local/bin/lab-shell",
         undo="rm /usr/local/bin/lab-shell",
-        kind="usual",
     ),
     row("docker-member", "HOST-03", "gpasswd -a alice docker", undo="gpasswd -d alice docker"),
     # Docker
@@ -46,7 +45,6 @@ ROWS = [
         "log-rotation-lost",
         "DOCKER-03",
         'sed -i \'s/"max-file": "3"/"max-file": "9"/\' /etc/docker/daemon.json',
-        kind="usual",
     ),
     row(
         "binding-to-everything",
@@ -91,7 +89,7 @@ ROWS = [
         "cat /etc/apt/keyrings/nvidia-container-toolkit.asc >>/etc/apt/keyrings/docker.asc",
     ),
     # GPUs
-    row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit", kind="usual"),
+    row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit"),
     row(
         "agent-with-another-gpu",
         "GPU-03",

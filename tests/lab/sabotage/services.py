@@ -22,9 +22,7 @@ ROWS = [
     row("env-readable", "SEC-01", "chmod 644 /opt/vllm/.env", kind="usual"),
     row("env-owner", "SEC-01", "chown 1000 /opt/vllm/.env"),
     row("env-replaceable", "SEC-02", "chmod 777 /opt/vllm"),
-    row(
-        "certificate-key-readable", "SEC-03", "chmod 644 /etc/vllm-hosts/tls/key.pem", kind="usual"
-    ),
+    row("certificate-key-readable", "SEC-03", "chmod 644 /etc/vllm-hosts/tls/key.pem"),
     row("keys-of-clients-readable", "SEC-03", f"chmod 644 {MAPS}/clients.map"),
     row("keys-folder-open", "SEC-03", f"chmod 755 {MAPS}"),
     row(
@@ -220,7 +218,6 @@ ROWS = [
         "log-rotation-stopped",
         "LOG-01",
         "systemctl disable --now vllm-hosts-edge-logs.timer",
-        kind="usual",
     ),
     row("edge-log-readable", "LOG-01", "chmod 644 /var/log/vllm-hosts/access.log"),
     row(
