@@ -27,6 +27,7 @@ ROWS = [
         "HOST-02",
         "cp /bin/sh /usr/local/bin/lab-shell && chmod 4755 /usr/local/bin/lab-shell",
         undo="rm /usr/local/bin/lab-shell",
+        kind="usual",
     ),
     row("docker-member", "HOST-03", "gpasswd -a alice docker", undo="gpasswd -d alice docker"),
     # Docker
@@ -89,7 +90,7 @@ ROWS = [
         "cat /etc/apt/keyrings/nvidia-container-toolkit.asc >>/etc/apt/keyrings/docker.asc",
     ),
     # GPUs
-    row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit"),
+    row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit", kind="usual"),
     row(
         "agent-with-another-gpu",
         "GPU-03",

@@ -218,6 +218,7 @@ ROWS = [
         "log-rotation-stopped",
         "LOG-01",
         "systemctl disable --now vllm-hosts-edge-logs.timer",
+        kind="usual",
     ),
     row("edge-log-readable", "LOG-01", "chmod 644 /var/log/vllm-hosts/access.log"),
     row(
