@@ -187,7 +187,7 @@ ROWS = [
     row("disguised-paths-found", "EDGE-14", edited("/vllm_hosts_plain/d", f"{MAPS}/checks.conf")),
     row(
         "refused-without-limit",
-        "EDGE-15",
+        "EDGE-15 LOG-02",
         edited("/limit_req zone=vllm_hosts_refused/d", f"{MAPS}/refused.conf"),
     ),
     row(
