@@ -27,7 +27,6 @@ ROWS = [
         "HOST-02",
         "cp /bin/sh /usr/local/bin/lab-shell && chmod 4755 /usr/local/bin/lab-shell",
         undo="rm /usr/local/bin/lab-shell",
-        kind="usual",
     ),
     row("docker-member", "HOST-03", "gpasswd -a alice docker", undo="gpasswd -d alice docker"),
     # Docker
@@ -64,7 +63,6 @@ ROWS = [
         container("-p 0.0.0.0:9090:80"),
         undo=GONE,
         refused="0.0.0.0:9090",
-        kind="usual",
     ),
     row("container-on-host-network", "DOCKER-07", container("--network host"), undo=GONE),
     row(
@@ -90,7 +88,7 @@ ROWS = [
         "cat /etc/apt/keyrings/nvidia-container-toolkit.asc >>/etc/apt/keyrings/docker.asc",
     ),
     # GPUs
-    row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit", kind="usual"),
+    row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit"),
     row(
         "agent-with-another-gpu",
         "GPU-03",
@@ -131,7 +129,6 @@ ROWS = [
         listen("0.0.0.0:9999"),
         undo=NO_STRANGER,
         refused="0.0.0.0:9999",
-        kind="usual",
     ),
     row(
         "user-called-sshd",
@@ -166,7 +163,6 @@ ROWS = [
         "firewall-deleted",
         "NET-03 NET-10 NET-11 NET-12 NET-13 AGENT-09",
         "nft delete table inet vllm_hosts",
-        kind="usual",
     ),
     row(
         "firewall-policy-accepts",
@@ -214,7 +210,6 @@ ROWS = [
         " add rule ip lab pre tcp dport 8001 redirect to :80'",
         undo="nft delete table ip lab",
         refused="port 8001 of 10.87.0.11 opens from the controller",
-        kind="usual",
     ),
     row("firewall-not-at-boot", "NET-06", "systemctl disable vllm-hosts-firewall.service"),
     row(
