@@ -38,16 +38,19 @@ class Run:
 
 
 def command(*words: str, settings: dict[str, Any] | None = None, timeout: float = 1500) -> Run:
-    """Run one of the toolkit's commands in the project's folder.
+    """Run one of the toolkit's commands in the project's folder; a deploy says all that it does.
 
     :param settings: replaces the lab's group data of the same names, for this run.
     """
     environment = os.environ | {"PYINFRA_PROGRESS": "off", "PYTHONUNBUFFERED": "1"}
     if settings is not None:
         environment["LAB_SETTINGS"] = json.dumps(settings)
+    program, *options = words
+    if program == "pyinfra" and not any(word.startswith(("-v", "--dry")) for word in options):
+        options.insert(0, "-v")
     started = time.monotonic()
     done = subprocess.run(
-        [str(BIN / words[0]), *words[1:]],
+        [str(BIN / program), *options],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,

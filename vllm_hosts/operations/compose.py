@@ -170,7 +170,8 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> None:
     :raises HostError: an agent is not healthy by then, stops, or crashes again and again.
     """
     host = ctx_host.get()
-    started = said = time.monotonic()
+    started = time.monotonic()
+    due = _SAY_EVERY
     first = look(AgentStates, agents=list(agents))
     waiting = {agent: first[agent] for agent in agents if not _well(first[agent])}
     failed: list[str] = []
@@ -187,8 +188,8 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> None:
                 shown = "".join(f"\n      | {line}" for line in lines)
                 failed.append(f"agent {agent} {why}; its last lines:{shown}")
                 del waiting[agent]
-        if waiting and time.monotonic() - said >= _SAY_EVERY:
-            said = time.monotonic()
+        if waiting and seconds >= due:
+            due = min(2 * seconds, seconds + 3 * _SAY_EVERY)
             states = ", ".join(f"{agent} is {now[agent].health}" for agent in waiting)
             host.log(f"    waiting for agents: {seconds:.0f} s, {states}")
     if failed:
