@@ -22,12 +22,14 @@ from pyinfra.api.output import format_text
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.progress import progress_spinner
 
-#: Seconds after which an operation says its name, though nothing is known of it yet.
-_SILENT = 3.0
+#: Seconds after which an operation says its name: there is something to wait for.
+_SILENT = 8.0
 #: More hosts than these are counted, not named.
 _NAMED = 6
 #: pyinfra's functions that print, at level INFO, what is printed here in other words.
 _THEIRS = {"log_operation_start", "run_host_op", "_run_host_op"}
+#: What pyinfra says of its own steps, and nobody waits for.
+_STEPS = ("--> Preparing operation", "--> Skipping change", "--> Disconnecting", "Loading: ")
 
 
 def install(state: State) -> None:
@@ -49,15 +51,21 @@ class Brief(BaseStateCallback):
     """One run's output. pyinfra runs one operation after the other, on all hosts at once."""
 
     def __init__(self) -> None:
-        self._name = ""
+        self._name = self._role = self._step = ""
         self._shown = True
+        self._hosts: set[str] = set()
+        #: Of the role at hand, by hosts: the steps that changed something there.
+        self._changes: dict[tuple[str, ...], list[str]] = {}
         self._timer: gevent.Greenlet | None = None
         self._done: dict[str, Counter[str]] = {}
         self._failed: dict[str, str] = {}
 
     def operation_start(self, state: State, op_hash: str) -> None:  # type: ignore[override]
         self._name = next(iter(state.get_op_meta(op_hash).names))
-        self._shown = False
+        role, _, step = self._name.rpartition(" | ")
+        if role != self._role:
+            self._say_changes()
+        self._role, self._step, self._shown = role, step, False
         self._timer = gevent.spawn_later(_SILENT, self._show)
 
     def operation_host_error(  # type: ignore[override]
@@ -68,25 +76,36 @@ class Brief(BaseStateCallback):
     def operation_end(self, state: State, op_hash: str) -> None:  # type: ignore[override]
         if self._timer is not None:
             self._timer.kill()
-        there = [
-            host for host in state.inventory.iter_activated_hosts() if op_hash in state.ops[host]
-        ]
-        changed = []
-        for host in there:
-            meta = state.ops[host][op_hash].operation_meta
-            if meta.is_complete() and meta.did_succeed():
-                kind = "changed" if meta.did_change() else "unchanged"
-                self._done.setdefault(host.name, Counter())[kind] += 1
-                changed += [host.name] if meta.did_change() else []
-        if changed:
-            said = format_text(f"changed on {_listed(changed, len(there))}", "green")
-            logger.info(f"{format_text(self._name, bold=True)}: {said}")
         self._shown = True
+        changed = []
+        for host in state.inventory.iter_activated_hosts():
+            data = state.ops[host].get(op_hash)
+            if data is None or not data.operation_meta.is_complete():
+                continue
+            self._hosts.add(host.name)
+            if data.operation_meta.did_succeed():
+                kind = "changed" if data.operation_meta.did_change() else "unchanged"
+                self._done.setdefault(host.name, Counter())[kind] += 1
+                changed += [host.name] if kind == "changed" else []
+        if changed:
+            self._changes.setdefault(tuple(changed), []).append(self._step)
+
+    def _say_changes(self) -> None:
+        """What a role changed, when the next one begins: a line for hosts with the same changes."""
+        for names, steps in self._changes.items():
+            said = format_text(f"changed on {_listed(names, len(self._hosts))}", "green")
+            role = f"{format_text(self._role, bold=True)}: " if self._role else ""
+            logger.info(f"{role}{said}: {'; '.join(steps)}")
+        self._changes.clear()
 
     def wanted(self, record: logging.LogRecord) -> bool:
         """A filter of pyinfra's logger. A problem gets the name of its operation in front."""
-        if record.levelno == logging.INFO and record.funcName in _THEIRS:
-            return False
+        if record.levelno == logging.INFO:
+            said = str(record.msg)
+            if said.startswith("--> "):
+                self._say_changes()
+            ready = record.module == "util" and "Ready:" in said
+            return not (ready or said.startswith(_STEPS) or record.funcName in _THEIRS)
         if record.levelno >= logging.WARNING:
             self._show()
         return True
@@ -111,9 +130,10 @@ class Brief(BaseStateCallback):
             logger.info(f"{host.print_prefix}{said}")
 
     def _show(self) -> None:
-        """The name of the operation, once."""
+        """The name of the operation, once, after what its role has done so far."""
         if not self._shown:
             self._shown = True
+            self._say_changes()
             logger.info(f"{format_text(self._name, bold=True)} ...")
 
 

@@ -18,8 +18,8 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.text import clean
 
 P = ParamSpec("P")
-#: Seconds between two words about something that takes long, after the first few.
-_OFTEN = 30
+#: Seconds between two words about something that takes long, after the first one.
+OFTEN = 30
 Commands = Generator[PyinfraCommand, None, None]
 
 
@@ -78,12 +78,12 @@ class Shown(StringCommand):
 def watched(
     label: str, script: str, *, seconds: int = 10, tail: int = 20, summary: str = "tail -n 1"
 ) -> Shown:
-    """Run a script that takes long; say how far it is, the more seldom the longer it takes.
+    """Run a script that takes long; say how far it is, soon and then every half minute.
 
     What it prints goes to a private log, whose last ``tail`` lines are shown if it fails.
 
     :param label: what is being done, a few words.
-    :param seconds: after these for the first time.
+    :param seconds: after these it is said for the first time.
     :param summary: command that makes one line from that log, for people who wait.
     """
     return Shown(
@@ -95,7 +95,7 @@ def watched(
         while kill -0 $job 2>/dev/null; do
             sleep 1; waited=$((waited + 1))
             [ $waited -ge $due ] || continue
-            due=$((waited < {_OFTEN} ? waited * 2 : waited + {_OFTEN}))
+            due=$((waited / {OFTEN} * {OFTEN} + {OFTEN}))
             line=$({summary} <"$log" | tail -n 1 | tr -d '\\r' | cut -c 1-100)
             echo "    {label}: $waited s, $line"
         done
