@@ -18,7 +18,7 @@ from functools import partial
 from pyinfra.api.deploy import deploy
 
 from roles.nginx.connections import LIMITS_CONF, connection_entries
-from roles.nginx.plan import NginxVersion, edge_entries, parse_version
+from roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
 from roles.nginx.trial import trial_entries
 from vllm_hosts import paths, run
 from vllm_hosts.errors import HostError
@@ -41,6 +41,8 @@ from vllm_hosts.tree import Entry, differing
 
 #: Debian 13's: what a plan assumes while nginx is not installed yet.
 _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))
+#: By the identity of what it is for, which is kept with it.
+_made: dict[int, tuple[Current, NginxVersion, list[Entry]]] = {}
 
 
 @deploy("nginx, beforehand")
@@ -74,16 +76,21 @@ def _entries(current: Current, state: Nginx, main: MainConf | None) -> list[Entr
     except ValueError as error:
         raise HostError(f"the version of nginx cannot be told: {error}") from error
     version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
-    return [
-        *edge_entries(current.settings, current.keys, version),
-        *connection_entries(current.settings.edge, main),
-    ]
+    return [*_edge(current, version), *connection_entries(current.settings.edge, main)]
+
+
+def _edge(current: Current, version: NginxVersion) -> list[Entry]:
+    """Made once in a run for a host, as that takes longer than asking it."""
+    made = _made.get(id(current))
+    if made is None or made[1] != version:
+        entries = edge_entries(current.settings, current.keys, version)
+        made = _made[id(current)] = (current, version, entries)
+    return made[2]
 
 
 def _trial(current: Current) -> Sequence[Entry]:
     """What nginx is asked about: nothing before it is there, nor if the host has all of it."""
-    usual = edge_entries(current.settings, current.keys, _USUAL)
-    found = look(EdgeState, paths=[*(entry.path for entry in usual), MAIN_CONF, LIMITS_CONF])
+    found = look(EdgeState, paths=[*edge_paths(current.settings), MAIN_CONF, LIMITS_CONF])
     if not found.nginx.version_text:
         return []
     entries = _entries(current, found.nginx, found.main)

@@ -6,21 +6,28 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from roles.nginx.plan import edge_entries, parse_version
+import roles.nginx as role
+from roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
 from roles.nginx.trial import trial_entries
 from tests.unit.projects import ROOT
 from tests.unit.real_nginx import program
 from tests.unit.samples import settings
 from vllm_hosts import paths
+from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.nginx import EdgeState, MainConf
+from vllm_hosts.facts.nginx import EdgeFound, EdgeState, MainConf, Nginx
+from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.keys import HostKeys
+from vllm_hosts.operations import edge_trial as operation
+from vllm_hosts.operations.differences import listening
 from vllm_hosts.operations.edge_trial import TRIAL_FOLDER, sentences, trial
-from vllm_hosts.tree import Entry, File
+from vllm_hosts.tree import NOTHING, Absent, Entry, File, Folder, Found
 
 SECRET = "INTERNAL-KEY-THAT-NOBODY-SEES"
 KEYS = HostKeys(internal=SecretStr(SECRET), clients=(), hf_token=None)
@@ -172,6 +179,13 @@ def test_certificate_and_logs_are_the_trial_s_own(tmp_path: Path) -> None:
                 assert TRIAL_FOLDER in text
 
 
+def test_the_paths_are_known_without_the_files() -> None:
+    for edge in ({}, {"cors_origins": ["https://app.example.com"]}):
+        host = settings(edge=edge)
+        made = edge_entries(host, KEYS, NginxVersion((1, 26, 3), (3, 5, 0)))
+        assert edge_paths(host) == [entry.path for entry in made]
+
+
 def test_nginx_is_asked_before_what_takes_long() -> None:
     lines = (ROOT / "deploy.py").read_text().splitlines()
     steps = [line.partition("(")[0] for line in lines if "(" in line]
@@ -191,3 +205,90 @@ def test_one_command_for_three_looks() -> None:
     assert found.nginx.active and found.nginx.version_text.endswith("1.26.3")
     assert found.main == MainConf("regular file", b"x", 0o644, "root", "root")
     assert found.files.paths["/etc/nginx/a"].sha256 == "0" * 64
+
+
+VERSION = "nginx version: nginx/1.26.3\nbuilt with OpenSSL 3.5.0\n"
+MAIN = MainConf(
+    "regular file",
+    b"include /etc/nginx/modules-enabled/*.conf;\nevents { worker_connections 768; }\n",
+    0o644,
+    "root",
+    "root",
+)
+
+
+def asked_about(monkeypatch: pytest.MonkeyPatch, version: str, *, as_planned: bool) -> list[Entry]:
+    """What a host that has this is asked about."""
+    current: Any = SimpleNamespace(settings=settings(), keys=KEYS)
+    nginx = Nginx(version, active=False, enabled=True)
+    paths_asked: list[str] = []
+
+    def answer(_: object, paths: list[str]) -> EdgeFound:
+        paths_asked.extend(paths)
+        there = dict.fromkeys(paths, NOTHING)
+        if as_planned:
+            for entry in role._entries(current, nginx, MAIN):
+                kind = {File: "f", Folder: "d", Absent: "-"}[type(entry)]  # type: ignore[index]
+                there[entry.path] = Found(
+                    kind,
+                    getattr(entry, "mode", 0),
+                    ("root", "0"),
+                    ("root", "0"),
+                    entry.sha256 if isinstance(entry, File) else "",
+                )
+        return EdgeFound(nginx, MAIN if version else None, TreeFound(there, ""))
+
+    monkeypatch.setattr(role, "look", answer)
+    found = list(role._trial(current))
+    assert {entry.path for entry in found} <= {
+        *paths_asked,
+        *(f"{TRIAL_FOLDER}/{x}.pem" for x in ("certificate", "key")),
+    }
+    return found
+
+
+def test_a_host_is_asked_where_something_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked_about(monkeypatch, "", as_planned=False) == [], "nginx is not there yet"
+    assert asked_about(monkeypatch, VERSION, as_planned=True) == [], "nothing would change"
+    found = {entry.path for entry in asked_about(monkeypatch, VERSION, as_planned=False)}
+    assert {"/etc/nginx/nginx.conf", "/etc/nginx/conf.d/vllm-hosts.conf"} <= found
+    assert f"{TRIAL_FOLDER}/key.pem" in found
+
+
+@pytest.mark.parametrize(
+    ("accepted", "stdout", "said"),
+    [
+        (True, "", None),
+        (False, "", "nginx would refuse the edge's configuration: nginx: [emerg] no; change"),
+        (False, "vllm-hosts-unasked", "note: nginx is asked about its configuration only when"),
+    ],
+)
+def test_what_becomes_of_the_answer(
+    monkeypatch: pytest.MonkeyPatch, accepted: bool, stdout: str, said: str | None
+) -> None:
+    output = SimpleNamespace(stderr_lines=["nginx: [emerg] no"], stdout=stdout)
+    ran: list[object] = []
+
+    def shell(command: object, **_: object) -> tuple[bool, SimpleNamespace]:
+        ran.append(command)
+        return accepted, output
+
+    heard: list[str] = []
+    for name in ("ctx_state", "ctx_host"):
+        value = SimpleNamespace(get=lambda: SimpleNamespace(run_shell_command=shell))
+        monkeypatch.setattr(operation, name, value)
+    monkeypatch.setattr(operation, "connector_options", lambda state, host: {})
+    monkeypatch.setattr(operation, "say", lambda sentences: heard.extend(sentences))
+    commands = operation.configuration_accepted._inner.__wrapped__  # type: ignore[attr-defined]
+    plan = lambda: [File("/etc/nginx/x", b"")]  # noqa: E731
+    try:
+        assert list(commands(plan)) == [], "it is never a change"
+    except HostError as error:
+        heard.append(str(error))
+    else:
+        heard = [f"note: {sentence}" for sentence in heard]
+    assert len(ran) == 1
+    assert heard[0].startswith(said) if said else heard == [], heard
+    with listening():
+        assert list(commands(plan)) == [], "whoever asks what differs writes nothing"
+    assert len(ran) == 1
