@@ -22,8 +22,9 @@ from pyinfra.api.output import format_text
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.progress import progress_spinner
 
-#: Seconds after which an operation says its name: there is something to wait for.
-_SILENT = 8.0
+#: Seconds after which an operation says its name: there is something to wait for. Most of what
+#: takes long has said how far it is by then (``watched``).
+_SILENT = 12.0
 #: More hosts than these are counted, not named.
 _NAMED = 6
 #: pyinfra's functions that print, at level INFO, what is printed here in other words.

@@ -95,7 +95,7 @@ def watched(
         while kill -0 $job 2>/dev/null; do
             sleep 1; waited=$((waited + 1))
             [ $waited -ge $due ] || continue
-            due=$((waited / {OFTEN} * {OFTEN} + {OFTEN}))
+            due=$((waited + {OFTEN}))
             line=$({summary} <"$log" | tail -n 1 | tr -d '\\r' | cut -c 1-100)
             echo "    {label}: $waited s, $line"
         done

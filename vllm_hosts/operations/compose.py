@@ -189,7 +189,7 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> None:
                 failed.append(f"agent {agent} {why}; its last lines:{shown}")
                 del waiting[agent]
         if waiting and seconds >= due:
-            due = seconds // OFTEN * OFTEN + OFTEN
+            due = seconds + OFTEN
             states = ", ".join(f"{agent} is {now[agent].health}" for agent in waiting)
             host.log(f"    waiting for agents: {seconds:.0f} s, {states}")
     if failed:
