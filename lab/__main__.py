@@ -44,7 +44,7 @@ def up(count: int) -> None:
 def down() -> None:
     """Stop everything; leave no process, bridge, mount or rule behind. Caches and state stay."""
     hosts.down()
-    recipe.say("down")
+    recipe.say("down; caches and state stay, and make clean-cache removes them")
 
 
 @main.command()

@@ -32,6 +32,8 @@ _THEIRS = {"log_operation_start", "run_host_op", "_run_host_op"}
 #: What pyinfra says of its own steps, and nobody waits for.
 _STEPS = ("--> Preparing operation", "--> Skipping change", "--> Disconnecting", "Loading: ")
 
+_brief: Brief | None = None
+
 
 def install(state: State) -> None:
     """Print less, in a run of pyinfra's own command without an option that asks for more."""
@@ -41,11 +43,18 @@ def install(state: State) -> None:
     cli: Any = sys.modules.get("pyinfra_cli.cli")
     if cli is None or "verbosity" not in options or any(options.get(name) for name in more):
         return
-    brief = Brief()
+    global _brief
+    _brief = brief = Brief()
     state.add_callback_handler(brief)
     logger.addFilter(brief.wanted)
     cli.print_results = brief.results
     operations.progress_spinner = brief.spinner  # type: ignore[attr-defined]
+
+
+def name_step() -> None:
+    """Say what is being done, before a host's own words about what went wrong with it."""
+    if _brief is not None:
+        _brief.show()
 
 
 class Brief(BaseStateCallback):
@@ -67,7 +76,7 @@ class Brief(BaseStateCallback):
         if role != self._role:
             self._say_changes()
         self._role, self._step, self._shown = role, step, False
-        self._timer = gevent.spawn_later(_SILENT, self._show)
+        self._timer = gevent.spawn_later(_SILENT, self.show)
 
     def operation_host_error(  # type: ignore[override]
         self, state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
@@ -108,7 +117,7 @@ class Brief(BaseStateCallback):
             ready = record.module == "util" and "Ready:" in said
             return not (ready or said.startswith(_STEPS) or record.funcName in _THEIRS)
         if record.levelno >= logging.WARNING:
-            self._show()
+            self.show()
         return True
 
     def spinner(self, items: Iterable[Any], prefix_message: str | None = None) -> Any:
@@ -130,7 +139,7 @@ class Brief(BaseStateCallback):
                 said = format_text(counts, "green" if done["changed"] else "cyan")
             logger.info(f"{host.print_prefix}{said}")
 
-    def _show(self) -> None:
+    def show(self) -> None:
         """The name of the operation, once, after what its role has done so far."""
         if not self._shown:
             self._shown = True

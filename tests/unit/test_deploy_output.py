@@ -61,8 +61,11 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-def run(project: Project, *options: str, problems: str = "[]") -> tuple[int, list[str]]:
-    project.write("mine.py", DEPLOY.replace("PROBLEMS", problems))
+def run(
+    project: Project, *options: str, problems: str = "[]", work: str = "sleep 4; echo done"
+) -> tuple[int, list[str]]:
+    text = DEPLOY.replace("PROBLEMS", problems).replace("sleep 4; echo done", work)
+    project.write("mine.py", text)
     done = project.run("pyinfra", "-y", *options, "inventory/prod.py", "mine.py")
     beginning = done.stdout.index("--> Connecting")
     lines = done.stdout[beginning:].splitlines()
@@ -96,6 +99,17 @@ def test_a_failure_has_its_operation_and_its_reason(project: Project) -> None:
     assert lines[at + 1] == "[@local] the disk is full"
     assert "Success" not in "".join(lines)
     assert "The last step" not in "".join(lines)
+
+
+def test_the_name_of_a_step_stands_before_what_it_printed(project: Project) -> None:
+    code, lines = run(project, work="echo the archive is gone; exit 3")
+    assert code != 0
+    at = lines.index("Second | It takes long ...")
+    assert lines[at + 1 : at + 3] == [
+        "[@local] the archive is gone",
+        "[@local] Error: executed 0 commands",
+    ]
+    assert any(line.startswith("First: changed on @local") for line in lines[:at])
 
 
 def test_the_end_has_a_line_for_each_host() -> None:
