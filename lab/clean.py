@@ -104,6 +104,9 @@ def main(old: bool = False) -> int:
     except RuntimeError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
+    except PermissionError as error:
+        print(f"lab: {error.filename} is root's; run this as root", file=sys.stderr)
+        return 1
     for path in left:
         print(f"lab: {path} is not the lab's and stays", file=sys.stderr)
     freed = shutil.disk_usage(folder.parent).free - free if folder else 0

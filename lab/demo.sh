@@ -7,7 +7,7 @@ case $1 in
             echo 'Two hosts, from nothing to closed endpoints and the proof: about 5 minutes.'
         else
             echo 'Two hosts, from nothing to closed endpoints and the proof: about 10 minutes this time,'
-            echo "longer on a slow network. It downloads 2 GB and builds 6 GB of caches in $cache;"
+            echo "longer on a slow network. It downloads 1.5 GB and builds 6 GB of caches in $cache;"
             echo 'from then on it takes about 5 minutes.'
         fi
         ;;
