@@ -36,12 +36,15 @@ _brief: Brief | None = None
 
 
 def install(state: State) -> None:
-    """Print less, in a run of pyinfra's own command without an option that asks for more."""
+    """Print less, where pyinfra runs files such as deploy.py and no option asks for more."""
     context = click.get_current_context(silent=True)
     options: dict[str, Any] = context.params if context else {}
     more = ("verbosity", "debug", "debug_all", "serial", "json_output", "dry")
     cli: Any = sys.modules.get("pyinfra_cli.cli")
+    files = options.get("operations") or ()
     if cli is None or "verbosity" not in options or any(options.get(name) for name in more):
+        return
+    if not all(str(file).endswith(".py") for file in files):
         return
     global _brief
     _brief = brief = Brief()

@@ -171,6 +171,12 @@ def test_v_prints_all_that_pyinfra_prints(project: Project) -> None:
     assert "Grand total" in text
 
 
+def test_other_commands_of_pyinfra_print_as_they_do(project: Project) -> None:
+    done = project.run("pyinfra", "-y", "inventory/prod.py", "exec", "--", "echo", "hello")
+    assert done.returncode == 0
+    assert "hello" in done.stdout and "Success" in done.stdout
+
+
 def test_many_hosts_are_counted() -> None:
     names = [f"gpu{number}" for number in range(50)]
     assert _listed(names[:2], 50) == "gpu0, gpu1"
