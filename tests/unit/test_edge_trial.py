@@ -147,12 +147,18 @@ def test_the_user_s_own_certificate_is_the_one_that_is_judged(folder: Path, tmp_
     assert "cannot load certificate" in done.stderr
 
 
-def test_a_host_that_cannot_be_asked_so_is_told_apart(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("says", "code"),
+    [
+        ("unshare: unshare failed: Operation not permitted", 1),
+        ("sh: 1: unshare: not found", 127),
+        ("mount: /run/x/was: permission denied.", 77),
+    ],
+)
+def test_a_host_that_cannot_be_asked_so_is_told_apart(folder: Path, says: str, code: int) -> None:
     (folder.parent / "bin").mkdir()
     fake = folder.parent / "bin/unshare"
-    fake.write_text(
-        "#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2; exit 1\n"
-    )
+    fake.write_text(f"#!/bin/sh\necho '{says}' >&2; exit {code}\n")
     fake.chmod(0o755)
     command = trial(entries(folder), folder=str(folder))
     lines = command.connector_arguments["_stdin"]
@@ -166,7 +172,7 @@ def test_a_host_that_cannot_be_asked_so_is_told_apart(folder: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "vllm-hosts-unasked\n")
-    assert "Operation not permitted" in done.stderr
+    assert done.stderr == f"{says}\n"
 
 
 def test_certificate_and_logs_are_the_trial_s_own(tmp_path: Path) -> None:
