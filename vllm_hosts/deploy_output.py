@@ -30,7 +30,7 @@ _NAMED = 6
 #: pyinfra's functions that print, at level INFO, what is printed here in other words.
 _THEIRS = {"log_operation_start", "run_host_op", "_run_host_op"}
 #: What pyinfra says of its own steps, and nobody waits for.
-_STEPS = ("--> Preparing operation", "--> Skipping change", "--> Disconnecting", "Loading: ")
+_STEPS = ("--> Preparing operation", "--> Skipping change", "Loading: ")
 
 _brief: Brief | None = None
 

@@ -68,7 +68,7 @@ def run(
     project.write("mine.py", text)
     done = project.run("pyinfra", "-y", *options, "inventory/prod.py", "mine.py")
     beginning = done.stdout.index("--> Connecting")
-    lines = done.stdout[beginning:].splitlines()
+    lines = done.stdout[beginning:].partition("--> Disconnecting")[0].splitlines()
     return done.returncode, [line.strip() for line in lines if line.strip()]
 
 
