@@ -144,13 +144,21 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...]) -> None:
     show_default=True,
     help="How many of the last lines of each agent.",
 )
+@click.option(
+    "--all", "everything", is_flag=True, help="Also successful requests for /health and /metrics."
+)
 @click.pass_obj
 @_problems
 def logs(
-    inventory: Path, name: str | None, hosts: tuple[str, ...], follow: bool, lines: int
+    inventory: Path,
+    name: str | None,
+    hosts: tuple[str, ...],
+    follow: bool,
+    lines: int,
+    everything: bool,
 ) -> None:
     """Show what agents print, with host and agent before each line. Keys are masked."""
-    reader = Reader(choose(inventory, hosts, name), lines)
+    reader = Reader(choose(inventory, hosts, name), lines, everything)
     news = reader.read()
     _show(news)
     if not follow:

@@ -6,7 +6,6 @@ Exit codes: 0 all is well; 1 something is wrong, and was said; 2 the command was
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -99,7 +98,8 @@ def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
         all_endpoints(
             settings,
             state_folder(inventory),
-            f"{_program()} keys show --force {quote(str(inventory))} {client}",
+            # Good in any folder, as all that is printed here.
+            f"{_program()} keys show --force {quote(str(inventory.resolve()))} {client}",
             client,
         )
     )
@@ -252,7 +252,7 @@ def _program() -> str:
     here = Path(sys.executable).parent / "vllm-hosts"
     if shutil.which("vllm-hosts") == str(here):
         return "vllm-hosts"
-    return quote(os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here))
+    return quote(str(here))
 
 
 def _settings(inventory: Path) -> dict[str, HostSettings]:

@@ -18,7 +18,7 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 from pyinfra_cli.exceptions import CliError
 
-from vllm_hosts import pyinfra_output
+from vllm_hosts import deploy_output, pyinfra_output
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
@@ -128,6 +128,7 @@ def _initialise(
         click.echo("    Nothing was changed on any host.", err=True)
         raise SystemExit(1) from None
     state.add_callback_handler(Reaching())
+    deploy_output.install(state)
 
 
 def _only_keys(operations: Sequence[object]) -> bool:

@@ -198,7 +198,9 @@ def test_logs_have_host_and_agent_before_each_line(host: LocalHost) -> None:
     host.file("two.log", "2026-11-25T09:00:00.1Z sooner\n")
     done = run(host, "logs", "--lines", "7")
     assert (done.returncode, done.stdout) == (0, "@local one | later\n@local two | sooner\n")
-    assert host.asked()[0] == "logs --timestamps --tail 7 one"
+    assert host.asked()[0] == "logs --timestamps --tail 200000 one", "routine lines do not count"
+    assert run(host, "logs", "--lines", "7", "--all").stdout == done.stdout
+    assert host.asked()[2] == "logs --timestamps --tail 7 one"
     host.file("names", "one\n")
     done = run(host, "logs")
     assert done.returncode == 1
@@ -231,5 +233,6 @@ def test_following_shows_each_line_once_and_ends_with_ctrl_c(host: LocalHost, li
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, "")
-    assert all(f"--tail {lines} " in line and "--since" not in line for line in host.asked()[:2])
+    first_looks = f"--tail {'200000' if lines else '0'} "
+    assert all(first_looks in line and "--since" not in line for line in host.asked()[:2])
     assert all("--tail 2000 --since 20" in line for line in host.asked()[2:])

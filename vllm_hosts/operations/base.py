@@ -18,6 +18,8 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.text import clean
 
 P = ParamSpec("P")
+#: Seconds between two words about something that takes long, after the first one.
+OFTEN = 30
 Commands = Generator[PyinfraCommand, None, None]
 
 
@@ -76,11 +78,12 @@ class Shown(StringCommand):
 def watched(
     label: str, script: str, *, seconds: int = 10, tail: int = 20, summary: str = "tail -n 1"
 ) -> Shown:
-    """Run a script that takes long; say every few seconds how far it is.
+    """Run a script that takes long; say how far it is, soon and then every half minute.
 
     What it prints goes to a private log, whose last ``tail`` lines are shown if it fails.
 
     :param label: what is being done, a few words.
+    :param seconds: after these it is said for the first time.
     :param summary: command that makes one line from that log, for people who wait.
     """
     return Shown(
@@ -88,10 +91,11 @@ def watched(
         umask 077; log=$(mktemp /run/vllm-hosts.XXXXXX); trap 'rm -f "$log"' EXIT
         ( {script.strip()}
         ) >"$log" 2>&1 </dev/null &
-        job=$!; waited=0
+        job=$!; waited=0; due={seconds}
         while kill -0 $job 2>/dev/null; do
             sleep 1; waited=$((waited + 1))
-            [ $((waited % {seconds})) -eq 0 ] || continue
+            [ $waited -ge $due ] || continue
+            due=$((waited + {OFTEN}))
             line=$({summary} <"$log" | tail -n 1 | tr -d '\\r' | cut -c 1-100)
             echo "    {label}: $waited s, $line"
         done

@@ -20,14 +20,14 @@ from vllm_hosts.facts.compose import (
     Project,
 )
 from vllm_hosts.gpus import turns
-from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.base import OFTEN, Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.edge import EdgeRuns, divert, give_back
 from vllm_hosts.settings.cells import Cell
 
-#: Seconds between two looks at an agent that is not healthy yet, and between two lines about it.
+#: Seconds between two looks at an agent that is not healthy yet, and until the first line about it.
 _LOOK_EVERY = 2.0
-_SAY_EVERY = 10.0
+_SAY_AFTER = 10.0
 #: vLLM that ends this often while it is waited for will not come up by itself.
 _CRASHES = 2
 _LOG_LINES = 30
@@ -170,7 +170,8 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> None:
     :raises HostError: an agent is not healthy by then, stops, or crashes again and again.
     """
     host = ctx_host.get()
-    started = said = time.monotonic()
+    started = time.monotonic()
+    due = _SAY_AFTER
     first = look(AgentStates, agents=list(agents))
     waiting = {agent: first[agent] for agent in agents if not _well(first[agent])}
     failed: list[str] = []
@@ -187,8 +188,8 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> None:
                 shown = "".join(f"\n      | {line}" for line in lines)
                 failed.append(f"agent {agent} {why}; its last lines:{shown}")
                 del waiting[agent]
-        if waiting and time.monotonic() - said >= _SAY_EVERY:
-            said = time.monotonic()
+        if waiting and seconds >= due:
+            due = seconds + OFTEN
             states = ", ".join(f"{agent} is {now[agent].health}" for agent in waiting)
             host.log(f"    waiting for agents: {seconds:.0f} s, {states}")
     if failed:

@@ -23,6 +23,11 @@ class Difference:
 _told: dict[str, list[Difference]] | None = None
 
 
+def asked_for() -> bool:
+    """Whether somebody asks what differs, so that nothing is written on any host."""
+    return _told is not None
+
+
 def differs(what: str, how: str) -> None:
     """An operation is about to change this. Costs nothing when nobody listens."""
     if _told is not None:

@@ -114,4 +114,4 @@ def image_present(image: str) -> Commands:
     # Compose says how many bytes of each layer have come; `docker pull` does so on a terminal only.
     project = f"services: {{image: {{image: {json.dumps(image)}}}}}"
     pull = f"printf %s {quote(project)} | {COMPOSE} -p vllm-hosts-pull -f - --progress plain pull"
-    yield watched(f"pulling {image}", pull, seconds=5, summary=f"awk {quote(PULL_SUMMARY)}")
+    yield watched(f"pulling {image}", pull, summary=f"awk {quote(PULL_SUMMARY)}")

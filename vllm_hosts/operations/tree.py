@@ -165,15 +165,15 @@ def change(
     script += [f"keep {path}" for path in kept]
     if stamp:
         script += [f"mkdir -p {STAMPS}", f"printf %s {stamp[1]} >{stamp[0]}"]
-    return StringCommand("\n".join(script), _stdin=_archive(files))
+    return StringCommand("\n".join(script), _stdin=archive(files))
 
 
-def _archive(files: Sequence[File]) -> list[str]:
+def archive(files: Sequence[File], *, suffix: str = _NEW) -> list[str]:
     """The new versions as a tar in base64 lines: content never passes through an argument."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for entry in files:
-            member = tarfile.TarInfo(f"{entry.path[1:]}{_NEW}")
+            member = tarfile.TarInfo(f"{entry.path[1:]}{suffix}")
             member.size, member.mode = len(entry.content), entry.mode
             member.mtime = int(time.time())
             member.uname, member.gname = entry.owner, entry.group
@@ -181,6 +181,6 @@ def _archive(files: Sequence[File]) -> list[str]:
                 member.uid, member.uname = int(entry.owner), ""
             if entry.group.isdigit():
                 member.gid, member.gname = int(entry.group), ""
-            archive.addfile(member, io.BytesIO(entry.content))
+            tar.addfile(member, io.BytesIO(entry.content))
     text = base64.b64encode(buffer.getvalue()).decode()
     return [text[start : start + 4096] for start in range(0, len(text), 4096)]
