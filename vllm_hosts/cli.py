@@ -24,7 +24,7 @@ import click
 from vllm_hosts import __version__, pyinfra_output
 from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.ca_cli import ca
-from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.cli_common import inventory_argument, says_problems, show_lines
 from vllm_hosts.controller import state_folder
 from vllm_hosts.doctor_cli import doctor
 from vllm_hosts.drift import HostDrift
@@ -39,6 +39,7 @@ from vllm_hosts.promises import promises
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.top_cli import top
+from vllm_hosts.tree import Cause
 
 _SUITE = Path(__file__).resolve().parent.parent / "tests" / "hosts"
 _problems = says_problems("The settings cannot be deployed:")
@@ -211,6 +212,9 @@ def verify(
 def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     """Show what differs on hosts from what deploy.py would leave there. Writes nothing.
 
+    Of files it shows the lines, - as the host has them and + as a deploy writes them, with secrets
+    masked, and whether the host or the settings changed since the last deploy.
+
     Exit codes: 0 nothing differs, 2 something does, 1 something could not be told.
 
     Example: vllm-hosts drift inventory/prod.py --json
@@ -226,6 +230,16 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     sys.exit(2 if any(host.drifted for host in found.values()) else 0)
 
 
+_CAUSES = {
+    Cause.SETTINGS: "the settings or the toolkit changed since the last deploy; the host did not",
+    Cause.HOST: "the host was changed since the last deploy; the settings were not",
+    Cause.BOTH: "the host was changed since the last deploy, and so were the settings",
+    Cause.UNFINISHED: "the last deploy was cut off before it wrote this",
+    Cause.UNKNOWN: "whether the settings or the host changed cannot be determined: the host has no"
+    " record of what was deployed there; the next deploy leaves one",
+}
+
+
 def _show_drift(found: Mapping[str, HostDrift]) -> None:
     for name, host in found.items():
         if not host.drifted and not host.unknown:
@@ -235,6 +249,9 @@ def _show_drift(found: Mapping[str, HostDrift]) -> None:
         for item in host.drifted:
             click.secho(f"  {item.what} {item.how}  ", nl=False, fg="yellow")
             click.echo(f"(role {item.role})")
+            if item.cause:
+                click.echo(f"    {_CAUSES[item.cause]}")
+            show_lines(item.diff)
         for why in host.unknown:
             click.secho(f"  could not tell: {why}", fg="red")
 

@@ -134,7 +134,8 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         TreeState(),
         ["== stat", "regular file|600|root|0|root|0|/opt/vllm/.env",
          "symbolic link|777|root|0|root|0|/etc/x", "directory|755|root|0|root|0|/opt", "== sha256",
-         f"{SHA}  /opt/vllm/.env", "== stamp", SHA, "== asked", "/opt/vllm/.env", "/etc/x", "/opt"],
+         f"{SHA}  /opt/vllm/.env", "== stamp", SHA, "== deployed", "noted",
+         f"{SHA}  /opt/vllm/.env", "-  /opt", "== asked", "/opt/vllm/.env", "/etc/x", "/opt"],
     ),
     (
         NginxMainConf(),
