@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def host(tmp_path: Path) -> Host:
 
 
 def changed(output: str) -> int:
-    return output.count("Success")
+    return len(re.findall(r"\[@local\]\s+Success", output))
 
 
 def test_a_second_deploy_and_a_drift_change_nothing(host: Host) -> None:
