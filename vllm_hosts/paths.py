@@ -11,6 +11,25 @@ TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"
 
 
+#: Compose reads these beside compose.yaml, by itself; nothing of ours writes them.
+_OVERRIDES = (
+    "compose.override.yaml",
+    "compose.override.yml",
+    "docker-compose.override.yaml",
+    "docker-compose.override.yml",
+)
+
+
+def compose_path(settings: HostSettings) -> str:
+    """Where the compose file lies on the host."""
+    return f"{settings.vllm.directory}/compose.yaml"
+
+
+def compose_overrides(settings: HostSettings) -> list[str]:
+    """Files by which Compose would take the agents for something else than compose.yaml says."""
+    return [f"{settings.vllm.directory}/{name}" for name in _OVERRIDES]
+
+
 def key_variable(agent: str) -> str:
     """The variable in .env that holds an agent's internal key."""
     return f"VLLM_API_KEY_{agent.upper().replace('-', '_')}"

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from vllm_hosts.paths import agents_folder, key_variable, models_folder
+from vllm_hosts.paths import (
+    agents_folder,
+    compose_overrides,
+    compose_path,
+    key_variable,
+    models_folder,
+)
 from vllm_hosts.render import render
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.cells import Cell
 from vllm_hosts.settings.types import in_bytes
-from vllm_hosts.tree import Entry, File, Folder
+from vllm_hosts.tree import Absent, Entry, File, Folder
 
 PROJECT = "vllm"
 #: vLLM's drain ends with the process's own shutdown: seconds, or most of a minute where another
@@ -95,12 +101,9 @@ def compose_entries(settings: HostSettings, host_memory: int) -> list[Entry]:
             for agent in settings.agents
         ),
         File(compose_path(settings), compose_file(settings, host_memory).encode()),
+        # Compose would read these too, and run agents that no setting describes.
+        *(Absent(path) for path in compose_overrides(settings)),
     ]
-
-
-def compose_path(settings: HostSettings) -> str:
-    """Where the compose file lies on the host."""
-    return f"{settings.vllm.directory}/compose.yaml"
 
 
 def compose_file(settings: HostSettings, host_memory: int) -> str:
