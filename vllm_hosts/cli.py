@@ -31,6 +31,7 @@ from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.endpoints import client_to_name
 from vllm_hosts.endpoints import endpoints as all_endpoints
+from vllm_hosts.images_cli import images
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
 from vllm_hosts.keys_cli import keys
@@ -58,6 +59,7 @@ def main() -> None:
 main.add_command(keys)
 main.add_command(ca)
 main.add_command(agents_command)
+main.add_command(images)
 main.add_command(top)
 main.add_command(doctor)
 main.add_command(plan)

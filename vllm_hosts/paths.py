@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from vllm_hosts.settings import Agent, HostSettings
 
+#: The Compose project that all agents of a host are in.
+PROJECT = "vllm"
 EDGE_FOLDER = "/etc/nginx/vllm-hosts"
 EDGE_LOGS = "/var/log/vllm-hosts"
 TLS_FOLDER = "/etc/vllm-hosts/tls"

@@ -2,8 +2,8 @@
 
 Promises: what the agents load is whole on the host, at the revision that the settings name, and a
 running agent never depends on the hub. Needs: docker, secrets (the hub's token). Writes: the
-cache, folders with copy_from, notes of what is whole. Restarts: nothing; if a model cannot be had,
-the host fails here and what runs goes on.
+cache, folders with copy_from, notes of what is whole and of images that agents use. Restarts:
+nothing; if a model cannot be had, the host fails here and what runs goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from vllm_hosts.operations.cache import cache_adopted
 from vllm_hosts.operations.docker import image_present
 from vllm_hosts.operations.hub import models_fetched
 from vllm_hosts.operations.image import image_above_floor
+from vllm_hosts.operations.images import images_noted
 from vllm_hosts.operations.model_copy import models_copied
 from vllm_hosts.operations.tree import tree_synced
 
@@ -26,6 +27,7 @@ def models() -> None:
     settings = run.current().settings
     image_present(settings.vllm.image, name="The vLLM image is on the host")
     image_above_floor(settings.vllm, name="The image's vLLM has no known way around its key")
+    images_noted(settings.vllm.image, name="Images that agents use are noted")
     cache_adopted(
         settings.vllm.cache_directory,
         settings.vllm.fetch_user,

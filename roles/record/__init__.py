@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
+from vllm_hosts import run
+from vllm_hosts.operations.images import old_images_named
 from vllm_hosts.operations.record import deployed_noted
 
 
 @deploy("Record")
 def record() -> None:
-    """Note what earlier versions of the toolkit left without a note."""
+    """Note what earlier versions of the toolkit left without a note, and name old images."""
     deployed_noted(name="The host has a record of what was deployed")
+    old_images_named(run.current().settings.vllm.image, name="Old images are known")

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from vllm_hosts.paths import (
+    PROJECT,
     agents_folder,
     compose_overrides,
     compose_path,
@@ -18,7 +19,6 @@ from vllm_hosts.settings.cells import Cell
 from vllm_hosts.settings.types import in_bytes
 from vllm_hosts.tree import Absent, Entry, File, Folder
 
-PROJECT = "vllm"
 #: vLLM's drain ends with the process's own shutdown: seconds, or most of a minute where another
 #: agent has the processors (37 s seen). Docker waits no longer than it takes.
 _STOP_MARGIN = 100
