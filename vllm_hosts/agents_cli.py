@@ -208,7 +208,7 @@ def _say_edited(found: Mapping[str, list[Edited] | HostError], as_is: bool) -> b
     refused = False
     for host, edits in found.items():
         for edit in [] if isinstance(edits, HostError) else edits:
-            stops = edit.certain and not as_is
+            stops = edit.stops and not as_is
             refused = refused or stops
             colour = "red" if stops else "yellow"
             click.secho(f"{host}: {edit.sentence}", fg=colour, err=True)
@@ -220,7 +220,7 @@ def _refuse(done: str, inventory: Path, found: Mapping[str, list[Edited] | HostE
     hosts = [
         host
         for host, edits in found.items()
-        if not isinstance(edits, HostError) and any(edit.certain for edit in edits)
+        if not isinstance(edits, HostError) and any(edit.stops for edit in edits)
     ]
     limits = " ".join(f"--limit {quote(host)}" for host in hosts)
     click.secho(f"Nothing was {done}.", fg="red", bold=True, err=True)

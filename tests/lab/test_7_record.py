@@ -1,4 +1,4 @@
-"""What a deploy notes on its hosts: drift and restarts tell edits from settings, images are kept."""
+"""What a deploy notes on its hosts: who changed what since, and which images agents used."""
 
 from __future__ import annotations
 

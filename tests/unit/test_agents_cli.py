@@ -341,6 +341,16 @@ class TestAfterAnEdit:
         done = self.run(deployed, "restart")
         assert (done.returncode, "is not there any more" in done.stdout) == (1, True)
 
+    def test_another_env_is_said_and_taken_up(self, deployed: LocalHost) -> None:
+        """That is what a restart is for."""
+        env = deployed.file("opt/.env", "VLLM_API_KEY_ONE=sk-another-0123456789\n")
+        with (deployed.folder / "state/deployed").open("a") as record:
+            record.write(f"{'a' * 64}  {env}\n")
+        done = self.run(deployed, "restart", "one")
+        assert done.returncode == 0
+        assert "opt/.env is not what was deployed; agents get what it has" in done.stdout
+        assert "sk-another" not in done.stdout
+
     def test_a_host_without_a_record_says_so_and_goes_on(self, deployed: LocalHost) -> None:
         (deployed.folder / "state/deployed").unlink()
         done = self.run(deployed, "restart", "one")

@@ -16,12 +16,12 @@ from vllm_hosts.tree import Found
 class Edited:
     """What somebody did to a host's compose.yaml, in a sentence, and the lines of it.
 
-    ``certain`` is False where the host has no record, so that nobody can tell.
+    ``stops``: agents would run as no deploy has said. What is only worth knowing does not stop.
     """
 
     sentence: str
     lines: tuple[str, ...] = ()
-    certain: bool = True
+    stops: bool = True
 
 
 def edited(settings: HostSettings) -> list[Edited]:
@@ -30,13 +30,16 @@ def edited(settings: HostSettings) -> list[Edited]:
     :raises HostError: the host cannot be asked.
     """
     compose, others = compose_path(settings), compose_overrides(settings)
-    copy = f"{COPIES}{compose}"
-    found = ask(TreeState, paths=[compose, copy, *others]).paths
+    copy, env = f"{COPIES}{compose}", f"{settings.vllm.directory}/.env"
+    found = ask(TreeState, paths=[compose, copy, env, *others]).paths
     said = [
         Edited(f"{path} is there, which no deploy wrote and Compose reads")
         for path in others
         if found[path].kind != "-"
     ]
+    if (keys := found[env]).deployed and _whole(keys) not in keys.deployed:
+        # To take up what it holds now is what a restart is for.
+        said.append(Edited(f"{env} is not what was deployed; agents get what it has", stops=False))
     there = found[compose]
     if there.deployed is not None and _whole(there) in there.deployed:
         return said
@@ -44,7 +47,7 @@ def edited(settings: HostSettings) -> list[Edited]:
         unknown = Edited(
             f"has no record of what was deployed, so whether {compose} was edited since cannot be"
             " determined; the next deploy leaves one",
-            certain=False,
+            stops=False,
         )
         return [*said, unknown]
     if there.kind == "-":
