@@ -22,11 +22,6 @@ _OVERRIDES = (
 )
 
 
-def compose_path(settings: HostSettings) -> str:
-    """Where the compose file lies on the host."""
-    return f"{settings.vllm.directory}/compose.yaml"
-
-
 def compose_overrides(settings: HostSettings) -> list[str]:
     """Files by which Compose would take the agents for something else than compose.yaml says."""
     return [f"{settings.vllm.directory}/{name}" for name in _OVERRIDES]

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from roles.vllm.plan import compose_entries, peers
+from roles.vllm.plan import PROJECT, compose_entries, peers
 from vllm_hosts import run
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.operations.compose import agents_healthy, agents_running
 from vllm_hosts.operations.tree import tree_synced
-from vllm_hosts.paths import PROJECT
 
 
 @deploy("vLLM")

@@ -5,14 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from vllm_hosts.paths import (
-    PROJECT,
-    agents_folder,
-    compose_overrides,
-    compose_path,
-    key_variable,
-    models_folder,
-)
+from vllm_hosts.paths import PROJECT as PROJECT
+from vllm_hosts.paths import agents_folder, compose_overrides, key_variable, models_folder
 from vllm_hosts.render import render
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.cells import Cell
@@ -100,10 +94,15 @@ def compose_entries(settings: HostSettings, host_memory: int) -> list[Entry]:
             Folder(f"{folder}/{agent.name}", mode=0o700, owner=owner, group=group)
             for agent in settings.agents
         ),
-        File(compose_path(settings), compose_file(settings, host_memory).encode()),
         # Compose would read these too, and run agents that no setting describes.
         *(Absent(path) for path in compose_overrides(settings)),
+        File(compose_path(settings), compose_file(settings, host_memory).encode()),
     ]
+
+
+def compose_path(settings: HostSettings) -> str:
+    """Where the compose file lies on the host."""
+    return f"{settings.vllm.directory}/compose.yaml"
 
 
 def compose_file(settings: HostSettings, host_memory: int) -> str:

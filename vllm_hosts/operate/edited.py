@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vllm_hosts.changes import NOT_TEXT, changed_lines
 from vllm_hosts.connections import ask
 from vllm_hosts.facts.tree import COPIES, FileTexts, TreeState
-from vllm_hosts.paths import compose_overrides, compose_path
+from vllm_hosts.paths import compose_overrides
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.tree import Found
 
@@ -29,8 +29,9 @@ def edited(settings: HostSettings) -> list[Edited]:
 
     :raises HostError: the host cannot be asked.
     """
-    compose, others = compose_path(settings), compose_overrides(settings)
-    copy, env = f"{COPIES}{compose}", f"{settings.vllm.directory}/.env"
+    directory, others = settings.vllm.directory, compose_overrides(settings)
+    compose, env = f"{directory}/compose.yaml", f"{directory}/.env"
+    copy = f"{COPIES}{compose}"
     found = ask(TreeState, paths=[compose, copy, env, *others]).paths
     said = [
         Edited(f"{path} is there, which no deploy wrote and Compose reads")
@@ -55,7 +56,7 @@ def edited(settings: HostSettings) -> list[Edited]:
     if found[copy].kind != "f" or found[copy].sha256 not in there.deployed:
         lines = [f"what was deployed is not at hand: {copy} is not what was noted"]
     else:
-        texts = ask(FileTexts, paths=[copy, compose], directory=settings.vllm.directory)
+        texts = ask(FileTexts, paths=[copy, compose], directory=directory)
         before, after = texts[copy], texts[compose]
         lines = [NOT_TEXT] if before is None or after is None else changed_lines(before, after)
     return [*said, Edited(f"{compose} is not what was deployed", tuple(lines))]

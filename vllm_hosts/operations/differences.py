@@ -29,6 +29,13 @@ class Difference:
 
 
 _told: dict[str, list[Difference]] | None = None
+
+
+def asked_for() -> bool:
+    """Whether somebody asks what differs, so that nothing is written on any host."""
+    return _told is not None
+
+
 #: By host and path: files that this run's operations are about.
 _wanted: dict[str, dict[str, File | Absent]] = {}
 
@@ -42,11 +49,6 @@ def remember(entries: Iterable[Entry]) -> None:
 def remembered() -> list[File | Absent]:
     """Everything that ``remember`` was told at the host at hand."""
     return list(_wanted.get(ctx_host.get().name, {}).values())
-
-
-def heard() -> bool:
-    """Whether somebody only wants to be told what differs."""
-    return _told is not None
 
 
 def differs(

@@ -13,7 +13,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.vllm_images import RECORD, ImageRoom, ImagesThere, ImagesUsed
 from vllm_hosts.operate.images import Row, gigabytes, judged, next_record, old_ones
 from vllm_hosts.operations.base import Commands, host_operation
-from vllm_hosts.operations.differences import heard
+from vllm_hosts.operations.differences import asked_for
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File
 
@@ -21,7 +21,7 @@ from vllm_hosts.tree import File
 @host_operation
 def images_noted(image: str) -> Commands:
     """Note which image agents use from now on, after those that they have used before."""
-    if heard():
+    if asked_for():
         return
     use = look(ImagesUsed, image=image)
     if not use.wanted:

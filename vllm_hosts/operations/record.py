@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation
-from vllm_hosts.operations.differences import heard, remembered
+from vllm_hosts.operations.differences import asked_for, remembered
 from vllm_hosts.operations.tree import noting
 from vllm_hosts.tree import Absent, File, Found
 
@@ -21,7 +21,7 @@ def deployed_noted() -> Commands:
     """
     wanted = remembered()
     # Whoever only asks what differs has no use for notes.
-    if heard() or not wanted:
+    if asked_for() or not wanted:
         return
     found = look(TreeState, paths=[entry.path for entry in wanted]).paths
     if left := unnoted(wanted, found):

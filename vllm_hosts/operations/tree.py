@@ -111,6 +111,22 @@ def _digest(entries: Sequence[Entry], watched: dict[str, Found]) -> str:
     return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
 
 
+def noting(entries: Sequence[File | Absent]) -> StringCommand:
+    """The command that notes what lies at these paths as what was deployed there."""
+    paths = " ".join(entry.path for entry in entries)
+    plain = [entry.path for entry in entries if isinstance(entry, File) and not entry.secret]
+    script = [
+        "suffix=; touched=; activated=; unused=; finished=yes",
+        f"deployed={DEPLOYED}; copies={COPIES}",
+        _FUNCTIONS.strip(),
+        NOTES,
+        f"note {paths}",
+        *(f"copy {path} || :" for path in plain),
+        'noted "$work/.now"',
+    ]
+    return StringCommand("\n".join(script))
+
+
 def change(
     different: Sequence[Entry],
     *,
@@ -179,22 +195,6 @@ def change(
     if stamp:
         script += [f"mkdir -p {STAMPS}", f"printf %s {stamp[1]} >{stamp[0]}"]
     return StringCommand("\n".join(script), _stdin=_archive(files))
-
-
-def noting(entries: Sequence[File | Absent]) -> StringCommand:
-    """The command that notes what lies at these paths as what was deployed there."""
-    paths = " ".join(entry.path for entry in entries)
-    plain = [entry.path for entry in entries if isinstance(entry, File) and not entry.secret]
-    script = [
-        "suffix=; touched=; activated=; unused=; finished=yes",
-        f"deployed={DEPLOYED}; copies={COPIES}",
-        _FUNCTIONS.strip(),
-        NOTES,
-        f"note {paths}",
-        *(f"copy {path} || :" for path in plain),
-        'noted "$work/.now"',
-    ]
-    return StringCommand("\n".join(script))
 
 
 def _archive(files: Sequence[File]) -> list[str]:
