@@ -11,7 +11,7 @@ from vllm_hosts.text import clean
 #: Lines of one file, and characters of a line.
 LINES, LONGEST = 60, 200
 _CONTEXT = 1
-ONLY_MASKED = "the lines that differ hold secrets, and look the same without them"
+ONLY_MASKED = "what differs is masked, or at the end of a long line"
 NOT_SHOWN = "its content is secret, and not shown"
 NOT_TEXT = f"its content is not shown: no text, or more than {READ_AT_MOST >> 10} KiB"
 

@@ -11,14 +11,16 @@ import re
 from vllm_hosts.settings.words import LOGIN_IN_URL, SECRET_VALUE
 
 MASK = "*MASKED*"
+#: Of a line; the rest of a longer one is cut off, so that matching stays cheap whatever a host has.
+LONGEST = 400
 _NAME = r"(?:key|token|secret|passwd|password|passphrase|credentials?)"
 #: ``NAME=value``, ``"name": "value"``, and after an option also ``--name value``.
 _NAMED = re.compile(
-    rf"(?i)(?P<name>[a-z0-9_.-]*{_NAME}[\"']?\s*[:=]\s*|--[a-z0-9_.-]*{_NAME}[\"']?[,\s]\s*)"
+    rf"(?i)(?P<name>[a-z0-9_.-]{{0,60}}{_NAME}[\"']?\s*[:=]\s*|--[a-z0-9_.-]{{0,60}}{_NAME}[\"']?[,\s]\s*)"
     r"(?P<quote>[\"']?)(?P<value>[^\s\"',;#]+)"
 )
 #: A line with nothing but the name of an option, whose value is the next one.
-_OPTION = re.compile(rf"(?i)[\s\"'-]*--[a-z0-9_.-]*{_NAME}[\"']?,?\s*")
+_OPTION = re.compile(rf"(?i)[\s\"'-]*--[a-z0-9_.-]{{0,60}}{_NAME}[\"']?,?\s*")
 _BEARER = re.compile(r"(?i)\b((?:bearer|basic)\s+)[^\s\"'$;]{8,}")
 #: Digits, switches, paths, and references to a variable tell nobody a secret.
 _HARMLESS = re.compile(
@@ -36,7 +38,8 @@ def masked(text: str) -> list[str]:
     """The lines of a text, without what looks like a secret."""
     lines: list[str] = []
     private = option = False
-    for line in text.splitlines():
+    for whole in text.splitlines():
+        line = _cut(whole)
         if found := _PRIVATE.search(line):
             private = found[1] == "BEGIN"
             lines.append(line)
@@ -49,6 +52,13 @@ def masked(text: str) -> list[str]:
         option = bool(_OPTION.fullmatch(line))
         lines.append(_masked(line))
     return lines
+
+
+def _cut(line: str) -> str:
+    """Not in the middle of a word, whose beginning alone may look like no secret."""
+    if len(line) <= LONGEST:
+        return line
+    return re.sub(r"\S{0,400}\Z", "", line[:LONGEST]) + "..."
 
 
 def _masked(line: str) -> str:

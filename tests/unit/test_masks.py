@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from vllm_hosts.masks import MASK, masked
@@ -75,8 +77,8 @@ def test_what_is_no_secret_is_shown(line: str) -> None:
 
 
 def test_nothing_of_our_own_templates_is_masked() -> None:
-    """Except in those that hold keys, and in sentences with the word."""
-    keys = {"secrets/env.j2", "client_keys/clients.map.j2"}
+    """Except in those that hold keys, in sentences with the word, and in what no host gets."""
+    keys = {"secrets/env.j2", "client_keys/clients.map.j2", "report/report.html.j2"}
     for path in sorted(TEMPLATES.rglob("*.j2")):
         if str(path.relative_to(TEMPLATES)) not in keys:
             lines = [
@@ -85,3 +87,22 @@ def test_nothing_of_our_own_templates_is_masked() -> None:
                 if not line.lstrip().startswith(("#", "{#"))
             ]
             assert masked("\n".join(lines)) == lines, path
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 262_144, "http" * 65_536, "token" * 52_000, "-----BEGIN " * 24_000, "= " * 131_072,
+     "a.b-c\n" * 43_000, "Aa1" * 87_000, "://:@" * 52_000],
+)  # fmt: skip
+def test_whatever_a_host_has_costs_little(text: str) -> None:
+    started = time.process_time()
+    lines = masked(text) + masked(text.replace("\n", " "))
+    assert time.process_time() - started < 5
+    assert max(map(len, lines)) < 500
+
+
+def test_a_long_line_is_not_cut_within_a_secret() -> None:
+    for room in range(380, 400):
+        secret = "hf_" + "aB3" * 11
+        [line] = masked("x" * room + " " + secret)
+        assert line == "x" * room + " ..."
