@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -24,11 +23,11 @@ import click
 from vllm_hosts import __version__, pyinfra_output
 from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.ca_cli import ca
-from vllm_hosts.cli_common import inventory_argument, says_problems, show_lines
+from vllm_hosts.cli_common import inventory_argument, says_problems
 from vllm_hosts.controller import state_folder
 from vllm_hosts.doctor_cli import doctor
-from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
+from vllm_hosts.drift_words import show_drift
 from vllm_hosts.endpoints import client_to_name
 from vllm_hosts.endpoints import endpoints as all_endpoints
 from vllm_hosts.images_cli import images
@@ -40,7 +39,6 @@ from vllm_hosts.promises import promises
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.top_cli import top
-from vllm_hosts.tree import Cause
 
 _SUITE = Path(__file__).resolve().parent.parent / "tests" / "hosts"
 _problems = says_problems("The settings cannot be deployed:")
@@ -226,36 +224,10 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
     else:
-        _show_drift(found)
+        show_drift(found)
     if any(host.unknown for host in found.values()):
         sys.exit(1)
     sys.exit(2 if any(host.drifted for host in found.values()) else 0)
-
-
-_CAUSES = {
-    Cause.SETTINGS: "the settings or the toolkit changed since the last deploy; the host did not",
-    Cause.HOST: "the host was changed since the last deploy; the settings were not",
-    Cause.BOTH: "the host was changed since the last deploy, and so were the settings",
-    Cause.UNFINISHED: "the last deploy was cut off before it wrote this",
-    Cause.UNKNOWN: "whether the settings or the host changed cannot be determined: the host has no"
-    " record of what was deployed there; the next deploy leaves one",
-}
-
-
-def _show_drift(found: Mapping[str, HostDrift]) -> None:
-    for name, host in found.items():
-        if not host.drifted and not host.unknown:
-            click.echo(f"{click.style(name, bold=True)}: in line")
-            continue
-        click.secho(name, bold=True)
-        for item in host.drifted:
-            click.secho(f"  {item.what} {item.how}  ", nl=False, fg="yellow")
-            click.echo(f"(role {item.role})")
-            if item.cause:
-                click.echo(f"    {_CAUSES[item.cause]}")
-            show_lines(item.diff)
-        for why in host.unknown:
-            click.secho(f"  could not tell: {why}", fg="red")
 
 
 def _check_hosts(inventory: Path, hosts: tuple[str, ...]) -> None:

@@ -104,6 +104,7 @@ class Found:
 
 
 NOTHING = Found("-")
+MISSING = "is missing"
 
 
 def differing(entries: Iterable[Entry], found: dict[str, Found]) -> list[Entry]:
@@ -120,7 +121,7 @@ def difference(entry: Entry, found: Found) -> str:
         return "should not be there"
     kind = "d" if isinstance(entry, Folder) else "f"
     if found.kind == "-":
-        return "is missing"
+        return MISSING
     if found.kind != kind:
         return f"is not a {'folder' if kind == 'd' else 'regular file'}"
     how = []

@@ -379,9 +379,11 @@ _DEPLOY = """
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts.facts import vllm_images
-from vllm_hosts.operations import images
+from vllm_hosts.operations import images, tree
 
 vllm_images.RECORD = images.RECORD = {record!r}
+for name in ("DEPLOYED", "COPIES", "PREVIOUS"):
+    setattr(tree, name, {record!r} + "-" + name)
 
 
 @deploy("Images")
