@@ -10,6 +10,7 @@ from roles.nginx import nginx, nginx_asked
 from roles.nvidia_container_toolkit import nvidia_container_toolkit
 from roles.nvidia_driver import nvidia_driver
 from roles.preflight import preflight
+from roles.record import record
 from roles.secrets import secrets
 from roles.ssh_hardening import ssh_hardening
 from roles.tls import tls
@@ -32,4 +33,5 @@ edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
 client_keys()  # clients' keys at the edge, as the store has them
 key_expiry()  # keys that end, end by themselves
+record()  # what was deployed is noted, so that drift can tell who changed it
 assertions()  # the run fails if a promise does not hold

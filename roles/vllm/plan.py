@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from vllm_hosts.paths import agents_folder, key_variable, models_folder
+from vllm_hosts.paths import PROJECT as PROJECT
+from vllm_hosts.paths import agents_folder, compose_overrides, key_variable, models_folder
 from vllm_hosts.render import render
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.cells import Cell
 from vllm_hosts.settings.types import in_bytes
-from vllm_hosts.tree import Entry, File, Folder
+from vllm_hosts.tree import Absent, Entry, File, Folder
 
-PROJECT = "vllm"
 #: vLLM's drain ends with the process's own shutdown: seconds, or most of a minute where another
 #: agent has the processors (37 s seen). Docker waits no longer than it takes.
 _STOP_MARGIN = 100
@@ -94,6 +94,8 @@ def compose_entries(settings: HostSettings, host_memory: int) -> list[Entry]:
             Folder(f"{folder}/{agent.name}", mode=0o700, owner=owner, group=group)
             for agent in settings.agents
         ),
+        # Compose would read these too, and run agents that no setting describes.
+        *(Absent(path) for path in compose_overrides(settings)),
         File(compose_path(settings), compose_file(settings, host_memory).encode()),
     ]
 

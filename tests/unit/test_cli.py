@@ -31,6 +31,7 @@ def test_help_names_every_command(project: Project) -> None:
         "doctor",
         "drift",
         "endpoints",
+        "images",
         "keys",
         "plan",
         "top",

@@ -13,7 +13,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages, AptSourceFiles
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation, watched
-from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.tree import PREVIOUS
 from vllm_hosts.tree import File, differing
 
@@ -74,7 +74,9 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
 
     :param stale: further source files and keys that give way.
     """
-    yield from archive_added(describe(), stale=stale)
+    archive = describe()
+    remember([archive.source])
+    yield from archive_added(archive, stale=stale)
 
 
 def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:

@@ -15,6 +15,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
+from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
@@ -50,7 +51,12 @@ def daemon_configured(
     daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON, *read_at_start])
     text = merged(daemon.config, wanted)
     if text is not None:
-        differs(DAEMON_JSON, "lacks settings, or has others")
+        differs(
+            DAEMON_JSON,
+            "lacks settings, or has others",
+            File(DAEMON_JSON, text, partly=True),
+            lambda: look(TreeState, paths=[DAEMON_JSON]).paths[DAEMON_JSON],
+        )
     elif daemon.stale or not daemon.running:
         differs("docker.service", "does not run, or with older settings")
     if not daemon.enabled:

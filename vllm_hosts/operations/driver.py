@@ -20,7 +20,7 @@ from vllm_hosts.facts.units import Units
 from vllm_hosts.gpus import silent
 from vllm_hosts.operations.apt import Archive, archive_added, lists_read, packages_installed
 from vllm_hosts.operations.base import Commands, host_operation, watched
-from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.reboot import rebooted
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File, differing
@@ -72,6 +72,7 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
     if wanted is None:
         return
     if wanted.archive is not None:
+        remember([wanted.archive.source])
         yield from archive_added(wanted.archive, stale=_STALE)
     else:
         sources, release = read(look(AptSourceFiles), but=_SOURCES), look(OsRelease)
@@ -82,6 +83,7 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
                 " archive to /etc/apt, or set nvidia.driver_source = 'nvidia'"
             )
         entries = extended(sources, release.codename, wanted.components, _SOURCES)
+        remember(entries)
         found = look(TreeState, paths=[entry.path for entry in entries])
         if different := differing(entries, found.paths):
             entries_differ(different, found.paths)
@@ -163,6 +165,7 @@ def persistence_runs(unit: File) -> Commands:
     if not look(GpuState).has_persistenced:
         return
     name = unit.path.rpartition("/")[2]
+    remember([unit])
     found = look(TreeState, paths=[unit.path])
     state = look(Units, names=[name])[name]
     start = f"systemctl enable {name} && systemctl restart {name}"

@@ -12,7 +12,7 @@ from vllm_hosts.facts.firewall import LISTING, FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.confirmed import armed, confirmed
-from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import Entry, differing
 
@@ -33,6 +33,7 @@ def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: 
     :param unit: systemd unit that loads it.
     """
     wanted = entries()
+    remember(wanted)
     found = look(TreeState, paths=[entry.path for entry in wanted], stamp=None)
     different = differing(wanted, found.paths)
     loaded = look(FirewallLoaded, rules=rules, unit=unit)

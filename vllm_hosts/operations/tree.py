@@ -13,15 +13,17 @@ from shlex import quote
 from pyinfra.api.command import StringCommand
 
 from vllm_hosts.facts import look
-from vllm_hosts.facts.tree import STAMPS, TreeState
+from vllm_hosts.facts.tree import COPIES, DEPLOYED, STAMPS, TreeState
 from vllm_hosts.operations.base import Commands, host_operation
-from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.differences import differs, entries_differ, remember
+from vllm_hosts.operations.notes import NOTES
 from vllm_hosts.tree import Absent, Entry, File, Folder, Found, Kept, differing
 
 #: Where the version before the last change of each file that is not secret is kept.
 PREVIOUS = "/var/lib/vllm-hosts/previous"
 #: New content lies under this suffix beside its target until it is renamed over it.
 _NEW = ".vllm-hosts-new"
+_STATE = "/var/lib/vllm-hosts"
 
 _FUNCTIONS = r"""
 set -eu; umask 077
@@ -33,9 +35,10 @@ finish() { # whatever ends the script: all of the change is there, or none of it
             if [ -e "$work$path.absent" ]; then rm -f "$path"; else mv -fT "$work$path" "$path"; fi
         done
         [ -z "$touched" ] || echo 'what was there before is back in place' >&2
+        [ ! -e "$work/.was" ] || noted "$work/.was" || :
         [ -z "$activated" ] || eval "$activated" >/dev/null 2>&1 || :
     fi
-    rm -rf "$work" $new
+    rm -rf "$work" $unused
     exit $code
 }
 trap finish EXIT; trap 'exit 1' HUP INT TERM
@@ -81,6 +84,7 @@ def tree_synced(
     :param stamp: name under which the host remembers what was last activated; needs ``activate``.
     """
     wanted = entries() if callable(entries) else entries
+    remember(wanted)
     paths = [entry.path for entry in wanted]
     found = look(TreeState, paths=[*paths, *watch], stamp=stamp)
     different = differing(wanted, found.paths)
@@ -107,6 +111,22 @@ def _digest(entries: Sequence[Entry], watched: dict[str, Found]) -> str:
     return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
 
 
+def noting(entries: Sequence[File | Absent]) -> StringCommand:
+    """The command that notes what lies at these paths as what was deployed there."""
+    paths = " ".join(entry.path for entry in entries)
+    plain = [entry.path for entry in entries if isinstance(entry, File) and not entry.secret]
+    script = [
+        "suffix=; touched=; activated=; unused=; finished=yes",
+        f"deployed={DEPLOYED}; copies={COPIES}",
+        _FUNCTIONS.strip(),
+        NOTES,
+        f"note {paths}",
+        *(f"copy {path} || :" for path in plain),
+        'noted "$work/.now"',
+    ]
+    return StringCommand("\n".join(script))
+
+
 def change(
     different: Sequence[Entry],
     *,
@@ -128,10 +148,14 @@ def change(
         for entry in different
         if isinstance(entry, Absent) or (isinstance(entry, File) and not entry.secret)
     ]
+    # Notes of our own are no files of the host's configuration.
+    known = [path for path in changed if not path.startswith(f"{_STATE}/")]
     script = [
         f"suffix={_NEW}; previous={PREVIOUS}; touched=; activated=; finished=",
-        "new=" + quote(" ".join(f"{entry.path}{_NEW}" for entry in files)),
+        f"deployed={DEPLOYED}; copies={COPIES}",
+        "unused=" + quote(" ".join(f"{entry.path}{_NEW}" for entry in files)),
         _FUNCTIONS.strip(),
+        NOTES,
     ]
     for folder in folders:
         script.append(f"folder {folder.mode:04o} {folder.owner} {folder.group} {folder.path}")
@@ -149,6 +173,8 @@ def change(
                 f"chown -h {entry.owner}:{entry.group} {entry.path}",
                 f"chmod {entry.mode:04o} {entry.path}",
             ]
+    if known:
+        script.append(f"note {' '.join(known)}")
     script += [f"swap {path}" for path in changed]
     if changed:
         script.append(
@@ -162,6 +188,9 @@ def change(
             '( eval "$activated" ) >"$work/said" 2>&1 || { cat "$work/said" >&2; exit 1; }',
         ]
     script.append("finished=yes")
+    script += [f"copy {path} || :" for path in kept if path in known]
+    if known:
+        script.append('noted "$work/.now"')
     script += [f"keep {path}" for path in kept]
     if stamp:
         script += [f"mkdir -p {STAMPS}", f"printf %s {stamp[1]} >{stamp[0]}"]
