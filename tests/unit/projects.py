@@ -17,6 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 #: What nvidia-smi says of a 16 GB card.
 SMI = "0, NVIDIA GeForce RTX 4080, GPU-0, 16376, 590.48.01, 8.9, [N/A], Disabled"
 AGENT = {"name": "one", "model": "org/model", "port": 8001}
+#: For every command: no surprises of this terminal's, what was compiled once is found again, and
+#: the pytest of `vllm-hosts verify` does not import hypothesis, which users do not have.
+_ENVIRONMENT = {
+    "PYINFRA_PROGRESS": "off",
+    "COLUMNS": "200",
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTEST_ADDOPTS": "-p no:hypothesispytest",
+}
 
 
 @dataclass
@@ -59,10 +67,7 @@ class Project:
         return starter.run(
             *commands,
             folder=self.folder,
-            environment={
-                **{**os.environ, "PYINFRA_PROGRESS": "off", "COLUMNS": "200"},
-                **self.environment,
-            },
+            environment={**os.environ, **_ENVIRONMENT, **self.environment},
             timeout=timeout,
             killed=killed,
         )

@@ -21,10 +21,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-#: What it can start.
-PROGRAMS = ("vllm-hosts", "pyinfra")
 BIN = Path(sys.executable).parent
 # For the process that forks, before gevent puts others in their places.
 _poll, _pidfd_open, _waitpid = select.poll, os.pidfd_open, os.waitpid
@@ -87,11 +85,17 @@ class Starter:
         words = [sys.executable, __file__]
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._process = process
-        atexit.register(process.kill)
+        atexit.register(_end, process)
         return process
 
 
 starter = Starter()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """So that its time counts as the tests'."""
+    process.kill()
+    process.wait()
 
 
 def _umask() -> int:
@@ -110,7 +114,7 @@ def _serve() -> Callable[[], object] | None:
     from vllm_hosts.cli import main as vllm_hosts
 
     gc.freeze()
-    programs = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}
+    programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}
     while line := sys.stdin.buffer.readline():
         asked = json.loads(line)
         started = []
@@ -161,7 +165,26 @@ def _code(pid: int, until: float) -> int | None:
     return None if late else os.waitstatus_to_exitcode(status)
 
 
+def _end_quickly(do: Callable[[], object]) -> NoReturn:
+    """As ``sys.exit(do())``, but nothing is taken apart: that would copy all that was imported."""
+    code: object = 0
+    try:
+        code = do()
+    except SystemExit as end:
+        code = end.code
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
 if __name__ == "__main__":
     _do = _serve()
     if _do is not None:
-        sys.exit(_do())
+        _end_quickly(_do)

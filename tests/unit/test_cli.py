@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.unit.projects import AGENT, Project
+from tests.unit.projects import AGENT, BIN, Project
 
 
 @pytest.fixture
@@ -15,6 +16,15 @@ def project(tmp_path: Path) -> Project:
     project = Project(tmp_path)
     project.group(agents=[AGENT, dict(AGENT, name="two", port=8002, gpus=[1])])
     return project
+
+
+@pytest.mark.parametrize("name", ["vllm-hosts", "pyinfra"])
+def test_the_installed_programs_start(name: str) -> None:
+    """Elsewhere commands are forks of one process: see started.py."""
+    words = [str(BIN / name), "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert name in done.stdout
+    assert done.stderr == ""
 
 
 def test_help_names_every_command(project: Project) -> None:
