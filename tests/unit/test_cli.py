@@ -21,6 +21,15 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
+@pytest.mark.parametrize("name", ["vllm-hosts", "pyinfra"])
+def test_the_installed_programs_start(name: str) -> None:
+    """Elsewhere commands are forks of one process: see started.py."""
+    words = [str(BIN / name), "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert name in done.stdout
+    assert done.stderr == ""
+
+
 def test_help_names_every_command(project: Project) -> None:
     done = project.run("vllm-hosts", "--help")
     assert done.returncode == 0
