@@ -18,11 +18,12 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 from pyinfra_cli.exceptions import CliError
 
-from vllm_hosts import pyinfra_output
+from vllm_hosts import outlook, pyinfra_output
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import HostKeys, KeyStore
+from vllm_hosts.operations import one_by_one
 from vllm_hosts.reach import Reaching
 from vllm_hosts.settings import HostSettings
 
@@ -48,6 +49,8 @@ class Current:
 class _Run:
     store: KeyStore
     settings: dict[str, HostSettings] | None = None
+    #: Nothing will be executed.
+    dry: bool = False
     #: Hosts that this run is for, once their settings are known to be valid.
     chosen: tuple[Host, ...] = ()
 
@@ -73,7 +76,10 @@ def install(inventory_file: Path | None = None) -> None:
     named = inventory_file or options.get("inventory")
     if named is None:
         raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
-    _run = _Run(KeyStore(Path(named)))
+    _run = _Run(KeyStore(Path(named)), dry=bool(options.get("dry")))
+    one_by_one.begin()
+    if inventory_file is None:
+        outlook.install(dry=_run.dry)
     _host_run.cache_clear()
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
@@ -128,6 +134,15 @@ def _initialise(
         click.echo("    Nothing was changed on any host.", err=True)
         raise SystemExit(1) from None
     state.add_callback_handler(Reaching())
+    state.add_callback_handler(one_by_one.Ending())
+    if run.dry:
+        # There is nothing to ask: a host that cannot be reached is named, the others go on.
+        state.should_raise_failed_hosts = _go_on
+
+
+def _go_on(state: State) -> bool:
+    """In the place of pyinfra's question."""
+    return False
 
 
 def _only_keys(operations: Sequence[object]) -> bool:

@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
+from pyinfra.context import ctx_state
 
 from vllm_hosts.daemon_json import merged
 from vllm_hosts.docker_there import COMPOSE_FLOOR
@@ -78,6 +79,8 @@ def compose_available() -> Commands:
         version = Version((daemon.compose_version or "").split("-")[0].split("+")[0])
     except InvalidVersion:
         version = None
+    if daemon.compose_version is None and not ctx_state.get().is_executing:
+        return  # it comes with the packages that are installed before
     if version is None or version < COMPOSE_FLOOR:
         raise HostError(
             f"`docker compose` is {daemon.compose_version or 'missing'}; {COMPOSE_FLOOR} or newer"

@@ -1,0 +1,181 @@
+"""What stands below pyinfra's table before a run: refused hosts, and what the changes lead to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.projects import Project
+from tests.unit.ssh_server import SshServer, ssh_server
+from vllm_hosts.operations.foreseen import Changing, Foreseen
+from vllm_hosts.outlook import effects
+
+#: Preflight as it refuses, and operations behind it that would change things.
+DEPLOY = """
+from pyinfra.context import ctx_host
+from vllm_hosts.errors import HostError
+from vllm_hosts.operations.base import StringCommand, host_operation
+from vllm_hosts.operations.checks import no_problems
+from vllm_hosts.operations.foreseen import leads_to, may_have_changed, will_change
+
+bad = {bad!r}
+
+@host_operation
+def touched(name):
+    leads_to("nginx is reloaded")
+    will_change(["/one"])
+    yield StringCommand(f"touch {folder}/{{ctx_host.get().name}}-{{name}}")
+
+@host_operation
+def taken_up(paths):
+    if may_have_changed(paths):
+        yield StringCommand("true")
+
+@host_operation
+def odd():
+    raise HostError("Docker does not answer")
+    yield
+
+no_problems(
+    lambda: ["the disk is full; make room"] if ctx_host.get().name in bad else [],
+    name="The host can take this deploy",
+)
+touched("a", name="First")
+taken_up(["/one"], name="Second")
+taken_up(["/two"], name="Third")
+if {odd!r}:
+    odd(name="Fourth")
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    with ssh_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+def project(
+    folder: Path, server: SshServer, *bad: str, odd: bool = False, **changes: object
+) -> Project:
+    made = Project(folder)
+    (folder / "deploy.py").unlink()
+    made.write("deploy.py", DEPLOY.format(bad=bad, folder=folder, odd=odd))
+    hosts = [(name, server.data(number)) for number, name in enumerate(("gpu1", "gpu2"), 1)]
+    hosts[1][1].update(changes)
+    made.write("inventory/prod.py", f"gpu_hosts = {hosts!r}\n")
+    return made
+
+
+def row(output: str, name: str) -> list[str]:
+    """A row of pyinfra's table: changes, conditional changes."""
+    [line] = [line for line in output.splitlines() if line.strip().startswith(name)]
+    return re.split(r"\s{2,}", line.strip())[1:]
+
+
+def test_a_dry_run_refuses_a_host_and_shows_the_others(tmp_path: Path, server: SshServer) -> None:
+    """O8."""
+    made = project(tmp_path, server, "gpu2")
+    done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1, done.stdout
+    assert "--> gpu2 is refused, and not deployed to:\n    - the disk is full; make room\n" in (
+        done.stdout
+    )
+    table = done.stdout.partition("Detected changes:")[2].partition("-->")[0]
+    assert "1 (gpu1)" in table
+    assert "gpu2" not in table
+    assert "gpu1: nginx is reloaded" in done.stdout
+    assert "gpu2: nginx is reloaded" not in done.stdout
+    assert list(tmp_path.glob("gpu*")) == []
+
+
+def test_what_a_dry_run_as_json_says_of_a_refused_host(tmp_path: Path, server: SshServer) -> None:
+    made = project(tmp_path, server, "gpu2")
+    done = made.run("pyinfra", "--dry", "--json", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1
+    assert "gpu2 is refused" in done.stdout
+    plan = json.loads(done.stdout[done.stdout.index("{") : done.stdout.rindex("}") + 1])["plan"]
+    assert {host for one in plan for host in one["hosts_with_change"]} == {"gpu1"}
+
+
+def test_a_dry_run_in_which_every_host_is_good(tmp_path: Path, server: SshServer) -> None:
+    done = project(tmp_path, server).run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 0, done.stdout
+    assert "refused" not in done.stdout
+
+
+def test_a_dry_run_in_which_every_host_is_refused(tmp_path: Path, server: SshServer) -> None:
+    made = project(tmp_path, server, "gpu1", "gpu2")
+    done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1
+    assert done.stdout.count("is refused") == 2
+    assert "Traceback" not in done.stdout
+    assert "bug report" not in done.stdout
+    # A run asks nothing where nothing is left to do.
+    done = made.run("pyinfra", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1
+    assert "Every host is refused; nothing was changed." in done.stdout
+    assert "nobody can answer" not in done.stdout
+
+
+def test_a_dry_run_does_not_ask_about_hosts_out_of_reach(tmp_path: Path, server: SshServer) -> None:
+    made = project(tmp_path, server, ssh_port=1)
+    done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1, done.stdout
+    assert "nobody can answer" not in done.stdout
+    assert "gpu1: nginx is reloaded" in done.stdout
+
+
+def test_a_run_with_y_refuses_a_host_and_changes_the_others(
+    tmp_path: Path, server: SshServer
+) -> None:
+    made = project(tmp_path, server, "gpu2")
+    done = made.run("pyinfra", "-y", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1
+    assert "the disk is full" in done.stdout
+    assert [file.name for file in tmp_path.glob("gpu*")] == ["gpu1-a"]
+
+
+def test_what_depends_on_a_change_before_it_is_conditional(
+    tmp_path: Path, server: SshServer
+) -> None:
+    """O2."""
+    done = project(tmp_path, server).run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
+    first, second, third = (row(done.stdout, name) for name in ("First", "Second", "Third"))
+    assert first == ["2 (gpu1, gpu2)", "-"]
+    assert second == ["-", "2 (gpu1, gpu2)"]
+    assert third == ["-", "-"]
+
+
+def test_what_cannot_be_told_before_the_run_is_said(tmp_path: Path, server: SshServer) -> None:
+    made = project(tmp_path, server, odd=True)
+    done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
+    assert "gpu1: cannot be told before the run: Docker does not answer" in done.stdout
+
+
+def test_a_host_to_which_nothing_happens_is_named() -> None:
+    assert list(effects({"gpu1": Foreseen()})) == [
+        "gpu1: nothing is restarted, recreated or reloaded"
+    ]
+
+
+def test_who_changes_first_is_said() -> None:
+    both = Changing(frozenset({"m"}), frozenset({"m"}))
+    idle = Changing(frozenset({"m"}), frozenset())
+    hosts = {name: Foreseen(changing=both) for name in ("a", "b")}
+    assert list(effects(hosts))[-1] == ("b: its agents change after those of a: same model")
+    # The one that serves nothing may be repaired by it, and so goes first.
+    hosts["c"] = Foreseen(changing=idle)
+    said = list(effects(hosts))
+    assert "a: its agents change after those of c: same model" in said
+    assert "b: its agents change after those of c, a: same model" in said
+    # Fresh hosts do not wait, nor those that are told not to.
+    fresh = {name: Foreseen(changing=idle) for name in ("a", "b")}
+    assert not any("after" in line for line in effects(fresh))
+    free = Changing(frozenset({"m"}), frozenset({"m"}), together=True)
+    assert not any(
+        "after" in line for line in effects(dict.fromkeys("ab", Foreseen(changing=free)))
+    )
