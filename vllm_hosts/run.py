@@ -24,6 +24,7 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import HostKeys, KeyStore
 from vllm_hosts.operations import one_by_one
+from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.reach import Reaching
 from vllm_hosts.settings import HostSettings
 
@@ -38,6 +39,16 @@ class Current:
     settings: HostSettings
     keys: HostKeys
     store: KeyStore
+
+    @property
+    def serving(self) -> Serving:
+        """What other hosts of the run may serve as well."""
+        settings = self.settings
+        return Serving(
+            {agent.name: agent.client_model_name for agent in settings.agents},
+            settings.vllm.health_timeout,
+            settings.vllm.change_together,
+        )
 
     @property
     def ca_file(self) -> str | None:

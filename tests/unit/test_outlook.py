@@ -107,6 +107,20 @@ def test_a_dry_run_in_which_every_host_is_good(tmp_path: Path, server: SshServer
     assert "refused" not in done.stdout
 
 
+def test_a_run_asks_below_what_it_leads_to(tmp_path: Path, server: SshServer) -> None:
+    """O15: without a terminal, its question ends in one sentence."""
+    made = project(tmp_path, server, "gpu2")
+    done = made.run("pyinfra", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1
+    before, asked, after = done.stdout.partition("Press enter to execute")
+    assert asked
+    assert "gpu1: nginx is reloaded" in before
+    assert "--> gpu2 is refused" in before
+    assert "nobody can answer here, as there is no terminal" in after
+    assert "EOFError" not in done.stdout
+    assert list(tmp_path.glob("gpu*")) == []
+
+
 def test_a_dry_run_in_which_every_host_is_refused(tmp_path: Path, server: SshServer) -> None:
     made = project(tmp_path, server, "gpu1", "gpu2")
     done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
