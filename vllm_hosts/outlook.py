@@ -82,6 +82,7 @@ def _say(outlook: Outlook, state: State) -> None:
     refused = {name: host for name, host in hosts.items() if host.refused}
     others = {name: host for name, host in hosts.items() if not host.refused}
     if others:
+        click.echo(err=True)
         click.echo("--> What the changes lead to:", err=True)
         for line in effects(others):
             click.echo(f"    {line}", err=True)

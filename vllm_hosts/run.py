@@ -46,6 +46,7 @@ class Current:
         settings = self.settings
         return Serving(
             {agent.name: agent.client_model_name for agent in settings.agents},
+            settings.vllm.directory,
             settings.vllm.health_timeout,
             settings.vllm.change_together,
         )

@@ -24,7 +24,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.nginx import NginxMainConf, NginxState
 from vllm_hosts.operations.apt import packages_present
-from vllm_hosts.operations.edge import RELOAD
+from vllm_hosts.operations.edge import RELOAD, RELOADED
 from vllm_hosts.operations.service import nginx_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.run import Current
@@ -46,6 +46,7 @@ def nginx() -> None:
         validate="nginx -t -q",
         activate=RELOAD,
         stamp="nginx",
+        effect=RELOADED,
         name="The edge is configured and nginx has taken it up",
     )
     nginx_enabled(name="nginx runs, now and at boot")

@@ -37,7 +37,11 @@ def nvidia_container_toolkit() -> None:
         name=f"The toolkit is installed and held at {settings.nvidia.toolkit_version}",
     )
     daemon_configured(
-        lambda current: RUNTIME, read_at_start=[HOOK], name="Docker knows the NVIDIA runtime"
+        lambda current: RUNTIME,
+        read_at_start=[HOOK],
+        provided_by=PACKAGES,
+        serving=run.current().serving,
+        name="Docker knows the NVIDIA runtime",
     )
     image_present(settings.vllm.image, name="The vLLM image is on the host")
     container_gets_gpus(

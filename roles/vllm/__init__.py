@@ -17,7 +17,8 @@ from vllm_hosts import probe, run
 from vllm_hosts.agent_changes import Definition
 from vllm_hosts.facts import look
 from vllm_hosts.facts.system import HostMemory
-from vllm_hosts.operations.compose import Agents, agents_announced, agents_healthy, agents_running
+from vllm_hosts.operations.compose import Agents, agents_announced, agents_running
+from vllm_hosts.operations.healthy import agents_healthy
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.run import Current
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.projects import Project
+from tests.unit.fakes import LocalHost
+from tests.unit.projects import AGENT, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.operations.foreseen import Changing, Foreseen
 from vllm_hosts.outlook import effects
@@ -168,6 +171,66 @@ def test_what_cannot_be_told_before_the_run_is_said(tmp_path: Path, server: SshS
     made = project(tmp_path, server, odd=True)
     done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
     assert "gpu1: cannot be told before the run: Docker does not answer" in done.stdout
+    assert row(done.stdout, "Fourth") == ["-", "2 (gpu1, gpu2)"]
+
+
+#: A host whose agent runs as compose.yaml there says, with a hash that is the file's digest.
+DOCKER = r"""
+here=$(dirname "$0")/..
+case "$*" in
+    *"--file - "*"config --hash"*) echo "one $(sha256sum | cut -c 1-64)" ;;
+    "ps -aq"*) echo id ;;
+    "inspect --format"*)
+        sum=$(cat "$here/opt/compose.yaml" 2>/dev/null | sha256sum | cut -c 1-64)
+        echo "one $sum running healthy one" ;;
+esac
+"""
+
+
+def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
+    """O2."""
+    host = LocalHost.make(tmp_path)
+    made = host.project
+    (made.folder / "deploy.py").unlink()
+    made.write("deploy.py", "from roles.vllm import vllm\n\nvllm()\n")
+    host.program("docker", f"#!/bin/sh\n{DOCKER}")
+    vllm = {"directory": str(host.folder / "opt"), "cache_directory": str(tmp_path / "cache")}
+
+    def dry(**changes: object) -> str:
+        made.group(agents=[AGENT | changes], vllm=vllm)
+        done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    found = dry()
+    assert "@local: agent one is recreated (its definition changed); it is out for minutes" in found
+    assert row(found, "vLLM | The agents run as compose.yaml says")[0] == "1 (@local)"
+    assert not (host.folder / "opt/compose.yaml").exists(), "a dry run wrote a file"
+    # As a deploy leaves it: file and keys are there.
+    script = (
+        "from pathlib import Path; from vllm_hosts.inventory import load, validate;"
+        " from vllm_hosts.keys import KeyStore; from vllm_hosts.facts.system import HostMemory;"
+        " from roles.vllm.plan import compose_file; from roles.secrets.plan import secret_entries;"
+        " import sys; path = Path('inventory/prod.py'); host = validate(load(path))['@local'];"
+        " keys = KeyStore(path).host_keys(host); out = Path(host.vllm.directory);"
+        " (out / 'compose.yaml').write_text(compose_file(host, int(sys.argv[1])));"
+        " (out / '.env').write_bytes(secret_entries(host, keys)[1].content)"
+    )
+    memory = str(host_memory())
+    subprocess.run([sys.executable, "-c", script, memory], cwd=made.folder, check=True)
+    found = dry()
+    assert "@local: nothing is restarted, recreated or reloaded" in found
+    assert row(found, "vLLM | The agents run as compose.yaml says")[0] == "-"
+    found = dry(max_model_len=512)
+    assert "@local: agent one is recreated (its definition changed)" in found
+    env = host.folder / "opt/.env"
+    env.write_text(env.read_text().replace("=", "=another", 1))
+    assert "@local: agent one is recreated (its key changed)" in dry()
+
+
+def host_memory() -> int:
+    [line] = [line for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line]
+    return int(line.split()[1]) * 1024
 
 
 def test_a_host_to_which_nothing_happens_is_named() -> None:

@@ -102,7 +102,7 @@ class Steps:
             project="vllm",
             names=agents,
             definition=lambda: Definition(FILE, {}),
-            serving=Serving(dict.fromkeys(agents, "m"), 9, together),
+            serving=Serving(dict.fromkeys(agents, "m"), "/opt/vllm", 9, together),
             peers={},
             cells={},
             cards=cards,

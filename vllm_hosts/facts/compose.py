@@ -130,7 +130,7 @@ class ComposeProject(HostFact[Project]):
             error=None if good else " ".join(hashes),
             networks=tuple(_network(line) for line in parts["networks"]),
             env=dict(line.split(" ") for line in parts.get("env", ())),
-            starts=dict(_start(line) for line in parts.get("starts", ())),
+            starts=dict(start_seconds(line) for line in parts.get("starts", ())),
         )
 
 
@@ -164,7 +164,8 @@ def _digests(directory: str, salt: str | None) -> str:
             fi"""
 
 
-def _start(line: str) -> tuple[str, int]:
+def start_seconds(line: str) -> tuple[str, int]:
+    """An agent's name and the seconds in the note about its last start."""
     path, _, seconds = line.rpartition(":")
     return path.rpartition("/")[2], int(seconds)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 from pyinfra.api.command import StringCommand
-from pyinfra.context import ctx_host, ctx_state
+from pyinfra.context import ctx_state
 
 from vllm_hosts.agent_changes import (
     Change,
@@ -24,31 +24,22 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import (
     COMPOSE,
-    STARTS,
-    AgentLog,
-    AgentState,
-    AgentStates,
     ComposeProject,
     Project,
 )
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.gpus import turns
 from vllm_hosts.operations.base import Commands, host_operation, watched
-from vllm_hosts.operations.confirmed import connector_options
 from vllm_hosts.operations.differences import differs, entries_differ
 from vllm_hosts.operations.edge import EdgeRuns, divert, give_back, taken_up
 from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to
+from vllm_hosts.operations.healthy import noted, wait_healthy
 from vllm_hosts.operations.one_by_one import Serving, announce, announced, turn_taken
 from vllm_hosts.operations.tree import change
 from vllm_hosts.settings.cells import Cell
 from vllm_hosts.tree import Entry, differing
 
-#: Seconds between two looks at an agent that is not healthy yet, and between two lines about it.
 _LOOK_EVERY = 2.0
-_SAY_EVERY = 10.0
-#: vLLM that ends this often while it is waited for will not come up by itself.
-_CRASHES = 2
-_LOG_LINES = 30
 #: Looks at the edge once the agents are healthy.
 _EDGE_TRIES = 15
 
@@ -161,27 +152,6 @@ def _wait(wanted: Agents, names: Sequence[str]) -> None:
     noted(wait_healthy(wanted.directory, names, wanted.serving.timeout))
 
 
-def noted(agents: Sequence[str]) -> None:
-    """Note at the host at hand how long these agents took from their start until now."""
-    if not agents:
-        return
-    host, state = ctx_host.get(), ctx_state.get()
-    script = "".join(
-        f"""
-        at=$(docker inspect --format '{{{{.State.StartedAt}}}}' {agent}) &&
-            at=$(date -d "$at" +%s) && mkdir -p {STARTS} &&
-            echo $(($(date +%s) - at)) >{STARTS}/{agent}"""
-        for agent in agents
-    )
-    # Where that fails, nobody knows how long it took.
-    host.run_shell_command(
-        StringCommand(script),
-        print_output=False,
-        print_input=False,
-        **connector_options(state, host),
-    )
-
-
 def _again(up: Callable[[], bool]) -> bool:
     """Whether it is up within some seconds."""
     for _ in range(_EDGE_TRIES):
@@ -283,65 +253,3 @@ def _unused(found: Project, cells: Mapping[str, Cell]) -> list[str]:
         for network in found.networks
         if network.key not in cells and ours.issuperset(network.containers)
     ]
-
-
-@host_operation
-def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Commands:
-    """Wait until all agents are healthy, saying how long each takes. Changes nothing.
-
-    :param timeout: seconds; an agent that is not healthy by then, that stops, or that crashes
-        again and again, fails the host with its last log lines.
-    """
-    if ctx_state.get().is_executing:
-        noted(wait_healthy(directory, agents, timeout))
-    yield from ()
-
-
-def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[str]:
-    """Wait at the host at hand until all agents are healthy, and say how long each took.
-
-    :param timeout: seconds.
-    :returns: those that were waited for.
-    :raises HostError: an agent is not healthy by then, stops, or crashes again and again.
-    """
-    host = ctx_host.get()
-    started = said = time.monotonic()
-    first = look(AgentStates, agents=list(agents))
-    waiting = {agent: first[agent] for agent in agents if not _well(first[agent])}
-    late = list(waiting)
-    failed: list[str] = []
-    while waiting:
-        time.sleep(_LOOK_EVERY)
-        now = look(AgentStates, agents=list(waiting))
-        seconds = time.monotonic() - started
-        for agent in list(waiting):
-            if _well(now[agent]):
-                host.log(f"    {agent} is healthy after {seconds:.0f} s")
-                del waiting[agent]
-            elif why := _hopeless(first[agent], now[agent], seconds, timeout):
-                lines = look(AgentLog, agent=agent, directory=directory, lines=_LOG_LINES)
-                shown = "".join(f"\n      | {line}" for line in lines)
-                failed.append(f"agent {agent} {why}; its last lines:{shown}")
-                del waiting[agent]
-        if waiting and time.monotonic() - said >= _SAY_EVERY:
-            said = time.monotonic()
-            states = ", ".join(f"{agent} is {now[agent].health}" for agent in waiting)
-            host.log(f"    waiting for agents: {seconds:.0f} s, {states}")
-    if failed:
-        raise HostError("\n    ".join(failed))
-    return late
-
-
-def _well(state: AgentState) -> bool:
-    return state.status == "running" and state.health in ("healthy", "none")
-
-
-def _hopeless(first: AgentState, now: AgentState, seconds: float, timeout: int) -> str | None:
-    """Why there is no point in waiting longer."""
-    if now.status in ("exited", "dead", "removing", "paused"):
-        return f"is {now.status}"
-    if now.restarts - first.restarts >= _CRASHES:
-        return f"crashed {now.restarts - first.restarts} times"
-    if seconds >= timeout:
-        return f"is not healthy after {seconds:.0f} s (vllm.health_timeout)"
-    return None

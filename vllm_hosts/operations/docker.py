@@ -18,6 +18,9 @@ from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
+from vllm_hosts.operations.foreseen import may_have_changed
+from vllm_hosts.operations.one_by_one import Serving
+from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File
 
@@ -39,6 +42,8 @@ def daemon_configured(
     wanted: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     *,
     read_at_start: Sequence[str] = (),
+    provided_by: Sequence[str] = (),
+    serving: Serving | None = None,
 ) -> Commands:
     """Merge settings into daemon.json; restart the daemon only if it has not read them.
 
@@ -47,6 +52,9 @@ def daemon_configured(
 
     :param wanted: from what daemon.json holds now to the keys that it should hold.
     :param read_at_start: further files that the daemon looks at only when it starts.
+    :param provided_by: packages that they come from.
+    :param serving: the host's agents: hosts with the same models restart Docker one after the
+        other where containers do not outlive it.
     """
     daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON, *read_at_start])
     text = merged(daemon.config, wanted)
@@ -56,14 +64,17 @@ def daemon_configured(
         differs("docker.service", "does not run, or with older settings")
     if not daemon.enabled:
         differs("docker.service", "does not start at boot")
+    what = "Docker is restarted" if daemon.running else "Docker is started"
+    restart = watched("restarting Docker", RESTART)
     if text is not None:
-        yield change(
+        written = change(
             [File(DAEMON_JSON, text)],
             validate=f"dockerd --validate --config-file {DAEMON_JSON}",
             activate=RESTART,
         )
-    elif daemon.stale or not daemon.running:
-        yield watched("restarting Docker", RESTART)
+        yield from outage([written], serving, what, outlived=True)
+    elif daemon.stale or not daemon.running or may_have_changed(provided_by):
+        yield from outage([restart], serving, what, outlived=True)
     if not daemon.enabled:
         yield watched("enabling Docker", "systemctl enable docker.service")
 

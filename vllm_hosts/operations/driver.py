@@ -21,11 +21,16 @@ from vllm_hosts.gpus import silent
 from vllm_hosts.operations.apt import Archive, archive_added, lists_read, packages_installed
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.foreseen import conditional, leads_to, may_have_changed, will_change
+from vllm_hosts.operations.one_by_one import Serving
+from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.reboot import rebooted
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File, differing
 
 _SOURCES = "vllm-hosts-driver"
+#: What later operations ask about while a run is prepared.
+_DRIVER = "the GPU driver"
 _FABRIC_UNIT = "nvidia-fabricmanager.service"
 #: What instructions and NVIDIA's keyring package write; apt refuses two keys for one archive.
 _STALE = (
@@ -71,6 +76,8 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
     wanted = describe()
     if wanted is None:
         return
+    will_change([_DRIVER])
+    leads_to("the GPU driver is installed, or replaced by another series")
     if wanted.archive is not None:
         yield from archive_added(wanted.archive, stale=_STALE)
     else:
@@ -112,6 +119,7 @@ def driver_answers(
     refused: Callable[[str], str] | None,
     timeout: int,
     wanted: Collection[int] = (),
+    serving: Serving | None = None,
 ) -> Commands:
     """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
 
@@ -121,10 +129,17 @@ def driver_answers(
     :param refused: the sentence for a reboot that is needed; None: it is allowed.
     :param timeout: seconds in which a rebooted host must be back.
     :param wanted: the cards that must answer; of others it does not matter.
+    :param serving: the host's agents: hosts with the same models reboot when the others serve.
     """
-    if look(GpuState).smi.trouble(wanted) is None:
+    if look(GpuState).smi.trouble(wanted) is not None:
+        differs("the GPU driver", "does not answer")
+    elif not may_have_changed([_DRIVER]):
         return
-    differs("the GPU driver", "does not answer")
+    conditional()
+    leads_to(
+        "the kernel module of the GPU driver is loaded; where that does not work without a reboot, "
+        + ("the host is rebooted" if refused is None else "the host fails (nvidia.allow_reboot)")
+    )
     yield watched("loading the GPU driver", _LOAD)
     if not ctx_state.get().is_executing:
         return
@@ -137,7 +152,7 @@ def driver_answers(
         raise HostError(silent(trouble, "install"))
     if refused is not None:
         raise HostError(refused(why))
-    yield rebooted(why, timeout)
+    yield from outage([rebooted(why, timeout)], serving, "the host is rebooted")
     trouble = look(GpuState).smi.trouble(wanted)
     if trouble is not None:
         raise HostError(f"after a reboot ({why}): {silent(trouble, 'install')}")

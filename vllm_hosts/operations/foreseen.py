@@ -96,6 +96,7 @@ def cannot_tell(sentence: str) -> None:
     """An operation could not look at the host; earlier ones may repair that."""
     if (here := _here()) is not None and sentence not in here.unknown:
         here.unknown.append(clean(sentence))
+    conditional()
 
 
 def agents_change(describe: Callable[[], Changing]) -> None:
@@ -122,6 +123,6 @@ def may_have_changed(things: Iterable[str]) -> bool:
 
 def conditional() -> None:
     """The operation at hand decides while it runs what it does."""
-    here, operation = _here(), ctx_host.get().current_op_hash
-    if here is not None and operation is not None:
+    here = _here()
+    if here is not None and (operation := ctx_host.get().current_op_hash) is not None:
         here.conditional.add(operation)

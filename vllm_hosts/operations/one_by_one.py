@@ -30,9 +30,11 @@ _SAY_EVERY = 60.0
 @dataclass(frozen=True)
 class Serving:
     """What a host's agents are to its clients. ``models``: by agent, the name that clients use;
-    ``timeout``: seconds in which an agent becomes healthy; ``together``: hosts do not wait."""
+    ``directory`` holds their compose.yaml; ``timeout``: seconds in which an agent becomes healthy;
+    ``together``: hosts do not wait."""
 
     models: Mapping[str, str]
+    directory: str
     timeout: int
     together: bool = False
 
@@ -141,7 +143,8 @@ class Turns:
             turn.state = "failed"
             raise
         else:
-            turn.state = "done"
+            if turn.state == "changes":
+                turn.state = "done"
         finally:
             self._tell()
 
@@ -216,6 +219,11 @@ def announce(models: frozenset[str], serving: frozenset[str]) -> Turn:
     return _turns.announce(name, models, serving, names.index(name))
 
 
+def abandon(host: str) -> None:
+    """This host did not get its agents back: the others with the same models keep theirs."""
+    _turns.abandon(host)
+
+
 def announced() -> Turn | None:
     """The last turn of the host at hand, if it was not taken yet."""
     name = ctx_host.get().name
@@ -262,4 +270,4 @@ class Ending(BaseStateCallback):
     def operation_host_error(
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
-        _turns.abandon(host.name)
+        abandon(host.name)
