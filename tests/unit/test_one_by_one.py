@@ -108,7 +108,7 @@ def test_a_bad_image_takes_one_host() -> None:
     lines = story.run(one, two, three, other, fails="gpu1")
     assert {line.split()[0] for line in lines if "begins" in line} == {"gpu1", "gpu4"}
     [sentence] = [line for line in lines if line.startswith("gpu2 fails")]
-    assert "left as they are: gpu1 failed while its own of m changed" in sentence
+    assert "left as they are: gpu1 failed while its agents of m were down" in sentence
     assert "Repair gpu1, or take the change back, and deploy again" in sentence
     assert "vllm.change_together = True" in sentence
     # Later in the same run too.
