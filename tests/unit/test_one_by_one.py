@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_hosts.errors import HostError
@@ -191,6 +191,7 @@ def test_who_waits_says_so_again(monkeypatch: pytest.MonkeyPatch) -> None:
 MODELS = st.frozensets(st.sampled_from("mno"), max_size=3)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(MODELS, MODELS), min_size=1, max_size=5),
     st.randoms(use_true_random=False),

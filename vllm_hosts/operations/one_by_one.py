@@ -178,8 +178,8 @@ def _stopped(broken: Turn, turn: Turn) -> str:
     models = _named(broken.models & turn.models)
     return (
         f"the agents of this host are left as they are: {broken.host} failed while its"
-        f" agents of {models} were down. Repair {broken.host}, or take the change back, and deploy again; with"
-        " vllm.change_together = True hosts do not wait for each other"
+        f" agents of {models} were down. Repair {broken.host}, or take the change back, and deploy"
+        " again; with vllm.change_together = True hosts do not wait for each other"
     )
 
 
