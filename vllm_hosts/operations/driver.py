@@ -19,9 +19,15 @@ from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.facts.units import Units
 from vllm_hosts.gpus import silent
 from vllm_hosts.operations.apt import Archive, archive_added, lists_read, packages_installed
-from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs, entries_differ
-from vllm_hosts.operations.foreseen import conditional, leads_to, may_have_changed, will_change
+from vllm_hosts.operations.foreseen import (
+    DRIVER,
+    conditional,
+    leads_to,
+    may_have_changed,
+    will_change,
+)
 from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.reboot import rebooted
@@ -29,8 +35,6 @@ from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File, differing
 
 _SOURCES = "vllm-hosts-driver"
-#: What later operations ask about while a run is prepared.
-_DRIVER = "the GPU driver"
 _FABRIC_UNIT = "nvidia-fabricmanager.service"
 #: What instructions and NVIDIA's keyring package write; apt refuses two keys for one archive.
 _STALE = (
@@ -76,7 +80,7 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
     wanted = describe()
     if wanted is None:
         return
-    will_change([_DRIVER])
+    will_change([DRIVER])
     leads_to("the GPU driver is installed, or replaced by another series")
     if wanted.archive is not None:
         yield from archive_added(wanted.archive, stale=_STALE)
@@ -133,7 +137,7 @@ def driver_answers(
     """
     if look(GpuState).smi.trouble(wanted) is not None:
         differs("the GPU driver", "does not answer")
-    elif not may_have_changed([_DRIVER]):
+    elif not may_have_changed([DRIVER]):
         return
     conditional()
     leads_to(
@@ -165,7 +169,7 @@ def driver_held(part_of_it: Callable[[str], bool]) -> Commands:
     loose = sorted(name for name in found.versions if part_of_it(name) and name not in found.held)
     for name in loose:
         differs(f"package {name}", "is not held")
-    if loose:
+    if loose or may_have_changed([DRIVER]):
         yield watched("holding packages", f"apt-mark hold {' '.join(loose)}")
 
 
@@ -176,6 +180,8 @@ def persistence_runs(unit: File) -> Commands:
     Skipped on hosts without the daemon: a driver that somebody else installed may have none.
     """
     if not look(GpuState).has_persistenced:
+        if may_have_changed([DRIVER]):
+            yield note("the driver that will be installed may have one")
         return
     name = unit.path.rpartition("/")[2]
     found = look(TreeState, paths=[unit.path])

@@ -13,6 +13,9 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.text import clean
 
+#: What operations that depend on the GPU driver ask about.
+DRIVER = "the GPU driver"
+
 
 @dataclass(frozen=True)
 class Changing:
