@@ -93,22 +93,28 @@ class Steps:
     def wait(self, directory: str, agents: Sequence[str], timeout: int) -> None:
         self.story.append(f"wait {' '.join(agents)}")
 
-    def run(
+    def wanted(
         self, agents: Sequence[str], cards: dict[str, list[int]], *, together: bool = False
-    ) -> list[str]:
-        steps: Any = compose.agents_running._inner.__wrapped__  # type: ignore[attr-defined]
-        wanted = compose.Agents(
+    ) -> compose.Agents:
+        models = {agent: f"model-{agent}" for agent in agents}
+        return compose.Agents(
             directory="/opt/vllm",
             project="vllm",
             names=agents,
             definition=lambda: Definition(FILE, {}),
-            serving=Serving(dict.fromkeys(agents, "m"), "/opt/vllm", 9, together),
+            serving=Serving(models, "/opt/vllm", 9, together),
             peers={},
             cells={},
             cards=cards,
             internal_keys=KEYS,
             edge_is_up=lambda: self.up.pop(0),
         )
+
+    def run(
+        self, agents: Sequence[str], cards: dict[str, list[int]], *, together: bool = False
+    ) -> list[str]:
+        steps: Any = compose.agents_running._inner.__wrapped__  # type: ignore[attr-defined]
+        wanted = self.wanted(agents, cards, together=together)
         for command in steps(wanted):
             text = str(command).replace(f"{compose.COMPOSE} --project-directory /opt/vllm", "C")
             self.story.append(text.replace("C --progress plain ", "").replace("--detach ", ""))
@@ -192,3 +198,27 @@ def test_agents_that_change_together_are_waited_for_later(monkeypatch: pytest.Mo
     steps = Steps(monkeypatch, there("a"))
     steps.turn = turn()
     assert "wait a" not in steps.run(["a"], {}, together=True)
+
+
+def test_hosts_tell_what_they_serve_and_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[frozenset[str], frozenset[str]]] = []
+
+    def announced(steps: Steps, *names: str) -> tuple[set[str], set[str]]:
+        monkeypatch.setattr(compose, "announce", lambda *what: told.append(what))
+        operation: Any = compose.agents_announced._inner.__wrapped__  # type: ignore[attr-defined]
+        assert list(operation(steps.wanted(names, {}))) == []
+        models, serving = told.pop()
+        return set(models), set(serving)
+
+    names = ("a", "b", "c")
+    assert announced(Steps(monkeypatch, there("a"), there("b", "new")), *names) == (
+        {"model-a", "model-c"},
+        {"model-a", "model-b"},
+    )
+    assert announced(Steps(monkeypatch, there("a", "new", "starting")), "a") == (set(), set())
+    # An agent that gets another name served what the new one will.
+    assert announced(Steps(monkeypatch, there("z")), "a") == ({"model-a"}, {"model-a"})
+    assert announced(Steps(monkeypatch, there("z", "old", "unhealthy")), "a") == (
+        {"model-a"},
+        set(),
+    )

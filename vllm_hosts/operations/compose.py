@@ -102,6 +102,11 @@ def agents_announced(wanted: Agents) -> Commands:
     seen = _seen(wanted)
     models = wanted.serving.of(seen.names)
     serves = wanted.serving.of(serving(wanted.names, seen.found))
+    if any(
+        one.health == "healthy" and one.service not in wanted.names for one in seen.found.containers
+    ):
+        # An agent that leaves may have served what new ones will: it may only have another name.
+        serves |= wanted.serving.of([change.agent for change in seen.changed if not change.runs])
     if ctx_state.get().is_executing:
         announce(models, serves)
     agents_change(lambda: Changing(models, serves, wanted.serving.together))
@@ -124,7 +129,7 @@ def agents_running(wanted: Agents) -> Commands:
     if turn is None or not turn.models:
         yield from _brought(wanted, _seen(wanted))
         return
-    was_up = wanted.edge_is_up()
+    was_up = bool(turn.serving) and wanted.edge_is_up()
     with turn_taken(turn, together=wanted.serving.together):
         # Others may have taken long.
         seen = _seen(wanted)
