@@ -47,10 +47,12 @@ no_problems(
     lambda: ["the disk is full; make room"] if ctx_host.get().name in bad else [],
     name="The host can take this deploy",
 )
+if {odd!r} == "first":
+    odd(name="Zeroth")
 touched("a", name="First")
 taken_up(["/one"], name="Second")
 taken_up(["/two"], name="Third")
-if {odd!r}:
+if {odd!r} == "last":
     odd(name="Fourth")
 """
 
@@ -62,7 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
 
 
 def project(
-    folder: Path, server: SshServer, *bad: str, odd: bool = False, **changes: object
+    folder: Path, server: SshServer, *bad: str, odd: str = "", **changes: object
 ) -> Project:
     made = Project(folder)
     (folder / "deploy.py").unlink()
@@ -168,10 +170,18 @@ def test_what_depends_on_a_change_before_it_is_conditional(
 
 
 def test_what_cannot_be_told_before_the_run_is_said(tmp_path: Path, server: SshServer) -> None:
-    made = project(tmp_path, server, odd=True)
+    made = project(tmp_path, server, odd="last")
     done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
     assert "gpu1: cannot be told before the run: Docker does not answer" in done.stdout
     assert row(done.stdout, "Fourth") == ["-", "2 (gpu1, gpu2)"]
+
+
+def test_what_would_fail_as_things_are_refuses_a_host(tmp_path: Path, server: SshServer) -> None:
+    """Nothing before it changes anything that could repair it."""
+    made = project(tmp_path, server, odd="first")
+    done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
+    assert done.returncode == 1, done.stdout
+    assert "--> gpu1 is refused, and not deployed to:\n    - Docker does not answer" in done.stdout
 
 
 #: A host whose agent runs as compose.yaml there says, with a hash that is the file's digest.

@@ -15,7 +15,7 @@ from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.operations.foreseen import cannot_tell, refused
+from vllm_hosts.operations.foreseen import refused, would_fail
 from vllm_hosts.text import clean
 
 P = ParamSpec("P")
@@ -36,8 +36,8 @@ def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMe
         try:
             yield from function(*args, **kwargs)
         except HostError as error:
-            cannot_tell(str(error))
-            yield failure(str(error))
+            if not would_fail(str(error)):
+                yield failure(str(error))
         except Exception as error:
             logger.debug(traceback.format_exc())
             yield failure(f"internal error in {function.__name__}: {error!r}")

@@ -95,11 +95,19 @@ def leads_to(effect: str) -> None:
         here.effects.append(clean(effect))
 
 
-def cannot_tell(sentence: str) -> None:
-    """An operation could not look at the host; earlier ones may repair that."""
-    if (here := _here()) is not None and sentence not in here.unknown:
+def would_fail(sentence: str) -> bool:
+    """An operation cannot do its work on the host as it is now. Whether that refuses the host:
+    operations before it may repair that, unless they have nothing to change."""
+    here = _here()
+    if here is None:
+        return False
+    before = ctx_state.get().ops[ctx_host.get()].values()
+    if not any(one.operation_meta._maybe_is_change for one in before):
+        return refuse([sentence])
+    if sentence not in here.unknown:
         here.unknown.append(clean(sentence))
     conditional()
+    return False
 
 
 def agents_change(describe: Callable[[], Changing]) -> None:
