@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from vllm_hosts.errors import HostError
+from vllm_hosts.facts.apt import Packages
 from vllm_hosts.facts.docker import AgentsServed, Daemon, Served
-from vllm_hosts.operations import docker, one_by_one, outage
+from vllm_hosts.operations import apt, docker, one_by_one, outage
 from vllm_hosts.operations.one_by_one import Serving, Turn, Turns
 
 M = frozenset({"m"})
@@ -129,6 +130,30 @@ def test_a_toolkit_that_will_be_newer_restarts_docker(monkeypatch: pytest.Monkey
     monkeypatch.setattr(docker, "may_have_changed", lambda names: asked.append(names) or True)
     assert steps.restarted(provided_by=["toolkit"]) == ["restart"]
     assert asked == [["toolkit"]]
+
+
+def test_packages_that_take_docker_s_place_take_agents_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = Steps(monkeypatch, served("a", live=True))
+    found = Packages({"docker.io": "26.1.5"}, frozenset())
+    monkeypatch.setattr(apt, "look", lambda fact, **_: found)
+    monkeypatch.setattr(apt, "differs", lambda what, how: None)
+    monkeypatch.setattr(apt, "watched", lambda label, script: label)
+    changed: list[str] = []
+    monkeypatch.setattr(apt, "will_change", changed.extend)
+    for command in apt.packages_installed(
+        {"docker-ce": None}, conflicting=["docker.io", "runc"], serving=SERVING
+    ):
+        steps.story.append(str(command))
+    assert steps.story == [
+        "turn m", "removing docker.io", "installing docker-ce", "wait a", "turn over"
+    ]  # fmt: skip
+    assert changed == ["docker.io", "docker-ce"]
+    assert steps.told == [
+        "packages docker.io are replaced by docker-ce; a is out for about 58 s after it,"
+        " while models load"
+    ]
 
 
 def test_a_run_begins_with_no_turn_taken() -> None:

@@ -238,7 +238,7 @@ def packages_installed(
     will_change([*remove, *(name for name in wanted if anew or _missing(wanted, found, name))])
     commands = _installation(wanted, remove, missing, hold, without_starting, first)
     if remove:
-        removed = f"{' '.join(remove)}: removed, as {' '.join(wanted)} take their place"
+        removed = f"packages {' '.join(remove)} are replaced by {' '.join(wanted)}"
         yield from outage(commands, serving, removed)
     else:
         yield from commands
