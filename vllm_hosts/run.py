@@ -84,6 +84,10 @@ def install(inventory_file: Path | None = None) -> None:
     options: dict[str, Any] = context.params if context else {}
     if options.get("no_wait"):
         raise click.UsageError("--no-wait exits with 0 after failures; leave it out")
+    if options.get("dry") and options.get("yes"):
+        raise click.UsageError(
+            "--dry with -y (or PYINFRA_YES) looks at nothing, and so finds nothing; leave -y out"
+        )
     _ask_somebody()
     named = inventory_file or options.get("inventory")
     if named is None:
