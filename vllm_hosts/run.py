@@ -18,11 +18,13 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 from pyinfra_cli.exceptions import CliError
 
-from vllm_hosts import deploy_output, pyinfra_output
+from vllm_hosts import deploy_output, outlook, pyinfra_output
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import HostKeys, KeyStore
+from vllm_hosts.operations import one_by_one
+from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.reach import Reaching
 from vllm_hosts.settings import HostSettings
 
@@ -39,6 +41,17 @@ class Current:
     store: KeyStore
 
     @property
+    def serving(self) -> Serving:
+        """What other hosts of the run may serve as well."""
+        settings = self.settings
+        return Serving(
+            {agent.name: agent.client_model_name for agent in settings.agents},
+            settings.vllm.directory,
+            settings.vllm.health_timeout,
+            settings.vllm.change_together,
+        )
+
+    @property
     def ca_file(self) -> str | None:
         """The CA that signed the edge's certificate; None: one that everybody knows."""
         return client_ca_file(self.settings, self.store.folder)
@@ -48,6 +61,8 @@ class Current:
 class _Run:
     store: KeyStore
     settings: dict[str, HostSettings] | None = None
+    #: Nothing will be executed.
+    dry: bool = False
     #: Hosts that this run is for, once their settings are known to be valid.
     chosen: tuple[Host, ...] = ()
 
@@ -69,11 +84,18 @@ def install(inventory_file: Path | None = None) -> None:
     options: dict[str, Any] = context.params if context else {}
     if options.get("no_wait"):
         raise click.UsageError("--no-wait exits with 0 after failures; leave it out")
+    if options.get("dry") and options.get("yes"):
+        raise click.UsageError(
+            "--dry with -y (or PYINFRA_YES) looks at nothing, and so finds nothing; leave -y out"
+        )
     _ask_somebody()
     named = inventory_file or options.get("inventory")
     if named is None:
         raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
-    _run = _Run(KeyStore(Path(named)))
+    _run = _Run(KeyStore(Path(named)), dry=bool(options.get("dry")))
+    one_by_one.begin()
+    if inventory_file is None:
+        outlook.install(dry=_run.dry)
     _host_run.cache_clear()
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
@@ -129,6 +151,15 @@ def _initialise(
         raise SystemExit(1) from None
     state.add_callback_handler(Reaching())
     deploy_output.install(state)
+    state.add_callback_handler(one_by_one.Ending())
+    if run.dry:
+        # There is nothing to ask: a host that cannot be reached is named, the others go on.
+        state.should_raise_failed_hosts = _go_on
+
+
+def _go_on(state: State) -> bool:
+    """In the place of pyinfra's question."""
+    return False
 
 
 def _only_keys(operations: Sequence[object]) -> bool:

@@ -32,7 +32,7 @@ from vllm_hosts.facts.nginx import (
     NginxState,
 )
 from vllm_hosts.operations.apt import packages_present
-from vllm_hosts.operations.edge import RELOAD
+from vllm_hosts.operations.edge import RELOAD, RELOADED
 from vllm_hosts.operations.edge_trial import configuration_accepted
 from vllm_hosts.operations.service import nginx_enabled
 from vllm_hosts.operations.tree import tree_synced
@@ -65,6 +65,7 @@ def nginx() -> None:
         validate="nginx -t -q",
         activate=RELOAD,
         stamp="nginx",
+        effect=RELOADED,
         name="The edge is configured and nginx has taken it up",
     )
     nginx_enabled(name="nginx runs, now and at boot")

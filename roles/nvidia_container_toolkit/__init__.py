@@ -38,7 +38,11 @@ def nvidia_container_toolkit() -> None:
         name=f"The toolkit is installed and held at {settings.nvidia.toolkit_version}",
     )
     daemon_configured(
-        lambda current: RUNTIME, read_at_start=[HOOK], name="Docker knows the NVIDIA runtime"
+        lambda current: RUNTIME,
+        read_at_start=[HOOK],
+        provided_by=PACKAGES,
+        serving=run.current().serving,
+        name="Docker knows the NVIDIA runtime",
     )
     container_gets_gpus(
         settings.vllm.image,

@@ -15,6 +15,7 @@ from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 
 from vllm_hosts.errors import HostError
+from vllm_hosts.operations.foreseen import refused, would_fail
 from vllm_hosts.text import clean
 
 P = ParamSpec("P")
@@ -31,10 +32,14 @@ def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMe
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
+        # Nothing more is asked of a host that will not be deployed to.
+        if refused():
+            return
         try:
             yield from function(*args, **kwargs)
         except HostError as error:
-            yield failure(str(error))
+            if not would_fail(str(error)):
+                yield failure(str(error))
         except Exception as error:
             logger.debug(traceback.format_exc())
             yield failure(f"internal error in {function.__name__}: {error!r}")

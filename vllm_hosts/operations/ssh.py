@@ -14,6 +14,7 @@ from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.confirmed import armed, confirmed
 from vllm_hosts.operations.differences import entries_differ, remember
+from vllm_hosts.operations.foreseen import leads_to
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import Entry, File, differing
 
@@ -33,6 +34,7 @@ def sshd_configured(entries: Sequence[Entry]) -> Commands:
     if not different:
         return
     entries_differ(different, found.paths)
+    leads_to("sshd is reloaded; open connections stay")
     [entry] = different
     if isinstance(entry, File) and ctx_state.get().is_executing:
         _require_key_login()

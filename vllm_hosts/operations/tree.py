@@ -16,6 +16,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import COPIES, DEPLOYED, STAMPS, TreeState
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs, entries_differ, remember
+from vllm_hosts.operations.foreseen import leads_to, may_have_changed, will_change
 from vllm_hosts.operations.notes import NOTES
 from vllm_hosts.tree import Absent, Entry, File, Folder, Found, Kept, differing
 
@@ -69,6 +70,7 @@ def tree_synced(
     validate: str | None = None,
     activate: str | None = None,
     stamp: str | None = None,
+    effect: str | None = None,
 ) -> Commands:
     """Give a host these files and folders, all or none, and let a service take them up.
 
@@ -82,6 +84,7 @@ def tree_synced(
     :param activate: shell command by which the service takes the files up. It also runs when an
         earlier run was cut off between writing and activating.
     :param stamp: name under which the host remembers what was last activated; needs ``activate``.
+    :param effect: what clients notice of ``activate``, for people who are asked before it.
     """
     wanted = entries() if callable(entries) else entries
     remember(wanted)
@@ -90,12 +93,17 @@ def tree_synced(
     different = differing(wanted, found.paths)
     digest = _digest(wanted, {path: found.paths[path] for path in watch})
     pending = stamp is not None and found.stamp != digest
+    pending = pending or may_have_changed(watch)
     if not different and not pending:
         return
     if different:
         entries_differ(different, found.paths)
     else:
         differs(paths[0], "has not been taken up by its service")
+    will_change([entry.path for entry in different])
+    # Where nothing was taken up before, nobody has it to lose.
+    if effect is not None and (stamp is None or found.stamp):
+        leads_to(effect)
     yield change(
         different,
         validate=validate,
