@@ -29,6 +29,7 @@ def test_help_names_every_command(project: Project) -> None:
         "endpoints",
         "keys",
         "plan",
+        "tls",
         "top",
         "verify",
     ):

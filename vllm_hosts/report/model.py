@@ -50,6 +50,8 @@ class HostReport:
     agents: list[AgentSummary]
     notes: dict[str, str] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
+    #: What breaks no promise yet, and will.
+    warnings: list[str] = field(default_factory=list)
 
     def outcome(self, promise: str) -> Outcome | None:
         """The worst look at a promise; None: nobody looked."""
@@ -133,6 +135,7 @@ class Report:
                     "address": host.address,
                     "agents": [asdict(agent) for agent in host.agents],
                     "notes": host.notes,
+                    "warnings": host.warnings,
                     "promises": {
                         promise.identifier: {
                             "outcome": outcome,
