@@ -20,21 +20,20 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.authority import Authority, ca_warnings
+from vllm_hosts.operate.choice import WithHosts, host_option
 from vllm_hosts.pki import utc_now
 from vllm_hosts.probe import certificate
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 
 _problems = says_problems("The certificates cannot be told or renewed:")
-_hosts_option = click.option(
-    "--host", "hosts", multiple=True, metavar="HOST", help="This host only. May be repeated."
-)
 
 
-@click.group()
+@click.group(cls=WithHosts)
 @inventory_argument
+@host_option
 @click.pass_context
-def tls(context: click.Context, inventory: Path) -> None:
+def tls(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None:
     """Show how long the edges' certificates are good; have them renewed.
 
     Example: vllm-hosts tls inventory/prod.py status
@@ -53,7 +52,7 @@ class _Seen:
 
 
 @tls.command()
-@_hosts_option
+@host_option
 @click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
 @identity_option
 @click.pass_obj
@@ -126,7 +125,7 @@ def _as_json(name: str, seen: _Seen) -> dict[str, object]:
 
 
 @tls.command()
-@_hosts_option
+@host_option
 @identity_option
 @click.pass_obj
 @_problems
