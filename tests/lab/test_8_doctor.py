@@ -117,7 +117,7 @@ def test_a_fault_is_named_first(deployed: Deployed, fault: Fault) -> None:
 @pytest.mark.nightly
 def test_a_deploy_that_is_at_work_is_told(deployed: Deployed) -> None:
     """Its remedy is to wait, and what it is about to bring is not missing."""
-    agents = [AGENTS[0], AGENTS[1] | {"max_model_len": 512}]
+    agents = [AGENTS[0], AGENTS[1] | {"max_model_len": 256}]
     lab_hosts.run("gpu1", "docker rm -f spare")
     done: list[Run] = []
     changed = {"hosts": {"gpu1": {"agents": agents}}}

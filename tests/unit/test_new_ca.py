@@ -111,6 +111,19 @@ def test_without_an_overlap_it_is_replaced_at_once(store: KeyStore, clock: Clock
     assert store.authority.following() is None
 
 
+@pytest.mark.parametrize("days", [3, 31])
+def test_at_once_in_the_middle_of_a_change(store: KeyStore, clock: Clock, days: int) -> None:
+    """Whoever has read the store has the keys of both."""
+    store.authority.replace(MONTH)
+    clock.now += timedelta(days=days)
+    took, host = file_of(store), deployed(store, clock)
+    store.authority.replace(timedelta())
+    assert not accepts(file_of(store), host, clock.now)
+    assert not accepts(took, deployed(store, clock), clock.now)
+    assert accepts(file_of(store), deployed(store, clock), clock.now)
+    assert store.authority.following() is None
+
+
 def test_it_is_finished_before_its_time(store: KeyStore, clock: Clock) -> None:
     old_host = deployed(store, clock)
     store.authority.replace(MONTH)

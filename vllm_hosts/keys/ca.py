@@ -43,11 +43,11 @@ def trusted(present: str, following: NextCa | None, now: datetime) -> str:
 
 def begin(content: Content, made: LocalCa, overlap: timedelta, now: datetime) -> Content:
     """Let a new CA follow the present one after ``overlap``; the old one is trusted for as long
-    again.
+    again. Without an overlap it takes the place of both, for a store that somebody else has read.
 
-    :raises SettingsError: one follows already.
+    :raises SettingsError: one follows already, and there is an overlap.
     """
-    if content.next_ca is not None and phase(content.next_ca, now) != "over":
+    if overlap and content.next_ca is not None and phase(content.next_ca, now) != "over":
         raise SettingsError(
             [
                 f"a new CA was made on {shown(content.next_ca.begun)} already, and takes over on"
