@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import ssl
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vllm_hosts.keys import KeyStore, authority
 from vllm_hosts.keys.authority import ca_warnings
 from vllm_hosts.keys.ca import begin, cancel, finish, phase, trusted
 from vllm_hosts.keys.model import Content
+from vllm_hosts.keys.store import _dumped
 from vllm_hosts.pki import LocalCa
 
 PROD = "inventory/prod.py"
@@ -151,6 +153,14 @@ def test_it_is_taken_back(store: KeyStore, clock: Clock) -> None:
         store.authority.cancel()
 
 
+def test_a_store_without_a_change_is_as_it_always_was(store: KeyStore) -> None:
+    """An older version refuses what it does not know, as damaged."""
+    store.update(lambda content: content.model_copy(update={"internal": {}}))
+    assert set(json.loads(_dumped(store.read()))) == {"version", "clients", "internal", "ca"}
+    store.authority.replace(MONTH)
+    assert "next_ca" in json.loads(_dumped(store.read()))
+
+
 def test_not_after_it_has_taken_over(store: KeyStore, clock: Clock) -> None:
     store.authority.replace(MONTH)
     clock.now += MONTH
@@ -222,15 +232,22 @@ def test_it_may_be_cut_off_anywhere(
     assert len(x509.load_pem_x509_certificates(file_of(store))) == 1
 
 
-def test_openssl_finds_the_right_one_of_two(store: KeyStore, clock: Clock) -> None:
-    """Some clients look for a CA by its name."""
+def test_openssl_finds_the_right_one_of_two(store: KeyStore, clock: Clock, tmp_path: Path) -> None:
+    """Some clients look for a CA by its name: they have two."""
+    (tmp_path / "old.pem").write_bytes(deployed(store, clock))
     store.authority.replace(MONTH)
-    names = {
-        one.subject.rfc4514_string() for one in x509.load_pem_x509_certificates(file_of(store))
-    }
+    both = store.folder / "ca.pem"
+    names = {one.subject for one in x509.load_pem_x509_certificates(both.read_bytes())}
     assert len(names) == 2
-    context = ssl.create_default_context(cadata=file_of(store).decode())
-    assert len([one for one in context.get_ca_certs() if "vllm-hosts" in str(one)]) == 2
+    clock.now += MONTH
+    (tmp_path / "new.pem").write_bytes(deployed(store, clock))
+    at = str(int(clock.now.timestamp()))
+    for host in ("old.pem", "new.pem"):
+        words = ["openssl", "verify", "-attime", at, "-CAfile", str(both), "-verify_hostname", NAME]
+        done = subprocess.run(
+            [*words, str(tmp_path / host)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_what_verify_warns_of(store: KeyStore, clock: Clock) -> None:

@@ -277,4 +277,6 @@ def _keys_folder(inventory_file: Path) -> Path:
 
 
 def _dumped(content: Content) -> bytes:
-    return (content.model_dump_json(indent=2) + os.linesep).encode()
+    # A version before these came would take the file for a damaged one.
+    unused = {name for name in ("next_ca", "renew") if not getattr(content, name)}
+    return (content.model_dump_json(indent=2, exclude=unused) + os.linesep).encode()
