@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -143,7 +144,7 @@ def _all(settings: HostSettings, seen: Seen, inventory: str) -> Iterator[Diagnos
     file = quote(inventory)
     for identifier, text in texts().items():
         for finding in _DOCTORS[identifier](settings, seen):
-            values = {"host": settings.name, **finding.values}
+            values = ChainMap(finding.values, {"host": settings.name})
             remedy = (finding.remedy or text.remedy).format_map(values)
             yield Diagnosis(
                 identifier,
