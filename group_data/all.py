@@ -142,7 +142,8 @@ capacity = {
 tls = {
     # `local-ca`: our own CA signs; `files`: you provide them
     "mode": "local-ca",
-    # With `files`: chain in PEM, on the controller
+    # With `files`: chain in PEM, on the controller; renewed there, by you, and brought to hosts
+    # by the next deploy
     "certificate": None,
     # With `files`: its key in PEM, on the controller
     "key": None,
@@ -151,7 +152,7 @@ tls = {
     "ca_file": None,
     # With `local-ca`: life of a host's certificate, in days
     "valid_days": 365,
-    # With `local-ca`: renewed when fewer days than this are left
+    # With `local-ca`: a deploy renews it when fewer days than this are left
     "renew_before_days": 120,
 }
 

@@ -34,6 +34,8 @@ USUAL = {
     "{reasons}, at {temperature} degrees": "too hot, or short of power",
     "of {whose} is taken by {holder}": "of an agent or of the edge is taken by another program",
     "set {setting} to another port": "give the agent (port) or the edge (edge.https_port) another",
+    "then: {start}": "then: vllm-hosts agents INVENTORY start AGENT --host HOST, or systemctl start"
+    " nginx",
 }
 
 

@@ -21,7 +21,7 @@ from vllm_hosts.cli_common import inventory_argument, says_problems, show_lines
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
-from vllm_hosts.operate.choice import Chosen, choose, host_option, name_argument
+from vllm_hosts.operate.choice import Chosen, WithHosts, choose, host_option, name_argument
 from vllm_hosts.operate.edited import Edited, edited
 from vllm_hosts.operate.logs import News, Reader
 from vllm_hosts.operate.status import status_json, status_table
@@ -41,10 +41,11 @@ as_is_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=WithHosts)
 @inventory_argument
+@host_option
 @click.pass_context
-def agents(context: click.Context, inventory: Path) -> None:
+def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None:
     """Look at agents, start, stop and restart them, read their logs.
 
     Example: vllm-hosts agents inventory/prod.py restart qwen3-8b

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.cli_common import identity_option, inventory_argument, says_problems
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import KeyStore
-from vllm_hosts.keys_cli import identity_option
+from vllm_hosts.keys.ca import shown
+from vllm_hosts.pki import utc_now
 
 
 @click.command()
@@ -20,14 +21,21 @@ from vllm_hosts.keys_cli import identity_option
 def ca(inventory: Path, identity: Path | None) -> None:
     """Print the certificate of the CA that clients need, in PEM. It is no secret.
 
+    While another CA takes its place (`vllm-hosts keys new-ca`), both of them.
+
     Example: vllm-hosts ca inventory/prod.py > ca.pem
     """
     hosts = validate(load(inventory)).values()
     if any(host.tls.mode == "local-ca" for host in hosts):
-        certificate = KeyStore(inventory, identity).ca_certificate()
+        authority = KeyStore(inventory, identity).authority
+        certificate = authority.trusted()
         if certificate is None:
             raise SettingsError([f"the first deploy makes it: pyinfra {inventory} deploy.py"])
         click.echo(certificate.decode(), nl=False)
+        following = authority.following()
+        if following is not None and utc_now() < following.takes_over:
+            until = shown(following.takes_over)
+            click.echo(f"Two CAs: clients need this file by {until}, and keep both.", err=True)
         return
     files = sorted({host.tls.ca_file for host in hosts if host.tls.ca_file})
     if not files:

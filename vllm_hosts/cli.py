@@ -23,20 +23,24 @@ from vllm_hosts import __version__, pyinfra_output
 from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.ca_cli import ca
 from vllm_hosts.cli_common import inventory_argument, says_problems
-from vllm_hosts.controller import state_folder
+from vllm_hosts.controller import CA_FILE, state_folder
 from vllm_hosts.doctor_cli import doctor
 from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.drift_words import show_drift
 from vllm_hosts.endpoints import client_to_name
 from vllm_hosts.endpoints import endpoints as all_endpoints
+from vllm_hosts.errors import SettingsError
 from vllm_hosts.images_cli import images
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
+from vllm_hosts.keys.ca import shown
 from vllm_hosts.keys_cli import keys
+from vllm_hosts.pki import utc_now
 from vllm_hosts.plan_cli import plan
 from vllm_hosts.promises import promises
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
+from vllm_hosts.tls_cli import tls
 from vllm_hosts.top_cli import top
 
 _SUITE = Path(__file__).resolve().parent.parent / "tests" / "hosts"
@@ -60,6 +64,7 @@ main.add_command(images)
 main.add_command(top)
 main.add_command(doctor)
 main.add_command(plan)
+main.add_command(tls)
 
 
 @main.command()
@@ -117,14 +122,27 @@ def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
 
 
 def _ca_file(path: str | None, inventory: Path) -> str:
-    """The file, or how to get it where it is not on this machine."""
+    """The file, or how to get it where it is not on this machine, or is not as it should be."""
     if path is None:
         return "none needed"
-    if Path(path).is_file():
+    store = KeyStore(inventory)
+    if Path(path) != store.folder / CA_FILE:
         return path
-    if KeyStore(inventory).encrypted:
-        return f"{path} (make it: {_program()} ca {quote(str(inventory))} > {quote(path)})"
-    return f"{path} (the first deploy makes it)"
+    make = f"{_program()} ca {quote(str(inventory))} > {quote(path)}"
+    if not Path(path).is_file():
+        return f"{path} ({f'make it: {make}' if store.encrypted else 'the first deploy makes it'})"
+    try:
+        given, following = store.ca_certificate(), store.authority.following()
+    except SettingsError:
+        # Endpoints need no identity that opens the store.
+        return path
+    if given is not None and Path(path).read_bytes() != given:
+        return f"{path} (not as the store has it; make it again: {make})"
+    if following is None:
+        return path
+    if utc_now() < following.takes_over:
+        return f"{path} (has a new CA too: give it to clients by {shown(following.takes_over)})"
+    return f"{path} (has the old CA too, until {shown(following.old_ends)})"
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -19,6 +19,11 @@ P = ParamSpec("P")
 inventory_argument = click.argument(
     "inventory", type=click.Path(path_type=Path), metavar="INVENTORY"
 )
+identity_option = click.option(
+    "--identity",
+    type=click.Path(path_type=Path),
+    help="age or SSH identity that opens the keys.",
+)
 
 
 def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, None]]:

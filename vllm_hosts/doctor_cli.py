@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -16,6 +18,8 @@ from vllm_hosts.doctor.run import Examined, examine
 from vllm_hosts.inventory import load, validate
 
 _WIDTH = 80
+#: Advice to deploy that does not say what to type.
+_DEPLOY = re.compile(r"\bdeploy\b(?!\.py)|[Rr]un deploy\.py")
 _COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSSIBLE: "cyan"}
 
 
@@ -41,13 +45,14 @@ def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
         found = {name: host.as_json() for name, host in examined.items()}
         click.echo(json.dumps(found, indent=2))
     else:
-        _show(examined)
+        _show(examined, inventory)
     if any(host.blind for host in examined.values()):
         sys.exit(1)
     sys.exit(2 if any(host.found for host in examined.values()) else 0)
 
 
-def _show(examined: Mapping[str, Examined]) -> None:
+def _show(examined: Mapping[str, Examined], inventory: Path) -> None:
+    to_deploy: list[str] = []
     for name, host in examined.items():
         if not host.found and not host.blind:
             click.echo(f"{click.style(name, bold=True)}: nothing was found")
@@ -57,6 +62,11 @@ def _show(examined: Mapping[str, Examined]) -> None:
             _show_diagnosis(number, diagnosis)
         for why in host.blind:
             click.secho(wrapped("  could not look  ", why), fg="red")
+        if any(_DEPLOY.search(diagnosis.remedy) for diagnosis in host.found):
+            to_deploy.append(name)
+    if to_deploy:
+        limits = " ".join(f"--limit {quote(name)}" for name in to_deploy)
+        click.echo(f"to deploy: pyinfra {quote(str(inventory))} deploy.py {limits}")
 
 
 def _show_diagnosis(number: int, diagnosis: Diagnosis) -> None:

@@ -10,27 +10,31 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli_common import Duration, Names, inventory_argument, says_problems
-from vllm_hosts.controller import CA_FILE
+from vllm_hosts.cli_common import (
+    Duration,
+    Names,
+    identity_option,
+    inventory_argument,
+    says_problems,
+)
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.age import named_recipients, own_recipients, parse_recipient
 from vllm_hosts.keys.model import ApiKey, ClientRecord
+from vllm_hosts.new_ca_cli import new_ca
 from vllm_hosts.pki import utc_now
 
 _problems = says_problems("The keys cannot be changed or shown:")
-identity_option = click.option(
-    "--identity",
-    type=click.Path(path_type=Path),
-    help="age or SSH identity that opens the keys.",
-)
 client_argument = click.argument("client")
 
 
 @click.group()
 def keys() -> None:
     """Named keys of clients: add, list, show, rotate, revoke."""
+
+
+keys.add_command(new_ca)
 
 
 @keys.command()
@@ -284,19 +288,6 @@ def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Pa
     )
     click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
     click.echo(f"  pyinfra --serial {inventory} deploy.py")
-
-
-@keys.command("new-ca")
-@inventory_argument
-@identity_option
-@_problems
-def new_ca(inventory: Path, identity: Path | None) -> None:
-    """Replace the local CA. Clients need the new one before they talk to an edge again."""
-    load(inventory)
-    store = KeyStore(inventory, identity)
-    store.new_ca()
-    click.echo(f"give every client {store.folder / CA_FILE}; hosts get new certificates with")
-    click.echo(f"  pyinfra -y {inventory} deploy.py")
 
 
 def _host_names(inventory: Path) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ class LocalCa:
         :raises SettingsError: one is damaged, or they do not belong together.
         """
         try:
-            loaded = x509.load_pem_x509_certificate(certificate)
+            given = x509.load_pem_x509_certificates(certificate)
             private = load_pem_private_key(key.get_secret_value().encode("latin-1"), password=None)
         except (ValueError, TypeError) as error:
             raise SettingsError(
@@ -85,21 +85,25 @@ class LocalCa:
                     " both away to have a new CA made (clients then need the new one)"
                 ]
             ) from error
-        if (
-            not isinstance(private, ec.EllipticCurvePrivateKey)
-            or private.public_key() != loaded.public_key()
-        ):
+        # While another CA takes over, clients get both in one file.
+        own = [one for one in given if one.public_key() == private.public_key()]
+        if not isinstance(private, ec.EllipticCurvePrivateKey) or not own:
             raise SettingsError([f"{both} do not belong together; restore both from one backup"])
-        return cls(loaded, private)
+        return cls(own[0], private)
 
     @classmethod
-    def create(cls, inventory_name: str, now: datetime) -> LocalCa:
-        """A new CA, which is nowhere yet."""
+    def create(cls, inventory_name: str, now: datetime, *, dated: bool = False) -> LocalCa:
+        """A new CA, which is nowhere yet.
+
+        :param dated: with the time in its name: some clients find a CA by its name alone, and
+            would take two of one name for each other.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
+        since = f" {now:%Y-%m-%d %H:%M:%S}" if dated else ""
         name = x509.Name(
             [
                 x509.NameAttribute(
-                    NameOID.COMMON_NAME, f"vllm-hosts local CA ({inventory_name})"[:64]
+                    NameOID.COMMON_NAME, f"vllm-hosts local CA{since} ({inventory_name})"[:64]
                 )
             ]
         )
@@ -150,11 +154,16 @@ class LocalCa:
 
     def signed(self, certificate: x509.Certificate) -> bool:
         """Whether this CA signed the certificate."""
-        try:
-            certificate.verify_directly_issued_by(self.certificate)
-        except (InvalidSignature, ValueError, TypeError):
-            return False
-        return True
+        return signed_by(certificate, self.certificate)
+
+
+def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether one certificate was signed with the other one's key."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
 
 
 def _builder(
@@ -236,10 +245,12 @@ def reason_to_renew(
     names: Iterable[str],
     renew_before_days: int,
     now: datetime,
+    asked_since: datetime | None = None,
 ) -> str | None:
     """Why a host needs a new certificate from the local CA; None: the one it has is good.
 
     :param public_key_pem: the public half of the key that lies beside the certificate.
+    :param asked_since: one that was made before is to be replaced.
     """
     if certificate_pem is None or public_key_pem is None:
         return "there is none"
@@ -259,6 +270,8 @@ def reason_to_renew(
     left = certificate.not_valid_after_utc - now
     if left < timedelta(days=renew_before_days):
         return f"it has {max(left.days, 0)} days left"
+    if asked_since is not None and certificate.not_valid_before_utc + _BACKDATED < asked_since:
+        return f"a new one was asked for on {asked_since:%Y-%m-%d %H:%M} UTC"
     return None
 
 
@@ -314,9 +327,7 @@ def check_files(
                 f" {', '.join(sorted(certificate_names(leaf))) or 'nothing'}"
             )
     for certificate, issuer in pairwise(chain):
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (InvalidSignature, ValueError, TypeError):
+        if not signed_by(certificate, issuer):
             found.append(
                 f"tls.certificate {certificate_file}: the chain is out of order; put the host's"
                 " certificate first, each followed by the one that signed it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State, StateStage
-from pyinfra.context import ctx_host, ctx_state
+from pyinfra.context import ctx_config, ctx_host, ctx_state
 from pyinfra_cli.exceptions import CliError
 
 from vllm_hosts import deploy_output, outlook, pyinfra_output
@@ -23,8 +24,10 @@ from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import HostKeys, KeyStore
+from vllm_hosts.marks import DEPLOY_SINCE, deploy_mark
 from vllm_hosts.operations import one_by_one
 from vllm_hosts.operations.one_by_one import Serving
+from vllm_hosts.pki import utc_now
 from vllm_hosts.reach import Reaching
 from vllm_hosts.settings import HostSettings
 
@@ -97,6 +100,12 @@ def install(inventory_file: Path | None = None) -> None:
     if inventory_file is None:
         outlook.install(dry=_run.dry)
     _host_run.cache_clear()
+    if context and not options.get("dry") and "operations" in options:
+        # Of pyinfra's own command alone: what only looks is no deploy. config.ENV would be lost:
+        # pyinfra copies the configuration for each file that it runs, without that.
+        config = ctx_config.get()
+        os.environ[DEPLOY_SINCE] = deploy_mark(utc_now())
+        config.INHERIT_ENV = (*config.INHERIT_ENV, DEPLOY_SINCE)
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
     if context and not options.get("dry") and _only_keys(options.get("operations") or ()):

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.text import clean
 
 _PROGRAM = re.compile(r'\("([^"]+)"')
+#: A program as ss shows it: its name is whatever it calls itself.
+_HOLDER = re.compile(r'\("(.*?)",pid=([0-9]+),fd=[0-9]+\)')
 #: Who may hold an agent's port: Docker, whichever way it publishes.
 _DOCKER = {"docker-proxy", "dockerd"}
 #: UDP ports that clients of a network service hold open for its answers.
@@ -39,6 +42,22 @@ class Socket:
         held = ", ".join(sorted(self.programs)) or "an unknown program"
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{self.protocol} {host}:{self.port} ({held})"
+
+
+def holder(programs: str, user: str = "") -> str:
+    """Who holds a socket, for people: ``python3 (pid 4711, user alice)``; empty: ss shows nobody.
+
+    :param programs: what ``ss -p`` prints of them.
+    """
+    found = dict.fromkeys(_HOLDER.findall(programs))
+    of = f", user {clean(user, 40)}" if user else ""
+    named = [f"{clean(name, 40)} (pid {pid}{of})" for name, pid in found]
+    return " and ".join(named[:2]) + (f" and {len(named) - 2} more" if len(named) > 2 else "")
+
+
+def pids(programs: str) -> list[str]:
+    """The numbers of the programs that hold a socket."""
+    return list(dict.fromkeys(pid for _, pid in _HOLDER.findall(programs)))
 
 
 def parse(line: str) -> Socket:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from vllm_hosts.docker_there import docker_problems
 from vllm_hosts.facts.release import Release
-from vllm_hosts.facts.system import System
+from vllm_hosts.facts.system import Listener, System
 from vllm_hosts.gpus import silent, unusable
 from vllm_hosts.paths import model_folder
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
+from vllm_hosts.sockets import holder, pids
 
 SUPPORTED = {
     ("debian", "12"): "Debian 12",
@@ -68,17 +69,29 @@ def _ports(settings: HostSettings, system: System) -> Iterator[str]:
     ours = {agent.port: agent.name for agent in settings.agents}
     edge = {settings.edge.https_port: "edge.https_port", settings.edge.http_port: "edge.http_port"}
     for listener in system.listeners:
-        holder = system.container_ports.get(listener.port)
-        if listener.port in ours and holder not in ours.values():
+        container = system.container_ports.get(listener.port)
+        if listener.port in ours and container not in ours.values():
             yield (
                 f"port {listener.port} of agent {ours[listener.port]!r} is taken by"
-                f" {holder or listener.programs or 'another program'}; give the agent another port"
+                f" {_taken(listener, container)}, or give the agent another port"
             )
         if listener.port in edge and '"nginx"' not in listener.programs:
             yield (
-                f"port {listener.port} is taken by {listener.programs or 'another program'};"
-                f" stop it, or set {edge[listener.port]}"
+                f"port {listener.port} is taken by {_taken(listener, container)}, or set"
+                f" {edge[listener.port]}"
             )
+
+
+def _taken(listener: Listener, container: str | None) -> str:
+    """Who listens, and how it ends."""
+    if container:
+        return f"container {container}; stop it: docker stop {container}"
+    who = holder(listener.programs, listener.user)
+    if not who:
+        return f"another program; stop it: ss -ltnp sport = :{listener.port} shows it"
+    # A process's own name says nothing reliable; ps does.
+    numbers = pids(listener.programs)
+    return f"{who}; stop it: see ps -fp {','.join(numbers)}, then kill {' '.join(numbers)}"
 
 
 def _network(settings: HostSettings, system: System) -> Iterator[str]:

@@ -12,10 +12,11 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.tls.plan import from_files, from_local_ca
+from roles.tls.plan import from_files, from_local_ca, reason
 from vllm_hosts import run
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tls import HostCertificate
+from vllm_hosts.operations.checks import say
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.pki import utc_now
@@ -34,7 +35,10 @@ def tls() -> None:
 def _from_ca(current: Current) -> Sequence[Entry]:
     ca = current.store.local_ca()
     found = look(HostCertificate, certificate=TLS_CERTIFICATE, key=TLS_KEY)
-    return from_local_ca(current.settings, ca, found, utc_now())
+    since, now = current.keys.renew_since, utc_now()
+    if why := reason(current.settings, ca, found, now, since):
+        say([f"it gets a new certificate: {why}"])
+    return from_local_ca(current.settings, ca, found, now, since)
 
 
 def _from_files(current: Current) -> Sequence[Entry]:

@@ -12,22 +12,40 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.tree import Entry, File, Folder, Kept
 
 
-def from_local_ca(
-    settings: HostSettings, ca: LocalCa, found: Certificate, now: datetime
-) -> list[Entry]:
-    """A new certificate and key if the host needs one; else the ones that it has.
+def reason(
+    settings: HostSettings,
+    ca: LocalCa,
+    found: Certificate,
+    now: datetime,
+    renew_since: datetime | None = None,
+) -> str | None:
+    """Why the host needs a new certificate from the local CA; None: it has a good one.
 
-    The key of a host is known to that host alone: it is made here, sent once and not kept.
+    :param renew_since: `vllm-hosts tls renew` has asked for one then.
     """
-    reason = reason_to_renew(
+    return reason_to_renew(
         found.certificate_pem,
         found.public_key_pem,
         ca,
         settings.edge_names,
         settings.tls.renew_before_days,
         now,
+        renew_since,
     )
-    if reason is None:
+
+
+def from_local_ca(
+    settings: HostSettings,
+    ca: LocalCa,
+    found: Certificate,
+    now: datetime,
+    renew_since: datetime | None = None,
+) -> list[Entry]:
+    """A new certificate and key if the host needs one; else the ones that it has.
+
+    The key of a host is known to that host alone: it is made here, sent once and not kept.
+    """
+    if reason(settings, ca, found, now, renew_since) is None:
         return [Folder(TLS_FOLDER), Kept(TLS_CERTIFICATE), Kept(TLS_KEY, 0o600)]
     issued = ca.issue(settings.edge_names, settings.tls.valid_days, now)
     return _files(issued.certificate_pem, issued.key_pem.get_secret_value())

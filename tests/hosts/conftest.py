@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from testinfra.host import Host
 from tests.hosts.looks import Outside, asked_of
 from vllm_hosts import probe
 from vllm_hosts.controller import client_ca_file
-from vllm_hosts.errors import HostError
+from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.inventory import load, neighbours, validate
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.report.collect import Collector
@@ -76,6 +77,10 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = validate(inventory)
     if unknown := set(config.getoption("--only-host")) - set(settings):
         raise pytest.UsageError(f"{file} has no host {', '.join(sorted(unknown))}")
+    if any(host.tls.mode == "local-ca" for host in settings.values()):
+        # What needs the store says for itself why it cannot be opened.
+        with suppress(SettingsError):
+            KeyStore(file).authority.refresh_file()
     config.stash[_VERIFIED] = Verified(file, settings, Hosts(inventory), neighbours(inventory))
     shown = os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
     collector = Collector(settings, file.stem, config.getoption("--report"), shown)
@@ -228,6 +233,13 @@ def noted(pytestconfig: pytest.Config, host_name: str) -> Callable[[str, str], N
     """Writes something about the host into the report."""
     collector = pytestconfig.stash[_COLLECTOR]
     return lambda what, value: collector.note(host_name, what, value)
+
+
+@pytest.fixture(scope="session")
+def warned(pytestconfig: pytest.Config, host_name: str) -> Callable[[str], None]:
+    """Says at the end of the run what breaks no promise yet."""
+    collector = pytestconfig.stash[_COLLECTOR]
+    return lambda sentence: collector.warn(host_name, sentence)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
@@ -14,7 +15,9 @@ from testinfra.host import Host
 from tests.hosts.conftest import Edge
 from tests.hosts.looks import Outside
 from tests.hosts.promise import promise
-from vllm_hosts.errors import HostError
+from vllm_hosts.ending import left, to_do
+from vllm_hosts.errors import HostError, SettingsError
+from vllm_hosts.keys.authority import ca_warnings
 from vllm_hosts.paths import TLS_CERTIFICATE
 from vllm_hosts.settings import HostSettings
 
@@ -87,14 +90,25 @@ def test_the_certificate_is_good_for_every_name(settings: HostSettings, edge: Ed
 
 
 @promise("TLS-04")
-def test_the_certificate_has_a_month_left(
-    settings: HostSettings, edge: Edge, noted: Callable[[str, str], None]
+def test_the_certificate_does_not_end_soon(
+    settings: HostSettings,
+    edge: Edge,
+    noted: Callable[[str, str], None],
+    warned: Callable[[str], None],
 ) -> None:
-    ends = x509.load_der_x509_certificate(handshake(edge, trusted=False)).not_valid_after_utc
-    noted("Certificate until", ends.strftime("%Y-%m-%d"))
-    left = ends - datetime.now(UTC)
-    enough = timedelta(days=min(30, settings.tls.renew_before_days))
-    assert left > enough, f"it has {left.days} days left"
+    """The report warns before: of hosts that nobody deploys to, and of CAs that change."""
+    certificate = x509.load_der_x509_certificate(handshake(edge, trusted=False))
+    now = datetime.now(UTC)
+    found = left(certificate, settings, now)
+    noted("Certificate until", found.ends.strftime("%Y-%m-%d"))
+    assert not found.is_short, found.words
+    if found.is_due:
+        warned(f"its certificate ends: {found.words}; {to_do(settings)}")
+    if settings.tls.mode == "local-ca":
+        # A store that cannot be opened says nothing about this certificate.
+        with suppress(SettingsError):
+            for sentence in ca_warnings(edge.store.authority, certificate, settings.name, now):
+                warned(sentence)
 
 
 @promise("TLS-05")

@@ -106,8 +106,24 @@ _OWN = "/var/lib/vllm/agents/spare"
 _STRANGE = f"{_OWN}/strange"
 _WORDS = f"{_OWN}/lab-words"
 
+#: As a command of a deploy is, below a login or without one.
+_MARKED = "env VLLM_HOSTS_DEPLOY=2026-11-26T09:12:03Z sleep 600"
+_ALONE = "</dev/null >/dev/null 2>&1 & echo $! >/run/lab-deploy; sleep 1"
+
 FAULTS = [
     # The machine and Docker
+    Fault(
+        "deploy-running",
+        f"cp /bin/sh /root/sshd-lab; setsid /root/sshd-lab -c '{_MARKED}; true' {_ALONE}",
+        undo="kill -- -$(cat /run/lab-deploy); rm /run/lab-deploy /root/sshd-lab",
+        says="since 2026-11-26 09:12:03 UTC",
+    ),
+    Fault(
+        "deploy-cut-off",
+        f"setsid {_MARKED} {_ALONE}",
+        undo="kill $(cat /run/lab-deploy); rm /run/lab-deploy",
+        says="was cut off",
+    ),
     Fault(
         "not-deployed",
         "mv /opt/vllm/compose.yaml /root/",

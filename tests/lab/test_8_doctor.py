@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -109,6 +110,28 @@ def test_a_fault_is_named_first(deployed: Deployed, fault: Fault) -> None:
         if fault.undo:
             lab_hosts.run("gpu1", fault.undo, timeout=120)
         healed = deploy("--limit", "gpu1")
+    assert healed.code == 0, healed.output[-4000:]
+    assert_healthy(deployed)
+
+
+@pytest.mark.nightly
+def test_a_deploy_that_is_at_work_is_told(deployed: Deployed) -> None:
+    """Its remedy is to wait, and what it is about to bring is not missing."""
+    agents = [AGENTS[0], AGENTS[1] | {"max_model_len": 256}]
+    lab_hosts.run("gpu1", "docker rm -f spare")
+    done: list[Run] = []
+    changed = {"hosts": {"gpu1": {"agents": agents}}}
+    at_work = Thread(target=lambda: done.append(deploy("--limit", "gpu1", settings=changed)))
+    at_work.start()
+    seen = []
+    while at_work.is_alive():
+        seen.append({one["id"] for one in said_of(doctor("--host", "gpu1", "--json"), "gpu1")})
+    at_work.join()
+    assert done[0].code == 0, done[0].output[-4000:]
+    told = [names for names in seen if "deploy-running" in names]
+    assert told, seen
+    assert not any("agent-missing" in names for names in told), seen
+    healed = deploy("--limit", "gpu1")
     assert healed.code == 0, healed.output[-4000:]
     assert_healthy(deployed)
 

@@ -10,7 +10,16 @@ from typing import Any
 from tests.unit import doctor_words as said
 from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, certificate, with_gpus
 from vllm_hosts.doctor.model import Certainty
-from vllm_hosts.doctor.seen import Disk, DockerSeen, Holder, NginxSeen, Requests, Said, Seen
+from vllm_hosts.doctor.seen import (
+    DeployProcess,
+    Disk,
+    DockerSeen,
+    Holder,
+    NginxSeen,
+    Requests,
+    Said,
+    Seen,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,34 @@ def asked(status: int, by: str, address: str = "198.51.100.7", method: str = "PO
 
 
 STOPPED: dict[str, Any] = {"status": "exited", "health": "unhealthy", "exit_code": 137}
+_APT = DeployProcess("2026-11-26T09:12:03Z", 4711, "apt-get")
 FAULTS = [
+    Fault(
+        "deploy-running",
+        lambda seen: replace(
+            Seen(deployed=False, deploys=(replace(_APT, program="sh"), _APT)), kernel=()
+        ),
+        says="since 2026-11-26 09:12:03 UTC",
+        do="vllm-hosts doctor INVENTORY --host gpu1",
+    ),
+    Fault(
+        "deploy-running",
+        lambda seen: replace(
+            agent(seen, status="", key="", gpus=None), deploys=(_APT,), firewall=False
+        ),
+    ),
+    Fault(
+        "deploy-cut-off",
+        lambda seen: replace(seen, deploys=(replace(_APT, left=True),)),
+        says="The deploy of 2026-11-26 09:12:03 UTC was cut off",
+        do="kill 4711. Then run the deploy again: pyinfra INVENTORY deploy.py --limit gpu1",
+    ),
+    Fault(
+        "deploy-cut-off",
+        lambda seen: replace(Seen(deployed=False, begun=NOW), kernel=()),
+        says="has not come to its agents",
+        do="pgrep -af pyinfra",
+    ),
     Fault("not-deployed", lambda seen: replace(Seen(deployed=False), kernel=())),
     Fault(
         "docker-missing", lambda seen: replace(seen, docker=DockerSeen("", "", False), agents=())
@@ -130,7 +166,7 @@ FAULTS = [
     Fault(
         "container-without-gpu",
         lambda seen: agent(seen, gpus=("Failed to initialize NVML: Unknown Error",)),
-        do="docker restart qwen",
+        do="vllm-hosts agents INVENTORY restart qwen --host gpu1",
     ),
     Fault(
         "container-without-gpu", crashed(said.NO_PLATFORM, gpus=None), certainty=Certainty.LIKELY
@@ -215,7 +251,7 @@ FAULTS = [
     Fault(
         "key-differs-container",
         lambda seen: agent(seen, env_key="b" * 16),
-        do="docker compose up -d qwen",
+        do="vllm-hosts agents INVENTORY restart qwen --host gpu1",
     ),
     Fault("key-differs-edge", lambda seen: agent(seen, edge_key="b" * 16)),
     Fault("key-differs-edge", lambda seen: agent(seen, edge_key="")),
@@ -241,9 +277,18 @@ FAULTS = [
         "edge-unreachable", lambda seen: replace(seen, reachable=False), certainty=Certainty.LIKELY
     ),
     Fault("firewall-missing", lambda seen: replace(seen, firewall=False)),
-    Fault("agent-missing", lambda seen: agent(seen, status="", key="", gpus=None)),
+    Fault(
+        "agent-missing",
+        lambda seen: agent(seen, status="", key="", gpus=None),
+        do="vllm-hosts agents INVENTORY start qwen --host gpu1",
+    ),
     Fault("agent-crash-loop", crashed(said.CRASH), says="7 times", certainty=Certainty.LIKELY),
-    Fault("agent-stopped", lambda seen: agent(seen, **STOPPED), certainty=Certainty.LIKELY),
+    Fault(
+        "agent-stopped",
+        lambda seen: agent(seen, **STOPPED),
+        do="Start it: vllm-hosts agents INVENTORY start qwen --host gpu1. If somebody stopped it",
+        certainty=Certainty.LIKELY,
+    ),
     Fault(
         "agent-unhealthy",
         lambda seen: agent(seen, health="unhealthy"),

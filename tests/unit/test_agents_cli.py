@@ -102,6 +102,25 @@ def test_unknown_names_are_refused_with_what_there_is(host: LocalHost) -> None:
     assert run(host, "no-such-thing").returncode == 2
 
 
+def test_a_host_is_named_before_the_command_or_behind_it(host: LocalHost) -> None:
+    host.two_hosts()
+    host.file("one.log", "")
+    for words in (
+        ("--host", "@local", "status"),
+        ("--host=@local", "status", "one"),
+        ("--host", "@local", "logs", "--lines", "0", "one"),
+    ):
+        done = run(host, *words)
+        assert (done.returncode, "down" in done.stdout) == (0, False), (words, done.stdout)
+    done = run(host, "--host", "down", "status", "--host", "@local")
+    assert done.returncode == 1
+    assert "down: cannot be reached" in done.stdout
+    assert "@local  two" in done.stdout.replace("@local   two", "@local  two")
+    done = run(host, "--host", "gpu9", "status")
+    assert (done.returncode, "no host gpu9; it has" in done.stdout) == (2, True)
+    assert "--host HOST" in run(host, "--help").stdout
+
+
 def test_a_restart_recreates_one_agent_after_the_other(host: LocalHost) -> None:
     done = run(host, "restart")
     assert done.returncode == 0, done.stdout

@@ -43,6 +43,7 @@ def test_help_names_every_command(project: Project) -> None:
         "images",
         "keys",
         "plan",
+        "tls",
         "top",
         "verify",
     ):

@@ -17,7 +17,7 @@ from tests.unit.samples import settings
 from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
 from vllm_hosts.doctor.look import DoctorLook, _ahead
 from vllm_hosts.doctor.model import diagnose
-from vllm_hosts.doctor.seen import EMPTY, Seen
+from vllm_hosts.doctor.seen import EMPTY, DeployProcess, Seen
 from vllm_hosts.errors import HostError
 
 KEY = "internal-Key_0123456789/abc"
@@ -129,7 +129,8 @@ def host(tmp_path: Path) -> StandInHost:
 def names(host: StandInHost) -> set[str]:
     """What is found wrong, but for what a stand-in host lacks."""
     found = {one.identifier for one in diagnose(settings(), host.seen())}
-    return found - {"certificate-missing", "clock-off"}
+    # Other tests deploy to this machine.
+    return found - {"certificate-missing", "clock-off", "deploy-running", "deploy-cut-off"}
 
 
 def test_a_host_is_seen(host: StandInHost) -> None:
@@ -143,6 +144,58 @@ def test_a_host_is_seen(host: StandInHost) -> None:
     assert seen.absent_models == {"/no/such"}
     assert abs(seen.clock - datetime.now(UTC).timestamp()) < 60
     assert any(disk.mount == "/" and disk.size > 0 for disk in seen.disks)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a deploy's commands are root's")
+class TestDeploys:
+    """Every command of one carries when it began, and nobody but root can say so."""
+
+    SINCE = "2026-11-26T09:12:03Z"
+
+    def of_sleep(self, host: StandInHost) -> list[DeployProcess]:
+        found = host.seen().deploys
+        return [one for one in found if (one.since, one.program) == (self.SINCE, "sleep")]
+
+    def test_one_that_somebody_waits_for(self, host: StandInHost) -> None:
+        with subprocess.Popen(["sleep", "60"], env={"VLLM_HOSTS_DEPLOY": self.SINCE}) as process:
+            try:
+                [found] = self.of_sleep(host)
+            finally:
+                process.kill()
+        assert (found.pid, found.left) == (process.pid, False)
+        assert self.of_sleep(host) == []
+
+    def test_one_whose_login_has_ended(self, host: StandInHost) -> None:
+        script = f"VLLM_HOSTS_DEPLOY={self.SINCE} setsid -f sleep 60 </dev/null >/dev/null 2>&1"
+        subprocess.run(["sh", "-c", script], check=True)
+        found = self.of_sleep(host)
+        for process in found:
+            os.kill(process.pid, signal.SIGKILL)
+        assert [process.left for process in found] == [True]
+
+    @pytest.mark.parametrize("value", ["soon", "2026; rm -rf /", "2026-11-26 $(id)", ""])
+    def test_what_is_no_time(self, host: StandInHost, value: str) -> None:
+        with subprocess.Popen(["sleep", "60"], env={"VLLM_HOSTS_DEPLOY": value}) as process:
+            try:
+                found = host.seen().deploys
+            finally:
+                process.kill()
+        assert process.pid not in [one.pid for one in found]
+
+    def test_another_user_s_is_none(self, host: StandInHost) -> None:
+        environment = {"VLLM_HOSTS_DEPLOY": self.SINCE}
+        with subprocess.Popen(["sleep", "60"], env=environment, user=65534) as process:
+            try:
+                assert self.of_sleep(host) == []
+            finally:
+                process.kill()
+
+    def test_a_host_with_a_part_of_what_a_deploy_makes(self, host: StandInHost) -> None:
+        (host.folder / "compose.yaml").unlink()
+        seen = host.seen()
+        if not Path("/var/lib/vllm-hosts/stamps/nginx").exists():
+            assert seen.begun is not None
+            assert (datetime.now(UTC) - seen.begun).total_seconds() < 600
 
 
 class TestKeys:

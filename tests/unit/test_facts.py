@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
+import pwd
+import socket
 import subprocess
 
 import pytest
@@ -214,6 +217,39 @@ def test_a_system_with_gpus() -> None:
         ("192.0.2.0/24", "eth0"),
         ("203.0.113.0/24", "blackhole"),
     ]
+
+
+def test_whose_a_socket_is() -> None:
+    """ss says it where it is not root's; a program's own name has no say in it."""
+    at = SYSTEM.index("== listeners")
+    lines = [
+        'LISTEN 0 5 127.0.0.1:8001 0.0.0.0:* users:(("python3",pid=7,fd=3)) uid:1000 ino:9 sk:1',
+        'LISTEN 0 5 127.0.0.1:8002 0.0.0.0:* users:(("x uid:0 y",pid=8,fd=3)) uid:4711 ino:9 sk:1',
+        'LISTEN 0 5 127.0.0.1:8003 0.0.0.0:* users:(("sshd",pid=9,fd=3)) ino:9 sk:1 cgroup:/a <->',
+        "LISTEN 0 5 127.0.0.1:8004 0.0.0.0:* ino:9 sk:1",
+    ]
+    rest = SYSTEM[at + 3 :]
+    output = [*SYSTEM[: at + 1], *lines, "== users", "alice:1000", *rest, "exit 127", END]
+    found = SystemState().process(output)
+    assert [(one.port, one.user) for one in found.listeners] == [
+        (8001, "alice"),
+        (8002, "4711"),
+        (8003, "root"),
+        (8004, "root"),
+    ]
+    assert found.listeners[0].programs == 'users:(("python3",pid=7,fd=3))'
+    assert found.listeners[3].programs == ""
+
+
+def test_who_listens_here_is_told_by_this_machine_s_own_programs() -> None:
+    script = SystemState().command(["/"], "no/image", f"{os.getuid()}:{os.getgid()}")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    found = SystemState().process(done.stdout.splitlines())
+    [mine] = [one for one in found.listeners if one.port == port]
+    assert mine.user == pwd.getpwuid(os.getuid()).pw_name
+    assert f"pid={os.getpid()}," in mine.programs
 
 
 def test_the_driver_s_own_message_is_kept() -> None:

@@ -97,13 +97,6 @@ class TestBothStores:
         assert "new internal keys for gpu2.example.com" in said
         assert "pyinfra --serial inventory/prod.py deploy.py" in said
 
-    def test_a_new_ca(self, store: Project) -> None:
-        keys(store, "new-ca", PROD)
-        path = store.folder / "inventory" / ".vllm-hosts" / "prod" / "ca.pem"
-        before = path.read_bytes()
-        assert "ca.pem; hosts get new certificates with" in keys(store, "new-ca", PROD)
-        assert path.read_bytes() != before
-
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [

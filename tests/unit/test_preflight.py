@@ -37,6 +37,32 @@ def test_a_good_host_has_no_problems() -> None:
     assert problems(SETTINGS, GOOD_RELEASE, GOOD) == []
 
 
+@pytest.mark.parametrize(
+    ("programs", "user", "words"),
+    [
+        (
+            'users:(("python3",pid=4711,fd=3))',
+            "alice",
+            "port 8001 of agent 'qwen' is taken by python3 (pid 4711, user alice); stop it: see"
+            " ps -fp 4711, then kill 4711, or give the agent another port",
+        ),
+        (
+            'users:(("a",pid=1,fd=3),("a",pid=1,fd=4),("b",pid=2,fd=3),("c",pid=3,fd=3))',
+            "",
+            "taken by a (pid 1) and b (pid 2) and 1 more; stop it: see ps -fp 1,2,3",
+        ),
+        ('users:(("x\x1b[2J y",pid=9,fd=3))', "bob", "taken by x y (pid 9, user bob)"),
+        ('users:(("ngi"nx",pid=9,fd=3))', "bob", 'taken by ngi"nx (pid 9, user bob)'),
+        ("", "", "another program; stop it: ss -ltnp sport = :8001 shows it, or give the agent"),
+    ],
+)
+def test_who_squats_on_an_agent_s_port_is_named(programs: str, user: str, words: str) -> None:
+    system = replace(GOOD, listeners=(Listener("127.0.0.1", 8001, programs, user),))
+    [problem] = problems(SETTINGS, GOOD_RELEASE, system)
+    assert words in problem
+    assert problem.isprintable()
+
+
 def test_our_own_agents_and_edge_are_not_in_the_way() -> None:
     listeners = (
         Listener("127.0.0.1", 8001, PROXY),
@@ -71,7 +97,7 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
         ({"listeners": (Listener("*", 8001, APACHE),)}, "port 8001 of agent 'qwen' is taken"),
         (
             {"listeners": (Listener("*", 8002, PROXY),), "container_ports": {8002: "other"}},
-            "port 8002 of agent 'coder' is taken by other",
+            "port 8002 of agent 'coder' is taken by container other; stop it: docker stop other,",
         ),
         ({"listeners": (Listener("*", 443, APACHE),)}, "set edge.https_port"),
         ({"present": frozenset()}, "model /srv/models/coder of agent 'coder' is not a folder"),

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.unit.samples import settings
 from vllm_hosts.promises import promises
 from vllm_hosts.report.collect import Collector, _short, html
 from vllm_hosts.report.model import AgentSummary, HostReport, Look, Outcome, Report, worst
@@ -115,3 +116,24 @@ def test_what_to_type_names_the_inventory_s_file_everywhere(tmp_path: Path) -> N
     collector.pytest_terminal_summary(terminal)  # type: ignore[arg-type]
     assert "vllm-hosts" in "".join(said) and "INVENTORY" not in "".join(said)
     assert "pyinfra 'inventory/my prod.py'" in "".join(said)
+
+
+def test_a_warning_breaks_nothing_and_is_shown(tmp_path: Path) -> None:
+    """In the terminal, in the JSON and on the page, with the inventory's own file."""
+    collector = Collector({"gpu1": settings()}, "prod", str(tmp_path), "inventory/prod.py")
+    collector.report.hosts[0].looks.append(Look("TLS-04", "gpu1", None, "kept", "", 0.1))
+    collector.warn("gpu1", "its certificate ends: deploy: pyinfra INVENTORY deploy.py \x1b[2J")
+    collector.pytest_sessionfinish()
+    said = "its certificate ends: deploy: pyinfra inventory/prod.py deploy.py "
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["hosts"][0]["warnings"] == [said]
+    assert document["verdict"] == "kept"
+    assert said in (tmp_path / "report.html").read_text()
+    lines: list[str] = []
+
+    class Terminal:
+        def write_line(self, line: str, **style: bool) -> None:
+            lines.append(line)
+
+    collector.pytest_terminal_summary(Terminal())  # type: ignore[arg-type]
+    assert f"\n! gpu1: {said}" in lines

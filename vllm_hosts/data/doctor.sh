@@ -1,5 +1,5 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
-# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key.
+# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark.
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
 
 # Keys are compared by digests with a salt that stays here: outside they say nothing.
@@ -30,8 +30,27 @@ secrets() {
 
 quoted() { cut -c 1-2000 | sed 's/^/| /'; }
 
+# Each command of a deploy carries when that began. Of root, and not in a container: nobody else can
+# say that there is one. Where no login stands above a command, nobody waits for it any more.
+look_at_deploys() {
+    here=$(readlink /proc/self/ns/pid)
+    grep -lsz "^$mark=[0-9]" /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do
+        [ "$(stat -c %u "/proc/$pid")" = 0 ] && [ "$(readlink "/proc/$pid/ns/pid")" = "$here" ] || continue
+        since=$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n "s/^$mark=\\([0-9TZ:-]\\{1,32\\}\\)\$/\\1/p")
+        name=$(cat "/proc/$pid/comm") && [ -n "$since" ] || continue
+        state=left at=$pid
+        for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
+            at=$(sed 's/.*) . //; s/ .*//' <"/proc/$at/stat") || break
+            case "$at" in '' | 0 | 1) break ;; esac
+            case "$(cat "/proc/$at/comm")" in sshd* | pyinfra* | python*) state=running; break ;; esac
+        done
+        printf '%s %s %s %s\n' "$state" "$pid" "$since" "$name"
+    done 2>/dev/null
+}
+
 look() {
     echo '== clock'; date +%s.%N
+    echo '== deploys'; look_at_deploys
     echo '== user'; id -u
     echo '== controller'
     pid=$$
@@ -43,6 +62,10 @@ look() {
     done
 
     echo '== deployed'; [ ! -e "$directory/compose.yaml" ] || echo yes
+    echo '== begun'
+    # The edge comes after the agents: where nginx has taken something up, somebody removed them.
+    [ -e "$directory/compose.yaml" ] || [ -e /var/lib/vllm-hosts/stamps/nginx ] ||
+        stat -c %Y "$directory/.env" /etc/vllm-hosts /var/lib/vllm-hosts 2>/dev/null | sort -n | tail -n 1
     for agent in $agents; do
         echo "== env key $agent"
         [ ! -e "$directory/.env" ] || {
@@ -82,6 +105,8 @@ look() {
     look_at_disks
     echo '== listeners'; ss -Hltnp
     look_at_edge
+    # Between two commands of a deploy there is nothing to see.
+    echo '== deploys later'; look_at_deploys
     echo '== whole'; echo yes
 }
 

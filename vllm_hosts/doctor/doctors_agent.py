@@ -149,13 +149,14 @@ def _after_the_reason(agent: AgentSeen) -> str:
     """What to do with one that did not simply stop; empty: it did, or somebody stopped it."""
     if agent.error or agent.status == "created":
         return (
-            "It never started; what was seen is Docker's reason. Remove that, then run deploy.py."
-            " Docker says more in: journalctl -u docker -n 50"
+            "It never started; what was seen is Docker's reason. Remove that, then:"
+            " vllm-hosts agents INVENTORY start {agent} --host {host}. Docker says more in:"
+            " journalctl -u docker -n 50"
         )
     if agent.exit_code not in _STOPPED:
         return (
             "What was seen is the last error that it told; its whole log: docker logs --tail 200"
-            " {agent}. Remove that, then run deploy.py."
+            " {agent}. Remove that, then: vllm-hosts agents INVENTORY start {agent} --host {host}"
         )
     return ""
 

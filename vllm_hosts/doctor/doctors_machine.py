@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from vllm_hosts import sockets
 from vllm_hosts.doctor.model import Certainty, Finding, finds
-from vllm_hosts.doctor.seen import Disk, Seen
+from vllm_hosts.doctor.seen import DeployProcess, Disk, Seen
 from vllm_hosts.doctor.words import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
 from vllm_hosts.settings import HostSettings
 
@@ -14,12 +15,58 @@ _CLOCK = 5.0
 #: Below both, a file system is as good as full: a model, a log or a container's layer does not fit.
 _FULL_BYTES = 1024**3
 _FULL_PART = 0.01
+#: What stands around the programs that do a deploy's work.
+_AROUND = ("sh", "dash", "bash", "sudo", "sleep", "tail", "timeout")
+
+
+@finds("deploy-running")
+def deploy_running(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """Programs that a deploy has started, and that its login still stands above."""
+    found = [process for process in seen.deploys if not process.left]
+    if found:
+        since = min(process.since for process in found)
+        yield Finding(_processes(found), values={"since": _readable(since)})
+
+
+def _processes(found: Sequence[DeployProcess]) -> str:
+    """What is at work; shells only where there is nothing else."""
+    named = [one for one in found if one.program not in _AROUND] or list(found)
+    first = ", ".join(f"{one.program} (pid {one.pid})" for one in named[:3])
+    return f"{first} {'was' if len(named) == 1 else 'were'} started by it"
+
+
+def _readable(since: str) -> str:
+    return f"{since.replace('T', ' ').removesuffix('Z')} UTC"
+
+
+@finds("deploy-cut-off")
+def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """What a deploy has started goes on without it; or it has made a part of what it makes."""
+    if any(not process.left for process in seen.deploys):
+        return
+    if seen.deploys:
+        since = _readable(min(process.since for process in seen.deploys))
+        said = f"The deploy of {since} was cut off, and what it started here goes on by itself."
+        pids = " ".join(str(process.pid) for process in seen.deploys)
+        yield Finding(
+            _processes(seen.deploys),
+            values={"what": said, "pids": pids},
+            remedy="Let it end, or end it on the host: kill {pids}. Then run the deploy again:"
+            " pyinfra INVENTORY deploy.py --limit {host}. What is done is not done twice.",
+        )
+    elif seen.begun is not None and not seen.deployed:
+        said = (
+            "A deploy has begun on this host and has not come to its agents: it runs, and is"
+            " between two commands, or it failed, or it was cut off."
+        )
+        last = f"{seen.begun:%Y-%m-%d %H:%M:%S} UTC"
+        yield Finding(f"it last wrote something here on {last}", values={"what": said})
 
 
 @finds("not-deployed")
 def not_deployed(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """There is no compose file."""
-    if not seen.deployed:
+    """There is no compose file, and no deploy that would bring it."""
+    if not seen.deployed and not seen.deploys and seen.begun is None:
         yield Finding(f"{settings.vllm.directory}/compose.yaml is not there")
 
 
@@ -104,6 +151,8 @@ def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
                     "whose": f"agent {agent.name}",
                     "holder": holder or "another program or container",
                     "setting": "the agent's port",
+                    "start": f"vllm-hosts agents INVENTORY start {agent.name}"
+                    f" --host {settings.name}",
                 },
             )
     if seen.nginx is None or seen.nginx.active == "active":
@@ -112,6 +161,7 @@ def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     for port, setting in ((edge.https_port, "edge.https_port"), (edge.http_port, "edge.http_port")):
         if holder := _holder(seen, port, '"nginx"'):
             values = {"port": port, "whose": "the edge", "holder": holder, "setting": setting}
+            values["start"] = "systemctl start nginx"
             yield Finding(f"{holder} listens on port {port}", values=values)
 
 
@@ -119,7 +169,7 @@ def _holder(seen: Seen, port: int, ours: str) -> str:
     """The programs of others on a port."""
     found = [holder.programs for holder in seen.holders if holder.port == port]
     others = [programs for programs in found if ours not in programs]
-    return others[0] or "an unknown program" if others else ""
+    return sockets.holder(others[0]) or "an unknown program" if others else ""
 
 
 @finds("model-folder-missing")

@@ -12,6 +12,7 @@ from shlex import quote
 from vllm_hosts import paths
 from vllm_hosts.doctor.seen import (
     AgentSeen,
+    DeployProcess,
     Disk,
     DockerSeen,
     GpusSeen,
@@ -24,6 +25,7 @@ from vllm_hosts.doctor.seen import (
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import HostFact, ending, json_object, sections
+from vllm_hosts.marks import DEPLOY_SINCE
 from vllm_hosts.promises import DATA
 from vllm_hosts.settings import HostSettings
 
@@ -54,6 +56,7 @@ class DoctorLook(HostFact[Seen]):
             "edge_folder": paths.EDGE_FOLDER,
             "certificate": paths.TLS_CERTIFICATE,
             "key": paths.TLS_KEY,
+            "mark": DEPLOY_SINCE,
         }
         assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
         return ending(f"{assigned}\n{_script()}")
@@ -71,6 +74,10 @@ class DoctorLook(HostFact[Seen]):
             clock=float(parts["clock"][0]),
             controller="".join(parts["controller"]),
             deployed=parts["deployed"] == ["yes"],
+            deploys=tuple(
+                dict.fromkeys(map(_deploy, [*parts["deploys"], *parts["deploys later"]]))
+            ),
+            begun=datetime.fromtimestamp(int(parts["begun"][0]), UTC) if parts["begun"] else None,
             docker=docker,
             agents=tuple(
                 _agent(heading.removeprefix("edge key "), parts)
@@ -200,6 +207,11 @@ def _disk(line: str) -> Disk:
     unit, _, size, _, free, _, mount = line.split(None, 6)
     # Some file systems do not count inodes, and say so with a dash.
     return Disk(unit, int(size.replace("-", "0")), int(free.replace("-", "0")), mount)
+
+
+def _deploy(line: str) -> DeployProcess:
+    state, pid, since, *program = line.split(None, 3)
+    return DeployProcess(since, int(pid), " ".join(program), left=state == "left")
 
 
 def _holder(line: str) -> Holder:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -115,18 +118,38 @@ def registered() -> frozenset[str]:
     return frozenset(_DOCTORS)
 
 
-def diagnose(settings: HostSettings, seen: Seen) -> list[Diagnosis]:
-    """What is wrong with a host, most likely first; empty: nothing that is known here."""
-    return sorted(_all(settings, seen), key=lambda found: found.certainty)
+#: What a deploy is about to bring or to start: while one runs, that it is missing says nothing.
+_BROUGHT = frozenset(
+    {
+        *("driver-missing", "driver-not-loaded", "docker-missing", "docker-down"),
+        *("toolkit-missing", "image-missing", "agent-missing", "agent-stopped"),
+        *("key-missing", "key-not-loaded", "key-differs-container", "key-differs-edge"),
+        *("certificate-missing", "nginx-down", "firewall-missing", "docker-network-missing"),
+    }
+)
 
 
-def _all(settings: HostSettings, seen: Seen) -> Iterator[Diagnosis]:
+def diagnose(settings: HostSettings, seen: Seen, inventory: str = "INVENTORY") -> list[Diagnosis]:
+    """What is wrong with a host, most likely first; empty: nothing that is known here.
+
+    :param inventory: the inventory's file, for what is to be typed.
+    """
+    found = sorted(_all(settings, seen, inventory), key=lambda one: one.certainty)
+    if any(one.identifier == "deploy-running" for one in found):
+        return [one for one in found if one.identifier not in _BROUGHT]
+    return found
+
+
+def _all(settings: HostSettings, seen: Seen, inventory: str) -> Iterator[Diagnosis]:
+    file = quote(inventory)
     for identifier, text in texts().items():
         for finding in _DOCTORS[identifier](settings, seen):
+            values = ChainMap(finding.values, {"host": settings.name})
+            remedy = (finding.remedy or text.remedy).format_map(values)
             yield Diagnosis(
                 identifier,
                 finding.certainty,
-                clean(text.what.format_map(finding.values)),
+                clean(text.what.format_map(values)),
                 clean(finding.evidence),
-                clean((finding.remedy or text.remedy).format_map(finding.values)),
+                clean(re.sub(r"\bINVENTORY\b", lambda _: file, remedy)),
             )

@@ -67,13 +67,14 @@ def examine(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, Examined
     ctx_inventory.set(inventory)
     names = [name for name in settings if not chosen or name in chosen]
     looks = [
-        gevent.spawn(_examine, state, inventory.get_host(name), settings[name]) for name in names
+        gevent.spawn(_examine, state, inventory.get_host(name), settings[name], str(inventory_file))
+        for name in names
     ]
     gevent.joinall(looks, raise_error=True)
     return {name: look.value for name, look in zip(names, looks, strict=True)}
 
 
-def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
+def _examine(state: State, host: Host, settings: HostSettings, file: str) -> Examined:
     with ctx_state.use(state), ctx_host.use(host):
         try:
             connect_as_root(host)
@@ -88,7 +89,7 @@ def _examine(state: State, host: Host, settings: HostSettings) -> Examined:
         finally:
             disconnect(host)
     try:
-        return Examined(tuple(diagnose(settings, look)), tuple(map(clean, look.blind())))
+        return Examined(tuple(diagnose(settings, look, file)), tuple(map(clean, look.blind())))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         return Examined(blind=(clean(f"what was seen could not be understood: {error!r}"),))
 

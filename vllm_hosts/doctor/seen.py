@@ -143,6 +143,17 @@ class NginxSeen:
 
 
 @dataclass(frozen=True)
+class DeployProcess:
+    """A program that a deploy has started on the host. ``left``: the login that it came by has
+    ended, so that nobody waits for it."""
+
+    since: str
+    pid: int
+    program: str
+    left: bool = False
+
+
+@dataclass(frozen=True)
 class Holder:
     """Who listens on a TCP port."""
 
@@ -156,12 +167,16 @@ class Seen:
 
     ``clock``: seconds by which its clock is ahead. ``kernel``: lines of the last day about GPUs and
     memory. ``fitting``: by agent that ran out of memory, the setting by which the plan lets it fit.
-    ``reachable``: whether the edge's port opens from the controller.
+    ``reachable``: whether the edge's port opens from the controller. ``deploys``: what deploys have
+    started and is still at work. ``begun``: where a deploy has written here and did not come to its
+    end, when it last did.
     """
 
     clock: float = 0.0
     controller: str = ""
     deployed: bool = True
+    deploys: tuple[DeployProcess, ...] = ()
+    begun: datetime | None = None
     docker: DockerSeen = field(default_factory=lambda: DockerSeen("", "", answers=False))
     agents: tuple[AgentSeen, ...] = ()
     absent_models: frozenset[str] = frozenset()

@@ -18,11 +18,12 @@ from vllm_hosts.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_to
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening TCP socket: address as ``ss`` prints it, port, and the programs that hold it."""
+    """A listening TCP socket: address and programs as ``ss`` prints them, port, and whose it is."""
 
     address: str
     port: int
     programs: str
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,10 @@ class SystemState(HostFact[System]):
                 echo "== free $folder"; [ "$at" != "$folder" ] || echo present
                 df --output=avail -B1 "$at" | tail -n 1
             done
-            echo '== listeners'; ss -Hltnp
+            echo '== listeners'; ss -Hltnpe
+            echo '== users'
+            ss -Hltne | sed -n 's/.* uid:\\([0-9]*\\) .*/\\1/p' | sort -u | head -n 100 |
+                while read -r uid; do getent passwd "$uid" | cut -d : -f 1,3; done
             echo '== containers'
             if command -v docker >/dev/null; then
                 docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
@@ -180,7 +184,7 @@ class SystemState(HostFact[System]):
                 if heading.startswith("free ") and content[0] == "present"
             ),
             has_image=parts["image"] == ["present"],
-            listeners=tuple(_listener(line) for line in parts["listeners"]),
+            listeners=tuple(_listeners(parts["listeners"], parts.get("users", []))),
             container_ports=_container_ports(parts["containers"]),
             routes=tuple(_routes(parts["routes"])),
             gpus=smi.gpus,
@@ -198,10 +202,16 @@ class SystemState(HostFact[System]):
         )
 
 
-def _listener(line: str) -> Listener:
-    fields = line.split(None, 5)
-    address, _, port = fields[3].rpartition(":")
-    return Listener(address, int(port), fields[5] if len(fields) > 5 else "")
+def _listeners(lines: list[str], users: list[str]) -> Iterator[Listener]:
+    names = {uid: name for name, _, uid in (user.rpartition(":") for user in users)}
+    for line in lines:
+        fields = line.split(None, 5)
+        address, _, port = fields[3].rpartition(":")
+        held, _, rest = (fields[5] if len(fields) > 5 else "").rpartition("))")
+        # ss says whose a socket is only where it is not root's.
+        uid = next((word[4:] for word in rest.split() if word.startswith("uid:")), "")
+        user = names.get(uid, uid) or ("root" if "ino:" in rest else "")
+        yield Listener(address, int(port), f"{held}))" if held else "", user)
 
 
 def _docker(lines: list[str]) -> DockerThere:

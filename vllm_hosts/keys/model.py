@@ -90,13 +90,31 @@ class StoredCa(_Model):
     ]
 
 
+class NextCa(StoredCa):
+    """A CA that takes the present one's place.
+
+    Hosts get certificates of it from ``takes_over`` on; until ``old_ends`` clients are still told
+    to trust the present one as well.
+    """
+
+    begun: AwareDatetime
+    takes_over: AwareDatetime
+    old_ends: AwareDatetime
+
+
 class Content(_Model):
-    """Everything that a store holds."""
+    """Everything that a store holds.
+
+    ``ca``: where the store is encrypted; else the CA lies in files of its own. ``renew``: by host,
+    since when a certificate that was made before is to be replaced.
+    """
 
     version: Literal[1] = 1
     clients: Mapping[str, ClientRecord] = {}
     internal: Mapping[str, InternalKey] = {}
     ca: StoredCa | None = None
+    next_ca: NextCa | None = None
+    renew: Mapping[str, AwareDatetime] = {}
 
     def client(self, name: str) -> ClientRecord:
         """A client by name.
@@ -228,3 +246,12 @@ def rotate_internal(content: Content, hosts: Iterable[str], now: datetime) -> Co
     chosen = set(hosts)
     others = {host: key for host, key in content.internal.items() if host not in chosen}
     return with_internal(content.model_copy(update={"internal": others}), sorted(chosen), now)
+
+
+def renew_certificates(content: Content, hosts: Iterable[str], now: datetime) -> Content:
+    """With a mark by which the next deploy makes new certificates for these hosts."""
+    # Certificates know their start to the second.
+    since = now.replace(microsecond=0)
+    return content.model_copy(
+        update={"renew": {**content.renew, **dict.fromkeys(sorted(hosts), since)}}
+    )

@@ -20,10 +20,11 @@ from vllm_hosts.atomic import (
     read_private,
     write_private,
 )
-from vllm_hosts.controller import CA_FILE, state_folder
+from vllm_hosts.controller import state_folder
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import age, sources
-from vllm_hosts.keys.model import Content, StoredCa, new_content, with_internal
+from vllm_hosts.keys.authority import Authority, stored
+from vllm_hosts.keys.model import Content, new_content, with_internal
 from vllm_hosts.pki import CA_KEY_FILE, LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
 
@@ -43,11 +44,13 @@ class HostKeys:
     """The secrets that one host needs.
 
     ``internal`` never leaves the controller: what agents ask for is derived from it.
+    ``renew_since``: a certificate from before is to be replaced.
     """
 
     internal: SecretStr
     clients: tuple[ClientKey, ...]
     hf_token: SecretStr | None
+    renew_since: datetime | None = None
 
     def internal_of(self, agent: str) -> SecretStr:
         """The key between the edge and one agent: 43 letters that say nothing about another's.
@@ -102,15 +105,11 @@ class KeyStore:
         return self._load() if self.path.exists() else None
 
     def ca_certificate(self) -> bytes | None:
-        """The local CA's certificate; None: there is no CA yet, and none is made.
+        """What clients trust, in PEM; None: there is no CA yet, and none is made.
 
         :raises SettingsError: as ``read``.
         """
-        if self.encrypted:
-            content = self.peek()
-            return content.ca.certificate.encode() if content and content.ca else None
-        public = self.folder / CA_FILE
-        return public.read_bytes() if public.is_file() else None
+        return self.authority.trusted()
 
     def update(self, change: Callable[[Content], Content]) -> Content:
         """Change the store, whole or not at all. A second writer waits, and loses nothing.
@@ -140,6 +139,7 @@ class KeyStore:
                 for key in record.valid_keys(now)
             ),
             hf_token=sources.hf_token(settings),
+            renew_since=content.renew.get(settings.name),
         )
 
     def client_key(self, name: str) -> SecretStr:
@@ -152,34 +152,17 @@ class KeyStore:
             raise SettingsError([f"all keys of client {name!r} have expired; rotate them"])
         return keys[-1].value
 
+    @property
+    def authority(self) -> Authority:
+        """The local CA, and how another one takes its place."""
+        return Authority(self)
+
     def local_ca(self) -> LocalCa:
-        """The inventory's CA, made at first use. Its certificate also lies in the state folder.
+        """The CA that signs now, made at first use. What clients trust lies in the state folder.
 
         :raises SettingsError: it is damaged, or as ``read``.
         """
-        now = utc_now()
-        if not self.encrypted:
-            return LocalCa.load_or_create(self.folder, self.name, now)
-        stored = self.update(lambda content: _with_ca(content, self.name, now)).ca
-        assert stored is not None
-        ca = LocalCa.from_pem(stored.certificate.encode(), stored.key, str(self.encrypted_path))
-        public = self.folder / CA_FILE
-        if not public.exists() or public.read_bytes() != ca.certificate_pem:
-            write_private(public, ca.certificate_pem)
-        return ca
-
-    def new_ca(self) -> LocalCa:
-        """Another CA in the place of the one there is. Hosts get certificates at the next deploy.
-
-        :raises SettingsError: as ``update``.
-        """
-        if self.encrypted:
-            self.update(lambda content: content.model_copy(update={"ca": None}))
-        else:
-            with locked(private_folder(self.folder)):
-                for old in (CA_FILE, CA_KEY_FILE):
-                    (self.folder / old).unlink(missing_ok=True)
-        return self.local_ca()
+        return self.authority.signer()
 
     def encrypt(self, recipients: Iterable[str]) -> None:
         """Move the secrets, the CA's among them, into an age file for these recipients.
@@ -192,13 +175,13 @@ class KeyStore:
         lines = list(recipients)
         for line in lines:
             age.parse_recipient(line)
-        ca = self.local_ca()
+        self.local_ca()
+        present = stored(self.authority.present())
         private_folder(self.folder)
         with locked(self.folder):
             content = self._load() or new_content(utc_now())
-            stored = StoredCa(certificate=ca.certificate_pem.decode(), key=ca.key_text())
             self._write_recipients(lines)
-            self._save_encrypted(content.model_copy(update={"ca": stored}), lines)
+            self._save_encrypted(content.model_copy(update={"ca": present}), lines)
             try:
                 self._load()
             except SettingsError:
@@ -294,12 +277,6 @@ def _keys_folder(inventory_file: Path) -> Path:
 
 
 def _dumped(content: Content) -> bytes:
-    return (content.model_dump_json(indent=2) + os.linesep).encode()
-
-
-def _with_ca(content: Content, name: str, now: datetime) -> Content:
-    if content.ca is not None:
-        return content
-    ca = LocalCa.create(name, now)
-    stored = StoredCa(certificate=ca.certificate_pem.decode(), key=ca.key_text())
-    return content.model_copy(update={"ca": stored})
+    # A version before these came would take the file for a damaged one.
+    unused = {name for name in ("next_ca", "renew") if not getattr(content, name)}
+    return (content.model_dump_json(indent=2, exclude=unused) + os.linesep).encode()

@@ -11,8 +11,41 @@ from vllm_hosts.connections import Connections
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.settings import HostSettings
 
+
+class WithHosts(click.Group):
+    """A group of commands that take ``--host`` before their name as well as behind it.
+
+    The group's own argument, the inventory, ends its options for click; they are put before it.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        front: list[str] = []
+        rest: list[str] = []
+        left = list(args)
+        while left and sum(not word.startswith("-") for word in rest) < 2:
+            word = left.pop(0)
+            if word == "--host" and left:
+                front += [word, left.pop(0)]
+            else:
+                (front if word.startswith("--host=") else rest).append(word)
+        return super().parse_args(ctx, [*front, *rest, *left])
+
+
+def _with_those_before(
+    context: click.Context, parameter: click.Parameter, hosts: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The hosts that stood before the command's name, and those behind it."""
+    before = context.parent.params.get("hosts") if context.parent else None
+    return (*(before or ()), *hosts)
+
+
 host_option = click.option(
-    "--host", "hosts", multiple=True, metavar="HOST", help="On this host only. May be repeated."
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="HOST",
+    help="On this host only. May be repeated.",
+    callback=_with_those_before,
 )
 name_argument = click.argument("name", required=False)
 

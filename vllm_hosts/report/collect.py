@@ -73,6 +73,10 @@ class Collector:
         """Something that the report shows about a host."""
         self._by_name[host].notes[what] = clean(value, _LIMIT)
 
+    def warn(self, host: str, sentence: str) -> None:
+        """Something that breaks no promise yet."""
+        self._by_name[host].warnings.append(clean(self.report.named(sentence), _LIMIT))
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
@@ -129,7 +133,8 @@ class Collector:
                         write(f"    {why}")
                     if outcome == "broken":
                         write(f"    to do: {self.report.to_do(promise)}")
-        for sentence in self._exposed:
+        warnings = [f"{one.name}: {said}" for one in self.report.hosts for said in one.warnings]
+        for sentence in [*warnings, *self._exposed]:
             write(f"\n! {sentence}", yellow=True)
         counts = ", ".join(f"{n} {outcome}" for outcome, n in self.report.counts.items() if n)
         hosts = len(self.report.hosts)

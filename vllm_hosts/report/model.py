@@ -52,6 +52,8 @@ class HostReport:
     agents: list[AgentSummary]
     notes: dict[str, str] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
+    #: What breaks no promise yet, and will.
+    warnings: list[str] = field(default_factory=list)
 
     def outcome(self, promise: str) -> Outcome | None:
         """The worst look at a promise; None: nobody looked."""
@@ -89,8 +91,12 @@ class Report:
     file: str = "INVENTORY"
 
     def to_do(self, promise: Promise) -> str:
-        """The promise's remedy with the inventory's own file, as a shell reads it."""
-        return re.sub(r"\bINVENTORY\b", lambda _: quote(self.file), promise.remedy)
+        """The promise's remedy."""
+        return self.named(promise.remedy)
+
+    def named(self, text: str) -> str:
+        """What to type, with the inventory's own file, as a shell reads it."""
+        return re.sub(r"\bINVENTORY\b", lambda _: quote(self.file), text)
 
     @property
     def looked_at(self) -> list[Promise]:
@@ -140,6 +146,7 @@ class Report:
                     "address": host.address,
                     "agents": [asdict(agent) for agent in host.agents],
                     "notes": host.notes,
+                    "warnings": host.warnings,
                     "promises": {
                         promise.identifier: {
                             "outcome": outcome,

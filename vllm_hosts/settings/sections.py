@@ -333,7 +333,9 @@ class Tls(Section):
         "local-ca", description="`local-ca`: our own CA signs; `files`: you provide them"
     )
     certificate: str | None = Field(
-        None, description="With `files`: chain in PEM, on the controller"
+        None,
+        description="With `files`: chain in PEM, on the controller; renewed there, by you, and"
+        " brought to hosts by the next deploy",
     )
     key: str | None = Field(None, description="With `files`: its key in PEM, on the controller")
     ca_file: str | None = Field(
@@ -345,7 +347,9 @@ class Tls(Section):
         365, ge=2, le=366, description="With `local-ca`: life of a host's certificate, in days"
     )
     renew_before_days: int = Field(
-        120, ge=1, description="With `local-ca`: renewed when fewer days than this are left"
+        120,
+        ge=1,
+        description="With `local-ca`: a deploy renews it when fewer days than this are left",
     )
 
     @model_validator(mode="after")

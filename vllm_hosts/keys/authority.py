@@ -1,0 +1,226 @@
+"""The local CA of an inventory, where it is kept: in the encrypted store, or in files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from cryptography import x509
+
+from vllm_hosts.atomic import locked, private_folder, write_private
+from vllm_hosts.controller import CA_FILE
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys import ca
+from vllm_hosts.keys.model import Content, NextCa, StoredCa
+from vllm_hosts.pki import CA_KEY_FILE, LocalCa, signed_by, utc_now
+
+_END = "-----END CERTIFICATE-----"
+
+
+class Store(Protocol):
+    """What the authority needs of the store of keys. See ``KeyStore``."""
+
+    name: str
+    folder: Path
+
+    @property
+    def encrypted(self) -> bool: ...
+    @property
+    def path(self) -> Path: ...
+    def peek(self) -> Content | None: ...
+    def update(self, change: Callable[[Content], Content]) -> Content: ...
+
+
+class Authority:
+    """The CA, and the one that takes its place."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._file = store.folder / CA_FILE
+
+    def signer(self) -> LocalCa:
+        """The CA that signs now; made at first use. What clients trust is written beside it.
+
+        :raises SettingsError: it is damaged, or as ``KeyStore.read``.
+        """
+        now = utc_now()
+        present, following = self._settled(now)
+        self._write_public(ca.trusted(present.certificate_pem.decode(), following, now))
+        if following is None or now < following.takes_over:
+            return present
+        where = f"the new CA in {self._store.path}"
+        return LocalCa.from_pem(following.certificate.encode(), following.key, where)
+
+    def present(self) -> LocalCa:
+        """The CA in its place: the one that followed only once the old one has ended.
+
+        :raises SettingsError: as ``signer``.
+        """
+        return self._settled(utc_now())[0]
+
+    def trusted(self) -> bytes | None:
+        """What clients are to trust now, in PEM: while one CA takes the other's place, both. None:
+        there is no CA yet, and none is made.
+
+        :raises SettingsError: as ``KeyStore.read``.
+        """
+        content = self._store.peek()
+        following = content.next_ca if content else None
+        if self._store.encrypted:
+            present = content.ca.certificate if content and content.ca else None
+        else:
+            present = self._present_in_file(following)
+        return ca.trusted(present, following, utc_now()).encode() if present else None
+
+    def following(self) -> NextCa | None:
+        """The CA that takes the present one's place, until the old one is not trusted any more.
+
+        :raises SettingsError: as ``KeyStore.read``.
+        """
+        content = self._store.peek()
+        following = content.next_ca if content else None
+        return None if following and ca.phase(following, utc_now()) == "over" else following
+
+    def refresh_file(self) -> None:
+        """Have the file that clients are given as it should be now, where there is a CA: in another
+        clone of an encrypted store it may be old, or missing.
+
+        :raises SettingsError: as ``KeyStore.read``.
+        """
+        if (certificates := self.trusted()) is not None:
+            private_folder(self._store.folder)
+            self._write_public(certificates.decode())
+
+    def replace(self, overlap: timedelta) -> NextCa:
+        """Make a CA that takes the present one's place after ``overlap``; zero: now.
+
+        :raises SettingsError: as ``signer``; there is no CA yet, or one follows already.
+        """
+        now = utc_now()
+        if self.trusted() is None:
+            raise SettingsError(["there is no CA to replace yet; the first deploy makes one"])
+        # What an earlier change has left behind comes to its end first.
+        self.signer()
+        made = LocalCa.create(self._store.name, now, dated=True)
+        return self._changed(lambda content: ca.begin(content, made, overlap, now))
+
+    def finish(self) -> NextCa:
+        """End the part that a change of CA is in now, instead of at its time.
+
+        :raises SettingsError: as ``signer``, or no change is under way.
+        """
+        return self._changed(lambda content: ca.finish(content, utc_now()))
+
+    def cancel(self) -> None:
+        """Take back a CA that has not taken over yet.
+
+        :raises SettingsError: as ``signer``, or there is none.
+        """
+        self._store.update(lambda content: ca.cancel(content, utc_now()))
+        self.signer()
+
+    def _changed(self, change: Callable[[Content], Content]) -> NextCa:
+        following = self._store.update(change).next_ca
+        assert following is not None
+        self.signer()
+        return following
+
+    def _settled(self, now: datetime) -> tuple[LocalCa, NextCa | None]:
+        """The CA in its place and the one that follows, once what is over has been put away."""
+        store = self._store
+        if not store.encrypted:
+            LocalCa.load_or_create(store.folder, store.name, now)
+            following = self._settle_files(now)
+            return LocalCa.load_or_create(store.folder, store.name, now), following
+        content = store.update(lambda content: _in_place(_with_ca(content, store.name, now), now))
+        assert content.ca is not None
+        given = content.ca.certificate.encode()
+        return LocalCa.from_pem(given, content.ca.key, str(store.path)), content.next_ca
+
+    def _settle_files(self, now: datetime) -> NextCa | None:
+        """Files and store fit together at any time, also where this is cut off half way."""
+        content = self._store.peek()
+        following = content.next_ca if content else None
+        if following is None or ca.phase(following, now) != "over":
+            return following
+        with locked(private_folder(self._store.folder)):
+            write_private(self._file, following.certificate.encode() + self._file.read_bytes())
+            key = following.key.get_secret_value().encode()
+            write_private(self._store.folder / CA_KEY_FILE, key)
+        self._store.update(lambda content: content.model_copy(update={"next_ca": None}))
+        return None
+
+    def _present_in_file(self, following: NextCa | None) -> str | None:
+        """The present CA's certificate, without its key: the other one of those in the file."""
+        if not self._file.is_file():
+            return None
+        text = self._file.read_bytes().decode("ascii", "replace")
+        if following is None:
+            return text
+        own = following.certificate.strip()
+        others = [one for one in _each(text) if one != own]
+        return others[0] if others else own
+
+    def _write_public(self, certificates: str) -> None:
+        data = certificates.encode()
+        if not self._file.exists() or self._file.read_bytes() != data:
+            write_private(self._file, data)
+
+
+def _each(text: str) -> list[str]:
+    """The certificates of a file in PEM."""
+    return [f"{one.strip()}\n{_END}" for one in text.split(_END) if one.strip()]
+
+
+def _with_ca(content: Content, name: str, now: datetime) -> Content:
+    if content.ca is not None:
+        return content
+    made = LocalCa.create(name, now)
+    return content.model_copy(update={"ca": stored(made)})
+
+
+def _in_place(content: Content, now: datetime) -> Content:
+    """With the CA that followed in its place, once the old one has ended."""
+    following = content.next_ca
+    if following is None or ca.phase(following, now) != "over":
+        return content
+    own = StoredCa(certificate=following.certificate, key=following.key)
+    return content.model_copy(update={"ca": own, "next_ca": None})
+
+
+def stored(made: LocalCa) -> StoredCa:
+    """A CA as the store holds it."""
+    return StoredCa(certificate=made.certificate_pem.decode(), key=made.key_text())
+
+
+#: Certificates of hosts live for a year at most, and clients need time.
+_CA_ENDS_SOON = timedelta(days=400)
+
+
+def ca_warnings(
+    authority: Authority, certificate: x509.Certificate, host: str, now: datetime
+) -> Iterator[str]:
+    """What will go wrong with the local CA of a host that works today.
+
+    :param certificate: the one that the host shows.
+    :raises SettingsError: as ``KeyStore.read``.
+    """
+    given = authority.trusted()
+    if given is None:
+        return
+    signer, *others = x509.load_pem_x509_certificates(given)
+    following = authority.following()
+    if following is not None and ca.phase(following, now) == "after":
+        if any(signed_by(certificate, one) for one in others):
+            yield (
+                "its certificate is of the CA that is going, which clients stop trusting after"
+                f" {ca.shown(following.old_ends)}; a deploy brings one of the new CA: pyinfra"
+                f" INVENTORY deploy.py --limit {host}"
+            )
+    elif following is None and signer.not_valid_after_utc - now < _CA_ENDS_SOON:
+        yield (
+            f"the local CA ends on {signer.not_valid_after_utc:%Y-%m-%d}, and with it every"
+            " certificate of it; make another in time: vllm-hosts keys new-ca INVENTORY"
+        )

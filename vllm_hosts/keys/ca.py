@@ -1,0 +1,109 @@
+"""How one local CA takes the place of another. Nothing here touches a file or a clock.
+
+While the old one goes, clients are given both, in one file; which of them signs, and which are
+trusted, follows from the time alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys.model import Content, NextCa
+from vllm_hosts.pki import LocalCa
+
+#: ``both``: hosts have certificates of the old one. ``after``: they get ones of the new one, and
+#: the old one is still trusted, for hosts that nobody has deployed to yet. ``over``: it is not.
+Phase = Literal["both", "after", "over"]
+
+
+def phase(following: NextCa, now: datetime) -> Phase:
+    """How far a change of CA is."""
+    if now < following.takes_over:
+        return "both"
+    return "after" if now < following.old_ends else "over"
+
+
+def trusted(present: str, following: NextCa | None, now: datetime) -> str:
+    """Certificates in PEM that clients are given; the one that signs first.
+
+    :param present: the present CA's.
+    """
+    if following is None or following.certificate.strip() == present.strip():
+        return present
+    order: dict[Phase, Sequence[str]] = {
+        "both": (present, following.certificate),
+        "after": (following.certificate, present),
+        "over": (following.certificate,),
+    }
+    return "".join(f"{one.strip()}\n" for one in order[phase(following, now)])
+
+
+def begin(content: Content, made: LocalCa, overlap: timedelta, now: datetime) -> Content:
+    """Let a new CA follow the present one after ``overlap``; the old one is trusted for as long
+    again. Without an overlap it takes the place of both, for a store that somebody else has read.
+
+    :raises SettingsError: one follows already, and there is an overlap.
+    """
+    if overlap and content.next_ca is not None and phase(content.next_ca, now) != "over":
+        raise SettingsError(
+            [
+                f"a new CA was made on {shown(content.next_ca.begun)} already, and takes over on"
+                f" {shown(content.next_ca.takes_over)}; to go on with it now: vllm-hosts keys"
+                " new-ca INVENTORY --finish; to take it back before it does: --cancel"
+            ]
+        )
+    following = NextCa(
+        certificate=made.certificate_pem.decode(),
+        key=made.key_text(),
+        begun=now,
+        takes_over=now + overlap,
+        old_ends=now + 2 * overlap,
+    )
+    return content.model_copy(update={"next_ca": following})
+
+
+def finish(content: Content, now: datetime) -> Content:
+    """End the part of the change that it is in: the new CA takes over now, or, where it has, the
+    old one is dropped now.
+
+    :raises SettingsError: none follows.
+    """
+    following = _following(content, now)
+    if phase(following, now) == "both":
+        later = max(following.old_ends, now)
+        changed = following.model_copy(update={"takes_over": now, "old_ends": later})
+    else:
+        changed = following.model_copy(update={"old_ends": now})
+    return content.model_copy(update={"next_ca": changed})
+
+
+def cancel(content: Content, now: datetime) -> Content:
+    """Without the CA that was to follow.
+
+    :raises SettingsError: none follows, or hosts may have certificates of it.
+    """
+    following = _following(content, now)
+    if phase(following, now) != "both":
+        raise SettingsError(
+            [
+                f"the new CA took over on {shown(following.takes_over)}, and hosts may have"
+                " certificates of it; to go back, finish this change (--finish) and make another"
+            ]
+        )
+    return content.model_copy(update={"next_ca": None})
+
+
+def _following(content: Content, now: datetime) -> NextCa:
+    if content.next_ca is None or phase(content.next_ca, now) == "over":
+        raise SettingsError(
+            ["no new CA is about to take over; make one with: vllm-hosts keys new-ca INVENTORY"]
+        )
+    return content.next_ca
+
+
+def shown(when: datetime) -> str:
+    """A time for people."""
+    return f"{when:%Y-%m-%d %H:%M} UTC"
