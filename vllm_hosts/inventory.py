@@ -19,7 +19,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
-from vllm_hosts import addresses
+from vllm_hosts import addresses, sudo
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.sources import problems
@@ -133,6 +133,8 @@ def host_settings(host: Host) -> HostSettings:
                 merged[name] = {**merged.get(name, {}), **value}
             elif name in SETTINGS:
                 merged[name] = value
+            elif name in sudo.PYINFRA_S_OWN:
+                found += [f"{layer.source}: {sudo.refusal(name)}"] if value else []
             elif unknown := _unknown(name, layer):
                 found.append(unknown)
     found += addresses.problems(host) if not host.name.startswith("@") else ()
