@@ -1,0 +1,102 @@
+"""H30: a host that deploys to itself, as README's "Everything on one machine" has it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+
+import pytest
+
+from lab import controller, layout
+from lab import hosts as lab_hosts
+from lab.settings import AGENTS, settings
+from tests.lab.at_terminal import at_terminal
+from tests.lab.conftest import Deployed
+from tests.lab.deploys import Run, changes, deploy
+
+pytestmark = pytest.mark.nightly
+
+HOST = "gpu2"
+BLIND = {"NET-08", "NET-09", "NET-10", "NET-11", "NET-12"}
+
+
+@pytest.fixture(
+    scope="module", params=[layout.PASSWORD_USER, layout.SUDO_USER, "root"], ids=lambda user: user
+)
+def box(request: pytest.FixtureRequest, deployed: Deployed) -> Iterator[Box]:
+    """gpu2, fresh, with the project in the home of a user; as it was afterwards."""
+    user: str = request.param
+    lab_hosts.reset([HOST])
+    yield Box(user, controller.make(HOST, user))
+    lab_hosts.reset([HOST])
+    run = deploy("--limit", HOST)
+    assert run.code == 0, run.output[-4000:]
+
+
+class Box:
+    """Somebody logged in at that machine."""
+
+    def __init__(self, user: str, folder: str) -> None:
+        self.user, self.folder = user, folder
+        data = {"ssh_hostname": str(lab_hosts.host(HOST).ipv4), "agents": AGENTS[:1]}
+        data |= {} if user == "root" else {"_sudo": True}
+        inventory = lab_hosts.root(HOST) / f"{folder}/inventory/prod.py".lstrip("/")
+        inventory.write_text(
+            f"gpu_hosts = [('@local', {data!r})]\nlab = (['@local'], {settings()!r})\n"
+        )
+
+    def run(self, command: str) -> Run:
+        """A command of README's, typed there. Who has to give a password gives it once."""
+        run, asked = at_terminal(
+            HOST,
+            self.user,
+            f"cd {quote(self.folder)} && . .venv/bin/activate &&"
+            f" PYINFRA_PROGRESS=off LC_ALL=C.UTF-8 {command}",
+            asked="sudo password of",
+            answer=layout.PASSWORD,
+        )
+        expected = self.user == layout.PASSWORD_USER and "vllm-hosts check" not in command
+        assert asked == expected, run.output[-3000:]
+        assert layout.PASSWORD not in run.output
+        return run
+
+
+def test_everything_on_one_machine(box: Box) -> None:
+    assert box.run("vllm-hosts check inventory/prod.py").code == 0
+    first = box.run("pyinfra -y inventory/prod.py deploy.py")
+    assert first.code == 0, first.output[-6000:]
+    second = box.run("pyinfra -y inventory/prod.py deploy.py")
+    assert (second.code, changes(second)) == (0, {"@local": 0}), second.output[-6000:]
+    drift = box.run("vllm-hosts drift inventory/prod.py")
+    assert (drift.code, "@local: in line" in drift.output) == (0, True), drift.output[-3000:]
+    assert box.run("vllm-hosts doctor inventory/prod.py").code == 0
+    keys = box.run("pyinfra -y inventory/prod.py keys.py")
+    assert keys.code == 0, keys.output[-3000:]
+    skipped = " ".join(f"--skip {promise}" for promise in sorted(BLIND))
+    left_out = box.run(f"vllm-hosts verify inventory/prod.py {skipped}")
+    assert left_out.code == 0, left_out.output[-5000:]
+    verify_all(box)
+
+
+def verify_all(box: Box) -> None:
+    """What cannot be seen from there is said to be not checked, with the way that does see it."""
+    found = box.run("vllm-hosts verify inventory/prod.py")
+    assert found.code == 1
+    assert "broken" not in found.output, found.output[-5000:]
+    assert "5 promises not checked on @local" in found.output, found.output[-5000:]
+    assert "5 not checked" in found.output
+    flat = " ".join(found.output.split())
+    way = re.search(r"ssh OTHER (python3 - '[^']+' < vllm_hosts/outside/scan\.py)", flat)
+    assert way is not None, flat[-3000:]
+    # From the neighbour, which has the file that ssh would send it.
+    scan = Path(__file__).resolve().parents[2] / "vllm_hosts/outside/scan.py"
+    there = lab_hosts.root(layout.NEIGHBOUR.name) / "root/scan.py"
+    there.write_text(scan.read_text())
+    look = way[1].replace("vllm_hosts/outside/scan.py", "/root/scan.py")
+    seen = json.loads(lab_hosts.run(layout.NEIGHBOUR.name, look, timeout=120).stdout)
+    there.unlink()
+    assert {tuple(one["tcp"]) for one in seen} == {(80, 443)}
+    assert {tuple(one["udp"]) for one in seen} == {()}
