@@ -13,7 +13,7 @@ import secrets
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from getpass import getpass
+from getpass import getpass, getuser
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -118,7 +118,7 @@ def _settle(state: State, host: Host) -> None:
     done, output = _plainly(host, [*_sudo(options, "-k", "-n"), "sh", "-c", "true"])
     if done or not any(words in output.stderr for words in _ASKS):
         return
-    user = host.data.get("ssh_user") or "the user who is logged in"
+    user = _user(host)
     password, source = _password(host, user)
     mark = secrets.token_hex(8)
     command = [*_sudo(options, "-k", "-S", "-p", "''"), "sh", "-c", f"'echo {mark}'"]
@@ -137,6 +137,14 @@ def _settle(state: State, host: Host) -> None:
         f"commands do not run as root: {clean(lines[-1]) if lines else 'sudo gave no answer'}; give"
         f" {user} the right to use sudo for everything there, or log in as root"
     )
+
+
+def _user(host: Host) -> str:
+    """Who is logged in there."""
+    client = getattr(host.connector, "client", None)
+    transport = client.get_transport() if client is not None else None
+    found = transport.get_username() if transport is not None else getuser()
+    return str(found or "the login")
 
 
 def _sudo(options: dict[str, Any], *flags: str) -> list[object]:

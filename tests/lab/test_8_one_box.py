@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from shlex import quote
 
 import pytest
@@ -15,7 +15,7 @@ from lab import hosts as lab_hosts
 from lab.settings import AGENTS, settings
 from tests.lab.at_terminal import at_terminal
 from tests.lab.conftest import Deployed
-from tests.lab.deploys import Run, changes, deploy
+from tests.lab.deploys import ROOT, Run, changes, deploy
 
 pytestmark = pytest.mark.nightly
 
@@ -36,17 +36,29 @@ def box(request: pytest.FixtureRequest, deployed: Deployed) -> Iterator[Box]:
     assert run.code == 0, run.output[-4000:]
 
 
+def of_readme() -> str:
+    """What README's section has to be typed."""
+    text = (ROOT / "README.md").read_text()
+    section = text.partition("### Everything on one machine")[2].partition("\n### ")[0]
+    return textwrap.dedent(
+        "\n".join(line for line in section.splitlines() if line.startswith("    "))
+    )
+
+
 class Box:
     """Somebody logged in at that machine."""
 
     def __init__(self, user: str, folder: str) -> None:
         self.user, self.folder = user, folder
-        data = {"ssh_hostname": str(lab_hosts.host(HOST).ipv4), "agents": AGENTS[:1]}
-        data |= {} if user == "root" else {"_sudo": True}
-        inventory = lab_hosts.root(HOST) / f"{folder}/inventory/prod.py".lstrip("/")
-        inventory.write_text(
-            f"gpu_hosts = [('@local', {data!r})]\nlab = (['@local'], {settings()!r})\n"
-        )
+        inventory = of_readme().partition("vllm-hosts check")[0]
+        inventory = inventory.replace("192.0.2.7", str(lab_hosts.host(HOST).ipv4))
+        if user == "root":
+            inventory = inventory.replace(', "_sudo": True', "")
+        # The lab's archives and its model.
+        lab = settings() | {"agents": AGENTS[:1]}
+        path = lab_hosts.root(HOST) / f"{folder}/inventory/prod.py".lstrip("/")
+        path.write_text(f"{inventory}\nlab = (['@local'], {lab!r})\n")
+        (path.parent.parent / "group_data/gpu_hosts.py").unlink()
 
     def run(self, command: str) -> Run:
         """A command of README's, typed there. Who has to give a password gives it once."""
@@ -65,10 +77,11 @@ class Box:
 
 
 def test_everything_on_one_machine(box: Box) -> None:
-    assert box.run("vllm-hosts check inventory/prod.py").code == 0
-    first = box.run("pyinfra -y inventory/prod.py deploy.py")
+    check, deploy_it, verify = of_readme().splitlines()[-3:]
+    assert box.run(check).code == 0
+    first = box.run(deploy_it)
     assert first.code == 0, first.output[-6000:]
-    second = box.run("pyinfra -y inventory/prod.py deploy.py")
+    second = box.run(deploy_it)
     assert (second.code, changes(second)) == (0, {"@local": 0}), second.output[-6000:]
     drift = box.run("vllm-hosts drift inventory/prod.py")
     assert (drift.code, "@local: in line" in drift.output) == (0, True), drift.output[-3000:]
@@ -76,14 +89,13 @@ def test_everything_on_one_machine(box: Box) -> None:
     keys = box.run("pyinfra -y inventory/prod.py keys.py")
     assert keys.code == 0, keys.output[-3000:]
     skipped = " ".join(f"--skip {promise}" for promise in sorted(BLIND))
-    left_out = box.run(f"vllm-hosts verify inventory/prod.py {skipped}")
+    left_out = box.run(f"{verify} {skipped}")
     assert left_out.code == 0, left_out.output[-5000:]
-    verify_all(box)
+    seen_from_elsewhere(box.run(verify))
 
 
-def verify_all(box: Box) -> None:
+def seen_from_elsewhere(found: Run) -> None:
     """What cannot be seen from there is said to be not checked, with the way that does see it."""
-    found = box.run("vllm-hosts verify inventory/prod.py")
     assert found.code == 1
     assert "broken" not in found.output, found.output[-5000:]
     assert "5 promises not checked on @local" in found.output, found.output[-5000:]
@@ -92,7 +104,7 @@ def verify_all(box: Box) -> None:
     way = re.search(r"ssh OTHER (python3 - '[^']+' < vllm_hosts/outside/scan\.py)", flat)
     assert way is not None, flat[-3000:]
     # From the neighbour, which has the file that ssh would send it.
-    scan = Path(__file__).resolve().parents[2] / "vllm_hosts/outside/scan.py"
+    scan = ROOT / "vllm_hosts/outside/scan.py"
     there = lab_hosts.root(layout.NEIGHBOUR.name) / "root/scan.py"
     there.write_text(scan.read_text())
     look = way[1].replace("vllm_hosts/outside/scan.py", "/root/scan.py")

@@ -144,11 +144,10 @@ def from_elsewhere(scans: str) -> str:
     :param scans: what scan.py is to be asked.
     """
     return (
-        "cannot be seen from the host itself, which its firewall lets in everywhere; from another"
-        " machine with Python 3: ssh OTHER python3 -"
-        f" {quote(scans.replace(', ', ',').replace(': ', ':'))}"
-        f" < {os.path.relpath(_HERE / 'scan.py')} (beside SSH, nothing but the edge may be open);"
-        ' or add neighbours = [("OTHER", {"ssh_user": "root"})] to the inventory and run this again'
+        "cannot be seen from the host itself; name another machine in the inventory's group"
+        " neighbours, or look from one with Python 3, where only SSH's and the edge's ports may be"
+        f" open: ssh OTHER python3 - {quote(scans.replace(', ', ',').replace(': ', ':'))}"
+        f" < {os.path.relpath(_HERE / 'scan.py')}"
     )
 
 
