@@ -154,6 +154,13 @@ def host_settings(host: Host) -> HostSettings:
         settings = HostSettings.model_validate({**merged, "name": host.name, "address": address})
     except ValidationError as error:
         found += sentences(error, lambda name, key: _source(layers, name, key))
+    else:
+        if host.name == "@local" and settings.ssh_hardening.enabled:
+            found.append(
+                f"{_source(layers, 'ssh_hardening', 'enabled')}: ssh_hardening.enabled needs a login"
+                " over SSH that was seen to work with a key, and @local has none; enter this machine"
+                " by its address, with ssh_user and ssh_key, or leave that out for it"
+            )
     if found:
         raise SettingsError(found)
     return settings
