@@ -157,9 +157,9 @@ def host_settings(host: Host) -> HostSettings:
     else:
         if host.name == "@local" and settings.ssh_hardening.enabled:
             found.append(
-                f"{_source(layers, 'ssh_hardening', 'enabled')}: ssh_hardening.enabled needs a login"
-                " over SSH that was seen to work with a key, and @local has none; enter this machine"
-                " by its address, with ssh_user and ssh_key, or leave that out for it"
+                f"{_source(layers, 'ssh_hardening', 'enabled')}: ssh_hardening.enabled needs a"
+                " login over SSH that was seen to work with a key, and @local has none; enter this"
+                " machine by its address, with ssh_user and ssh_key, or leave that out for it"
             )
     if found:
         raise SettingsError(found)

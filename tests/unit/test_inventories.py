@@ -188,10 +188,10 @@ class TestOneMachine:
     def test_it_has_to_have_the_address_that_clients_use(self, project: Project) -> None:
         [problem] = refused(project, "gpu_hosts = ['@local']\n")
         assert 'write (\'@local\', {"ssh_hostname": "192.0.2.7"})' in problem
-        [local] = hosts(
-            project, "gpu_hosts = [('@local', {'ssh_hostname': '192.0.2.7'})]\n"
-        ).values()
-        assert (local.name, local.address) == ("@local", "192.0.2.7")
+
+    def test_with_one_it_is_a_host(self, project: Project) -> None:
+        found = hosts(project, "gpu_hosts = [('@local', {'ssh_hostname': '192.0.2.7'})]\n")
+        assert found["@local"].address == "192.0.2.7"
 
     def test_nobody_sees_there_whether_a_key_gets_in(self, project: Project) -> None:
         data = {"ssh_hostname": "192.0.2.7", "ssh_hardening": {"enabled": True}}

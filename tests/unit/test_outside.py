@@ -134,7 +134,7 @@ class TestFromTheHostItself:
             look,
             "_finish",
             lambda command, keys: (
-                [scan_saw] * len(keys) if isinstance(keys, list) else dict.fromkeys(keys, {})
+                [scan_saw] * len(keys) if isinstance(keys, list) else {key: {} for key in keys}
             ),
         )
         monkeypatch.setattr(
