@@ -49,6 +49,8 @@ _settled: WeakKeyDictionary[Host, HostError | None] = WeakKeyDictionary()
 _passwords: WeakKeyDictionary[Host, SecretStr] = WeakKeyDictionary()
 _typed: SecretStr | None = None
 _may_ask = True
+#: How often somebody was asked.
+questions = 0
 
 
 class NotRootError(HostError):
@@ -86,6 +88,12 @@ def ask_nobody() -> None:
     """This process runs beside one that may be asking."""
     global _may_ask
     _may_ask = False
+
+
+def may_ask(state: State, host: Host) -> bool:
+    """Whether somebody may have to type a password when this host is connected to."""
+    given, _ = pop_global_arguments(state, host, {})
+    return bool(given["_sudo"]) and host not in _settled and _typed is None and _may_ask
 
 
 def settle(state: State, host: Host) -> None:
@@ -173,7 +181,7 @@ def _password(host: Host, user: str) -> tuple[SecretStr, str]:
 
     :raises NotRootError: there is none.
     """
-    global _typed
+    global questions
     try:
         found = sudo_password(_secrets(host))
     except SettingsError as error:
@@ -183,6 +191,7 @@ def _password(host: Host, user: str) -> tuple[SecretStr, str]:
     if _typed is None and _may_ask and _has_terminal():
         asked = f"sudo password of {user} at {host.name}, and at all hosts that ask for one: "
         # Blocks every greenlet, so that nothing is drawn over it.
+        questions += 1
         with suppress(EOFError, OSError):
             take(getpass(asked))
     if _typed is None:

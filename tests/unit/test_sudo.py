@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from pydantic import SecretStr
 from pyinfra.api.command import StringCommand
@@ -200,6 +201,26 @@ def test_somebody_is_asked_once(
         assert output(connections, "echo root") == ["root"]
     [prompt] = asked
     assert "@local" in prompt
+
+
+def test_somebody_who_types_slowly_is_waited_for(
+    machine: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def slowly(prompt: str) -> str:
+        asked.append(prompt)
+        if len(asked) == 1:
+            # What comes when time was up while this thread stood still.
+            raise gevent.Timeout(1)
+        return PASSWORD
+
+    monkeypatch.setattr(sudo, "_has_terminal", lambda: True)
+    monkeypatch.setattr(sudo, "getpass", slowly)
+    connections = connect()
+    assert connections.where_somebody_types(["@local"]) == ["@local"]
+    assert connections.at("@local", lambda: "done", limit=60) == "done"
+    assert connections.where_somebody_types(["@local"]) == []
 
 
 def test_nobody_who_types_is_said(machine: Path, connect: Connect) -> None:
