@@ -23,17 +23,20 @@ HOST = "gpu2"
 BLIND = {"NET-08", "NET-09", "NET-10", "NET-11", "NET-12"}
 
 
-@pytest.fixture(
-    scope="module", params=[layout.PASSWORD_USER, layout.SUDO_USER, "root"], ids=lambda user: user
-)
-def box(request: pytest.FixtureRequest, deployed: Deployed) -> Iterator[Box]:
-    """gpu2, fresh, with the project in the home of a user; as it was afterwards."""
-    user: str = request.param
-    lab_hosts.reset([HOST])
-    yield Box(user, controller.make(HOST, user))
+@pytest.fixture(scope="module")
+def given_back(deployed: Deployed) -> Iterator[None]:
+    """gpu2 as it was, after all of these tests."""
+    yield
     lab_hosts.reset([HOST])
     run = deploy("--limit", HOST)
     assert run.code == 0, run.output[-4000:]
+
+
+@pytest.fixture(scope="module", params=[layout.PASSWORD_USER, "root"])
+def box(request: pytest.FixtureRequest, given_back: None) -> Box:
+    """gpu2, fresh, with the project in the home of a user."""
+    lab_hosts.reset([HOST])
+    return Box(request.param, controller.make(HOST, request.param))
 
 
 def of_readme() -> str:
