@@ -88,6 +88,12 @@ secrets = {
     "internal_key_env": None,
     # Shell command, on the controller, that prints the key between edge and vLLM
     "internal_key_command": None,
+    # Environment variable, on the controller, with the password that sudo asks for on the host;
+    # None: you are asked, if sudo asks
+    "sudo_password_env": None,
+    # Shell command, on the controller, that prints the password that sudo asks for on the host,
+    # such as `pass show gpu1`; run only if sudo asks
+    "sudo_password_command": None,
 }
 
 # The Hugging Face hub, or a mirror of it. Only asked while models are fetched.

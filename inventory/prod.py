@@ -12,6 +12,7 @@ gpu_hosts = [
             "_sudo": True,  # leave it out where ssh_user is root
             # "ssh_hostname": "192.0.2.11",  # where the name above is not in DNS
             # "ssh_port": 22,
+            # "secrets": {"sudo_password_command": "pass show gpu1"},  # else you are asked
             # "edge": {"names": ["llm.example.com"]},  # any setting, for this host alone
         },
     ),

@@ -16,6 +16,7 @@ from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import ctx_host, ctx_state
 
+from vllm_hosts import sudo
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import HostFact
 from vllm_hosts.reach import connect, require_root, saying
@@ -36,12 +37,16 @@ class Connections:
         :raises HostError: the host cannot be reached, sudo is refused, or what ``do`` raises.
         """
         host = self._state.inventory.get_host(name)
+        questions = sudo.questions
         try:
             with gevent.Timeout(limit), at_host(self._state, host), saying(host):
                 connect_as_root(host)
                 return do()
         except gevent.Timeout as late:
             self.drop(name)
+            if sudo.questions != questions:
+                # Somebody was typing a password meanwhile, and nothing here went on.
+                return self.at(name, do, limit=limit)
             raise HostError(f"no answer within {late.seconds:g} s") from None
 
     def each(
@@ -58,6 +63,11 @@ class Connections:
         jobs = {name: gevent.spawn(one, name) for name in names}
         gevent.joinall(jobs.values(), raise_error=True)
         return {name: job.value for name, job in jobs.items()}
+
+    def where_somebody_types(self, names: Iterable[str]) -> list[str]:
+        """Hosts that may ask for a password when they are first connected to."""
+        inventory = self._state.inventory
+        return [name for name in names if sudo.may_ask(self._state, inventory.get_host(name))]
 
     def drop(self, name: str) -> None:
         """Forget a connection, which may be dead; the next look makes another."""

@@ -19,7 +19,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
-from vllm_hosts import addresses
+from vllm_hosts import addresses, sudo
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.sources import problems
@@ -133,6 +133,8 @@ def host_settings(host: Host) -> HostSettings:
                 merged[name] = {**merged.get(name, {}), **value}
             elif name in SETTINGS:
                 merged[name] = value
+            elif name in sudo.PYINFRA_S_OWN:
+                found += [f"{layer.source}: {sudo.refusal(name)}"] if value else []
             elif unknown := _unknown(name, layer):
                 found.append(unknown)
     found += addresses.problems(host) if not host.name.startswith("@") else ()
@@ -152,6 +154,13 @@ def host_settings(host: Host) -> HostSettings:
         settings = HostSettings.model_validate({**merged, "name": host.name, "address": address})
     except ValidationError as error:
         found += sentences(error, lambda name, key: _source(layers, name, key))
+    else:
+        if host.name == "@local" and settings.ssh_hardening.enabled:
+            found.append(
+                f"{_source(layers, 'ssh_hardening', 'enabled')}: ssh_hardening.enabled needs a"
+                " login over SSH that was seen to work with a key, and @local has none; enter this"
+                " machine by its address, with ssh_user and ssh_key, or leave that out for it"
+            )
     if found:
         raise SettingsError(found)
     return settings

@@ -1,8 +1,7 @@
 """The way to a host: whatever goes wrong on it becomes one sentence, for that host alone.
 
 pyinfra turns some exceptions of a connection into its own ``ConnectError`` and lets others through:
-a key that is not there, a sudo that asks for a password where nobody can type, a connector's own
-faults. Those end the run for all hosts.
+a key that is not there, a connector's own faults. Those end the run for all hosts.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -25,6 +23,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.connectors.ssh import SSHConnector
 
+from vllm_hosts import sudo
 from vllm_hosts.errors import HostError
 from vllm_hosts.text import clean
 
@@ -42,6 +41,7 @@ class Reaching(BaseStateCallback):
     @staticmethod
     def host_before_connect(state: State, host: Host) -> None:
         """Called right before every connect of pyinfra's."""
+        sudo.install()
         connector = host.connector
         if getattr(connector.connect, "says_why", False):
             return
@@ -56,6 +56,7 @@ class Reaching(BaseStateCallback):
                     _check_known_hosts(known_hosts(host))
                     _check_key(host)
                 connect()
+                sudo.settle(state, host)
             except Exception as error:
                 raise UnreachedError(why(error, host)) from error
 
@@ -82,6 +83,8 @@ def connect(host: Host) -> None:
     try:
         host.connect(show_errors=False, raise_exceptions=True)
     except Exception as error:
+        if isinstance(error.__cause__, sudo.NotRootError):
+            raise HostError(str(error.__cause__)) from error
         raise HostError(f"cannot be reached: {why(error, host)}") from error
 
 
@@ -94,11 +97,6 @@ def saying(host: Host) -> Iterator[None]:
         raise
     except (OSError, EOFError, SSHException) as error:
         host.connected = False
-        if any("getpass" in step.filename for step in traceback.extract_tb(error.__traceback__)):
-            raise HostError(
-                "commands do not run as root: sudo asks for a password, and nobody can type it"
-                " here; give ssh_user sudo without a password there"
-            ) from error
         raise HostError(f"the connection is lost: {error or type(error).__name__}") from error
     except Exception as error:
         raise HostError(f"could not be finished: {why(error, host)}") from error

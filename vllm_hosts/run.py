@@ -19,7 +19,7 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 from pyinfra_cli.exceptions import CliError
 
-from vllm_hosts import deploy_output, outlook, pyinfra_output
+from vllm_hosts import deploy_output, outlook, pyinfra_output, sudo
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
@@ -148,6 +148,9 @@ def _initialise(
         host for host in deployed(inventory) if initial_limit is None or host in initial_limit
     ]
     initialise(inventory, *args, initial_limit=chosen, **kwargs)
+    # Typed for --same-sudo-password: pyinfra would put it into arguments on hosts.
+    sudo.take(state.config.SUDO_PASSWORD)
+    state.config.SUDO_PASSWORD = None
     try:
         run.settings = validate(inventory)
         _open_secrets(run)

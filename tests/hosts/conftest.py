@@ -24,6 +24,7 @@ from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.inventory import load, neighbours, validate
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.keys.sources import taken
 from vllm_hosts.report.collect import Collector
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.testing import Hosts
@@ -141,6 +142,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Neighbours may need a password for sudo that this process took out of its own.
+        env={**os.environ, **(taken() if verified.neighbours else {})},
     )
     assert process.stdin is not None
     process.stdin.write(

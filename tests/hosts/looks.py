@@ -106,6 +106,12 @@ class Outside:
             for who, frames in self._get("frames").items()
         }
 
+    @property
+    def blind(self) -> str | None:
+        """Why only a neighbour sees the host from outside; None: this machine sees it too."""
+        found: str | None = self._get("blind")
+        return found
+
     def besides_edge(self, https_port: int) -> dict[str, list[tuple[str, int]]]:
         """Like ``behind``, without the edge itself, which a look has to see.
 
@@ -129,9 +135,8 @@ class Outside:
         complaints: list[str] = self._good(self._get("shapes"))[promise]
         return complaints
 
-    def _get(self, kind: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._good(self.seen)[kind]
-        return found
+    def _get(self, kind: str) -> Any:
+        return self._good(self.seen)[kind]
 
     @staticmethod
     def _good(part: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tests.hosts.looks import Outside
 from tests.hosts.packets import Table
 from tests.hosts.promise import promise
 from tests.hosts.test_sockets import ssh_ports
+from vllm_hosts.errors import HostError
 from vllm_hosts.settings import HostSettings
 
 #: Without counters, and without the addresses that a set has collected.
@@ -204,6 +205,8 @@ def test_a_neighbour_reaches_nothing_on_loopback(settings: HostSettings, outside
 def neighbours(settings: HostSettings, outside: Outside) -> list[str]:
     """What neighbours reach behind the edge, which they have to see, as sentences."""
     if not outside.behind():
+        if outside.blind:
+            raise HostError(outside.blind)
         pytest.skip("the inventory has no group neighbours with a host that could look")
     return [
         f"{who} reaches {address} port {port}"

@@ -83,7 +83,7 @@ def changes(run: Run) -> dict[str, int]:
     """Operations that changed something, by host, from the lines that pyinfra prints of each."""
     counts: dict[str, int] = {}
     for match in re.finditer(
-        r"^\s*\[(?P<host>[\w.-]+)\]\s+(?P<what>Success|No changes)", run.output, re.M
+        r"^\s*\[(?P<host>[@\w.-]+)\]\s+(?P<what>Success|No changes)", run.output, re.M
     ):
         counts.setdefault(match["host"], 0)
         counts[match["host"]] += match["what"] == "Success"

@@ -92,10 +92,13 @@ def test_an_unreachable_host(deployed: Deployed) -> None:
     assert_converges()
 
 
-def test_a_wrong_sudo_password(deployed: Deployed) -> None:
-    run = deploy_with(ssh_user=layout.PASSWORD_USER, _sudo_password="not-the-password")
-    assert_only_gpu2_failed(run, "sudo")
+def test_a_wrong_sudo_password(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_OF_GPU2", "not-the-password")
+    run = deploy_with(ssh_user=layout.PASSWORD_USER, secrets={"sudo_password_env": "SUDO_OF_GPU2"})
+    assert_only_gpu2_failed(run, "sudo refuses the password of alice")
     assert "not-the-password" not in run.output
+    tries = lab_hosts.run("gpu2", "journalctl -t sudo --since -10min | grep -c 'incorrect pass'")
+    assert tries.stdout == "1\n"
     assert_converges()
 
 

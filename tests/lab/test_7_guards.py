@@ -111,14 +111,17 @@ class TestSsh:
         assert refused.code == 1
         assert "sshd still takes passwords (passwordauthentication)" in refused.output
 
-    def test_not_without_a_login_by_key(self, deployed: Deployed) -> None:
+    def test_not_without_a_login_by_key(
+        self, deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A user who only has a password would be locked out."""
+        monkeypatch.setenv("SUDO_OF_GPU2", layout.PASSWORD)
         login = {
             "ssh_user": layout.PASSWORD_USER,
             "ssh_password": layout.PASSWORD,
             "ssh_key": None,
             "_sudo": True,
-            "_sudo_password": layout.PASSWORD,
+            "secrets": {"sudo_password_env": "SUDO_OF_GPU2"},
         }
         run = deploy(
             "--limit", "gpu2",

@@ -1,4 +1,4 @@
-"""Watching the arguments of every process on this machine, which includes all lab hosts'."""
+"""Watching processes of this machine, which include all lab hosts': what texts they show."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from types import TracebackType
 class ArgumentWatch:
     """Between enter and exit, looks at /proc/*/cmdline again and again for some texts.
 
-    ``seen`` tells where one was found, without the text itself. ``rounds`` counts the looks.
+    ``seen`` tells where one was found, without the text itself. ``rounds`` counts the looks, and
+    ``commands`` the arguments that were new.
+
+    :param host_of: a process of the lab host whose processes alone are watched, and whose
+        environments are too; whoever runs the test has the text in theirs.
     """
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[str], *, host_of: int | None = None) -> None:
         self._texts = [text.encode() for text in texts]
+        self._space = None if host_of is None else os.readlink(f"/proc/{host_of}/ns/pid")
+        self.commands = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.seen: list[str] = []
@@ -49,10 +55,18 @@ class ArgumentWatch:
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 arguments = file.read()
+            if known.get(pid) == arguments:
+                return
+            known[pid] = arguments
+            environment = b""
+            if self._space is not None:
+                if os.readlink(f"/proc/{pid}/ns/pid") != self._space:
+                    return
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    environment = file.read()
         except OSError:
             return
-        if known.get(pid) == arguments:
-            return
-        known[pid] = arguments
-        if any(text in arguments for text in self._texts):
-            self.seen.append(f"process {pid}: {arguments[:40]!r}...")
+        self.commands += 1
+        for where, shown in (("arguments", arguments), ("environment", environment)):
+            if any(text in shown for text in self._texts):
+                self.seen.append(f"{where} of process {pid}: {arguments[:40]!r}...")

@@ -182,6 +182,24 @@ class TestTwice:
         assert len(hosts(project, f"gpu_hosts = [('a', {one!r}), ('b', {other!r})]\n")) == 2
 
 
+class TestOneMachine:
+    """H30."""
+
+    def test_it_has_to_have_the_address_that_clients_use(self, project: Project) -> None:
+        [problem] = refused(project, "gpu_hosts = ['@local']\n")
+        assert 'write (\'@local\', {"ssh_hostname": "192.0.2.7"})' in problem
+
+    def test_with_one_it_is_a_host(self, project: Project) -> None:
+        found = hosts(project, "gpu_hosts = [('@local', {'ssh_hostname': '192.0.2.7'})]\n")
+        assert found["@local"].address == "192.0.2.7"
+
+    def test_nobody_sees_there_whether_a_key_gets_in(self, project: Project) -> None:
+        data = {"ssh_hostname": "192.0.2.7", "ssh_hardening": {"enabled": True}}
+        [problem] = refused(project, f"gpu_hosts = [('@local', {data!r})]\n")
+        assert problem.startswith("the inventory: ssh_hardening.enabled needs a login over SSH")
+        assert "enter this machine by its address, with ssh_user and ssh_key" in problem
+
+
 class TestTypos:
     """O18: names that are nearly pyinfra's."""
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.hosts.looks import Outside
-from tests.hosts.test_firewall import differences, strangers_first
+from tests.hosts.test_firewall import differences, neighbours, strangers_first
 from vllm_hosts.errors import HostError
 from vllm_hosts.outside import frames, look, scan, shapes
 from vllm_hosts.outside.shapes import Met, Shape
@@ -120,6 +120,78 @@ class TestReading:
         }
         with pytest.raises(HostError, match="does not even see the edge"):
             Outside({"frames": {"neighbour": {"answering": []}}}).besides_edge(443)
+
+
+class TestFromTheHostItself:
+    """H30: it does not see itself as others do."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """What the look is asked; what it starts ends at once, and has seen a port."""
+        scan_saw = {"tcp": [443], "udp": {}}
+        monkeypatch.setattr(look, "_start", lambda command, said="": command)
+        monkeypatch.setattr(
+            look,
+            "_finish",
+            lambda command, keys: (
+                [scan_saw] * len(keys) if isinstance(keys, list) else {key: {} for key in keys}
+            ),
+        )
+        monkeypatch.setattr(
+            look,
+            "_ask",
+            lambda neighbours, request, limit: {
+                name: {
+                    "scans": [scan_saw for _ in json.loads(request["scans"])],
+                    "frames": {host: {"answering": []} for host in request["hosts"]},
+                }
+                for name in neighbours
+            },
+        )
+        host = {"ssh_ports": [22], "edge": {}, "targets": []}
+        return {
+            "inventory": "inventory/prod.py",
+            "neighbours": [],
+            "promises": ["NET-08", "NET-11"],
+            "ports": [1, 9],
+            "hosts": {
+                "here": host | {"addresses": {"ipv4": "127.0.0.1"}},
+                "there": host | {"addresses": {"ipv4": "192.0.2.1"}},
+            },
+        }
+
+    def test_it_is_blind_and_says_how_others_look(self, asked: dict[str, Any]) -> None:
+        seen = {name: Outside(found) for name, found in look.look(asked).items()}
+        with pytest.raises(HostError, match="cannot be seen from the host itself") as found:
+            seen["here"].scans("ipv4", set())
+        assert seen["here"].blind == str(found.value)
+        assert seen["there"].blind is None
+        assert list(seen["there"].scans("ipv4", {443})) == ["controller"]
+        command = str(found.value).partition("ssh OTHER ")[2].replace("python3", sys.executable)
+        done = subprocess.run(
+            command, shell=True, cwd=Path(look.__file__).parents[2], capture_output=True, check=True
+        )
+        [there] = json.loads(done.stdout)
+        assert (there["address"], there["tcp"]) == ("127.0.0.1", [])
+
+    def test_a_neighbour_sees_it(self, asked: dict[str, Any]) -> None:
+        found = look.look(asked | {"neighbours": ["next"]})
+        assert list(Outside(found["here"]).scans("ipv4", {443})) == ["next"]
+        assert list(Outside(found["there"]).scans("ipv4", {443})) == ["next", "controller"]
+        assert Outside(found["here"]).behind() == {"next": []}
+
+    def test_without_a_neighbour_nothing_behind_it_counts_as_kept(self) -> None:
+        settings: Any = None
+        with pytest.raises(HostError, match="from elsewhere"):
+            neighbours(settings, Outside({"frames": {}, "blind": "from elsewhere"}))
+        with pytest.raises(pytest.skip.Exception):
+            neighbours(settings, Outside({"frames": {}, "blind": None}))
+
+    def test_whose_address_it_is(self) -> None:
+        assert look.is_here("127.0.0.1")
+        assert look.is_here("127.0.1.1")
+        assert not look.is_here("192.0.2.1")
+        assert not look.is_here("2001:db8::1")
 
 
 def chain(table: str, hook: str, kind: str, priority: int) -> dict[str, object]:

@@ -76,6 +76,16 @@ def test_hosts_reboot_one_after_the_other() -> None:
     assert sorted(names[0::2]) == ["a", "b", "c"]
 
 
+def test_the_machine_that_deploys_is_not_rebooted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end the run that waits for it."""
+    story: list[str] = []
+    host = FakeHost("@local", 2, story)
+    monkeypatch.setattr(reboot, "_own_boot_id", lambda: "boot-1")
+    assert run(host) == [False]
+    assert host.down == 0
+    assert "reboot it (systemctl reboot), then run this again" in story[0]
+
+
 def test_a_host_that_stays_away_is_the_last_one_to_reboot() -> None:
     story: list[str] = []
     hosts = [FakeHost("a", None, story), FakeHost("b", 2, story)]

@@ -90,6 +90,7 @@ class SshPorts(HostFact[tuple[int, ...]]):
             raise HostError(
                 "no sshd of root's is seen listening where its configuration says (sshd -T), so a"
                 " firewall could lock everybody out; is SSH served by something other than OpenSSH?"
+                " A machine that had none gets it with: apt install openssh-server"
             )
         return tuple(sorted(ports))
 

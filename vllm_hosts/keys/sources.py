@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -13,9 +14,13 @@ from pydantic import SecretStr
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.model import SAFE_SECRET
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.sections import Secrets
 
 #: Long enough to touch a hardware key, short enough for a run that nobody watches.
 _TIMEOUT = 120
+#: People choose these; sudo reads one line of up to 255 bytes.
+_PASSWORD = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_taken: dict[str, SecretStr] = {}
 
 
 def internal_key(settings: HostSettings) -> SecretStr | None:
@@ -36,6 +41,33 @@ def hf_token(settings: HostSettings) -> SecretStr | None:
     return _one("secrets.hf_token", given.hf_token_env, given.hf_token_command)
 
 
+def sudo_password(given: Secrets) -> tuple[SecretStr, str] | None:
+    """The password that sudo asks for, and where it comes from; None: nothing says it.
+
+    The variable leaves this process's environment: where the host is this machine, commands there
+    would inherit it.
+
+    :raises SettingsError: its source gives nothing usable.
+    """
+    if (variable := given.sudo_password_env) is not None:
+        setting = "secrets.sudo_password_env"
+        if variable not in _taken:
+            if problem := _judged_variable(setting, variable, _PASSWORD):
+                raise SettingsError([problem])
+            _taken[variable] = SecretStr(os.environ.pop(variable))
+        return _taken[variable], f"from {setting}, {variable}"
+    if given.sudo_password_command is not None:
+        setting = "secrets.sudo_password_command"
+        password = _from_command(setting, given.sudo_password_command, _PASSWORD)
+        return password, f"from {setting}"
+    return None
+
+
+def taken() -> dict[str, str]:
+    """Variables that were taken out of the environment, for a process that needs them again."""
+    return {variable: value.get_secret_value() for variable, value in _taken.items()}
+
+
 def problems(settings: HostSettings) -> Iterator[str]:
     """What is wrong with secrets of the environment. Runs no command."""
     given = settings.secrets
@@ -44,6 +76,11 @@ def problems(settings: HostSettings) -> Iterator[str]:
         ("secrets.hf_token_env", given.hf_token_env),
     ):
         if variable is not None and (problem := _judged_variable(setting, variable)):
+            yield problem
+    variable = given.sudo_password_env
+    if variable is not None and variable not in _taken:
+        problem = _judged_variable("secrets.sudo_password_env", variable, _PASSWORD)
+        if problem:
             yield problem
 
 
@@ -55,7 +92,9 @@ def _one(setting: str, variable: str | None, command: str | None) -> SecretStr |
     return _from_command(f"{setting}_command", command) if command is not None else None
 
 
-def _judged_variable(setting: str, variable: str) -> str | None:
+def _judged_variable(
+    setting: str, variable: str, safe: re.Pattern[str] = SAFE_SECRET
+) -> str | None:
     value = os.environ.get(variable)
     if not value:
         how = "empty" if value == "" else "not set"
@@ -63,16 +102,18 @@ def _judged_variable(setting: str, variable: str) -> str | None:
             f"{setting} names the environment variable {variable}, which is {how};"
             " export it, or remove the setting"
         )
-    if not SAFE_SECRET.fullmatch(value):
+    if not safe.fullmatch(value):
+        has = "line breaks" if safe is _PASSWORD else "spaces, line breaks"
+        what = "password" if safe is _PASSWORD else "key"
         return (
-            f"{setting}: the value of {variable} has spaces, line breaks or other characters"
-            " that a key cannot have; export it without them"
+            f"{setting}: the value of {variable} has {has} or other characters"
+            f" that a {what} cannot have; export it without them"
         )
     return None
 
 
 @cache
-def _from_command(setting: str, command: str) -> SecretStr:
+def _from_command(setting: str, command: str, safe: re.Pattern[str] = SAFE_SECRET) -> SecretStr:
     """The first line that a command prints. Run once; what it prints is shown to nobody."""
     program = shlex.split(command)[0]
     try:
@@ -89,9 +130,11 @@ def _from_command(setting: str, command: str) -> SecretStr:
         raise SettingsError(
             [f"{setting}: {program} ended with {done.returncode}; its own words are above"]
         )
-    value = done.stdout.partition("\n")[0].strip()
-    if not SAFE_SECRET.fullmatch(value):
+    value = done.stdout.partition("\n")[0]
+    value = value.rstrip("\r") if safe is _PASSWORD else value.strip()
+    if not safe.fullmatch(value):
+        what = "password" if safe is _PASSWORD else "key"
         raise SettingsError(
-            [f"{setting}: {program} printed no key in its first line (its output is not shown)"]
+            [f"{setting}: {program} printed no {what} in its first line (its output is not shown)"]
         )
     return SecretStr(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import gevent
 from gevent.lock import BoundedSemaphore
@@ -41,8 +42,15 @@ def _reboot(state: State, host: Host, why: str, timeout: int) -> bool:
                 f"a reboot is needed ({why}), and was not tried since {_gone[0]} did not come back"
                 " from its own; look at that host first",
             )
-        host.log(f"    rebooting: {why}")
         before = _boot_id(state, host)
+        if before == _own_boot_id():
+            return fail(
+                state,
+                host,
+                f"a reboot is needed ({why}), and this deploy runs on the machine itself; reboot it"
+                " (systemctl reboot), then run this again",
+            )
+        host.log(f"    rebooting: {why}")
         host.run_shell_command(
             # In the background, so that the connection is not waited for as it breaks.
             StringCommand("( sleep 1; systemctl reboot ) </dev/null >/dev/null 2>&1 &"),
@@ -71,6 +79,14 @@ def _boot_id(state: State, host: Host) -> str | None:
         **connector_options(state, host),
     )
     return output.stdout.strip() if done else None
+
+
+def _own_boot_id() -> str | None:
+    """This machine's; None where it has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
 
 
 def _boot_id_anew(state: State, host: Host) -> str | None:

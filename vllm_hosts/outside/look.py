@@ -7,6 +7,8 @@ request as JSON on standard input, what was seen as JSON on standard output.
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from shlex import quote
 from typing import Any
 
 from vllm_hosts.bounded import parse_json
+from vllm_hosts.outside.scan import family_of
 from vllm_hosts.text import clean
 
 _HERE = Path(__file__).resolve().parent
@@ -63,8 +66,10 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
         modules here ask for.
     :returns: by host: ``controller`` and, by their names, neighbours, each with scans by family;
         ``frames`` by neighbour; ``tls``; ``shapes``. Where a look was not possible: ``error``.
+        ``blind``: why only another machine sees this host from outside, or None.
     """
     hosts = asked["hosts"]
+    here = {name for name, host in hosts.items() if any(map(is_here, host["addresses"].values()))}
     edges = json.dumps({name: host["edge"] for name, host in hosts.items()})
     wanted = set(asked["promises"])
     # Every address of every host, in an order by which the answers are told apart again.
@@ -74,26 +79,40 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for family in host["addresses"]
         if wanted & SCANS
     ]
-    scans = json.dumps(
-        [
-            {
-                "address": hosts[name]["addresses"][family],
-                "tcp": asked["ports"],
-                "skip": hosts[name]["ssh_ports"],
-                "udp": UDP_PORTS,
-            }
-            for name, family in places
-        ]
-    )
+    from_here = [place for place in places if place[0] not in here]
+
+    def scans_of(places: list[tuple[str, str]]) -> str:
+        return json.dumps(
+            [
+                {
+                    "address": hosts[name]["addresses"][family],
+                    "tcp": asked["ports"],
+                    "skip": hosts[name]["ssh_ports"],
+                    "udp": UDP_PORTS,
+                }
+                for name, family in places
+            ]
+        )
+
+    scans = scans_of(places)
+    scan = f"{quote(str(_HERE / 'scan.py'))} {quote(scans_of(from_here))}"
     python = quote(sys.executable)
     running = {
-        "scan": _start(f"{_ROOM}; exec {python} {quote(str(_HERE / 'scan.py'))} {quote(scans)}"),
+        "scan": _start(f"{_ROOM}; exec {python} {scan}"),
         "tls": _start(f"exec {python} -m vllm_hosts.outside.tls", edges),
         "shapes": _start(
             f"exec {python} -m vllm_hosts.outside.shapes {' '.join(sorted(wanted))}", edges
         ),
     }
-    seen: dict[str, dict[str, Any]] = {name: {"frames": {}, "scans": {}} for name in hosts}
+    seen: dict[str, dict[str, Any]] = {
+        name: {"frames": {}, "scans": {}, "blind": None} for name in hosts
+    }
+    for name in here:
+        families = hosts[name]["addresses"]
+        why = from_elsewhere(scans_of([(name, family) for family in families]))
+        seen[name]["blind"] = why
+        if not asked["neighbours"]:
+            seen[name]["scans"]["controller"] = {key: {"error": why} for key in families}
     if wanted & (SCANS | FRAMES):
         request = {"inventory": asked["inventory"], "scans": scans, "hosts": hosts}
         limit = _CONNECT + _PER_ADDRESS * len(places)
@@ -101,12 +120,35 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
             _sort_in(seen, places, neighbour, saw["scans"])
             for name in hosts:
                 seen[name]["frames"][neighbour] = saw["frames"][name]
-    _sort_in(seen, places, "controller", _finish(running["scan"], places))
+    _sort_in(seen, from_here, "controller", _finish(running["scan"], from_here))
     for kind in ("tls", "shapes"):
         found = _finish(running[kind], hosts)
         for name in hosts:
             seen[name][kind] = found[name]
     return seen
+
+
+def is_here(address: str) -> bool:
+    """Whether an address is this machine's own: what goes there passes no firewall for others."""
+    with socket.socket(family_of(address), socket.SOCK_STREAM) as one:
+        try:
+            one.bind((address, 0))
+        except OSError:
+            return False
+        return True
+
+
+def from_elsewhere(scans: str) -> str:
+    """Why this machine cannot see itself from outside, and how another one can.
+
+    :param scans: what scan.py is to be asked.
+    """
+    return (
+        "cannot be seen from the host itself; name another machine in the inventory's group"
+        " neighbours, or look from one with Python 3, where only SSH's and the edge's ports may be"
+        f" open: ssh OTHER python3 - {quote(scans.replace(', ', ',').replace(': ', ':'))}"
+        f" < {os.path.relpath(_HERE / 'scan.py')}"
+    )
 
 
 def _sort_in(

@@ -12,6 +12,7 @@ from typing import Any
 import pyinfra_cli  # noqa: F401  replaces the socket module by gevent's: before anybody uses it
 
 # isort: on
+from vllm_hosts import sudo
 from vllm_hosts.bounded import parse_json
 from vllm_hosts.errors import HostError
 from vllm_hosts.inventory import load
@@ -56,6 +57,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Request and answer as JSON; one sentence and exit code 1 where a look is not possible."""
+    sudo.ask_nobody()
     try:
         print(json.dumps(look(json.loads(sys.stdin.read()))))
     except HostError as error:

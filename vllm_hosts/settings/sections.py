@@ -181,10 +181,21 @@ class Secrets(Section):
         min_length=1,
         description="Shell command, on the controller, that prints the key between edge and vLLM",
     )
+    sudo_password_env: EnvName | None = Field(
+        None,
+        description="Environment variable, on the controller, with the password that sudo asks for"
+        " on the host; None: you are asked, if sudo asks",
+    )
+    sudo_password_command: str | None = Field(
+        None,
+        min_length=1,
+        description="Shell command, on the controller, that prints the password that sudo asks for"
+        " on the host, such as `pass show gpu1`; run only if sudo asks",
+    )
 
     @model_validator(mode="after")
     def _one_source_each(self) -> Self:
-        for name in ("hf_token", "internal_key"):
+        for name in ("hf_token", "internal_key", "sudo_password"):
             if getattr(self, f"{name}_env") and getattr(self, f"{name}_command"):
                 raise ValueError(
                     f"secrets.{name}_env and secrets.{name}_command exclude each other"

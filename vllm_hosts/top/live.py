@@ -75,6 +75,9 @@ class Watch:
 def live(chosen: Chosen, title: str, interval: float) -> None:
     """Draw on a screen of its own until somebody quits."""
     watch = Watch(chosen)
+    connections = chosen.connections
+    asking = connections.where_somebody_types(watch.views)
+    connections.each(asking, lambda host: None, limit=_LIMIT)
     # Nothing may write between the lines.
     logging.disable(logging.CRITICAL)
     console = Console(highlight=False)
