@@ -9,6 +9,7 @@ from roles.models import models
 from roles.nginx import nginx
 from roles.nvidia_container_toolkit import nvidia_container_toolkit
 from roles.nvidia_driver import nvidia_driver
+from roles.ownership import ownership
 from roles.preflight import preflight
 from roles.secrets import secrets
 from roles.ssh_hardening import ssh_hardening
@@ -16,6 +17,7 @@ from roles.tls import tls
 from roles.vllm import vllm
 
 preflight()  # can this host take it: system, ports, disk, GPUs
+ownership()  # is the host this inventory's: its keys and its CA
 nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
 docker()  # Docker Engine and Compose v2, daemon.json merged
 nvidia_container_toolkit()  # containers get GPUs, where agents ask for them

@@ -24,14 +24,15 @@ import click
 from vllm_hosts import __version__, pyinfra_output
 from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.ca_cli import ca
-from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.cli_common import inventory_argument, opened, says_problems
 from vllm_hosts.controller import state_folder
 from vllm_hosts.doctor_cli import doctor
 from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.endpoints import client_to_name
 from vllm_hosts.endpoints import endpoints as all_endpoints
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.hosts_cli import hosts as hosts_command
+from vllm_hosts.inventory import validate
 from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
 from vllm_hosts.keys_cli import keys
 from vllm_hosts.plan_cli import plan
@@ -55,6 +56,7 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(hosts_command)
 main.add_command(ca)
 main.add_command(agents_command)
 main.add_command(top)
@@ -256,7 +258,7 @@ def _program() -> str:
 
 
 def _settings(inventory: Path) -> dict[str, HostSettings]:
-    return validate(load(inventory))
+    return validate(opened(inventory))
 
 
 def _gpus(gpus: tuple[int, ...]) -> str:

@@ -23,7 +23,7 @@ from vllm_hosts.atomic import (
 from vllm_hosts.controller import CA_FILE, state_folder
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import age, sources
-from vllm_hosts.keys.model import Content, StoredCa, new_content, with_internal
+from vllm_hosts.keys.model import Content, StoredCa, new_content
 from vllm_hosts.pki import CA_KEY_FILE, LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
 
@@ -59,6 +59,28 @@ class HostKeys:
         return SecretStr(base64.urlsafe_b64encode(made).decode().rstrip("="))
 
 
+def host_keys(content: Content, settings: HostSettings) -> HostKeys:
+    """The secrets of one host that has an internal key.
+
+    :raises SettingsError: a source of a secret gives nothing usable.
+    """
+    return HostKeys(
+        internal=sources.internal_key(settings) or content.internal[settings.name].value,
+        clients=client_keys(content, settings.name),
+        hf_token=sources.hf_token(settings),
+    )
+
+
+def client_keys(content: Content, host: str) -> tuple[ClientKey, ...]:
+    """What a host's edge accepts now."""
+    now = utc_now()
+    return tuple(
+        ClientKey(name, key.value, key.expires, record.agents)
+        for name, record in content.for_host(host).items()
+        for key in record.valid_keys(now)
+    )
+
+
 class KeyStore:
     """The secrets of one inventory.
 
@@ -88,11 +110,15 @@ class KeyStore:
         return self.encrypted_path if self.encrypted else self.plain_path
 
     def read(self) -> Content:
-        """What the store holds; made at first use.
+        """What the store holds. Looking makes none.
 
-        :raises SettingsError: it is damaged, open to others, or no identity opens it.
+        :raises SettingsError: there is none, it is damaged, open to others, or no identity opens
+            it.
         """
-        return self.update(lambda content: content)
+        content = self.peek()
+        if content is None:
+            raise SettingsError([self._none()])
+        return content
 
     def peek(self) -> Content | None:
         """What the store holds; None: there is none yet, and none is made.
@@ -112,35 +138,48 @@ class KeyStore:
         public = self.folder / CA_FILE
         return public.read_bytes() if public.is_file() else None
 
-    def update(self, change: Callable[[Content], Content]) -> Content:
+    def update(
+        self, change: Callable[[Content], Content], *, start: Content | None = None
+    ) -> Content:
         """Change the store, whole or not at all. A second writer waits, and loses nothing.
 
+        :param start: what a store begins with that is not there yet; None: it has to be there.
         :raises SettingsError: as ``read``; or it cannot be written, and is as it was.
         """
+        if start is None and not self.path.exists():
+            raise SettingsError([self._none()])
         private_folder(self.folder)
         with locked(self.folder):
             before = self._load()
-            content = change(before or new_content(utc_now()))
+            first = before or start
+            if first is None:
+                raise SettingsError([self._none()])
+            content = change(first)
             if content != before:
                 self._save(content)
         return content
 
-    def host_keys(self, settings: HostSettings) -> HostKeys:
-        """The secrets of one host; an internal key that does not exist yet is made and kept.
+    def make(self) -> Content:
+        """What the store holds; made where there is none."""
+        return self.update(lambda content: content, start=new_content(utc_now()))
 
-        :raises SettingsError: as ``update``, or a source of a secret gives nothing usable.
-        """
-        now = utc_now()
-        content = self.update(lambda content: with_internal(content, [settings.name], now))
-        return HostKeys(
-            internal=sources.internal_key(settings) or content.internal[settings.name].value,
-            clients=tuple(
-                ClientKey(name, key.value, key.expires, record.agents)
-                for name, record in content.for_host(settings.name).items()
-                for key in record.valid_keys(now)
-            ),
-            hf_token=sources.hf_token(settings),
+    def _none(self) -> str:
+        return (
+            f"there is no store of keys for the inventory {self.name!r} in {self.plain_path.parent}"
+            f" or {self.encrypted_path}; its first deploy makes one, and so does: vllm-hosts keys"
+            " add. If the inventory was renamed or copied, see docs/inventories.md"
         )
+
+    def host_keys(self, settings: HostSettings) -> HostKeys:
+        """The secrets of one host.
+
+        :raises SettingsError: as ``read``, the host was not deployed to yet, or a source of a
+            secret gives nothing usable.
+        """
+        content = self.read()
+        if settings.name not in content.internal:
+            raise SettingsError([f"{self.path} has no key for {settings.name}; deploy to it first"])
+        return host_keys(content, settings)
 
     def client_key(self, name: str) -> SecretStr:
         """The newest key of a client.
@@ -157,16 +196,42 @@ class KeyStore:
 
         :raises SettingsError: it is damaged, or as ``read``.
         """
-        now = utc_now()
+        return self.stored_ca() or self.keep_ca(LocalCa.create(self.name, utc_now()))
+
+    def stored_ca(self) -> LocalCa | None:
+        """The inventory's CA; None: there is none yet, and none is made.
+
+        :raises SettingsError: it is damaged, or as ``read``.
+        """
         if not self.encrypted:
-            return LocalCa.load_or_create(self.folder, self.name, now)
-        stored = self.update(lambda content: _with_ca(content, self.name, now)).ca
-        assert stored is not None
-        ca = LocalCa.from_pem(stored.certificate.encode(), stored.key, str(self.encrypted_path))
+            return LocalCa.load(self.folder)
+        stored = self.read().ca
+        if stored is None:
+            return None
+        return LocalCa.from_pem(stored.certificate.encode(), stored.key, str(self.encrypted_path))
+
+    def keep_ca(self, ca: LocalCa) -> LocalCa:
+        """Keep a CA that was made; where there is one already, that one stays.
+
+        :raises SettingsError: it cannot be written.
+        """
+        if not self.encrypted:
+            return ca.keep(private_folder(self.folder))
+        stored = StoredCa(certificate=ca.certificate_pem.decode(), key=ca.key_text())
+        self.update(
+            lambda content: content if content.ca else content.model_copy(update={"ca": stored})
+        )
+        self.show_ca()
+        kept = self.stored_ca()
+        assert kept is not None
+        return kept
+
+    def show_ca(self) -> None:
+        """Put the CA's certificate, which clients get, beside the secrets where it is in them."""
+        ca = self.stored_ca() if self.encrypted else None
         public = self.folder / CA_FILE
-        if not public.exists() or public.read_bytes() != ca.certificate_pem:
-            write_private(public, ca.certificate_pem)
-        return ca
+        if ca and (not public.exists() or public.read_bytes() != ca.certificate_pem):
+            write_private(private_folder(self.folder) / CA_FILE, ca.certificate_pem)
 
     def new_ca(self) -> LocalCa:
         """Another CA in the place of the one there is. Hosts get certificates at the next deploy.
@@ -295,11 +360,3 @@ def _keys_folder(inventory_file: Path) -> Path:
 
 def _dumped(content: Content) -> bytes:
     return (content.model_dump_json(indent=2) + os.linesep).encode()
-
-
-def _with_ca(content: Content, name: str, now: datetime) -> Content:
-    if content.ca is not None:
-        return content
-    ca = LocalCa.create(name, now)
-    stored = StoredCa(certificate=ca.certificate_pem.decode(), key=ca.key_text())
-    return content.model_copy(update={"ca": stored})
