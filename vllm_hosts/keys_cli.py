@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -164,6 +165,9 @@ def add(
 def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
     """Print clients, their scopes, and their keys' ages and fingerprints. Never a key."""
     now = utc_now()
+    with suppress(SettingsError):
+        # For the hosts that it names; the keys can be listed without the inventory.
+        opened(inventory, identity)
     clients = sorted(_store(inventory, identity).read().clients.items())
     if as_json:
         shown = [_as_json(name, record, now) for name, record in clients]

@@ -67,6 +67,20 @@ class Claim:
         """Whose the host is."""
         return whose(found, self.signs)
 
+    def must_wait(self) -> str | None:
+        """Why a host that is nobody's does not become ours now; None: it may.
+
+        A renamed inventory may have a new host as well: a store that was made for it would be in
+        the way of the one that has to be moved along.
+        """
+        if not (self.opened.new and self.opened.anothers):
+            return None
+        others = ", ".join(sorted(self.opened.anothers))
+        return (
+            "left alone, since this inventory has no store of keys yet, and another one's has"
+            f" {others}: do what is said of it first, or take it out of the inventory"
+        )
+
     def refusal(self, found: Marked, *, listed: bool = True) -> str:
         """Why this inventory leaves the host alone, with the ways out.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts import run
-from vllm_hosts.operations.ownership import owned
+from vllm_hosts.operations.ownership import not_anothers, owned
 
 
 @deploy("Ownership")
@@ -20,6 +20,8 @@ def ownership(*, first: bool = True) -> None:
     :param first: whether a host that has no keys yet becomes this inventory's.
     """
     here = run.at_hand()
+    if first:
+        not_anothers(here.claim, name="The host is not another inventory's")
     owned(
         here.claim,
         first=first,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.projects import AGENT, Project
+from vllm_hosts.keys import KeyStore
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def test_help_names_every_command(project: Project) -> None:
         "doctor",
         "drift",
         "endpoints",
+        "hosts",
         "keys",
         "plan",
         "top",
@@ -85,6 +87,7 @@ def test_another_port_and_public_certificates(project: Project) -> None:
 
 
 def test_no_other_command_shows_a_key(project: Project) -> None:
+    KeyStore(project.folder / "inventory/prod.py").make()
     key = project.run(
         "vllm-hosts", "keys", "show", "--force", "inventory/prod.py", "default"
     ).stdout

@@ -26,6 +26,8 @@ class OpenedStore:
         self._content = identified(self._found or new_content(utc_now()))
         self._ca: LocalCa | None = None
         self._ca_kept = True
+        #: Hosts of this run that belong to another store.
+        self.anothers: set[str] = set()
 
     @property
     def new(self) -> bool:
@@ -110,3 +112,4 @@ class OpenedStore:
                 [f"another run has changed {self.store.path} meanwhile; run this one again"]
             )
         self._found = kept
+        self._content = with_host(self._content, host, way)

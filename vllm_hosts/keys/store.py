@@ -125,7 +125,11 @@ class KeyStore:
 
         :raises SettingsError: as ``read``.
         """
-        return self._load() if self.path.exists() else None
+        if not self.path.exists():
+            return None
+        if self.folder.exists():
+            private_folder(self.folder)
+        return self._load()
 
     def ca_certificate(self) -> bytes | None:
         """The local CA's certificate; None: there is no CA yet, and none is made.

@@ -9,11 +9,21 @@ from pyinfra.api.state import State
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.mark import HostMark
-from vllm_hosts.marks import Whose
+from vllm_hosts.marks import Marked, Whose
 from vllm_hosts.operations.base import Commands, fail, host_operation
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
 from vllm_hosts.ownership import Claim
+
+
+@host_operation
+def not_anothers(claim: Claim) -> Commands:
+    """Fail a host that belongs to another store. All hosts are looked at before one becomes ours.
+
+    Never counts as a change.
+    """
+    _judge(claim, listed=True)
+    yield from ()
 
 
 @host_operation
@@ -27,12 +37,12 @@ def owned(claim: Claim, *, first: bool = True, listed: bool = True) -> Commands:
     :param first: whether a host that has no keys yet becomes ours.
     :param listed: whether the host is in the inventory; else only its store remembers it.
     """
-    found = look(HostMark, directory=claim.directory)
-    judged = claim.judge(found)
-    if judged in (Whose.ANOTHERS, Whose.UNREADABLE):
-        raise HostError(claim.refusal(found, listed=listed))
-    if judged is Whose.NOBODYS and not first:
-        return
+    found, judged = _judge(claim, listed=listed)
+    if judged is Whose.NOBODYS:
+        if not first:
+            return
+        if why := claim.must_wait():
+            raise HostError(why)
     marked = found.is_right(claim.mark)
     if not marked:
         differs(claim.file.path, "does not name this inventory's store")
@@ -40,6 +50,15 @@ def owned(claim: Claim, *, first: bool = True, listed: bool = True) -> Commands:
         yield FunctionCommand(_keep, (claim,), {})
     if not marked:
         yield change([claim.file])
+
+
+def _judge(claim: Claim, *, listed: bool) -> tuple[Marked, Whose]:
+    found = look(HostMark, directory=claim.directory)
+    judged = claim.judge(found)
+    if judged in (Whose.ANOTHERS, Whose.UNREADABLE):
+        claim.opened.anothers.add(claim.host)
+        raise HostError(claim.refusal(found, listed=listed))
+    return found, judged
 
 
 def _keep(state: State, host: Host, claim: Claim) -> bool:
