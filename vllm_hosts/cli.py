@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -31,6 +32,7 @@ from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.endpoints import client_to_name
 from vllm_hosts.endpoints import endpoints as all_endpoints
+from vllm_hosts.errors import SettingsError
 from vllm_hosts.hosts_cli import hosts as hosts_command
 from vllm_hosts.inventory import validate
 from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
@@ -182,6 +184,9 @@ def verify(
     first, _, last = ports.partition("-")
     if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
         raise click.UsageError(f"{ports!r} is no range of ports; write it like 1-65535")
+    with suppress(SettingsError):
+        # A clone with an encrypted store has no copy of the certificate that clients need.
+        KeyStore(inventory).show_ca()
     command = [sys.executable, "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
     command += [
         "--no-header",
