@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from shlex import quote
-from typing import Any, Protocol
 
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
@@ -63,10 +62,10 @@ def of(content: Content | None, inventory: Inventory) -> list[str]:
 
 def join(inventory: Inventory, content: Content) -> None:
     """Add those whose way is known to an inventory, in a group of their own."""
-    known = {_machine(host.name, host.data) for host in deployed(inventory)}
+    known = {_machine(host.name, host.data.get) for host in deployed(inventory)}
     for name in of(content, inventory):
         # A machine that only has another name now is reached under that one.
-        if name not in content.hosts or _machine(name, content.hosts[name].data) in known:
+        if name not in content.hosts or _machine(name, content.hosts[name].data.get) in known:
             continue
         if there := inventory.hosts.get(name):
             # As a neighbour, which nothing is deployed to.
@@ -83,12 +82,8 @@ def join(inventory: Inventory, content: Content) -> None:
             inventory.groups[LEFT].append(joined)
 
 
-class _Data(Protocol):
-    def get(self, key: str, default: Any = None, /) -> Any: ...
-
-
-def _machine(name: str, data: _Data) -> tuple[str, str, int]:
-    return machine(name, data.get("ssh_hostname"), data.get("ssh_port"))
+def _machine(name: str, get: Callable[[str], object]) -> tuple[str, str, int]:
+    return machine(name, get("ssh_hostname"), get("ssh_port"))
 
 
 def sentence(names: list[str], content: Content, inventory: Path) -> str:
