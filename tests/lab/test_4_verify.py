@@ -11,7 +11,7 @@ import pytest
 from lab import hosts as lab_hosts
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, command, deploy
-from tests.lab.sabotage import SABOTAGE, UNBROKEN, Sabotage
+from tests.lab.sabotage import SABOTAGE, UNBROKEN, Sabotage, rounds
 from vllm_hosts.promises import promises
 
 #: Promises whose looks take seconds and that few rows are about.
@@ -49,36 +49,50 @@ def test_every_promise_is_broken_by_a_row() -> None:
     assert len({row.name for row in SABOTAGE}) == len(SABOTAGE) >= 40
 
 
-@pytest.mark.parametrize(
-    "sabotage",
-    [
-        pytest.param(row, id=row.name, marks=[] if row.usual else [pytest.mark.nightly])
-        for row in SABOTAGE
-    ],
-)
+@pytest.mark.parametrize("title", list(rounds()))
+def test_promises_broken_together_are_all_seen(
+    deployed: Deployed, title: str, tmp_path: Path
+) -> None:
+    broken_and_healed(deployed, rounds()[title], tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("sabotage", [pytest.param(row, id=row.name) for row in SABOTAGE])
 def test_a_broken_promise_is_seen_and_healed(
     deployed: Deployed, sabotage: Sabotage, tmp_path: Path
 ) -> None:
-    left_out = [f"--skip={name}" for name in _SLOW if name not in sabotage.also]
+    broken_and_healed(deployed, [sabotage], tmp_path)
+
+
+def broken_and_healed(deployed: Deployed, rows: list[Sabotage], tmp_path: Path) -> None:
+    """Break promises on gpu1: exactly these are seen, and the next deploy heals them."""
+    broken = {identifier for row in rows for identifier in row.broken}
+    needed = {name for row in rows for name in row.also}
+    left_out = [f"--skip={name}" for name in _SLOW if name not in needed]
     look = ("--host", "gpu1", "--ports", "1-10000", "--report", str(tmp_path), *left_out)
-    lab_hosts.run("gpu1", sabotage.do, timeout=400)
+    done = []
     try:
+        for row in rows:
+            done.append(row)
+            lab_hosts.run("gpu1", row.do, timeout=400)
         run = verify(*look)
         assert run.code == 1, run.output[-4000:]
-        assert ended(tmp_path, "gpu1", "broken") == sabotage.broken, run.output[-4000:]
-        if not sabotage.blind:
+        assert ended(tmp_path, "gpu1", "broken") == broken, run.output[-4000:]
+        if not any(row.blind for row in rows):
             assert ended(tmp_path, "gpu1", "not checked") == set(), run.output[-4000:]
         assert deployed.leaks(run.output) == []
-        if sabotage.refused:
-            again = deploy("--limit", "gpu1")
-            assert again.code == 1
-            assert sabotage.refused in again.output, again.output[-4000:]
+        for row in rows:
+            if row.refused:
+                again = deploy("--limit", "gpu1")
+                assert again.code == 1
+                assert row.refused in again.output, again.output[-4000:]
     finally:
-        if sabotage.undo:
-            lab_hosts.run("gpu1", sabotage.undo)
+        for row in reversed(done):
+            if row.undo:
+                lab_hosts.run("gpu1", row.undo)
         healed = deploy("--limit", "gpu1")
     assert healed.code == 0, healed.output[-4000:]
-    chosen = [word for name in sorted(sabotage.broken) for word in ("--promise", name)]
+    chosen = [word for name in sorted(broken) for word in ("--promise", name)]
     after = verify("--host", "gpu1", "--ports", "1-10000", *chosen)
     assert after.code == 0, after.output[-4000:]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from tests.lab.sabotage import SABOTAGE, UNBROKEN
+from tests.lab.sabotage import SABOTAGE, UNBROKEN, rounds
 from tests.promises_docs import DOCUMENT, with_table
 from vllm_hosts.promises import promises
 
@@ -36,8 +36,16 @@ def test_every_promise_is_broken_somewhere() -> None:
     assert len({row.name for row in SABOTAGE}) == len(SABOTAGE) >= 40
 
 
-def test_a_dozen_rows_over_every_role_are_usual() -> None:
-    usual = {identifier for row in SABOTAGE if row.usual for identifier in row.broken}
-    assert len([row for row in SABOTAGE if row.usual]) >= 12
-    roles = {promises()[identifier].role for identifier in usual}
+def test_rounds_break_a_dozen_promises_of_every_role() -> None:
+    usual = [row for rows in rounds().values() for row in rows]
+    assert len(usual) == len({row.name for row in usual}) >= 18
+    roles = {promises()[identifier].role for row in usual for identifier in row.broken}
     assert roles >= {promise.role for promise in promises().values()} - {"vllm"}
+
+
+def test_rows_of_a_round_can_be_told_apart() -> None:
+    for title, rows in rounds().items():
+        broken = [identifier for row in rows for identifier in row.broken]
+        assert len(broken) == len(set(broken)), title
+        # What stops the next deploy, or blinds the suite, hides the others.
+        assert len(rows) == 1 or not any(row.refused or row.blind for row in rows), title

@@ -11,3 +11,50 @@ UNBROKEN = {
     "GPU-02": "Docker restarts with every daemon.json, and then agents come back without a GPU",
     "VER-05": "an older vLLM would need a second image of 2 GB; tests/unit/test_floors.py",
 }
+
+#: What every run of the tests breaks; each row alone is for the night. Rows of one round are broken
+#: at once: no two of them break the same promise, so each has to be seen for itself.
+ROUNDS = {
+    "files and services": (
+        "setuid-shell",
+        "docker-member",
+        "docker-not-at-boot",
+        "toolkit-unheld",
+        "firewall-not-at-boot",
+        "users-reach-agents",
+        "env-readable",
+        "env-replaceable",
+        "certificate-key-readable",
+        "log-rotation-stopped",
+        "expiry-stopped",
+        "container-with-all-capabilities",
+        "agents-folder-writable",
+        "edge-without-keys",
+    ),
+    "edge and firewall": (
+        "firewall-deleted",
+        "key-in-a-container-s-log",
+        "http-answers",
+        "large-headers",
+        "large-bodies",
+        "few-connections",
+        "queries-in-the-error-log",
+        "key-added-by-hand",
+        "scope-changed",
+        "old-tls",
+        "no-hsts",
+    ),
+    "container-published": ("container-published",),
+    "port-listens": ("port-listens",),
+    "agent-port-redirected": ("agent-port-redirected",),
+    "nginx-stopped": ("nginx-stopped",),
+}
+
+
+def rounds() -> dict[str, list[Sabotage]]:
+    """The rows of each round.
+
+    :raises KeyError: a round names a row that does not exist.
+    """
+    by_name = {row.name: row for row in SABOTAGE}
+    return {title: [by_name[name] for name in names] for title, names in ROUNDS.items()}

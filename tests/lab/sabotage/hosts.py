@@ -28,7 +28,6 @@ ROWS = [
         "HOST-02",
         "cp /bin/sh /usr/local/bin/lab-shell && chmod 4755 /usr/local/bin/lab-shell",
         undo="rm /usr/local/bin/lab-shell",
-        kind="usual",
     ),
     row(
         "host-of-another-store",
@@ -75,7 +74,6 @@ ROWS = [
         container("-p 0.0.0.0:9090:80"),
         undo=GONE,
         refused="0.0.0.0:9090",
-        kind="usual",
     ),
     row("container-on-host-network", "DOCKER-07", container("--network host"), undo=GONE),
     row(
@@ -101,7 +99,7 @@ ROWS = [
         "cat /etc/apt/keyrings/nvidia-container-toolkit.asc >>/etc/apt/keyrings/docker.asc",
     ),
     # GPUs
-    row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit", kind="usual"),
+    row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit"),
     row(
         "agent-with-another-gpu",
         "GPU-03",
@@ -142,7 +140,6 @@ ROWS = [
         listen("0.0.0.0:9999"),
         undo=NO_STRANGER,
         refused="0.0.0.0:9999",
-        kind="usual",
     ),
     row(
         "user-called-sshd",
@@ -177,7 +174,6 @@ ROWS = [
         "firewall-deleted",
         "NET-03 NET-10 NET-11 NET-12 NET-13 AGENT-09",
         "nft delete table inet vllm_hosts",
-        kind="usual",
     ),
     row(
         "firewall-policy-accepts",
@@ -225,7 +221,6 @@ ROWS = [
         " add rule ip lab pre tcp dport 8001 redirect to :80'",
         undo="nft delete table ip lab",
         refused="port 8001 of 10.87.0.11 opens from the controller",
-        kind="usual",
     ),
     row("firewall-not-at-boot", "NET-06", "systemctl disable vllm-hosts-firewall.service"),
     row(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,6 @@ class Sabotage:
     undo: str = ""
     refused: str = ""
     blind: bool = False
-    #: Part of every run of the tests; the others are for the night.
-    usual: bool = False
     #: Promises that this row needs and others leave out, since they take long.
     also: tuple[str, ...] = field(default=())
 
@@ -34,19 +31,10 @@ def row(
     *,
     undo: str = "",
     refused: str = "",
-    kind: Literal["", "usual", "blind", "usual blind"] = "",
+    blind: bool = False,
     also: tuple[str, ...] = (),
 ) -> Sabotage:
-    return Sabotage(
-        name,
-        do,
-        frozenset(broken.split()),
-        undo,
-        refused,
-        "blind" in kind,
-        "usual" in kind,
-        also,
-    )
+    return Sabotage(name, do, frozenset(broken.split()), undo, refused, blind, also)
 
 
 CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
@@ -88,9 +76,7 @@ def container(options: str) -> str:
     )
 
 
-def powerful(
-    name: str, options: str, *, before: str = "", undo: str = "", usual: bool = False
-) -> Sabotage:
+def powerful(name: str, options: str, *, before: str = "", undo: str = "") -> Sabotage:
     """A container of a stranger that has more of the host than any container may."""
     do = f"{before} && {container(options)}" if before else container(options)
     return row(
@@ -98,7 +84,6 @@ def powerful(
         "DOCKER-09",
         do,
         undo=f"{GONE}; {undo}" if undo else GONE,
-        kind="usual" if usual else "",
     )
 
 

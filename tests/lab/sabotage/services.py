@@ -19,7 +19,7 @@ from tests.lab.sabotage.parts import (
 
 ROWS = [
     # Secrets
-    row("env-readable", "SEC-01", "chmod 644 /opt/vllm/.env", kind="usual"),
+    row("env-readable", "SEC-01", "chmod 644 /opt/vllm/.env"),
     row("env-owner", "SEC-01", "chown 1000 /opt/vllm/.env"),
     row("env-replaceable", "SEC-02", "chmod 777 /opt/vllm"),
     row("certificate-key-readable", "SEC-03", "chmod 644 /etc/vllm-hosts/tls/key.pem"),
@@ -31,7 +31,7 @@ ROWS = [
         # Not as a unit: systemd notes in the journal what it starts.
         f'setsid /bin/sh -c ": {KEY}; sleep 601; :" >/dev/null 2>&1 </dev/null &',
         undo="pkill -f '[s]leep 601'",
-        kind="blind",
+        blind=True,
     ),
     row(
         "key-in-a-log",
@@ -52,7 +52,6 @@ ROWS = [
         f"{KEYS} | docker run -i --name lab-stranger --log-driver local --entrypoint cat {IMAGE}"
         " >/dev/null",
         undo=GONE,
-        kind="usual",
     ),
     row(
         "key-in-the-journal",
@@ -67,7 +66,7 @@ ROWS = [
     ),
     row("core-dumps-allowed", "SEC-07", recreated("/ulimits:/d") + HEALTHY),
     # Agents
-    row("agent-stopped", "AGENT-01 EDGE-04", "docker stop -t 1 spare", kind="blind"),
+    row("agent-stopped", "AGENT-01 EDGE-04", "docker stop -t 1 spare", blind=True),
     row(
         "agent-from-another-image",
         "AGENT-02",
@@ -112,12 +111,11 @@ ROWS = [
     ),
     # The edge
     row("nginx-not-at-boot", "EDGE-01", "systemctl disable nginx"),
-    row("nginx-stopped", "EDGE-01", "systemctl stop nginx", kind="usual blind"),
+    row("nginx-stopped", "EDGE-01", "systemctl stop nginx", blind=True),
     row(
         "edge-without-keys",
         "EDGE-02 EDGE-03 EDGE-06 EDGE-16",
         edited("s|rewrite .* /./401 last;|set $x 1;|", f"{MAPS}/checks.conf"),
-        kind="usual",
     ),
     row(
         "unknown-paths-told-apart",
@@ -207,7 +205,6 @@ ROWS = [
         "few-connections",
         "EDGE-17",
         edited("s/worker_connections .*/worker_connections 768;/", "/etc/nginx/nginx.conf"),
-        kind="usual",
     ),
     row(
         "few-open-files",
@@ -218,7 +215,6 @@ ROWS = [
         "log-rotation-stopped",
         "LOG-01",
         "systemctl disable --now vllm-hosts-edge-logs.timer",
-        kind="usual",
     ),
     row("edge-log-readable", "LOG-01", "chmod 644 /var/log/vllm-hosts/access.log"),
     row(
@@ -230,7 +226,6 @@ ROWS = [
         "queries-in-the-error-log",
         "LOG-02",
         edited("s/ emerg;/ info;/", f"{MAPS}/common.conf"),
-        kind="usual",
     ),
     row(
         "queries-in-the-access-log",
@@ -242,7 +237,6 @@ ROWS = [
         "key-added-by-hand",
         "KEY-01",
         f'echo \'"Bearer x" "x Bearer x";\' >>{MAPS}/clients.map && {RELOAD}',
-        kind="usual",
     ),
     row(
         "key-in-another-map",
@@ -267,7 +261,6 @@ ROWS = [
         "TLS-01 TLS-07",
         "sed -i 's/ssl_protocols .*/ssl_protocols TLSv1.1 TLSv1.2 TLSv1.3;/;"
         f" s/ssl_ciphers .*/ssl_ciphers DEFAULT@SECLEVEL=0;/' {MAPS}/tls.conf && {RELOAD}",
-        kind="usual",
     ),
     row(
         "no-tls-1-3",
@@ -286,7 +279,7 @@ ROWS = [
         "TLS-03 TLS-07",
         "cd /etc/vllm-hosts/tls && openssl req -x509 -key key.pem -days 300 -subj /CN=lab"
         " -addext subjectAltName=IP:10.87.0.99 >new.pem && mv new.pem certificate.pem && " + RELOAD,
-        kind="blind",
+        blind=True,
     ),
     row(
         "certificate-expired",
@@ -294,7 +287,7 @@ ROWS = [
         "cd /etc/vllm-hosts/tls && openssl req -x509 -key key.pem -days 1 -subj /CN=lab"
         " -not_before 20250101000000Z -not_after 20250201000000Z"
         " -addext subjectAltName=IP:10.87.0.11 >new.pem && mv new.pem certificate.pem && " + RELOAD,
-        kind="blind",
+        blind=True,
     ),
     row(
         "certificate-not-served",

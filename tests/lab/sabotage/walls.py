@@ -20,7 +20,7 @@ ROWS = [
     # Containers of others
     powerful("privileged", "--privileged"),
     powerful("with-docker-socket", "-v /var/run/docker.sock:/var/run/docker.sock"),
-    powerful("with-all-capabilities", "--cap-add ALL", usual=True),
+    powerful("with-all-capabilities", "--cap-add ALL"),
     powerful("without-seccomp", "--cap-add SYS_ADMIN --security-opt seccomp=unconfined"),
     powerful("with-unmasked-proc", "--security-opt systempaths=unconfined"),
     powerful("with-a-device", "--device /dev/full"),
@@ -53,7 +53,6 @@ ROWS = [
         "users-reach-agents",
         "NET-03 NET-13",
         "nft insert rule inet vllm_hosts output accept",
-        kind="usual",
     ),
     row(
         "agents-reach-the-host",
@@ -112,7 +111,7 @@ ROWS = [
         "AGENT-06 DOCKER-09 MODEL-01",
         recreated('/target: "\\/models"/ s/read_only: true/read_only: false/') + HEALTHY,
     ),
-    row("agents-folder-writable", "MODEL-01", f"chmod 777 {CACHE}/agents", kind="usual"),
+    row("agents-folder-writable", "MODEL-01", f"chmod 777 {CACHE}/agents"),
     row(
         "models-belong-to-an-agent",
         "MODEL-01",
