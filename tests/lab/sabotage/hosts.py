@@ -38,7 +38,7 @@ ROWS = [
         refused="whose store is not here",
     ),
     row("host-that-says-nothing", "OWN-01", f"rm {MARK}"),
-    row("host-s-mark-for-all-to-write", "OWN-01", f"chmod 666 {MARK}", kind="usual"),
+    row("host-s-mark-for-all-to-write", "OWN-01", f"chmod 666 {MARK}"),
     row("docker-member", "HOST-03", "gpasswd -a alice docker", undo="gpasswd -d alice docker"),
     # Docker
     row("docker-not-at-boot", "DOCKER-01", "systemctl disable docker.service"),
