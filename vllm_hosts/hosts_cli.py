@@ -27,6 +27,7 @@ from vllm_hosts.marks import inventory_of as inventory_named
 from vllm_hosts.operations.tree import change
 from vllm_hosts.ownership import Claim
 from vllm_hosts.run import claim_on
+from vllm_hosts.text import clean
 
 _problems = says_problems("Nothing was changed:")
 host_argument = click.argument("host")
@@ -118,6 +119,8 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
         raise SettingsError([f"{host}: {error}"]) from error
     click.echo(f"{host} belongs to {inventory} now; its keys and its certificate change with")
     click.echo(f"  {_deploy(inventory, host)}")
+    click.echo("Take it out of the inventory that had it, and have that one's store forget it with")
+    click.echo(f"  vllm-hosts hosts release INVENTORY {quote(host)}")
 
 
 def _claim(inventory: Path, loaded: Inventory, host: str, identity: Path | None) -> Claim:
@@ -131,10 +134,10 @@ def _claim(inventory: Path, loaded: Inventory, host: str, identity: Path | None)
 
 def _ask(host: str, inventory: Path, found: Marked, yes: bool) -> None:
     name = inventory_named(found)
+    whose = f"the inventory {clean(name)!r}" if name else "another inventory"
     click.echo(
-        f"{host} has the keys and the CA of the inventory {name or 'that deployed it'!r}. Once"
-        f" {inventory} is deployed to it, its clients are refused until each has a new key and the"
-        " new CA, and its agents restart.",
+        f"{host} has the keys and the CA of {whose}. Once {inventory} is deployed to it, its"
+        " clients are refused until each has a new key and the new CA, and its agents restart.",
         err=True,
     )
     if yes:

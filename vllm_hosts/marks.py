@@ -16,7 +16,7 @@ from vllm_hosts.keys import HostKeys
 from vllm_hosts.keys.model import Content
 from vllm_hosts.pki import CA_NAME
 
-_MARK = re.compile(r"store ([0-9a-f]{32})\ninventory ([^\x00-\x1f]{1,255})")
+_MARK = re.compile(r"store ([0-9a-f]{32})\ninventory ([^\x00-\x1f]{1,100})")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vllm_hosts.keys import OpenedStore
-from vllm_hosts.keys.beside import inventory_of, moved, shown, stores_beside
+from vllm_hosts.keys.beside import inventory_of, moved, named_beside, shown, stores_beside
 from vllm_hosts.keys.model import DeployedHost
 from vllm_hosts.keys.store import KeyStore
 from vllm_hosts.marks import Mark, Marked, Signs, Whose, digests, whose
@@ -105,11 +105,12 @@ class Claim:
         )
         if other is None:
             called = f"the inventory {name!r}" if name else "another inventory"
-            where = shown(self.opened.folder)
+            where = f"bring that store here as {shown(self.opened.folder)}"
+            if self.opened.content.hosts:
+                where = f"take it out of {file}"
             return (
                 f"this host has the keys and the CA of {called}, whose store is not here, and"
-                f" {file} would give it others: bring that store here as {where} (see"
-                f" docs/inventories.md), {adopt}"
+                f" {file} would give it others: {where} (see docs/inventories.md), {adopt}"
             )
         theirs = inventory_of(other)
         why = (
@@ -133,4 +134,5 @@ class Claim:
             )
             if whose(found, signs) is Whose.OURS:
                 return other
-        return None
+        # One that nobody here can open; the name is the host's word, and only that.
+        return named_beside(self.opened.store, inventory_named(found) or "")

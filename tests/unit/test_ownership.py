@@ -162,6 +162,31 @@ class TestRefusal:
         assert f"bring that store here as {tmp_path}/clone/inventory/.vllm-hosts/prod" in said
         assert "hosts adopt" in said
 
+    def test_a_store_that_nobody_here_can_open_is_known_by_its_name(
+        self, prod: Claim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        identity = pyrage.x25519.Identity.generate()
+        (tmp_path / "identity").write_text(f"{identity}\n")
+        monkeypatch.setenv("VLLM_HOSTS_IDENTITY", str(tmp_path / "identity"))
+        prod.opened.store.encrypt([str(identity.to_public())])
+        monkeypatch.setenv("VLLM_HOSTS_IDENTITY", "/nonexistent")
+        renamed = claim(tmp_path, "live", keep=False)
+        assert f"mv {tmp_path}/keys/prod.age" in renamed.refusal(mark(prod))
+
+    @pytest.mark.parametrize("name", ["../prod", "a/b", "", "prod; x", "missing"])
+    def test_a_name_that_a_host_made_up(self, prod: Claim, tmp_path: Path, name: str) -> None:
+        text = Mark("0" * 32, name).text().strip()
+        said = claim(tmp_path, "live", keep=False).refusal(Marked(text, "regular file 644 0:0"))
+        assert "mv " not in said.replace("mv /etc/vllm-hosts/store", "")
+
+    def test_a_store_elsewhere_and_one_in_use_here(self, prod: Claim, tmp_path: Path) -> None:
+        (tmp_path / "clone").mkdir()
+        claim(tmp_path / "clone", "staging")
+        clone = claim(tmp_path / "clone", "staging", keep=False)
+        said = clone.refusal(mark(prod))
+        assert f"take it out of {tmp_path}/clone/inventory/staging.py" in said
+        assert "bring" not in said
+
     def test_two_inventories_in_use(self, prod: Claim, tmp_path: Path) -> None:
         said = claim(tmp_path, "other").refusal(mark(prod))
         assert "take it out of one of the two inventories" in said

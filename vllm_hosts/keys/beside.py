@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
@@ -26,6 +27,14 @@ def stores_beside(store: KeyStore) -> Iterator[tuple[KeyStore, Content]]:
             continue
         if content is not None:
             yield other, identified(content)
+
+
+def named_beside(store: KeyStore, name: str) -> KeyStore | None:
+    """Another inventory's encrypted store by its name, whether or not it can be opened here."""
+    if name == store.name or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        return None
+    other = KeyStore(store.folder.parent.parent / f"{name}.py")
+    return other if other.encrypted else None
 
 
 def inventory_of(store: KeyStore) -> Path:

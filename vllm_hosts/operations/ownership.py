@@ -9,6 +9,7 @@ from pyinfra.api.state import State
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.mark import HostMark
+from vllm_hosts.keys.beside import shown
 from vllm_hosts.marks import Marked, Whose
 from vllm_hosts.operations.base import Commands, fail, host_operation
 from vllm_hosts.operations.differences import differs
@@ -66,4 +67,6 @@ def _keep(state: State, host: Host, claim: Claim) -> bool:
         claim.keep()
     except SettingsError as error:
         return fail(state, host, "; ".join(error.problems))
+    if claim.opened.store.encrypted:
+        host.log(f"    {shown(claim.opened.store.path)} remembers this host now: commit it")
     return True
