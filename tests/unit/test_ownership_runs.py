@@ -129,6 +129,19 @@ def test_a_host_without_keys_is_not_keys_py_s(machine: Machine) -> None:
     assert not machine.mark.exists()
 
 
+def test_drift_makes_nothing_and_says_whose_a_host_is(machine: Machine) -> None:
+    said = machine.hosts("drift", PROD, code=2)
+    assert "etc/vllm-hosts/store does not name this inventory's store" in said
+    assert machine.state() == []
+    machine.pyinfra("-y", PROD, "deploy.py")
+    assert "@local: in line" in machine.hosts("drift", PROD)
+    machine.inventory(COPY, LOCAL)
+    there = machine.state()
+    said = machine.hosts("drift", COPY, code=1)
+    assert "Ownership: this host has the keys and the CA of inventory/prod.py" in said
+    assert machine.state() == there
+
+
 def test_adoption(machine: Machine) -> None:
     machine.pyinfra("-y", PROD, "deploy.py")
     machine.inventory(COPY, LOCAL)
