@@ -6,10 +6,13 @@ HOSTS ?= 2
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests start hundreds of Pythons: what one has compiled, the others find.
+export PYTHONDONTWRITEBYTECODE :=
 # Each step says when it starts and how long it took.
 STEP = @bash lab/step.sh
+BEGAN := $(shell date +%s)
 
-.PHONY: help setup lint unit lab-up lab-down lab-reset deploy verify demo test test-lab nightly clean
+.PHONY: help setup lint unit lab-up lab-down lab-reset deploy verify demo demo-steps test test-lab nightly clean clean-cache
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,12 +29,12 @@ lint: setup ## Style and types
 	$(STEP) "mypy" $(BIN)/mypy
 
 unit: setup ## Tests that need no host, in minutes
-	$(STEP) "Unit tests" $(BIN)/pytest tests/unit --timeout 300
+	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
 
 lab-up: setup ## Boot the lab: HOSTS=2 GPU hosts and a neighbour
 	$(STEP) "Lab with $(HOSTS) hosts" $(BIN)/python -m lab up --hosts $(HOSTS)
 
-lab-down: ## Stop the lab and leave nothing behind
+lab-down: ## Stop the lab and remove its hosts; caches stay for the next time
 	@[ ! -x $(BIN)/python ] || $(BIN)/python -m lab down
 
 lab-reset: setup ## Return the lab's hosts to their fresh state
@@ -41,9 +44,14 @@ deploy: lab-up ## The main job, on the lab's hosts
 	$(STEP) "pyinfra inventory/lab.py deploy.py" $(BIN)/pyinfra -y inventory/lab.py deploy.py
 
 verify: ## The hosts suite, on the lab's hosts
-	$(STEP) "vllm-hosts verify inventory/lab.py" $(BIN)/vllm-hosts verify inventory/lab.py
+	$(STEP) "vllm-hosts verify inventory/lab.py" $(BIN)/vllm-hosts verify inventory/lab.py -q
 
-demo: deploy ## Boot two hosts, deploy to them, verify, and print how to call them
+demo: ## Boot two hosts, deploy to them, verify, and print how to call them
+	@bash lab/demo.sh begin
+	@$(MAKE) --no-print-directory demo-steps || { bash lab/demo.sh failed $(BEGAN); exit 1; }
+	@bash lab/demo.sh end $(BEGAN)
+
+demo-steps: deploy
 	@$(MAKE) --no-print-directory verify
 	@$(BIN)/vllm-hosts endpoints inventory/lab.py
 
@@ -54,6 +62,9 @@ test-lab: setup ## Tests on the lab's hosts
 
 nightly: setup ## What takes longer than a run of the tests may take
 	$(STEP) "Nightly tests" $(BIN)/pytest tests/lab --timeout 3000
+
+clean-cache: ## Remove the lab's caches and state, about 6 GB; the lab has to be down
+	@$(PYTHON) -m lab.clean
 
 clean: lab-down ## Remove the environment
 	rm -rf $(VENV)

@@ -6,20 +6,24 @@ from roles.docker import docker
 from roles.edge_logs import edge_logs
 from roles.firewall import firewall
 from roles.models import models
-from roles.nginx import nginx
+from roles.nginx import nginx, nginx_asked
 from roles.nvidia_container_toolkit import nvidia_container_toolkit
 from roles.nvidia_driver import nvidia_driver
 from roles.ownership import ownership
 from roles.preflight import preflight
+from roles.record import record
 from roles.secrets import secrets
 from roles.ssh_hardening import ssh_hardening
 from roles.tls import tls
 from roles.vllm import vllm
+from roles.vllm_image import vllm_image
 
 preflight()  # can this host take it: system, ports, disk, GPUs
 ownership()  # is the host this inventory's: its keys and its CA
 nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
 docker()  # Docker Engine and Compose v2, daemon.json merged
+nginx_asked()  # nginx would accept the edge's configuration: asked before what takes long
+vllm_image()  # vLLM's image, without known ways around its key
 nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
 firewall()  # only SSH and the edge from outside; nothing to containers, nothing out of agents
 ssh_hardening()  # no passwords over SSH, where the settings ask for it
@@ -31,4 +35,5 @@ edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
 client_keys()  # clients' keys at the edge, as the store has them
 key_expiry()  # keys that end, end by themselves
+record()  # what was deployed is noted, so that drift can tell who changed it
 assertions()  # the run fails if a promise does not hold

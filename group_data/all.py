@@ -122,6 +122,9 @@ vllm = {
     "model_disk": 20,
     # Seconds in which a started agent must become healthy
     "health_timeout": 1800,
+    # `False`: hosts that serve the same model change their agents one after the other, and one
+    # that fails ends it for those after it; `True`: all at once
+    "change_together": False,
     # Seconds that running requests get when an agent stops
     "drain_timeout": 20,
 }

@@ -9,6 +9,7 @@ import time
 import click
 
 from lab import bare, gpu, hosts, layout, network, processes, recipe, services
+from lab import clean as cleaning
 
 
 @click.group(help="Disposable real hosts on this machine: Debian 13, systemd, SSH. Needs root.")
@@ -41,9 +42,16 @@ def up(count: int) -> None:
 
 @main.command()
 def down() -> None:
-    """Stop everything; leave no process, bridge, mount or rule behind."""
+    """Stop everything; leave no process, bridge, mount or rule behind. Caches and state stay."""
     hosts.down()
-    recipe.say("down")
+    recipe.say("down; caches and state stay, and make clean-cache removes them")
+
+
+@main.command()
+@click.option("--old", is_flag=True, help="Only builds that newer ones have replaced.")
+def clean(old: bool) -> None:
+    """Remove the lab's caches and state, about 6 GB. The lab has to be down."""
+    sys.exit(cleaning.main(old))
 
 
 @main.command()

@@ -7,43 +7,91 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
+
+#: Seconds until the first word about something that takes long, and between further ones.
+_SOON, _OFTEN = 10, 30
+_APT = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
 def main(folder: str) -> None:
     """Create ``folder`` and install the requirements into it.
 
-    :raises SystemExit: Python is too old, or pip failed.
+    :raises SystemExit: Python is too old, or something could not be installed.
     """
     if sys.version_info < (3, 11):
         raise SystemExit(f"Python 3.11 or newer is needed; {sys.executable} is {sys.version}")
     if importlib.util.find_spec("ensurepip") is None:
-        print("installing python3-venv (Debian keeps it apart from Python)", flush=True)
-        subprocess.run(["apt-get", "-qq", "update"], check=True)
-        subprocess.run(["apt-get", "-qq", "-y", "install", "python3-venv"], check=True)
+        _install(["python3-venv"], "Debian keeps it apart from Python")
     may_install = shutil.which("apt-get") is not None and os.geteuid() == 0
     missing = [name for name in ("age", "logrotate") if not _has(name)] if may_install else []
     if missing:
-        print(f"installing {' and '.join(missing)} (tests use them)", flush=True)
-        subprocess.run(["apt-get", "-qq", "update"], check=True)
-        subprocess.run(["apt-get", "-qq", "-y", "install", *missing], check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--upgrade-deps", folder], check=True)
+        _install(missing, "tests use them")
+    quietly([sys.executable, "-m", "venv", "--upgrade-deps", folder], "making the environment")
     pip = [str(Path(folder) / "bin" / "pip"), "install", "--progress-bar", "off"]
-    subprocess.run([*pip, "-r", "requirements.txt", "-r", "requirements-dev.txt"], check=True)
+    packages = ["-r", "requirements.txt", "-r", "requirements-dev.txt"]
+    quietly([*pip, *packages], "installing Python packages")
     if may_install and not _has("nginx"):
         _unpack("nginx", Path(folder) / "debian")
+
+
+def quietly(argv: Sequence[str], why: str, *, cwd: Path | None = None) -> None:
+    """Run a command, say now and then that it is at work, and show what it printed if it fails.
+
+    :raises SystemExit: it failed.
+    """
+    print(f"    {why}", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env={**os.environ, **_APT},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+        wait = _SOON
+        while True:
+            try:
+                code = process.wait(wait)
+                break
+            except subprocess.TimeoutExpired:
+                wait = _OFTEN
+                said.seek(0)
+                lines = [line.strip() for line in said if not line.startswith("WARNING")]
+                seconds = time.monotonic() - began
+                doing = f", {lines[-1][:80]}" if lines else ""
+                print(f"    {why}: {seconds:.0f} s{doing}", flush=True)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+        if code:
+            said.seek(0)
+            print("\n".join(said.read().splitlines()[-30:]), file=sys.stderr)
+            raise SystemExit(f"{why}: {argv[0]} ended with {code}; its output is above")
 
 
 def _has(program: str) -> bool:
     return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None
 
 
+def _install(packages: Sequence[str], reason: str) -> None:
+    quietly(["apt-get", "-qq", "update"], "reading the archives' lists")
+    names = " and ".join(packages)
+    quietly(["apt-get", "-qq", "-y", "install", *packages], f"installing {names} ({reason})")
+
+
 def _unpack(package: str, folder: Path) -> None:
     """Have a program without installing it: this machine is to serve nothing."""
-    print(f"unpacking {package} (tests run it on loopback)", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "-qq", "update"], check=True)
-    subprocess.run(["apt-get", "-qq", "download", package], cwd=folder, check=True)
+    quietly(["apt-get", "-qq", "update"], "reading the archives' lists")
+    why = f"fetching {package} (tests run it on loopback)"
+    quietly(["apt-get", "-qq", "download", package], why, cwd=folder)
     for archive in folder.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
         archive.unlink()

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from lab.layout import CACHE
 
-#: Seconds without a sign of life after which a running step says that it is still at work.
-PATIENCE = 4.0
+#: Seconds without a sign of life after which a running step says that it is still at work, and
+#: between further ones.
+PATIENCE, OFTEN = 5.0, 30.0
 #: How many generations of one name are kept: a running server may still hold the previous one.
 GENERATIONS = 2
 _POLICY = Path("/usr/sbin/policy-rc.d")
@@ -40,10 +41,11 @@ def run(
 ) -> str:
     """Run a command to its end and return its stdout; ``why`` is what the progress lines say.
 
-    A step that takes longer than PATIENCE reports its elapsed time until it ends. A command that
+    A step that takes longer than PATIENCE says so, and then every OFTEN seconds. A command that
     fails raises RuntimeError with the end of its output.
     """
     began = time.monotonic()
+    patience = PATIENCE
     with tempfile.TemporaryFile("w+", errors="replace") as noise:
         process = subprocess.Popen(
             [str(part) for part in argv],
@@ -58,10 +60,11 @@ def run(
         try:
             while True:
                 try:
-                    output, _ = process.communicate(timeout=PATIENCE)
+                    output, _ = process.communicate(timeout=patience)
                     break
                 except subprocess.TimeoutExpired:
                     say(f"{why} ... {time.monotonic() - began:.0f} s")
+                    patience = OFTEN
         except BaseException:
             process.kill()
             process.wait()
@@ -98,13 +101,14 @@ def keep(name: str, recipe: Iterable[str | Path], make: Callable[[Path], None]) 
     """
     folder = CACHE / f"{name}-{fingerprint(recipe)}"
     if folder.is_dir():
+        # The generations that are kept are those used last.
+        os.utime(folder)
         return folder
     CACHE.mkdir(parents=True, exist_ok=True)
     with _locked(CACHE / f".{name}.lock", name):
         if folder.is_dir():
             return folder
         began = time.monotonic()
-        say(f"{name}: building, this happens once")
         unfinished = CACHE / f".{folder.name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
@@ -114,7 +118,8 @@ def keep(name: str, recipe: Iterable[str | Path], make: Callable[[Path], None]) 
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        say(f"{name}: built in {time.monotonic() - began:.0f} s")
+        if (seconds := time.monotonic() - began) >= PATIENCE:
+            say(f"{name}: built in {seconds:.0f} s, once and for all")
         _forget_old(name)
     return folder
 
@@ -161,7 +166,7 @@ def _locked(path: Path, name: str) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if waited % PATIENCE == 0:
+                if waited % OFTEN == 0:
                     say(f"{name}: another process is building it, waiting")
                 time.sleep(0.5)
                 waited += 0.5

@@ -9,17 +9,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
+from typing import NoReturn
 
 import click
 from pyinfra.api.output import set_echo, set_formatter
 from pyinfra_cli.log import setup_logging
 from rich.console import Console
 
-from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.cli_common import inventory_argument, says_problems, show_lines
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.operate.choice import Chosen, choose, host_option, name_argument
+from vllm_hosts.operate.edited import Edited, edited
 from vllm_hosts.operate.logs import News, Reader
 from vllm_hosts.operate.status import status_json, status_table
 from vllm_hosts.operations import agents as operations
@@ -33,6 +36,9 @@ _LIMIT = 30.0
 _FOLLOW_EVERY = 1.0
 #: Columns of a table that is no terminal's: nothing is cut.
 _WIDE = 240
+as_is_option = click.option(
+    "--as-is", is_flag=True, help="Also where compose.yaml was edited since the last deploy."
+)
 
 
 @click.group()
@@ -76,11 +82,22 @@ def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: b
 @agents.command()
 @name_argument
 @host_option
+@as_is_option
 @click.pass_obj
 @_problems
-def start(inventory: Path, name: str | None, hosts: tuple[str, ...]) -> None:
-    """Start agents that do not run, and wait until they are healthy."""
-    _at_once(choose(inventory, hosts, name), operations.start)
+def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
+    """Start agents that do not run, and wait until they are healthy.
+
+    Refused where compose.yaml is not what was deployed, unless --as-is is given.
+    """
+    chosen = choose(inventory, hosts, name)
+    found = chosen.connections.each(
+        chosen.agents, lambda host: edited(chosen.settings[host]), limit=_LIMIT
+    )
+    # Hosts that do not answer are named by what follows; the others start.
+    if _say_edited(found, as_is):
+        _refuse("started", inventory, found)
+    _at_once(chosen, operations.start)
 
 
 @agents.command()
@@ -103,21 +120,27 @@ def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -
 @agents.command()
 @name_argument
 @host_option
+@as_is_option
 @click.pass_obj
 @_problems
-def restart(inventory: Path, name: str | None, hosts: tuple[str, ...]) -> None:
+def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
     """Restart agents one after the other, with what .env holds now.
 
     Each has to be healthy before the next one restarts. One that does not come back ends it; the
-    others go on as they are.
+    others go on as they are. Refused where compose.yaml is not what was deployed, unless --as-is is
+    given.
     """
     chosen = choose(inventory, hosts, name)
     _show_progress()
     # Nothing is touched while a host is out of reach.
-    reached = chosen.connections.each(chosen.agents, lambda host: None, limit=_LIMIT)
-    if _say_errors(reached):
+    found = chosen.connections.each(
+        chosen.agents, lambda host: edited(chosen.settings[host]), limit=_LIMIT
+    )
+    if _say_errors(found):
         click.secho("Nothing was restarted. --host leaves hosts out.", fg="red", err=True)
         sys.exit(1)
+    if _say_edited(found, as_is):
+        _refuse("restarted", inventory, found)
     left = [(host, agent) for host, names in chosen.agents.items() for agent in names]
     while left:
         host, agent = left.pop(0)
@@ -144,13 +167,21 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...]) -> None:
     show_default=True,
     help="How many of the last lines of each agent.",
 )
+@click.option(
+    "--all", "everything", is_flag=True, help="Also successful requests for /health and /metrics."
+)
 @click.pass_obj
 @_problems
 def logs(
-    inventory: Path, name: str | None, hosts: tuple[str, ...], follow: bool, lines: int
+    inventory: Path,
+    name: str | None,
+    hosts: tuple[str, ...],
+    follow: bool,
+    lines: int,
+    everything: bool,
 ) -> None:
     """Show what agents print, with host and agent before each line. Keys are masked."""
-    reader = Reader(choose(inventory, hosts, name), lines)
+    reader = Reader(choose(inventory, hosts, name), lines, everything)
     news = reader.read()
     _show(news)
     if not follow:
@@ -178,6 +209,33 @@ def _at_once(chosen: Chosen, do: Callable[[HostSettings, Sequence[str]], None]) 
     )
     if _say_errors(done):
         sys.exit(1)
+
+
+def _say_edited(found: Mapping[str, list[Edited] | HostError], as_is: bool) -> bool:
+    """What was edited on hosts; whether that is a reason to do nothing."""
+    refused = False
+    for host, edits in found.items():
+        for edit in [] if isinstance(edits, HostError) else edits:
+            stops = edit.stops and not as_is
+            refused = refused or stops
+            colour = "red" if stops else "yellow"
+            click.secho(f"{host}: {edit.sentence}", fg=colour, err=True)
+            show_lines(edit.lines, err=True)
+    return refused
+
+
+def _refuse(done: str, inventory: Path, found: Mapping[str, list[Edited] | HostError]) -> NoReturn:
+    hosts = [
+        host
+        for host, edits in found.items()
+        if not isinstance(edits, HostError) and any(edit.stops for edit in edits)
+    ]
+    limits = " ".join(f"--limit {quote(host)}" for host in hosts)
+    click.secho(f"Nothing was {done}.", fg="red", bold=True, err=True)
+    click.echo("To have again what the settings say, deploy:", err=True)
+    click.echo(f"  pyinfra {limits} {quote(str(inventory))} deploy.py", err=True)
+    click.echo("To go on with the files as they are, until the next deploy: --as-is", err=True)
+    sys.exit(1)
 
 
 def _say_errors(found: Mapping[str, object]) -> bool:

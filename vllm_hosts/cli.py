@@ -6,11 +6,9 @@ Exit codes: 0 all is well; 1 something is wrong, and was said; 2 the command was
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,12 +26,13 @@ from vllm_hosts.ca_cli import ca
 from vllm_hosts.cli_common import inventory_argument, opened, says_problems
 from vllm_hosts.controller import state_folder
 from vllm_hosts.doctor_cli import doctor
-from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
+from vllm_hosts.drift_words import show_drift
 from vllm_hosts.endpoints import client_to_name
 from vllm_hosts.endpoints import endpoints as all_endpoints
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.hosts_cli import hosts as hosts_command
+from vllm_hosts.images_cli import images
 from vllm_hosts.inventory import validate
 from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
 from vllm_hosts.keys_cli import keys
@@ -61,6 +60,7 @@ main.add_command(keys)
 main.add_command(hosts_command)
 main.add_command(ca)
 main.add_command(agents_command)
+main.add_command(images)
 main.add_command(top)
 main.add_command(doctor)
 main.add_command(plan)
@@ -103,7 +103,8 @@ def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
         all_endpoints(
             settings,
             state_folder(inventory),
-            f"{_program()} keys show --force {quote(str(inventory))} {client}",
+            # Good in any folder, as all that is printed here.
+            f"{_program()} keys show --force {quote(str(inventory.resolve()))} {client}",
             client,
         )
     )
@@ -218,6 +219,9 @@ def verify(
 def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     """Show what differs on hosts from what deploy.py would leave there. Writes nothing.
 
+    Of files it shows the lines, - as the host has them and + as a deploy writes them, with secrets
+    masked, and whether the host or the settings changed since the last deploy.
+
     Exit codes: 0 nothing differs, 2 something does, 1 something could not be told.
 
     Example: vllm-hosts drift inventory/prod.py --json
@@ -227,23 +231,10 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
     else:
-        _show_drift(found)
+        show_drift(found)
     if any(host.unknown for host in found.values()):
         sys.exit(1)
     sys.exit(2 if any(host.drifted for host in found.values()) else 0)
-
-
-def _show_drift(found: Mapping[str, HostDrift]) -> None:
-    for name, host in found.items():
-        if not host.drifted and not host.unknown:
-            click.echo(f"{click.style(name, bold=True)}: in line")
-            continue
-        click.secho(name, bold=True)
-        for item in host.drifted:
-            click.secho(f"  {item.what} {item.how}  ", nl=False, fg="yellow")
-            click.echo(f"(role {item.role})")
-        for why in host.unknown:
-            click.secho(f"  could not tell: {why}", fg="red")
 
 
 def _check_hosts(inventory: Path, hosts: tuple[str, ...]) -> None:
@@ -259,7 +250,7 @@ def _program() -> str:
     here = Path(sys.executable).parent / "vllm-hosts"
     if shutil.which("vllm-hosts") == str(here):
         return "vllm-hosts"
-    return quote(os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here))
+    return quote(str(here))
 
 
 def _settings(inventory: Path) -> dict[str, HostSettings]:

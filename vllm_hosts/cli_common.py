@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
@@ -70,6 +70,13 @@ def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, Non
         return guarded
 
     return decorate
+
+
+def show_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """The lines of a difference, below what they are about."""
+    for line in lines:
+        colour = {"-": "red", "+": "green"}.get(line[:1])
+        click.secho(f"      {line}", fg=colour, err=err)
 
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

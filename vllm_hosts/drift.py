@@ -16,21 +16,31 @@ from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from pyinfra_cli.util import load_deploy_file
 
 from vllm_hosts import run
+from vllm_hosts.changes import NOT_SHOWN, NOT_TEXT, changed_lines
 from vllm_hosts.connections import connect_as_root
 from vllm_hosts.errors import HostError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.tree import FileTexts
 from vllm_hosts.inventory import load
 from vllm_hosts.operations.base import fail
-from vllm_hosts.operations.differences import listening
+from vllm_hosts.operations.differences import Difference, listening
 from vllm_hosts.text import clean
+from vllm_hosts.tree import Cause, File, cause
 
 
 @dataclass(frozen=True)
 class Drifted:
-    """One thing that a deploy would change. ``role`` owns it."""
+    """One thing that a deploy would change. ``role`` owns it.
+
+    ``cause`` says who changed the content of a file since the last deploy, where it is one that
+    differs. ``diff`` has its lines: ``-`` as the host has them, ``+`` as a deploy writes them.
+    """
 
     role: str
     what: str
     how: str
+    cause: Cause | None = None
+    diff: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -102,9 +112,48 @@ def _look(state: State, host: Host, into: HostDrift, told: dict[str, list[Any]])
             if failures or not commands:
                 continue
             details = told.get(host.name, [])[before:]
-            into.drifted += [Drifted(role, item.what, item.how) for item in details] or [
-                Drifted(role, what, "is not so")
-            ]
+            try:
+                into.drifted += _explained(role, details) or [Drifted(role, what, "is not so")]
+            except HostError as error:
+                into.unknown.append(f"{role}: {error}")
+
+
+def _explained(role: str, details: list[Difference]) -> list[Drifted]:
+    """What differs at the host at hand, with its cause, and the lines where they may be shown."""
+    current = run.current()
+    causes = {
+        item.what: found
+        for item in details
+        if item.entry and item.found and (found := cause(item.entry, item.found))
+    }
+    shown = [
+        item.what
+        for item in details
+        if item.what in causes and not (isinstance(item.entry, File) and item.entry.secret)
+    ]
+    texts = look(FileTexts, paths=shown, directory=current.settings.vllm.directory) if shown else {}
+    return [
+        Drifted(
+            role,
+            item.what,
+            item.how,
+            causes.get(item.what),
+            _lines(item, texts.get(item.what)) if item.what in causes else [],
+        )
+        for item in details
+    ]
+
+
+def _lines(item: Difference, there: str | None) -> list[str]:
+    if not isinstance(item.entry, File) or item.found is None or item.found.kind != "f":
+        return []
+    if item.entry.secret:
+        return [NOT_SHOWN]
+    try:
+        wanted = item.entry.content.decode()
+    except UnicodeDecodeError:
+        return [NOT_TEXT]
+    return [NOT_TEXT] if there is None else changed_lines(there, wanted)
 
 
 def _failure(command: object) -> str | None:

@@ -18,7 +18,10 @@ from vllm_hosts.settings import HostSettings
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One agent as a client sees it. ``ca_file`` is None where the system's CAs do."""
+    """One agent as a client sees it.
+
+    ``ca_file`` is an absolute path; None where the system's CAs do.
+    """
 
     host: str
     agent: str
@@ -58,12 +61,13 @@ def endpoints(
     """
     for host in settings.values():
         name = host_header(host.edge_names[0], host.edge.https_port)
+        ca_file = client_ca_file(host, folder)
         for agent in host.agents:
             yield Endpoint(
                 host=host.name,
                 agent=agent.name,
                 base_url=f"https://{name}/{agent.name}/v1",
-                ca_file=client_ca_file(host, folder),
+                ca_file=str(Path(ca_file).absolute()) if ca_file else None,
                 served_model_name=agent.client_model_name,
                 client=client,
                 key_command=key_command,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from vllm_hosts.settings import Agent, HostSettings
 
+#: The Compose project that all agents of a host are in.
+PROJECT = "vllm"
 EDGE_FOLDER = "/etc/nginx/vllm-hosts"
 EDGE_LOGS = "/var/log/vllm-hosts"
 #: Whose keys the host has.
@@ -11,6 +13,20 @@ STORE_MARK = "/etc/vllm-hosts/store"
 TLS_FOLDER = "/etc/vllm-hosts/tls"
 TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"
+
+
+#: Compose reads these beside compose.yaml, by itself; nothing of ours writes them.
+_OVERRIDES = (
+    "compose.override.yaml",
+    "compose.override.yml",
+    "docker-compose.override.yaml",
+    "docker-compose.override.yml",
+)
+
+
+def compose_overrides(settings: HostSettings) -> list[str]:
+    """Files by which Compose would take the agents for something else than compose.yaml says."""
+    return [f"{settings.vllm.directory}/{name}" for name in _OVERRIDES]
 
 
 def key_variable(agent: str) -> str:

@@ -19,6 +19,7 @@ from pyinfra.api import facts, operations, util
 from pyinfra.api.host import Host
 from pyinfra.connectors.util import CommandOutput, OutputLine, read_buffer
 
+from vllm_hosts import deploy_output
 from vllm_hosts.text import clean, clean_styled
 
 #: Characters of a line, and of all lines of a command: a folder with many models has megabytes.
@@ -54,8 +55,13 @@ def _read_buffer(
     print_func: Callable[[str], str] | None = None,
 ) -> None:
     show = print_func or str
-    lines = _bounded(io)
-    read_buffer(name, lines, output_queue, print_output, lambda line: show(clean(line)))
+
+    def shown(line: str) -> str:
+        if name == "stderr":
+            deploy_output.name_step()
+        return show(clean(line))
+
+    read_buffer(name, _bounded(io), output_queue, print_output, shown)
 
 
 def _bounded(io: Iterable[Any]) -> Iterator[Any]:

@@ -19,12 +19,14 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 from pyinfra_cli.exceptions import CliError
 
-from vllm_hosts import left_behind, pyinfra_output
+from vllm_hosts import deploy_output, left_behind, outlook, pyinfra_output
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import LEFT, deployed, validate
 from vllm_hosts.keys import ClientKey, HostKeys, KeyStore, OpenedStore
 from vllm_hosts.keys.beside import shown
+from vllm_hosts.operations import one_by_one
+from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.ownership import Claim
 from vllm_hosts.reach import Reaching
 from vllm_hosts.settings import HostSettings
@@ -40,6 +42,17 @@ class Current:
     settings: HostSettings
     keys: HostKeys
     store: OpenedStore
+
+    @property
+    def serving(self) -> Serving:
+        """What other hosts of the run may serve as well."""
+        settings = self.settings
+        return Serving(
+            {agent.name: agent.client_model_name for agent in settings.agents},
+            settings.vllm.directory,
+            settings.vllm.health_timeout,
+            settings.vllm.change_together,
+        )
 
     @property
     def ca_file(self) -> str | None:
@@ -67,9 +80,9 @@ class AtHand:
 @dataclass
 class _Run:
     inventory: Path
-    #: Whether anything may be written: neither a dry run nor a look does.
-    writes: bool
-    #: Whether a command of ours runs it, which has said by now which hosts were taken out.
+    #: Nothing will be executed.
+    dry: bool
+    #: Whether a command of ours runs it: that one writes nothing, and has named who was taken out.
     ours: bool
     opened: OpenedStore | None = None
     settings: dict[str, HostSettings] | None = None
@@ -94,12 +107,18 @@ def install(inventory_file: Path | None = None) -> None:
     options: dict[str, Any] = context.params if context else {}
     if options.get("no_wait"):
         raise click.UsageError("--no-wait exits with 0 after failures; leave it out")
+    if options.get("dry") and options.get("yes"):
+        raise click.UsageError(
+            "--dry with -y (or PYINFRA_YES) looks at nothing, and so finds nothing; leave -y out"
+        )
     _ask_somebody()
     named = inventory_file or options.get("inventory")
     if named is None:
         raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
-    ours = inventory_file is not None
-    _run = _Run(Path(named), writes=not (ours or options.get("dry")), ours=ours)
+    _run = _Run(Path(named), dry=bool(options.get("dry")), ours=inventory_file is not None)
+    one_by_one.begin()
+    if not _run.ours:
+        outlook.install(dry=_run.dry)
     _host_run.cache_clear()
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
@@ -185,6 +204,16 @@ def _initialise(
         _open_secrets(run, inventory)
         run.chosen = tuple(chosen)
     state.add_callback_handler(Reaching())
+    deploy_output.install(state)
+    state.add_callback_handler(one_by_one.Ending())
+    if run.dry:
+        # There is nothing to ask: a host that cannot be reached is named, the others go on.
+        state.should_raise_failed_hosts = _go_on
+
+
+def _go_on(state: State) -> bool:
+    """In the place of pyinfra's question."""
+    return False
 
 
 def _only_keys(operations: Sequence[object]) -> bool:
@@ -222,10 +251,10 @@ def _open_secrets(run: _Run, inventory: Inventory) -> None:
     if any(settings.tls.mode == "local-ca" for settings in run.settings.values()):
         run.opened.local_ca()
     if run.opened.new:
-        who = "this run" if run.writes else "a deploy"
+        who = "a deploy" if run.dry or run.ours else "this run"
         where = shown(run.opened.folder)
         click.echo(f"--> There is no store of keys yet; {who} makes one in {where}", err=True)
-    elif run.writes:
+    elif not (run.dry or run.ours):
         run.opened.store.show_ca()
     left = left_behind.of(run.opened.content, inventory)
     if left and not run.ours:

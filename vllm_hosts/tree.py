@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 _SAFE_PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
 _SAFE_NAME = re.compile(r"[a-z_0-9][a-z0-9_-]*")
@@ -21,7 +22,10 @@ def _check(path: str, *names: str) -> None:
 
 @dataclass(frozen=True)
 class File:
-    """A regular file. ``secret`` content is never shown, and no copy of an old version is kept."""
+    """A regular file. ``secret`` content is never shown, and no copy of an old version is kept.
+
+    ``partly``: only some of the content is ours, and the rest is what the host had there.
+    """
 
     path: str
     content: bytes = field(repr=False)
@@ -29,6 +33,7 @@ class File:
     owner: str = "root"
     group: str = "root"
     secret: bool = False
+    partly: bool = False
 
     def __post_init__(self) -> None:
         _check(self.path, self.owner, self.group)
@@ -85,7 +90,9 @@ class Found:
     """What lies at a path of a host: ``kind`` as one letter, owner and group as name and number.
 
     Kinds: ``f`` regular file, ``d`` folder, ``l`` symbolic link, ``o`` anything else,
-    ``-`` nothing. ``sha256`` is empty unless the kind is ``f``.
+    ``-`` nothing. ``sha256`` is empty unless the kind is ``f``. ``deployed``: digests of what the
+    last deploy left there, empty for nothing, and two of them if it was cut off; None where the
+    host keeps no such record yet.
     """
 
     kind: str
@@ -93,9 +100,11 @@ class Found:
     owner: tuple[str, str] = ("", "")
     group: tuple[str, str] = ("", "")
     sha256: str = ""
+    deployed: tuple[str, ...] | None = None
 
 
 NOTHING = Found("-")
+MISSING = "is missing"
 
 
 def differing(entries: Iterable[Entry], found: dict[str, Found]) -> list[Entry]:
@@ -112,7 +121,7 @@ def difference(entry: Entry, found: Found) -> str:
         return "should not be there"
     kind = "d" if isinstance(entry, Folder) else "f"
     if found.kind == "-":
-        return "is missing"
+        return MISSING
     if found.kind != kind:
         return f"is not a {'folder' if kind == 'd' else 'regular file'}"
     how = []
@@ -124,6 +133,38 @@ def difference(entry: Entry, found: Found) -> str:
         now = f"{found.owner[0]}:{found.group[0]}"
         how.append(f"belongs to {now}, not {entry.owner}:{entry.group}")
     return " and ".join(how) or "has not been taken up by its service"
+
+
+class Cause(StrEnum):
+    """Why the content at a path is not the one that a deploy would leave there."""
+
+    SETTINGS = "settings"
+    HOST = "host"
+    BOTH = "both"
+    UNFINISHED = "unfinished"
+    UNKNOWN = "unknown"
+
+
+def cause(entry: Entry, found: Found) -> Cause | None:
+    """Who changed something since the last deploy, by the digests that it left on the host.
+
+    None: it is not the content that differs.
+    """
+    if not isinstance(entry, File | Absent):
+        return None
+    wanted = entry.sha256 if isinstance(entry, File) else ""
+    if found.kind == "f" and found.sha256 == wanted:
+        return None
+    if found.deployed is None:
+        return Cause.UNKNOWN
+    if not found.deployed:
+        # No deploy was ever about this path.
+        return Cause.SETTINGS if found.kind == "-" else Cause.UNKNOWN
+    there = found.sha256 if found.kind in "f-" else found.kind
+    if there not in found.deployed:
+        same = wanted in found.deployed or (isinstance(entry, File) and entry.partly)
+        return Cause.HOST if same else Cause.BOTH
+    return Cause.UNFINISHED if wanted in found.deployed else Cause.SETTINGS
 
 
 def _as_it_should_be(entry: Entry, found: Found) -> bool:

@@ -11,7 +11,7 @@ from pyinfra.api.deploy import deploy
 
 from roles.client_keys.plan import STAMP, TIMER, expiry_entries, key_entries
 from vllm_hosts import run
-from vllm_hosts.operations.edge import RELOAD
+from vllm_hosts.operations.edge import RELOAD, RELOADED
 from vllm_hosts.operations.service import units_enabled
 from vllm_hosts.operations.tree import tree_synced
 
@@ -30,6 +30,7 @@ def client_keys() -> None:
         validate=_CHECK.strip(),
         activate=RELOAD,
         stamp=STAMP,
+        effect=RELOADED,
         name="The edge accepts exactly the keys of the store",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vllm_hosts.facts.tree import STAMPS
+from vllm_hosts.facts.tree import DEPLOYED, STAMPS
 from vllm_hosts.keys import ClientKey
 from vllm_hosts.paths import EDGE_FOLDER
 from vllm_hosts.render import render
@@ -28,7 +28,12 @@ def key_entries(agents: Sequence[str], clients: Sequence[ClientKey]) -> list[Ent
 
 def expiry_entries() -> list[Entry]:
     """What takes a key out when it ends, although nobody runs the tool."""
-    script = render("client_keys/expire.sh.j2", folder=EDGE_FOLDER, stamp=f"{STAMPS}/{STAMP}")
+    script = render(
+        "client_keys/expire.sh.j2",
+        folder=EDGE_FOLDER,
+        stamp=f"{STAMPS}/{STAMP}",
+        deployed=DEPLOYED,
+    )
     service = render(f"client_keys/{_SERVICE}.j2", script=SCRIPT)
     before = render("client_keys/nginx-before.conf.j2", script=SCRIPT)
     return [

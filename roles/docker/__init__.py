@@ -32,7 +32,7 @@ from vllm_hosts.settings import Docker
 @deploy("Docker")
 def docker() -> None:
     """Install and configure Docker from the source that the settings name."""
-    settings = run.current().settings.docker
+    settings, serving = run.current().settings.docker, run.current().serving
     if settings.source == "docker-ce":
         archive_present(
             partial(_archive, settings), stale=CE_STALE, name="Docker's apt archive is known"
@@ -40,12 +40,15 @@ def docker() -> None:
         packages_present(
             dict.fromkeys(CE_PACKAGES),
             conflicting=CE_CONFLICTS,
+            serving=serving,
             name="Docker Engine is installed",
         )
     else:
         packages_present(_distro, name="The distribution's Docker is installed")
     daemon_configured(
-        partial(daemon_settings, settings), name="daemon.json is merged, Docker runs with it"
+        partial(daemon_settings, settings),
+        serving=serving,
+        name="daemon.json is merged, Docker runs with it",
     )
     compose_available(name="Compose v2 is there")
 

@@ -1,7 +1,7 @@
 """Models, before any agent is switched to them.
 
 Promises: what the agents load is whole on the host, at the revision that the settings name, and a
-running agent never depends on the hub. Needs: docker, secrets (the hub's token). Writes: the
+running agent never depends on the hub. Needs: vllm_image, secrets (the hub's token). Writes: the
 cache, folders with copy_from, notes of what is whole. Restarts: nothing; if a model cannot be had,
 the host fails here and what runs goes on.
 """
@@ -13,9 +13,7 @@ from pyinfra.api.deploy import deploy
 from roles.models.plan import cache_folders, copies, download, hub_models
 from vllm_hosts import run
 from vllm_hosts.operations.cache import cache_adopted
-from vllm_hosts.operations.docker import image_present
 from vllm_hosts.operations.hub import models_fetched
-from vllm_hosts.operations.image import image_above_floor
 from vllm_hosts.operations.model_copy import models_copied
 from vllm_hosts.operations.tree import tree_synced
 
@@ -24,8 +22,6 @@ from vllm_hosts.operations.tree import tree_synced
 def models() -> None:
     """Fetch models from the hub, and copy those that come from the controller."""
     settings = run.current().settings
-    image_present(settings.vllm.image, name="The vLLM image is on the host")
-    image_above_floor(settings.vllm, name="The image's vLLM has no known way around its key")
     cache_adopted(
         settings.vllm.cache_directory,
         settings.vllm.fetch_user,

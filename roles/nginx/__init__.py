@@ -6,7 +6,7 @@ all clients.
 Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts, one
 number in nginx.conf and a file in modules-enabled; takes the distribution's welcome page away.
 Reloads nginx when its files or the certificate changed, after `nginx -t`; a configuration that it
-rejects is put back.
+rejects is put back, and is not even tried if nginx says so before images and models are fetched.
 """
 
 from __future__ import annotations
@@ -17,48 +17,84 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.nginx.connections import connection_entries
-from roles.nginx.plan import NginxVersion, edge_entries, parse_version
+from roles.nginx.connections import LIMITS_CONF, connection_entries
+from roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
+from roles.nginx.trial import trial_entries
 from vllm_hosts import paths, run
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.nginx import NginxMainConf, NginxState
+from vllm_hosts.facts.nginx import (
+    MAIN_CONF,
+    EdgeState,
+    MainConf,
+    Nginx,
+    NginxMainConf,
+    NginxState,
+)
 from vllm_hosts.operations.apt import packages_present
-from vllm_hosts.operations.edge import RELOAD
+from vllm_hosts.operations.edge import RELOAD, RELOADED
+from vllm_hosts.operations.edge_trial import configuration_accepted
 from vllm_hosts.operations.service import nginx_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.run import Current
-from vllm_hosts.tree import Entry
+from vllm_hosts.tree import Entry, differing
 
 #: Debian 13's: what a plan assumes while nginx is not installed yet.
 _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))
+#: By the identity of what it is for, which is kept with it.
+_made: dict[int, tuple[Current, NginxVersion, list[Entry]]] = {}
+
+
+@deploy("nginx, beforehand")
+def nginx_asked() -> None:
+    """Install nginx, and ask it about the edge's configuration before what takes long."""
+    packages_present(
+        {"nginx": None}, without_starting=("nginx.service",), name="nginx is installed"
+    )
+    configuration_accepted(
+        partial(_trial, run.current()), name="nginx accepts the edge's configuration"
+    )
 
 
 @deploy("nginx")
 def nginx() -> None:
-    """Open the edge: install, configure, and take the configuration up without dropping streams."""
-    packages_present(
-        {"nginx": None}, without_starting=("nginx.service",), name="nginx is installed"
-    )
+    """Open the edge: configure it, and take the configuration up without dropping streams."""
     tree_synced(
-        partial(_entries, run.current()),
+        lambda: _entries(run.current(), look(NginxState), look(NginxMainConf)),
         watch=[paths.TLS_CERTIFICATE, paths.TLS_KEY],
         validate="nginx -t -q",
         activate=RELOAD,
         stamp="nginx",
+        effect=RELOADED,
         name="The edge is configured and nginx has taken it up",
     )
     nginx_enabled(name="nginx runs, now and at boot")
 
 
-def _entries(current: Current) -> Sequence[Entry]:
-    state = look(NginxState)
+def _entries(current: Current, state: Nginx, main: MainConf | None) -> list[Entry]:
     try:
         version = parse_version(state.version_text) if state.version_text else _USUAL
     except ValueError as error:
         raise HostError(f"the version of nginx cannot be told: {error}") from error
     version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
-    return [
-        *edge_entries(current.settings, current.keys, version),
-        *connection_entries(current.settings.edge, look(NginxMainConf)),
-    ]
+    return [*_edge(current, version), *connection_entries(current.settings.edge, main)]
+
+
+def _edge(current: Current, version: NginxVersion) -> list[Entry]:
+    """Made once in a run for a host, as that takes longer than asking it."""
+    made = _made.get(id(current))
+    if made is None or made[1] != version:
+        entries = edge_entries(current.settings, current.keys, version)
+        made = _made[id(current)] = (current, version, entries)
+    return made[2]
+
+
+def _trial(current: Current) -> Sequence[Entry]:
+    """What nginx is asked about: nothing before it is there, nor if the host has all of it."""
+    found = look(EdgeState, paths=[*edge_paths(current.settings), MAIN_CONF, LIMITS_CONF])
+    if not found.nginx.version_text:
+        return []
+    entries = _entries(current, found.nginx, found.main)
+    if not differing(entries, found.files.paths):
+        return []
+    return trial_entries(current.settings, entries)

@@ -60,7 +60,9 @@ def connection_entries(edge: Edge, found: MainConf | None) -> list[Entry]:
     connections = worker_connections(edge)
     text = found.content.decode("latin-1")
     text, has_limit = raised(text, connections)
-    main = File(MAIN_CONF, text.encode("latin-1"), found.mode, found.owner, found.group)
+    main = File(
+        MAIN_CONF, text.encode("latin-1"), found.mode, found.owner, found.group, partly=True
+    )
     if has_limit:
         return [main, Absent(LIMITS_CONF)]
     limit = f"worker_rlimit_nofile {open_files(connections)};\n"

@@ -134,6 +134,12 @@ def edge_entries(settings: HostSettings, keys: HostKeys, version: NginxVersion) 
     ]
 
 
+def edge_paths(settings: HostSettings) -> list[str]:
+    """Where the files of ``edge_entries`` lie, without making them."""
+    names = [f"{paths.EDGE_FOLDER}/{name}.conf" for name in _included_names(settings)]
+    return [paths.EDGE_FOLDER, WELCOME, CONF, *names, INTERNAL_MAP, TARGETS_MAP]
+
+
 def internal_map(settings: HostSettings, keys: HostKeys) -> str:
     """From upstreams to the key that each asks for. Holds keys."""
     lines = sorted(
@@ -211,10 +217,13 @@ def included(settings: HostSettings, version: NginxVersion) -> dict[str, str]:
         "ciphers": CIPHERS,
         "curves": (_ML_KEM, *_CURVES) if version.openssl >= (3, 5, 0) else _CURVES,
     }
-    names = ["tls", "common", "checks", "refused", "error", "upstream"]
-    if settings.edge.cors_origins:
-        names.append("cors")
+    names = _included_names(settings)
     return {name: render(f"nginx/{name}.conf.j2", **values) for name in names}
+
+
+def _included_names(settings: HostSettings) -> list[str]:
+    names = ["tls", "common", "checks", "refused", "error", "upstream"]
+    return [*names, "cors"] if settings.edge.cors_origins else names
 
 
 def _has_http2_directive(version: NginxVersion) -> bool:

@@ -2,8 +2,9 @@
 
 Promises: the four packages at one pinned version, held; Docker gives containers the GPUs that they
 ask for, seen once with a real container.
-Needs: docker, and a working driver (preflight has seen it). Writes: NVIDIA's apt source and key,
-the runtime in /etc/docker/daemon.json. Restarts: Docker, only if it has not seen the toolkit yet.
+Needs: vllm_image, and a working driver (preflight has seen it). Writes: NVIDIA's apt source and
+key, the runtime in /etc/docker/daemon.json. Restarts: Docker, only if it has not seen the toolkit
+yet.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vllm_hosts import run
 from vllm_hosts.facts import look
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.operations.apt import Archive, archive_present, packages_present
-from vllm_hosts.operations.docker import daemon_configured, image_present
+from vllm_hosts.operations.docker import daemon_configured
 from vllm_hosts.operations.gpu import container_gets_gpus
 from vllm_hosts.settings import Nvidia
 
@@ -37,9 +38,12 @@ def nvidia_container_toolkit() -> None:
         name=f"The toolkit is installed and held at {settings.nvidia.toolkit_version}",
     )
     daemon_configured(
-        lambda current: RUNTIME, read_at_start=[HOOK], name="Docker knows the NVIDIA runtime"
+        lambda current: RUNTIME,
+        read_at_start=[HOOK],
+        provided_by=PACKAGES,
+        serving=run.current().serving,
+        name="Docker knows the NVIDIA runtime",
     )
-    image_present(settings.vllm.image, name="The vLLM image is on the host")
     container_gets_gpus(
         settings.vllm.image,
         sorted({gpu for agent in settings.agents for gpu in agent.gpus}),

@@ -64,6 +64,7 @@ def nvidia_driver() -> None:
         wanted=settings.gpus,
         refused=None if nvidia.allow_reboot else reboot_needed,
         timeout=nvidia.reboot_timeout,
+        serving=run.current().serving,
         name="The driver answers",
     )
     driver_held(holds, name="The driver's packages are held")

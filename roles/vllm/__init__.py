@@ -2,20 +2,25 @@
 
 Promises: every agent runs as its settings say, on 127.0.0.1 only, without privileges, in a network
 of its own, and is healthy. Needs: docker, secrets (.env), models (image and weights). Writes:
-compose.yaml, a folder for each agent. Restarts: only an agent whose definition or secret changed.
+compose.yaml, a folder for each agent. Restarts: only an agent whose definition or secret changed,
+on hosts with the same model one after the other.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from pyinfra.api.deploy import deploy
 
-from roles.vllm.plan import PROJECT, compose_entries, peers
-from vllm_hosts import run
+from roles.vllm.plan import PROJECT, compose_entry, folders, peers, variables
+from vllm_hosts import probe, run
+from vllm_hosts.agent_changes import Definition
 from vllm_hosts.facts import look
-from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.facts.system import HostMemory
-from vllm_hosts.operations.compose import agents_healthy, agents_running
+from vllm_hosts.operations.compose import Agents, agents_announced, agents_running
+from vllm_hosts.operations.healthy import agents_healthy
 from vllm_hosts.operations.tree import tree_synced
+from vllm_hosts.run import Current
 
 
 @deploy("vLLM")
@@ -23,27 +28,47 @@ def vllm() -> None:
     """Bring the agents to what the settings say and wait until they answer."""
     current = run.current()
     settings = current.settings
-    directory = settings.vllm.directory
-    agents = [agent.name for agent in settings.agents]
-    tree_synced(
-        lambda: compose_entries(settings, look(HostMemory)),
-        validate=f"{COMPOSE} --project-directory {directory} config --quiet",
-        name="compose.yaml describes the agents",
-    )
-    agents_running(
-        directory,
-        PROJECT,
-        agents,
-        timeout=settings.vllm.health_timeout,
+    names = [agent.name for agent in settings.agents]
+    wanted = Agents(
+        directory=settings.vllm.directory,
+        project=PROJECT,
+        names=names,
+        definition=partial(_definition, current),
+        serving=current.serving,
         peers=peers(settings),
-        cells={agent: settings.cell(agent) for agent in agents},
+        cells={agent: settings.cell(agent) for agent in names},
         cards={agent.name: agent.gpus for agent in settings.agents},
-        internal_keys={agent: current.keys.internal_of(agent) for agent in agents},
-        name="The agents run as compose.yaml says",
+        internal_keys={agent: current.keys.internal_of(agent) for agent in names},
+        edge_is_up=partial(_edge_is_up, current),
     )
+    tree_synced(folders(settings), name="The agents' folders are there")
+    agents_announced(wanted, name="Hosts with the same model know of each other")
+    agents_running(wanted, name="The agents run as compose.yaml says")
     agents_healthy(
-        directory,
-        agents,
+        settings.vllm.directory,
+        names,
         settings.vllm.health_timeout,
         name="The agents are healthy",
     )
+
+
+def _definition(current: Current) -> Definition:
+    settings = current.settings
+    file = compose_entry(settings, look(HostMemory))
+    return Definition(file, variables(settings, current.keys))
+
+
+def _edge_is_up(current: Current) -> bool:
+    """What the edge says of its first agent, asked from here."""
+    settings = current.settings
+    try:
+        answer = probe.ask(
+            settings.address,
+            settings.edge.https_port,
+            "/health",
+            name=settings.edge_names[0],
+            ca_file=current.ca_file,
+        )
+    except OSError:
+        return False
+    return answer.status == 200

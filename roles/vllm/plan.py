@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from vllm_hosts.paths import agents_folder, key_variable, models_folder
+from pydantic import SecretStr
+
+from vllm_hosts.keys import HostKeys
+from vllm_hosts.paths import PROJECT as PROJECT
+from vllm_hosts.paths import agents_folder, compose_overrides, key_variable, models_folder
 from vllm_hosts.render import render
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.cells import Cell
 from vllm_hosts.settings.types import in_bytes
-from vllm_hosts.tree import Entry, File, Folder
+from vllm_hosts.tree import Absent, Entry, File, Folder
 
-PROJECT = "vllm"
 #: vLLM's drain ends with the process's own shutdown: seconds, or most of a minute where another
 #: agent has the processors (37 s seen). Docker waits no longer than it takes.
 _STOP_MARGIN = 100
@@ -77,11 +80,8 @@ def peers(settings: HostSettings) -> dict[str, list[str]]:
     return {agent.name: list(settings.twins(agent.name)) for agent in settings.agents}
 
 
-def compose_entries(settings: HostSettings, host_memory: int) -> list[Entry]:
-    """The compose file, and for each agent the folder that it may write.
-
-    :param host_memory: bytes that the host has.
-    """
+def folders(settings: HostSettings) -> list[Entry]:
+    """For each agent the folder that it may write, and those above."""
     vllm = settings.vllm
     owner, _, group = vllm.user.partition(":")
     folder = agents_folder(settings)
@@ -94,8 +94,34 @@ def compose_entries(settings: HostSettings, host_memory: int) -> list[Entry]:
             Folder(f"{folder}/{agent.name}", mode=0o700, owner=owner, group=group)
             for agent in settings.agents
         ),
-        File(compose_path(settings), compose_file(settings, host_memory).encode()),
+        # Compose would read these too, and run agents that no setting describes.
+        *(Absent(path) for path in compose_overrides(settings)),
     ]
+
+
+def compose_entry(settings: HostSettings, host_memory: int) -> File:
+    """The compose file.
+
+    :param host_memory: bytes that the host has.
+    """
+    return File(compose_path(settings), compose_file(settings, host_memory).encode())
+
+
+def variables(settings: HostSettings, keys: HostKeys) -> dict[str, dict[str, SecretStr]]:
+    """By agent: what .env has for it, which Compose puts into its definition."""
+    given = {"HF_TOKEN": keys.hf_token} if keys.hf_token is not None else {}
+    return {
+        agent.name: {
+            secret.source: value
+            for secret in _secrets(settings, agent)
+            if (
+                value := {key_variable(agent.name): keys.internal_of(agent.name), **given}.get(
+                    secret.source
+                )
+            )
+        }
+        for agent in settings.agents
+    }
 
 
 def compose_path(settings: HostSettings) -> str:

@@ -37,17 +37,30 @@ class Run:
         return "\n".join(line for line in self.output.splitlines() if f"[{name}]" in line)
 
 
-def command(*words: str, settings: dict[str, Any] | None = None, timeout: float = 1500) -> Run:
+def command(
+    *words: str,
+    settings: dict[str, Any] | None = None,
+    timeout: float = 1500,
+    brief: bool = False,
+) -> Run:
     """Run one of the toolkit's commands in the project's folder.
 
+    :param brief: a deploy prints what users see; else all that pyinfra prints of each operation.
     :param settings: replaces the lab's group data of the same names, for this run.
     """
     environment = os.environ | {"PYINFRA_PROGRESS": "off", "PYTHONUNBUFFERED": "1"}
     if settings is not None:
         environment["LAB_SETTINGS"] = json.dumps(settings)
+    program, *options = words
+    if (
+        program == "pyinfra"
+        and not brief
+        and not any(word.startswith(("-v", "--dry")) for word in options)
+    ):
+        options.insert(0, "-v")
     started = time.monotonic()
     done = subprocess.run(
-        [str(BIN / words[0]), *words[1:]],
+        [str(BIN / program), *options],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,

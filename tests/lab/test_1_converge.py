@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -45,6 +46,22 @@ def test_the_second_deploy_changes_nothing(deployed: Deployed) -> None:
     assert run.code == 0, run.output[-6000:]
     assert changes(run) == dict.fromkeys(HOSTS, 0), run.output
     assert {host: processes(host) for host in HOSTS} == before
+
+
+@pytest.mark.nightly
+def test_a_fresh_host_s_deploy_fits_a_screen_or_two(deployed: Deployed) -> None:
+    lab_hosts.reset(["gpu2"])
+    words = ("pyinfra", "-y", "inventory/lab.py", "deploy.py")
+    run = command(*words, brief=True)
+    assert run.code == 0, run.output[-6000:]
+    lines = run.output.splitlines()
+    assert len(lines) < 60, run.output
+    assert re.search(r"^ +vLLM image: changed on gpu2: The vLLM image is on", run.output, re.M)
+    assert re.search(r"^ +\[gpu1\] 0 changed, [0-9]{2} unchanged$", run.output, re.M)
+    assert re.search(r"^ +\[gpu2\] [0-9]{2} changed, [0-9]{2} unchanged$", run.output, re.M)
+    again = command(*words, brief=True)
+    assert again.code == 0
+    assert len(again.output.splitlines()) < 20, again.output
 
 
 def test_a_dry_run_after_a_deploy_expects_no_change(deployed: Deployed) -> None:

@@ -14,6 +14,7 @@ from lab import layout
 from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, changes, deploy
+from vllm_hosts.operations.edge_trial import TRIAL_FOLDER
 
 LAST = "The edge answers only to keys, on its own paths"
 
@@ -113,16 +114,43 @@ def test_a_full_disk_loses_nothing(deployed: Deployed) -> None:
     assert_converges()
 
 
-def test_a_configuration_that_nginx_rejects_is_put_back(deployed: Deployed) -> None:
-    """Somebody else's broken file is in the way: ours is not taken up, and what ran runs on."""
-    path = "/etc/nginx/conf.d/vllm-hosts.conf"
-    before = lab_hosts.run("gpu2", f"sha256sum {path}; systemctl show -p MainPID nginx").stdout
+@pytest.mark.nightly
+def test_nginx_is_asked_before_image_and_models_are_fetched(deployed: Deployed) -> None:
+    """A user's file that nginx refuses: said in its words, before an image that is not there."""
+    files = "find /etc/nginx /var/log/nginx /run -xdev -path '*vllm-hosts*' | sort; ls /run/*.pid"
+    before = lab_hosts.run("gpu2", f"{files}; systemctl show -p MainPID nginx").stdout
+    missing = f"{layout.REGISTRY_NAME}:{layout.REGISTRY_PORT}/vllm/not-there:v0.32.0"
     with broken(
         "echo 'no_such_directive on;' >/etc/nginx/conf.d/other.conf",
         "rm /etc/nginx/conf.d/other.conf",
     ):
-        run = deploy_with(edge={"burst": 41})
-    assert_only_gpu2_failed(run, "no_such_directive", "what was there before is back in place")
+        run = deploy_with(
+            edge={"expected_clients": 2, "burst": 41}, vllm={"image": missing, "image_disk": 1}
+        )
+    assert_only_gpu2_failed(
+        run,
+        "nginx would refuse the edge's configuration: nginx: [emerg] unknown directive"
+        ' "no_such_directive" in /etc/nginx/conf.d/other.conf',
+    )
+    assert "not-there" not in run.of_host("gpu2"), "the image was asked for first"
+    assert lab_hosts.run("gpu2", f"{files}; systemctl show -p MainPID nginx").stdout == before
+    assert_converges()
+
+
+def test_a_configuration_that_nginx_rejects_is_put_back(deployed: Deployed) -> None:
+    """Somebody else's file is in the way, only when it gets serious: ours is not taken up, and
+    what ran runs on."""
+    path = "/etc/nginx/conf.d/vllm-hosts.conf"
+    before = lab_hosts.run("gpu2", f"sha256sum {path}; systemctl show -p MainPID nginx").stdout
+    # It is there while nginx is asked beforehand, and not afterwards.
+    pem = f"{TRIAL_FOLDER}/certificate.pem"
+    with broken(
+        f"echo 'server {{ listen 127.0.0.1:9443 ssl; ssl_certificate {pem};"
+        f" ssl_certificate_key {TRIAL_FOLDER}/key.pem; }}' >/etc/nginx/conf.d/other.conf",
+        "rm /etc/nginx/conf.d/other.conf",
+    ):
+        run = deploy_with(edge={"expected_clients": 2, "burst": 41})
+    assert_only_gpu2_failed(run, pem, "what was there before is back in place")
     after = lab_hosts.run("gpu2", f"sha256sum {path}; systemctl show -p MainPID nginx").stdout
     assert after == before
     assert_converges()

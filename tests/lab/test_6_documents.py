@@ -75,7 +75,8 @@ def test_an_example_works(deployed: Deployed, document: str, number: int) -> Non
     environment = dict(line.split("=", 1) for line in exported.split("\0") if line)
     language, text = blocks(document)[number]
     program = ["sh", "-e", "-c"] if language == "sh" else [sys.executable, "-c"]
-    said = run([*program, for_the_lab(text, deployed)], environment)
+    # What was exported holds in any folder.
+    said = run([*program, for_the_lab(text, deployed)], environment, cwd=Path("/"))
     assert said.strip()
     assert deployed.leaks(said) == []
 
@@ -156,5 +157,5 @@ def test_the_printed_curl_lines_work(deployed: Deployed) -> None:
     # Without the environment on the PATH, as after `make demo`.
     plain = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
     for line in lines:
-        answer = json.loads(run(["sh", "-c", line], plain))
+        answer = json.loads(run(["sh", "-c", line], plain, cwd=Path("/")))
         assert answer["usage"]["completion_tokens"] > 0

@@ -72,13 +72,16 @@ def test_logs_of_several_hosts(deployed: Deployed) -> None:
     lines = [line for line in run.output.splitlines() if " tiny | " in line]
     for host in HOSTS:
         assert sum(line.startswith(f"{host} tiny | ") for line in lines) == 5, run.output
+    assert '/health HTTP/1.1" 200' not in run.output
     assert deployed.leaks(run.output) == []
+    everything = agents("logs", "tiny", "--lines", "20", "--all")
+    assert '/health HTTP/1.1" 200' in everything.output, "a health check comes every ten seconds"
 
 
 def test_following_a_log(deployed: Deployed) -> None:
     # What runs in the background has been told to ignore Ctrl-C.
     argv = ["env", "--default-signal=INT", str(BIN / "vllm-hosts"), "agents", LAB]
-    argv += ["logs", "--follow", "--lines", "0", "spare"]
+    argv += ["logs", "--follow", "--all", "--lines", "0", "spare"]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -12,6 +12,7 @@ import pytest
 
 from lab import hosts as lab_hosts
 from lab import layout, network, processes
+from lab.clean import _busy, _ours_in_cache, _ours_in_state
 from tests.lab.conftest import HOSTS
 from tests.lab.deploys import command
 
@@ -40,6 +41,9 @@ def test_up_repairs_what_a_crash_left_behind(lab: None) -> None:
     network.drop_link("gpu2")
     lab_hosts.up(len(HOSTS))
     assert lab_hosts.is_up()
+    # What would be in the way of removing caches and state, which stay here.
+    busy = _busy(layout.CACHE, layout.STATE)
+    assert {"host-gpu1", "host-gpu2", "host-neighbour", "registry", "its bridge"} <= set(busy)
     assert lab_hosts.run("gpu2", "hostname").stdout.strip() == "gpu2"
     assert processes.alive("archive") is not None
 
@@ -60,6 +64,9 @@ def test_settings_are_refused_while_the_lab_is_down_and_down_leaves_nothing(lab:
     assert list(Path("/sys/class/net").glob("vb-*")) == []
     assert str(layout.STATE) not in Path("/proc/mounts").read_text()
     assert layout.BRIDGE not in ruleset()
+    assert _busy(layout.CACHE, layout.STATE) == []
+    left = [path for folder in (layout.CACHE, layout.STATE) for path in folder.iterdir()]
+    assert set(left) == {*_ours_in_cache(layout.CACHE), *_ours_in_state(layout.STATE)}
     done = command("vllm-hosts", "check", "inventory/lab.py")
     assert done.code == 1
     assert "the lab is not up; run: make lab-up" in done.output

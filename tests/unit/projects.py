@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 
+from tests.unit.started import BIN, starter
+
+__all__ = ["AGENT", "BIN", "ROOT", "SMI", "Project"]
+
 ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 #: What nvidia-smi says of a 16 GB card.
 SMI = "0, NVIDIA GeForce RTX 4080, GPU-0, 16376, 590.48.01, 8.9, [N/A], Disabled"
 AGENT = {"name": "one", "model": "org/model", "port": 8001}
+#: For every command: no surprises of this terminal's, what was compiled once is found again, and
+#: the pytest of `vllm-hosts verify` does not import hypothesis, which users do not have.
+_ENVIRONMENT = {
+    "PYINFRA_PROGRESS": "off",
+    "COLUMNS": "200",
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTEST_ADDOPTS": "-p no:hypothesispytest",
+}
 
 
 @dataclass
@@ -46,16 +57,19 @@ class Project:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """One of the toolkit's commands, in this folder."""
-        return subprocess.run(
-            [str(BIN / words[0]), *words[1:]],
-            cwd=self.folder,
-            env={**os.environ, "PYINFRA_PROGRESS": "off", "COLUMNS": "200", **self.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=60,
+        [done] = self.run_at_once(words)
+        return done
+
+    def run_at_once(
+        self, *commands: Sequence[str], timeout: float = 60, killed: bool = False
+    ) -> list[subprocess.CompletedProcess[str]]:
+        """Several of them at the same time; with ``killed`` until they end or time is up."""
+        return starter.run(
+            *commands,
+            folder=self.folder,
+            environment={**os.environ, **_ENVIRONMENT, **self.environment},
+            timeout=timeout,
+            killed=killed,
         )
 
     def check(self) -> subprocess.CompletedProcess[str]:

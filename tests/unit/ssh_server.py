@@ -5,14 +5,18 @@ Any user is let in with the one key. Commands run here, with programs of a folde
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import paramiko
@@ -75,19 +79,35 @@ def ssh_server(folder: Path, *, cut_after: int = 10_000) -> Iterator[SshServer]:
     (folder / "programs").mkdir(parents=True)
     write_key(folder / "client")
     write_key(folder / "host")
+    pid, port = _forked(folder, cut_after)
+    try:
+        yield SshServer(folder, port)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+@cache
+def _forking() -> subprocess.Popen[str]:
+    """A process that has imported everything, and forks for each server."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.ssh_server", str(folder), str(cut_after)],
+        [sys.executable, "-m", "tests.unit.ssh_server"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    try:
-        assert process.stdout is not None
-        yield SshServer(folder, int(process.stdout.readline()))
-    finally:
-        process.kill()
-        process.wait()
+    atexit.register(process.kill)
+    return process
+
+
+def _forked(folder: Path, cut_after: int) -> tuple[int, int]:
+    """Its process and its port."""
+    process = _forking()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{cut_after} {folder}\n")
+    process.stdin.flush()
+    pid, _, port = process.stdout.readline().partition(" ")
+    return int(pid), int(port)
 
 
 class _Server(paramiko.ServerInterface):
@@ -130,6 +150,24 @@ class _Server(paramiko.ServerInterface):
         channel.close()
 
 
+def _fork() -> None:
+    # Nobody waits for the servers that were killed.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        cut_after, _, folder = line.rstrip("\n").partition(" ")
+        parent = os.getpid()
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+            _serve(Path(folder), int(cut_after))
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
+
+
 def _serve(folder: Path, cut_after: int) -> None:
     key = paramiko.Ed25519Key.from_private_key_file(str(folder / "host"))
     cut = threading.Semaphore(cut_after)
@@ -137,9 +175,7 @@ def _serve(folder: Path, cut_after: int) -> None:
     port = first.getsockname()[1]
     # One machine under two names is refused: each host of a test has an address of its own.
     others = [socket.create_server((f"127.0.0.{n}", port)) for n in range(2, ADDRESSES + 1)]
-    print(port, flush=True)
-    # Whoever started this has gone when standard input ends.
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    print(os.getpid(), port, flush=True)
     for listener in others:
         threading.Thread(target=_accept, args=(listener, key, folder, cut), daemon=True).start()
     _accept(first, key, folder, cut)
@@ -159,4 +195,4 @@ def _accept(
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    _fork()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.unit.fakes import docker
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine
+from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine, Logs
 from vllm_hosts.facts.base import END
-from vllm_hosts.operate.logs import fresh
+from vllm_hosts.operate.logs import Reader, fresh
 
 A_MINUTE = timedelta(minutes=1)
 INTERNAL = "sk-internal-of-the-host_1"
@@ -20,7 +21,9 @@ CLIENT = "kZ2aX-client_key-of-43-characters-000000000"
 TOKEN = "hf_0123456789abcdef"
 
 
-def logs(folder: Path, text: str, since: dict[str, str] | None = None) -> AgentLog:
+def logs(
+    folder: Path, text: str, since: dict[str, str] | None = None, everything: bool = False
+) -> AgentLog:
     (folder / "log").write_text(text)
     environment = docker(
         folder, f'[ "$1" = ps ] && echo one || {{ echo "$*" >{folder}/asked; cat {folder}/log; }}'
@@ -31,6 +34,7 @@ def logs(folder: Path, text: str, since: dict[str, str] | None = None) -> AgentL
         lines=7,
         since=since or {},
         edge_folder=str(folder),
+        everything=everything,
     )
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=True)
     assert done.stderr == b""
@@ -96,6 +100,58 @@ def test_reading_on(tmp_path: Path) -> None:
     old, new = LogLine(stamp, "old"), LogLine("2026-11-25T09:00:00.123456790Z", "new")
     assert fresh(AgentLog((old, new)), stamp) == [new]
     assert fresh(AgentLog((old, new)), None) == [old, new]
+
+
+def access(path: str, status: str, before: str = "") -> str:
+    return f'{before}INFO:     127.0.0.1:40178 - "GET {path} HTTP/1.1" {status}'
+
+
+ROUTINE = (
+    access("/health", "200 OK"),
+    access("/metrics", "200 OK"),
+    access("/metrics/", "200"),
+    access("/health", "200 OK\r", "(APIServer pid=1) "),
+)
+TELLING = (
+    access("/health", "503 Service Unavailable"),
+    access("/metrics", "404 Not Found"),
+    access("/v1/models", "200 OK"),
+    access("/healthy", "200 OK"),
+    "WARNING: " + access("/health", "200 OK"),
+    access("/health", "200 OK") + "; and then it died",
+    "INFO: the last word",
+)
+
+
+def test_checks_that_went_well_are_left_out_and_do_not_count(tmp_path: Path) -> None:
+    telling = [f"2026-11-25T09:00:0{i}.1Z {line}" for i, line in enumerate(TELLING)]
+    routine = [f"2026-11-25T09:01:0{i}.1Z {line}" for i, line in enumerate(ROUTINE)]
+    text = "\n".join(["2026-11-25T08:00:00.1Z older", *telling, *routine * 30, ""])
+    assert [line.text for line in logs(tmp_path, text).lines or ()] == list(TELLING)
+    shown = logs(tmp_path, text, everything=True).lines or ()
+    assert sum("/health HTTP" in line.text for line in shown) > 60
+
+
+def test_following_an_agent_that_says_nothing_reads_no_more_with_time() -> None:
+    first = LogLine("2026-11-25T09:00:00.000000001Z", "first")
+    answers = [
+        Logs("2026-11-25T09:00:00.500000000Z", {"one": AgentLog((first,))}),
+        Logs("2026-11-25T10:00:00.500000000Z", {"one": AgentLog(())}),
+        Logs("2026-11-25T10:00:01.500000000Z", {"one": AgentLog(())}),
+    ]
+    asked: list[str] = []
+
+    class Connections:
+        def each(self, *_: object, **__: object) -> dict[str, Logs]:
+            asked.append(reader._seen.get("gpu1", {}).get("one", ""))
+            return {"gpu1": answers.pop(0)}
+
+    chosen = SimpleNamespace(connections=Connections(), agents={"gpu1": ["one"]})
+    reader = Reader(chosen, 5)  # type: ignore[arg-type]
+    assert [line for _, _, line in reader.read().lines] == [first]
+    reader.read()
+    reader.read()
+    assert asked == ["", first.stamp, "2026-11-25T09:59:50.000000000Z"]
 
 
 def test_what_docker_says_in_the_place_of_a_log_is_an_error(tmp_path: Path) -> None:

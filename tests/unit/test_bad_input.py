@@ -469,3 +469,9 @@ def test_a_run_that_would_hide_failures_is_refused(project: Project) -> None:
     done = project.run("pyinfra", "-y", "--no-wait", "inventory/prod.py", "deploy.py")
     assert done.returncode != 0
     assert "--no-wait exits with 0 after failures; leave it out" in done.stdout
+
+
+def test_a_dry_run_that_would_look_at_nothing_is_refused(project: Project) -> None:
+    done = project.run("pyinfra", "-y", "--dry", "inventory/prod.py", "deploy.py")
+    assert done.returncode != 0
+    assert "--dry with -y (or PYINFRA_YES) looks at nothing" in done.stdout

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.unit.projects import AGENT, Project
+from tests.unit import samples
+from tests.unit.projects import AGENT, BIN, Project
+from vllm_hosts.endpoints import endpoints
 from vllm_hosts.keys import KeyStore
 
 
@@ -16,6 +20,15 @@ def project(tmp_path: Path) -> Project:
     project = Project(tmp_path)
     project.group(agents=[AGENT, dict(AGENT, name="two", port=8002, gpus=[1])])
     return project
+
+
+@pytest.mark.parametrize("name", ["vllm-hosts", "pyinfra"])
+def test_the_installed_programs_start(name: str) -> None:
+    """Elsewhere commands are forks of one process: see started.py."""
+    words = [str(BIN / name), "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert name in done.stdout
+    assert done.stderr == ""
 
 
 def test_help_names_every_command(project: Project) -> None:
@@ -29,6 +42,7 @@ def test_help_names_every_command(project: Project) -> None:
         "drift",
         "endpoints",
         "hosts",
+        "images",
         "keys",
         "plan",
         "top",
@@ -74,8 +88,30 @@ def test_endpoints_as_json(project: Project) -> None:
         "client": "default",
         "key_command": first["key_command"],
     }
-    assert first["key_command"].endswith("vllm-hosts keys show --force inventory/prod.py default")
+    shown = f"vllm-hosts keys show --force {project.folder / 'inventory/prod.py'} default"
+    assert first["key_command"].endswith(shown)
     assert second["base_url"] == "https://192.0.2.1/two/v1"
+
+
+def test_what_endpoints_prints_holds_in_any_folder(project: Project, tmp_path: Path) -> None:
+    words = ["vllm-hosts", "endpoints", "inventory/prod.py", "--json"]
+    [first, _] = json.loads(project.run(*words).stdout)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", first["key_command"]],
+        cwd=elsewhere,
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, len(done.stdout.strip())) == (0, 43), done.stderr
+    files = {"mode": "files", "certificate": "a.pem", "key": "a.key", "ca_file": "own.pem"}
+    host = samples.settings(tls=files)
+    [own, *_] = endpoints({host.name: host}, project.folder, "show", "default")
+    assert own.ca_file is not None
+    assert Path(own.ca_file).is_absolute()
 
 
 def test_another_port_and_public_certificates(project: Project) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from roles.vllm.plan import compose_entries, compose_file
+from roles.vllm.plan import compose_entry, compose_file
+from roles.vllm.plan import folders as agents_folders
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.tree import Folder
@@ -134,7 +135,8 @@ def test_a_local_model_is_mounted_read_only() -> None:
 
 
 def test_an_agent_owns_its_own_folder_and_nothing_above_it() -> None:
-    entries = compose_entries(settings(agents=[QWEN, CODER], vllm=USERS), MEMORY)
+    host = settings(agents=[QWEN, CODER], vllm=USERS)
+    entries = [*agents_folders(host), compose_entry(host, MEMORY)]
     folders = {
         entry.path: (entry.owner, entry.group, entry.mode)
         for entry in entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -28,7 +29,10 @@ def host(tmp_path: Path) -> Path:
     (tmp_path / "edge" / "clients.map").write_text(ENDED + GOOD)
     (tmp_path / "edge" / "scopes.map").write_text("")
     script = render(
-        "client_keys/expire.sh.j2", folder=str(tmp_path / "edge"), stamp=f"{tmp_path}/stamp"
+        "client_keys/expire.sh.j2",
+        folder=str(tmp_path / "edge"),
+        stamp=f"{tmp_path}/stamp",
+        deployed=f"{tmp_path}/deployed",
     )
     (tmp_path / "script").write_text(script)
     return tmp_path
@@ -66,3 +70,20 @@ def test_a_reload_that_was_rejected_is_tried_again(host: Path) -> None:
     assert run(host) == 0
     assert reloads(host) == 1
     assert [path.name for path in (host / "edge").iterdir() if "map" not in path.name] == []
+
+
+def test_the_record_of_what_was_deployed_follows(host: Path) -> None:
+    """Drift would call it a change by hand otherwise."""
+    path, other = f"{host}/edge/clients.map", f"{'b' * 64}  /etc/other"
+    (host / "deployed").write_text(f"{'a' * 64}  {path}\n{other}\n")
+    assert run(host) == 0
+    digest = hashlib.sha256(GOOD.encode()).hexdigest()
+    assert sorted((host / "deployed").read_text().splitlines()) == sorted(
+        [f"{digest}  {path}", other]
+    )
+    assert not (host / "deployed.new").exists()
+
+
+def test_no_record_is_begun_by_it(host: Path) -> None:
+    assert run(host) == 0
+    assert not (host / "deployed").exists()

@@ -41,6 +41,7 @@ def test_tree_state_tells_kinds_apart() -> None:
             f"{'b' * 64}  /etc/link",
             "== stamp",
             "cafe",
+            "== deployed",
             "== asked",
             *["/opt/vllm/.env", "/etc/empty", "/etc/link", "/var/lib/vllm", "/run/pipe", "/none"],
             "",
@@ -64,7 +65,14 @@ def test_tree_state_tells_kinds_apart() -> None:
 def test_a_file_that_vanished_while_it_was_looked_at_is_not_a_default() -> None:
     with pytest.raises(HostError, match="the state of files"):
         TreeState().process(
-            ["== stat", "regular file|600|root|0|root|0|/a", "== sha256", "== stamp", "== asked"]
+            [
+                "== stat",
+                "regular file|600|root|0|root|0|/a",
+                "== sha256",
+                "== stamp",
+                "== deployed",
+                "== asked",
+            ]
             + ["/a", END]
         )
 

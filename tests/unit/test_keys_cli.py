@@ -128,31 +128,19 @@ class TestBothStores:
 
     def test_two_at_once_lose_nothing(self, store: Project) -> None:
         shown(store, "default")
-        words = [str(BIN / "vllm-hosts"), "keys", "add", PROD]
-        environment = {**os.environ, **store.environment}
-        running = [
-            subprocess.Popen(
-                [*words, f"client{n}"], cwd=store.folder, env=environment, stdout=subprocess.DEVNULL
-            )
-            for n in range(6)
-        ]
-        assert [process.wait(60) for process in running] == [0] * 6
+        running = [("vllm-hosts", "keys", "add", PROD, f"client{n}") for n in range(6)]
+        assert [done.returncode for done in store.run_at_once(*running)] == [0] * 6
         found = {item["client"] for item in json.loads(keys(store, "list", PROD, "--json"))}
         assert found == {"default", *(f"client{n}" for n in range(6))}
 
     def test_a_rotation_that_is_killed_leaves_a_store_that_works(self, store: Project) -> None:
         shown(store, "default")
-        words = [str(BIN / "vllm-hosts"), "keys", "rotate", PROD, "default", "--overlap", "1h"]
+        words = ("vllm-hosts", "keys", "rotate", PROD, "default", "--overlap", "1h")
+        began = time.monotonic()
+        store.run_at_once(words)
+        whole = time.monotonic() - began
         for n in range(8):
-            process = subprocess.Popen(
-                words,
-                cwd=store.folder,
-                env={**os.environ, **store.environment},
-                stdout=subprocess.DEVNULL,
-            )
-            time.sleep(0.25 + 0.06 * n)
-            process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            store.run_at_once(words, timeout=whole * (n + 1) / 9, killed=True)
             shown(store, "default")
         left = [p.name for p in (store.folder / "keys").glob("*")] if is_encrypted(store) else []
         assert [name for name in left if name.endswith(".age")] == ["prod.age"] * is_encrypted(

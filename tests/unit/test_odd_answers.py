@@ -41,8 +41,9 @@ from vllm_hosts.facts.nginx import NginxMainConf, NginxState
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import SystemState
-from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.facts.tree import FileTexts, TreeState
 from vllm_hosts.facts.units import Units
+from vllm_hosts.facts.vllm_images import ImagesThere, ImagesUsed
 from vllm_hosts.nvidia_smi import parse as parse_smi
 from vllm_hosts.sockets import unexpected_sockets
 from vllm_hosts.top import parse as top
@@ -134,7 +135,20 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         TreeState(),
         ["== stat", "regular file|600|root|0|root|0|/opt/vllm/.env",
          "symbolic link|777|root|0|root|0|/etc/x", "directory|755|root|0|root|0|/opt", "== sha256",
-         f"{SHA}  /opt/vllm/.env", "== stamp", SHA, "== asked", "/opt/vllm/.env", "/etc/x", "/opt"],
+         f"{SHA}  /opt/vllm/.env", "== stamp", SHA, "== deployed", "noted",
+         f"{SHA}  /opt/vllm/.env", "-  /opt", "== asked", "/opt/vllm/.env", "/etc/x", "/opt"],
+    ),
+    (FileTexts(), ["== /opt/a", "text", base64.b64encode(b"a: 1\n").decode(), "== /opt/b"]),
+    (
+        ImagesThere(),
+        ["== record", f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== images",
+         json.dumps({"id": f"sha256:{SHA}", "tags": ["a/b:c"], "digests": [], "size": 1}),
+         "== containers", json.dumps({"name": "/a", "image": f"sha256:{SHA}", "project": "vllm"})],
+    ),
+    (
+        ImagesUsed(),
+        ["== record", f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== agents",
+         f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== wanted", f"sha256:{SHA}"],
     ),
     (
         NginxMainConf(),

@@ -23,6 +23,9 @@ _MOVED = """
 import vllm_hosts.paths
 for name in ("STORE_MARK", "EDGE_FOLDER", "TLS_CERTIFICATE"):
     setattr(vllm_hosts.paths, name, {folder!r} + getattr(vllm_hosts.paths, name))
+import vllm_hosts.facts.tree
+for name in ("DEPLOYED", "COPIES", "STAMPS"):
+    setattr(vllm_hosts.facts.tree, name, {folder!r} + getattr(vllm_hosts.facts.tree, name))
 import vllm_hosts.operations.tree
 vllm_hosts.operations.tree.PREVIOUS = {folder!r} + "/previous"
 """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,8 +99,19 @@ def test_one_reason_for_many_promises_is_said_once() -> None:
     assert few.together() == {}
 
 
-def test_what_to_type_names_the_inventory_s_file() -> None:
-    collector = Collector({}, "prod", None, "inventory/my prod.py")
-    assert collector.named("Run: pyinfra INVENTORY deploy.py") == (
-        "Run: pyinfra 'inventory/my prod.py' deploy.py"
-    )
+def test_what_to_type_names_the_inventory_s_file_everywhere(tmp_path: Path) -> None:
+    assert any("INVENTORY" in promise.remedy for promise in promises().values())
+    collector = Collector({}, "prod", str(tmp_path), "inventory/my prod.py")
+    bad = {name.replace("-", "_"): "broken" for name in promises()}
+    collector.report.hosts = [host("a", **bad)]  # type: ignore[arg-type]
+    collector.pytest_sessionfinish()
+    document = (tmp_path / "report.json").read_text()
+    page = (tmp_path / "report.html").read_text()
+    for text in (document, page):
+        assert "INVENTORY" not in text
+        assert "my prod.py" in text
+    said: list[str] = []
+    terminal = SimpleNamespace(write_line=lambda line, **_: said.append(line))
+    collector.pytest_terminal_summary(terminal)  # type: ignore[arg-type]
+    assert "vllm-hosts" in "".join(said) and "INVENTORY" not in "".join(said)
+    assert "pyinfra 'inventory/my prod.py'" in "".join(said)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from vllm_hosts.tree import NOTHING, Absent, File, Folder, Found, Kept, differing
+from vllm_hosts.tree import NOTHING, Absent, Cause, File, Folder, Found, Kept, cause, differing
 
 FILE = File("/etc/a", b"text")
 SAME = Found("f", 0o644, ("root", "0"), ("root", "0"), FILE.sha256)
@@ -68,3 +70,63 @@ def test_a_kept_file_is_judged_by_mode_and_owner_only() -> None:
     assert differing([kept], {"/etc/a": narrow}) == []
     assert differing([kept], {"/etc/a": SAME}) == [kept]
     assert differing([kept], {"/etc/a": NOTHING}) == [kept]
+
+
+A, B, C = "a" * 64, "b" * 64, FILE.sha256
+
+
+@pytest.mark.parametrize(
+    ("there", "deployed", "expected"),
+    [
+        (A, (A,), Cause.SETTINGS),
+        (A, (C,), Cause.HOST),
+        (A, (B,), Cause.BOTH),
+        (None, (C,), Cause.HOST),
+        (None, (A,), Cause.BOTH),
+        # What no deploy was about yet: a file that the settings or the toolkit want since.
+        (None, (), Cause.SETTINGS),
+        (A, (), Cause.UNKNOWN),
+        (A, None, Cause.UNKNOWN),
+        (None, None, Cause.UNKNOWN),
+        # Cut off between the note and the file.
+        (A, (A, C), Cause.UNFINISHED),
+        (None, ("", C), Cause.UNFINISHED),
+        # Cut off, and then the settings went on, or somebody changed the file.
+        (A, (A, B), Cause.SETTINGS),
+        (A, (B, C), Cause.HOST),
+        # A deploy had taken it away, and the settings want it again; or somebody put it there.
+        (None, ("",), Cause.SETTINGS),
+        (A, ("",), Cause.BOTH),
+        (C, (C,), None),
+        (C, None, None),
+    ],
+)
+def test_who_changed_a_file(
+    there: str | None, deployed: tuple[str, ...] | None, expected: Cause | None
+) -> None:
+    found = replace(SAME if there else NOTHING, sha256=there or "", deployed=deployed)
+    assert cause(FILE, found) is expected
+
+
+def test_who_put_something_where_nothing_should_be() -> None:
+    absent = Absent("/etc/gone")
+    assert cause(absent, replace(SAME, sha256=A, deployed=("",))) is Cause.HOST
+    assert cause(absent, replace(SAME, sha256=A, deployed=(A,))) is Cause.SETTINGS
+    assert cause(absent, replace(SAME, sha256=A, deployed=(B,))) is Cause.BOTH
+    assert cause(absent, replace(SAME, sha256=A, deployed=())) is Cause.UNKNOWN
+    assert cause(absent, Found("l", deployed=("",))) is Cause.HOST
+
+
+def test_a_link_in_the_place_of_a_file_is_a_change_of_the_host() -> None:
+    assert cause(FILE, Found("l", deployed=(C,))) is Cause.HOST
+
+
+def test_another_mode_is_no_other_content() -> None:
+    assert cause(FILE, replace(SAME, mode=0o600, deployed=(C,))) is None
+    assert cause(Folder("/etc/x"), replace(NOTHING, deployed=(A,))) is None
+
+
+def test_of_a_file_that_is_partly_ours_the_rest_is_the_hosts() -> None:
+    merged = replace(FILE, partly=True)
+    assert cause(merged, replace(SAME, sha256=A, deployed=(B,))) is Cause.HOST
+    assert cause(merged, replace(SAME, sha256=A, deployed=(A,))) is Cause.SETTINGS

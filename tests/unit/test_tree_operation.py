@@ -18,6 +18,8 @@ from vllm_hosts.tree import Absent, File, Folder, Kept
 @pytest.fixture(autouse=True)
 def _previous(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(operation, "PREVIOUS", f"{tmp_path}/previous")
+    monkeypatch.setattr(operation, "DEPLOYED", f"{tmp_path}/state/deployed")
+    monkeypatch.setattr(operation, "COPIES", f"{tmp_path}/state/files")
 
 
 def apply(command: StringCommand) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from vllm_hosts.agent_changes import Definition
+from vllm_hosts.errors import HostError
 from vllm_hosts.facts.compose import Container, Project
+from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.gpus import turns
 from vllm_hosts.operations import compose
+from vllm_hosts.operations.one_by_one import Serving, Turn
+from vllm_hosts.tree import File, Found
 
 NAMES = ("a", "b", "c", "d", "e")
+FILE = File("/opt/vllm/compose.yaml", b"services: {}")
 KEYS = dict.fromkeys(NAMES, SecretStr("x"))
 
 
@@ -44,28 +51,71 @@ def test_every_agent_has_a_turn_and_no_two_of_one_share_a_card(cards: dict[str, 
 
 
 class Steps:
+    """What ``agents_running`` does on a host, with what it sees there."""
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *containers: Container) -> None:
-        found = Project(dict.fromkeys(NAMES, "new"), containers, None)
+        self.found = Project(dict.fromkeys(NAMES, "new"), containers, None)
         self.story: list[str] = []
-        monkeypatch.setattr(
-            compose, "look",
-            lambda fact, **_: found if fact is compose.ComposeProject else False,
-        )  # fmt: skip
+        self.turn: Turn | None = None
+        self.edge = False
+        self.up = [True] * 9
+        monkeypatch.setattr(compose, "look", self.look)
         monkeypatch.setattr(compose, "differs", lambda what, how: None)
+        monkeypatch.setattr(compose, "entries_differ", lambda entries, found: None)
         state = SimpleNamespace(get=lambda: SimpleNamespace(is_executing=True))
         monkeypatch.setattr(compose, "ctx_state", state)
         monkeypatch.setattr(compose, "watched", lambda label, script: script)
         monkeypatch.setattr(compose, "wait_healthy", self.wait)
+        monkeypatch.setattr(compose, "noted", lambda agents: None)
+        monkeypatch.setattr(compose, "leads_to", lambda effect: None)
+        monkeypatch.setattr(compose, "announced", lambda: self.turn)
+        monkeypatch.setattr(compose, "turn_taken", self.taken)
+        monkeypatch.setattr(compose, "change", lambda entries, validate: "write compose.yaml")
+        monkeypatch.setattr(compose, "taken_up", lambda agent: f"take up {agent}")
+        monkeypatch.setattr(compose.time, "sleep", lambda seconds: None)
+        self.digest = FILE.sha256
+
+    def look(self, fact: type, **asked: object) -> object:
+        if fact is compose.TreeState:
+            there = Found("f", 0o644, ("root", "0"), ("root", "0"), self.digest)
+            return TreeFound({FILE.path: there}, "")
+        if fact is compose.ComposeProject:
+            assert ("file" in asked) == (self.digest != FILE.sha256)
+            return self.found
+        return self.edge
+
+    @contextmanager
+    def taken(self, turn: Turn, *, together: bool) -> Iterator[None]:
+        self.story.append("turn")
+        yield
+        self.story.append("turn over")
 
     def wait(self, directory: str, agents: Sequence[str], timeout: int) -> None:
         self.story.append(f"wait {' '.join(agents)}")
 
-    def run(self, agents: Sequence[str], cards: dict[str, list[int]]) -> list[str]:
-        steps: Any = compose.agents_running._inner.__wrapped__  # type: ignore[attr-defined]
-        for command in steps(
-            "/opt/vllm", "vllm", agents, timeout=9, peers={}, internal_keys=KEYS, cells={},
+    def wanted(
+        self, agents: Sequence[str], cards: dict[str, list[int]], *, together: bool = False
+    ) -> compose.Agents:
+        models = {agent: f"model-{agent}" for agent in agents}
+        return compose.Agents(
+            directory="/opt/vllm",
+            project="vllm",
+            names=agents,
+            definition=lambda: Definition(FILE, {}),
+            serving=Serving(models, "/opt/vllm", 9, together),
+            peers={},
+            cells={},
             cards=cards,
-        ):  # fmt: skip
+            internal_keys=KEYS,
+            edge_is_up=lambda: self.up.pop(0),
+        )
+
+    def run(
+        self, agents: Sequence[str], cards: dict[str, list[int]], *, together: bool = False
+    ) -> list[str]:
+        steps: Any = compose.agents_running._inner.__wrapped__  # type: ignore[attr-defined]
+        wanted = self.wanted(agents, cards, together=together)
+        for command in steps(wanted):
             text = str(command).replace(f"{compose.COMPOSE} --project-directory /opt/vllm", "C")
             self.story.append(text.replace("C --progress plain ", "").replace("--detach ", ""))
         return self.story
@@ -109,3 +159,66 @@ def test_what_is_as_it_should_be_waits_for_nobody(monkeypatch: pytest.MonkeyPatc
 def test_one_that_left_the_settings_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(monkeypatch, there("a", "new"), there("z"))
     assert steps.run(["a"], {"a": [0]}) == ["up --no-deps --remove-orphans a"]
+
+
+def turn() -> Turn:
+    return Turn("gpu1", frozenset({"m"}), frozenset({"m"}), 0)
+
+
+def test_a_turn_is_had_until_the_agents_serve_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """O3: compose.yaml is written in it too, so that who has no turn keeps the old one."""
+    steps = Steps(monkeypatch, there("a"), there("b", "new"))
+    steps.turn, steps.edge, steps.digest = turn(), True, "another"
+    assert steps.run(["a", "b"], {}) == [
+        "turn",
+        "write compose.yaml",
+        "up --no-deps --remove-orphans a",
+        "take up a",
+        "wait a",
+        "turn over",
+    ]
+
+
+def test_an_edge_that_does_not_come_back_fails_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch, there("a"))
+    steps.turn, steps.up = turn(), [True, *[False] * 20]
+    with pytest.raises(HostError, match="says that they are not"):
+        steps.run(["a"], {})
+    assert "turn over" not in steps.story
+    steps = Steps(monkeypatch, there("a"))
+    # It was not up before either, or knows an agent that has left.
+    steps.turn, steps.up = turn(), [False]
+    assert steps.run(["a"], {})[-1] == "turn over"
+    steps = Steps(monkeypatch, there("a"), there("z"))
+    steps.turn, steps.up = turn(), [True]
+    assert steps.run(["a"], {})[-1] == "turn over"
+
+
+def test_agents_that_change_together_are_waited_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch, there("a"))
+    steps.turn = turn()
+    assert "wait a" not in steps.run(["a"], {}, together=True)
+
+
+def test_hosts_tell_what_they_serve_and_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[frozenset[str], frozenset[str]]] = []
+
+    def announced(steps: Steps, *names: str) -> tuple[set[str], set[str]]:
+        monkeypatch.setattr(compose, "announce", lambda *what: told.append(what))
+        operation: Any = compose.agents_announced._inner.__wrapped__  # type: ignore[attr-defined]
+        assert list(operation(steps.wanted(names, {}))) == []
+        models, serving = told.pop()
+        return set(models), set(serving)
+
+    names = ("a", "b", "c")
+    assert announced(Steps(monkeypatch, there("a"), there("b", "new")), *names) == (
+        {"model-a", "model-c"},
+        {"model-a", "model-b"},
+    )
+    assert announced(Steps(monkeypatch, there("a", "new", "starting")), "a") == (set(), set())
+    # An agent that gets another name served what the new one will.
+    assert announced(Steps(monkeypatch, there("z")), "a") == ({"model-a"}, {"model-a"})
+    assert announced(Steps(monkeypatch, there("z", "old", "unhealthy")), "a") == (
+        {"model-a"},
+        set(),
+    )

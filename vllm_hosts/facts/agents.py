@@ -125,6 +125,15 @@ _MASKED = r"""
 """
 
 
+#: Lines of vLLM's access log for checks that went well, after Docker's stamp: the container's own
+#: health check, the edge's, and whoever reads metrics. There is one every few seconds.
+_ROUTINE = (
+    r"^[^ ]+ (\([A-Za-z]+ pid=[0-9]+\) )?INFO: +[^ ]+ - "
+    r'"(GET|HEAD) /(health|metrics)/? HTTP/[0-9.]+" 2[0-9][0-9]( [A-Za-z ]*)?.?$'
+)
+#: Lines among which the last ones are found that are none of those.
+_AMONG = 200_000
+
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 #: Of a line of a log; longer ones are a program that lost its way.
 _LONGEST = 8000
@@ -154,7 +163,11 @@ class Logs:
 
 
 class AgentLogs(HostFact[Logs]):
-    """The last lines of each of these agents, with every key masked."""
+    """The last lines of each of these agents, with every key masked.
+
+    Without those that say that somebody's look at health or metrics went well, unless all are asked
+    for; they do not count.
+    """
 
     what = "the agents' logs"
 
@@ -165,6 +178,7 @@ class AgentLogs(HostFact[Logs]):
         lines: int,
         since: dict[str, str],
         edge_folder: str = EDGE_FOLDER,
+        everything: bool = False,
     ) -> str:
         """:param since: by agent, the stamp from which on lines are wanted."""
         files = f"from=env {quote(directory)}/.env from=map {edge_folder}/clients.map from=log -"
@@ -176,11 +190,15 @@ class AgentLogs(HostFact[Logs]):
             'set -- "$@" "$word"; done',
         ]
         for agent in agents:
-            limits = f"--tail {lines}" + (f" --since {since[agent]}" if agent in since else "")
+            # A further look brings few lines anyway, and Docker counts from the end each time.
+            whole = everything or not lines or agent in since
+            limits = f"--tail {lines if whole else max(lines, _AMONG)}"
+            limits += f" --since {since[agent]}" if agent in since else ""
+            chosen = "" if everything else f" | grep -avE {quote(_ROUTINE)} | tail -n {lines}"
             script += [
                 f"echo '== {agent}'",
                 f"if printf '%s\\n' \"$names\" | grep -qxF {agent}; then",
-                f"echo present; docker logs --timestamps {limits} {agent} 2>&1"
+                f"echo present; docker logs --timestamps {limits} {agent} 2>&1{chosen}"
                 f' | iconv -c -f utf-8 -t utf-8 | awk {quote(_MASKED)} "$@"; fi',
             ]
         return ending("\n".join(script))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
+
+#: By agent, the seconds that its last start took.
+STARTS = "/var/lib/vllm-hosts/starts"
 
 #: Secrets come from .env alone, never from the environment of whoever logs in.
 COMPOSE = 'env -i PATH="$PATH" HOME="${HOME:-/root}" docker compose'
@@ -48,13 +52,16 @@ class Network:
 class Project:
     """``wanted``: configuration hash by service, as Compose computes it from file and .env now.
 
-    ``error`` is what Compose said if it could not.
+    ``error`` is what Compose said if it could not. ``env``: salted digests of .env's lines by name,
+    where they were asked for; ``starts``: seconds that agents needed to become healthy.
     """
 
     wanted: dict[str, str]
     containers: tuple[Container, ...]
     error: str | None
     networks: tuple[Network, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    starts: dict[str, int] = field(default_factory=dict)
 
 
 class ComposeProject(HostFact[Project]):
@@ -62,17 +69,30 @@ class ComposeProject(HostFact[Project]):
 
     what = "the agents' containers"
 
-    def command(self, directory: str, project: str) -> str:
+    def command(
+        self,
+        directory: str,
+        project: str,
+        file: str | None = None,
+        names: Sequence[str] = (),
+        salt: str | None = None,
+    ) -> str:
+        """
+        :param file: the compose file that there will be; None: the one that is there.
+        :param names: variables of .env that it may ask for before they are there.
+        :param salt: for digests of .env's lines; None: they are not asked for.
+        """
         inspect = (
             '{{index .Config.Labels "com.docker.compose.service"}}'
             ' {{index .Config.Labels "com.docker.compose.config-hash"}} {{.State.Status}}'
             " {{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}} {{slice .Name 1}}"
         )
+        there = "true" if file is not None else f"[ -e {directory}/compose.yaml ]"
         return ending(
             f"""
             echo '== hashes'
-            if [ -e {directory}/compose.yaml ] && command -v docker >/dev/null; then
-                {COMPOSE} --project-directory {directory} config --hash '*' 2>&1
+            if {there} && command -v docker >/dev/null; then
+                {_hashes(directory, file, names)} 2>&1
                 echo "exit $?"
             else
                 echo 'exit -'
@@ -82,6 +102,9 @@ class ComposeProject(HostFact[Project]):
                 docker ps -aq --filter label=com.docker.compose.project={project} |
                     xargs -r docker inspect --format {quote(inspect)}
             fi
+            {_digests(directory, salt)}
+            echo '== starts'
+            find {STARTS} -maxdepth 1 -type f -exec grep -H '' {{}} + 2>/dev/null
             echo '== networks'
             if command -v docker >/dev/null; then
                 docker network ls -q --filter label=com.docker.compose.project={project} |
@@ -106,7 +129,45 @@ class ComposeProject(HostFact[Project]):
             containers=tuple(Container(*line.split()) for line in parts["containers"]),
             error=None if good else " ".join(hashes),
             networks=tuple(_network(line) for line in parts["networks"]),
+            env=dict(line.split(" ") for line in parts.get("env", ())),
+            starts=dict(start_seconds(line) for line in parts.get("starts", ())),
         )
+
+
+def _hashes(directory: str, file: str | None, names: Sequence[str]) -> str:
+    """Shell: Compose's hash of each service. Variables that are not there yet get a value, since
+    Compose would say nothing about the others either."""
+    if file is None:
+        return f"{COMPOSE} --project-directory {directory} config --hash '*'"
+    return f"""{{
+        set --
+        for name in {" ".join(names)}; do
+            grep -qs "^$name=" {directory}/.env || set -- "$@" "$name=none"
+        done
+        printf %s {quote(file)} | env -i PATH="$PATH" HOME="${{HOME:-/root}}" "$@" docker compose \
+            --file - --project-directory {directory} config --hash '*'; }}"""
+
+
+def _digests(directory: str, salt: str | None) -> str:
+    """Shell: what .env holds, without saying it. printf is the shell's own: no argument of a
+    process has a secret."""
+    if salt is None:
+        return ""
+    return f"""
+            echo '== env'
+            if [ -f {directory}/.env ]; then
+                while IFS= read -r line; do
+                    case $line in [A-Z]*=*) ;; *) continue ;; esac
+                    sum=$(printf '%s%s' {salt} "$line" | sha256sum)
+                    echo "${{line%%=*}} ${{sum%% *}}"
+                done <{directory}/.env
+            fi"""
+
+
+def start_seconds(line: str) -> tuple[str, int]:
+    """An agent's name and the seconds in the note about its last start."""
+    path, _, seconds = line.rpartition(":")
+    return path.rpartition("/")[2], int(seconds)
 
 
 def _network(line: str) -> Network:

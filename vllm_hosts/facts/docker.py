@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.compose import STARTS, start_seconds
 from vllm_hosts.facts.tree import STAMPS
 from vllm_hosts.text import clean
 
@@ -62,6 +63,44 @@ class DockerDaemon(HostFact[Daemon]):
             enabled=parts["enabled"] == ["enabled"],
             config=_decoded(config[1:]) if config else None,
             stale=tuple(parts["stale"]),
+        )
+
+
+@dataclass(frozen=True)
+class Served:
+    """Containers that are healthy, by name. ``answers``: Docker does; ``live_restore``: containers
+    outlive a restart of the daemon that runs now; ``starts``: seconds that agents took to start."""
+
+    answers: bool
+    live_restore: bool
+    healthy: tuple[str, ...]
+    starts: dict[str, int]
+
+
+class AgentsServed(HostFact[Served]):
+    """Who would be out if Docker were restarted. A host without Docker has nobody."""
+
+    what = "the agents' containers"
+
+    def command(self) -> str:
+        return ending(
+            f"""
+            echo '== live'; docker info --format '{{{{.LiveRestoreEnabled}}}}' 2>/dev/null
+            echo '== healthy'
+            docker ps --filter health=healthy --format '{{{{.Names}}}}' 2>/dev/null
+            echo '== starts'
+            find {STARTS} -maxdepth 1 -type f -exec grep -H '' {{}} + 2>/dev/null
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Served:
+        parts = sections(lines)
+        said = [line for line in parts["live"] if line in ("true", "false")]
+        return Served(
+            answers=bool(said),
+            live_restore=said == ["true"],
+            healthy=tuple(parts["healthy"]),
+            starts=dict(start_seconds(line) for line in parts["starts"]),
         )
 
 

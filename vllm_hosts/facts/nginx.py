@@ -6,7 +6,8 @@ import re
 from base64 import b64decode
 from dataclasses import dataclass
 
-from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.base import END, HostFact, ending, sections
+from vllm_hosts.facts.tree import TreeFound, TreeState
 
 #: The distribution's own file.
 MAIN_CONF = "/etc/nginx/nginx.conf"
@@ -99,3 +100,31 @@ class NginxMainConf(HostFact[MainConf | None]):
         kind, mode, owner, group = stat.split("|")
         content = b64decode("".join(parts["content"]), validate=True)
         return MainConf(kind, content, int(mode, 8), owner, group)
+
+
+@dataclass(frozen=True)
+class EdgeFound:
+    """All that the edge's plan depends on, and what lies at its paths."""
+
+    nginx: Nginx
+    main: MainConf | None
+    files: TreeFound
+
+
+class EdgeState(HostFact[EdgeFound]):
+    """Three looks in one command, for a question that every run asks."""
+
+    what = "the edge's files"
+
+    def command(self, paths: list[str]) -> str:
+        parts = [NginxState().command(), NginxMainConf().command(), TreeState().command(paths)]
+        return "\n".join(f"(\n{part}\n)" for part in parts)
+
+    def parse(self, lines: list[str]) -> EdgeFound:
+        first = lines.index(END)
+        second = lines.index(END, first + 1)
+        return EdgeFound(
+            NginxState().process(lines[: first + 1]),
+            NginxMainConf().process(lines[first + 1 : second + 1]),
+            TreeState().process([*lines[second + 1 :], END]),
+        )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.paths import EDGE_FOLDER
 from vllm_hosts.tree import NOTHING, Found
 
 #: One small file per service: the digest of the files that it last took up.
 STAMPS = "/var/lib/vllm-hosts/stamps"
+#: What was deployed to this host: SHA-256 and path, `-` for a path where nothing should be. While a
+#: change is under way a path has two lines, so that a run that is cut off leaves nothing false.
+DEPLOYED = "/var/lib/vllm-hosts/deployed"
+#: Copies of deployed files that are not secret, good as long as their digest stands there.
+COPIES = "/var/lib/vllm-hosts/deployed-files"
 
 _KINDS = {
     "regular file": "f",
@@ -17,6 +26,7 @@ _KINDS = {
     "directory": "d",
     "symbolic link": "l",
 }
+_NOTED = re.compile(r"([0-9a-f]{64}|-)  (/.*)")
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,12 @@ class TreeState(HostFact[TreeFound]):
             # Opens no link and no FIFO, and nothing that is not there.
             find {words} -maxdepth 0 -type f -exec sha256sum -- {{}} + 2>/dev/null
             echo '== stamp'; cat {quote(f"{STAMPS}/{stamp or '-'}")} 2>/dev/null; echo
+            echo '== deployed'
+            [ ! -e {DEPLOYED} ] || {{
+                echo noted
+                printf '%s\\n' {words} |
+                    awk 'NR == FNR {{ asked[$0]; next }} $2 in asked' - {DEPLOYED}
+            }}
             echo '== asked'; printf '%s\\n' {words}
             """
         )
@@ -59,4 +75,75 @@ class TreeState(HostFact[TreeFound]):
                 group=(group, gid),
                 sha256=digests[path] if letter == "f" else "",
             )
+        if noted := parts["deployed"]:
+            digests_of: dict[str, list[str]] = {path: [] for path in paths}
+            for line in noted[1:]:
+                if not (found := _NOTED.fullmatch(line)):
+                    raise ValueError(line[:200])
+                digests_of[found[2]].append(found[1].removeprefix("-"))
+            for path, known in digests_of.items():
+                paths[path] = replace(paths[path], deployed=tuple(known))
         return TreeFound(paths, "".join(parts["stamp"]))
+
+
+#: Of a file; more is no configuration that a person reads.
+READ_AT_MOST = 256 * 1024
+#: Takes out every key that the host has, before anything leaves it.
+_MASKED = r"""
+    from == "env" { if ($0 !~ /^#/ && (at = index($0, "="))) keep(substr($0, at + 1)); next }
+    from == "map" { if (split($0, part, "\"") > 1) keep(part[2]); next }
+    function keep(value) { sub(/^Bearer /, "", value); if (length(value) > 7) masked[value] }
+    {
+        for (secret in masked) {
+            done = ""
+            while (at = index($0, secret)) {
+                done = done substr($0, 1, at - 1) "*MASKED*"
+                $0 = substr($0, at + length(secret))
+            }
+            $0 = done $0
+        }
+        print
+    }
+"""
+
+
+class FileTexts(HostFact[dict[str, str | None]]):
+    """What stands in some files that are not secret, with every key of the host masked.
+
+    None for what is no regular file, is not text, or is larger than ``READ_AT_MOST``. Only for
+    paths in folders that nobody but root can write.
+    """
+
+    what = "the content of files"
+
+    def command(self, paths: Sequence[str], directory: str, edge_folder: str = EDGE_FOLDER) -> str:
+        """:param directory: holds .env, with keys to mask."""
+        script = ["set --"]
+        keys = [("env", f"{directory}/.env")]
+        keys += [("map", f"{edge_folder}/{name}.map") for name in ("clients", "internal")]
+        for kind, path in keys:
+            script.append(f'[ ! -f {quote(path)} ] || set -- "$@" from={kind} {quote(path)}')
+        for path in paths:
+            script += [
+                f"echo {quote(f'== {path}')}",
+                f"if [ -f {quote(path)} ] && [ ! -L {quote(path)} ] &&"
+                f' [ "$(stat -c %s {quote(path)})" -le {READ_AT_MOST} ]; then',
+                # A byte that is in no text stands for the one at which awk would stop.
+                f"echo text; tr '\\0' '\\1' <{quote(path)} |"
+                f' awk {quote(_MASKED)} "$@" from=text - | base64 || exit 1; fi',
+            ]
+        return ending("\n".join(script))
+
+    def parse(self, lines: list[str]) -> dict[str, str | None]:
+        return {path: _text(read) for path, read in sections(lines).items()}
+
+
+def _text(read: list[str]) -> str | None:
+    if not read:
+        return None
+    content = base64.b64decode("".join(read[1:]), validate=True)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\x01" in text else text

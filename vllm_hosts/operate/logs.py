@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
@@ -13,6 +14,8 @@ from vllm_hosts.operate.choice import Chosen
 LIMIT = 30.0
 #: Lines of one agent that one further look brings at most.
 FURTHER = 2000
+#: Docker has written a line by then, and no look needs to go back further than that.
+_WRITTEN = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,12 @@ class Reader:
     was printed meanwhile is not lost.
 
     :param lines: how many old lines of each agent to begin with.
+    :param everything: also the routine lines that ``AgentLogs`` leaves out.
     """
 
     chosen: Chosen
     lines: int
+    everything: bool = False
     _seen: dict[str, dict[str, str]] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
@@ -60,8 +65,8 @@ class Reader:
                 new = fresh(log, after)
                 if after is not None and len(new) >= FURTHER:
                     problems.append(f"{host}: agent {agent} prints faster than it is read")
-                if new:
-                    seen[agent] = new[-1].stamp
+                newest = new[-1].stamp if new else seen[agent]
+                seen[agent] = max(newest, _written(logs.read_at))
                 lines += [(host, agent, line) for line in new]
         untold = [problem for problem in problems if problem not in self._said]
         self._said = set(problems)
@@ -75,12 +80,19 @@ class Reader:
             directory=self.chosen.settings[host].vllm.directory,
             lines=FURTHER if since else self.lines,
             since=since,
+            everything=self.everything,
         )
 
 
 def fresh(log: AgentLog, after: str | None) -> list[LogLine]:
     """The lines that were printed after a stamp; ``docker logs --since`` repeats those at it."""
     return [line for line in log.lines or () if after is None or line.stamp > after]
+
+
+def _written(read_at: str) -> str:
+    """The stamp up to which a look at this time has seen every line."""
+    then = datetime.fromisoformat(read_at[:19]) - _WRITTEN
+    return f"{then.isoformat()}.000000000Z"
 
 
 def _stamp(item: tuple[str, str, LogLine]) -> str:

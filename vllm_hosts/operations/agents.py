@@ -12,8 +12,8 @@ from vllm_hosts.facts.agents import AgentDetails, AgentsInspected
 from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.gpus import turns
 from vllm_hosts.operations.base import watched
-from vllm_hosts.operations.compose import wait_healthy
 from vllm_hosts.operations.edge import EdgeRuns, divert, taken_up
+from vllm_hosts.operations.healthy import wait_healthy
 from vllm_hosts.settings import HostSettings
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
@@ -10,10 +10,13 @@ from pyinfra.api.command import StringCommand
 
 from vllm_hosts.apt_entries import Edit, in_the_way, is_key, mentioned
 from vllm_hosts.facts import look
-from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages, AptSourceFiles
+from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages, AptSourceFiles, Packages
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation, watched
-from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.differences import differs, entries_differ, remember
+from vllm_hosts.operations.foreseen import will_change
+from vllm_hosts.operations.one_by_one import Serving
+from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.tree import PREVIOUS
 from vllm_hosts.tree import File, differing
 
@@ -74,7 +77,9 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
 
     :param stale: further source files and keys that give way.
     """
-    yield from archive_added(describe(), stale=stale)
+    archive = describe()
+    remember([archive.source])
+    yield from archive_added(archive, stale=stale)
 
 
 def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:
@@ -171,6 +176,11 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
     """
 
 
+def _missing(wanted: Mapping[str, str | None], found: Packages, name: str) -> bool:
+    there = found.versions.get(name)
+    return there is None or wanted[name] not in (None, there)
+
+
 @host_operation
 def packages_present(
     wanted: Mapping[str, str | None] | Callable[[], Mapping[str, str | None]],
@@ -178,6 +188,7 @@ def packages_present(
     held: bool = False,
     conflicting: Sequence[str] = (),
     without_starting: Sequence[str] = (),
+    serving: Serving | None = None,
 ) -> Commands:
     """Install packages, at a version where one is given.
 
@@ -186,12 +197,14 @@ def packages_present(
     :param held: keep them at that version through upgrades.
     :param conflicting: packages to remove first. Their data stays.
     :param without_starting: units that Debian would start at once, before they are configured.
+    :param serving: the host's agents, which what conflicts takes down with it.
     """
     yield from packages_installed(
         wanted() if callable(wanted) else wanted,
         held=held,
         conflicting=conflicting,
         without_starting=without_starting,
+        serving=serving,
     )
 
 
@@ -203,6 +216,7 @@ def packages_installed(
     without_starting: Sequence[str] = (),
     anew: bool = False,
     first: str = ":",
+    serving: Serving | None = None,
 ) -> Commands:
     """The commands of ``packages_present``, for operations that do more than that.
 
@@ -214,7 +228,7 @@ def packages_installed(
     missing = [
         name if version is None else f"{name}={version}"
         for name, version in wanted.items()
-        if anew or found.versions.get(name) is None or version not in (None, found.versions[name])
+        if anew or _missing(wanted, found, name)
     ]
     hold = [name for name in wanted if held and name not in found.held]
     for package in remove:
@@ -223,6 +237,23 @@ def packages_installed(
         differs(f"package {package}", "is not installed at this version")
     for package in hold:
         differs(f"package {package}", "is not held")
+    will_change([*remove, *(name for name in wanted if anew or _missing(wanted, found, name))])
+    commands = _installation(wanted, remove, missing, hold, without_starting, first)
+    if remove:
+        removed = f"packages {' '.join(remove)} are replaced by {' '.join(wanted)}"
+        yield from outage(commands, serving, removed)
+    else:
+        yield from commands
+
+
+def _installation(
+    wanted: Iterable[str],
+    remove: Sequence[str],
+    missing: Sequence[str],
+    hold: Sequence[str],
+    without_starting: Sequence[str],
+    first: str,
+) -> Commands:
     if remove:
         yield watched(f"removing {' '.join(remove)}", f"{_APT_GET} remove {' '.join(remove)}")
     if missing:

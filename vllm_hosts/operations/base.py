@@ -15,9 +15,12 @@ from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 
 from vllm_hosts.errors import HostError
+from vllm_hosts.operations.foreseen import refused, would_fail
 from vllm_hosts.text import clean
 
 P = ParamSpec("P")
+#: Seconds between two words about something that takes long, after the first one.
+OFTEN = 30
 Commands = Generator[PyinfraCommand, None, None]
 
 
@@ -29,10 +32,14 @@ def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMe
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
+        # Nothing more is asked of a host that will not be deployed to.
+        if refused():
+            return
         try:
             yield from function(*args, **kwargs)
         except HostError as error:
-            yield failure(str(error))
+            if not would_fail(str(error)):
+                yield failure(str(error))
         except Exception as error:
             logger.debug(traceback.format_exc())
             yield failure(f"internal error in {function.__name__}: {error!r}")
@@ -76,11 +83,12 @@ class Shown(StringCommand):
 def watched(
     label: str, script: str, *, seconds: int = 10, tail: int = 20, summary: str = "tail -n 1"
 ) -> Shown:
-    """Run a script that takes long; say every few seconds how far it is.
+    """Run a script that takes long; say how far it is, soon and then every half minute.
 
     What it prints goes to a private log, whose last ``tail`` lines are shown if it fails.
 
     :param label: what is being done, a few words.
+    :param seconds: after these it is said for the first time.
     :param summary: command that makes one line from that log, for people who wait.
     """
     return Shown(
@@ -88,10 +96,11 @@ def watched(
         umask 077; log=$(mktemp /run/vllm-hosts.XXXXXX); trap 'rm -f "$log"' EXIT
         ( {script.strip()}
         ) >"$log" 2>&1 </dev/null &
-        job=$!; waited=0
+        job=$!; waited=0; due={seconds}
         while kill -0 $job 2>/dev/null; do
             sleep 1; waited=$((waited + 1))
-            [ $((waited % {seconds})) -eq 0 ] || continue
+            [ $waited -ge $due ] || continue
+            due=$((waited + {OFTEN}))
             line=$({summary} <"$log" | tail -n 1 | tr -d '\\r' | cut -c 1-100)
             echo "    {label}: $waited s, $line"
         done

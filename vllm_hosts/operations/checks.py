@@ -9,6 +9,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.operations.base import Commands, host_operation
+from vllm_hosts.operations.foreseen import dry, refuse
 from vllm_hosts.text import clean
 
 
@@ -16,10 +17,11 @@ from vllm_hosts.text import clean
 def no_problems(find: Callable[[], Sequence[str]]) -> Commands:
     """Fail the host with every sentence that ``find`` returns; it may look at the host.
 
-    Never counts as a change.
+    Never counts as a change. While a run is prepared, the host is refused, and not looked at
+    further.
     """
     found = find()
-    if found:
+    if found and not refuse(found):
         raise HostError("; ".join(found))
     yield from ()
 
@@ -40,8 +42,8 @@ def said(sentences: Sequence[str]) -> Commands:
 
 
 def say(sentences: Sequence[str]) -> None:
-    """Say something about the host at hand, once in a run: while it executes."""
-    if ctx_state.get().is_executing:
+    """Say something about the host at hand, once in a run: while it executes, if it does."""
+    if ctx_state.get().is_executing or dry():
         for sentence in sentences:
             ctx_host.get().log_styled(
                 f"    {clean(sentence)}", fg="yellow", log_func=logger.warning

@@ -3,95 +3,204 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import Any
 
 from pydantic import SecretStr
 from pyinfra.api.command import StringCommand
-from pyinfra.context import ctx_host, ctx_state
+from pyinfra.context import ctx_state
 
+from vllm_hosts.agent_changes import (
+    Change,
+    Definition,
+    changes,
+    sentences,
+    serving,
+    with_new_key,
+)
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import (
     COMPOSE,
-    AgentLog,
-    AgentState,
-    AgentStates,
     ComposeProject,
     Project,
 )
+from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.gpus import turns
 from vllm_hosts.operations.base import Commands, host_operation, watched
-from vllm_hosts.operations.differences import differs
-from vllm_hosts.operations.edge import EdgeRuns, divert, give_back
+from vllm_hosts.operations.differences import differs, entries_differ, remember
+from vllm_hosts.operations.edge import EdgeRuns, divert, give_back, taken_up
+from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to
+from vllm_hosts.operations.healthy import noted, wait_healthy
+from vllm_hosts.operations.one_by_one import Serving, announce, announced, turn_taken
+from vllm_hosts.operations.tree import change
 from vllm_hosts.settings.cells import Cell
+from vllm_hosts.tree import Entry, differing
 
-#: Seconds between two looks at an agent that is not healthy yet, and between two lines about it.
 _LOOK_EVERY = 2.0
-_SAY_EVERY = 10.0
-#: vLLM that ends this often while it is waited for will not come up by itself.
-_CRASHES = 2
-_LOG_LINES = 30
+#: Looks at the edge once the agents are healthy.
+_EDGE_TRIES = 15
+
+
+@dataclass(frozen=True)
+class Agents:
+    """The agents of one host, as a deploy wants them. ``directory`` holds compose.yaml and .env."""
+
+    directory: str
+    project: str
+    names: Sequence[str]
+    definition: Callable[[], Definition]
+    serving: Serving
+    #: By agent: others with the same model, the network that it should have, its GPUs, and what it
+    #: asks for once it is recreated.
+    peers: Mapping[str, Sequence[str]]
+    cells: Mapping[str, Cell]
+    cards: Mapping[str, Collection[int]]
+    internal_keys: Mapping[str, SecretStr]
+    #: Whether clients get an answer through the host's edge.
+    edge_is_up: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What has to change on a host. ``different``: compose.yaml, where it is to be written."""
+
+    different: Sequence[Entry]
+    found: Project
+    changed: Sequence[Change]
+
+    @property
+    def names(self) -> list[str]:
+        return [change.agent for change in self.changed]
+
+
+def _seen(wanted: Agents) -> _Seen:
+    definition = wanted.definition()
+    file = definition.file
+    remember([file])
+    tree = look(TreeState, paths=[file.path]).paths
+    different = differing([file], tree)
+    entries_differ(different, tree)
+    asked: dict[str, Any] = {}
+    salt = token_hex(16)
+    if different or not ctx_state.get().is_executing:
+        # Compose says of the file that there will be what it would say of the one that is there.
+        asked = {"file": file.content.decode(), "names": definition.names, "salt": salt}
+    found = look(ComposeProject, directory=wanted.directory, project=wanted.project, **asked)
+    # While a run is prepared, .env still has the keys from before.
+    new_key = with_new_key(definition, found, salt) if asked else set[str]()
+    return _Seen(different, found, changes(wanted.names, found, new_key))
 
 
 @host_operation
-def agents_running(
-    directory: str,
-    project: str,
-    agents: Sequence[str],
-    *,
-    timeout: int,
-    peers: Mapping[str, Sequence[str]],
-    internal_keys: Mapping[str, SecretStr],
-    cells: Mapping[str, Cell],
-    cards: Mapping[str, Collection[int]] = {},
-) -> Commands:
-    """Start agents, and recreate those whose definition or key changed.
+def agents_announced(wanted: Agents) -> Commands:
+    """Let every host know which agents the others serve, and are about to change. Changes nothing.
+
+    All hosts have done this before one of them goes on.
+    """
+    seen = _seen(wanted)
+    models = wanted.serving.of(seen.names)
+    serves = wanted.serving.of(serving(wanted.names, seen.found))
+    if any(
+        one.health == "healthy" and one.service not in wanted.names for one in seen.found.containers
+    ):
+        # An agent that leaves may have served what new ones will: it may only have another name.
+        serves |= wanted.serving.of([change.agent for change in seen.changed if not change.runs])
+    if ctx_state.get().is_executing:
+        announce(models, serves)
+    agents_change(lambda: Changing(models, serves, wanted.serving.together))
+    yield from ()
+
+
+@host_operation
+def agents_running(wanted: Agents) -> Commands:
+    """Write compose.yaml, start agents, and recreate those whose definition or key changed.
 
     An agent whose definition is what it was keeps running. Services that are no longer in the
     compose file are removed. Behind a running edge, an agent that another one can answer for is
     recreated alone, while that one does. Agents that have a card in common start one after the
     other, each when the one before it is healthy.
 
-    :param directory: holds compose.yaml and .env.
-    :param timeout: seconds in which an agent must become healthy before the next one restarts.
-    :param peers: by agent, those with the same model.
-    :param internal_keys: by agent, what it asks for once it is recreated.
-    :param cells: by agent, the network that it should have.
-    :param cards: by agent, its GPUs.
+    Hosts that serve the same model do this one after the other. One that fails ends it for the
+    others, whose compose.yaml and agents stay what they were.
     """
-    found = look(ComposeProject, directory=directory, project=project)
-    by_service = {container.service: container for container in found.containers}
-    changed = [
-        agent
-        for agent in agents
-        if (container := by_service.get(agent)) is None
-        or container.config_hash != found.wanted.get(agent)
-        or container.status != "running"
-    ]
-    removed = sorted(set(by_service) - set(agents))
+    turn = announced() if ctx_state.get().is_executing else None
+    if turn is None or not turn.models:
+        yield from _brought(wanted, _seen(wanted))
+        return
+    was_up = bool(turn.serving) and wanted.edge_is_up()
+    with turn_taken(turn, together=wanted.serving.together):
+        # Others may have taken long.
+        seen = _seen(wanted)
+        yield from _brought(wanted, seen)
+        if wanted.serving.together:
+            return
+        replaced = [change.agent for change in seen.changed if change.runs]
+        edge = look(EdgeRuns) if replaced else False
+        # Keys may be others; the nginx role comes later, when all hosts have changed.
+        for agent in replaced if edge else ():
+            yield taken_up(agent)
+        _wait(wanted, seen.names)
+        # What moves or leaves is found by the edge once the nginx role has been there.
+        stays = {one.service for one in seen.found.containers} <= set(wanted.names)
+        stays = stays and not _moved(seen.found, wanted.cells)
+        if was_up and stays and not _again(wanted.edge_is_up):
+            raise HostError(
+                "the agents are healthy, and the edge, which answered before, says that they are"
+                " not; see vllm-hosts doctor"
+            )
+
+
+def _wait(wanted: Agents, names: Sequence[str]) -> None:
+    """Wait until agents are healthy, and note how long they took, for those who ask next time."""
+    noted(wait_healthy(wanted.directory, names, wanted.serving.timeout))
+
+
+def _again(up: Callable[[], bool]) -> bool:
+    """Whether it is up within some seconds."""
+    for _ in range(_EDGE_TRIES):
+        if up():
+            return True
+        time.sleep(_LOOK_EVERY)
+    return False
+
+
+def _brought(wanted: Agents, seen: _Seen) -> Commands:
+    """The commands that make agents what they should be."""
+    directory, cards, found = wanted.directory, wanted.cards, seen.found
+    changed, by_service = seen.names, {one.service: one for one in seen.found.containers}
+    removed = sorted(set(by_service) - set(wanted.names))
     for agent in changed:
         differs(f"agent {agent}", "does not run, or not as compose.yaml says")
     for agent in removed:
         differs(f"agent {agent}", "is no longer in the settings")
     healthy = {name for name, container in by_service.items() if container.health == "healthy"}
-    rolled = []
+    rolled: dict[str, str] = {}
     if changed and healthy and look(EdgeRuns):
-        rolled = [agent for agent in changed if healthy & set(peers.get(agent, ())) - {agent}]
+        peers = {agent: set(wanted.peers.get(agent, ())) - {agent} for agent in changed}
+        for agent in [agent for agent in changed if healthy & peers[agent]]:
+            rolled[agent] = sorted((healthy | rolled.keys()) & peers[agent])[0]
+    for sentence in sentences(seen.changed, removed, found.starts, rolled):
+        leads_to(sentence)
     at_once = [agent for agent in changed if agent not in rolled]
-    moved = _moved(found, cells)
+    moved = _moved(found, wanted.cells)
     compose = f"{COMPOSE} --project-directory {directory} --progress plain"
     up = f"{compose} up --detach --no-deps"
-    for agent in rolled:
-        yield divert(agent, sorted(healthy & set(peers[agent]) - {agent})[0])
+    if seen.different:
+        validate = f"{COMPOSE} --project-directory {directory} config --quiet"
+        yield change(seen.different, validate=validate)
+    for agent, twin in rolled.items():
+        yield divert(agent, twin)
         yield watched(f"recreating {agent}", f"{_left(compose, moved, [agent])}{up} {agent}")
         if ctx_state.get().is_executing:
-            wait_healthy(directory, [agent], timeout)
-        yield give_back(agent, internal_keys[agent])
-        healthy.add(agent)
+            _wait(wanted, [agent])
+        yield give_back(agent, wanted.internal_keys[agent])
     starting = [
         name
         for name, container in by_service.items()
-        if container.health == "starting" and name in agents and name not in changed
+        if container.health == "starting" and name in wanted.names and name not in changed
     ]
     done = list(starting)
     for turn in turns([*starting, *at_once], cards):
@@ -100,7 +209,7 @@ def agents_running(
             continue
         before = [agent for agent in done if _shared(agent, now, cards)]
         if before and ctx_state.get().is_executing:
-            wait_healthy(directory, before, timeout)
+            _wait(wanted, before)
         done += now
         # What the next ones hold of the card may be what these need.
         held = [agent for agent in by_service if agent in at_once and agent not in done]
@@ -111,8 +220,9 @@ def agents_running(
             f"{stop}{_left(compose, moved, now)}{up} --remove-orphans {' '.join(now)}",
         )
     if removed and not at_once:
-        yield watched(f"removing {' '.join(removed)}", f"{up} --remove-orphans {' '.join(agents)}")
-    if unused := _unused(found, cells):
+        names = " ".join(wanted.names)
+        yield watched(f"removing {' '.join(removed)}", f"{up} --remove-orphans {names}")
+    if unused := _unused(found, wanted.cells):
         differs(f"network {' '.join(unused)}", "is no longer needed")
         yield StringCommand(f"docker network rm {' '.join(unused)} >/dev/null")
 
@@ -149,62 +259,3 @@ def _unused(found: Project, cells: Mapping[str, Cell]) -> list[str]:
         for network in found.networks
         if network.key not in cells and ours.issuperset(network.containers)
     ]
-
-
-@host_operation
-def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Commands:
-    """Wait until all agents are healthy, saying how long each takes. Changes nothing.
-
-    :param timeout: seconds; an agent that is not healthy by then, that stops, or that crashes
-        again and again, fails the host with its last log lines.
-    """
-    if ctx_state.get().is_executing:
-        wait_healthy(directory, agents, timeout)
-    yield from ()
-
-
-def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> None:
-    """Wait at the host at hand until all agents are healthy, and say how long each took.
-
-    :param timeout: seconds.
-    :raises HostError: an agent is not healthy by then, stops, or crashes again and again.
-    """
-    host = ctx_host.get()
-    started = said = time.monotonic()
-    first = look(AgentStates, agents=list(agents))
-    waiting = {agent: first[agent] for agent in agents if not _well(first[agent])}
-    failed: list[str] = []
-    while waiting:
-        time.sleep(_LOOK_EVERY)
-        now = look(AgentStates, agents=list(waiting))
-        seconds = time.monotonic() - started
-        for agent in list(waiting):
-            if _well(now[agent]):
-                host.log(f"    {agent} is healthy after {seconds:.0f} s")
-                del waiting[agent]
-            elif why := _hopeless(first[agent], now[agent], seconds, timeout):
-                lines = look(AgentLog, agent=agent, directory=directory, lines=_LOG_LINES)
-                shown = "".join(f"\n      | {line}" for line in lines)
-                failed.append(f"agent {agent} {why}; its last lines:{shown}")
-                del waiting[agent]
-        if waiting and time.monotonic() - said >= _SAY_EVERY:
-            said = time.monotonic()
-            states = ", ".join(f"{agent} is {now[agent].health}" for agent in waiting)
-            host.log(f"    waiting for agents: {seconds:.0f} s, {states}")
-    if failed:
-        raise HostError("\n    ".join(failed))
-
-
-def _well(state: AgentState) -> bool:
-    return state.status == "running" and state.health in ("healthy", "none")
-
-
-def _hopeless(first: AgentState, now: AgentState, seconds: float, timeout: int) -> str | None:
-    """Why there is no point in waiting longer."""
-    if now.status in ("exited", "dead", "removing", "paused"):
-        return f"is {now.status}"
-    if now.restarts - first.restarts >= _CRASHES:
-        return f"crashed {now.restarts - first.restarts} times"
-    if seconds >= timeout:
-        return f"is not healthy after {seconds:.0f} s (vllm.health_timeout)"
-    return None

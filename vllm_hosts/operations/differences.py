@@ -1,38 +1,77 @@
-"""What operations would change, told to whoever asked for it: `vllm-hosts drift` does."""
+"""What operations would change, told to whoever asked for it: `vllm-hosts drift` does.
+
+And what they keep as it is, for the record that a deploy leaves on its host.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyinfra.context import ctx_host
 
 from vllm_hosts.text import clean
-from vllm_hosts.tree import Entry, Found, difference
+from vllm_hosts.tree import Absent, Entry, File, Found, difference
 
 
 @dataclass(frozen=True)
 class Difference:
-    """``what`` is a path, or another thing with a name, such as a unit or a container."""
+    """``what`` is a path, or another thing with a name, such as a unit or a container.
+
+    ``entry`` and ``found`` are there for what lies at a path.
+    """
 
     what: str
     how: str
+    entry: Entry | None = None
+    found: Found | None = None
 
 
 _told: dict[str, list[Difference]] | None = None
 
 
-def differs(what: str, how: str) -> None:
-    """An operation is about to change this. Costs nothing when nobody listens."""
+def asked_for() -> bool:
+    """Whether somebody asks what differs, so that nothing is written on any host."""
+    return _told is not None
+
+
+#: By host and path: files that this run's operations are about.
+_wanted: dict[str, dict[str, File | Absent]] = {}
+
+
+def remember(entries: Iterable[Entry]) -> None:
+    """An operation keeps these so at the host at hand."""
+    wanted = _wanted.setdefault(ctx_host.get().name, {})
+    wanted.update({entry.path: entry for entry in entries if isinstance(entry, File | Absent)})
+
+
+def remembered() -> list[File | Absent]:
+    """Everything that ``remember`` was told at the host at hand."""
+    return list(_wanted.get(ctx_host.get().name, {}).values())
+
+
+def differs(
+    what: str, how: str, entry: Entry | None = None, look: Callable[[], Found] | None = None
+) -> None:
+    """An operation is about to change this. Costs nothing when nobody listens.
+
+    :param look: says what lies at the entry's path.
+    """
     if _told is not None:
-        _told.setdefault(ctx_host.get().name, []).append(Difference(clean(what), clean(how)))
+        found = look() if look else None
+        told = _told.setdefault(ctx_host.get().name, [])
+        told.append(Difference(clean(what), clean(how), entry, found))
 
 
 def entries_differ(entries: Iterable[Entry], found: dict[str, Found]) -> None:
     """Like ``differs``, for files and folders."""
+    if _told is None:
+        return
+    told = _told.setdefault(ctx_host.get().name, [])
     for entry in entries:
-        differs(entry.path, difference(entry, found[entry.path]))
+        seen = found[entry.path]
+        told.append(Difference(entry.path, clean(difference(entry, seen)), entry, seen))
 
 
 @contextmanager

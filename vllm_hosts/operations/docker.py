@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
+from pyinfra.context import ctx_state
 
 from vllm_hosts.daemon_json import merged
 from vllm_hosts.docker_there import COMPOSE_FLOOR
@@ -15,8 +16,12 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
+from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
+from vllm_hosts.operations.foreseen import may_have_changed
+from vllm_hosts.operations.one_by_one import Serving
+from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File
 
@@ -38,6 +43,8 @@ def daemon_configured(
     wanted: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     *,
     read_at_start: Sequence[str] = (),
+    provided_by: Sequence[str] = (),
+    serving: Serving | None = None,
 ) -> Commands:
     """Merge settings into daemon.json; restart the daemon only if it has not read them.
 
@@ -46,23 +53,34 @@ def daemon_configured(
 
     :param wanted: from what daemon.json holds now to the keys that it should hold.
     :param read_at_start: further files that the daemon looks at only when it starts.
+    :param provided_by: packages that they come from.
+    :param serving: the host's agents: hosts with the same models restart Docker one after the
+        other where containers do not outlive it.
     """
     daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON, *read_at_start])
     text = merged(daemon.config, wanted)
     if text is not None:
-        differs(DAEMON_JSON, "lacks settings, or has others")
+        differs(
+            DAEMON_JSON,
+            "lacks settings, or has others",
+            File(DAEMON_JSON, text, partly=True),
+            lambda: look(TreeState, paths=[DAEMON_JSON]).paths[DAEMON_JSON],
+        )
     elif daemon.stale or not daemon.running:
         differs("docker.service", "does not run, or with older settings")
     if not daemon.enabled:
         differs("docker.service", "does not start at boot")
+    what = "Docker is restarted" if daemon.running else "Docker is started"
+    restart = watched("restarting Docker", RESTART)
     if text is not None:
-        yield change(
+        written = change(
             [File(DAEMON_JSON, text)],
             validate=f"dockerd --validate --config-file {DAEMON_JSON}",
             activate=RESTART,
         )
-    elif daemon.stale or not daemon.running:
-        yield watched("restarting Docker", RESTART)
+        yield from outage([written], serving, what, outlived=True)
+    elif daemon.stale or not daemon.running or may_have_changed(provided_by):
+        yield from outage([restart], serving, what, outlived=True)
     if not daemon.enabled:
         yield watched("enabling Docker", "systemctl enable docker.service")
 
@@ -78,6 +96,8 @@ def compose_available() -> Commands:
         version = Version((daemon.compose_version or "").split("-")[0].split("+")[0])
     except InvalidVersion:
         version = None
+    if daemon.compose_version is None and not ctx_state.get().is_executing:
+        return  # it comes with the packages that are installed before
     if version is None or version < COMPOSE_FLOOR:
         raise HostError(
             f"`docker compose` is {daemon.compose_version or 'missing'}; {COMPOSE_FLOOR} or newer"
@@ -114,4 +134,4 @@ def image_present(image: str) -> Commands:
     # Compose says how many bytes of each layer have come; `docker pull` does so on a terminal only.
     project = f"services: {{image: {{image: {json.dumps(image)}}}}}"
     pull = f"printf %s {quote(project)} | {COMPOSE} -p vllm-hosts-pull -f - --progress plain pull"
-    yield watched(f"pulling {image}", pull, seconds=5, summary=f"awk {quote(PULL_SUMMARY)}")
+    yield watched(f"pulling {image}", pull, summary=f"awk {quote(PULL_SUMMARY)}")

@@ -19,8 +19,17 @@ from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.facts.units import Units
 from vllm_hosts.gpus import silent
 from vllm_hosts.operations.apt import Archive, archive_added, lists_read, packages_installed
-from vllm_hosts.operations.base import Commands, host_operation, watched
-from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.base import Commands, host_operation, note, watched
+from vllm_hosts.operations.differences import differs, entries_differ, remember
+from vllm_hosts.operations.foreseen import (
+    DRIVER,
+    conditional,
+    leads_to,
+    may_have_changed,
+    will_change,
+)
+from vllm_hosts.operations.one_by_one import Serving
+from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.reboot import rebooted
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File, differing
@@ -71,7 +80,10 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
     wanted = describe()
     if wanted is None:
         return
+    will_change([DRIVER])
+    leads_to("the GPU driver is installed, or replaced by another series")
     if wanted.archive is not None:
+        remember([wanted.archive.source])
         yield from archive_added(wanted.archive, stale=_STALE)
     else:
         sources, release = read(look(AptSourceFiles), but=_SOURCES), look(OsRelease)
@@ -82,6 +94,7 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
                 " archive to /etc/apt, or set nvidia.driver_source = 'nvidia'"
             )
         entries = extended(sources, release.codename, wanted.components, _SOURCES)
+        remember(entries)
         found = look(TreeState, paths=[entry.path for entry in entries])
         if different := differing(entries, found.paths):
             entries_differ(different, found.paths)
@@ -112,6 +125,7 @@ def driver_answers(
     refused: Callable[[str], str] | None,
     timeout: int,
     wanted: Collection[int] = (),
+    serving: Serving | None = None,
 ) -> Commands:
     """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
 
@@ -121,10 +135,17 @@ def driver_answers(
     :param refused: the sentence for a reboot that is needed; None: it is allowed.
     :param timeout: seconds in which a rebooted host must be back.
     :param wanted: the cards that must answer; of others it does not matter.
+    :param serving: the host's agents: hosts with the same models reboot when the others serve.
     """
-    if look(GpuState).smi.trouble(wanted) is None:
+    if look(GpuState).smi.trouble(wanted) is not None:
+        differs("the GPU driver", "does not answer")
+    elif not may_have_changed([DRIVER]):
         return
-    differs("the GPU driver", "does not answer")
+    conditional()
+    leads_to(
+        "the kernel module of the GPU driver is loaded; where that does not work without a reboot, "
+        + ("the host is rebooted" if refused is None else "the host fails (nvidia.allow_reboot)")
+    )
     yield watched("loading the GPU driver", _LOAD)
     if not ctx_state.get().is_executing:
         return
@@ -137,7 +158,7 @@ def driver_answers(
         raise HostError(silent(trouble, "install"))
     if refused is not None:
         raise HostError(refused(why))
-    yield rebooted(why, timeout)
+    yield from outage([rebooted(why, timeout)], serving, "the host is rebooted")
     trouble = look(GpuState).smi.trouble(wanted)
     if trouble is not None:
         raise HostError(f"after a reboot ({why}): {silent(trouble, 'install')}")
@@ -150,7 +171,7 @@ def driver_held(part_of_it: Callable[[str], bool]) -> Commands:
     loose = sorted(name for name in found.versions if part_of_it(name) and name not in found.held)
     for name in loose:
         differs(f"package {name}", "is not held")
-    if loose:
+    if loose or may_have_changed([DRIVER]):
         yield watched("holding packages", f"apt-mark hold {' '.join(loose)}")
 
 
@@ -161,8 +182,11 @@ def persistence_runs(unit: File) -> Commands:
     Skipped on hosts without the daemon: a driver that somebody else installed may have none.
     """
     if not look(GpuState).has_persistenced:
+        if may_have_changed([DRIVER]):
+            yield note("the driver that will be installed may have one")
         return
     name = unit.path.rpartition("/")[2]
+    remember([unit])
     found = look(TreeState, paths=[unit.path])
     state = look(Units, names=[name])[name]
     start = f"systemctl enable {name} && systemctl restart {name}"

@@ -37,6 +37,9 @@ if systemctl -q is-active nginx.service; then
 fi
 """.strip()
 
+#: What clients notice of it.
+RELOADED = "nginx is reloaded; open requests are finished, and no connection is refused"
+
 _SWITCH = """
 set -eu; umask 077; cd {folder}
 trap 'rm -f internal.map.new targets.map.new' EXIT

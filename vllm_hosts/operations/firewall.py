@@ -12,7 +12,8 @@ from vllm_hosts.facts.firewall import LISTING, FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.confirmed import armed, confirmed
-from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.differences import differs, entries_differ, remember
+from vllm_hosts.operations.foreseen import leads_to
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import Entry, differing
 
@@ -33,12 +34,15 @@ def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: 
     :param unit: systemd unit that loads it.
     """
     wanted = entries()
+    remember(wanted)
     found = look(TreeState, paths=[entry.path for entry in wanted], stamp=None)
     different = differing(wanted, found.paths)
     loaded = look(FirewallLoaded, rules=rules, unit=unit)
     entries_differ(different, found.paths)
     if not loaded.in_force:
         differs(_TABLE, "is not the one that its file describes")
+    if (loaded.in_force and different) or (not loaded.in_force and loaded.active):
+        leads_to("the firewall's table is loaded anew; open connections stay")
     if different or not loaded.in_force:
         yield armed(
             _CHANGE,

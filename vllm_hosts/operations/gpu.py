@@ -10,6 +10,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.facts.tree import STAMPS
 from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.foreseen import DRIVER, may_have_changed
 
 _STAMP = f"{STAMPS}/gpu"
 #: What a GPU in a container depends on. If none of it changed, what was seen once still holds.
@@ -54,7 +55,8 @@ def container_gets_gpus(image: str, gpus: Sequence[int]) -> Commands:
     """
     indexes = ",".join(str(gpu) for gpu in gpus)
     check = look(LastGpuCheck, indexes=indexes)
-    if check.seen and check.seen == check.now:
+    same = check.seen and check.seen == check.now
+    if same and not may_have_changed([DRIVER, "nvidia-container-toolkit"]):
         return
     yield watched(
         f"running nvidia-smi in a container with GPU {indexes}",

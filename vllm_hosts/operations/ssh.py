@@ -13,7 +13,8 @@ from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.confirmed import armed, confirmed
-from vllm_hosts.operations.differences import entries_differ
+from vllm_hosts.operations.differences import entries_differ, remember
+from vllm_hosts.operations.foreseen import leads_to
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import Entry, File, differing
 
@@ -27,11 +28,13 @@ def sshd_configured(entries: Sequence[Entry]) -> Commands:
 
     :param entries: one file of ours, or its absence.
     """
+    remember(entries)
     found = look(TreeState, paths=[entry.path for entry in entries], stamp=None)
     different = differing(entries, found.paths)
     if not different:
         return
     entries_differ(different, found.paths)
+    leads_to("sshd is reloaded; open connections stay")
     [entry] = different
     if isinstance(entry, File) and ctx_state.get().is_executing:
         _require_key_login()

@@ -13,15 +13,18 @@ from shlex import quote
 from pyinfra.api.command import StringCommand
 
 from vllm_hosts.facts import look
-from vllm_hosts.facts.tree import STAMPS, TreeState
+from vllm_hosts.facts.tree import COPIES, DEPLOYED, STAMPS, TreeState
 from vllm_hosts.operations.base import Commands, host_operation
-from vllm_hosts.operations.differences import differs, entries_differ
+from vllm_hosts.operations.differences import differs, entries_differ, remember
+from vllm_hosts.operations.foreseen import leads_to, may_have_changed, will_change
+from vllm_hosts.operations.notes import NOTES
 from vllm_hosts.tree import Absent, Entry, File, Folder, Found, Kept, differing
 
 #: Where the version before the last change of each file that is not secret is kept.
 PREVIOUS = "/var/lib/vllm-hosts/previous"
 #: New content lies under this suffix beside its target until it is renamed over it.
 _NEW = ".vllm-hosts-new"
+_STATE = "/var/lib/vllm-hosts"
 
 _FUNCTIONS = r"""
 set -eu; umask 077
@@ -33,9 +36,10 @@ finish() { # whatever ends the script: all of the change is there, or none of it
             if [ -e "$work$path.absent" ]; then rm -f "$path"; else mv -fT "$work$path" "$path"; fi
         done
         [ -z "$touched" ] || echo 'what was there before is back in place' >&2
+        [ ! -e "$work/.was" ] || noted "$work/.was" || :
         [ -z "$activated" ] || eval "$activated" >/dev/null 2>&1 || :
     fi
-    rm -rf "$work" $new
+    rm -rf "$work" $unused
     exit $code
 }
 trap finish EXIT; trap 'exit 1' HUP INT TERM
@@ -66,6 +70,7 @@ def tree_synced(
     validate: str | None = None,
     activate: str | None = None,
     stamp: str | None = None,
+    effect: str | None = None,
 ) -> Commands:
     """Give a host these files and folders, all or none, and let a service take them up.
 
@@ -79,19 +84,26 @@ def tree_synced(
     :param activate: shell command by which the service takes the files up. It also runs when an
         earlier run was cut off between writing and activating.
     :param stamp: name under which the host remembers what was last activated; needs ``activate``.
+    :param effect: what clients notice of ``activate``, for people who are asked before it.
     """
     wanted = entries() if callable(entries) else entries
+    remember(wanted)
     paths = [entry.path for entry in wanted]
     found = look(TreeState, paths=[*paths, *watch], stamp=stamp)
     different = differing(wanted, found.paths)
     digest = _digest(wanted, {path: found.paths[path] for path in watch})
     pending = stamp is not None and found.stamp != digest
+    pending = pending or may_have_changed(watch)
     if not different and not pending:
         return
     if different:
         entries_differ(different, found.paths)
     else:
         differs(paths[0], "has not been taken up by its service")
+    will_change([entry.path for entry in different])
+    # Where nothing was taken up before, nobody has it to lose.
+    if effect is not None and (stamp is None or found.stamp):
+        leads_to(effect)
     yield change(
         different,
         validate=validate,
@@ -105,6 +117,22 @@ def _digest(entries: Sequence[Entry], watched: dict[str, Found]) -> str:
     lines += [f"{path} {found.sha256}" for path, found in watched.items()]
     # A script on the host computes the same: see templates/client_keys/expire.sh.j2.
     return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
+
+
+def noting(entries: Sequence[File | Absent]) -> StringCommand:
+    """The command that notes what lies at these paths as what was deployed there."""
+    paths = " ".join(entry.path for entry in entries)
+    plain = [entry.path for entry in entries if isinstance(entry, File) and not entry.secret]
+    script = [
+        "suffix=; touched=; activated=; unused=; finished=yes",
+        f"deployed={DEPLOYED}; copies={COPIES}",
+        _FUNCTIONS.strip(),
+        NOTES,
+        f"note {paths}",
+        *(f"copy {path} || :" for path in plain),
+        'noted "$work/.now"',
+    ]
+    return StringCommand("\n".join(script))
 
 
 def change(
@@ -128,10 +156,14 @@ def change(
         for entry in different
         if isinstance(entry, Absent) or (isinstance(entry, File) and not entry.secret)
     ]
+    # Notes of our own are no files of the host's configuration.
+    known = [path for path in changed if not path.startswith(f"{_STATE}/")]
     script = [
         f"suffix={_NEW}; previous={PREVIOUS}; touched=; activated=; finished=",
-        "new=" + quote(" ".join(f"{entry.path}{_NEW}" for entry in files)),
+        f"deployed={DEPLOYED}; copies={COPIES}",
+        "unused=" + quote(" ".join(f"{entry.path}{_NEW}" for entry in files)),
         _FUNCTIONS.strip(),
+        NOTES,
     ]
     for folder in folders:
         script.append(f"folder {folder.mode:04o} {folder.owner} {folder.group} {folder.path}")
@@ -149,6 +181,8 @@ def change(
                 f"chown -h {entry.owner}:{entry.group} {entry.path}",
                 f"chmod {entry.mode:04o} {entry.path}",
             ]
+    if known:
+        script.append(f"note {' '.join(known)}")
     script += [f"swap {path}" for path in changed]
     if changed:
         script.append(
@@ -162,18 +196,21 @@ def change(
             '( eval "$activated" ) >"$work/said" 2>&1 || { cat "$work/said" >&2; exit 1; }',
         ]
     script.append("finished=yes")
+    script += [f"copy {path} || :" for path in kept if path in known]
+    if known:
+        script.append('noted "$work/.now"')
     script += [f"keep {path}" for path in kept]
     if stamp:
         script += [f"mkdir -p {STAMPS}", f"printf %s {stamp[1]} >{stamp[0]}"]
-    return StringCommand("\n".join(script), _stdin=_archive(files))
+    return StringCommand("\n".join(script), _stdin=archive(files))
 
 
-def _archive(files: Sequence[File]) -> list[str]:
+def archive(files: Sequence[File], *, suffix: str = _NEW) -> list[str]:
     """The new versions as a tar in base64 lines: content never passes through an argument."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for entry in files:
-            member = tarfile.TarInfo(f"{entry.path[1:]}{_NEW}")
+            member = tarfile.TarInfo(f"{entry.path[1:]}{suffix}")
             member.size, member.mode = len(entry.content), entry.mode
             member.mtime = int(time.time())
             member.uname, member.gname = entry.owner, entry.group
@@ -181,6 +218,6 @@ def _archive(files: Sequence[File]) -> list[str]:
                 member.uid, member.uname = int(entry.owner), ""
             if entry.group.isdigit():
                 member.gid, member.gname = int(entry.group), ""
-            archive.addfile(member, io.BytesIO(entry.content))
+            tar.addfile(member, io.BytesIO(entry.content))
     text = base64.b64encode(buffer.getvalue()).decode()
     return [text[start : start + 4096] for start in range(0, len(text), 4096)]

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from shlex import quote
 
 import pytest
 
@@ -43,7 +42,6 @@ class Collector:
         folder: str | None,
         file: str = "INVENTORY",
     ) -> None:
-        self._file = file
         self._folder = Path(folder) if folder else None
         self._started = time.monotonic()
         self._exposed = [
@@ -68,7 +66,7 @@ class Collector:
             )
             for host in settings.values()
         ]
-        self.report = Report(inventory, __version__, utc_now(), 0.0, hosts)
+        self.report = Report(inventory, __version__, utc_now(), 0.0, hosts, file)
         self._by_name = {host.name: host for host in hosts}
 
     def note(self, host: str, what: str, value: str) -> None:
@@ -111,10 +109,6 @@ class Collector:
         (self._folder / "report.json").write_text(f"{document}\n")
         (self._folder / "report.html").write_text(html(self.report))
 
-    def named(self, text: str) -> str:
-        """With the inventory's own file, as a shell reads it."""
-        return re.sub(r"\bINVENTORY\b", lambda _: quote(self._file), text)
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """What is not kept, in words, and how many are."""
         write = terminalreporter.write_line
@@ -134,7 +128,7 @@ class Collector:
                     for why in host.reasons(promise.identifier):
                         write(f"    {why}")
                     if outcome == "broken":
-                        write(f"    to do: {self.named(promise.remedy)}")
+                        write(f"    to do: {self.report.to_do(promise)}")
         for sentence in self._exposed:
             write(f"\n! {sentence}", yellow=True)
         counts = ", ".join(f"{n} {outcome}" for outcome, n in self.report.counts.items() if n)

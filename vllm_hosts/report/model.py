@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from shlex import quote
 from typing import Any, Literal
 
 from vllm_hosts.promises import Promise, promises
@@ -77,13 +79,18 @@ class HostReport:
 
 @dataclass
 class Report:
-    """A run of the suite."""
+    """A run of the suite. ``file`` is the inventory's path, for what is to be typed."""
 
     inventory: str
     version: str
     time: datetime
     seconds: float
     hosts: list[HostReport]
+    file: str = "INVENTORY"
+
+    def to_do(self, promise: Promise) -> str:
+        """The promise's remedy with the inventory's own file, as a shell reads it."""
+        return re.sub(r"\bINVENTORY\b", lambda _: quote(self.file), promise.remedy)
 
     @property
     def looked_at(self) -> list[Promise]:
@@ -123,7 +130,7 @@ class Report:
                     "role": promise.role,
                     "promise": promise.says,
                     "threat": promise.threat,
-                    "remedy": promise.remedy,
+                    "remedy": self.to_do(promise),
                 }
                 for promise in self.looked_at
             },

@@ -249,6 +249,11 @@ class Vllm(Section):
     health_timeout: int = Field(
         1800, ge=10, description="Seconds in which a started agent must become healthy"
     )
+    change_together: bool = Field(
+        False,
+        description="`False`: hosts that serve the same model change their agents one after the"
+        " other, and one that fails ends it for those after it; `True`: all at once",
+    )
     drain_timeout: int = Field(
         20, ge=0, le=3600, description="Seconds that running requests get when an agent stops"
     )

@@ -24,9 +24,9 @@ _SECRET_NAME = re.compile(
 )
 _OFF = {"", "0", "false", "no", "off"}
 _SWITCHES = _OFF | {"1", "true", "yes", "on"}
-_LOGIN_IN_URL = re.compile(r"[a-z0-9+.-]+://[^/@\s]*:[^/@\s]*@", re.IGNORECASE)
+LOGIN_IN_URL = re.compile(r"[a-z0-9+.-]+://[^/@\s]*:[^/@\s]*@", re.IGNORECASE)
 #: Beginnings by which Hugging Face, OpenAI, GitHub, GitLab, Slack and AWS mark their keys.
-_SECRET_VALUE = re.compile(
+SECRET_VALUE = re.compile(
     r"(?<![A-Za-z0-9])(hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}"
 )
 _INSTEAD = (
@@ -104,7 +104,7 @@ def refused_argument(argument: str) -> str | None:
     for name in meant(argument):
         if instead := arguments().refused.get(name):
             return f"{argument.partition('=')[0]} is refused: {instead}"
-    if _SECRET_VALUE.search(argument):
+    if SECRET_VALUE.search(argument):
         return f"a word of it {_INSTEAD}"
     return None
 
@@ -113,13 +113,13 @@ def refused_variable(name: str, value: str) -> str | None:
     """Why a variable of an agent is not taken, in a sentence. Never shows the value."""
     if instead := variables().refused.get(name):
         return f"{name} is refused: {instead}"
-    if _LOGIN_IN_URL.search(value):
+    if LOGIN_IN_URL.search(value):
         return (
             f"{name} has a password in its URL, which `docker inspect` and `ps` show; use a proxy"
             " that asks for none from this host"
         )
     looks = _SECRET_NAME.search(name) and value.lower() not in _SWITCHES
-    if looks or _SECRET_VALUE.search(value):
+    if looks or SECRET_VALUE.search(value):
         return f"{name} {_INSTEAD}"
     return None
 

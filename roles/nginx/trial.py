@@ -1,0 +1,45 @@
+"""What nginx is asked about before the edge is written, as files. Touches no host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vllm_hosts import paths
+from vllm_hosts.operations.edge_trial import TRIAL_FOLDER
+from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.tree import Entry, File
+
+
+def trial_entries(settings: HostSettings, entries: Sequence[Entry]) -> list[Entry]:
+    """The edge's files, with a certificate, and logs of their own.
+
+    The certificate is the user's, or one for this trial alone: the CA's are made later, and nothing
+    that nginx has to say depends on which it is.
+    """
+    certificate, key = _certificate(settings)
+    return [
+        *(_moved(entry) if isinstance(entry, File) else entry for entry in entries),
+        File(f"{TRIAL_FOLDER}/certificate.pem", certificate),
+        File(f"{TRIAL_FOLDER}/key.pem", key, 0o600, secret=True),
+    ]
+
+
+def _moved(entry: File) -> File:
+    content = entry.content
+    for folder in (paths.TLS_FOLDER, paths.EDGE_LOGS):
+        content = content.replace(f"{folder}/".encode(), f"{TRIAL_FOLDER}/".encode())
+    return replace(entry, content=content)
+
+
+def _certificate(settings: HostSettings) -> tuple[bytes, bytes]:
+    tls = settings.tls
+    if tls.mode == "files":
+        assert tls.certificate is not None
+        assert tls.key is not None
+        return Path(tls.certificate).read_bytes(), Path(tls.key).read_bytes()
+    now = utc_now()
+    issued = LocalCa.create("trial", now).issue(settings.edge_names, 1, now)
+    return issued.certificate_pem, issued.key_pem.get_secret_value()

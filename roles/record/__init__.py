@@ -1,0 +1,22 @@
+"""What a deploy left on a host, noted there.
+
+Promises: `vllm-hosts drift` and `vllm-hosts agents INVENTORY restart` can tell what was changed on
+the host from what was changed in the settings. Needs: all roles that write files. Writes: digests
+and copies of deployed files that are not secret, in /var/lib/vllm-hosts, for root only. Restarts
+nothing.
+"""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+
+from vllm_hosts import run
+from vllm_hosts.operations.images import old_images_named
+from vllm_hosts.operations.record import deployed_noted
+
+
+@deploy("Record")
+def record() -> None:
+    """Note what earlier versions of the toolkit left without a note, and name old images."""
+    deployed_noted(name="The host has a record of what was deployed")
+    old_images_named(run.current().settings.vllm.image, name="Old images are known")

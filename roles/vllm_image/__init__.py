@@ -1,0 +1,24 @@
+"""vLLM's image, which the roles after it start containers of.
+
+Promises: the image that the settings name is on the host, and its vLLM has no known way around its
+key. Needs: docker. Writes: the image, notes of what it said and of images that agents use.
+Restarts: nothing.
+"""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+
+from vllm_hosts import run
+from vllm_hosts.operations.docker import image_present
+from vllm_hosts.operations.image import image_above_floor
+from vllm_hosts.operations.images import images_noted
+
+
+@deploy("vLLM image")
+def vllm_image() -> None:
+    """Fetch the image, and ask it for its version."""
+    vllm = run.current().settings.vllm
+    image_present(vllm.image, name="The vLLM image is on the host")
+    image_above_floor(vllm, name="The image's vLLM has no known way around its key")
+    images_noted(vllm.image, name="Images that agents use are noted")

@@ -1,0 +1,190 @@
+"""Commands of the toolkit as processes of their own that need not import everything first.
+
+Most of a short command's time goes to imports. So one process imports what the commands do and
+forks for each: standard streams, folder, environment, exit code and state are the command's own,
+as when a shell starts it. That the installed programs are there and start is for tests that start
+those.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+BIN = Path(sys.executable).parent
+# For the process that forks, before gevent puts others in their places.
+_poll, _pidfd_open, _waitpid = select.poll, os.pidfd_open, os.waitpid
+
+
+class Starter:
+    """The process that forks, as tests see it. It starts with the first command."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._one_by_one = threading.Lock()
+
+    def run(
+        self,
+        *commands: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        timeout: float,
+        killed: bool = False,
+    ) -> list[subprocess.CompletedProcess[str]]:
+        """These commands at once, each with its output and errors in one text, and no input.
+
+        :param killed: a command that still runs after that time is killed, and that is no error.
+        """
+        with tempfile.TemporaryDirectory() as answers:
+            asked = {
+                "commands": commands,
+                "folder": str(folder),
+                "environment": dict(environment),
+                "umask": _umask(),
+                "timeout": timeout,
+                "answers": answers,
+            }
+            with self._one_by_one:
+                codes = self._ask(asked)
+            said = [Path(answers, str(number)).read_text() for number, _ in enumerate(commands)]
+        done = []
+        for words, code, text in zip(commands, codes, said, strict=True):
+            if code is None and not killed:
+                raise subprocess.TimeoutExpired(words, timeout, text)
+            code = -signal.SIGKILL if code is None else code
+            done.append(subprocess.CompletedProcess(list(words), code, text))
+        return done
+
+    def _ask(self, asked: dict[str, Any]) -> list[int | None]:
+        process = self._process or self._start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(asked).encode() + b"\n")
+            process.stdin.flush()
+            codes: list[int | None] = json.loads(process.stdout.readline())
+        except BaseException:
+            # Whatever it would answer is nobody's answer any more.
+            process.kill()
+            self._process = None
+            raise
+        return codes
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        words = [sys.executable, __file__]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = process
+        atexit.register(_end, process)
+        return process
+
+
+starter = Starter()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """So that its time counts as the tests'."""
+    process.kill()
+    process.wait()
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _serve() -> Callable[[], object] | None:
+    """Forks for what it is asked, until whoever asks has gone. A fork gets what it has to do."""
+    # As for the installed programs, which stand there.
+    sys.path[0] = str(BIN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from pyinfra_cli.main import main as pyinfra
+
+    from vllm_hosts.cli import main as vllm_hosts
+
+    gc.freeze()
+    programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}
+    while line := sys.stdin.buffer.readline():
+        asked = json.loads(line)
+        started = []
+        for number, words in enumerate(asked["commands"]):
+            pid = _fork()
+            if not pid:
+                _become(words, asked, number)
+                return programs[words[0]]
+            started.append(pid)
+        until = time.monotonic() + asked["timeout"]
+        codes = [_code(pid, until) for pid in started]
+        os.write(1, json.dumps(codes).encode() + b"\n")
+    return None
+
+
+def _fork() -> int:
+    from gevent.os import fork_gevent
+
+    pid: int = fork_gevent()
+    return pid
+
+
+def _become(words: list[str], asked: dict[str, Any], number: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    null = os.open(os.devnull, os.O_RDONLY)
+    answer = os.open(Path(asked["answers"], str(number)), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for here, there in ((null, 0), (answer, 1), (answer, 2)):
+        os.dup2(here, there)
+    os.close(null)
+    os.close(answer)
+    os.chdir(asked["folder"])
+    os.umask(asked["umask"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    sys.argv = [str(BIN / words[0]), *words[1:]]
+
+
+def _code(pid: int, until: float) -> int | None:
+    """How it ended; nothing if it had to be ended."""
+    ended = _poll()
+    handle = _pidfd_open(pid)
+    ended.register(handle, select.POLLIN)
+    late = not ended.poll(max(0.0, until - time.monotonic()) * 1000)
+    if late:
+        os.kill(pid, signal.SIGKILL)
+    os.close(handle)
+    _, status = _waitpid(pid, 0)
+    return None if late else os.waitstatus_to_exitcode(status)
+
+
+def _end_quickly(do: Callable[[], object]) -> NoReturn:
+    """As ``sys.exit(do())``, but nothing is taken apart: that would copy all that was imported."""
+    code: object = 0
+    try:
+        code = do()
+    except SystemExit as end:
+        code = end.code
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    _do = _serve()
+    if _do is not None:
+        _end_quickly(_do)

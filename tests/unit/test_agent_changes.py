@@ -1,0 +1,178 @@
+"""What a deploy will do to agents: decided from what should be and what is there."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from roles.vllm.plan import compose_entry, variables
+from tests.unit.fakes import docker
+from tests.unit.samples import QWEN, settings
+from vllm_hosts.agent_changes import (
+    Change,
+    Definition,
+    changes,
+    digest,
+    sentences,
+    serving,
+    with_new_key,
+)
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.compose import ComposeProject, Container, Project
+from vllm_hosts.facts.docker import AgentsServed, Served
+from vllm_hosts.keys import HostKeys
+from vllm_hosts.operations.outage import out_for
+from vllm_hosts.tree import File
+
+KEY = SecretStr("key-of-qwen-0123456789")
+DEFINITION = Definition(
+    File("/opt/vllm/compose.yaml", b"services: {}"),
+    {"qwen": {"VLLM_API_KEY_QWEN": KEY}, "coder": {"VLLM_API_KEY_CODER": SecretStr("other")}},
+)
+
+
+def container(name: str, hash_: str = "new", status: str = "running") -> Container:
+    return Container(name, hash_, status, "healthy" if status == "running" else "none", name)
+
+
+def test_what_changes_and_why() -> None:
+    found = Project(
+        dict.fromkeys(("a", "b", "c", "d", "e"), "new"),
+        (container("a"), container("b", "old"), container("c", status="exited"), container("e")),
+        None,
+    )
+    assert changes(["a", "b", "c", "d", "e"], found, {"e"}) == [
+        Change("b", "its definition changed", runs=True),
+        Change("c", "it is exited", runs=False),
+        Change("d", "it is new", runs=False),
+        Change("e", "its key changed", runs=True),
+    ]
+    assert serving(["a", "b", "c"], found) == {"a", "b"}
+
+
+def test_what_happens_is_said_in_words() -> None:
+    changed = [
+        Change("a", "its definition changed", runs=True),
+        Change("b", "its key changed", runs=True),
+        Change("c", "its definition changed", runs=True),
+        Change("d", "it is new", runs=False),
+        Change("e", "it is exited", runs=False),
+    ]
+    assert list(sentences(changed, ["z"], {"a": 58, "c": 300, "e": 300}, {"c": "twin"})) == [
+        "agent a is recreated (its definition changed); it is out for about 58 s, which its last"
+        " start took",
+        "agent b is recreated (its key changed); it is out for minutes, while its model loads",
+        "agent c is recreated (its definition changed); twin answers for it meanwhile",
+        "agent d is started (it is new); that takes minutes: its model loads",
+        "agent e is started (it is exited); that takes about 5 minutes",
+        "agent z is removed: it is no longer in the settings",
+    ]
+
+
+def asked(folder: Path, script: str, env: str | None, **words: object) -> Project:
+    """The fact, by this machine's own shell, with a docker that answers so."""
+    opt = folder / "opt"
+    opt.mkdir(exist_ok=True)
+    if env is not None:
+        (opt / ".env").write_text(env)
+    command = ComposeProject().command(directory=str(opt), project="vllm", **words)  # type: ignore[arg-type]
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=True,
+        env=docker(folder, script),
+    )  # fmt: skip
+    assert KEY.get_secret_value() not in done.stdout
+    return ComposeProject().process(done.stdout.splitlines())
+
+
+#: Compose reads the file from standard input, and needs every variable.
+COMPOSE = """
+case "$*" in
+    *"config --hash"*)
+        case "$*" in *"--file - "*) cat ;; *) cat "$(dirname "$0")/../opt/compose.yaml" ;; esac
+        grep -qs ^VLLM_API_KEY_CODER= "$(dirname "$0")/../opt/.env" ||
+            [ -n "$VLLM_API_KEY_CODER" ] ||
+            { echo 'required variable VLLM_API_KEY_CODER is missing'; exit 1; } ;;
+esac
+"""
+
+
+def test_compose_is_asked_about_the_file_that_there_will_be(tmp_path: Path) -> None:
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt/compose.yaml").write_text("qwen 0123\n")
+    env = f"VLLM_API_KEY_QWEN={KEY.get_secret_value()}\n"
+    # The file that is there; Compose says no hash where a variable is missing.
+    assert asked(tmp_path, COMPOSE, env).error is not None
+    found = asked(tmp_path, COMPOSE, env, file="qwen 4567\ncoder 89ab\n", names=DEFINITION.names)
+    assert found.wanted == {"qwen": "4567", "coder": "89ab"}
+    assert found.env == {}
+    # A dollar, a quote and a percent sign reach Compose as they are.
+    odd = "qwen 4567\nx: '$$HOME %s \"`id`\"'\n"
+    found = asked(tmp_path, COMPOSE + "\ntrue", env, file=odd, names=DEFINITION.names)
+    assert found.wanted == {"qwen": "4567"}
+
+
+def test_keys_are_compared_without_being_said(tmp_path: Path) -> None:
+    env = f"# for people\n\nVLLM_API_KEY_QWEN={KEY.get_secret_value()}\nVLLM_API_KEY_CODER=was\n"
+    words = {"file": "", "names": DEFINITION.names, "salt": "ab12"}
+    found = asked(tmp_path, COMPOSE, env, **words)
+    assert found.env["VLLM_API_KEY_QWEN"] == digest("ab12", "VLLM_API_KEY_QWEN", KEY)
+    assert with_new_key(DEFINITION, found, "ab12") == {"coder"}
+    assert with_new_key(DEFINITION, found, "cd34") == {"qwen", "coder"}
+    # A variable that is not there yet, or a host without the file.
+    found = asked(tmp_path, COMPOSE, env.partition("VLLM_API_KEY_CODER")[0], **words)
+    assert with_new_key(DEFINITION, found, "ab12") == {"coder"}
+    (tmp_path / "opt/.env").unlink()
+    found = asked(tmp_path, COMPOSE, None, **words)
+    assert with_new_key(DEFINITION, found, "ab12") == {"qwen", "coder"}
+
+
+def test_variables_of_an_agent_are_those_that_its_definition_asks_for() -> None:
+    host = settings(
+        agents=[QWEN, QWEN | {"name": "folder", "port": 8002, "gpus": [1], "model": "/srv/m"}]
+    )
+    keys = HostKeys(SecretStr("x" * 40), (), None)
+    found = variables(host, keys)
+    assert {agent: set(values) for agent, values in found.items()} == {
+        "qwen": {"VLLM_API_KEY_QWEN"},
+        "folder": {"VLLM_API_KEY_FOLDER"},
+    }
+    text = compose_entry(host, 64 << 30).content.decode()
+    assert all("${" + name + ":?}" in text for values in found.values() for name in values)
+
+
+def test_how_long_the_last_start_took() -> None:
+    found = ComposeProject().process(
+        ["== hashes", "exit 0", "== containers", "== starts"]
+        + ["/var/lib/vllm-hosts/starts/qwen:58", "== networks", END]
+    )
+    assert found.starts == {"qwen": 58}
+
+
+def test_who_is_out_while_docker_restarts(tmp_path: Path) -> None:
+    script = """
+        case "$1" in
+            info) echo 'WARNING: no swap limit support' >&2; echo true ;;
+            ps) echo qwen; echo somebody-else ;;
+        esac"""
+    done = subprocess.run(
+        ["sh", "-c", AgentsServed().command()], capture_output=True, text=True, check=True,
+        env=docker(tmp_path, script),
+    )  # fmt: skip
+    found = AgentsServed().process(done.stdout.splitlines())
+    assert (found.answers, found.live_restore) == (True, True)
+    assert found.healthy == ("qwen", "somebody-else")
+    done = subprocess.run(
+        ["sh", "-c", AgentsServed().command()], capture_output=True, text=True, check=True,
+        env=docker(tmp_path, "exit 1"),
+    )  # fmt: skip
+    assert AgentsServed().process(done.stdout.splitlines()).answers is False
+    served = Served(True, False, ("a", "b"), {"a": 58, "b": 61})
+    assert out_for(["a", "b"], served) == (
+        "; a, b are out for about 61 s after it, while models load"
+    )
+    assert out_for(["a"], Served(True, False, ("a",), {})) == (
+        "; a is out for minutes after it, while models load"
+    )
+    assert out_for([], served) == ""

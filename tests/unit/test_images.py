@@ -1,0 +1,437 @@
+"""Images that agents used before: which are kept, which may go, and that nothing else ever goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from tests.unit.fakes import LocalHost
+from tests.unit.projects import ROOT
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.vllm_images import Image, ImagesFound, ImagesThere, ImageUse, Used, User
+from vllm_hosts.operate.images import Row, State, gigabytes, judged, next_record
+
+REPOSITORY = "vllm/vllm-openai"
+WANTED = f"{REPOSITORY}:v0.33.0"
+
+
+def identifier(letter: str) -> str:
+    return "sha256:" + letter * 64
+
+
+def image(letter: str, *names: str, digests: tuple[str, ...] = ()) -> Image:
+    return Image(identifier(letter), names, digests, 9_800_000_000)
+
+
+def used(letter: str, name: str) -> Used:
+    return Used(identifier(letter), name)
+
+
+def states(rows: list[Row]) -> dict[str, State]:
+    return {row.image.id[7]: row.state for row in rows}
+
+
+def v(minor: int) -> str:
+    return f"{REPOSITORY}:v0.{minor}.0"
+
+
+class TestJudging:
+    FOUND = ImagesFound(
+        images=(
+            image("a", v(30)),
+            image("b", v(31)),
+            image("c", v(32)),
+            image("d", WANTED),
+            image("e", f"{REPOSITORY}:nightly-mine"),
+            image("f", "postgres:18"),
+        ),
+        users=(User("one", identifier("d"), agent=True), User("db", identifier("f"), agent=False)),
+        record=(used("a", v(30)), used("b", v(31)), used("c", v(32)), used("d", WANTED)),
+    )
+
+    def test_the_last_one_before_is_kept_and_older_ones_may_go(self) -> None:
+        rows = judged(self.FOUND, WANTED, keep=1)
+        assert states(rows) == {
+            "d": State.IN_USE,
+            "c": State.PREVIOUS,
+            "b": State.OLD,
+            "a": State.OLD,
+            "e": State.FOREIGN,
+        }
+        assert rows[0].used_by == ("one",)
+        assert [row.image.id[7] for row in rows] == ["d", "c", "b", "a", "e"]
+
+    @pytest.mark.parametrize(("keep", "old"), [(0, "abc"), (2, "a"), (9, "")])
+    def test_how_many_are_kept(self, keep: int, old: str) -> None:
+        found = states(judged(self.FOUND, WANTED, keep))
+        assert {letter for letter, state in found.items() if state is State.OLD} == set(old)
+
+    def test_the_order_is_that_of_use_and_not_of_versions(self) -> None:
+        record = (used("c", v(32)), used("d", WANTED), used("a", v(30)), used("b", v(31)))
+        users = (User("one", identifier("b"), agent=True),)
+        found = ImagesFound(self.FOUND.images, users, record)
+        assert states(judged(found, v(31), 1)) == {
+            "b": State.IN_USE,
+            "a": State.PREVIOUS,
+            "d": State.OLD,
+            "c": State.OLD,
+            "e": State.FOREIGN,
+        }
+
+    def test_a_stopped_container_uses_its_image_whoever_it_is_of(self) -> None:
+        """Docker lists them like the others."""
+        users = (*self.FOUND.users, User("test-of-somebody", identifier("a"), agent=False))
+        found = ImagesFound(self.FOUND.images, users, self.FOUND.record)
+        rows = judged(found, WANTED, keep=0)
+        assert states(rows)["a"] is State.IN_USE
+        assert [row.used_by for row in rows if row.image.id[7] == "a"] == [("test-of-somebody",)]
+
+    def test_an_image_that_the_settings_name_stays(self) -> None:
+        """Pulled by a deploy that failed before an agent was recreated."""
+        users = (User("one", identifier("c"), agent=True),)
+        found = ImagesFound(self.FOUND.images, users, self.FOUND.record)
+        assert states(judged(found, WANTED, keep=0))["d"] is State.SETTINGS
+
+    @pytest.mark.parametrize(
+        ("names", "digests", "wanted", "state"),
+        [
+            ([WANTED], (), f"docker.io/{WANTED}", State.SETTINGS),
+            ([], (f"{REPOSITORY}@sha256:{'1' * 64}",), f"{WANTED}@sha256:{'1' * 64}",
+             State.SETTINGS),
+            ([], (f"{REPOSITORY}@sha256:{'1' * 64}",), f"{REPOSITORY}@sha256:{'1' * 64}",
+             State.SETTINGS),
+            ([WANTED], (), f"{WANTED}@sha256:{'2' * 64}", State.FOREIGN),
+            (["registry.example.com:5000/vllm:v1"], (), "registry.example.com:5000/vllm:v1",
+             State.SETTINGS),
+            (["registry.example.com:5000/vllm:v2"], (), "registry.example.com:5000/vllm:v1",
+             State.FOREIGN),
+        ],
+    )  # fmt: skip
+    def test_names_of_one_image(
+        self, names: list[str], digests: tuple[str, ...], wanted: str, state: State
+    ) -> None:
+        found = ImagesFound((image("a", *names, digests=digests),), (), ())
+        assert [row.state for row in judged(found, wanted, 0)] == [state]
+
+    def test_a_name_of_somebody_else_s_keeps_an_image(self) -> None:
+        kept = image("a", v(30), "their/own:name")
+        found = ImagesFound((kept,), (), (used("a", v(30)),))
+        assert states(judged(found, WANTED, 0)) == {"a": State.FOREIGN}
+
+    def test_an_image_whose_tag_went_to_another_one_is_ours_still(self) -> None:
+        found = ImagesFound((image("a"),), (), (used("a", v(30)),))
+        [row] = judged(found, WANTED, 0)
+        assert (row.state, row.name) == (State.OLD, v(30))
+
+    def test_an_image_that_no_agent_used_is_never_old(self) -> None:
+        found = ImagesFound(self.FOUND.images, (), ())
+        assert State.OLD not in states(judged(found, WANTED, 0)).values()
+
+
+class TestRecord:
+    def test_the_image_in_use_is_the_last_line(self) -> None:
+        record = (used("a", v(30)), used("b", v(31)))
+        assert next_record(ImageUse(identifier("c"), (), record), WANTED) == (
+            *record,
+            used("c", WANTED),
+        )
+        back = ImageUse(identifier("a"), (), record)
+        assert next_record(back, v(30)) == (record[1], record[0])
+
+    def test_a_second_time_nothing_is_new(self) -> None:
+        record = (used("a", v(30)), used("b", v(31)))
+        agents = (used("b", v(31)),)
+        assert next_record(ImageUse(identifier("b"), agents, record), v(31)) == record
+
+    def test_what_agents_have_on_a_host_without_a_record(self) -> None:
+        """The first deploy with a toolkit that keeps one may be the upgrade."""
+        use = ImageUse(identifier("b"), (used("a", v(30)),), ())
+        assert next_record(use, v(31)) == (used("a", v(30)), used("b", v(31)))
+
+
+def test_an_odd_answer_is_not_an_empty_host() -> None:
+    for lines in (
+        ["== record", "garbage", "== images", "== containers"],
+        ["== record", "== images", '{"id":"x","tags":[],"digests":[],"size":1}', "== containers"],
+        ["== record", "== images"],
+    ):
+        with pytest.raises(HostError, match="the container images could not be understood"):
+            ImagesThere().process([*lines, END])
+
+
+def test_sizes() -> None:
+    assert (gigabytes(9_800_000_000), gigabytes(12_000_000)) == ("9.8 GB", "12 MB")
+
+
+#: docker, with images and containers in a file. Refuses what Docker refuses.
+_DOCKER = r"""
+import json, os, sys
+folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+path = folder + "/docker.json"
+state = json.load(open(path))
+words = sys.argv[1:]
+def find(name):
+    for one in state["images"]:
+        if name == one["id"] or name in one["tags"] or name in one["digests"]:
+            return one
+    sys.exit("Error: No such image: " + name)
+if words[:2] == ["image", "ls"]:
+    for one in state["images"]:
+        for _ in one["tags"] or [None]:
+            print(one["id"])
+elif words[:2] == ["image", "inspect"]:
+    names = [w for w in words[2:] if w.startswith("sha256:") or "/" in w]
+    for name in names:
+        one = find(name)
+        print(one["id"] if "json" not in " ".join(words) else json.dumps(one))
+elif words[0] == "ps":
+    for one in state["containers"]:
+        if "--filter" not in words or one["project"] == "vllm":
+            print(one["name"])
+elif words[:2] == ["container", "inspect"]:
+    for one in state["containers"]:
+        if one["name"] in words:
+            there = "json" in words[3]
+            print(json.dumps(one) if there else one["image"] + " " + find(one["image"])["tags"][0])
+elif words[:2] == ["image", "rm"]:
+    with open(folder + "/removed", "a") as log:
+        log.write(" ".join(words[2:]) + "\n")
+    for name in words[2:]:
+        one = find(name)
+        users = [c["name"] for c in state["containers"] if c["image"] == one["id"]]
+        if users:
+            sys.exit("Error: conflict: container " + users[0] + " is using it")
+        if name in one["tags"]:
+            one["tags"].remove(name)
+        if not one["tags"]:
+            state["images"].remove(one)
+    json.dump(state, open(path, "w"))
+elif words[0] == "info":
+    print("/tmp null")
+else:
+    sys.exit("unknown: " + " ".join(words))
+"""
+
+
+class Fake:
+    """This machine with images, a record of them, and the command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.host = LocalHost.make(folder)
+        self.record = self.host.folder / "images"
+        self.host.program("docker", f"#!{sys.executable}{_DOCKER}")
+        program = self.host.folder / "hosts"
+        program.write_text(
+            f"#!{sys.executable}\n"
+            "from vllm_hosts.facts import vllm_images\n"
+            f"vllm_images.RECORD = {str(self.record)!r}\n"
+            "from vllm_hosts.cli import main\n"
+            "main()\n"
+        )
+        program.chmod(0o755)
+        self.host.project.environment["PYTHONPATH"] = str(ROOT)
+        self.images: list[dict[str, Any]] = []
+        self.containers: list[dict[str, Any]] = []
+        lines = []
+        for letter, name in {"a": v(30), "b": v(31), "c": v(32), "d": WANTED}.items():
+            self.add(letter, name)
+            lines.append(f"{identifier(letter)} {name}\n")
+        self.add("e", f"{REPOSITORY}:theirs")
+        self.add("f", "postgres:18")
+        self.use("one", "d", "vllm")
+        self.use("two", "d", "vllm")
+        self.use("db", "f", None)
+        self.record.write_text("".join(lines))
+
+    def add(self, letter: str, *names: str) -> None:
+        one = {"id": identifier(letter), "tags": list(names), "digests": [], "size": 9_800_000_000}
+        self.images.append(one)
+        self.write()
+
+    def use(self, name: str, letter: str, project: str | None) -> None:
+        one = {"name": f"/{name}", "image": identifier(letter), "project": project}
+        self.containers.append(one | {"name": name})
+        self.write()
+
+    def write(self) -> None:
+        state = {"images": self.images, "containers": self.containers}
+        self.host.file("docker.json", json.dumps(state))
+
+    def left(self) -> str:
+        state = json.loads((self.host.folder / "docker.json").read_text())
+        return "".join(one["id"][7] for one in state["images"])
+
+    def run(self, *words: str) -> CompletedProcess[str]:
+        done = self.host.project.run(
+            str(self.host.folder / "hosts"), "images", "inventory/prod.py", *words
+        )
+        assert "Traceback" not in done.stdout, done.stdout
+        return done
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Fake:
+    return Fake(tmp_path)
+
+
+def test_the_list(fake: Fake) -> None:
+    done = fake.run()
+    assert done.returncode == 0, done.stdout
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["HOST", "IMAGE", "SIZE", "STATE", "USED", "BY"],
+        ["@local", WANTED, "9.8", "GB", "in", "use", "one", "two"],
+        ["@local", v(32), "9.8", "GB", "used", "before", "-"],
+        ["@local", v(31), "9.8", "GB", "old", "-"],
+        ["@local", v(30), "9.8", "GB", "old", "-"],
+        ["@local", f"{REPOSITORY}:theirs", "9.8", "GB", "not", "ours", "-"],
+    ]
+    assert fake.left() == "abcdef"
+
+
+def test_the_list_for_scripts(fake: Fake) -> None:
+    fake.host.two_hosts()
+    done = fake.run("--json")
+    assert done.returncode == 1
+    _, _, text = done.stdout.partition("[\n")
+    rows = json.loads("[" + text.partition("\n]\n")[0] + "]")
+    assert [row["host"] for row in rows] == ["down", *["@local"] * 5]
+    assert rows[0]["error"].startswith("cannot be reached")
+    assert rows[1] == {
+        "host": "@local",
+        "image": WANTED,
+        "id": identifier("d"),
+        "size_bytes": 9_800_000_000,
+        "state": "in use",
+        "used_by": ["one", "two"],
+        "error": None,
+    }
+
+
+def test_a_prune_asks_where_somebody_can_answer(fake: Fake) -> None:
+    done = fake.run("prune")
+    assert done.returncode == 1
+    assert "nobody can answer here, as there is no terminal; give -y" in done.stdout
+    assert f"@local: {v(31)}, 9.8 GB\n" in done.stdout
+    assert fake.left() == "abcdef"
+
+
+def test_a_prune_removes_old_ones_and_nothing_else(fake: Fake) -> None:
+    done = fake.run("prune", "-y")
+    assert done.returncode == 0, done.stdout
+    assert fake.left() == "cdef"
+    assert "more are free on the disk" in done.stdout
+    assert fake.record.read_text() == (f"{identifier('c')} {v(32)}\n{identifier('d')} {WANTED}\n")
+    done = fake.run("prune", "-y")
+    assert (done.returncode, done.stdout) == (0, "There is nothing to remove.\n")
+    assert fake.run("prune", "-y", "--keep", "0").returncode == 0
+    assert fake.left() == "def"
+
+
+def test_a_prune_that_docker_refuses(fake: Fake) -> None:
+    """A container came to use an image between the look and the removal; another one goes on."""
+    fake.use("late", "b", "vllm")
+    script = (fake.host.folder / "bin/docker").read_text()
+    hidden = script.replace(
+        '            print(one["name"])', '            one["name"] == "late" or print(one["name"])'
+    )
+    fake.host.program("docker", hidden)
+    done = fake.run("prune", "-y")
+    assert done.returncode == 1
+    assert f"{v(31)} is not removed: Error: conflict: container late is using it" in done.stdout
+    assert fake.left() == "bcdef"
+    assert identifier("b") in fake.record.read_text()
+
+
+def test_a_docker_that_does_not_answer(fake: Fake) -> None:
+    fake.host.program(
+        "docker", "#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n"
+    )
+    for words in ((), ("prune", "-y")):
+        done = fake.run(*words)
+        assert done.returncode == 1
+        assert "the container images could not be read: Cannot connect to the Docker" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("prune", "--json"), "--json goes with the list"),
+        (("-y",), "--yes with prune"),
+        (("--host", "gpu9"), "has no host gpu9; it has @local"),
+        (("prun",), "'prun' is not 'prune'"),
+        (("prune", "--keep", "-1"), "-1"),
+    ],
+)
+def test_misuse(fake: Fake, words: tuple[str, ...], said: str) -> None:
+    done = fake.run(*words)
+    assert (done.returncode, said in done.stdout) == (2, True), done.stdout
+    assert fake.left() == "abcdef"
+
+
+#: A deploy that is about images only, with the record below a folder of the test.
+_DEPLOY = """
+from pyinfra.api.deploy import deploy
+
+from vllm_hosts.facts import vllm_images
+from vllm_hosts.operations import images, tree
+
+vllm_images.RECORD = images.RECORD = {record!r}
+for name in ("DEPLOYED", "COPIES", "PREVIOUS"):
+    setattr(tree, name, {record!r} + "-" + name)
+
+
+@deploy("Images")
+def mine():
+    images.images_noted({image!r}, name="Noted")
+    images.old_images_named({image!r}, name="Named")
+
+
+mine()
+"""
+
+
+class TestADeploy:
+    def run(self, fake: Fake, image: str, *command: str) -> str:
+        project = fake.host.project
+        (project.folder / "deploy.py").unlink()
+        project.write("deploy.py", _DEPLOY.format(record=str(fake.record), image=image))
+        project.environment["XDG_CACHE_HOME"] = str(fake.host.folder)
+        words = command or ("pyinfra", "-y", "inventory/prod.py", "deploy.py")
+        done = project.run(*words)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def test_it_notes_what_agents_have_and_get_and_names_old_ones(self, fake: Fake) -> None:
+        fake.record.unlink()
+        fake.add("9", v(34))
+        first = self.run(fake, v(34))
+        assert fake.record.read_text() == f"{identifier('d')} {WANTED}\n{identifier('9')} {v(34)}\n"
+        assert fake.record.stat().st_mode & 0o777 == 0o600
+        assert "no agent uses any more" not in first, "nobody knows who brought the others"
+        before = fake.record.stat().st_mtime_ns
+        again = self.run(fake, v(34))
+        assert "Success" not in "".join(line for line in again.splitlines() if "[@local]" in line)
+        assert fake.record.stat().st_mtime_ns == before
+
+    def test_old_ones_are_named_in_one_line(self, fake: Fake) -> None:
+        said = self.run(fake, WANTED)
+        [line] = [line for line in said.splitlines() if "no agent uses any more" in line]
+        assert f"{v(31)} (9.8 GB), {v(30)} (9.8 GB); `vllm-hosts images INVENTORY prune`" in line
+        assert v(32) not in line
+
+    def test_drift_and_a_dry_run_note_nothing(self, fake: Fake) -> None:
+        fake.record.unlink()
+        assert "in line" in self.run(fake, WANTED, "vllm-hosts", "drift", "inventory/prod.py")
+        self.run(fake, WANTED, "pyinfra", "-y", "--dry", "inventory/prod.py", "deploy.py")
+        assert not fake.record.exists()
+
+    def test_a_host_without_the_image_has_nothing_to_note(self, fake: Fake) -> None:
+        fake.record.unlink()
+        self.run(fake, v(40))
+        assert not fake.record.exists()

@@ -1,0 +1,180 @@
+"""Container images that a host has, who uses them, and which of them agents have used."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from shlex import quote
+
+from vllm_hosts.facts.base import HostFact, ending, json_object, sections
+from vllm_hosts.facts.images import IMAGES, image_places
+from vllm_hosts.paths import PROJECT
+from vllm_hosts.text import clean
+
+#: Identifier and name of each image that agents have used, the last one at the end. Whatever is not
+#: in it was brought by somebody else.
+RECORD = "/var/lib/vllm-hosts/images"
+
+_IMAGE = (
+    '{"id":{{json .Id}},"tags":{{json .RepoTags}},"digests":{{json .RepoDigests}},"size":{{.Size}}}'
+)
+_CONTAINER = (
+    '{"name":{{json .Name}},"image":{{json .Image}},'
+    '"project":{{json (index .Config.Labels "com.docker.compose.project")}}}'
+)
+_LINE = re.compile(r"(sha256:[0-9a-f]{64}) ([A-Za-z0-9][A-Za-z0-9._:/@-]{0,600})")
+
+
+@dataclass(frozen=True)
+class Image:
+    """``names`` are tags, and ``digests`` names with a digest. Bytes, layers of others included."""
+
+    id: str
+    names: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class User:
+    """A container, running or not. ``agent``: it is one of ours."""
+
+    name: str
+    image: str
+    agent: bool
+
+
+@dataclass(frozen=True)
+class Used:
+    """One line of the record."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ImagesFound:
+    """``record`` in the order in which deploys used them, the last one at the end."""
+
+    images: tuple[Image, ...]
+    users: tuple[User, ...]
+    record: tuple[Used, ...]
+
+
+class ImagesThere(HostFact[ImagesFound]):
+    """Every image and every container of a host, and the record of what agents have used."""
+
+    what = "the container images"
+
+    def command(self) -> str:
+        return ending(
+            f"""
+            echo '== record'; cat {RECORD} 2>/dev/null
+            echo '== images'; ids=$(docker image ls --no-trunc --quiet) || exit 1
+            [ -z "$ids" ] || printf '%s\\n' "$ids" | sort -u |
+                xargs docker image inspect --format {quote(_IMAGE)} || exit 1
+            echo '== containers'; ids=$(docker ps --all --no-trunc --quiet) || exit 1
+            [ -z "$ids" ] || printf '%s\\n' "$ids" |
+                xargs docker container inspect --format {quote(_CONTAINER)} || exit 1
+            """
+        )
+
+    def parse(self, lines: list[str]) -> ImagesFound:
+        parts = sections(lines)
+        return ImagesFound(
+            images=tuple(_image(line) for line in parts["images"]),
+            users=tuple(_user(line) for line in parts["containers"]),
+            record=recorded(parts["record"]),
+        )
+
+
+def _image(line: str) -> Image:
+    one = json_object(line)
+    return Image(
+        id=_identifier(one["id"]),
+        names=tuple(clean(name, 700) for name in one["tags"] or ()),
+        digests=tuple(clean(name, 700) for name in one["digests"] or ()),
+        size=int(one["size"]),
+    )
+
+
+def _user(line: str) -> User:
+    one = json_object(line)
+    return User(
+        name=clean(one["name"].removeprefix("/"), 200),
+        image=_identifier(one["image"]),
+        agent=one["project"] == PROJECT,
+    )
+
+
+def _identifier(text: str) -> str:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+        raise ValueError(text[:100])
+    return text
+
+
+def recorded(lines: list[str]) -> tuple[Used, ...]:
+    """:raises ValueError: a line is not one that we write."""
+    found = [_LINE.fullmatch(line) for line in lines]
+    if None in found:
+        raise ValueError(lines[found.index(None)][:200])
+    return tuple(Used(one[1], one[2]) for one in found if one)
+
+
+@dataclass(frozen=True)
+class ImageUse:
+    """``wanted``: identifier of the settings' image, empty where the host does not have it.
+
+    ``agents``: identifier and name of each image that an agent has now.
+    """
+
+    wanted: str
+    agents: tuple[Used, ...]
+    record: tuple[Used, ...]
+
+
+class ImagesUsed(HostFact[ImageUse]):
+    """What the record of used images should have, and what it has."""
+
+    what = "the agents' images"
+
+    def command(self, image: str) -> str:
+        ours = f"label=com.docker.compose.project={PROJECT}"
+        return ending(
+            f"""
+            echo '== record'; cat {RECORD} 2>/dev/null
+            echo '== agents'
+            if command -v docker >/dev/null; then
+                ids=$(docker ps --all --quiet --filter {ours}) || exit 1
+                [ -z "$ids" ] || used=$(printf '%s\\n' "$ids" | xargs docker container inspect \\
+                    --format '{{{{.Image}}}} {{{{.Config.Image}}}}') || exit 1
+                [ -z "$ids" ] || printf '%s\\n' "$used" | sort -u
+                echo '== wanted'
+                docker image inspect --format '{{{{.Id}}}}' {quote(image)} 2>/dev/null
+            else
+                echo '== wanted'
+            fi
+            """
+        )
+
+    def parse(self, lines: list[str]) -> ImageUse:
+        parts = sections(lines)
+        [wanted] = parts["wanted"] or [""]
+        return ImageUse(
+            wanted=_identifier(wanted) if wanted else "",
+            agents=recorded(parts["agents"]),
+            record=recorded(parts["record"]),
+        )
+
+
+class ImageRoom(HostFact[int]):
+    """Free bytes where Docker keeps images."""
+
+    what = "the disk with the container images"
+
+    def command(self) -> str:
+        return ending(IMAGES)
+
+    def parse(self, lines: list[str]) -> int:
+        places = image_places(sections(lines)["images"])
+        return (places.store if places.kind == "containerd" else places.root)[1]

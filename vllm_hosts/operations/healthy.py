@@ -1,0 +1,106 @@
+"""Waiting for agents, and noting how long they took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from pyinfra.api.command import StringCommand
+from pyinfra.context import ctx_host, ctx_state
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.compose import STARTS, AgentLog, AgentState, AgentStates
+from vllm_hosts.operations.base import OFTEN, Commands, host_operation
+from vllm_hosts.operations.confirmed import connector_options
+
+#: Seconds between two looks at an agent that is not healthy yet, and until the first line about it.
+_LOOK_EVERY = 2.0
+_SAY_AFTER = 10.0
+#: vLLM that ends this often while it is waited for will not come up by itself.
+_CRASHES = 2
+_LOG_LINES = 30
+
+
+@host_operation
+def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Commands:
+    """Wait until all agents are healthy, saying how long each takes. Changes nothing.
+
+    :param timeout: seconds; an agent that is not healthy by then, that stops, or that crashes
+        again and again, fails the host with its last log lines.
+    """
+    if ctx_state.get().is_executing:
+        noted(wait_healthy(directory, agents, timeout))
+    yield from ()
+
+
+def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[str]:
+    """Wait at the host at hand until all agents are healthy, and say how long each took.
+
+    :param timeout: seconds.
+    :returns: those that were waited for.
+    :raises HostError: an agent is not healthy by then, stops, or crashes again and again.
+    """
+    host = ctx_host.get()
+    started = time.monotonic()
+    due = _SAY_AFTER
+    first = look(AgentStates, agents=list(agents))
+    waiting = {agent: first[agent] for agent in agents if not _well(first[agent])}
+    late = list(waiting)
+    failed: list[str] = []
+    while waiting:
+        time.sleep(_LOOK_EVERY)
+        now = look(AgentStates, agents=list(waiting))
+        seconds = time.monotonic() - started
+        for agent in list(waiting):
+            if _well(now[agent]):
+                host.log(f"    {agent} is healthy after {seconds:.0f} s")
+                del waiting[agent]
+            elif why := _hopeless(first[agent], now[agent], seconds, timeout):
+                lines = look(AgentLog, agent=agent, directory=directory, lines=_LOG_LINES)
+                shown = "".join(f"\n      | {line}" for line in lines)
+                failed.append(f"agent {agent} {why}; its last lines:{shown}")
+                del waiting[agent]
+        if waiting and seconds >= due:
+            due = seconds + OFTEN
+            states = ", ".join(f"{agent} is {now[agent].health}" for agent in waiting)
+            host.log(f"    waiting for agents: {seconds:.0f} s, {states}")
+    if failed:
+        raise HostError("\n    ".join(failed))
+    return late
+
+
+def _well(state: AgentState) -> bool:
+    return state.status == "running" and state.health in ("healthy", "none")
+
+
+def _hopeless(first: AgentState, now: AgentState, seconds: float, timeout: int) -> str | None:
+    """Why there is no point in waiting longer."""
+    if now.status in ("exited", "dead", "removing", "paused"):
+        return f"is {now.status}"
+    if now.restarts - first.restarts >= _CRASHES:
+        return f"crashed {now.restarts - first.restarts} times"
+    if seconds >= timeout:
+        return f"is not healthy after {seconds:.0f} s (vllm.health_timeout)"
+    return None
+
+
+def noted(agents: Sequence[str]) -> None:
+    """Note at the host at hand how long these agents took from their start until now."""
+    if not agents:
+        return
+    host, state = ctx_host.get(), ctx_state.get()
+    script = "".join(
+        f"""
+        at=$(docker inspect --format '{{{{.State.StartedAt}}}}' {agent}) &&
+            at=$(date -d "$at" +%s) && mkdir -p {STARTS} &&
+            echo $(($(date +%s) - at)) >{STARTS}/{agent}"""
+        for agent in agents
+    )
+    # Where that fails, nobody knows how long it took.
+    host.run_shell_command(
+        StringCommand(script),
+        print_output=False,
+        print_input=False,
+        **connector_options(state, host),
+    )

@@ -1,0 +1,273 @@
+"""Hosts that serve the same model never take it down at once.
+
+pyinfra works on all hosts at the same time, in greenlets of one process. Whoever is about to take
+agents of a model down says so here first, waits for its turn, and has it until they serve again.
+One that fails with it ends the change for the others: a bad image takes one host, not all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gevent.event import Event
+from paramiko import SSHException
+from pyinfra.api.command import StringCommand
+from pyinfra.api.host import Host
+from pyinfra.api.state import BaseStateCallback, State
+from pyinfra.context import ctx_host, ctx_state
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.operations.confirmed import connector_options
+
+#: Seconds after which a host that waits says so again. Its connection is used, so that nothing on
+#: the way forgets it.
+_SAY_EVERY = 60.0
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a host's agents are to its clients. ``models``: by agent, the name that clients use;
+    ``directory`` holds their compose.yaml; ``timeout``: seconds in which an agent becomes healthy;
+    ``together``: hosts do not wait."""
+
+    models: Mapping[str, str]
+    directory: str
+    timeout: int
+    together: bool = False
+
+    def of(self, agents: Collection[str]) -> frozenset[str]:
+        """The models of some agents."""
+        return frozenset(self.models[agent] for agent in agents if agent in self.models)
+
+
+@dataclass(eq=False)
+class Turn:
+    """A host's change of agents of these models. Those that it serves now are ``serving``."""
+
+    host: str
+    models: frozenset[str]
+    serving: frozenset[str]
+    order: int
+    state: Literal["announced", "waits", "changes", "done", "failed"] = "announced"
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Hosts that serve nothing of it go first: they may be repaired by it."""
+        return (bool(self.models & self.serving), self.order)
+
+
+@dataclass
+class Turns:
+    """All turns of a run."""
+
+    turns: list[Turn] = field(default_factory=list)
+    _changed: Event = field(default_factory=Event)
+
+    def announce(
+        self, host: str, models: frozenset[str], serving: frozenset[str], order: int
+    ) -> Turn:
+        """A host will change agents of these models, and serves those at this moment."""
+        turn = Turn(host, models, serving, order)
+        self.turns.append(turn)
+        return turn
+
+    def guarded(self, turn: Turn) -> frozenset[str]:
+        """Models of a turn that some host served when the turns were announced. What nobody serves
+        can be changed everywhere at once."""
+        return turn.models & {model for other in self.turns for model in other.serving}
+
+    def ahead(self, turn: Turn, *, everybody: bool) -> list[Turn]:
+        """Whom a turn has to wait for.
+
+        :param everybody: hosts that have not come yet are on their way. Where pyinfra works on a
+            few hosts at a time, they come only when others have finished.
+        """
+        waiting = ("waits", "announced") if everybody else ("waits",)
+        return [
+            other
+            for other in self.turns
+            if other is not turn
+            and other.host != turn.host
+            and other.models & self.guarded(turn)
+            and (other.state == "changes" or (other.state in waiting and other.rank < turn.rank))
+        ]
+
+    def failed(self, turn: Turn) -> Turn | None:
+        """The turn whose failure ends this one."""
+        models = self.guarded(turn)
+        for other in self.turns:
+            if other.state == "failed" and other.host != turn.host and other.models & models:
+                return other
+        return None
+
+    @contextmanager
+    def taken(
+        self,
+        turn: Turn,
+        *,
+        everybody: bool,
+        say: Callable[[str], None],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Iterator[None]:
+        """Wait for a turn, and have it until its agents serve again.
+
+        :param say: what people are told while they wait.
+        :param meanwhile: called from time to time.
+        :raises HostError: a host with the same model failed in its turn.
+        """
+        turn.state = "waits"
+        said = None
+        while True:
+            if (broken := self.failed(turn)) is not None:
+                turn.state = "done"
+                self._tell()
+                raise HostError(_stopped(broken, turn))
+            ahead = self.ahead(turn, everybody=everybody)
+            if not ahead:
+                break
+            sentence = _waits_for(ahead, turn)
+            if sentence != said:
+                say(sentence)
+                said = sentence
+            if not self._changed.wait(_SAY_EVERY):
+                meanwhile()
+                say(f"still {sentence}")
+        turn.state = "changes"
+        try:
+            yield
+        except BaseException:
+            # Also when a command failed: pyinfra then closes the generator that it came from.
+            turn.state = "failed"
+            raise
+        else:
+            if turn.state == "changes":
+                turn.state = "done"
+        finally:
+            self._tell()
+
+    def abandon(self, host: str) -> None:
+        """A host failed: whatever it had is over."""
+        for turn in self.turns:
+            if turn.host == host and turn.state in ("announced", "waits"):
+                turn.state = "done"
+            elif turn.host == host and turn.state == "changes":
+                turn.state = "failed"
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, Event()
+        changed.set()
+
+
+def _named(models: Collection[str]) -> str:
+    return ", ".join(sorted(models))
+
+
+def _waits_for(ahead: Sequence[Turn], turn: Turn) -> str:
+    hosts = ", ".join(dict.fromkeys(other.host for other in ahead))
+    serve = "serves" if len({other.host for other in ahead}) == 1 else "serve"
+    models = _named({model for other in ahead for model in other.models & turn.models})
+    again = " again" if all(other.serving & turn.models for other in ahead) else ""
+    return f"waits until {hosts} {serve} {models}{again}"
+
+
+def _stopped(broken: Turn, turn: Turn) -> str:
+    models = _named(broken.models & turn.models)
+    return (
+        f"the agents of this host are left as they are: {broken.host} failed while its"
+        f" agents of {models} were down. Repair {broken.host}, or take the change back, and deploy"
+        " again; with vllm.change_together = True hosts do not wait for each other"
+    )
+
+
+def in_turn(
+    hosts: Mapping[str, tuple[frozenset[str], frozenset[str]]], served: Collection[str]
+) -> dict[str, Sequence[str]]:
+    """By host, those that change before it does.
+
+    :param hosts: in the inventory's order, the models that change and those served now.
+    :param served: models that some host serves.
+    """
+    turns = Turns()
+    for order, (name, (models, serving)) in enumerate(hosts.items()):
+        turns.announce(name, models, serving, order)
+    turns.announce("", frozenset(), frozenset(served), len(hosts))
+    return {
+        turn.host: [other.host for other in ahead]
+        for turn in turns.turns
+        if (ahead := sorted(turns.ahead(turn, everybody=True), key=lambda other: other.rank))
+    }
+
+
+_turns = Turns()
+
+
+def begin() -> Turns:
+    """A new run begins: no turn is taken."""
+    global _turns
+    _turns = Turns()
+    return _turns
+
+
+def announce(models: frozenset[str], serving: frozenset[str]) -> Turn:
+    """A turn of the host at hand, which is to be taken later in this run."""
+    names = [host.name for host in ctx_state.get().inventory]
+    name = ctx_host.get().name
+    return _turns.announce(name, models, serving, names.index(name))
+
+
+def abandon(host: str) -> None:
+    """This host did not get its agents back: the others with the same models keep theirs."""
+    _turns.abandon(host)
+
+
+def announced() -> Turn | None:
+    """The last turn of the host at hand, if it was not taken yet."""
+    name = ctx_host.get().name
+    mine = [turn for turn in _turns.turns if turn.host == name and turn.state == "announced"]
+    return mine[-1] if mine else None
+
+
+@contextmanager
+def turn_taken(turn: Turn, *, together: bool = False) -> Iterator[None]:
+    """The host at hand has its turn.
+
+    :param together: it waits for nobody.
+    :raises HostError: a host with the same model failed in its turn.
+    """
+    if together:
+        turn.state = "done"
+        yield
+        return
+    host, state = ctx_host.get(), ctx_state.get()
+    everybody = (state.config.PARALLEL or 0) >= len(state.active_hosts)
+
+    def meanwhile() -> None:
+        with suppress(OSError, EOFError, SSHException):
+            host.run_shell_command(
+                StringCommand("true"),
+                print_output=False,
+                print_input=False,
+                **connector_options(state, host),
+            )
+
+    with _turns.taken(
+        turn,
+        everybody=everybody,
+        say=lambda sentence: host.log(f"    {sentence}"),
+        meanwhile=meanwhile,
+    ):
+        yield
+
+
+class Ending(BaseStateCallback):
+    """A host whose operation failed has no turn any more, however that came."""
+
+    @staticmethod
+    def operation_host_error(
+        state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
+    ) -> None:
+        abandon(host.name)
