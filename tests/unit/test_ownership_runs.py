@@ -20,14 +20,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the mark belongs to r
 PROD, COPY = "inventory/prod.py", "inventory/copy.py"
 #: Paths of the host, in a folder of the test.
 _MOVED = """
-import vllm_hosts.paths
-for name in ("STORE_MARK", "EDGE_FOLDER", "TLS_CERTIFICATE"):
-    setattr(vllm_hosts.paths, name, {folder!r} + getattr(vllm_hosts.paths, name))
-import vllm_hosts.facts.tree
-for name in ("DEPLOYED", "COPIES", "STAMPS"):
-    setattr(vllm_hosts.facts.tree, name, {folder!r} + getattr(vllm_hosts.facts.tree, name))
-import vllm_hosts.operations.tree
-vllm_hosts.operations.tree.PREVIOUS = {folder!r} + "/previous"
+import sys
+import vllm_hosts.hosts_cli  # and with it all that knows a path
+NAMES = ("STORE_MARK", "EDGE_FOLDER", "TLS_CERTIFICATE", "DEPLOYED", "COPIES", "STAMPS", "PREVIOUS")
+for module in [one for name, one in sys.modules.items() if name.startswith("vllm_hosts")]:
+    for name in NAMES:
+        path = getattr(module, name, None)
+        if isinstance(path, str) and not path.startswith({folder!r}):
+            setattr(module, name, {folder!r} + path)
 """
 LOCAL = "('@local', {'ssh_hostname': '192.0.2.1'})"
 DOWN = "('down', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1, 'ssh_user': 'admin'})"
@@ -111,8 +111,8 @@ def test_from_a_first_run_to_another_inventory(machine: Machine) -> None:
     assert machine.mark.stat().st_mode & 0o7777 == 0o644
     assert list(content.hosts) == ["@local"]
     before = store.path.read_bytes()
-    assert "No changes" in machine.pyinfra("-y", PROD, "deploy.py")
-    assert "No changes" in machine.pyinfra("-y", PROD, "keys.py")
+    assert "0 changed, 2 unchanged" in machine.pyinfra("-y", PROD, "deploy.py")
+    assert "0 changed, 1 unchanged" in machine.pyinfra("-y", PROD, "keys.py")
     assert store.path.read_bytes() == before
 
     machine.inventory(COPY, LOCAL)
