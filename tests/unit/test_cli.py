@@ -94,6 +94,7 @@ def test_endpoints_as_json(project: Project) -> None:
 
 
 def test_what_endpoints_prints_holds_in_any_folder(project: Project, tmp_path: Path) -> None:
+    KeyStore(project.folder / "inventory/prod.py").make()
     words = ["vllm-hosts", "endpoints", "inventory/prod.py", "--json"]
     [first, _] = json.loads(project.run(*words).stdout)
     elsewhere = tmp_path / "elsewhere"
