@@ -22,11 +22,11 @@ from vllm_hosts.keys import KeyStore, OpenedStore
 from vllm_hosts.keys.hosts import released
 from vllm_hosts.keys.model import Content, DeployedHost
 from vllm_hosts.keys_cli import identity_option
-from vllm_hosts.marks import Marked, Whose
-from vllm_hosts.marks import inventory_of as inventory_named
 from vllm_hosts.operations.tree import change
 from vllm_hosts.ownership import Claim
 from vllm_hosts.run import claim_on
+from vllm_hosts.store_marks import Marked, Whose
+from vllm_hosts.store_marks import inventory_of as inventory_named
 from vllm_hosts.text import clean
 
 _problems = says_problems("Nothing was changed:")

@@ -10,9 +10,9 @@ from vllm_hosts.keys import OpenedStore
 from vllm_hosts.keys.beside import inventory_of, moved, named_beside, shown, stores_beside
 from vllm_hosts.keys.model import DeployedHost
 from vllm_hosts.keys.store import KeyStore
-from vllm_hosts.marks import Mark, Marked, Signs, Whose, digests, whose
-from vllm_hosts.marks import inventory_of as inventory_named
 from vllm_hosts.paths import STORE_MARK
+from vllm_hosts.store_marks import Mark, Marked, Signs, Whose, digests, whose
+from vllm_hosts.store_marks import inventory_of as inventory_named
 from vllm_hosts.tree import File
 
 

@@ -18,9 +18,9 @@ from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore, model
 from vllm_hosts.keys.hosts import identified, left_behind, released, with_host
 from vllm_hosts.keys.model import Content, DeployedHost
-from vllm_hosts.marks import Mark, Marked, Whose, ca_name, digests
 from vllm_hosts.ownership import Claim
 from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.store_marks import Mark, Marked, Signs, Whose, ca_name, digests, whose
 from vllm_hosts.tree import File
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -94,6 +94,12 @@ class TestWhose:
         assert prod.judge(found) is Whose.OURS
         assert copied.judge(found) is Whose.ANOTHERS
         assert "inventory/prod.py" in copied.refusal(found)
+
+    def test_one_of_two_cas_that_clients_trust(self, prod: Claim) -> None:
+        both = LocalCa.create("prod", NOW).certificate_pem + prod.opened.local_ca().certificate_pem
+        found = old(prod, clients=False, agents=False)
+        signs = Signs(prod.opened.store_id, frozenset(), both)
+        assert whose(found, signs) is Whose.OURS
 
     def test_keys_that_users_provide_prove_nothing(self, prod: Claim, tmp_path: Path) -> None:
         """Two inventories may name one variable."""

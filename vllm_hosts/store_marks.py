@@ -122,14 +122,23 @@ def ca_name(certificate: bytes | None) -> str | None:
         return None
     for name in issuer.get_attributes_for_oid(NameOID.COMMON_NAME):
         before, _, rest = str(name.value).partition(" (")
-        if before == CA_NAME:
+        if before.startswith(CA_NAME):
             return rest.removesuffix(")")
     return None
 
 
-def _signed(certificate: bytes | None, ca: bytes | None) -> bool:
+def _signed(certificate: bytes | None, trusted: bytes | None) -> bool:
+    """Whether one of the certificates that clients are given signed a host's."""
     try:
-        leaf, root = (x509.load_pem_x509_certificate(pem or b"") for pem in (certificate, ca))
+        leaf = x509.load_pem_x509_certificate(certificate or b"")
+        roots = x509.load_pem_x509_certificates(trusted or b"")
+    except ValueError:
+        return False
+    return any(_directly(leaf, root) for root in roots)
+
+
+def _directly(leaf: x509.Certificate, root: x509.Certificate) -> bool:
+    try:
         leaf.verify_directly_issued_by(root)
     except (InvalidSignature, ValueError, TypeError):
         return False
