@@ -9,6 +9,7 @@ from roles.models import models
 from roles.nginx import nginx, nginx_asked
 from roles.nvidia_container_toolkit import nvidia_container_toolkit
 from roles.nvidia_driver import nvidia_driver
+from roles.ownership import ownership
 from roles.preflight import preflight
 from roles.record import record
 from roles.secrets import secrets
@@ -18,6 +19,7 @@ from roles.vllm import vllm
 from roles.vllm_image import vllm_image
 
 preflight()  # can this host take it: system, ports, disk, GPUs
+ownership()  # is the host this inventory's: its keys and its CA
 nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
 docker()  # Docker Engine and Compose v2, daemon.json merged
 nginx_asked()  # nginx would accept the edge's configuration: asked before what takes long

@@ -97,18 +97,23 @@ def address(host: Host, edge: object) -> tuple[str, str | None]:
     )
 
 
+def machine(name: str, ssh_hostname: object, ssh_port: object) -> tuple[str, str, int]:
+    """What two names of one machine have in common."""
+    named = str(ssh_hostname or name).lower().rstrip(".")
+    return (name if name.startswith("@") else "", named, int(str(ssh_port or 22)))
+
+
 def twice(hosts: Iterable[Host]) -> Iterator[str]:
     """Hosts of an inventory that are one and the same machine."""
     taken: dict[tuple[str, str, int], str] = {}
     for host in hosts:
+        where = machine(host.name, host.data.get("ssh_hostname"), host.data.get("ssh_port"))
         named = str(host.data.get("ssh_hostname") or host.name)
-        kind = host.name if host.name.startswith("@") else ""
-        port = int(host.data.get("ssh_port") or 22)
-        where = (kind, named.lower().rstrip("."), port)
         other = taken.setdefault(where, host.name)
         if other != host.name:
             yield (
-                f"the inventory: {other!r} and {host.name!r} are one machine, {named} port {port};"
+                f"the inventory: {other!r} and {host.name!r} are one machine, {named} port"
+                f" {where[2]};"
                 " leave one of them out, or correct its ssh_hostname"
             )
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from vllm_hosts.errors import SettingsError
 
+LOCK_FILE = ".lock"
+
 
 def private_folder(path: Path) -> Path:
     """Make a folder that only its owner may enter, or check that it is one.
@@ -91,7 +93,7 @@ def write_private(path: Path, content: bytes) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, so that a second writer waits instead of losing a change."""
-    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    descriptor = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli_common import identity_option, inventory_argument, says_problems
+from vllm_hosts.cli_common import identity_option, inventory_argument, opened, says_problems
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.inventory import validate
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.ca import shown
 from vllm_hosts.pki import utc_now
@@ -25,7 +25,7 @@ def ca(inventory: Path, identity: Path | None) -> None:
 
     Example: vllm-hosts ca inventory/prod.py > ca.pem
     """
-    hosts = validate(load(inventory)).values()
+    hosts = validate(opened(inventory, identity)).values()
     if any(host.tls.mode == "local-ca" for host in hosts):
         authority = KeyStore(inventory, identity).authority
         certificate = authority.trusted()

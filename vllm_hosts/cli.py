@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -22,7 +23,7 @@ import click
 from vllm_hosts import __version__, pyinfra_output
 from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.ca_cli import ca
-from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.cli_common import inventory_argument, opened, says_problems
 from vllm_hosts.controller import CA_FILE, state_folder
 from vllm_hosts.doctor_cli import doctor
 from vllm_hosts.drift import drift as find_drift
@@ -30,8 +31,9 @@ from vllm_hosts.drift_words import show_drift
 from vllm_hosts.endpoints import client_to_name
 from vllm_hosts.endpoints import endpoints as all_endpoints
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.hosts_cli import hosts as hosts_command
 from vllm_hosts.images_cli import images
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.inventory import validate
 from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
 from vllm_hosts.keys.ca import shown
 from vllm_hosts.keys_cli import keys
@@ -58,6 +60,7 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(hosts_command)
 main.add_command(ca)
 main.add_command(agents_command)
 main.add_command(images)
@@ -199,6 +202,9 @@ def verify(
     first, _, last = ports.partition("-")
     if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
         raise click.UsageError(f"{ports!r} is no range of ports; write it like 1-65535")
+    with suppress(SettingsError):
+        # A clone with an encrypted store has no copy of the certificate that clients need.
+        KeyStore(inventory).authority.refresh_file()
     command = [sys.executable, "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
     command += [
         "--no-header",
@@ -265,7 +271,7 @@ def _program() -> str:
 
 
 def _settings(inventory: Path) -> dict[str, HostSettings]:
-    return validate(load(inventory))
+    return validate(opened(inventory))
 
 
 def _gpus(gpus: tuple[int, ...]) -> str:

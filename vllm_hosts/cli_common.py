@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import ParamSpec
 
 import click
+from pyinfra.api.inventory import Inventory
 
+from vllm_hosts import left_behind
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.inventory import load
+from vllm_hosts.keys import KeyStore
 
 P = ParamSpec("P")
 
@@ -24,6 +28,34 @@ identity_option = click.option(
     type=click.Path(path_type=Path),
     help="age or SSH identity that opens the keys.",
 )
+
+
+def opened(inventory: Path, identity: Path | None = None) -> Inventory:
+    """Load an inventory, and name the hosts that were taken out of it: once in a command.
+
+    :raises SettingsError: as ``load``.
+    """
+    loaded = load(inventory)
+    _name_those_left_behind(inventory, loaded, identity)
+    return loaded
+
+
+def _name_those_left_behind(inventory: Path, loaded: Inventory, identity: Path | None) -> None:
+    context = click.get_current_context(silent=True)
+    if context is None or _SAID in context.meta:
+        return
+    context.meta[_SAID] = True
+    try:
+        content = KeyStore(inventory, identity).peek()
+    except SettingsError:
+        # Whoever needs the store says what is wrong with it.
+        return
+    if content and (left := left_behind.of(content, loaded)):
+        said = left_behind.sentence(left, content, inventory)
+        click.secho(said, fg="yellow", err=True)
+
+
+_SAID = "vllm_hosts.left_behind"
 
 
 def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, None]]:

@@ -12,10 +12,10 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.cli_common import inventory_argument, opened, says_problems
 from vllm_hosts.doctor.model import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined, examine
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.inventory import validate
 
 _WIDTH = 80
 #: Advice to deploy that does not say what to type.
@@ -35,7 +35,7 @@ def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
 
     Example: vllm-hosts doctor inventory/prod.py --host gpu1
     """
-    known = validate(load(inventory))
+    known = validate(opened(inventory))
     if unknown := [name for name in hosts if name not in known]:
         raise click.UsageError(
             f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"

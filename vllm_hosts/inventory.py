@@ -45,6 +45,8 @@ SETTINGS = ("agents", *SECTIONS)
 
 #: Hosts of this group are never deployed to: they only look at the others from outside.
 NEIGHBOURS = "neighbours"
+#: Hosts of this group are in no inventory any more, and their store still remembers them.
+LEFT = "left-behind"
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ def _load_problem(path: Path, error: Exception) -> str:
 
 
 def deployed(inventory: Inventory) -> list[Host]:
-    """The hosts that are deployed to: all but neighbours."""
-    return [host for host in inventory if NEIGHBOURS not in host.groups]
+    """The hosts that are deployed to: all but neighbours, and those that were taken out."""
+    return [host for host in inventory if not {NEIGHBOURS, LEFT} & set(host.groups)]
 
 
 def neighbours(inventory: Inventory) -> list[str]:
@@ -124,7 +126,7 @@ def host_settings(host: Host) -> HostSettings:
 
     :raises SettingsError: with every problem of this host.
     """
-    layers = list(_layers(host))
+    layers = list(layers_of(host))
     merged: dict[str, Any] = {}
     found: list[str] = []
     for layer in layers:
@@ -166,7 +168,7 @@ def host_settings(host: Host) -> HostSettings:
     return settings
 
 
-def _layers(host: Host) -> Iterator[Layer]:
+def layers_of(host: Host) -> Iterator[Layer]:
     """From the weakest to the strongest, in pyinfra's own order."""
     inventory = host.inventory
     yield Layer("group_data/all.py", inventory.get_data())

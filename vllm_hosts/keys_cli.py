@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
 
+from vllm_hosts import left_behind
 from vllm_hosts.cli_common import (
     Duration,
     Names,
     identity_option,
     inventory_argument,
+    opened,
     says_problems,
 )
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.age import named_recipients, own_recipients, parse_recipient
 from vllm_hosts.keys.model import ApiKey, ClientRecord
@@ -52,7 +55,7 @@ def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None
 
     Example: vllm-hosts keys init inventory/prod.py --recipient "$(cat ~/.ssh/id_ed25519.pub)"
     """
-    load(inventory)
+    opened(inventory, identity)
     store = KeyStore(inventory, identity)
     store.encrypt(given or own_recipients(identity))
     click.echo(f"{store.encrypted_path} holds the keys and the CA; commit it")
@@ -138,18 +141,24 @@ def add(
 
     Example: vllm-hosts keys add inventory/prod.py alice --agents coder --expires 30d
     """
-    names = _host_names(inventory)
+    loaded = opened(inventory, identity)
+    names = tuple(host.name for host in deployed(loaded))
     _check_known("host", hosts, names)
     if agents is not None:
-        settings = validate(load(inventory)).values()
+        settings = validate(loaded).values()
         _check_known("agent", agents, {agent.name for host in settings for agent in host.agents})
-    KeyStore(inventory, identity).update(
+    store = KeyStore(inventory, identity)
+    new = not store.path.exists()
+    store.update(
         lambda content: model.add_client(
             content, client, utc_now(), agents=agents, hosts=hosts, lifetime=expires or None
-        )
+        ),
+        start=model.new_content(utc_now()),
     )
+    if new:
+        click.echo(f"{inventory} had no store of keys; {store.path} is one now", err=True)
     click.echo(f"{client} has a key; see it with: vllm-hosts keys show {inventory} {client}")
-    _say_next(inventory, hosts or names)
+    _say_next(inventory, hosts or _reached(inventory, identity))
 
 
 @keys.command("list")
@@ -161,7 +170,10 @@ def add(
 def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
     """Print clients, their scopes, and their keys' ages and fingerprints. Never a key."""
     now = utc_now()
-    clients = sorted(KeyStore(inventory, identity).read().clients.items())
+    with suppress(SettingsError):
+        # For the hosts that it names; the keys can be listed without the inventory.
+        opened(inventory, identity)
+    clients = sorted(_store(inventory, identity).read().clients.items())
     if as_json:
         shown = [_as_json(name, record, now) for name, record in clients]
         click.echo(json.dumps(shown, indent=2))
@@ -191,7 +203,7 @@ def show(inventory: Path, client: str, force: bool, identity: Path | None) -> No
     """
     if not (force or sys.stdout.isatty()):
         raise SettingsError(["a key goes to a terminal only; add --force to pass it on"])
-    load(inventory)
+    opened(inventory, identity)
     key = KeyStore(inventory, identity).client_key(client)
     click.echo(key.get_secret_value(), nl=sys.stdout.isatty())
 
@@ -224,12 +236,12 @@ def rotate(
 
     Example: vllm-hosts keys rotate inventory/prod.py alice --overlap 24h
     """
-    content = KeyStore(inventory, identity).update(
+    content = _store(inventory, identity).update(
         lambda content: model.rotate(content, client, utc_now(), overlap, expires)
     )
     click.echo(f"{client} has a new key, {_end(content.client(client).keys[-1])}")
     click.echo(f"see it with: vllm-hosts keys show {inventory} {client}")
-    _say_next(inventory, content.client(client).hosts or _host_names(inventory))
+    _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
 
 
 @keys.command()
@@ -245,11 +257,11 @@ def extend(inventory: Path, client: str, expires: timedelta, identity: Path | No
 
     Example: vllm-hosts keys extend inventory/prod.py alice --expires 30d
     """
-    content = KeyStore(inventory, identity).update(
+    content = _store(inventory, identity).update(
         lambda content: model.extend(content, client, utc_now(), expires)
     )
     click.echo(f"{client}'s key is good {_end(content.client(client).keys[-1])}")
-    _say_next(inventory, content.client(client).hosts or _host_names(inventory))
+    _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
 
 
 @keys.command()
@@ -268,9 +280,10 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
         hosts.append(content.client(client).hosts)
         return model.revoke(content, client)
 
-    KeyStore(inventory, identity).update(change)
+    # Before the inventory is loaded: nothing in it may hold up a revocation.
+    _store(inventory, identity).update(change)
     click.echo(f"{client} is revoked in the store, and refused by no host yet")
-    _say_next(inventory, hosts[0] or _host_names(inventory))
+    _say_next(inventory, hosts[0] or _reached(inventory, identity))
 
 
 @keys.command("rotate-internal")
@@ -280,7 +293,7 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
 @_problems
 def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Path | None) -> None:
     """Make new keys between edges and agents. Clients notice nothing of their own keys."""
-    names = _host_names(inventory)
+    names = tuple(host.name for host in deployed(opened(inventory, identity)))
     _check_known("host", hosts, names)
     chosen = hosts or names
     KeyStore(inventory, identity).update(
@@ -290,9 +303,21 @@ def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Pa
     click.echo(f"  pyinfra --serial {inventory} deploy.py")
 
 
-def _host_names(inventory: Path) -> tuple[str, ...]:
-    """Hosts of an inventory. A revocation must not wait for settings: they are not validated."""
-    return tuple(host.name for host in load(inventory))
+def _store(inventory: Path, identity: Path | None) -> KeyStore:
+    """The store of an inventory that is there, whether or not it can be loaded."""
+    if not inventory.is_file():
+        raise SettingsError([f"{inventory} is not a file; name an inventory, as inventory/prod.py"])
+    return KeyStore(inventory, identity)
+
+
+def _reached(inventory: Path, identity: Path | None) -> list[str]:
+    """Hosts that keys.py reaches: the inventory's, and those that only the store remembers."""
+    loaded = opened(inventory, identity)
+    content = KeyStore(inventory, identity).read()
+    left = left_behind.of(content, loaded)
+    return [host.name for host in deployed(loaded)] + [
+        name for name in left if name in content.hosts
+    ]
 
 
 def _check_known(kind: str, names: Iterable[str] | None, known: Iterable[str]) -> None:

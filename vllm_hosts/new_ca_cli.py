@@ -9,10 +9,15 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli_common import Duration, identity_option, inventory_argument, says_problems
+from vllm_hosts.cli_common import (
+    Duration,
+    identity_option,
+    inventory_argument,
+    opened,
+    says_problems,
+)
 from vllm_hosts.controller import CA_FILE
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import load
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.ca import phase, shown
 from vllm_hosts.keys.model import NextCa
@@ -50,7 +55,7 @@ def new_ca(
     """
     if finish and cancel:
         raise click.UsageError("--finish and --cancel are two ways; choose one")
-    load(inventory)
+    opened(inventory, identity)
     store = KeyStore(inventory, identity)
     try:
         if cancel:

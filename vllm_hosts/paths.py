@@ -8,6 +8,8 @@ from vllm_hosts.settings import Agent, HostSettings
 PROJECT = "vllm"
 EDGE_FOLDER = "/etc/nginx/vllm-hosts"
 EDGE_LOGS = "/var/log/vllm-hosts"
+#: Whose keys the host has.
+STORE_MARK = "/etc/vllm-hosts/store"
 TLS_FOLDER = "/etc/vllm-hosts/tls"
 TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"

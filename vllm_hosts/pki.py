@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -24,12 +25,14 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import SecretBytes, SecretStr
 
-from vllm_hosts.atomic import locked, private_folder, read_private, write_private
+from vllm_hosts.atomic import LOCK_FILE, locked, private_folder, read_private, write_private
 from vllm_hosts.controller import CA_FILE
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.weak_keys import weaknesses
 
 CA_KEY_FILE = "ca.key"
+#: What the local CA is called, before its inventory's name in parentheses.
+CA_NAME = "vllm-hosts local CA"
 _CA_YEARS = 10
 #: Clients whose clock is a little behind still accept a certificate that was just made.
 _BACKDATED = timedelta(minutes=10)
@@ -54,19 +57,42 @@ class LocalCa:
     def load_or_create(cls, folder: Path, inventory_name: str, now: datetime) -> LocalCa:
         """The inventory's CA; made at first use.
 
+        :raises SettingsError: as ``load``.
+        """
+        return cls.load(folder) or cls.create(inventory_name, now).keep(private_folder(folder))
+
+    @classmethod
+    def load(cls, folder: Path) -> LocalCa | None:
+        """The inventory's CA; None: there is none. Looking makes nothing, not even a lock.
+
         :raises SettingsError: its files are damaged, do not match, or are open to others.
         """
+        with locked(folder) if (folder / LOCK_FILE).exists() else nullcontext():
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> LocalCa | None:
+        if not folder.exists():
+            return None
         private_folder(folder)
-        with locked(folder):
-            certificate = _read_public(folder / CA_FILE)
-            key = read_private(folder / CA_KEY_FILE)
-            if certificate is None and key is None:
-                made = cls.create(inventory_name, now)
-                write_private(folder / CA_KEY_FILE, _private_pem(made._key))
-                write_private(folder / CA_FILE, made.certificate_pem)
-                return made
+        certificate = _read_public(folder / CA_FILE)
+        key = read_private(folder / CA_KEY_FILE)
+        if certificate is None and key is None:
+            return None
         both = f"{folder / CA_FILE} and {folder / CA_KEY_FILE}"
         return cls.from_pem(certificate or b"", SecretStr((key or b"").decode("latin-1")), both)
+
+    def keep(self, folder: Path) -> LocalCa:
+        """Write the CA into a private folder; where there is one already, that one stays.
+
+        :raises SettingsError: as ``load``.
+        """
+        with locked(folder):
+            there = self._load(folder)
+            if there is None:
+                write_private(folder / CA_KEY_FILE, _private_pem(self._key))
+                write_private(folder / CA_FILE, self.certificate_pem)
+        return there or self
 
     @classmethod
     def from_pem(cls, certificate: bytes, key: SecretStr, both: str) -> LocalCa:
@@ -101,11 +127,7 @@ class LocalCa:
         key = ec.generate_private_key(ec.SECP256R1())
         since = f" {now:%Y-%m-%d %H:%M:%S}" if dated else ""
         name = x509.Name(
-            [
-                x509.NameAttribute(
-                    NameOID.COMMON_NAME, f"vllm-hosts local CA{since} ({inventory_name})"[:64]
-                )
-            ]
+            [x509.NameAttribute(NameOID.COMMON_NAME, f"{CA_NAME}{since} ({inventory_name})"[:64])]
         )
         certificate = (
             _builder(name, name, key.public_key(), now, timedelta(days=365 * _CA_YEARS))

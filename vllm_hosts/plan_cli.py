@@ -18,10 +18,10 @@ from vllm_hosts.capacity.sources import (
     models_of,
     supposed_gpus,
 )
-from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.cli_common import inventory_argument, opened, says_problems
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.system import System
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.inventory import validate
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.settings import HostSettings
 
@@ -85,7 +85,7 @@ def plan(
 
     Example: vllm-hosts plan inventory/prod.py --no-connect --gpu-memory 24
     """
-    loaded = load(inventory)
+    loaded = opened(inventory)
     settings = validate(loaded)
     if unknown := [name for name in hosts if name not in settings]:
         raise click.UsageError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -19,14 +20,16 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 from pyinfra_cli.exceptions import CliError
 
-from vllm_hosts import deploy_output, outlook, pyinfra_output, sudo
+from vllm_hosts import deploy_output, left_behind, outlook, pyinfra_output, sudo
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import deployed, validate
-from vllm_hosts.keys import HostKeys, KeyStore
+from vllm_hosts.inventory import LEFT, deployed, validate
+from vllm_hosts.keys import ClientKey, HostKeys, KeyStore, OpenedStore
+from vllm_hosts.keys.beside import shown
 from vllm_hosts.marks import DEPLOY_SINCE, deploy_mark
 from vllm_hosts.operations import one_by_one
 from vllm_hosts.operations.one_by_one import Serving
+from vllm_hosts.ownership import Claim
 from vllm_hosts.pki import utc_now
 from vllm_hosts.reach import Reaching
 from vllm_hosts.settings import HostSettings
@@ -41,7 +44,7 @@ class Current:
 
     settings: HostSettings
     keys: HostKeys
-    store: KeyStore
+    store: OpenedStore
 
     @property
     def serving(self) -> Serving:
@@ -60,12 +63,32 @@ class Current:
         return client_ca_file(self.settings, self.store.folder)
 
 
+@dataclass(frozen=True)
+class AtHand:
+    """What is known of a host that need not be in the inventory any more.
+
+    :param listed: whether it is.
+    """
+
+    claim: Claim
+    clients: tuple[ClientKey, ...]
+    listed: bool
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of the agents that the host has."""
+        return self.claim.way.agents
+
+
 @dataclass
 class _Run:
-    store: KeyStore
-    settings: dict[str, HostSettings] | None = None
+    inventory: Path
     #: Nothing will be executed.
-    dry: bool = False
+    dry: bool
+    #: Whether a command of ours runs it: that one writes nothing, and has named who was taken out.
+    ours: bool
+    opened: OpenedStore | None = None
+    settings: dict[str, HostSettings] | None = None
     #: Hosts that this run is for, once their settings are known to be valid.
     chosen: tuple[Host, ...] = ()
 
@@ -95,9 +118,9 @@ def install(inventory_file: Path | None = None) -> None:
     named = inventory_file or options.get("inventory")
     if named is None:
         raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
-    _run = _Run(KeyStore(Path(named)), dry=bool(options.get("dry")))
+    _run = _Run(Path(named), dry=bool(options.get("dry")), ours=inventory_file is not None)
     one_by_one.begin()
-    if inventory_file is None:
+    if not _run.ours:
         outlook.install(dry=_run.dry)
     _host_run.cache_clear()
     if context and not options.get("dry") and "operations" in options:
@@ -108,7 +131,10 @@ def install(inventory_file: Path | None = None) -> None:
         config.INHERIT_ENV = (*config.INHERIT_ENV, DEPLOY_SINCE)
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
-    if context and not options.get("dry") and _only_keys(options.get("operations") or ()):
+    if not context or not _only_keys(options.get("operations") or ()):
+        return
+    _reach_those_left_behind()
+    if not options.get("dry"):
         context.call_on_close(partial(_say_who_has_old_keys, _run, state, Path(named)))
 
 
@@ -134,6 +160,38 @@ def _ask_somebody() -> None:
     cli._do_confirm = asked  # type: ignore[attr-defined]
 
 
+def _reach_those_left_behind() -> None:
+    """Have pyinfra's inventory hold the hosts that were taken out of it: before --limit is read."""
+    cli = sys.modules.get("pyinfra_cli.cli")
+    make = getattr(cli, "make_inventory", None)
+    if cli is None or make is None or getattr(make, "joins", False):
+        return
+
+    def made(*args: object, **kwargs: object) -> Inventory:
+        inventory: Inventory = make(*args, **kwargs)
+        assert _run is not None
+        with _refused():
+            if (content := KeyStore(_run.inventory).peek()) is not None:
+                left_behind.join(inventory, content)
+        return inventory
+
+    made.joins = True  # type: ignore[attr-defined]
+    cli.make_inventory = made  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Ends the run with every problem, before anything connects."""
+    try:
+        yield
+    except SettingsError as error:
+        click.secho("--> The settings cannot be deployed:", fg="red", bold=True, err=True)
+        for problem in error.problems:
+            click.echo(f"    - {problem}", err=True)
+        click.echo("    Nothing was changed on any host.", err=True)
+        raise SystemExit(1) from None
+
+
 def _initialise(
     run: _Run,
     state: State,
@@ -145,22 +203,18 @@ def _initialise(
 ) -> None:
     """In the place of ``state.init``: the one step between loading an inventory and connecting."""
     chosen = [
-        host for host in deployed(inventory) if initial_limit is None or host in initial_limit
+        host
+        for host in (*deployed(inventory), *inventory.groups.get(LEFT, ()))
+        if initial_limit is None or host in initial_limit
     ]
     initialise(inventory, *args, initial_limit=chosen, **kwargs)
     # Typed for --same-sudo-password: pyinfra would put it into arguments on hosts.
     sudo.take(state.config.SUDO_PASSWORD)
     state.config.SUDO_PASSWORD = None
-    try:
+    with _refused():
         run.settings = validate(inventory)
-        _open_secrets(run)
+        _open_secrets(run, inventory)
         run.chosen = tuple(chosen)
-    except SettingsError as error:
-        click.secho("--> The settings cannot be deployed:", fg="red", bold=True, err=True)
-        for problem in error.problems:
-            click.echo(f"    - {problem}", err=True)
-        click.echo("    Nothing was changed on any host.", err=True)
-        raise SystemExit(1) from None
     state.add_callback_handler(Reaching())
     deploy_output.install(state)
     state.add_callback_handler(one_by_one.Ending())
@@ -199,13 +253,34 @@ def _say_who_has_old_keys(run: _Run, state: State, inventory: Path) -> None:
     click.echo(f"    pyinfra -y {limits} {quote(str(inventory))} keys.py", err=True)
 
 
-def _open_secrets(run: _Run) -> None:
-    """Read, or make, every key and the CA now: what is wrong with them stops no run half way."""
+def _open_secrets(run: _Run, inventory: Inventory) -> None:
+    """Read every key and the CA now, or make them in memory: what is wrong with them stops no run
+    half way."""
     assert run.settings is not None
+    run.opened = OpenedStore(KeyStore(run.inventory))
     for name in run.settings:
         _host_run(name)
     if any(settings.tls.mode == "local-ca" for settings in run.settings.values()):
-        run.store.local_ca()
+        run.opened.local_ca()
+    if run.opened.new:
+        who = "a deploy" if run.dry or run.ours else "this run"
+        where = shown(run.opened.folder)
+        click.echo(f"--> There is no store of keys yet; {who} makes one in {where}", err=True)
+    elif not (run.dry or run.ours):
+        run.opened.store.authority.settle()
+    left = left_behind.of(run.opened.content, inventory)
+    if left and not run.ours:
+        said = left_behind.sentence(left, run.opened.content, run.inventory)
+        click.secho(f"--> {said}", fg="yellow", err=True)
+
+
+def _validated() -> tuple[_Run, OpenedStore, dict[str, HostSettings]]:
+    if _run is None or _run.settings is None or _run.opened is None:
+        raise PyinfraError(
+            "pyinfra has not loaded config.py, so nothing was validated; run it in the project's"
+            f" own folder: cd {quote(str(PROJECT))}"
+        )
+    return _run, _run.opened, _run.settings
 
 
 def current() -> Current:
@@ -213,17 +288,41 @@ def current() -> Current:
 
     :raises PyinfraError: ``config.py`` was not loaded, as when run from another folder.
     """
-    if _run is None or _run.settings is None:
-        raise PyinfraError(
-            "pyinfra has not loaded config.py, so nothing was validated; run it in the project's"
-            f" own folder: cd {quote(str(PROJECT))}"
-        )
+    _validated()
     return _host_run(ctx_host.get().name)
 
 
 @cache
 def _host_run(name: str) -> Current:
-    assert _run is not None
-    assert _run.settings is not None
-    settings = _run.settings[name]
-    return Current(settings, _run.store.host_keys(settings), _run.store)
+    _, opened, settings = _validated()
+    return Current(settings[name], opened.host_keys(settings[name]), opened)
+
+
+def at_hand() -> AtHand:
+    """What is known of the host that pyinfra is at, also where only the store remembers it.
+
+    :raises PyinfraError: as ``current``.
+    """
+    run, opened, all_settings = _validated()
+    host = ctx_host.get()
+    settings = all_settings.get(host.name)
+    if settings is None:
+        way = opened.content.hosts[host.name]
+        return AtHand(
+            Claim(host.name, run.inventory, opened, way), opened.client_keys(host.name), False
+        )
+    claim = claim_on(host, settings, run.inventory, opened)
+    return AtHand(claim, _host_run(host.name).keys.clients, True)
+
+
+def claim_on(host: Host, settings: HostSettings, inventory: Path, opened: OpenedStore) -> Claim:
+    """An inventory's claim on a host that is in it."""
+    given = settings.secrets
+    return Claim(
+        host.name,
+        inventory,
+        opened,
+        left_behind.way_to(host, [agent.name for agent in settings.agents]),
+        settings.vllm.directory,
+        given.internal_key_env is None and given.internal_key_command is None,
+    )

@@ -14,10 +14,10 @@ from shlex import quote
 import click
 from cryptography import x509
 
-from vllm_hosts.cli_common import identity_option, inventory_argument, says_problems
+from vllm_hosts.cli_common import identity_option, inventory_argument, opened, says_problems
 from vllm_hosts.ending import Left, left, to_do
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.inventory import validate
 from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.authority import Authority, ca_warnings
 from vllm_hosts.operate.choice import WithHosts, host_option
@@ -62,7 +62,7 @@ def status(inventory: Path, hosts: tuple[str, ...], as_json: bool, identity: Pat
 
     Exit codes: 0 nothing is to be done, 2 one is to be renewed, 1 one could not be seen.
     """
-    chosen = _chosen(inventory, hosts)
+    chosen = _chosen(inventory, hosts, identity)
     authority = KeyStore(inventory, identity).authority
     now = utc_now()
     with ThreadPoolExecutor(max_workers=16) as pool:
@@ -134,7 +134,7 @@ def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> Non
 
     Example: vllm-hosts tls inventory/prod.py renew --host gpu1.example.com
     """
-    chosen = _chosen(inventory, hosts)
+    chosen = _chosen(inventory, hosts, identity)
     own = {name: one for name, one in chosen.items() if one.tls.mode == "files"}
     if own and (hosts or len(own) == len(chosen)):
         raise SettingsError(
@@ -151,8 +151,10 @@ def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> Non
         click.echo(f"{name} is left out: {to_do(one, quote(str(inventory)))}")
 
 
-def _chosen(inventory: Path, hosts: tuple[str, ...]) -> dict[str, HostSettings]:
-    known = validate(load(inventory))
+def _chosen(
+    inventory: Path, hosts: tuple[str, ...], identity: Path | None
+) -> dict[str, HostSettings]:
+    known = validate(opened(inventory, identity))
     if unknown := [name for name in hosts if name not in known]:
         raise click.UsageError(
             f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"

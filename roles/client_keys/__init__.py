@@ -24,9 +24,9 @@ _CHECK = """
 @deploy("Client keys")
 def client_keys() -> None:
     """Give the edge the keys of the store: one look; if they differ, one write and one reload."""
-    current = run.current()
+    here = run.at_hand()
     tree_synced(
-        key_entries(current.settings, current.keys),
+        key_entries(here.agents, here.clients),
         validate=_CHECK.strip(),
         activate=RELOAD,
         stamp=STAMP,

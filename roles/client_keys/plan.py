@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vllm_hosts.facts.tree import DEPLOYED, STAMPS
-from vllm_hosts.keys import ClientKey, HostKeys
+from vllm_hosts.keys import ClientKey
 from vllm_hosts.paths import EDGE_FOLDER
 from vllm_hosts.render import render
-from vllm_hosts.settings import HostSettings
 from vllm_hosts.tree import Entry, File, Folder
 
 STAMP = "client-keys"
@@ -18,12 +17,12 @@ TIMER = "vllm-hosts-keys.timer"
 _UNITS = "/etc/systemd/system"
 
 
-def key_entries(settings: HostSettings, keys: HostKeys) -> list[Entry]:
+def key_entries(agents: Sequence[str], clients: Sequence[ClientKey]) -> list[Entry]:
     """The two maps that nginx includes: who a key belongs to, and what a client may not use."""
     return [
         Folder(EDGE_FOLDER, mode=0o700),
-        File(f"{EDGE_FOLDER}/clients.map", clients_map(keys).encode(), mode=0o600, secret=True),
-        File(f"{EDGE_FOLDER}/scopes.map", scopes_map(settings, keys).encode(), mode=0o600),
+        File(f"{EDGE_FOLDER}/clients.map", clients_map(clients).encode(), mode=0o600, secret=True),
+        File(f"{EDGE_FOLDER}/scopes.map", scopes_map(agents, clients).encode(), mode=0o600),
     ]
 
 
@@ -47,7 +46,7 @@ def expiry_entries() -> list[Entry]:
     ]
 
 
-def clients_map(keys: HostKeys) -> str:
+def clients_map(clients: Sequence[ClientKey]) -> str:
     """From Authorization headers to clients. Holds keys."""
     lines = [
         {
@@ -55,21 +54,19 @@ def clients_map(keys: HostKeys) -> str:
             "value": key.value.get_secret_value(),
             "until": int(key.expires.timestamp()) if key.expires else None,
         }
-        for key in keys.clients
+        for key in clients
     ]
     return render("client_keys/clients.map.j2", keys=lines)
 
 
-def scopes_map(settings: HostSettings, keys: HostKeys) -> str:
+def scopes_map(agents: Sequence[str], clients: Sequence[ClientKey]) -> str:
     """Agents of this host that clients with a scope may not use."""
-    return render(
-        "client_keys/scopes.map.j2", refused=sorted(set(_refused(settings, keys.clients)))
-    )
+    return render("client_keys/scopes.map.j2", refused=sorted(set(_refused(agents, clients))))
 
 
-def _refused(settings: HostSettings, clients: tuple[ClientKey, ...]) -> Iterator[tuple[str, str]]:
+def _refused(agents: Sequence[str], clients: Sequence[ClientKey]) -> Iterator[tuple[str, str]]:
     for key in clients:
         if key.agents is not None:
-            for agent in settings.agents:
-                if agent.name not in key.agents:
-                    yield agent.name, key.client
+            for agent in agents:
+                if agent not in key.agents:
+                    yield agent, key.client

@@ -8,7 +8,10 @@ from collections.abc import Callable
 import pytest
 from testinfra.host import Host
 
+from tests.hosts.conftest import Verified
 from tests.hosts.promise import promise
+from vllm_hosts.keys import KeyStore
+from vllm_hosts.paths import STORE_MARK
 from vllm_hosts.settings import HostSettings
 
 #: Seconds that a host's clock may differ from the controller's.
@@ -56,6 +59,17 @@ def test_nobody_unnamed_is_in_the_group_docker(host: Host, settings: HostSetting
         if line.split(":")[3] == gid
     }
     assert sorted((members | primary) - set(settings.docker.group_members)) == []
+
+
+@promise("OWN-01")
+def test_the_host_belongs_to_this_inventory(
+    host: Host, settings: HostSettings, verified: Verified
+) -> None:
+    shown = host.run("stat --format '%%F %%a %%u:%%g' %s", STORE_MARK).stdout.strip()
+    assert shown == "regular file 644 0:0", STORE_MARK
+    lines = host.check_output("cat %s", STORE_MARK).splitlines()
+    stores = [line.split(" ", 1)[1] for line in lines if line.startswith("store ")]
+    assert stores == [KeyStore(verified.file).read().id]
 
 
 @promise("SSH-01")

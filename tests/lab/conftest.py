@@ -16,7 +16,8 @@ from lab import layout
 from tests.lab.deploys import ROOT, Run, deploy
 from tests.lab.watch import ArgumentWatch
 from vllm_hosts.inventory import load, validate
-from vllm_hosts.keys import KeyStore
+from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.pki import utc_now
 from vllm_hosts.settings import HostSettings
 
 INVENTORY = ROOT / "inventory" / "lab.py"
@@ -61,6 +62,11 @@ def deployed(lab: None) -> Deployed:
     layout.HUB_TOKENS.write_text(os.environ["HF_TOKEN_OF_THE_LAB"])
     settings = validate(load(INVENTORY))
     store = KeyStore(INVENTORY)
+    # The first deploy would make them, and they are looked for in what it prints.
+    now = utc_now()
+    store.update(
+        lambda content: model.with_internal(content, HOSTS, now), start=model.new_content(now)
+    )
     client = store.client_key("default")
     canaries = {
         f"internal key of {agent.name} on {host}": store.host_keys(settings[host]).internal_of(

@@ -128,6 +128,9 @@ def test_keys_md_as_written(deployed: Deployed, tmp_path: Path) -> None:
         if name == "The store":
             # As in the text: what was made is committed, and alice comes back for what follows.
             script += '\nvllm-hosts keys recipients add inventory/lab.py "$(cat alice.pub)"'
+            script += "".join(
+                f"\nvllm-hosts hosts adopt --yes inventory/lab.py {host}" for host in HOSTS
+            )
             script += "\ngit add keys && git -c user.name=t -c user.email=t@t commit -qm keys"
         if name == "An emergency":
             script = script.replace(
@@ -142,6 +145,11 @@ def test_keys_md_as_written(deployed: Deployed, tmp_path: Path) -> None:
         ["vllm-hosts", "keys", "list", "--names", "inventory/lab.py"], environment, cwd=clone
     )
     assert listed.split() == ["default"]
+    # And back: until then the hosts are the clone's.
+    refused = command("pyinfra", "-y", "inventory/lab.py", "keys.py")
+    assert (refused.code, "whose store is not here" in refused.output) == (1, True)
+    for host in HOSTS:
+        assert command("vllm-hosts", "hosts", "adopt", "--yes", "inventory/lab.py", host).code == 0
     assert command("pyinfra", "-y", "inventory/lab.py", "deploy.py").code == 0
 
 

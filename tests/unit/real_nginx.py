@@ -141,7 +141,8 @@ class RealEdge:
         (self.folder / "edge").mkdir()
         (self.folder / "logs").mkdir()
         entries = edge_entries(self.settings, self.keys, version)
-        for entry in [*entries, *key_entries(self.settings, self.keys)]:
+        names = [agent.name for agent in self.settings.agents]
+        for entry in [*entries, *key_entries(names, self.keys.clients)]:
             if isinstance(entry, File):
                 path = self.folder / "edge" / entry.path.rpartition("/")[2]
                 path.write_text(self._moved(entry.content.decode()))

@@ -12,6 +12,7 @@ import pytest
 from tests.unit import samples
 from tests.unit.projects import AGENT, BIN, Project
 from vllm_hosts.endpoints import endpoints
+from vllm_hosts.keys import KeyStore
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def test_help_names_every_command(project: Project) -> None:
         "doctor",
         "drift",
         "endpoints",
+        "hosts",
         "images",
         "keys",
         "plan",
@@ -93,6 +95,7 @@ def test_endpoints_as_json(project: Project) -> None:
 
 
 def test_what_endpoints_prints_holds_in_any_folder(project: Project, tmp_path: Path) -> None:
+    KeyStore(project.folder / "inventory/prod.py").make()
     words = ["vllm-hosts", "endpoints", "inventory/prod.py", "--json"]
     [first, _] = json.loads(project.run(*words).stdout)
     elsewhere = tmp_path / "elsewhere"
@@ -122,6 +125,7 @@ def test_another_port_and_public_certificates(project: Project) -> None:
 
 
 def test_no_other_command_shows_a_key(project: Project) -> None:
+    KeyStore(project.folder / "inventory/prod.py").make()
     key = project.run(
         "vllm-hosts", "keys", "show", "--force", "inventory/prod.py", "default"
     ).stdout

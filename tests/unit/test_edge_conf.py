@@ -45,6 +45,7 @@ RICH = settings(
         "allow_from": ["10.0.0.0/8", "2001:db8::/32"],
     },
 )
+AGENTS = [agent.name for agent in RICH.agents]
 
 #: What the edge sends to one of the agents.
 INNER = KEYS.internal_of(RICH.agents[0].name).get_secret_value().encode()
@@ -62,7 +63,7 @@ OPEN = settings(
 
 def files(chosen: NginxVersion = DEBIAN_13) -> dict[str, File]:
     entries = edge_entries(RICH, KEYS, chosen)
-    entries += key_entries(RICH, KEYS)
+    entries += key_entries(AGENTS, KEYS.clients)
     return {entry.path: entry for entry in entries if isinstance(entry, File)}
 
 
@@ -95,8 +96,8 @@ def test_golden_tls() -> None:
 
 
 def test_golden_files_with_keys() -> None:
-    check_golden("client_keys/clients.map", clients_map(KEYS))
-    check_golden("client_keys/scopes.map", scopes_map(RICH, KEYS))
+    check_golden("client_keys/clients.map", clients_map(KEYS.clients))
+    check_golden("client_keys/scopes.map", scopes_map(AGENTS, KEYS.clients))
     check_golden("nginx/upstream.conf", files()[f"{FOLDER}/upstream.conf"].content.decode())
     check_golden("nginx/internal.map", files()[f"{FOLDER}/internal.map"].content.decode())
 

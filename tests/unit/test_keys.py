@@ -12,7 +12,8 @@ import pytest
 
 from tests.unit.samples import settings
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import HostKeys, KeyStore, model
+from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore, model
+from vllm_hosts.settings import HostSettings
 
 GPU1 = settings()
 GPU2 = settings(name="gpu2")
@@ -24,49 +25,58 @@ def store(tmp_path: Path) -> KeyStore:
     return KeyStore(tmp_path / "inventory" / "prod.py")
 
 
+def made(store: KeyStore, chosen: HostSettings) -> HostKeys:
+    """A host's keys, and the store with them as a deploy leaves it."""
+    opened = OpenedStore(store)
+    keys = opened.host_keys(chosen)
+    opened.keep(chosen.name, model.DeployedHost())
+    assert values(store.host_keys(chosen)) == values(keys)
+    return keys
+
+
 def values(keys: HostKeys) -> list[str]:
     return [keys.internal.get_secret_value(), *(c.value.get_secret_value() for c in keys.clients)]
 
 
 def test_keys_are_long_and_stay_the_same(store: KeyStore, tmp_path: Path) -> None:
-    first = store.host_keys(GPU1)
-    again = KeyStore(tmp_path / "inventory" / "prod.py").host_keys(GPU1)
+    first = made(store, GPU1)
+    again = made(KeyStore(tmp_path / "inventory" / "prod.py"), GPU1)
     assert values(first) == values(again)
     # token_urlsafe(32): 256 bits.
     assert [len(value) for value in values(first)] == [43, 43]
 
 
 def test_every_host_has_its_own_internal_key_and_the_same_clients(store: KeyStore) -> None:
-    one, two = store.host_keys(GPU1), store.host_keys(GPU2)
+    one, two = made(store, GPU1), made(store, GPU2)
     assert one.internal != two.internal
     assert one.clients == two.clients
     assert len({*values(one), *values(two)}) == 3
 
 
 def test_the_file_and_its_folder_are_for_the_owner_only(store: KeyStore) -> None:
-    store.host_keys(GPU1)
+    made(store, GPU1)
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("which", ["file", "folder"])
 def test_what_others_can_read_is_refused(store: KeyStore, which: str) -> None:
-    store.host_keys(GPU1)
+    made(store, GPU1)
     (store.path if which == "file" else store.folder).chmod(0o755)
     with pytest.raises(SettingsError, match="open to other users; run: chmod"):
-        store.host_keys(GPU1)
+        made(store, GPU1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to give a folder to somebody else")
 def test_keys_of_another_user_are_refused(store: KeyStore) -> None:
-    store.host_keys(GPU1)
+    made(store, GPU1)
     os.chown(store.folder, 12345, 12345)
     with pytest.raises(SettingsError, match="belongs to another user"):
-        store.host_keys(GPU1)
+        made(store, GPU1)
 
 
 def test_no_repr_shows_a_key(store: KeyStore) -> None:
-    keys = store.host_keys(GPU1)
+    keys = made(store, GPU1)
     shown = f"{keys!r} {keys} {keys.clients!r} {keys.clients[0]} {store!r} {store.read()!r}"
     assert "default" in shown
     assert not any(value in shown for value in values(keys))
@@ -74,11 +84,11 @@ def test_no_repr_shows_a_key(store: KeyStore) -> None:
 
 @pytest.mark.parametrize("content", ["{", '{"internal": 7}', '{"more": {}}', "[]"])
 def test_a_damaged_file_is_refused_without_showing_it(store: KeyStore, content: str) -> None:
-    keys = store.host_keys(GPU1)
+    keys = made(store, GPU1)
     secret = keys.internal.get_secret_value()
     store.path.write_text(content + f' "{secret}"' if content == "{" else content)
     with pytest.raises(SettingsError, match="is damaged; restore it from a backup") as refused:
-        store.host_keys(GPU1)
+        made(store, GPU1)
     assert secret not in str(refused.value)
 
 
@@ -100,7 +110,7 @@ def test_an_unusable_key_in_the_environment(
     if value is not None:
         monkeypatch.setenv("MY_KEY", value)
     with pytest.raises(SettingsError, match=words) as refused:
-        store.host_keys(settings(secrets={"internal_key_env": "MY_KEY"}))
+        made(store, settings(secrets={"internal_key_env": "MY_KEY"}))
     assert not value or value not in str(refused.value)
 
 
@@ -109,7 +119,7 @@ class TestOtherSources:
         given = settings(secrets={"internal_key_env": "MY_KEY", "hf_token_env": "MY_TOKEN"})
         monkeypatch.setenv("MY_KEY", "from-a-vault")
         monkeypatch.setenv("MY_TOKEN", "hf_abc")
-        keys = store.host_keys(given)
+        keys = made(store, given)
         assert keys.internal.get_secret_value() == "from-a-vault"
         assert keys.hf_token is not None
         assert keys.hf_token.get_secret_value() == "hf_abc"
@@ -119,7 +129,7 @@ class TestOtherSources:
         command = f"echo x >>{tmp_path}/ran; echo hf_from_a_command; echo second line"
         given = settings(secrets={"hf_token_command": command})
         for _ in range(3):
-            token = store.host_keys(given).hf_token
+            token = made(store, given).hf_token
             assert token is not None
             assert token.get_secret_value() == "hf_from_a_command"
         assert (tmp_path / "ran").read_text() == "x\n"
@@ -137,7 +147,7 @@ class TestOtherSources:
         self, store: KeyStore, capfd: pytest.CaptureFixture[str], command: str, words: str
     ) -> None:
         with pytest.raises(SettingsError, match=words) as refused:
-            store.host_keys(settings(secrets={"internal_key_command": command}))
+            made(store, settings(secrets={"internal_key_command": command}))
         captured = capfd.readouterr()
         assert "leaked" not in str(refused.value) + captured.out + captured.err
 

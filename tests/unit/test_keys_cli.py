@@ -16,6 +16,7 @@ import pyrage
 import pytest
 
 from tests.unit.projects import AGENT, BIN, Project
+from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.age import named_recipients
 
 PROD = "inventory/prod.py"
@@ -56,6 +57,7 @@ def shown(project: Project, client: str) -> str:
 
 @pytest.fixture(params=["plain", "encrypted"])
 def store(request: pytest.FixtureRequest, project: Project) -> Project:
+    KeyStore(project.folder / PROD).make()
     if request.param == "encrypted":
         keys(project, "init", PROD)
     return project
@@ -145,6 +147,7 @@ def is_encrypted(project: Project) -> bool:
 
 class TestEncryption:
     def test_init_moves_every_secret_and_the_ca(self, project: Project) -> None:
+        KeyStore(project.folder / PROD).make()
         before = shown(project, "default")
         project.run("vllm-hosts", "endpoints", PROD)
         said = keys(project, "init", PROD)
@@ -252,6 +255,7 @@ class TestEncryption:
     def test_keys_that_nobody_here_could_open_are_not_encrypted(
         self, project: Project, tmp_path: Path
     ) -> None:
+        KeyStore(project.folder / PROD).make()
         before = shown(project, "default")
         public = ssh_key(tmp_path / "other", "other")
         said = keys(project, "init", PROD, "--recipient", public, code=1)

@@ -1,6 +1,8 @@
 """Keys of clients and of hosts: what the store holds, where it lies, and where else secrets are."""
 
+from vllm_hosts.keys.host_keys import ClientKey, HostKeys
 from vllm_hosts.keys.model import DEFAULT_CLIENT
-from vllm_hosts.keys.store import ClientKey, HostKeys, KeyStore
+from vllm_hosts.keys.opened import OpenedStore
+from vllm_hosts.keys.store import KeyStore
 
-__all__ = ["DEFAULT_CLIENT", "ClientKey", "HostKeys", "KeyStore"]
+__all__ = ["DEFAULT_CLIENT", "ClientKey", "HostKeys", "KeyStore", "OpenedStore"]

@@ -45,20 +45,58 @@ class Authority:
 
         :raises SettingsError: it is damaged, or as ``KeyStore.read``.
         """
-        now = utc_now()
-        present, following = self._settled(now)
-        self._write_public(ca.trusted(present.certificate_pem.decode(), following, now))
-        if following is None or now < following.takes_over:
-            return present
-        where = f"the new CA in {self._store.path}"
-        return LocalCa.from_pem(following.certificate.encode(), following.key, where)
+        found = self.found()
+        if found is None:
+            return self.keep(LocalCa.create(self._store.name, utc_now()))
+        self.settle()
+        return found
 
-    def present(self) -> LocalCa:
+    def found(self) -> LocalCa | None:
+        """The CA that signs now; None: there is none yet. Looking makes and writes nothing.
+
+        :raises SettingsError: as ``signer``.
+        """
+        content = self._store.peek()
+        following, now = content.next_ca if content else None, utc_now()
+        if following is not None and ca.phase(following, now) != "both":
+            where = f"the new CA in {self._store.path}"
+            return LocalCa.from_pem(following.certificate.encode(), following.key, where)
+        return self._in_place(content)
+
+    def keep(self, made: LocalCa) -> LocalCa:
+        """Keep a CA that was made; where there is one already, that one stays.
+
+        :raises SettingsError: as ``signer``, or it cannot be written.
+        """
+        store = self._store
+        if store.encrypted:
+            store.update(lambda content: content if content.ca else _with(content, made))
+        else:
+            made.keep(private_folder(store.folder))
+        self.settle()
+        kept = self.found()
+        assert kept is not None
+        return kept
+
+    def present(self) -> LocalCa | None:
         """The CA in its place: the one that followed only once the old one has ended.
 
         :raises SettingsError: as ``signer``.
         """
-        return self._settled(utc_now())[0]
+        self.settle()
+        return self._in_place(self._store.peek())
+
+    def settle(self) -> None:
+        """Put away what is over, and have the file that clients are given as it should be now.
+
+        :raises SettingsError: as ``signer``.
+        """
+        now = utc_now()
+        if self._store.encrypted:
+            self._store.update(lambda content: _over(content, now))
+        else:
+            self._settle_files(now)
+        self.refresh_file()
 
     def trusted(self) -> bytes | None:
         """What clients are to trust now, in PEM: while one CA takes the other's place, both. None:
@@ -127,30 +165,27 @@ class Authority:
         self.signer()
         return following
 
-    def _settled(self, now: datetime) -> tuple[LocalCa, NextCa | None]:
-        """The CA in its place and the one that follows, once what is over has been put away."""
+    def _in_place(self, content: Content | None) -> LocalCa | None:
+        """The CA in its place, as it is kept."""
         store = self._store
         if not store.encrypted:
-            LocalCa.load_or_create(store.folder, store.name, now)
-            following = self._settle_files(now)
-            return LocalCa.load_or_create(store.folder, store.name, now), following
-        content = store.update(lambda content: _in_place(_with_ca(content, store.name, now), now))
-        assert content.ca is not None
-        given = content.ca.certificate.encode()
-        return LocalCa.from_pem(given, content.ca.key, str(store.path)), content.next_ca
+            return LocalCa.load(store.folder)
+        kept = content.ca if content else None
+        if kept is None:
+            return None
+        return LocalCa.from_pem(kept.certificate.encode(), kept.key, str(store.path))
 
-    def _settle_files(self, now: datetime) -> NextCa | None:
+    def _settle_files(self, now: datetime) -> None:
         """Files and store fit together at any time, also where this is cut off half way."""
         content = self._store.peek()
         following = content.next_ca if content else None
         if following is None or ca.phase(following, now) != "over":
-            return following
+            return
         with locked(private_folder(self._store.folder)):
             write_private(self._file, following.certificate.encode() + self._file.read_bytes())
             key = following.key.get_secret_value().encode()
             write_private(self._store.folder / CA_KEY_FILE, key)
         self._store.update(lambda content: content.model_copy(update={"next_ca": None}))
-        return None
 
     def _present_in_file(self, following: NextCa | None) -> str | None:
         """The present CA's certificate, without its key: the other one of those in the file."""
@@ -174,14 +209,11 @@ def _each(text: str) -> list[str]:
     return [f"{one.strip()}\n{_END}" for one in text.split(_END) if one.strip()]
 
 
-def _with_ca(content: Content, name: str, now: datetime) -> Content:
-    if content.ca is not None:
-        return content
-    made = LocalCa.create(name, now)
+def _with(content: Content, made: LocalCa) -> Content:
     return content.model_copy(update={"ca": stored(made)})
 
 
-def _in_place(content: Content, now: datetime) -> Content:
+def _over(content: Content, now: datetime) -> Content:
     """With the CA that followed in its place, once the old one has ended."""
     following = content.next_ca
     if following is None or ca.phase(following, now) != "over":

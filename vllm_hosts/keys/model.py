@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     PlainSerializer,
     SecretStr,
+    StringConstraints,
 )
 
 from vllm_hosts.errors import SettingsError
@@ -102,14 +103,28 @@ class NextCa(StoredCa):
     old_ends: AwareDatetime
 
 
+class DeployedHost(_Model):
+    """A host that the store's keys went to: how it was reached, and whose keys its edge has.
+
+    :param data: pyinfra's own names, none of them a password.
+    """
+
+    data: Mapping[str, bool | int | str] = {}
+    agents: tuple[str, ...] = ()
+
+
 class Content(_Model):
     """Everything that a store holds.
 
     ``ca``: where the store is encrypted; else the CA lies in files of its own. ``renew``: by host,
     since when a certificate that was made before is to be replaced.
+
+    :param id: what hosts know the store by, and no secret; None in a store of an earlier version.
     """
 
     version: Literal[1] = 1
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
+    hosts: Mapping[str, DeployedHost] = {}
     clients: Mapping[str, ClientRecord] = {}
     internal: Mapping[str, InternalKey] = {}
     ca: StoredCa | None = None
@@ -141,7 +156,7 @@ class Content(_Model):
 
 def new_content(now: datetime) -> Content:
     """A store at its first use: one client, so that there is a key to begin with."""
-    return add_client(Content(), DEFAULT_CLIENT, now)
+    return add_client(Content(id=secrets.token_hex(16)), DEFAULT_CLIENT, now)
 
 
 def new_key(now: datetime, lifetime: timedelta | None = None) -> ApiKey:

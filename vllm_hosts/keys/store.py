@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
@@ -22,44 +18,12 @@ from vllm_hosts.atomic import (
 )
 from vllm_hosts.controller import state_folder
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import age, sources
+from vllm_hosts.keys import age
 from vllm_hosts.keys.authority import Authority, stored
-from vllm_hosts.keys.model import Content, new_content, with_internal
+from vllm_hosts.keys.host_keys import HostKeys, host_keys
+from vllm_hosts.keys.model import Content, new_content
 from vllm_hosts.pki import CA_KEY_FILE, LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
-
-
-@dataclass(frozen=True)
-class ClientKey:
-    """A key that an edge accepts. ``agents``: the only ones for this client; None: all."""
-
-    client: str
-    value: SecretStr
-    expires: datetime | None = None
-    agents: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class HostKeys:
-    """The secrets that one host needs.
-
-    ``internal`` never leaves the controller: what agents ask for is derived from it.
-    ``renew_since``: a certificate from before is to be replaced.
-    """
-
-    internal: SecretStr
-    clients: tuple[ClientKey, ...]
-    hf_token: SecretStr | None
-    renew_since: datetime | None = None
-
-    def internal_of(self, agent: str) -> SecretStr:
-        """The key between the edge and one agent: 43 letters that say nothing about another's.
-
-        HMAC-SHA-256 (RFC 2104) of the agent's name under ``internal``, in base64url.
-        """
-        secret = self.internal.get_secret_value().encode()
-        made = hmac.digest(secret, f"vllm-hosts agent {agent}".encode(), "sha256")
-        return SecretStr(base64.urlsafe_b64encode(made).decode().rstrip("="))
 
 
 class KeyStore:
@@ -91,18 +55,26 @@ class KeyStore:
         return self.encrypted_path if self.encrypted else self.plain_path
 
     def read(self) -> Content:
-        """What the store holds; made at first use.
+        """What the store holds. Looking makes none.
 
-        :raises SettingsError: it is damaged, open to others, or no identity opens it.
+        :raises SettingsError: there is none, it is damaged, open to others, or no identity opens
+            it.
         """
-        return self.update(lambda content: content)
+        content = self.peek()
+        if content is None:
+            raise SettingsError([self._none()])
+        return content
 
     def peek(self) -> Content | None:
         """What the store holds; None: there is none yet, and none is made.
 
         :raises SettingsError: as ``read``.
         """
-        return self._load() if self.path.exists() else None
+        if not self.path.exists():
+            return None
+        if self.folder.exists():
+            private_folder(self.folder)
+        return self._load()
 
     def ca_certificate(self) -> bytes | None:
         """What clients trust, in PEM; None: there is no CA yet, and none is made.
@@ -111,36 +83,48 @@ class KeyStore:
         """
         return self.authority.trusted()
 
-    def update(self, change: Callable[[Content], Content]) -> Content:
+    def update(
+        self, change: Callable[[Content], Content], *, start: Content | None = None
+    ) -> Content:
         """Change the store, whole or not at all. A second writer waits, and loses nothing.
 
+        :param start: what a store begins with that is not there yet; None: it has to be there.
         :raises SettingsError: as ``read``; or it cannot be written, and is as it was.
         """
+        if start is None and not self.path.exists():
+            raise SettingsError([self._none()])
         private_folder(self.folder)
         with locked(self.folder):
             before = self._load()
-            content = change(before or new_content(utc_now()))
+            first = before or start
+            if first is None:
+                raise SettingsError([self._none()])
+            content = change(first)
             if content != before:
                 self._save(content)
         return content
 
-    def host_keys(self, settings: HostSettings) -> HostKeys:
-        """The secrets of one host; an internal key that does not exist yet is made and kept.
+    def make(self) -> Content:
+        """What the store holds; made where there is none."""
+        return self.update(lambda content: content, start=new_content(utc_now()))
 
-        :raises SettingsError: as ``update``, or a source of a secret gives nothing usable.
-        """
-        now = utc_now()
-        content = self.update(lambda content: with_internal(content, [settings.name], now))
-        return HostKeys(
-            internal=sources.internal_key(settings) or content.internal[settings.name].value,
-            clients=tuple(
-                ClientKey(name, key.value, key.expires, record.agents)
-                for name, record in content.for_host(settings.name).items()
-                for key in record.valid_keys(now)
-            ),
-            hf_token=sources.hf_token(settings),
-            renew_since=content.renew.get(settings.name),
+    def _none(self) -> str:
+        return (
+            f"there is no store of keys for the inventory {self.name!r} in {self.plain_path.parent}"
+            f" or {self.encrypted_path}; its first deploy makes one, and so does: vllm-hosts keys"
+            " add. If the inventory was renamed or copied, see docs/inventories.md"
         )
+
+    def host_keys(self, settings: HostSettings) -> HostKeys:
+        """The secrets of one host.
+
+        :raises SettingsError: as ``read``, the host was not deployed to yet, or a source of a
+            secret gives nothing usable.
+        """
+        content = self.read()
+        if settings.name not in content.internal:
+            raise SettingsError([f"{self.path} has no key for {settings.name}; deploy to it first"])
+        return host_keys(content, settings)
 
     def client_key(self, name: str) -> SecretStr:
         """The newest key of a client.
@@ -176,12 +160,13 @@ class KeyStore:
         for line in lines:
             age.parse_recipient(line)
         self.local_ca()
-        present = stored(self.authority.present())
+        present = self.authority.present()
+        assert present is not None
         private_folder(self.folder)
         with locked(self.folder):
             content = self._load() or new_content(utc_now())
             self._write_recipients(lines)
-            self._save_encrypted(content.model_copy(update={"ca": present}), lines)
+            self._save_encrypted(content.model_copy(update={"ca": stored(present)}), lines)
             try:
                 self._load()
             except SettingsError:

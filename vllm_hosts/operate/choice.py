@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from vllm_hosts.cli_common import opened
 from vllm_hosts.connections import Connections
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.inventory import validate
 from vllm_hosts.settings import HostSettings
 
 
@@ -65,7 +66,7 @@ def choose(inventory: Path, hosts: tuple[str, ...], name: str | None) -> Chosen:
     :raises SettingsError: the settings cannot be deployed.
     :raises click.UsageError: there is no such host, or no such agent on these hosts.
     """
-    loaded = load(inventory)
+    loaded = opened(inventory)
     settings = validate(loaded)
     if unknown := [host for host in hosts if host not in settings]:
         raise click.UsageError(

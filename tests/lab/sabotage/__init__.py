@@ -18,6 +18,7 @@ ROUNDS = {
     "files and services": (
         "setuid-shell",
         "docker-member",
+        "host-s-mark-for-all-to-write",
         "docker-not-at-boot",
         "toolkit-unheld",
         "firewall-not-at-boot",

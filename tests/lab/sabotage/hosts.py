@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.lab.sabotage.parts import (
     GONE,
     HEALTHY,
+    MARK,
     NO_STRANGER,
     container,
     listen,
@@ -28,6 +29,16 @@ ROWS = [
         "cp /bin/sh /usr/local/bin/lab-shell && chmod 4755 /usr/local/bin/lab-shell",
         undo="rm /usr/local/bin/lab-shell",
     ),
+    row(
+        "host-of-another-store",
+        "OWN-01",
+        f"cp -p {MARK} /var/tmp/lab-store"
+        f" && sed -i 's/^store .*/store 0123456789abcdef0123456789abcdef/' {MARK}",
+        undo=f"mv /var/tmp/lab-store {MARK}",
+        refused="whose store is not here",
+    ),
+    row("host-that-says-nothing", "OWN-01", f"rm {MARK}"),
+    row("host-s-mark-for-all-to-write", "OWN-01", f"chmod 666 {MARK}"),
     row("docker-member", "HOST-03", "gpasswd -a alice docker", undo="gpasswd -d alice docker"),
     # Docker
     row("docker-not-at-boot", "DOCKER-01", "systemctl disable docker.service"),

@@ -38,6 +38,7 @@ def row(
 
 
 CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
+MARK = "/etc/vllm-hosts/store"
 MAPS = "/etc/nginx/vllm-hosts"
 LIMITS = "/etc/nginx/modules-enabled/00-vllm-hosts-limits.conf"
 RELOAD = "nginx -t -q && systemctl reload nginx && sleep 1"

@@ -1,0 +1,30 @@
+"""Whose the host is.
+
+Promises: a host has keys and certificates of one inventory's store, and another inventory's run
+leaves it as it is. Needs: preflight, but for a run of keys.py. Writes: /etc/vllm-hosts/store, and
+the host into the store on the controller. Restarts nothing.
+"""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+
+from vllm_hosts import run
+from vllm_hosts.operations.ownership import not_anothers, owned
+
+
+@deploy("Ownership")
+def ownership(*, first: bool = True) -> None:
+    """Refuse a host of another inventory's store; note on both sides whose it is.
+
+    :param first: whether a host that has no keys yet becomes this inventory's.
+    """
+    here = run.at_hand()
+    if first:
+        not_anothers(here.claim, name="The host is not another inventory's")
+    owned(
+        here.claim,
+        first=first,
+        listed=here.listed,
+        name="The host belongs to this inventory's store",
+    )

@@ -1,0 +1,51 @@
+"""Whose keys a host has: its mark, or else digests of the keys themselves."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.paths import EDGE_FOLDER, STORE_MARK, TLS_CERTIFICATE
+from vllm_hosts.store_marks import Marked
+
+#: As many keys are looked at: one that is known is enough.
+_KEYS = 200
+
+
+class HostMark(HostFact[Marked]):
+    """Reads the mark. No key leaves the host, and its digests only where there is no mark."""
+
+    what = "the note of whose keys the host has"
+
+    def command(self, directory: str) -> str:
+        return ending(
+            rf"""
+            digests() {{
+                head -n {_KEYS} | while IFS= read -r key; do
+                    printf %s "$key" | sha256sum | cut -c 1-64
+                done
+            }}
+            echo '== file'; stat -c '%F %a %u:%g' {STORE_MARK} 2>/dev/null
+            echo '== mark'; [ ! -f {STORE_MARK} ] || head -c 2000 {STORE_MARK}; echo
+            if [ ! -e {STORE_MARK} ]; then
+                echo '== certificate'; head -c 20000 {TLS_CERTIFICATE} 2>/dev/null; echo
+                echo '== digests'
+                cd {EDGE_FOLDER} 2>/dev/null &&
+                    sed -n 's/^"\(Bearer [^"]*\)" .*/\1/p' clients.map 2>/dev/null | digests
+                cd {quote(directory)} 2>/dev/null &&
+                    sed -n 's/^VLLM_API_KEY[A-Z0-9_]*=//p' .env 2>/dev/null | digests
+            fi
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Marked:
+        parts = sections(lines)
+        if parts["file"]:
+            [shown] = parts["file"]
+            return Marked("\n".join(parts["mark"]), shown)
+        certificate = "\n".join(parts["certificate"])
+        return Marked(
+            None,
+            certificate=f"{certificate}\n".encode() if certificate else None,
+            digests=frozenset(parts["digests"]),
+        )

@@ -1,0 +1,116 @@
+"""What one run takes from a store: nothing is written before a host turns out to be ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys.host_keys import ClientKey, HostKeys, client_keys, host_keys
+from vllm_hosts.keys.hosts import identified, with_host
+from vllm_hosts.keys.model import Content, DeployedHost, new_content, with_internal
+from vllm_hosts.keys.store import KeyStore
+from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.settings import HostSettings
+
+
+class OpenedStore:
+    """A store as it is, and in memory what a run would add: the store itself, a CA, keys of hosts.
+
+    A dry run, or one that every host refuses, therefore leaves nothing behind.
+
+    :raises SettingsError: as ``KeyStore.read``, but where there is no store.
+    """
+
+    def __init__(self, store: KeyStore) -> None:
+        self.store = store
+        self._found = store.peek()
+        self._content = identified(self._found or new_content(utc_now()))
+        self._ca: LocalCa | None = None
+        self._ca_kept = True
+        #: Hosts of this run that belong to another store.
+        self.anothers: set[str] = set()
+
+    @property
+    def new(self) -> bool:
+        """Whether there is no store yet."""
+        return self._found is None
+
+    @property
+    def folder(self) -> Path:
+        """The inventory's private folder, which has the CA's certificate."""
+        return self.store.folder
+
+    @property
+    def content(self) -> Content:
+        """What the store holds, or will hold."""
+        return self._content
+
+    @property
+    def store_id(self) -> str:
+        """What hosts know the store by."""
+        assert self._content.id is not None
+        return self._content.id
+
+    def host_keys(self, settings: HostSettings) -> HostKeys:
+        """The secrets of one host; an internal key that does not exist yet is made.
+
+        :raises SettingsError: a source of a secret gives nothing usable.
+        """
+        self.make_key(settings.name)
+        return host_keys(self._content, settings)
+
+    def make_key(self, host: str) -> None:
+        """Have an internal key for a host, if it has none."""
+        self._content = with_internal(self._content, [host], utc_now())
+
+    def client_keys(self, host: str) -> tuple[ClientKey, ...]:
+        """What a host's edge accepts, also where its settings are not known any more."""
+        return client_keys(self._content, host)
+
+    def local_ca(self) -> LocalCa:
+        """The inventory's CA; made where there is none.
+
+        :raises SettingsError: it is damaged.
+        """
+        self._ca = self._ca or self.store.authority.found()
+        if self._ca is None:
+            self._ca, self._ca_kept = LocalCa.create(self.store.name, utc_now()), False
+        return self._ca
+
+    def kept(self, host: str, way: DeployedHost) -> bool:
+        """Whether the store holds all that the host gets, and remembers how it was reached."""
+        found = self._found
+        return (
+            found is not None
+            and found.id == self._content.id
+            and found.hosts.get(host) == way
+            and (host in found.internal or host not in self._content.internal)
+            and self._ca_kept
+        )
+
+    def keep(self, host: str, way: DeployedHost) -> None:
+        """Write what was made for this host, and remember it. Before anything is done there.
+
+        :raises SettingsError: it cannot be written, or another run has made other keys meanwhile.
+        """
+        planned = self._content
+
+        def change(content: Content) -> Content:
+            content = content if content.id else content.model_copy(update={"id": planned.id})
+            key = planned.internal.get(host)
+            if key and host not in content.internal:
+                content = content.model_copy(update={"internal": {**content.internal, host: key}})
+            return with_host(content, host, way)
+
+        # The other hosts' keys come when it is their turn.
+        kept = self.store.update(change, start=planned.model_copy(update={"internal": {}}))
+        same = kept.id == planned.id and kept.internal.get(host) == planned.internal.get(host)
+        if same and self._ca is not None and not self._ca_kept:
+            same = self.store.authority.keep(self._ca).certificate == self._ca.certificate
+            self._ca_kept = same
+        if not same:
+            raise SettingsError(
+                [f"another run has changed {self.store.path} meanwhile; run this one again"]
+            )
+        self._found = kept
+        self._content = with_host(self._content, host, way)

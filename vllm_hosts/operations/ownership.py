@@ -1,0 +1,72 @@
+"""A host takes keys of one store only."""
+
+from __future__ import annotations
+
+from pyinfra.api.command import FunctionCommand
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+
+from vllm_hosts.errors import HostError, SettingsError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.mark import HostMark
+from vllm_hosts.keys.beside import shown
+from vllm_hosts.operations.base import Commands, fail, host_operation
+from vllm_hosts.operations.differences import differs
+from vllm_hosts.operations.tree import change
+from vllm_hosts.ownership import Claim
+from vllm_hosts.store_marks import Marked, Whose
+
+
+@host_operation
+def not_anothers(claim: Claim) -> Commands:
+    """Fail a host that belongs to another store. All hosts are looked at before one becomes ours.
+
+    Never counts as a change.
+    """
+    _judge(claim, listed=True)
+    yield from ()
+
+
+@host_operation
+def owned(claim: Claim, *, first: bool = True, listed: bool = True) -> Commands:
+    """See that a host is this inventory's, and that both sides know it.
+
+    A host that belongs to another store fails. Ours gets its mark before anything else is done
+    there, and before that the store on the controller is written, so that a run that is cut off
+    leaves no host with keys that nobody knows of.
+
+    :param first: whether a host that has no keys yet becomes ours.
+    :param listed: whether the host is in the inventory; else only its store remembers it.
+    """
+    found, judged = _judge(claim, listed=listed)
+    if judged is Whose.NOBODYS:
+        if not first:
+            return
+        if why := claim.must_wait():
+            raise HostError(why)
+    marked = found.is_right(claim.mark)
+    if not marked:
+        differs(claim.file.path, "does not name this inventory's store")
+    if not claim.kept():
+        yield FunctionCommand(_keep, (claim,), {})
+    if not marked:
+        yield change([claim.file])
+
+
+def _judge(claim: Claim, *, listed: bool) -> tuple[Marked, Whose]:
+    found = look(HostMark, directory=claim.directory)
+    judged = claim.judge(found)
+    if judged in (Whose.ANOTHERS, Whose.UNREADABLE):
+        claim.opened.anothers.add(claim.host)
+        raise HostError(claim.refusal(found, listed=listed))
+    return found, judged
+
+
+def _keep(state: State, host: Host, claim: Claim) -> bool:
+    try:
+        claim.keep()
+    except SettingsError as error:
+        return fail(state, host, "; ".join(error.problems))
+    if claim.opened.store.encrypted:
+        host.log(f"    {shown(claim.opened.store.path)} remembers this host now: commit it")
+    return True
