@@ -56,6 +56,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> KeySt
     identity.write_text(str(key))
     identity.chmod(0o600)
     found = KeyStore(tmp_path / PROD, identity)
+    found.make()
     found.local_ca()
     if request.param == "encrypted":
         found.encrypt([str(key.to_public())])
@@ -156,7 +157,9 @@ def test_it_is_taken_back(store: KeyStore, clock: Clock) -> None:
 def test_a_store_without_a_change_is_as_it_always_was(store: KeyStore) -> None:
     """An older version refuses what it does not know, as damaged."""
     store.update(lambda content: content.model_copy(update={"internal": {}}))
-    assert set(json.loads(_dumped(store.read()))) == {"version", "clients", "internal", "ca"}
+    assert set(json.loads(_dumped(store.read()))) == {
+        *("version", "id", "hosts", "clients", "internal", "ca")
+    }
     store.authority.replace(MONTH)
     assert "next_ca" in json.loads(_dumped(store.read()))
 
@@ -188,6 +191,7 @@ def test_a_change_that_is_encrypted_half_way(tmp_path: Path, clock: Clock) -> No
     (tmp_path / "identity").write_text(str(key))
     (tmp_path / "identity").chmod(0o600)
     store = KeyStore(tmp_path / PROD, tmp_path / "identity")
+    store.make()
     store.local_ca()
     old_host = deployed(store, clock)
     store.authority.replace(MONTH)
@@ -209,6 +213,7 @@ def test_it_may_be_cut_off_anywhere(
     """The files of a plain store are put in their place one by one."""
     (tmp_path / "inventory").mkdir()
     store = KeyStore(tmp_path / PROD)
+    store.make()
     store.local_ca()
     store.authority.replace(MONTH)
     took = file_of(store)
@@ -309,6 +314,7 @@ def test_the_phases_are_functions_of_the_time() -> None:
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
     project = Project(tmp_path)
     project.environment = {"HOME": str(tmp_path)}
+    KeyStore(tmp_path / PROD).make()
     KeyStore(tmp_path / PROD).local_ca()
     if request.param == "encrypted":
         key = pyrage.x25519.Identity.generate()

@@ -107,6 +107,7 @@ def test_one_that_was_asked_for_is_made_once() -> None:
 def project(tmp_path: Path) -> Project:
     project = Project(tmp_path)
     project.write(PROD, "gpu_hosts = ['192.0.2.1', '192.0.2.2']\n")
+    KeyStore(tmp_path / PROD).make()
     return project
 
 

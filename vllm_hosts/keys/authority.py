@@ -96,7 +96,13 @@ class Authority:
             self._store.update(lambda content: _over(content, now))
         else:
             self._settle_files(now)
-        self.refresh_file()
+        content = self._store.peek()
+        # By its key: the file itself may still hold one that is going, or was taken back.
+        present = self._in_place(content)
+        if present is not None:
+            following = content.next_ca if content else None
+            private_folder(self._store.folder)
+            self._write_public(ca.trusted(present.certificate_pem.decode(), following, now))
 
     def trusted(self) -> bytes | None:
         """What clients are to trust now, in PEM: while one CA takes the other's place, both. None:
