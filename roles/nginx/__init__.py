@@ -4,7 +4,8 @@ Promises: TLS by Mozilla's intermediate profile; only named clients, only exact 
 not buffered; limits answer 429, for strangers too; no query and no key in a log; connections for
 all clients.
 Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts, one
-number in nginx.conf and a file in modules-enabled; takes the distribution's welcome page away.
+number in nginx.conf and a file in modules-enabled; takes the distribution's welcome page away, but
+no site of somebody's own.
 Reloads nginx when its files or the certificate changed, after `nginx -t`; a configuration that it
 rejects is put back.
 """
@@ -23,6 +24,7 @@ from vllm_hosts import paths, run
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.nginx import NginxMainConf, NginxState
+from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.edge import RELOAD
 from vllm_hosts.operations.service import nginx_enabled
@@ -58,7 +60,8 @@ def _entries(current: Current) -> Sequence[Entry]:
     except ValueError as error:
         raise HostError(f"the version of nginx cannot be told: {error}") from error
     version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
+    own_site = look(NginxSites).welcome == "own"
     return [
-        *edge_entries(current.settings, current.keys, version),
+        *edge_entries(current.settings, current.keys, version, own_site=own_site),
         *connection_entries(current.settings.edge, look(NginxMainConf)),
     ]

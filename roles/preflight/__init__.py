@@ -17,9 +17,11 @@ from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, model_folders, models_of
 from vllm_hosts.facts import look
+from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import System, SystemState
 from vllm_hosts.keys.sources import hf_token
+from vllm_hosts.nginx_sites import site_problems
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.settings import HostSettings
 
@@ -46,6 +48,7 @@ def _problems(settings: HostSettings) -> list[str]:
         models=sorted({*(model_folders(settings) if planned else []), *own_folders(settings)}),
     )
     found = problems(settings, look(OsRelease), system)
+    found += site_problems(settings, look(NginxSites))
     say(notes(settings, system))
     # Without a driver and cards that answer there is nothing to plan for.
     gpus = cards(system, settings) if planned else None
