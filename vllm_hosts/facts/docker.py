@@ -11,13 +11,16 @@ from vllm_hosts.facts.tree import STAMPS
 from vllm_hosts.text import clean
 
 DAEMON_JSON = "/etc/docker/daemon.json"
+#: Ids of containers that ran before Docker was replaced or restarted, and are to run afterwards.
+RAN = "/var/lib/vllm-hosts/containers-that-ran"
 
 
 @dataclass(frozen=True)
 class Daemon:
     """``config`` is daemon.json's text, None where there is none.
 
-    ``stale`` names what changed after the daemon started: such a daemon has to be restarted.
+    ``stale`` names what changed after the daemon started, or is left to do when it starts again:
+    such a daemon has to be restarted.
     """
 
     version: str | None
@@ -49,6 +52,7 @@ class DockerDaemon(HostFact[Daemon]):
                     [ "$(stat -c %Z "$path")" -le "$(stat -c %Y "/proc/$pid")" ] || echo "$path"
                 done
             fi
+            [ ! -e {RAN} ] || echo {RAN}
             """
         )
 

@@ -177,6 +177,7 @@ def packages_present(
     *,
     held: bool = False,
     conflicting: Sequence[str] = (),
+    before_removing: str = ":",
     without_starting: Sequence[str] = (),
 ) -> Commands:
     """Install packages, at a version where one is given.
@@ -185,12 +186,14 @@ def packages_present(
         A function is called when the host can be looked at.
     :param held: keep them at that version through upgrades.
     :param conflicting: packages to remove first. Their data stays.
+    :param before_removing: shell command, where some of those are there.
     :param without_starting: units that Debian would start at once, before they are configured.
     """
     yield from packages_installed(
         wanted() if callable(wanted) else wanted,
         held=held,
         conflicting=conflicting,
+        before_removing=before_removing,
         without_starting=without_starting,
     )
 
@@ -200,6 +203,7 @@ def packages_installed(
     *,
     held: bool = False,
     conflicting: Sequence[str] = (),
+    before_removing: str = ":",
     without_starting: Sequence[str] = (),
     anew: bool = False,
     first: str = ":",
@@ -224,7 +228,10 @@ def packages_installed(
     for package in hold:
         differs(f"package {package}", "is not held")
     if remove:
-        yield watched(f"removing {' '.join(remove)}", f"{_APT_GET} remove {' '.join(remove)}")
+        yield watched(
+            f"removing {' '.join(remove)}",
+            f"{before_removing}\n{_APT_GET} remove {' '.join(remove)}",
+        )
     if missing:
         words = " ".join(quote(name) for name in missing)
         install = (
