@@ -109,7 +109,7 @@ def test_it_comes_back_from_a_reboot(host: str, first: Run) -> None:
 
 
 def test_its_own_docker_of_2020_gives_way_to_a_newer_one(host: str) -> None:
-    """Docker 20.10 with a container of somebody else's, which goes on under Docker CE."""
+    """Docker 20.10 with containers of somebody else's, which run again under Docker CE."""
     lab_hosts.reset([host])
     lab_hosts.run(host, f"{_APT} update && {_APT} install docker.io busybox-static", timeout=200)
     assert "20.10" in lab_hosts.run(host, "docker version --format '{{.Server.Version}}'").stdout
@@ -117,13 +117,14 @@ def test_its_own_docker_of_2020_gives_way_to_a_newer_one(host: str) -> None:
         host,
         "tar -C /usr -c bin/busybox | docker import - theirs:1 &&"
         " docker volume create kept && docker run -d --restart always --name theirs"
-        " -v kept:/kept theirs:1 /bin/busybox sleep 1000000",
+        " -v kept:/kept theirs:1 /bin/busybox sleep 1000000 &&"
+        " docker run -d --name plain theirs:1 /bin/busybox sleep 1000000",
     )
     run = deploy("--limit", host)
     assert run.code == 0, run.output[-6000:]
     assert "kept" in lab_hosts.run(host, "docker volume ls -q").stdout
     states = lab_hosts.run(host, "docker ps --format '{{.Names}} {{.State}}'").stdout.splitlines()
-    assert sorted(states) == ["theirs running", "tiny running"]
+    assert sorted(states) == ["plain running", "theirs running", "tiny running"]
     again = deploy("--limit", host)
     assert (again.code, changes(again)) == (0, {host: 0}), again.output[-6000:]
     verified(host)
