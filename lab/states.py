@@ -61,7 +61,8 @@ def with_docker_disk(name: str, size: str) -> None:
 
 def with_site_and_containers(name: str) -> None:
     """nginx with a site in place of the distribution's, and Docker as its own instructions install
-    it: a container without a restart policy behind the site, one with one, in a network of theirs.
+    it: a container without a restart policy behind the site, one with one, in a network of theirs;
+    and one that listens on every address of the host.
     """
     root = hosts.root(name)
     keys = root / "etc/apt/keyrings"
@@ -86,7 +87,8 @@ def with_site_and_containers(name: str) -> None:
         f" echo '{ANSWER}' >/tmp/image/srv/index.html &&"
         " cp $(command -v busybox) /tmp/image/bin/busybox &&"
         " tar -C /tmp/image -c . | docker import - theirs:1 && docker network create theirs &&"
-        f" docker run -d --name app --network theirs -p 9000:8080 theirs:1 {serve} &&"
+        f" docker run -d --name app --network theirs -p 127.0.0.1:9000:8080 theirs:1 {serve} &&"
+        f" docker run -d --name wide -p 9001:8080 theirs:1 {serve} &&"
         f" docker run -d --name db --network theirs --restart always theirs:1 {serve}",
         timeout=120,
     )

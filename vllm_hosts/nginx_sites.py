@@ -25,6 +25,11 @@ def site_problems(settings: HostSettings, sites: Sites) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def site_ports(sites: Sites) -> frozenset[int]:
+    """TCP ports where nginx listens for sites of others."""
+    return frozenset(_split(words.split()[0])[1] for _, words in sites.listens)
+
+
 def _listens(ports: dict[int, str], file: str, words: str) -> Iterator[str]:
     where, *options = words.split()
     address, port = _split(where)

@@ -17,13 +17,17 @@ from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, model_folders, models_of
 from vllm_hosts.facts import look
+from vllm_hosts.facts.docker import OwnPorts
+from vllm_hosts.facts.firewall import SshPorts
 from vllm_hosts.facts.nginx_sites import NginxSites
+from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import System, SystemState
 from vllm_hosts.keys.sources import hf_token
-from vllm_hosts.nginx_sites import site_problems
+from vllm_hosts.nginx_sites import site_ports, site_problems
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.sockets import strangers
 
 #: The hub is asked about a model that the host does not have, once in a week. A hub that is not
 #: there costs this long, once in an hour.
@@ -48,7 +52,11 @@ def _problems(settings: HostSettings) -> list[str]:
         models=sorted({*(model_folders(settings) if planned else []), *own_folders(settings)}),
     )
     found = problems(settings, look(OsRelease), system)
-    found += site_problems(settings, look(NginxSites))
+    sites = look(NginxSites)
+    found += site_problems(settings, sites)
+    sockets, ssh_ports = look(ListeningSockets), look(SshPorts)
+    own = look(OwnPorts, directory=settings.vllm.directory)
+    found += strangers(sockets, settings, ssh_ports, own=own, of_sites=site_ports(sites))
     say(notes(settings, system))
     # Without a driver and cards that answer there is nothing to plan for.
     gpus = cards(system, settings) if planned else None

@@ -113,8 +113,11 @@ def test_a_site_and_containers_of_others(host: str) -> None:
         " the edge has to; take default_server from its listen lines"
     )
     assert way in refused.output, refused.output[-4000:]
+    wide = "something listens on tcp 0.0.0.0:9001 (docker-proxy); publish it on 127.0.0.1, stop it,"
+    assert wide in refused.output, refused.output[-4000:]
     assert lab_hosts.run(host, "ls -d /etc/vllm-hosts /opt/vllm", check=False).stdout == ""
     lab_hosts.run(host, f"sed -i 's/ default_server//' {states.SITE_FILE}; systemctl reload nginx")
+    lab_hosts.run(host, "docker rm -f wide")
     run = deploy("--limit", host)
     assert run.code == 0, run.output[-6000:]
     # Not even restarted.

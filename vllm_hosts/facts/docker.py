@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from shlex import quote
 
@@ -71,6 +72,23 @@ class DockerDaemon(HostFact[Daemon]):
 
 def _decoded(lines: list[str]) -> bytes:
     return base64.b64decode("".join(lines), validate=True)
+
+
+class OwnPorts(HostFact[frozenset[int]]):
+    """TCP and UDP ports that the containers of one Compose project publish."""
+
+    what = "the containers' ports"
+
+    def command(self, directory: str) -> str:
+        label = f"label=com.docker.compose.project.working_dir={directory}"
+        return ending(
+            f"echo '== ports'; ! command -v docker >/dev/null ||"
+            f" docker ps --filter {quote(label)} --format '{{{{.Ports}}}}' 2>/dev/null || :"
+        )
+
+    def parse(self, lines: list[str]) -> frozenset[int]:
+        found = re.findall(r":([0-9]{1,5})->", "\n".join(sections(lines)["ports"]))
+        return frozenset(map(int, found))
 
 
 class ImageId(HostFact[str]):
