@@ -52,11 +52,8 @@ def _problems(settings: HostSettings) -> list[str]:
         models=sorted({*(model_folders(settings) if planned else []), *own_folders(settings)}),
     )
     found = problems(settings, look(OsRelease), system)
-    sites = look(NginxSites)
-    found += site_problems(settings, sites)
-    sockets, ssh_ports = look(ListeningSockets), look(SshPorts)
-    own = look(OwnPorts, directory=settings.vllm.directory)
-    found += strangers(sockets, settings, ssh_ports, own=own, of_sites=site_ports(sites))
+    if system.user == "0":  # Nobody else can tell.
+        found += _others(settings)
     say(notes(settings, system))
     # Without a driver and cards that answer there is nothing to plan for.
     gpus = cards(system, settings) if planned else None
@@ -67,6 +64,17 @@ def _problems(settings: HostSettings) -> list[str]:
     # A card that is not there was said already.
     return found + [
         problem for problem in judged.problems if not any(problem.startswith(one) for one in found)
+    ]
+
+
+def _others(settings: HostSettings) -> list[str]:
+    """What sites and programs of other people have that a deploy could not end with."""
+    sites = look(NginxSites)
+    sockets, ssh_ports = look(ListeningSockets), look(SshPorts)
+    own = look(OwnPorts, directory=settings.vllm.directory)
+    return [
+        *site_problems(settings, sites),
+        *strangers(sockets, settings, ssh_ports, own=own, of_sites=site_ports(sites)),
     ]
 
 
