@@ -98,22 +98,23 @@ def unexpected_sockets(
 def strangers(
     lines: Iterable[str],
     settings: HostSettings,
-    ssh_ports: Iterable[int],
     *,
     own: Set[int],
     of_sites: Set[int],
 ) -> Iterator[str]:
     """What a deploy would end with, said before it begins: sockets that it will not close itself.
 
+    Where sshd may listen is left to the firewall's role, which has to find it.
+
     :param own: ports that containers of ours publish, which the deploy may close.
     :param of_sites: TCP ports where nginx listens for others; its other ports may be the edge's of
         until now.
     """
-    ssh = set(ssh_ports)
     # Those that are taken are another sentence.
     wanted = {agent.port for agent in settings.agents}
     wanted |= {settings.edge.https_port, settings.edge.http_port}
     for socket in map(parse, lines):
+        ssh = {socket.port}
         if socket.port in wanted or _expected(socket, settings, ssh):
             continue
         if _held_by(socket, {"nginx"}) and socket.port not in of_sites:

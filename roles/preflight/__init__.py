@@ -18,7 +18,6 @@ from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, model_folders, models_of
 from vllm_hosts.facts import look
 from vllm_hosts.facts.docker import OwnPorts
-from vllm_hosts.facts.firewall import SshPorts
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
@@ -70,11 +69,11 @@ def _problems(settings: HostSettings) -> list[str]:
 def _others(settings: HostSettings) -> list[str]:
     """What sites and programs of other people have that a deploy could not end with."""
     sites = look(NginxSites)
-    sockets, ssh_ports = look(ListeningSockets), look(SshPorts)
+    sockets = look(ListeningSockets)
     own = look(OwnPorts, directory=settings.vllm.directory)
     return [
         *site_problems(settings, sites),
-        *strangers(sockets, settings, ssh_ports, own=own, of_sites=site_ports(sites)),
+        *strangers(sockets, settings, own=own, of_sites=site_ports(sites)),
     ]
 
 

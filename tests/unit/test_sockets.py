@@ -90,7 +90,7 @@ class TestStrangers:
     """What preflight says: a deploy would end with it, and does not close it itself."""
 
     def said(self, *lines: str, own: frozenset[int] = frozenset()) -> list[str]:
-        return list(strangers([*GOOD, *lines], SETTINGS, [22], own=own, of_sites=frozenset({8088})))
+        return list(strangers([*GOOD, *lines], SETTINGS, own=own, of_sites=frozenset({8088})))
 
     @pytest.mark.parametrize(
         ("there", "words"),
@@ -118,6 +118,7 @@ class TestStrangers:
             # Taken ports are preflight's own sentence.
             line("tcp", "0.0.0.0:443", 'users:(("apache2",pid=5,fd=3))'),
             line("tcp", "127.0.0.1:9000", PROXY),
+            line("tcp", "0.0.0.0:2222", SSHD),
         ],
     )
     def test_what_the_deploy_sees_to_is_not(self, there: str) -> None:
