@@ -12,7 +12,7 @@ from lab import bare, gpu, hosts, layout, network, processes, recipe, services
 from lab import clean as cleaning
 
 
-@click.group(help="Disposable real hosts on this machine: Debian 13, systemd, SSH. Needs root.")
+@click.group(help="Disposable real hosts on this machine: Debian, systemd, SSH. Needs root.")
 def main() -> None:
     if os.geteuid() != 0:
         raise click.ClickException("the lab makes network namespaces and mounts; run it as root")
@@ -27,14 +27,21 @@ def main() -> None:
     show_default=True,
     help="How many GPU hosts.",
 )
-def up(count: int) -> None:
+@click.option(
+    "--with",
+    "further",
+    type=click.Choice(list(layout.FURTHER)),
+    multiple=True,
+    help="Another host besides: its system is built if needed. May be repeated.",
+)
+def up(count: int, further: tuple[str, ...]) -> None:
     """Boot the hosts and what serves them; repair what is half there."""
-    if hosts.is_up() and len(hosts.gpu_host_names()) == count and _services_run():
+    if hosts.is_up() and hosts.are(count, further) and _services_run():
         recipe.say("is up")
         return
     started = time.monotonic()
     try:
-        hosts.up(count)
+        hosts.up(count, further)
     except RuntimeError as error:
         raise click.ClickException(str(error)) from error
     recipe.say(f"up after {time.monotonic() - started:.0f} s")

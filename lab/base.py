@@ -1,4 +1,4 @@
-"""The file systems that lab hosts start from: Debian 13 as a minimal cloud server has it."""
+"""The file systems that lab hosts start from: Debian as a minimal cloud server has it."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _TOOLS = [*_SYSTEM, "nmap", "curl", "python3-minimal"]
 
 _SOURCES = """Types: deb
 URIs: http://deb.debian.org/debian
-Suites: trixie trixie-updates
+Suites: @RELEASE@ @RELEASE@-updates
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 
 Types: deb
 URIs: http://security.debian.org/debian-security
-Suites: trixie-security
+Suites: @RELEASE@-security
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 """
@@ -81,16 +81,18 @@ chroot "$1" systemctl mask systemd-networkd-wait-online.service getty.target con
 """
 
 
-def build(tools: bool) -> Path:
+def build(tools: bool, release: str = "trixie") -> Path:
     """The tar of a base system.
 
     :param tools: the neighbour's, with programs to look at other hosts.
+    :param release: a key of ``layout.RELEASES``.
     """
     packages = _TOOLS if tools else _SYSTEM
+    customize = _CUSTOMIZE.replace("@RELEASE@", release)
 
     def make(folder: Path) -> None:
         hook = folder / "customize"
-        hook.write_text(_CUSTOMIZE)
+        hook.write_text(customize)
         services.apt_proxy_alone()
         recipe.run(
             [
@@ -100,16 +102,17 @@ def build(tools: bool) -> Path:
                 "--keyring=/usr/share/keyrings/debian-archive-keyring.gpg",
                 f'--aptopt=Acquire::http::Proxy "http://{BRIDGE_V4.ip}:{APT_PROXY_PORT}"',
                 f'--customize-hook=sh {hook} "$1"',
-                "trixie",
+                release,
                 folder / "root.tar",
                 "http://deb.debian.org/debian",
             ],
-            "making Debian 13 with mmdebstrap",
+            f"making Debian {layout.RELEASES[release]} with mmdebstrap",
         )
         hook.unlink()
 
     name = "base-tools" if tools else "base"
-    return recipe.keep(name, [" ".join(packages), _CUSTOMIZE], make) / "root.tar"
+    name += "" if release == "trixie" else f"-{release}"
+    return recipe.keep(name, [" ".join(packages), customize], make) / "root.tar"
 
 
 def unpack(tar: Path, root: Path) -> None:

@@ -40,27 +40,30 @@ _AGAIN = (
     f'while :; do "$@"; [ $? -eq {_REBOOTED} ] || exit; ip link del "$0" 2>/dev/null; sleep 0.3;'
     " done"
 )
+#: In a host that has it, what is started in systemd's place, to become it. See states.py.
+INIT = "usr/local/lib/lab-init"
 _LIST = STATE / "hosts.json"
 _FOLDER = STATE / "hosts"
 
 
-def up(count: int) -> None:
+def up(count: int, further: Sequence[str] = ()) -> None:
     """Bring up ``count`` GPU hosts and the neighbour, with the services they need.
 
     What runs is left alone, what a crash left behind is repaired.
 
+    :param further: of ``layout.FURTHER``, what to bring up besides.
     :raises RuntimeError: something does not come up; the text says what and where its log is.
     """
     with _locked():
         recipe.ensure_packages(base.MACHINE_PACKAGES)
         network.up()
         ca.prepare()
-        services.up()
+        wanted = _wanted(count, further)
+        services.up(found.release for found in wanted)
         _keys()
-        wanted = [*layout.gpu_hosts(count), NEIGHBOUR]
         _LIST.write_text(json.dumps([found.name for found in wanted]))
         _write_known_hosts(wanted)
-        tars = {tools: base.build(tools) for tools in (False, True)}
+        tars = _tars(wanted)
         folder = model.build()
         with ThreadPoolExecutor(max_workers=2) as pool:
             list(pool.map(lambda found: _bring_up(found, tars, folder), wanted))
@@ -78,12 +81,23 @@ def down() -> None:
         _LIST.unlink(missing_ok=True)
 
 
+def remove(names: Sequence[str]) -> None:
+    """Stop hosts for good, and forget them. The others run on."""
+    with _locked():
+        for name in names:
+            _stop(name)
+            shutil.rmtree(_FOLDER / name, ignore_errors=True)
+        left = [name for name in _known() if name not in names]
+        _LIST.write_text(json.dumps(left))
+        _write_known_hosts([host(name) for name in left])
+
+
 def reset(names: Sequence[str] = ()) -> None:
     """Return hosts (all, if none is named) to their fresh state."""
     chosen = list(names) or _known()
     with _locked():
         _require_up()
-        tars = {tools: base.build(tools) for tools in (False, True)}
+        tars = _tars([host(name) for name in chosen])
         folder = model.build()
 
         def again(name: str) -> None:
@@ -95,6 +109,13 @@ def reset(names: Sequence[str] = ()) -> None:
             list(pool.map(again, chosen))
 
 
+def restart(name: str) -> None:
+    """Stop a host and boot it again, as it is."""
+    with _locked():
+        _stop(name)
+        _boot(host(name), root(name))
+
+
 def host(name: str) -> Host:
     """A host by name.
 
@@ -102,12 +123,17 @@ def host(name: str) -> Host:
     """
     if name == NEIGHBOUR.name:
         return NEIGHBOUR
-    return {found.name: found for found in layout.gpu_hosts(200)}[name]
+    return (layout.FURTHER | {found.name: found for found in layout.gpu_hosts(200)})[name]
 
 
 def gpu_host_names() -> list[str]:
     """The GPU hosts that the lab has; the usual two where it was never up."""
     return [name for name in _known() if name != NEIGHBOUR.name] or ["gpu1", "gpu2"]
+
+
+def are(count: int, further: Sequence[str] = ()) -> bool:
+    """Whether the lab has exactly the hosts that ``up`` would bring up."""
+    return _known() == [found.name for found in _wanted(count, further)]
 
 
 def is_up() -> bool:
@@ -150,7 +176,20 @@ def run(
     return done
 
 
-def _bring_up(found: Host, tars: dict[bool, Path], models: Path) -> None:
+def _wanted(count: int, further: Sequence[str]) -> list[Host]:
+    return [
+        *layout.gpu_hosts(count),
+        *(layout.FURTHER[name] for name in dict.fromkeys(further)),
+        NEIGHBOUR,
+    ]
+
+
+def _tars(wanted: Sequence[Host]) -> dict[str, Path]:
+    """The base system of each host, by name."""
+    return {found.name: base.build(found is NEIGHBOUR, found.release) for found in wanted}
+
+
+def _bring_up(found: Host, tars: dict[str, Path], models: Path) -> None:
     if alive(found.name):
         return
     started = time.monotonic()
@@ -160,7 +199,7 @@ def _bring_up(found: Host, tars: dict[bool, Path], models: Path) -> None:
     network.drop_link(found.name)
     if not complete.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        _make(found, folder / "root", tars[found is NEIGHBOUR], models)
+        _make(found, folder / "root", tars[found.name], models)
         complete.touch()
     _boot(found, folder / "root")
     recipe.say(f"{found.name} is up at {found.ipv4} after {time.monotonic() - started:.1f} s")
@@ -197,7 +236,7 @@ def _hosts_file(found: Host) -> str:
     lines += [f"{BRIDGE_V4.ip} {ARCHIVE_NAME} {REGISTRY_NAME} {HUB_NAME} {HUB_CDN_NAME}"]
     lines += [
         f"{other.ipv4} {other.name}.lab"
-        for other in [*layout.gpu_hosts(9), NEIGHBOUR]
+        for other in [*layout.gpu_hosts(9), *layout.FURTHER.values(), NEIGHBOUR]
         if other.name != found.name
     ]
     return "\n".join([*lines, ""])
@@ -222,6 +261,7 @@ def _authorize(root: Path) -> None:
 
 
 def _boot(found: Host, root: Path) -> None:
+    own_init = (root / INIT).exists()
     processes.start(
         f"host-{found.name}",
         [
@@ -230,7 +270,7 @@ def _boot(found: Host, root: Path) -> None:
             "--quiet",
             "--register=no",
             "--keep-unit",
-            "--boot",
+            *(["--kill-signal=SIGRTMIN+3"] if own_init else ["--boot"]),
             f"--directory={root}",
             f"--machine={found.name}",
             f"--network-bridge={BRIDGE}",
@@ -239,6 +279,7 @@ def _boot(found: Host, root: Path) -> None:
             "--capability=all",
             "--system-call-filter=add_key keyctl bpf",
             "--console=read-only",
+            *([f"/{INIT}"] if own_init else []),
         ],
         env={"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
@@ -36,6 +36,9 @@ KNOWN_HOSTS = STATE / "ssh" / "known_hosts"
 LAB_CA = STATE / "ca.pem"  # signs the lab's own servers; trusted by the hosts' system store
 HUB_TOKENS = STATE / "hub-tokens"  # who may read the hub's gated models; see hub.py
 
+#: Debian's releases that hosts are made of, with their numbers.
+RELEASES = {"trixie": 13, "bookworm": 12}
+
 #: Login of the hosts that are not entered as root: sudo without a password.
 SUDO_USER = "deploy"
 #: A second login on every host, with a password for sudo, for the tests that get it wrong.
@@ -45,13 +48,14 @@ PASSWORD = "lab-alice"
 
 @dataclass(frozen=True)
 class Host:
-    """One lab host: its name, addresses and the login that deploys use."""
+    """One lab host: its name, addresses, the login that deploys use, and its Debian release."""
 
     name: str
     ipv4: IPv4Address
     ipv6: IPv6Address
     ssh_user: str
     gpus: int
+    release: str = "trixie"
 
 
 def _host(name: str, number: int, ssh_user: str, gpus: int) -> Host:
@@ -67,3 +71,8 @@ def gpu_hosts(count: int) -> list[Host]:
 
 
 NEIGHBOUR = _host("neighbour", 9, "root", gpus=0)
+#: Hosts that the lab has only where they are named (`up --with NAME`): a usual run needs none.
+FURTHER = {
+    found.name: found
+    for found in [replace(_host("debian12", 30, SUDO_USER, gpus=2), release="bookworm")]
+}

@@ -6,6 +6,7 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from lab import archive, ca, image, model, processes
@@ -28,16 +29,21 @@ NAMES = ("apt-proxy", "archive", "registry", "hub")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-def up() -> None:
+def up(releases: Iterable[str] = ("trixie",)) -> None:
     """Start all services that do not run, and wait until they answer.
 
+    :param releases: of Debian, those that the archive has to serve.
     :raises RuntimeError: one does not; the text names its log.
     """
     _start_apt_proxy()
     chain, key = ca.certificate(ARCHIVE_NAME)
+    folder = STATE / "archive"
+    folder.mkdir(parents=True, exist_ok=True)
+    for release in {"trixie", *releases}:
+        _link(folder / release, archive.build(release))
     processes.start(
         "archive",
-        [sys.executable, "-m", "lab.archive_server", archive.build(), _ADDRESS, "443", chain, key],
+        [sys.executable, "-m", "lab.archive_server", folder, _ADDRESS, "443", chain, key],
         env={"PYTHONPATH": str(_ROOT)},
     )
     _start_registry()
@@ -78,6 +84,14 @@ def _start_apt_proxy() -> None:
     lines = [f"{name}: {value}\n" for name, value in settings.items()]
     (config / "acng.conf").write_text("".join(lines))
     processes.start("apt-proxy", ["/usr/sbin/apt-cacher-ng", "-c", config])
+
+
+def _link(path: Path, target: Path) -> None:
+    """A link that appears, or changes, under a running server."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.rename(path)
 
 
 def _start_registry() -> None:

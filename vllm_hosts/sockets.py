@@ -111,10 +111,43 @@ def unexpected_sockets(
             elif not _held_by(socket, _DOCKER):
                 yield f"the port of agent {agent.name!r} is taken: {socket}"
         elif not _expected(socket, settings, ssh):
-            yield (
-                f"something listens on {socket}; stop it, or name its port in"
-                f" firewall.extra_{socket.protocol}_ports"
-            )
+            yield _unexpected(socket)
+
+
+def strangers(
+    lines: Iterable[str],
+    settings: HostSettings,
+    *,
+    own: Set[int],
+    of_sites: Set[int],
+) -> Iterator[str]:
+    """What a deploy would end with, said before it begins: sockets that it will not close itself.
+
+    Where sshd may listen is left to the firewall's role, which has to find it.
+
+    :param own: ports that containers of ours publish, which the deploy may close.
+    :param of_sites: TCP ports where nginx listens for others; its other ports may be the edge's of
+        until now.
+    """
+    # Those that are taken are another sentence.
+    wanted = {agent.port for agent in settings.agents}
+    wanted |= {settings.edge.https_port, settings.edge.http_port}
+    for socket in map(parse, lines):
+        ssh = {socket.port}
+        if socket.port in wanted or _expected(socket, settings, ssh):
+            continue
+        if _held_by(socket, {"nginx"}) and socket.port not in of_sites:
+            continue
+        if not (_held_by(socket, _DOCKER) and socket.port in own):
+            yield _unexpected(socket)
+
+
+def _unexpected(socket: Socket) -> str:
+    narrower = "publish it on 127.0.0.1, " if _held_by(socket, _DOCKER) else ""
+    return (
+        f"something listens on {socket}; {narrower}stop it, or name its port in"
+        f" firewall.extra_{socket.protocol}_ports"
+    )
 
 
 def _held_by(socket: Socket, programs: Set[str]) -> bool:

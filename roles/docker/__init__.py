@@ -25,7 +25,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.operations.apt import Archive, archive_present, packages_present
-from vllm_hosts.operations.docker import compose_available, daemon_configured
+from vllm_hosts.operations.docker import NOTE_RUNNING, compose_available, daemon_configured
 from vllm_hosts.settings import Docker
 
 
@@ -41,6 +41,7 @@ def docker() -> None:
             dict.fromkeys(CE_PACKAGES),
             conflicting=CE_CONFLICTS,
             serving=serving,
+            before_removing=NOTE_RUNNING,
             name="Docker Engine is installed",
         )
     else:

@@ -4,7 +4,8 @@ Promises: TLS by Mozilla's intermediate profile; only named clients, only exact 
 not buffered; limits answer 429, for strangers too; no query and no key in a log; connections for
 all clients.
 Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts, one
-number in nginx.conf and a file in modules-enabled; takes the distribution's welcome page away.
+number in nginx.conf and a file in modules-enabled; takes the distribution's welcome page away, but
+no site of somebody's own.
 Reloads nginx when its files or the certificate changed, after `nginx -t`; a configuration that it
 rejects is put back, and is not even tried if nginx says so before images and models are fetched.
 """
@@ -31,6 +32,7 @@ from vllm_hosts.facts.nginx import (
     NginxMainConf,
     NginxState,
 )
+from vllm_hosts.facts.nginx_sites import NginxSites, Sites
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.edge import RELOAD, RELOADED
 from vllm_hosts.operations.edge_trial import configuration_accepted
@@ -42,7 +44,7 @@ from vllm_hosts.tree import Entry, differing
 #: Debian 13's: what a plan assumes while nginx is not installed yet.
 _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))
 #: By the identity of what it is for, which is kept with it.
-_made: dict[int, tuple[Current, NginxVersion, list[Entry]]] = {}
+_made: dict[int, tuple[Current, NginxVersion, bool, list[Entry]]] = {}
 
 
 @deploy("nginx, beforehand")
@@ -60,7 +62,7 @@ def nginx_asked() -> None:
 def nginx() -> None:
     """Open the edge: configure it, and take the configuration up without dropping streams."""
     tree_synced(
-        lambda: _entries(run.current(), look(NginxState), look(NginxMainConf)),
+        lambda: _entries(run.current(), look(NginxState), look(NginxMainConf), look(NginxSites)),
         watch=[paths.TLS_CERTIFICATE, paths.TLS_KEY],
         validate="nginx -t -q",
         activate=RELOAD,
@@ -71,22 +73,23 @@ def nginx() -> None:
     nginx_enabled(name="nginx runs, now and at boot")
 
 
-def _entries(current: Current, state: Nginx, main: MainConf | None) -> list[Entry]:
+def _entries(current: Current, state: Nginx, main: MainConf | None, sites: Sites) -> list[Entry]:
     try:
         version = parse_version(state.version_text) if state.version_text else _USUAL
     except ValueError as error:
         raise HostError(f"the version of nginx cannot be told: {error}") from error
     version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
-    return [*_edge(current, version), *connection_entries(current.settings.edge, main)]
+    edge = _edge(current, version, sites.welcome == "own")
+    return [*edge, *connection_entries(current.settings.edge, main)]
 
 
-def _edge(current: Current, version: NginxVersion) -> list[Entry]:
+def _edge(current: Current, version: NginxVersion, own_site: bool) -> list[Entry]:
     """Made once in a run for a host, as that takes longer than asking it."""
     made = _made.get(id(current))
-    if made is None or made[1] != version:
-        entries = edge_entries(current.settings, current.keys, version)
-        made = _made[id(current)] = (current, version, entries)
-    return made[2]
+    if made is None or made[1:3] != (version, own_site):
+        entries = edge_entries(current.settings, current.keys, version, own_site=own_site)
+        made = _made[id(current)] = (current, version, own_site, entries)
+    return made[3]
 
 
 def _trial(current: Current) -> Sequence[Entry]:
@@ -94,7 +97,7 @@ def _trial(current: Current) -> Sequence[Entry]:
     found = look(EdgeState, paths=[*edge_paths(current.settings), MAIN_CONF, LIMITS_CONF])
     if not found.nginx.version_text:
         return []
-    entries = _entries(current, found.nginx, found.main)
+    entries = _entries(current, found.nginx, found.main, found.sites)
     if not differing(entries, found.files.paths):
         return []
     return trial_entries(current.settings, entries)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from roles.nginx.routes import browser_paths, encoded_models, model_routes, routes
 from vllm_hosts import paths
 from vllm_hosts.errors import HostError
+from vllm_hosts.facts.nginx_sites import WELCOME
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations.edge import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.probe import host_header
@@ -19,8 +20,6 @@ from vllm_hosts.settings.cells import CONTAINER_PORT
 from vllm_hosts.tree import Absent, Entry, File, Folder
 
 CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
-#: The distribution's own site claims port 80 as its default; it serves a welcome page.
-WELCOME = "/etc/nginx/sites-enabled/default"
 
 #: Mozilla's server side TLS guideline 6.0, intermediate.
 CIPHERS = (
@@ -118,11 +117,16 @@ class Upstream:
     port: int
 
 
-def edge_entries(settings: HostSettings, keys: HostKeys, version: NginxVersion) -> list[Entry]:
-    """All files of the edge. Those with keys are for root's eyes: nginx reads them as root."""
+def edge_entries(
+    settings: HostSettings, keys: HostKeys, version: NginxVersion, *, own_site: bool = False
+) -> list[Entry]:
+    """All files of the edge. Those with keys are for root's eyes: nginx reads them as root.
+
+    :param own_site: what has the name of the distribution's site is somebody's own.
+    """
     return [
         Folder(paths.EDGE_FOLDER, mode=0o700),
-        Absent(WELCOME),
+        *([] if own_site else [Absent(WELCOME)]),
         File(CONF, edge_conf(settings, version).encode()),
         *(
             File(f"{paths.EDGE_FOLDER}/{name}.conf", text.encode(), mode=0o600)

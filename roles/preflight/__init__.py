@@ -17,11 +17,16 @@ from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, model_folders, models_of
 from vllm_hosts.facts import look
+from vllm_hosts.facts.docker import OwnPorts
+from vllm_hosts.facts.nginx_sites import NginxSites
+from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import System, SystemState
 from vllm_hosts.keys.sources import hf_token
+from vllm_hosts.nginx_sites import site_ports, site_problems
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.sockets import strangers
 
 #: The hub is asked about a model that the host does not have, once in a week. A hub that is not
 #: there costs this long, once in an hour.
@@ -46,6 +51,8 @@ def _problems(settings: HostSettings) -> list[str]:
         models=sorted({*(model_folders(settings) if planned else []), *own_folders(settings)}),
     )
     found = problems(settings, look(OsRelease), system)
+    if system.user == "0":  # Nobody else can tell.
+        found += _others(settings)
     say(notes(settings, system))
     # Without a driver and cards that answer there is nothing to plan for.
     gpus = cards(system, settings) if planned else None
@@ -56,6 +63,17 @@ def _problems(settings: HostSettings) -> list[str]:
     # A card that is not there was said already.
     return found + [
         problem for problem in judged.problems if not any(problem.startswith(one) for one in found)
+    ]
+
+
+def _others(settings: HostSettings) -> list[str]:
+    """What sites and programs of other people have that a deploy could not end with."""
+    sites = look(NginxSites)
+    sockets = look(ListeningSockets)
+    own = look(OwnPorts, directory=settings.vllm.directory)
+    return [
+        *site_problems(settings, sites),
+        *strangers(sockets, settings, own=own, of_sites=site_ports(sites)),
     ]
 
 

@@ -14,6 +14,7 @@ from roles.preflight.plan import problems
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
 from vllm_hosts.docker_there import DockerThere
+from vllm_hosts.facts.docker import DAEMON_JSON, RAN
 from vllm_hosts.facts.images import IMAGES, ImagePlaces, image_places
 from vllm_hosts.operations.docker import RESTART
 
@@ -153,6 +154,50 @@ class TestTheDaemonsOwnWords:
         )
         asked = (tmp_path / "asked").read_text().splitlines()
         assert asked == ["reset-failed docker.service", "restart docker.service"]
+
+    def test_what_ran_runs_again(self, tmp_path: Path) -> None:
+        """Once the daemon has taken up live-restore; and again only where it stopped anyway."""
+        daemon, note = tmp_path / "daemon.json", tmp_path / "state" / "ran"
+        daemon.write_text('{\n  "live-restore": true\n}\n')
+        program(tmp_path, "systemctl", f'echo "systemctl $*" >>{tmp_path}/asked')
+        program(
+            tmp_path, "docker",
+            f"""echo "docker $*" >>{tmp_path}/asked
+            case "$*" in
+            "ps -q --no-trunc") echo one; echo two ;;
+            info*) echo true ;;
+            inspect*one) echo true ;;
+            inspect*two) echo false ;;
+            inspect*) exit 1 ;;
+            esac""",
+        )  # fmt: skip
+        note.parent.mkdir()
+        note.write_text("removed\n")
+        script = RESTART.replace(RAN, str(note)).replace(RAN.rpartition("/")[0], str(note.parent))
+        script = script.replace(DAEMON_JSON, str(daemon))
+        done = subprocess.run(
+            ["sh", "-c", f"set -eu; ( eval {quote(script)} ) || exit 1"],
+            env=_before(tmp_path), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        asked = (tmp_path / "asked").read_text().splitlines()
+        hup = asked.index("systemctl kill --signal=HUP --kill-who=main docker.service")
+        assert hup < asked.index("systemctl restart docker.service")
+        assert [line for line in asked if line.startswith("docker start")] == ["docker start two"]
+        assert not note.exists()
+
+    def test_a_daemon_that_does_not_start_leaves_the_note(self, tmp_path: Path) -> None:
+        note = tmp_path / "state" / "ran"
+        program(tmp_path, "docker", 'case "$*" in ps*) echo one ;; esac')
+        program(tmp_path, "systemctl", "case $1 in restart) exit 1 ;; esac")
+        program(tmp_path, "journalctl", ":")
+        script = RESTART.replace(RAN, str(note)).replace(RAN.rpartition("/")[0], str(note.parent))
+        done = subprocess.run(
+            ["sh", "-c", f"set -eu; ( eval {quote(script)} ) || exit 1"],
+            env=_before(tmp_path), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert note.read_text() == "one\n"
 
     def test_a_daemon_that_starts_says_nothing(self, tmp_path: Path) -> None:
         done = self.run(tmp_path, "exit 0")

@@ -12,7 +12,7 @@ from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.firewall import HostSurroundings, SshPorts, Surroundings
+from vllm_hosts.facts.firewall import HostSurroundings, Others, SshPorts, Surroundings
 from vllm_hosts.tree import File
 
 NARROW = settings(
@@ -161,3 +161,12 @@ def test_nginx_s_user_is_the_one_in_its_configuration(tmp_path: Path, conf: str,
 def test_a_user_that_does_not_exist_is_no_default(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         around(tmp_path, "user no-such-user-here;\n")
+
+
+def test_other_firewalls_are_told_what_takes_effect_now_and_after_a_boot() -> None:
+    [ufw, firewalld] = Others(("ufw", "firewalld")).sentences([443, 80])
+    assert "(ufw allow 443/tcp; ufw allow 80/tcp)" in ufw
+    assert (
+        "(firewall-cmd --permanent --add-port=443/tcp; firewall-cmd --permanent --add-port=80/tcp;"
+        " firewall-cmd --reload); a packet passes only if both let it" in firewalld
+    )

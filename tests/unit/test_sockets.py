@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.sockets import parse, unexpected_sockets
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.docker import OwnPorts
+from vllm_hosts.sockets import parse, strangers, unexpected_sockets
 
 SETTINGS = settings(
     agents=[QWEN, CODER], firewall={"extra_tcp_ports": [9100], "extra_udp_ports": [51820]}
@@ -79,3 +81,56 @@ def test_what_should_not_listen(bad: str, words: str) -> None:
 def test_a_line_that_is_not_one() -> None:
     with pytest.raises(ValueError, match="not a line of ss"):
         parse("Netid State")
+
+
+DOCKER_WIDE = line("tcp", "0.0.0.0:9000", PROXY)
+
+
+class TestStrangers:
+    """What preflight says: a deploy would end with it, and does not close it itself."""
+
+    def said(self, *lines: str, own: frozenset[int] = frozenset()) -> list[str]:
+        return list(strangers([*GOOD, *lines], SETTINGS, own=own, of_sites=frozenset({8088})))
+
+    @pytest.mark.parametrize(
+        ("there", "words"),
+        [
+            (DOCKER_WIDE, "(docker-proxy); publish it on 127.0.0.1, stop it, or name its port in"),
+            (line("tcp", "[::]:9000", PROXY), "tcp [::]:9000 (docker-proxy); publish it"),
+            (line("tcp", "*:3000", 'users:(("node",pid=5,fd=3))'), "(node); stop it, or name"),
+            (line("udp", "0.0.0.0:5353", 'users:(("avahi-daemon",pid=5,fd=3))'), "extra_udp_ports"),
+            (line("tcp", "0.0.0.0:8088", NGINX), "tcp 0.0.0.0:8088 (nginx); stop it"),
+            (line("tcp", "0.0.0.0:111", 'users:(("rpcbind",pid=5,fd=3))'), "(rpcbind)"),
+        ],
+    )
+    def test_what_stays_open_is_named(self, there: str, words: str) -> None:
+        [problem] = self.said(there)
+        assert words in problem
+
+    @pytest.mark.parametrize(
+        "there",
+        [
+            # Of an agent that was exposed, or is no longer wanted.
+            line("tcp", "0.0.0.0:8009", PROXY),
+            line("tcp", "0.0.0.0:8001", PROXY),
+            # The edge, before it moves.
+            line("tcp", "0.0.0.0:8443", NGINX),
+            # Taken ports are preflight's own sentence.
+            line("tcp", "0.0.0.0:443", 'users:(("apache2",pid=5,fd=3))'),
+            line("tcp", "127.0.0.1:9000", PROXY),
+            line("tcp", "0.0.0.0:2222", SSHD),
+        ],
+    )
+    def test_what_the_deploy_sees_to_is_not(self, there: str) -> None:
+        assert self.said(there, own=frozenset({8009})) == []
+
+
+def test_the_ports_of_our_containers() -> None:
+    lines = [
+        "== ports",
+        "127.0.0.1:8001->8000/tcp",
+        "0.0.0.0:8009->8000/tcp, [::]:8009->8000/tcp",
+        END,
+    ]
+    assert OwnPorts().process(lines) == {8001, 8009}
+    assert OwnPorts().process(["== ports", "8000/tcp", END]) == frozenset()

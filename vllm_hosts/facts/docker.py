@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from shlex import quote
 
@@ -12,13 +13,16 @@ from vllm_hosts.facts.tree import STAMPS
 from vllm_hosts.text import clean
 
 DAEMON_JSON = "/etc/docker/daemon.json"
+#: Ids of containers that ran before Docker was replaced or restarted, and are to run afterwards.
+RAN = "/var/lib/vllm-hosts/containers-that-ran"
 
 
 @dataclass(frozen=True)
 class Daemon:
     """``config`` is daemon.json's text, None where there is none.
 
-    ``stale`` names what changed after the daemon started: such a daemon has to be restarted.
+    ``stale`` names what changed after the daemon started, or is left to do when it starts again:
+    such a daemon has to be restarted.
     """
 
     version: str | None
@@ -50,6 +54,7 @@ class DockerDaemon(HostFact[Daemon]):
                     [ "$(stat -c %Z "$path")" -le "$(stat -c %Y "/proc/$pid")" ] || echo "$path"
                 done
             fi
+            [ ! -e {RAN} ] || echo {RAN}
             """
         )
 
@@ -106,6 +111,23 @@ class AgentsServed(HostFact[Served]):
 
 def _decoded(lines: list[str]) -> bytes:
     return base64.b64decode("".join(lines), validate=True)
+
+
+class OwnPorts(HostFact[frozenset[int]]):
+    """TCP and UDP ports that the containers of one Compose project publish."""
+
+    what = "the containers' ports"
+
+    def command(self, directory: str) -> str:
+        label = f"label=com.docker.compose.project.working_dir={directory}"
+        return ending(
+            f"echo '== ports'; ! command -v docker >/dev/null ||"
+            f" docker ps --filter {quote(label)} --format '{{{{.Ports}}}}' 2>/dev/null || :"
+        )
+
+    def parse(self, lines: list[str]) -> frozenset[int]:
+        found = re.findall(r":([0-9]{1,5})->", "\n".join(sections(lines)["ports"]))
+        return frozenset(map(int, found))
 
 
 class ImageId(HostFact[str]):

@@ -152,7 +152,10 @@ class Others:
         wanted = " and ".join(f"{port}/tcp" for port in ports)
         how = {
             "ufw": "; ".join(f"ufw allow {port}/tcp" for port in ports),
-            "firewalld": "; ".join(f"firewall-cmd --permanent --add-port={p}/tcp" for p in ports),
+            "firewalld": "; ".join(
+                [f"firewall-cmd --permanent --add-port={p}/tcp" for p in ports]
+                + ["firewall-cmd --reload"]
+            ),
         }
         return [
             f"{name} is active too and stays as it is: it has to allow {wanted} itself"

@@ -7,6 +7,7 @@ from base64 import b64decode
 from dataclasses import dataclass
 
 from vllm_hosts.facts.base import END, HostFact, ending, sections
+from vllm_hosts.facts.nginx_sites import NginxSites, Sites
 from vllm_hosts.facts.tree import TreeFound, TreeState
 
 #: The distribution's own file.
@@ -108,23 +109,31 @@ class EdgeFound:
 
     nginx: Nginx
     main: MainConf | None
+    sites: Sites
     files: TreeFound
 
 
 class EdgeState(HostFact[EdgeFound]):
-    """Three looks in one command, for a question that every run asks."""
+    """Four looks in one command, for a question that every run asks."""
 
     what = "the edge's files"
 
     def command(self, paths: list[str]) -> str:
-        parts = [NginxState().command(), NginxMainConf().command(), TreeState().command(paths)]
+        parts = [
+            NginxState().command(),
+            NginxMainConf().command(),
+            NginxSites().command(),
+            TreeState().command(paths),
+        ]
         return "\n".join(f"(\n{part}\n)" for part in parts)
 
     def parse(self, lines: list[str]) -> EdgeFound:
         first = lines.index(END)
         second = lines.index(END, first + 1)
+        third = lines.index(END, second + 1)
         return EdgeFound(
             NginxState().process(lines[: first + 1]),
             NginxMainConf().process(lines[first + 1 : second + 1]),
-            TreeState().process([*lines[second + 1 :], END]),
+            NginxSites().process(lines[second + 1 : third + 1]),
+            TreeState().process([*lines[third + 1 :], END]),
         )

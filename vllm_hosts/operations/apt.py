@@ -187,6 +187,7 @@ def packages_present(
     *,
     held: bool = False,
     conflicting: Sequence[str] = (),
+    before_removing: str = ":",
     without_starting: Sequence[str] = (),
     serving: Serving | None = None,
 ) -> Commands:
@@ -196,6 +197,7 @@ def packages_present(
         A function is called when the host can be looked at.
     :param held: keep them at that version through upgrades.
     :param conflicting: packages to remove first. Their data stays.
+    :param before_removing: shell command, where some of those are there.
     :param without_starting: units that Debian would start at once, before they are configured.
     :param serving: the host's agents, which what conflicts takes down with it.
     """
@@ -203,6 +205,7 @@ def packages_present(
         wanted() if callable(wanted) else wanted,
         held=held,
         conflicting=conflicting,
+        before_removing=before_removing,
         without_starting=without_starting,
         serving=serving,
     )
@@ -213,6 +216,7 @@ def packages_installed(
     *,
     held: bool = False,
     conflicting: Sequence[str] = (),
+    before_removing: str = ":",
     without_starting: Sequence[str] = (),
     anew: bool = False,
     first: str = ":",
@@ -238,7 +242,8 @@ def packages_installed(
     for package in hold:
         differs(f"package {package}", "is not held")
     will_change([*remove, *(name for name in wanted if anew or _missing(wanted, found, name))])
-    commands = _installation(wanted, remove, missing, hold, without_starting, first)
+    removal = f"{before_removing}\n{_APT_GET} remove {' '.join(remove)}" if remove else ""
+    commands = _installation(wanted, removal, missing, hold, without_starting, first)
     if remove:
         removed = f"packages {' '.join(remove)} are replaced by {' '.join(wanted)}"
         yield from outage(commands, serving, removed)
@@ -248,14 +253,14 @@ def packages_installed(
 
 def _installation(
     wanted: Iterable[str],
-    remove: Sequence[str],
+    removal: str,
     missing: Sequence[str],
     hold: Sequence[str],
     without_starting: Sequence[str],
     first: str,
 ) -> Commands:
-    if remove:
-        yield watched(f"removing {' '.join(remove)}", f"{_APT_GET} remove {' '.join(remove)}")
+    if removal:
+        yield watched("removing packages in the way", removal)
     if missing:
         words = " ".join(quote(name) for name in missing)
         install = (

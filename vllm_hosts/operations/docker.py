@@ -15,7 +15,7 @@ from vllm_hosts.docker_there import COMPOSE_FLOOR
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import COMPOSE
-from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
+from vllm_hosts.facts.docker import DAEMON_JSON, RAN, DockerDaemon, ImageId
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
@@ -25,16 +25,37 @@ from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.tree import change
 from vllm_hosts.tree import File
 
-#: What is wrong with a configuration is sometimes seen at the start only, and said in the journal
-#: only. A daemon that failed a few times is not started again before it is forgiven.
-RESTART = r"""
+#: Other people's containers run on, or again. Those without a restart policy would stay down.
+NOTE_RUNNING = f"""
+ran=$(docker ps -q --no-trunc 2>/dev/null) || ran=
+[ -z "$ran" ] || {{ mkdir -p {RAN.rpartition("/")[0]} && echo "$ran" >>{RAN}; }}
+"""
+#: A daemon takes up live-restore without being restarted; then it leaves containers running when
+#: it is. What is wrong with a configuration is sometimes seen at the start only, and said in the
+#: journal only. A daemon that failed a few times is not started again before it is forgiven.
+RESTART = rf"""
+{NOTE_RUNNING}
+if [ -n "$ran" ] && grep -qs '"live-restore": *true' {DAEMON_JSON}; then
+    systemctl kill --signal=HUP --kill-who=main docker.service 2>/dev/null || :
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+        [ "$(docker info --format '{{{{.LiveRestoreEnabled}}}}' 2>/dev/null)" != true ] || break
+        sleep 0.3
+    done
+fi
 begun=$(date +%s); systemctl reset-failed docker.service 2>/dev/null || :
-systemctl restart docker.service || {
+if systemctl restart docker.service; then
+    for container in $(cat {RAN} 2>/dev/null); do
+        [ "$(docker inspect -f '{{{{.State.Running}}}}' "$container" 2>/dev/null)" != false ] ||
+            docker start "$container" >/dev/null || :
+    done
+    rm -f {RAN}
+else
     journalctl --sync 2>/dev/null || :
     echo 'dockerd says:'
     journalctl _SYSTEMD_UNIT=docker.service --since "@$begun" -o cat --no-pager 2>/dev/null |
         grep -v 'level=\(info\|debug\)' | awk '!said[$0]++' | tail -n 5 | cut -c 1-1000
-    false; }
+    false
+fi
 """
 
 

@@ -1,0 +1,67 @@
+"""What a host's nginx already serves, for others than us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.text import clean
+
+#: The distribution's site: it claims port 80 for every name, and serves a page of welcome.
+WELCOME = "/etc/nginx/sites-enabled/default"
+
+
+@dataclass(frozen=True)
+class Sites:
+    """``welcome``: whose the site of that name is: ``distribution``, ``own``, or empty.
+
+    ``pages`` is what it serves besides the page that came with it; ``listens`` has file and words
+    of each listen directive in files that are neither ours nor the distribution's.
+    """
+
+    welcome: str = ""
+    pages: tuple[str, ...] = ()
+    listens: tuple[tuple[str, str], ...] = ()
+
+
+class NginxSites(HostFact[Sites]):
+    """Sites of other people. Read from the files: ``nginx -T`` would print the edge's keys too."""
+
+    what = "the sites of nginx"
+
+    def command(self, etc: str = "/etc/nginx", pages: str = "/var/www/html") -> str:
+        return ending(
+            f"""
+            site={etc}/sites-enabled/default; whose=
+            if [ -e "$site" ]; then
+                whose=own
+                came=$(dpkg-query -W -f '${{Conffiles}}\\n' nginx-common nginx 2>/dev/null |
+                    sed -n 's|^ */etc/nginx/sites-available/default \\([0-9a-f]*\\).*|\\1|p' |
+                    head -n 1)
+                [ "$(md5sum <"$site" | cut -c 1-32)" != "$came" ] || whose=distribution
+            fi
+            echo '== welcome'; [ -z "$whose" ] || echo "$whose"
+            echo '== pages'
+            # apache2 may have been there before.
+            left=index.html; ! grep -qs 'Apache2 .*Default Page' {pages}/$left || left=none
+            [ "$whose" != distribution ] || ls -A {pages} 2>/dev/null |
+                grep -v -x -e 'index\\.nginx-debian\\.html' -e 'index\\.html' | head -n 5
+            [ "$whose" != distribution ] || [ ! -e {pages}/$left ] || echo index.html
+            echo '== listens'
+            for file in {etc}/nginx.conf {etc}/conf.d/*.conf {etc}/sites-enabled/*; do
+                [ -f "$file" ] && [ "${{file##*/}}" != vllm-hosts.conf ] || continue
+                [ "$file$whose" != "{etc}/sites-enabled/defaultdistribution" ] || continue
+                sed 's/#.*//' "$file" | tr '\\n' ' ' | tr ';{{}}' '\\n\\n\\n' |
+                    sed -n "s|^[[:space:]]*listen[[:space:]]\\{{1,\\}}|$file |p"
+            done
+            """
+        )
+
+    def parse(self, lines: list[str]) -> Sites:
+        parts = sections(lines)
+        listens = (line.partition(" ") for line in parts["listens"])
+        return Sites(
+            welcome="".join(parts["welcome"]),
+            pages=tuple(clean(name, 80) for name in parts["pages"]),
+            listens=tuple((clean(file, 200), clean(words, 200)) for file, _, words in listens),
+        )
