@@ -35,6 +35,8 @@ from lab.layout import (
 
 #: nspawn ends with this when a host reboots (it leaves starting again to whoever started it).
 _REBOOTED = 133
+#: Seconds from the end of one boot to the beginning of the next, where this machine has much to do.
+_BETWEEN_BOOTS = 30
 #: Starts a host again after each reboot. Its link may outlive it by a moment.
 _AGAIN = (
     f'while :; do "$@"; [ $? -eq {_REBOOTED} ] || exit; ip link del "$0" 2>/dev/null; sleep 0.3;'
@@ -345,8 +347,15 @@ def process_tree(name: str) -> list[int]:
 
 
 def _leader(name: str) -> int:
-    """The host's own process 1, as this machine numbers it."""
-    return process_tree(name)[2]
+    """The host's own process 1, as this machine numbers it; between two boots it is waited for."""
+    deadline = time.monotonic() + _BETWEEN_BOOTS
+    while True:
+        try:
+            return process_tree(name)[2]
+        except RuntimeError:
+            if processes.alive(f"host-{name}") is None or time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
 
 
 def _known() -> list[str]:
