@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from pyinfra.api.exceptions import PyinfraError
@@ -102,22 +102,22 @@ def install(inventory_file: Path | None = None) -> None:
     pyinfra loads ``config.py`` before the inventory, and has no other place for this.
 
     :param inventory_file: where no pyinfra command says it.
-    :raises click.UsageError: an option with which failures would go unnoticed.
+    :raises SystemExit: an option with which failures would go unnoticed.
     """
     global _run
     pyinfra_output.install()
     context = click.get_current_context(silent=True)
     options: dict[str, Any] = context.params if context else {}
     if options.get("no_wait"):
-        raise click.UsageError("--no-wait exits with 0 after failures; leave it out")
+        _misused("--no-wait exits with 0 after failures; leave it out")
     if options.get("dry") and options.get("yes"):
-        raise click.UsageError(
+        _misused(
             "--dry with -y (or PYINFRA_YES) looks at nothing, and so finds nothing; leave -y out"
         )
     _ask_somebody()
     named = inventory_file or options.get("inventory")
     if named is None:
-        raise click.UsageError("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
+        _misused("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
     _run = _Run(Path(named), dry=bool(options.get("dry")), ours=inventory_file is not None)
     one_by_one.begin()
     if not _run.ours:
@@ -221,6 +221,12 @@ def _initialise(
     if run.dry:
         # There is nothing to ask: a host that cannot be reached is named, the others go on.
         state.should_raise_failed_hosts = _go_on
+
+
+def _misused(sentence: str) -> NoReturn:
+    """pyinfra would show a traceback of whatever is raised while config.py runs."""
+    click.secho(f"--> {sentence}", fg="red", bold=True, err=True)
+    raise SystemExit(2)
 
 
 def _go_on(state: State) -> bool:

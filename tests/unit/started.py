@@ -58,7 +58,9 @@ class Starter:
             }
             with self._one_by_one:
                 codes = self._ask(asked)
-            said = [Path(answers, str(number)).read_text() for number, _ in enumerate(commands)]
+            files = [Path(answers, str(number)) for number, _ in enumerate(commands)]
+            # One that was killed at once has not made its file yet.
+            said = [file.read_text() if file.exists() else "" for file in files]
         done = []
         for words, code, text in zip(commands, codes, said, strict=True):
             if code is None and not killed:
@@ -122,6 +124,8 @@ def _serve() -> Callable[[], object] | None:
             pid = _fork()
             if not pid:
                 _become(words, asked, number)
+                if words[0] not in programs:
+                    os.execvp(words[0], words)
                 return programs[words[0]]
             started.append(pid)
         until = time.monotonic() + asked["timeout"]

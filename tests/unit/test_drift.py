@@ -72,7 +72,9 @@ class Host:
         self.project.write("deploy.py", text)
 
     def deploy(self, *options: str) -> str:
-        done = self.project.run("pyinfra", "-y", "-v", *options, "inventory/prod.py", "deploy.py")
+        done = self.project.run(
+            "pyinfra", "-v", *(options or ("-y",)), "inventory/prod.py", "deploy.py"
+        )
         assert done.returncode == 0, done.stdout
         return done.stdout
 

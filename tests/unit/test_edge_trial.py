@@ -22,6 +22,7 @@ from vllm_hosts import paths
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.nginx import EdgeFound, EdgeState, MainConf, Nginx
+from vllm_hosts.facts.nginx_sites import Sites
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations import edge_trial as operation
@@ -199,17 +200,28 @@ def test_nginx_is_asked_before_what_takes_long() -> None:
         assert steps.index("nginx_asked") < steps.index(later)
 
 
-def test_one_command_for_three_looks() -> None:
+def test_one_command_for_four_looks() -> None:
     printed = [
         *("== version", "nginx version: nginx/1.26.3", "== active", "active"),
         *("== enabled", "enabled", "== ipv6", "present", "== names", "", END, ""),
         *("== stat", "regular file|644|root|root", "== content", "eA==", "", END),
+        *("== welcome", "own", "== pages", "== listens", "", END),
         *("== stat", "regular file|644|root|0|root|0|/etc/nginx/a", "== sha256"),
-        *(f"{'0' * 64}  /etc/nginx/a", "== stamp", "", "== asked", "/etc/nginx/a", "", END),
+        *(
+            f"{'0' * 64}  /etc/nginx/a",
+            "== stamp",
+            "",
+            "== deployed",
+            "== asked",
+            "/etc/nginx/a",
+            "",
+            END,
+        ),
     ]
     found = EdgeState().process(printed)
     assert found.nginx.active and found.nginx.version_text.endswith("1.26.3")
     assert found.main == MainConf("regular file", b"x", 0o644, "root", "root")
+    assert found.sites.welcome == "own"
     assert found.files.paths["/etc/nginx/a"].sha256 == "0" * 64
 
 
@@ -233,7 +245,7 @@ def asked_about(monkeypatch: pytest.MonkeyPatch, version: str, *, as_planned: bo
         paths_asked.extend(paths)
         there = dict.fromkeys(paths, NOTHING)
         if as_planned:
-            for entry in role._entries(current, nginx, MAIN):
+            for entry in role._entries(current, nginx, MAIN, Sites()):
                 kind = {File: "f", Folder: "d", Absent: "-"}[type(entry)]  # type: ignore[index]
                 there[entry.path] = Found(
                     kind,
@@ -242,7 +254,7 @@ def asked_about(monkeypatch: pytest.MonkeyPatch, version: str, *, as_planned: bo
                     ("root", "0"),
                     entry.sha256 if isinstance(entry, File) else "",
                 )
-        return EdgeFound(nginx, MAIN if version else None, TreeFound(there, ""))
+        return EdgeFound(nginx, MAIN if version else None, Sites(), TreeFound(there, ""))
 
     monkeypatch.setattr(role, "look", answer)
     found = list(role._trial(current))

@@ -428,7 +428,7 @@ class TestADeploy:
     def test_drift_and_a_dry_run_note_nothing(self, fake: Fake) -> None:
         fake.record.unlink()
         assert "in line" in self.run(fake, WANTED, "vllm-hosts", "drift", "inventory/prod.py")
-        self.run(fake, WANTED, "pyinfra", "-y", "--dry", "inventory/prod.py", "deploy.py")
+        self.run(fake, WANTED, "pyinfra", "--dry", "inventory/prod.py", "deploy.py")
         assert not fake.record.exists()
 
     def test_a_host_without_the_image_has_nothing_to_note(self, fake: Fake) -> None:

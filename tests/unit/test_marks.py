@@ -19,7 +19,7 @@ def test_every_command_of_a_deploy_has_when_it_began(tmp_path: Path) -> None:
     project.write("inventory/prod.py", 'gpu_hosts = [("@local", {"ssh_hostname": "192.0.2.1"})]\n')
     seen = tmp_path / "seen"
     project.write("probe.py", DEPLOY.format(seen=seen))
-    assert project.run("pyinfra", "-y", "--dry", "inventory/prod.py", "probe.py").returncode == 0
+    assert project.run("pyinfra", "--dry", "inventory/prod.py", "probe.py").returncode == 0
     assert not seen.exists()
     done = project.run("pyinfra", "-y", "inventory/prod.py", "probe.py")
     assert done.returncode == 0, done.stdout

@@ -31,7 +31,7 @@ class Steps:
         for module in (outage, docker):
             monkeypatch.setattr(module, "look", self.look)
         monkeypatch.setattr(outage, "leads_to", self.told.append)
-        monkeypatch.setattr(docker, "differs", lambda what, how: None)
+        monkeypatch.setattr(docker, "differs", lambda *what: None)
         state = SimpleNamespace(get=lambda: SimpleNamespace(is_executing=self.executing))
         monkeypatch.setattr(outage, "ctx_state", state)
         host = SimpleNamespace(name="gpu1", log_styled=lambda text, **_: self.story.append(text))
@@ -138,7 +138,7 @@ def test_packages_that_take_docker_s_place_take_agents_down(
     steps = Steps(monkeypatch, served("a", live=True))
     found = Packages({"docker.io": "26.1.5"}, frozenset())
     monkeypatch.setattr(apt, "look", lambda fact, **_: found)
-    monkeypatch.setattr(apt, "differs", lambda what, how: None)
+    monkeypatch.setattr(apt, "differs", lambda *what: None)
     monkeypatch.setattr(apt, "watched", lambda label, script: label)
     changed: list[str] = []
     monkeypatch.setattr(apt, "will_change", changed.extend)

@@ -222,7 +222,10 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
         " from vllm_hosts.keys import KeyStore; from vllm_hosts.facts.system import HostMemory;"
         " from roles.vllm.plan import compose_file; from roles.secrets.plan import secret_entries;"
         " import sys; path = Path('inventory/prod.py'); host = validate(load(path))['@local'];"
-        " keys = KeyStore(path).host_keys(host); out = Path(host.vllm.directory);"
+        " from vllm_hosts.keys.model import with_internal; from vllm_hosts.pki import utc_now;"
+        " store = KeyStore(path); store.make();"
+        " store.update(lambda content: with_internal(content, ['@local'], utc_now()));"
+        " keys = store.host_keys(host); out = Path(host.vllm.directory);"
         " (out / 'compose.yaml').write_text(compose_file(host, int(sys.argv[1])));"
         " (out / '.env').write_bytes(secret_entries(host, keys)[1].content)"
     )

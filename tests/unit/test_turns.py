@@ -62,6 +62,7 @@ class Steps:
         monkeypatch.setattr(compose, "look", self.look)
         monkeypatch.setattr(compose, "differs", lambda what, how: None)
         monkeypatch.setattr(compose, "entries_differ", lambda entries, found: None)
+        monkeypatch.setattr(compose, "remember", lambda entries: None)
         state = SimpleNamespace(get=lambda: SimpleNamespace(is_executing=True))
         monkeypatch.setattr(compose, "ctx_state", state)
         monkeypatch.setattr(compose, "watched", lambda label, script: script)

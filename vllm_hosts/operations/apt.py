@@ -243,7 +243,7 @@ def packages_installed(
         differs(f"package {package}", "is not held")
     will_change([*remove, *(name for name in wanted if anew or _missing(wanted, found, name))])
     removal = f"{before_removing}\n{_APT_GET} remove {' '.join(remove)}" if remove else ""
-    commands = _installation(wanted, removal, missing, hold, without_starting, first)
+    commands = _installation(wanted, remove, removal, missing, hold, without_starting, first)
     if remove:
         removed = f"packages {' '.join(remove)} are replaced by {' '.join(wanted)}"
         yield from outage(commands, serving, removed)
@@ -253,14 +253,15 @@ def packages_installed(
 
 def _installation(
     wanted: Iterable[str],
+    remove: Sequence[str],
     removal: str,
     missing: Sequence[str],
     hold: Sequence[str],
     without_starting: Sequence[str],
     first: str,
 ) -> Commands:
-    if removal:
-        yield watched("removing packages in the way", removal)
+    if remove:
+        yield watched(f"removing {' '.join(remove)}", removal)
     if missing:
         words = " ".join(quote(name) for name in missing)
         install = (

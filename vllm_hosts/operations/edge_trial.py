@@ -46,8 +46,11 @@ def configuration_accepted(plan: Callable[[], Sequence[Entry]]) -> Commands:
 
 def _ask(entries: Sequence[Entry]) -> None:
     state, host = ctx_state.get(), ctx_host.get()
+    command = trial(entries)
+    # What a command is given on standard input is otherwise added by pyinfra, as it executes it.
+    options = {**connector_options(state, host), **command.connector_arguments}
     accepted, output = host.run_shell_command(
-        trial(entries), print_output=False, print_input=False, **connector_options(state, host)
+        command, print_output=False, print_input=False, **options
     )
     if accepted:
         return
