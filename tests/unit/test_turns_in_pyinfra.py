@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def test_hosts_take_turns(tmp_path: Path, server: SshServer) -> None:
     assert code == 0, said
     assert story == [f"gpu{n} {what}" for n in (1, 2, 3) for what in ("begins", "ends")]
     assert "[gpu2]     waits until gpu1 serves m again" in said
-    assert "[gpu3]     waits until gpu1, gpu2 serve m again" in said
+    # By the time that it is asked, gpu1 may have ended.
+    assert re.search(r"\[gpu3\]     waits until (gpu1, gpu2 serve|gpu2 serves) m again", said), said
 
 
 @pytest.mark.parametrize("words", [("--parallel", "1"), ("--parallel", "2"), ("--serial",)])
