@@ -142,6 +142,9 @@ def _text(read: list[str]) -> str | None:
     if not read:
         return None
     content = base64.b64decode("".join(read[1:]), validate=True)
+    # A host may lie about sizes; awk ends a last line that had no end.
+    if len(content) > READ_AT_MOST + 1:
+        return None
     try:
         text = content.decode()
     except UnicodeDecodeError:
