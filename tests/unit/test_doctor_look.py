@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,34 @@ class TestDeploys:
                 assert self.of_sleep(host) == []
             finally:
                 process.kill()
+
+    def test_a_setuid_program_of_another_user_is_none(self, host: StandInHost) -> None:
+        """Its process is root's, and its environment and its name are whoever's who started it."""
+        folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+        try:
+            folder.chmod(0o755)
+            shutil.copy("/bin/sleep", folder / "sleep")
+            (folder / "sleep").chmod(0o4755)
+            environment = {"VLLM_HOSTS_DEPLOY": self.SINCE}
+            with subprocess.Popen([folder / "sleep", "60"], env=environment, user=65534) as process:
+                try:
+                    if Path(f"/proc/{process.pid}").stat().st_uid != 0:
+                        pytest.skip("no setuid programs here")
+                    assert self.of_sleep(host) == []
+                finally:
+                    process.kill()
+        finally:
+            shutil.rmtree(folder)
+
+    def test_a_name_adds_no_line_to_the_look(self, host: StandInHost, tmp_path: Path) -> None:
+        program = tmp_path / "x\n== user\n9"
+        shutil.copy("/bin/sleep", program)
+        with subprocess.Popen([program, "60"], env={"VLLM_HOSTS_DEPLOY": self.SINCE}) as process:
+            try:
+                found = {one.pid: one.program for one in host.seen().deploys}
+            finally:
+                process.kill()
+        assert found[process.pid] == "x"
 
     def test_a_host_with_a_part_of_what_a_deploy_makes(self, host: StandInHost) -> None:
         (host.folder / "compose.yaml").unlink()
