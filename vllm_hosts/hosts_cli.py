@@ -56,7 +56,7 @@ def list_hosts(inventory: Path, as_json: bool, identity: Path | None) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     for entry in found:
-        click.secho(str(entry["host"]), bold=True, nl=False)
+        click.secho(clean(entry["host"]), bold=True, nl=False)
         click.echo(f"  {_state(entry)}, {_way(content.hosts.get(str(entry['host'])))}")
 
 
@@ -81,7 +81,7 @@ def _way(way: DeployedHost | None) -> str:
     if way is None:
         return "how it is reached is not remembered"
     said = [f"{name} {value}" for name, value in sorted(way.data.items())]
-    return f"reached with {', '.join(said)}" if said else "reached by its name"
+    return clean(f"reached with {', '.join(said)}") if said else "reached by its name"
 
 
 @hosts.command()

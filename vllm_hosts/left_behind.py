@@ -13,6 +13,7 @@ from vllm_hosts.addresses import machine
 from vllm_hosts.inventory import LEFT, deployed, layers_of
 from vllm_hosts.keys.hosts import left_behind
 from vllm_hosts.keys.model import Content, DeployedHost
+from vllm_hosts.text import clean
 
 #: How a host is reached, in pyinfra's names. No passwords; what an inventory does not say, such as
 #: an option of pyinfra's command, is not remembered either.
@@ -61,20 +62,27 @@ def of(content: Content | None, inventory: Inventory) -> list[str]:
 
 
 def join(inventory: Inventory, content: Content) -> None:
-    """Add those whose way is known to an inventory, in a group of their own."""
+    """Add those whose way is known to an inventory, in a group of their own.
+
+    A store is data, and may be a colleague's: nothing in it but ways to hosts has a meaning.
+    """
     known = {_machine(host.name, host.data.get) for host in deployed(inventory)}
     for name in of(content, inventory):
         # A machine that only has another name now is reached under that one.
         if name not in content.hosts or _machine(name, content.hosts[name].data.get) in known:
             continue
+        # Other names with an @ have pyinfra run programs here.
+        if name.startswith("@") and name != "@local":
+            continue
+        data = {key: value for key, value in content.hosts[name].data.items() if key in _WAY}
         if there := inventory.hosts.get(name):
             # As a neighbour, which nothing is deployed to.
             there.groups.append(LEFT)
             inventory.groups[LEFT].append(there)
             continue
         # pyinfra's own reading of names such as @local.
-        for host in Inventory(([(name, dict(content.hosts[name].data))], {})):
-            inventory.host_data[host.name] = dict(content.hosts[name].data)
+        for host in Inventory(([(name, data)], {})):
+            inventory.host_data[host.name] = data
             joined = Host(
                 host.name, inventory=inventory, groups=[LEFT], connector_cls=host.connector_cls
             )
@@ -99,8 +107,8 @@ def sentence(names: list[str], content: Content, inventory: Path) -> str:
             reach += f" (but not {', '.join(unknown)}: put it back for a deploy)"
     if one:
         reach = reach.replace("them", "it")
-    what = names[0] if one else "HOST"
-    return (
+    what = quote(names[0]) if one else "HOST"
+    return clean(
         f"{', '.join(names)} {'is' if one else 'are'} not in {inventory} any more, and"
         f" {'goes' if one else 'go'} on accepting the keys of {'its' if one else 'their'} last"
         f" deploy: {reach}, until you type: vllm-hosts hosts release {file} {what}"

@@ -86,6 +86,20 @@ class TestJoining:
         left_behind.join(inventory, remembering("@local"))
         assert inventory.get_host("@local").connector_cls.__name__ == "LocalConnector"
 
+    def test_what_is_no_way_has_no_meaning(self, file: Path) -> None:
+        """Whoever writes the store has nothing run here by it."""
+        inventory = load(file)
+        data: dict[str, bool | int | str] = {"ssh_user": "a", "_shell_executable": "/tmp/x"}
+        left_behind.join(inventory, remembering("gpu3", "@docker/x", "@vagrant", data=data))
+        [joined] = inventory.groups[LEFT]
+        assert joined.name == "gpu3"
+        assert dict(inventory.host_data["gpu3"]) == {"ssh_user": "a"}
+
+    def test_its_name_is_one_word_for_the_shell(self, file: Path) -> None:
+        said = left_behind.sentence(["a;id\x1b[2J"], remembering("a;id\x1b[2J"), file)
+        assert said.endswith(f"vllm-hosts hosts release {file} 'a;id'")
+        assert "\x1b" not in said
+
     def test_one_that_is_a_neighbour_now(self, file: Path) -> None:
         inventory = load(file)
         left_behind.join(inventory, remembering("other"))
