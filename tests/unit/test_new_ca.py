@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from tests.terminal import Terminal
 from tests.unit.projects import BIN, Project
+from vllm_hosts.atomic import locked
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore, authority
 from vllm_hosts.keys.authority import ca_warnings
@@ -183,6 +186,59 @@ def test_one_at_a_time(store: KeyStore, clock: Clock) -> None:
     assert accepts(took, deployed(store, clock), clock.now)
     clock.now += MONTH
     assert not accepts(took, deployed(store, clock), clock.now)
+
+
+@pytest.fixture
+def ending(tmp_path: Path, clock: Clock) -> KeyStore:
+    """A store in files, whose change of CA is over, and was not put away yet."""
+    (tmp_path / "inventory").mkdir()
+    (tmp_path / PROD).write_text("")
+    store = KeyStore(tmp_path / PROD)
+    store.make()
+    store.local_ca()
+    store.authority.replace(MONTH)
+    clock.now = START + 3 * MONTH
+    return store
+
+
+def test_a_run_that_comes_late_brings_no_ca_back(
+    ending: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one has replaced that CA meanwhile, since its key got out."""
+    real = locked
+
+    @contextmanager
+    def late(folder: Path) -> Iterator[None]:
+        monkeypatch.setattr(authority, "locked", real)
+        ending.authority.replace(timedelta())
+        newest.append(ending.local_ca().certificate_pem)
+        with real(folder):
+            yield
+
+    newest: list[bytes] = []
+    monkeypatch.setattr(authority, "locked", late)
+    ending.authority.settle()
+    assert ending.local_ca().certificate_pem == newest[0]
+    assert file_of(ending) == newest[0]
+
+
+def test_a_run_that_comes_late_takes_no_new_change_back(
+    ending: KeyStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ending.read().next_ca
+    assert before is not None
+    later = before.model_copy(update={"takes_over": clock.now + MONTH})
+    later = later.model_copy(update={"old_ends": clock.now + 2 * MONTH})
+    real = KeyStore.update
+
+    def late(store: KeyStore, change: Callable[[Content], Content]) -> Content:
+        monkeypatch.setattr(KeyStore, "update", real)
+        store.update(lambda content: content.model_copy(update={"next_ca": later}))
+        return store.update(change)
+
+    monkeypatch.setattr(KeyStore, "update", late)
+    ending.authority.settle()
+    assert ending.read().next_ca == later
 
 
 def test_a_change_that_is_encrypted_half_way(tmp_path: Path, clock: Clock) -> None:

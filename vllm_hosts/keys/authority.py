@@ -187,11 +187,21 @@ class Authority:
         following = content.next_ca if content else None
         if following is None or ca.phase(following, now) != "over":
             return
+
+        def done(content: Content) -> Content:
+            # Another run may have begun another change meanwhile.
+            over = content.next_ca == following
+            return content.model_copy(update={"next_ca": None}) if over else content
+
         with locked(private_folder(self._store.folder)):
+            seen = self._store.peek()
+            if seen is None or seen.next_ca != following:
+                # It has done this, and the CA in place may be a later one.
+                return
             write_private(self._file, following.certificate.encode() + self._file.read_bytes())
             key = following.key.get_secret_value().encode()
             write_private(self._store.folder / CA_KEY_FILE, key)
-        self._store.update(lambda content: content.model_copy(update={"next_ca": None}))
+        self._store.update(done)
 
     def _present_in_file(self, following: NextCa | None) -> str | None:
         """The present CA's certificate, without its key: the other one of those in the file."""
