@@ -28,6 +28,7 @@ from pyinfra.connectors.util import CommandOutput, make_unix_command
 
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.keys.sources import sudo_password
+from vllm_hosts.masks import MASK
 from vllm_hosts.settings.sections import Secrets
 from vllm_hosts.text import clean
 
@@ -134,7 +135,10 @@ def _settle(state: State, host: Host) -> None:
     if done and mark in output.stdout_lines:
         _passwords[host] = password
         return
-    lines = [line.strip() for line in output.stderr_lines if line.strip()]
+    # A host may say what it was given.
+    given_away = password.get_secret_value().strip() or password.get_secret_value()
+    said = (line.replace(given_away, MASK).strip() for line in output.stderr_lines)
+    lines = [line for line in said if line]
     if any(words in line for line in lines for words in _WRONG):
         raise NotRootError(
             f"commands do not run as root: sudo refuses the password of {user} ({source}), which"

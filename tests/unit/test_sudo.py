@@ -223,6 +223,18 @@ def test_somebody_who_types_slowly_is_waited_for(
     assert connections.where_somebody_types(["@local"]) == []
 
 
+def test_a_sudo_that_says_what_it_was_given_is_not_quoted(
+    machine: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = "case $* in *-n*) echo 'sudo: a password is required' >&2; exit 1 ;; esac"
+    (machine / "sudo").write_text(f'#!/bin/sh\n{asks}\nread -r x; echo "no: $x" >&2; exit 1\n')
+    monkeypatch.setenv("SUDO_OF_GPU1", PASSWORD)
+    with pytest.raises(HostError) as found:
+        output(connect(sudo_password_env="SUDO_OF_GPU1"), "true")
+    assert PASSWORD.strip() not in str(found.value)
+    assert "do not run as root: no: *MASKED*; give" in str(found.value)
+
+
 def test_nobody_who_types_is_said(machine: Path, connect: Connect) -> None:
     with pytest.raises(HostError, match='set secrets = {"sudo_password_env": "VARIABLE"}'):
         output(connect(), "true")
