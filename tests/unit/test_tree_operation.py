@@ -181,3 +181,26 @@ def test_a_secret_is_never_readable_by_others_for_an_instant(tmp_path: Path) -> 
     assert modes, "the trace does not show the file being made"
     assert set(modes) <= {"600)", "200)", "000)"}, lines
     assert not any("hunter2" in word for word in command.get_raw_value().split())
+
+
+def test_all_is_taken_back_where_the_connection_is_lost(tmp_path: Path) -> None:
+    """Nobody reads any more what the script says."""
+    (tmp_path / "a").write_text("old")
+    log = tmp_path / "log"
+    command = change([File(f"{tmp_path}/a", b"new")], activate=f"cat {tmp_path}/a >>{log}; false")
+    lines = command.connector_arguments["_stdin"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        ["sh", "-c", command.get_raw_value()],
+        input="".join(f"{line}\n" for line in lines).encode(),
+        stdout=writer,
+        stderr=writer,
+        check=False,
+        timeout=20,
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert (tmp_path / "a").read_text() == "old"
+    # The service has the old version again.
+    assert log.read_text() == "newold"

@@ -142,11 +142,11 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
                     else rm -f "$path"; fi
                 done
                 rm -f {wanted.path}.new {archive.key_path}.new
-                [ -z "$touched" ] || echo 'the sources of apt are what they were before'
+                [ -z "$touched" ] || ( echo 'the sources of apt are what they were before' ) || :
             fi
             rm -rf "$folder"; exit $code
         }}
-        trap finish EXIT; trap 'exit 1' HUP INT TERM
+        trap finish EXIT; trap 'exit 1' HUP INT TERM PIPE
         chmod 755 "$folder"; ! id _apt >/dev/null 2>&1 || chown _apt "$folder"
         /usr/lib/apt/apt-helper download-file {quote(archive.key_url)} "$folder/key" || {{
             echo 'the signing key at {archive.key_url} cannot be fetched'; exit 1; }}

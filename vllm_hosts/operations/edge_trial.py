@@ -95,7 +95,7 @@ def trial(entries: Sequence[Entry], *, folder: str = NGINX_FOLDER) -> StringComm
         set -eu; umask 077
         work=$(mktemp -d /run/vllm-hosts.XXXXXX)
         # Of what is mounted below it in the namespace, nothing is to be seen or removed here.
-        trap 'rm -rf --one-file-system "$work"' EXIT; trap 'exit 1' HUP INT TERM
+        trap 'rm -rf --one-file-system "$work"' EXIT; trap 'exit 1' HUP INT TERM PIPE
         cd "$work"; mkdir new was tree
         base64 -d | tar -x -p -f - -C new
         # nginx makes this file even where it is only asked.

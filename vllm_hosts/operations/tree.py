@@ -35,14 +35,15 @@ finish() { # whatever ends the script: all of the change is there, or none of it
         for path in $touched; do
             if [ -e "$work$path.absent" ]; then rm -f "$path"; else mv -fT "$work$path" "$path"; fi
         done
-        [ -z "$touched" ] || echo 'what was there before is back in place' >&2
+        # Alone: where the connection is lost, whoever writes to it ends.
+        [ -z "$touched" ] || ( echo 'what was there before is back in place' >&2 ) || :
         [ ! -e "$work/.was" ] || noted "$work/.was" || :
         [ -z "$activated" ] || eval "$activated" >/dev/null 2>&1 || :
     fi
     rm -rf "$work" $unused
     exit $code
 }
-trap finish EXIT; trap 'exit 1' HUP INT TERM
+trap finish EXIT; trap 'exit 1' HUP INT TERM PIPE
 swap() { # PATH: the new version takes its place, the old one waits until all is well
     [ ! -d "$1" ] || [ -L "$1" ] || { echo "$1 is a folder; move it away" >&2; exit 1; }
     mkdir -p "$work$(dirname "$1")"
