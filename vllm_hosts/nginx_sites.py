@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from vllm_hosts.facts.nginx_sites import WELCOME, Sites
@@ -58,9 +59,9 @@ def _split(where: str) -> tuple[str, int]:
     """Address and port of a listen directive; -1 for none of TCP's."""
     if where.startswith("unix:"):
         return where, -1
-    if where.isdigit():
+    if re.fullmatch("[0-9]{1,9}", where):
         return "", int(where)
     address, colon, port = where.rpartition(":")
     if not colon or where.endswith("]"):
         return where, 80
-    return address, int(port) if port.isdigit() else -1
+    return address, int(port) if re.fullmatch("[0-9]{1,9}", port) else -1

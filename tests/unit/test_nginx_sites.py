@@ -12,7 +12,7 @@ from tests.unit.here import Here
 from tests.unit.samples import settings
 from tests.unit.test_edge_conf import DEBIAN_13, KEYS
 from vllm_hosts.facts.nginx_sites import WELCOME, NginxSites, Sites
-from vllm_hosts.nginx_sites import site_problems
+from vllm_hosts.nginx_sites import site_ports, site_problems
 from vllm_hosts.tree import Absent
 
 COMES_WITH = (
@@ -141,3 +141,20 @@ def test_other_ports_for_the_edge_are_a_way_out(machine: Machine) -> None:
     assert len(site_problems(settings(), machine.sites())) == 2
     moved = settings(edge={"http_port": 8080, "https_port": 8443})
     assert site_problems(moved, machine.sites()) == []
+
+
+def test_whatever_stands_in_somebody_s_files(machine: Machine) -> None:
+    """What is no number is a name here, as to nginx, and stops nothing."""
+    odd = "listen ;\nlisten \u200b;\nlisten \u00b2;\nlisten a:\u0663;\n" + f"listen {'9' * 190};\n"
+    machine.write("conf.d/odd.conf", f"server {{\n{odd}listen 8001;\n}}\n")
+    sites = machine.sites()
+    assert all("by itself" in problem for problem in site_problems(settings(), sites))
+    assert site_ports(sites) == {80, -1, 8001}
+
+
+def test_a_file_s_name_is_no_command(machine: Machine) -> None:
+    """Of sed, to which "e" means running a line."""
+    machine.write("sites-enabled/a|e;s| |", "server { listen 443 default_server; }\n")
+    [(file, words)] = machine.sites().listens
+    assert file.endswith("sites-enabled/a|e;s| |")
+    assert words == "443 default_server"

@@ -52,16 +52,22 @@ class NginxSites(HostFact[Sites]):
                 [ -f "$file" ] && [ "${{file##*/}}" != vllm-hosts.conf ] || continue
                 [ "$file$whose" != "{etc}/sites-enabled/defaultdistribution" ] || continue
                 sed 's/#.*//' "$file" | tr '\\n' ' ' | tr ';{{}}' '\\n\\n\\n' |
-                    sed -n "s|^[[:space:]]*listen[[:space:]]\\{{1,\\}}|$file |p"
+                    sed -n 's|^[[:space:]]*listen[[:space:]]\\{{1,\\}}||p' |
+                    while IFS= read -r words; do printf '%s\\t%s\\n' "$file" "$words"; done
             done
             """
         )
 
     def parse(self, lines: list[str]) -> Sites:
         parts = sections(lines)
-        listens = (line.partition(" ") for line in parts["listens"])
+        listens = (line.partition("\t") for line in parts["listens"])
         return Sites(
             welcome="".join(parts["welcome"]),
             pages=tuple(clean(name, 80) for name in parts["pages"]),
-            listens=tuple((clean(file, 200), clean(words, 200)) for file, _, words in listens),
+            listens=tuple(
+                (clean(file, 200), said)
+                for file, _, words in listens
+                # nginx itself refuses one without words.
+                if (said := clean(words, 200)).strip()
+            ),
         )
