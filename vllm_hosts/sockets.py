@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.text import clean
+from vllm_hosts.text import LIMIT, clean
 
 _PROGRAM = re.compile(r'\("([^"]+)"')
-#: A program as ss shows it: its name is whatever it calls itself.
-_HOLDER = re.compile(r'\("(.*?)",pid=([0-9]+),fd=[0-9]+\)')
+#: A program as ss shows it: its name is whatever it calls itself, in 15 bytes. They are too few for
+#: all that stands between two programs, but with a quote among them only the last number is ss's.
+_HOLDER = re.compile(r'\("([^"]*)",pid=([0-9]+),fd=[0-9]+\)')
+_HOLDERS = re.compile(rf"users:\({_HOLDER.pattern}(,{_HOLDER.pattern})*\)")
+_LAST = re.compile(r'\("(.*)",pid=([0-9]+),fd=[0-9]+\)')
 #: Who may hold an agent's port: Docker, whichever way it publishes.
 _DOCKER = {"docker-proxy", "dockerd"}
 #: UDP ports that clients of a network service hold open for its answers.
@@ -49,7 +52,7 @@ def holder(programs: str, user: str = "") -> str:
 
     :param programs: what ``ss -p`` prints of them.
     """
-    found = dict.fromkeys(_HOLDER.findall(programs))
+    found = dict.fromkeys(_held(programs))
     of = f", user {clean(user, 40)}" if user else ""
     named = [f"{clean(name, 40)} (pid {pid}{of})" for name, pid in found]
     return " and ".join(named[:2]) + (f" and {len(named) - 2} more" if len(named) > 2 else "")
@@ -57,7 +60,14 @@ def holder(programs: str, user: str = "") -> str:
 
 def pids(programs: str) -> list[str]:
     """The numbers of the programs that hold a socket."""
-    return list(dict.fromkeys(pid for _, pid in _HOLDER.findall(programs)))
+    return list(dict.fromkeys(pid for _, pid in _held(programs)))
+
+
+def _held(programs: str) -> list[tuple[str, str]]:
+    """Names and numbers."""
+    programs = programs.strip()[:LIMIT]
+    whole = _HOLDERS.fullmatch(programs)
+    return (_HOLDER if whole else _LAST).findall(programs)
 
 
 def parse(line: str) -> Socket:

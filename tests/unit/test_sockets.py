@@ -7,7 +7,7 @@ import pytest
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.docker import OwnPorts
-from vllm_hosts.sockets import parse, strangers, unexpected_sockets
+from vllm_hosts.sockets import holder, parse, pids, strangers, unexpected_sockets
 
 SETTINGS = settings(
     agents=[QWEN, CODER], firewall={"extra_tcp_ports": [9100], "extra_udp_ports": [51820]}
@@ -134,3 +134,24 @@ def test_the_ports_of_our_containers() -> None:
     ]
     assert OwnPorts().process(lines) == {8001, 8009}
     assert OwnPorts().process(["== ports", "8000/tcp", END]) == frozenset()
+
+
+class TestHolder:
+    """Who listens, and whom root is told to end."""
+
+    def test_programs_and_numbers(self) -> None:
+        said = 'users:(("python3",pid=4711,fd=3),("my prog (x)",pid=12,fd=4))'
+        assert holder(said, "alice") == (
+            "python3 (pid 4711, user alice) and my prog (x) (pid 12, user alice)"
+        )
+        assert pids(said) == ["4711", "12"]
+        assert (holder(""), pids("")) == ("", [])
+
+    @pytest.mark.parametrize(
+        "name", ['x",pid=1,fd=1)', '",pid=812,fd=1)', 'a"b', '",pid=1,fd=1)("']
+    )
+    def test_a_name_puts_nobody_else_s_number_in_its_place(self, name: str) -> None:
+        assert len(name) <= 15
+        said = f'users:(("{name}",pid=4711,fd=3))'
+        assert pids(said) == ["4711"]
+        assert holder(said, "alice").endswith(" (pid 4711, user alice)")
