@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 
 from vllm_hosts.keys import OpenedStore
 from vllm_hosts.keys.beside import inventory_of, moved, named_beside, shown, stores_beside
@@ -93,17 +94,21 @@ class Claim:
             )
         name = inventory_named(found)
         other = self._owner(found)
+        # Of a store that nobody here can open, the host's word is all there is.
+        said = None if other else named_beside(self.opened.store, name or "")
         file = shown(self.inventory)
         if not listed:
+            called = repr(name) if name else "without a name"
             return (
-                f"this host belongs to another inventory now ({name or 'without a name'}); let it"
-                f" go here: vllm-hosts hosts release {file} {self.host}"
+                f"this host belongs to another inventory now ({called}); let it"
+                f" go here: vllm-hosts hosts release {file} {quote(self.host)}"
             )
         adopt = (
             f"or give the host to {file} on purpose, after which every client of it needs a new"
-            f" key and the new CA: vllm-hosts hosts adopt {file} {self.host}"
+            f" key and the new CA: vllm-hosts hosts adopt {file} {quote(self.host)}"
         )
-        if other is None:
+        theirs = other or said
+        if theirs is None:
             called = f"the inventory {name!r}" if name else "another inventory"
             where = f"bring that store here as {shown(self.opened.folder)}"
             if self.opened.content.hosts:
@@ -112,19 +117,25 @@ class Claim:
                 f"this host has the keys and the CA of {called}, whose store is not here, and"
                 f" {file} would give it others: {where} (see docs/inventories.md), {adopt}"
             )
-        theirs = inventory_of(other)
+        inventory = inventory_of(theirs)
+        has = (
+            "has" if other else "says, and nobody here can open that store to compare, that it has"
+        )
         why = (
-            f"this host has the keys and the CA of {shown(theirs)}, and {file} would give it others"
+            f"this host {has} the keys and the CA of {shown(inventory)}, and {file} would give it"
+            " others"
         )
         if self.opened.content.hosts:
             return f"{why}: take it out of one of the two inventories, {adopt}"
-        move = moved(other, self.opened.store)
-        if theirs.exists():
-            return f"{why}: deploy it with {shown(theirs)}; if that was renamed, {move}; {adopt}"
-        return f"{why}: if the inventory was renamed, move its store along: {move}; {adopt}"
+        move = moved(theirs, self.opened.store)
+        if not inventory.exists():
+            return f"{why}: if the inventory was renamed, move its store along: {move}; {adopt}"
+        # No word of a host has a store moved that its inventory needs.
+        renamed = f"; if that was renamed, {move}" if other else ""
+        return f"{why}: deploy it with {shown(inventory)}{renamed}; {adopt}"
 
     def _owner(self, found: Marked) -> KeyStore | None:
-        """The store beside this one's that the host belongs to."""
+        """The store beside this one's that the host belongs to, if it can be opened here."""
         for other, content in stores_beside(self.opened.store):
             assert content.id is not None
             signs = Signs(
@@ -134,5 +145,4 @@ class Claim:
             )
             if whose(found, signs) is Whose.OURS:
                 return other
-        # One that nobody here can open; the name is the host's word, and only that.
-        return named_beside(self.opened.store, inventory_named(found) or "")
+        return None

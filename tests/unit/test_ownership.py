@@ -177,6 +177,12 @@ class TestRefusal:
         prod.opened.store.encrypt([str(identity.to_public())])
         monkeypatch.setenv("VLLM_HOSTS_IDENTITY", "/nonexistent")
         renamed = claim(tmp_path, "live", keep=False)
+        said = renamed.refusal(mark(prod))
+        assert "this host says, and nobody here can open that store to compare, that it" in said
+        assert f"deploy it with {tmp_path}/inventory/prod.py; or give" in said
+        # A host that lies would otherwise get the keys of that inventory's hosts.
+        assert "mv " not in said
+        prod.inventory.unlink()
         assert f"mv {tmp_path}/keys/prod.age" in renamed.refusal(mark(prod))
 
     @pytest.mark.parametrize("name", ["../prod", "a/b", "", "prod; x", "missing"])
@@ -209,7 +215,7 @@ class TestRefusal:
 
     def test_one_that_was_adopted_since_it_was_taken_out(self, prod: Claim, tmp_path: Path) -> None:
         said = prod.refusal(mark(claim(tmp_path, "other")), listed=False)
-        assert "belongs to another inventory now (other)" in said
+        assert "belongs to another inventory now ('other')" in said
         assert "hosts release" in said
 
 
