@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 from vllm_hosts.docker_there import docker_problems
 from vllm_hosts.facts.release import Release
@@ -85,7 +86,7 @@ def _ports(settings: HostSettings, system: System) -> Iterator[str]:
 def _taken(listener: Listener, container: str | None) -> str:
     """Who listens, and how it ends."""
     if container:
-        return f"container {container}; stop it: docker stop {container}"
+        return f"container {container}; stop it: docker stop {quote(container)}"
     who = holder(listener.programs, listener.user)
     if not who:
         return f"another program; stop it: ss -ltnp sport = :{listener.port} shows it"

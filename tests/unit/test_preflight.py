@@ -63,6 +63,13 @@ def test_who_squats_on_an_agent_s_port_is_named(programs: str, user: str, words:
     assert problem.isprintable()
 
 
+def test_a_container_s_name_is_one_word_in_what_is_to_be_typed() -> None:
+    listener = Listener("127.0.0.1", 8001, PROXY)
+    system = replace(GOOD, listeners=(listener,), container_ports={8001: "a;reboot"})
+    [problem] = problems(SETTINGS, GOOD_RELEASE, system)
+    assert "stop it: docker stop 'a;reboot', or" in problem
+
+
 def test_our_own_agents_and_edge_are_not_in_the_way() -> None:
     listeners = (
         Listener("127.0.0.1", 8001, PROXY),
