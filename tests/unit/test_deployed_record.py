@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,7 @@ def test_no_content_of_a_secret_is_kept(tmp_path: Path) -> None:
     assert (copies / f"{tmp_path}/a".lstrip("/")).read_bytes() == NEW
     assert mode(copies) == 0o700
     state = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
-    assert len(state) == 2
+    assert sorted(path.name for path in state) == ["a", "deployed", "deployed.lock"]
     assert not [path for path in state if b"hunter2" in path.read_bytes()]
 
 
@@ -218,3 +220,20 @@ def test_two_changes_at_once_lose_no_line(tmp_path: Path, deployed: Path) -> Non
         running.append(process)
     assert [process.wait(timeout=30) for process in running] == [0] * 8
     assert len(deployed.read_text().splitlines()) == 8
+
+
+def test_whoever_may_enter_the_folder_holds_up_no_deploy(tmp_path: Path, deployed: Path) -> None:
+    """A lock needs no right to write: any user of the host can have one on what they can read."""
+    (tmp_path / "a").write_bytes(NEW)
+    assert apply_plain(noting([File(f"{tmp_path}/a", NEW)])).returncode == 0
+    readable = [
+        path for path in (deployed.parent, *deployed.parent.iterdir()) if mode(path) & 0o004
+    ]
+    assert deployed.parent in readable
+    with ExitStack() as held:
+        for path in readable:
+            descriptor = os.open(path, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        script = noting([File(f"{tmp_path}/a", NEW)]).get_raw_value()
+        subprocess.run(["timeout", "10", "sh", "-c", script], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -38,11 +39,11 @@ def host(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(host: Path) -> int:
+def run(host: Path, seconds: int = 60) -> int:
     path = f"{host}/bin:{os.environ['PATH']}"
-    return subprocess.run(
-        ["sh", str(host / "script")], env={"PATH": path}, check=False, timeout=60
-    ).returncode
+    # It ends what it has started as well.
+    words = ["timeout", str(seconds), "sh", str(host / "script")]
+    return subprocess.run(words, env={"PATH": path}, check=False).returncode
 
 
 def reloads(host: Path) -> int:
@@ -87,3 +88,16 @@ def test_the_record_of_what_was_deployed_follows(host: Path) -> None:
 def test_no_record_is_begun_by_it(host: Path) -> None:
     assert run(host) == 0
     assert not (host / "deployed").exists()
+
+
+def test_whoever_may_enter_the_record_s_folder_holds_up_nothing(host: Path) -> None:
+    """Nor does a user keep a key that has ended, or nginx from starting, with a lock on it."""
+    (host / "deployed").write_text(f"{'a' * 64}  {host}/edge/clients.map\n")
+    host.chmod(0o755)
+    descriptor = os.open(host, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert run(host, seconds=10) == 0
+    finally:
+        os.close(descriptor)
+    assert (host / "deployed.lock").stat().st_mode & 0o777 == 0o600

@@ -6,14 +6,15 @@ their targets; ``$deployed``, the record; and ``$copies``.
 
 from __future__ import annotations
 
-#: Digests are computed on the host, so that none is an argument of a program there.
+#: Digests are computed on the host, so that none is an argument of a program there. The lock is a
+#: file for root only: on one that others may read, anybody could hold it for ever.
 NOTES = r"""
 noted() { # FILE: these are now the lines about the paths of this change
     (umask 022; mkdir -p "$(dirname "$deployed")") && ( flock 9 && touch "$deployed" &&
         { awk 'NR == FNR { ours[$0]; next } !($2 in ours)' "$work/.ours" "$deployed" &&
             cat "$1"; } >"$deployed.new" && LC_ALL=C sort -o "$deployed.new" "$deployed.new" &&
         sync "$deployed.new" && mv -fT "$deployed.new" "$deployed"
-    ) 9<"$(dirname "$deployed")"
+    ) 9>>"$deployed.lock"
 }
 note() { # PATH...: what they have and what they get may both be there until all is done
     : >"$work/.was"; : >"$work/.both"; : >"$work/.now"
