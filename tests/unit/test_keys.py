@@ -217,3 +217,17 @@ class TestChanges:
         text = content.model_dump_json()
         assert model.Content.model_validate_json(text) == content
         assert json.loads(text)["clients"]["alice"]["agents"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ['a" 1; }', "a\ninclude /etc/passwd", "a\n", ""])
+def test_no_name_in_a_store_is_more_than_a_name_to_nginx(store: KeyStore, name: str) -> None:
+    made(store, GPU1)
+    content = json.loads(store.plain_path.read_text())
+    changed = content | {"hosts": {"gpu1": {"data": {}, "agents": [name]}}}
+    store.plain_path.write_text(json.dumps(changed))
+    with pytest.raises(SettingsError, match="is damaged"):
+        store.read()
+    changed = content | {"clients": {name: content["clients"]["default"]}}
+    store.plain_path.write_text(json.dumps(changed))
+    with pytest.raises(SettingsError, match="is damaged"):
+        store.read()

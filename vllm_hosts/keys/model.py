@@ -41,6 +41,11 @@ Secret = Annotated[
 ]
 
 
+#: Both stand in nginx's configuration, and a store may be a colleague's.
+ClientName = Annotated[str, StringConstraints(pattern=rf"^{_CLIENT_NAME.pattern}$")]
+DeployedAgent = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -110,7 +115,7 @@ class DeployedHost(_Model):
     """
 
     data: Mapping[str, bool | int | str] = {}
-    agents: tuple[str, ...] = ()
+    agents: tuple[DeployedAgent, ...] = ()
 
 
 class Content(_Model):
@@ -125,7 +130,7 @@ class Content(_Model):
     version: Literal[1] = 1
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
     hosts: Mapping[str, DeployedHost] = {}
-    clients: Mapping[str, ClientRecord] = {}
+    clients: Mapping[ClientName, ClientRecord] = {}
     internal: Mapping[str, InternalKey] = {}
     ca: StoredCa | None = None
     next_ca: NextCa | None = None
