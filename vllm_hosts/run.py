@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from shlex import quote
-from typing import Any, NoReturn
 
 import click
 from pyinfra.api.exceptions import PyinfraError
@@ -18,12 +17,18 @@ from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_state
-from pyinfra_cli.exceptions import CliError
 
-from vllm_hosts import deploy_output, left_behind, outlook, pyinfra_output, sudo
+from vllm_hosts import (
+    deploy_output,
+    left_behind,
+    outlook,
+    pyinfra_command,
+    pyinfra_output,
+    sudo,
+)
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import LEFT, deployed, validate
+from vllm_hosts.inventory import LEFT, deployed, require_hosts, validate
 from vllm_hosts.keys import ClientKey, HostKeys, KeyStore, OpenedStore
 from vllm_hosts.keys.beside import shown
 from vllm_hosts.marks import DEPLOY_SINCE, deploy_mark
@@ -107,17 +112,14 @@ def install(inventory_file: Path | None = None) -> None:
     global _run
     pyinfra_output.install()
     context = click.get_current_context(silent=True)
-    options: dict[str, Any] = context.params if context else {}
-    if options.get("no_wait"):
-        _misused("--no-wait exits with 0 after failures; leave it out")
-    if options.get("dry") and options.get("yes"):
-        _misused(
-            "--dry with -y (or PYINFRA_YES) looks at nothing, and so finds nothing; leave -y out"
-        )
-    _ask_somebody()
+    options = pyinfra_command.options()
+    pyinfra_command.check_options(options)
+    pyinfra_command.ask_somebody()
     named = inventory_file or options.get("inventory")
     if named is None:
-        _misused("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
+        pyinfra_command.misused(
+            "the inventory's file is not known; run pyinfra INVENTORY deploy.py"
+        )
     _run = _Run(Path(named), dry=bool(options.get("dry")), ours=inventory_file is not None)
     one_by_one.begin()
     if not _run.ours:
@@ -131,33 +133,11 @@ def install(inventory_file: Path | None = None) -> None:
         config.INHERIT_ENV = (*config.INHERIT_ENV, DEPLOY_SINCE)
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
-    if not context or not _only_keys(options.get("operations") or ()):
+    if not context or not pyinfra_command.only_keys(options.get("operations") or ()):
         return
     _reach_those_left_behind()
     if not options.get("dry"):
         context.call_on_close(partial(_say_who_has_old_keys, _run, state, Path(named)))
-
-
-def _ask_somebody() -> None:
-    """pyinfra asks before it changes anything, and breaks where nobody can answer."""
-    cli = sys.modules.get("pyinfra_cli.cli")
-    ask = getattr(cli, "_do_confirm", None)
-    if cli is None or ask is None or getattr(ask, "says_why", False):
-        return
-
-    def asked(question: str) -> bool:
-        try:
-            answer: bool = ask(question)
-        except EOFError:
-            click.echo(err=True)
-            raise CliError(
-                "nobody can answer here, as there is no terminal; nothing more was changed. Give -y"
-                " to go on without being asked, also where hosts cannot be reached"
-            ) from None
-        return answer
-
-    asked.says_why = True  # type: ignore[attr-defined]
-    cli._do_confirm = asked  # type: ignore[attr-defined]
 
 
 def _reach_those_left_behind() -> None:
@@ -202,11 +182,17 @@ def _initialise(
     **kwargs: object,
 ) -> None:
     """In the place of ``state.init``: the one step between loading an inventory and connecting."""
+    with _refused():
+        require_hosts(run.inventory, inventory)
+    if not run.ours:
+        pyinfra_command.check_limit(pyinfra_command.options(), inventory, run.inventory)
     chosen = [
         host
         for host in (*deployed(inventory), *inventory.groups.get(LEFT, ()))
         if initial_limit is None or host in initial_limit
     ]
+    if not run.ours:
+        pyinfra_command.check_chosen(chosen)
     initialise(inventory, *args, initial_limit=chosen, **kwargs)
     # Typed for --same-sudo-password: pyinfra would put it into arguments on hosts.
     sudo.take(state.config.SUDO_PASSWORD)
@@ -223,19 +209,9 @@ def _initialise(
         state.should_raise_failed_hosts = _go_on
 
 
-def _misused(sentence: str) -> NoReturn:
-    """pyinfra would show a traceback of whatever is raised while config.py runs."""
-    click.secho(f"--> {sentence}", fg="red", bold=True, err=True)
-    raise SystemExit(2)
-
-
 def _go_on(state: State) -> bool:
     """In the place of pyinfra's question."""
     return False
-
-
-def _only_keys(operations: Sequence[object]) -> bool:
-    return [Path(str(operation)).name for operation in operations] == ["keys.py"]
 
 
 def with_old_keys(chosen: Iterable[Host], state: State) -> list[str]:
