@@ -17,7 +17,7 @@ from pyinfra.api.output import set_echo, set_formatter
 from pyinfra_cli.log import setup_logging
 from rich.console import Console
 
-from vllm_hosts.cli_common import inventory_argument, says_problems, show_lines
+from vllm_hosts.cli_common import agreed, inventory_argument, says_problems, show_lines, yes_option
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
@@ -104,17 +104,17 @@ def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool
 @agents.command()
 @name_argument
 @host_option
-@click.option("--yes", is_flag=True, help="Ask nothing where no agent is named.")
+@yes_option
 @click.pass_obj
 @_problems
 def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -> None:
-    """Stop agents, when the requests that they are at have ended.
+    """Drain in-flight requests, then stop agents. Asks where no agent is named.
 
     They stay stopped over reboots, until a start or the next deploy.
     """
     chosen = choose(inventory, hosts, name)
-    if name is None and not yes:
-        click.confirm(f"Stop every agent of {', '.join(chosen.agents)}?", abort=True)
+    if name is None:
+        agreed(f"Stop every agent of {', '.join(chosen.agents)}?", yes=yes)
     _at_once(chosen, operations.stop)
 
 

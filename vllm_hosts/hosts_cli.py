@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,15 @@ import click
 from pyinfra.api.inventory import Inventory
 
 from vllm_hosts import left_behind
-from vllm_hosts.cli_common import identity_option, inventory_argument, opened, says_problems
+from vllm_hosts.cli_common import (
+    agreed,
+    identity_option,
+    inventory_argument,
+    only,
+    opened,
+    says_problems,
+    yes_option,
+)
 from vllm_hosts.connections import Connections, ask, carry_out
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts.mark import HostMark
@@ -41,7 +48,7 @@ def hosts() -> None:
 @inventory_argument
 @click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
 @identity_option
-@_problems
+@says_problems("The hosts cannot be listed:")
 def list_hosts(inventory: Path, as_json: bool, identity: Path | None) -> None:
     """Print the hosts that have keys of this inventory's store, and how each is reached.
 
@@ -87,7 +94,7 @@ def _way(way: DeployedHost | None) -> str:
 @hosts.command()
 @inventory_argument
 @host_argument
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@yes_option
 @identity_option
 @_problems
 def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
@@ -123,9 +130,7 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
 
 
 def _claim(inventory: Path, loaded: Inventory, host: str, identity: Path | None) -> Claim:
-    settings = validate(loaded)
-    if host not in settings:
-        raise SettingsError([f"{inventory} has no host {host!r}; it has {', '.join(settings)}"])
+    settings = only(inventory, validate(loaded), [host])
     store = OpenedStore(KeyStore(inventory, identity))
     store.make_key(host)
     return claim_on(loaded.get_host(host), settings[host], inventory, store)
@@ -139,11 +144,7 @@ def _ask(host: str, inventory: Path, found: Marked, yes: bool) -> None:
         " clients are refused until each has a new key and the new CA, and its agents restart.",
         err=True,
     )
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise SettingsError(["nobody can answer here, as there is no terminal; add --yes"])
-    click.confirm("Take it over?", abort=True, err=True)
+    agreed("Take it over?", yes=yes)
 
 
 def _deploy(inventory: Path, host: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -118,7 +119,7 @@ def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> 
     store.set_recipients(left)
     click.echo(f"{store.encrypted_path} is encrypted for {len(left)} recipients; commit it")
     click.echo("Who was removed knows the keys of until now. Rotate every client's, and run")
-    click.echo(f"  vllm-hosts keys rotate-internal {inventory}")
+    click.echo(f"  vllm-hosts keys rotate-internal {quote(str(inventory))}")
 
 
 @keys.command()
@@ -157,7 +158,7 @@ def add(
     )
     if new:
         click.echo(f"{inventory} had no store of keys; {store.path} is one now", err=True)
-    click.echo(f"{client} has a key; see it with: vllm-hosts keys show {inventory} {client}")
+    click.echo(f"{client} has a key; see it with: {_show(inventory, client)}")
     _say_next(inventory, hosts or _reached(inventory, identity))
 
 
@@ -240,7 +241,7 @@ def rotate(
         lambda content: model.rotate(content, client, utc_now(), overlap, expires)
     )
     click.echo(f"{client} has a new key, {_end(content.client(client).keys[-1])}")
-    click.echo(f"see it with: vllm-hosts keys show {inventory} {client}")
+    click.echo(f"see it with: {_show(inventory, client)}")
     _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
 
 
@@ -300,7 +301,7 @@ def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Pa
         lambda content: model.rotate_internal(content, chosen, utc_now())
     )
     click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
-    click.echo(f"  pyinfra --serial {inventory} deploy.py")
+    click.echo(f"  pyinfra {quote(str(inventory))} deploy.py")
 
 
 def _store(inventory: Path, identity: Path | None) -> KeyStore:
@@ -326,9 +327,13 @@ def _check_known(kind: str, names: Iterable[str] | None, known: Iterable[str]) -
         raise SettingsError([f"there is no {kind} {unknown[0]!r}; there is {', '.join(known)}"])
 
 
+def _show(inventory: Path, client: str) -> str:
+    return f"vllm-hosts keys show {quote(str(inventory))} {quote(client)}"
+
+
 def _say_next(inventory: Path, hosts: Iterable[str]) -> None:
     click.echo(f"{', '.join(hosts)}: takes effect with")
-    click.echo(f"  pyinfra -y {inventory} keys.py")
+    click.echo(f"  pyinfra -y {quote(str(inventory))} keys.py")
 
 
 def _end(key: ApiKey) -> str:

@@ -149,10 +149,10 @@ def test_adoption(machine: Machine) -> None:
     machine.pyinfra("-y", PROD, "deploy.py")
     machine.inventory(COPY, LOCAL)
     there = machine.state()
-    said = machine.hosts("hosts", "adopt", COPY, "@local", code=1)
+    said = machine.hosts("hosts", "adopt", COPY, "@local", code=2)
     assert "@local has the keys and the CA of the inventory 'prod'" in said
     assert "refused until each has a new key and the new CA" in said
-    assert "add --yes" in said
+    assert "Give -y to go on" in said
     assert machine.state() == there
     said = machine.hosts("hosts", "adopt", COPY, "@local", "--yes")
     assert "pyinfra --limit @local inventory/copy.py deploy.py" in said
