@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -510,6 +511,19 @@ def test_a_run_without_hosts_is_refused(
     assert done.returncode == code, done.stdout
     assert said in done.stdout
     assert "store of keys" not in done.stdout and "Traceback" not in done.stdout
+
+
+def test_a_command_in_another_folder_names_the_right_one(project: Project, tmp_path: Path) -> None:
+    """H29: group_data would not be found, and "agents is missing" where they are set."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    [done] = Project.run_at_once(
+        SimpleNamespace(folder=other, environment={}),  # type: ignore[arg-type]
+        ("vllm-hosts", "check", str(project.folder / "inventory/prod.py")),
+    )
+    assert done.returncode == 1
+    assert f"first: cd {project.folder}" in done.stdout
+    assert "agents is missing" not in done.stdout
 
 
 def test_a_dry_run_that_would_look_at_nothing_is_refused(project: Project) -> None:
