@@ -158,7 +158,7 @@ def _ca_file(path: str | None, inventory: Path) -> str:
     multiple=True,
     type=click.Choice(list(promises())),
     metavar="ID",
-    help="Look at this promise only, such as NET-01. May be repeated.",
+    help="Check this promise only, such as NET-01. May be repeated.",
 )
 @click.option(
     "--skip",
@@ -192,9 +192,9 @@ def verify(
     report: Path | None,
     pytest_arguments: tuple[str, ...],
 ) -> None:
-    """Look at every host again, by other means, and from outside as clients and strangers.
+    """Verify every host independently, from inside, and from outside as clients and strangers.
 
-    Exit code 0 only if every promise was looked at and is kept. docs/security-model.md lists them.
+    Exit code 0 only if every promise was checked and is kept. docs/security-model.md lists them.
     Further arguments go to pytest.
 
     Example: vllm-hosts verify inventory/prod.py --report report
@@ -240,7 +240,7 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     Of files it shows the lines, - as the host has them and + as a deploy writes them, with secrets
     masked, and whether the host or the settings changed since the last deploy.
 
-    Exit codes: 0 nothing differs, 2 something does, 1 something could not be told.
+    Exit codes: 0 nothing differs, 2 something does, 1 some checks could not be completed.
 
     Example: vllm-hosts drift inventory/prod.py --json
     """

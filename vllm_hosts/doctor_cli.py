@@ -30,9 +30,9 @@ _COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSS
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @says_problems("The settings are not valid:")
 def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
-    """Say what is wrong with hosts, most likely first, and what to do. Changes nothing.
+    """Diagnose hosts: what is wrong, most likely cause first, and what to do. Changes nothing.
 
-    Exit codes: 0 nothing was found, 2 something was, 1 something could not be looked at.
+    Exit codes: 0 nothing was found, 2 something was, 1 some checks could not be completed.
 
     Example: vllm-hosts doctor inventory/prod.py --host gpu1
     """

@@ -83,7 +83,7 @@ def list_recipients(inventory: Path) -> None:
 @identity_option
 @_problems
 def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
-    """Encrypt the keys again, for one more.
+    """Add a recipient and re-encrypt the keys.
 
     Example: vllm-hosts keys recipients add inventory/prod.py "$(cat alice.pub)"
     """
@@ -103,9 +103,9 @@ def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> Non
 @identity_option
 @_problems
 def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
-    """Encrypt the keys again, without one. RECIPIENT: the line, its key, or its comment.
+    """Remove a recipient and re-encrypt the keys. RECIPIENT: the line, its key, or its comment.
 
-    Whoever had the file and their identity knows the keys of until now: rotate them all.
+    Whoever had the file and their identity still knows all current keys: rotate them all.
     """
     store = KeyStore(inventory, identity)
     lines = store.recipients()
@@ -118,7 +118,7 @@ def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> 
         raise SettingsError(["that is the last recipient; nobody could open the keys again"])
     store.set_recipients(left)
     click.echo(f"{store.encrypted_path} is encrypted for {len(left)} recipients; commit it")
-    click.echo("Who was removed knows the keys of until now. Rotate every client's, and run")
+    click.echo("Who was removed still knows all current keys. Rotate every client's, and run")
     click.echo(f"  vllm-hosts keys rotate-internal {quote(str(inventory))}")
 
 
@@ -293,7 +293,7 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
 @identity_option
 @_problems
 def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Path | None) -> None:
-    """Make new keys between edges and agents. Clients notice nothing of their own keys."""
+    """Make new keys between edges and agents. Client keys are unaffected."""
     names = tuple(host.name for host in deployed(opened(inventory, identity)))
     _check_known("host", hosts, names)
     chosen = hosts or names

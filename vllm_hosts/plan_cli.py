@@ -68,7 +68,7 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
     metavar="AGENT=FOLDER",
     help="An agent's model, copied to this machine. May be repeated.",
 )
-@click.option("--offline", is_flag=True, help="Do not ask the hub; take what it said before.")
+@click.option("--offline", is_flag=True, help="Do not ask the hub; use cached answers only.")
 @click.option("--json", "as_text", is_flag=True, help="For scripts: a list of objects.")
 @says_problems("There can be no plan:")
 def plan(
