@@ -96,7 +96,7 @@ def check(inventory: Path) -> None:
 @inventory_argument
 @click.option("--client", help=f"Whose key to name. Default: {DEFAULT_CLIENT}, or the first.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
-@_problems
+@says_problems("The endpoints cannot be named:")
 def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
     """Print how to call each agent.
 

@@ -24,7 +24,7 @@ from vllm_hosts.cli_common import (
 from vllm_hosts.connections import Connections, ask, carry_out
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts.mark import HostMark
-from vllm_hosts.inventory import deployed, validate
+from vllm_hosts.inventory import deployed, load, validate
 from vllm_hosts.keys import KeyStore, OpenedStore
 from vllm_hosts.keys.hosts import released
 from vllm_hosts.keys.model import Content, DeployedHost
@@ -164,7 +164,7 @@ def release(inventory: Path, host: str, identity: Path | None) -> None:
     Example: vllm-hosts hosts release inventory/prod.py gpu2.example.com
     """
     store = KeyStore(inventory, identity)
-    if host in [one.name for one in deployed(opened(inventory, identity))]:
+    if host in [one.name for one in deployed(load(inventory))]:
         raise SettingsError(
             [f"{host} is in {inventory}, and its next deploy would remember it; take it out first"]
         )

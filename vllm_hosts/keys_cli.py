@@ -24,10 +24,11 @@ from vllm_hosts.cli_common import (
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import KeyStore, model
-from vllm_hosts.keys.age import named_recipients, own_recipients, parse_recipient
+from vllm_hosts.keys.age import own_recipients
 from vllm_hosts.keys.model import ApiKey, ClientRecord
 from vllm_hosts.new_ca_cli import new_ca
 from vllm_hosts.pki import utc_now
+from vllm_hosts.recipients_cli import recipients
 
 _problems = says_problems("The keys cannot be changed or shown:")
 client_argument = click.argument("client")
@@ -39,6 +40,7 @@ def keys() -> None:
 
 
 keys.add_command(new_ca)
+keys.add_command(recipients)
 
 
 @keys.command()
@@ -61,65 +63,6 @@ def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None
     store.encrypt(given or own_recipients(identity))
     click.echo(f"{store.encrypted_path} holds the keys and the CA; commit it")
     click.echo(f"{store.recipients_path} lists who can open it; commit it too")
-
-
-@keys.group()
-def recipients() -> None:
-    """Who can open the keys."""
-
-
-@recipients.command("list")
-@inventory_argument
-@_problems
-def list_recipients(inventory: Path) -> None:
-    """Print the recipients, one a line."""
-    for line in KeyStore(inventory).recipients():
-        click.echo(line)
-
-
-@recipients.command("add")
-@inventory_argument
-@click.argument("recipient")
-@identity_option
-@_problems
-def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
-    """Add a recipient and re-encrypt the keys.
-
-    Example: vllm-hosts keys recipients add inventory/prod.py "$(cat alice.pub)"
-    """
-    store = KeyStore(inventory, identity)
-    parse_recipient(recipient)
-    lines = store.recipients()
-    if named_recipients(lines, " ".join(recipient.split()[:2])):
-        click.echo("can open the keys already")
-        return
-    store.set_recipients([*lines, recipient.strip()])
-    click.echo(f"{store.encrypted_path} is encrypted for {len(lines) + 1} recipients; commit it")
-
-
-@recipients.command("remove")
-@inventory_argument
-@click.argument("recipient")
-@identity_option
-@_problems
-def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
-    """Remove a recipient and re-encrypt the keys. RECIPIENT: the line, its key, or its comment.
-
-    Whoever had the file and their identity still knows all current keys: rotate them all.
-    """
-    store = KeyStore(inventory, identity)
-    lines = store.recipients()
-    gone = named_recipients(lines, recipient)
-    if len(gone) != 1:
-        found = "matches several recipients" if gone else "is not one of the recipients"
-        raise SettingsError([f"{recipient!r} {found} in {store.recipients_path}"])
-    left = [line for line in lines if line != gone[0]]
-    if not left:
-        raise SettingsError(["that is the last recipient; nobody could open the keys again"])
-    store.set_recipients(left)
-    click.echo(f"{store.encrypted_path} is encrypted for {len(left)} recipients; commit it")
-    click.echo("Who was removed still knows all current keys. Rotate every client's, and run")
-    click.echo(f"  vllm-hosts keys rotate-internal {quote(str(inventory))}")
 
 
 @keys.command()

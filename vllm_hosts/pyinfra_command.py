@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn
 
 import click
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State, StateStage
 from pyinfra_cli.exceptions import CliError
 
 from vllm_hosts.inventory import LEFT, deployed
@@ -99,3 +101,24 @@ def ask_somebody() -> None:
 
     asked.says_why = True  # type: ignore[attr-defined]
     cli._do_confirm = asked  # type: ignore[attr-defined]
+
+
+def with_old_keys(chosen: Iterable[Host], state: State) -> list[str]:
+    """Hosts that a run of ``keys.py`` was for, and that have not taken the keys."""
+    executed = state.current_stage in (StateStage.Execute, StateStage.Disconnect)
+    return [
+        host.name
+        for host in chosen
+        if not executed or host in state.failed_hosts or host not in state.activated_hosts
+    ]
+
+
+def say_who_has_old_keys(chosen: Iterable[Host], state: State, inventory: Path) -> None:
+    """The last words of a run: its table counts the others only."""
+    left = with_old_keys(chosen, state)
+    if not left:
+        return
+    limits = " ".join(f"--limit {quote(name)}" for name in left)
+    click.secho(f"--> Still with their old keys: {', '.join(left)}", fg="red", bold=True, err=True)
+    click.echo("    Revoked keys work there, and new ones do not. To go on, type:", err=True)
+    click.echo(f"    pyinfra -y {limits} {quote(str(inventory))} keys.py", err=True)

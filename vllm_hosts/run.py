@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,7 +15,7 @@ import click
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
-from pyinfra.api.state import State, StateStage
+from pyinfra.api.state import State
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
 from vllm_hosts import (
@@ -137,7 +137,10 @@ def install(inventory_file: Path | None = None) -> None:
         return
     _reach_those_left_behind()
     if not options.get("dry"):
-        context.call_on_close(partial(_say_who_has_old_keys, _run, state, Path(named)))
+        run = _run
+        context.call_on_close(
+            lambda: pyinfra_command.say_who_has_old_keys(run.chosen, state, run.inventory)
+        )
 
 
 def _reach_those_left_behind() -> None:
@@ -212,27 +215,6 @@ def _initialise(
 def _go_on(state: State) -> bool:
     """In the place of pyinfra's question."""
     return False
-
-
-def with_old_keys(chosen: Iterable[Host], state: State) -> list[str]:
-    """Hosts that a run of ``keys.py`` was for, and that have not taken the keys."""
-    executed = state.current_stage in (StateStage.Execute, StateStage.Disconnect)
-    return [
-        host.name
-        for host in chosen
-        if not executed or host in state.failed_hosts or host not in state.activated_hosts
-    ]
-
-
-def _say_who_has_old_keys(run: _Run, state: State, inventory: Path) -> None:
-    """The last words of a run: its table counts the others only."""
-    left = with_old_keys(run.chosen, state)
-    if not left:
-        return
-    limits = " ".join(f"--limit {quote(name)}" for name in left)
-    click.secho(f"--> Still with their old keys: {', '.join(left)}", fg="red", bold=True, err=True)
-    click.echo("    Revoked keys work there, and new ones do not. To go on, type:", err=True)
-    click.echo(f"    pyinfra -y {limits} {quote(str(inventory))} keys.py", err=True)
 
 
 def _open_secrets(run: _Run, inventory: Inventory) -> None:

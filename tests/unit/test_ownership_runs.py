@@ -208,6 +208,8 @@ def test_a_host_that_was_taken_out(machine: Machine) -> None:
     assert "take it out first" in machine.hosts("hosts", "release", PROD, "down", code=1)
     said = machine.hosts("hosts", "release", PROD, "@local")
     assert "Its edge goes on accepting the keys that it has" in said
+    # Nobody is told to type what was just typed.
+    assert "until you type" not in said
     assert "any more" not in machine.hosts("check", PROD, streams="err")
     assert "[@local]" not in machine.pyinfra("-y", PROD, "keys.py", code=1)
     assert "remembers no host '@local'" in machine.hosts("hosts", "release", PROD, "@local", code=1)

@@ -16,7 +16,7 @@ from pyinfra.api.state import StateStage
 
 from tests.unit.projects import ROOT, Project
 from tests.unit.ssh_server import SshServer, ssh_server, write_key
-from vllm_hosts.run import with_old_keys
+from vllm_hosts.pyinfra_command import with_old_keys
 
 #: Every command that goes to hosts.
 COMMANDS = [
