@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from pydantic import ValidationError
@@ -64,7 +63,6 @@ def load(path: Path) -> Inventory:
     :raises SettingsError: there is no such file, it cannot be executed, or it has no hosts.
     """
     _require_file(path)
-    _require_folder(path)
     try:
         # pyinfra's own command has set both by now: its context, and the folder to import from.
         if str(Path.cwd()) not in sys.path:
@@ -80,14 +78,6 @@ def load(path: Path) -> Inventory:
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise SettingsError([f"{path} is not a file; name an inventory such as inventory/prod.py"])
-
-
-def _require_folder(path: Path) -> None:
-    """pyinfra reads group_data beside the inventory and in the folder that it is run in."""
-    project, here = path.resolve().parent.parent, Path.cwd()
-    if project != here and (project / "group_data").is_dir() and not (here / "group_data").is_dir():
-        where = quote(str(project))
-        raise SettingsError([f"{path} has its group_data in {project}; first: cd {where}"])
 
 
 def require_hosts(path: Path, inventory: Inventory) -> None:

@@ -161,7 +161,7 @@ def test_adoption(machine: Machine) -> None:
     machine.pyinfra("-y", COPY, "deploy.py")
     # And once: what it belonged to is refused now.
     assert "inventory/copy.py" in machine.pyinfra("-y", PROD, "deploy.py", code=1)
-    assert "has no host 'x'" in machine.hosts("hosts", "adopt", COPY, "x", code=2)
+    assert "has no host x; it has @local" in machine.hosts("hosts", "adopt", COPY, "x", code=2)
 
 
 def test_nothing_to_adopt(machine: Machine) -> None:
