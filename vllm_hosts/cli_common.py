@@ -14,7 +14,7 @@ import click
 from pyinfra.api.inventory import Inventory
 
 from vllm_hosts import left_behind
-from vllm_hosts.errors import SettingsError
+from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.inventory import load
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.settings import HostSettings
@@ -119,6 +119,14 @@ def only(
             f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
         )
     return {name: one for name, one in known.items() if not hosts or name in hosts}
+
+
+def say_errors(found: Mapping[str, object]) -> bool:
+    """One sentence for each host that failed; whether there was one."""
+    failed = {host: seen for host, seen in found.items() if isinstance(seen, HostError)}
+    for host, error in failed.items():
+        click.secho(f"{host}: {error}", fg="red", err=True)
+    return bool(failed)
 
 
 def show_lines(lines: Iterable[str], *, err: bool = False) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hosts.cli_common import agreed, inventory_argument, says_problems, yes_option
+from vllm_hosts.cli_common import agreed, inventory_argument, say_errors, says_problems, yes_option
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.vllm_images import ImagesThere
@@ -73,12 +73,12 @@ def images(
     else:
         width = None if sys.stdout.isatty() else _WIDE
         Console(width=width, highlight=False).print(_table(found))
-    if _say_errors(found):
+    if say_errors(found):
         sys.exit(1)
 
 
 def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
-    failed = _say_errors(found)
+    failed = say_errors(found)
     old = {
         host: rows
         for host, seen in found.items()
@@ -101,7 +101,7 @@ def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
             click.secho(f"{host}: {problem}", fg="red", err=True)
         failed = failed or bool(problems)
         click.echo(f"{host}: {gigabytes(freed)} more are free on the disk")
-    if _say_errors(done) or failed:
+    if say_errors(done) or failed:
         sys.exit(1)
 
 
@@ -122,13 +122,6 @@ def _removed(rows: Sequence[Row]) -> tuple[int, list[str]]:
         except HostError as error:
             problems.append(f"{row.name} is not removed: {error}")
     return freed, problems
-
-
-def _say_errors(found: Mapping[str, object]) -> bool:
-    failed = {host: seen for host, seen in found.items() if isinstance(seen, HostError)}
-    for host, error in failed.items():
-        click.secho(f"{host}: {error}", fg="red", err=True)
-    return bool(failed)
 
 
 def _as_json(found: Found) -> list[dict[str, Any]]:

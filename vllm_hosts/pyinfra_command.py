@@ -38,6 +38,8 @@ def check_options(given: Mapping[str, Any]) -> None:
         misused(
             "--dry with -y (or PYINFRA_YES) looks at nothing, and so finds nothing; leave -y out"
         )
+    if wrong := [one for one in given.get("data") or () if "=" not in str(one)]:
+        misused(f"--data {wrong[0]} sets nothing; write it as --data NAME=VALUE")
     inventory, files = str(given.get("inventory") or ""), given.get("operations") or ()
     if Path(inventory).name in ("deploy.py", "keys.py") and files:
         misused(f"the inventory comes first; run pyinfra {files[0]} {inventory}")

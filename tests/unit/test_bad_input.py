@@ -501,6 +501,7 @@ def test_a_limit_that_names_nobody_is_refused(
         (("inventory/nope.py", "deploy.py"), "inventory/nope.py is not a file; name an", 1),
         (("inventory/none.py", "deploy.py"), "inventory/none.py has no hosts; add one", 1),
         (("deploy.py", "inventory/prod.py"), "run pyinfra inventory/prod.py deploy.py", 2),
+        (("--data", "vllm", "inventory/prod.py", "deploy.py"), "as --data NAME=VALUE", 2),
     ],
 )
 def test_a_run_without_hosts_is_refused(
