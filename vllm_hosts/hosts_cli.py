@@ -168,7 +168,11 @@ def release(inventory: Path, host: str, identity: Path | None) -> None:
         raise SettingsError(
             [f"{host} is in {inventory}, and its next deploy would remember it; take it out first"]
         )
-    store.update(partial(released, name=host))
+    try:
+        store.update(partial(released, name=host))
+    finally:
+        # Afterwards, so that nobody is told to release what is being released.
+        opened(inventory, identity)
     click.echo(f"{host} is released: keys.py does not reach it any more")
     click.echo("Its edge goes on accepting the keys that it has. To end that, type there:")
     click.echo("  systemctl disable --now nginx")

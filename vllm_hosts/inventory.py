@@ -70,7 +70,7 @@ def load(path: Path) -> Inventory:
         with ctx_state.use(State()):
             inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
     except Exception as error:
-        raise SettingsError([_load_problem(path, error)]) from error
+        raise SettingsError([load_problem(path, error)]) from error
     require_hosts(path, inventory)
     return inventory
 
@@ -91,7 +91,7 @@ def require_hosts(path: Path, inventory: Inventory) -> None:
     raise SettingsError([f"{path} has no hosts; add one to the group gpu_hosts"])
 
 
-def _load_problem(path: Path, error: Exception) -> str:
+def load_problem(path: Path, error: Exception) -> str:
     """Where Python stopped, and why; the file may be the inventory or one in group_data."""
     cause = getattr(error, "exception", error)
     if isinstance(cause, SyntaxError):

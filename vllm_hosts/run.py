@@ -28,7 +28,7 @@ from vllm_hosts import (
 )
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import LEFT, deployed, require_hosts, validate
+from vllm_hosts.inventory import LEFT, deployed, load_problem, require_hosts, validate
 from vllm_hosts.keys import ClientKey, HostKeys, KeyStore, OpenedStore
 from vllm_hosts.keys.beside import shown
 from vllm_hosts.marks import DEPLOY_SINCE, deploy_mark
@@ -92,6 +92,8 @@ class _Run:
     dry: bool
     #: Whether a command of ours runs it: that one writes nothing, and has named who was taken out.
     ours: bool
+    #: It is about keys alone, and so for hosts that were taken out as well.
+    keys_only: bool = False
     opened: OpenedStore | None = None
     settings: dict[str, HostSettings] | None = None
     #: Hosts that this run is for, once their settings are known to be valid.
@@ -120,7 +122,12 @@ def install(inventory_file: Path | None = None) -> None:
         pyinfra_command.misused(
             "the inventory's file is not known; run pyinfra INVENTORY deploy.py"
         )
-    _run = _Run(Path(named), dry=bool(options.get("dry")), ours=inventory_file is not None)
+    _run = _Run(
+        Path(named),
+        dry=bool(options.get("dry")),
+        ours=inventory_file is not None,
+        keys_only=pyinfra_command.only_keys(options.get("operations") or ()),
+    )
     one_by_one.begin()
     if not _run.ours:
         outlook.install(dry=_run.dry)
@@ -133,32 +140,35 @@ def install(inventory_file: Path | None = None) -> None:
         config.INHERIT_ENV = (*config.INHERIT_ENV, DEPLOY_SINCE)
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
-    if not context or not pyinfra_command.only_keys(options.get("operations") or ()):
-        return
-    _reach_those_left_behind()
-    if not options.get("dry"):
+    if context and not _run.ours:
+        _load_our_way()
+    if context and _run.keys_only and not _run.dry:
         run = _run
         context.call_on_close(
             lambda: pyinfra_command.say_who_has_old_keys(run.chosen, state, run.inventory)
         )
 
 
-def _reach_those_left_behind() -> None:
-    """Have pyinfra's inventory hold the hosts that were taken out of it: before --limit is read."""
+def _load_our_way() -> None:
+    """Have pyinfra's inventory hold the hosts that were taken out of it, where a run is for them as
+    well: before --limit is read. A file that cannot be loaded is one sentence."""
     cli = sys.modules.get("pyinfra_cli.cli")
     make = getattr(cli, "make_inventory", None)
-    if cli is None or make is None or getattr(make, "joins", False):
+    if cli is None or make is None or getattr(make, "is_ours", False):
         return
 
     def made(*args: object, **kwargs: object) -> Inventory:
-        inventory: Inventory = make(*args, **kwargs)
         assert _run is not None
         with _refused():
-            if (content := KeyStore(_run.inventory).peek()) is not None:
+            try:
+                inventory: Inventory = make(*args, **kwargs)
+            except Exception as error:
+                raise SettingsError([load_problem(_run.inventory, error)]) from error
+            if _run.keys_only and (content := KeyStore(_run.inventory).peek()) is not None:
                 left_behind.join(inventory, content)
         return inventory
 
-    made.joins = True  # type: ignore[attr-defined]
+    made.is_ours = True  # type: ignore[attr-defined]
     cli.make_inventory = made  # type: ignore[attr-defined]
 
 

@@ -500,6 +500,7 @@ def test_a_limit_that_names_nobody_is_refused(
     [
         (("inventory/nope.py", "deploy.py"), "inventory/nope.py is not a file; name an", 1),
         (("inventory/none.py", "deploy.py"), "inventory/none.py has no hosts; add one", 1),
+        (("inventory/broken.py", "deploy.py"), "inventory/broken.py, line 2: cannot be loaded", 1),
         (("deploy.py", "inventory/prod.py"), "run pyinfra inventory/prod.py deploy.py", 2),
         (("--data", "vllm", "inventory/prod.py", "deploy.py"), "as --data NAME=VALUE", 2),
     ],
@@ -508,6 +509,7 @@ def test_a_run_without_hosts_is_refused(
     project: Project, words: tuple[str, ...], said: str, code: int
 ) -> None:
     project.write("inventory/none.py", "gpu_hosts = []\n")
+    project.write("inventory/broken.py", "gpu_hosts = []\nimport nope\n")
     done = project.run("pyinfra", "-y", *words)
     assert done.returncode == code, done.stdout
     assert said in done.stdout
