@@ -124,6 +124,11 @@ def group_problem(host: Host) -> str:
     data = host.inventory.group_data
     having = sorted(group for group, values in data.items() if values and "agents" in values)
     usual = "gpu_hosts"
+    if not having and not Path("group_data").is_dir():
+        return (
+            f"agents is missing, and there is no group_data in {Path.cwd()}: run this in the"
+            " project's own folder, or set agents in group_data/gpu_hosts.py there"
+        )
     if not having and (usual in groups or not groups):
         return "group_data/gpu_hosts.py: agents is missing; set it there, at least one agent"
     listed = f"in {_listed(groups)}" if groups else "in no group"

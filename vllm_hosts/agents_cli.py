@@ -17,7 +17,14 @@ from pyinfra.api.output import set_echo, set_formatter
 from pyinfra_cli.log import setup_logging
 from rich.console import Console
 
-from vllm_hosts.cli_common import inventory_argument, says_problems, show_lines
+from vllm_hosts.cli_common import (
+    agreed,
+    inventory_argument,
+    say_errors,
+    says_problems,
+    show_lines,
+    yes_option,
+)
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
@@ -72,7 +79,7 @@ def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: b
     else:
         width = None if sys.stdout.isatty() else _WIDE
         Console(width=width, highlight=False).print(status_table(found, utc_now()))
-    _say_errors(found)
+    say_errors(found)
     if any(
         isinstance(host, HostError) or not all(agent.well for agent in host.values())
         for host in found.values()
@@ -104,17 +111,17 @@ def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool
 @agents.command()
 @name_argument
 @host_option
-@click.option("--yes", is_flag=True, help="Ask nothing where no agent is named.")
+@yes_option
 @click.pass_obj
 @_problems
 def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -> None:
-    """Stop agents, when the requests that they are at have ended.
+    """Drain in-flight requests, then stop agents. Asks where no agent is named.
 
     They stay stopped over reboots, until a start or the next deploy.
     """
     chosen = choose(inventory, hosts, name)
-    if name is None and not yes:
-        click.confirm(f"Stop every agent of {', '.join(chosen.agents)}?", abort=True)
+    if name is None:
+        agreed(f"Stop every agent of {', '.join(chosen.agents)}?", yes=yes)
     _at_once(chosen, operations.stop)
 
 
@@ -137,7 +144,7 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
     found = chosen.connections.each(
         chosen.agents, lambda host: edited(chosen.settings[host]), limit=_LIMIT
     )
-    if _say_errors(found):
+    if say_errors(found):
         click.secho("Nothing was restarted. --host leaves hosts out.", fg="red", err=True)
         sys.exit(1)
     if _say_edited(found, as_is):
@@ -208,7 +215,7 @@ def _at_once(chosen: Chosen, do: Callable[[HostSettings, Sequence[str]], None]) 
     done = chosen.connections.each(
         chosen.agents, lambda host: do(chosen.settings[host], chosen.agents[host])
     )
-    if _say_errors(done):
+    if say_errors(done):
         sys.exit(1)
 
 
@@ -237,14 +244,6 @@ def _refuse(done: str, inventory: Path, found: Mapping[str, list[Edited] | HostE
     click.echo(f"  pyinfra {limits} {quote(str(inventory))} deploy.py", err=True)
     click.echo("To go on with the files as they are, until the next deploy: --as-is", err=True)
     sys.exit(1)
-
-
-def _say_errors(found: Mapping[str, object]) -> bool:
-    """One sentence for each host that failed; whether there was one."""
-    failed = {host: seen for host, seen in found.items() if isinstance(seen, HostError)}
-    for host, error in failed.items():
-        click.secho(f"{host}: {error}", fg="red", err=True)
-    return bool(failed)
 
 
 def _show_progress() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -30,7 +31,8 @@ def ca(inventory: Path, identity: Path | None) -> None:
         authority = KeyStore(inventory, identity).authority
         certificate = authority.trusted()
         if certificate is None:
-            raise SettingsError([f"the first deploy makes it: pyinfra {inventory} deploy.py"])
+            deploy = f"pyinfra {quote(str(inventory))} deploy.py"
+            raise SettingsError([f"the first deploy makes it: {deploy}"])
         click.echo(certificate.decode(), nl=False)
         following = authority.following()
         if following is not None and utc_now() < following.takes_over:

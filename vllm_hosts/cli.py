@@ -23,7 +23,7 @@ import click
 from vllm_hosts import __version__, pyinfra_output
 from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.ca_cli import ca
-from vllm_hosts.cli_common import inventory_argument, opened, says_problems
+from vllm_hosts.cli_common import inventory_argument, only, opened, says_problems
 from vllm_hosts.controller import CA_FILE, state_folder
 from vllm_hosts.doctor_cli import doctor
 from vllm_hosts.drift import drift as find_drift
@@ -37,6 +37,7 @@ from vllm_hosts.inventory import validate
 from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
 from vllm_hosts.keys.ca import shown
 from vllm_hosts.keys_cli import keys
+from vllm_hosts.operate.choice import host_option
 from vllm_hosts.pki import utc_now
 from vllm_hosts.plan_cli import plan
 from vllm_hosts.promises import promises
@@ -95,7 +96,7 @@ def check(inventory: Path) -> None:
 @inventory_argument
 @click.option("--client", help=f"Whose key to name. Default: {DEFAULT_CLIENT}, or the first.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
-@_problems
+@says_problems("The endpoints cannot be named:")
 def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
     """Print how to call each agent.
 
@@ -108,7 +109,7 @@ def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
             settings,
             state_folder(inventory),
             # Good in any folder, as all that is printed here.
-            f"{_program()} keys show --force {quote(str(inventory.resolve()))} {client}",
+            f"{_program()} keys show --force {quote(str(inventory.resolve()))} {quote(client)}",
             client,
         )
     )
@@ -150,14 +151,14 @@ def _ca_file(path: str | None, inventory: Path) -> str:
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @inventory_argument
-@click.option("--host", "hosts", multiple=True, help="Look at this host only. May be repeated.")
+@host_option
 @click.option(
     "--promise",
     "chosen",
     multiple=True,
     type=click.Choice(list(promises())),
     metavar="ID",
-    help="Look at this promise only, such as NET-01. May be repeated.",
+    help="Check this promise only, such as NET-01. May be repeated.",
 )
 @click.option(
     "--skip",
@@ -191,14 +192,14 @@ def verify(
     report: Path | None,
     pytest_arguments: tuple[str, ...],
 ) -> None:
-    """Look at every host again, by other means, and from outside as clients and strangers.
+    """Verify every host independently, from inside, and from outside as clients and strangers.
 
-    Exit code 0 only if every promise was looked at and is kept. docs/security-model.md lists them.
+    Exit code 0 only if every promise was checked and is kept. docs/security-model.md lists them.
     Further arguments go to pytest.
 
     Example: vllm-hosts verify inventory/prod.py --report report
     """
-    _check_hosts(inventory, hosts)
+    only(inventory, _settings(inventory), hosts)
     first, _, last = ports.partition("-")
     if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
         raise click.UsageError(f"{ports!r} is no range of ports; write it like 1-65535")
@@ -230,7 +231,7 @@ def verify(
 
 @main.command()
 @inventory_argument
-@click.option("--host", "hosts", multiple=True, help="Look at this host only. May be repeated.")
+@host_option
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_problems
 def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
@@ -239,11 +240,11 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     Of files it shows the lines, - as the host has them and + as a deploy writes them, with secrets
     masked, and whether the host or the settings changed since the last deploy.
 
-    Exit codes: 0 nothing differs, 2 something does, 1 something could not be told.
+    Exit codes: 0 nothing differs, 2 something does, 1 some checks could not be completed.
 
     Example: vllm-hosts drift inventory/prod.py --json
     """
-    _check_hosts(inventory, hosts)
+    only(inventory, _settings(inventory), hosts)
     found = find_drift(inventory, Path("deploy.py"), hosts)
     if as_json:
         click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
@@ -252,14 +253,6 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     if any(host.unknown for host in found.values()):
         sys.exit(1)
     sys.exit(2 if any(host.drifted for host in found.values()) else 0)
-
-
-def _check_hosts(inventory: Path, hosts: tuple[str, ...]) -> None:
-    known = _settings(inventory)
-    if unknown := [name for name in hosts if name not in known]:
-        raise click.UsageError(
-            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
-        )
 
 
 def _program() -> str:

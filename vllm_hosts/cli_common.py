@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
@@ -14,9 +14,10 @@ import click
 from pyinfra.api.inventory import Inventory
 
 from vllm_hosts import left_behind
-from vllm_hosts.errors import SettingsError
+from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.inventory import load
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.settings import HostSettings
 
 P = ParamSpec("P")
 
@@ -75,6 +76,57 @@ def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, Non
         return guarded
 
     return decorate
+
+
+class NobodyAnswersError(click.ClickException):
+    """A question where there is no terminal. The command lacks ``-y``, and so is misused."""
+
+    exit_code = 2
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nobody can answer here, as there is no terminal; nothing was changed. Give -y to go"
+            " on without being asked"
+        )
+
+
+yes_option = click.option("--yes", "-y", is_flag=True, help="Ask nothing.")
+
+
+def agreed(question: str, *, yes: bool) -> None:
+    """Go on if somebody says so.
+
+    :raises click.Abort: somebody says no.
+    :raises NobodyAnswersError: there is no terminal.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        click.echo(question, err=True)
+        raise NobodyAnswersError
+    click.confirm(question, abort=True, err=True)
+
+
+def only(
+    inventory: Path, known: Mapping[str, HostSettings], hosts: Collection[str]
+) -> dict[str, HostSettings]:
+    """The hosts that ``--host`` names, in the inventory's order; all of them where it names none.
+
+    :raises click.UsageError: one of them is not in the inventory.
+    """
+    if unknown := [name for name in hosts if name not in known]:
+        raise click.UsageError(
+            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+    return {name: one for name, one in known.items() if not hosts or name in hosts}
+
+
+def say_errors(found: Mapping[str, object]) -> bool:
+    """One sentence for each host that failed; whether there was one."""
+    failed = {host: seen for host, seen in found.items() if isinstance(seen, HostError)}
+    for host, error in failed.items():
+        click.secho(f"{host}: {error}", fg="red", err=True)
+    return bool(failed)
 
 
 def show_lines(lines: Iterable[str], *, err: bool = False) -> None:

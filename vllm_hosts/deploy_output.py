@@ -22,6 +22,8 @@ from pyinfra.api.output import format_text
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.progress import progress_spinner
 
+from vllm_hosts.operations import foreseen
+
 #: Seconds after which an operation says its name: there is something to wait for. Most of what
 #: takes long has said how far it is by then (``watched``).
 _SILENT = 12.0
@@ -91,7 +93,8 @@ class Brief(BaseStateCallback):
             self._timer.kill()
         self._shown = True
         changed = []
-        for host in state.inventory.iter_activated_hosts():
+        # pyinfra's own iterator goes over a set, and so in any order.
+        for host in (host for host in state.inventory if host in state.activated_hosts):
             data = state.ops[host].get(op_hash)
             if data is None or not data.operation_meta.is_complete():
                 continue
@@ -136,8 +139,12 @@ class Brief(BaseStateCallback):
             counts = f"{done['changed']} changed, {done['unchanged']} unchanged"
             if host not in state.activated_hosts:
                 said = format_text("was not reached; nothing was done there", "red")
+            elif foreseen.was_refused(host.name):
+                said = format_text("was refused before the run, and not changed", "red")
             elif name := self._failed.get(host.name):
                 said = format_text(f'failed at "{name}"; before that: {counts}', "red")
+            elif host in state.failed_hosts:
+                said = format_text(f"failed; before that: {counts}", "red")
             else:
                 said = format_text(counts, "green" if done["changed"] else "cyan")
             logger.info(f"{host.print_prefix}{said}")

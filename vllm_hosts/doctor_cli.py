@@ -12,10 +12,11 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli_common import inventory_argument, opened, says_problems
+from vllm_hosts.cli_common import inventory_argument, only, opened, says_problems
 from vllm_hosts.doctor.model import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined, examine
 from vllm_hosts.inventory import validate
+from vllm_hosts.operate.choice import host_option
 
 _WIDTH = 80
 #: Advice to deploy that does not say what to type.
@@ -25,21 +26,17 @@ _COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSS
 
 @click.command()
 @inventory_argument
-@click.option("--host", "hosts", multiple=True, help="Look at this host only. May be repeated.")
+@host_option
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @says_problems("The settings are not valid:")
 def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
-    """Say what is wrong with hosts, most likely first, and what to do. Changes nothing.
+    """Diagnose hosts: what is wrong, most likely cause first, and what to do. Changes nothing.
 
-    Exit codes: 0 nothing was found, 2 something was, 1 something could not be looked at.
+    Exit codes: 0 nothing was found, 2 something was, 1 some checks could not be completed.
 
     Example: vllm-hosts doctor inventory/prod.py --host gpu1
     """
-    known = validate(opened(inventory))
-    if unknown := [name for name in hosts if name not in known]:
-        raise click.UsageError(
-            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
-        )
+    only(inventory, validate(opened(inventory)), hosts)
     examined = examine(inventory, hosts)
     if as_json:
         found = {name: host.as_json() for name, host in examined.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,11 +12,19 @@ import click
 from pyinfra.api.inventory import Inventory
 
 from vllm_hosts import left_behind
-from vllm_hosts.cli_common import identity_option, inventory_argument, opened, says_problems
+from vllm_hosts.cli_common import (
+    agreed,
+    identity_option,
+    inventory_argument,
+    only,
+    opened,
+    says_problems,
+    yes_option,
+)
 from vllm_hosts.connections import Connections, ask, carry_out
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts.mark import HostMark
-from vllm_hosts.inventory import deployed, validate
+from vllm_hosts.inventory import deployed, load, validate
 from vllm_hosts.keys import KeyStore, OpenedStore
 from vllm_hosts.keys.hosts import released
 from vllm_hosts.keys.model import Content, DeployedHost
@@ -41,7 +48,7 @@ def hosts() -> None:
 @inventory_argument
 @click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
 @identity_option
-@_problems
+@says_problems("The hosts cannot be listed:")
 def list_hosts(inventory: Path, as_json: bool, identity: Path | None) -> None:
     """Print the hosts that have keys of this inventory's store, and how each is reached.
 
@@ -87,7 +94,7 @@ def _way(way: DeployedHost | None) -> str:
 @hosts.command()
 @inventory_argument
 @host_argument
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@yes_option
 @identity_option
 @_problems
 def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
@@ -123,9 +130,7 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
 
 
 def _claim(inventory: Path, loaded: Inventory, host: str, identity: Path | None) -> Claim:
-    settings = validate(loaded)
-    if host not in settings:
-        raise SettingsError([f"{inventory} has no host {host!r}; it has {', '.join(settings)}"])
+    settings = only(inventory, validate(loaded), [host])
     store = OpenedStore(KeyStore(inventory, identity))
     store.make_key(host)
     return claim_on(loaded.get_host(host), settings[host], inventory, store)
@@ -139,11 +144,7 @@ def _ask(host: str, inventory: Path, found: Marked, yes: bool) -> None:
         " clients are refused until each has a new key and the new CA, and its agents restart.",
         err=True,
     )
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise SettingsError(["nobody can answer here, as there is no terminal; add --yes"])
-    click.confirm("Take it over?", abort=True, err=True)
+    agreed("Take it over?", yes=yes)
 
 
 def _deploy(inventory: Path, host: str) -> str:
@@ -163,11 +164,15 @@ def release(inventory: Path, host: str, identity: Path | None) -> None:
     Example: vllm-hosts hosts release inventory/prod.py gpu2.example.com
     """
     store = KeyStore(inventory, identity)
-    if host in [one.name for one in deployed(opened(inventory, identity))]:
+    if host in [one.name for one in deployed(load(inventory))]:
         raise SettingsError(
             [f"{host} is in {inventory}, and its next deploy would remember it; take it out first"]
         )
-    store.update(partial(released, name=host))
+    try:
+        store.update(partial(released, name=host))
+    finally:
+        # Afterwards, so that nobody is told to release what is being released.
+        opened(inventory, identity)
     click.echo(f"{host} is released: keys.py does not reach it any more")
     click.echo("Its edge goes on accepting the keys that it has. To end that, type there:")
     click.echo("  systemctl disable --now nginx")

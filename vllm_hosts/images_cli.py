@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.cli_common import agreed, inventory_argument, say_errors, says_problems, yes_option
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.vllm_images import ImagesThere
@@ -41,7 +41,7 @@ Found = Mapping[str, "list[Row] | HostError"]
     help="Images to keep of those that agents used before, for going back without a download.",
 )
 @click.option("--json", "as_json", is_flag=True, help="List for scripts: objects.")
-@click.option("--yes", "-y", is_flag=True, help="Prune without asking.")
+@yes_option
 @_problems
 def images(
     inventory: Path,
@@ -73,12 +73,12 @@ def images(
     else:
         width = None if sys.stdout.isatty() else _WIDE
         Console(width=width, highlight=False).print(_table(found))
-    if _say_errors(found):
+    if say_errors(found):
         sys.exit(1)
 
 
 def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
-    failed = _say_errors(found)
+    failed = say_errors(found)
     old = {
         host: rows
         for host, seen in found.items()
@@ -87,10 +87,11 @@ def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
     for host, rows in old.items():
         for row in rows:
             click.echo(f"{host}: {row.name}, {gigabytes(row.image.size)}")
-    if not old:
+    if not old and any(not isinstance(seen, HostError) for seen in found.values()):
         click.echo("There is nothing to remove.")
-    elif not yes:
-        _confirm(sum(len(rows) for rows in old.values()))
+    count = sum(len(rows) for rows in old.values())
+    if count:
+        agreed(f"Remove {'this image' if count == 1 else f'these {count} images'}?", yes=yes)
     done = chosen.connections.each(old, lambda host: _removed(old[host]))
     for host, result in done.items():
         if isinstance(result, HostError):
@@ -100,15 +101,8 @@ def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
             click.secho(f"{host}: {problem}", fg="red", err=True)
         failed = failed or bool(problems)
         click.echo(f"{host}: {gigabytes(freed)} more are free on the disk")
-    if _say_errors(done) or failed:
+    if say_errors(done) or failed:
         sys.exit(1)
-
-
-def _confirm(count: int) -> None:
-    """:raises click.ClickException: nobody can answer."""
-    if not sys.stdin.isatty():
-        raise click.ClickException("nobody can answer here, as there is no terminal; give -y")
-    click.confirm(f"Remove {'this image' if count == 1 else f'these {count} images'}?", abort=True)
 
 
 def _look(chosen: Chosen, keep: int) -> dict[str, list[Row] | HostError]:
@@ -128,13 +122,6 @@ def _removed(rows: Sequence[Row]) -> tuple[int, list[str]]:
         except HostError as error:
             problems.append(f"{row.name} is not removed: {error}")
     return freed, problems
-
-
-def _say_errors(found: Mapping[str, object]) -> bool:
-    failed = {host: seen for host, seen in found.items() if isinstance(seen, HostError)}
-    for host, error in failed.items():
-        click.secho(f"{host}: {error}", fg="red", err=True)
-    return bool(failed)
 
 
 def _as_json(found: Found) -> list[dict[str, Any]]:

@@ -62,8 +62,7 @@ def load(path: Path) -> Inventory:
 
     :raises SettingsError: there is no such file, it cannot be executed, or it has no hosts.
     """
-    if not path.is_file():
-        raise SettingsError([f"{path} is not a file; name an inventory such as inventory/prod.py"])
+    _require_file(path)
     try:
         # pyinfra's own command has set both by now: its context, and the folder to import from.
         if str(Path.cwd()) not in sys.path:
@@ -71,13 +70,28 @@ def load(path: Path) -> Inventory:
         with ctx_state.use(State()):
             inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
     except Exception as error:
-        raise SettingsError([_load_problem(path, error)]) from error
-    if not deployed(inventory):
-        raise SettingsError([f"{path} has no hosts; add one to the group gpu_hosts"])
+        raise SettingsError([load_problem(path, error)]) from error
+    require_hosts(path, inventory)
     return inventory
 
 
-def _load_problem(path: Path, error: Exception) -> str:
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise SettingsError([f"{path} is not a file; name an inventory such as inventory/prod.py"])
+
+
+def require_hosts(path: Path, inventory: Inventory) -> None:
+    """pyinfra does nothing where there is no host to do it on, and ends well.
+
+    :raises SettingsError: it has none, such as of a file that is not there.
+    """
+    if deployed(inventory):
+        return
+    _require_file(path)
+    raise SettingsError([f"{path} has no hosts; add one to the group gpu_hosts"])
+
+
+def load_problem(path: Path, error: Exception) -> str:
     """Where Python stopped, and why; the file may be the inventory or one in group_data."""
     cause = getattr(error, "exception", error)
     if isinstance(cause, SyntaxError):

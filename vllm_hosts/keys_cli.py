@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -23,10 +24,11 @@ from vllm_hosts.cli_common import (
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import deployed, validate
 from vllm_hosts.keys import KeyStore, model
-from vllm_hosts.keys.age import named_recipients, own_recipients, parse_recipient
+from vllm_hosts.keys.age import own_recipients
 from vllm_hosts.keys.model import ApiKey, ClientRecord
 from vllm_hosts.new_ca_cli import new_ca
 from vllm_hosts.pki import utc_now
+from vllm_hosts.recipients_cli import recipients
 
 _problems = says_problems("The keys cannot be changed or shown:")
 client_argument = click.argument("client")
@@ -38,6 +40,7 @@ def keys() -> None:
 
 
 keys.add_command(new_ca)
+keys.add_command(recipients)
 
 
 @keys.command()
@@ -60,65 +63,6 @@ def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None
     store.encrypt(given or own_recipients(identity))
     click.echo(f"{store.encrypted_path} holds the keys and the CA; commit it")
     click.echo(f"{store.recipients_path} lists who can open it; commit it too")
-
-
-@keys.group()
-def recipients() -> None:
-    """Who can open the keys."""
-
-
-@recipients.command("list")
-@inventory_argument
-@_problems
-def list_recipients(inventory: Path) -> None:
-    """Print the recipients, one a line."""
-    for line in KeyStore(inventory).recipients():
-        click.echo(line)
-
-
-@recipients.command("add")
-@inventory_argument
-@click.argument("recipient")
-@identity_option
-@_problems
-def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
-    """Encrypt the keys again, for one more.
-
-    Example: vllm-hosts keys recipients add inventory/prod.py "$(cat alice.pub)"
-    """
-    store = KeyStore(inventory, identity)
-    parse_recipient(recipient)
-    lines = store.recipients()
-    if named_recipients(lines, " ".join(recipient.split()[:2])):
-        click.echo("can open the keys already")
-        return
-    store.set_recipients([*lines, recipient.strip()])
-    click.echo(f"{store.encrypted_path} is encrypted for {len(lines) + 1} recipients; commit it")
-
-
-@recipients.command("remove")
-@inventory_argument
-@click.argument("recipient")
-@identity_option
-@_problems
-def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
-    """Encrypt the keys again, without one. RECIPIENT: the line, its key, or its comment.
-
-    Whoever had the file and their identity knows the keys of until now: rotate them all.
-    """
-    store = KeyStore(inventory, identity)
-    lines = store.recipients()
-    gone = named_recipients(lines, recipient)
-    if len(gone) != 1:
-        found = "matches several recipients" if gone else "is not one of the recipients"
-        raise SettingsError([f"{recipient!r} {found} in {store.recipients_path}"])
-    left = [line for line in lines if line != gone[0]]
-    if not left:
-        raise SettingsError(["that is the last recipient; nobody could open the keys again"])
-    store.set_recipients(left)
-    click.echo(f"{store.encrypted_path} is encrypted for {len(left)} recipients; commit it")
-    click.echo("Who was removed knows the keys of until now. Rotate every client's, and run")
-    click.echo(f"  vllm-hosts keys rotate-internal {inventory}")
 
 
 @keys.command()
@@ -157,7 +101,7 @@ def add(
     )
     if new:
         click.echo(f"{inventory} had no store of keys; {store.path} is one now", err=True)
-    click.echo(f"{client} has a key; see it with: vllm-hosts keys show {inventory} {client}")
+    click.echo(f"{client} has a key; see it with: {_show(inventory, client)}")
     _say_next(inventory, hosts or _reached(inventory, identity))
 
 
@@ -240,7 +184,7 @@ def rotate(
         lambda content: model.rotate(content, client, utc_now(), overlap, expires)
     )
     click.echo(f"{client} has a new key, {_end(content.client(client).keys[-1])}")
-    click.echo(f"see it with: vllm-hosts keys show {inventory} {client}")
+    click.echo(f"see it with: {_show(inventory, client)}")
     _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
 
 
@@ -292,7 +236,7 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
 @identity_option
 @_problems
 def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Path | None) -> None:
-    """Make new keys between edges and agents. Clients notice nothing of their own keys."""
+    """Make new keys between edges and agents. Client keys are unaffected."""
     names = tuple(host.name for host in deployed(opened(inventory, identity)))
     _check_known("host", hosts, names)
     chosen = hosts or names
@@ -300,7 +244,7 @@ def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Pa
         lambda content: model.rotate_internal(content, chosen, utc_now())
     )
     click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
-    click.echo(f"  pyinfra --serial {inventory} deploy.py")
+    click.echo(f"  pyinfra {quote(str(inventory))} deploy.py")
 
 
 def _store(inventory: Path, identity: Path | None) -> KeyStore:
@@ -326,9 +270,13 @@ def _check_known(kind: str, names: Iterable[str] | None, known: Iterable[str]) -
         raise SettingsError([f"there is no {kind} {unknown[0]!r}; there is {', '.join(known)}"])
 
 
+def _show(inventory: Path, client: str) -> str:
+    return f"vllm-hosts keys show {quote(str(inventory))} {quote(client)}"
+
+
 def _say_next(inventory: Path, hosts: Iterable[str]) -> None:
     click.echo(f"{', '.join(hosts)}: takes effect with")
-    click.echo(f"  pyinfra -y {inventory} keys.py")
+    click.echo(f"  pyinfra -y {quote(str(inventory))} keys.py")
 
 
 def _end(key: ApiKey) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 from pathlib import Path
 from shlex import quote
@@ -11,14 +10,17 @@ import click
 
 from vllm_hosts.cli_common import (
     Duration,
+    agreed,
     identity_option,
     inventory_argument,
     opened,
     says_problems,
+    yes_option,
 )
 from vllm_hosts.controller import CA_FILE
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.keys.ca import cancel as check_cancel
 from vllm_hosts.keys.ca import phase, shown
 from vllm_hosts.keys.model import NextCa
 from vllm_hosts.pki import utc_now
@@ -36,7 +38,7 @@ from vllm_hosts.pki import utc_now
 )
 @click.option("--finish", is_flag=True, help="End the overlap now.")
 @click.option("--cancel", is_flag=True, help="Take the new CA back, before it has taken over.")
-@click.option("-y", "--yes", is_flag=True, help="Ask nothing.")
+@yes_option
 @identity_option
 @says_problems("The CA cannot be replaced:")
 def new_ca(
@@ -58,8 +60,10 @@ def new_ca(
     opened(inventory, identity)
     store = KeyStore(inventory, identity)
     try:
+        # Nobody is asked about what cannot be done.
         if cancel:
-            _agreed("Take the new CA back? Clients keep trusting the present one.", yes)
+            check_cancel(store.read(), utc_now())
+            agreed("Take the new CA back? Clients keep trusting the present one.", yes=yes)
             store.authority.cancel()
             click.echo("The new CA is taken back. Clients that took it need do nothing.")
         elif finish:
@@ -72,6 +76,7 @@ def new_ca(
 
 
 def _replace(store: KeyStore, inventory: Path, overlap: timedelta, yes: bool) -> None:
+    store.authority.check_replace(overlap)
     if overlap:
         by = shown(utc_now() + overlap)
         click.echo(f"Every client needs a new {CA_FILE} by {by}. Until then nothing changes for")
@@ -80,7 +85,7 @@ def _replace(store: KeyStore, inventory: Path, overlap: timedelta, yes: bool) ->
     else:
         click.echo(f"Every client needs the new {CA_FILE} at once: from the next deploy on, one")
         click.echo("without it refuses to talk to hosts.")
-    _agreed(f"Make a new CA for {inventory}?", yes)
+    agreed(f"Make a new CA for {inventory}?", yes=yes)
     following = store.authority.replace(overlap)
     if overlap:
         _say_what_clients_do(store, inventory, following)
@@ -97,7 +102,7 @@ def _finish(store: KeyStore, inventory: Path, yes: bool) -> None:
     if phase(following, utc_now()) == "both":
         click.echo(f"From the next deploy on, clients that did not take the new {CA_FILE} fail.")
         click.echo(f"They were told that they have until {shown(following.takes_over)}.")
-        _agreed("End the overlap now?", yes)
+        agreed("End the overlap now?", yes=yes)
         following = store.authority.finish()
         click.echo("Hosts get certificates of the new CA with")
         click.echo(f"  pyinfra -y {quote(str(inventory))} deploy.py")
@@ -109,7 +114,7 @@ def _finish(store: KeyStore, inventory: Path, yes: bool) -> None:
         f"{CA_FILE} they refuse a host that was not deployed to since"
         f" {shown(following.takes_over)}."
     )
-    _agreed("Drop the old CA now?", yes)
+    agreed("Drop the old CA now?", yes=yes)
     store.authority.finish()
     click.echo(f"{store.folder / CA_FILE} holds the new CA alone.")
 
@@ -134,16 +139,3 @@ def _say_at_once(store: KeyStore, inventory: Path) -> None:
     click.echo("Have clients remove the old one, which whoever has its key can use.")
     if store.encrypted:
         click.echo(f"{store.path} holds the new CA; commit it")
-
-
-def _agreed(question: str, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        click.echo(
-            "nobody can answer here, as there is no terminal; nothing was changed. Give --yes to"
-            " go on without being asked",
-            err=True,
-        )
-        sys.exit(2)
-    click.confirm(question, abort=True)

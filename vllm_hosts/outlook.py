@@ -9,7 +9,7 @@ from typing import Any
 import click
 from pyinfra.api.state import State
 
-from vllm_hosts.operations.foreseen import Changing, Foreseen, Outlook, begin
+from vllm_hosts.operations.foreseen import Changing, Foreseen, Outlook, begin, was_refused
 from vllm_hosts.operations.one_by_one import in_turn
 from vllm_hosts.text import clean
 
@@ -22,7 +22,7 @@ def install(*, dry: bool) -> None:
     outlook = begin(dry=dry)
     _wrap(cli, "print_meta", lambda show: lambda state: _shown(outlook, state, show))
     _wrap(cli, "print_run_json", lambda show: lambda state, dry: _json(outlook, state, dry, show))
-    _wrap(cli, "print_results", lambda show: lambda state: _results(outlook, state, show))
+    _wrap(cli, "print_results", lambda show: lambda state: _results(state, show))
 
 
 def _wrap(module: Any, name: str, around: Callable[[Callable[..., None]], Any]) -> None:
@@ -49,9 +49,9 @@ def _json(outlook: Outlook, state: State, dry: bool, show: Callable[[State, bool
     show(state, dry)
 
 
-def _results(outlook: Outlook, state: State, show: Callable[[State], None]) -> None:
+def _results(state: State, show: Callable[[State], None]) -> None:
     show(state)
-    if refused := [name for name, host in outlook.hosts.items() if host.refused]:
+    if refused := [host.name for host in state.inventory if was_refused(host.name)]:
         click.secho(
             f"--> Refused before the run, and not changed: {', '.join(refused)}",
             fg="red",

@@ -18,11 +18,12 @@ from vllm_hosts.capacity.sources import (
     models_of,
     supposed_gpus,
 )
-from vllm_hosts.cli_common import inventory_argument, opened, says_problems
+from vllm_hosts.cli_common import inventory_argument, only, opened, says_problems
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.system import System
 from vllm_hosts.inventory import validate
 from vllm_hosts.keys.sources import hf_token
+from vllm_hosts.operate.choice import host_option
 from vllm_hosts.settings import HostSettings
 
 _SECONDS = 30
@@ -46,7 +47,7 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
 
 @click.command()
 @inventory_argument
-@click.option("--host", "hosts", multiple=True, help="Plan this host only. May be repeated.")
+@host_option
 @click.option(
     "--connect/--no-connect",
     default=True,
@@ -67,7 +68,7 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
     metavar="AGENT=FOLDER",
     help="An agent's model, copied to this machine. May be repeated.",
 )
-@click.option("--offline", is_flag=True, help="Do not ask the hub; take what it said before.")
+@click.option("--offline", is_flag=True, help="Do not ask the hub; use cached answers only.")
 @click.option("--json", "as_text", is_flag=True, help="For scripts: a list of objects.")
 @says_problems("There can be no plan:")
 def plan(
@@ -87,16 +88,12 @@ def plan(
     """
     loaded = opened(inventory)
     settings = validate(loaded)
-    if unknown := [name for name in hosts if name not in settings]:
-        raise click.UsageError(
-            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(settings)}"
-        )
+    chosen = only(inventory, settings, hosts)
     agents = {agent.name for host in settings.values() for agent in host.agents}
     if strangers := [name for name, _ in copies if name not in agents]:
         raise click.UsageError(
             f"--model-dir names {', '.join(strangers)}; there is {', '.join(sorted(agents))}"
         )
-    chosen = {name: host for name, host in settings.items() if not hosts or name in hosts}
     answers: dict[str, System | HostError] = {}
     if connect:
         answers = ask(loaded, list(chosen), lambda name: look_at(chosen[name]))

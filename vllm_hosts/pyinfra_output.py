@@ -86,5 +86,8 @@ def _print_output(host: Host, output: CommandOutput) -> None:
 
 
 def _logged(record: logging.LogRecord) -> bool:
+    if str(record.msg).startswith("Failed to load host keys from"):
+        # One that cannot be read is refused (reach.py); one that is not there is made.
+        return False
     record.msg, record.args = clean_styled(record.getMessage()), ()
     return True

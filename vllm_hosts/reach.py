@@ -126,8 +126,8 @@ def require_root(user: str, words: str) -> None:
             " in as root"
         )
     raise HostError(
-        f"commands do not run as root: {clean(words) or 'no answer to id -u'}; give ssh_user sudo"
-        " without a password there, or log in as root and leave _sudo out"
+        f"commands do not run as root: {clean(words) or 'no answer to id -u'}; give ssh_user the"
+        " right to use sudo for everything there, or log in as root and leave _sudo out"
     )
 
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from shlex import quote
-from typing import Any, NoReturn
 
 import click
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
-from pyinfra.api.state import State, StateStage
+from pyinfra.api.state import State
 from pyinfra.context import ctx_config, ctx_host, ctx_state
-from pyinfra_cli.exceptions import CliError
 
-from vllm_hosts import deploy_output, left_behind, outlook, pyinfra_output, sudo
+from vllm_hosts import (
+    deploy_output,
+    left_behind,
+    outlook,
+    pyinfra_command,
+    pyinfra_output,
+    sudo,
+)
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import LEFT, deployed, validate
+from vllm_hosts.inventory import LEFT, deployed, load_problem, require_hosts, validate
 from vllm_hosts.keys import ClientKey, HostKeys, KeyStore, OpenedStore
 from vllm_hosts.keys.beside import shown
 from vllm_hosts.marks import DEPLOY_SINCE, deploy_mark
@@ -87,6 +92,8 @@ class _Run:
     dry: bool
     #: Whether a command of ours runs it: that one writes nothing, and has named who was taken out.
     ours: bool
+    #: It is about keys alone, and so for hosts that were taken out as well.
+    keys_only: bool = False
     opened: OpenedStore | None = None
     settings: dict[str, HostSettings] | None = None
     #: Hosts that this run is for, once their settings are known to be valid.
@@ -107,18 +114,20 @@ def install(inventory_file: Path | None = None) -> None:
     global _run
     pyinfra_output.install()
     context = click.get_current_context(silent=True)
-    options: dict[str, Any] = context.params if context else {}
-    if options.get("no_wait"):
-        _misused("--no-wait exits with 0 after failures; leave it out")
-    if options.get("dry") and options.get("yes"):
-        _misused(
-            "--dry with -y (or PYINFRA_YES) looks at nothing, and so finds nothing; leave -y out"
-        )
-    _ask_somebody()
+    options = pyinfra_command.options()
+    pyinfra_command.check_options(options)
+    pyinfra_command.ask_somebody()
     named = inventory_file or options.get("inventory")
     if named is None:
-        _misused("the inventory's file is not known; run pyinfra INVENTORY deploy.py")
-    _run = _Run(Path(named), dry=bool(options.get("dry")), ours=inventory_file is not None)
+        pyinfra_command.misused(
+            "the inventory's file is not known; run pyinfra INVENTORY deploy.py"
+        )
+    _run = _Run(
+        Path(named),
+        dry=bool(options.get("dry")),
+        ours=inventory_file is not None,
+        keys_only=pyinfra_command.only_keys(options.get("operations") or ()),
+    )
     one_by_one.begin()
     if not _run.ours:
         outlook.install(dry=_run.dry)
@@ -131,51 +140,35 @@ def install(inventory_file: Path | None = None) -> None:
         config.INHERIT_ENV = (*config.INHERIT_ENV, DEPLOY_SINCE)
     state = ctx_state.get()
     state.init = partial(_initialise, _run, state, state.init)
-    if not context or not _only_keys(options.get("operations") or ()):
-        return
-    _reach_those_left_behind()
-    if not options.get("dry"):
-        context.call_on_close(partial(_say_who_has_old_keys, _run, state, Path(named)))
+    if context and not _run.ours:
+        _load_our_way()
+    if context and _run.keys_only and not _run.dry:
+        run = _run
+        context.call_on_close(
+            lambda: pyinfra_command.say_who_has_old_keys(run.chosen, state, run.inventory)
+        )
 
 
-def _ask_somebody() -> None:
-    """pyinfra asks before it changes anything, and breaks where nobody can answer."""
-    cli = sys.modules.get("pyinfra_cli.cli")
-    ask = getattr(cli, "_do_confirm", None)
-    if cli is None or ask is None or getattr(ask, "says_why", False):
-        return
-
-    def asked(question: str) -> bool:
-        try:
-            answer: bool = ask(question)
-        except EOFError:
-            click.echo(err=True)
-            raise CliError(
-                "nobody can answer here, as there is no terminal; nothing more was changed. Give -y"
-                " to go on without being asked, also where hosts cannot be reached"
-            ) from None
-        return answer
-
-    asked.says_why = True  # type: ignore[attr-defined]
-    cli._do_confirm = asked  # type: ignore[attr-defined]
-
-
-def _reach_those_left_behind() -> None:
-    """Have pyinfra's inventory hold the hosts that were taken out of it: before --limit is read."""
+def _load_our_way() -> None:
+    """Have pyinfra's inventory hold the hosts that were taken out of it, where a run is for them as
+    well: before --limit is read. A file that cannot be loaded is one sentence."""
     cli = sys.modules.get("pyinfra_cli.cli")
     make = getattr(cli, "make_inventory", None)
-    if cli is None or make is None or getattr(make, "joins", False):
+    if cli is None or make is None or getattr(make, "is_ours", False):
         return
 
     def made(*args: object, **kwargs: object) -> Inventory:
-        inventory: Inventory = make(*args, **kwargs)
         assert _run is not None
         with _refused():
-            if (content := KeyStore(_run.inventory).peek()) is not None:
+            try:
+                inventory: Inventory = make(*args, **kwargs)
+            except Exception as error:
+                raise SettingsError([load_problem(_run.inventory, error)]) from error
+            if _run.keys_only and (content := KeyStore(_run.inventory).peek()) is not None:
                 left_behind.join(inventory, content)
         return inventory
 
-    made.joins = True  # type: ignore[attr-defined]
+    made.is_ours = True  # type: ignore[attr-defined]
     cli.make_inventory = made  # type: ignore[attr-defined]
 
 
@@ -202,11 +195,17 @@ def _initialise(
     **kwargs: object,
 ) -> None:
     """In the place of ``state.init``: the one step between loading an inventory and connecting."""
+    with _refused():
+        require_hosts(run.inventory, inventory)
+    if not run.ours:
+        pyinfra_command.check_limit(pyinfra_command.options(), inventory, run.inventory)
     chosen = [
         host
         for host in (*deployed(inventory), *inventory.groups.get(LEFT, ()))
         if initial_limit is None or host in initial_limit
     ]
+    if not run.ours:
+        pyinfra_command.check_chosen(chosen)
     initialise(inventory, *args, initial_limit=chosen, **kwargs)
     # Typed for --same-sudo-password: pyinfra would put it into arguments on hosts.
     sudo.take(state.config.SUDO_PASSWORD)
@@ -223,40 +222,9 @@ def _initialise(
         state.should_raise_failed_hosts = _go_on
 
 
-def _misused(sentence: str) -> NoReturn:
-    """pyinfra would show a traceback of whatever is raised while config.py runs."""
-    click.secho(f"--> {sentence}", fg="red", bold=True, err=True)
-    raise SystemExit(2)
-
-
 def _go_on(state: State) -> bool:
     """In the place of pyinfra's question."""
     return False
-
-
-def _only_keys(operations: Sequence[object]) -> bool:
-    return [Path(str(operation)).name for operation in operations] == ["keys.py"]
-
-
-def with_old_keys(chosen: Iterable[Host], state: State) -> list[str]:
-    """Hosts that a run of ``keys.py`` was for, and that have not taken the keys."""
-    executed = state.current_stage in (StateStage.Execute, StateStage.Disconnect)
-    return [
-        host.name
-        for host in chosen
-        if not executed or host in state.failed_hosts or host not in state.activated_hosts
-    ]
-
-
-def _say_who_has_old_keys(run: _Run, state: State, inventory: Path) -> None:
-    """The last words of a run: its table counts the others only."""
-    left = with_old_keys(run.chosen, state)
-    if not left:
-        return
-    limits = " ".join(f"--limit {quote(name)}" for name in left)
-    click.secho(f"--> Still with their old keys: {', '.join(left)}", fg="red", bold=True, err=True)
-    click.echo("    Revoked keys work there, and new ones do not. To go on, type:", err=True)
-    click.echo(f"    pyinfra -y {limits} {quote(str(inventory))} keys.py", err=True)
 
 
 def _open_secrets(run: _Run, inventory: Inventory) -> None:

@@ -14,7 +14,7 @@ from shlex import quote
 import click
 from cryptography import x509
 
-from vllm_hosts.cli_common import identity_option, inventory_argument, opened, says_problems
+from vllm_hosts.cli_common import identity_option, inventory_argument, only, opened, says_problems
 from vllm_hosts.ending import Left, left, to_do
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import validate
@@ -26,7 +26,7 @@ from vllm_hosts.probe import certificate
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 
-_problems = says_problems("The certificates cannot be told or renewed:")
+_problems = says_problems("The certificates cannot be shown or renewed:")
 
 
 @click.group(cls=WithHosts)
@@ -82,7 +82,9 @@ def _look(settings: HostSettings, authority: Authority, now: datetime) -> _Seen:
         shown = certificate(settings.address, settings.edge.https_port, settings.edge_names[0])
         parsed = x509.load_der_x509_certificate(shown)
     except (OSError, ValueError) as error:
-        return _Seen(problem=clean(f"its certificate cannot be seen: {error}"))
+        at = f"{settings.address} port {settings.edge.https_port}"
+        why = getattr(error, "strerror", None) or error
+        return _Seen(problem=clean(f"its certificate cannot be seen at {at}: {why}"))
     warnings: list[str] = []
     if settings.tls.mode == "local-ca":
         try:
@@ -103,6 +105,7 @@ def _show(seen: Mapping[str, _Seen], chosen: Mapping[str, HostSettings], invento
         click.secho(name, bold=True, nl=False)
         if one.found is None:
             click.secho(f": {one.problem}", fg="red")
+            click.echo(f"  to see why: vllm-hosts doctor {file} --host {quote(name)}")
             continue
         click.echo(f": {one.found.words}; signed by {one.issuer}")
         if one.found.is_due:
@@ -154,9 +157,4 @@ def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> Non
 def _chosen(
     inventory: Path, hosts: tuple[str, ...], identity: Path | None
 ) -> dict[str, HostSettings]:
-    known = validate(opened(inventory, identity))
-    if unknown := [name for name in hosts if name not in known]:
-        raise click.UsageError(
-            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
-        )
-    return {name: one for name, one in known.items() if not hosts or name in hosts}
+    return only(inventory, validate(opened(inventory, identity)), hosts)

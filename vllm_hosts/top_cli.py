@@ -31,7 +31,7 @@ _ENDLESS = 1_000_000
     default=2.0,
     metavar="SECONDS",
     show_default=True,
-    help="Between an answer of a host and its next look, which takes about two seconds.",
+    help="Seconds between polls; each takes about two seconds.",
 )
 @click.option("--once", is_flag=True, help="Print once, from two looks a second apart.")
 @click.option("--json", "json_too", is_flag=True, help="With --once, for scripts.")
@@ -41,7 +41,7 @@ def top(
 ) -> None:
     """Watch GPUs, requests, tokens and KV caches. q quits. Changes nothing on any host.
 
-    Where the output is no terminal, as with --once. Its exit code is 1 if a host does not answer.
+    Behaves like --once when not on a terminal; the exit code is then 1 if a host does not answer.
 
     Example: vllm-hosts top inventory/prod.py --once --json
     """

@@ -173,7 +173,7 @@ def test_an_upgrade_and_the_way_back(deployed: Deployed, two_images: None) -> No
     assert states() == {layout.IMAGE: "in use", NEXT: "used before", THEIRS: "not ours"}
     before = containers("gpu1")
     refused = images("prune", "--keep", "0")
-    assert (refused.code, "give -y" in refused.output) == (1, True)
+    assert (refused.code, "Give -y" in refused.output) == (2, True)
     pruned = images("prune", "--keep", "0", "-y")
     assert pruned.code == 0, pruned.output
     assert "more are free on the disk" in pruned.output

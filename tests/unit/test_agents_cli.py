@@ -208,7 +208,9 @@ def test_stop(host: LocalHost) -> None:
 
 def test_stopping_everything_needs_a_yes(host: LocalHost) -> None:
     done = run(host, "stop")
-    assert (done.returncode, host.asked()) == (1, [])
+    assert "nobody can answer here, as there is no terminal" in done.stdout
+    assert "Aborted" not in done.stdout
+    assert (done.returncode, host.asked()) == (2, [])
     assert "Stop every agent of @local?" in done.stdout
     assert run(host, "stop", "--yes").returncode == 0
     assert composed(host) == ["stop one two"]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -469,6 +470,62 @@ def test_a_run_that_would_hide_failures_is_refused(project: Project) -> None:
     done = project.run("pyinfra", "-y", "--no-wait", "inventory/prod.py", "deploy.py")
     assert done.returncode != 0
     assert "--no-wait exits with 0 after failures; leave it out" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--limit", "gpu9"), "--limit gpu9 names no host that inventory/prod.py deploys to"),
+        (("--limit", "192.0.2.1", "--limit", "gpu9"), "--limit gpu9 names no host"),
+        (("--limit", "beside"), "--limit beside names no host that inventory/prod.py deploys to"),
+        (("--exclude", "gpu9"), "--exclude gpu9 names no host of inventory/prod.py"),
+        (("--exclude", "gpu_*"), "--exclude gpu_* names no host of inventory/prod.py"),
+        (("--exclude", "gpu_hosts"), "--limit and --exclude leave no host to deploy to"),
+    ],
+)
+def test_a_limit_that_names_nobody_is_refused(
+    project: Project, options: tuple[str, ...], said: str
+) -> None:
+    """pyinfra warns, does nothing or too much, and ends with 0: a revoked key would go on."""
+    project.write("inventory/prod.py", "gpu_hosts = ['192.0.2.1']\nneighbours = ['beside']\n")
+    done = project.run("pyinfra", "-y", *options, "inventory/prod.py", "deploy.py")
+    assert done.returncode == 2, done.stdout
+    assert f"--> {said}" in done.stdout
+    assert "onnecting" not in done.stdout
+    assert not (project.folder / "inventory/.vllm-hosts").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "code"),
+    [
+        (("inventory/nope.py", "deploy.py"), "inventory/nope.py is not a file; name an", 1),
+        (("inventory/none.py", "deploy.py"), "inventory/none.py has no hosts; add one", 1),
+        (("inventory/broken.py", "deploy.py"), "inventory/broken.py, line 2: cannot be loaded", 1),
+        (("deploy.py", "inventory/prod.py"), "run pyinfra inventory/prod.py deploy.py", 2),
+        (("--data", "vllm", "inventory/prod.py", "deploy.py"), "as --data NAME=VALUE", 2),
+    ],
+)
+def test_a_run_without_hosts_is_refused(
+    project: Project, words: tuple[str, ...], said: str, code: int
+) -> None:
+    project.write("inventory/none.py", "gpu_hosts = []\n")
+    project.write("inventory/broken.py", "gpu_hosts = []\nimport nope\n")
+    done = project.run("pyinfra", "-y", *words)
+    assert done.returncode == code, done.stdout
+    assert said in done.stdout
+    assert "store of keys" not in done.stdout and "Traceback" not in done.stdout
+
+
+def test_a_command_in_another_folder_says_so(project: Project, tmp_path: Path) -> None:
+    """H29: group_data would not be found, and "agents is missing" where they are set."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    [done] = Project.run_at_once(
+        SimpleNamespace(folder=other, environment={}),  # type: ignore[arg-type]
+        ("vllm-hosts", "check", str(project.folder / "inventory/prod.py")),
+    )
+    assert done.returncode == 1
+    assert f"there is no group_data in {other}: run this in the project's own folder" in done.stdout
 
 
 def test_a_dry_run_that_would_look_at_nothing_is_refused(project: Project) -> None:

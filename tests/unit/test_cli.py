@@ -7,12 +7,16 @@ import os
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.unit import samples
 from tests.unit.projects import AGENT, BIN, Project
+from vllm_hosts.cli import main
 from vllm_hosts.endpoints import endpoints
 from vllm_hosts.keys import KeyStore
+
+PROD = "inventory/prod.py"
 
 
 @pytest.fixture
@@ -56,6 +60,54 @@ def test_help_names_every_command(project: Project) -> None:
 def test_misuse_is_exit_code_2(project: Project) -> None:
     assert project.run("vllm-hosts", "check").returncode == 2
     assert project.run("vllm-hosts", "no-such-command").returncode == 2
+
+
+def test_every_command_takes_the_same_options() -> None:
+    """Those that several commands have are spelt, typed and described alike."""
+    seen: dict[str, set[tuple[object, ...]]] = {}
+    names = {"--host", "--yes", "--identity"}
+
+    def collect(command: click.Command) -> None:
+        for option in command.params:
+            if isinstance(option, click.Option) and names & {*option.opts}:
+                alike = (*sorted(option.opts), option.help, option.metavar, option.multiple)
+                seen.setdefault(str(option.name), set()).add(alike)
+        if isinstance(command, click.Group):
+            for one in command.commands.values():
+                collect(one)
+
+    collect(main)
+    assert {name: len(alike) for name, alike in seen.items()} == dict.fromkeys(seen, 1), seen
+    assert set(seen) == {"hosts", "yes", "identity"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("agents", PROD, "status"),
+        ("doctor", PROD),
+        ("drift", PROD),
+        ("images", PROD),
+        ("plan", PROD),
+        ("tls", PROD, "status"),
+        ("top", PROD),
+        ("verify", PROD),
+    ],
+)
+def test_a_host_that_is_not_there_is_misuse(project: Project, words: tuple[str, ...]) -> None:
+    done = project.run("vllm-hosts", *words, "--host", "gpu9")
+    assert done.returncode == 2
+    assert f"Error: {PROD} has no host gpu9; it has 192.0.2.1" in done.stdout
+    assert project.run("vllm-hosts", "hosts", "adopt", PROD, "gpu9").returncode == 2
+
+
+def test_what_is_to_be_typed_next_is_quoted(project: Project) -> None:
+    project.write("inventory/my prod.py", "gpu_hosts = ['192.0.2.1']\n")
+    for words in (("add",), ("rotate",), ("revoke",)):
+        done = project.run("vllm-hosts", "keys", *words, "inventory/my prod.py", "alice")
+        assert "pyinfra -y 'inventory/my prod.py' keys.py" in done.stdout
+    done = project.run("vllm-hosts", "keys", "rotate-internal", "inventory/my prod.py")
+    assert "pyinfra 'inventory/my prod.py' deploy.py" in done.stdout
 
 
 def test_check_lists_hosts_and_agents(project: Project) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,19 +118,16 @@ def test_the_end_has_a_line_for_each_host() -> None:
     outcomes = {"one": (True, True), "two": (False, True)}
 
     def meta(host: str, step: str) -> SimpleNamespace:
-        done = outcomes[host][step == "second"]
+        done = step == "both" or outcomes[host][step == "second"]
         return SimpleNamespace(
-            is_complete=lambda: True, did_succeed=lambda: done, did_change=lambda: step == "first"
+            is_complete=lambda: True, did_succeed=lambda: done, did_change=lambda: step != "second"
         )
 
-    class Hosts(list[SimpleNamespace]):
-        def iter_activated_hosts(self) -> Iterator[SimpleNamespace]:
-            return iter(reached)
-
-    steps = ("first", "second")
+    steps = ("both", "first", "second")
     state = SimpleNamespace(
-        inventory=Hosts(hosts),
-        activated_hosts=reached,
+        inventory=hosts,
+        activated_hosts=reached[::-1],
+        failed_hosts=[reached[1]],
         is_host_in_limit=lambda host: host in chosen,
         get_op_meta=lambda step: SimpleNamespace(names={f"Role | {step}"}),
         ops=Ops(
@@ -155,9 +151,10 @@ def test_the_end_has_a_line_for_each_host() -> None:
         assert brief.wanted(logging.makeLogRecord({"levelno": 20, "msg": "--> Results:"}))
         brief.results(state)
     assert said == [
+        "Role: changed on a, b: both",
         "Role: changed on a: first",
-        "[a] 1 changed, 1 unchanged",
-        '[b] failed at "Role | first"; before that: 0 changed, 1 unchanged',
+        "[a] 2 changed, 1 unchanged",
+        '[b] failed at "Role | first"; before that: 1 changed, 1 unchanged',
         "[c] was not reached; nothing was done there",
     ]
 

@@ -315,8 +315,8 @@ def test_the_list_for_scripts(fake: Fake) -> None:
 
 def test_a_prune_asks_where_somebody_can_answer(fake: Fake) -> None:
     done = fake.run("prune")
-    assert done.returncode == 1
-    assert "nobody can answer here, as there is no terminal; give -y" in done.stdout
+    assert done.returncode == 2
+    assert "nobody can answer here, as there is no terminal; nothing was changed" in done.stdout
     assert f"@local: {v(31)}, 9.8 GB\n" in done.stdout
     assert fake.left() == "abcdef"
 
@@ -356,6 +356,7 @@ def test_a_docker_that_does_not_answer(fake: Fake) -> None:
         done = fake.run(*words)
         assert done.returncode == 1
         assert "the container images could not be read: Cannot connect to the Docker" in done.stdout
+        assert "nothing to remove" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ class TestBothStores:
     def test_rotate_internal(self, store: Project) -> None:
         said = keys(store, "rotate-internal", PROD, "--hosts", "gpu2.example.com")
         assert "new internal keys for gpu2.example.com" in said
-        assert "pyinfra --serial inventory/prod.py deploy.py" in said
+        assert "pyinfra inventory/prod.py deploy.py" in said
 
     @pytest.mark.parametrize(
         ("words", "sentence"),

@@ -398,6 +398,21 @@ class TestCommand:
             assert terminal.wait() == 1
         assert file.read_bytes() == before
 
+    def test_it_does_not_ask_about_what_cannot_be_done(self, project: Project) -> None:
+        for option in ("--cancel", "--finish"):
+            done = project.run("vllm-hosts", "keys", "new-ca", PROD, option)
+            assert done.returncode == 1
+            assert "no new CA is about to take over" in done.stdout
+        assert project.run("vllm-hosts", "keys", "new-ca", PROD, "-y").returncode == 0
+        done = project.run("vllm-hosts", "keys", "new-ca", PROD)
+        assert done.returncode == 1
+        assert "a new CA was made on" in done.stdout
+        project.write("inventory/new.py", "gpu_hosts = ['192.0.2.1']")
+        done = project.run("vllm-hosts", "keys", "new-ca", "inventory/new.py")
+        assert done.returncode == 1
+        assert "there is no CA to replace yet" in done.stdout
+        assert "Every client" not in done.stdout
+
     def test_from_its_beginning_to_its_end(self, project: Project) -> None:
         def keys(*words: str) -> str:
             done = project.run("vllm-hosts", "keys", "new-ca", PROD, *words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fakes import LocalHost
-from tests.unit.projects import AGENT, Project
+from tests.unit.projects import AGENT, BIN, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.operations.foreseen import Changing, Foreseen
 from vllm_hosts.outlook import effects
@@ -155,6 +156,28 @@ def test_a_run_with_y_refuses_a_host_and_changes_the_others(
     done = made.run("pyinfra", "-y", "inventory/prod.py", "deploy.py")
     assert done.returncode == 1
     assert "the disk is full" in done.stdout
+    assert [file.name for file in tmp_path.glob("gpu*")] == ["gpu1-a"]
+
+
+@pytest.mark.parametrize("more", [(), ("-v",)])
+def test_a_run_that_somebody_agrees_to_names_refused_hosts_at_its_end(
+    tmp_path: Path, server: SshServer, more: tuple[str, ...]
+) -> None:
+    made = project(tmp_path, server, "gpu2")
+    done = subprocess.run(
+        [str(BIN / "pyinfra"), *more, "inventory/prod.py", "deploy.py"],
+        cwd=tmp_path,
+        env={**os.environ, **made.environment, "PYINFRA_PROGRESS": "off"},
+        input="\n",
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    end = done.stderr.partition("--> Results:")[2]
+    assert ("--> Refused before the run, and not changed: gpu2" in end) == bool(more)
+    assert ("[gpu2] was refused before the run, and not changed" in end) != bool(more)
     assert [file.name for file in tmp_path.glob("gpu*")] == ["gpu1-a"]
 
 

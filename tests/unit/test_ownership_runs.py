@@ -149,10 +149,10 @@ def test_adoption(machine: Machine) -> None:
     machine.pyinfra("-y", PROD, "deploy.py")
     machine.inventory(COPY, LOCAL)
     there = machine.state()
-    said = machine.hosts("hosts", "adopt", COPY, "@local", code=1)
+    said = machine.hosts("hosts", "adopt", COPY, "@local", code=2)
     assert "@local has the keys and the CA of the inventory 'prod'" in said
     assert "refused until each has a new key and the new CA" in said
-    assert "add --yes" in said
+    assert "Give -y to go on" in said
     assert machine.state() == there
     said = machine.hosts("hosts", "adopt", COPY, "@local", "--yes")
     assert "pyinfra --limit @local inventory/copy.py deploy.py" in said
@@ -161,7 +161,7 @@ def test_adoption(machine: Machine) -> None:
     machine.pyinfra("-y", COPY, "deploy.py")
     # And once: what it belonged to is refused now.
     assert "inventory/copy.py" in machine.pyinfra("-y", PROD, "deploy.py", code=1)
-    assert "has no host 'x'" in machine.hosts("hosts", "adopt", COPY, "x", code=1)
+    assert "has no host x; it has @local" in machine.hosts("hosts", "adopt", COPY, "x", code=2)
 
 
 def test_nothing_to_adopt(machine: Machine) -> None:
@@ -208,6 +208,8 @@ def test_a_host_that_was_taken_out(machine: Machine) -> None:
     assert "take it out first" in machine.hosts("hosts", "release", PROD, "down", code=1)
     said = machine.hosts("hosts", "release", PROD, "@local")
     assert "Its edge goes on accepting the keys that it has" in said
+    # Nobody is told to type what was just typed.
+    assert "until you type" not in said
     assert "any more" not in machine.hosts("check", PROD, streams="err")
     assert "[@local]" not in machine.pyinfra("-y", PROD, "keys.py", code=1)
     assert "remembers no host '@local'" in machine.hosts("hosts", "release", PROD, "@local", code=1)

@@ -137,14 +137,23 @@ class Authority:
             private_folder(self._store.folder)
             self._write_public(certificates.decode())
 
+    def check_replace(self, overlap: timedelta) -> None:
+        """Whether ``replace`` would make a CA. Changes nothing.
+
+        :raises SettingsError: as ``replace``.
+        """
+        if self.trusted() is None:
+            raise SettingsError(["there is no CA to replace yet; the first deploy makes one"])
+        if (content := self._store.peek()) is not None:
+            ca.check_begin(content, overlap, utc_now())
+
     def replace(self, overlap: timedelta) -> NextCa:
         """Make a CA that takes the present one's place after ``overlap``; zero: now.
 
         :raises SettingsError: as ``signer``; there is no CA yet, or one follows already.
         """
         now = utc_now()
-        if self.trusted() is None:
-            raise SettingsError(["there is no CA to replace yet; the first deploy makes one"])
+        self.check_replace(overlap)
         # What an earlier change has left behind comes to its end first.
         self.signer()
         made = LocalCa.create(self._store.name, now, dated=True)

@@ -47,14 +47,7 @@ def begin(content: Content, made: LocalCa, overlap: timedelta, now: datetime) ->
 
     :raises SettingsError: one follows already, and there is an overlap.
     """
-    if overlap and content.next_ca is not None and phase(content.next_ca, now) != "over":
-        raise SettingsError(
-            [
-                f"a new CA was made on {shown(content.next_ca.begun)} already, and takes over on"
-                f" {shown(content.next_ca.takes_over)}; to go on with it now: vllm-hosts keys"
-                " new-ca INVENTORY --finish; to take it back before it does: --cancel"
-            ]
-        )
+    check_begin(content, overlap, now)
     following = NextCa(
         certificate=made.certificate_pem.decode(),
         key=made.key_text(),
@@ -63,6 +56,18 @@ def begin(content: Content, made: LocalCa, overlap: timedelta, now: datetime) ->
         old_ends=now + 2 * overlap,
     )
     return content.model_copy(update={"next_ca": following})
+
+
+def check_begin(content: Content, overlap: timedelta, now: datetime) -> None:
+    """:raises SettingsError: as ``begin``."""
+    if overlap and content.next_ca is not None and phase(content.next_ca, now) != "over":
+        raise SettingsError(
+            [
+                f"a new CA was made on {shown(content.next_ca.begun)} already, and takes over on"
+                f" {shown(content.next_ca.takes_over)}; to go on with it now: vllm-hosts keys"
+                " new-ca INVENTORY --finish; to take it back before it does: --cancel"
+            ]
+        )
 
 
 def finish(content: Content, now: datetime) -> Content:

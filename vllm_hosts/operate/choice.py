@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli_common import opened
+from vllm_hosts.cli_common import only, opened
 from vllm_hosts.connections import Connections
 from vllm_hosts.inventory import validate
 from vllm_hosts.settings import HostSettings
@@ -68,14 +68,9 @@ def choose(inventory: Path, hosts: tuple[str, ...], name: str | None) -> Chosen:
     """
     loaded = opened(inventory)
     settings = validate(loaded)
-    if unknown := [host for host in hosts if host not in settings]:
-        raise click.UsageError(
-            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(settings)}"
-        )
     there = {
         host: [agent.name for agent in one.agents]
-        for host, one in settings.items()
-        if not hosts or host in hosts
+        for host, one in only(inventory, settings, hosts).items()
     }
     if name is None:
         return Chosen(Connections(loaded), settings, there)

@@ -84,6 +84,11 @@ def refused() -> bool:
     return here is not None and bool(here.refused)
 
 
+def was_refused(name: str) -> bool:
+    """Whether a host was refused before this run."""
+    return _outlook is not None and bool(_outlook.hosts.get(name, Foreseen()).refused)
+
+
 def dry() -> bool:
     """Whether this is a dry run, in which nothing is said later."""
     return _outlook is not None and _outlook.dry and _here() is not None
