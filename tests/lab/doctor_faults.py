@@ -316,7 +316,7 @@ FAULTS = [
     Fault(
         "key-differs-container",
         "sed -i 's/^VLLM_API_KEY_[A-Z]*=.*/&x/' /opt/vllm/.env",
-        says="docker compose up -d",
+        says="vllm-hosts agents inventory/lab.py restart tiny",
         usual=True,
     ),
     Fault("key-differs-edge", f"sed -i 's/ \"/ \"x/' {MAPS}/internal.map && {RELOAD}"),
