@@ -60,7 +60,10 @@ def _machine(release: Release, system: System) -> Iterator[str]:
             f" use one of {', '.join(ARCHITECTURES)}"
         )
     if system.init != "systemd":
-        yield f"the first process is {system.init}, not systemd, which runs the services"
+        yield (
+            f"the first process is {system.init}, not systemd, which runs the services; deploy to"
+            " the machine itself and not to a container on it, or boot it with systemd"
+        )
     if system.user != "0":
         yield "commands do not run as root; connect as root, or set _sudo = True for this host"
 
