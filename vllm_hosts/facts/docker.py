@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from shlex import quote
 
-from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
 from vllm_hosts.facts.compose import STARTS, start_seconds
 from vllm_hosts.facts.tree import STAMPS
 from vllm_hosts.text import clean
@@ -64,8 +64,8 @@ class DockerDaemon(HostFact[Daemon]):
         return Daemon(
             version="".join(parts["version"]) or None,
             compose_version="".join(parts["compose"]).removeprefix("v") or None,
-            running=parts["active"] == ["active"],
-            enabled=parts["enabled"] == ["enabled"],
+            running=is_active(parts["active"]),
+            enabled=is_enabled(parts["enabled"]),
             config=_decoded(config[1:]) if config else None,
             stale=tuple(parts["stale"]),
         )
@@ -101,6 +101,9 @@ class AgentsServed(HostFact[Served]):
     def parse(self, lines: list[str]) -> Served:
         parts = sections(lines)
         said = [line for line in parts["live"] if line in ("true", "false")]
+        if parts["live"] and not said:
+            # A daemon that says something answers, and may have containers.
+            raise ValueError(f"docker info says {' '.join(parts['live'])[:200]!r}")
         return Served(
             answers=bool(said),
             live_restore=said == ["true"],
@@ -141,7 +144,10 @@ class ImageId(HostFact[str]):
         )
 
     def parse(self, lines: list[str]) -> str:
-        return "".join(sections(lines)["id"])
+        found = "".join(sections(lines)["id"])
+        if found and not re.fullmatch(r"sha256:[0-9a-f]{64}", found):
+            raise ValueError(found[:200])
+        return found
 
 
 #: The image that was asked last for its vLLM, and what it said.

@@ -59,9 +59,12 @@ class NginxSites(HostFact[Sites]):
 
     def parse(self, lines: list[str]) -> Sites:
         parts = sections(lines)
+        whose = "".join(parts["welcome"])
+        if whose not in ("", "distribution", "own"):
+            raise ValueError(f"the welcome site is {whose[:200]!r}")
         listens = (line.partition(" ") for line in parts["listens"])
         return Sites(
-            welcome="".join(parts["welcome"]),
+            welcome=whose,
             pages=tuple(clean(name, 80) for name in parts["pages"]),
             listens=tuple((clean(file, 200), clean(words, 200)) for file, _, words in listens),
         )
