@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from vllm_hosts.archives import archive_problems
 from vllm_hosts.docker_there import docker_problems
 from vllm_hosts.facts.release import Release
 from vllm_hosts.facts.system import Listener, System
@@ -49,6 +50,14 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
         *_disk(settings, system),
         *_gpus(settings, system),
     ]
+
+
+def archives(
+    settings: HostSettings, release: Release, system: System, files: Mapping[str, str]
+) -> list[str]:
+    """Entries in the source files of apt beside which our archives cannot be named."""
+    driver = settings.nvidia.driver == "install" and system.gpu_message is not None
+    return list(archive_problems(settings, release, files, driver=driver and settings.needs_gpu))
 
 
 def _machine(release: Release, system: System) -> Iterator[str]:

@@ -111,7 +111,8 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
     """Shell: fetch the key, let other entries give way, name the archive, read its lists.
 
     Whatever ends it: all of that is there, or all is as it was. A run that is killed on the spot
-    leaves the host without the archive, never with two entries for it, at which apt stops.
+    leaves the host without the archive, never with two entries for it, at which apt stops; the
+    copies of what gave way are made before, and the next run adds it.
     """
     wanted = archive.source
     paths = [*(edit.path for edit in edits), archive.key_path, wanted.path]
@@ -123,7 +124,7 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
     ]
     keep = [
         f'mkdir -p {PREVIOUS}"$(dirname {quote(edit.path)})";'
-        f' mv -fT "$folder/was"{quote(edit.path)} {PREVIOUS}{quote(edit.path)}'
+        f" cp -dp --remove-destination {quote(edit.path)} {PREVIOUS}{quote(edit.path)}"
         for edit in edits
     ]
     return f"""
@@ -161,7 +162,7 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
             [ -e "$path" ] || [ -L "$path" ] || continue
             mkdir -p "$folder/was$(dirname "$path")"; cp -dp "$path" "$folder/was$path"
         done
-        mkdir -p /etc/apt/keyrings
+        mkdir -p /etc/apt/keyrings; {"; ".join(keep) or ":"}
         touched={quote(" ".join(reversed(paths)))}
         {"; ".join(give_way) or ":"}
         install -m 0644 "$folder/key" {archive.key_path}.new
@@ -171,7 +172,6 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
             -o Dir::Etc::SourceParts={wanted.path} -o APT::Get::List-Cleanup=0
         # All entries together: apt refuses to work while two of them disagree about one archive.
         apt-get indextargets >/dev/null
-        {"; ".join(keep) or ":"}
         finished=yes
     """
 
