@@ -16,9 +16,10 @@ from vllm_hosts import run
 from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, model_folders, models_of
+from vllm_hosts.docker_unit import unit_problems
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptSourceFiles
-from vllm_hosts.facts.docker import OwnPorts
+from vllm_hosts.facts.docker import DockerUnit, OwnPorts
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
@@ -53,6 +54,7 @@ def _problems(settings: HostSettings) -> list[str]:
     )
     release = look(OsRelease)
     found = problems(settings, release, system)
+    found += unit_problems(settings, look(DockerUnit))
     if not found:
         # An entry of apt's that cannot give way would fail the deploy half way.
         found += archives(settings, release, system, look(AptSourceFiles))

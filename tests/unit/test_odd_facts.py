@@ -18,18 +18,20 @@ from tests.hosts.doors import wrong
 from tests.hosts.packets import Table, listing
 from tests.hosts.test_firewall import strangers_first
 from tests.unit.fakes import inspected
+from tests.unit.samples import settings as host_settings
 from tests.unit.test_doctor_look import StandInHost
 from tests.unit.test_doors import EDGE, SETTINGS
 from tests.unit.test_doors import GOOD as RULES
 from tests.unit.test_odd_answers import FACTS as FED
 from tests.unit.test_odd_answers import HTTP, METRICS, STATS, STRAY, TOP_ROW, mutated
+from vllm_hosts.docker_unit import unit_problems
 from vllm_hosts.doctor.look import DoctorLook
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentLogs
 from vllm_hosts.facts.apt import AptPackages
 from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentLog
-from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, ImageId, OwnPorts
+from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId, OwnPorts
 from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.hub import HubModels, ModelCopy
 from vllm_hosts.facts.mark import HostMark
@@ -81,6 +83,14 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== containers", json.dumps(inspected("one")), "== gpus", TOP_ROW, "exit 0",
          "== metrics one", "1234.56", base64.b64encode(gzip.compress(SAID)).decode(),
          "== stats", STATS],
+    ),
+    (
+        DockerUnit(),
+        ["== swarm", "inactive", "== log driver", "== unit /lib/systemd/system/docker.service",
+         "| ExecStart=/usr/sbin/dockerd -H fd:// $DOCKER_OPTS",
+         "== unit /etc/systemd/system/docker.service.d/a.conf", "| ExecStart=",
+         "| ExecStart=/usr/bin/dockerd --live-restore", "== environment /etc/default/docker",
+         "| DOCKER_OPTS='--log-opt max-size=1m'"],
     ),
     (EdgeRuns(), ["== edge", "active"]),
     (EdgeState(), [*NGINX, END, *MAIN, END, *SITES, END, *TREE]),
@@ -155,6 +165,8 @@ def test_a_fact_understands_or_says_that_it_does_not(
     found = feed(fact, data.draw(mutated(lines)))
     if isinstance(fact, OtherFirewalls) and found is not None:
         assert len(found.sentences([443])) == len(found.names)
+    if isinstance(fact, DockerUnit) and found is not None:
+        assert list(unit_problems(host_settings(), found)) is not None
 
 
 @pytest.fixture(scope="module")

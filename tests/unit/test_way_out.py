@@ -27,6 +27,7 @@ MODULES = [
     "vllm_hosts/apt_entries.py",
     "vllm_hosts/daemon_json.py",
     "vllm_hosts/docker_there.py",
+    "vllm_hosts/docker_unit.py",
     "vllm_hosts/gpus.py",
     "vllm_hosts/hub/local.py",
     "vllm_hosts/inventory.py",

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from shlex import quote
 
+from vllm_hosts.docker_unit import Unit
 from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
 from vllm_hosts.facts.compose import STARTS, start_seconds
 from vllm_hosts.facts.tree import STAMPS
@@ -181,3 +182,64 @@ class ImageVersion(HostFact[ImageFound]):
         found = "".join(parts["id"])
         asked, _, version = "".join(parts["note"]).partition(" ")
         return ImageFound(found, clean(version, 100) if found and asked == found else None)
+
+
+#: Drop-ins in an earlier folder hide those of the same name in a later one; systemd reads what is
+#: left by name. Only lines with options of dockerd are shown: others may have a proxy's password.
+_UNIT = r"""
+lines() {{ sed -e ':a' -e '/\\$/{{N;s/\\\n/ /;ta' -e '}}' "$1" |
+    sed 's/^[[:space:]]*//' |
+    grep -E '^(ExecStart|EnvironmentFile)[[:space:]]*=|^Environment[[:space:]]*=.*--' |
+    sed 's/^/| /'; }}
+echo '== swarm'
+timeout 20 docker info --format '{{{{.Swarm.LocalNodeState}}}}' 2>/dev/null
+echo '== log driver'
+sed -n 's/.*"log-driver" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null | head -n 1
+set --
+for folder in {folders}; do
+    [ ! -f "$folder/docker.service" ] || {{ set -- "$folder/docker.service"; break; }}
+done
+for name in $(for folder in {folders}; do ls "$folder/docker.service.d" 2>/dev/null; done |
+    grep '[.]conf$' | LC_ALL=C sort -u); do
+    for folder in {folders}; do
+        [ ! -e "$folder/docker.service.d/$name" ] ||
+            {{ set -- "$@" "$folder/docker.service.d/$name"; break; }}
+    done
+done
+for file in "$@"; do [ ! -f "$file" ] || {{ echo "== unit $file"; lines "$file"; }}; done
+for file in "$@"; do [ ! -f "$file" ] || lines "$file"; done |
+    sed -n 's/^| EnvironmentFile[[:space:]]*=[[:space:]]*-*//p' |
+    while read -r file; do
+        [ -f "$file" ] || continue
+        echo "== environment $file"; grep -e '^[A-Za-z_].*--' "$file" | sed 's/^/| /'
+    done
+"""
+_FOLDERS = (
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)
+
+
+class DockerUnit(HostFact[Unit]):
+    """Options that docker.service and its drop-ins give the daemon."""
+
+    what = "docker.service"
+
+    def command(self, folders: tuple[str, ...] = _FOLDERS) -> str:
+        return ending(_UNIT.format(folders=" ".join(folders)))
+
+    def parse(self, lines: list[str]) -> Unit:
+        parts = sections(lines)
+
+        def of(kind: str) -> list[tuple[str, list[str]]]:
+            return [
+                (heading.removeprefix(kind), [line.removeprefix("| ") for line in content])
+                for heading, content in parts.items()
+                if heading.startswith(kind)
+            ]
+
+        swarm = parts["swarm"] not in ([], ["inactive"])
+        return Unit(of("unit "), of("environment "), "".join(parts["log driver"]), swarm)
