@@ -185,6 +185,13 @@ def test_the_doctor_s_look_understands_or_says_that_it_does_not(
     feed(DoctorLook(), data.draw(mutated(looked_at)))
 
 
+def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
+    odd = ["active" if line == "active active" else line for line in looked_at]
+    assert odd != looked_at
+    with pytest.raises(HostError, match="could not be understood"):
+        DoctorLook().process([*odd, END])
+
+
 #: One answer that is odd, and would be taken for: nobody is there.
 ODD: list[tuple[HostFact[Any], list[str]]] = [
     (AgentsServed(), ["== live", "True?", "== healthy", "== starts"]),
