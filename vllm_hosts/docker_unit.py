@@ -14,12 +14,12 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 
 #: Options of dockerd -> the key of daemon.json that a deploy sets, and what is set instead.
+#: Not --add-runtime: runtimes of both are merged (moby, daemon/config, skipDuplicates).
 _OURS = {
     "--live-restore": ("live-restore", "set docker.live_restore"),
     "--log-opt": ("log-opts", "set docker.log_max_size and docker.log_max_file"),
     "--ip": ("ip", "which is 127.0.0.1 here"),
     "--default-network-opt": ("default-network-opts", "or add it to that key of daemon.json"),
-    "--add-runtime": ("runtimes", "or add it to that key of daemon.json"),
 }
 #: With these a deploy sets log-opts; others have their own (roles/docker).
 _SIZED = ("", "json-file", "local")
@@ -104,8 +104,6 @@ def unit_problems(settings: HostSettings, unit: Unit) -> Iterator[str]:
         elif name in _OURS:
             key, instead = _OURS[name]
             if name == "--log-opt" and unit.log_driver not in _SIZED:
-                continue
-            if name == "--add-runtime" and not settings.needs_gpu:
                 continue
             yield (
                 f"{where} gives dockerd {name}, and a deploy sets {key} in /etc/docker/daemon.json;"

@@ -79,7 +79,6 @@ def test_docker_s_own_unit_is_no_problem(etc: Etc) -> None:
         ("--log-opt max-size=10m", "log-opts"),
         ("--log-opt=max-size=10m", "log-opts"),
         ("--ip 127.0.0.1", "ip"),
-        ("--add-runtime nvidia=/usr/bin/nvidia-container-runtime", "runtimes"),
         ('"--default-network-opt=bridge=com.docker.network.driver.mtu=1400"',
          "default-network-opts"),
     ],
@@ -150,11 +149,11 @@ def test_a_configuration_elsewhere(etc: Etc) -> None:
     assert etc.problems() == []
 
 
-def test_a_runtime_matters_where_one_is_added(etc: Etc) -> None:
-    text = "[Service]\nExecStart=d --add-runtime x=/usr/bin/x\n"
+def test_what_dockerd_merges_is_no_conflict(etc: Etc) -> None:
+    """As it says to `--validate` with such options: runtimes, and keys that no deploy sets."""
+    text = "[Service]\nExecStart=d --add-runtime x=/usr/bin/x --dns 8.8.8.8 --data-root /srv/d\n"
     etc.write("etc/docker.service.d/a.conf", text)
-    cpu = settings(agents=[QWEN | {"gpus": []}])
-    assert list(unit_problems(cpu, etc.unit())) == []
+    assert etc.problems() == []
 
 
 def test_a_swarm(etc: Etc) -> None:
