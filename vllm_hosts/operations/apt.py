@@ -29,6 +29,19 @@ _APT_GET = (
 )
 
 
+#: Where dpkg was killed in the middle, by us or by others, apt does nothing until that is finished.
+_UPDATES = "/var/lib/dpkg/updates"
+
+
+def _finished(command: str) -> str:
+    """Shell: an apt command; where it fails over an interrupted dpkg, that is finished first."""
+    return (
+        f"{command} || {{ ls {_UPDATES} 2>/dev/null | grep -q '^[0-9]' &&"
+        " echo 'finishing what was interrupted' && DEBIAN_FRONTEND=noninteractive dpkg"
+        f" --force-confdef --force-confold --configure -a && {command}; }} || exit 1"
+    )
+
+
 def lists_read() -> StringCommand:
     """The command that reads what the archives have."""
     return watched("reading the archives' lists", f"{_APT_GET} update")
@@ -242,7 +255,8 @@ def packages_installed(
     for package in hold:
         differs(f"package {package}", "is not held")
     will_change([*remove, *(name for name in wanted if anew or _missing(wanted, found, name))])
-    removal = f"{before_removing}\n{_APT_GET} remove {' '.join(remove)}" if remove else ""
+    removing = _finished(f"{_APT_GET} remove {' '.join(remove)}")
+    removal = f"{before_removing}\n{removing}" if remove else ""
     commands = _installation(wanted, remove, removal, missing, hold, without_starting, first)
     if remove:
         removed = f"packages {' '.join(remove)} are replaced by {' '.join(wanted)}"
@@ -274,7 +288,7 @@ def _installation(
         unmask = f"trap 'systemctl unmask --runtime --quiet {units}' EXIT;" if units else ""
         yield watched(
             f"installing {' '.join(wanted)}",
-            f"set -e; {unmask} {mask} {_APT_GET} update; {first}; {install}",
+            f"set -e; {unmask} {mask} {_APT_GET} update; {first}; {_finished(install)}",
         )
     if hold:
         yield watched("holding packages", f"apt-mark hold {' '.join(hold)}")
