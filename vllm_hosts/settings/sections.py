@@ -57,7 +57,9 @@ class Docker(Section):
     log_max_size: Size = Field("50m", description="A container's log is rotated at this size")
     log_max_file: int = Field(3, ge=1, le=100, description="Rotated log files kept per container")
     live_restore: bool = Field(
-        True, description="Containers keep running while the Docker daemon restarts"
+        True,
+        description="Containers keep running while the Docker daemon restarts; False on a node of a"
+        " Docker swarm, where dockerd does not start with it",
     )
     container_folders: tuple[AbsolutePath, ...] = Field(
         (),
