@@ -17,7 +17,8 @@ docker = {
     "log_max_size": "50m",
     # Rotated log files kept per container
     "log_max_file": 3,
-    # Containers keep running while the Docker daemon restarts
+    # Containers keep running while the Docker daemon restarts; False on a node of a Docker swarm,
+    # where dockerd does not start with it
     "live_restore": True,
     # Folders that containers other than agents may be given, besides what is usual: below `/srv`,
     # `/data`, `/mnt`, `/media`, `/opt`, `/var/www` and in users' homes; the suite asks what they

@@ -35,15 +35,21 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
                     " the host, or give the agent another GPU"
                 )
             elif index not in there:
-                yield (
-                    f"agent {agent.name!r} asks for GPU {index}, and this host has"
-                    f" {', '.join(map(str, sorted(there))) or 'none'}"
-                )
+                yield not_there(agent, index, there)
             elif there[index].mig:
                 yield (
                     f"agent {agent.name!r} asks for GPU {index}, which is split up (MIG), and"
                     f" agents take whole cards; switch it off: nvidia-smi -i {index} -mig 0"
                 )
+
+
+def not_there(agent: Agent, index: int, there: Iterable[int]) -> str:
+    """The sentence for a card that a host does not have. Preflight and the plan say the same."""
+    return (
+        f"agent {agent.name!r} asks for GPU {index}, and this host has"
+        f" {', '.join(map(str, sorted(there))) or 'none'}; correct the agent's gpus, or see on the"
+        " host which cards it has: nvidia-smi -L"
+    )
 
 
 def turns(agents: Sequence[str], cards: Mapping[str, Collection[int]]) -> list[list[str]]:

@@ -16,11 +16,11 @@ from roles.docker.plan import (
     CE_CONFLICTS,
     CE_PACKAGES,
     CE_STALE,
-    archive,
     daemon_settings,
     distro_packages,
 )
 from vllm_hosts import run
+from vllm_hosts.archives import docker_archive
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.release import OsRelease
@@ -55,7 +55,7 @@ def docker() -> None:
 
 
 def _archive(settings: Docker) -> Archive:
-    return archive(settings, look(OsRelease))
+    return docker_archive(settings, look(OsRelease))
 
 
 def _distro() -> dict[str, str | None]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm_hosts.facts.release import Release
-from vllm_hosts.operations.apt import Archive
 from vllm_hosts.settings import Docker
 
 CE_PACKAGES = (
@@ -38,20 +37,6 @@ _DISTRO_PACKAGES = {
     ("ubuntu", "22.04"): ("docker.io", "docker-compose-v2"),
     ("ubuntu", "24.04"): ("docker.io", "docker-compose-v2"),
 }
-
-
-def archive(docker: Docker, release: Release) -> Archive:
-    """Docker's archive for one distribution, as Docker's instructions describe it."""
-    url = f"{docker.archive_url}/{release.os_id}"
-    return Archive(
-        name="docker",
-        url=url,
-        suite=release.codename,
-        components="stable",
-        architecture=release.architecture,
-        key_url=docker.key_url or f"{url}/gpg",
-        key_fingerprint=docker.key_fingerprint,
-    )
 
 
 def distro_packages(release: Release) -> tuple[str, ...] | None:

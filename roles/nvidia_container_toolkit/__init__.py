@@ -13,8 +13,9 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.nvidia_container_toolkit.plan import HOOK, PACKAGES, RUNTIME, STALE, archive
+from roles.nvidia_container_toolkit.plan import HOOK, PACKAGES, RUNTIME, STALE
 from vllm_hosts import run
+from vllm_hosts.archives import toolkit_archive
 from vllm_hosts.facts import look
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.operations.apt import Archive, archive_present, packages_present
@@ -52,4 +53,4 @@ def nvidia_container_toolkit() -> None:
 
 
 def _archive(settings: Nvidia) -> Archive:
-    return archive(settings, look(OsRelease))
+    return toolkit_archive(settings, look(OsRelease))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from vllm_hosts.facts.release import Release
-from vllm_hosts.operations.apt import Archive
-from vllm_hosts.settings import Nvidia
-
 PACKAGES = (
     "nvidia-container-toolkit",
     "nvidia-container-toolkit-base",
@@ -24,16 +20,3 @@ STALE = (
 RUNTIME = {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}}
 #: Docker looks for this program only when it starts, to register its GPU driver.
 HOOK = "/usr/bin/nvidia-container-runtime-hook"
-
-
-def archive(nvidia: Nvidia, release: Release) -> Archive:
-    """NVIDIA's flat archive for one architecture."""
-    return Archive(
-        name="nvidia-container-toolkit",
-        url=f"{nvidia.archive_url}/{release.architecture}",
-        suite="/",
-        components="",
-        architecture=release.architecture,
-        key_url=nvidia.key_url,
-        key_fingerprint=nvidia.key_fingerprint,
-    )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from roles.nvidia_driver.plan import flavour, series
+from vllm_hosts.archives import driver_archive
 from vllm_hosts.facts.gpu import GpuHost
 from vllm_hosts.facts.release import Release
-from vllm_hosts.operations.apt import Archive
 from vllm_hosts.operations.driver import Install
 from vllm_hosts.settings import Nvidia
 
@@ -19,13 +19,6 @@ _COMPONENTS = {
     "debian": ("contrib", "non-free", "non-free-firmware"),
     "ubuntu": ("restricted", "multiverse"),
 }
-#: NVIDIA's key for each release's part of its archive, as the file beside it and its fingerprint
-#: (github.com/NVIDIA/cuda-repo-management lists the files).
-_KEYS = {
-    ("debian", "13"): ("8793F200.pub", "02182E60104FCDC26EAE1B8597A5D4CB8793F200"),
-}
-_OTHER_KEY = ("3bf863cc.pub", "EB693B3035CD5710E231E123A4B469963BF863CC")
-_CUDA_ARCHITECTURES = {"amd64": "x86_64", "arm64": "sbsa"}
 
 
 def install(nvidia: Nvidia, release: Release, host: GpuHost) -> Install:
@@ -38,7 +31,7 @@ def install(nvidia: Nvidia, release: Release, host: GpuHost) -> Install:
     running = kernel[0] if kernel and kernel[0].endswith(host.kernel) else None
     if nvidia.driver_source == "nvidia":
         return Install(
-            archive=_archive(nvidia, release),
+            archive=driver_archive(nvidia, release),
             first=(f"nvidia-driver-pinning-{chosen}",),
             packages=(*kernel, *_NVIDIAS[release.os_id][kind]),
             headers=running,
@@ -89,21 +82,6 @@ def kernel_flavour(release: Release, kernel: str) -> str:
     name = kernel.split("-", 2)[-1]
     newer = not kernel.startswith(_FIRST_KERNEL[release.version])
     return f"{name}-hwe-{release.version}" if newer and name == "generic" else name
-
-
-def _archive(nvidia: Nvidia, release: Release) -> Archive:
-    where = f"{release.os_id}{release.version.replace('.', '')}"
-    url = f"{nvidia.driver_archive_url}/{where}/{_CUDA_ARCHITECTURES[release.architecture]}"
-    name, fingerprint = _KEYS.get((release.os_id, release.version), _OTHER_KEY)
-    return Archive(
-        name="nvidia-cuda",
-        url=url,
-        suite="/",
-        components="",
-        architecture=release.architecture,
-        key_url=nvidia.driver_key_url or f"{url}/{name}",
-        key_fingerprint=nvidia.driver_key_fingerprint or fingerprint,
-    )
 
 
 def fabric_manager(host: GpuHost) -> tuple[str, ...]:

@@ -94,13 +94,16 @@ def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[st
             return []
         return [reboot_needed(trouble) if reboot_helps(trouble) else _kept(host, trouble)]
     if not host.cards:
-        return ["the PCI bus shows no GPU of NVIDIA's; is one there, and passed to this machine?"]
+        return [
+            "the PCI bus shows no GPU of NVIDIA's; see that one is there, and passed to this"
+            " machine, or give its agents gpus = []"
+        ]
     found = [*_cards(nvidia, release, host), *_settings(nvidia, release, host)]
     highest = max(gpu for agent in settings.agents for gpu in agent.gpus)
     if highest >= len(host.cards):
         found.append(
             f"an agent asks for GPU {highest}, and the PCI bus shows {len(host.cards)}, numbered"
-            " from 0"
+            " from 0; correct the agent's gpus, or see that the card is passed to this machine"
         )
     if host.loaded and not nvidia.allow_reboot:
         found.append(
@@ -141,7 +144,10 @@ def _cards(nvidia: Nvidia, release: Release, host: GpuHost) -> Iterator[str]:
         card = next(c for c in host.cards if (c.architecture or "newer") == architecture)
         known = "blackwell" if architecture == "newer" else architecture
         if architecture == "older":
-            yield f"GPU {card} is older than Maxwell; no driver that vLLM can use knows it"
+            yield (
+                f"GPU {card} is older than Maxwell, and no driver that vLLM can use knows it; take"
+                " the card out, or the host out of the inventory"
+            )
         elif chosen < _FIRST_SERIES.get(known, 0):
             yield (
                 f"GPU {card} ({architecture}) needs driver {_FIRST_SERIES[known]} or newer, and"

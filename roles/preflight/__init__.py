@@ -11,13 +11,15 @@ from datetime import timedelta
 from pyinfra.api.deploy import deploy
 
 from roles.preflight.memory import memory
-from roles.preflight.plan import folders, notes, own_folders, problems
+from roles.preflight.plan import archives, folders, notes, own_folders, problems
 from vllm_hosts import run
 from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, model_folders, models_of
+from vllm_hosts.docker_unit import unit_problems
 from vllm_hosts.facts import look
-from vllm_hosts.facts.docker import OwnPorts
+from vllm_hosts.facts.apt import AptSourceFiles
+from vllm_hosts.facts.docker import DockerUnit, OwnPorts
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
@@ -50,7 +52,12 @@ def _problems(settings: HostSettings) -> list[str]:
         reader=settings.vllm.fetch_user,
         models=sorted({*(model_folders(settings) if planned else []), *own_folders(settings)}),
     )
-    found = problems(settings, look(OsRelease), system)
+    release = look(OsRelease)
+    found = problems(settings, release, system)
+    found += unit_problems(settings, look(DockerUnit))
+    if not found:
+        # An entry of apt's that cannot give way would fail the deploy half way.
+        found += archives(settings, release, system, look(AptSourceFiles))
     if system.user == "0":  # Nobody else can tell.
         found += _others(settings)
     say(notes(settings, system))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from shlex import quote
 
+from vllm_hosts.archives import archive_problems
 from vllm_hosts.docker_there import docker_problems
 from vllm_hosts.facts.release import Release
 from vllm_hosts.facts.system import Listener, System
@@ -52,6 +53,14 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
     ]
 
 
+def archives(
+    settings: HostSettings, release: Release, system: System, files: Mapping[str, str]
+) -> list[str]:
+    """Entries in the source files of apt beside which our archives cannot be named."""
+    driver = settings.nvidia.driver == "install" and system.gpu_message is not None
+    return list(archive_problems(settings, release, files, driver=driver and settings.needs_gpu))
+
+
 def _machine(release: Release, system: System) -> Iterator[str]:
     if (release.os_id, release.version) not in SUPPORTED:
         yield f"{release.name} is not supported; use one of {', '.join(SUPPORTED.values())}"
@@ -61,7 +70,10 @@ def _machine(release: Release, system: System) -> Iterator[str]:
             f" use one of {', '.join(ARCHITECTURES)}"
         )
     if system.init != "systemd":
-        yield f"the first process is {system.init}, not systemd, which runs the services"
+        yield (
+            f"the first process is {system.init}, not systemd, which runs the services; deploy to"
+            " the machine itself and not to a container on it, or boot it with systemd"
+        )
     if system.user != "0":
         yield "commands do not run as root; connect as root, or set _sudo = True for this host"
 

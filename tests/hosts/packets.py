@@ -5,7 +5,9 @@ Only the language that a firewall needs is known here. What is not known is an e
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -47,6 +49,30 @@ class _NotThis(Exception):
     """An expression that a packet does not have, such as an IPv4 address in one of IPv6."""
 
 
+@contextmanager
+def understood() -> Iterator[None]:
+    """What nft says in another way than it does today is a sentence, and no verdict."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise HostError(f"nft says what cannot be understood here: {error!r}") from error
+    except RecursionError as error:
+        raise HostError("nft says what cannot be understood here: its chains lead back") from error
+
+
+def listing(text: str) -> list[dict[str, Any]]:
+    """What ``nft -j list ruleset`` prints. :raises HostError: it is not that."""
+    with understood():
+        found = json.loads(text)["nftables"]
+        for item in found:
+            [(kind, part)] = item.items()
+            if not isinstance(part, dict) or (
+                kind == "rule" and not isinstance(part["expr"], list)
+            ):
+                raise ValueError(kind)
+        return list(found)
+
+
 class Table:
     """One table as ``nft -j list ruleset`` shows it.
 
@@ -54,6 +80,10 @@ class Table:
     """
 
     def __init__(self, ruleset: list[dict[str, Any]]) -> None:
+        with understood():
+            self._read(ruleset)
+
+    def _read(self, ruleset: list[dict[str, Any]]) -> None:
         ours = [
             (kind, part)
             for item in ruleset
@@ -71,11 +101,17 @@ class Table:
 
         :raises HostError: a rule that it meets is not understood.
         """
+        with understood():
+            return self._accepts(packet)
+
+    def _accepts(self, packet: Packet) -> bool:
         chains = [chain for chain in self._chains.values() if chain.get("hook") == packet.hook]
         for chain in sorted(chains, key=lambda chain: int(chain["prio"])):
             verdict = self._walk(chain["name"], packet) or chain.get("policy", "accept")
             if verdict == "drop":
                 return False
+            if verdict != "accept":
+                raise HostError(f"the firewall's file has a policy {verdict}, not known here")
         return True
 
     def ports(self) -> set[int]:
@@ -83,6 +119,8 @@ class Table:
         return {n for n in _numbers([self._rules, list(self._sets.values())]) if 0 < n < 65536}
 
     def _walk(self, chain: str, packet: Packet) -> str | None:
+        if chain not in self._chains:
+            raise HostError(f"the firewall's file has no chain {chain}, to which a rule leads")
         for rule in self._rules:
             if rule["chain"] == chain and (verdict := self._rule(rule["expr"], packet)):
                 if verdict == "return":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from ipaddress import ip_address
 from typing import Any
 
@@ -14,7 +13,7 @@ from testinfra.host import Host
 from roles.firewall.plan import RULES, UNIT
 from tests.hosts.doors import wrong
 from tests.hosts.looks import Outside
-from tests.hosts.packets import Table
+from tests.hosts.packets import Table, listing, understood
 from tests.hosts.promise import promise
 from tests.hosts.test_sockets import ssh_ports
 from vllm_hosts.errors import HostError
@@ -49,7 +48,7 @@ def test_the_table_in_the_kernel_is_the_one_in_the_file(host: Host, settings: Ho
 @promise("NET-04")
 def test_the_table_in_the_file_is_what_the_settings_say(host: Host, settings: HostSettings) -> None:
     listed = host.check_output(f"unshare -n sh -c 'nft -f {RULES} && nft -j list ruleset'")
-    table = Table(json.loads(listed)["nftables"])
+    table = Table(listing(listed))
     assert wrong(table, settings, ssh_ports(host), edge_user(host)) == []
 
 
@@ -64,7 +63,15 @@ def edge_user(host: Host) -> tuple[int, str]:
 
 
 def strangers_first(ruleset: list[dict[str, Any]]) -> list[str]:
-    """What other tables do to packets before ours sees them, as sentences."""
+    """What other tables do to packets before ours sees them, as sentences.
+
+    :raises HostError: nft says something else than it does today.
+    """
+    with understood():
+        return list(_strangers(ruleset))
+
+
+def _strangers(ruleset: list[dict[str, Any]]) -> list[str]:
     chains = [item["chain"] for item in ruleset if "chain" in item]
     found = [
         f"chain {chain['name']} of table {chain['family']} {chain['table']} filters before ours"
@@ -94,7 +101,7 @@ def strangers_first(ruleset: list[dict[str, Any]]) -> list[str]:
 
 @promise("NET-05")
 def test_nothing_stands_before_our_table(host: Host, settings: HostSettings) -> None:
-    ruleset = json.loads(host.check_output("nft -j list ruleset"))["nftables"]
+    ruleset = listing(host.check_output("nft -j list ruleset"))
     ours = {
         item["chain"]["name"]: item["chain"]
         for item in ruleset

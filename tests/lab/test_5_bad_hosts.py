@@ -118,6 +118,41 @@ def test_a_full_disk_loses_nothing(deployed: Deployed) -> None:
 
 
 @pytest.mark.nightly
+def test_an_option_that_dockerd_s_unit_has_too(deployed: Deployed) -> None:
+    """dockerd itself refuses both together, and is not restarted to find that out."""
+    folder = "/etc/systemd/system/docker.service.d"
+    drop_in = "[Service]\\nExecStart=\\nExecStart=/usr/bin/dockerd -H fd:// --live-restore\\n"
+    real = lab_hosts.run(
+        "gpu2",
+        "dockerd --validate --config-file /etc/docker/daemon.json --live-restore 2>&1; true",
+    )
+    assert "specified both as a flag and in the configuration file: live-restore" in real.stdout
+    with broken(
+        f"mkdir -p {folder}; printf '{drop_in}' >{folder}/override.conf",
+        f"rm {folder}/override.conf; rmdir --ignore-fail-on-non-empty {folder}",
+    ):
+        run = deploy()
+    assert_only_gpu2_failed(
+        run, f"{folder}/override.conf gives dockerd --live-restore", "then systemctl daemon-reload"
+    )
+    assert_converges()
+
+
+@pytest.mark.nightly
+def test_an_entry_of_apt_that_cannot_give_way(deployed: Deployed) -> None:
+    path = "/etc/apt/sources.list.d/all.sources"
+    with broken(
+        f"sed 's/^Suites: .*/& another/' /etc/apt/sources.list.d/docker.sources >{path}",
+        f"rm {path}; apt-get update -q",
+    ):
+        run = deploy()
+    assert_only_gpu2_failed(
+        run, f"{path}, line 1: one entry names", "make it an entry of its own, or take it out"
+    )
+    assert_converges()
+
+
+@pytest.mark.nightly
 def test_nginx_is_asked_before_image_and_models_are_fetched(deployed: Deployed) -> None:
     """A user's file that nginx refuses: said in its words, before an image that is not there."""
     files = "find /etc/nginx /var/log/nginx /run -xdev -path '*vllm-hosts*' | sort; ls /run/*.pid"

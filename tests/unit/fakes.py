@@ -21,7 +21,13 @@ case "$1 $2" in
         for name in "$@"; do [ ! -e "$here/$name.json" ] || cat "$here/$name.json"; done ;;
     "inspect --format")
         shift 3
-        for name in "$@"; do cat "$here/$name.state" || exit 1; done ;;
+        for name in "$@"; do
+            cat "$here/$name.state" || exit 1
+            # How it is at the next look.
+            [ ! -e "$here/$name.then" ] || {
+                echo "seen $(cat "$here/$name.state")" >>"$here/asked"
+                mv "$here/$name.then" "$here/$name.state"; }
+        done ;;
     "logs "*) for name in "$@"; do :; done; echo "$*" >>"$here/asked"; cat "$here/$name.log" ;;
     "stats "*) cat "$here/stats" ;;
     "compose "*)

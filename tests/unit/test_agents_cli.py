@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fakes import LocalHost
-from tests.unit.projects import BIN, ROOT
+from tests.unit.projects import AGENT, BIN, ROOT
 
 AGENTS = ("vllm-hosts", "agents", "inventory/prod.py")
 
@@ -187,6 +187,50 @@ def test_start_leaves_what_runs_alone(host: LocalHost) -> None:
     assert done.returncode == 0, done.stdout
     assert composed(host) == ["up --detach --no-deps two"]
     assert "one runs already" in done.stdout
+
+
+@pytest.mark.parametrize("gpus", [[0], [1], []])
+def test_agents_of_one_card_start_one_after_the_other(host: LocalHost, gpus: list[int]) -> None:
+    """H26: the second starts when the first is healthy; with cards of their own, both at once."""
+    small = dict(AGENT, gpu_memory_utilization=0.4)
+    two = dict(small, name="two", port=8002, gpus=gpus)
+    vllm = {"directory": str(host.folder / "opt")}
+    host.project.group(agents=[small, two], vllm=vllm)
+    for name in ("one", "two"):
+        host.agent(name, "exited", None)
+        host.file(f"{name}.after", f"/{name} running 0 healthy\n")
+    if gpus == [0]:
+        host.file("one.after", "/one running 0 starting\n")
+        host.file("one.then", "/one running 0 healthy\n")
+    else:
+        # The stand-in takes up the last name of a command only.
+        host.file("one.state", "/one running 0 healthy\n")
+    done = run(host, "start")
+    assert done.returncode == 0, done.stdout
+    asked = [line.partition("--progress plain ")[2] or line for line in host.asked()]
+    if gpus == [0]:
+        assert asked == [
+            "up --detach --no-deps one",
+            "seen /one running 0 starting",
+            "up --detach --no-deps two",
+        ]
+    else:
+        assert asked == ["up --detach --no-deps one two"]
+
+
+def test_the_second_agent_of_a_card_is_not_started_where_the_first_fails(host: LocalHost) -> None:
+    small = dict(AGENT, gpu_memory_utilization=0.4)
+    vllm = {"directory": str(host.folder / "opt")}
+    two = dict(small, name="two", port=8002)
+    host.project.group(agents=[small, two], vllm=vllm)
+    for name in ("one", "two"):
+        host.agent(name, "exited", None)
+    host.file("one.after", "/one exited 0 none\n")
+    host.file("one.log", "the reason\n")
+    done = run(host, "start")
+    assert done.returncode == 1
+    assert "agent one is exited; its last lines:" in done.stdout
+    assert not any(line.endswith("two") for line in composed(host))
 
 
 def test_a_start_that_fails_on_one_host_is_said(host: LocalHost) -> None:

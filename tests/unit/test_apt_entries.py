@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from roles.docker.plan import CE_STALE, archive
+from roles.docker.plan import CE_STALE
 from tests.unit.driver_hosts import DEBIAN_13
 from vllm_hosts.apt_entries import Edit, in_the_way, is_source, mentioned
 from vllm_hosts.apt_sources import extended, offered, read
+from vllm_hosts.archives import docker_archive
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.operations import apt
@@ -226,7 +229,7 @@ class TestTheScript:
 
     def run(self, root: Path) -> subprocess.CompletedProcess[str]:
         docker = Docker(key_fingerprint=PRINT)
-        added = archive(docker, DEBIAN_13)
+        added = docker_archive(docker, DEBIAN_13)
         edits = in_the_way(self.sources(root), added.url, added.suite, "amd64", but=OURS)
         script = archive_script(added, edits)
         script = script.replace("/etc/apt/", f"{root}/etc/apt/")
@@ -303,13 +306,49 @@ class TestTheScript:
         assert "the sources of apt are what they were before" in done.stdout
         assert list((root / "tmp").iterdir()) == []
 
+    #: A program of the script's, and which call of it the run is killed at: before and behind
+    #: each change to what apt reads.
+    KILLED = (
+        ("mkdir", 2), ("cp", 1), ("cp", 4), ("rm", 1), ("sed", 1), ("install", 2), ("mv", 1),
+        ("mv", 2), ("apt-get", 1), ("apt-get", 2),
+    )  # fmt: skip
+
+    @pytest.mark.parametrize("when", ["before", "behind"])
+    @pytest.mark.parametrize(("name", "call"), KILLED)
+    def test_a_run_that_is_killed_leaves_apt_working_and_the_next_one_ends_it(
+        self, root: Path, name: str, call: int, when: str
+    ) -> None:
+        for file, said in (self.BEFORE[0], self.BEFORE[1], self.BEFORE[3]):
+            (root / f"etc{FOLDER[4:]}{file}").write_text(said)
+        assert self.readable(root)
+        real = root / "bin" / name if name == "apt-get" else Path("/usr/bin", name)
+        if name == "apt-get":
+            real = real.rename(root / "bin/real-apt-get")
+        do, kill = f'{real} "$@"', f"[ $(wc -c <{root}/calls) != {call} ] || kill -KILL $PPID"
+        first, second = (kill, do) if when == "before" else (do, kill)
+        self.program(root, name, f"printf x >>{root}/calls\n{first} || exit\n{second}")
+        assert self.run(root).returncode == -signal.SIGKILL
+        # What was started goes on for a moment.
+        time.sleep(0.1)
+        assert self.readable(root)
+        (root / "bin" / name).unlink()
+        if name == "apt-get":
+            real.rename(root / "bin/apt-get")
+        done = self.run(root)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert self.readable(root)
+        assert set(self.sources(root)) == {OURS, FOLDER + "third.list", FOLDER + "other.sources"}
+        kept = root / f"previous{root}{FOLDER}"
+        assert (kept / self.BEFORE[0][0]).read_text() == self.BEFORE[0][1]
+        assert (kept / self.BEFORE[1][0]).read_text() == self.BEFORE[1][1]
+
     def test_sources_that_apt_refuses_are_put_back(self, root: Path) -> None:
         """An entry that is not seen to be the same, and is for apt."""
         path = root / f"etc{FOLDER[4:]}x.list"
         path.write_text(LINE)
         before = path.read_text()
         edits: list[Edit] = []
-        script = archive_script(archive(Docker(key_fingerprint=PRINT), DEBIAN_13), edits)
+        script = archive_script(docker_archive(Docker(key_fingerprint=PRINT), DEBIAN_13), edits)
         script = script.replace("/etc/apt/", f"{root}/etc/apt/")
         script = script.replace("/usr/lib/apt/apt-helper", f"{root}/bin/helper")
         done = subprocess.run(
@@ -332,7 +371,7 @@ class TestTheOperation:
         self, monkeypatch: pytest.MonkeyPatch, sources: dict[str, str], there: list[str]
     ) -> list[Edit]:
         found: list[Edit] = []
-        added = archive(Docker(), DEBIAN_13)
+        added = docker_archive(Docker(), DEBIAN_13)
         paths = {
             path: replace(NOTHING, kind="f" if path in there else "-")
             for path in [added.source.path, *CE_STALE]

@@ -155,27 +155,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "api key": (
         {"agents": [agent(extra_args=["--api-key", "x"])]},
         "group_data/gpu_hosts.py: agents[0].extra_args: --api-key is refused:"
-        " the key comes from .env, where `ps` cannot show it",
+        " the key comes from .env, where `ps` cannot show it; leave it out",
     ),
     "api key, joined": (
         {"agents": [agent(extra_args=["--api_key=secret-value"])]},
         "group_data/gpu_hosts.py: agents[0].extra_args: --api_key is refused:"
-        " the key comes from .env, where `ps` cannot show it",
+        " the key comes from .env, where `ps` cannot show it; leave it out",
     ),
     "root path": (
         {"agents": [agent(extra_args=["--root-path=/v1"])]},
         "group_data/gpu_hosts.py: agents[0].extra_args: --root-path is refused:"
-        " it turns authentication off",
+        " it turns authentication off; leave it out",
     ),
     "root path, abbreviated": (
         {"agents": [agent(extra_args=["--root=/v1"])]},
         "group_data/gpu_hosts.py: agents[0].extra_args: --root is refused:"
-        " it turns authentication off",
+        " it turns authentication off; leave it out",
     ),
     "host": (
         {"agents": [agent(extra_args=["--host", "0.0.0.0"])]},
         "group_data/gpu_hosts.py: agents[0].extra_args: --host is refused:"
-        " only 127.0.0.1 of the host reaches the container",
+        " only 127.0.0.1 of the host reaches the container; leave it out",
     ),
     "port": (
         {"agents": [agent(extra_args=["--port", "80"])]},
@@ -183,8 +183,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "revision of a folder": (
         {"agents": [agent(model="/srv/x", revision="main")]},
-        "group_data/gpu_hosts.py: agents[0]: revision is for hub ids; model /srv/x is a folder on"
-        " the host",
+        "group_data/gpu_hosts.py: agents[0]: revision is for hub ids, and model /srv/x is a folder"
+        " on the host; leave revision out",
     ),
     "not a revision": (
         {"agents": [agent(revision="../main")]},
@@ -229,7 +229,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "development mode": (
         {"agents": [agent(env={"VLLM_SERVER_DEV_MODE": "1"})]},
         "group_data/gpu_hosts.py: agents[0].env: VLLM_SERVER_DEV_MODE is refused:"
-        " it opens control routes without a key",
+        " it opens control routes without a key; leave it out",
     ),
     "a risk without a word": (
         {"agents": [agent(extra_args=["--trust_remote_code"])]},
@@ -244,8 +244,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a token in the environment": (
         {"agents": [agent(env={"WANDB_API_KEY": "secret-value"})]},
         "group_data/gpu_hosts.py: agents[0].env: WANDB_API_KEY looks like a secret, which"
-        " compose.yaml and `docker inspect` would show; the Hugging Face token goes into"
-        " secrets.hf_token_env, and other secrets have no place in an agent",
+        " compose.yaml and `docker inspect` would show; take it out: the Hugging Face token"
+        " goes into secrets.hf_token_env, and other secrets have no place in an agent",
     ),
     "a limit that does not exist": (
         {"agents": [agent(request_limits={"choises": 4})]},
@@ -278,12 +278,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "CA file missing": (
         {"tls": {"mode": "local-ca", "ca_file": "ca.pem"}},
-        "group_data/gpu_hosts.py: tls: tls.ca_file is only for tls.mode = 'files';"
-        " here it is 'local-ca'",
+        "group_data/gpu_hosts.py: tls: tls.ca_file is only for tls.mode = 'files',"
+        " and here it is 'local-ca'; remove tls.ca_file, or set tls.mode",
     ),
     "certificate not named": (
         {"tls": {"mode": "files", "key": "no.key"}},
-        "group_data/gpu_hosts.py: tls: tls.mode is 'files' but tls.certificate names no file",
+        "group_data/gpu_hosts.py: tls: tls.mode is 'files' but tls.certificate names no file;"
+        " set it, or tls.mode = 'local-ca'",
     ),
     "network with host bits": (
         {"edge": {"allow_from": ["10.0.0.1/8"]}},
@@ -298,12 +299,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "route without a key": (
         {"edge": {"routes": ["POST /tokenize"]}},
         "group_data/gpu_hosts.py: edge.routes: 'POST /tokenize' cannot be served: vLLM asks for its"
-        " key below /v1 /v2 /inference /cohere only",
+        " key below /v1 /v2 /inference /cohere only; leave it out",
     ),
     "route that loads weights": (
         {"edge": {"routes": ["POST /v1/load_lora_adapter"]}},
         "group_data/gpu_hosts.py: edge.routes: 'POST /v1/load_lora_adapter' cannot be served: it"
-        " lets clients load weights",
+        " lets clients load weights; leave it out",
     ),
     "route that climbs": (
         {"edge": {"routes": ["POST /v1/../metrics"]}},
@@ -313,7 +314,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "route that is served": (
         {"edge": {"routes": ["POST /v1/completions"]}},
         "group_data/gpu_hosts.py: edge.routes: 'POST /v1/completions' is not needed: the edge"
-        " serves that path already, or a pattern of it",
+        " serves that path already, or a pattern of it; leave it out",
     ),
     "origin with a path": (
         {"edge": {"cors_origins": ["https://app.example.com/"]}},

@@ -181,7 +181,8 @@ class TestWhatIsNotKnown:
 
     def test_gpus_that_are_not_there(self) -> None:
         plan = one("Qwen3-8B", gpus=[0, 5])
-        assert plan.problems == ("agent 'it' asks for GPU 5, and this host has 0, 1",)
+        [problem] = plan.problems
+        assert problem.startswith("agent 'it' asks for GPU 5, and this host has 0, 1; correct")
         assert plan.verdict is Verdict.DOES_NOT_FIT
 
     def test_a_card_that_does_not_say_its_memory(self) -> None:

@@ -151,9 +151,33 @@ class TestTheDaemonsOwnWords:
         assert done.stdout == (
             "dockerd says:\nfailed to start daemon: --live-restore daemon configuration is"
             " incompatible with swarm mode\n"
+            "so: set docker.live_restore = False, or leave the swarm: docker swarm leave\n"
         )
         asked = (tmp_path / "asked").read_text().splitlines()
         assert asked == ["reset-failed docker.service", "restart docker.service"]
+
+    @pytest.mark.parametrize(
+        ("words", "way_out"),
+        [
+            (
+                "unable to configure the Docker daemon with file /etc/docker/daemon.json: the"
+                " following directives are specified both as a flag and in the configuration file:"
+                " live-restore: (from flag: true, from file: true)",
+                "so: take these options out of the files that systemctl cat docker.service shows,"
+                " or\nof /etc/default/docker, then systemctl daemon-reload\n",
+            ),
+            (
+                "failed to start daemon: error initializing graphdriver: driver not supported",
+                "so: correct what it names, in /etc/docker/daemon.json or in what\n"
+                "systemctl cat docker.service shows, and run again\n",
+            ),
+        ],
+    )
+    def test_with_the_way_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, way_out: str
+    ) -> None:
+        monkeypatch.setattr(self, "JOURNAL", f"{words}\n{words}\n", raising=False)
+        assert self.run(tmp_path, "exit 1").stdout == f"dockerd says:\n{words}\n{way_out}"
 
     def test_what_ran_runs_again(self, tmp_path: Path) -> None:
         """Once the daemon has taken up live-restore; and again only where it stopped anyway."""

@@ -135,7 +135,10 @@ class TestRefusals:
 
     def test_more_cards_than_there_are_are_refused_before_anything_is_installed(self) -> None:
         [problem] = refused(bare(H100, H100), gpus=(0, 2))
-        assert problem == "an agent asks for GPU 2, and the PCI bus shows 2, numbered from 0"
+        assert problem == (
+            "an agent asks for GPU 2, and the PCI bus shows 2, numbered from 0; correct the agent's"
+            " gpus, or see that the card is passed to this machine"
+        )
 
     def test_a_driver_that_works_is_kept_whoever_installed_it(self) -> None:
         host = bare(H100, smi=smi("h200"), module="590.48.01")

@@ -270,7 +270,10 @@ def test_a_look_that_was_cut_short_is_no_host_without_gpus() -> None:
 def test_agents_take_whole_cards_that_are_there() -> None:
     agents = settings(agents=[QWEN | {"gpus": [0, 3]}]).agents
     [lost] = unusable(agents, smi("l40s"))
-    assert lost == "agent 'qwen' asks for GPU 3, and this host has 0, 1"
+    assert lost == (
+        "agent 'qwen' asks for GPU 3, and this host has 0, 1; correct the agent's gpus, or see on"
+        " the host which cards it has: nvidia-smi -L"
+    )
     split, _ = unusable(agents, smi("h100-mig"))
     assert "asks for GPU 0, which is split up (MIG)" in split
     assert "nvidia-smi -i 0 -mig 0" in split

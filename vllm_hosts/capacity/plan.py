@@ -13,6 +13,7 @@ from vllm_hosts.capacity.fields import UnplannableError
 from vllm_hosts.capacity.model import Model, ModelFiles, describe
 from vllm_hosts.capacity.result import AgentPlan, Gpu, HostPlan, Needs, Verdict
 from vllm_hosts.capacity.sizes import weight_size
+from vllm_hosts.gpus import not_there
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.weights import LARGEST
 
@@ -48,10 +49,7 @@ def _plan(
     if not agent.gpus:
         return base
     if missing := sorted(set(agent.gpus) - set(gpus)):
-        there = ", ".join(map(str, sorted(gpus))) or "none"
-        problems = tuple(
-            f"agent {agent.name!r} asks for GPU {gpu}, and this host has {there}" for gpu in missing
-        )
+        problems = tuple(not_there(agent, gpu, gpus) for gpu in missing)
         return replace(base, verdict=Verdict.DOES_NOT_FIT, problems=problems)
     cards = [gpus[index] for index in agent.gpus]
     try:

@@ -220,7 +220,7 @@ def _holder(line: str) -> Holder:
 
 
 def _nginx(lines: list[str]) -> NginxSeen:
-    active = next(line.removeprefix("active ") for line in lines if line.startswith("active "))
+    [active] = [line.removeprefix("active ") for line in lines if line.startswith("active ")]
     return NginxSeen(active, " ".join(_quoted(lines)) if "rejected" in lines else "")
 
 

@@ -226,4 +226,5 @@ class AgentLog(HostFact[tuple[str, ...]]):
         )
 
     def parse(self, lines: list[str]) -> tuple[str, ...]:
-        return tuple(sections(lines)["log"])
+        # What an agent prints may look like a heading of ours.
+        return tuple(line for line in lines[lines.index("== log") + 1 :] if line)

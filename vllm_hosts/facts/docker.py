@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from shlex import quote
 
-from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.docker_unit import Unit
+from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
 from vllm_hosts.facts.compose import STARTS, start_seconds
 from vllm_hosts.facts.tree import STAMPS
 from vllm_hosts.text import clean
@@ -64,8 +65,8 @@ class DockerDaemon(HostFact[Daemon]):
         return Daemon(
             version="".join(parts["version"]) or None,
             compose_version="".join(parts["compose"]).removeprefix("v") or None,
-            running=parts["active"] == ["active"],
-            enabled=parts["enabled"] == ["enabled"],
+            running=is_active(parts["active"]),
+            enabled=is_enabled(parts["enabled"]),
             config=_decoded(config[1:]) if config else None,
             stale=tuple(parts["stale"]),
         )
@@ -101,6 +102,9 @@ class AgentsServed(HostFact[Served]):
     def parse(self, lines: list[str]) -> Served:
         parts = sections(lines)
         said = [line for line in parts["live"] if line in ("true", "false")]
+        if parts["live"] and not said:
+            # A daemon that says something answers, and may have containers.
+            raise ValueError(f"docker info says {' '.join(parts['live'])[:200]!r}")
         return Served(
             answers=bool(said),
             live_restore=said == ["true"],
@@ -141,7 +145,10 @@ class ImageId(HostFact[str]):
         )
 
     def parse(self, lines: list[str]) -> str:
-        return "".join(sections(lines)["id"])
+        found = "".join(sections(lines)["id"])
+        if found and not re.fullmatch(r"sha256:[0-9a-f]{64}", found):
+            raise ValueError(found[:200])
+        return found
 
 
 #: The image that was asked last for its vLLM, and what it said.
@@ -175,3 +182,64 @@ class ImageVersion(HostFact[ImageFound]):
         found = "".join(parts["id"])
         asked, _, version = "".join(parts["note"]).partition(" ")
         return ImageFound(found, clean(version, 100) if found and asked == found else None)
+
+
+#: Drop-ins in an earlier folder hide those of the same name in a later one; systemd reads what is
+#: left by name. Only lines with options of dockerd are shown: others may have a proxy's password.
+_UNIT = r"""
+lines() {{ sed -e ':a' -e '/\\$/{{N;s/\\\n/ /;ta' -e '}}' "$1" |
+    sed 's/^[[:space:]]*//' |
+    grep -E '^(ExecStart|EnvironmentFile)[[:space:]]*=|^Environment[[:space:]]*=.*--' |
+    sed 's/^/| /'; }}
+echo '== swarm'
+timeout 20 docker info --format '{{{{.Swarm.LocalNodeState}}}}' 2>/dev/null
+echo '== log driver'
+sed -n 's/.*"log-driver" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null | head -n 1
+set --
+for folder in {folders}; do
+    [ ! -f "$folder/docker.service" ] || {{ set -- "$folder/docker.service"; break; }}
+done
+for name in $(for folder in {folders}; do ls "$folder/docker.service.d" 2>/dev/null; done |
+    grep '[.]conf$' | LC_ALL=C sort -u); do
+    for folder in {folders}; do
+        [ ! -e "$folder/docker.service.d/$name" ] ||
+            {{ set -- "$@" "$folder/docker.service.d/$name"; break; }}
+    done
+done
+for file in "$@"; do [ ! -f "$file" ] || {{ echo "== unit $file"; lines "$file"; }}; done
+for file in "$@"; do [ ! -f "$file" ] || lines "$file"; done |
+    sed -n 's/^| EnvironmentFile[[:space:]]*=[[:space:]]*-*//p' |
+    while read -r file; do
+        [ -f "$file" ] || continue
+        echo "== environment $file"; grep -e '^[A-Za-z_].*--' "$file" | sed 's/^/| /'
+    done
+"""
+_FOLDERS = (
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)
+
+
+class DockerUnit(HostFact[Unit]):
+    """Options that docker.service and its drop-ins give the daemon."""
+
+    what = "docker.service"
+
+    def command(self, folders: tuple[str, ...] = _FOLDERS) -> str:
+        return ending(_UNIT.format(folders=" ".join(folders)))
+
+    def parse(self, lines: list[str]) -> Unit:
+        parts = sections(lines)
+
+        def of(kind: str) -> list[tuple[str, list[str]]]:
+            return [
+                (heading.removeprefix(kind), [line.removeprefix("| ") for line in content])
+                for heading, content in parts.items()
+                if heading.startswith(kind)
+            ]
+
+        swarm = parts["swarm"] not in ([], ["inactive"])
+        return Unit(of("unit "), of("environment "), "".join(parts["log driver"]), swarm)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
 from vllm_hosts.sockets import plain
 
 #: Without counters, and without the addresses that a set has collected.
 LISTING = "nft -s -t list table inet vllm_hosts"
+#: How the SHA-256 of nothing begins.
+_NOTHING = "e3b0c44298fc1c14"
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,14 @@ class FirewallLoaded(HostFact[Loaded]):
 
     def parse(self, lines: list[str]) -> Loaded:
         parts = sections(lines)
+        [live], [file] = parts["live"], parts["file"]
         return Loaded(
-            in_force=parts["rules"] == ["present"] and parts["live"] == parts["file"],
-            enabled=parts["enabled"] == ["enabled"],
-            active=parts["active"] == ["active"],
+            # Where nft cannot list anything, both are the digest of nothing.
+            in_force=parts["rules"] == ["present"]
+            and live == file
+            and not live.startswith(_NOTHING),
+            enabled=is_enabled(parts["enabled"]),
+            active=is_active(parts["active"]),
         )
 
 
@@ -179,4 +185,7 @@ class OtherFirewalls(HostFact[Others]):
         )
 
     def parse(self, lines: list[str]) -> Others:
-        return Others(tuple(sections(lines)["active"]))
+        found = tuple(sections(lines)["active"])
+        if odd := set(found) - {"ufw", "firewalld"}:
+            raise ValueError(f"{sorted(odd)[0][:200]!r} is no firewall that is known here")
+        return Others(found)

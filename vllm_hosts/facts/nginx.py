@@ -6,7 +6,7 @@ import re
 from base64 import b64decode
 from dataclasses import dataclass
 
-from vllm_hosts.facts.base import END, HostFact, ending, sections
+from vllm_hosts.facts.base import END, HostFact, ending, is_active, is_enabled, sections
 from vllm_hosts.facts.nginx_sites import NginxSites, Sites
 from vllm_hosts.facts.tree import TreeFound, TreeState
 
@@ -54,8 +54,8 @@ class NginxState(HostFact[Nginx]):
         parts = sections(lines)
         return Nginx(
             version_text="\n".join(parts["version"]),
-            active=parts["active"] == ["active"],
-            enabled=parts["enabled"] == ["enabled"],
+            active=is_active(parts["active"]),
+            enabled=is_enabled(parts["enabled"]),
             ipv6=parts["ipv6"] == ["present"],
             names_bucket=next(map(_size, parts["names"]), None),
         )

@@ -61,8 +61,11 @@ class NginxSites(HostFact[Sites]):
     def parse(self, lines: list[str]) -> Sites:
         parts = sections(lines)
         listens = (line.partition("\t") for line in parts["listens"])
+        whose = "".join(parts["welcome"])
+        if whose not in ("", "distribution", "own"):
+            raise ValueError(f"the welcome site is {whose[:200]!r}")
         return Sites(
-            welcome="".join(parts["welcome"]),
+            welcome=whose,
             pages=tuple(clean(name, 80) for name in parts["pages"]),
             listens=tuple(
                 (clean(file, 200), said)

@@ -30,7 +30,11 @@ class HostCertificate(HostFact[Certificate]):
 
     def parse(self, lines: list[str]) -> Certificate:
         parts = sections(lines)
-        return Certificate(_pem(parts["certificate"]), _pem(parts["public key"]))
+        public = _pem(parts["public key"])
+        if public is not None and not public.startswith(b"-----BEGIN PUBLIC KEY-----\n"):
+            # Not the absence of a key, for which another would be made.
+            raise ValueError(f"openssl pkey says {public[:200]!r}")
+        return Certificate(_pem(parts["certificate"]), public)
 
 
 def _pem(lines: list[str]) -> bytes | None:

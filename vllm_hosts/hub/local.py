@@ -47,7 +47,9 @@ class LocalFile:
         try:
             descriptor = os.open(self.path, flags)
         except OSError as error:
-            raise HostError(f"{self.path} cannot be read any more: {error.strerror}") from error
+            raise HostError(
+                f"{self.path} cannot be read any more: {error.strerror}; run again"
+            ) from error
         found = os.fstat(descriptor)
         seen = _identity(found), found.st_size, found.st_mtime_ns
         if not stat.S_ISREG(found.st_mode) or seen != (self.identity, self.size, self.changed):
@@ -104,7 +106,9 @@ def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
     try:
         files = tuple(_files(folder, root.resolve(strict=True), allow_pickle))
     except OSError as error:
-        raise SettingsError([f"copy_from {folder} cannot be read: {error}"]) from error
+        raise SettingsError(
+            [f"copy_from {folder} cannot be read: {error}; correct its rights, or name another"]
+        ) from error
     names = [file.name for file in files]
     if "config.json" not in names and "params.json" not in names:
         raise SettingsError([f"copy_from {folder} has no config.json; name a model's folder"])

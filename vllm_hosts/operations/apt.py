@@ -29,6 +29,19 @@ _APT_GET = (
 )
 
 
+#: Where dpkg was killed in the middle, by us or by others, apt does nothing until that is finished.
+_UPDATES = "/var/lib/dpkg/updates"
+
+
+def _finished(command: str) -> str:
+    """Shell: an apt command; where it fails over an interrupted dpkg, that is finished first."""
+    return (
+        f"{command} || {{ ls {_UPDATES} 2>/dev/null | grep -q '^[0-9]' &&"
+        " echo 'finishing what was interrupted' && DEBIAN_FRONTEND=noninteractive dpkg"
+        f" --force-confdef --force-confold --configure -a && {command}; }} || exit 1"
+    )
+
+
 def lists_read() -> StringCommand:
     """The command that reads what the archives have."""
     return watched("reading the archives' lists", f"{_APT_GET} update")
@@ -111,7 +124,8 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
     """Shell: fetch the key, let other entries give way, name the archive, read its lists.
 
     Whatever ends it: all of that is there, or all is as it was. A run that is killed on the spot
-    leaves the host without the archive, never with two entries for it, at which apt stops.
+    leaves the host without the archive, never with two entries for it, at which apt stops; the
+    copies of what gave way are made before, and the next run adds it.
     """
     wanted = archive.source
     paths = [*(edit.path for edit in edits), archive.key_path, wanted.path]
@@ -123,7 +137,7 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
     ]
     keep = [
         f'mkdir -p {PREVIOUS}"$(dirname {quote(edit.path)})";'
-        f' mv -fT "$folder/was"{quote(edit.path)} {PREVIOUS}{quote(edit.path)}'
+        f" cp -dp --remove-destination {quote(edit.path)} {PREVIOUS}{quote(edit.path)}"
         for edit in edits
     ]
     return f"""
@@ -161,7 +175,7 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
             [ -e "$path" ] || [ -L "$path" ] || continue
             mkdir -p "$folder/was$(dirname "$path")"; cp -dp "$path" "$folder/was$path"
         done
-        mkdir -p /etc/apt/keyrings
+        mkdir -p /etc/apt/keyrings; {"; ".join(keep) or ":"}
         touched={quote(" ".join(reversed(paths)))}
         {"; ".join(give_way) or ":"}
         install -m 0644 "$folder/key" {archive.key_path}.new
@@ -171,7 +185,6 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
             -o Dir::Etc::SourceParts={wanted.path} -o APT::Get::List-Cleanup=0
         # All entries together: apt refuses to work while two of them disagree about one archive.
         apt-get indextargets >/dev/null
-        {"; ".join(keep) or ":"}
         finished=yes
     """
 
@@ -242,7 +255,8 @@ def packages_installed(
     for package in hold:
         differs(f"package {package}", "is not held")
     will_change([*remove, *(name for name in wanted if anew or _missing(wanted, found, name))])
-    removal = f"{before_removing}\n{_APT_GET} remove {' '.join(remove)}" if remove else ""
+    removing = _finished(f"{_APT_GET} remove {' '.join(remove)}")
+    removal = f"{before_removing}\n{removing}" if remove else ""
     commands = _installation(wanted, remove, removal, missing, hold, without_starting, first)
     if remove:
         removed = f"packages {' '.join(remove)} are replaced by {' '.join(wanted)}"
@@ -274,7 +288,7 @@ def _installation(
         unmask = f"trap 'systemctl unmask --runtime --quiet {units}' EXIT;" if units else ""
         yield watched(
             f"installing {' '.join(wanted)}",
-            f"set -e; {unmask} {mask} {_APT_GET} update; {first}; {install}",
+            f"set -e; {unmask} {mask} {_APT_GET} update; {first}; {_finished(install)}",
         )
     if hold:
         yield watched("holding packages", f"apt-mark hold {' '.join(hold)}")

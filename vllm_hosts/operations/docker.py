@@ -51,9 +51,17 @@ if systemctl restart docker.service; then
     rm -f {RAN}
 else
     journalctl --sync 2>/dev/null || :
-    echo 'dockerd says:'
-    journalctl _SYSTEMD_UNIT=docker.service --since "@$begun" -o cat --no-pager 2>/dev/null |
-        grep -v 'level=\(info\|debug\)' | awk '!said[$0]++' | tail -n 5 | cut -c 1-1000
+    said=$(journalctl _SYSTEMD_UNIT=docker.service --since "@$begun" -o cat --no-pager 2>/dev/null |
+        grep -v 'level=\(info\|debug\)' | awk '!said[$0]++' | tail -n 5 | cut -c 1-1000) || :
+    echo 'dockerd says:'; echo "$said"
+    case $said in
+    *swarm*) echo 'so: set docker.live_restore = False, or leave the swarm: docker swarm leave' ;;
+    *'both as a flag and in the configuration file'*)
+        echo 'so: take these options out of the files that systemctl cat docker.service shows, or'
+        echo 'of /etc/default/docker, then systemctl daemon-reload' ;;
+    *) echo 'so: correct what it names, in /etc/docker/daemon.json or in what'
+        echo 'systemctl cat docker.service shows, and run again' ;;
+    esac
     false
 fi
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pyinfra.api.command import StringCommand
 
-from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.base import HostFact, ending, is_active, sections
 from vllm_hosts.paths import EDGE_FOLDER
 
 #: Upstream -> key, and agent -> upstream where it is not its own: maps that the edge includes.
@@ -62,7 +62,7 @@ class EdgeRuns(HostFact[bool]):
         )
 
     def parse(self, lines: list[str]) -> bool:
-        return sections(lines)["edge"] == ["active"]
+        return is_active(sections(lines)["edge"])
 
 
 def upstream(agent: str) -> str:

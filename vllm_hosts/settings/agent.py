@@ -74,7 +74,8 @@ class Expose(Section):
         for network in networks:
             if network.prefixlen == 0:
                 raise ValueError(
-                    f"{network} is everybody; an agent's own port is for named networks only"
+                    f"{network} is everybody, and an agent's own port is for named networks only;"
+                    " write the networks themselves, such as '10.0.0.0/8'"
                 )
         return networks
 
@@ -289,7 +290,10 @@ class Agent(Section):
     def _model_comes_from_one_place(self) -> Self:
         if self.is_folder and (self.revision or self.ignore_files):
             name = "revision" if self.revision else "ignore_files"
-            raise ValueError(f"{name} is for hub ids; model {self.model} is a folder on the host")
+            raise ValueError(
+                f"{name} is for hub ids, and model {self.model} is a folder on the host; leave"
+                f" {name} out"
+            )
         if self.copy_from and not self.is_folder:
             raise ValueError(
                 f"copy_from needs a folder as model, such as '/srv/models/mine'; {self.model!r} is"
@@ -314,7 +318,7 @@ class Agent(Section):
     @model_validator(mode="after")
     def _tensor_parallel_fits(self) -> Self:
         if len(set(self.gpus)) != len(self.gpus):
-            raise ValueError(f"gpus {list(self.gpus)} names one GPU twice")
+            raise ValueError(f"gpus {list(self.gpus)} names one GPU twice; name each once")
         size = self.tensor_parallel_size
         if size and size < len(self.gpus) and not any(map(_PARALLEL.match, self.extra_args)):
             raise ValueError(
@@ -325,7 +329,7 @@ class Agent(Section):
         if self.gpus and (self.tensor_parallel_size or 0) > len(self.gpus):
             raise ValueError(
                 f"tensor_parallel_size {self.tensor_parallel_size} needs as many GPUs,"
-                f" but gpus names {len(self.gpus)}"
+                f" but gpus names {len(self.gpus)}; make them the same"
             )
         return self
 

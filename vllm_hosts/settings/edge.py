@@ -104,11 +104,14 @@ class Edge(Section):
             if problem := _route_problem(route):
                 raise ValueError(f"{route!r} {problem}")
             if routes.count(route) > 1:
-                raise ValueError(f"{route!r} stands there twice")
+                raise ValueError(f"{route!r} stands there twice; remove one")
         paths = [route.partition(" ")[2] for route in routes]
         for path in paths:
             if paths.count(path) > 1:
-                raise ValueError(f"{path!r} stands there with two methods; the edge takes one")
+                raise ValueError(
+                    f"{path!r} stands there with two methods, and the edge takes one; remove the"
+                    " other"
+                )
         return routes
 
     @model_validator(mode="after")
@@ -138,9 +141,9 @@ def _route_problem(route: str) -> str | None:
     path = route.partition(" ")[2]
     if not path.startswith(_GUARDED):
         below = " ".join(prefix.rstrip("/") for prefix in _GUARDED)
-        return f"cannot be served: vLLM asks for its key below {below} only"
+        return f"cannot be served: vLLM asks for its key below {below} only; leave it out"
     if path in _LOADS_WEIGHTS:
-        return "cannot be served: it lets clients load weights"
+        return "cannot be served: it lets clients load weights; leave it out"
     if path in {served for _, served in SERVED} or _PATTERNS.fullmatch(path):
-        return "is not needed: the edge serves that path already, or a pattern of it"
+        return "is not needed: the edge serves that path already, or a pattern of it; leave it out"
     return None

@@ -61,7 +61,7 @@ class HostSettings(Section):
                     " give it another"
                 )
             if agent.name == "v1":
-                raise ValueError("an agent cannot be called 'v1': its path would be the API's own")
+                raise ValueError("agent 'v1' would have the API's own path; give it another name")
         on_gpu: dict[int, list[Agent]] = defaultdict(list)
         for agent in self.agents:
             for gpu in agent.gpus:

@@ -57,7 +57,9 @@ class Docker(Section):
     log_max_size: Size = Field("50m", description="A container's log is rotated at this size")
     log_max_file: int = Field(3, ge=1, le=100, description="Rotated log files kept per container")
     live_restore: bool = Field(
-        True, description="Containers keep running while the Docker daemon restarts"
+        True,
+        description="Containers keep running while the Docker daemon restarts; False on a node of a"
+        " Docker swarm, where dockerd does not start with it",
     )
     container_folders: tuple[AbsolutePath, ...] = Field(
         (),
@@ -198,7 +200,7 @@ class Secrets(Section):
         for name in ("hf_token", "internal_key", "sudo_password"):
             if getattr(self, f"{name}_env") and getattr(self, f"{name}_command"):
                 raise ValueError(
-                    f"secrets.{name}_env and secrets.{name}_command exclude each other"
+                    f"secrets.{name}_env and secrets.{name}_command exclude each other; remove one"
                 )
         return self
 
@@ -367,12 +369,16 @@ class Tls(Section):
     def _consistent(self) -> Self:
         for name, value in (("tls.certificate", self.certificate), ("tls.key", self.key)):
             if self.mode == "files" and not value:
-                raise ValueError(f"tls.mode is 'files' but {name} names no file")
+                raise ValueError(
+                    f"tls.mode is 'files' but {name} names no file; set it, or tls.mode ="
+                    " 'local-ca'"
+                )
         named = {"certificate": self.certificate, "key": self.key, "ca_file": self.ca_file}
         for name, value in named.items():
             if self.mode == "local-ca" and value:
                 raise ValueError(
-                    f"tls.{name} is only for tls.mode = 'files'; here it is 'local-ca'"
+                    f"tls.{name} is only for tls.mode = 'files', and here it is 'local-ca'; remove"
+                    f" tls.{name}, or set tls.mode"
                 )
         if self.renew_before_days >= self.valid_days:
             raise ValueError("tls.renew_before_days must be smaller than tls.valid_days")

@@ -30,8 +30,9 @@ SECRET_VALUE = re.compile(
     r"(?<![A-Za-z0-9])(hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}"
 )
 _INSTEAD = (
-    "looks like a secret, which compose.yaml and `docker inspect` would show; the Hugging Face"
-    " token goes into secrets.hf_token_env, and other secrets have no place in an agent"
+    "looks like a secret, which compose.yaml and `docker inspect` would show; take it out: the"
+    " Hugging Face token goes into secrets.hf_token_env, and other secrets have no place in an"
+    " agent"
 )
 
 
@@ -99,11 +100,17 @@ def _attached(name: str) -> list[str]:
     return [long for short, long in arguments().short.items() if name[:2] == short]
 
 
+def _refusal(name: str, why: str) -> str:
+    """Some reasons are the way out themselves: the setting to use instead."""
+    says_it = re.search(r"(^|; )(set|use|write) ", why)
+    return f"{name} is refused: {why}" + ("" if says_it else "; leave it out")
+
+
 def refused_argument(argument: str) -> str | None:
     """Why a word of an agent's command line is not taken, in a sentence."""
     for name in meant(argument):
-        if instead := arguments().refused.get(name):
-            return f"{argument.partition('=')[0]} is refused: {instead}"
+        if why := arguments().refused.get(name):
+            return _refusal(argument.partition("=")[0], why)
     if SECRET_VALUE.search(argument):
         return f"a word of it {_INSTEAD}"
     return None
@@ -111,8 +118,8 @@ def refused_argument(argument: str) -> str | None:
 
 def refused_variable(name: str, value: str) -> str | None:
     """Why a variable of an agent is not taken, in a sentence. Never shows the value."""
-    if instead := variables().refused.get(name):
-        return f"{name} is refused: {instead}"
+    if why := variables().refused.get(name):
+        return _refusal(name, why)
     if LOGIN_IN_URL.search(value):
         return (
             f"{name} has a password in its URL, which `docker inspect` and `ps` show; use a proxy"

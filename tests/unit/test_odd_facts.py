@@ -1,0 +1,300 @@
+"""The other half of the facts, and nft's listing, fed with mutations of real answers."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vllm_hosts
+from tests.hosts.doors import wrong
+from tests.hosts.packets import Table, listing
+from tests.hosts.test_firewall import strangers_first
+from tests.unit.fakes import inspected
+from tests.unit.samples import settings as host_settings
+from tests.unit.test_doctor_look import StandInHost
+from tests.unit.test_doors import EDGE, SETTINGS
+from tests.unit.test_doors import GOOD as RULES
+from tests.unit.test_odd_answers import FACTS as FED
+from tests.unit.test_odd_answers import HTTP, METRICS, STATS, STRAY, TOP_ROW, mutated
+from vllm_hosts.docker_unit import unit_problems
+from vllm_hosts.doctor.look import DoctorLook
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.agents import AgentLogs
+from vllm_hosts.facts.apt import AptPackages
+from vllm_hosts.facts.base import END, HostFact
+from vllm_hosts.facts.compose import AgentLog
+from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId, OwnPorts
+from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
+from vllm_hosts.facts.hub import HubModels, ModelCopy
+from vllm_hosts.facts.mark import HostMark
+from vllm_hosts.facts.nginx import EdgeState
+from vllm_hosts.facts.nginx_sites import NginxSites
+from vllm_hosts.facts.ssh import PasswordLogins
+from vllm_hosts.facts.system import HostMemory
+from vllm_hosts.facts.tls import HostCertificate
+from vllm_hosts.facts.vllm_images import ImageRoom
+from vllm_hosts.operations.edge import EdgeRuns
+from vllm_hosts.operations.gpu import LastGpuCheck
+from vllm_hosts.top.look import Doing
+
+SHA = "a" * 64
+COMMIT = "b" * 40
+SAID = "\r\n".join([*(line.rstrip("\r") for line in HTTP[:4]), *METRICS]).encode()
+NGINX = next(lines for fact, lines in FED if type(fact).__name__ == "NginxState")
+MAIN = next(lines for fact, lines in FED if type(fact).__name__ == "NginxMainConf")
+TREE = next(lines for fact, lines in FED if type(fact).__name__ == "TreeState")
+SITES = [
+    "== welcome", "own", "== pages", "index.html", "== listens",
+    "/etc/nginx/conf.d/a.conf 80 default_server", "/etc/nginx/conf.d/a.conf [::]:8080",
+]  # fmt: skip
+PLACES = [
+    "== images", "kind docker", "feature -", "root /var/lib/docker", "free root 53687091200",
+    "store /var/lib/containerd", "free store 1",
+]  # fmt: skip
+FACTS: list[tuple[HostFact[Any], list[str]]] = [
+    (
+        AgentLog(),
+        ["== log", "INFO 11-25 09:00:00 [x.py:1] Starting", "== heading of its own", "ValueError"],
+    ),
+    (
+        AgentLogs(),
+        ["== read at", "2026-11-25T09:00:00.123456789Z", "== qwen", "present",
+         "> 2026-11-25T08:59:00.5Z INFO: started", "== coder"],
+    ),
+    (
+        AgentsServed(),
+        ["== live", "true", "== healthy", "qwen", "coder", "== starts",
+         "/var/lib/vllm-hosts/starts/qwen:95"],
+    ),
+    (
+        AptPackages(),
+        ["== installed", "ii |docker-ce|5:28.5.1-1", "un |docker.io|", "== held", "docker-ce"],
+    ),
+    (
+        Doing(),
+        ["== containers", json.dumps(inspected("one")), "== gpus", TOP_ROW, "exit 0",
+         "== metrics one", "1234.56", base64.b64encode(gzip.compress(SAID)).decode(),
+         "== stats", STATS],
+    ),
+    (
+        DockerUnit(),
+        ["== swarm", "inactive", "== log driver", "== unit /lib/systemd/system/docker.service",
+         "| ExecStart=/usr/sbin/dockerd -H fd:// $DOCKER_OPTS",
+         "== unit /etc/systemd/system/docker.service.d/a.conf", "| ExecStart=",
+         "| ExecStart=/usr/bin/dockerd --live-restore", "== environment /etc/default/docker",
+         "| DOCKER_OPTS='--log-opt max-size=1m'"],
+    ),
+    (EdgeRuns(), ["== edge", "active"]),
+    (EdgeState(), [*NGINX, END, *MAIN, END, *SITES, END, *TREE]),
+    (
+        HostCertificate(),
+        ["== certificate", "-----BEGIN CERTIFICATE-----", "AAAA", "-----END CERTIFICATE-----",
+         "== public key", "-----BEGIN PUBLIC KEY-----", "AAAA", "-----END PUBLIC KEY-----"],
+    ),
+    (HostMark(), ["== file", "regular file 600 0:0", "== mark", "# Whose keys", f"store {SHA}"]),
+    (HostMemory(), ["== memory", "131072000"]),
+    (
+        HubModels(),
+        ["== Qwen--Qwen3-8B", f"commit {COMMIT}", "file 1208 config.json",
+         "file 5000 model.safetensors", f"ref {COMMIT}", "there 1208 config.json",
+         "there 5000 model.safetensors", "== org--other"],
+    ),
+    (ImageId(), ["== id", f"sha256:{SHA}"]),
+    (ImageRoom(), PLACES),
+    (
+        LastGpuCheck(),
+        ["== seen", "GPU-0, 590.48.01", "1.20.1-1", "0", "== now", "GPU-0, 590.48.01", "1.20.1-1",
+         "0"],
+    ),
+    (
+        ModelCopy(),
+        ["== free", "53687091200", "== folder", "present", "1208 config.json", "== staged",
+         "77 model.safetensors", "== stamp", "source abc", f"file {SHA} config.json"],
+    ),
+    (NginxSites(), SITES),
+    (OtherFirewalls(), ["== active", "ufw", "firewalld"]),
+    (OwnPorts(), ["== ports", "127.0.0.1:8001->8000/tcp, [::1]:8001->8000/tcp", "8000/tcp"]),
+    (
+        PasswordLogins(),
+        ["== effective", "port 22", "passwordauthentication no", "kbdinteractiveauthentication no",
+         "permitrootlogin without-password"],
+    ),
+]  # fmt: skip
+IDS = [type(fact).__name__ for fact, _ in FACTS]
+
+
+def test_every_fact_is_fed() -> None:
+    """A new one is fed too, or this test fails."""
+    for path in Path(vllm_hosts.__file__).parent.rglob("*.py"):
+        if "(HostFact[" in path.read_text():
+            __import__(".".join(["vllm_hosts", *path.relative_to(Path(vllm_hosts.__file__).parent)
+                                 .with_suffix("").parts]))  # fmt: skip
+    known = {type(fact) for fact, _ in (*FACTS, *FED)} | {DoctorLook}
+    assert {fact for fact in HostFact.__subclasses__() if "vllm_hosts" in fact.__module__} <= known
+
+
+@pytest.mark.parametrize(("fact", "lines"), FACTS, ids=IDS)
+def test_a_fact_reads_its_own_sample(fact: HostFact[Any], lines: list[str]) -> None:
+    assert fact.process([*lines, END]) is not None
+
+
+def feed(fact: HostFact[Any], lines: list[str]) -> Any:
+    """What it makes of them; None where it says that it cannot tell."""
+    try:
+        return fact.process([*lines, END])
+    except HostError as error:
+        text = str(error)
+        assert fact.what in text or "could not be" in text or "as root" in text
+        return None
+
+
+@pytest.mark.parametrize(("fact", "lines"), FACTS, ids=IDS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_fact_understands_or_says_that_it_does_not(
+    fact: HostFact[Any], lines: list[str], data: st.DataObject
+) -> None:
+    found = feed(fact, data.draw(mutated(lines)))
+    if isinstance(fact, OtherFirewalls) and found is not None:
+        assert len(found.sentences([443])) == len(found.names)
+    if isinstance(fact, DockerUnit) and found is not None:
+        assert list(unit_problems(host_settings(), found)) is not None
+
+
+@pytest.fixture(scope="module")
+def looked_at(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The doctor's script, run for real."""
+    lines = StandInHost(tmp_path_factory.mktemp("host")).output().splitlines()
+    return lines[: lines.index(END)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_the_doctor_s_look_understands_or_says_that_it_does_not(
+    looked_at: list[str], data: st.DataObject
+) -> None:
+    assert feed(DoctorLook(), looked_at) is not None
+    feed(DoctorLook(), data.draw(mutated(looked_at)))
+
+
+def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
+    odd = ["active" if line == "active active" else line for line in looked_at]
+    assert odd != looked_at
+    with pytest.raises(HostError, match="could not be understood"):
+        DoctorLook().process([*odd, END])
+
+
+#: One answer that is odd, and would be taken for: nobody is there.
+ODD: list[tuple[HostFact[Any], list[str]]] = [
+    (AgentsServed(), ["== live", "True?", "== healthy", "== starts"]),
+    (EdgeRuns(), ["== edge", "activ"]),
+    (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
+    (ImageId(), ["== id", "Killed"]),
+    (NginxSites(), ["== welcome", "Killed", "== pages", "== listens"]),
+    (OtherFirewalls(), ["== active", "Failed to connect to bus: No such file or directory"]),
+    (
+        DockerDaemon(),
+        ["== version", "== compose", "== active", "Failed to connect to bus", "== enabled",
+         "== config", "== stale"],
+    ),
+    (FirewallLoaded(), ["== live", "== file", "== rules", "present", "== enabled", "== active"]),
+    (PasswordLogins(), ["== effective", "port 22"]),
+    (HostMemory(), ["== memory"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fact", "lines"), ODD, ids=[type(fact).__name__ for fact, _ in ODD])
+def test_odd_is_not_absent(fact: HostFact[Any], lines: list[str]) -> None:
+    with pytest.raises(HostError, match="could not be understood"):
+        fact.process([*lines, END])
+
+
+def test_a_firewall_that_cannot_be_listed_is_not_in_force() -> None:
+    """Neither from the kernel nor from the file: both are the digest of nothing."""
+    nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  -"
+    lines = ["== live", nothing, "== file", nothing, "== rules", "present"]
+    found = FirewallLoaded().process([*lines, "== enabled", "== active", END])
+    assert not found.in_force
+
+
+@given(st.lists(st.sampled_from([line for line in STRAY if line]), max_size=4))
+def test_whatever_an_agent_prints_is_its_log(printed: list[str]) -> None:
+    log = ["== log", *printed, "== Loading ==", "the reason"]
+    assert AgentLog().process([*log, END]) == (*printed, "== Loading ==", "the reason")
+
+
+@pytest.fixture(scope="module")
+def nft_says() -> str:
+    """nft's own words about a table as it should be, with another one beside it."""
+    other = "table ip nat {\nchain pre {\ntype nat hook prerouting priority dstnat;\n}\n}\n"
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-ec", "nft -f - && nft -j list ruleset"],
+        input=f"{RULES}{other}",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.dumps(json.loads(done.stdout), indent=1)
+
+
+def nft_read(text: str) -> list[str]:
+    ruleset = listing(text)
+    return [*wrong(Table(ruleset), SETTINGS, {22}, EDGE), *strangers_first(ruleset)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_nft_s_listing_is_understood_or_said_not_to_be(nft_says: str, data: st.DataObject) -> None:
+    try:
+        nft_read("\n".join(data.draw(mutated(nft_says.splitlines()))))
+    except HostError as error:
+        assert str(error)  # noqa: PT017
+
+
+def _places(part: Any) -> list[Any]:
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return [part, *(place for one in inner for place in _places(one))]
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_nft_s_listing_with_another_value_somewhere(nft_says: str, data: st.DataObject) -> None:
+    """JSON that is whole, as another version of nft may print it."""
+    ruleset = json.loads(nft_says)
+    place = data.draw(st.sampled_from([one for one in _places(ruleset) if one and one is not None
+                                       and isinstance(one, dict | list)]))  # fmt: skip
+    key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
+    odd = st.sampled_from([None, "", "odd", -1, 1.5, [], {}, ["x"], {"x": 1}, True])
+    place[key] = data.draw(odd)
+    try:
+        nft_read(json.dumps(ruleset))
+    except HostError as error:
+        assert str(error)  # noqa: PT017
+
+
+def test_as_it_is_nothing_is_wrong(nft_says: str) -> None:
+    assert nft_read(nft_says) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ('"target": "agent_8002"', '"target": "gone"', "no chain gone"),
+        ('"target": "agent_8002"', '"target": "forward"', "chains lead back"),
+        ('"policy": "drop"', '"policy": "dro"', "a policy dro"),
+        ('"nftables"', '"iptables"', "cannot be understood"),
+        ("{", "", "cannot be understood"),
+    ],
+)
+def test_odd_rules_are_no_verdict(nft_says: str, before: str, after: str, words: str) -> None:
+    assert before in nft_says
+    with pytest.raises(HostError, match=words):
+        nft_read(nft_says.replace(before, after, 1 if before == "{" else -1))
