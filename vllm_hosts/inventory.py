@@ -73,8 +73,13 @@ def load(path: Path) -> Inventory:
     except Exception as error:
         raise SettingsError([_load_problem(path, error)]) from error
     if not deployed(inventory):
-        raise SettingsError([f"{path} has no hosts; add one to the group gpu_hosts"])
+        raise SettingsError([no_hosts(path)])
     return inventory
+
+
+def no_hosts(path: Path) -> str:
+    """The sentence for an inventory without any."""
+    return f"{path} has no hosts; add one to the group gpu_hosts"
 
 
 def _load_problem(path: Path, error: Exception) -> str:

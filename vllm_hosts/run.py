@@ -23,7 +23,7 @@ from pyinfra_cli.exceptions import CliError
 from vllm_hosts import deploy_output, left_behind, outlook, pyinfra_output, sudo
 from vllm_hosts.controller import client_ca_file
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import LEFT, deployed, validate
+from vllm_hosts.inventory import LEFT, deployed, no_hosts, validate
 from vllm_hosts.keys import ClientKey, HostKeys, KeyStore, OpenedStore
 from vllm_hosts.keys.beside import shown
 from vllm_hosts.marks import DEPLOY_SINCE, deploy_mark
@@ -212,6 +212,8 @@ def _initialise(
     sudo.take(state.config.SUDO_PASSWORD)
     state.config.SUDO_PASSWORD = None
     with _refused():
+        if not deployed(inventory) and not inventory.groups.get(LEFT):
+            raise SettingsError([no_hosts(run.inventory)])
         run.settings = validate(inventory)
         _open_secrets(run, inventory)
         run.chosen = tuple(chosen)

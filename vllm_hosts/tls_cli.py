@@ -82,7 +82,8 @@ def _look(settings: HostSettings, authority: Authority, now: datetime) -> _Seen:
         shown = certificate(settings.address, settings.edge.https_port, settings.edge_names[0])
         parsed = x509.load_der_x509_certificate(shown)
     except (OSError, ValueError) as error:
-        return _Seen(problem=clean(f"its certificate cannot be seen: {error}"))
+        said = f"its certificate cannot be seen: {error}; vllm-hosts doctor looks for what is wrong"
+        return _Seen(problem=clean(said))
     warnings: list[str] = []
     if settings.tls.mode == "local-ca":
         try:

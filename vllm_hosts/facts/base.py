@@ -111,7 +111,7 @@ def look(fact: type[HostFact[T]], **arguments: object) -> T:
         # pyinfra takes this one of paramiko's for a fault of its own.
         raise LostError(_LOST) from error
     if value is _UNREAD:
-        if _has_ended(host):
+        if has_ended(host):
             raise LostError(_LOST)
         raise HostError(f"{fact.what} could not be read; the host's own words are above")
     return cast(T, value)
@@ -123,7 +123,8 @@ _LOST = (
 )
 
 
-def _has_ended(host: Host) -> bool:
+def has_ended(host: Host) -> bool:
+    """Whether the SSH connection that was open to a host is open no more."""
     client = getattr(host.connector, "client", None)
     transport = client.get_transport() if client is not None else None
     return client is not None and (transport is None or not transport.is_active())
