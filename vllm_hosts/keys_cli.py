@@ -72,6 +72,7 @@ def recipients() -> None:
 @_problems
 def list_recipients(inventory: Path) -> None:
     """Print the recipients, one a line."""
+    _name_those_left_behind(inventory)
     for line in KeyStore(inventory).recipients():
         click.echo(line)
 
@@ -86,6 +87,7 @@ def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> Non
 
     Example: vllm-hosts keys recipients add inventory/prod.py "$(cat alice.pub)"
     """
+    _name_those_left_behind(inventory, identity)
     store = KeyStore(inventory, identity)
     parse_recipient(recipient)
     lines = store.recipients()
@@ -106,6 +108,7 @@ def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> 
 
     Whoever had the file and their identity knows the keys of until now: rotate them all.
     """
+    _name_those_left_behind(inventory, identity)
     store = KeyStore(inventory, identity)
     lines = store.recipients()
     gone = named_recipients(lines, recipient)
@@ -170,9 +173,7 @@ def add(
 def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
     """Print clients, their scopes, and their keys' ages and fingerprints. Never a key."""
     now = utc_now()
-    with suppress(SettingsError):
-        # For the hosts that it names; the keys can be listed without the inventory.
-        opened(inventory, identity)
+    _name_those_left_behind(inventory, identity)
     clients = sorted(_store(inventory, identity).read().clients.items())
     if as_json:
         shown = [_as_json(name, record, now) for name, record in clients]
@@ -308,6 +309,12 @@ def _store(inventory: Path, identity: Path | None) -> KeyStore:
     if not inventory.is_file():
         raise SettingsError([f"{inventory} is not a file; name an inventory, as inventory/prod.py"])
     return KeyStore(inventory, identity)
+
+
+def _name_those_left_behind(inventory: Path, identity: Path | None = None) -> None:
+    """For what can be done without an inventory that loads."""
+    with suppress(SettingsError):
+        opened(inventory, identity)
 
 
 def _reached(inventory: Path, identity: Path | None) -> list[str]:
