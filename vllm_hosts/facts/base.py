@@ -118,8 +118,8 @@ def look(fact: type[HostFact[T]], **arguments: object) -> T:
 
 
 _LOST = (
-    "the connection has ended in the middle; type the command again, and see sshd's journal there if"
-    " it happens again"
+    "the connection has ended in the middle; type the command again, and see sshd's journal there"
+    " if it happens again"
 )
 
 
