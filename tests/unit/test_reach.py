@@ -16,6 +16,7 @@ from pyinfra.api.state import StateStage
 
 from tests.unit.projects import ROOT, Project
 from tests.unit.ssh_server import SshServer, ssh_server, write_key
+from vllm_hosts import run
 from vllm_hosts.run import with_old_keys
 
 #: Every command that goes to hosts.
@@ -287,6 +288,19 @@ def test_keys_that_were_not_taken_are_the_last_words(tmp_path: Path, server: Ssh
         ["--dry", "inventory/prod.py", "keys.py"],
     ):
         assert "old keys" not in project.run("pyinfra", *words).stdout
+
+
+def test_they_are_named_in_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """O6."""
+    said: list[tuple[str, object]] = []
+    monkeypatch.setattr(
+        run.click, "secho", lambda text, **style: said.append((text, style.get("fg")))
+    )
+    host: Any = _Named("down")
+    state: Any = SimpleNamespace(current_stage=StateStage.Connect)
+    ended: Any = SimpleNamespace(chosen=(host,))
+    run._say_who_has_old_keys(ended, state, Path("inventory/prod.py"))
+    assert said == [("--> Still with their old keys: down", "red")]
 
 
 def test_who_has_old_keys() -> None:
