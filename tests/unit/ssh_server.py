@@ -91,6 +91,23 @@ def ssh_server(folder: Path, *, cut_after: int = 10_000) -> Iterator[SshServer]:
         os.kill(pid, signal.SIGKILL)
 
 
+@contextmanager
+def hanging_up() -> Iterator[int]:
+    """The port of a server that says nothing and closes every connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        while True:
+            try:
+                listener.accept()[0].close()
+            except OSError:
+                return
+
+    threading.Thread(target=answer, daemon=True).start()
+    yield listener.getsockname()[1]
+    listener.close()
+
+
 @cache
 def _forking() -> subprocess.Popen[str]:
     """A process that has imported everything, and forks for each server."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from pyinfra.api.state import StateStage
 
 from tests.unit.projects import ROOT, Project
-from tests.unit.ssh_server import SshServer, ssh_server, write_key
+from tests.unit.ssh_server import SshServer, hanging_up, ssh_server, write_key
 from vllm_hosts import run
 from vllm_hosts.run import with_old_keys
 
@@ -64,19 +62,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
 
 @pytest.fixture
 def hang_up() -> Iterator[int]:
-    """The port of a server that says nothing and closes every connection."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def answer() -> None:
-        while True:
-            try:
-                listener.accept()[0].close()
-            except OSError:
-                return
-
-    threading.Thread(target=answer, daemon=True).start()
-    yield listener.getsockname()[1]
-    listener.close()
+    with hanging_up() as port:
+        yield port
 
 
 def faults(server: SshServer, folder: Path, hang_up: int) -> dict[str, tuple[object, str]]:

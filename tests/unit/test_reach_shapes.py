@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 from roles import client_keys
 from roles.nginx.plan import CONF
 from tests.unit.projects import AGENT, ROOT, Project
-from tests.unit.ssh_server import SshServer, ssh_server
+from tests.unit.ssh_server import SshServer, hanging_up, ssh_server
 from tests.unit.test_reach import COMMANDS, Reached, faults, inventory, one_line
 
 #: What needs no host, with how it ends where there is no store of keys yet.
@@ -37,19 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
 
 @pytest.fixture
 def hang_up() -> Iterator[int]:
-    """The port of a server that says nothing and closes every connection."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def answer() -> None:
-        while True:
-            try:
-                listener.accept()[0].close()
-            except OSError:
-                return
-
-    threading.Thread(target=answer, daemon=True).start()
-    yield listener.getsockname()[1]
-    listener.close()
+    with hanging_up() as port:
+        yield port
 
 
 def all_at_once(project: Project, *commands: list[str]) -> Iterator[tuple[str, int, str]]:
@@ -85,7 +72,7 @@ def test_hosts_that_refuse_connections(tmp_path: Path, server: SshServer, count:
     inventory(project, data)
     project.group(agents=[dict(AGENT, gpus=[])], edge={"names": ["llm.example.com"]})
     # doctor has its own test with fifty, and a plan without GPUs needs no host.
-    some = {"start", "images", "verify", "--dry"}
+    some = {"start", "verify", "--dry"}
     chosen = [
         words for words in COMMANDS if (some & {*words} if count > 1 else "plan" not in words)
     ]
@@ -120,7 +107,10 @@ def test_a_host_that_is_to_be_adopted_and_cannot_be_reached(
     tmp_path: Path, server: SshServer, hang_up: int
 ) -> None:
     project = Project(tmp_path)
-    wrong = faults(server, tmp_path, hang_up)
+    some = {"no-key", "passphrase", "changed-host-key", "refused-port", "hangs-up"}
+    wrong = {
+        name: fault for name, fault in faults(server, tmp_path, hang_up).items() if name in some
+    }
     inventory(project, {name: data for name, (data, _) in wrong.items()})
     adopt = ["vllm-hosts", "hosts", "adopt", "inventory/prod.py"]
     ended = all_at_once(project, *([*adopt, name, "--yes"] for name in wrong))
