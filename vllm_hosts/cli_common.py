@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
@@ -37,11 +38,17 @@ def opened(inventory: Path, identity: Path | None = None) -> Inventory:
     :raises SettingsError: as ``load``.
     """
     loaded = load(inventory)
-    _name_those_left_behind(inventory, loaded, identity)
+    _name_left(inventory, loaded, identity)
     return loaded
 
 
-def _name_those_left_behind(inventory: Path, loaded: Inventory, identity: Path | None) -> None:
+def name_those_left_behind(inventory: Path, identity: Path | None = None) -> None:
+    """For what can be done without an inventory that loads."""
+    with suppress(SettingsError):
+        opened(inventory, identity)
+
+
+def _name_left(inventory: Path, loaded: Inventory, identity: Path | None) -> None:
     context = click.get_current_context(silent=True)
     if context is None or _SAID in context.meta:
         return

@@ -20,6 +20,7 @@ from vllm_hosts.changes import NOT_SHOWN, NOT_TEXT, changed_lines
 from vllm_hosts.connections import connect_as_root
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
+from vllm_hosts.facts.base import has_ended
 from vllm_hosts.facts.tree import FileTexts
 from vllm_hosts.inventory import load
 from vllm_hosts.operations.base import fail
@@ -108,6 +109,10 @@ def _look(state: State, host: Host, into: HostDrift, told: dict[str, list[Any]])
             role, _, what = name.partition(" | ")
             commands = list(state.get_op_data_for_host(host, op_hash).command_generator())
             failures = [sentence for command in commands if (sentence := _failure(command))]
+            if failures and has_ended(host):
+                # The rest would be as many sentences that say the same.
+                into.unknown.append(failures[0])
+                return
             into.unknown += [f"{role}: {sentence}" for sentence in failures]
             if failures or not commands:
                 continue

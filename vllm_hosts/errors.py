@@ -25,3 +25,7 @@ class HostError(Exception):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(clean(sentence))
+
+
+class LostError(HostError):
+    """The connection to a host has ended: nothing more can be asked of it."""

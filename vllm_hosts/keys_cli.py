@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from shlex import quote
@@ -18,6 +17,7 @@ from vllm_hosts.cli_common import (
     Names,
     identity_option,
     inventory_argument,
+    name_those_left_behind,
     opened,
     says_problems,
 )
@@ -114,9 +114,7 @@ def add(
 def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
     """Print clients, their scopes, and their keys' ages and fingerprints. Never a key."""
     now = utc_now()
-    with suppress(SettingsError):
-        # For the hosts that it names; the keys can be listed without the inventory.
-        opened(inventory, identity)
+    name_those_left_behind(inventory, identity)
     clients = sorted(_store(inventory, identity).read().clients.items())
     if as_json:
         shown = [_as_json(name, record, now) for name, record in clients]

@@ -7,6 +7,7 @@ a key that is not there, a connector's own faults. Those end the run for all hos
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.connectors.ssh import SSHConnector
 
 from vllm_hosts import sudo
-from vllm_hosts.errors import HostError
+from vllm_hosts.addresses import ssh_entry
+from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.text import clean
 
 # Without a handler it writes tracebacks of servers that hang up to standard error.
@@ -251,6 +253,11 @@ def why(error: BaseException, host: Host) -> str:
             f"the name {address} does not resolve ({cause.strerror}); correct it, or set"
             " ssh_hostname to the host's address"
         )
+    if (tried := _TRIED.search(text)) and _is_alias(host):
+        return (
+            f"{tried[2]} refuses connections to port {tried[1]}; is sshd running there, and is its"
+            " Port in your SSH configuration right?"
+        )
     if isinstance(cause, ConnectionRefusedError) or "Unable to connect to port" in text:
         return (
             f"{address} refuses connections to port {port}; is sshd running there, and is ssh_port"
@@ -271,6 +278,17 @@ def why(error: BaseException, host: Host) -> str:
     if isinstance(cause, OSError | SSHException | ConnectError):
         return text
     return f"{type(cause).__name__}: {text}"
+
+
+#: Words of paramiko's, with what was really connected to: of an alias, or of a jump host.
+_TRIED = re.compile(r"Unable to connect to port (\d+) on ([^\s,)]+)")
+
+
+def _is_alias(host: Host) -> bool:
+    try:
+        return bool(ssh_entry(host))
+    except SettingsError:
+        return False
 
 
 #: Words of paramiko's where the other side hung up before SSH began.

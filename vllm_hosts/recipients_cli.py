@@ -7,7 +7,12 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli_common import identity_option, inventory_argument, says_problems
+from vllm_hosts.cli_common import (
+    identity_option,
+    inventory_argument,
+    name_those_left_behind,
+    says_problems,
+)
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.age import named_recipients, parse_recipient
@@ -25,6 +30,7 @@ def recipients() -> None:
 @_problems
 def list_recipients(inventory: Path) -> None:
     """Print the recipients, one a line."""
+    name_those_left_behind(inventory)
     for line in KeyStore(inventory).recipients():
         click.echo(line)
 
@@ -39,6 +45,7 @@ def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> Non
 
     Example: vllm-hosts keys recipients add inventory/prod.py "$(cat alice.pub)"
     """
+    name_those_left_behind(inventory, identity)
     store = KeyStore(inventory, identity)
     parse_recipient(recipient)
     lines = store.recipients()
@@ -59,6 +66,7 @@ def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> 
 
     Whoever had the file and their identity still knows all current keys: rotate them all.
     """
+    name_those_left_behind(inventory, identity)
     store = KeyStore(inventory, identity)
     lines = store.recipients()
     gone = named_recipients(lines, recipient)

@@ -196,7 +196,8 @@ def _initialise(
 ) -> None:
     """In the place of ``state.init``: the one step between loading an inventory and connecting."""
     with _refused():
-        require_hosts(run.inventory, inventory)
+        if not inventory.groups.get(LEFT):
+            require_hosts(run.inventory, inventory)
     if not run.ours:
         pyinfra_command.check_limit(pyinfra_command.options(), inventory, run.inventory)
     chosen = [

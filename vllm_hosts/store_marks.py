@@ -47,12 +47,14 @@ class Marked:
     :param text: of its mark; None: there is none.
     :param file: kind, mode and owner of the mark.
     :param digests: of keys that the host has, where it has no mark.
+    :param user: who has looked; only root sees all.
     """
 
     text: str | None
     file: str = ""
     certificate: bytes | None = None
     digests: frozenset[str] = frozenset()
+    user: str = "0"
 
     def is_right(self, mark: Mark) -> bool:
         """Whether the mark is there, as it should be."""

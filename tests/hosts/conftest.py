@@ -254,7 +254,16 @@ class Edge:
 
     @property
     def ca_file(self) -> str | None:
-        return client_ca_file(self.settings, self.store.folder)
+        """
+        :raises HostError: it is not there; ssl would not say which file.
+        """
+        file = client_ca_file(self.settings, self.store.folder)
+        if file is not None and not Path(file).is_file():
+            raise HostError(
+                f"{file} is not there, by which clients trust this edge; the first deploy makes it,"
+                " and vllm-hosts ca prints it"
+            )
+        return file
 
     @cached_property
     def key(self) -> SecretStr:

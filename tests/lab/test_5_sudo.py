@@ -11,7 +11,7 @@ from lab import hosts as lab_hosts
 from lab import layout
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import changes, command, deploy
-from tests.lab.watch import ArgumentWatch
+from tests.lab.watch import ArgumentWatch, FileWatch
 
 SETTINGS: dict[str, Any] = {
     "hosts": {
@@ -51,6 +51,58 @@ def test_no_command_shows_it(
     assert layout.PASSWORD not in run.output
     assert seen.seen == []
     assert seen.commands > 3, "the watch saw next to nothing of the host"
+
+
+#: What was written since a file of ours was, but for containers and models.
+_WRITTEN = """
+    find /dev/shm /etc /home /opt /root /run /srv /tmp /usr/local /var -xdev \\
+        '(' -path /var/lib/docker -o -path /var/lib/containerd -o -path /var/lib/vllm ')' -prune \\
+        -o -type f -cnewer /run/began -size -64M -print0
+"""
+
+
+def left_behind(text: str) -> list[str]:
+    """Where gpu2 has a text in what was written, or logged, since /run/began was."""
+    # An exit code of grep's would end xargs.
+    found = lab_hosts.run(
+        "gpu2",
+        f"{_WRITTEN.strip()} | xargs -0r sh -c 'printf %s {text} | grep -laF -f - -- \"$@\" || :' x"
+        f"\njournalctl --no-pager -o export --since @$(stat -c %Y /run/began) | grep -caF {text}"
+        " | sed 's/^/lines of the journal: /' | grep -v ' 0$' || :",
+        timeout=120,
+    )
+    return found.stdout.splitlines()
+
+
+def test_it_is_in_no_file_of_the_host(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while commands run nor after them: files, logs and the journal."""
+    monkeypatch.setenv("SUDO_OF_GPU2", layout.PASSWORD)
+    lab_hosts.run("gpu2", "touch /run/began; sleep 1; rm -f /etc/nginx/vllm-hosts/scopes.map")
+    with FileWatch(layout.PASSWORD, lab_hosts.process_tree("gpu2")[2]) as seen:
+        keys = command(
+            *("pyinfra", "-y", "-vvv", "--limit", "gpu2", "inventory/lab.py", "keys.py"),
+            settings=SETTINGS,
+        )
+        drift = command("vllm-hosts", "drift", "inventory/lab.py", settings=SETTINGS)
+    assert (keys.code, drift.code) == (0, 0), keys.output[-3000:] + drift.output[-3000:]
+    assert seen.seen == []
+    assert seen.rounds > 10, "the watch looked next to never"
+    assert left_behind(layout.PASSWORD) == []
+
+
+def test_what_looks_for_it_in_files_finds_a_text(deployed: Deployed) -> None:
+    lab_hosts.run("gpu2", "touch /run/began; sleep 1")
+    with FileWatch("canary-in-a-file", lab_hosts.process_tree("gpu2")[2]) as seen:
+        lab_hosts.run(
+            "gpu2",
+            "echo canary-in-a-file >/tmp/short; sleep 1; rm /tmp/short;"
+            " echo canary-in-a-file >/var/tmp/long; logger canary-in-a-file; journalctl --sync",
+        )
+    found = left_behind("canary-in-a-file")
+    lab_hosts.run("gpu2", "rm /var/tmp/long /run/began")
+    assert "/tmp/short" in seen.seen
+    assert "/var/tmp/long" in found
+    assert any(line.startswith("lines of the journal: ") for line in found)
 
 
 @pytest.mark.nightly

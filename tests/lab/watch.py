@@ -1,11 +1,13 @@
-"""Watching processes of this machine, which include all lab hosts': what texts they show."""
+"""Watching processes of this machine, which include all lab hosts', and files of a lab host: what
+texts they show."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 
 
@@ -70,3 +72,79 @@ class ArgumentWatch:
         for where, shown in (("arguments", arguments), ("environment", environment)):
             if any(text in shown for text in self._texts):
                 self.seen.append(f"{where} of process {pid}: {arguments[:40]!r}...")
+
+
+class FileWatch:
+    """Between enter and exit, looks again and again for a text in small files of a lab host that
+    are new or changed, where programs put what they need for a moment.
+
+    ``seen`` tells in which, and ``rounds`` counts the looks.
+
+    :param host_of: a process of the host.
+    """
+
+    FOLDERS = ("dev/shm", "etc/vllm-hosts", "home", "root", "run", "tmp", "var/tmp")
+
+    def __init__(self, text: str, host_of: int) -> None:
+        self._text = text.encode()
+        self._root = Path(f"/proc/{host_of}/root")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.seen: list[str] = []
+        self.rounds = 0
+        self._known: dict[str, tuple[int, int, int]] = {}
+
+    def __enter__(self) -> FileWatch:
+        self._look()
+        self.seen.clear()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self._look()
+            self.rounds += 1
+            time.sleep(0.02)
+
+    def _look(self) -> None:
+        for folder in self.FOLDERS:
+            for entry in _regular(str(self._root / folder)):
+                self._read(entry)
+
+    def _read(self, entry: os.DirEntry[str]) -> None:
+        try:
+            about = entry.stat(follow_symlinks=False)
+            version = (about.st_ino, about.st_mtime_ns, about.st_size)
+            if self._known.get(entry.path) == version or about.st_size > 1 << 20:
+                return
+            self._known[entry.path] = version
+            content = Path(entry.path).read_bytes()
+        except OSError:
+            return
+        if self._text in content:
+            self.seen.append("/" + str(Path(entry.path).relative_to(self._root)))
+
+
+def _regular(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Regular files below a folder. It may change meanwhile."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _regular(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                yield entry
+        except OSError:
+            continue

@@ -47,7 +47,8 @@ def write_key(path: Path, passphrase: bytes | None = None) -> Path:
 
 @dataclass(frozen=True)
 class SshServer:
-    """``folder`` holds ``client`` (the key that is let in), ``host`` and ``programs``."""
+    """``folder`` holds ``client`` (the key that is let in), ``host`` and ``programs``; and
+    ``jumps``, the addresses that somebody went on to from here."""
 
     folder: Path
     port: int
@@ -62,6 +63,10 @@ class SshServer:
             "ssh_known_hosts_file": str(self.folder / "known_hosts"),
             **changes,
         }
+
+    def jumps(self) -> list[str]:
+        path = self.folder / "jumps"
+        return path.read_text().splitlines() if path.exists() else []
 
     def program(self, name: str, script: str) -> None:
         """A program that commands find before the system's."""
@@ -84,6 +89,23 @@ def ssh_server(folder: Path, *, cut_after: int = 10_000) -> Iterator[SshServer]:
         yield SshServer(folder, port)
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def hanging_up() -> Iterator[int]:
+    """The port of a server that says nothing and closes every connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        while True:
+            try:
+                listener.accept()[0].close()
+            except OSError:
+                return
+
+    threading.Thread(target=answer, daemon=True).start()
+    yield listener.getsockname()[1]
+    listener.close()
 
 
 @cache
@@ -111,7 +133,10 @@ def _forked(folder: Path, cut_after: int) -> tuple[int, int]:
 
 
 class _Server(paramiko.ServerInterface):
-    def __init__(self, folder: Path, cut: threading.Semaphore) -> None:
+    def __init__(
+        self, folder: Path, cut: threading.Semaphore, transport: paramiko.Transport
+    ) -> None:
+        self._folder, self._transport = folder, transport
         self._client = paramiko.Ed25519Key.from_private_key_file(str(folder / "client"))
         self._path = f"{folder / 'programs'}:{os.environ['PATH']}"
         self._cut = cut
@@ -133,6 +158,29 @@ class _Server(paramiko.ServerInterface):
         threading.Thread(target=self._run, args=(channel, command), daemon=True).start()
         return True
 
+    def check_channel_direct_tcpip_request(
+        self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]
+    ) -> int:
+        """As a jump host, to other addresses of loopback."""
+        if not destination[0].startswith("127."):
+            return paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+        with (self._folder / "jumps").open("a") as file:
+            file.write(f"{destination[0]}:{destination[1]}\n")
+        threading.Thread(target=self._jump, args=(chanid, destination), daemon=True).start()
+        return paramiko.OPEN_SUCCEEDED
+
+    def _jump(self, chanid: int, destination: tuple[str, int]) -> None:
+        channel = self._transport.accept(10)
+        while channel is not None and channel.get_id() != chanid:
+            channel = self._transport.accept(10)
+        if channel is None:
+            return
+        with channel, socket.create_connection(destination, 10) as there:
+            there.settimeout(None)
+            back = threading.Thread(target=_pass_on, args=(there, channel), daemon=True)
+            back.start()
+            _pass_on(channel, there)
+
     def _run(self, channel: paramiko.Channel, command: bytes) -> None:
         given = b""
         while chunk := channel.recv(65536):
@@ -148,6 +196,16 @@ class _Server(paramiko.ServerInterface):
         channel.sendall_stderr(done.stderr)
         channel.send_exit_status(done.returncode)
         channel.close()
+
+
+def _pass_on(
+    source: socket.socket | paramiko.Channel, target: socket.socket | paramiko.Channel
+) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+    except OSError:
+        pass
 
 
 def _fork() -> None:
@@ -189,7 +247,7 @@ def _accept(
         transport = paramiko.Transport(connection)
         transport.add_server_key(key)
         try:
-            transport.start_server(server=_Server(folder, cut))
+            transport.start_server(server=_Server(folder, cut, transport))
         except (paramiko.SSHException, EOFError, OSError):
             transport.close()
 

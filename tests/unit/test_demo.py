@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -46,6 +47,25 @@ def test_make_n_runs_nothing_of_the_demo() -> None:
     places = [done.stdout.index(step) for step in steps]
     assert places == sorted(places)
     assert "FAILED" not in done.stdout + done.stderr
+
+
+def test_what_the_demo_leaves_behind_is_not_committed(tmp_path: Path) -> None:
+    """O20: a report, keys, and the environment."""
+    left = ["report/report.html", "report/report.json", "report/junit.xml", "pyinfra-debug.log"]
+    left += ["inventory/.vllm-hosts/prod/keys.json", "inventory/.vllm-hosts/prod/ca.pem"]
+    left += [".venv/bin/python", "vllm_hosts/__pycache__/cli.pyc"]
+    kept = ["keys/prod.age", "inventory/prod.py", "vllm_hosts/report/model.py"]
+    for name in [*left, *kept]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+
+    def git(*words: str) -> str:
+        return subprocess.check_output(["git", *words], cwd=tmp_path, text=True)
+
+    git("init", "-q")
+    shown = git("status", "--porcelain", "--untracked-files=all").splitlines()
+    assert sorted(line[3:] for line in shown) == sorted([".gitignore", *kept])
 
 
 def test_what_pip_prints_is_shown_only_if_it_fails(capsys: pytest.CaptureFixture[str]) -> None:

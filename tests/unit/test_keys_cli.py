@@ -15,7 +15,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.unit.projects import AGENT, BIN, Project
+from tests.unit.projects import AGENT, BIN, ROOT, Project
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.age import named_recipients
 
@@ -213,6 +213,22 @@ class TestEncryption:
         assert "name one with --identity" in keys(project, "list", PROD, code=1)
         project.environment["VLLM_HOSTS_IDENTITY"] = str(tmp_path / "away")
         keys(project, "list", PROD)
+
+    def test_a_second_identity_as_docs_keys_md_has_it(
+        self, project: Project, tmp_path: Path
+    ) -> None:
+        """O22: the first one is lost, and the backup opens the store."""
+        typed = "VLLM_HOSTS_IDENTITY=BACKUP vllm-hosts keys list inventory/prod.py"
+        assert f"`{typed}`" in (ROOT / "docs" / "keys.md").read_text()
+        backup = pyrage.x25519.Identity.generate()
+        (tmp_path / "backup").write_text(f"{backup}\n")
+        keys(project, "init", PROD)
+        keys(project, "recipients", "add", PROD, str(backup.to_public()))
+        (tmp_path / "home" / ".ssh" / "id_ed25519").unlink()
+        keys(project, "list", PROD, code=1)
+        done = project.run("sh", "-c", typed.replace("BACKUP", str(tmp_path / "backup")))
+        assert done.returncode == 0, done.stdout
+        assert done.stdout.startswith("default ")
 
     def test_a_clone_with_the_encrypted_store(self, project: Project) -> None:
         """O14."""

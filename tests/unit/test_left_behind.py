@@ -139,7 +139,19 @@ class TestJoining:
         ["top", "--once"],
         ["agents", "status"],
         ["agents", "logs"],
+        ["agents", "start"],
+        ["agents", "stop", "--yes"],
+        ["agents", "restart"],
+        ["images"],
+        ["images", "prune"],
+        ["tls", "status"],
+        ["tls", "renew"],
         ["keys", "init"],
+        ["keys", "list"],
+        ["keys", "new-ca", "--yes"],
+        ["keys", "recipients", "list"],
+        ["keys", "recipients", "add", "age1x"],
+        ["keys", "recipients", "remove", "age1x"],
         ["keys", "add", "alice"],
         ["keys", "show", "--force", "default"],
         ["keys", "rotate", "default"],
@@ -167,8 +179,10 @@ def test_every_command_names_them(
     say = cli_common._name_those_left_behind
     monkeypatch.setattr(cli_common, "_name_those_left_behind", stop)
     group = 2 if words[0] in ("keys", "hosts") else 1
+    group += "recipients" in words
     done = CliRunner().invoke(main, [*words[:group], str(file), *words[group:]])
-    assert done.exit_code == 1, done.output
+    # Clients and recipients are listed without an inventory that loads.
+    assert done.exit_code == 1 or words == ["keys", "list"], done.output
     assert done.stderr.count("gone is not in ") == 1, done.output
 
 

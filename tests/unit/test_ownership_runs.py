@@ -203,7 +203,10 @@ def test_a_host_that_was_taken_out(machine: Machine) -> None:
     assert machine.mark.exists()
     assert "Still with their old keys: down\n" in said
     machine.pyinfra("-y", "--limit", "@local", PROD, "keys.py")
-    assert "[@local]" not in machine.pyinfra("-y", PROD, "deploy.py", code=1)
+    said = machine.pyinfra("-y", PROD, "deploy.py", code=1)
+    assert "[@local]" not in said
+    assert said.count(named) == 1
+    assert machine.pyinfra("--dry", PROD, "deploy.py", code=1).count(named) == 1
 
     assert "take it out first" in machine.hosts("hosts", "release", PROD, "down", code=1)
     said = machine.hosts("hosts", "release", PROD, "@local")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ import pytest
 from pyinfra.api.state import StateStage
 
 from tests.unit.projects import ROOT, Project
-from tests.unit.ssh_server import SshServer, ssh_server, write_key
+from tests.unit.ssh_server import SshServer, hanging_up, ssh_server, write_key
+from vllm_hosts import run
 from vllm_hosts.pyinfra_command import with_old_keys
 
 #: Every command that goes to hosts.
@@ -23,35 +22,48 @@ COMMANDS = [
     ["vllm-hosts", "plan", "inventory/prod.py"],
     ["vllm-hosts", "doctor", "inventory/prod.py"],
     ["vllm-hosts", "agents", "inventory/prod.py", "status"],
+    ["vllm-hosts", "agents", "inventory/prod.py", "start"],
+    ["vllm-hosts", "agents", "inventory/prod.py", "stop", "--yes"],
+    ["vllm-hosts", "agents", "inventory/prod.py", "restart"],
+    ["vllm-hosts", "agents", "inventory/prod.py", "logs"],
+    ["vllm-hosts", "images", "inventory/prod.py"],
+    ["vllm-hosts", "images", "inventory/prod.py", "prune", "--yes"],
     ["vllm-hosts", "top", "inventory/prod.py", "--once"],
     ["vllm-hosts", "drift", "inventory/prod.py"],
     ["vllm-hosts", "verify", "inventory/prod.py", "--promise", "HOST-01"],
     ["pyinfra", "-y", "inventory/prod.py", "deploy.py"],
+    ["pyinfra", "--dry", "inventory/prod.py", "deploy.py"],
+    ["pyinfra", "-y", "inventory/prod.py", "keys.py"],
 ]
-_ids = [f"{words[0]}-{words[1]}" for words in COMMANDS]
+
+
+def _ids(words: list[str]) -> str:
+    """Without what all have in common."""
+    left = [word for word in words if word not in ("vllm-hosts", "inventory/prod.py", "--yes")]
+    return "-".join(left)
+
+
+class Reached(Project):
+    """A project with both of pyinfra's files."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        (self.folder / "keys.py").symlink_to(ROOT / "keys.py")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     with ssh_server(tmp_path_factory.mktemp("ssh")) as running:
+        # Whatever this machine has of them is none of these tests' business.
+        running.program("docker", "echo 'there is no Docker here' >&2; exit 1")
+        running.program("nginx", "exit 1")
         yield running
 
 
 @pytest.fixture
 def hang_up() -> Iterator[int]:
-    """The port of a server that says nothing and closes every connection."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def answer() -> None:
-        while True:
-            try:
-                listener.accept()[0].close()
-            except OSError:
-                return
-
-    threading.Thread(target=answer, daemon=True).start()
-    yield listener.getsockname()[1]
-    listener.close()
+    with hanging_up() as port:
+        yield port
 
 
 def faults(server: SshServer, folder: Path, hang_up: int) -> dict[str, tuple[object, str]]:
@@ -135,7 +147,7 @@ def one_line(text: str) -> str:
 def test_every_fault_on_the_way_is_a_sentence_of_its_host(
     tmp_path: Path, server: SshServer, hang_up: int, words: list[str]
 ) -> None:
-    project = Project(tmp_path)
+    project = Reached(tmp_path)
     wrong = faults(server, tmp_path, hang_up)
     inventory(project, {name: data for name, (data, _) in wrong.items()})
     done = project.run(*words)
@@ -152,9 +164,16 @@ def test_every_fault_on_the_way_is_a_sentence_of_its_host(
         assert sentence in said, f"{name}: {done.stdout}"
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=_ids)
+#: The other host is this machine: nothing may be written there. Nor is anything restarted while a
+#: host is out of reach.
+OTHERS_GO_ON = [
+    words for words in COMMANDS if "keys.py" not in words and "restart" not in words
+] + [["pyinfra", "--dry", "inventory/prod.py", "keys.py"]]
+
+
+@pytest.mark.parametrize("words", OTHERS_GO_ON, ids=_ids)
 def test_the_other_hosts_go_on(tmp_path: Path, server: SshServer, words: list[str]) -> None:
-    project = Project(tmp_path)
+    project = Reached(tmp_path)
     inventory(
         project,
         {"lost": server.data(ssh_key="/no/such/key"), "found": server.data(2)},
@@ -165,11 +184,12 @@ def test_the_other_hosts_go_on(tmp_path: Path, server: SshServer, words: list[st
     assert "Traceback" not in said, done.stdout
     assert "found" in said or "1 kept, 1 not checked" in said, done.stdout
     assert "found cannot be reached" not in said
+    assert "found: cannot be reached" not in said
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=_ids)
 def test_a_login_that_cannot_become_root(tmp_path: Path, words: list[str]) -> None:
-    project = Project(tmp_path)
+    project = Reached(tmp_path)
     with ssh_server(tmp_path / "ssh") as server:
         server.program("sudo", "echo 'root is not in the sudoers file.' >&2; exit 1")
         server.program("id", "echo 1000")
@@ -198,7 +218,7 @@ def test_a_sudo_that_asks_for_a_password_where_nobody_is(tmp_path: Path) -> None
 def test_a_host_that_hangs_up_in_the_middle(
     tmp_path: Path, words: list[str], cut_after: int
 ) -> None:
-    project = Project(tmp_path)
+    project = Reached(tmp_path)
     with ssh_server(tmp_path / "ssh", cut_after=cut_after) as server:
         server.program("id", "echo 0")
         inventory(project, {"gpu1": server.data()})
@@ -206,6 +226,9 @@ def test_a_host_that_hangs_up_in_the_middle(
     assert done.returncode in (1, 2), done.stdout
     assert "Traceback" not in done.stdout
     assert "INTERNALERROR" not in done.stdout
+    assert "internal error" not in done.stdout, done.stdout
+    # Nothing more is asked of it.
+    assert done.stdout.count("could not load fact") <= 1, done.stdout
 
 
 def test_fifty_hosts_and_none_of_them_there(tmp_path: Path, server: SshServer) -> None:
@@ -234,8 +257,7 @@ def test_without_a_terminal_pyinfra_s_questions_end_in_a_sentence(
 
 def test_keys_that_were_not_taken_are_the_last_words(tmp_path: Path, server: SshServer) -> None:
     """O6."""
-    project = Project(tmp_path, environment={"HOME": str(tmp_path)})
-    (tmp_path / "keys.py").symlink_to(ROOT / "keys.py")
+    project = Reached(tmp_path)
     inventory(project, {"gpu1": server.data(ssh_port=1), "gpu2": server.data(2, ssh_port=1)})
     done = project.run("pyinfra", "-y", "inventory/prod.py", "keys.py")
     assert done.returncode == 1
@@ -255,6 +277,19 @@ def test_keys_that_were_not_taken_are_the_last_words(tmp_path: Path, server: Ssh
         ["--dry", "inventory/prod.py", "keys.py"],
     ):
         assert "old keys" not in project.run("pyinfra", *words).stdout
+
+
+def test_they_are_named_in_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """O6."""
+    said: list[tuple[str, object]] = []
+    monkeypatch.setattr(
+        run.click, "secho", lambda text, **style: said.append((text, style.get("fg")))
+    )
+    host: Any = _Named("down")
+    state: Any = SimpleNamespace(current_stage=StateStage.Connect)
+    ended: Any = SimpleNamespace(chosen=(host,))
+    run._say_who_has_old_keys(ended, state, Path("inventory/prod.py"))
+    assert said == [("--> Still with their old keys: down", "red")]
 
 
 def test_who_has_old_keys() -> None:

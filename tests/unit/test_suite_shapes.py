@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.projects import AGENT, Project
+from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.promises import promises
 from vllm_hosts.report.model import ORDER
 
@@ -44,7 +47,9 @@ hosts = st.fixed_dictionaries(
 inventories = st.tuples(st.lists(hosts, min_size=1, max_size=3), st.booleans())
 
 
-def verified(folder: Path, inventory: str, *words: str) -> dict[str, Any]:
+def verified(
+    folder: Path, inventory: str, *words: str, chosen: Collection[str] = ()
+) -> dict[str, Any]:
     project = Project(folder)
     project.write("inventory/prod.py", inventory)
     done = project.run(
@@ -56,7 +61,7 @@ def verified(folder: Path, inventory: str, *words: str) -> dict[str, Any]:
     assert done.returncode == 1, done.stdout
     report: dict[str, Any] = json.loads((folder / "report" / "report.json").read_text())
     for host in report["hosts"]:
-        assert set(host["promises"]) == set(promises())
+        assert set(host["promises"]) == set(chosen or promises())
         assert {found["outcome"] for found in host["promises"].values()} <= set(ORDER)
     return report
 
@@ -81,6 +86,83 @@ def test_hosts_that_nobody_can_reach(shape: tuple[list[dict[str, Any]], bool]) -
         gpus = any(agent["gpus"] for agent in settings_["agents"])
         if not gpus:
             assert host["promises"]["GPU-03"]["outcome"] == "does not apply"
+
+
+#: What hosts with answers of every kind are asked: without the look from outside, and without what
+#: searches all of this machine's files and processes.
+_LOOKED_AT = [
+    one
+    for one in promises()
+    if one.partition("-")[0] in ("AGENT", "DOCKER", "GPU", "HOST", "KEY", "NET", "OWN", "SSH")
+    and one not in ("HOST-02", "NET-08", "NET-09", "NET-10", "NET-11", "NET-12")
+]
+#: Programs that promises ask, each with whatever comes.
+_ASKED = ("apt-mark", "docker", "dpkg-query", "getent", "ip", "nft", "nvidia-smi", "ss", "sshd")
+_ASKED += ("stat", "systemctl")
+odd_programs = st.fixed_dictionaries(
+    dict.fromkeys(
+        _ASKED,
+        st.sampled_from(
+            [
+                "exit 1",
+                "echo 'cannot do that' >&2; exit 125",
+                "exit 0",
+                "echo '{}'",
+                "echo '[]'",
+                "echo null",
+                "echo; echo 'a b c: d'; echo '-1'",
+                "printf '\\377\\376\\n'",
+            ],
+        ),
+    )
+)
+#: By host: what `date` does there, and how the promise about the clock ends.
+_CLOCKS = {
+    "right": ('exec /bin/date "$@"', "kept"),
+    "wrong": ("echo 86400.5", "broken"),
+    "silent": ("echo 'no clock' >&2; exit 1", "not checked"),
+    "text": ("echo noon", "not checked"),
+}
+
+
+@pytest.fixture(scope="module")
+def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, SshServer]]:
+    """Hosts by name: four clocks, and one that hangs up after some commands."""
+    folder = tmp_path_factory.mktemp("reached")
+    with ExitStack() as stack:
+        made = {name: stack.enter_context(ssh_server(folder / name)) for name in _CLOCKS}
+        for name, (script, _) in _CLOCKS.items():
+            made[name].program("date", script)
+        made["cut"] = stack.enter_context(ssh_server(folder / "cut", cut_after=4))
+        yield made
+
+
+@settings(
+    max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+@given(st.lists(odd_programs, min_size=5, max_size=5), st.lists(agents, min_size=5, max_size=5))
+def test_hosts_that_are_reached(
+    reached: dict[str, SshServer], programs: list[dict[str, str]], made: list[list[dict[str, Any]]]
+) -> None:
+    """Whatever they answer: kept, broken, not checked, does not apply."""
+    data = []
+    for number, (name, server) in enumerate(reached.items(), 1):
+        for program, script in programs[number - 1].items():
+            server.program(program, script)
+        host = server.data(number, agents=made[number - 1], edge={"https_port": 1, "http_port": 2})
+        data.append((name, host))
+    words = [word for one in _LOOKED_AT for word in ("--promise", one)]
+    with tempfile.TemporaryDirectory() as folder:
+        report = verified(Path(folder), f"gpu_hosts = {data!r}\n", *words, chosen=_LOOKED_AT)
+    found = {host["name"]: host["promises"] for host in report["hosts"]}
+    for name, (_, outcome) in _CLOCKS.items():
+        assert found[name]["HOST-01"]["outcome"] == outcome, found[name]["HOST-01"]
+    assert "not checked" in {one["outcome"] for one in found["cut"].values()}
+    for (name, _), settings_ in zip(data, made, strict=True):
+        applies = found[name]["GPU-03"]["outcome"] != "does not apply"
+        assert applies == any(agent["gpus"] for agent in settings_)
+        # Each outcome but "kept" has its reason.
+        assert all(one["why"] for one in found[name].values() if one["outcome"] != "kept")
 
 
 @pytest.mark.parametrize("gpus", [[], [0]])
@@ -117,5 +199,14 @@ def test_a_red_report_names_the_inventory_s_file_and_says_one_reason_once(tmp_pa
     done = project.run("vllm-hosts", "verify", "inventory/prod.py", "--ports", "1-2")
     assert done.returncode == 1
     assert "promises not checked on a\n" in done.stdout
-    assert done.stdout.count("refuses connections to port 1") <= 2, done.stdout
+    # pytest's own line of progress and its last one are beside it.
+    before, _, said = done.stdout.partition("promises not checked on a\n")
+    [reason, *rest] = said.splitlines()
+    assert reason.startswith("    a: cannot be reached: 127.0.0.1 refuses connections to port 1;")
+    assert "refuses connections" not in before + "".join(rest)
+    # What was looked at from here has reasons of its own, each once.
+    assert done.stdout.count("there is no store of keys for the inventory") == 1, done.stdout
+    assert "[Errno 2]" not in done.stdout, done.stdout
+    headings = [line for line in done.stdout.splitlines() if line.startswith("? ")]
+    assert len(headings) < 8, done.stdout
     assert "INVENTORY" not in done.stdout

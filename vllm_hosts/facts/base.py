@@ -7,10 +7,11 @@ from shlex import quote
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pyinfra.api.facts import FactBase, get_fact
+from pyinfra.api.host import Host
 from pyinfra.context import ctx_host
 
 from vllm_hosts.bounded import parse_json
-from vllm_hosts.errors import HostError
+from vllm_hosts.errors import HostError, LostError
 
 T = TypeVar("T")
 
@@ -128,10 +129,30 @@ def json_object(text: str) -> dict[str, Any]:
 def look(fact: type[HostFact[T]], **arguments: object) -> T:
     """Read a fact of the host at hand, now.
 
+    :raises LostError: the connection has ended.
     :raises HostError: it could not be read. pyinfra has shown the host's own words above.
     """
     host = ctx_host.get()
-    value = get_fact(host.state, host, fact, kwargs=arguments, apply_failed_hosts=False)
+    try:
+        value = get_fact(host.state, host, fact, kwargs=arguments, apply_failed_hosts=False)
+    except EOFError as error:
+        # pyinfra takes this one of paramiko's for a fault of its own.
+        raise LostError(_LOST) from error
     if value is _UNREAD:
+        if has_ended(host):
+            raise LostError(_LOST)
         raise HostError(f"{fact.what} could not be read; the host's own words are above")
     return cast(T, value)
+
+
+_LOST = (
+    "the connection has ended in the middle; type the command again, and see sshd's journal there"
+    " if it happens again"
+)
+
+
+def has_ended(host: Host) -> bool:
+    """Whether the SSH connection that was open to a host is open no more."""
+    client = getattr(host.connector, "client", None)
+    transport = client.get_transport() if client is not None else None
+    return client is not None and (transport is None or not transport.is_active())

@@ -25,6 +25,7 @@ class HostMark(HostFact[Marked]):
                     printf %s "$key" | sha256sum | cut -c 1-64
                 done
             }}
+            echo '== user'; id -u
             echo '== file'; stat -c '%F %a %u:%g' {STORE_MARK} 2>/dev/null
             echo '== mark'; [ ! -f {STORE_MARK} ] || head -c 2000 {STORE_MARK}; echo
             if [ ! -e {STORE_MARK} ]; then
@@ -42,10 +43,11 @@ class HostMark(HostFact[Marked]):
         parts = sections(lines)
         if parts["file"]:
             [shown] = parts["file"]
-            return Marked("\n".join(parts["mark"]), shown)
+            return Marked("\n".join(parts["mark"]), shown, user="".join(parts["user"]))
         certificate = "\n".join(parts["certificate"])
         return Marked(
             None,
             certificate=f"{certificate}\n".encode() if certificate else None,
             digests=frozenset(parts["digests"]),
+            user="".join(parts["user"]),
         )

@@ -14,7 +14,7 @@ from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 
-from vllm_hosts.errors import HostError
+from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.operations.foreseen import refused, would_fail
 from vllm_hosts.text import clean
 
@@ -38,7 +38,7 @@ def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMe
         try:
             yield from function(*args, **kwargs)
         except HostError as error:
-            if not would_fail(str(error)):
+            if not would_fail(str(error), lost=isinstance(error, LostError)):
                 yield failure(str(error))
         except Exception as error:
             logger.debug(traceback.format_exc())

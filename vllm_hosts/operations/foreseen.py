@@ -100,12 +100,17 @@ def leads_to(effect: str) -> None:
         here.effects.append(clean(effect))
 
 
-def would_fail(sentence: str) -> bool:
+def would_fail(sentence: str, *, lost: bool = False) -> bool:
     """An operation cannot do its work on the host as it is now. Whether that refuses the host:
-    operations before it may repair that, unless they have nothing to change."""
+    operations before it may repair that, unless they have nothing to change.
+
+    :param lost: the host cannot be asked anything more.
+    """
     here = _here()
     if here is None:
         return False
+    if lost:
+        return refuse([sentence])
     before = ctx_state.get().ops[ctx_host.get()].values()
     if not any(one.operation_meta._maybe_is_change for one in before):
         return refuse([sentence])

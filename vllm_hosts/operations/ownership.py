@@ -14,6 +14,7 @@ from vllm_hosts.operations.base import Commands, fail, host_operation
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
 from vllm_hosts.ownership import Claim
+from vllm_hosts.reach import require_root
 from vllm_hosts.store_marks import Marked, Whose
 
 
@@ -55,6 +56,8 @@ def owned(claim: Claim, *, first: bool = True, listed: bool = True) -> Commands:
 
 def _judge(claim: Claim, *, listed: bool) -> tuple[Marked, Whose]:
     found = look(HostMark, directory=claim.directory)
+    # A run of keys.py has no preflight.
+    require_root(found.user, "")
     judged = claim.judge(found)
     if judged in (Whose.ANOTHERS, Whose.UNREADABLE):
         claim.opened.anothers.add(claim.host)

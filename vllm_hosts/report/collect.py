@@ -166,7 +166,8 @@ def _judge(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outc
         return "broken", _short(said)
     if call.excinfo.errisinstance((OSError, ExceptionGroup)) or report.when == "setup":
         return "not checked", _short(said)
-    name = "" if call.excinfo.typename == "HostError" else f"{call.excinfo.typename}: "
+    ours = call.excinfo.typename in ("HostError", "SettingsError")
+    name = "" if ours else f"{call.excinfo.typename}: "
     return "not checked", _short(name + said)
 
 
