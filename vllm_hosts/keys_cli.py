@@ -145,7 +145,7 @@ def show(inventory: Path, client: str, force: bool, identity: Path | None) -> No
     """
     if not (force or sys.stdout.isatty()):
         raise SettingsError(["a key goes to a terminal only; add --force to pass it on"])
-    opened(inventory, identity)
+    name_those_left_behind(inventory, identity)
     key = KeyStore(inventory, identity).client_key(client)
     click.echo(key.get_secret_value(), nl=sys.stdout.isatty())
 

@@ -226,7 +226,8 @@ class TestEncryption:
         keys(project, "recipients", "add", PROD, str(backup.to_public()))
         (tmp_path / "home" / ".ssh" / "id_ed25519").unlink()
         keys(project, "list", PROD, code=1)
-        done = project.run("sh", "-c", typed.replace("BACKUP", str(tmp_path / "backup")))
+        path = f"PATH={BIN}:$PATH "
+        done = project.run("sh", "-c", path + typed.replace("BACKUP", str(tmp_path / "backup")))
         assert done.returncode == 0, done.stdout
         assert done.stdout.startswith("default ")
 

@@ -99,7 +99,8 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== certificate", "-----BEGIN CERTIFICATE-----", "AAAA", "-----END CERTIFICATE-----",
          "== public key", "-----BEGIN PUBLIC KEY-----", "AAAA", "-----END PUBLIC KEY-----"],
     ),
-    (HostMark(), ["== file", "regular file 600 0:0", "== mark", "# Whose keys", f"store {SHA}"]),
+    (HostMark(), ["== file", "regular file 600 0:0", "== mark", "# Whose keys", f"store {SHA}",
+                  "== user", "0"]),
     (HostMemory(), ["== memory", "131072000"]),
     (
         HubModels(),

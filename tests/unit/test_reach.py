@@ -14,7 +14,7 @@ from pyinfra.api.state import StateStage
 
 from tests.unit.projects import ROOT, Project
 from tests.unit.ssh_server import SshServer, hanging_up, ssh_server, write_key
-from vllm_hosts import run
+from vllm_hosts import pyinfra_command
 from vllm_hosts.pyinfra_command import with_old_keys
 
 #: Every command that goes to hosts.
@@ -283,12 +283,11 @@ def test_they_are_named_in_red(monkeypatch: pytest.MonkeyPatch) -> None:
     """O6."""
     said: list[tuple[str, object]] = []
     monkeypatch.setattr(
-        run.click, "secho", lambda text, **style: said.append((text, style.get("fg")))
+        pyinfra_command.click, "secho", lambda text, **style: said.append((text, style.get("fg")))
     )
     host: Any = _Named("down")
     state: Any = SimpleNamespace(current_stage=StateStage.Connect)
-    ended: Any = SimpleNamespace(chosen=(host,))
-    run._say_who_has_old_keys(ended, state, Path("inventory/prod.py"))
+    pyinfra_command.say_who_has_old_keys((host,), state, Path("inventory/prod.py"))
     assert said == [("--> Still with their old keys: down", "red")]
 
 
