@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -33,6 +34,8 @@ class StandInHost:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Other tests deploy on this machine meanwhile; their commands are none of this host's.
+        self.mark = f"VLLM_HOSTS_DEPLOY_{token_hex(4)}"
         self.programs = folder / "programs"
         self.programs.mkdir()
         self.edge = folder / "edge"
@@ -107,6 +110,8 @@ class StandInHost:
             str(self.folder), str(self.folder), "vllm/x:v1", ["qwen"], ["qwen"], ["/no/such"]
         )
         script = script.replace("edge_folder=/etc/nginx/vllm-hosts", f"edge_folder={self.edge}")
+        assert "mark=VLLM_HOSTS_DEPLOY\n" in script
+        script = script.replace("mark=VLLM_HOSTS_DEPLOY\n", f"mark={self.mark}\n")
         script = script.replace("/var/log/vllm-hosts/access.log", f"{self.folder}/access.log")
         done = subprocess.run(
             ["sh", "-c", script],
@@ -159,7 +164,7 @@ class TestDeploys:
         return [one for one in found if (one.since, one.program) == (self.SINCE, "sleep")]
 
     def test_one_that_somebody_waits_for(self, host: StandInHost) -> None:
-        with subprocess.Popen(["sleep", "60"], env={"VLLM_HOSTS_DEPLOY": self.SINCE}) as process:
+        with subprocess.Popen(["sleep", "60"], env={host.mark: self.SINCE}) as process:
             try:
                 [found] = self.of_sleep(host)
             finally:
@@ -168,7 +173,7 @@ class TestDeploys:
         assert self.of_sleep(host) == []
 
     def test_one_whose_login_has_ended(self, host: StandInHost) -> None:
-        script = f"VLLM_HOSTS_DEPLOY={self.SINCE} setsid -f sleep 60 </dev/null >/dev/null 2>&1"
+        script = f"{host.mark}={self.SINCE} setsid -f sleep 60 </dev/null >/dev/null 2>&1"
         subprocess.run(["sh", "-c", script], check=True)
         found = self.of_sleep(host)
         for process in found:
@@ -177,7 +182,7 @@ class TestDeploys:
 
     @pytest.mark.parametrize("value", ["soon", "2026; rm -rf /", "2026-11-26 $(id)", ""])
     def test_what_is_no_time(self, host: StandInHost, value: str) -> None:
-        with subprocess.Popen(["sleep", "60"], env={"VLLM_HOSTS_DEPLOY": value}) as process:
+        with subprocess.Popen(["sleep", "60"], env={host.mark: value}) as process:
             try:
                 found = host.seen().deploys
             finally:
@@ -185,7 +190,7 @@ class TestDeploys:
         assert process.pid not in [one.pid for one in found]
 
     def test_another_user_s_is_none(self, host: StandInHost) -> None:
-        environment = {"VLLM_HOSTS_DEPLOY": self.SINCE}
+        environment = {host.mark: self.SINCE}
         with subprocess.Popen(["sleep", "60"], env=environment, user=65534) as process:
             try:
                 assert self.of_sleep(host) == []
@@ -199,7 +204,7 @@ class TestDeploys:
             folder.chmod(0o755)
             shutil.copy("/bin/sleep", folder / "sleep")
             (folder / "sleep").chmod(0o4755)
-            environment = {"VLLM_HOSTS_DEPLOY": self.SINCE}
+            environment = {host.mark: self.SINCE}
             with subprocess.Popen([folder / "sleep", "60"], env=environment, user=65534) as process:
                 try:
                     if Path(f"/proc/{process.pid}").stat().st_uid != 0:
@@ -213,7 +218,7 @@ class TestDeploys:
     def test_a_name_adds_no_line_to_the_look(self, host: StandInHost, tmp_path: Path) -> None:
         program = tmp_path / "x\n== user\n9"
         shutil.copy("/bin/sleep", program)
-        with subprocess.Popen([program, "60"], env={"VLLM_HOSTS_DEPLOY": self.SINCE}) as process:
+        with subprocess.Popen([program, "60"], env={host.mark: self.SINCE}) as process:
             try:
                 found = {one.pid: one.program for one in host.seen().deploys}
             finally:
