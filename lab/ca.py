@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lab.layout import ARCHIVE_NAME, HUB_CDN_NAME, HUB_NAME, LAB_CA, REGISTRY_NAME, STATE
+from vllm_hosts.atomic import private_folder
 from vllm_hosts.pki import LocalCa, reason_to_renew, utc_now
 
 _FOLDER = STATE / "ca"
@@ -16,7 +17,7 @@ _FOLDER = STATE / "ca"
 def certificate(name: str, *further: str) -> tuple[Path, Path]:
     """Certificate and key files of one of the lab's servers, made or renewed as needed."""
     names = [name, *further]
-    ca = LocalCa.load_or_create(_FOLDER, "lab", utc_now())
+    ca = LocalCa.load(_FOLDER) or LocalCa.create("lab", utc_now()).keep(private_folder(_FOLDER))
     LAB_CA.write_bytes(ca.certificate_pem)
     chain, key = _FOLDER / f"{name}.pem", _FOLDER / f"{name}.key"
     found = chain.read_bytes() if chain.exists() and key.exists() else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from vllm_hosts.facts.nginx_sites import WELCOME, Sites
+from vllm_hosts.facts.nginx_sites import Sites
+from vllm_hosts.paths import NGINX_WELCOME
 from vllm_hosts.settings import HostSettings
 
 _EVERYWHERE = ("", "*", "0.0.0.0", "[::]")
@@ -19,9 +20,9 @@ def site_problems(settings: HostSettings, sites: Sites) -> list[str]:
     found = [problem for listen in sites.listens for problem in _listens(ports, *listen)]
     if sites.pages and edge.http_port == 80:
         found.append(
-            f"nginx serves your own {', '.join(sites.pages)} by the distribution's {WELCOME}, whose"
-            " place the edge takes; write a site with a server_name for it, and remove that one,"
-            " or move the files away"
+            f"nginx serves your own {', '.join(sites.pages)} by the distribution's"
+            f" {NGINX_WELCOME}, whose place the edge takes; write a site with a server_name for it,"
+            " and remove that one, or move the files away"
         )
     return list(dict.fromkeys(found))
 

@@ -6,7 +6,10 @@ from vllm_hosts.settings import Agent, HostSettings
 
 #: The Compose project that all agents of a host are in.
 PROJECT = "vllm"
+EDGE_CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
 EDGE_FOLDER = "/etc/nginx/vllm-hosts"
+#: The distribution's site: it claims port 80 for every name, and serves a page of welcome.
+NGINX_WELCOME = "/etc/nginx/sites-enabled/default"
 EDGE_LOGS = "/var/log/vllm-hosts"
 #: Whose keys the host has.
 STORE_MARK = "/etc/vllm-hosts/store"

@@ -54,14 +54,6 @@ class LocalCa:
         self._key = key
 
     @classmethod
-    def load_or_create(cls, folder: Path, inventory_name: str, now: datetime) -> LocalCa:
-        """The inventory's CA; made at first use.
-
-        :raises SettingsError: as ``load``.
-        """
-        return cls.load(folder) or cls.create(inventory_name, now).keep(private_folder(folder))
-
-    @classmethod
     def load(cls, folder: Path) -> LocalCa | None:
         """The inventory's CA; None: there is none. Looking makes nothing, not even a lock.
 

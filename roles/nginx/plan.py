@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from roles.nginx.routes import browser_paths, encoded_models, model_routes, routes
 from vllm_hosts import paths
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.nginx_sites import WELCOME
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations.edge import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.probe import host_header
@@ -18,8 +17,6 @@ from vllm_hosts.render import render
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import CONTAINER_PORT
 from vllm_hosts.tree import Absent, Entry, File, Folder
-
-CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
 
 #: Mozilla's server side TLS guideline 6.0, intermediate.
 CIPHERS = (
@@ -126,8 +123,8 @@ def edge_entries(
     """
     return [
         Folder(paths.EDGE_FOLDER, mode=0o700),
-        *([] if own_site else [Absent(WELCOME)]),
-        File(CONF, edge_conf(settings, version).encode()),
+        *([] if own_site else [Absent(paths.NGINX_WELCOME)]),
+        File(paths.EDGE_CONF, edge_conf(settings, version).encode()),
         *(
             File(f"{paths.EDGE_FOLDER}/{name}.conf", text.encode(), mode=0o600)
             for name, text in included(settings, version).items()
@@ -141,7 +138,14 @@ def edge_entries(
 def edge_paths(settings: HostSettings) -> list[str]:
     """Where the files of ``edge_entries`` lie, without making them."""
     names = [f"{paths.EDGE_FOLDER}/{name}.conf" for name in _included_names(settings)]
-    return [paths.EDGE_FOLDER, WELCOME, CONF, *names, INTERNAL_MAP, TARGETS_MAP]
+    return [
+        paths.EDGE_FOLDER,
+        paths.NGINX_WELCOME,
+        paths.EDGE_CONF,
+        *names,
+        INTERNAL_MAP,
+        TARGETS_MAP,
+    ]
 
 
 def internal_map(settings: HostSettings, keys: HostKeys) -> str:

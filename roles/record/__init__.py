@@ -11,6 +11,7 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts import run
+from vllm_hosts.keys.beside import shown
 from vllm_hosts.operations.images import old_images_named
 from vllm_hosts.operations.record import deployed_noted
 
@@ -19,4 +20,8 @@ from vllm_hosts.operations.record import deployed_noted
 def record() -> None:
     """Note what earlier versions of the toolkit left without a note, and name old images."""
     deployed_noted(name="The host has a record of what was deployed")
-    old_images_named(run.current().settings.vllm.image, name="Old images are known")
+    old_images_named(
+        run.current().settings.vllm.image,
+        shown(run.at_hand().claim.inventory),
+        name="Old images are known",
+    )

@@ -20,8 +20,8 @@ from lab import hosts as lab_hosts
 from lab import layout
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import changes, deploy
+from tests.stores import kept_ca
 from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
-from vllm_hosts.pki import LocalCa
 
 
 def chat(deployed: Deployed, **changes: Any) -> requests.Response:
@@ -103,7 +103,7 @@ def served(deployed: Deployed, host: str) -> x509.Certificate:
 class TestCertificates:
     def test_one_that_ends_soon_is_renewed_and_taken_up(self, deployed: Deployed) -> None:
         now = datetime.now(UTC)
-        ca = LocalCa.load_or_create(deployed.ca_file.parent, "lab", now)
+        ca = kept_ca(deployed.ca_file.parent, "lab", now)
         old = ca.issue(deployed.settings["gpu2"].edge_names, 20, now)
         root = Path(layout.STATE / "hosts/gpu2/root")
         (root / TLS_CERTIFICATE[1:]).write_bytes(old.certificate_pem)
@@ -118,7 +118,7 @@ class TestCertificates:
 
     def test_files_of_the_user(self, deployed: Deployed, tmp_path: Path) -> None:
         now = datetime.now(UTC)
-        ca = LocalCa.load_or_create(tmp_path / "ca", "users", now)
+        ca = kept_ca(tmp_path / "ca", "users", now)
         issued = ca.issue(deployed.settings["gpu2"].edge_names, 200, now)
         chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
         chain.write_bytes(issued.certificate_pem + ca.certificate_pem)

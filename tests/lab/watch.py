@@ -9,28 +9,23 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 
-class ArgumentWatch:
-    """Between enter and exit, looks at /proc/*/cmdline again and again for some texts.
+class _Watch:
+    """Looks again and again between enter and exit, in a thread of its own.
 
-    ``seen`` tells where one was found, without the text itself. ``rounds`` counts the looks, and
-    ``commands`` the arguments that were new.
-
-    :param host_of: a process of the lab host whose processes alone are watched, and whose
-        environments are too; whoever runs the test has the text in theirs.
+    ``seen`` tells where a text was found, without the text itself; ``rounds`` counts the looks.
     """
 
-    def __init__(self, texts: Iterable[str], *, host_of: int | None = None) -> None:
-        self._texts = [text.encode() for text in texts]
-        self._space = None if host_of is None else os.readlink(f"/proc/{host_of}/ns/pid")
-        self.commands = 0
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.seen: list[str] = []
         self.rounds = 0
 
-    def __enter__(self) -> ArgumentWatch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -44,16 +39,40 @@ class ArgumentWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        known: dict[str, bytes] = {}
         while not self._stop.is_set():
+            self._look()
             self.rounds += 1
-            there = [entry for entry in os.listdir("/proc") if entry.isdigit()]
-            for pid in there:
-                self._look(pid, known)
-            known = {pid: known[pid] for pid in there if pid in known}
-            time.sleep(0.01)
+            time.sleep(self._pause)
 
-    def _look(self, pid: str, known: dict[str, bytes]) -> None:
+    def _look(self) -> None:
+        raise NotImplementedError
+
+
+class ArgumentWatch(_Watch):
+    """Between enter and exit, looks at /proc/*/cmdline again and again for some texts.
+
+    ``seen`` tells where one was found, without the text itself. ``rounds`` counts the looks, and
+    ``commands`` the arguments that were new.
+
+    :param host_of: a process of the lab host whose processes alone are watched, and whose
+        environments are too; whoever runs the test has the text in theirs.
+    """
+
+    def __init__(self, texts: Iterable[str], *, host_of: int | None = None) -> None:
+        self._texts = [text.encode() for text in texts]
+        self._space = None if host_of is None else os.readlink(f"/proc/{host_of}/ns/pid")
+        super().__init__(pause=0.01)
+        self.commands = 0
+        self._arguments: dict[str, bytes] = {}
+
+    def _look(self) -> None:
+        there = [entry for entry in os.listdir("/proc") if entry.isdigit()]
+        for pid in there:
+            self._read(pid, self._arguments)
+        known = self._arguments
+        self._arguments = {pid: known[pid] for pid in there if pid in known}
+
+    def _read(self, pid: str, known: dict[str, bytes]) -> None:
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 arguments = file.read()
@@ -74,7 +93,7 @@ class ArgumentWatch:
                 self.seen.append(f"{where} of process {pid}: {arguments[:40]!r}...")
 
 
-class FileWatch:
+class FileWatch(_Watch):
     """Between enter and exit, looks again and again for a text in small files of a lab host that
     are new or changed, where programs put what they need for a moment.
 
@@ -88,32 +107,14 @@ class FileWatch:
     def __init__(self, text: str, host_of: int) -> None:
         self._text = text.encode()
         self._root = Path(f"/proc/{host_of}/root")
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.seen: list[str] = []
-        self.rounds = 0
+        super().__init__(pause=0.02)
         self._known: dict[str, tuple[int, int, int]] = {}
 
-    def __enter__(self) -> FileWatch:
+    def __enter__(self) -> Self:
+        # What is there already is no news.
         self._look()
         self.seen.clear()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.is_set():
-            self._look()
-            self.rounds += 1
-            time.sleep(0.02)
+        return super().__enter__()
 
     def _look(self) -> None:
         for folder in self.FOLDERS:

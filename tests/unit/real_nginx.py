@@ -19,10 +19,12 @@ from threading import Thread
 from typing import Any
 
 from roles.client_keys.plan import key_entries
-from roles.nginx.plan import CONF, NginxVersion, edge_entries, parse_version
+from roles.nginx.plan import NginxVersion, edge_entries, parse_version
+from tests.stores import kept_ca
 from vllm_hosts import paths
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.paths import EDGE_CONF
+from vllm_hosts.pki import utc_now
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import CONTAINER_PORT
 from vllm_hosts.tree import File
@@ -133,7 +135,7 @@ class RealEdge:
         self.agent.server_close()
 
     def _write(self, version: NginxVersion, more: str = "") -> None:
-        ca = LocalCa.load_or_create(self.folder / "ca", "test", utc_now())
+        ca = kept_ca(self.folder / "ca", "test", utc_now())
         issued = ca.issue(self.settings.edge_names, 20, utc_now())
         (self.folder / "tls").mkdir()
         (self.folder / "tls/certificate.pem").write_bytes(issued.certificate_pem)
@@ -146,7 +148,7 @@ class RealEdge:
             if isinstance(entry, File):
                 path = self.folder / "edge" / entry.path.rpartition("/")[2]
                 path.write_text(self._moved(entry.content.decode()))
-        main = CONF.rpartition("/")[2]
+        main = EDGE_CONF.rpartition("/")[2]
         user = "user root;" if os.geteuid() == 0 else ""
         temporary = "".join(
             f"{kind}_temp_path {self.folder}/{kind};"

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.stores import kept_ca
 from tests.unit.projects import AGENT, Project
-from vllm_hosts.pki import LocalCa
 
 
 @pytest.fixture
@@ -354,7 +354,7 @@ def test_an_empty_key(project: Project) -> None:
 
 def certificate(folder: Path, days_ago: int = 0) -> None:
     now = datetime.now(UTC) - timedelta(days=days_ago)
-    issued = LocalCa.load_or_create(folder / "ca", "x", now).issue(["192.0.2.1"], 30, now)
+    issued = kept_ca(folder / "ca", "x", now).issue(["192.0.2.1"], 30, now)
     (folder / "cert.pem").write_bytes(issued.certificate_pem)
     (folder / "cert.key").write_bytes(issued.key_pem.get_secret_value())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.stores import made
 from tests.unit import samples
 from tests.unit.projects import AGENT, BIN, Project
 from vllm_hosts.cli import main
@@ -147,7 +148,7 @@ def test_endpoints_as_json(project: Project) -> None:
 
 
 def test_what_endpoints_prints_holds_in_any_folder(project: Project, tmp_path: Path) -> None:
-    KeyStore(project.folder / "inventory/prod.py").make()
+    made(KeyStore(project.folder / "inventory/prod.py"))
     words = ["vllm-hosts", "endpoints", "inventory/prod.py", "--json"]
     [first, _] = json.loads(project.run(*words).stdout)
     elsewhere = tmp_path / "elsewhere"
@@ -177,7 +178,7 @@ def test_another_port_and_public_certificates(project: Project) -> None:
 
 
 def test_no_other_command_shows_a_key(project: Project) -> None:
-    KeyStore(project.folder / "inventory/prod.py").make()
+    made(KeyStore(project.folder / "inventory/prod.py"))
     key = project.run(
         "vllm-hosts", "keys", "show", "--force", "inventory/prod.py", "default"
     ).stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
+from tests.stores import made
 from vllm_hosts.capacity.hub import _keep
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
@@ -52,7 +53,7 @@ def open_to_others(folder: Path) -> list[str]:
 
 @pytest.mark.usefixtures("no_umask")
 def test_nothing_is_left_open_where_there_is_no_umask(store: KeyStore, tmp_path: Path) -> None:
-    store.make()
+    made(store)
     store.local_ca()
     assert open_to_others(store.folder.parent) == []
     encrypted(store)
@@ -86,13 +87,13 @@ def test_an_encrypted_store_that_others_can_write_is_refused(
 
 
 def test_a_folder_above_the_store_that_others_can_write_is_refused(store: KeyStore) -> None:
-    store.make()
+    made(store)
     store.folder.parent.chmod(0o777)
     with pytest.raises(SettingsError, match="chmod go-w .*vllm-hosts"):
-        store.make()
+        made(store)
     # As it was made by earlier versions, readable by others: what is in it is not.
     store.folder.parent.chmod(0o755)
-    store.make()
+    made(store)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to give a file to somebody else")

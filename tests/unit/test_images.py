@@ -390,7 +390,7 @@ for name in ("DEPLOYED", "COPIES", "PREVIOUS"):
 @deploy("Images")
 def mine():
     images.images_noted({image!r}, name="Noted")
-    images.old_images_named({image!r}, name="Named")
+    images.old_images_named({image!r}, "inventory/prod.py", name="Named")
 
 
 mine()
@@ -423,7 +423,10 @@ class TestADeploy:
     def test_old_ones_are_named_in_one_line(self, fake: Fake) -> None:
         said = self.run(fake, WANTED)
         [line] = [line for line in said.splitlines() if "no agent uses any more" in line]
-        assert f"{v(31)} (9.8 GB), {v(30)} (9.8 GB); `vllm-hosts images INVENTORY prune`" in line
+        assert (
+            f"{v(31)} (9.8 GB), {v(30)} (9.8 GB); `vllm-hosts images inventory/prod.py prune`"
+            in line
+        )
         assert v(32) not in line
 
     def test_drift_and_a_dry_run_note_nothing(self, fake: Fake) -> None:

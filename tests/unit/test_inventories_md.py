@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.stores import made
 from tests.unit.projects import BIN, ROOT, Project
 from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import KeyStore
@@ -33,7 +34,7 @@ def project(tmp_path: Path) -> Project:
     key(tmp_path / "home/.ssh/id_ed25519")
     project.environment = {"HOME": str(tmp_path / "home")}
     project.write("inventory/prod.py", "gpu_hosts = ['gpu1.example.com', 'gpu2.example.com']\n")
-    KeyStore(project.folder / "inventory/prod.py").make()
+    made(KeyStore(project.folder / "inventory/prod.py"))
     return project
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
+from tests.stores import made
 from tests.unit.projects import AGENT, BIN, ROOT, Project
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.age import named_recipients
@@ -57,7 +58,7 @@ def shown(project: Project, client: str) -> str:
 
 @pytest.fixture(params=["plain", "encrypted"])
 def store(request: pytest.FixtureRequest, project: Project) -> Project:
-    KeyStore(project.folder / PROD).make()
+    made(KeyStore(project.folder / PROD))
     if request.param == "encrypted":
         keys(project, "init", PROD)
     return project
@@ -147,7 +148,7 @@ def is_encrypted(project: Project) -> bool:
 
 class TestEncryption:
     def test_init_moves_every_secret_and_the_ca(self, project: Project) -> None:
-        KeyStore(project.folder / PROD).make()
+        made(KeyStore(project.folder / PROD))
         before = shown(project, "default")
         project.run("vllm-hosts", "endpoints", PROD)
         said = keys(project, "init", PROD)
@@ -272,7 +273,7 @@ class TestEncryption:
     def test_keys_that_nobody_here_could_open_are_not_encrypted(
         self, project: Project, tmp_path: Path
     ) -> None:
-        KeyStore(project.folder / PROD).make()
+        made(KeyStore(project.folder / PROD))
         before = shown(project, "default")
         public = ssh_key(tmp_path / "other", "other")
         said = keys(project, "init", PROD, "--recipient", public, code=1)

@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from tests.stores import made
 from tests.terminal import Terminal
 from tests.unit.projects import BIN, Project
 from vllm_hosts.atomic import locked
@@ -59,7 +60,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> KeySt
     identity.write_text(str(key))
     identity.chmod(0o600)
     found = KeyStore(tmp_path / PROD, identity)
-    found.make()
+    made(found)
     found.local_ca()
     if request.param == "encrypted":
         found.encrypt([str(key.to_public())])
@@ -194,7 +195,7 @@ def ending(tmp_path: Path, clock: Clock) -> KeyStore:
     (tmp_path / "inventory").mkdir()
     (tmp_path / PROD).write_text("")
     store = KeyStore(tmp_path / PROD)
-    store.make()
+    made(store)
     store.local_ca()
     store.authority.replace(MONTH)
     clock.now = START + 3 * MONTH
@@ -247,7 +248,7 @@ def test_a_change_that_is_encrypted_half_way(tmp_path: Path, clock: Clock) -> No
     (tmp_path / "identity").write_text(str(key))
     (tmp_path / "identity").chmod(0o600)
     store = KeyStore(tmp_path / PROD, tmp_path / "identity")
-    store.make()
+    made(store)
     store.local_ca()
     old_host = deployed(store, clock)
     store.authority.replace(MONTH)
@@ -269,7 +270,7 @@ def test_it_may_be_cut_off_anywhere(
     """The files of a plain store are put in their place one by one."""
     (tmp_path / "inventory").mkdir()
     store = KeyStore(tmp_path / PROD)
-    store.make()
+    made(store)
     store.local_ca()
     store.authority.replace(MONTH)
     took = file_of(store)
@@ -370,7 +371,7 @@ def test_the_phases_are_functions_of_the_time() -> None:
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
     project = Project(tmp_path)
     project.environment = {"HOME": str(tmp_path)}
-    KeyStore(tmp_path / PROD).make()
+    made(KeyStore(tmp_path / PROD))
     KeyStore(tmp_path / PROD).local_ca()
     if request.param == "encrypted":
         key = pyrage.x25519.Identity.generate()

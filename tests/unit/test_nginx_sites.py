@@ -11,8 +11,9 @@ from roles.nginx.plan import edge_entries
 from tests.unit.here import Here
 from tests.unit.samples import settings
 from tests.unit.test_edge_conf import DEBIAN_13, KEYS
-from vllm_hosts.facts.nginx_sites import WELCOME, NginxSites, Sites
+from vllm_hosts.facts.nginx_sites import NginxSites, Sites
 from vllm_hosts.nginx_sites import site_ports, site_problems
+from vllm_hosts.paths import NGINX_WELCOME
 from vllm_hosts.tree import Absent
 
 COMES_WITH = (
@@ -58,7 +59,7 @@ def test_the_distribution_s_site_gives_way(machine: Machine) -> None:
     sites = machine.sites()
     assert sites == Sites(welcome="distribution")
     assert site_problems(settings(), sites) == []
-    assert Absent(WELCOME) in edge_entries(settings(), KEYS, DEBIAN_13)
+    assert Absent(NGINX_WELCOME) in edge_entries(settings(), KEYS, DEBIAN_13)
 
 
 @pytest.mark.parametrize("name", ["index.html", "download.iso"])
@@ -66,7 +67,7 @@ def test_it_does_not_where_it_serves_somebody_s_pages(machine: Machine, name: st
     machine.write("sites-enabled/default", COMES_WITH)
     (machine.pages / name).write_text("mine")
     [problem] = site_problems(settings(), machine.sites())
-    assert f"nginx serves your own {name} by the distribution's {WELCOME}" in problem
+    assert f"nginx serves your own {name} by the distribution's {NGINX_WELCOME}" in problem
     assert "write a site with a server_name for it" in problem
 
 
@@ -83,7 +84,7 @@ def test_a_site_of_one_s_own_in_its_place_stays(machine: Machine) -> None:
     sites = machine.sites()
     assert sites.welcome == "own"
     assert site_problems(settings(), sites) == []
-    assert Absent(WELCOME) not in edge_entries(settings(), KEYS, DEBIAN_13, own_site=True)
+    assert Absent(NGINX_WELCOME) not in edge_entries(settings(), KEYS, DEBIAN_13, own_site=True)
 
 
 def test_ours_is_not_somebody_else_s(machine: Machine) -> None:

@@ -246,7 +246,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
         " from roles.vllm.plan import compose_file; from roles.secrets.plan import secret_entries;"
         " import sys; path = Path('inventory/prod.py'); host = validate(load(path))['@local'];"
         " from vllm_hosts.keys.model import with_internal; from vllm_hosts.pki import utc_now;"
-        " store = KeyStore(path); store.make();"
+        " from tests.stores import made; store = KeyStore(path); made(store);"
         " store.update(lambda content: with_internal(content, ['@local'], utc_now()));"
         " keys = store.host_keys(host); out = Path(host.vllm.directory);"
         " (out / 'compose.yaml').write_text(compose_file(host, int(sys.argv[1])));"

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from roles.client_keys.plan import clients_map
 from roles.secrets.plan import secret_entries
+from tests.stores import made
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts.mark import HostMark
@@ -138,7 +139,7 @@ class TestRefusal:
 
     def test_a_store_in_the_way_is_put_aside(self, prod: Claim, tmp_path: Path) -> None:
         renamed = claim(tmp_path, "live", keep=False)
-        renamed.opened.store.make()
+        made(renamed.opened.store)
         prod.inventory.unlink()
         renamed = claim(tmp_path, "live", keep=False)
         move = renamed.refusal(mark(prod)).split("along: ")[1].split(";")[0]
@@ -323,9 +324,9 @@ class TestTheStore:
 
     def test_an_old_store_is_read_and_kept_with_one(self, tmp_path: Path) -> None:
         store = KeyStore(tmp_path / "prod.py")
-        made = store.make()
+        whole = made(store)
         store.path.write_text(
-            made.model_dump_json(include={"version", "clients", "internal", "ca"})
+            whole.model_dump_json(include={"version", "clients", "internal", "ca"})
         )
         assert store.read().id is None
         opened = OpenedStore(store)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from roles.tls.plan import from_local_ca
+from tests.stores import kept_ca
 from tests.unit.samples import settings
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts.tls import Certificate
@@ -36,7 +37,7 @@ NAMES = ["llm.example.com", "192.0.2.11", "2001:db8::11"]
 
 @pytest.fixture
 def ca(tmp_path: Path) -> LocalCa:
-    return LocalCa.load_or_create(tmp_path / "state", "prod", NOW)
+    return kept_ca(tmp_path / "state", "prod", NOW)
 
 
 def public_of(key_pem: bytes) -> bytes:
@@ -45,7 +46,7 @@ def public_of(key_pem: bytes) -> bytes:
 
 
 def test_the_ca_is_made_once_and_kept_private(tmp_path: Path, ca: LocalCa) -> None:
-    again = LocalCa.load_or_create(tmp_path / "state", "prod", NOW + timedelta(days=30))
+    again = kept_ca(tmp_path / "state", "prod", NOW + timedelta(days=30))
     assert again.certificate == ca.certificate
     assert stat.S_IMODE((tmp_path / "state" / "ca.key").stat().st_mode) == 0o600
 
@@ -92,7 +93,7 @@ def test_when_a_certificate_is_renewed(tmp_path: Path, ca: LocalCa) -> None:
     assert reason(ca, certificate=b"") == "it is damaged"
     other_key = public_of(ca.issue(NAMES, 9, NOW).key_pem.get_secret_value())
     assert reason(ca, public=other_key) == "its key is another one"
-    stranger = LocalCa.load_or_create(tmp_path / "other", "prod", NOW).issue(NAMES, 365, NOW)
+    stranger = kept_ca(tmp_path / "other", "prod", NOW).issue(NAMES, 365, NOW)
     assert (
         reason(
             ca,
@@ -121,10 +122,10 @@ def test_a_damaged_ca_is_never_replaced_silently(tmp_path: Path, ca: LocalCa, da
     before = (tmp_path / "state" / "ca.key").read_bytes()
     path.write_bytes(b"garbage")
     with pytest.raises(SettingsError, match="damaged or one is missing"):
-        LocalCa.load_or_create(tmp_path / "state", "prod", NOW)
+        kept_ca(tmp_path / "state", "prod", NOW)
     path.unlink()
     with pytest.raises(SettingsError, match="damaged or one is missing"):
-        LocalCa.load_or_create(tmp_path / "state", "prod", NOW)
+        kept_ca(tmp_path / "state", "prod", NOW)
     assert damage == "ca.key" or (tmp_path / "state" / "ca.key").read_bytes() == before
 
 
@@ -188,7 +189,7 @@ def test_a_chain_out_of_order_is_refused(tmp_path: Path, ca: LocalCa) -> None:
     leaf = (tmp_path / "cert.pem").read_bytes()
     (tmp_path / "cert.pem").write_bytes(leaf + ca.certificate_pem)
     assert judged(tmp_path) == []
-    other = LocalCa.load_or_create(tmp_path / "other", "x", NOW)
+    other = kept_ca(tmp_path / "other", "x", NOW)
     (tmp_path / "cert.pem").write_bytes(leaf + other.certificate_pem)
     [problem] = judged(tmp_path)
     assert "the chain is out of order" in problem

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from roles import client_keys
-from roles.nginx.plan import CONF
 from tests.unit.projects import AGENT, ROOT, Project
 from tests.unit.ssh_server import SshServer, hanging_up, ssh_server
 from tests.unit.test_reach import COMMANDS, Reached, faults, inventory, one_line
+from vllm_hosts.paths import EDGE_CONF
 
 #: What needs no host, with how it ends where there is no store of keys yet.
 WITHOUT_HOSTS = {
@@ -144,7 +144,7 @@ def test_keys_go_to_an_edge_of_ours_only(tmp_path: Path) -> None:
     nginx = tmp_path / "nginx"
     nginx.write_text("#!/bin/sh\nexit 0\n")
     nginx.chmod(0o755)
-    check = client_keys._CHECK.replace(CONF, str(tmp_path / "ours.conf"))
+    check = client_keys._CHECK.replace(EDGE_CONF, str(tmp_path / "ours.conf"))
 
     def checked() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

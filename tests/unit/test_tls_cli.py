@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 
 from roles.tls.plan import from_local_ca
+from tests.stores import made
 from tests.unit.projects import Project
 from tests.unit.samples import settings
 from tests.unit.test_pki import public_of
@@ -107,7 +108,7 @@ def test_one_that_was_asked_for_is_made_once() -> None:
 def project(tmp_path: Path) -> Project:
     project = Project(tmp_path)
     project.write(PROD, "gpu_hosts = ['192.0.2.1', '192.0.2.2']\n")
-    KeyStore(tmp_path / PROD).make()
+    made(KeyStore(tmp_path / PROD))
     return project
 
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.text import clean
 
-#: The distribution's site: it claims port 80 for every name, and serves a page of welcome.
-WELCOME = "/etc/nginx/sites-enabled/default"
-
 
 @dataclass(frozen=True)
 class Sites:

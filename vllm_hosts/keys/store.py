@@ -104,10 +104,6 @@ class KeyStore:
                 self._save(content)
         return content
 
-    def make(self) -> Content:
-        """What the store holds; made where there is none."""
-        return self.update(lambda content: content, start=new_content(utc_now()))
-
     def _none(self) -> str:
         return (
             f"there is no store of keys for the inventory {self.name!r} in {self.plain_path.parent}"

@@ -34,8 +34,11 @@ def images_noted(image: str) -> Commands:
 
 
 @host_operation
-def old_images_named(image: str) -> Commands:
-    """Say which images nobody needs any more. Changes nothing."""
+def old_images_named(image: str, inventory: str) -> Commands:
+    """Say which images nobody needs any more. Changes nothing.
+
+    :param inventory: its file, as a shell reads it.
+    """
     if ctx_state.get().is_executing:
         try:
             old = old_ones(judged(look(ImagesThere), image, keep=1))
@@ -46,7 +49,7 @@ def old_images_named(image: str) -> Commands:
             names = ", ".join(f"{row.name} ({gigabytes(row.image.size)})" for row in old)
             ctx_host.get().log(
                 f"    images that no agent uses any more: {names};"
-                " `vllm-hosts images INVENTORY prune` removes them"
+                f" `vllm-hosts images {inventory} prune` removes them"
             )
     yield from ()
 
