@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from roles.nvidia_driver.plan import flavour, series
-from vllm_hosts.archives import driver_archive
 from vllm_hosts.facts.gpu import GpuHost
 from vllm_hosts.facts.release import Release
+from vllm_hosts.host.archives import driver_archive
 from vllm_hosts.operations.driver import Install
 from vllm_hosts.settings import Nvidia
 

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from vllm_hosts.doctor.seen import Seen
-from vllm_hosts.promises import DATA
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
+from vllm_hosts.verify.promises import DATA
 
 
 class Certainty(IntEnum):

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
-from vllm_hosts.sockets import plain
+from vllm_hosts.host.sockets import plain
 
 #: Without counters, and without the addresses that a set has collected.
 LISTING = "nft -s -t list table inet vllm_hosts"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.nvidia_smi import QUERY, Smi, parse
-from vllm_hosts.pci import NVIDIA, PciDevice
+from vllm_hosts.host.nvidia_smi import QUERY, Smi, parse
+from vllm_hosts.host.pci import NVIDIA, PciDevice
 
 PERSISTENCED = "/usr/bin/nvidia-persistenced"
 #: Certificates with which DKMS signs the modules that it builds: its own, and Ubuntu's shim.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_hosts.docker_there import DockerThere, version_in
+from vllm_hosts.host.docker_there import DockerThere, version_in
 
 #: From this version on a new Docker keeps images in containerd (moby's release notes of 29.0).
 _CONTAINERD_SINCE = 29

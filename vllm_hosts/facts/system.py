@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from shlex import quote
 
-from vllm_hosts.docker_there import DockerThere
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
 from vllm_hosts.facts.images import IMAGES, ImagePlaces, image_places
-from vllm_hosts.nvidia_smi import QUERY, Gpu, Smi, parse
+from vllm_hosts.host.docker_there import DockerThere
+from vllm_hosts.host.nvidia_smi import QUERY, Gpu, Smi, parse
+from vllm_hosts.hub.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
 from vllm_hosts.text import clean
-from vllm_hosts.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
 
 
 @dataclass(frozen=True)

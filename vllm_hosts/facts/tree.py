@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.paths import EDGE_FOLDER
-from vllm_hosts.tree import NOTHING, Found
+from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.paths import EDGE_FOLDER
 
 #: One small file per service: the digest of the files that it last took up.
 STAMPS = "/var/lib/vllm-hosts/stamps"

@@ -6,7 +6,7 @@ from pydantic import SecretStr
 from pyinfra.api.command import StringCommand
 
 from vllm_hosts.facts.base import HostFact, ending, is_active, sections
-from vllm_hosts.paths import EDGE_FOLDER
+from vllm_hosts.host.paths import EDGE_FOLDER
 
 #: Upstream -> key, and agent -> upstream where it is not its own: maps that the edge includes.
 INTERNAL_MAP = f"{EDGE_FOLDER}/internal.map"

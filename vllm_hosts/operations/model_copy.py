@@ -14,12 +14,12 @@ from pyinfra.api.command import FileUploadCommand, StringCommand
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import MODELS, CopyFound, ModelCopy
+from vllm_hosts.host.files import File
 from vllm_hosts.hub.local import LocalFile, LocalModel, local_model
 from vllm_hosts.hub.model import one_word
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import File
 
 #: Bytes that travel at once: what is in memory here, and what is sent again after a cut.
 _PIECE = 64 << 20
