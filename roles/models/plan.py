@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from vllm_hosts.host.files import Folder
 from vllm_hosts.host.paths import models_folder
-from vllm_hosts.hub.model import HubModel
-from vllm_hosts.operations.hub import Download
-from vllm_hosts.operations.model_copy import Copy
+from vllm_hosts.hub.model import Copy, Download, HubModel
 from vllm_hosts.settings import Agent, HostSettings
 
 #: What agents set for their own way to the hub is taken for the download too.

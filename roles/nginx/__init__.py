@@ -23,17 +23,12 @@ from roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_versi
 from roles.nginx.trial import trial_entries
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.nginx import (
-    MAIN_CONF,
-    EdgeState,
-    MainConf,
-    Nginx,
-    NginxMainConf,
-    NginxState,
-)
-from vllm_hosts.facts.nginx_sites import NginxSites, Sites
+from vllm_hosts.facts.nginx import EdgeState, Nginx, NginxMainConf, NginxState
+from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Entry, differing
+from vllm_hosts.host.nginx import MAIN_CONF, MainConf
+from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.edge import RELOAD, RELOADED
 from vllm_hosts.operations.edge_trial import configuration_accepted

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.nginx import MAIN_CONF, MainConf
 from vllm_hosts.host.files import Absent, Entry, File
+from vllm_hosts.host.nginx import MAIN_CONF, MainConf
 from vllm_hosts.settings.edge import Edge
 
 #: Loaded by Debian's and Ubuntu's nginx.conf outside of any block.

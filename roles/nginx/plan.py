@@ -11,10 +11,10 @@ from roles.nginx.routes import browser_paths, encoded_models, model_routes, rout
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.operations.edge import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import CONTAINER_PORT
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Entry, File
+from vllm_hosts.host.nginx import TRIAL_FOLDER
 from vllm_hosts.keys.pki import LocalCa, utc_now
-from vllm_hosts.operations.edge_trial import TRIAL_FOLDER
 from vllm_hosts.settings import HostSettings
 
 

@@ -27,10 +27,10 @@ from roles.nvidia_driver.plan import (
 from vllm_hosts.facts import look
 from vllm_hosts.facts.gpu import GpuState
 from vllm_hosts.facts.release import OsRelease
+from vllm_hosts.host.driver import Install
 from vllm_hosts.host.gpus import silent, unusable
 from vllm_hosts.operations.checks import no_problems, promise_kept
 from vllm_hosts.operations.driver import (
-    Install,
     driver_answers,
     driver_held,
     driver_installed,

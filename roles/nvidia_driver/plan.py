@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.gpu import GpuHost
-from vllm_hosts.facts.release import Release
 from vllm_hosts.host.files import Entry, File
+from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.host.nvidia_smi import cause, reboot_helps
 from vllm_hosts.host.pci import ARCHITECTURES, PciDevice
+from vllm_hosts.host.release import Release
 from vllm_hosts.host.render import render
 from vllm_hosts.settings import HostSettings, Nvidia
 

@@ -21,10 +21,11 @@ from vllm_hosts.facts.docker import DockerUnit, OwnPorts
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
-from vllm_hosts.facts.system import System, SystemState
+from vllm_hosts.facts.system import SystemState
 from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.host.nginx_sites import site_ports, site_problems
 from vllm_hosts.host.sockets import strangers
+from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.project import run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from vllm_hosts.facts.tls import Certificate
+from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.files import Entry, File, Folder, Kept
 from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_FOLDER, TLS_KEY
 from vllm_hosts.keys.pki import LocalCa, reason_to_renew

@@ -38,30 +38,37 @@ def wrong(
     :raises HostError: the table has rules that are not understood.
     """
     found: dict[str, None] = {}
-    for packet, passes, what in _expected(table.ports(), settings, ssh_ports, edge_user):
+    named = sorted(table.addresses())
+    for packet, passes, what in _expected(table.ports(), named, settings, ssh_ports, edge_user):
         if table.accepts(packet) != passes:
             found[f"{what} {'is kept out' if passes else 'passes'}"] = None
     return list(found)
 
 
 def _expected(
-    ports: set[int], settings: HostSettings, ssh_ports: set[int], edge_user: tuple[int, str]
+    ports: set[int],
+    named: list[str],
+    settings: HostSettings,
+    ssh_ports: set[int],
+    edge_user: tuple[int, str],
 ) -> Iterator[tuple[Packet, bool, str]]:
     tried = ports | _PORTS | ssh_ports | {agent.port for agent in settings.agents}
     tried |= {settings.edge.http_port, settings.edge.https_port}
     tried |= {near for port in tried for near in (port - 1, port + 1) if 0 < near < 65536}
-    yield from _from_outside(tried, settings, ssh_ports)
-    yield from _to_containers(settings)
-    yield from _from_agents(tried, settings)
+    # A rule for a single network is met by nobody else.
+    sources = sorted({*_sources(settings), *named})
+    yield from _from_outside(tried, sources, settings, ssh_ports)
+    yield from _to_containers(sources, settings)
+    yield from _from_agents(tried, [one for one in named if ":" not in one], settings)
     yield from _from_users(settings, edge_user)
 
 
 def _from_outside(
-    tried: set[int], settings: HostSettings, ssh_ports: set[int]
+    tried: set[int], sources: list[str], settings: HostSettings, ssh_ports: set[int]
 ) -> Iterator[tuple[Packet, bool, str]]:
     edge = {settings.edge.http_port, settings.edge.https_port}
     firewall = settings.firewall
-    for source in _sources(settings):
+    for source in sources:
         to = "192.0.2.1" if ":" not in source else "2001:db8::1"
         for port in sorted(tried):
             passes = port in firewall.extra_tcp_ports
@@ -85,10 +92,12 @@ def _from_outside(
         yield goes_on, True, f"a connection to port {port} that is there already"
 
 
-def _to_containers(settings: HostSettings) -> Iterator[tuple[Packet, bool, str]]:
+def _to_containers(
+    sources: list[str], settings: HostSettings
+) -> Iterator[tuple[Packet, bool, str]]:
     cells = {agent.port: settings.cell(agent.name) for agent in settings.agents}
     bridges = [*_BRIDGES, *(cell.bridge for cell in cells.values())]
-    for source in _sources(settings):
+    for source in sources:
         to = "172.17.0.2" if ":" not in source else "fd00:17::2"
         for bridge in bridges:
             for port, protocol in ((80, "tcp"), (_INSIDE, "tcp"), (53, "udp")):
@@ -125,7 +134,10 @@ def _to_containers(settings: HostSettings) -> Iterator[tuple[Packet, bool, str]]
         yield inward, False, f"what another container sends to the agent of port {port}"
 
 
-def _from_agents(tried: set[int], settings: HostSettings) -> Iterator[tuple[Packet, bool, str]]:
+def _from_agents(
+    tried: set[int], named: list[str], settings: HostSettings
+) -> Iterator[tuple[Packet, bool, str]]:
+    outside = [*_OUTSIDE, *((to, port, "tcp") for to in named for port in sorted(tried))]
     for agent in settings.agents:
         cell = settings.cell(agent.name)
         own, name = str(cell.address), f"agent {agent.name}"
@@ -133,7 +145,7 @@ def _from_agents(tried: set[int], settings: HostSettings) -> Iterator[tuple[Pack
             for port in sorted(tried):
                 packet = Packet("input", own, to, port, comes_by=cell.bridge)
                 yield packet, False, f"what {name} sends to port {port} of its host"
-        for to, port, protocol in _OUTSIDE:
+        for to, port, protocol in outside:
             packet = Packet("forward", own, to, port, protocol, cell.bridge, "eth0")
             egress = agent.egress
             passes = (

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from vllm_hosts.errors import HostError
@@ -117,6 +117,12 @@ class Table:
     def ports(self) -> set[int]:
         """Every number in the rules that could be a port."""
         return {n for n in _numbers([self._rules, list(self._sets.values())]) if 0 < n < 65536}
+
+    def addresses(self) -> set[str]:
+        """An address of every network in the rules: who knows one by name may let it in."""
+        with understood():
+            named = _networks([self._rules, list(self._sets.values())])
+            return {str(network[-1]) for network in named if not _never_outside(network)}
 
     def _walk(self, chain: str, packet: Packet) -> str | None:
         if chain not in self._chains:
@@ -260,6 +266,24 @@ def _is(there: Any, member: Any) -> bool:
     if isinstance(member, str) and member.endswith("*"):
         return str(there).startswith(member[:-1])
     return bool(there == member)
+
+
+def _never_outside(network: IPv4Network | IPv6Network) -> bool:
+    """Addresses that nobody has, or has on one link only."""
+    first = network[0]
+    return first.is_loopback or first.is_multicast or first.is_link_local or not network.prefixlen
+
+
+def _networks(part: Any) -> Iterator[IPv4Network | IPv6Network]:
+    """Every network that values hold: single addresses, prefixes, both ends of ranges."""
+    if isinstance(part, str):
+        with suppress(ValueError):
+            yield ip_network(part)
+    elif isinstance(part, dict) and set(part) == {"addr", "len"}:
+        yield ip_network(f"{part['addr']}/{part['len']}")
+    elif isinstance(part, dict | list):
+        for inner in part.values() if isinstance(part, dict) else part:
+            yield from _networks(inner)
 
 
 def _numbers(part: Any) -> Iterator[int]:

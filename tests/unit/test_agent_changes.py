@@ -11,7 +11,7 @@ from roles.vllm.plan import compose_entry, variables
 from tests.unit.fakes import docker
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.compose import ComposeProject, Container, Project
+from vllm_hosts.facts.compose import ComposeProject
 from vllm_hosts.facts.docker import AgentsServed, Served
 from vllm_hosts.host.agent_changes import (
     Change,
@@ -22,6 +22,7 @@ from vllm_hosts.host.agent_changes import (
     serving,
     with_new_key,
 )
+from vllm_hosts.host.compose import Container, Project
 from vllm_hosts.host.files import File
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations.outage import out_for

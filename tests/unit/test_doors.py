@@ -15,7 +15,7 @@ from tests.hosts.doors import wrong
 from tests.hosts.packets import Packet, Table
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.firewall import Surroundings
+from vllm_hosts.host.firewall import Surroundings
 
 EDGE = (33, "www-data")
 GOOD = """
@@ -170,6 +170,17 @@ def with_rule(chain: str, rule: str) -> str:
          "from 203.0.113.9 to port 8000 passes"),
         (with_rule("input", "tcp dport 8001 accept"), "from 203.0.113.9 to port 8001 passes"),
         (with_rule("input", "tcp dport 3000-4000 accept"), "to port 3000 passes"),
+        # Open to one network alone, which no setting names.
+        (with_rule("input", "ip saddr 10.87.0.9 tcp dport 8001 accept"),
+         "from 10.87.0.9 to port 8001 passes"),
+        (with_rule("input", "ip saddr { 10.87.0.9-10.87.0.12 } accept"),
+         "from 10.87.0.12 to port 80"),
+        (with_rule("input", "ip6 saddr 2001:db8:77::/64 tcp dport 8001 accept"),
+         "from 2001:db8:77:0:ffff:ffff:ffff:ffff to port 8001 passes"),
+        (with_rule("forward", 'ip saddr 192.168.7.7 oifname "docker0" accept'),
+         "from 192.168.7.7 to a container on docker0 passes"),
+        (with_rule("agent_8001", "ip daddr 192.168.7.7 tcp dport 5432 accept"),
+         "what agent one sends to 192.168.7.7 passes"),
         (with_rule("input", "meta nfproto ipv6 accept"), "2001:db8:ffff::9 to port 22 passes"),
         (with_rule("input", "meta l4proto udp accept"), "to port 53 over UDP passes"),
         (GOOD.replace("ip saddr { 10.0.0.0/8 } tcp", "tcp"), "203.0.113.9 to port 22 passes"),

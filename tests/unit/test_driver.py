@@ -37,11 +37,11 @@ from tests.unit.driver_hosts import (
 )
 from tests.unit.test_gpu import smi
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.gpu import GpuHost
-from vllm_hosts.facts.release import Release
 from vllm_hosts.host.apt_sources import extended, read
 from vllm_hosts.host.files import Absent, Entry, File
+from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.host.nvidia_smi import parse
+from vllm_hosts.host.release import Release
 from vllm_hosts.settings import Nvidia
 
 

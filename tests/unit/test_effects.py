@@ -11,6 +11,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.facts.firewall import Loaded
 from vllm_hosts.facts.tree import TreeFound
+from vllm_hosts.host.driver import Install
 from vllm_hosts.host.files import File, Found
 from vllm_hosts.operations import driver, firewall, foreseen, ssh, tree
 from vllm_hosts.operations.edge import RELOADED
@@ -103,7 +104,7 @@ def test_the_firewall(
 
 def test_the_driver_s_packages(told: Told) -> None:
     seen = {"GpuState": None}
-    wanted = driver.Install(("nvidia-driver",))
+    wanted = Install(("nvidia-driver",))
     files = {"AptSourceFiles": {}, "OsRelease": SimpleNamespace(codename="trixie")}
     # That no archive has them is another test's; the words come before.
     with pytest.MonkeyPatch.context() as patch:

@@ -19,11 +19,12 @@ from vllm_hosts.facts.apt import (
     AptVersions,
 )
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.compose import ComposeProject, Container, Network
+from vllm_hosts.facts.compose import ComposeProject
 from vllm_hosts.facts.docker import DockerDaemon
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.compose import Container, Network
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.operations.docker import PULL_SUMMARY
 

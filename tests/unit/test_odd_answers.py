@@ -33,7 +33,6 @@ from vllm_hosts.facts.compose import AgentStates, ComposeProject
 from vllm_hosts.facts.docker import DockerDaemon, ImageVersion
 from vllm_hosts.facts.firewall import FirewallLoaded, HostSurroundings, SshPorts
 from vllm_hosts.facts.gpu import GpuState
-from vllm_hosts.facts.images import image_places
 from vllm_hosts.facts.nginx import NginxMainConf, NginxState
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
@@ -44,6 +43,7 @@ from vllm_hosts.facts.vllm_images import ImagesThere, ImagesUsed
 from vllm_hosts.host.apt_entries import in_the_way
 from vllm_hosts.host.apt_sources import extended
 from vllm_hosts.host.apt_sources import read as read_sources
+from vllm_hosts.host.image_places import image_places
 from vllm_hosts.host.nvidia_smi import parse as parse_smi
 from vllm_hosts.host.sockets import unexpected_sockets
 from vllm_hosts.top import parse as top

@@ -31,6 +31,7 @@ from vllm_hosts.facts.apt import AptPackages
 from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentLog
 from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId, OwnPorts
+from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.hub import HubModels, ModelCopy
 from vllm_hosts.facts.mark import HostMark
@@ -41,7 +42,6 @@ from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.host.docker_unit import unit_problems
-from vllm_hosts.operations.edge import EdgeRuns
 from vllm_hosts.operations.gpu import LastGpuCheck
 from vllm_hosts.top.look import Doing
 

@@ -25,7 +25,7 @@ from roles.tls.plan import from_local_ca
 from tests.stores import kept_ca
 from tests.unit.samples import settings
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.facts.tls import Certificate
+from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.files import File, Kept
 from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.keys.pki import (

@@ -18,7 +18,7 @@ from tests.stores import made
 from tests.unit.projects import Project
 from tests.unit.samples import settings
 from tests.unit.test_pki import public_of
-from vllm_hosts.facts.tls import Certificate
+from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.files import File, Kept
 from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.keys import KeyStore

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.compose import Container, Project
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.agent_changes import Definition
+from vllm_hosts.host.compose import Container, Project
 from vllm_hosts.host.files import File, Found
 from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations import compose

@@ -21,7 +21,8 @@ from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import models_of
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.system import ModelFolder, SystemState, _models_script
+from vllm_hosts.facts.system import SystemState, _models_script
+from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.hub.weights import read_total
 

@@ -9,10 +9,11 @@ from pyinfra.context import ctx_host
 
 from vllm_hosts.connect.hosts import ask, carry_out
 from vllm_hosts.facts.agents import AgentDetails, AgentsInspected
-from vllm_hosts.facts.compose import COMPOSE
+from vllm_hosts.facts.edge import EdgeRuns
+from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations.base import watched
-from vllm_hosts.operations.edge import EdgeRuns, divert, taken_up
+from vllm_hosts.operations.edge import divert, taken_up
 from vllm_hosts.operations.healthy import wait_healthy
 from vllm_hosts.settings import HostSettings
 

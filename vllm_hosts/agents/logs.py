@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from vllm_hosts.cli.choice import Chosen
+from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.connect.hosts import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine, Logs

@@ -18,10 +18,11 @@ from pyinfra_cli.log import setup_logging
 from rich.console import Console
 
 from vllm_hosts.agents import actions as operations
+from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.agents.edited import Edited, edited
 from vllm_hosts.agents.logs import News, Reader
 from vllm_hosts.agents.status import status_json, status_table
-from vllm_hosts.cli.choice import Chosen, WithHosts, choose, host_option, name_argument
+from vllm_hosts.cli.choice import WithHosts, choose, host_option, name_argument
 from vllm_hosts.cli.common import (
     agreed,
     inventory_argument,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.cli.common import only, opened
 from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.project.inventory import validate
-from vllm_hosts.settings import HostSettings
 
 
 class WithHosts(click.Group):
@@ -49,15 +48,6 @@ host_option = click.option(
     callback=_with_those_before,
 )
 name_argument = click.argument("name", required=False)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Agents by host, in the inventory's order, and the way to their hosts."""
-
-    connections: Connections
-    settings: dict[str, HostSettings]
-    agents: dict[str, list[str]]
 
 
 def choose(inventory: Path, hosts: tuple[str, ...], name: str | None) -> Chosen:

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.agents.images import Row, State, gigabytes, judged, old_ones
 from vllm_hosts.agents.prune import remove
-from vllm_hosts.cli.choice import Chosen, choose, host_option
+from vllm_hosts.cli.choice import choose, host_option
 from vllm_hosts.cli.common import agreed, inventory_argument, say_errors, says_problems, yes_option
 from vllm_hosts.connect.hosts import ask
 from vllm_hosts.errors import HostError

@@ -47,7 +47,7 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.verify.promises import promises
 
-_SUITE = Path(__file__).resolve().parent.parent / "tests" / "hosts"
+_SUITE = Path(__file__).resolve().parents[2] / "tests" / "hosts"
 _problems = says_problems("The settings cannot be deployed:")
 
 

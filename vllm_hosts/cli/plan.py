@@ -21,7 +21,7 @@ from vllm_hosts.cli.choice import host_option
 from vllm_hosts.cli.common import inventory_argument, only, opened, says_problems
 from vllm_hosts.connect.ask import ask
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.system import System
+from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.project.inventory import validate
 from vllm_hosts.settings import HostSettings

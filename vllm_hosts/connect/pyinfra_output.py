@@ -19,7 +19,6 @@ from pyinfra.api import facts, operations, util
 from pyinfra.api.host import Host
 from pyinfra.connectors.util import CommandOutput, OutputLine, read_buffer
 
-from vllm_hosts.project import deploy_output
 from vllm_hosts.text import clean, clean_styled
 
 #: Characters of a line, and of all lines of a command: a folder with many models has megabytes.
@@ -27,6 +26,8 @@ LONGEST, WHOLE = 64 << 20, 256 << 20
 _connectors_util = sys.modules["pyinfra.connectors.util"]
 _print_whole = util.print_host_combined_output
 _installed = False
+#: What is done before a host's own words about what went wrong with it are printed.
+before_errors: list[Callable[[], None]] = []
 
 
 def install() -> None:
@@ -58,7 +59,8 @@ def _read_buffer(
 
     def shown(line: str) -> str:
         if name == "stderr":
-            deploy_output.name_step()
+            for ready in before_errors:
+                ready()
         return show(clean(line))
 
     read_buffer(name, _bounded(io), output_queue, print_output, shown)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from shlex import quote
 
+from vllm_hosts.data import DATA
 from vllm_hosts.doctor.seen import (
     AgentSeen,
     DeployProcess,
@@ -27,7 +28,6 @@ from vllm_hosts.facts.base import HostFact, ending, json_object, sections
 from vllm_hosts.host import paths
 from vllm_hosts.host.marks import DEPLOY_SINCE
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.verify.promises import DATA
 
 _SCRIPT = DATA / "doctor.sh"
 

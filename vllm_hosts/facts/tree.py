@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.files import NOTHING, READ_AT_MOST, Found
 from vllm_hosts.host.paths import EDGE_FOLDER
 
 #: One small file per service: the digest of the files that it last took up.
@@ -86,8 +86,6 @@ class TreeState(HostFact[TreeFound]):
         return TreeFound(paths, "".join(parts["stamp"]))
 
 
-#: Of a file; more is no configuration that a person reads.
-READ_AT_MOST = 256 * 1024
 #: Takes out every key that the host has, before anything leaves it.
 _MASKED = r"""
     from == "env" { if ($0 !~ /^#/ && (at = index($0, "="))) keep(substr($0, at + 1)); next }

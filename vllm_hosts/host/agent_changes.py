@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from vllm_hosts.facts.compose import Project
+from vllm_hosts.host.compose import Project
 from vllm_hosts.host.files import File
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.release import Release
 from vllm_hosts.host.apt_entries import in_the_way
-from vllm_hosts.operations.apt import Archive
+from vllm_hosts.host.files import File
+from vllm_hosts.host.release import Release
 from vllm_hosts.settings import Docker, HostSettings, Nvidia
 
 #: NVIDIA's key for each release's part of its archive, as the file beside it and its fingerprint
@@ -85,3 +86,33 @@ def archive_problems(
             if str(error) not in said:
                 said.add(str(error))
                 yield str(error)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A third-party apt archive, and the only key that may sign it.
+
+    ``suite`` ends in ``/`` for a flat archive, which has no ``components``.
+    """
+
+    name: str
+    url: str
+    suite: str
+    components: str
+    architecture: str
+    key_url: str
+    key_fingerprint: str
+
+    @property
+    def key_path(self) -> str:
+        """Where the key lies on the host, ASCII-armoured."""
+        return f"/etc/apt/keyrings/{self.name}.asc"
+
+    @property
+    def source(self) -> File:
+        """The archive as a deb822 source file."""
+        lines = ["Types: deb", f"URIs: {self.url}", f"Suites: {self.suite}"]
+        if self.components:
+            lines.append(f"Components: {self.components}")
+        lines += [f"Architectures: {self.architecture}", f"Signed-By: {self.key_path}", ""]
+        return File(f"/etc/apt/sources.list.d/{self.name}.sources", "\n".join(lines).encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from vllm_hosts.facts.tree import READ_AT_MOST
+from vllm_hosts.host.files import READ_AT_MOST
 from vllm_hosts.settings.masks import masked
 from vllm_hosts.text import clean
 

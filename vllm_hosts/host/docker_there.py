@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from packaging.version import Version
 
-from vllm_hosts.facts.release import Release
+from vllm_hosts.host.release import Release
 
 #: `dockerd --validate` is there from then on, and networks know host_binding_ipv4.
 DOCKER_FLOOR = Version("23.0")

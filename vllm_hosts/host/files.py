@@ -177,3 +177,7 @@ def _as_it_should_be(entry: Entry, found: Found) -> bool:
     if isinstance(entry, Kept):
         return found.kind == "f"
     return found.kind == "f" and found.sha256 == entry.sha256
+
+
+#: Of a file; more is no configuration that a person reads.
+READ_AT_MOST = 256 * 1024

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from vllm_hosts.host.nvidia_smi import Smi, cause, reboot_helps
+from vllm_hosts.host.pci import PciDevice
 from vllm_hosts.settings import Agent
 
 
@@ -75,3 +77,42 @@ def turns(agents: Sequence[str], cards: Mapping[str, Collection[int]]) -> list[l
             found.append([])
         found[last + 1].append(agent)
     return found
+
+
+@dataclass(frozen=True)
+class GpuHost:
+    """Everything that decides about a driver.
+
+    ``kernel`` as ``uname -r`` prints it; ``module`` is the version of NVIDIA's module that is
+    loaded; ``secure_boot`` is None where the host has no UEFI firmware; ``key_enrolled``: whether
+    that firmware trusts the key of modules that are built on the host; ``nvswitch``: whether the
+    driver or the bus shows switches between GPUs; ``has_persistenced``: whether the persistence
+    daemon is installed.
+    """
+
+    kernel: str
+    has_headers: bool
+    devices: tuple[PciDevice, ...]
+    module: str | None
+    secure_boot: bool | None
+    key_enrolled: bool
+    nvswitch: bool
+    has_persistenced: bool
+    smi: Smi
+
+    @property
+    def cards(self) -> tuple[PciDevice, ...]:
+        """The GPUs on the bus."""
+        return tuple(device for device in self.devices if device.is_gpu)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether NVIDIA's driver runs, be it that nothing but the kernel knows."""
+        return bool(self.module or self.smi.driver) or any(
+            card.driver == "nvidia" for card in self.cards
+        )
+
+    @property
+    def nouveau(self) -> bool:
+        """Whether the free driver holds a card, which it gives back only at a reboot."""
+        return any(card.driver == "nouveau" for card in self.cards)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from vllm_hosts.facts.nginx_sites import Sites
 from vllm_hosts.host.paths import NGINX_WELCOME
 from vllm_hosts.settings import HostSettings
 
@@ -66,3 +66,16 @@ def _split(where: str) -> tuple[str, int]:
     if not colon or where.endswith("]"):
         return where, 80
     return address, int(port) if re.fullmatch("[0-9]{1,9}", port) else -1
+
+
+@dataclass(frozen=True)
+class Sites:
+    """``welcome``: whose the site of that name is: ``distribution``, ``own``, or empty.
+
+    ``pages`` is what it serves besides the page that came with it; ``listens`` has file and words
+    of each listen directive in files that are neither ours nor the distribution's.
+    """
+
+    welcome: str = ""
+    pages: tuple[str, ...] = ()
+    listens: tuple[tuple[str, str], ...] = ()

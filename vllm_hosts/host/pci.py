@@ -7,7 +7,7 @@ from functools import cache
 
 import yaml
 
-from vllm_hosts.verify.promises import DATA
+from vllm_hosts.data import DATA
 
 #: PCI vendor of NVIDIA.
 NVIDIA = 0x10DE

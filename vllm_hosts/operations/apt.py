@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from shlex import quote
 
 from pyinfra.api.command import StringCommand
@@ -12,7 +11,8 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages, AptSourceFiles, Packages
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.apt_entries import Edit, in_the_way, is_key, mentioned
-from vllm_hosts.host.files import File, differing
+from vllm_hosts.host.archives import Archive
+from vllm_hosts.host.files import differing
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import will_change
@@ -45,36 +45,6 @@ def _finished(command: str) -> str:
 def lists_read() -> StringCommand:
     """The command that reads what the archives have."""
     return watched("reading the archives' lists", f"{_APT_GET} update")
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A third-party apt archive, and the only key that may sign it.
-
-    ``suite`` ends in ``/`` for a flat archive, which has no ``components``.
-    """
-
-    name: str
-    url: str
-    suite: str
-    components: str
-    architecture: str
-    key_url: str
-    key_fingerprint: str
-
-    @property
-    def key_path(self) -> str:
-        """Where the key lies on the host, ASCII-armoured."""
-        return f"/etc/apt/keyrings/{self.name}.asc"
-
-    @property
-    def source(self) -> File:
-        """The archive as a deb822 source file."""
-        lines = ["Types: deb", f"URIs: {self.url}", f"Suites: {self.suite}"]
-        if self.components:
-            lines.append(f"Components: {self.components}")
-        lines += [f"Architectures: {self.architecture}", f"Signed-By: {self.key_path}", ""]
-        return File(f"/etc/apt/sources.list.d/{self.name}.sources", "\n".join(lines).encode())
 
 
 @host_operation

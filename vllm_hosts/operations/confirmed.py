@@ -8,6 +8,7 @@ cut off), the host returns to what it was.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from shlex import quote
 from typing import Any
 
@@ -17,7 +18,9 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
+from vllm_hosts.facts.tree import COPIES, DEPLOYED
 from vllm_hosts.operations.base import fail
+from vllm_hosts.operations.notes import NOTES
 
 #: Seconds after which an unconfirmed change is undone.
 PATIENCE = 60
@@ -26,14 +29,38 @@ _TRY_FOR = 25.0
 _FOLDER = "/run/vllm-hosts-undo"
 
 
-def armed(name: str, *, save: str, undo: str) -> StringCommand:
+#: What is noted of the files returns with them, or they would count as changed by somebody else.
+_SAVE_NOTES = """
+printf '%s\\n' {files} >.ours
+: >.was; [ ! -e {deployed} ] ||
+    awk 'NR == FNR {{ ours[$0]; next }} $2 in ours' .ours {deployed} >.was
+for path in {files}; do
+    [ ! -e "{copies}$path" ] || {{
+        mkdir -p "copies${{path%/*}}"; cp -p "{copies}$path" "copies$path"
+    }}
+done
+"""
+_UNDO_NOTES = """
+umask 077; work=.; deployed={deployed}
+{notes}
+[ ! -e "$deployed" ] || noted .was
+for path in {files}; do
+    rm -f "{copies}$path"; [ ! -e "copies$path" ] || cp -p "copies$path" "{copies}$path"
+done
+"""
+
+
+def armed(name: str, files: Sequence[str], *, save: str, undo: str) -> StringCommand:
     """Have the host undo what follows after ``PATIENCE`` seconds.
 
     :param name: one word for the change.
+    :param files: absolute paths of the files that it changes and ``undo`` brings back.
     :param save: shell lines that keep what is there now in the current folder, for root only.
     :param undo: shell lines that bring it back, run in the same folder.
     """
     folder, unit = f"{_FOLDER}/{name}", f"vllm-hosts-undo-{name}"
+    record = {"files": " ".join(files), "deployed": DEPLOYED, "copies": COPIES, "notes": NOTES}
+    undo = f"cd {folder} || exit 1; {undo}\n{_UNDO_NOTES.format(**record)}: >undone"
     return StringCommand(
         f"""
         set -eu; umask 077
@@ -41,7 +68,8 @@ def armed(name: str, *, save: str, undo: str) -> StringCommand:
         systemctl reset-failed {unit}.service 2>/dev/null || :
         rm -rf {folder}; mkdir -p {folder}; cd {folder}
         {save}
-        printf '%s\\n' {quote(f"cd {folder} || exit 1; {undo}; : >undone")} >undo.sh
+        {_SAVE_NOTES.format(**record)}
+        printf '%s\\n' {quote(undo)} >undo.sh
         systemd-run --quiet --collect --unit={unit} --on-active={PATIENCE}s \
             --timer-property=AccuracySec=500ms /bin/sh {folder}/undo.sh
         """

@@ -46,6 +46,7 @@ def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: 
     if different or not loaded.in_force:
         yield armed(
             _CHANGE,
+            [rules],
             save=(
                 f"{{ echo '{_TABLE}'; echo 'delete {_TABLE}';"
                 f" {LISTING} 2>/dev/null || :; }} >table.nft\n"

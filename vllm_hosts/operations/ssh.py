@@ -41,6 +41,7 @@ def sshd_configured(entries: Sequence[Entry]) -> Commands:
     path = entry.path
     yield armed(
         _CHANGE,
+        [path],
         save=f"[ ! -e {path} ] || cp -p {path} sshd.conf",
         undo=(
             f"if [ -e sshd.conf ]; then cp -p sshd.conf {path}; else rm -f {path}; fi; {_RELOAD}"

@@ -22,6 +22,7 @@ from pyinfra.api.output import format_text
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.progress import progress_spinner
 
+from vllm_hosts.connect.pyinfra_output import before_errors
 from vllm_hosts.operations import foreseen
 
 #: Seconds after which an operation says its name: there is something to wait for. Most of what
@@ -33,8 +34,6 @@ _NAMED = 6
 _THEIRS = {"log_operation_start", "run_host_op", "_run_host_op"}
 #: What pyinfra says of its own steps, and nobody waits for.
 _STEPS = ("--> Preparing operation", "--> Skipping change", "Loading: ")
-
-_brief: Brief | None = None
 
 
 def install(state: State) -> None:
@@ -48,18 +47,12 @@ def install(state: State) -> None:
         return
     if not all(str(file).endswith(".py") for file in files):
         return
-    global _brief
-    _brief = brief = Brief()
+    brief = Brief()
+    before_errors.append(brief.show)
     state.add_callback_handler(brief)
     logger.addFilter(brief.wanted)
     cli.print_results = brief.results
     operations.progress_spinner = brief.spinner  # type: ignore[attr-defined]
-
-
-def name_step() -> None:
-    """Say what is being done, before a host's own words about what went wrong with it."""
-    if _brief is not None:
-        _brief.show()
 
 
 class Brief(BaseStateCallback):

@@ -34,7 +34,7 @@ from vllm_hosts.project.inventory import LEFT, deployed, load_problem, require_h
 from vllm_hosts.settings import HostSettings
 
 #: Where config.py and deploy.py lie.
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

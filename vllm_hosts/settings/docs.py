@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.agent import Egress, Expose, RequestLimits
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _WORDS = {bool: "True or False", int: "whole number", float: "number", str: "text"}
 _BOUNDS = {Ge: "at least", Gt: "more than", Le: "at most", Lt: "less than"}
 

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import yaml
 
-_FILE = Path(__file__).resolve().parent.parent / "data" / "vllm_words.yaml"
+from vllm_hosts.data import DATA
+
+_FILE = DATA / "vllm_words.yaml"
 
 #: A variable whose value nobody but its user should know. A switch may have such a name too.
 _SECRET_NAME = re.compile(

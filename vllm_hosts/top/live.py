@@ -10,7 +10,7 @@ from datetime import datetime
 import gevent
 from rich.console import Console
 
-from vllm_hosts.cli.choice import Chosen
+from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.connect.hosts import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.text import clean

@@ -9,7 +9,7 @@ from functools import cache
 import yaml
 from packaging.version import Version
 
-from vllm_hosts.verify.promises import DATA
+from vllm_hosts.data import DATA
 
 
 @dataclass(frozen=True)

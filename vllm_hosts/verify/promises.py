@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import yaml
 
-DATA = Path(__file__).resolve().parent / "data"
+from vllm_hosts.data import DATA
 
 
 @dataclass(frozen=True)

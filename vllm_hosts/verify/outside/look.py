@@ -165,7 +165,7 @@ def _start(command: str, said: str = "") -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=_HERE.parent.parent,
+        cwd=_HERE.parents[2],
     )
     assert started.stdin is not None
     # One that ended before it read says why when it is waited for.
