@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vllm_hosts.facts.tree import DEPLOYED, STAMPS
 from vllm_hosts.host.files import Entry, File, Folder
-from vllm_hosts.host.paths import EDGE_FOLDER
+from vllm_hosts.host.paths import DEPLOYED, EDGE_FOLDER, STAMPS
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import ClientKey
 

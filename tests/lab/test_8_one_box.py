@@ -104,7 +104,7 @@ def seen_from_elsewhere(found: Run) -> None:
     assert "5 promises not checked on @local" in found.output, found.output[-5000:]
     assert "5 not checked" in found.output
     flat = " ".join(found.output.split())
-    way = re.search(r"ssh OTHER (python3 - '[^']+' < vllm_hosts/outside/scan\.py)", flat)
+    way = re.search(r"ssh OTHER (python3 - '[^']+' < vllm_hosts/verify/outside/scan\.py)", flat)
     assert way is not None, flat[-3000:]
     # From the neighbour, which has the file that ssh would send it.
     scan = ROOT / "vllm_hosts/verify/outside/scan.py"

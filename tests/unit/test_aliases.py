@@ -12,7 +12,7 @@ from tests.unit.ssh_server import SshServer, ssh_server
 
 #: Where the edge is checked, and that commands arrive.
 DEPLOY = """
-from vllm_hosts import run
+from vllm_hosts.project import run
 from vllm_hosts.operations.base import StringCommand, host_operation
 
 @host_operation

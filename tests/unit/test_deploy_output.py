@@ -18,7 +18,7 @@ from pyinfra.api.deploy import deploy
 from pyinfra.operations import server
 from vllm_hosts.operations.checks import no_problems, said
 from vllm_hosts.operations.base import watched, host_operation
-from vllm_hosts import deploy_output
+from vllm_hosts.project import deploy_output
 deploy_output._SILENT = 3
 
 @host_operation

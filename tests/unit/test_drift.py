@@ -20,7 +20,7 @@ from pyinfra.api.deploy import deploy
 from vllm_hosts.facts import tree as facts
 from vllm_hosts.operations import tree
 from vllm_hosts.operations.record import deployed_noted
-from vllm_hosts.tree import File
+from vllm_hosts.host.files import File
 
 for module in (facts, tree):
     for name in ("DEPLOYED", "COPIES", "STAMPS", "PREVIOUS"):

@@ -380,7 +380,8 @@ _DEPLOY = """
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts.facts import vllm_images
-from vllm_hosts.operations import images, tree
+from vllm_hosts.agents import prune as images
+from vllm_hosts.operations import tree
 
 vllm_images.RECORD = images.RECORD = {record!r}
 for name in ("DEPLOYED", "COPIES", "PREVIOUS"):

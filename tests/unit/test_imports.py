@@ -1,41 +1,73 @@
-"""Which way imports go: no role knows another, and nothing that is installed knows a role or the
-lab."""
+"""Which way imports go: downwards, as docs/design.md says it. No role knows another, what decides
+knows no host, and nothing that is installed knows a role or the lab."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import architecture
+from tests.architecture import ROOT, edges, floors, imported, modules, reached, room
+
+PURE = {name for kind, rooms in floors() if kind == "pure" for name in rooms}
+#: The memory plan decides too; only ``sources`` asks a host for its figures.
+PLANNING = {
+    module for module in modules() if room(module) == "capacity" and "sources" not in module
+}
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Modules that a file imports, also where a function does it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-        elif isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-
-
-def forbidden(path: Path) -> list[str]:
+def forbidden(path: Path) -> Iterator[str]:
     """What a file of the product imports and may not."""
     area, *rest = path.relative_to(ROOT).parts
-    found = []
     for module in imported(path):
         top, *below = module.split(".")
         another = top == "roles" and not (area == "roles" and below[:1] == rest[:1])
         if top in ("lab", "tests") or another:
-            found.append(module)
-    return found
+            yield module
 
 
 @pytest.mark.parametrize("area", ["roles", "vllm_hosts"])
 def test_no_file_knows_a_role_of_another_s_or_the_lab(area: str) -> None:
     files = list((ROOT / area).rglob("*.py"))
     assert files
-    wrong = {str(path.relative_to(ROOT)): bad for path in files if (bad := forbidden(path))}
+    wrong = {str(path.relative_to(ROOT)): bad for path in files if (bad := [*forbidden(path)])}
     assert wrong == {}
+
+
+def test_every_room_is_in_the_document() -> None:
+    named = [name for _, rooms in floors() for name in rooms]
+    assert sorted(named) == sorted({room(module) for module in modules()} - {""})
+
+
+def test_imports_go_down() -> None:
+    floor = {name: number for number, (_, rooms) in enumerate(floors()) for name in rooms}
+    assert [by for (one, other), by in edges().items() if floor[other] >= floor[one]] == []
+
+
+def decides(path: Path) -> list[str]:
+    """What a file that has to be pure reaches and may not, with the module that imports it."""
+    return [
+        f"{module}, by {by}"
+        for module, by in reached(path).items()
+        if module.split(".")[0] in ("pyinfra", "pyinfra_cli", "gevent", "paramiko", "testinfra")
+        or (module in modules() and room(module) not in PURE | {""} and module not in PLANNING)
+    ]
+
+
+def test_pure_rooms_reach_no_host() -> None:
+    files = {module: path for module, path in modules().items() if room(module) in PURE}
+    assert {module: bad for module, path in files.items() if (bad := decides(path))} == {}
+
+
+def test_plans_reach_no_host() -> None:
+    files = [path for path in (ROOT / "roles").rglob("*.py") if path.name != "__init__.py"]
+    assert len(files) > 10
+    wrong = {str(path.relative_to(ROOT)): bad for path in files if (bad := decides(path))}
+    # A plan's own role is a package whose file has the operations.
+    assert wrong == {}
+
+
+def test_the_page_is_the_code_s() -> None:
+    assert architecture.PAGE.read_text() == architecture.page()

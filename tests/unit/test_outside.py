@@ -169,7 +169,7 @@ class TestFromTheHostItself:
         assert list(seen["there"].scans("ipv4", {443})) == ["controller"]
         command = str(found.value).partition("ssh OTHER ")[2].replace("python3", sys.executable)
         done = subprocess.run(
-            command, shell=True, cwd=Path(look.__file__).parents[2], capture_output=True, check=True
+            command, shell=True, cwd=Path(look.__file__).parents[3], capture_output=True, check=True
         )
         [there] = json.loads(done.stdout)
         assert (there["address"], there["tcp"]) == ("127.0.0.1", [])

@@ -21,7 +21,7 @@ PROD, COPY = "inventory/prod.py", "inventory/copy.py"
 #: Paths of the host, in a folder of the test.
 _MOVED = """
 import sys
-import vllm_hosts.hosts_cli  # and with it all that knows a path
+import vllm_hosts.cli.hosts  # and with it all that knows a path
 NAMES = ("STORE_MARK", "EDGE_FOLDER", "TLS_CERTIFICATE", "DEPLOYED", "COPIES", "STAMPS", "PREVIOUS")
 for module in [one for name, one in sys.modules.items() if name.startswith("vllm_hosts")]:
     for name in NAMES:
@@ -42,7 +42,9 @@ class Machine(Project):
         for name in ("deploy.py", "config.py"):
             (self.folder / name).unlink()
         # Before anything of ours is imported.
-        self.write("config.py", "import moved\nfrom vllm_hosts import run\n\nrun.install()\n")
+        self.write(
+            "config.py", "import moved\nfrom vllm_hosts.project import run\n\nrun.install()\n"
+        )
         role = "from roles.ownership import ownership\n"
         self.write("deploy.py", f"{role}ownership()\n")
         self.write("keys.py", f"{role}ownership(first=False)\n")

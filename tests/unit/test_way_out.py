@@ -18,12 +18,16 @@ from vllm_hosts.settings.words import arguments, refused_argument, refused_varia
 ROOT = Path(__file__).parents[2]
 #: Where sentences are made that refuse a host or its settings.
 MODULES = [
-    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "vllm_hosts/settings").glob("*.py"))),
+    *(
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "vllm_hosts/settings").glob("*.py"))
+        if path.name != "docs.py"
+    ),
     "roles/preflight/plan.py",
     "roles/preflight/memory.py",
     "roles/nvidia_driver/plan.py",
     "roles/docker/__init__.py",
-    "vllm_hosts/settings/addresses.py",
+    "vllm_hosts/connect/addresses.py",
     "vllm_hosts/host/apt_entries.py",
     "vllm_hosts/host/daemon_json.py",
     "vllm_hosts/host/docker_there.py",

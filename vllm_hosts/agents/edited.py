@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_hosts.connect.hosts import ask
-from vllm_hosts.facts.tree import COPIES, FileTexts, TreeState
+from vllm_hosts.facts.tree import FileTexts, TreeState
 from vllm_hosts.host.changes import NOT_TEXT, changed_lines
 from vllm_hosts.host.files import Found
-from vllm_hosts.host.paths import compose_overrides
+from vllm_hosts.host.paths import COPIES, compose_overrides
 from vllm_hosts.settings import HostSettings
 
 

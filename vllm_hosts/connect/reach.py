@@ -25,8 +25,8 @@ from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.connectors.ssh import SSHConnector
 
 from vllm_hosts.connect import sudo
+from vllm_hosts.connect.addresses import ssh_entry
 from vllm_hosts.errors import HostError, SettingsError
-from vllm_hosts.settings.addresses import ssh_entry
 from vllm_hosts.text import clean
 
 # Without a handler it writes tracebacks of servers that hang up to standard error.

@@ -53,3 +53,16 @@ def model_folder(settings: HostSettings, agent: Agent) -> str:
         return agent.model
     cached = agent.model.replace("/", "--")
     return f"{models_folder(settings)}/hub/models--{cached}"
+
+
+#: One small file per service: the digest of the files that it last took up.
+STAMPS = "/var/lib/vllm-hosts/stamps"
+
+
+#: What was deployed to this host: SHA-256 and path, `-` for a path where nothing should be. While a
+#: change is under way a path has two lines, so that a run that is cut off leaves nothing false.
+DEPLOYED = "/var/lib/vllm-hosts/deployed"
+
+
+#: Copies of deployed files that are not secret, good as long as their digest stands there.
+COPIES = "/var/lib/vllm-hosts/deployed-files"

@@ -18,7 +18,7 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from vllm_hosts.facts.tree import COPIES, DEPLOYED
+from vllm_hosts.host.paths import COPIES, DEPLOYED
 from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.notes import NOTES
 
