@@ -19,12 +19,12 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
-from vllm_hosts.connect import sudo
+from vllm_hosts.connect import addresses, sudo
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.pki import check_ca_file, check_files, utc_now
 from vllm_hosts.keys.sources import problems
-from vllm_hosts.settings import HostSettings, addresses
+from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.problems import sentences
 
 #: Settings that are groups of settings: they merge name by name over the layers.
