@@ -87,7 +87,7 @@ def page() -> str:
         "# Architecture",
         "",
         "Made from the imports by `python -m tests.architecture`; what each room is for stands in",
-        "[design.md](design.md#the-rooms-of-vllm_hosts). Arrows are imports, and point downwards;",
+        "[design.md](design.md#the-rooms-of-the-package). Arrows are imports, and point downwards;",
         "arrows to the two lowest floors, which everybody uses, are left out.",
         "",
         "```mermaid",

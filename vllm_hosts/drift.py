@@ -15,7 +15,7 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from pyinfra_cli.util import load_deploy_file
 
-from vllm_hosts.connect.hosts import connect_as_root
+from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import has_ended
@@ -71,7 +71,7 @@ def drift(inventory_file: Path, deploy_file: Path, chosen: tuple[str, ...]) -> d
     state.init(inventory, config, initial_limit=limit)
     found = {host.name: HostDrift() for host in inventory if state.is_host_in_limit(host)}
     state.set_stage(StateStage.Connect)
-    reached = _connect(state, [inventory.get_host(name) for name in found], found)
+    reached = _connect(state, found)
     state.set_stage(StateStage.Prepare)
     if reached:
         load_deploy_file(state, str(deploy_file))
@@ -83,20 +83,18 @@ def drift(inventory_file: Path, deploy_file: Path, chosen: tuple[str, ...]) -> d
     return found
 
 
-def _connect(state: State, hosts: list[Host], found: dict[str, HostDrift]) -> list[Host]:
+def _connect(state: State, found: dict[str, HostDrift]) -> list[Host]:
     """Hosts that were reached. pyinfra's own ``connect_all`` ends the run where none is."""
-
-    def one(host: Host) -> None:
-        try:
-            with ctx_state.use(state), ctx_host.use(host):
-                connect_as_root(host)
-        except HostError as error:
-            found[host.name].unknown.append(str(error))
+    inventory = state.inventory
+    reached = []
+    for name, error in Connections(inventory, state).each(found, lambda _: None).items():
+        host = inventory.get_host(name)
+        if isinstance(error, HostError):
+            found[name].unknown.append(str(error))
         else:
             state.activate_host(host)
-
-    gevent.joinall([gevent.spawn(one, host) for host in hosts], raise_error=True)
-    return [host for host in hosts if host in state.active_hosts]
+            reached.append(host)
+    return reached
 
 
 def _look(state: State, host: Host, into: HostDrift, told: dict[str, list[Any]]) -> None:

@@ -200,7 +200,7 @@ class TestAskingTheHost:
         self, project: Project
     ) -> None:
         project.write(PROD, 'gpu_hosts = [("127.0.0.1", {"ssh_port": 9, "ssh_user": "nobody"})]\n')
-        assert "127.0.0.1: cannot be reached" in plan(project, code=1)
+        assert "could not be planned: cannot be reached" in plan(project, code=1)
         words = ("--gpu-memory", "16", "--model-dir", f"one={copy(project, SMALL)}")
         assert planned(project, *words)[0]["verdict"] == "fits"
         assert "planned with 16 GiB for each GPU" in plan(project, *words)

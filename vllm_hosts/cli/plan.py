@@ -19,7 +19,7 @@ from vllm_hosts.capacity.sources import (
 )
 from vllm_hosts.cli.choice import host_option
 from vllm_hosts.cli.common import inventory_argument, only, opened, says_problems
-from vllm_hosts.connect.ask import ask
+from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
@@ -96,7 +96,7 @@ def plan(
         )
     answers: dict[str, System | HostError] = {}
     if connect:
-        answers = ask(loaded, list(chosen), lambda name: look_at(chosen[name]))
+        answers = Connections(loaded).each(chosen, lambda name: look_at(chosen[name]), leave=True)
     unasked: dict[str, str] = {}
     plans = []
     for name, host in chosen.items():

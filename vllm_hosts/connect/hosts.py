@@ -1,4 +1,4 @@
-"""Connections to many hosts at once, for commands that look at hosts or operate what runs there."""
+"""The one way in which commands, the doctor and the hosts suite connect to hosts, and run there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.connect import sudo
-from vllm_hosts.connect.reach import connect, require_root, saying
+from vllm_hosts.connect.reach import connect, disconnect, require_root, saying
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import HostFact
 
@@ -25,10 +25,13 @@ T = TypeVar("T")
 
 
 class Connections:
-    """Hosts of an inventory, each connected to when something is first done there."""
+    """Hosts of an inventory, each connected to when something is first done there.
 
-    def __init__(self, inventory: Inventory) -> None:
-        self._state = State(inventory, Config())
+    :param state: pyinfra's, where there is one already.
+    """
+
+    def __init__(self, inventory: Inventory, state: State | None = None) -> None:
+        self.state = state or State(inventory, Config())
 
     def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
         """Do something at a host: with ``ask``, ``carry_out``, or facts.
@@ -36,10 +39,10 @@ class Connections:
         :param limit: seconds; whoever has not answered by then is connected to anew next time.
         :raises HostError: the host cannot be reached, sudo is refused, or what ``do`` raises.
         """
-        host = self._state.inventory.get_host(name)
+        host = self.state.inventory.get_host(name)
         questions = sudo.questions
         try:
-            with gevent.Timeout(limit), at_host(self._state, host), saying(host):
+            with gevent.Timeout(limit), at_host(self.state, host), saying(host):
                 connect_as_root(host)
                 return do()
         except gevent.Timeout as late:
@@ -50,15 +53,26 @@ class Connections:
             raise HostError(f"no answer within {late.seconds:g} s") from None
 
     def each(
-        self, names: Iterable[str], do: Callable[[str], T], *, limit: float | None = None
+        self,
+        names: Iterable[str],
+        do: Callable[[str], T],
+        *,
+        limit: float | None = None,
+        leave: bool = False,
     ) -> dict[str, T | HostError]:
-        """Do the same at several hosts at the same time; one host's failure stays its own."""
+        """Do the same at several hosts at the same time; one host's failure stays its own.
+
+        :param leave: disconnect from each host when it is done.
+        """
 
         def one(name: str) -> T | HostError:
             try:
                 return self.at(name, lambda: do(name), limit=limit)
             except HostError as error:
                 return error
+            finally:
+                if leave:
+                    disconnect(self.state.inventory.get_host(name))
 
         jobs = {name: gevent.spawn(one, name) for name in names}
         gevent.joinall(jobs.values(), raise_error=True)
@@ -66,12 +80,12 @@ class Connections:
 
     def where_somebody_types(self, names: Iterable[str]) -> list[str]:
         """Hosts that may ask for a password when they are first connected to."""
-        inventory = self._state.inventory
-        return [name for name in names if sudo.may_ask(self._state, inventory.get_host(name))]
+        inventory = self.state.inventory
+        return [name for name in names if sudo.may_ask(self.state, inventory.get_host(name))]
 
     def drop(self, name: str) -> None:
         """Forget a connection, which may be dead; the next look makes another."""
-        host = self._state.inventory.get_host(name)
+        host = self.state.inventory.get_host(name)
         client = getattr(host.connector, "client", None)
         if client is not None:
             gevent.spawn(client.close)

@@ -7,7 +7,6 @@ from typing import Any
 
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
-from pyinfra.api.config import Config
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
@@ -16,7 +15,7 @@ from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host as TestinfraHost
 
 from vllm_hosts.connect import pyinfra_output
-from vllm_hosts.connect.hosts import connect_as_root
+from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.connect.reach import named, saying
 from vllm_hosts.errors import HostError
 
@@ -84,7 +83,7 @@ class Hosts:
 
     def __init__(self, inventory: Inventory) -> None:
         pyinfra_output.install()
-        self._state = State(inventory, Config())
+        self._connections = Connections(inventory)
         self._made: dict[str, TestinfraHost | HostError] = {}
 
     def get(self, name: str) -> TestinfraHost:
@@ -100,10 +99,10 @@ class Hosts:
         return found
 
     def _connect(self, name: str) -> TestinfraHost | HostError:
-        host = self._state.inventory.get_host(name)
+        state = self._connections.state
+        host = state.inventory.get_host(name)
         try:
-            with ctx_state.use(self._state), ctx_host.use(host):
-                connect_as_root(host)
+            self._connections.at(name, lambda: None)
         except HostError as error:
             return named(host, error)
-        return CheckedHost(PyinfraBackend(self._state, host))
+        return CheckedHost(PyinfraBackend(state, host))

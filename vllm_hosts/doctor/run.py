@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import gevent
-from pyinfra.api.config import Config
-from pyinfra.api.host import Host
-from pyinfra.api.state import State
-from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
-
 from vllm_hosts.capacity import plan_host
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, look_at, models_of
-from vllm_hosts.connect.hosts import connect_as_root
-from vllm_hosts.connect.reach import disconnect, saying
+from vllm_hosts.connect.hosts import Connections
 
 # Each registers the diagnoses that it finds.
 from vllm_hosts.doctor import (  # noqa: F401
@@ -60,34 +53,22 @@ def examine(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, Examined
     """
     inventory = load(inventory_file)
     settings = validate(inventory)
-    config = Config()
-    state = State(inventory, config)
-    ctx_state.set(state)
-    ctx_config.set(config)
-    ctx_inventory.set(inventory)
     names = [name for name in settings if not chosen or name in chosen]
-    looks = [
-        gevent.spawn(_examine, state, inventory.get_host(name), settings[name], str(inventory_file))
-        for name in names
-    ]
-    gevent.joinall(looks, raise_error=True)
-    return {name: look.value for name, look in zip(names, looks, strict=True)}
+    looks = Connections(inventory).each(names, lambda name: _looked(settings[name]), leave=True)
+    return {
+        name: _judged(settings[name], look, str(inventory_file)) for name, look in looks.items()
+    }
 
 
-def _examine(state: State, host: Host, settings: HostSettings, file: str) -> Examined:
-    with ctx_state.use(state), ctx_host.use(host):
-        try:
-            connect_as_root(host)
-        except HostError as error:
-            return Examined(blind=(str(error),))
-        try:
-            with saying(host):
-                look = seen(settings, reachable)
-                look = replace(look, fitting=_fitting(settings, look))
-        except HostError as error:
-            return Examined(blind=(str(error),))
-        finally:
-            disconnect(host)
+def _looked(settings: HostSettings) -> Seen:
+    """What is seen at the host at hand."""
+    look = seen(settings, reachable)
+    return replace(look, fitting=_fitting(settings, look))
+
+
+def _judged(settings: HostSettings, look: Seen | HostError, file: str) -> Examined:
+    if isinstance(look, HostError):
+        return Examined(blind=(str(look),))
     try:
         return Examined(tuple(diagnose(settings, look, file)), tuple(map(clean, look.blind())))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
