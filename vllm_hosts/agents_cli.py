@@ -18,6 +18,7 @@ from pyinfra_cli.log import setup_logging
 from rich.console import Console
 
 from vllm_hosts.cli_common import (
+    Exit,
     agreed,
     inventory_argument,
     say_errors,
@@ -84,7 +85,7 @@ def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: b
         isinstance(host, HostError) or not all(agent.well for agent in host.values())
         for host in found.values()
     ):
-        sys.exit(1)
+        sys.exit(Exit.WRONG)
 
 
 @agents.command()
@@ -146,7 +147,7 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
     )
     if say_errors(found):
         click.secho("Nothing was restarted. --host leaves hosts out.", fg="red", err=True)
-        sys.exit(1)
+        sys.exit(Exit.WRONG)
     if _say_edited(found, as_is):
         _refuse("restarted", inventory, found)
     left = [(host, agent) for host, names in chosen.agents.items() for agent in names]
@@ -160,7 +161,7 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
             click.secho(f"{host}: agent {agent} did not come back", fg="red", err=True)
             if left:
                 click.echo(f"not touched: {_listed(left)}", err=True)
-            sys.exit(1)
+            sys.exit(Exit.WRONG)
         click.echo(f"{host}: {agent} is restarted")
 
 
@@ -193,13 +194,13 @@ def logs(
     news = reader.read()
     _show(news)
     if not follow:
-        sys.exit(1 if news.problems else 0)
+        sys.exit(Exit.WRONG if news.problems else Exit.OK)
     try:
         while True:
             time.sleep(_FOLLOW_EVERY)
             _show(reader.read())
     except KeyboardInterrupt:
-        sys.exit(0)
+        sys.exit(Exit.OK)
 
 
 def _show(news: News) -> None:
@@ -216,7 +217,7 @@ def _at_once(chosen: Chosen, do: Callable[[HostSettings, Sequence[str]], None]) 
         chosen.agents, lambda host: do(chosen.settings[host], chosen.agents[host])
     )
     if say_errors(done):
-        sys.exit(1)
+        sys.exit(Exit.WRONG)
 
 
 def _say_edited(found: Mapping[str, list[Edited] | HostError], as_is: bool) -> bool:
@@ -243,7 +244,7 @@ def _refuse(done: str, inventory: Path, found: Mapping[str, list[Edited] | HostE
     click.echo("To have again what the settings say, deploy:", err=True)
     click.echo(f"  pyinfra {limits} {quote(str(inventory))} deploy.py", err=True)
     click.echo("To go on with the files as they are, until the next deploy: --as-is", err=True)
-    sys.exit(1)
+    sys.exit(Exit.WRONG)
 
 
 def _show_progress() -> None:

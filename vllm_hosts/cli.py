@@ -1,6 +1,6 @@
 """The command `vllm-hosts`: what people do with an inventory besides deploying it.
 
-Exit codes: 0 all is well; 1 something is wrong, and was said; 2 the command was misused.
+Exit codes: ``cli_common.Exit``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import click
 from vllm_hosts import __version__, pyinfra_output
 from vllm_hosts.agents_cli import agents as agents_command
 from vllm_hosts.ca_cli import ca
-from vllm_hosts.cli_common import inventory_argument, only, opened, says_problems
+from vllm_hosts.cli_common import Exit, inventory_argument, only, opened, says_problems
 from vllm_hosts.controller import CA_FILE, state_folder
 from vllm_hosts.doctor_cli import doctor
 from vllm_hosts.drift import drift as find_drift
@@ -226,7 +226,7 @@ def verify(
         command += [f"--report={report.resolve()}", f"--junitxml={report.resolve() / 'junit.xml'}"]
     code = subprocess.run([*command, *pytest_arguments], check=False).returncode
     # pytest's own codes above 1 mean that nothing, or not everything, was looked at.
-    sys.exit(0 if code == 0 else 1)
+    sys.exit(Exit.OK if code == 0 else Exit.WRONG)
 
 
 @main.command()
@@ -240,7 +240,7 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     Of files it shows the lines, - as the host has them and + as a deploy writes them, with secrets
     masked, and whether the host or the settings changed since the last deploy.
 
-    Exit codes: 0 nothing differs, 2 something does, 1 some checks could not be completed.
+    Exit codes: 0 nothing differs, 3 something does, 1 some checks could not be completed.
 
     Example: vllm-hosts drift inventory/prod.py --json
     """
@@ -251,8 +251,8 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     else:
         show_drift(found)
     if any(host.unknown for host in found.values()):
-        sys.exit(1)
-    sys.exit(2 if any(host.drifted for host in found.values()) else 0)
+        sys.exit(Exit.WRONG)
+    sys.exit(Exit.DIFFERS if any(host.drifted for host in found.values()) else Exit.OK)
 
 
 def _program() -> str:

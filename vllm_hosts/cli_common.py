@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from enum import IntEnum
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -21,6 +22,28 @@ from vllm_hosts.keys import KeyStore
 from vllm_hosts.settings import HostSettings
 
 P = ParamSpec("P")
+
+
+class Exit(IntEnum):
+    """How every command ends. docs/commands.md has the same words."""
+
+    OK = (0, "All is well.")
+    WRONG = (1, "Something is wrong, or could not be checked.")
+    MISUSE = (2, "The command was misused: an unknown option, host or agent.")
+    DIFFERS = (
+        3,
+        "Everything was checked, and the answer is that something differs, is due for renewal or"
+        " does not fit.",
+    )
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Exit:
+        made = int.__new__(cls, code)
+        made._value_ = code
+        made.meaning = meaning
+        return made
+
 
 inventory_argument = click.argument(
     "inventory", type=click.Path(path_type=Path), metavar="INVENTORY"
@@ -78,7 +101,7 @@ def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, Non
                 click.secho(heading, fg="red", bold=True, err=True)
                 for problem in error.problems:
                     click.echo(f"  - {problem}", err=True)
-                sys.exit(1)
+                sys.exit(Exit.WRONG)
 
         return guarded
 
@@ -88,7 +111,7 @@ def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, Non
 class NobodyAnswersError(click.ClickException):
     """A question where there is no terminal. The command lacks ``-y``, and so is misused."""
 
-    exit_code = 2
+    exit_code = Exit.MISUSE
 
     def __init__(self) -> None:
         super().__init__(

@@ -12,7 +12,7 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli_common import inventory_argument, only, opened, says_problems
+from vllm_hosts.cli_common import Exit, inventory_argument, only, opened, says_problems
 from vllm_hosts.doctor.model import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined, examine
 from vllm_hosts.inventory import validate
@@ -32,7 +32,7 @@ _COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSS
 def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     """Diagnose hosts: what is wrong, most likely cause first, and what to do. Changes nothing.
 
-    Exit codes: 0 nothing was found, 2 something was, 1 some checks could not be completed.
+    Exit codes: 0 nothing is wrong, 1 something is, or some checks could not be completed.
 
     Example: vllm-hosts doctor inventory/prod.py --host gpu1
     """
@@ -43,9 +43,8 @@ def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
     else:
         _show(examined, inventory)
-    if any(host.blind for host in examined.values()):
-        sys.exit(1)
-    sys.exit(2 if any(host.found for host in examined.values()) else 0)
+    if any(host.found or host.blind for host in examined.values()):
+        sys.exit(Exit.WRONG)
 
 
 def _show(examined: Mapping[str, Examined], inventory: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hosts.cli_common import agreed, inventory_argument, say_errors, says_problems, yes_option
+from vllm_hosts.cli_common import Exit, agreed, inventory_argument, say_errors, says_problems, yes_option
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.vllm_images import ImagesThere
@@ -74,7 +74,7 @@ def images(
         width = None if sys.stdout.isatty() else _WIDE
         Console(width=width, highlight=False).print(_table(found))
     if say_errors(found):
-        sys.exit(1)
+        sys.exit(Exit.WRONG)
 
 
 def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
@@ -102,7 +102,7 @@ def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
         failed = failed or bool(problems)
         click.echo(f"{host}: {gigabytes(freed)} more are free on the disk")
     if say_errors(done) or failed:
-        sys.exit(1)
+        sys.exit(Exit.WRONG)
 
 
 def _look(chosen: Chosen, keep: int) -> dict[str, list[Row] | HostError]:

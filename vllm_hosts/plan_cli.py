@@ -18,7 +18,7 @@ from vllm_hosts.capacity.sources import (
     models_of,
     supposed_gpus,
 )
-from vllm_hosts.cli_common import inventory_argument, only, opened, says_problems
+from vllm_hosts.cli_common import Exit, inventory_argument, only, opened, says_problems
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.system import System
 from vllm_hosts.inventory import validate
@@ -82,7 +82,7 @@ def plan(
 ) -> None:
     """Show what agents need of their GPUs, and the longest context that fits. Changes nothing.
 
-    Exit codes: 0 all fit, 2 one does not, 1 one could not be planned. docs/capacity.md explains it.
+    Exit codes: 0 all fit, 3 one does not, 1 one could not be planned. docs/capacity.md explains it.
 
     Example: vllm-hosts plan inventory/prod.py --no-connect --gpu-memory 24
     """
@@ -108,9 +108,10 @@ def plan(
             plans.append(made)
     _show(plans, unasked, as_text)
     verdicts = {agent.verdict for host in plans for agent in host.agents}
+    if unasked or Verdict.UNKNOWN in verdicts:
+        sys.exit(Exit.WRONG)
     if verdicts & {Verdict.DOES_NOT_FIT, Verdict.PROBABLY_NOT}:
-        sys.exit(2)
-    sys.exit(1 if unasked or Verdict.UNKNOWN in verdicts else 0)
+        sys.exit(Exit.DIFFERS)
 
 
 def _plan(

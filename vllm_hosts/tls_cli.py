@@ -14,7 +14,7 @@ from shlex import quote
 import click
 from cryptography import x509
 
-from vllm_hosts.cli_common import identity_option, inventory_argument, only, opened, says_problems
+from vllm_hosts.cli_common import Exit, identity_option, inventory_argument, only, opened, says_problems
 from vllm_hosts.ending import Left, left, to_do
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.inventory import validate
@@ -60,7 +60,7 @@ class _Seen:
 def status(inventory: Path, hosts: tuple[str, ...], as_json: bool, identity: Path | None) -> None:
     """Show until when each host's certificate is good, as a client sees it. Needs no SSH.
 
-    Exit codes: 0 nothing is to be done, 2 one is to be renewed, 1 one could not be seen.
+    Exit codes: 0 none is due, 3 one is due for renewal, 1 one could not be checked.
     """
     chosen = _chosen(inventory, hosts, identity)
     authority = KeyStore(inventory, identity).authority
@@ -73,8 +73,8 @@ def status(inventory: Path, hosts: tuple[str, ...], as_json: bool, identity: Pat
     else:
         _show(seen, chosen, inventory)
     if any(one.problem for one in seen.values()):
-        sys.exit(1)
-    sys.exit(2 if any(_due(one) for one in seen.values()) else 0)
+        sys.exit(Exit.WRONG)
+    sys.exit(Exit.DIFFERS if any(_due(one) for one in seen.values()) else Exit.OK)
 
 
 def _look(settings: HostSettings, authority: Authority, now: datetime) -> _Seen:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from vllm_hosts.cli_common import inventory_argument, says_problems
+from vllm_hosts.cli_common import Exit, inventory_argument, says_problems
 from vllm_hosts.operate.choice import choose, host_option
 from vllm_hosts.top.draw import picture
 from vllm_hosts.top.export import as_json
@@ -63,4 +63,4 @@ def top(
         time = f"{datetime.now().astimezone():%H:%M:%S}"
         console.print(picture(watch.views, title, time, _ENDLESS))
     if any(view.problem is not None for view in watch.views.values()):
-        sys.exit(1)
+        sys.exit(Exit.WRONG)

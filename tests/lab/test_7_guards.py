@@ -203,7 +203,7 @@ class TestDrift:
             live = lab_hosts.run("gpu1", LIVE).stdout
         finally:
             deploy("--limit", "gpu1")
-        assert code == 2
+        assert code == 3
         assert {(item["role"], item["what"], item["how"]) for item in found["gpu1"]["drifted"]} == {
             ("Secrets", "/opt/vllm/.env", "has mode 0644, not 0600"),
             ("Firewall", "table inet vllm_hosts", "is not the one that its file describes"),

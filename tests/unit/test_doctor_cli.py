@@ -82,16 +82,16 @@ def test_a_host_is_looked_at_over_the_connection_of_a_deploy(tmp_path: Path) -> 
     [advice] = [found["remedy"] for found in host["found"][:1]]
     assert "pyinfra inventory/prod.py deploy.py --limit @local" in advice
     assert "driver-not-loaded" in names
-    assert done.returncode == 2
+    assert done.returncode == 1
 
 
 def test_nothing_found_is_exit_code_0(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer(Examined(), monkeypatch, project) == (0, "gpu1: nothing was found\n")
 
 
-def test_something_found_is_exit_code_2(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_something_found_is_exit_code_1(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     code, output = answer(Examined((WRONG,)), monkeypatch, project)
-    assert code == 2
+    assert code == 1
     assert "  1. disk-full (certain)\n" in output
     assert all(len(line) <= 80 for line in output.splitlines())
 
@@ -118,7 +118,7 @@ def test_what_to_type_to_deploy_is_said_once(
 
 def test_json_for_scripts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     code, output = answer(Examined((WRONG,)), monkeypatch, project, "--json")
-    assert code == 2
+    assert code == 1
     assert json.loads(output) == {
         "gpu1": {
             "found": [

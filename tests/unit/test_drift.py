@@ -114,7 +114,7 @@ def test_a_host_that_was_changed_by_hand(host: Host) -> None:
         CONF.replace("line 5\n", "line five\nAPI_KEY=hunter2hunter2\n")
     )
     code, found = host.drift()
-    assert code == 2
+    assert code == 3
     assert found["conf"]["cause"] == "host"
     assert found["conf"]["how"] == "has another content"
     assert found["conf"]["diff"] == [
@@ -135,7 +135,7 @@ def test_settings_that_changed(host: Host) -> None:
     host.deploy()
     host.settings(CONF + "line 9\n")
     code, found = host.drift()
-    assert (code, found["conf"]["cause"]) == (2, "settings")
+    assert (code, found["conf"]["cause"]) == (3, "settings")
     assert found["conf"]["diff"] == ["@@ -8 +8,2 @@", " line 8", "+line 9"]
     assert "the settings or the toolkit changed since the last deploy" in host.text()
 
@@ -145,7 +145,7 @@ def test_both_changed(host: Host) -> None:
     host.settings(CONF + "line 9\n")
     (host.folder / "conf").write_text("line 0\n" + CONF)
     code, found = host.drift()
-    assert (code, found["conf"]["cause"]) == (2, "both")
+    assert (code, found["conf"]["cause"]) == (3, "both")
     assert {"-line 0", "+line 9"} <= set(found["conf"]["diff"])
     (host.folder / "conf").unlink()
     assert host.drift()[1]["conf"] | {"role": ""} == {
@@ -177,7 +177,7 @@ def test_a_host_of_an_earlier_version_cannot_tell_until_it_is_deployed(host: Hos
     assert host.drift() == (0, {})
     host.settings(CONF + "line 9\n")
     code, found = host.drift()
-    assert (code, found["conf"]["cause"]) == (2, "unknown")
+    assert (code, found["conf"]["cause"]) == (3, "unknown")
     assert found["conf"]["diff"], "the difference is shown all the same"
     assert host.text().count("cannot be determined for the rest: the host has no record") == 1
     # Nothing to write but the record, once.

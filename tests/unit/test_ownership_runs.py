@@ -133,7 +133,7 @@ def test_a_host_without_keys_is_not_keys_py_s(machine: Machine) -> None:
 
 
 def test_drift_makes_nothing_and_says_whose_a_host_is(machine: Machine) -> None:
-    said = machine.hosts("drift", PROD, code=2)
+    said = machine.hosts("drift", PROD, code=3)
     assert "etc/vllm-hosts/store does not name this inventory's store" in said
     assert machine.state() == []
     machine.pyinfra("-y", PROD, "deploy.py")

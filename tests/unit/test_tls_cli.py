@@ -180,7 +180,7 @@ def edge(project: Project) -> Iterator[int]:
 def test_status_tells_what_is_to_be_done(project: Project, edge: int) -> None:
     settings_of = {"https_port": edge, "names": ["127.0.0.1"]}
     project.write(PROD, f"gpu_hosts = [('127.0.0.1', {{'edge': {settings_of!r}}})]\n")
-    said = tls(project, "status", code=2)
+    said = tls(project, "status", code=3)
     assert "127.0.0.1: it has 99 days left, until " in said
     assert "signed by CN=vllm-hosts local CA (prod)" in said
     assert "a deploy renews it: pyinfra inventory/prod.py deploy.py --limit 127.0.0.1" in said
