@@ -45,7 +45,7 @@ _FOLLOW_EVERY = 1.0
 #: Columns of a table that is no terminal's: nothing is cut.
 _WIDE = 240
 as_is_option = click.option(
-    "--as-is", is_flag=True, help="Also where compose.yaml was edited since the last deploy."
+    "--as-is", is_flag=True, help="Go on even if compose.yaml was edited since the last deploy."
 )
 
 
@@ -54,7 +54,7 @@ as_is_option = click.option(
 @host_option
 @click.pass_context
 def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None:
-    """Look at agents, start, stop and restart them, read their logs.
+    """Show, start, stop and restart agents, and read their logs.
 
     Example: vllm-hosts agents inventory/prod.py restart qwen3-8b
     """
@@ -64,11 +64,11 @@ def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> N
 @agents.command()
 @name_argument
 @host_option
-@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @click.pass_obj
 @_problems
 def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: bool) -> None:
-    """Show what runs. Exit code 0 only if every agent runs and is healthy."""
+    """Show agents' states. Exit code 0 only if every agent is running and healthy."""
     chosen = choose(inventory, hosts, name)
     found = chosen.connections.each(
         chosen.agents,
@@ -95,9 +95,9 @@ def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: b
 @click.pass_obj
 @_problems
 def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
-    """Start agents that do not run, and wait until they are healthy.
+    """Start stopped agents, and wait until they are healthy.
 
-    Refused where compose.yaml is not what was deployed, unless --as-is is given.
+    Refused if compose.yaml is not what was deployed, unless --as-is is given.
     """
     chosen = choose(inventory, hosts, name)
     found = chosen.connections.each(
@@ -116,13 +116,13 @@ def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool
 @click.pass_obj
 @_problems
 def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -> None:
-    """Drain in-flight requests, then stop agents. Asks where no agent is named.
+    """Drain in-flight requests, then stop agents. Asks first if no agent is named.
 
-    They stay stopped over reboots, until a start or the next deploy.
+    They stay stopped across reboots, until they are started or deployed again.
     """
     chosen = choose(inventory, hosts, name)
     if name is None:
-        agreed(f"Stop every agent of {', '.join(chosen.agents)}?", yes=yes)
+        agreed(f"Stop every agent on {', '.join(chosen.agents)}?", yes=yes)
     _at_once(chosen, operations.stop)
 
 
@@ -133,11 +133,10 @@ def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -
 @click.pass_obj
 @_problems
 def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
-    """Restart agents one after the other, with what .env holds now.
+    """Restart agents one at a time, with the present contents of .env.
 
-    Each has to be healthy before the next one restarts. One that does not come back ends it; the
-    others go on as they are. Refused where compose.yaml is not what was deployed, unless --as-is is
-    given.
+    Each has to be healthy before the next one restarts; if one does not come back, the rest are
+    left as they are. Refused if compose.yaml is not what was deployed, unless --as-is is given.
     """
     chosen = choose(inventory, hosts, name)
     _show_progress()
@@ -146,7 +145,9 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
         chosen.agents, lambda host: edited(chosen.settings[host]), limit=_LIMIT
     )
     if say_errors(found):
-        click.secho("Nothing was restarted. --host leaves hosts out.", fg="red", err=True)
+        click.secho(
+            "Nothing was restarted. Name hosts that can be reached with --host.", fg="red", err=True
+        )
         sys.exit(Exit.WRONG)
     if _say_edited(found, as_is):
         _refuse("restarted", inventory, found)
@@ -160,24 +161,27 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
             click.secho(f"{host}: {error}", fg="red", err=True)
             click.secho(f"{host}: agent {agent} did not come back", fg="red", err=True)
             if left:
-                click.echo(f"not touched: {_listed(left)}", err=True)
+                click.echo(f"not restarted: {_listed(left)}", err=True)
             sys.exit(Exit.WRONG)
-        click.echo(f"{host}: {agent} is restarted")
+        click.echo(f"{host}: {agent} restarted")
 
 
 @agents.command()
 @name_argument
 @host_option
-@click.option("--follow", "-f", is_flag=True, help="Go on showing what is printed.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new lines.")
 @click.option(
     "--lines",
     type=click.IntRange(0, 100_000),
     default=50,
     show_default=True,
-    help="How many of the last lines of each agent.",
+    help="How many of each agent's last lines to print.",
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Also successful requests for /health and /metrics."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Include successful requests for /health and /metrics.",
 )
 @click.pass_obj
 @_problems
@@ -189,7 +193,7 @@ def logs(
     lines: int,
     everything: bool,
 ) -> None:
-    """Show what agents print, with host and agent before each line. Keys are masked."""
+    """Show agents' logs, with host and agent before each line. Keys are masked."""
     reader = Reader(choose(inventory, hosts, name), lines, everything)
     news = reader.read()
     _show(news)
@@ -241,9 +245,9 @@ def _refuse(done: str, inventory: Path, found: Mapping[str, list[Edited] | HostE
     ]
     limits = " ".join(f"--limit {quote(host)}" for host in hosts)
     click.secho(f"Nothing was {done}.", fg="red", bold=True, err=True)
-    click.echo("To have again what the settings say, deploy:", err=True)
+    click.echo("To restore what the settings say, deploy:", err=True)
     click.echo(f"  pyinfra {limits} {quote(str(inventory))} deploy.py", err=True)
-    click.echo("To go on with the files as they are, until the next deploy: --as-is", err=True)
+    click.echo("To use the files as they are until the next deploy, add --as-is", err=True)
     sys.exit(Exit.WRONG)
 
 

@@ -51,7 +51,7 @@ inventory_argument = click.argument(
 identity_option = click.option(
     "--identity",
     type=click.Path(path_type=Path),
-    help="age or SSH identity that opens the keys.",
+    help="age or SSH identity that decrypts the keys.",
 )
 
 
@@ -115,12 +115,12 @@ class NobodyAnswersError(click.ClickException):
 
     def __init__(self) -> None:
         super().__init__(
-            "nobody can answer here, as there is no terminal; nothing was changed. Give -y to go"
-            " on without being asked"
+            "confirmation is needed, and there is no terminal to ask on; nothing was changed. Add"
+            " -y to go on without being asked"
         )
 
 
-yes_option = click.option("--yes", "-y", is_flag=True, help="Ask nothing.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 
 
 def agreed(question: str, *, yes: bool) -> None:
@@ -183,7 +183,7 @@ class Duration(click.ParamType[timedelta]):
             return timedelta()
         match = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", str(value))
         if match is None:
-            self.fail(f"{value!r} is no length of time; write it like 90m, 24h or 30d", param, ctx)
+            self.fail(f"{value!r} is not a duration; write it as 90m, 24h or 30d", param, ctx)
         return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 

@@ -21,7 +21,8 @@ _WIDTH = 120
 _HEAD = """\
 # Commands
 
-What `vllm-hosts` does besides `pyinfra INVENTORY deploy.py`. `vllm-hosts COMMAND --help` prints the same.
+What `vllm-hosts` does besides `pyinfra INVENTORY deploy.py`. `vllm-hosts COMMAND --help` prints
+the same.
 
 This file is made from the command line: `python -m vllm_hosts.commands_docs`.
 
@@ -34,8 +35,8 @@ The same for every command:
 """
 _DEPLOY = """\
 
-`pyinfra INVENTORY deploy.py` and `keys.py` exit with 0 if every host was deployed to, with 1 if a host failed or was refused
-or the settings are not valid, and with 2 if they were misused.
+`pyinfra INVENTORY deploy.py` and `keys.py` exit with 0 if every host was deployed to, with 1 if a
+host failed or was refused or the settings are not valid, and with 2 if they were misused.
 """
 
 

@@ -115,7 +115,7 @@ def carry_out(commands: Iterable[PyinfraCommand]) -> None:
     for command in commands:
         output = _run(ctx_host.get(), command)
         if output.failed:
-            raise HostError(_words(output) or "a command failed; its own words are above")
+            raise HostError(_words(output) or "a command failed; see its output above")
 
 
 class _Output(CommandOutput):

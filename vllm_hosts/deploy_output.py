@@ -138,7 +138,7 @@ class Brief(BaseStateCallback):
             done = self._done.get(host.name, Counter())
             counts = f"{done['changed']} changed, {done['unchanged']} unchanged"
             if host not in state.activated_hosts:
-                said = format_text("was not reached; nothing was done there", "red")
+                said = format_text("could not be reached; nothing was done there", "red")
             elif foreseen.was_refused(host.name):
                 said = format_text("was refused before the run, and not changed", "red")
             elif name := self._failed.get(host.name):

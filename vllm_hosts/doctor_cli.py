@@ -27,7 +27,7 @@ _COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSS
 @click.command()
 @inventory_argument
 @host_option
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @says_problems("The settings are not valid:")
 def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     """Diagnose hosts: what is wrong, most likely cause first, and what to do. Changes nothing.
@@ -51,13 +51,13 @@ def _show(examined: Mapping[str, Examined], inventory: Path) -> None:
     to_deploy: list[str] = []
     for name, host in examined.items():
         if not host.found and not host.blind:
-            click.echo(f"{click.style(name, bold=True)}: nothing was found")
+            click.echo(f"{click.style(name, bold=True)}: no problem found")
             continue
         click.secho(name, bold=True)
         for number, diagnosis in enumerate(host.found, 1):
             _show_diagnosis(number, diagnosis)
         for why in host.blind:
-            click.secho(wrapped("  could not look  ", why), fg="red")
+            click.secho(wrapped("  could not check  ", why), fg="red")
         if any(_DEPLOY.search(diagnosis.remedy) for diagnosis in host.found):
             to_deploy.append(name)
     if to_deploy:

@@ -118,7 +118,7 @@ def _look(state: State, host: Host, into: HostDrift, told: dict[str, list[Any]])
                 continue
             details = told.get(host.name, [])[before:]
             try:
-                into.drifted += _explained(role, details) or [Drifted(role, what, "is not so")]
+                into.drifted += _explained(role, details) or [Drifted(role, what, "differs")]
             except HostError as error:
                 into.unknown.append(f"{role}: {error}")
 

@@ -30,7 +30,7 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
         for index in sorted(agent.gpus):
             if index in smi.lost:
                 yield (
-                    f"agent {agent.name!r} asks for GPU {index}, and nvidia-smi says of it:"
+                    f"agent {agent.name!r} asks for GPU {index}, and nvidia-smi reports:"
                     f" {smi.lost[index]} ({cause(smi.lost[index]) or 'it does not answer'}); reboot"
                     " the host, or give the agent another GPU"
                 )

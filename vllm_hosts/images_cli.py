@@ -13,7 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hosts.cli_common import Exit, agreed, inventory_argument, say_errors, says_problems, yes_option
+from vllm_hosts.cli_common import (
+    Exit,
+    agreed,
+    inventory_argument,
+    say_errors,
+    says_problems,
+    yes_option,
+)
 from vllm_hosts.connections import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.vllm_images import ImagesThere
@@ -38,9 +45,9 @@ Found = Mapping[str, "list[Row] | HostError"]
     type=click.IntRange(min=0),
     default=1,
     show_default=True,
-    help="Images to keep of those that agents used before, for going back without a download.",
+    help="How many previously used images to keep, to go back without a download.",
 )
-@click.option("--json", "as_json", is_flag=True, help="List for scripts: objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @yes_option
 @_problems
 def images(
@@ -51,13 +58,13 @@ def images(
     as_json: bool,
     yes: bool,
 ) -> None:
-    """List the vLLM images of hosts, or remove old ones.
+    """List the vLLM images on hosts, or remove old ones.
 
-    Old is an image that agents used, that no container uses any more, running or not, that the
-    settings do not name, and that is not one of those to keep. Images that no agent used, or that
-    have a name of somebody else's, are never removed.
+    An image is old if agents used it, no container uses it any more, running or stopped, the
+    settings do not name it, and it is not one of those to keep. Images that no agent used, or that
+    somebody else tagged, are never removed.
 
-    Exit code 1 if a host gave no answer, or an image could not be removed.
+    Exit code 1 if a host did not answer, or an image could not be removed.
 
     Example: vllm-hosts images inventory/prod.py prune
     """
@@ -100,7 +107,7 @@ def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
         for problem in problems:
             click.secho(f"{host}: {problem}", fg="red", err=True)
         failed = failed or bool(problems)
-        click.echo(f"{host}: {gigabytes(freed)} more are free on the disk")
+        click.echo(f"{host}: {gigabytes(freed)} freed on the disk")
     if say_errors(done) or failed:
         sys.exit(Exit.WRONG)
 
@@ -120,7 +127,7 @@ def _removed(rows: Sequence[Row]) -> tuple[int, list[str]]:
         try:
             freed += remove(row)
         except HostError as error:
-            problems.append(f"{row.name} is not removed: {error}")
+            problems.append(f"{row.name} was not removed: {error}")
     return freed, problems
 
 

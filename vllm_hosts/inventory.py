@@ -174,8 +174,9 @@ def host_settings(host: Host) -> HostSettings:
         if host.name == "@local" and settings.ssh_hardening.enabled:
             found.append(
                 f"{_source(layers, 'ssh_hardening', 'enabled')}: ssh_hardening.enabled needs a"
-                " login over SSH that was seen to work with a key, and @local has none; enter this"
-                " machine by its address, with ssh_user and ssh_key, or leave that out for it"
+                " login over SSH with a key that was seen to work, and @local has none; enter this"
+                " machine by its address, with ssh_user and ssh_key, or leave ssh_hardening out for"
+                " it"
             )
     if found:
         raise SettingsError(found)

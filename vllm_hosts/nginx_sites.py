@@ -46,8 +46,8 @@ def _listens(ports: dict[int, str], file: str, words: str) -> Iterator[str]:
         )
     elif address not in _EVERYWHERE:
         yield (
-            f"{file} listens on {where} by itself, and the edge would not be asked there; have it"
-            f" listen on {port}, or set {setting}"
+            f"{file} listens on {where} by itself, and requests there would not reach the edge;"
+            f" have it listen on {port}, or set {setting}"
         )
     if "proxy_protocol" in options:
         yield (

@@ -181,7 +181,7 @@ def _refused() -> Iterator[None]:
         click.secho("--> The settings cannot be deployed:", fg="red", bold=True, err=True)
         for problem in error.problems:
             click.echo(f"    - {problem}", err=True)
-        click.echo("    Nothing was changed on any host.", err=True)
+        click.echo("    No host was changed.", err=True)
         raise SystemExit(1) from None
 
 
@@ -240,7 +240,7 @@ def _open_secrets(run: _Run, inventory: Inventory) -> None:
     if run.opened.new:
         who = "a deploy" if run.dry or run.ours else "this run"
         where = shown(run.opened.folder)
-        click.echo(f"--> There is no store of keys yet; {who} makes one in {where}", err=True)
+        click.echo(f"--> There is no key store yet; {who} creates one in {where}", err=True)
     elif not (run.dry or run.ours):
         run.opened.store.authority.settle()
     left = left_behind.of(run.opened.content, inventory)

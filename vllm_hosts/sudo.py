@@ -200,7 +200,8 @@ def _password(host: Host, user: str) -> tuple[SecretStr, str]:
             take(getpass(asked))
     if _typed is None:
         raise NotRootError(
-            "commands do not run as root: sudo asks for a password, and nobody can type it here;"
+            "commands do not run as root: sudo asks for a password, and there is no terminal to"
+            " type it on;"
             ' set secrets = {"sudo_password_env": "VARIABLE"}, or {"sudo_password_command":'
             f' "COMMAND"}}, for this host, or give {user} sudo without a password there'
         )
@@ -239,7 +240,7 @@ def refusal(name: str) -> str:
         "log in as root, or with _sudo"
         if name == "_su_password"
         else 'set secrets = {"sudo_password_env": "VARIABLE"} or {"sudo_password_command":'
-        ' "COMMAND"} instead, or leave it out and be asked'
+        ' "COMMAND"} instead, or leave it out to be prompted'
     )
     return f"{name} would stand in process arguments on the host; {instead}"
 

@@ -126,13 +126,13 @@ def difference(entry: Entry, found: Found) -> str:
         return f"is not a {'folder' if kind == 'd' else 'regular file'}"
     how = []
     if isinstance(entry, File) and found.sha256 != entry.sha256:
-        how.append("has another content")
+        how.append("has different content")
     if found.mode != entry.mode:
         how.append(f"has mode {found.mode:04o}, not {entry.mode:04o}")
     if entry.owner not in found.owner or entry.group not in found.group:
         now = f"{found.owner[0]}:{found.group[0]}"
         how.append(f"belongs to {now}, not {entry.owner}:{entry.group}")
-    return " and ".join(how) or "has not been taken up by its service"
+    return " and ".join(how) or "has not been loaded by its service"
 
 
 class Cause(StrEnum):

@@ -45,6 +45,6 @@ def key_expiry() -> None:
         expiry_entries(),
         activate="systemctl daemon-reload",
         stamp=f"{STAMP}-expiry",
-        name="Keys that end, end by themselves",
+        name="Keys expire automatically",
     )
     units_enabled([TIMER], name="The timer for it runs")

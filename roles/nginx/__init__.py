@@ -47,7 +47,7 @@ _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))
 _made: dict[int, tuple[Current, NginxVersion, bool, list[Entry]]] = {}
 
 
-@deploy("nginx, beforehand")
+@deploy("nginx pre-check")
 def nginx_asked() -> None:
     """Install nginx, and ask it about the edge's configuration before what takes long."""
     packages_present(
@@ -68,7 +68,7 @@ def nginx() -> None:
         activate=RELOAD,
         stamp="nginx",
         effect=RELOADED,
-        name="The edge is configured and nginx has taken it up",
+        name="The edge is configured and nginx has loaded it",
     )
     nginx_enabled(name="nginx runs, now and at boot")
 
@@ -77,7 +77,7 @@ def _entries(current: Current, state: Nginx, main: MainConf | None, sites: Sites
     try:
         version = parse_version(state.version_text) if state.version_text else _USUAL
     except ValueError as error:
-        raise HostError(f"the version of nginx cannot be told: {error}") from error
+        raise HostError(f"the version of nginx cannot be determined: {error}") from error
     version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
     edge = _edge(current, version, sites.welcome == "own")
     return [*edge, *connection_entries(current.settings.edge, main)]

@@ -120,7 +120,8 @@ def _kept(host: GpuHost, why: str) -> str:
     version = f" {host.module}" if host.module else ""
     return (
         f"NVIDIA's kernel module{version} is loaded, and nvidia-smi does not answer: {why}"
-        f"{meaning}; a driver that is loaded is not replaced unasked: reboot the host or repair it,"
+        f"{meaning}; a driver that is loaded is replaced only on request: reboot the host or repair"
+        " it,"
         " or set nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
     )
 
@@ -200,7 +201,7 @@ def reboot_reason(host: GpuHost, wanted: Collection[int] = ()) -> str | None:
     if message is None:
         return None
     if host.nouveau:
-        return "the free driver nouveau holds the GPUs"
+        return "the open-source driver nouveau holds the GPUs"
     return message if reboot_helps(message) else None
 
 

@@ -42,7 +42,7 @@ def vllm() -> None:
         edge_is_up=partial(_edge_is_up, current),
     )
     tree_synced(folders(settings), name="The agents' folders are there")
-    agents_announced(wanted, name="Hosts with the same model know of each other")
+    agents_announced(wanted, name="Hosts with the same model take turns")
     agents_running(wanted, name="The agents run as compose.yaml says")
     agents_healthy(
         settings.vllm.directory,

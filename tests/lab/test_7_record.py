@@ -175,10 +175,10 @@ def test_an_upgrade_and_the_way_back(deployed: Deployed, two_images: None) -> No
     assert states() == {layout.IMAGE: "in use", NEXT: "used before", THEIRS: "not ours"}
     before = containers("gpu1")
     refused = images("prune", "--keep", "0")
-    assert (refused.code, "Give -y" in refused.output) == (2, True)
+    assert (refused.code, "Add -y" in refused.output) == (2, True)
     pruned = images("prune", "--keep", "0", "-y")
     assert pruned.code == 0, pruned.output
-    assert "more are free on the disk" in pruned.output
+    assert "freed on the disk" in pruned.output
     assert states() == {layout.IMAGE: "in use", THEIRS: "not ours"}
     assert containers("gpu1") == before
     assert models(deployed, "gpu1", "tiny") == 200

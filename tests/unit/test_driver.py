@@ -210,7 +210,7 @@ class TestRefusals:
 class TestReboot:
     def test_nouveau_lets_go_at_a_reboot_only(self) -> None:
         host = replace(bare(), devices=(card(H100, "nouveau"),), smi=smi("no-driver"))
-        assert reboot_reason(host) == "the free driver nouveau holds the GPUs"
+        assert reboot_reason(host) == "the open-source driver nouveau holds the GPUs"
 
     def test_a_driver_that_answers_needs_none(self) -> None:
         assert reboot_reason(bare(H100, smi=smi("h200"))) is None

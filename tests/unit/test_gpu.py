@@ -70,9 +70,9 @@ def test_all_cards_are_read_in_order() -> None:
         ("no-driver", "couldn't communicate with the NVIDIA driver", "module does not run", False),
         ("nvml-missing", "couldn't find libnvidia-ml.so", "libraries are missing", False),
         ("mismatch", "version mismatch NVML library version: 550.163", "was updated", True),
-        ("lost", "GPU is lost. Reboot the system", "left the bus", True),
+        ("lost", "GPU is lost. Reboot the system", "dropped off the bus", True),
         ("handle", "GPU0000:07:00.0: Unknown Error", "Xid", True),
-        ("no-devices", "No devices were found", "takes no card", False),
+        ("no-devices", "No devices were found", "claims no card", False),
         ("not-installed", "the driver is missing", "no driver", False),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_card_that_is_gone_leaves_the_others() -> None:
     assert reboot_helps(found.trouble([1]) or "")
     agents = settings(agents=[QWEN | {"gpus": [1]}]).agents
     [problem] = unusable(agents, found)
-    assert problem.startswith("agent 'qwen' asks for GPU 1, and nvidia-smi says of it: GPU is lost")
+    assert problem.startswith("agent 'qwen' asks for GPU 1, and nvidia-smi reports: GPU is lost")
     assert "reboot the host, or give the agent another GPU" in problem
 
 

@@ -82,7 +82,7 @@ def test_what_could_not_be_planned_outweighs_what_does_not_fit(project: Project)
 
 def test_without_a_card_there_is_no_plan(project: Project) -> None:
     said = plan(project, "--no-connect", code=1)
-    assert "the host is not asked for its GPUs (--no-connect); give --gpu-memory, or set" in said
+    assert "the host was not queried for its GPUs (--no-connect); give --gpu-memory, or set" in said
     project.group(capacity={"gpu_memory": 16})
     said = plan(project, "--no-connect", "--model-dir", f"one={copy(project, SMALL)}")
     assert "1 of 1 agents fit" in said

@@ -115,7 +115,7 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
         ),
         (
             {"gpus": GOOD.gpus[:2], "gpus_lost": {2: "GPU is lost"}},
-            "agent 'coder' asks for GPU 2, and nvidia-smi says of it: GPU is lost",
+            "agent 'coder' asks for GPU 2, and nvidia-smi reports: GPU is lost",
         ),
         (
             {"gpus": (replace(GOOD.gpus[0], mig=True), *GOOD.gpus[1:])},

@@ -200,7 +200,9 @@ def test_a_host_that_does_not_answer_is_not_good(project: Project) -> None:
         port = closed.getsockname()[1]
     project.write(PROD, f"gpu_hosts = [('127.0.0.1', {{'edge': {{'https_port': {port}}}}})]\n")
     said = tls(project, "status", code=1)
-    assert f"127.0.0.1: its certificate cannot be seen at 127.0.0.1 port {port}: Conn" in said
+    assert (
+        f"127.0.0.1: its certificate could not be fetched from 127.0.0.1 port {port}: Conn" in said
+    )
     assert "vllm-hosts doctor inventory/prod.py --host 127.0.0.1" in said
     [row] = json.loads(tls(project, "status", "--json", code=1))
     assert row["until"] is None

@@ -85,10 +85,10 @@ class Hub:
         if answer is not None and isinstance(answer.get("config"), dict):
             return ModelFiles(answer["config"], answer.get("weight_bytes"))
         if self._offline:
-            return f"{model} is not in {self._folder}, and nobody was asked (--offline)"
+            return f"{model} is not in {self._folder}, and the hub was not queried (--offline)"
         silence = self._folder / f"silent{_suffix(endpoint)}.json"
         if endpoint in self._silent or _kept(silence, self._rest) is not None:
-            return f"the hub did not answer a while ago, and was not asked about {model}"
+            return f"the hub did not answer a while ago, and was not queried again for {model}"
         try:
             token = None if _in_the_clear(endpoint) else self._token()
             with gevent.Timeout(self._seconds, _UnreachableError(_late(model, self._seconds))):
@@ -204,6 +204,6 @@ def _why(model: str, error: Exception) -> UnplannableError:
         return UnplannableError(f"{model} has no config.json on the hub, and cannot be planned")
     if isinstance(error, HfHubHTTPError):
         code = getattr(error.response, "status_code", "an error")
-        return UnplannableError(f"the hub answered {code} when asked about {model}")
+        return UnplannableError(f"the hub answered {code} when queried for {model}")
     cause = error.__cause__ or error
-    return _UnreachableError(f"the hub could not be asked about {model}: {type(cause).__name__}")
+    return _UnreachableError(f"the hub could not be queried for {model}: {type(cause).__name__}")

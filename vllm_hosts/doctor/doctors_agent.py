@@ -149,13 +149,13 @@ def _after_the_reason(agent: AgentSeen) -> str:
     """What to do with one that did not simply stop; empty: it did, or somebody stopped it."""
     if agent.error or agent.status == "created":
         return (
-            "It never started; what was seen is Docker's reason. Remove that, then:"
+            "It never started; the evidence is Docker's reason. Remove that, then:"
             " vllm-hosts agents INVENTORY start {agent} --host {host}. Docker says more in:"
             " journalctl -u docker -n 50"
         )
     if agent.exit_code not in _STOPPED:
         return (
-            "What was seen is the last error that it told; its whole log: docker logs --tail 200"
+            "The evidence is the last error in its log; the whole log: docker logs --tail 200"
             " {agent}. Remove that, then: vllm-hosts agents INVENTORY start {agent} --host {host}"
         )
     return ""

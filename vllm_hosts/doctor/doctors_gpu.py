@@ -14,32 +14,33 @@ from vllm_hosts.settings import HostSettings
 #: NVIDIA's numbers (docs.nvidia.com/deploy/xid-errors): what each means; whether it is the card.
 _XIDS = {
     13: ("a kernel of the program failed", False),
-    31: ("the program touched memory that it does not have", False),
-    48: ("a memory error that could not be corrected", True),
+    31: ("the program accessed memory that it does not own", False),
+    48: ("an uncorrectable memory error", True),
     62: ("its own controller stopped", True),
-    63: ("a bad row of memory was mapped out", True),
-    64: ("a bad row of memory could not be mapped out", True),
+    63: ("a bad row of memory was remapped", True),
+    64: ("a bad row of memory could not be remapped", True),
     74: ("an NVLink failed", True),
-    79: ("it has fallen off the bus", True),
-    92: ("many memory errors that were corrected", True),
-    94: ("a memory error that one program died of", True),
+    79: ("it has dropped off the bus", True),
+    92: ("many corrected memory errors", True),
+    94: ("a memory error that killed one program", True),
     95: ("a memory error that reached several programs", True),
     119: ("its system processor did not answer", True),
     120: ("its system processor failed", True),
-    140: ("a memory error that could not be corrected", True),
+    140: ("an uncorrectable memory error", True),
 }
 #: Left behind whenever a program is killed in the middle of its work.
 _HARMLESS_XIDS = (43, 45)
 _CARD = (
-    "Reboot the host. If it comes back: power, cooling and the card's seat; then have it replaced."
+    "Reboot the host. If it recurs, check power, cooling and the card's seating; then have it"
+    " replaced."
 )
 _PROGRAM = (
-    "Mostly a fault in the program: note the versions of vLLM and driver, try the newest of both."
+    "Mostly a bug in the program: note the versions of vLLM and driver, and try the newest of both."
 )
 _REASONS = (
     "the hardware is too hot",
-    "the driver finds it too hot",
-    "the power supply asks for it",
+    "the driver considers it too hot",
+    "the power supply demands it",
 )
 
 
@@ -259,8 +260,8 @@ def gpu_throttled(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
                     "gpu": index,
                     "reasons": " and ".join(reasons),
                     "temperature": temperature,
-                    "advice": "Look after the cooling: fans, filters, the temperature of the room."
+                    "advice": "Check the cooling: fans, filters, the temperature of the room."
                     if states[2] != "Active"
-                    else "Look after the power supply of the host and its cables to the card.",
+                    else "Check the host's power supply and its cables to the card.",
                 },
             )

@@ -46,7 +46,7 @@ def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         return
     if seen.deploys:
         since = _readable(min(process.since for process in seen.deploys))
-        said = f"The deploy of {since} was cut off, and what it started here goes on by itself."
+        said = f"The deploy of {since} was cut off, and what it started here is still running."
         pids = " ".join(str(process.pid) for process in seen.deploys)
         yield Finding(
             _processes(seen.deploys),
@@ -56,7 +56,7 @@ def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         )
     elif seen.begun is not None and not seen.deployed:
         said = (
-            "A deploy has begun on this host and has not come to its agents: it runs, and is"
+            "A deploy has begun on this host and has not reached its agents: it is running,"
             " between two commands, or it failed, or it was cut off."
         )
         last = f"{seen.begun:%Y-%m-%d %H:%M:%S} UTC"
@@ -191,6 +191,6 @@ def image_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     waiting = [agent.name for agent in seen.agents if agent.status in ("", "created")]
     if seen.deployed and seen.docker.has_image is False and waiting:
         yield Finding(
-            "docker image inspect does not find it",
+            "docker image inspect: not found",
             values={"image": settings.vllm.image, "agent": " and ".join(waiting)},
         )

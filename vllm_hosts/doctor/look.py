@@ -64,7 +64,7 @@ class DoctorLook(HostFact[Seen]):
     def parse(self, lines: list[str]) -> Seen:
         parts = sections(lines)
         if parts["whole"] != ["yes"]:
-            raise ValueError("the look was cut short")
+            raise ValueError("the answer was cut short")
         if parts["user"] != ["0"]:
             raise HostError("commands do not run as root; connect as root, or set _sudo = True")
         docker = _docker(parts)

@@ -91,7 +91,7 @@ def _examine(state: State, host: Host, settings: HostSettings, file: str) -> Exa
     try:
         return Examined(tuple(diagnose(settings, look, file)), tuple(map(clean, look.blind())))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        return Examined(blind=(clean(f"what was seen could not be understood: {error!r}"),))
+        return Examined(blind=(clean(f"the answer could not be understood: {error!r}"),))
 
 
 def _fitting(settings: HostSettings, look: Seen) -> dict[str, str]:

@@ -199,10 +199,10 @@ class Seen:
             yield "the kernel's log: neither journalctl nor dmesg shows it"
         if self.gpus and self.gpus.answer and not _readable(self.gpus.health):
             said = self.gpus.health.text if self.gpus.health else ""
-            yield f"ECC errors and slowdowns of the GPUs: {said or 'nvidia-smi says nothing'}"
+            yield f"ECC errors and slowdowns of the GPUs: {said or 'nvidia-smi printed nothing'}"
         for agent in self.agents:
             if agent.gpus is not None and not agent.gpus:
-                yield f"the GPUs in agent {agent.name}: its nvidia-smi says nothing"
+                yield f"the GPUs in agent {agent.name}: its nvidia-smi printed nothing"
         if self.deployed and self.docker.answers and self.firewall is None:
             yield "the firewall: nft does not list its tables"
 

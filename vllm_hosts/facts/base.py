@@ -16,7 +16,7 @@ from vllm_hosts.errors import HostError, LostError
 T = TypeVar("T")
 
 _UNREAD: Final = object()
-#: Last line of every fact's output: without it, the look was cut short.
+#: Last line of every fact's output: without it, the answer was cut short.
 END: Final = "vllm-hosts-end"
 
 
@@ -141,12 +141,12 @@ def look(fact: type[HostFact[T]], **arguments: object) -> T:
     if value is _UNREAD:
         if has_ended(host):
             raise LostError(_LOST)
-        raise HostError(f"{fact.what} could not be read; the host's own words are above")
+        raise HostError(f"{fact.what} could not be read; see the host's output above")
     return cast(T, value)
 
 
 _LOST = (
-    "the connection has ended in the middle; type the command again, and see sshd's journal there"
+    "the connection was lost midway; run the command again, and check sshd's journal there"
     " if it happens again"
 )
 

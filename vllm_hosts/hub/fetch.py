@@ -257,7 +257,7 @@ def fetch(
     # Agents would take the hub's list of all files for what must be there.
     (cache.blobs.parent / "trees" / f"{commit}.json").unlink(missing_ok=True)
     if Path(folder).name != commit:
-        raise RefusedError(f"revision {revision} of {model} moved on meanwhile; run again")
+        raise RefusedError(f"revision {revision} of {model} changed meanwhile; run again")
     for file in files:
         if (Path(folder) / file.name).stat().st_size != file.size:
             raise RefusedError(
@@ -306,13 +306,13 @@ def sentence(error: Exception, model: str, revision: str, endpoint: str, has_tok
         return f"{model} is not on {endpoint}, or {private}; correct model"
     if isinstance(cause, HfHubHTTPError):
         if status == 401:
-            return f"{endpoint} refuses the token: it is wrong or has ended; give a new one"
+            return f"{endpoint} refuses the token: it is wrong or has expired; set a new one"
         if status == 403:
             return f"{endpoint} refuses {model} to this token (403); give it the right to read it"
         return f"{endpoint} answers {status} for {model}; try again later"
     reason = " ".join(str(cause).split())[:200] or type(cause).__name__
     if _of_the_network(cause):
-        return f"{endpoint} cannot be reached from this host, or broke off: {reason}"
+        return f"{endpoint} cannot be reached from this host, or the connection broke off: {reason}"
     if isinstance(cause, OSError) and cause.errno == 28:
         return f"the disk of the cache is full while {model} is fetched; make room"
     return f"{model} cannot be fetched from {endpoint}: {type(cause).__name__}: {reason}"

@@ -1,4 +1,4 @@
-"""A model in a folder of the controller, for hosts that reach no hub."""
+"""A model in a folder of the controller, for hosts that cannot reach a hub."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def start(settings: HostSettings, agents: Sequence[str]) -> None:
     stopped = [agent for agent in agents if found[agent].state not in ("running", "restarting")]
     for agent in agents:
         if agent not in stopped:
-            _say(f"{agent} runs already")
+            _say(f"{agent} is already running")
     edge = bool(stopped) and ask(EdgeRuns)
     cards = {agent.name: agent.gpus for agent in settings.agents}
     before: list[str] = []

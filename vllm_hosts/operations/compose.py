@@ -148,7 +148,7 @@ def agents_running(wanted: Agents) -> Commands:
         stays = stays and not _moved(seen.found, wanted.cells)
         if was_up and stays and not _again(wanted.edge_is_up):
             raise HostError(
-                "the agents are healthy, and the edge, which answered before, says that they are"
+                "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
             )
 

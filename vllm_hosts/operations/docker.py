@@ -91,12 +91,12 @@ def daemon_configured(
     if text is not None:
         differs(
             DAEMON_JSON,
-            "lacks settings, or has others",
+            "lacks settings, or has different ones",
             File(DAEMON_JSON, text, partly=True),
             lambda: look(TreeState, paths=[DAEMON_JSON]).paths[DAEMON_JSON],
         )
     elif daemon.stale or not daemon.running:
-        differs("docker.service", "does not run, or with older settings")
+        differs("docker.service", "does not run, or runs with older settings")
     if not daemon.enabled:
         differs("docker.service", "does not start at boot")
     what = "Docker is restarted" if daemon.running else "Docker is started"

@@ -89,7 +89,7 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
         sources, release = read(look(AptSourceFiles), but=_SOURCES), look(OsRelease)
         if not offered(sources, release.codename):
             raise HostError(
-                f"no source of apt on this host has main of {release.codename}, whose"
+                f"no apt source on this host has main of {release.codename}, whose"
                 f" {' and '.join(wanted.components)} the driver comes from; add the distribution's"
                 " archive to /etc/apt, or set nvidia.driver_source = 'nvidia'"
             )
@@ -218,7 +218,8 @@ def fabric_manager_runs(names: Callable[[], tuple[str, ...]]) -> Commands:
     package = matching(look(AptVersions, names=list(wanted)), wanted, driver or "")
     if package is None:
         raise HostError(
-            f"no archive of this host has a Fabric Manager at the driver's version {driver}, which"
+            "no archive of this host has a Fabric Manager at exactly the driver's version"
+            f" {driver}, which"
             " its NVSwitches need; see docs/driver.md"
         )
     yield from packages_installed(dict([package]), held=True)

@@ -56,12 +56,12 @@ def _ask(entries: Sequence[Entry]) -> None:
         return
     said = clean(sentences(output.stderr_lines) or output.stdout, 1500)
     if output.stdout.startswith(_UNASKED):
-        say([f"nginx is asked about its configuration only when it gets it: {said}"])
+        say([f"nginx's configuration can be tested only once it is in place: {said}"])
         return
     raise HostError(
-        f"nginx would refuse the edge's configuration: {said}; change the setting or the file that"
-        " this is about ('nginx -T' on the host shows all files) and deploy again. Nothing of the"
-        " edge was changed, and no image or model was fetched"
+        f"nginx would reject the edge's configuration: {said}; change the setting or the file"
+        " concerned ('nginx -T' on the host shows all files) and deploy again. The edge was not"
+        " changed, and no image or model was fetched"
     )
 
 

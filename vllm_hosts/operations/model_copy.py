@@ -1,4 +1,4 @@
-"""Copying models from the controller, for hosts that reach no hub."""
+"""Copying models from the controller, for hosts that cannot reach a hub."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _compare(copy: Copy, local: LocalModel, found: CopyFound) -> Commands:
             """,
             tail=1,
         )
-    differs(f"model {copy.target}", "was not compared with this controller's yet")
+    differs(f"model {copy.target}", "has not been compared with this controller's")
     yield _stamp(copy, local, found.sources)
 
 

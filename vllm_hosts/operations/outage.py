@@ -69,7 +69,7 @@ def out_for(agents: list[str], served: Served) -> str:
     seconds = [served.starts[agent] for agent in agents if agent in served.starts]
     long = f"about {max(seconds)} s" if len(seconds) == len(agents) else "minutes"
     are = "is" if len(agents) == 1 else "are"
-    return f"; {', '.join(agents)} {are} out for {long} after it, while models load"
+    return f"; {', '.join(agents)} {are} down for {long} after it, while models load"
 
 
 def _wait(serving: Serving, agents: list[str]) -> None:

@@ -71,5 +71,5 @@ def _keep(state: State, host: Host, claim: Claim) -> bool:
     except SettingsError as error:
         return fail(state, host, "; ".join(error.problems))
     if claim.opened.store.encrypted:
-        host.log(f"    {shown(claim.opened.store.path)} remembers this host now: commit it")
+        host.log(f"    {shown(claim.opened.store.path)} now records this host: commit it")
     return True

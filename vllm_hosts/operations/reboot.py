@@ -40,7 +40,7 @@ def _reboot(state: State, host: Host, why: str, timeout: int) -> bool:
                 state,
                 host,
                 f"a reboot is needed ({why}), and was not tried since {_gone[0]} did not come back"
-                " from its own; look at that host first",
+                " from its own; check that host first",
             )
         before = _boot_id(state, host)
         if before == _own_boot_id():

@@ -100,7 +100,7 @@ def tree_synced(
     if different:
         entries_differ(different, found.paths)
     else:
-        differs(paths[0], "has not been taken up by its service")
+        differs(paths[0], "has not been loaded by its service")
     will_change([entry.path for entry in different])
     # Where nothing was taken up before, nobody has it to lose.
     if effect is not None and (stamp is None or found.stamp):

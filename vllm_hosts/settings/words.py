@@ -123,7 +123,7 @@ def refused_variable(name: str, value: str) -> str | None:
     if LOGIN_IN_URL.search(value):
         return (
             f"{name} has a password in its URL, which `docker inspect` and `ps` show; use a proxy"
-            " that asks for none from this host"
+            " that needs none from this host"
         )
     looks = _SECRET_NAME.search(name) and value.lower() not in _SWITCHES
     if looks or SECRET_VALUE.search(value):

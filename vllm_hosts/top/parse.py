@@ -64,7 +64,7 @@ def _number(text: str) -> float | None:
         return None
     number = float(text)
     if not isfinite(number):
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return number
 
 
@@ -100,7 +100,7 @@ def usages(lines: Iterable[str]) -> dict[str, Usage]:
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]+)", text.strip())
     if match is None or match[2] not in _UNITS:
-        raise ValueError(f"{text!r} is no size")
+        raise ValueError(f"{text!r} is not a size")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
