@@ -90,8 +90,8 @@ class Outside:
             scan = self._good(scans[family])
             if missing := must_see - set(scan["tcp"]):
                 raise HostError(
-                    f"{who} does not even see port {min(missing)} over {family}, so what it does"
-                    " not see says nothing; is there a way from there to the host?"
+                    f"{who} does not even reach port {min(missing)} over {family}, so its scan"
+                    " proves nothing; is there a route from there to the host?"
                 )
             found[who] = scan
         return found
@@ -121,7 +121,7 @@ class Outside:
         for who, reached in self.behind().items():
             edge = [place for place in reached if place[1] == https_port]
             if not edge:
-                raise HostError(f"{who} does not even see the edge on port {https_port}")
+                raise HostError(f"{who} does not even reach the edge on port {https_port}")
             found[who] = [place for place in reached if place not in edge]
         return found
 

@@ -119,7 +119,7 @@ def test_a_host_that_nobody_deploys_to_turns_up_in_time(deployed: Deployed) -> N
     (root / TLS_KEY[1:]).write_bytes(issued.key_pem.get_secret_value())
     lab_hosts.run("gpu2", "systemctl reload nginx")
     run = well(verified())
-    assert "! gpu2: its certificate ends: it has 99 days left" in run.output
+    assert "! gpu2: its certificate expires: it has 99 days left" in run.output
     assert f"pyinfra {LAB} deploy.py --limit gpu2" in run.output
     assert "! gpu1" not in run.output
     status = command("vllm-hosts", "tls", LAB, "status")

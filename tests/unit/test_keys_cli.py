@@ -350,9 +350,9 @@ def test_endpoints_name_a_client_that_there_is(store: Project) -> None:
 def test_no_ca_yet(project: Project) -> None:
     done = project.run("vllm-hosts", "ca", PROD)
     assert done.returncode == 1
-    assert "the first deploy makes it: pyinfra inventory/prod.py deploy.py" in done.stdout
+    assert "the first deploy creates it: pyinfra inventory/prod.py deploy.py" in done.stdout
     assert not (project.folder / "inventory" / ".vllm-hosts").exists()
-    assert "(the first deploy makes it)" in endpoints(project)
+    assert "(the first deploy creates it)" in endpoints(project)
 
 
 def test_an_end_is_said_and_can_be_moved(store: Project) -> None:

@@ -106,7 +106,7 @@ class TestReading:
     def test_a_scan_that_does_not_see_the_edge_is_blind(self) -> None:
         seen = Outside({"scans": {"controller": {"ipv4": {"tcp": [22], "udp": {}}}}})
         assert seen.scans("ipv4", {22})
-        with pytest.raises(HostError, match="does not even see port 443"):
+        with pytest.raises(HostError, match="does not even reach port 443"):
             seen.scans("ipv4", {22, 443})
 
     def test_a_look_that_failed_says_why(self) -> None:
@@ -118,7 +118,7 @@ class TestReading:
         assert Outside({"frames": frames_seen}).besides_edge(443) == {
             "neighbour": [("127.0.0.1", 8001)]
         }
-        with pytest.raises(HostError, match="does not even see the edge"):
+        with pytest.raises(HostError, match="does not even reach the edge"):
             Outside({"frames": {"neighbour": {"answering": []}}}).besides_edge(443)
 
 
