@@ -89,11 +89,11 @@ secrets = {
     "internal_key_env": None,
     # Shell command, on the controller, that prints the key between edge and vLLM
     "internal_key_command": None,
-    # Environment variable, on the controller, with the password that sudo asks for on the host;
-    # None: you are asked, if sudo asks
+    # Environment variable, on the controller, with the password that sudo needs on the host;
+    # None: you are prompted, if sudo needs one
     "sudo_password_env": None,
-    # Shell command, on the controller, that prints the password that sudo asks for on the host,
-    # such as `pass show gpu1`; run only if sudo asks
+    # Shell command, on the controller, that prints the password that sudo needs on the host, such
+    # as `pass show gpu1`; run only if sudo asks
     "sudo_password_command": None,
 }
 
@@ -109,8 +109,8 @@ hub = {
 vllm = {
     # Container image, pinned by an exact tag or by digest
     "image": "vllm/vllm-openai:v0.33.0",
-    # vLLM's version in the image, if its tag does not say so; checked against the image once it
-    # is on the host
+    # vLLM's version in the image, if its tag does not contain it; checked against the image once
+    # it is on the host
     "version": None,
     # Folder of compose.yaml and .env on the host
     "directory": "/opt/vllm",
@@ -125,7 +125,7 @@ vllm = {
     "network": "198.18.0.0/16",
     # GiB that must be free before the image is pulled
     "image_disk": 40,
-    # GiB that must be free for each hub model that is not there yet
+    # GiB that must be free for each hub model that is not on the host yet
     "model_disk": 20,
     # Seconds within which a started agent must become healthy
     "health_timeout": 1800,

@@ -44,7 +44,7 @@ def _from_the_first(old: list[str], new: list[str]) -> list[str]:
     return [f"@@ line {at + 1}: too many lines to compare any further @@", *few][:LINES]
 
 
-_ENDS = "only the ends of lines differ"
+_ENDS = "only the line endings differ"
 
 
 def _shown(line: str) -> str:

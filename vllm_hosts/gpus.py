@@ -38,8 +38,8 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
                 yield not_there(agent, index, there)
             elif there[index].mig:
                 yield (
-                    f"agent {agent.name!r} asks for GPU {index}, which is split up (MIG), and"
-                    f" agents take whole cards; switch it off: nvidia-smi -i {index} -mig 0"
+                    f"agent {agent.name!r} asks for GPU {index}, which is split (MIG), and agents"
+                    f" use whole cards; turn it off: nvidia-smi -i {index} -mig 0"
                 )
 
 

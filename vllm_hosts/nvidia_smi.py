@@ -118,7 +118,7 @@ def parse(lines: Sequence[str]) -> Smi:
     words = " ".join(" ".join(notes).split())
     if code in _TIMED_OUT:
         words = " ".join([f"nvidia-smi did not answer within {PATIENCE} s", *words.split()])
-        notes.insert(0, f"nvidia-smi did not end within {PATIENCE} s")
+        notes.insert(0, f"nvidia-smi did not finish within {PATIENCE} s")
     if gpus:
         return Smi(tuple(gpus.values()), None, lost, tuple(notes[:_MOST_NOTES]))
     if lost:
@@ -194,7 +194,7 @@ _CAUSES = (
     ("did not answer within", "the driver or a card hangs; dmesg may have an Xid", False),
     ("GPU requires reset", "a card needs a reset", True),
     ("Unknown Error", "a card does not answer; dmesg has an Xid", True),
-    ("No devices were found", "the driver runs but claims no card; dmesg says why", False),
+    ("No devices were found", "the driver runs but claims no card; dmesg shows why", False),
     ("libnvidia-ml", "the driver's libraries are missing", False),
     ("couldn't communicate", "the kernel module does not run", False),
     ("not installed", "there is no driver", False),

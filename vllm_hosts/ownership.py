@@ -89,8 +89,9 @@ class Claim:
         """
         if self.judge(found) is Whose.UNREADABLE:
             return (
-                f"{STORE_MARK} does not say whose keys this host has; move it away there"
-                f" (mv {STORE_MARK} {STORE_MARK}.unreadable) to have the keys themselves compared"
+                f"{STORE_MARK} is not readable as a record of this host's store; move it away"
+                f" there (mv {STORE_MARK} {STORE_MARK}.unreadable) to have the keys themselves"
+                " compared"
             )
         name = inventory_named(found)
         other = self._owner(found)

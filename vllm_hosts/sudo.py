@@ -203,7 +203,7 @@ def _password(host: Host, user: str) -> tuple[SecretStr, str]:
             "commands do not run as root: sudo asks for a password, and there is no terminal to"
             " type it on;"
             ' set secrets = {"sudo_password_env": "VARIABLE"}, or {"sudo_password_command":'
-            f' "COMMAND"}}, for this host, or give {user} sudo without a password there'
+            f' "COMMAND"}}, for this host, or allow {user} to use sudo without a password there'
         )
     return _typed, "as it was typed"
 

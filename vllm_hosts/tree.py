@@ -14,7 +14,7 @@ _SAFE_NAME = re.compile(r"[a-z_0-9][a-z0-9_-]*")
 
 def _check(path: str, *names: str) -> None:
     if not _SAFE_PATH.fullmatch(path) or "/../" in f"{path}/":
-        raise ValueError(f"{path!r} is not an absolute path that a shell takes as one plain word")
+        raise ValueError(f"{path!r} is not an absolute path that a shell reads as one plain word")
     for name in names:
         if not _SAFE_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not the name or number of a user or group")

@@ -29,5 +29,7 @@ def models() -> None:
         name="No agent can write into the models' cache",
     )
     tree_synced(cache_folders(settings), name="The models' cache is there")
-    models_fetched(hub_models(settings), download(settings), name="Models from the hub are whole")
-    models_copied(copies(settings), name="Models from the controller are whole")
+    models_fetched(
+        hub_models(settings), download(settings), name="Models from the hub are complete"
+    )
+    models_copied(copies(settings), name="Models from the controller are complete")

@@ -95,15 +95,16 @@ def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[st
         return [reboot_needed(trouble) if reboot_helps(trouble) else _kept(host, trouble)]
     if not host.cards:
         return [
-            "the PCI bus shows no GPU of NVIDIA's; see that one is there, and passed to this"
-            " machine, or give its agents gpus = []"
+            "the PCI bus shows no GPU of NVIDIA's; check that there is one, and that it is passed"
+            " through to this machine, or give its agents gpus = []"
         ]
     found = [*_cards(nvidia, release, host), *_settings(nvidia, release, host)]
     highest = max(gpu for agent in settings.agents for gpu in agent.gpus)
     if highest >= len(host.cards):
         found.append(
             f"an agent asks for GPU {highest}, and the PCI bus shows {len(host.cards)}, numbered"
-            " from 0; correct the agent's gpus, or see that the card is passed to this machine"
+            " from 0; correct the agent's gpus, or make sure that the card is passed through to"
+            " this machine"
         )
     if host.loaded and not nvidia.allow_reboot:
         found.append(
@@ -183,7 +184,7 @@ def _settings(nvidia: Nvidia, release: Release, host: GpuHost) -> Iterator[str]:
         yield (
             "Secure Boot is on, and would reject the kernel module that is built on this host (Key"
             " was rejected by service); enrol the host's own key, which needs somebody at its"
-            " console, or switch Secure Boot off; docs/driver.md says how"
+            " console, or disable Secure Boot; docs/driver.md says how"
         )
 
 

@@ -43,7 +43,7 @@ def vllm() -> None:
     )
     tree_synced(folders(settings), name="The agents' folders are there")
     agents_announced(wanted, name="Hosts with the same model take turns")
-    agents_running(wanted, name="The agents run as compose.yaml says")
+    agents_running(wanted, name="The agents run as in compose.yaml")
     agents_healthy(
         settings.vllm.directory,
         names,

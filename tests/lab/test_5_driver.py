@@ -241,5 +241,5 @@ class TestOtherBoxes:
         bare.without_driver("gpu2", "h100-mig")
         run = deploy_gpu2(driver="install")
         assert run.code != 0
-        assert "asks for GPU 0, which is split up (MIG)" in run.output
+        assert "asks for GPU 0, which is split (MIG)" in run.output
         assert "nvidia-smi -i 0 -mig 0" in run.output

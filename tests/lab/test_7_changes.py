@@ -58,9 +58,9 @@ def test_a_dry_run_names_the_agents_that_are_recreated(deployed: Deployed) -> No
             run.output,
         )
         assert found, run.output[-4000:]
-        assert f"{host}: Docker is restarted; agents go on meanwhile" in run.output
+        assert f"{host}: Docker is restarted; agents keep running" in run.output
     assert "agent spare" not in run.output
-    assert row(run, "The agents run as compose.yaml says") == ["2 (gpu1, gpu2)", "-"]
+    assert row(run, "The agents run as in compose.yaml") == ["2 (gpu1, gpu2)", "-"]
     assert "gpu2: its agents change after those of gpu1: same model" in run.output
     assert deployed.leaks(run.output) == []
 

@@ -213,7 +213,7 @@ def test_keys_of_the_host_are_masked_by_their_value(host: Host) -> None:
         (b"\x7fELF\x00\x00\xff", "its content is not shown: not text, or more than 256 KiB"),
         (b"nul \x00 in text\n", "its content is not shown: not text, or more than 256 KiB"),
         (b"x" * 300_000, "its content is not shown: not text, or more than 256 KiB"),
-        (CONF.replace("\n", "\r\n").encode(), "only the ends of lines differ"),
+        (CONF.replace("\n", "\r\n").encode(), "only the line endings differ"),
     ],
 )
 def test_what_is_no_text_is_not_shown(host: Host, content: bytes, shown: str) -> None:

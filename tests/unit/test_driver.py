@@ -137,7 +137,7 @@ class TestRefusals:
         [problem] = refused(bare(H100, H100), gpus=(0, 2))
         assert problem == (
             "an agent asks for GPU 2, and the PCI bus shows 2, numbered from 0; correct the agent's"
-            " gpus, or see that the card is passed to this machine"
+            " gpus, or make sure that the card is passed through to this machine"
         )
 
     def test_a_driver_that_works_is_kept_whoever_installed_it(self) -> None:

@@ -118,7 +118,7 @@ OTHER = "1, NVIDIA A10G, GPU-2, 23028, 550.163.01, 8.6, [N/A], Disabled"
          255, [0, 1], "Unknown Error"),
         ([ROW, "WARNING: 1, 2, 3, 4, 5, 6, 7, 8"], 0, [0], "WARNING: 1, 2"),
         ([ROW, "1, NVIDIA A1"], 0, [0], "1, NVIDIA A1"),
-        ([ROW], 124, [0], "did not end within 60 s"),
+        ([ROW], 124, [0], "did not finish within 60 s"),
         ([ROW.replace("A10G", "A10G, rev. b")], 0, [0], ""),
         ([ROW.replace("0, NV", " 0 , NV", 1)], 0, [0], ""),
         ([ROW.replace("23028", "[Insufficient Permissions]")], 0, [0], ""),
@@ -275,7 +275,7 @@ def test_agents_take_whole_cards_that_are_there() -> None:
         " the host which cards it has: nvidia-smi -L"
     )
     split, _ = unusable(agents, smi("h100-mig"))
-    assert "asks for GPU 0, which is split up (MIG)" in split
+    assert "asks for GPU 0, which is split (MIG)" in split
     assert "nvidia-smi -i 0 -mig 0" in split
 
 

@@ -85,7 +85,7 @@ def test_docker_restarts_in_a_turn_where_containers_do_not_outlive_it(
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        (served("a", live=True), "Docker is restarted; agents go on meanwhile"),
+        (served("a", live=True), "Docker is restarted; agents keep running"),
         (served(), "Docker is restarted"),
     ],
 )

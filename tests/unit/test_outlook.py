@@ -243,7 +243,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     assert (
         "@local: agent one is recreated (its definition changed); it is down for minutes" in found
     )
-    assert row(found, "vLLM | The agents run as compose.yaml says")[0] == "1 (@local)"
+    assert row(found, "vLLM | The agents run as in compose.yaml")[0] == "1 (@local)"
     assert not (host.folder / "opt/compose.yaml").exists(), "a dry run wrote a file"
     # As a deploy leaves it: file and keys are there.
     script = (
@@ -263,7 +263,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, memory], cwd=made.folder, check=True)
     found = dry()
     assert "@local: nothing is restarted, recreated or reloaded" in found
-    assert row(found, "vLLM | The agents run as compose.yaml says")[0] == "-"
+    assert row(found, "vLLM | The agents run as in compose.yaml")[0] == "-"
     found = dry(max_model_len=512)
     assert "@local: agent one is recreated (its definition changed)" in found
     env = host.folder / "opt/.env"

@@ -119,7 +119,7 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
         ),
         (
             {"gpus": (replace(GOOD.gpus[0], mig=True), *GOOD.gpus[1:])},
-            "agent 'qwen' asks for GPU 0, which is split up (MIG)",
+            "agent 'qwen' asks for GPU 0, which is split (MIG)",
         ),
         (
             {"free": GOOD.free | {"/var/lib/docker": 1024**3}},

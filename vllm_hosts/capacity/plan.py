@@ -183,7 +183,7 @@ class _Planner:
             return largest or BLOCK
         if self._limit is None:
             raise UnplannableError(
-                f"the config.json of {self._model.name} does not say how long a sequence may be;"
+                f"the config.json of {self._model.name} does not set how long a sequence may be;"
                 f" set max_model_len of agent {self._agent.name!r}"
             )
         return self._limit

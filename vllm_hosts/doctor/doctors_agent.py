@@ -72,8 +72,8 @@ def model_gated(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         found = _hub(settings, agent, match)
         if said_by(agent, words.NOT_AUTHORIZED):
             remedy = (
-                "Your token is good, but its owner may not read this model: ask for access at"
-                " huggingface.co/{model} and wait for it; then deploy."
+                "Your token is good, but its owner may not read this model: request access at"
+                " huggingface.co/{model} and wait for approval; then deploy."
             )
             found = Finding(found.evidence, values=found.values, remedy=remedy)
         yield found
@@ -150,8 +150,8 @@ def _after_the_reason(agent: AgentSeen) -> str:
     if agent.error or agent.status == "created":
         return (
             "It never started; the evidence is Docker's reason. Remove that, then:"
-            " vllm-hosts agents INVENTORY start {agent} --host {host}. Docker says more in:"
-            " journalctl -u docker -n 50"
+            " vllm-hosts agents INVENTORY start {agent} --host {host}. More from Docker: journalctl"
+            " -u docker -n 50"
         )
     if agent.exit_code not in _STOPPED:
         return (

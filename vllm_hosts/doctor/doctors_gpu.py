@@ -100,7 +100,7 @@ def driver_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def gpu_lost(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """nvidia-smi's own words, which it also says of one card among others that answer."""
     for index, why in sorted(seen.gpus.lost.items()) if seen.gpus else ():
-        yield Finding(f"nvidia-smi says of GPU {index}: {why}")
+        yield Finding(f"nvidia-smi reports for GPU {index}: {why}")
         return
     if seen.gpus and seen.gpus.answer and words.LOST.search(seen.gpus.smi.text):
         yield Finding(f"nvidia-smi: {seen.gpus.smi.text}")
@@ -113,7 +113,7 @@ def driver_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No nvidia-smi."""
     gpus = _broken(seen)
     if gpus and gpus.smi.code == 127:
-        yield Finding("there is no program nvidia-smi")
+        yield Finding("the program nvidia-smi is not installed")
 
 
 @finds("driver-not-loaded")
@@ -157,7 +157,7 @@ def toolkit_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     if said:
         yield Finding(said[0])
     elif seen.gpus and seen.deployed and not seen.gpus.toolkit:
-        yield Finding("there is no program nvidia-container-runtime-hook")
+        yield Finding("the program nvidia-container-runtime-hook is not installed")
 
 
 @finds("fabric-manager-missing")

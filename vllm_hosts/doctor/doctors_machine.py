@@ -52,7 +52,7 @@ def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             _processes(seen.deploys),
             values={"what": said, "pids": pids},
             remedy="Let it end, or end it on the host: kill {pids}. Then run the deploy again:"
-            " pyinfra INVENTORY deploy.py --limit {host}. What is done is not done twice.",
+            " pyinfra INVENTORY deploy.py --limit {host}. Finished work is not repeated.",
         )
     elif seen.begun is not None and not seen.deployed:
         said = (
@@ -67,14 +67,14 @@ def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def not_deployed(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """There is no compose file, and no deploy that would bring it."""
     if not seen.deployed and not seen.deploys and seen.begun is None:
-        yield Finding(f"{settings.vllm.directory}/compose.yaml is not there")
+        yield Finding(f"{settings.vllm.directory}/compose.yaml does not exist")
 
 
 @finds("docker-missing")
 def docker_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No docker on the path."""
     if seen.deployed and not seen.docker.path:
-        yield Finding("there is no program docker")
+        yield Finding("the program docker is not installed")
 
 
 @finds("snap-docker")

@@ -111,7 +111,7 @@ def is_enabled(lines: list[str]) -> bool:
 def _word(lines: list[str], known: re.Pattern[str]) -> str:
     said = [line for line in lines if known.fullmatch(line)]
     if len(said) != (1 if lines else 0):
-        raise ValueError(f"systemctl says {' '.join(lines)[:200]!r}")
+        raise ValueError(f"systemctl reports {' '.join(lines)[:200]!r}")
     return "".join(said)
 
 

@@ -198,7 +198,7 @@ def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
     if _sha256(partial) != file.sha256:
         partial.unlink()
         raise RefusedError(
-            f"{file.name} of {model} arrived damaged (its SHA-256 is not what the hub says) and was"
+            f"{file.name} of {model} arrived damaged (its SHA-256 is not the hub's) and was"
             " removed; run again"
         )
     partial.replace(whole)
@@ -288,7 +288,7 @@ def sentence(error: Exception, model: str, revision: str, endpoint: str, has_tok
     if isinstance(cause, GatedRepoError):
         if has_token:
             return (
-                f"{model} is gated, and the token's account may not use it; ask for access on"
+                f"{model} is gated, and the token's account may not use it; request access on"
                 f" {endpoint}/{model}"
             )
         return (

@@ -173,7 +173,7 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
     changed, by_service = seen.names, {one.service: one for one in seen.found.containers}
     removed = sorted(set(by_service) - set(wanted.names))
     for agent in changed:
-        differs(f"agent {agent}", "does not run, or not as compose.yaml says")
+        differs(f"agent {agent}", "does not run, or not as in compose.yaml")
     for agent in removed:
         differs(f"agent {agent}", "is no longer in the settings")
     healthy = {name for name, container in by_service.items() if container.health == "healthy"}

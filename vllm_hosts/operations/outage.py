@@ -42,7 +42,7 @@ def outage(
     served = look(AgentsServed)
     agents = [agent for agent in serving.models if agent in served.healthy]
     if outlived and served.live_restore:
-        agents, what = [], f"{what}; agents go on meanwhile"
+        agents, what = [], f"{what}; agents keep running"
     leads_to(what + out_for(agents, served))
     if not agents or not ctx_state.get().is_executing:
         yield from commands

@@ -92,8 +92,8 @@ class Egress(Section):
     )
     names: bool = Field(
         False,
-        description="Resolve names as the host does. A program in the agent can then send out what"
-        " it likes, hidden in the names that it asks for",
+        description="Resolve names as the host does. A program in the agent can then leak data,"
+        " hidden in the names that it looks up",
     )
 
 
@@ -200,7 +200,7 @@ class Agent(Section):
         None, ge=1, description="GPUs that share each layer; None: all of this agent's"
     )
     quantization: Word | None = Field(
-        None, description="Such as `awq` or `fp8`; None: as the model's files say"
+        None, description="Such as `awq` or `fp8`; None: as in the model's files"
     )
     prefix_caching: bool = Field(True, description="Reuse the KV cache of common prompt prefixes")
     tool_call_parser: Word | None = Field(
@@ -306,7 +306,7 @@ class Agent(Section):
     def _reaches_what_it_asks(self) -> Self:
         if not self.offline and self.egress is None:
             raise ValueError(
-                "env HF_HUB_OFFLINE lets the agent ask the hub, which it cannot reach; remove it,"
+                "env HF_HUB_OFFLINE lets the agent query the hub, which it cannot reach; remove it,"
                 " or name the hub's networks in egress"
             )
         if self.allowed_media_domains and not (self.egress and self.egress.names):

@@ -185,14 +185,14 @@ class Secrets(Section):
     )
     sudo_password_env: EnvName | None = Field(
         None,
-        description="Environment variable, on the controller, with the password that sudo asks for"
-        " on the host; None: you are asked, if sudo asks",
+        description="Environment variable, on the controller, with the password that sudo needs on"
+        " the host; None: you are prompted, if sudo needs one",
     )
     sudo_password_command: str | None = Field(
         None,
         min_length=1,
-        description="Shell command, on the controller, that prints the password that sudo asks for"
-        " on the host, such as `pass show gpu1`; run only if sudo asks",
+        description="Shell command, on the controller, that prints the password that sudo needs on"
+        " the host, such as `pass show gpu1`; run only if sudo asks",
     )
 
     @model_validator(mode="after")
@@ -230,7 +230,8 @@ class Vllm(Section):
     )
     version: str | None = Field(
         None,
-        description="vLLM's version in the image, if its tag does not say so; checked against the"
+        description="vLLM's version in the image, if its tag does not contain it; checked against"
+        " the"
         " image once it is on the host",
     )
     directory: AbsolutePath = Field(
@@ -257,7 +258,7 @@ class Vllm(Section):
         40, ge=1, description="GiB that must be free before the image is pulled"
     )
     model_disk: int = Field(
-        20, ge=1, description="GiB that must be free for each hub model that is not there yet"
+        20, ge=1, description="GiB that must be free for each hub model that is not on the host yet"
     )
     health_timeout: int = Field(
         1800, ge=10, description="Seconds within which a started agent must become healthy"

@@ -31,7 +31,7 @@ SECRET_VALUE = re.compile(
 )
 _INSTEAD = (
     "looks like a secret, which compose.yaml and `docker inspect` would show; take it out: the"
-    " Hugging Face token goes into secrets.hf_token_env, and other secrets have no place in an"
+    " Hugging Face token goes into secrets.hf_token_env, and other secrets do not belong in an"
     " agent"
 )
 
