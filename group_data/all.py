@@ -71,13 +71,13 @@ firewall = {
     "forward_from": [],
 }
 
-# What is changed about SSH, if anything.
+# Changes to SSH, if any.
 ssh_hardening = {
     # Disable password logins, once a login with a key has been seen to work
     "enabled": False,
 }
 
-# Where secrets come from that the toolkit does not make itself.
+# Sources of secrets that the toolkit does not generate itself.
 secrets = {
     # Environment variable, on the controller, that holds the Hugging Face token
     "hf_token_env": None,
@@ -97,7 +97,7 @@ secrets = {
     "sudo_password_command": None,
 }
 
-# The Hugging Face hub, or a mirror of it. Only asked while models are fetched.
+# The Hugging Face hub, or a mirror of it. Used only while models are fetched.
 hub = {
     # A mirror of the hub, as in HF_ENDPOINT; None: https://huggingface.co
     "endpoint": None,
@@ -164,7 +164,7 @@ tls = {
     "renew_before_days": 120,
 }
 
-# nginx: the only door for clients.
+# nginx: the only way in for clients.
 edge = {
     # DNS names and addresses that clients use; empty: the host's SSH address
     "names": [],

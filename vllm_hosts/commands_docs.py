@@ -24,7 +24,7 @@ _HEAD = """\
 What `vllm-hosts` does besides `pyinfra INVENTORY deploy.py`. `vllm-hosts COMMAND --help` prints
 the same.
 
-This file is made from the command line: `python -m vllm_hosts.commands_docs`.
+This file is generated from the command line: `python -m vllm_hosts.commands_docs`.
 
 ## Exit codes
 

@@ -134,7 +134,7 @@ def test_a_hub_that_is_not_there_costs_its_time_once(asking: Callable[..., Hub])
         hub = asking(seconds=0.5, rest=timedelta(hours=1))
         started = time.monotonic()
         said = hub.read(MODEL, server.url)
-        assert said == "the hub did not answer within 0.5 s when asked about org/model"
+        assert said == "the hub did not answer within 0.5 s when queried for org/model"
         assert time.monotonic() - started < 3
         asked = len(server.requests)
         again = hub.read("org/other", server.url)

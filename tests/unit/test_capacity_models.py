@@ -148,7 +148,7 @@ class TestWhatIsNotKnown:
             ({"extra_args": ["--cpu-offload-gb", "4"]}, "sets --cpu-offload-gb"),
             ({"extra_args": ["-pp=2"]}, "sets --pipeline-parallel-size"),
             ({"extra_args": ["--kv-cache-dtype", "nvfp4"]}, "--kv-cache-dtype nvfp4, which is not"),
-            ({"extra_args": ["--max-num-seqs", "many"]}, "--max-num-seqs is no number: 'many'"),
+            ({"extra_args": ["--max-num-seqs", "many"]}, "--max-num-seqs is not a number: 'many'"),
             ({"quantization": "bitsandbytes"}, "'bitsandbytes' cannot be computed"),
         ],
     )

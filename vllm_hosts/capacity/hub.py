@@ -111,7 +111,7 @@ def _in_the_clear(endpoint: str | None) -> bool:
 
 
 def _late(model: str, seconds: float) -> str:
-    return f"the hub did not answer within {seconds:g} s when asked about {model}"
+    return f"the hub did not answer within {seconds:g} s when queried for {model}"
 
 
 def _suffix(endpoint: str | None) -> str:

@@ -82,7 +82,7 @@ class Expose(Section):
 
 
 class Egress(Section):
-    """What an agent may reach by itself. Without it: nothing."""
+    """What an agent itself may connect to. Without it: nothing."""
 
     networks: tuple[Cidr, ...] = Field(
         description="Networks to which the agent may open connections", strict=False, min_length=1
@@ -107,7 +107,7 @@ _NO_DOMAIN = "none.invalid"
 
 
 class RequestLimits(Section):
-    """What one request may cost an agent. More is refused by vLLM with a sentence."""
+    """What one request may cost an agent. vLLM refuses requests for more, with the reason."""
 
     choices: int = Field(
         128, ge=1, le=16384, description="Answers to one prompt (`n`), all at the same time"

@@ -35,7 +35,7 @@ _PATTERNS = re.compile(r"/v1/(models|responses)/.*")
 
 
 class Edge(Section):
-    """nginx: the only door for clients."""
+    """nginx: the only way in for clients."""
 
     names: tuple[HostName, ...] = Field(
         (),

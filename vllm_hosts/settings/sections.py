@@ -152,7 +152,7 @@ class Firewall(Section):
 
 
 class SshHardening(Section):
-    """What is changed about SSH, if anything."""
+    """Changes to SSH, if any."""
 
     enabled: bool = Field(
         False,
@@ -161,7 +161,7 @@ class SshHardening(Section):
 
 
 class Secrets(Section):
-    """Where secrets come from that the toolkit does not make itself."""
+    """Sources of secrets that the toolkit does not generate itself."""
 
     hf_token_env: EnvName | None = Field(
         None,
@@ -211,7 +211,7 @@ class Secrets(Section):
 
 
 class Hub(Section):
-    """The Hugging Face hub, or a mirror of it. Only asked while models are fetched."""
+    """The Hugging Face hub, or a mirror of it. Used only while models are fetched."""
 
     endpoint: HttpsUrl | None = Field(
         None, description="A mirror of the hub, as in HF_ENDPOINT; None: https://huggingface.co"
