@@ -40,7 +40,7 @@ from vllm_hosts.settings import HostSettings
 _problems = says_problems("The settings cannot be deployed:")
 #: Seconds in which a host must say what runs there.
 _LIMIT = 30.0
-#: Seconds between two looks at logs.
+#: Seconds between two polls of logs.
 _FOLLOW_EVERY = 1.0
 #: Columns of a table that is no terminal's: nothing is cut.
 _WIDE = 240

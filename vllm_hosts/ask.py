@@ -23,7 +23,7 @@ def ask(
 ) -> dict[str, T | HostError]:
     """By host: the answer, or why there is none.
 
-    :param question: gets a host's name, and may look at facts; pyinfra is at that host.
+    :param question: gets a host's name, and may query facts; pyinfra is at that host.
     """
     state = State(inventory, Config())
     asked = {name: gevent.spawn(_ask, state, inventory.get_host(name), question) for name in names}

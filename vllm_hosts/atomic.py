@@ -1,4 +1,4 @@
-"""Writing private files on the controller: whole or not at all, and never readable by others."""
+"""Private files on the controller: written completely or not at all, never readable by others."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def verify(
     if report is not None:
         command += [f"--report={report.resolve()}", f"--junitxml={report.resolve() / 'junit.xml'}"]
     code = subprocess.run([*command, *pytest_arguments], check=False).returncode
-    # pytest's own codes above 1 mean that nothing, or not everything, was looked at.
+    # pytest's own codes above 1 mean that nothing, or not everything, was checked.
     sys.exit(Exit.OK if code == 0 else Exit.WRONG)
 
 

@@ -124,7 +124,7 @@ yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask for conf
 
 
 def agreed(question: str, *, yes: bool) -> None:
-    """Go on if somebody says so.
+    """Continue if somebody confirms.
 
     :raises click.Abort: somebody says no.
     :raises NobodyAnswersError: there is no terminal.

@@ -1,4 +1,4 @@
-"""Connections to many hosts at once, for commands that look at hosts or operate what runs there."""
+"""Connections to many hosts at once, for commands that query hosts or operate what runs there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Connections:
     def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
         """Do something at a host: with ``ask``, ``carry_out``, or facts.
 
-        :param limit: seconds; whoever has not answered by then is connected to anew next time.
+        :param limit: seconds; whoever has not answered by then is reconnected to next time.
         :raises HostError: the host cannot be reached, sudo is refused, or what ``do`` raises.
         """
         host = self._state.inventory.get_host(name)
@@ -70,7 +70,7 @@ class Connections:
         return [name for name in names if sudo.may_ask(self._state, inventory.get_host(name))]
 
     def drop(self, name: str) -> None:
-        """Forget a connection, which may be dead; the next look makes another."""
+        """Forget a connection, which may be dead; the next query opens another."""
         host = self._state.inventory.get_host(name)
         client = getattr(host.connector, "client", None)
         if client is not None:
@@ -79,7 +79,7 @@ class Connections:
 
 
 def connect_as_root(host: Host) -> None:
-    """Connect to the host at hand, and see that commands there run as root.
+    """Connect to the current host, and see that commands there run as root.
 
     :raises HostError: why that is not possible, without the host's name.
     """
@@ -95,7 +95,7 @@ def connect_as_root(host: Host) -> None:
 
 
 def ask(fact: type[HostFact[T]], **arguments: object) -> T:
-    """Read a fact of the host at hand. Prints nothing: what went wrong is in the exception.
+    """Read a fact of the current host. Prints nothing: what went wrong is in the exception.
 
     :raises HostError: the connection is lost, or the fact cannot be read.
     """
@@ -108,7 +108,7 @@ def ask(fact: type[HostFact[T]], **arguments: object) -> T:
 
 
 def carry_out(commands: Iterable[PyinfraCommand]) -> None:
-    """Run commands at the host at hand, one after the other, as a deploy would.
+    """Run commands on the current host, one after the other, as a deploy would.
 
     :raises HostError: one of them failed; those after it were not run.
     """

@@ -57,7 +57,7 @@ def install(state: State) -> None:
 
 
 def name_step() -> None:
-    """Say what is being done, before a host's own words about what went wrong with it."""
+    """Say what is being done, before a host's own messages about what went wrong with it."""
     if _brief is not None:
         _brief.show()
 
@@ -69,7 +69,7 @@ class Brief(BaseStateCallback):
         self._name = self._role = self._step = ""
         self._shown = True
         self._hosts: set[str] = set()
-        #: Of the role at hand, by hosts: the steps that changed something there.
+        #: Of the current role, by hosts: the steps that changed something there.
         self._changes: dict[tuple[str, ...], list[str]] = {}
         self._timer: gevent.Greenlet | None = None
         self._done: dict[str, Counter[str]] = {}

@@ -56,7 +56,7 @@ def drift(inventory_file: Path, deploy_file: Path, chosen: tuple[str, ...]) -> d
     """By host: what a deploy would change. Looks with the deploy's own facts, and runs none of its
     commands.
 
-    :param chosen: names of hosts to look at; empty: all.
+    :param chosen: names of hosts to check; empty: all.
     :raises SettingsError: the settings cannot be deployed.
     """
     inventory = load(inventory_file)
@@ -124,7 +124,7 @@ def _look(state: State, host: Host, into: HostDrift, told: dict[str, list[Any]])
 
 
 def _explained(role: str, details: list[Difference]) -> list[Drifted]:
-    """What differs at the host at hand, with its cause, and the lines where they may be shown."""
+    """What differs on the current host, with its cause, and the lines where they may be shown."""
     current = run.current()
     causes = {
         item.what: found

@@ -121,7 +121,7 @@ def _look(chosen: Chosen, keep: int) -> dict[str, list[Row] | HostError]:
 
 
 def _removed(rows: Sequence[Row]) -> tuple[int, list[str]]:
-    """Bytes that are free since at the host at hand, and what could not be removed."""
+    """Bytes that are free since on the current host, and what could not be removed."""
     freed, problems = 0, []
     for row in rows:
         try:

@@ -43,7 +43,7 @@ SECTIONS = (
 SETTINGS = ("agents", *SECTIONS)
 
 
-#: Hosts of this group are never deployed to: they only look at the others from outside.
+#: Hosts of this group are never deployed to: they only scan the others from outside.
 NEIGHBOURS = "neighbours"
 #: Hosts of this group are in no inventory any more, and their store still remembers them.
 LEFT = "left-behind"
@@ -108,7 +108,7 @@ def deployed(inventory: Inventory) -> list[Host]:
 
 
 def neighbours(inventory: Inventory) -> list[str]:
-    """Names of the hosts that look at the others from outside, and are never changed."""
+    """Names of the hosts that scan the others from outside, and are never changed."""
     return [host.name for host in inventory if NEIGHBOURS in host.groups]
 
 

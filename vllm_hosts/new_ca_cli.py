@@ -61,7 +61,7 @@ def new_ca(
     opened(inventory, identity)
     store = KeyStore(inventory, identity)
     try:
-        # Nobody is asked about what cannot be done.
+        # Nobody is asked to confirm what cannot be done.
         if cancel:
             check_cancel(store.read(), utc_now())
             agreed("Withdraw the new CA? Clients keep trusting the present one.", yes=yes)

@@ -30,7 +30,7 @@ _ABSENT = ("[N/A]", "N/A", "[Not Supported]", "Not Supported")
 PATIENCE = 60
 #: Bytes that are read of an answer: a hundred cards have some thousands.
 _MOST = 200_000
-#: Shell lines that ask for every card; they end with the exit code. The failure's own words come on
+#: Shell lines that query every card; they end with the exit code. The failure's own message is on
 #: standard output.
 QUERY = f"""
 if command -v nvidia-smi >/dev/null; then

@@ -65,7 +65,7 @@ def _settle(outlook: Outlook, state: State) -> None:
     for host in list(state.activated_hosts):
         foreseen = outlook.hosts.get(host.name, Foreseen())
         if foreseen.refused:
-            # Not `fail_hosts`, which asks whether to go on, and ends the run where none is left.
+            # Not `fail_hosts`, which asks whether to continue, and ends the run where none is left.
             state.failed_hosts.add(host)
             state.active_hosts.discard(host)
             state.ops[host] = {}

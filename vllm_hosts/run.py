@@ -45,7 +45,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Current:
-    """What a role needs to know of the host at hand."""
+    """What a role needs to know of the current host."""
 
     settings: HostSettings
     keys: HostKeys
@@ -219,7 +219,7 @@ def _initialise(
     deploy_output.install(state)
     state.add_callback_handler(one_by_one.Ending())
     if run.dry:
-        # There is nothing to ask: a host that cannot be reached is named, the others go on.
+        # There is nothing to ask: a host that cannot be reached is named, the others continue.
         state.should_raise_failed_hosts = _go_on
 
 

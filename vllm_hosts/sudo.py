@@ -37,7 +37,7 @@ PYINFRA_S_OWN = ("_sudo_password", "_use_sudo_password", "_su_password")
 #: The words of sudo and sudo-rs where they may not ask, and where an answer was wrong.
 _ASKS = ("a password is required", "interactive authentication is required")
 _WRONG = ("Sorry, try again", "incorrect password attempt", "no password was provided")
-#: In front of a command: goes on at the mark, whether sudo has read the line before it or not.
+#: In front of a command: continues at the mark, whether sudo has read the line before it or not.
 _GATE = (
     'IFS= read -r l; [ "$l" = "$1" ] || { IFS= read -r l; [ "$l" = "$1" ]; } || {'
     ' echo "standard input of sudo was cut short" >&2; exit 1; }; unset l; shift; exec "$@"'

@@ -110,7 +110,7 @@ MISSING = "is missing"
 def differing(entries: Iterable[Entry], found: dict[str, Found]) -> list[Entry]:
     """Entries that the host does not have as they should be, in the order given.
 
-    :raises KeyError: a path was not looked at.
+    :raises KeyError: a path was not checked.
     """
     return [entry for entry in entries if not _as_it_should_be(entry, found[entry.path])]
 

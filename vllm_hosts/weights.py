@@ -33,7 +33,7 @@ def is_pointer(content: bytes) -> bool:
 def tensor_bytes(file: BinaryIO, size: int) -> int:
     """Bytes of tensors in a safetensors file of so many bytes.
 
-    :raises ValueError: it holds no weights, or not all; the words go on from the file's name.
+    :raises ValueError: it holds no weights, or not all; the words continue from the file's name.
     """
     start = file.read(len(POINTER))
     if is_pointer(start):

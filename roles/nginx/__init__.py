@@ -93,7 +93,7 @@ def _edge(current: Current, version: NginxVersion, own_site: bool) -> list[Entry
 
 
 def _trial(current: Current) -> Sequence[Entry]:
-    """What nginx is asked about: nothing before it is there, nor if the host has all of it."""
+    """What nginx tests: nothing before it is there, nor if the host has all of it."""
     found = look(EdgeState, paths=[*edge_paths(current.settings), MAIN_CONF, LIMITS_CONF])
     if not found.nginx.version_text:
         return []

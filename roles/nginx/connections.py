@@ -34,7 +34,7 @@ class _Directive:
 def worker_connections(edge: Edge) -> int:
     """What each worker must be able to hold, since one may get them all.
 
-    A request that goes on to an agent has two: the client's and the agent's.
+    A request that is forwarded to an agent has two: the client's and the agent's.
     """
     return 2 * edge.connections * edge.expected_clients + _STRANGERS
 

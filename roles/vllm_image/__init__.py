@@ -1,7 +1,8 @@
 """vLLM's image, which the roles after it start containers of.
 
-Promises: the image that the settings name is on the host, and its vLLM has no known way around its
-key. Needs: docker. Writes: the image, notes of what it said and of images that agents use.
+Promises: the image that the settings name is on the host, and its vLLM has no known vulnerability
+that bypasses its key. Needs: docker. Writes: the image, records of its version and of images that
+agents use.
 Restarts: nothing.
 """
 

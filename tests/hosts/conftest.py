@@ -32,7 +32,7 @@ from vllm_hosts.testing import Hosts
 
 @dataclass
 class Verified:
-    """What the suite looks at."""
+    """What the suite checks."""
 
     file: Path
     settings: dict[str, HostSettings]
@@ -110,7 +110,7 @@ def promise_of(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Only the promises that were asked for; those that wait for the look from outside last."""
+    """Only the promises that were asked for; those that wait for the scan from outside last."""
     chosen = set(config.getoption("--only-promise"))
     if chosen:
         left = [item for item in items if promise_of(item) not in chosen]
@@ -120,7 +120,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Start the look from outside before the first test; it takes half a minute."""
+    """Start the scan from outside before the first test; it takes half a minute."""
     verified = session.config.stash[_VERIFIED]
     wanted = [item for item in session.items if "outside" in getattr(item, "fixturenames", ())]
     if not wanted or session.config.option.collectonly:
@@ -198,7 +198,7 @@ _CONTAINER = (
 
 @pytest.fixture(scope="session")
 def containers(host: Host) -> list[dict[str, Any]]:
-    """What Docker knows of every container on the host, looked at once."""
+    """What Docker knows of every container on the host, checked once."""
     ids = host.check_output("docker ps --all --quiet --no-trunc").split()
     if not ids:
         return []

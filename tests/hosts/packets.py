@@ -15,7 +15,7 @@ from typing import Any
 from vllm_hosts.errors import HostError
 
 _TABLE = "vllm_hosts"
-#: Statements that let every packet go on.
+#: Statements that let every packet pass.
 _NEUTRAL = frozenset({"counter", "log", "comment"})
 
 

@@ -68,7 +68,7 @@ def read_folder(model: str, folder: Path) -> ModelFiles:
             if is_pointer(index):
                 raise UnplannableError(f"{folder} holds no weights: {INDEX} {IS_POINTER}")
             total, names = total_size(model, index), parts(index, INDEX_SIZE)
-        # The files themselves are looked at in any case: a pointer is no weights.
+        # The files themselves are checked in any case: a pointer is no weights.
         files = _weights(folder, names)
         return ModelFiles(config, files if total is None else total)
     except BoundError as error:

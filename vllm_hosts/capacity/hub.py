@@ -22,7 +22,7 @@ from vllm_hosts.capacity.files import CONFIG_SIZE, INDEX, SINGLE, parse_config, 
 from vllm_hosts.capacity.model import ModelFiles
 from vllm_hosts.errors import SettingsError
 
-#: What was read is good for this long before the hub is asked again.
+#: What was read is good for this long before the hub is queried again.
 _FRESH = timedelta(days=7)
 
 
@@ -41,8 +41,8 @@ class Hub:
 
     :param token: gives the Hugging Face token when it is needed; None: there is none.
     :param seconds: how long one model may take.
-    :param offline: ask nobody, and take what is kept however old it is.
-    :param rest: for this long after a hub did not answer it is not asked again, by no run.
+    :param offline: query nobody, and use what is cached, however old.
+    :param rest: for this long after a hub did not answer it is not queried again, by any run.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Hub:
         self._folder = folder or cache_folder()
         self._answers: dict[tuple[str, str | None, str | None], ModelFiles | str] = {}
         self._silent: set[str | None] = set()
-        # Hosts are looked at side by side, and may have the same models.
+        # Hosts are checked side by side, and may have the same models.
         self._one_at_a_time = BoundedSemaphore()
 
     def read(

@@ -55,7 +55,7 @@ def _hub(settings: HostSettings, agent: AgentSeen, match: Match[str]) -> Finding
 
 @finds("token-refused")
 def token_refused(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """The hub's own words."""
+    """The hub's own message."""
     for agent, match in saying(seen, words.TOKEN_REFUSED):
         yield _hub(settings, agent, match)
     if settings.secrets.has_hf_token:

@@ -128,7 +128,7 @@ def certificate_key_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Fin
 
 @finds("nginx-config-invalid")
 def nginx_config_invalid(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """nginx's own words."""
+    """nginx's own message."""
     if seen.nginx and seen.nginx.rejected:
         yield Finding(shortened(seen.nginx.rejected))
 

@@ -89,7 +89,7 @@ def nouveau_holds_card(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("driver-mismatch")
 def driver_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """NVML's own words, or CUDA's in a container."""
+    """NVML's own message, or CUDA's in a container."""
     found = list(_driver_says(seen, words.MISMATCH))
     yield from found
     for agent, match in saying(seen, words.CUDA_MISMATCH) if not found else ():
@@ -98,7 +98,7 @@ def driver_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("gpu-lost")
 def gpu_lost(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """nvidia-smi's own words, which it also says of one card among others that answer."""
+    """nvidia-smi's own message, which it also says of one card among others that answer."""
     for index, why in sorted(seen.gpus.lost.items()) if seen.gpus else ():
         yield Finding(f"nvidia-smi reports for GPU {index}: {why}")
         return
@@ -152,7 +152,7 @@ def gpu_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("toolkit-missing")
 def toolkit_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """Docker's own words, or there is no hook that it could call."""
+    """Docker's own message, or there is no hook that it could call."""
     said = [f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, words.NO_TOOLKIT)]
     if said:
         yield Finding(said[0])
@@ -180,7 +180,7 @@ def fabric_manager_missing(settings: HostSettings, seen: Seen) -> Iterator[Findi
 
 @finds("driver-too-old")
 def driver_too_old(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """CUDA's own words."""
+    """CUDA's own message."""
     for agent, match in saying(seen, words.CUDA_OLD_DRIVER):
         yield Finding(line_of(match), values={"agent": agent.name})
 
@@ -194,7 +194,7 @@ def container_without_gpu(settings: HostSettings, seen: Seen) -> Iterator[Findin
         values = {"agent": agent.name}
         said = " ".join(agent.gpus or ())
         if words.NOT_RUNNING.search(said):
-            continue  # it ended while it was looked at
+            continue  # it ended while it was checked
         if said and not any(line.startswith("GPU ") for line in agent.gpus or ()):
             sure = words.NVML_UNKNOWN.search(said)
             yield Finding(

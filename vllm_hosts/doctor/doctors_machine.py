@@ -41,7 +41,7 @@ def _readable(since: str) -> str:
 
 @finds("deploy-cut-off")
 def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """What a deploy has started goes on without it; or it has made a part of what it makes."""
+    """What a deploy has started continues without it; or it has made a part of what it makes."""
     if any(not process.left for process in seen.deploys):
         return
     if seen.deploys:

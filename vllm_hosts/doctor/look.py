@@ -1,4 +1,4 @@
-"""The look at a host: one script, sent over the deploy's own connection, and how it is read."""
+"""The query of a host: one script, sent over the deploy's own connection, and how it is read."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ def _script() -> str:
 
 
 def seen(settings: HostSettings, reachable: Callable[[str, int], bool]) -> Seen:
-    """The host at hand, now.
+    """The current host, now.
 
     :param reachable: whether a port of an address opens from here.
-    :raises HostError: it cannot be looked at.
+    :raises HostError: it cannot be checked.
     """
     before = time.time()
     found = look(

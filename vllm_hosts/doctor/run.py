@@ -1,4 +1,4 @@
-"""From an inventory to what is wrong with its hosts. All are looked at at the same time."""
+"""From an inventory to what is wrong with its hosts. All are checked at the same time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from vllm_hosts.text import clean
 
 @dataclass(frozen=True)
 class Examined:
-    """What is wrong with a host, most likely first; ``blind``: what could not be looked at."""
+    """What is wrong with a host, most likely first; ``blind``: what could not be checked."""
 
     found: tuple[Diagnosis, ...] = ()
     blind: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Examined:
 def examine(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, Examined]:
     """By host: what is wrong with it. Nothing is changed on any host.
 
-    :param chosen: names of hosts to look at; empty: all.
+    :param chosen: names of hosts to check; empty: all.
     :raises SettingsError: the settings are not valid.
     """
     inventory = load(inventory_file)
@@ -97,7 +97,7 @@ def _examine(state: State, host: Host, settings: HostSettings, file: str) -> Exa
 def _fitting(settings: HostSettings, look: Seen) -> dict[str, str]:
     """By agent that ran out of memory: the setting by which the memory plan lets it fit.
 
-    From the host, or from what was read of the model before: nothing is asked of the hub.
+    From the host, or from what was read of the model before: the hub is not queried.
     """
     if not any(said_by(agent, words) for agent in look.agents for words in UNSIZED):
         return {}

@@ -21,7 +21,7 @@ END: Final = "vllm-hosts-end"
 
 
 class HostFact(FactBase[T], Generic[T]):
-    """One look at a host. ``what`` names it in errors; ``script`` and ``parse`` do the work."""
+    """One query of a host. ``what`` names it in errors; ``script`` and ``parse`` do the work."""
 
     abstract = True
     what = "the host's state"
@@ -58,7 +58,7 @@ def ending(script: str) -> str:
 def as_user(
     user: str, script: str, *, arguments: str = "", given: str = "</dev/null", seconds: int = 60
 ) -> str:
-    """Shell: look at paths that a container may have written, with its rights and a time limit.
+    """Shell: read paths that a container may have written, with its rights and a time limit.
 
     Whatever lies there, a link leads nowhere that this user could not go anyway, and a FIFO ends
     the look instead of holding it for ever.
@@ -127,10 +127,10 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def look(fact: type[HostFact[T]], **arguments: object) -> T:
-    """Read a fact of the host at hand, now.
+    """Read a fact of the current host, now.
 
     :raises LostError: the connection has ended.
-    :raises HostError: it could not be read. pyinfra has shown the host's own words above.
+    :raises HostError: it could not be read. pyinfra has shown the host's own message above.
     """
     host = ctx_host.get()
     try:

@@ -55,7 +55,7 @@ class GpuHost:
 
 
 class GpuState(HostFact[GpuHost]):
-    """One look at all of it; no program is needed that a fresh host does not have."""
+    """One query for all of it; no program is needed that a fresh host does not have."""
 
     what = "the GPUs and their driver"
 

@@ -1,4 +1,4 @@
-"""What kind of machine a host is: everything that preflight judges, in one look."""
+"""What kind of machine a host is: everything that preflight judges, in one query."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Cache:
         return self.blobs / str(file.sha256)
 
     def partial(self, file: Remote) -> Path:
-        """Where it lies until then. huggingface_hub since 1.13 goes on with no file that another
+        """Where it lies until then. huggingface_hub since 1.13 resumes no file that another
         process began (https://github.com/huggingface/huggingface_hub/pull/4228); this does."""
         return self.blobs / f"{file.sha256}.partial"
 

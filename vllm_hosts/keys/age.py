@@ -97,7 +97,7 @@ class _Found:
 def decrypt(path: Path, content: bytes, identity_file: Path | None) -> bytes:
     """Open an age file with the first identity that fits.
 
-    :param identity_file: the only file to look at; None: ``VLLM_HOSTS_IDENTITY``, or the usual
+    :param identity_file: the only file to use; None: ``VLLM_HOSTS_IDENTITY``, or the usual
         places of age and SSH.
     :raises SettingsError: none fits, one has a passphrase, or the file is damaged.
     """

@@ -86,7 +86,7 @@ class KeyStore:
     def update(
         self, change: Callable[[Content], Content], *, start: Content | None = None
     ) -> Content:
-        """Change the store, whole or not at all. A second writer waits, and loses nothing.
+        """Change the store, completely or not at all. A second writer waits, and loses nothing.
 
         :param start: what a store begins with that is not there yet; None: it has to be there.
         :raises SettingsError: as ``read``; or it cannot be written, and is as it was.

@@ -25,7 +25,7 @@ class Edited:
 
 
 def edited(settings: HostSettings) -> list[Edited]:
-    """What differs at the host at hand from what the last deploy left there.
+    """What differs on the current host from what the last deploy left there.
 
     :raises HostError: the host cannot be asked.
     """

@@ -98,7 +98,7 @@ def _seen(wanted: Agents) -> _Seen:
 def agents_announced(wanted: Agents) -> Commands:
     """Let every host know which agents the others serve, and are about to change. Changes nothing.
 
-    All hosts have done this before one of them goes on.
+    All hosts have done this before one of them continues.
     """
     seen = _seen(wanted)
     models = wanted.serving.of(seen.names)
@@ -243,7 +243,7 @@ def _moved(found: Project, cells: Mapping[str, Cell]) -> dict[str, str]:
 
 
 def _left(compose: str, moved: Mapping[str, str], agents: Sequence[str]) -> str:
-    """Shell: agents leave networks that are to be made anew."""
+    """Shell: agents leave networks that are to be recreated."""
     leaving = [agent for agent in agents if agent in moved]
     if not leaving:
         return ""

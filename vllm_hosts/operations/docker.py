@@ -81,7 +81,7 @@ def daemon_configured(
     is put back.
 
     :param wanted: from what daemon.json holds now to the keys that it should hold.
-    :param read_at_start: further files that the daemon looks at only when it starts.
+    :param read_at_start: further files that the daemon reads only when it starts.
     :param provided_by: packages that they come from.
     :param serving: the host's agents: hosts with the same models restart Docker one after the
         other where containers do not outlive it.

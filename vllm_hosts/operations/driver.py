@@ -75,7 +75,7 @@ class Install:
 def driver_installed(describe: Callable[[], Install | None]) -> Commands:
     """Install a driver's packages from where they come from.
 
-    :param describe: says what, when it is called; it may look at the host. None: nothing.
+    :param describe: says what, when it is called; it may query the host. None: nothing.
     """
     wanted = describe()
     if wanted is None:
@@ -129,9 +129,9 @@ def driver_answers(
 ) -> Commands:
     """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
 
-    Hosts reboot one at a time, and their runs go on after it.
+    Hosts reboot one at a time, and their runs continue after it.
 
-    :param reason: why a reboot would help, from a look at the host; None: it would not.
+    :param reason: why a reboot would help, from a query of the host; None: it would not.
     :param refused: the sentence for a reboot that is needed; None: it is allowed.
     :param timeout: seconds in which a rebooted host must be back.
     :param wanted: the cards that must answer; of others it does not matter.

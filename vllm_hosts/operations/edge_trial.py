@@ -74,7 +74,7 @@ def sentences(lines: Sequence[str]) -> str:
 def trial(entries: Sequence[Entry], *, folder: str = NGINX_FOLDER) -> StringCommand:
     """The command that succeeds if nginx accepts these files.
 
-    The whole of /etc/nginx is made anew from links to what is there, the files are put into it, and
+    The whole of /etc/nginx is rebuilt from links to what is there, the files are put into it, and
     nginx finds it under its own name: in a mount namespace, which ends with the command.
 
     :param folder: nginx's, elsewhere in tests.

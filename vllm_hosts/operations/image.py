@@ -31,9 +31,9 @@ echo unknown
 
 @host_operation
 def image_above_floor(vllm: Vllm) -> Commands:
-    """Fail a host whose image has a vLLM with known ways around its key, whatever its tag says.
+    """Fail a host whose image has a vLLM whose key can be bypassed, whatever its tag says.
 
-    An image is asked once; a note holds its id and what it said.
+    An image is checked once; a record holds its id and its answer.
     """
     image = vllm.image
     found = look(ImageVersion, image=image)

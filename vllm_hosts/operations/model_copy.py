@@ -180,7 +180,7 @@ def _piece(file: LocalFile, at: int) -> bytes:
 
 
 def _digests(local: LocalModel) -> dict[str, str]:
-    """SHA-256 by name. In a thread of its own, so that other hosts go on meanwhile."""
+    """SHA-256 by name. In a thread of its own, so that other hosts continue meanwhile."""
     pool = gevent.get_hub().threadpool
     digests: dict[str, str] = pool.apply(lambda: {file.name: file.sha256 for file in local.files})
     return digests

@@ -33,7 +33,7 @@ def outage(
     those that served do so again.
 
     :param what: what happens, such as "Docker is restarted".
-    :param outlived: running containers go on where Docker's live-restore is in force.
+    :param outlived: running containers continue where Docker's live-restore is in force.
     """
     if serving is None:
         leads_to(what)

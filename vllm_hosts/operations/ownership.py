@@ -20,7 +20,7 @@ from vllm_hosts.store_marks import Marked, Whose
 
 @host_operation
 def not_anothers(claim: Claim) -> Commands:
-    """Fail a host that belongs to another store. All hosts are looked at before one becomes ours.
+    """Fail a host that belongs to another store. All hosts are checked before one becomes ours.
 
     Never counts as a change.
     """

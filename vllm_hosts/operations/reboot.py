@@ -99,6 +99,6 @@ def _boot_id_anew(state: State, host: Host) -> str | None:
             host.connect(show_errors=False)
             return _boot_id(state, host) if host.connected else None
         except Exception as error:
-            # Whatever goes wrong with a host that is going down or coming up: it is asked again.
+            # Whatever goes wrong with a host that is going down or coming up: it is polled again.
             logger.debug(f"{host.name} does not answer yet: {error!r}")
     return None

@@ -65,7 +65,7 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ``addresses`` by family, ``targets`` behind the host, and ``edge`` with what the other
         modules here ask for.
     :returns: by host: ``controller`` and, by their names, neighbours, each with scans by family;
-        ``frames`` by neighbour; ``tls``; ``shapes``. Where a look was not possible: ``error``.
+        ``frames`` by neighbour; ``tls``; ``shapes``. Where a check was not possible: ``error``.
         ``blind``: why only another machine sees this host from outside, or None.
     """
     hosts = asked["hosts"]
@@ -177,7 +177,7 @@ def _start(command: str, said: str = "") -> subprocess.Popen[str]:
 
 
 def _ask(neighbours: list[str], request: dict[str, Any], limit: float) -> dict[str, dict[str, Any]]:
-    """What each neighbour saw. One that falls silent, or breaks off, is asked a second time.
+    """What each neighbour saw. One that falls silent, or breaks off, is queried a second time.
 
     Each has a process of its own: pyinfra's connections can hang for ever, a process can be ended.
     """

@@ -56,7 +56,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Request and answer as JSON; one sentence and exit code 1 where a look is not possible."""
+    """Request and answer as JSON; one sentence and exit code 1 where a check is not possible."""
     sudo.ask_nobody()
     try:
         print(json.dumps(look(json.loads(sys.stdin.read()))))

@@ -29,7 +29,7 @@ from vllm_hosts.settings.types import (
     UserName,
 )
 
-#: Below this, vLLM has a published way around its key (CVE-2026-115911, fixed in 0.32.0).
+#: Below this, a published vulnerability bypasses vLLM's key (CVE-2026-115911, fixed in 0.32.0).
 VLLM_FLOOR = Version("0.32.0")
 #: vLLM is at 0.33; a tag that begins with more is no version of it.
 _NO_MAJOR = 10
@@ -315,7 +315,7 @@ class Vllm(Section):
 
     @property
     def vllm_version(self) -> Version | None:
-        """The version that the settings claim; the image is asked on the host as well."""
+        """The version that the settings claim; the image is also checked on the host."""
         claimed = self.version
         if claimed is None:
             claimed = self.image.partition("@")[0].rpartition("/")[2].partition(":")[2]

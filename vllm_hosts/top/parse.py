@@ -124,7 +124,7 @@ def metrics(text: str) -> Metrics:
 
     :raises ValueError: a line that matters is not in that format, or nothing in it is vLLM's.
     """
-    # Nearly all lines are histograms, which nobody looks at here.
+    # Nearly all lines are histograms, which are not needed here.
     lines = [line for line in text.splitlines() if _name(line) in _WANTED]
     values: dict[str, list[float]] = {}
     for family in text_string_to_metric_families("".join(f"{line}\n" for line in lines)):
