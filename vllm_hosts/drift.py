@@ -46,7 +46,7 @@ class Drifted:
 
 @dataclass
 class HostDrift:
-    """``unknown``: why something could not be told; empty: everything could."""
+    """``unknown``: why something could not be checked; empty: everything could."""
 
     drifted: list[Drifted] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)

@@ -40,8 +40,8 @@ class AgentSeen:
     """One agent's container. ``status`` is empty where there is none.
 
     ``key``: what the container asks for, ``edge_key``: what the edge sends, ``env_key``: what .env
-    has for it. Digests are of keys, salted afresh in each query: they can only be compared with each
-    other.
+    has for it. Digests are of keys, salted afresh in each query: they can only be compared with
+    each other.
     ``log``: what it printed lately, where it is not healthy. ``gpus``: what ``nvidia-smi -L`` says
     in it.
     """
