@@ -6,20 +6,20 @@ HOSTS ?= 2
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests start hundreds of Pythons: what one has compiled, the others find.
+# Tests start hundreds of Pythons: what one has compiled, the others reuse.
 export PYTHONDONTWRITEBYTECODE :=
 # Each step says when it starts and how long it took.
 STEP = @bash lab/step.sh
 BEGAN := $(shell date +%s)
 
-.PHONY: help setup lint unit lab-up lab-down lab-reset deploy verify demo demo-steps test test-lab nightly clean clean-cache
+.PHONY: help setup lint unit lab-up lab-down lab-reset deploy verify demo demo-steps docs test test-lab nightly clean clean-cache
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready ## Make the virtual environment and install what the toolkit needs
+setup: $(VENV)/.ready ## Create the virtual environment and install the requirements
 
-$(VENV)/.ready: requirements.txt requirements-dev.txt pyproject.toml lab/bootstrap.py
+$(VENV)/.ready: requirements.txt requirements-dev.txt requirements.lock pyproject.toml lab/bootstrap.py
 	$(STEP) "Python environment in $(VENV)" $(PYTHON) lab/bootstrap.py $(VENV)
 	@touch $@
 
@@ -28,25 +28,25 @@ lint: setup ## Style and types
 	$(STEP) "ruff format" $(BIN)/ruff format --check .
 	$(STEP) "mypy" $(BIN)/mypy
 
-unit: setup ## Tests that need no host, in minutes
+unit: setup ## Unit tests, which need no host: minutes
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
 
 lab-up: setup ## Boot the lab: HOSTS=2 GPU hosts and a neighbour
 	$(STEP) "Lab with $(HOSTS) hosts" $(BIN)/python -m lab up --hosts $(HOSTS)
 
-lab-down: ## Stop the lab and remove its hosts; caches stay for the next time
+lab-down: ## Stop the lab and remove its hosts; caches are kept for the next time
 	@[ ! -x $(BIN)/python ] || $(BIN)/python -m lab down
 
 lab-reset: setup ## Return the lab's hosts to their fresh state
 	@$(BIN)/python -m lab reset
 
-deploy: lab-up ## The main job, on the lab's hosts
+deploy: lab-up ## Deploy to the lab's hosts
 	$(STEP) "pyinfra inventory/lab.py deploy.py" $(BIN)/pyinfra -y inventory/lab.py deploy.py
 
-verify: ## The hosts suite, on the lab's hosts
+verify: ## Verify the lab's hosts
 	$(STEP) "vllm-hosts verify inventory/lab.py" $(BIN)/vllm-hosts verify inventory/lab.py -q
 
-demo: ## Boot two hosts, deploy to them, verify, and print how to call them
+demo: ## Boot two hosts, deploy to them, verify them, and print how to call them
 	@bash lab/demo.sh begin
 	@$(MAKE) --no-print-directory demo-steps || { bash lab/demo.sh failed $(BEGAN); exit 1; }
 	@bash lab/demo.sh end $(BEGAN)
@@ -55,12 +55,20 @@ demo-steps: deploy
 	@$(MAKE) --no-print-directory verify
 	@$(BIN)/vllm-hosts endpoints inventory/lab.py
 
-test: lint unit test-lab ## Every test
+docs: setup ## Renew the documents that are made from code
+	@$(BIN)/python -m vllm_hosts.settings.docs
+	@$(BIN)/python -m vllm_hosts.cli.docs
+	@$(BIN)/python -m tests.promises_docs
+	@$(BIN)/python -m tests.doctor_docs
+	@$(BIN)/python -m tests.capacity_docs
+	@$(BIN)/python -m tests.architecture
+
+test: lint unit test-lab ## Lint, unit tests and lab tests
 
 test-lab: setup ## Tests on the lab's hosts
 	$(STEP) "Lab tests" $(BIN)/pytest tests/lab -m "not nightly" --timeout 1500
 
-nightly: setup ## What takes longer than a run of the tests may take
+nightly: setup ## Lab tests, with those that take too long for every change
 	$(STEP) "Nightly tests" $(BIN)/pytest tests/lab --timeout 3000
 
 clean-cache: ## Remove the lab's caches and state, about 6 GB; the lab has to be down

@@ -18,12 +18,12 @@ from roles.tls import tls
 from roles.vllm import vllm
 from roles.vllm_image import vllm_image
 
-preflight()  # can this host take it: system, ports, disk, GPUs
-ownership()  # is the host this inventory's: its keys and its CA
+preflight()  # can this host take the deploy: system, ports, disk, GPUs
+ownership()  # does the host belong to this inventory: its keys and its CA
 nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
 docker()  # Docker Engine and Compose v2, daemon.json merged
-nginx_asked()  # nginx would accept the edge's configuration: asked before what takes long
-vllm_image()  # vLLM's image, without known ways around its key
+nginx_asked()  # nginx would accept the edge's configuration: tested before what takes long
+vllm_image()  # vLLM's image, without known vulnerabilities that bypass its key
 nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
 firewall()  # only SSH and the edge from outside; nothing to containers, nothing out of agents
 ssh_hardening()  # no passwords over SSH, where the settings ask for it
@@ -34,6 +34,6 @@ tls()  # the edge's certificate
 edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
 client_keys()  # clients' keys at the edge, as the store has them
-key_expiry()  # keys that end, end by themselves
-record()  # what was deployed is noted, so that drift can tell who changed it
+key_expiry()  # keys expire automatically
+record()  # what was deployed is recorded, so that drift can tell who changed it
 assertions()  # the run fails if a promise does not hold

@@ -17,15 +17,15 @@ docker = {
     "log_max_size": "50m",
     # Rotated log files kept per container
     "log_max_file": 3,
-    # Containers keep running while the Docker daemon restarts; False on a node of a Docker swarm,
-    # where dockerd does not start with it
+    # Containers keep running while the Docker daemon restarts; must be False on a node of a
+    # Docker swarm, where dockerd does not start with it
     "live_restore": True,
-    # Folders that containers other than agents may be given, besides what is usual: below `/srv`,
-    # `/data`, `/mnt`, `/media`, `/opt`, `/var/www` and in users' homes; the suite asks what they
-    # have
+    # Folders that containers other than agents may mount, besides the usual ones below `/srv`,
+    # `/data`, `/mnt`, `/media`, `/opt`, `/var/www` and in users' homes; the hosts suite checks
+    # their mounts
     "container_folders": [],
-    # Users who may be in the group `docker`, which makes them root; the suite asks who is, and
-    # nobody is added
+    # Users who may be in the group `docker`, which makes them root; the hosts suite checks who
+    # is, and nobody is added
     "group_members": [],
 }
 
@@ -35,12 +35,12 @@ nvidia = {
     "driver": "present",
     # `distro`: the distribution's packages; `nvidia`: NVIDIA's CUDA archive
     "driver_source": "distro",
-    # Series to install, such as `580`; a driver of another series is replaced; None: what works
-    # stays, and else 580, or the one that Debian has
+    # Series to install, such as `580`; a driver of another series is replaced; None: a driver
+    # that works stays, otherwise 580, or the one that Debian has
     "driver_series": None,
-    # Reboot a host where the driver needs it, one host at a time
+    # Reboot hosts where the driver needs it, one host at a time
     "allow_reboot": False,
-    # Seconds in which a rebooted host must be back
+    # Seconds within which a rebooted host must be back
     "reboot_timeout": 900,
     # NVIDIA's CUDA archive or a mirror of it; `/debian13/x86_64` and the like is added
     "driver_archive_url": "https://developer.download.nvidia.com/compute/cuda/repos",
@@ -71,37 +71,37 @@ firewall = {
     "forward_from": [],
 }
 
-# What is changed about SSH, if anything.
+# Changes to SSH, if any.
 ssh_hardening = {
-    # Switch password logins off, once a login with a key was seen to work
+    # Disable password logins, once a login with a key has been seen to work
     "enabled": False,
 }
 
-# Where secrets come from that the toolkit does not make itself.
+# Sources of secrets that the toolkit does not generate itself.
 secrets = {
     # Environment variable, on the controller, that holds the Hugging Face token
     "hf_token_env": None,
     # Shell command, on the controller, that prints the Hugging Face token, such as `pass show hf`
     # or `op read op://ai/hf/token`
     "hf_token_command": None,
-    # Environment variable, on the controller, with the key between edge and vLLM; None: made at
-    # first use and kept
+    # Environment variable, on the controller, with the key between edge and vLLM; None: generated
+    # at first use and kept
     "internal_key_env": None,
     # Shell command, on the controller, that prints the key between edge and vLLM
     "internal_key_command": None,
-    # Environment variable, on the controller, with the password that sudo asks for on the host;
-    # None: you are asked, if sudo asks
+    # Environment variable, on the controller, with the password that sudo needs on the host;
+    # None: you are prompted, if sudo needs one
     "sudo_password_env": None,
-    # Shell command, on the controller, that prints the password that sudo asks for on the host,
-    # such as `pass show gpu1`; run only if sudo asks
+    # Shell command, on the controller, that prints the password that sudo needs on the host, such
+    # as `pass show gpu1`; run only if sudo asks
     "sudo_password_command": None,
 }
 
-# The Hugging Face hub, or a mirror of it. Only asked while models are fetched.
+# The Hugging Face hub, or a mirror of it. Used only while models are fetched.
 hub = {
     # A mirror of the hub, as in HF_ENDPOINT; None: https://huggingface.co
     "endpoint": None,
-    # Files of a model that are fetched at the same time
+    # Files of a model that are fetched in parallel
     "connections": 4,
 }
 
@@ -109,39 +109,40 @@ hub = {
 vllm = {
     # Container image, pinned by an exact tag or by digest
     "image": "vllm/vllm-openai:v0.33.0",
-    # vLLM's version in the image, where its tag does not say so; the image is asked as well, once
+    # vLLM's version in the image, if its tag does not contain it; checked against the image once
     # it is on the host
     "version": None,
-    # Where compose.yaml and .env lie on the host
+    # Folder of compose.yaml and .env on the host
     "directory": "/opt/vllm",
-    # Downloaded models and compiled kernels, on the host
+    # Folder of downloaded models and compiled kernels on the host
     "cache_directory": "/var/lib/vllm",
     # Numeric user and group that vLLM runs as, in the container
     "user": "64101:64101",
     # Numeric user that owns fetched models, and the agents' group, which may only read them
     "fetch_user": "64102:64101",
-    # IPv4 range that is used on this host only, for agents' own networks; none that the host
-    # reaches anything else in
+    # IPv4 range for agents' own networks, used on this host only; nothing else that the host
+    # reaches may be in it
     "network": "198.18.0.0/16",
     # GiB that must be free before the image is pulled
     "image_disk": 40,
-    # GiB that must be free for each hub model that is not there yet
+    # GiB that must be free for each hub model that is not on the host yet
     "model_disk": 20,
-    # Seconds in which a started agent must become healthy
+    # Seconds within which a started agent must become healthy
     "health_timeout": 1800,
-    # `False`: hosts that serve the same model change their agents one after the other, and one
-    # that fails ends it for those after it; `True`: all at once
+    # `False`: hosts that serve the same model change their agents one after the other, and a
+    # failure stops those after it; `True`: all at once
     "change_together": False,
-    # Seconds that running requests get when an agent stops
+    # Seconds that in-flight requests get to finish when an agent stops
     "drain_timeout": 20,
 }
 
 # The memory plan: whether agents fit their GPUs. See docs/capacity.md.
 capacity = {
-    # What a deploy does where an agent cannot fit: `refuse` the host before anything is
-    # downloaded, `warn`, or `off`: no plan is made
+    # What a deploy does if an agent cannot fit: `refuse` the host before anything is downloaded,
+    # `warn`, or `off`, which makes no plan
     "preflight": "refuse",
-    # GiB of each GPU, where the host cannot be asked; None: only the host says
+    # Memory of each GPU in GiB, for hosts that cannot be queried; None: only what the host
+    # reports
     "gpu_memory": None,
 }
 
@@ -149,21 +150,21 @@ capacity = {
 tls = {
     # `local-ca`: our own CA signs; `files`: you provide them
     "mode": "local-ca",
-    # With `files`: chain in PEM, on the controller; renewed there, by you, and brought to hosts
-    # by the next deploy
+    # With `files`: certificate chain in PEM, on the controller; you renew it there, and the next
+    # deploy brings it to hosts
     "certificate": None,
-    # With `files`: its key in PEM, on the controller
+    # With `files`: the certificate's key in PEM, on the controller
     "key": None,
-    # With `files`: CA that clients have to be given, in PEM, on the controller; None: one that
-    # every system knows
+    # With `files`: CA certificate that clients need, in PEM, on the controller; None: a CA that
+    # every system trusts
     "ca_file": None,
-    # With `local-ca`: life of a host's certificate, in days
+    # With `local-ca`: lifetime of a host's certificate, in days
     "valid_days": 365,
     # With `local-ca`: a deploy renews it when fewer days than this are left
     "renew_before_days": 120,
 }
 
-# nginx: the only door for clients.
+# nginx: the only way in for clients.
 edge = {
     # DNS names and addresses that clients use; empty: the host's SSH address
     "names": [],
@@ -171,36 +172,35 @@ edge = {
     "https_port": 443,
     # Port that only redirects to HTTPS
     "http_port": 80,
-    # Networks that may ask, the controller's among them since it verifies the edge; empty:
-    # everybody who has a key
+    # Networks that may send requests, including the controller's, which verifies the edge; empty:
+    # everybody with a key
     "allow_from": [],
     # Largest request
     "max_body_size": "32m",
-    # Seconds that one answer may pause before it is cut
+    # Seconds that a response may pause before it is cut off
     "timeout": 3600,
     # Per client; more get 429
     "requests_per_second": 20,
-    # Requests above the rate that are still taken at once
+    # Requests above the rate that are still accepted at once
     "burst": 40,
-    # At the same time per client; more get 429
+    # Simultaneous requests per client; more get 429
     "connections": 128,
     # Clients that may use all of `connections` at the same time; nginx gets room for them and for
     # strangers
     "expected_clients": 32,
-    # TCP connections of one address, or of one IPv6 /64, at the same time (four times as many of
+    # Simultaneous TCP connections from one address, or from one IPv6 /64 (four times as many from
     # one IPv6 /48); a gateway that calls for many clients needs as many as it holds open
     "connections_per_source": 512,
-    # Further routes of vLLM's that clients may use, such as `POST /v2/embed`; only those for
-    # which vLLM asks for its own key. See docs/clients.md
+    # More of vLLM's routes that clients may use, such as `POST /v2/embed`; only those for which
+    # vLLM requires its own key. See docs/clients.md
     "routes": [],
     # Origins of web pages that may use this host from a browser, such as
     # `https://app.example.com`; empty: none
     "cors_origins": [],
-    # The access log is rotated at this size; looked at every ten minutes
+    # The access log is rotated at this size; checked every ten minutes
     "log_max_size": "64m",
     # Rotated access logs kept, compressed
     "log_max_files": 10,
-    # Where less than this is free on the file system of the logs, the oldest logs of the edge are
-    # removed
+    # If less than this is free on the logs' file system, the edge's oldest logs are removed
     "log_reserve": "1g",
 }

@@ -32,7 +32,7 @@ def main() -> None:
     "further",
     type=click.Choice(list(layout.FURTHER)),
     multiple=True,
-    help="Another host besides: its system is built if needed. May be repeated.",
+    help="An additional host; its system is built if needed. May be repeated.",
 )
 def up(count: int, further: tuple[str, ...]) -> None:
     """Boot the hosts and what serves them; repair what is half there."""
@@ -55,7 +55,7 @@ def down() -> None:
 
 
 @main.command()
-@click.option("--old", is_flag=True, help="Only builds that newer ones have replaced.")
+@click.option("--old", is_flag=True, help="Remove only builds that newer ones have replaced.")
 def clean(old: bool) -> None:
     """Remove the lab's caches and state, about 6 GB. The lab has to be down."""
     sys.exit(cleaning.main(old))
@@ -102,7 +102,7 @@ def reset(names: tuple[str, ...]) -> None:
 
 @main.command(name="gpu")
 @click.argument("name")
-@click.option("--bare", "taken", is_flag=True, help="Take the driver off.")
+@click.option("--bare", "taken", is_flag=True, help="Remove the driver.")
 @click.option("--cards", type=click.Choice(list(gpu.CARDS)), default="h200", show_default=True)
 @click.option("--mode", type=click.Choice(["works", *gpu.MODES]), help="How the driver fails.")
 def change_gpu(name: str, taken: bool, cards: str, mode: str | None) -> None:

@@ -37,7 +37,7 @@ _SYSTEM = [
     "procps",
     "less",
 ]
-#: The neighbour looks at the others from outside.
+#: The neighbour scans the others from outside.
 _TOOLS = [*_SYSTEM, "nmap", "curl", "python3-minimal"]
 
 _SOURCES = """Types: deb
@@ -84,7 +84,7 @@ chroot "$1" systemctl mask systemd-networkd-wait-online.service getty.target con
 def build(tools: bool, release: str = "trixie") -> Path:
     """The tar of a base system.
 
-    :param tools: the neighbour's, with programs to look at other hosts.
+    :param tools: the neighbour's, with programs to scan other hosts.
     :param release: a key of ``layout.RELEASES``.
     """
     packages = _TOOLS if tools else _SYSTEM

@@ -32,7 +32,7 @@ def main(folder: str) -> None:
         _install(missing, "tests use them")
     quietly([sys.executable, "-m", "venv", "--upgrade-deps", folder], "making the environment")
     pip = [str(Path(folder) / "bin" / "pip"), "install", "--progress-bar", "off"]
-    packages = ["-r", "requirements.txt", "-r", "requirements-dev.txt"]
+    packages = ["-r", "requirements.txt", "-r", "requirements-dev.txt", "-c", "requirements.lock"]
     quietly([*pip, *packages], "installing Python packages")
     if may_install and not _has("nginx"):
         _unpack("nginx", Path(folder) / "debian")
@@ -73,7 +73,7 @@ def quietly(argv: Sequence[str], why: str, *, cwd: Path | None = None) -> None:
         if code:
             said.seek(0)
             print("\n".join(said.read().splitlines()[-30:]), file=sys.stderr)
-            raise SystemExit(f"{why}: {argv[0]} ended with {code}; its output is above")
+            raise SystemExit(f"{why}: {argv[0]} ended with {code}; see its output above")
 
 
 def _has(program: str) -> bool:

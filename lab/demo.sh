@@ -4,9 +4,9 @@ case $1 in
     begin)
         cache=${VLLM_HOSTS_LAB_CACHE:-/var/cache/vllm-hosts-lab}
         if compgen -G "$cache/registry-*" >/dev/null; then
-            echo 'Two hosts, from nothing to closed endpoints and the proof: about 5 minutes.'
+            echo 'Two hosts, from nothing to closed and verified endpoints: about 5 minutes.'
         else
-            echo 'Two hosts, from nothing to closed endpoints and the proof: about 10 minutes this time,'
+            echo 'Two hosts, from nothing to closed and verified endpoints: about 10 minutes this time,'
             echo "longer on a slow network. It downloads 1.5 GB and builds 6 GB of caches in $cache;"
             echo 'from then on it takes about 5 minutes.'
         fi
@@ -14,7 +14,7 @@ case $1 in
     end)
         printf '\n==> Demo: done after %s s\n' "$(($(date +%s) - $2))"
         cat <<'END'
-    Next:  paste a line "try" from above; look around with: .venv/bin/python -m lab ssh gpu1
+    Next:  paste a line "try" from above; for a shell on a host: .venv/bin/python -m lab ssh gpu1
            for hosts of your own, see "Your own hosts" in README.md
     Then:  make lab-down      stops the lab and removes its hosts
            make clean-cache   removes its caches too
@@ -22,6 +22,6 @@ END
         ;;
     failed)
         printf '\n==> Demo: FAILED after %s s; see above\n' "$(($(date +%s) - $2))" >&2
-        echo '    Next:  make demo goes on where it ended; make lab-down stops the lab' >&2
+        echo '    Next:  make demo continues where it stopped; make lab-down stops the lab' >&2
         ;;
 esac

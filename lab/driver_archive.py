@@ -53,7 +53,7 @@ _VERSIONS = {
     "ubuntu": "580.95.05-0ubuntu0.24.04.1",
     "nvidia": "580.95.05-1",
 }
-#: What a Fabric Manager of another version would do is looked at too: it comes first in the list.
+#: What a Fabric Manager of another version would do is checked too: it comes first in the list.
 _OTHER_FABRIC = {"ubuntu": "580.126.20-0ubuntu0.24.04.1", "nvidia": "580.126.20-1"}
 NAMES = sorted({*_DEBIAN, *_UBUNTU, *_NVIDIA})
 RECIPE = [

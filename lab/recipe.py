@@ -119,7 +119,7 @@ def keep(name: str, recipe: Iterable[str | Path], make: Callable[[Path], None]) 
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         if (seconds := time.monotonic() - began) >= PATIENCE:
-            say(f"{name}: built in {seconds:.0f} s, once and for all")
+            say(f"{name}: built in {seconds:.0f} s; kept for the next time")
         _forget_old(name)
     return folder
 

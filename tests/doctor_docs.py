@@ -29,9 +29,10 @@ USUAL = {
     "is {seconds} s {direction}": "is ahead or behind",
     "which sets it up, {state}": "which sets it up, is missing or not ready",
     ": {meaning}.": ".",
-    "{advice}": "If it is the card: reboot; then power, cooling and its seat; then replace it."
-    " If it is the program: the newest vLLM and driver. If it is too hot: fans and filters.",
-    "{reasons}, at {temperature} degrees": "too hot, or short of power",
+    "{advice}": "If it is the card: reboot; then check power, cooling and its seating; then replace"
+    " it. If it is the program: try the newest vLLM and driver. If it is too hot: check fans and"
+    " filters.",
+    "{reasons}, at {temperature} °C": "too hot, or short of power",
     "of {whose} is taken by {holder}": "of an agent or of the edge is taken by another program",
     "set {setting} to another port": "give the agent (port) or the edge (edge.https_port) another",
     "then: {start}": "then: vllm-hosts agents INVENTORY start AGENT --host HOST, or systemctl start"

@@ -1,6 +1,6 @@
 """Rendered text is compared with files in review, so that a change of the result can be read.
 
-`UPDATE_GOLDEN=1 pytest tests/unit` writes the files anew.
+`UPDATE_GOLDEN=1 pytest tests/unit` rewrites the files.
 """
 
 from __future__ import annotations

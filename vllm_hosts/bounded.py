@@ -30,7 +30,7 @@ class BoundError(ValueError):
 
 
 def parse_json(text: str | bytes, *, size: int = SIZE) -> Any:
-    """JSON of somebody whom we do not trust.
+    """JSON of a source that we do not trust.
 
     :raises BoundError: it is above a bound, or holds NaN, Infinity or a number that overflows.
     :raises ValueError: it is not JSON.

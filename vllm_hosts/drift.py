@@ -46,7 +46,7 @@ class Drifted:
 
 @dataclass
 class HostDrift:
-    """``unknown``: why something could not be told; empty: everything could."""
+    """``unknown``: why something could not be checked; empty: everything could."""
 
     drifted: list[Drifted] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ def drift(inventory_file: Path, deploy_file: Path, chosen: tuple[str, ...]) -> d
     """By host: what a deploy would change. Looks with the deploy's own facts, and runs none of its
     commands.
 
-    :param chosen: names of hosts to look at; empty: all.
+    :param chosen: names of hosts to check; empty: all.
     :raises SettingsError: the settings cannot be deployed.
     """
     inventory = load(inventory_file)
@@ -116,13 +116,13 @@ def _look(state: State, host: Host, into: HostDrift, told: dict[str, list[Any]])
                 continue
             details = told.get(host.name, [])[before:]
             try:
-                into.drifted += _explained(role, details) or [Drifted(role, what, "is not so")]
+                into.drifted += _explained(role, details) or [Drifted(role, what, "differs")]
             except HostError as error:
                 into.unknown.append(f"{role}: {error}")
 
 
 def _explained(role: str, details: list[Difference]) -> list[Drifted]:
-    """What differs at the host at hand, with its cause, and the lines where they may be shown."""
+    """What differs on the current host, with its cause, and the lines where they may be shown."""
     current = run.current()
     causes = {
         item.what: found

@@ -18,7 +18,7 @@ class SettingsError(Exception):
 
 
 class HostError(Exception):
-    """What stops one host. That host fails with this sentence; the others go on.
+    """What stops one host. That host fails with this sentence; the others continue.
 
     The sentence may quote the host, and is safe to show.
     """

@@ -1,4 +1,4 @@
-"""The last step of every run: the promises, looked at again.
+"""The last step of every run: the promises, checked again.
 
 Promises: a run that ends well has seen each host closed. Needs: all other roles. Writes and
 restarts nothing.

@@ -65,7 +65,7 @@ def _hint(settings: HostSettings) -> str:
 def reachable_problems(
     settings: HostSettings, reachable: Callable[[str, int], bool]
 ) -> Iterator[str]:
-    """No agent's port opens from the controller, but for those that are exposed on purpose.
+    """No agent's port can be reached from the controller, but for those exposed on purpose.
 
     A firewall that drops answers nothing, so all ports are waited for at the same time.
     """
@@ -77,4 +77,4 @@ def reachable_problems(
             ports, pool.map(lambda port: reachable(settings.address, port), ports), strict=True
         ):
             if opens:
-                yield f"port {port} of {settings.address} opens from the controller"
+                yield f"port {port} of {settings.address} can be reached from the controller"

@@ -26,7 +26,7 @@ _CHECK = f"""
 
 @deploy("Client keys")
 def client_keys() -> None:
-    """Give the edge the keys of the store: one look; if they differ, one write and one reload."""
+    """Give the edge the keys of the store: one query; if they differ, one write and one reload."""
     here = run.at_hand()
     tree_synced(
         key_entries(here.agents, here.clients),
@@ -45,6 +45,6 @@ def key_expiry() -> None:
         expiry_entries(),
         activate="systemctl daemon-reload",
         stamp=f"{STAMP}-expiry",
-        name="Keys that end, end by themselves",
+        name="Keys expire automatically",
     )
     units_enabled([TIMER], name="The timer for it runs")

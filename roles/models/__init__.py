@@ -3,7 +3,7 @@
 Promises: what the agents load is whole on the host, at the revision that the settings name, and a
 running agent never depends on the hub. Needs: vllm_image, secrets (the hub's token). Writes: the
 cache, folders with copy_from, notes of what is whole. Restarts: nothing; if a model cannot be had,
-the host fails here and what runs goes on.
+the host fails here and what runs continues.
 """
 
 from __future__ import annotations
@@ -29,5 +29,7 @@ def models() -> None:
         name="No agent can write into the models' cache",
     )
     tree_synced(cache_folders(settings), name="The models' cache is there")
-    models_fetched(hub_models(settings), download(settings), name="Models from the hub are whole")
-    models_copied(copies(settings), name="Models from the controller are whole")
+    models_fetched(
+        hub_models(settings), download(settings), name="Models from the hub are complete"
+    )
+    models_copied(copies(settings), name="Models from the controller are complete")

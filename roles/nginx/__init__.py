@@ -43,7 +43,7 @@ _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))
 _made: dict[int, tuple[Current, NginxVersion, bool, list[Entry]]] = {}
 
 
-@deploy("nginx, beforehand")
+@deploy("nginx pre-check")
 def nginx_asked() -> None:
     """Install nginx, and ask it about the edge's configuration before what takes long."""
     packages_present(
@@ -64,7 +64,7 @@ def nginx() -> None:
         activate=RELOAD,
         stamp="nginx",
         effect=RELOADED,
-        name="The edge is configured and nginx has taken it up",
+        name="The edge is configured and nginx has loaded it",
     )
     nginx_enabled(name="nginx runs, now and at boot")
 
@@ -73,7 +73,7 @@ def _entries(current: Current, state: Nginx, main: MainConf | None, sites: Sites
     try:
         version = parse_version(state.version_text) if state.version_text else _USUAL
     except ValueError as error:
-        raise HostError(f"the version of nginx cannot be told: {error}") from error
+        raise HostError(f"the version of nginx cannot be determined: {error}") from error
     version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
     edge = _edge(current, version, sites.welcome == "own")
     return [*edge, *connection_entries(current.settings.edge, main)]
@@ -89,7 +89,7 @@ def _edge(current: Current, version: NginxVersion, own_site: bool) -> list[Entry
 
 
 def _trial(current: Current) -> Sequence[Entry]:
-    """What nginx is asked about: nothing before it is there, nor if the host has all of it."""
+    """What nginx tests: nothing before it is there, nor if the host has all of it."""
     found = look(EdgeState, paths=[*edge_paths(current.settings), MAIN_CONF, LIMITS_CONF])
     if not found.nginx.version_text:
         return []

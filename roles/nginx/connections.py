@@ -34,7 +34,7 @@ class _Directive:
 def worker_connections(edge: Edge) -> int:
     """What each worker must be able to hold, since one may get them all.
 
-    A request that goes on to an agent has two: the client's and the agent's.
+    A request that is forwarded to an agent has two: the client's and the agent's.
     """
     return 2 * edge.connections * edge.expected_clients + _STRANGERS
 
@@ -99,7 +99,7 @@ def raised(text: str, connections: int) -> tuple[str, bool]:
     for one in reversed(found):
         name, *values = one.words
         if len(values) != 1 or not values[0].isdigit():
-            raise HostError(f"{MAIN_CONF}: {name} is {' '.join(values)!r}, which is no number")
+            raise HostError(f"{MAIN_CONF}: {name} is {' '.join(values)!r}, which is not a number")
         if int(values[0]) < wanted[name]:
             text = f"{text[: one.start]}{wanted[name]}{text[one.end :]}"
     return text, has_limit

@@ -1,4 +1,4 @@
-"""What nginx is asked about before the edge is written, as files. Touches no host."""
+"""What nginx tests before the edge is written, as files. Touches no host."""
 
 from __future__ import annotations
 

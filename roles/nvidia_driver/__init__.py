@@ -55,7 +55,10 @@ def nvidia_driver() -> None:
     )
     nouveau, upgrades = driver_files()
     tree_synced(
-        [nouveau], activate=INITRAMFS, stamp="nouveau", name="The free driver nouveau is kept away"
+        [nouveau],
+        activate=INITRAMFS,
+        stamp="nouveau",
+        name="The open-source driver nouveau is disabled",
     )
     tree_synced([upgrades], name="The driver is kept out of unattended upgrades")
     driver_installed(lambda: _install(nvidia), name="The driver is installed")

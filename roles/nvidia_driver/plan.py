@@ -95,15 +95,16 @@ def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[st
         return [reboot_needed(trouble) if reboot_helps(trouble) else _kept(host, trouble)]
     if not host.cards:
         return [
-            "the PCI bus shows no GPU of NVIDIA's; see that one is there, and passed to this"
-            " machine, or give its agents gpus = []"
+            "the PCI bus shows no GPU of NVIDIA's; check that there is one, and that it is passed"
+            " through to this machine, or give its agents gpus = []"
         ]
     found = [*_cards(nvidia, release, host), *_settings(nvidia, release, host)]
     highest = max(gpu for agent in settings.agents for gpu in agent.gpus)
     if highest >= len(host.cards):
         found.append(
             f"an agent asks for GPU {highest}, and the PCI bus shows {len(host.cards)}, numbered"
-            " from 0; correct the agent's gpus, or see that the card is passed to this machine"
+            " from 0; correct the agent's gpus, or make sure that the card is passed through to"
+            " this machine"
         )
     if host.loaded and not nvidia.allow_reboot:
         found.append(
@@ -120,7 +121,8 @@ def _kept(host: GpuHost, why: str) -> str:
     version = f" {host.module}" if host.module else ""
     return (
         f"NVIDIA's kernel module{version} is loaded, and nvidia-smi does not answer: {why}"
-        f"{meaning}; a driver that is loaded is not replaced unasked: reboot the host or repair it,"
+        f"{meaning}; a driver that is loaded is replaced only on request: reboot the host or repair"
+        " it,"
         " or set nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
     )
 
@@ -182,7 +184,7 @@ def _settings(nvidia: Nvidia, release: Release, host: GpuHost) -> Iterator[str]:
         yield (
             "Secure Boot is on, and would reject the kernel module that is built on this host (Key"
             " was rejected by service); enrol the host's own key, which needs somebody at its"
-            " console, or switch Secure Boot off; docs/driver.md says how"
+            " console, or disable Secure Boot; docs/driver.md says how"
         )
 
 
@@ -200,7 +202,7 @@ def reboot_reason(host: GpuHost, wanted: Collection[int] = ()) -> str | None:
     if message is None:
         return None
     if host.nouveau:
-        return "the free driver nouveau holds the GPUs"
+        return "the open-source driver nouveau holds the GPUs"
     return message if reboot_helps(message) else None
 
 

@@ -21,7 +21,7 @@ def ownership(*, first: bool = True) -> None:
     """
     here = run.at_hand()
     if first:
-        not_anothers(here.claim, name="The host is not another inventory's")
+        not_anothers(here.claim, name="The host belongs to no other inventory")
     owned(
         here.claim,
         first=first,

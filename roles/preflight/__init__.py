@@ -31,7 +31,7 @@ from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.project import run
 from vllm_hosts.settings import HostSettings
 
-#: The hub is asked about a model that the host does not have, once in a week. A hub that is not
+#: The hub is queried for a model that the host does not have, once in a week. A hub that is not
 #: there costs this long, once in an hour.
 _SECONDS, _REST = 5, timedelta(hours=1)
 _hubs: dict[str, Hub] = {}

@@ -1,8 +1,8 @@
 """Secrets that containers read.
 
-Promises: .env is 0600 root:root and was never wider, written whole or not at all. Needs: preflight.
-Writes: .env in vllm.directory. Restarts: nothing; the vllm role recreates agents whose secret
-changed.
+Promises: .env is 0600 root:root and was never wider, written completely or not at all. Needs:
+preflight. Writes: .env in vllm.directory. Restarts: nothing; the vllm role recreates agents whose
+secret changed.
 """
 
 from __future__ import annotations

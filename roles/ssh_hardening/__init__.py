@@ -18,6 +18,8 @@ from vllm_hosts.project import run
 def ssh_hardening() -> None:
     """Switch password logins off, or leave SSH as it is."""
     settings = run.current().settings
-    sshd_configured(ssh_entries(settings), name="sshd takes keys only, if that is asked for")
+    sshd_configured(
+        ssh_entries(settings), name="sshd accepts keys only, if the settings ask for it"
+    )
     if settings.ssh_hardening.enabled:
         passwords_refused(name="sshd refuses passwords")

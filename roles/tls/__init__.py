@@ -29,7 +29,7 @@ def tls() -> None:
     """Give the edge a certificate from the local CA or from the user's files."""
     current = run.current()
     describe = _from_ca if current.settings.tls.mode == "local-ca" else _from_files
-    tree_synced(partial(describe, current), name="The edge has a certificate in date")
+    tree_synced(partial(describe, current), name="The edge has a valid certificate")
 
 
 def _from_ca(current: Current) -> Sequence[Entry]:

@@ -43,8 +43,8 @@ def vllm() -> None:
         edge_is_up=partial(_edge_is_up, current),
     )
     tree_synced(folders(settings), name="The agents' folders are there")
-    agents_announced(wanted, name="Hosts with the same model know of each other")
-    agents_running(wanted, name="The agents run as compose.yaml says")
+    agents_announced(wanted, name="Hosts with the same model take turns")
+    agents_running(wanted, name="The agents run as in compose.yaml")
     agents_healthy(
         settings.vllm.directory,
         names,

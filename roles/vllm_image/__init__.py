@@ -1,7 +1,8 @@
 """vLLM's image, which the roles after it start containers of.
 
-Promises: the image that the settings name is on the host, and its vLLM has no known way around its
-key. Needs: docker. Writes: the image, notes of what it said and of images that agents use.
+Promises: the image that the settings name is on the host, and its vLLM has no known vulnerability
+that bypasses its key. Needs: docker. Writes: the image, records of its version and of images that
+agents use.
 Restarts: nothing.
 """
 
@@ -20,5 +21,7 @@ def vllm_image() -> None:
     """Fetch the image, and ask it for its version."""
     vllm = run.current().settings.vllm
     image_present(vllm.image, name="The vLLM image is on the host")
-    image_above_floor(vllm, name="The image's vLLM has no known way around its key")
-    images_noted(vllm.image, name="Images that agents use are noted")
+    image_above_floor(
+        vllm, name="The image's vLLM has no known vulnerability that bypasses its key"
+    )
+    images_noted(vllm.image, name="Images that agents use are recorded")

@@ -32,7 +32,7 @@ from vllm_hosts.verify.report.collect import Collector
 
 @dataclass
 class Verified:
-    """What the suite looks at."""
+    """What the suite checks."""
 
     file: Path
     settings: dict[str, HostSettings]
@@ -62,11 +62,9 @@ _COLLECTOR: pytest.StashKey[Collector] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--inventory", default="inventory/prod.py", help="pyinfra inventory file")
-    parser.addoption("--only-host", action="append", default=[], help="look at this host only")
-    parser.addoption(
-        "--only-promise", action="append", default=[], help="look at this promise only"
-    )
-    parser.addoption("--ports", default="1-65535", help="TCP ports to try from outside")
+    parser.addoption("--only-host", action="append", default=[], help="check this host only")
+    parser.addoption("--only-promise", action="append", default=[], help="check this promise only")
+    parser.addoption("--ports", default="1-65535", help="TCP ports to scan from outside")
     parser.addoption(
         "--report", default=None, help="folder for report.html, report.json, junit.xml"
     )
@@ -107,12 +105,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def promise_of(item: pytest.Item) -> str:
     marker = item.get_closest_marker("promise")
-    assert marker is not None, f"{item.name} looks at no promise"
+    assert marker is not None, f"{item.name} checks no promise"
     return str(marker.args[0])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Only the promises that were asked for; those that wait for the look from outside last."""
+    """Only the promises that were asked for; those that wait for the scan from outside last."""
     chosen = set(config.getoption("--only-promise"))
     if chosen:
         left = [item for item in items if promise_of(item) not in chosen]
@@ -122,7 +120,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Start the look from outside before the first test; it takes half a minute."""
+    """Start the scan from outside before the first test; it takes half a minute."""
     verified = session.config.stash[_VERIFIED]
     wanted = [item for item in session.items if "outside" in getattr(item, "fixturenames", ())]
     if not wanted or session.config.option.collectonly:
@@ -200,7 +198,7 @@ _CONTAINER = (
 
 @pytest.fixture(scope="session")
 def containers(host: Host) -> list[dict[str, Any]]:
-    """What Docker knows of every container on the host, looked at once."""
+    """What Docker knows of every container on the host, checked once."""
     ids = host.check_output("docker ps --all --quiet --no-trunc").split()
     if not ids:
         return []
@@ -225,7 +223,7 @@ def outside(verified: Verified, settings: HostSettings) -> Outside:
         if verified.outside.returncode == 0:
             verified.seen |= json.loads(out)
         else:
-            problem = {"error": f"the look from outside failed: {err.strip()[-600:]}"}
+            problem = {"error": f"the scan from outside failed: {err.strip()[-600:]}"}
             verified.seen = dict.fromkeys(verified.settings, problem) | verified.seen
         verified.outside = None
     return Outside(verified.seen[settings.name])
@@ -260,8 +258,8 @@ class Edge:
         file = client_ca_file(self.settings, self.store.folder)
         if file is not None and not Path(file).is_file():
             raise HostError(
-                f"{file} is not there, by which clients trust this edge; the first deploy makes it,"
-                " and vllm-hosts ca prints it"
+                f"{file} does not exist, with which clients trust this edge; the first deploy"
+                " creates it, and vllm-hosts ca prints it"
             )
         return file
 
@@ -270,7 +268,7 @@ class Edge:
         """Of a client who may use every agent."""
         usable = [key for key in self.store.host_keys(self.settings).clients if key.agents is None]
         if not usable:
-            raise HostError("no client may use every agent of this host; give one such a key")
+            raise HostError("no client may use every agent of this host; add one that may")
         return usable[-1].value
 
     def ask(self, path: str, *, key: SecretStr | None = None, method: str = "GET") -> probe.Answer:

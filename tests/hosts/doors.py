@@ -126,7 +126,7 @@ def _to_containers(
             yield published, passes, f"what comes from {source} to agent {agent.name}"
     # Containers of others may open connections, but none to an agent.
     outward = Packet("forward", "172.17.0.2", "203.0.113.9", 443, "tcp", "docker0", "eth0")
-    yield outward, True, "what another container sends outward"
+    yield outward, True, "what another container sends outside"
     for port, cell in cells.items():
         inward = Packet(
             *("forward", "172.17.0.2", str(cell.address), _INSIDE, "tcp", "docker0", cell.bridge)

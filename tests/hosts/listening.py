@@ -55,7 +55,7 @@ def read(text: str) -> Iterator[Listener]:
             r"(tcp|udp)\s+\S+\s+\d+\s+\d+\s+(\S+):(\d+)\s+\S+(?:\s+users:\((.*)\))?\s*.*", line
         )
         if match is None:
-            raise HostError(f"ss said what cannot be read: {line!r}")
+            raise HostError(f"ss printed a line that cannot be parsed: {line!r}")
         # An IPv4 address of an IPv6 socket, such as Java's, is that IPv4 address.
         address = re.sub(r"%[^\]]*", "", match[2]).strip("[]")
         address = re.sub(r"(?i)^::ffff:(?=[0-9.]+$)", "", address)

@@ -1,4 +1,4 @@
-"""What the look from outside is asked, and how its answers are read."""
+"""What the scan from outside is asked, and how its answers are read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BEHIND = (
 
 
 def asked_of(host: Host, settings: HostSettings, inventory: Path) -> dict[str, Any]:
-    """A host as the look from outside is asked about it: its addresses and what lies behind it.
+    """A host as the scan from outside is asked about it: its addresses and what lies behind it.
 
     :raises HostError: the host cannot be asked, or its name has no address here.
     """
@@ -81,7 +81,7 @@ class Outside:
         """By who looked: open TCP ports and reached UDP ports; empty: the host has no such address.
 
         :param must_see: ports that are open to everybody: who does not see them is blind.
-        :raises HostError: a look was not possible, or blind.
+        :raises HostError: a check was not possible, or blind.
         """
         found = {}
         for who, scans in self._get("scans").items():
@@ -90,8 +90,8 @@ class Outside:
             scan = self._good(scans[family])
             if missing := must_see - set(scan["tcp"]):
                 raise HostError(
-                    f"{who} does not even see port {min(missing)} over {family}, so what it does"
-                    " not see says nothing; is there a way from there to the host?"
+                    f"{who} does not even reach port {min(missing)} over {family}, so its scan"
+                    " proves nothing; is there a route from there to the host?"
                 )
             found[who] = scan
         return found
@@ -99,7 +99,7 @@ class Outside:
     def behind(self) -> dict[str, list[tuple[str, int]]]:
         """By neighbour: what accepts connections on or behind the host; empty: no neighbour.
 
-        :raises HostError: a look was not possible.
+        :raises HostError: a check was not possible.
         """
         return {
             who: [(address, port) for address, port in self._good(frames)["answering"]]
@@ -121,7 +121,7 @@ class Outside:
         for who, reached in self.behind().items():
             edge = [place for place in reached if place[1] == https_port]
             if not edge:
-                raise HostError(f"{who} does not even see the edge on port {https_port}")
+                raise HostError(f"{who} does not even reach the edge on port {https_port}")
             found[who] = [place for place in reached if place not in edge]
         return found
 

@@ -50,7 +50,7 @@ END { print "end" }'
 def _read(entries: Iterable[str]) -> Iterator[list[str]]:
     lines = list(entries)
     if not lines or lines[-1] != "end" or not any(line.startswith("map ") for line in lines):
-        raise HostError("nginx does not say who it lets in; is the edge there?")
+        raise HostError("nginx does not show which clients it accepts; is the edge installed?")
     yield from (line.split(" ") for line in lines[:-1])
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from vllm_hosts.errors import HostError
 
 _TABLE = "vllm_hosts"
-#: Statements that let every packet go on.
+#: Statements that let every packet pass.
 _NEUTRAL = frozenset({"counter", "log", "comment"})
 
 
@@ -55,9 +55,13 @@ def understood() -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise HostError(f"nft says what cannot be understood here: {error!r}") from error
+        raise HostError(
+            f"nft printed something that cannot be understood here: {error!r}"
+        ) from error
     except RecursionError as error:
-        raise HostError("nft says what cannot be understood here: its chains lead back") from error
+        raise HostError(
+            "nft printed something that cannot be understood here: its chains lead back"
+        ) from error
 
 
 def listing(text: str) -> list[dict[str, Any]]:
@@ -94,7 +98,7 @@ class Table:
         self._rules = [part for kind, part in ours if kind == "rule"]
         self._sets = {part["name"]: part.get("elem", []) for kind, part in ours if kind != "rule"}
         if not self._chains:
-            raise HostError("the firewall's file makes no chain")
+            raise HostError("the firewall's file creates no chain")
 
     def accepts(self, packet: Packet) -> bool:
         """Whether the packet passes every chain of its hook.

@@ -146,8 +146,8 @@ def powers(
             yield f"{name} has {source} of the host, {found}"
         elif not all(_for_containers(place, allowed) for place in places):
             yield (
-                f"{name} has {source} of the host, which is none of the folders that are usual for"
-                " containers; docker.container_folders names others"
+                f"{name} has {source} of the host, which is not one of the usual folders for"
+                " containers; docker.container_folders can add others"
             )
     for mount in container["Mounts"]:
         if mount.get("Propagation", "") not in ("", "private", "rprivate"):

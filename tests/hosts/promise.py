@@ -1,4 +1,4 @@
-"""Which promise a test looks at."""
+"""Which promise a test checks."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_the_agent_itself_asks_for_the_internal_key(
     host: Host, inspected: dict[str, Any], agent: Agent
 ) -> None:
     if inspected["State"]["Status"] != "running":
-        raise HostError(f"agent {agent.name} does not run, so nobody can ask it")
+        raise HostError(f"agent {agent.name} is not running, so it cannot be tested")
     assert asked(host, agent, "/v1/models", with_key=False)[0] == 401
     status, body = asked(host, agent, "/v1/models", with_key=True)
     assert status == 200
@@ -80,7 +80,7 @@ def test_the_agent_sees_only_its_own_folders(
 ) -> None:
     found = mounts_of(inspected)
     own = own_mounts(settings, agent)
-    assert sorted(found ^ own) == [], "mounts that are too much, or missing"
+    assert sorted(found ^ own) == [], "mounts that are unexpected, or missing"
 
 
 @promise("SEC-06")
@@ -108,7 +108,7 @@ def test_vllm_has_no_known_way_around_its_key(
     noted: Callable[[str, str], None],
 ) -> None:
     if inspected["State"]["Status"] != "running":
-        raise HostError(f"agent {agent.name} does not run, so nobody can ask it")
+        raise HostError(f"agent {agent.name} is not running, so it cannot be tested")
     status, body = asked(host, agent, "/version", with_key=True)
     assert status == 200
     version = json.loads(body)["version"]
@@ -137,7 +137,7 @@ def test_the_agent_fetches_no_media_from_addresses_that_were_not_named(
     if agent.allowed_media_domains:
         assert sorted(domains) == sorted(agent.allowed_media_domains)
     else:
-        assert domains, "no domain is named, which is every domain"
+        assert domains, "no domain is named, which allows every domain"
         assert [name for name in domains if not name.endswith(".invalid")] == []
     assert environment.get("VLLM_MEDIA_URL_ALLOW_REDIRECTS") == "0"
     if "VLLM_MEDIA_CONNECTOR" not in agent.accepted_risks:

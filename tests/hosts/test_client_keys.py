@@ -45,8 +45,8 @@ def test_the_edge_accepts_exactly_the_keys_of_the_store(
     missing = sorted(client for digest, client in expected - set(found))
     more = sorted(client for digest, client in set(found) - expected)
     assert more == [], "keys that are not in the store; run: pyinfra INVENTORY keys.py"
-    assert missing == [], "keys that the edge does not know; run: pyinfra INVENTORY keys.py"
-    assert nginx_maps.strange(entries) == [], "nginx takes clients from elsewhere as well"
+    assert missing == [], "keys that the edge lacks; run: pyinfra INVENTORY keys.py"
+    assert nginx_maps.strange(entries) == [], "nginx also accepts clients from elsewhere"
     assert len(found) == len(expected) and clients == {client for _, client in expected}
     # And so it does. An agent's own 401 is another promise's, and lacks this header.
     refused = [

@@ -173,7 +173,7 @@ def test_the_archive_s_key_is_the_pinned_one(host: Host, settings: HostSettings)
     source = host.check_output("cat /etc/apt/sources.list.d/docker.sources")
     fields = [line.partition(":") for line in source.splitlines()]
     trusted = [name for name, _, _ in fields if name.lower() in ("trusted", "allow-insecure")]
-    assert trusted == [], "apt takes this archive without a good signature"
+    assert trusted == [], "apt accepts this archive without a valid signature"
     rings = [value.split() for name, _, value in fields if name.lower() == "signed-by"]
     stanzas = [name for name, _, _ in fields if name.lower() == "uris"]
     assert (len(stanzas), [len(ring) for ring in rings]) == (1, [1]), (

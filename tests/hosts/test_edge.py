@@ -216,5 +216,5 @@ def test_the_edge_has_connections_for_all_its_clients(host: Host, settings: Host
         " sed -n 's/^Max open files *\\([0-9]*\\) .*/\\1/p' /proc/$worker/limits; done"
     ).split()
     if not files:
-        raise HostError("nginx has no worker; does it run?")
+        raise HostError("nginx has no worker; is it running?")
     assert min(map(int, files)) >= int(found["worker_connections"])

@@ -108,7 +108,7 @@ def test_nothing_stands_before_our_table(host: Host, settings: HostSettings) -> 
         if item.get("chain", {}).get("table") == "vllm_hosts"
     }
     if not ours:
-        pytest.skip("the table is not there, which NET-03 says")
+        pytest.skip("the table is missing, which NET-03 reports")
     hooked = {chain["hook"]: chain["prio"] for chain in ours.values() if "hook" in chain}
     assert hooked == _OUR_CHAINS
     assert strangers_first(ruleset) == []
@@ -154,7 +154,7 @@ def strange_tcp(
     if not scans:
         return None
     return [
-        f"port {port} opens from {who}"
+        f"port {port} is open from {who}"
         for who, scan in scans.items()
         for port in sorted(set(scan["tcp"]) - allowed - exposed_to(settings, scan["own"]))
     ]
@@ -214,7 +214,7 @@ def neighbours(settings: HostSettings, outside: Outside) -> list[str]:
     if not outside.behind():
         if outside.blind:
             raise HostError(outside.blind)
-        pytest.skip("the inventory has no group neighbours with a host that could look")
+        pytest.skip("the inventory has no group neighbours with a host that could check")
     return [
         f"{who} reaches {address} port {port}"
         for who, reached in outside.besides_edge(settings.edge.https_port).items()

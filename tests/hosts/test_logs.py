@@ -27,7 +27,7 @@ def test_the_edge_s_logs_are_bounded_in_size(host: Host, settings: HostSettings)
     assert host.service(TIMER).is_enabled
     assert host.service(TIMER).is_running
     result = host.check_output("systemctl show -p Result vllm-hosts-edge-logs.service")
-    assert result == "Result=success", "journalctl -u vllm-hosts-edge-logs.service says why"
+    assert result == "Result=success", "journalctl -u vllm-hosts-edge-logs.service shows why"
     assert host.check_output("stat -c %%a:%%u %s", SCRIPT) == "755:0"
     ours = f"sed -n '\\|^{EDGE_LOGS}/|,/}}/p' {_KEPT}"
     limits = host.check_output(f"{ours} | grep -E '^ *(size|rotate) '").split()
@@ -65,7 +65,7 @@ def test_no_query_and_no_key_reaches_the_edge_s_logs(
     # At last so many that most are limited.
     for _ in range(3):
         edge_statuses(settings, f"/v1/models?api_key={marker}", 80)
-    assert lines_with(host, seen) >= 1, "the log does not even have an ordinary refusal"
+    assert lines_with(host, seen) >= 1, "the log does not even contain an ordinary refusal"
     assert lines_with(host, marker) == 0
 
 

@@ -64,13 +64,13 @@ def test_the_agent_opens_no_connection_outward(
         f"agent {agent.name} reaches {address} port {port}" for address, port in said["open"]
     ]
     if said["code"] in (0, 3):
-        reached.append(f"agent {agent.name} has its names resolved")
+        reached.append(f"agent {agent.name} can resolve names")
     joined = inspected["NetworkSettings"]["Networks"]
     closed = [one["Name"] for one in all_networks(host) if one["Internal"]]
     # Docker asks such servers from the host itself, past every rule for what is forwarded.
     comments = host.check_output(f"cat {quote(inspected['ResolvConfPath'])}")
     if not names and "host(" in comments and not set(joined) <= set(closed):
-        reached.append(f"Docker asks the host's name servers for agent {agent.name}")
+        reached.append(f"Docker queries the host's name servers for agent {agent.name}")
     assert reached == []
 
 

@@ -61,7 +61,7 @@ def test_old_tls_is_refused(settings: HostSettings, edge: Edge) -> None:
             handshake(edge, version)
         except ssl.SSLError as refused:
             if "NO_CIPHERS" in str(refused):
-                raise HostError("this machine cannot even ask for old TLS") from refused
+                raise HostError("this machine cannot even offer old TLS") from refused
         else:
             spoken.append(version.name)
     assert spoken == []
@@ -103,7 +103,7 @@ def test_the_certificate_does_not_end_soon(
     noted("Certificate until", found.ends.strftime("%Y-%m-%d"))
     assert not found.is_short, found.words
     if found.is_due:
-        warned(f"its certificate ends: {found.words}; {to_do(settings)}")
+        warned(f"its certificate expires: {found.words}; {to_do(settings)}")
     if settings.tls.mode == "local-ca":
         # A store that cannot be opened says nothing about this certificate.
         with suppress(SettingsError):

@@ -1,4 +1,4 @@
-"""Programs without known holes that matter on such a host."""
+"""Programs without known vulnerabilities that matter on such a host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def version_in(text: str) -> Version:
 
 
 def open_holes(host: Host, product: str, version: Version) -> list[str]:
-    """CVEs that neither the version nor the distribution's own patches have mended."""
+    """CVEs that neither the version nor the distribution's own patches have fixed."""
     changelogs = " ".join(f"/usr/share/doc/{name}/changelog.*" for name in floors()[product][0])
     mended = host.run(f"zgrep -hos 'CVE-[0-9]*-[0-9]*' {changelogs}").stdout.split()
     return [f"{hole.cve}: {hole.what} ({hole.source})" for hole in holes(product, version, mended)]

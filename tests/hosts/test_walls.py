@@ -24,9 +24,9 @@ CONNECT = (
 
 
 def running(inspected: dict[str, Any], agent: Agent) -> dict[str, Any]:
-    """:raises HostError: the agent does not run, so nothing can be tried in it."""
+    """:raises HostError: the agent is not running, so nothing can be tested in it."""
     if inspected["State"]["Status"] != "running":
-        raise HostError(f"agent {agent.name} does not run, so nothing can be tried in it")
+        raise HostError(f"agent {agent.name} is not running, so nothing can be tested in it")
     return inspected
 
 
@@ -42,7 +42,7 @@ def test_only_root_and_the_edge_reach_the_agent(
         if host.check_output(connect) != "open":
             raise HostError(f"not even root reaches {address} port {port}")
         if host.check_output(f"{_NOBODY} {connect}") != "closed":
-            opened.append(f"any user of the host reaches {address} port {port}")
+            opened.append(f"any user of the host can reach {address} port {port}")
     assert opened == []
 
 
@@ -98,7 +98,7 @@ def test_the_agent_has_a_network_and_an_address_of_its_own(
     upstream = f"nginx -T 2>/dev/null | sed -n '/^upstream vllm_hosts_{agent.name} {{/,/^}}/p'"
     block = host.check_output(f"bash -o pipefail -c {quote(upstream)}")
     servers = re.findall(r"^\s*server\s+([^\s;]+)", block, re.MULTILINE)
-    assert servers == [f"{cell.address}:{INSIDE}"], "where the edge asks for it"
+    assert servers == [f"{cell.address}:{INSIDE}"], "where the edge expects it"
     own = {f"container:{inspected['Id']}", f"container:{agent.name}"}
     others = [
         one["Name"][1:]
@@ -114,13 +114,13 @@ def test_the_agent_s_root_is_read_only_and_it_is_bounded(
     host: Host, inspected: dict[str, Any], settings: HostSettings, agent: Agent
 ) -> None:
     config = inspected["HostConfig"]
-    assert config["ReadonlyRootfs"], "its root can be written"
-    assert inspected["Config"]["Env"] == ["PYTHONNOUSERSITE=1"], "its cache can hold code of Python"
+    assert config["ReadonlyRootfs"], "its root file system is writable"
+    assert inspected["Config"]["Env"] == ["PYTHONNOUSERSITE=1"], "its cache can hold Python code"
     if inspected["State"]["Status"] == "running":
         # As the kernel has it: docker inspect says what was asked for.
         listing = host.check_output(f"cat /proc/{inspected['State']['Pid']}/mounts")
         mounts = {fields[1]: fields for fields in map(str.split, listing.splitlines())}
-        assert "ro" in mounts["/"][3].split(","), "its root is mounted writable"
+        assert "ro" in mounts["/"][3].split(","), "its root file system is mounted writable"
         kind, options = mounts.get("/tmp", ["", "", "none", ""])[2:4]
         assert kind == "tmpfs", "its /tmp is not in memory"
         assert "noexec" not in options.split(","), "nothing can be compiled in its /tmp"
@@ -137,7 +137,9 @@ def test_the_agent_s_root_is_read_only_and_it_is_bounded(
             bounds.append(f"agent {agent.name} may use any amount of {what}")
     assert bounds == []
     if unbounded:
-        pytest.skip(f"this host's Docker cannot bound {', '.join(unbounded)}; the rest holds")
+        pytest.skip(
+            f"this host's Docker cannot limit {', '.join(unbounded)}; the other limits hold"
+        )
 
 
 #: One line for each different key: the containers that have it. The keys stay in awk's memory.

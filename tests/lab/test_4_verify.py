@@ -128,7 +128,7 @@ class TestTheSuiteItself:
         assert run.code == 1
         assert ended(tmp_path, "gpu1", "not checked") == {"NET-11"}
         assert ended(tmp_path, "gpu1", "kept") == {"SEC-01"}
-        assert "neighbour neighbour could not look" in run.output
+        assert "neighbour neighbour could not scan" in run.output
 
     def test_without_sudo_nothing_counts_as_checked(
         self, deployed: Deployed, tmp_path: Path

@@ -165,7 +165,7 @@ def test_a_host_of_an_older_version_with_traps_in_its_cache_is_healed(deployed: 
         " mkfifo /var/lib/vllm/huggingface/hub/models--lab--tiny/refs/v1",
     )
     drifted = command("vllm-hosts", "drift", "inventory/lab.py", "--host", "gpu1", timeout=120)
-    assert drifted.code == 2, drifted.output
+    assert drifted.code == 3, drifted.output
     run = deploy("--limit", "gpu1")
     assert run.code == 0, run.output[-5000:]
     assert lab_hosts.run("gpu1", f"sha256sum {weights}").stdout == good

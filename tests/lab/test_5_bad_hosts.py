@@ -147,7 +147,7 @@ def test_an_entry_of_apt_that_cannot_give_way(deployed: Deployed) -> None:
     ):
         run = deploy()
     assert_only_gpu2_failed(
-        run, f"{path}, line 1: one entry names", "make it an entry of its own, or take it out"
+        run, f"{path}, line 1: one entry names", "make it an entry of its own, or remove it"
     )
     assert_converges()
 
@@ -167,7 +167,7 @@ def test_nginx_is_asked_before_image_and_models_are_fetched(deployed: Deployed) 
         )
     assert_only_gpu2_failed(
         run,
-        "nginx would refuse the edge's configuration: nginx: [emerg] unknown directive"
+        "nginx would reject the edge's configuration: nginx: [emerg] unknown directive"
         ' "no_such_directive" in /etc/nginx/conf.d/other.conf',
     )
     assert "not-there" not in run.of_host("gpu2"), "the image was asked for first"

@@ -139,7 +139,7 @@ class TestReboots:
         bare.without_driver("gpu2", nouveau=True)
         refused = deploy_gpu2(driver="install")
         assert refused.code != 0
-        assert "a reboot is needed: the free driver nouveau holds the GPUs" in refused.output
+        assert "a reboot is needed: the open-source driver nouveau holds the GPUs" in refused.output
         assert "nvidia-smi" in installed("gpu2"), "all but the reboot is done"
         boot = lab_hosts.run("gpu2", BOOT).stdout
         run = deploy_gpu2(driver="install", allow_reboot=True)
@@ -241,5 +241,5 @@ class TestOtherBoxes:
         bare.without_driver("gpu2", "h100-mig")
         run = deploy_gpu2(driver="install")
         assert run.code != 0
-        assert "asks for GPU 0, which is split up (MIG)" in run.output
+        assert "asks for GPU 0, which is split (MIG)" in run.output
         assert "nvidia-smi -i 0 -mig 0" in run.output

@@ -66,9 +66,9 @@ def test_weights_are_those_that_the_engine_loads(deployed: Deployed) -> None:
 
 def test_the_plan_knows_what_the_engine_would_refuse(deployed: Deployed) -> None:
     agents = [dict(AGENTS[0], max_model_len=65536)]
-    tiny = planned(code=2, agents=agents)["tiny"]
+    tiny = planned(code=3, agents=agents)["tiny"]
     assert tiny["problems"] == [
-        f"agent 'tiny': max_model_len 65536 is above the own limit of {layout.MODEL_FOLDER}, 32768;"
+        f"agent 'tiny': max_model_len 65536 exceeds {layout.MODEL_FOLDER}'s own limit, 32768;"
         " set max_model_len to 32768 or lower"
     ]
 

@@ -123,7 +123,7 @@ def test_keys_md_as_written(deployed: Deployed, tmp_path: Path) -> None:
     environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(home)}
     sections = sections_of_keys_md()
     names = ["The store", "A first key", "A rotation", "An emergency", "A lost laptop"]
-    for name in [*names, "A restore from git", "A new CA", "A CA whose key got out"]:
+    for name in [*names, "A restore from git", "A new CA", "A leaked CA key"]:
         script = sections[name]
         if name == "The store":
             # As in the text: what was made is committed, and alice comes back for what follows.

@@ -53,14 +53,14 @@ def test_a_dry_run_names_the_agents_that_are_recreated(deployed: Deployed) -> No
     assert written == ["", ""]
     for host in HOSTS:
         found = re.search(
-            rf"{host}: agent tiny is recreated \(its definition changed\); it is out for about"
-            r" (\d+ s|\d+ minutes), which its last start took",
+            rf"{host}: agent tiny is recreated \(its definition changed\); it is down for about"
+            r" (\d+ s|\d+ minutes), as long as its last start took",
             run.output,
         )
         assert found, run.output[-4000:]
-        assert f"{host}: Docker is restarted; agents go on meanwhile" in run.output
+        assert f"{host}: Docker is restarted; agents keep running" in run.output
     assert "agent spare" not in run.output
-    assert row(run, "The agents run as compose.yaml says") == ["2 (gpu1, gpu2)", "-"]
+    assert row(run, "The agents run as in compose.yaml") == ["2 (gpu1, gpu2)", "-"]
     assert "gpu2: its agents change after those of gpu1: same model" in run.output
     assert deployed.leaks(run.output) == []
 
@@ -76,7 +76,7 @@ def test_a_dry_run_refuses_the_host_that_a_run_would_refuse(deployed: Deployed) 
     settings = {"hosts": {"gpu2": {"agents": [AGENTS[0] | {"gpus": [7]}]}}}
     run = dry(settings | {"docker": {"log_max_size": "49m"}})
     assert run.code == 1, run.output[-4000:]
-    assert re.search(r"--> gpu2 is refused, and not deployed to:\n\s+- .*GPU", run.output)
+    assert re.search(r"--> gpu2 is refused, and will not be deployed to:\n\s+- .*GPU", run.output)
     assert row(run, "daemon.json is merged, Docker runs with it") == ["1 (gpu1)", "-"]
     assert "gpu1: Docker is restarted" in run.output
     assert "gpu2: " not in run.output

@@ -136,7 +136,7 @@ def test_a_restart_reads_env_again(deployed: Deployed, another_key: str) -> None
     before = containers("gpu1")
     run = agents("restart", "tiny", "--host", "gpu2")
     assert run.code == 0, run.output
-    assert "gpu2: tiny is restarted" in run.output
+    assert "gpu2: tiny restarted" in run.output
     assert lab_hosts.run("gpu2", environment).stdout.strip() == another_key
     assert agents("status", "--host", "gpu2").code == 0, "it was waited for"
     assert models(deployed, "gpu2", "tiny") == 200
@@ -154,7 +154,7 @@ def test_a_restart_ends_at_the_first_agent_that_does_not_come_back(deployed: Dep
         lab_hosts.run("gpu1", f"mv /run/env.away {ENV}")
     assert run.code == 1
     assert "VLLM_API_KEY" in run.output, "Compose's own words"
-    assert "not touched: spare on gpu1, tiny on gpu2" in run.output
+    assert "not restarted: spare on gpu1, tiny on gpu2" in run.output
     assert {host: containers(host) for host in HOSTS} == before
 
 

@@ -81,7 +81,7 @@ def test_an_edit_is_shown_and_no_agent_restarts_with_it(deployed: Deployed, edit
     assert edited not in run.output
     assert containers("gpu1") == before
     code, found = drift()
-    assert code == 2
+    assert code == 3
     item = found[COMPOSE]
     assert (item["role"], item["cause"]) == ("vLLM", "host")
     assert {'-      - "896"', '+      - "1024"', "-# *MASKED*"} <= set(item["diff"])
@@ -97,7 +97,7 @@ def test_as_is_restarts_with_the_edit(deployed: Deployed, edited: str) -> None:
 
 def test_settings_that_changed_are_told_from_an_edit(deployed: Deployed) -> None:
     code, found = drift(longer())
-    assert code == 2
+    assert code == 3
     assert found[COMPOSE]["cause"] == "settings"
     assert {'-      - "1024"', '+      - "768"'} <= set(found[COMPOSE]["diff"])
 
@@ -175,10 +175,10 @@ def test_an_upgrade_and_the_way_back(deployed: Deployed, two_images: None) -> No
     assert states() == {layout.IMAGE: "in use", NEXT: "used before", THEIRS: "not ours"}
     before = containers("gpu1")
     refused = images("prune", "--keep", "0")
-    assert (refused.code, "Give -y" in refused.output) == (2, True)
+    assert (refused.code, "Add -y" in refused.output) == (2, True)
     pruned = images("prune", "--keep", "0", "-y")
     assert pruned.code == 0, pruned.output
-    assert "more are free on the disk" in pruned.output
+    assert "freed on the disk" in pruned.output
     assert states() == {layout.IMAGE: "in use", THEIRS: "not ours"}
     assert containers("gpu1") == before
     assert models(deployed, "gpu1", "tiny") == 200
@@ -210,5 +210,5 @@ def test_upgrading_md_as_written(deployed: Deployed, two_images: None) -> None:
                 words += ["--limit", "gpu1"]
             run = command(*words, settings=settings)
             differs = words[1] == "drift"
-            assert run.code == (2 if differs else 0), (words, run.output[-4000:])
+            assert run.code == (3 if differs else 0), (words, run.output[-4000:])
     assert states() == {layout.IMAGE: "in use", THEIRS: "not ours"}

@@ -101,7 +101,7 @@ def test_renewing_changes_the_serial_and_fails_no_request(deployed: Deployed) ->
         run = well(command("vllm-hosts", "tls", LAB, "renew", "--host", "gpu1"))
         assert f"pyinfra --limit gpu1 {LAB} deploy.py" in run.output
         run = well(deploy())
-        assert "a new one was asked for on" in run.of_host("gpu1")
+        assert "a new one was requested on" in run.of_host("gpu1")
         assert changes(run) == {"gpu1": 2, "gpu2": 0}
         clients.wait_for(len(clients.asked) + 20)
     assert [item for item in clients.asked if item.status != 200] == []
@@ -119,14 +119,14 @@ def test_a_host_that_nobody_deploys_to_turns_up_in_time(deployed: Deployed) -> N
     (root / TLS_KEY[1:]).write_bytes(issued.key_pem.get_secret_value())
     lab_hosts.run("gpu2", "systemctl reload nginx")
     run = well(verified())
-    assert "! gpu2: its certificate ends: it has 99 days left" in run.output
+    assert "! gpu2: its certificate expires: it has 99 days left" in run.output
     assert f"pyinfra {LAB} deploy.py --limit gpu2" in run.output
     assert "! gpu1" not in run.output
     status = command("vllm-hosts", "tls", LAB, "status")
-    assert status.code == 2
+    assert status.code == 3
     assert "gpu2: it has 99 days left" in status.output
     drift = command("vllm-hosts", "drift", LAB, "--host", "gpu2")
-    assert (drift.code, "certificate.pem has another content" in drift.output) == (2, True)
+    assert (drift.code, "certificate.pem has different content" in drift.output) == (3, True)
     well(deploy("--limit", "gpu2"))
     assert "! gpu2" not in well(verified()).output
     assert command("vllm-hosts", "tls", LAB, "status").code == 0

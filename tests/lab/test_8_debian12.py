@@ -84,7 +84,7 @@ def test_drift_is_seen_and_mended(host: str, first: Run) -> None:
         "nft insert rule inet vllm_hosts input tcp dport 1 accept; chmod 644 /opt/vllm/.env",
     )
     code, found = drift()
-    assert code == 2
+    assert code == 3
     assert {item["what"] for item in found} == {"/opt/vllm/.env", "table inet vllm_hosts"}
     assert deploy("--limit", host).code == 0
     assert drift() == (0, [])

@@ -92,7 +92,7 @@ def test_a_store_is_made_by_no_run_that_is_refused_in_part(deployed: Deployed, c
     run = copied("-y")
     assert run.code == 1
     assert "[gpu2]" in run.of_host("gpu2")
-    assert "left alone, since this inventory has no store of keys yet" in run.of_host("gpu2")
+    assert "left alone, since this inventory has no key store yet" in run.of_host("gpu2")
     assert not (STATES / copy.stem).exists()
     assert lab_hosts.run("gpu2", f"test -e {MARK}", check=False).returncode == 1
 

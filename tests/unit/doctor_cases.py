@@ -100,7 +100,7 @@ FAULTS = [
     Fault(
         "deploy-cut-off",
         lambda seen: replace(Seen(deployed=False, begun=NOW), kernel=()),
-        says="has not come to its agents",
+        says="has not reached its agents",
         do="pgrep -af pyinfra",
     ),
     Fault("not-deployed", lambda seen: replace(Seen(deployed=False), kernel=())),

@@ -62,9 +62,9 @@ def test_what_happens_is_said_in_words() -> None:
         Change("e", "it is exited", runs=False),
     ]
     assert list(sentences(changed, ["z"], {"a": 58, "c": 300, "e": 300}, {"c": "twin"})) == [
-        "agent a is recreated (its definition changed); it is out for about 58 s, which its last"
-        " start took",
-        "agent b is recreated (its key changed); it is out for minutes, while its model loads",
+        "agent a is recreated (its definition changed); it is down for about 58 s, as long as its"
+        " last start took",
+        "agent b is recreated (its key changed); it is down for minutes, while its model loads",
         "agent c is recreated (its definition changed); twin answers for it meanwhile",
         "agent d is started (it is new); that takes minutes: its model loads",
         "agent e is started (it is exited); that takes about 5 minutes",
@@ -171,9 +171,9 @@ def test_who_is_out_while_docker_restarts(tmp_path: Path) -> None:
     assert AgentsServed().process(done.stdout.splitlines()).answers is False
     served = Served(True, False, ("a", "b"), {"a": 58, "b": 61})
     assert out_for(["a", "b"], served) == (
-        "; a, b are out for about 61 s after it, while models load"
+        "; a, b are down for about 61 s after it, while models load"
     )
     assert out_for(["a"], Served(True, False, ("a",), {})) == (
-        "; a is out for minutes after it, while models load"
+        "; a is down for minutes after it, while models load"
     )
     assert out_for([], served) == ""

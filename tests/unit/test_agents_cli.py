@@ -129,7 +129,7 @@ def test_a_restart_recreates_one_agent_after_the_other(host: LocalHost) -> None:
         "up --detach --no-deps --force-recreate two",
     ]
     assert f"--project-directory {host.folder}/opt" in host.asked()[0]
-    assert "@local: one is restarted\n" in done.stdout
+    assert "@local: one restarted\n" in done.stdout
 
 
 def test_a_restart_waits_for_health(host: LocalHost) -> None:
@@ -147,7 +147,7 @@ def test_a_restart_waits_for_health(host: LocalHost) -> None:
         assert process.poll() is None, "it is not healthy yet"
         host.file("one.state", "/one running 0 healthy\n")
         output, _ = process.communicate(timeout=20)
-    assert (process.returncode, output) == (0, "@local: one is restarted\n")
+    assert (process.returncode, output) == (0, "@local: one restarted\n")
 
 
 def test_the_first_agent_that_does_not_come_back_ends_a_restart(host: LocalHost) -> None:
@@ -158,7 +158,7 @@ def test_the_first_agent_that_does_not_come_back_ends_a_restart(host: LocalHost)
     assert done.returncode == 1
     assert "@local: agent one is exited; its last lines:" in done.stdout
     assert "| CUDA out of memory, said *MASKED*" in done.stdout
-    assert "not touched: two on @local" in done.stdout
+    assert "not restarted: two on @local" in done.stdout
     assert len(composed(host)) == 1 + 1, "one recreation, and a look at the log"
 
 
@@ -167,7 +167,7 @@ def test_compose_s_own_words_are_shown(host: LocalHost) -> None:
     done = run(host, "restart", "one")
     assert done.returncode == 1
     assert "no such service: one" in done.stdout
-    assert "not touched" not in done.stdout
+    assert "not restarted" not in done.stdout
 
 
 def test_nothing_is_restarted_while_a_host_is_out_of_reach(host: LocalHost) -> None:
@@ -175,7 +175,7 @@ def test_nothing_is_restarted_while_a_host_is_out_of_reach(host: LocalHost) -> N
     done = run(host, "restart")
     assert done.returncode == 1
     assert "down: cannot be reached" in done.stdout
-    assert "Nothing was restarted. --host leaves hosts out." in done.stdout
+    assert "Nothing was restarted. Name hosts that can be reached with --host." in done.stdout
     assert host.asked() == []
     assert run(host, "restart", "--host", "@local").returncode == 0
 
@@ -252,7 +252,7 @@ def test_stop(host: LocalHost) -> None:
 
 def test_stopping_everything_needs_a_yes(host: LocalHost) -> None:
     done = run(host, "stop")
-    assert "nobody can answer here, as there is no terminal" in done.stdout
+    assert "confirmation is needed, and there is no terminal to ask on" in done.stdout
     assert "Aborted" not in done.stdout
     assert (done.returncode, host.asked()) == (2, [])
     assert "Stop every agent of @local?" in done.stdout
@@ -344,7 +344,7 @@ class TestAfterAnEdit:
         done = self.run(deployed, "restart", "one")
         assert done.returncode == 0
         said = [line for line in done.stdout.splitlines() if line.startswith("@local: ")]
-        assert said == ["@local: one is restarted"]
+        assert said == ["@local: one restarted"]
 
     @pytest.mark.parametrize("word", ["restart", "start"])
     def test_an_edit_is_shown_and_refused(self, deployed: LocalHost, word: str) -> None:
@@ -377,7 +377,7 @@ class TestAfterAnEdit:
         deployed.file("opt/compose.override.yaml", "services: {one: {privileged: true}}\n")
         done = self.run(deployed, "restart")
         assert done.returncode == 1
-        assert "compose.override.yaml is there, which no deploy wrote" in done.stdout
+        assert "compose.override.yaml exists, which no deploy wrote" in done.stdout
         assert composed(deployed) == []
         assert self.run(deployed, "restart", "--as-is").returncode == 0
 
@@ -401,13 +401,13 @@ class TestAfterAnEdit:
         deployed.file("opt/compose.yaml", COMPOSE + "# mine\n")
         done = self.run(deployed, "restart")
         assert done.returncode == 1
-        assert "what was deployed is not at hand" in done.stdout
+        assert "what was deployed cannot be shown" in done.stdout
         assert "another version" not in done.stdout
 
     def test_a_file_that_is_gone(self, deployed: LocalHost) -> None:
         (deployed.folder / "opt/compose.yaml").unlink()
         done = self.run(deployed, "restart")
-        assert (done.returncode, "is not there any more" in done.stdout) == (1, True)
+        assert (done.returncode, "no longer exists" in done.stdout) == (1, True)
 
     def test_another_env_is_said_and_taken_up(self, deployed: LocalHost) -> None:
         """That is what a restart is for."""
@@ -416,7 +416,7 @@ class TestAfterAnEdit:
             record.write(f"{'a' * 64}  {env}\n")
         done = self.run(deployed, "restart", "one")
         assert done.returncode == 0
-        assert "opt/.env is not what was deployed; agents get what it has" in done.stdout
+        assert "opt/.env is not what was deployed; agents get what it holds" in done.stdout
         assert "sk-another" not in done.stdout
 
     def test_a_host_without_a_record_says_so_and_goes_on(self, deployed: LocalHost) -> None:

@@ -41,7 +41,7 @@ def test_an_entry_for_several_archives_refuses_the_host(text: str) -> None:
     path = FOLDER + "all.sources"
     [problem] = archives(ON_GPUS, GOOD_RELEASE, GOOD, {path: text})
     assert problem.startswith(f"{path}, line 1: one entry names ")
-    assert problem.endswith("make it an entry of its own, or take it out there")
+    assert problem.endswith("make it an entry of its own, or remove it there")
     assert archives(ON_GPUS, GOOD_RELEASE, GOOD, {f"{path}.save": text}) == []
     assert archives(ON_GPUS, GOOD_RELEASE, GOOD, {path: f"Enabled: no\n{text}"}) == []
 
@@ -77,4 +77,4 @@ def test_entries_that_give_way_and_others_stop_nobody() -> None:
 
 def test_a_file_that_apt_cannot_read_is_said_once() -> None:
     [problem] = archives(ON_GPUS, GOOD_RELEASE, GOOD, {FOLDER + "a.sources": "what is this\n"})
-    assert problem == f"apt cannot read {FOLDER}a.sources, line 1: it is no field; mend it"
+    assert problem == f"apt cannot read {FOLDER}a.sources, line 1: it is not a field; correct it"

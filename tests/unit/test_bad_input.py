@@ -64,7 +64,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no agents": (
         {"agents": []},
-        "group_data/gpu_hosts.py: agents is empty; describe at least one agent",
+        "group_data/gpu_hosts.py: agents is empty; add at least one agent",
     ),
     "duplicate name": (
         {"agents": two(name="one")},
@@ -73,7 +73,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "duplicate port": (
         {"agents": two(port=8001)},
-        "group_data/gpu_hosts.py: agents 'one' and 'two' have one port, 8001; each needs its own",
+        "group_data/gpu_hosts.py: agents 'one' and 'two' both have port 8001; each needs its own",
     ),
     "low port": (
         {"agents": [agent(port=443)]},
@@ -93,27 +93,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "length in words": (
         {"agents": [agent(max_model_len="16 thousand")]},
-        "group_data/gpu_hosts.py: agents[0].max_model_len: '16 thousand' is no number of tokens;"
-        " write 16384, or as vLLM takes it '16k' (16000) or '16K' (16384), or 'auto'",
+        "group_data/gpu_hosts.py: agents[0].max_model_len: '16 thousand' is not a number of tokens;"
+        " write 16384, or in vLLM's notation '16k' (16000) or '16K' (16384), or 'auto'",
     ),
     "half a length": (
         {"agents": [agent(max_model_len="1.5K")]},
-        "group_data/gpu_hosts.py: agents[0].max_model_len: '1.5K' is no number of tokens;"
-        " write 16384, or as vLLM takes it '16k' (16000) or '16K' (16384), or 'auto'",
+        "group_data/gpu_hosts.py: agents[0].max_model_len: '1.5K' is not a number of tokens;"
+        " write 16384, or in vLLM's notation '16k' (16000) or '16K' (16384), or 'auto'",
     ),
     "no length": (
         {"agents": [agent(max_model_len=0)]},
-        "group_data/gpu_hosts.py: agents[0].max_model_len: 0 is no number of tokens;"
-        " write 16384, or as vLLM takes it '16k' (16000) or '16K' (16384), or 'auto'",
+        "group_data/gpu_hosts.py: agents[0].max_model_len: 0 is not a number of tokens;"
+        " write 16384, or in vLLM's notation '16k' (16000) or '16K' (16384), or 'auto'",
     ),
     "no length, in words": (
         {"agents": [agent(max_model_len="0k")]},
-        "group_data/gpu_hosts.py: agents[0].max_model_len: '0k' is no number of tokens;"
-        " write 16384, or as vLLM takes it '16k' (16000) or '16K' (16384), or 'auto'",
+        "group_data/gpu_hosts.py: agents[0].max_model_len: '0k' is not a number of tokens;"
+        " write 16384, or in vLLM's notation '16k' (16000) or '16K' (16384), or 'auto'",
     ),
     "an argument with its value": (
         {"agents": [agent(extra_args=["--max-num-seqs 64"])]},
-        "group_data/gpu_hosts.py: agents[0].extra_args: --max-num-seqs and its value stand in one"
+        "group_data/gpu_hosts.py: agents[0].extra_args: --max-num-seqs and its value are in one"
         " word; write two, such as '--max-num-seqs', 'VALUE', or '--max-num-seqs=VALUE'",
     ),
     "an argument with a space behind it": (
@@ -245,7 +245,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"agents": [agent(env={"WANDB_API_KEY": "secret-value"})]},
         "group_data/gpu_hosts.py: agents[0].env: WANDB_API_KEY looks like a secret, which"
         " compose.yaml and `docker inspect` would show; take it out: the Hugging Face token"
-        " goes into secrets.hf_token_env, and other secrets have no place in an agent",
+        " goes into secrets.hf_token_env, and other secrets do not belong in an agent",
     ),
     "a limit that does not exist": (
         {"agents": [agent(request_limits={"choises": 4})]},
@@ -259,12 +259,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "old vLLM": (
         {"vllm": {"image": "vllm/vllm-openai:v0.19.1"}},
-        "group_data/gpu_hosts.py: vllm: vLLM 0.19.1 has known ways around its key;"
+        "group_data/gpu_hosts.py: vllm: vLLM 0.19.1 has known vulnerabilities that bypass its key;"
         " use 0.32.0 or newer",
     ),
     "moving tag": (
         {"vllm": {"image": "vllm/vllm-openai:latest"}},
-        "group_data/gpu_hosts.py: vllm.image: 'vllm/vllm-openai:latest' can change by itself;"
+        "group_data/gpu_hosts.py: vllm.image: 'vllm/vllm-openai:latest' can change without notice;"
         " name an exact tag such as ':v0.33.0' or a digest",
     ),
     "version unknown": (
@@ -294,11 +294,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "more connections than there can be": (
         {"edge": {"connections": 1024, "expected_clients": 500}},
         "group_data/gpu_hosts.py: edge: edge.connections times edge.expected_clients is 512000, and"
-        " nginx gets room for 120000 at most; lower one of them",
+        " nginx is given room for at most 120000; lower one of them",
     ),
     "route without a key": (
         {"edge": {"routes": ["POST /tokenize"]}},
-        "group_data/gpu_hosts.py: edge.routes: 'POST /tokenize' cannot be served: vLLM asks for its"
+        "group_data/gpu_hosts.py: edge.routes: 'POST /tokenize' cannot be served: vLLM requires its"
         " key below /v1 /v2 /inference /cohere only; leave it out",
     ),
     "route that loads weights": (
@@ -314,7 +314,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "route that is served": (
         {"edge": {"routes": ["POST /v1/completions"]}},
         "group_data/gpu_hosts.py: edge.routes: 'POST /v1/completions' is not needed: the edge"
-        " serves that path already, or a pattern of it; leave it out",
+        " already serves that path, or a pattern that covers it; leave it out",
     ),
     "origin with a path": (
         {"edge": {"cors_origins": ["https://app.example.com/"]}},
@@ -444,7 +444,7 @@ def test_pyinfra_itself_stops_before_it_connects(project: Project, listener: Lis
     done = project.run("pyinfra", "-y", "inventory/prod.py", "deploy.py")
     assert done.returncode == 1, done.stdout
     assert "group_data/gpu_hosts.py: agents[0].port must be at least 1024, not 80" in done.stdout
-    assert "Nothing was changed on any host" in done.stdout
+    assert "No host was changed" in done.stdout
     assert "Traceback" not in done.stdout
     assert listener.connections == 0
     # The same run with good settings does connect, so the count above means something.
@@ -532,5 +532,5 @@ def test_a_command_in_another_folder_says_so(project: Project, tmp_path: Path) -
 def test_a_dry_run_that_would_look_at_nothing_is_refused(project: Project) -> None:
     done = project.run("pyinfra", "-y", "--dry", "inventory/prod.py", "deploy.py")
     assert done.returncode == 2
-    assert "--dry with -y (or PYINFRA_YES) looks at nothing" in done.stdout
+    assert "--dry with -y (or PYINFRA_YES) checks nothing" in done.stdout
     assert "Traceback" not in done.stdout

@@ -75,7 +75,7 @@ def test_offline_takes_what_is_kept_and_asks_nobody(
 ) -> None:
     said = asking(offline=True).read(MODEL, server.url)
     assert isinstance(said, str)
-    assert "nobody was asked (--offline)" in said
+    assert "the hub was not queried (--offline)" in said
     assert server.requests == []
     asking().read(MODEL, server.url)
     before = len(server.requests)
@@ -134,7 +134,7 @@ def test_a_hub_that_is_not_there_costs_its_time_once(asking: Callable[..., Hub])
         hub = asking(seconds=0.5, rest=timedelta(hours=1))
         started = time.monotonic()
         said = hub.read(MODEL, server.url)
-        assert said == "the hub did not answer within 0.5 s when asked about org/model"
+        assert said == "the hub did not answer within 0.5 s when queried for org/model"
         assert time.monotonic() - started < 3
         asked = len(server.requests)
         again = hub.read("org/other", server.url)
@@ -149,7 +149,7 @@ def test_a_refused_connection_is_a_sentence(asking: Callable[..., Hub]) -> None:
         url = server.url
     said = asking().read(MODEL, url)
     assert isinstance(said, str)
-    assert said.startswith("the hub could not be asked about org/model: ")
+    assert said.startswith("the hub could not be queried for org/model: ")
 
 
 def test_a_token_that_cannot_be_had_is_a_sentence(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ class TestTheModelsOwnLimit:
     def test_a_length_above_it_is_refused(self) -> None:
         plan = one("Qwen3-8B", card=80 * GIB, max_model_len=65536)
         assert plan.problems == (
-            "agent 'it': max_model_len 65536 is above the own limit of org/model, 40960;"
+            "agent 'it': max_model_len 65536 exceeds org/model's own limit, 40960;"
             " set max_model_len to 40960 or lower",
         )
 
@@ -119,7 +119,7 @@ class TestWhatIsNotKnown:
             ),
             (
                 changed("Qwen3-8B", hidden_size="4096"),
-                "has hidden_size = '4096', which is no number above zero",
+                "has hidden_size = '4096', which is not a number above zero",
             ),
             (changed("Qwen3-8B", architectures=None), "names no architectures"),
             (
@@ -128,7 +128,7 @@ class TestWhatIsNotKnown:
             ),
             (
                 changed("Qwen3-8B", quantization_config={"quant_method": "bitsandbytes"}),
-                "its files were not seen, and quantisation 'bitsandbytes' cannot be computed",
+                "its files were not found, and quantisation 'bitsandbytes' cannot be computed",
             ),
             (files("gemma-3-4b-it"), "its part for images cannot be computed"),
             (changed("Qwen3-8B", max_position_embeddings=None), "set max_model_len of agent 'it'"),
@@ -148,7 +148,7 @@ class TestWhatIsNotKnown:
             ({"extra_args": ["--cpu-offload-gb", "4"]}, "sets --cpu-offload-gb"),
             ({"extra_args": ["-pp=2"]}, "sets --pipeline-parallel-size"),
             ({"extra_args": ["--kv-cache-dtype", "nvfp4"]}, "--kv-cache-dtype nvfp4, which is not"),
-            ({"extra_args": ["--max-num-seqs", "many"]}, "--max-num-seqs is no number: 'many'"),
+            ({"extra_args": ["--max-num-seqs", "many"]}, "--max-num-seqs is not a number: 'many'"),
             ({"quantization": "bitsandbytes"}, "'bitsandbytes' cannot be computed"),
         ],
     )
@@ -189,9 +189,7 @@ class TestWhatIsNotKnown:
         plan = plan_host(
             settings(agents=[agent()]), {0: Gpu(0, "GB10", None)}, {MODEL: files("Qwen3-8B")}
         ).agents[0]
-        assert plan.warnings == (
-            "GPU 0 does not say how much memory it has; set capacity.gpu_memory",
-        )
+        assert plan.warnings == ("GPU 0 does not report its memory; set capacity.gpu_memory",)
 
     def test_quantisation_that_contradicts_the_files(self) -> None:
         with pytest.raises(UnplannableError, match="is quantised with awq, and quantization is"):

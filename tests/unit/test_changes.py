@@ -22,7 +22,7 @@ def test_lines_that_differ_with_one_around_them() -> None:
 
 def test_what_differs_only_in_secrets_says_so() -> None:
     assert changed_lines("a\nTOKEN=one1one1\n", "a\nTOKEN=two2two2\n") == [ONLY_MASKED]
-    assert changed_lines("a\nb\n", "a\nb") == ["only the ends of lines differ"]
+    assert changed_lines("a\nb\n", "a\nb") == ["only the line endings differ"]
 
 
 def test_a_difference_has_a_bound() -> None:
@@ -49,10 +49,10 @@ def test_a_host_does_not_hold_up_a_run_with_what_is_hard_to_compare() -> None:
     started = time.monotonic()
     [heading, first, *lines] = changed_lines(f"same\n{old}", f"same\n{new}")
     assert time.monotonic() - started < 20
-    assert heading == "@@ line 2: too many lines to find what is the same after it @@"
+    assert heading == "@@ line 2: too many lines to compare any further @@"
     assert (first, lines[-1][0]) == ("-0", "+")
     assert len(lines) < LINES
-    assert changed_lines(old, old) == ["only the ends of lines differ"]
+    assert changed_lines(old, old) == ["only the line endings differ"]
 
 
 def test_a_host_that_sends_more_than_it_was_asked_for() -> None:

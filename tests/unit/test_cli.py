@@ -124,7 +124,7 @@ def test_check_shows_accepted_risks(project: Project) -> None:
     done = project.check()
     assert done.returncode == 0
     assert (
-        "  agent 'one' takes an accepted risk: --trust-remote-code lets the model's authors run"
+        "  agent 'one' has an accepted risk: --trust-remote-code lets the model's authors run"
         " their code in the agent\n"
     ) in done.stdout
 

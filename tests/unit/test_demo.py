@@ -72,7 +72,7 @@ def test_what_pip_prints_is_shown_only_if_it_fails(capsys: pytest.CaptureFixture
     bootstrap.quietly([sys.executable, "-c", "print('noise\\n' * 500)"], "installing")
     assert capsys.readouterr().out == "    installing\n"
     script = "print('noise\\n' * 500 + 'no such package'); raise SystemExit(3)"
-    with pytest.raises(SystemExit, match="installing: .* ended with 3; its output is above"):
+    with pytest.raises(SystemExit, match="installing: .* ended with 3; see its output above"):
         bootstrap.quietly([sys.executable, "-c", script], "installing")
     said = capsys.readouterr()
     assert "no such package" in said.err and len(said.err.splitlines()) <= 30

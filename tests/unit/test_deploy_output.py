@@ -155,7 +155,7 @@ def test_the_end_has_a_line_for_each_host() -> None:
         "Role: changed on a: first",
         "[a] 2 changed, 1 unchanged",
         '[b] failed at "Role | first"; before that: 1 changed, 1 unchanged',
-        "[c] was not reached; nothing was done there",
+        "[c] could not be reached; nothing was done there",
     ]
 
 

@@ -197,7 +197,7 @@ def with_rule(chain: str, rule: str) -> str:
         (GOOD.replace("192.0.2.128/25 tcp dport { 443 }", "0.0.0.0/0 tcp dport { 80, 443 }"),
          "what agent two sends to 169.254.169.254"),
         (GOOD.replace('meta iifkind "bridge" accept', 'meta iifkind "bridge" drop'),
-         "what another container sends outward is kept out"),
+         "what another container sends outside is kept out"),
         (GOOD.replace('oifname { "vllm-8001", "vllm-8002" } drop\n', "\n"),
          "what another container sends to the agent of port 8001 passes"),
         (GOOD.replace("10.1.0.0/16 tcp dport 8000 ct", "0.0.0.0/0 tcp dport 8000 ct"),

@@ -137,7 +137,7 @@ class TestRefusals:
         [problem] = refused(bare(H100, H100), gpus=(0, 2))
         assert problem == (
             "an agent asks for GPU 2, and the PCI bus shows 2, numbered from 0; correct the agent's"
-            " gpus, or see that the card is passed to this machine"
+            " gpus, or make sure that the card is passed through to this machine"
         )
 
     def test_a_driver_that_works_is_kept_whoever_installed_it(self) -> None:
@@ -210,7 +210,7 @@ class TestRefusals:
 class TestReboot:
     def test_nouveau_lets_go_at_a_reboot_only(self) -> None:
         host = replace(bare(), devices=(card(H100, "nouveau"),), smi=smi("no-driver"))
-        assert reboot_reason(host) == "the free driver nouveau holds the GPUs"
+        assert reboot_reason(host) == "the open-source driver nouveau holds the GPUs"
 
     def test_a_driver_that_answers_needs_none(self) -> None:
         assert reboot_reason(bare(H100, smi=smi("h200"))) is None

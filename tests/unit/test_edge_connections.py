@@ -70,7 +70,7 @@ def test_a_limit_of_its_own_is_raised_where_it_stands(there: str, then: str) -> 
     ("text", "said"),
     [
         (DEBIAN.replace("worker_connections 768;", ""), "no block 'events'"),
-        (DEBIAN.replace("768", "many"), "which is no number"),
+        (DEBIAN.replace("768", "many"), "which is not a number"),
         ("events { include x; }", "no block 'events'"),
         ("", "no block 'events'"),
         (DEBIAN.replace("include /etc/nginx/modules-enabled/*.conf;", ""), "neither sets"),

@@ -278,8 +278,8 @@ def test_a_host_is_asked_where_something_would_change(monkeypatch: pytest.Monkey
     ("accepted", "stdout", "said"),
     [
         (True, "", None),
-        (False, "", "nginx would refuse the edge's configuration: nginx: [emerg] no; change"),
-        (False, "vllm-hosts-unasked", "note: nginx is asked about its configuration only when"),
+        (False, "", "nginx would reject the edge's configuration: nginx: [emerg] no; change"),
+        (False, "vllm-hosts-unasked", "note: nginx's configuration can be tested only once"),
     ],
 )
 def test_what_becomes_of_the_answer(

@@ -98,7 +98,7 @@ def test_the_firewall(
         "FirewallLoaded": Loaded(in_force=in_force, enabled=True, active=active),
     }
     said = told(firewall.firewall_in_force, lambda: [ENTRY], ENTRY.path, "x.service", seen=seen)
-    words = ["gpu1: the firewall's table is loaded anew; open connections stay"]
+    words = ["gpu1: the firewall's table is reloaded; open connections stay"]
     assert said == (words if changes else NOTHING)
 
 

@@ -113,7 +113,7 @@ def test_ssh_ports_are_those_in_use() -> None:
 )
 def test_nobody_opens_a_port_by_calling_a_program_sshd(stranger: str) -> None:
     assert ssh_ports(f"LISTEN 0 128 *:22 *:* {SSHD}", stranger, configured=("22", "6010")) == (22,)
-    with pytest.raises(HostError, match="no sshd of root's"):
+    with pytest.raises(HostError, match="no sshd that runs as root"):
         ssh_ports(stranger, configured=("22", "2222"))
 
 
@@ -169,5 +169,5 @@ def test_other_firewalls_are_told_what_takes_effect_now_and_after_a_boot() -> No
     assert "(ufw allow 443/tcp; ufw allow 80/tcp)" in ufw
     assert (
         "(firewall-cmd --permanent --add-port=443/tcp; firewall-cmd --permanent --add-port=80/tcp;"
-        " firewall-cmd --reload); a packet passes only if both let it" in firewalld
+        " firewall-cmd --reload); a packet passes only if both allow it" in firewalld
     )

@@ -1,4 +1,4 @@
-"""Known holes: by version, by branch, and mended by a distribution."""
+"""Known vulnerabilities: by version, by branch, and patched by a distribution."""
 
 from __future__ import annotations
 

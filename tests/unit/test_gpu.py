@@ -70,9 +70,9 @@ def test_all_cards_are_read_in_order() -> None:
         ("no-driver", "couldn't communicate with the NVIDIA driver", "module does not run", False),
         ("nvml-missing", "couldn't find libnvidia-ml.so", "libraries are missing", False),
         ("mismatch", "version mismatch NVML library version: 550.163", "was updated", True),
-        ("lost", "GPU is lost. Reboot the system", "left the bus", True),
+        ("lost", "GPU is lost. Reboot the system", "dropped off the bus", True),
         ("handle", "GPU0000:07:00.0: Unknown Error", "Xid", True),
-        ("no-devices", "No devices were found", "takes no card", False),
+        ("no-devices", "No devices were found", "claims no card", False),
         ("not-installed", "the driver is missing", "no driver", False),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_card_that_is_gone_leaves_the_others() -> None:
     assert reboot_helps(found.trouble([1]) or "")
     agents = settings(agents=[QWEN | {"gpus": [1]}]).agents
     [problem] = unusable(agents, found)
-    assert problem.startswith("agent 'qwen' asks for GPU 1, and nvidia-smi says of it: GPU is lost")
+    assert problem.startswith("agent 'qwen' asks for GPU 1, and nvidia-smi reports: GPU is lost")
     assert "reboot the host, or give the agent another GPU" in problem
 
 
@@ -118,7 +118,7 @@ OTHER = "1, NVIDIA A10G, GPU-2, 23028, 550.163.01, 8.6, [N/A], Disabled"
          255, [0, 1], "Unknown Error"),
         ([ROW, "WARNING: 1, 2, 3, 4, 5, 6, 7, 8"], 0, [0], "WARNING: 1, 2"),
         ([ROW, "1, NVIDIA A1"], 0, [0], "1, NVIDIA A1"),
-        ([ROW], 124, [0], "did not end within 60 s"),
+        ([ROW], 124, [0], "did not finish within 60 s"),
         ([ROW.replace("A10G", "A10G, rev. b")], 0, [0], ""),
         ([ROW.replace("0, NV", " 0 , NV", 1)], 0, [0], ""),
         ([ROW.replace("23028", "[Insufficient Permissions]")], 0, [0], ""),
@@ -275,7 +275,7 @@ def test_agents_take_whole_cards_that_are_there() -> None:
         " the host which cards it has: nvidia-smi -L"
     )
     split, _ = unusable(agents, smi("h100-mig"))
-    assert "asks for GPU 0, which is split up (MIG)" in split
+    assert "asks for GPU 0, which is split (MIG)" in split
     assert "nvidia-smi -i 0 -mig 0" in split
 
 

@@ -274,7 +274,7 @@ class TestRefusals:
     def test_a_token_that_nobody_knows(self, local: Local) -> None:
         said = local.refused("org/gated", token="hf_wrong")
         assert said == (
-            f"{local.endpoint} refuses the token: it is wrong or has ended; give a new one"
+            f"{local.endpoint} refuses the token: it is wrong or has expired; set a new one"
         )
 
     def test_a_revision_that_is_not_there(self, local: Local) -> None:

@@ -39,7 +39,9 @@ def test_a_tag_that_is_no_version_is_not_taken_for_one(image: str) -> None:
     assert str(Vllm(image=image, version="0.33.0").vllm_version) == "0.33.0"
     with pytest.raises(ValueError, match="cannot be read from"):
         Vllm(image=image, version="25.12")
-    with pytest.raises(ValueError, match="vLLM 0.11.1 has known ways around its key"):
+    with pytest.raises(
+        ValueError, match="vLLM 0.11.1 has known vulnerabilities that bypass its key"
+    ):
         Vllm(image=image, version="0.11.1")
 
 
@@ -81,9 +83,9 @@ class TestJudged:
     def test_one_that_does_not_say(self, said: str | None) -> None:
         problem, warning = judged(self.CLAIMED, said)
         assert problem is None
-        assert "vllm.version 0.33.0 is taken for it" in (warning or "")
+        assert "vllm.version 0.33.0 is assumed" in (warning or "")
         problem, _ = judged(Vllm(), said)
-        assert "does not say which vLLM it has; use another image, or set vllm.version" in str(
+        assert "does not report which vLLM it has; use another image, or set vllm.version" in str(
             problem
         )
 
@@ -160,7 +162,7 @@ class TestTheOperation:
         asked, old = ImageFound("sha256:a", None), ImageFound("sha256:a", "0.11.1")
         commands, error = self.run(monkeypatch, asked, old)
         assert len(commands) == 1
-        assert "has vLLM 0.11.1, which has known ways around its key" in str(error)
+        assert "has vLLM 0.11.1, which has known vulnerabilities that bypass its key" in str(error)
         # In the next run it is known at once.
         assert self.run(monkeypatch, old, executing=False) == ([], error)
 

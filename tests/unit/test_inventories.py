@@ -173,7 +173,7 @@ class TestTwice:
     )
     def test_one_machine_under_two_names(self, project: Project, inventory: str) -> None:
         [problem] = refused(project, inventory + "\n")
-        assert "are one machine" in problem
+        assert "are the same machine" in problem
         assert "leave one of them out, or correct its ssh_hostname" in problem
 
     def test_two_machines_behind_one_address(self, project: Project) -> None:
@@ -227,7 +227,7 @@ class TestTypos:
         project.group(agents=[AGENT, dict(AGENT, name="two", gpus=[1])])
         [problem] = refused(project, "gpu_hosts = ['a']\n")
         assert problem.startswith(
-            "group_data/gpu_hosts.py: agents 'one' and 'two' have one port, 8001;"
+            "group_data/gpu_hosts.py: agents 'one' and 'two' both have port 8001;"
         )
 
 

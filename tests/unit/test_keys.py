@@ -137,7 +137,7 @@ class TestOtherSources:
     @pytest.mark.parametrize(
         ("command", "words"),
         [
-            ("echo leaked-value; exit 3", "echo ended with 3; its own words are above"),
+            ("echo leaked-value; exit 3", "echo ended with 3; see its output above"),
             ("echo leaked value", "echo printed no key in its first line"),
             ("true", "true printed no key in its first line"),
             ("no-such-program x", "no-such-program ended with 127"),
@@ -164,11 +164,11 @@ class TestChanges:
 
     @pytest.mark.parametrize("name", ["", "Alice", "a b", "-a", "a-", "a" * 65, "a\n", 'a"'])
     def test_a_bad_name(self, name: str) -> None:
-        with pytest.raises(SettingsError, match="is no client's name"):
+        with pytest.raises(SettingsError, match="is not a client name"):
             model.add_client(self.content, name, NOW)
 
     def test_a_name_that_is_taken(self) -> None:
-        with pytest.raises(SettingsError, match="there is a client 'alice' already"):
+        with pytest.raises(SettingsError, match="client 'alice' already exists"):
             model.add_client(self.content, "alice", NOW)
 
     def test_rotation_overlaps_and_ends(self) -> None:

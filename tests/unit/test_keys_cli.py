@@ -103,13 +103,13 @@ class TestBothStores:
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
-            (["add", PROD, "Bad Name"], "'Bad Name' is no client's name"),
-            (["add", PROD, "default"], "there is a client 'default' already"),
+            (["add", PROD, "Bad Name"], "'Bad Name' is not a client name"),
+            (["add", PROD, "default"], "client 'default' already exists"),
             (["add", PROD, "x", "--agents", "cod"], "no agent 'cod'; there is coder, one"),
             (["add", PROD, "x", "--hosts", "gpu9"], "there is no host 'gpu9'"),
             (["rotate", PROD, "bob"], "there is no client 'bob'; there is default"),
             (["revoke", PROD, "bob"], "there is no client 'bob'; there is default"),
-            (["show", PROD, "default"], "add --force to pass it on"),
+            (["show", PROD, "default"], "add --force to print one elsewhere"),
         ],
     )
     def test_mistakes(self, store: Project, words: list[str], sentence: str) -> None:
@@ -118,7 +118,7 @@ class TestBothStores:
 
     def test_a_length_of_time_that_is_none(self, store: Project) -> None:
         said = keys(store, "add", PROD, "x", "--expires", "soon", code=2)
-        assert "'soon' is no length of time; write it like 90m, 24h or 30d" in said
+        assert "'soon' is not a duration; write it as 90m, 24h or 30d" in said
 
     def test_two_at_once_lose_nothing(self, store: Project) -> None:
         shown(store, "default")
@@ -196,7 +196,7 @@ class TestEncryption:
         keys(project, "recipients", "add", PROD, ssh_key(tmp_path / "other", "bob at desk"))
         age = str(pyrage.x25519.Identity.generate().to_public())
         keys(project, "recipients", "add", PROD, f"  {age} \n")
-        assert "can open the keys already" in keys(project, "recipients", "add", PROD, age)
+        assert "can already decrypt the keys" in keys(project, "recipients", "add", PROD, age)
         keys(project, "recipients", "remove", PROD, "bob at desk")
         keys(project, "recipients", "remove", PROD, f" {age}")
         assert len(keys(project, "recipients", "list", PROD).splitlines()) == 1
@@ -320,7 +320,7 @@ class TestEncryption:
             check=False,
         )
         assert done.returncode == 1, done.stdout
-        assert "prod.age cannot be written: File too large; it is as it was" in done.stdout
+        assert "prod.age cannot be written: File too large; it is unchanged" in done.stdout
         assert (project.folder / "keys" / "prod.age").read_bytes() == before
         shown(project, "default")
 
@@ -344,15 +344,15 @@ def test_endpoints_name_a_client_that_there_is(store: Project) -> None:
     )
     for name in ("alice", "zoe"):
         keys(store, "revoke", PROD, name)
-    assert "no client has a key that is good" in endpoints(store, code=1)
+    assert "no client has a valid key" in endpoints(store, code=1)
 
 
 def test_no_ca_yet(project: Project) -> None:
     done = project.run("vllm-hosts", "ca", PROD)
     assert done.returncode == 1
-    assert "the first deploy makes it: pyinfra inventory/prod.py deploy.py" in done.stdout
+    assert "the first deploy creates it: pyinfra inventory/prod.py deploy.py" in done.stdout
     assert not (project.folder / "inventory" / ".vllm-hosts").exists()
-    assert "(the first deploy makes it)" in endpoints(project)
+    assert "(the first deploy creates it)" in endpoints(project)
 
 
 def test_an_end_is_said_and_can_be_moved(store: Project) -> None:
@@ -367,15 +367,15 @@ def test_an_end_is_said_and_can_be_moved(store: Project) -> None:
     assert days == timedelta(days=90)
     now = shown(store, "alice")
     assert now != before
-    assert "alice's key is good without end" in keys(
+    assert "alice's key is valid without expiry" in keys(
         store, "extend", PROD, "alice", "--expires", "0"
     )
     assert shown(store, "alice") == now
     said = keys(store, "extend", PROD, "alice", "--expires", "7d")
-    assert "alice's key is good until 20" in said
+    assert "alice's key is valid until 20" in said
     assert "pyinfra -y inventory/prod.py keys.py" in said
     assert shown(store, "alice") == now
-    assert "alice has a new key, without end" in keys(
+    assert "alice has a new key, without expiry" in keys(
         store, "rotate", PROD, "alice", "--expires", "0"
     )
     assert "there is no client 'bob'" in keys(

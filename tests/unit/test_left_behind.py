@@ -124,7 +124,7 @@ class TestJoining:
         assert "old" not in inventory.hosts
         assert left_behind.of(content, inventory) == ["old"]
         said = left_behind.sentence(["old"], content, file)
-        assert "how to reach it is not known: put it back for a deploy" in said
+        assert "how to reach it is not recorded: put it back for a deploy" in said
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_a_store_without_a_change_is_as_it_always_was(store: KeyStore) -> None:
 def test_not_after_it_has_taken_over(store: KeyStore, clock: Clock) -> None:
     store.authority.replace(MONTH)
     clock.now += MONTH
-    with pytest.raises(SettingsError, match="hosts may have certificates of it; to go back"):
+    with pytest.raises(SettingsError, match="hosts may have certificates from it; to go back"):
         store.authority.cancel()
 
 
@@ -389,12 +389,15 @@ class TestCommand:
         before = file.read_bytes()
         done = project.run("vllm-hosts", "keys", "new-ca", PROD)
         assert done.returncode == 2
-        assert "nobody can answer here, as there is no terminal; nothing was changed" in done.stdout
+        assert (
+            "confirmation is needed, and there is no terminal to ask on; nothing was changed"
+            in done.stdout
+        )
         assert file.read_bytes() == before
         argv = [str(BIN / "vllm-hosts"), "keys", "new-ca", PROD]
         environment = {**os.environ, **project.environment}
         with Terminal(argv, project.folder, environment) as terminal:
-            terminal.wait_for("Make a new CA for inventory/prod.py?")
+            terminal.wait_for("Create a new CA for inventory/prod.py?")
             terminal.type("n\n")
             assert terminal.wait() == 1
         assert file.read_bytes() == before
@@ -407,7 +410,7 @@ class TestCommand:
         assert project.run("vllm-hosts", "keys", "new-ca", PROD, "-y").returncode == 0
         done = project.run("vllm-hosts", "keys", "new-ca", PROD)
         assert done.returncode == 1
-        assert "a new CA was made on" in done.stdout
+        assert "a new CA was already created on" in done.stdout
         project.write("inventory/new.py", "gpu_hosts = ['192.0.2.1']")
         done = project.run("vllm-hosts", "keys", "new-ca", "inventory/new.py")
         assert done.returncode == 1
@@ -432,27 +435,27 @@ class TestCommand:
         assert printed.startswith(file.read_text())
         assert f"clients need this file by {by}" in printed
         shown = project.run("vllm-hosts", "endpoints", PROD).stdout
-        assert f"{file} (has a new CA too: give it to clients by {by}" in shown
+        assert f"{file} (includes the new CA: give it to clients by {by}" in shown
         done = project.run("vllm-hosts", "keys", "new-ca", PROD, "--yes")
         assert done.returncode == 1
         assert "keys new-ca inventory/prod.py --finish" in done.stdout
         file.write_text(before)
         shown = project.run("vllm-hosts", "endpoints", PROD).stdout
-        assert f"make it again: {BIN}" in shown or "make it again: vllm-hosts ca" in shown
-        assert "Hosts get certificates of the new CA with" in keys("--finish", "-y")
+        assert f"write it again: {BIN}" in shown or "write it again: vllm-hosts ca" in shown
+        assert "To give hosts certificates from the new CA, run" in keys("--finish", "-y")
         assert len(x509.load_pem_x509_certificates(file.read_bytes())) == 2
-        assert "holds the new CA alone" in keys("--finish", "-y")
+        assert "holds only the new CA" in keys("--finish", "-y")
         assert len(x509.load_pem_x509_certificates(file.read_bytes())) == 1
         assert file.read_text() not in before
-        assert "taken back" in (keys("--yes"), keys("--cancel", "--yes"))[1]
+        assert "withdrawn" in (keys("--yes"), keys("--cancel", "--yes"))[1]
 
     @pytest.mark.parametrize(
         ("words", "code", "sentence"),
         [
             (["--finish", "--cancel"], 2, "choose one"),
-            (["--finish", "--yes"], 1, "make one with: vllm-hosts keys new-ca inventory/prod.py"),
+            (["--finish", "--yes"], 1, "create one with: vllm-hosts keys new-ca inventory/prod.py"),
             (["--cancel", "--yes"], 1, "no new CA is about to take over"),
-            (["--overlap", "soon"], 2, "write it like 90m, 24h or 30d"),
+            (["--overlap", "soon"], 2, "write it as 90m, 24h or 30d"),
         ],
     )
     def test_mistakes(self, project: Project, words: list[str], code: int, sentence: str) -> None:
@@ -464,4 +467,4 @@ def test_where_there_is_no_ca_yet(tmp_path: Path) -> None:
     project = Project(tmp_path)
     done = project.run("vllm-hosts", "keys", "new-ca", PROD, "--yes")
     assert done.returncode == 1
-    assert "there is no CA to replace yet; the first deploy makes one" in done.stdout
+    assert "there is no CA to replace yet; the first deploy creates one" in done.stdout

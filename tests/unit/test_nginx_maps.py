@@ -109,5 +109,5 @@ def test_an_nginx_that_cannot_say_is_not_checked(here: Here) -> None:
         here.check_output(f"bash -c {quote(nginx_maps.SCRIPT)}")
     here.program("nginx", "echo '# configuration file /etc/nginx/nginx.conf:'")
     said = here.check_output(f"bash -c {quote(nginx_maps.SCRIPT)}").splitlines()
-    with pytest.raises(HostError, match="is the edge there"):
+    with pytest.raises(HostError, match="is the edge installed"):
         nginx_maps.clients(said)

@@ -78,14 +78,14 @@ def test_docker_restarts_in_a_turn_where_containers_do_not_outlive_it(
     steps = Steps(monkeypatch, served("a", "somebody"))
     assert steps.restarted() == ["turn m", "write", "wait a", "turn over"]
     assert steps.told == [
-        "Docker is restarted; a is out for about 58 s after it, while models load"
+        "Docker is restarted; a is down for about 58 s after it, while models load"
     ]
 
 
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        (served("a", live=True), "Docker is restarted; agents go on meanwhile"),
+        (served("a", live=True), "Docker is restarted; agents keep running"),
         (served(), "Docker is restarted"),
     ],
 )
@@ -151,7 +151,7 @@ def test_packages_that_take_docker_s_place_take_agents_down(
     ]  # fmt: skip
     assert changed == ["docker.io", "docker-ce"]
     assert steps.told == [
-        "packages docker.io are replaced by docker-ce; a is out for about 58 s after it,"
+        "packages docker.io are replaced by docker-ce; a is down for about 58 s after it,"
         " while models load"
     ]
 

@@ -87,8 +87,9 @@ def test_a_dry_run_refuses_a_host_and_shows_the_others(tmp_path: Path, server: S
     made = project(tmp_path, server, "gpu2")
     done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
     assert done.returncode == 1, done.stdout
-    assert "--> gpu2 is refused, and not deployed to:\n    - the disk is full; make room\n" in (
-        done.stdout
+    assert (
+        "--> gpu2 is refused, and will not be deployed to:\n    - the disk is full; make room\n"
+        in (done.stdout)
     )
     table = done.stdout.partition("Detected changes:")[2].partition("-->")[0]
     assert "1 (gpu1)" in table
@@ -122,7 +123,7 @@ def test_a_run_asks_below_what_it_leads_to(tmp_path: Path, server: SshServer) ->
     assert asked
     assert "gpu1: nginx is reloaded" in before
     assert "--> gpu2 is refused" in before
-    assert "nobody can answer here, as there is no terminal" in after
+    assert "confirmation is needed, and there is no terminal to ask on" in after
     assert "EOFError" not in done.stdout
     assert list(tmp_path.glob("gpu*")) == []
 
@@ -137,7 +138,7 @@ def test_a_dry_run_in_which_every_host_is_refused(tmp_path: Path, server: SshSer
     # A run asks nothing where nothing is left to do.
     done = made.run("pyinfra", "inventory/prod.py", "deploy.py")
     assert done.returncode == 1
-    assert "Every host is refused; nothing was changed." in done.stdout
+    assert "Every host was refused; no host was changed." in done.stdout
     assert "nobody can answer" not in done.stdout
 
 
@@ -176,7 +177,7 @@ def test_a_run_that_somebody_agrees_to_names_refused_hosts_at_its_end(
     )
     assert done.returncode == 1
     end = done.stderr.partition("--> Results:")[2]
-    assert ("--> Refused before the run, and not changed: gpu2" in end) == bool(more)
+    assert ("--> Refused before the run, and unchanged: gpu2" in end) == bool(more)
     assert ("[gpu2] was refused before the run, and not changed" in end) != bool(more)
     assert [file.name for file in tmp_path.glob("gpu*")] == ["gpu1-a"]
 
@@ -195,7 +196,7 @@ def test_what_depends_on_a_change_before_it_is_conditional(
 def test_what_cannot_be_told_before_the_run_is_said(tmp_path: Path, server: SshServer) -> None:
     made = project(tmp_path, server, odd="last")
     done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
-    assert "gpu1: cannot be told before the run: Docker does not answer" in done.stdout
+    assert "gpu1: cannot be determined before the run: Docker does not answer" in done.stdout
     assert row(done.stdout, "Fourth") == ["-", "2 (gpu1, gpu2)"]
 
 
@@ -204,7 +205,10 @@ def test_what_would_fail_as_things_are_refuses_a_host(tmp_path: Path, server: Ss
     made = project(tmp_path, server, odd="first")
     done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
     assert done.returncode == 1, done.stdout
-    assert "--> gpu1 is refused, and not deployed to:\n    - Docker does not answer" in done.stdout
+    assert (
+        "--> gpu1 is refused, and will not be deployed to:\n    - Docker does not answer"
+        in done.stdout
+    )
 
 
 #: A host whose agent runs as compose.yaml there says, with a hash that is the file's digest.
@@ -236,8 +240,10 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
         return done.stdout
 
     found = dry()
-    assert "@local: agent one is recreated (its definition changed); it is out for minutes" in found
-    assert row(found, "vLLM | The agents run as compose.yaml says")[0] == "1 (@local)"
+    assert (
+        "@local: agent one is recreated (its definition changed); it is down for minutes" in found
+    )
+    assert row(found, "vLLM | The agents run as in compose.yaml")[0] == "1 (@local)"
     assert not (host.folder / "opt/compose.yaml").exists(), "a dry run wrote a file"
     # As a deploy leaves it: file and keys are there.
     script = (
@@ -257,7 +263,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, memory], cwd=made.folder, check=True)
     found = dry()
     assert "@local: nothing is restarted, recreated or reloaded" in found
-    assert row(found, "vLLM | The agents run as compose.yaml says")[0] == "-"
+    assert row(found, "vLLM | The agents run as in compose.yaml")[0] == "-"
     found = dry(max_model_len=512)
     assert "@local: agent one is recreated (its definition changed)" in found
     env = host.folder / "opt/.env"

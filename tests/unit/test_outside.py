@@ -106,7 +106,7 @@ class TestReading:
     def test_a_scan_that_does_not_see_the_edge_is_blind(self) -> None:
         seen = Outside({"scans": {"controller": {"ipv4": {"tcp": [22], "udp": {}}}}})
         assert seen.scans("ipv4", {22})
-        with pytest.raises(HostError, match="does not even see port 443"):
+        with pytest.raises(HostError, match="does not even reach port 443"):
             seen.scans("ipv4", {22, 443})
 
     def test_a_look_that_failed_says_why(self) -> None:
@@ -118,7 +118,7 @@ class TestReading:
         assert Outside({"frames": frames_seen}).besides_edge(443) == {
             "neighbour": [("127.0.0.1", 8001)]
         }
-        with pytest.raises(HostError, match="does not even see the edge"):
+        with pytest.raises(HostError, match="does not even reach the edge"):
             Outside({"frames": {"neighbour": {"answering": []}}}).besides_edge(443)
 
 
@@ -162,7 +162,7 @@ class TestFromTheHostItself:
 
     def test_it_is_blind_and_says_how_others_look(self, asked: dict[str, Any]) -> None:
         seen = {name: Outside(found) for name, found in look.look(asked).items()}
-        with pytest.raises(HostError, match="cannot be seen from the host itself") as found:
+        with pytest.raises(HostError, match="cannot be checked from the host itself") as found:
             seen["here"].scans("ipv4", set())
         assert seen["here"].blind == str(found.value)
         assert seen["there"].blind is None
@@ -234,7 +234,7 @@ class TestNeighboursThatFail:
         assert mark.exists()
 
     def test_silence_twice_is_not_checked(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        failed = {"error": "neighbour near could not look: no answer after 1 s"}
+        failed = {"error": "neighbour near could not scan: no answer after 1 s"}
         assert self.ask(monkeypatch, "exec sleep 30") == {
             "scans": [failed, failed],
             "frames": {"gpu1": failed},
@@ -242,4 +242,4 @@ class TestNeighboursThatFail:
 
     def test_the_last_line_says_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
         saw = self.ask(monkeypatch, "echo Traceback >&2; echo 'near has no route' >&2; exit 1")
-        assert saw["frames"]["gpu1"]["error"] == "neighbour near could not look: near has no route"
+        assert saw["frames"]["gpu1"]["error"] == "neighbour near could not scan: near has no route"

@@ -179,7 +179,7 @@ class TestRefusal:
         monkeypatch.setenv("VLLM_HOSTS_IDENTITY", "/nonexistent")
         renamed = claim(tmp_path, "live", keep=False)
         said = renamed.refusal(mark(prod))
-        assert "this host says, and nobody here can open that store to compare, that it" in said
+        assert "this host claims to have (that store cannot be decrypted here" in said
         assert f"deploy it with {tmp_path}/inventory/prod.py; or give" in said
         # A host that lies would otherwise get the keys of that inventory's hosts.
         assert "mv " not in said
@@ -209,7 +209,7 @@ class TestRefusal:
         new = claim(tmp_path, "live", keep=False)
         assert new.must_wait() is None
         new.opened.anothers.add("gpu2")
-        assert "another one's has gpu2" in str(new.must_wait())
+        assert "gpu2 belongs to another" in str(new.must_wait())
         known = claim(tmp_path, "known")
         known.opened.anothers.add("gpu2")
         assert known.must_wait() is None
@@ -275,9 +275,9 @@ class TestTheStore:
     def test_looking_makes_nothing(self, tmp_path: Path) -> None:
         store = KeyStore(tmp_path / "prod.py")
         for look in (store.read, lambda: store.host_keys(GPU1), lambda: store.client_key("x")):
-            with pytest.raises(SettingsError, match="there is no store of keys"):
+            with pytest.raises(SettingsError, match="there is no key store"):
                 look()
-        with pytest.raises(SettingsError, match="there is no store of keys"):
+        with pytest.raises(SettingsError, match="there is no key store"):
             store.update(lambda content: content)
         assert store.peek() is None
         assert store.ca_certificate() is None
@@ -366,7 +366,7 @@ class TestHostsOfAStore:
     def test_a_released_one_is_forgotten(self) -> None:
         after = released(self.content, "gpu2")
         assert (list(after.hosts), sorted(after.internal)) == ([], ["gpu1", "old"])
-        with pytest.raises(SettingsError, match="remembers no host 'gpu9'; it remembers gpu1"):
+        with pytest.raises(SettingsError, match="has no host 'gpu9'; it has gpu1"):
             released(self.content, "gpu9")
 
     def test_a_mark_and_back(self) -> None:

@@ -115,11 +115,11 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
         ),
         (
             {"gpus": GOOD.gpus[:2], "gpus_lost": {2: "GPU is lost"}},
-            "agent 'coder' asks for GPU 2, and nvidia-smi says of it: GPU is lost",
+            "agent 'coder' asks for GPU 2, and nvidia-smi reports: GPU is lost",
         ),
         (
             {"gpus": (replace(GOOD.gpus[0], mig=True), *GOOD.gpus[1:])},
-            "agent 'qwen' asks for GPU 0, which is split up (MIG)",
+            "agent 'qwen' asks for GPU 0, which is split (MIG)",
         ),
         (
             {"free": GOOD.free | {"/var/lib/docker": 1024**3}},

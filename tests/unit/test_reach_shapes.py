@@ -16,7 +16,7 @@ from tests.unit.ssh_server import SshServer, hanging_up, ssh_server
 from tests.unit.test_reach import COMMANDS, Reached, faults, inventory, one_line
 from vllm_hosts.host.paths import EDGE_CONF
 
-#: What needs no host, with how it ends where there is no store of keys yet.
+#: What needs no host, with how it ends where there is no key store yet.
 WITHOUT_HOSTS = {
     ("check", "inventory/prod.py"): 0,
     ("endpoints", "inventory/prod.py"): 0,
@@ -58,7 +58,7 @@ def test_an_inventory_without_hosts(tmp_path: Path) -> None:
     for words, code, said in all_at_once(project, *COMMANDS, *without, adopt, status):
         assert code == 1, f"{words}: {said}"
         # Of the store, what only needs that says something first.
-        assert "inventory/prod.py has no hosts" in said or "there is no store of keys" in said, (
+        assert "inventory/prod.py has no hosts" in said or "there is no key store" in said, (
             f"{words}: {said}"
         )
 
@@ -86,7 +86,7 @@ def test_hosts_that_refuse_connections(tmp_path: Path, server: SshServer, count:
         all_at_once(project, *without), WITHOUT_HOSTS.values(), strict=True
     ):
         assert code == wanted, f"{words}: {said}"
-        assert code == 0 or "there is no store of keys" in said, f"{words}: {said}"
+        assert code == 0 or "there is no key store" in said, f"{words}: {said}"
 
 
 def test_the_example_inventory_as_shipped(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_example_inventory_as_shipped(tmp_path: Path) -> None:
     assert project.check().returncode == 0
     for words, code, said in all_at_once(project, *COMMANDS):
         assert code == 1, f"{words}: {said}"
-        sentence = "the SSH key ~/.ssh/id_ed25519 is not there; correct ssh_key"
+        sentence = "the SSH key ~/.ssh/id_ed25519 does not exist; correct ssh_key"
         # A table in a terminal cuts what does not fit; see test_reach.py.
         assert sentence in said or "doctor" in words, f"{words}: {said}"
 
@@ -132,11 +132,13 @@ def test_edges_whose_certificate_cannot_be_seen(tmp_path: Path, hang_up: int) ->
     [[_, code, said]] = all_at_once(project, ["vllm-hosts", "tls", "inventory/prod.py", "status"])
     assert code == 1
     for name in hosts:
-        assert f"{name}: its certificate cannot be seen at " in said
+        assert f"{name}: its certificate could not be fetched from " in said
     done = project.run("vllm-hosts", "tls", "inventory/prod.py", "status", "--json")
     found = json.loads(done.stdout)
     assert [one["host"] for one in found] == list(hosts)
-    assert all(one["error"].startswith("its certificate cannot be seen at ") for one in found)
+    assert all(
+        one["error"].startswith("its certificate could not be fetched from ") for one in found
+    )
 
 
 def test_keys_go_to_an_edge_of_ours_only(tmp_path: Path) -> None:

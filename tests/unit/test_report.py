@@ -122,9 +122,9 @@ def test_a_warning_breaks_nothing_and_is_shown(tmp_path: Path) -> None:
     """In the terminal, in the JSON and on the page, with the inventory's own file."""
     collector = Collector({"gpu1": settings()}, "prod", str(tmp_path), "inventory/prod.py")
     collector.report.hosts[0].looks.append(Look("TLS-04", "gpu1", None, "kept", "", 0.1))
-    collector.warn("gpu1", "its certificate ends: deploy: pyinfra INVENTORY deploy.py \x1b[2J")
+    collector.warn("gpu1", "its certificate expires: deploy: pyinfra INVENTORY deploy.py \x1b[2J")
     collector.pytest_sessionfinish()
-    said = "its certificate ends: deploy: pyinfra inventory/prod.py deploy.py "
+    said = "its certificate expires: deploy: pyinfra inventory/prod.py deploy.py "
     document = json.loads((tmp_path / "report.json").read_text())
     assert document["hosts"][0]["warnings"] == [said]
     assert document["verdict"] == "kept"

@@ -205,7 +205,7 @@ def test_a_red_report_names_the_inventory_s_file_and_says_one_reason_once(tmp_pa
     assert reason.startswith("    a: cannot be reached: 127.0.0.1 refuses connections to port 1;")
     assert "refuses connections" not in before + "".join(rest)
     # What was looked at from here has reasons of its own, each once.
-    assert done.stdout.count("there is no store of keys for the inventory") == 1, done.stdout
+    assert done.stdout.count("there is no key store for the inventory") == 1, done.stdout
     assert "[Errno 2]" not in done.stdout, done.stdout
     headings = [line for line in done.stdout.splitlines() if line.startswith("? ")]
     assert len(headings) < 8, done.stdout

@@ -180,7 +180,7 @@ def edge(project: Project) -> Iterator[int]:
 def test_status_tells_what_is_to_be_done(project: Project, edge: int) -> None:
     settings_of = {"https_port": edge, "names": ["127.0.0.1"]}
     project.write(PROD, f"gpu_hosts = [('127.0.0.1', {{'edge': {settings_of!r}}})]\n")
-    said = tls(project, "status", code=2)
+    said = tls(project, "status", code=3)
     assert "127.0.0.1: it has 99 days left, until " in said
     assert "signed by CN=vllm-hosts local CA (prod)" in said
     assert "a deploy renews it: pyinfra inventory/prod.py deploy.py --limit 127.0.0.1" in said
@@ -200,7 +200,9 @@ def test_a_host_that_does_not_answer_is_not_good(project: Project) -> None:
         port = closed.getsockname()[1]
     project.write(PROD, f"gpu_hosts = [('127.0.0.1', {{'edge': {{'https_port': {port}}}}})]\n")
     said = tls(project, "status", code=1)
-    assert f"127.0.0.1: its certificate cannot be seen at 127.0.0.1 port {port}: Conn" in said
+    assert (
+        f"127.0.0.1: its certificate could not be fetched from 127.0.0.1 port {port}: Conn" in said
+    )
     assert "vllm-hosts doctor inventory/prod.py --host 127.0.0.1" in said
     [row] = json.loads(tls(project, "status", "--json", code=1))
     assert row["until"] is None

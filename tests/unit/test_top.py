@@ -212,7 +212,7 @@ def test_eighty_columns_are_enough() -> None:
     assert max(map(len, text)) <= 80
     assert text[2].split() == ["GPU", "NAME", "MEMORY", "USED", "UTIL", "TEMP", "POWER"]
     assert " ".join(text[3].split()) == "0 H200 127.2/140.4 GiB 91% 97% 64 C 612/700 W"
-    assert text[8] == "gpu2  no answer, asking again"
+    assert text[8] == "gpu2  no answer, retrying"
     assert text[9].startswith("  cannot be reached: a long reason")
     assert text[9].endswith("…")
     assert " ".join(text[6].split()[1:]) == "healthy 1 0 0.0 0.0 50% 25% 101% 3.0 GiB"
@@ -222,7 +222,7 @@ def test_eighty_columns_are_enough() -> None:
 
 def test_a_host_without_an_answer_is_shown_as_such_and_hides_old_numbers() -> None:
     text = drawn({"gpu1": View(FULL, FULL, "no answer within 30 s")})
-    assert text[1:] == ["gpu1  no answer, asking again", "  no answer within 30 s"]
+    assert text[1:] == ["gpu1  no answer, retrying", "  no answer within 30 s"]
 
 
 def test_what_does_not_fit_is_counted() -> None:

@@ -124,7 +124,7 @@ def test_a_key_quits_and_the_terminal_is_as_it_was(host: LocalHost, key: str) ->
     host.two_hosts()
     with terminal(host, "--interval", "0.5") as shown:
         shown.wait_for("healthy     12    3")
-        shown.wait_for("down  no answer, asking again")
+        shown.wait_for("down  no answer, retrying")
         # A key that means nothing, and Ctrl-Z, which must not leave the screen as it is.
         shown.type("x\x1a")
         shown.wait_for("q quits", times=shown.text.count("q quits") + 2)

@@ -183,7 +183,7 @@ def test_a_turn_is_had_until_the_agents_serve_again(monkeypatch: pytest.MonkeyPa
 def test_an_edge_that_does_not_come_back_fails_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(monkeypatch, there("a"))
     steps.turn, steps.up = turn(), [True, *[False] * 20]
-    with pytest.raises(HostError, match="says that they are not"):
+    with pytest.raises(HostError, match="reports that they are not"):
         steps.run(["a"], {})
     assert "turn over" not in steps.story
     steps = Steps(monkeypatch, there("a"))

@@ -154,7 +154,7 @@ def test_an_index_of_another_kind_is_unknown(tmp_path: Path, text: str) -> None:
 def test_a_part_that_is_not_there(tmp_path: Path) -> None:
     names = ["a.safetensors", "b.safetensors"]
     root = folder(tmp_path / "model", {names[0]: WHOLE, INDEX: index(names * 99)})
-    words = "names b.safetensors, which is not there; fetch the model again"
+    words = "names b.safetensors, which does not exist; fetch the model again"
     with pytest.raises(SettingsError, match=words):
         local_model(str(root), allow_pickle=False)
     assert words in (on_the_host(root)[str(root)].damage or "")

@@ -39,7 +39,7 @@ def test_a_risky_argument_needs_a_word(name: str) -> None:
     assert f"{name} {arguments().accepted[name]}; if you want that, add {name!r}" in said
     host = agent(extra_args=[name, "x"], accepted_risks=[name])
     [sentence] = exposed(host)
-    assert sentence.startswith(f"agent 'one' takes an accepted risk: {name} ")
+    assert sentence.startswith(f"agent 'one' has an accepted risk: {name} ")
 
 
 @pytest.mark.parametrize("name", sorted(variables().accepted))

@@ -1,1 +1,1 @@
-"""What commands need that look at running agents or operate them."""
+"""What commands need that query running agents or operate them."""

@@ -33,7 +33,7 @@ def planned(settings: HostSettings, agent: str, found: dict[str, AgentDetails]) 
 
 
 def start(settings: HostSettings, agents: Sequence[str]) -> None:
-    """Start agents of the host at hand as its compose.yaml and .env say, and wait until they are
+    """Start agents of the current host as its compose.yaml and .env say, and wait until they are
     healthy. One that runs is left as it is.
 
     :raises HostError: Compose cannot start one, or one does not become healthy.
@@ -42,7 +42,7 @@ def start(settings: HostSettings, agents: Sequence[str]) -> None:
     stopped = [agent for agent in agents if found[agent].state not in ("running", "restarting")]
     for agent in agents:
         if agent not in stopped:
-            _say(f"{agent} runs already")
+            _say(f"{agent} is already running")
     edge = bool(stopped) and ask(EdgeRuns)
     cards = {agent.name: agent.gpus for agent in settings.agents}
     before: list[str] = []
@@ -59,7 +59,7 @@ def start(settings: HostSettings, agents: Sequence[str]) -> None:
 
 
 def stop(settings: HostSettings, agents: Sequence[str]) -> None:
-    """Stop agents of the host at hand, when the requests that they are at have ended. They stay
+    """Stop agents of the current host, after draining their requests. They stay
     stopped, over reboots too, until a start or the next deploy.
 
     :raises HostError: Compose cannot stop one.
@@ -77,10 +77,10 @@ def stop(settings: HostSettings, agents: Sequence[str]) -> None:
 
 
 def restart(settings: HostSettings, agent: str) -> None:
-    """Recreate an agent of the host at hand, so that it reads .env again, and wait until it is
+    """Recreate an agent of the current host, so that it reads .env again, and wait until it is
     healthy. A healthy twin answers for it meanwhile. The edge sends the key that it then has.
 
-    :raises HostError: it does not come back. Where it has a twin, that one goes on answering.
+    :raises HostError: it does not come back. Where it has a twin, that one keeps answering.
     """
     found = ask(AgentsInspected, agents=[other.name for other in settings.agents])
     edge = ask(EdgeRuns)

@@ -25,7 +25,7 @@ class Edited:
 
 
 def edited(settings: HostSettings) -> list[Edited]:
-    """What differs at the host at hand from what the last deploy left there.
+    """What differs on the current host from what the last deploy left there.
 
     :raises HostError: the host cannot be asked.
     """
@@ -34,13 +34,15 @@ def edited(settings: HostSettings) -> list[Edited]:
     copy = f"{COPIES}{compose}"
     found = ask(TreeState, paths=[compose, copy, env, *others]).paths
     said = [
-        Edited(f"{path} is there, which no deploy wrote and Compose reads")
+        Edited(f"{path} exists, which no deploy wrote and Compose reads")
         for path in others
         if found[path].kind != "-"
     ]
     if (keys := found[env]).deployed and _whole(keys) not in keys.deployed:
         # To take up what it holds now is what a restart is for.
-        said.append(Edited(f"{env} is not what was deployed; agents get what it has", stops=False))
+        said.append(
+            Edited(f"{env} is not what was deployed; agents get what it holds", stops=False)
+        )
     there = found[compose]
     if there.deployed is not None and _whole(there) in there.deployed:
         return said
@@ -52,9 +54,9 @@ def edited(settings: HostSettings) -> list[Edited]:
         )
         return [*said, unknown]
     if there.kind == "-":
-        return [*said, Edited(f"{compose} is not there any more")]
+        return [*said, Edited(f"{compose} no longer exists")]
     if found[copy].kind != "f" or found[copy].sha256 not in there.deployed:
-        lines = [f"what was deployed is not at hand: {copy} is not what was noted"]
+        lines = [f"what was deployed cannot be shown: {copy} does not match the record"]
     else:
         texts = ask(FileTexts, paths=[copy, compose], directory=directory)
         before, after = texts[copy], texts[compose]

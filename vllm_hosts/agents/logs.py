@@ -20,7 +20,7 @@ _WRITTEN = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class News:
-    """What one look brought: host, agent and line, and sentences about what could not be read.
+    """What one poll returned: host, agent and line, and sentences about what could not be read.
 
     The first look gives the lines of one agent after the other, further ones as they were printed.
     """
@@ -31,7 +31,7 @@ class News:
 
 @dataclass
 class Reader:
-    """Reads on where it was. A host that does not answer is asked again the next time, and what
+    """Reads on where it was. A host that does not answer is polled again the next time, and what
     was printed meanwhile is not lost.
 
     :param lines: how many old lines of each agent to begin with.
@@ -90,7 +90,7 @@ def fresh(log: AgentLog, after: str | None) -> list[LogLine]:
 
 
 def _written(read_at: str) -> str:
-    """The stamp up to which a look at this time has seen every line."""
+    """The timestamp up to which a poll at this time has seen every line."""
     then = datetime.fromisoformat(read_at[:19]) - _WRITTEN
     return f"{then.isoformat()}.000000000Z"
 

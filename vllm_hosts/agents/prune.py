@@ -55,7 +55,7 @@ def old_images_named(image: str, inventory: str) -> Commands:
 
 
 def remove(row: Row) -> int:
-    """Remove an image of the host at hand that agents used before. Docker refuses where a container
+    """Remove an image of the current host that agents used before. Docker refuses where a container
     has come to use it meanwhile.
 
     :returns: bytes of the disk that are free since.

@@ -111,5 +111,5 @@ def _number(agent: Agent, given: dict[str, str | None], name: str) -> int | None
         return None
     match = re.fullmatch(r"([1-9][0-9]*)([kK]?)", given[name] or "")
     if match is None:
-        raise UnplannableError(f"agent {agent.name!r}: {name} is no number: {given[name]!r}")
+        raise UnplannableError(f"agent {agent.name!r}: {name} is not a number: {given[name]!r}")
     return int(match[1]) * {"": 1, "k": 1000, "K": 1024}[match[2]]

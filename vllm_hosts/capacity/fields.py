@@ -55,7 +55,7 @@ class Fields:
             )
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise UnplannableError(
-                f"the config.json of {self.model} has {name} = {value!r}, which is no number"
+                f"the config.json of {self.model} has {name} = {value!r}, which is not a number"
                 " above zero"
             )
         if value > (most := _MOST.get(name, _MOST_OF_ALL)):

@@ -20,7 +20,7 @@ CONFIG_SIZE = 4 << 20
 def parse_config(model: str, text: str | bytes) -> Mapping[str, Any]:
     """The text of a config.json.
 
-    :raises UnplannableError: it is no JSON object.
+    :raises UnplannableError: it is not a JSON object.
     """
     if is_pointer(text.encode() if isinstance(text, str) else text):
         raise UnplannableError(f"the config.json of {model} {IS_POINTER}")
@@ -31,7 +31,7 @@ def parse_config(model: str, text: str | bytes) -> Mapping[str, Any]:
     except ValueError as error:
         raise UnplannableError(f"the config.json of {model} is not JSON: {why(error)}") from None
     if not isinstance(config, dict):
-        raise UnplannableError(f"the config.json of {model} is no JSON object")
+        raise UnplannableError(f"the config.json of {model} is not a JSON object")
     return config
 
 
@@ -50,7 +50,7 @@ def total_size(model: str, text: str | bytes) -> int | None:
     said = metadata.get("total_size") if isinstance(metadata, dict) else None
     total = read_total(said)
     if total is None and isinstance(said, int | float) and said > LARGEST:
-        raise UnplannableError(f"the {INDEX} of {model} has a metadata.total_size of no model")
+        raise UnplannableError(f"the {INDEX} of {model} has an impossible metadata.total_size")
     return total
 
 
@@ -68,7 +68,7 @@ def read_folder(model: str, folder: Path) -> ModelFiles:
             if is_pointer(index):
                 raise UnplannableError(f"{folder} holds no weights: {INDEX} {IS_POINTER}")
             total, names = total_size(model, index), parts(index, INDEX_SIZE)
-        # The files themselves are looked at in any case: a pointer is no weights.
+        # The files themselves are checked in any case: a pointer is no weights.
         files = _weights(folder, names)
         return ModelFiles(config, files if total is None else total)
     except BoundError as error:

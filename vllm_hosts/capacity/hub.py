@@ -22,7 +22,7 @@ from vllm_hosts.capacity.model import ModelFiles
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.files import make_folder, write_private
 
-#: What was read is good for this long before the hub is asked again.
+#: What was read is good for this long before the hub is queried again.
 _FRESH = timedelta(days=7)
 
 
@@ -41,8 +41,8 @@ class Hub:
 
     :param token: gives the Hugging Face token when it is needed; None: there is none.
     :param seconds: how long one model may take.
-    :param offline: ask nobody, and take what is kept however old it is.
-    :param rest: for this long after a hub did not answer it is not asked again, by no run.
+    :param offline: query nobody, and use what is cached, however old.
+    :param rest: for this long after a hub did not answer it is not queried again, by any run.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Hub:
         self._folder = folder or cache_folder()
         self._answers: dict[tuple[str, str | None, str | None], ModelFiles | str] = {}
         self._silent: set[str | None] = set()
-        # Hosts are looked at side by side, and may have the same models.
+        # Hosts are checked side by side, and may have the same models.
         self._one_at_a_time = BoundedSemaphore()
 
     def read(
@@ -85,10 +85,10 @@ class Hub:
         if answer is not None and isinstance(answer.get("config"), dict):
             return ModelFiles(answer["config"], answer.get("weight_bytes"))
         if self._offline:
-            return f"{model} is not in {self._folder}, and nobody was asked (--offline)"
+            return f"{model} is not in {self._folder}, and the hub was not queried (--offline)"
         silence = self._folder / f"silent{_suffix(endpoint)}.json"
         if endpoint in self._silent or _kept(silence, self._rest) is not None:
-            return f"the hub did not answer a while ago, and was not asked about {model}"
+            return f"the hub did not answer a while ago, and was not queried again for {model}"
         try:
             token = None if _in_the_clear(endpoint) else self._token()
             with gevent.Timeout(self._seconds, _UnreachableError(_late(model, self._seconds))):
@@ -111,7 +111,7 @@ def _in_the_clear(endpoint: str | None) -> bool:
 
 
 def _late(model: str, seconds: float) -> str:
-    return f"the hub did not answer within {seconds:g} s when asked about {model}"
+    return f"the hub did not answer within {seconds:g} s when queried for {model}"
 
 
 def _suffix(endpoint: str | None) -> str:
@@ -204,6 +204,6 @@ def _why(model: str, error: Exception) -> UnplannableError:
         return UnplannableError(f"{model} has no config.json on the hub, and cannot be planned")
     if isinstance(error, HfHubHTTPError):
         code = getattr(error.response, "status_code", "an error")
-        return UnplannableError(f"the hub answered {code} when asked about {model}")
+        return UnplannableError(f"the hub answered {code} when queried for {model}")
     cause = error.__cause__ or error
-    return _UnreachableError(f"the hub could not be asked about {model}: {type(cause).__name__}")
+    return _UnreachableError(f"the hub could not be queried for {model}: {type(cause).__name__}")

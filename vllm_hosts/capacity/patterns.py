@@ -67,7 +67,7 @@ def _compiled(expression: str) -> re.Pattern[str]:
         return re.compile(expression)
     except (re.error, OverflowError, RecursionError):
         raise UnplannableError(
-            f"the config.json has {expression[:100]!r}, which is no regular expression"
+            f"the config.json has {expression[:100]!r}, which is not a regular expression"
         ) from None
 
 

@@ -71,7 +71,7 @@ def _planned(
     if isinstance(files, str):
         raise UnplannableError(files)
     if not 0 <= (files.weight_bytes or 0) <= LARGEST:
-        raise UnplannableError(f"the weights of {agent.model} have a size that no model has")
+        raise UnplannableError(f"the weights of {agent.model} have an impossible size")
     given = arguments(agent)
     try:
         model = describe(agent.model, files)
@@ -183,7 +183,7 @@ class _Planner:
             return largest or BLOCK
         if self._limit is None:
             raise UnplannableError(
-                f"the config.json of {self._model.name} does not say how long a sequence may be;"
+                f"the config.json of {self._model.name} does not set how long a sequence may be;"
                 f" set max_model_len of agent {self._agent.name!r}"
             )
         return self._limit
@@ -193,8 +193,8 @@ class _Planner:
         asked, name, limit = self._agent.max_model_len, self._agent.name, self._limit
         if isinstance(asked, int) and limit is not None and asked > limit:
             yield (
-                f"agent {name!r}: max_model_len {asked} is above the own limit of"
-                f" {self._model.name}, {limit}; set max_model_len to {limit} or lower"
+                f"agent {name!r}: max_model_len {asked} exceeds {self._model.name}'s own limit,"
+                f" {limit}; set max_model_len to {limit} or lower"
             )
         heads, keys = self._model.heads, self._model.kv_heads
         uneven = None
@@ -247,7 +247,7 @@ class _Planner:
 def _memory(card: Gpu) -> int:
     if card.memory is None:
         raise UnplannableError(
-            f"GPU {card.index} does not say how much memory it has; set capacity.gpu_memory"
+            f"GPU {card.index} does not report its memory; set capacity.gpu_memory"
         )
     return card.memory
 

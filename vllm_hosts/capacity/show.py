@@ -53,7 +53,7 @@ def _wrapped(sentence: str) -> str:
 
 def _usable(gpu: Gpu) -> str:
     if gpu.usable is None:
-        return "which does not say how much memory it has"
+        return "which does not report its memory"
     return f"{gib(gpu.usable)} GiB for programs"
 
 

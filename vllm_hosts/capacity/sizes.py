@@ -39,7 +39,7 @@ def weight_size(model: Model, tp: int, setting: str | None = None, plain_bits: i
     if model.file_bytes is None:
         if computed is None or model.family.vision:
             raise UnplannableError(
-                f"the size of {model.name}'s weights is unknown: its files were not seen, and"
+                f"the size of {model.name}'s weights is unknown: its files were not found, and"
                 + (
                     " its part for images cannot be computed"
                     if model.family.vision

@@ -1,4 +1,4 @@
-"""From what a look at a host found to what the plan needs: cards, and models' files."""
+"""From a query of a host to what the plan needs: cards, and models' files."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from vllm_hosts.agents.logs import News, Reader
 from vllm_hosts.agents.status import status_json, status_table
 from vllm_hosts.cli.choice import WithHosts, choose, host_option, name_argument
 from vllm_hosts.cli.common import (
+    Exit,
     agreed,
     inventory_argument,
     say_errors,
@@ -40,12 +41,12 @@ from vllm_hosts.settings import HostSettings
 _problems = says_problems("The settings cannot be deployed:")
 #: Seconds in which a host must say what runs there.
 _LIMIT = 30.0
-#: Seconds between two looks at logs.
+#: Seconds between two polls of logs.
 _FOLLOW_EVERY = 1.0
 #: Columns of a table that is no terminal's: nothing is cut.
 _WIDE = 240
 as_is_option = click.option(
-    "--as-is", is_flag=True, help="Also where compose.yaml was edited since the last deploy."
+    "--as-is", is_flag=True, help="Go on even if compose.yaml was edited since the last deploy."
 )
 
 
@@ -54,7 +55,7 @@ as_is_option = click.option(
 @host_option
 @click.pass_context
 def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None:
-    """Look at agents, start, stop and restart them, read their logs.
+    """Show, start, stop and restart agents, and read their logs.
 
     Example: vllm-hosts agents inventory/prod.py restart qwen3-8b
     """
@@ -64,11 +65,11 @@ def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> N
 @agents.command()
 @name_argument
 @host_option
-@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @click.pass_obj
 @_problems
 def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: bool) -> None:
-    """Show what runs. Exit code 0 only if every agent runs and is healthy."""
+    """Show agents' states. Exit code 0 only if every agent is running and healthy."""
     chosen = choose(inventory, hosts, name)
     found = chosen.connections.each(
         chosen.agents,
@@ -85,7 +86,7 @@ def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: b
         isinstance(host, HostError) or not all(agent.well for agent in host.values())
         for host in found.values()
     ):
-        sys.exit(1)
+        sys.exit(Exit.WRONG)
 
 
 @agents.command()
@@ -95,9 +96,9 @@ def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: b
 @click.pass_obj
 @_problems
 def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
-    """Start agents that do not run, and wait until they are healthy.
+    """Start stopped agents, and wait until they are healthy.
 
-    Refused where compose.yaml is not what was deployed, unless --as-is is given.
+    Refused if compose.yaml is not what was deployed, unless --as-is is given.
     """
     chosen = choose(inventory, hosts, name)
     found = chosen.connections.each(
@@ -116,13 +117,13 @@ def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool
 @click.pass_obj
 @_problems
 def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -> None:
-    """Drain in-flight requests, then stop agents. Asks where no agent is named.
+    """Drain in-flight requests, then stop agents. Asks first if no agent is named.
 
-    They stay stopped over reboots, until a start or the next deploy.
+    They stay stopped across reboots, until they are started or deployed again.
     """
     chosen = choose(inventory, hosts, name)
     if name is None:
-        agreed(f"Stop every agent of {', '.join(chosen.agents)}?", yes=yes)
+        agreed(f"Stop every agent on {', '.join(chosen.agents)}?", yes=yes)
     _at_once(chosen, operations.stop)
 
 
@@ -133,11 +134,10 @@ def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -
 @click.pass_obj
 @_problems
 def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
-    """Restart agents one after the other, with what .env holds now.
+    """Restart agents one at a time, with the present contents of .env.
 
-    Each has to be healthy before the next one restarts. One that does not come back ends it; the
-    others go on as they are. Refused where compose.yaml is not what was deployed, unless --as-is is
-    given.
+    Each has to be healthy before the next one restarts; if one does not come back, the rest are
+    left as they are. Refused if compose.yaml is not what was deployed, unless --as-is is given.
     """
     chosen = choose(inventory, hosts, name)
     _show_progress()
@@ -146,8 +146,10 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
         chosen.agents, lambda host: edited(chosen.settings[host]), limit=_LIMIT
     )
     if say_errors(found):
-        click.secho("Nothing was restarted. --host leaves hosts out.", fg="red", err=True)
-        sys.exit(1)
+        click.secho(
+            "Nothing was restarted. Name hosts that can be reached with --host.", fg="red", err=True
+        )
+        sys.exit(Exit.WRONG)
     if _say_edited(found, as_is):
         _refuse("restarted", inventory, found)
     left = [(host, agent) for host, names in chosen.agents.items() for agent in names]
@@ -160,24 +162,27 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
             click.secho(f"{host}: {error}", fg="red", err=True)
             click.secho(f"{host}: agent {agent} did not come back", fg="red", err=True)
             if left:
-                click.echo(f"not touched: {_listed(left)}", err=True)
-            sys.exit(1)
-        click.echo(f"{host}: {agent} is restarted")
+                click.echo(f"not restarted: {_listed(left)}", err=True)
+            sys.exit(Exit.WRONG)
+        click.echo(f"{host}: {agent} restarted")
 
 
 @agents.command()
 @name_argument
 @host_option
-@click.option("--follow", "-f", is_flag=True, help="Go on showing what is printed.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new lines.")
 @click.option(
     "--lines",
     type=click.IntRange(0, 100_000),
     default=50,
     show_default=True,
-    help="How many of the last lines of each agent.",
+    help="How many of each agent's last lines to print.",
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Also successful requests for /health and /metrics."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Include successful requests for /health and /metrics.",
 )
 @click.pass_obj
 @_problems
@@ -189,18 +194,18 @@ def logs(
     lines: int,
     everything: bool,
 ) -> None:
-    """Show what agents print, with host and agent before each line. Keys are masked."""
+    """Show agents' logs, with host and agent before each line. Keys are masked."""
     reader = Reader(choose(inventory, hosts, name), lines, everything)
     news = reader.read()
     _show(news)
     if not follow:
-        sys.exit(1 if news.problems else 0)
+        sys.exit(Exit.WRONG if news.problems else Exit.OK)
     try:
         while True:
             time.sleep(_FOLLOW_EVERY)
             _show(reader.read())
     except KeyboardInterrupt:
-        sys.exit(0)
+        sys.exit(Exit.OK)
 
 
 def _show(news: News) -> None:
@@ -217,7 +222,7 @@ def _at_once(chosen: Chosen, do: Callable[[HostSettings, Sequence[str]], None]) 
         chosen.agents, lambda host: do(chosen.settings[host], chosen.agents[host])
     )
     if say_errors(done):
-        sys.exit(1)
+        sys.exit(Exit.WRONG)
 
 
 def _say_edited(found: Mapping[str, list[Edited] | HostError], as_is: bool) -> bool:
@@ -241,10 +246,10 @@ def _refuse(done: str, inventory: Path, found: Mapping[str, list[Edited] | HostE
     ]
     limits = " ".join(f"--limit {quote(host)}" for host in hosts)
     click.secho(f"Nothing was {done}.", fg="red", bold=True, err=True)
-    click.echo("To have again what the settings say, deploy:", err=True)
+    click.echo("To restore what the settings say, deploy:", err=True)
     click.echo(f"  pyinfra {limits} {quote(str(inventory))} deploy.py", err=True)
-    click.echo("To go on with the files as they are, until the next deploy: --as-is", err=True)
-    sys.exit(1)
+    click.echo("To use the files as they are until the next deploy, add --as-is", err=True)
+    sys.exit(Exit.WRONG)
 
 
 def _show_progress() -> None:

@@ -20,9 +20,9 @@ from vllm_hosts.project.inventory import validate
 @identity_option
 @says_problems("There is no CA certificate to print:")
 def ca(inventory: Path, identity: Path | None) -> None:
-    """Print the certificate of the CA that clients need, in PEM. It is no secret.
+    """Print the CA certificate that clients need, in PEM. It is not secret.
 
-    While another CA takes its place (`vllm-hosts keys new-ca`), both of them.
+    While the CA is being replaced (`vllm-hosts keys new-ca`), prints both.
 
     Example: vllm-hosts ca inventory/prod.py > ca.pem
     """
@@ -32,15 +32,15 @@ def ca(inventory: Path, identity: Path | None) -> None:
         certificate = authority.trusted()
         if certificate is None:
             deploy = f"pyinfra {quote(str(inventory))} deploy.py"
-            raise SettingsError([f"the first deploy makes it: {deploy}"])
+            raise SettingsError([f"the first deploy creates it: {deploy}"])
         click.echo(certificate.decode(), nl=False)
         following = authority.following()
         if following is not None and utc_now() < following.takes_over:
             until = shown(following.takes_over)
-            click.echo(f"Two CAs: clients need this file by {until}, and keep both.", err=True)
+            click.echo(f"Two CAs: clients need this file by {until}, and both CAs in it.", err=True)
         return
     files = sorted({host.tls.ca_file for host in hosts if host.tls.ca_file})
     if not files:
-        raise SettingsError(["the hosts' certificates are of a CA that every system knows"])
+        raise SettingsError(["the hosts' certificates come from a CA that every system trusts"])
     for file in files:
         click.echo(Path(file).read_text().strip())

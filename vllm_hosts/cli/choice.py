@@ -44,7 +44,7 @@ host_option = click.option(
     "hosts",
     multiple=True,
     metavar="HOST",
-    help="On this host only. May be repeated.",
+    help="Only this host. May be repeated.",
     callback=_with_those_before,
 )
 name_argument = click.argument("name", required=False)

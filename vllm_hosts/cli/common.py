@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from enum import IntEnum
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -22,13 +23,35 @@ from vllm_hosts.settings import HostSettings
 
 P = ParamSpec("P")
 
+
+class Exit(IntEnum):
+    """How every command ends. docs/commands.md has the same words."""
+
+    OK = (0, "All is well.")
+    WRONG = (1, "Something is wrong, or could not be checked.")
+    MISUSE = (2, "The command was misused: an unknown option, host or agent.")
+    DIFFERS = (
+        3,
+        "Everything was checked, and the answer is that something differs, is due for renewal or"
+        " does not fit.",
+    )
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Exit:
+        made = int.__new__(cls, code)
+        made._value_ = code
+        made.meaning = meaning
+        return made
+
+
 inventory_argument = click.argument(
     "inventory", type=click.Path(path_type=Path), metavar="INVENTORY"
 )
 identity_option = click.option(
     "--identity",
     type=click.Path(path_type=Path),
-    help="age or SSH identity that opens the keys.",
+    help="age or SSH identity that decrypts the keys.",
 )
 
 
@@ -78,7 +101,7 @@ def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, Non
                 click.secho(heading, fg="red", bold=True, err=True)
                 for problem in error.problems:
                     click.echo(f"  - {problem}", err=True)
-                sys.exit(1)
+                sys.exit(Exit.WRONG)
 
         return guarded
 
@@ -88,20 +111,20 @@ def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, Non
 class NobodyAnswersError(click.ClickException):
     """A question where there is no terminal. The command lacks ``-y``, and so is misused."""
 
-    exit_code = 2
+    exit_code = Exit.MISUSE
 
     def __init__(self) -> None:
         super().__init__(
-            "nobody can answer here, as there is no terminal; nothing was changed. Give -y to go"
-            " on without being asked"
+            "confirmation is needed, and there is no terminal to ask on; nothing was changed. Add"
+            " -y to go on without being asked"
         )
 
 
-yes_option = click.option("--yes", "-y", is_flag=True, help="Ask nothing.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 
 
 def agreed(question: str, *, yes: bool) -> None:
-    """Go on if somebody says so.
+    """Continue if somebody confirms.
 
     :raises click.Abort: somebody says no.
     :raises NobodyAnswersError: there is no terminal.
@@ -160,7 +183,7 @@ class Duration(click.ParamType[timedelta]):
             return timedelta()
         match = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", str(value))
         if match is None:
-            self.fail(f"{value!r} is no length of time; write it like 90m, 24h or 30d", param, ctx)
+            self.fail(f"{value!r} is not a duration; write it as 90m, 24h or 30d", param, ctx)
         return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 

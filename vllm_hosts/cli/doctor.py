@@ -13,7 +13,7 @@ from shlex import quote
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import inventory_argument, only, opened, says_problems
+from vllm_hosts.cli.common import Exit, inventory_argument, only, opened, says_problems
 from vllm_hosts.doctor.model import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined, examine
 from vllm_hosts.project.inventory import validate
@@ -27,12 +27,12 @@ _COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSS
 @click.command()
 @inventory_argument
 @host_option
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @says_problems("The settings are not valid:")
 def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     """Diagnose hosts: what is wrong, most likely cause first, and what to do. Changes nothing.
 
-    Exit codes: 0 nothing was found, 2 something was, 1 some checks could not be completed.
+    Exit codes: 0 nothing is wrong, 1 something is, or some checks could not be completed.
 
     Example: vllm-hosts doctor inventory/prod.py --host gpu1
     """
@@ -43,22 +43,21 @@ def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
     else:
         _show(examined, inventory)
-    if any(host.blind for host in examined.values()):
-        sys.exit(1)
-    sys.exit(2 if any(host.found for host in examined.values()) else 0)
+    if any(host.found or host.blind for host in examined.values()):
+        sys.exit(Exit.WRONG)
 
 
 def _show(examined: Mapping[str, Examined], inventory: Path) -> None:
     to_deploy: list[str] = []
     for name, host in examined.items():
         if not host.found and not host.blind:
-            click.echo(f"{click.style(name, bold=True)}: nothing was found")
+            click.echo(f"{click.style(name, bold=True)}: no problem found")
             continue
         click.secho(name, bold=True)
         for number, diagnosis in enumerate(host.found, 1):
             _show_diagnosis(number, diagnosis)
         for why in host.blind:
-            click.secho(wrapped("  could not look  ", why), fg="red")
+            click.secho(wrapped("  could not check  ", why), fg="red")
         if any(_DEPLOY.search(diagnosis.remedy) for diagnosis in host.found):
             to_deploy.append(name)
     if to_deploy:

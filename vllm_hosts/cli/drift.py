@@ -28,7 +28,7 @@ def show_drift(found: Mapping[str, HostDrift]) -> None:
     """What differs on each host, with the lines, and who changed it."""
     for name, host in found.items():
         if not host.drifted and not host.unknown:
-            click.echo(f"{click.style(name, bold=True)}: in line")
+            click.echo(f"{click.style(name, bold=True)}: nothing differs")
             continue
         click.secho(name, bold=True)
         for item in host.drifted:
@@ -41,4 +41,4 @@ def show_drift(found: Mapping[str, HostDrift]) -> None:
         if any(item.cause is Cause.UNKNOWN for item in host.drifted):
             click.echo(f"  {_NO_RECORD}")
         for why in host.unknown:
-            click.secho(f"  could not tell: {why}", fg="red")
+            click.secho(f"  could not check: {why}", fg="red")

@@ -41,16 +41,16 @@ host_argument = click.argument("host")
 
 @click.group()
 def hosts() -> None:
-    """Hosts that have an inventory's keys: list them, adopt one, release one."""
+    """List, adopt and release the hosts that hold an inventory's keys."""
 
 
 @hosts.command("list")
 @inventory_argument
-@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @identity_option
 @says_problems("The hosts cannot be listed:")
 def list_hosts(inventory: Path, as_json: bool, identity: Path | None) -> None:
-    """Print the hosts that have keys of this inventory's store, and how each is reached.
+    """List the hosts that hold this inventory's keys, and their logins.
 
     Example: vllm-hosts hosts list inventory/prod.py
     """
@@ -80,13 +80,13 @@ def _shown(name: str, content: Content, listed: bool) -> dict[str, object]:
 
 def _state(entry: Mapping[str, object]) -> str:
     if not entry["in_inventory"]:
-        return "not in the inventory any more"
+        return "no longer in the inventory"
     return "deployed" if entry["has_keys"] else "not deployed yet"
 
 
 def _way(way: DeployedHost | None) -> str:
     if way is None:
-        return "how it is reached is not remembered"
+        return "its login is not recorded"
     said = [f"{name} {value}" for name, value in sorted(way.data.items())]
     return clean(f"reached with {', '.join(said)}") if said else "reached by its name"
 
@@ -100,8 +100,8 @@ def _way(way: DeployedHost | None) -> str:
 def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
     """Take over a host that belongs to another inventory's store.
 
-    The next deploy gives it this store's keys and a certificate of its CA: every client of the host
-    needs a new key and the new CA then.
+    The next deploy gives it this store's keys and a certificate from its CA. Every client of the
+    host then needs a new key and the new CA.
 
     Example: vllm-hosts hosts adopt inventory/staging.py gpu1.example.com
     """
@@ -112,7 +112,7 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
         found = connections.at(host, partial(ask, HostMark, directory=claim.directory))
         judged = claim.judge(found)
         if judged is Whose.OURS and found.is_right(claim.mark):
-            click.echo(f"{host} belongs to {inventory} already")
+            click.echo(f"{host} already belongs to {inventory}")
             return
         if judged is Whose.NOBODYS:
             click.echo(f"{host} belongs to no inventory; deploy to it: {_deploy(inventory, host)}")
@@ -123,9 +123,9 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
         connections.at(host, partial(carry_out, [change([claim.file])]))
     except HostError as error:
         raise SettingsError([f"{host}: {error}"]) from error
-    click.echo(f"{host} belongs to {inventory} now; its keys and its certificate change with")
+    click.echo(f"{host} now belongs to {inventory}. To replace its keys and certificate, run")
     click.echo(f"  {_deploy(inventory, host)}")
-    click.echo("Take it out of the inventory that had it, and have that one's store forget it with")
+    click.echo("Remove it from the inventory that had it, and from that inventory's store with")
     click.echo(f"  vllm-hosts hosts release INVENTORY {quote(host)}")
 
 
@@ -157,22 +157,25 @@ def _deploy(inventory: Path, host: str) -> str:
 @identity_option
 @_problems
 def release(inventory: Path, host: str, identity: Path | None) -> None:
-    """Forget a host that was taken out of the inventory.
+    """Forget a host that was removed from the inventory.
 
-    Nothing is done on the host: its edge goes on accepting the keys that it has.
+    Nothing changes on the host: its edge keeps accepting the keys that it has.
 
     Example: vllm-hosts hosts release inventory/prod.py gpu2.example.com
     """
     store = KeyStore(inventory, identity)
     if host in [one.name for one in deployed(load(inventory))]:
         raise SettingsError(
-            [f"{host} is in {inventory}, and its next deploy would remember it; take it out first"]
+            [
+                f"{host} is in {inventory}, and its next deploy would record it again; remove it"
+                " there first"
+            ]
         )
     try:
         store.update(partial(released, name=host))
     finally:
         # Afterwards, so that nobody is told to release what is being released.
         opened(inventory, identity)
-    click.echo(f"{host} is released: keys.py does not reach it any more")
-    click.echo("Its edge goes on accepting the keys that it has. To end that, type there:")
+    click.echo(f"{host} is released: keys.py no longer reaches it")
+    click.echo("Its edge keeps accepting the keys that it has. To stop that, run there:")
     click.echo("  systemctl disable --now nginx")

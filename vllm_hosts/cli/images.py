@@ -17,7 +17,14 @@ from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.agents.images import Row, State, gigabytes, judged, old_ones
 from vllm_hosts.agents.prune import remove
 from vllm_hosts.cli.choice import choose, host_option
-from vllm_hosts.cli.common import agreed, inventory_argument, say_errors, says_problems, yes_option
+from vllm_hosts.cli.common import (
+    Exit,
+    agreed,
+    inventory_argument,
+    say_errors,
+    says_problems,
+    yes_option,
+)
 from vllm_hosts.connect.hosts import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.vllm_images import ImagesThere
@@ -39,9 +46,9 @@ Found = Mapping[str, "list[Row] | HostError"]
     type=click.IntRange(min=0),
     default=1,
     show_default=True,
-    help="Images to keep of those that agents used before, for going back without a download.",
+    help="How many previously used images to keep, to go back without a download.",
 )
-@click.option("--json", "as_json", is_flag=True, help="List for scripts: objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @yes_option
 @_problems
 def images(
@@ -52,13 +59,13 @@ def images(
     as_json: bool,
     yes: bool,
 ) -> None:
-    """List the vLLM images of hosts, or remove old ones.
+    """List the vLLM images on hosts, or remove old ones.
 
-    Old is an image that agents used, that no container uses any more, running or not, that the
-    settings do not name, and that is not one of those to keep. Images that no agent used, or that
-    have a name of somebody else's, are never removed.
+    An image is old if agents used it, no container uses it any more, running or stopped, the
+    settings do not name it, and it is not one of those to keep. Images that no agent used, or that
+    somebody else tagged, are never removed.
 
-    Exit code 1 if a host gave no answer, or an image could not be removed.
+    Exit code 1 if a host did not answer, or an image could not be removed.
 
     Example: vllm-hosts images inventory/prod.py prune
     """
@@ -75,7 +82,7 @@ def images(
         width = None if sys.stdout.isatty() else _WIDE
         Console(width=width, highlight=False).print(_table(found))
     if say_errors(found):
-        sys.exit(1)
+        sys.exit(Exit.WRONG)
 
 
 def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
@@ -101,9 +108,9 @@ def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
         for problem in problems:
             click.secho(f"{host}: {problem}", fg="red", err=True)
         failed = failed or bool(problems)
-        click.echo(f"{host}: {gigabytes(freed)} more are free on the disk")
+        click.echo(f"{host}: {gigabytes(freed)} freed on the disk")
     if say_errors(done) or failed:
-        sys.exit(1)
+        sys.exit(Exit.WRONG)
 
 
 def _look(chosen: Chosen, keep: int) -> dict[str, list[Row] | HostError]:
@@ -115,13 +122,13 @@ def _look(chosen: Chosen, keep: int) -> dict[str, list[Row] | HostError]:
 
 
 def _removed(rows: Sequence[Row]) -> tuple[int, list[str]]:
-    """Bytes that are free since at the host at hand, and what could not be removed."""
+    """Bytes that are free since on the current host, and what could not be removed."""
     freed, problems = 0, []
     for row in rows:
         try:
             freed += remove(row)
         except HostError as error:
-            problems.append(f"{row.name} is not removed: {error}")
+            problems.append(f"{row.name} was not removed: {error}")
     return freed, problems
 
 

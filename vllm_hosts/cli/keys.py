@@ -36,7 +36,7 @@ client_argument = click.argument("client")
 
 @click.group()
 def keys() -> None:
-    """Named keys of clients: add, list, show, rotate, revoke."""
+    """Manage clients' API keys: add, list, show, rotate, revoke."""
 
 
 keys.add_command(new_ca)
@@ -49,12 +49,13 @@ keys.add_command(recipients)
     "--recipient",
     "given",
     multiple=True,
-    help="age recipient or SSH public key that may open the keys; repeatable. Default: your own.",
+    help="age recipient or SSH public key that may decrypt the keys. May be repeated. Default:"
+    " your own.",
 )
 @identity_option
 @_problems
 def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None:
-    """Encrypt the keys with age, in a file that is safe to commit.
+    """Encrypt the keys with age, in a file safe to commit.
 
     Example: vllm-hosts keys init inventory/prod.py --recipient "$(cat ~/.ssh/id_ed25519.pub)"
     """
@@ -68,9 +69,9 @@ def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None
 @keys.command()
 @inventory_argument
 @client_argument
-@click.option("--agents", type=Names(), help="The only agents for this client. Default: all.")
-@click.option("--hosts", type=Names(), help="The only hosts that get its key. Default: all.")
-@click.option("--expires", type=Duration(), help="How long the key is good, such as 30d.")
+@click.option("--agents", type=Names(), help="Agents that the client may call. Default: all.")
+@click.option("--hosts", type=Names(), help="Hosts that get the key. Default: all.")
+@click.option("--expires", type=Duration(), help="How long the key is valid, such as 30d.")
 @identity_option
 @_problems
 def add(
@@ -81,7 +82,7 @@ def add(
     expires: timedelta | None,
     identity: Path | None,
 ) -> None:
-    """Make a client with a key of its own.
+    """Add a client with a key of its own.
 
     Example: vllm-hosts keys add inventory/prod.py alice --agents coder --expires 30d
     """
@@ -100,19 +101,19 @@ def add(
         start=model.new_content(utc_now()),
     )
     if new:
-        click.echo(f"{inventory} had no store of keys; {store.path} is one now", err=True)
-    click.echo(f"{client} has a key; see it with: {_show(inventory, client)}")
+        click.echo(f"{inventory} had no key store; {store.path} was created", err=True)
+    click.echo(f"{client} has a key; to print it: {_show(inventory, client)}")
     _say_next(inventory, hosts or _reached(inventory, identity))
 
 
 @keys.command("list")
 @inventory_argument
-@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
-@click.option("--names", is_flag=True, help="For loops in a shell: names only, one a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
+@click.option("--names", is_flag=True, help="Print names only, one per line.")
 @identity_option
 @_problems
 def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
-    """Print clients, their scopes, and their keys' ages and fingerprints. Never a key."""
+    """List clients, their scopes and keys' fingerprints. Prints no key."""
     now = utc_now()
     name_those_left_behind(inventory, identity)
     clients = sorted(_store(inventory, identity).read().clients.items())
@@ -135,16 +136,18 @@ def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None
 @keys.command()
 @inventory_argument
 @client_argument
-@click.option("--force", is_flag=True, help="Also where the output is no terminal.")
+@click.option("--force", is_flag=True, help="Print even if the output is not a terminal.")
 @identity_option
 @_problems
 def show(inventory: Path, client: str, force: bool, identity: Path | None) -> None:
-    """Print a client's newest key. No other command prints one.
+    """Print a client's newest key. No other command prints keys.
 
     Example: export OPENAI_API_KEY="$(vllm-hosts keys show --force inventory/prod.py default)"
     """
     if not (force or sys.stdout.isatty()):
-        raise SettingsError(["a key goes to a terminal only; add --force to pass it on"])
+        raise SettingsError(
+            ["keys are printed to a terminal only; add --force to print one elsewhere"]
+        )
     name_those_left_behind(inventory, identity)
     key = KeyStore(inventory, identity).client_key(client)
     click.echo(key.get_secret_value(), nl=sys.stdout.isatty())
@@ -158,12 +161,12 @@ def show(inventory: Path, client: str, force: bool, identity: Path | None) -> No
     type=Duration(),
     default="24h",
     show_default=True,
-    help="How long the old key is good beside the new one.",
+    help="How long the old key stays valid beside the new one.",
 )
 @click.option(
     "--expires",
     type=Duration(),
-    help="How long the new key is good; 0: without end. Default: as long as the old one was.",
+    help="How long the new key is valid; 0: no expiry. Default: as long as the old one was.",
 )
 @identity_option
 @_problems
@@ -174,7 +177,7 @@ def rotate(
     expires: timedelta | None,
     identity: Path | None,
 ) -> None:
-    """Make a new key for a client. The old one ends by itself when the overlap is over.
+    """Create a new key for a client. The old one expires after the overlap.
 
     Example: vllm-hosts keys rotate inventory/prod.py alice --overlap 24h
     """
@@ -182,7 +185,7 @@ def rotate(
         lambda content: model.rotate(content, client, utc_now(), overlap, expires)
     )
     click.echo(f"{client} has a new key, {_end(content.client(client).keys[-1])}")
-    click.echo(f"see it with: {_show(inventory, client)}")
+    click.echo(f"to print it: {_show(inventory, client)}")
     _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
 
 
@@ -190,19 +193,19 @@ def rotate(
 @inventory_argument
 @client_argument
 @click.option(
-    "--expires", type=Duration(), required=True, help="From now on, such as 30d; 0: without end."
+    "--expires", type=Duration(), required=True, help="Time from now, such as 30d; 0: no expiry."
 )
 @identity_option
 @_problems
 def extend(inventory: Path, client: str, expires: timedelta, identity: Path | None) -> None:
-    """Give a client's newest key another end. The key itself stays as it is.
+    """Change when a client's newest key expires. The key stays the same.
 
     Example: vllm-hosts keys extend inventory/prod.py alice --expires 30d
     """
     content = _store(inventory, identity).update(
         lambda content: model.extend(content, client, utc_now(), expires)
     )
-    click.echo(f"{client}'s key is good {_end(content.client(client).keys[-1])}")
+    click.echo(f"{client}'s key is valid {_end(content.client(client).keys[-1])}")
     _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
 
 
@@ -212,7 +215,7 @@ def extend(inventory: Path, client: str, expires: timedelta, identity: Path | No
 @identity_option
 @_problems
 def revoke(inventory: Path, client: str, identity: Path | None) -> None:
-    """Take a client's keys away. Hosts refuse them as soon as they were told.
+    """Revoke a client's keys. Hosts refuse them once keys.py has run.
 
     Example: vllm-hosts keys revoke inventory/prod.py alice && pyinfra -y inventory/prod.py keys.py
     """
@@ -224,7 +227,7 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
 
     # Before the inventory is loaded: nothing in it may hold up a revocation.
     _store(inventory, identity).update(change)
-    click.echo(f"{client} is revoked in the store, and refused by no host yet")
+    click.echo(f"{client} is revoked in the store; no host refuses its keys yet")
     _say_next(inventory, hosts[0] or _reached(inventory, identity))
 
 
@@ -234,7 +237,7 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
 @identity_option
 @_problems
 def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Path | None) -> None:
-    """Make new keys between edges and agents. Client keys are unaffected."""
+    """Create new keys between edges and agents. Client keys are unaffected."""
     names = tuple(host.name for host in deployed(opened(inventory, identity)))
     _check_known("host", hosts, names)
     chosen = hosts or names
@@ -278,7 +281,7 @@ def _say_next(inventory: Path, hosts: Iterable[str]) -> None:
 
 
 def _end(key: ApiKey) -> str:
-    return f"until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else "without end"
+    return f"until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else "without expiry"
 
 
 def _scope(names: tuple[str, ...] | None) -> str:

@@ -1,6 +1,6 @@
 """The command `vllm-hosts`: what people do with an inventory besides deploying it.
 
-Exit codes: 0 all is well; 1 something is wrong, and was said; 2 the command was misused.
+Exit codes: ``cli_common.Exit``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vllm_hosts import __version__
 from vllm_hosts.cli.agents import agents as agents_command
 from vllm_hosts.cli.ca import ca
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import inventory_argument, only, opened, says_problems
+from vllm_hosts.cli.common import Exit, inventory_argument, only, opened, says_problems
 from vllm_hosts.cli.doctor import doctor
 from vllm_hosts.cli.drift import show_drift
 from vllm_hosts.cli.hosts import hosts as hosts_command
@@ -54,7 +54,7 @@ _problems = says_problems("The settings cannot be deployed:")
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
-    """Check, call and verify hosts that `pyinfra INVENTORY deploy.py` deploys to.
+    """Check, verify, diagnose and operate the hosts that deploy.py deploys to.
 
     Completion for bash: eval "$(_VLLM_HOSTS_COMPLETE=bash_source vllm-hosts)"
     """
@@ -76,7 +76,7 @@ main.add_command(tls)
 @inventory_argument
 @_problems
 def check(inventory: Path) -> None:
-    """Validate all settings. Connects to nothing.
+    """Validate all settings, without connecting to any host.
 
     Example: vllm-hosts check inventory/prod.py
     """
@@ -95,9 +95,9 @@ def check(inventory: Path) -> None:
 
 @main.command()
 @inventory_argument
-@click.option("--client", help=f"Whose key to name. Default: {DEFAULT_CLIENT}, or the first.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
-@says_problems("The endpoints cannot be named:")
+@click.option("--client", help=f"Client whose key to use. Default: {DEFAULT_CLIENT}, or the first.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
+@says_problems("The endpoints cannot be listed:")
 def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
     """Print how to call each agent.
 
@@ -135,19 +135,21 @@ def _ca_file(path: str | None, inventory: Path) -> str:
         return path
     make = f"{_program()} ca {quote(str(inventory))} > {quote(path)}"
     if not Path(path).is_file():
-        return f"{path} ({f'make it: {make}' if store.encrypted else 'the first deploy makes it'})"
+        return (
+            f"{path} ({f'write it: {make}' if store.encrypted else 'the first deploy creates it'})"
+        )
     try:
         given, following = store.ca_certificate(), store.authority.following()
     except SettingsError:
         # Endpoints need no identity that opens the store.
         return path
     if given is not None and Path(path).read_bytes() != given:
-        return f"{path} (not as the store has it; make it again: {make})"
+        return f"{path} (not the store's own; write it again: {make})"
     if following is None:
         return path
     if utc_now() < following.takes_over:
-        return f"{path} (has a new CA too: give it to clients by {shown(following.takes_over)})"
-    return f"{path} (has the old CA too, until {shown(following.old_ends)})"
+        return f"{path} (includes the new CA: give it to clients by {shown(following.takes_over)})"
+    return f"{path} (still includes the old CA, until {shown(following.old_ends)})"
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -159,7 +161,7 @@ def _ca_file(path: str | None, inventory: Path) -> str:
     multiple=True,
     type=click.Choice(list(promises())),
     metavar="ID",
-    help="Check this promise only, such as NET-01. May be repeated.",
+    help="Check only this promise, such as NET-01. May be repeated.",
 )
 @click.option(
     "--skip",
@@ -167,20 +169,20 @@ def _ca_file(path: str | None, inventory: Path) -> str:
     multiple=True,
     type=click.Choice(list(promises())),
     metavar="ID",
-    help="Leave this promise out. May be repeated.",
+    help="Skip this promise. May be repeated.",
 )
 @click.option(
     "--ports",
     default="1-65535",
     metavar="FIRST-LAST",
     show_default=True,
-    help="TCP ports to try from outside.",
+    help="TCP ports to scan from outside.",
 )
 @click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Write report.html, report.json and junit.xml there.",
+    help="Write report.html, report.json and junit.xml to DIR.",
 )
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 @_problems
@@ -193,17 +195,17 @@ def verify(
     report: Path | None,
     pytest_arguments: tuple[str, ...],
 ) -> None:
-    """Verify every host independently, from inside, and from outside as clients and strangers.
+    """Verify every host independently, from inside and from outside.
 
-    Exit code 0 only if every promise was checked and is kept. docs/security-model.md lists them.
-    Further arguments go to pytest.
+    From outside it acts as a client and as a stranger. docs/security-model.md lists the promises.
+    Exit code 0 only if every promise was checked and is kept. Further arguments go to pytest.
 
     Example: vllm-hosts verify inventory/prod.py --report report
     """
     only(inventory, _settings(inventory), hosts)
     first, _, last = ports.partition("-")
     if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
-        raise click.UsageError(f"{ports!r} is no range of ports; write it like 1-65535")
+        raise click.UsageError(f"{ports!r} is not a range of ports; write it as 1-65535")
     with suppress(SettingsError):
         # A clone with an encrypted store has no copy of the certificate that clients need.
         KeyStore(inventory).authority.refresh_file()
@@ -226,22 +228,22 @@ def verify(
     if report is not None:
         command += [f"--report={report.resolve()}", f"--junitxml={report.resolve() / 'junit.xml'}"]
     code = subprocess.run([*command, *pytest_arguments], check=False).returncode
-    # pytest's own codes above 1 mean that nothing, or not everything, was looked at.
-    sys.exit(0 if code == 0 else 1)
+    # pytest's own codes above 1 mean that nothing, or not everything, was checked.
+    sys.exit(Exit.OK if code == 0 else Exit.WRONG)
 
 
 @main.command()
 @inventory_argument
 @host_option
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_problems
 def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
-    """Show what differs on hosts from what deploy.py would leave there. Writes nothing.
+    """Show where hosts differ from what a deploy would leave. Changes nothing.
 
-    Of files it shows the lines, - as the host has them and + as a deploy writes them, with secrets
-    masked, and whether the host or the settings changed since the last deploy.
+    For files it shows the lines that differ, - as on the host and + as a deploy writes them, with
+    secrets masked, and whether the host or the settings changed since the last deploy.
 
-    Exit codes: 0 nothing differs, 2 something does, 1 some checks could not be completed.
+    Exit codes: 0 nothing differs, 3 something does, 1 some checks could not be completed.
 
     Example: vllm-hosts drift inventory/prod.py --json
     """
@@ -252,8 +254,8 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     else:
         show_drift(found)
     if any(host.unknown for host in found.values()):
-        sys.exit(1)
-    sys.exit(2 if any(host.drifted for host in found.values()) else 0)
+        sys.exit(Exit.WRONG)
+    sys.exit(Exit.DIFFERS if any(host.drifted for host in found.values()) else Exit.OK)
 
 
 def _program() -> str:

@@ -33,11 +33,11 @@ from vllm_hosts.keys.places import CA_FILE
     type=Duration(),
     default="30d",
     show_default=True,
-    help="How long clients have to take the new ca.pem, before hosts get certificates of the new"
-    " CA; 0: no time, for a CA whose key got out.",
+    help="How long clients have to install the new ca.pem before hosts get certificates from the"
+    " new CA; 0: no time, for a CA whose key has leaked.",
 )
 @click.option("--finish", is_flag=True, help="End the overlap now.")
-@click.option("--cancel", is_flag=True, help="Take the new CA back, before it has taken over.")
+@click.option("--cancel", is_flag=True, help="Withdraw the new CA before it takes over.")
 @yes_option
 @identity_option
 @says_problems("The CA cannot be replaced:")
@@ -49,23 +49,24 @@ def new_ca(
     yes: bool,
     identity: Path | None,
 ) -> None:
-    """Make a new local CA beside the present one, which it replaces after an overlap.
+    """Replace the local CA, with an overlap for clients.
 
-    Clients are told to trust both meanwhile (ca.pem), so none of those that took it fails.
+    A new CA is created beside the present one. Until it takes over, ca.pem holds both, so that
+    clients that have installed it keep working.
 
     Example: vllm-hosts keys new-ca inventory/prod.py --overlap 30d
     """
     if finish and cancel:
-        raise click.UsageError("--finish and --cancel are two ways; choose one")
+        raise click.UsageError("--finish and --cancel exclude each other; choose one")
     opened(inventory, identity)
     store = KeyStore(inventory, identity)
     try:
-        # Nobody is asked about what cannot be done.
+        # Nobody is asked to confirm what cannot be done.
         if cancel:
             check_cancel(store.read(), utc_now())
-            agreed("Take the new CA back? Clients keep trusting the present one.", yes=yes)
+            agreed("Withdraw the new CA? Clients keep trusting the present one.", yes=yes)
             store.authority.cancel()
-            click.echo("The new CA is taken back. Clients that took it need do nothing.")
+            click.echo("The new CA is withdrawn. Clients that installed it need not do anything.")
         elif finish:
             _finish(store, inventory, yes)
         else:
@@ -79,13 +80,15 @@ def _replace(store: KeyStore, inventory: Path, overlap: timedelta, yes: bool) ->
     store.authority.check_replace(overlap)
     if overlap:
         by = shown(utc_now() + overlap)
-        click.echo(f"Every client needs a new {CA_FILE} by {by}. Until then nothing changes for")
-        click.echo("clients; one that does not have it then refuses to talk to hosts, as soon as")
-        click.echo("they are deployed to.")
+        click.echo(f"Every client needs the new {CA_FILE} by {by}. Until then nothing changes for")
+        click.echo(
+            "clients. Afterwards, a client without it refuses to connect to a host as soon as"
+        )
+        click.echo("the host has been deployed to.")
     else:
-        click.echo(f"Every client needs the new {CA_FILE} at once: from the next deploy on, one")
-        click.echo("without it refuses to talk to hosts.")
-    agreed(f"Make a new CA for {inventory}?", yes=yes)
+        click.echo(f"Every client needs the new {CA_FILE} at once: from the next deploy on, a")
+        click.echo("client without it refuses to connect to hosts.")
+    agreed(f"Create a new CA for {inventory}?", yes=yes)
     following = store.authority.replace(overlap)
     if overlap:
         _say_what_clients_do(store, inventory, following)
@@ -100,23 +103,20 @@ def _finish(store: KeyStore, inventory: Path, yes: bool) -> None:
         store.authority.finish()
         return
     if phase(following, utc_now()) == "both":
-        click.echo(f"From the next deploy on, clients that did not take the new {CA_FILE} fail.")
-        click.echo(f"They were told that they have until {shown(following.takes_over)}.")
+        click.echo(f"From the next deploy on, clients without the new {CA_FILE} fail.")
+        click.echo(f"They were given until {shown(following.takes_over)}.")
         agreed("End the overlap now?", yes=yes)
         following = store.authority.finish()
-        click.echo("Hosts get certificates of the new CA with")
+        click.echo("To give hosts certificates from the new CA, run")
         click.echo(f"  pyinfra -y {quote(str(inventory))} deploy.py")
         click.echo(f"The old CA stays in {CA_FILE} until {shown(following.old_ends)}, for hosts")
-        click.echo("that nobody has deployed to; --finish drops it before.")
+        click.echo("that have not been deployed to since; --finish drops it sooner.")
         return
-    click.echo("Clients are not told to trust the old CA any more: with a new")
-    click.echo(
-        f"{CA_FILE} they refuse a host that was not deployed to since"
-        f" {shown(following.takes_over)}."
-    )
+    click.echo(f"The new {CA_FILE} no longer holds the old CA: clients with it refuse a host that")
+    click.echo(f"has not been deployed to since {shown(following.takes_over)}.")
     agreed("Drop the old CA now?", yes=yes)
     store.authority.finish()
-    click.echo(f"{store.folder / CA_FILE} holds the new CA alone.")
+    click.echo(f"{store.folder / CA_FILE} holds only the new CA.")
 
 
 def _say_what_clients_do(store: KeyStore, inventory: Path, following: NextCa) -> None:
@@ -124,18 +124,18 @@ def _say_what_clients_do(store: KeyStore, inventory: Path, following: NextCa) ->
     by = shown(following.takes_over)
     click.echo(f"1. Now: give every client {store.folder / CA_FILE}, which holds both CAs")
     click.echo(f"   (vllm-hosts ca {file} prints it). They have until {by}.")
-    click.echo("2. After that date: hosts get certificates of the new CA with the next")
+    click.echo("2. After that date: hosts get certificates from the new CA with the next")
     click.echo(f"   pyinfra -y {file} deploy.py")
-    click.echo(f"   (before it, on your own word: vllm-hosts keys new-ca {file} --finish)")
-    click.echo(f"3. On {shown(following.old_ends)} the old CA leaves {CA_FILE} by itself.")
+    click.echo(f"   (to take over sooner: vllm-hosts keys new-ca {file} --finish)")
+    click.echo(f"3. On {shown(following.old_ends)} the old CA is removed from {CA_FILE}.")
     if store.encrypted:
         click.echo(f"{store.path} holds the new CA; commit it")
 
 
 def _say_at_once(store: KeyStore, inventory: Path) -> None:
-    click.echo(f"Give every client {store.folder / CA_FILE}; hosts get certificates of the new CA")
-    click.echo("with")
+    click.echo(f"Give every client {store.folder / CA_FILE}; then give hosts certificates from the")
+    click.echo("new CA:")
     click.echo(f"  pyinfra -y {quote(str(inventory))} deploy.py")
-    click.echo("Have clients remove the old one, which whoever has its key can use.")
+    click.echo("Have clients remove the old CA: whoever has its key can still sign with it.")
     if store.encrypted:
         click.echo(f"{store.path} holds the new CA; commit it")

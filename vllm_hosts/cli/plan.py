@@ -18,7 +18,7 @@ from vllm_hosts.capacity.sources import (
     supposed_gpus,
 )
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import inventory_argument, only, opened, says_problems
+from vllm_hosts.cli.common import Exit, inventory_argument, only, opened, says_problems
 from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System
@@ -52,13 +52,13 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
     "--connect/--no-connect",
     default=True,
     show_default=True,
-    help="Ask hosts for their GPUs and models, or plan from settings and the hub alone.",
+    help="Query hosts for GPUs and models, or plan from the settings and the hub alone.",
 )
 @click.option(
     "--gpu-memory",
     type=click.FloatRange(min=0, min_open=True, max=10000),
     metavar="GIB",
-    help="Memory of each GPU, of hosts that are not asked or cannot be reached.",
+    help="Memory of each GPU, for hosts that are not queried or cannot be reached.",
 )
 @click.option(
     "--model-dir",
@@ -66,11 +66,11 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
     type=ModelDir(),
     multiple=True,
     metavar="AGENT=FOLDER",
-    help="An agent's model, copied to this machine. May be repeated.",
+    help="A copy of the agent's model on this machine. May be repeated.",
 )
-@click.option("--offline", is_flag=True, help="Do not ask the hub; use cached answers only.")
-@click.option("--json", "as_text", is_flag=True, help="For scripts: a list of objects.")
-@says_problems("There can be no plan:")
+@click.option("--offline", is_flag=True, help="Do not query the hub; use cached answers only.")
+@click.option("--json", "as_text", is_flag=True, help="Print JSON, a list of objects.")
+@says_problems("The plan cannot be made:")
 def plan(
     inventory: Path,
     hosts: tuple[str, ...],
@@ -80,9 +80,9 @@ def plan(
     offline: bool,
     as_text: bool,
 ) -> None:
-    """Show what agents need of their GPUs, and the longest context that fits. Changes nothing.
+    """Estimate agents' GPU memory, and the longest context that fits. Changes nothing.
 
-    Exit codes: 0 all fit, 2 one does not, 1 one could not be planned. docs/capacity.md explains it.
+    Exit codes: 0 all fit, 3 one does not, 1 one could not be planned. docs/capacity.md explains it.
 
     Example: vllm-hosts plan inventory/prod.py --no-connect --gpu-memory 24
     """
@@ -108,9 +108,10 @@ def plan(
             plans.append(made)
     _show(plans, unasked, as_text)
     verdicts = {agent.verdict for host in plans for agent in host.agents}
+    if unasked or Verdict.UNKNOWN in verdicts:
+        sys.exit(Exit.WRONG)
     if verdicts & {Verdict.DOES_NOT_FIT, Verdict.PROBABLY_NOT}:
-        sys.exit(2)
-    sys.exit(1 if unasked or Verdict.UNKNOWN in verdicts else 0)
+        sys.exit(Exit.DIFFERS)
 
 
 def _plan(
@@ -141,7 +142,7 @@ def _why(system: System | HostError | None) -> str:
     if isinstance(system, HostError):
         return str(system)
     if system is None:
-        return "the host is not asked for its GPUs (--no-connect)"
+        return "the host was not queried for its GPUs (--no-connect)"
     return f"the GPU driver does not answer: {system.gpu_message}"
 
 

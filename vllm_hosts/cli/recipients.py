@@ -22,14 +22,14 @@ _problems = says_problems("The keys cannot be changed or shown:")
 
 @click.group()
 def recipients() -> None:
-    """Who can open the keys."""
+    """Manage who can decrypt the keys."""
 
 
 @recipients.command("list")
 @inventory_argument
 @_problems
 def list_recipients(inventory: Path) -> None:
-    """Print the recipients, one a line."""
+    """Print the recipients, one per line."""
     name_those_left_behind(inventory)
     for line in KeyStore(inventory).recipients():
         click.echo(line)
@@ -50,7 +50,7 @@ def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> Non
     parse_recipient(recipient)
     lines = store.recipients()
     if named_recipients(lines, " ".join(recipient.split()[:2])):
-        click.echo("can open the keys already")
+        click.echo("can already decrypt the keys")
         return
     store.set_recipients([*lines, recipient.strip()])
     click.echo(f"{store.encrypted_path} is encrypted for {len(lines) + 1} recipients; commit it")
@@ -75,8 +75,10 @@ def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> 
         raise SettingsError([f"{recipient!r} {found} in {store.recipients_path}"])
     left = [line for line in lines if line != gone[0]]
     if not left:
-        raise SettingsError(["that is the last recipient; nobody could open the keys again"])
+        raise SettingsError(
+            ["that is the last recipient, and nobody could decrypt the keys; add another one first"]
+        )
     store.set_recipients(left)
     click.echo(f"{store.encrypted_path} is encrypted for {len(left)} recipients; commit it")
-    click.echo("Who was removed still knows all current keys. Rotate every client's, and run")
+    click.echo("Whoever was removed still knows all current keys. Rotate every client's, and run")
     click.echo(f"  vllm-hosts keys rotate-internal {quote(str(inventory))}")

@@ -15,7 +15,14 @@ import click
 from cryptography import x509
 
 from vllm_hosts.cli.choice import WithHosts, host_option
-from vllm_hosts.cli.common import identity_option, inventory_argument, only, opened, says_problems
+from vllm_hosts.cli.common import (
+    Exit,
+    identity_option,
+    inventory_argument,
+    only,
+    opened,
+    says_problems,
+)
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.host.probe import certificate
 from vllm_hosts.keys import KeyStore, model
@@ -34,7 +41,7 @@ _problems = says_problems("The certificates cannot be shown or renewed:")
 @host_option
 @click.pass_context
 def tls(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None:
-    """Show how long the edges' certificates are good; have them renewed.
+    """Show when the edges' certificates expire, or renew them.
 
     Example: vllm-hosts tls inventory/prod.py status
     """
@@ -53,14 +60,14 @@ class _Seen:
 
 @tls.command()
 @host_option
-@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @identity_option
 @click.pass_obj
 @_problems
 def status(inventory: Path, hosts: tuple[str, ...], as_json: bool, identity: Path | None) -> None:
-    """Show until when each host's certificate is good, as a client sees it. Needs no SSH.
+    """Show when each host's certificate expires, as a client sees it. Needs no SSH.
 
-    Exit codes: 0 nothing is to be done, 2 one is to be renewed, 1 one could not be seen.
+    Exit codes: 0 none is due, 3 one is due for renewal, 1 one could not be checked.
     """
     chosen = _chosen(inventory, hosts, identity)
     authority = KeyStore(inventory, identity).authority
@@ -73,8 +80,8 @@ def status(inventory: Path, hosts: tuple[str, ...], as_json: bool, identity: Pat
     else:
         _show(seen, chosen, inventory)
     if any(one.problem for one in seen.values()):
-        sys.exit(1)
-    sys.exit(2 if any(_due(one) for one in seen.values()) else 0)
+        sys.exit(Exit.WRONG)
+    sys.exit(Exit.DIFFERS if any(_due(one) for one in seen.values()) else Exit.OK)
 
 
 def _look(settings: HostSettings, authority: Authority, now: datetime) -> _Seen:
@@ -84,7 +91,7 @@ def _look(settings: HostSettings, authority: Authority, now: datetime) -> _Seen:
     except (OSError, ValueError) as error:
         at = f"{settings.address} port {settings.edge.https_port}"
         why = getattr(error, "strerror", None) or error
-        return _Seen(problem=clean(f"its certificate cannot be seen at {at}: {why}"))
+        return _Seen(problem=clean(f"its certificate could not be fetched from {at}: {why}"))
     warnings: list[str] = []
     if settings.tls.mode == "local-ca":
         try:
@@ -105,7 +112,7 @@ def _show(seen: Mapping[str, _Seen], chosen: Mapping[str, HostSettings], invento
         click.secho(name, bold=True, nl=False)
         if one.found is None:
             click.secho(f": {one.problem}", fg="red")
-            click.echo(f"  to see why: vllm-hosts doctor {file} --host {quote(name)}")
+            click.echo(f"  to find out why: vllm-hosts doctor {file} --host {quote(name)}")
             continue
         click.echo(f": {one.found.words}; signed by {one.issuer}")
         if one.found.is_due:
@@ -133,7 +140,7 @@ def _as_json(name: str, seen: _Seen) -> dict[str, object]:
 @click.pass_obj
 @_problems
 def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> None:
-    """Have the next deploy make new certificates, however long the present ones are good.
+    """Have the next deploy renew certificates, whatever their age.
 
     Example: vllm-hosts tls inventory/prod.py renew --host gpu1.example.com
     """

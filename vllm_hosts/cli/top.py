@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from vllm_hosts.cli.choice import choose, host_option
-from vllm_hosts.cli.common import inventory_argument, says_problems
+from vllm_hosts.cli.common import Exit, inventory_argument, says_problems
 from vllm_hosts.top.draw import picture
 from vllm_hosts.top.export import as_json
 from vllm_hosts.top.live import Watch, live
@@ -33,13 +33,13 @@ _ENDLESS = 1_000_000
     show_default=True,
     help="Seconds between polls; each takes about two seconds.",
 )
-@click.option("--once", is_flag=True, help="Print once, from two looks a second apart.")
-@click.option("--json", "json_too", is_flag=True, help="With --once, for scripts.")
+@click.option("--once", is_flag=True, help="Print once, from two samples a second apart.")
+@click.option("--json", "json_too", is_flag=True, help="With --once: print JSON.")
 @_problems
 def top(
     inventory: Path, hosts: tuple[str, ...], interval: float, once: bool, json_too: bool
 ) -> None:
-    """Watch GPUs, requests, tokens and KV caches. q quits. Changes nothing on any host.
+    """Watch GPUs, requests, tokens and KV caches. Press q to quit. Changes no host.
 
     Behaves like --once when not on a terminal; the exit code is then 1 if a host does not answer.
 
@@ -63,4 +63,4 @@ def top(
         time = f"{datetime.now().astimezone():%H:%M:%S}"
         console.print(picture(watch.views, title, time, _ENDLESS))
     if any(view.problem is not None for view in watch.views.values()):
-        sys.exit(1)
+        sys.exit(Exit.WRONG)

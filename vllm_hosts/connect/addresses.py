@@ -112,7 +112,7 @@ def twice(hosts: Iterable[Host]) -> Iterator[str]:
         other = taken.setdefault(where, host.name)
         if other != host.name:
             yield (
-                f"the inventory: {other!r} and {host.name!r} are one machine, {named} port"
+                f"the inventory: {other!r} and {host.name!r} are the same machine, {named} port"
                 f" {where[2]};"
                 " leave one of them out, or correct its ssh_hostname"
             )

@@ -36,7 +36,7 @@ class Connections:
     def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
         """Do something at a host: with ``ask``, ``carry_out``, or facts.
 
-        :param limit: seconds; whoever has not answered by then is connected to anew next time.
+        :param limit: seconds; whoever has not answered by then is reconnected to next time.
         :raises HostError: the host cannot be reached, sudo is refused, or what ``do`` raises.
         """
         host = self.state.inventory.get_host(name)
@@ -93,7 +93,7 @@ class Connections:
 
 
 def connect_as_root(host: Host) -> None:
-    """Connect to the host at hand, and see that commands there run as root.
+    """Connect to the current host, and see that commands there run as root.
 
     :raises HostError: why that is not possible, without the host's name.
     """
@@ -109,7 +109,7 @@ def connect_as_root(host: Host) -> None:
 
 
 def ask(fact: type[HostFact[T]], **arguments: object) -> T:
-    """Read a fact of the host at hand. Prints nothing: what went wrong is in the exception.
+    """Read a fact of the current host. Prints nothing: what went wrong is in the exception.
 
     :raises HostError: the connection is lost, or the fact cannot be read.
     """
@@ -122,14 +122,14 @@ def ask(fact: type[HostFact[T]], **arguments: object) -> T:
 
 
 def carry_out(commands: Iterable[PyinfraCommand]) -> None:
-    """Run commands at the host at hand, one after the other, as a deploy would.
+    """Run commands on the current host, one after the other, as a deploy would.
 
     :raises HostError: one of them failed; those after it were not run.
     """
     for command in commands:
         output = _run(ctx_host.get(), command)
         if output.failed:
-            raise HostError(_words(output) or "a command failed; its own words are above")
+            raise HostError(_words(output) or "a command failed; see its output above")
 
 
 class _Output(CommandOutput):

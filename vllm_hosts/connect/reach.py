@@ -101,7 +101,7 @@ def saying(host: Host) -> Iterator[None]:
         host.connected = False
         raise HostError(f"the connection is lost: {error or type(error).__name__}") from error
     except Exception as error:
-        raise HostError(f"could not be finished: {why(error, host)}") from error
+        raise HostError(f"could not be completed: {why(error, host)}") from error
 
 
 def disconnect(host: Host) -> None:
@@ -171,7 +171,9 @@ def _unreadable(file: Path, version: tuple[int, ...]) -> str:
     except FileNotFoundError:
         if file.parent.is_dir():
             return ""
-        return f"the folder of {file} is not there, so its key cannot be noted; make the folder"
+        return (
+            f"the folder of {file} does not exist, so its key cannot be recorded; create the folder"
+        )
     except OSError as error:
         return (
             f"{file}, with the keys of known hosts, cannot be read ({error.strerror}); make it"
@@ -207,7 +209,8 @@ def _check_key(host: Host) -> None:
 
 def _passphrase(key: str) -> str:
     return (
-        f"the SSH key {key} has a passphrase, and nobody can type it here; add the key to an agent"
+        f"the SSH key {key} has a passphrase, and there is no terminal to type it on; add the key"
+        " to an agent"
         f" (ssh-add {quote(key)}) and leave ssh_key out, or set ssh_key_password"
     )
 
@@ -221,7 +224,7 @@ def why(error: BaseException, host: Host) -> str:
     address, port, data = _address(host), _port(host), host.data
     key = data.get("ssh_key")
     if "No such private key file" in text:
-        return f"the SSH key {key} is not there; correct ssh_key, or leave it out to use an agent"
+        return f"the SSH key {key} does not exist; correct ssh_key, or leave it out to use an agent"
     if "is encrypted, set ssh_key_password" in text:
         return _passphrase(str(key))
     if "Invalid private key file" in text or "Invalid key" in text:
@@ -232,14 +235,16 @@ def why(error: BaseException, host: Host) -> str:
     if isinstance(cause, BadHostKeyException) or "does not match" in text:
         name = address if port == 22 else f"[{address}]:{port}"
         return (
-            "its SSH host key is another than before: it was set up anew, or somebody is in"
-            f" between. If you know that it was: ssh-keygen -f {quote(str(known_hosts(host)))}"
+            "its SSH host key has changed: it was reinstalled, or somebody is intercepting the"
+            " connection. If you know that it was reinstalled: ssh-keygen -f"
+            f" {quote(str(known_hosts(host)))}"
             f" -R {quote(name)}"
         )
     if "found in known_hosts" in text:
         return (
-            f"its SSH host key is not in {known_hosts(host)}, and ssh_strict_host_key_checking asks"
-            f" for it there; compare it with the host's own, then: ssh-keyscan -p {port} {address}"
+            f"its SSH host key is not in {known_hosts(host)}, and ssh_strict_host_key_checking"
+            f" requires it there; compare it with the host's own, then: ssh-keyscan -p {port}"
+            f" {address}"
         )
     if isinstance(cause, AuthenticationException) or "Authentication error" in text:
         user = data.get("ssh_user") or "the user of this machine"

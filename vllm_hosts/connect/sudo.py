@@ -37,7 +37,7 @@ PYINFRA_S_OWN = ("_sudo_password", "_use_sudo_password", "_su_password")
 #: The words of sudo and sudo-rs where they may not ask, and where an answer was wrong.
 _ASKS = ("a password is required", "interactive authentication is required")
 _WRONG = ("Sorry, try again", "incorrect password attempt", "no password was provided")
-#: In front of a command: goes on at the mark, whether sudo has read the line before it or not.
+#: In front of a command: continues at the mark, whether sudo has read the line before it or not.
 _GATE = (
     'IFS= read -r l; [ "$l" = "$1" ] || { IFS= read -r l; [ "$l" = "$1" ]; } || {'
     ' echo "standard input of sudo was cut short" >&2; exit 1; }; unset l; shift; exec "$@"'
@@ -200,9 +200,10 @@ def _password(host: Host, user: str) -> tuple[SecretStr, str]:
             take(getpass(asked))
     if _typed is None:
         raise NotRootError(
-            "commands do not run as root: sudo asks for a password, and nobody can type it here;"
+            "commands do not run as root: sudo asks for a password, and there is no terminal to"
+            " type it on;"
             ' set secrets = {"sudo_password_env": "VARIABLE"}, or {"sudo_password_command":'
-            f' "COMMAND"}}, for this host, or give {user} sudo without a password there'
+            f' "COMMAND"}}, for this host, or allow {user} to use sudo without a password there'
         )
     return _typed, "as it was typed"
 
@@ -239,7 +240,7 @@ def refusal(name: str) -> str:
         "log in as root, or with _sudo"
         if name == "_su_password"
         else 'set secrets = {"sudo_password_env": "VARIABLE"} or {"sudo_password_command":'
-        ' "COMMAND"} instead, or leave it out and be asked'
+        ' "COMMAND"} instead, or leave it out to be prompted'
     )
     return f"{name} would stand in process arguments on the host; {instead}"
 

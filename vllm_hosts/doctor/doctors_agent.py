@@ -55,7 +55,7 @@ def _hub(settings: HostSettings, agent: AgentSeen, match: Match[str]) -> Finding
 
 @finds("token-refused")
 def token_refused(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """The hub's own words."""
+    """The hub's own message."""
     for agent, match in saying(seen, words.TOKEN_REFUSED):
         yield _hub(settings, agent, match)
     if settings.secrets.has_hf_token:
@@ -72,8 +72,8 @@ def model_gated(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         found = _hub(settings, agent, match)
         if said_by(agent, words.NOT_AUTHORIZED):
             remedy = (
-                "Your token is good, but its owner may not read this model: ask for access at"
-                " huggingface.co/{model} and wait for it; then deploy."
+                "Your token is good, but its owner may not read this model: request access at"
+                " huggingface.co/{model} and wait for approval; then deploy."
             )
             found = Finding(found.evidence, values=found.values, remedy=remedy)
         yield found
@@ -149,13 +149,13 @@ def _after_the_reason(agent: AgentSeen) -> str:
     """What to do with one that did not simply stop; empty: it did, or somebody stopped it."""
     if agent.error or agent.status == "created":
         return (
-            "It never started; what was seen is Docker's reason. Remove that, then:"
-            " vllm-hosts agents INVENTORY start {agent} --host {host}. Docker says more in:"
-            " journalctl -u docker -n 50"
+            "It never started; the evidence is Docker's reason. Remove that, then:"
+            " vllm-hosts agents INVENTORY start {agent} --host {host}. More from Docker: journalctl"
+            " -u docker -n 50"
         )
     if agent.exit_code not in _STOPPED:
         return (
-            "What was seen is the last error that it told; its whole log: docker logs --tail 200"
+            "The evidence is the last error in its log; the whole log: docker logs --tail 200"
             " {agent}. Remove that, then: vllm-hosts agents INVENTORY start {agent} --host {host}"
         )
     return ""

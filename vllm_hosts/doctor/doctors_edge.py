@@ -85,9 +85,9 @@ def certificate_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]
     if not seen.deployed or seen.nginx is None:
         return
     if _certificate(seen) is None:
-        yield Finding(f"{TLS_CERTIFICATE} is not there, or is no certificate")
+        yield Finding(f"{TLS_CERTIFICATE} does not exist, or is not a certificate")
     elif seen.public_key is None:
-        yield Finding(f"{TLS_KEY} is not there, or is no key")
+        yield Finding(f"{TLS_KEY} does not exist, or is not a key")
 
 
 @finds("certificate-expired")
@@ -128,7 +128,7 @@ def certificate_key_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Fin
 
 @finds("nginx-config-invalid")
 def nginx_config_invalid(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """nginx's own words."""
+    """nginx's own message."""
     if seen.nginx and seen.nginx.rejected:
         yield Finding(shortened(seen.nginx.rejected))
 
@@ -139,7 +139,7 @@ def nginx_down(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     if not seen.deployed:
         return
     if seen.nginx is None:
-        yield Finding("there is no program nginx", values={"active": "not installed"})
+        yield Finding("the program nginx is not installed", values={"active": "not installed"})
     elif seen.nginx.active != "active":
         active = seen.nginx.active or "unknown"
         yield Finding(f"systemctl is-active nginx: {active}", values={"active": active})

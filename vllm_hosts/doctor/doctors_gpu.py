@@ -14,32 +14,33 @@ from vllm_hosts.settings import HostSettings
 #: NVIDIA's numbers (docs.nvidia.com/deploy/xid-errors): what each means; whether it is the card.
 _XIDS = {
     13: ("a kernel of the program failed", False),
-    31: ("the program touched memory that it does not have", False),
-    48: ("a memory error that could not be corrected", True),
+    31: ("the program accessed memory that it does not own", False),
+    48: ("an uncorrectable memory error", True),
     62: ("its own controller stopped", True),
-    63: ("a bad row of memory was mapped out", True),
-    64: ("a bad row of memory could not be mapped out", True),
+    63: ("a bad row of memory was remapped", True),
+    64: ("a bad row of memory could not be remapped", True),
     74: ("an NVLink failed", True),
-    79: ("it has fallen off the bus", True),
-    92: ("many memory errors that were corrected", True),
-    94: ("a memory error that one program died of", True),
+    79: ("it has dropped off the bus", True),
+    92: ("many corrected memory errors", True),
+    94: ("a memory error that killed one program", True),
     95: ("a memory error that reached several programs", True),
     119: ("its system processor did not answer", True),
     120: ("its system processor failed", True),
-    140: ("a memory error that could not be corrected", True),
+    140: ("an uncorrectable memory error", True),
 }
 #: Left behind whenever a program is killed in the middle of its work.
 _HARMLESS_XIDS = (43, 45)
 _CARD = (
-    "Reboot the host. If it comes back: power, cooling and the card's seat; then have it replaced."
+    "Reboot the host. If it recurs, check power, cooling and the card's seating; then have it"
+    " replaced."
 )
 _PROGRAM = (
-    "Mostly a fault in the program: note the versions of vLLM and driver, try the newest of both."
+    "Mostly a bug in the program: note the versions of vLLM and driver, and try the newest of both."
 )
 _REASONS = (
     "the hardware is too hot",
-    "the driver finds it too hot",
-    "the power supply asks for it",
+    "the driver considers it too hot",
+    "the power supply demands it",
 )
 
 
@@ -88,7 +89,7 @@ def nouveau_holds_card(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("driver-mismatch")
 def driver_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """NVML's own words, or CUDA's in a container."""
+    """NVML's own message, or CUDA's in a container."""
     found = list(_driver_says(seen, words.MISMATCH))
     yield from found
     for agent, match in saying(seen, words.CUDA_MISMATCH) if not found else ():
@@ -97,9 +98,9 @@ def driver_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("gpu-lost")
 def gpu_lost(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """nvidia-smi's own words, which it also says of one card among others that answer."""
+    """nvidia-smi's own message, which it also says of one card among others that answer."""
     for index, why in sorted(seen.gpus.lost.items()) if seen.gpus else ():
-        yield Finding(f"nvidia-smi says of GPU {index}: {why}")
+        yield Finding(f"nvidia-smi reports for GPU {index}: {why}")
         return
     if seen.gpus and seen.gpus.answer and words.LOST.search(seen.gpus.smi.text):
         yield Finding(f"nvidia-smi: {seen.gpus.smi.text}")
@@ -112,7 +113,7 @@ def driver_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No nvidia-smi."""
     gpus = _broken(seen)
     if gpus and gpus.smi.code == 127:
-        yield Finding("there is no program nvidia-smi")
+        yield Finding("the program nvidia-smi is not installed")
 
 
 @finds("driver-not-loaded")
@@ -151,12 +152,12 @@ def gpu_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("toolkit-missing")
 def toolkit_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """Docker's own words, or there is no hook that it could call."""
+    """Docker's own message, or there is no hook that it could call."""
     said = [f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, words.NO_TOOLKIT)]
     if said:
         yield Finding(said[0])
     elif seen.gpus and seen.deployed and not seen.gpus.toolkit:
-        yield Finding("there is no program nvidia-container-runtime-hook")
+        yield Finding("the program nvidia-container-runtime-hook is not installed")
 
 
 @finds("fabric-manager-missing")
@@ -179,7 +180,7 @@ def fabric_manager_missing(settings: HostSettings, seen: Seen) -> Iterator[Findi
 
 @finds("driver-too-old")
 def driver_too_old(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """CUDA's own words."""
+    """CUDA's own message."""
     for agent, match in saying(seen, words.CUDA_OLD_DRIVER):
         yield Finding(line_of(match), values={"agent": agent.name})
 
@@ -193,7 +194,7 @@ def container_without_gpu(settings: HostSettings, seen: Seen) -> Iterator[Findin
         values = {"agent": agent.name}
         said = " ".join(agent.gpus or ())
         if words.NOT_RUNNING.search(said):
-            continue  # it ended while it was looked at
+            continue  # it ended while it was checked
         if said and not any(line.startswith("GPU ") for line in agent.gpus or ()):
             sure = words.NVML_UNKNOWN.search(said)
             yield Finding(
@@ -259,8 +260,8 @@ def gpu_throttled(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
                     "gpu": index,
                     "reasons": " and ".join(reasons),
                     "temperature": temperature,
-                    "advice": "Look after the cooling: fans, filters, the temperature of the room."
+                    "advice": "Check the cooling: fans, filters, the temperature of the room."
                     if states[2] != "Active"
-                    else "Look after the power supply of the host and its cables to the card.",
+                    else "Check the host's power supply and its cables to the card.",
                 },
             )

@@ -41,22 +41,22 @@ def _readable(since: str) -> str:
 
 @finds("deploy-cut-off")
 def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """What a deploy has started goes on without it; or it has made a part of what it makes."""
+    """What a deploy has started continues without it; or it has made a part of what it makes."""
     if any(not process.left for process in seen.deploys):
         return
     if seen.deploys:
         since = _readable(min(process.since for process in seen.deploys))
-        said = f"The deploy of {since} was cut off, and what it started here goes on by itself."
+        said = f"The deploy of {since} was cut off, and what it started here is still running."
         pids = " ".join(str(process.pid) for process in seen.deploys)
         yield Finding(
             _processes(seen.deploys),
             values={"what": said, "pids": pids},
             remedy="Let it end, or end it on the host: kill {pids}. Then run the deploy again:"
-            " pyinfra INVENTORY deploy.py --limit {host}. What is done is not done twice.",
+            " pyinfra INVENTORY deploy.py --limit {host}. Finished work is not repeated.",
         )
     elif seen.begun is not None and not seen.deployed:
         said = (
-            "A deploy has begun on this host and has not come to its agents: it runs, and is"
+            "A deploy has begun on this host and has not reached its agents: it is running,"
             " between two commands, or it failed, or it was cut off."
         )
         last = f"{seen.begun:%Y-%m-%d %H:%M:%S} UTC"
@@ -67,14 +67,14 @@ def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def not_deployed(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """There is no compose file, and no deploy that would bring it."""
     if not seen.deployed and not seen.deploys and seen.begun is None:
-        yield Finding(f"{settings.vllm.directory}/compose.yaml is not there")
+        yield Finding(f"{settings.vllm.directory}/compose.yaml does not exist")
 
 
 @finds("docker-missing")
 def docker_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No docker on the path."""
     if seen.deployed and not seen.docker.path:
-        yield Finding("there is no program docker")
+        yield Finding("the program docker is not installed")
 
 
 @finds("snap-docker")
@@ -191,6 +191,6 @@ def image_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     waiting = [agent.name for agent in seen.agents if agent.status in ("", "created")]
     if seen.deployed and seen.docker.has_image is False and waiting:
         yield Finding(
-            "docker image inspect does not find it",
+            "docker image inspect: not found",
             values={"image": settings.vllm.image, "agent": " and ".join(waiting)},
         )

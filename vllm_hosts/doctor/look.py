@@ -1,4 +1,4 @@
-"""The look at a host: one script, sent over the deploy's own connection, and how it is read."""
+"""The query of a host: one script, sent over the deploy's own connection, and how it is read."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class DoctorLook(HostFact[Seen]):
     def parse(self, lines: list[str]) -> Seen:
         parts = sections(lines)
         if parts["whole"] != ["yes"]:
-            raise ValueError("the look was cut short")
+            raise ValueError("the answer was cut short")
         if parts["user"] != ["0"]:
             raise HostError("commands do not run as root; connect as root, or set _sudo = True")
         docker = _docker(parts)
@@ -107,10 +107,10 @@ def _script() -> str:
 
 
 def seen(settings: HostSettings, reachable: Callable[[str, int], bool]) -> Seen:
-    """The host at hand, now.
+    """The current host, now.
 
     :param reachable: whether a port of an address opens from here.
-    :raises HostError: it cannot be looked at.
+    :raises HostError: it cannot be checked.
     """
     before = time.time()
     found = look(

@@ -1,4 +1,4 @@
-"""From an inventory to what is wrong with its hosts. All are looked at at the same time."""
+"""From an inventory to what is wrong with its hosts. All are checked at the same time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vllm_hosts.text import clean
 
 @dataclass(frozen=True)
 class Examined:
-    """What is wrong with a host, most likely first; ``blind``: what could not be looked at."""
+    """What is wrong with a host, most likely first; ``blind``: what could not be checked."""
 
     found: tuple[Diagnosis, ...] = ()
     blind: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Examined:
 def examine(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, Examined]:
     """By host: what is wrong with it. Nothing is changed on any host.
 
-    :param chosen: names of hosts to look at; empty: all.
+    :param chosen: names of hosts to check; empty: all.
     :raises SettingsError: the settings are not valid.
     """
     inventory = load(inventory_file)
@@ -72,13 +72,13 @@ def _judged(settings: HostSettings, look: Seen | HostError, file: str) -> Examin
     try:
         return Examined(tuple(diagnose(settings, look, file)), tuple(map(clean, look.blind())))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        return Examined(blind=(clean(f"what was seen could not be understood: {error!r}"),))
+        return Examined(blind=(clean(f"the answer could not be understood: {error!r}"),))
 
 
 def _fitting(settings: HostSettings, look: Seen) -> dict[str, str]:
     """By agent that ran out of memory: the setting by which the memory plan lets it fit.
 
-    From the host, or from what was read of the model before: nothing is asked of the hub.
+    From the host, or from what was read of the model before: the hub is not queried.
     """
     if not any(said_by(agent, words) for agent in look.agents for words in UNSIZED):
         return {}

@@ -1,4 +1,4 @@
-"""What one look at a host saw, as values. None, or an empty text, is what could not be seen."""
+"""What one query of a host returned, as values. None, or an empty text: not available."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class AgentSeen:
     """One agent's container. ``status`` is empty where there is none.
 
     ``key``: what the container asks for, ``edge_key``: what the edge sends, ``env_key``: what .env
-    has for it. Digests are of keys, salted anew in each look: they can be compared with each other
-    only.
+    has for it. Digests are of keys, salted afresh in each query: they can only be compared with
+    each other.
     ``log``: what it printed lately, where it is not healthy. ``gpus``: what ``nvidia-smi -L`` says
     in it.
     """
@@ -194,15 +194,15 @@ class Seen:
     now: datetime | None = None
 
     def blind(self) -> Iterator[str]:
-        """What could not be looked at, one sentence each, where nothing else explains it."""
+        """What could not be checked, one sentence each, where nothing else explains it."""
         if self.kernel is None:
             yield "the kernel's log: neither journalctl nor dmesg shows it"
         if self.gpus and self.gpus.answer and not _readable(self.gpus.health):
             said = self.gpus.health.text if self.gpus.health else ""
-            yield f"ECC errors and slowdowns of the GPUs: {said or 'nvidia-smi says nothing'}"
+            yield f"ECC errors and slowdowns of the GPUs: {said or 'nvidia-smi printed nothing'}"
         for agent in self.agents:
             if agent.gpus is not None and not agent.gpus:
-                yield f"the GPUs in agent {agent.name}: its nvidia-smi says nothing"
+                yield f"the GPUs in agent {agent.name}: its nvidia-smi printed nothing"
         if self.deployed and self.docker.answers and self.firewall is None:
             yield "the firewall: nft does not list its tables"
 

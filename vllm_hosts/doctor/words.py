@@ -1,4 +1,4 @@
-"""Finding what programs say in their logs. Each pattern is one program's own words."""
+"""Finding what programs say in their logs. Each pattern is one program's own message."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ class Logs:
 class AgentLogs(HostFact[Logs]):
     """The last lines of each of these agents, with every key masked.
 
-    Without those that say that somebody's look at health or metrics went well, unless all are asked
+    Without those that say that somebody's poll of health or metrics succeeded, unless all are asked
     for; they do not count.
     """
 

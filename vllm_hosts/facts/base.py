@@ -16,12 +16,12 @@ from vllm_hosts.errors import HostError, LostError
 T = TypeVar("T")
 
 _UNREAD: Final = object()
-#: Last line of every fact's output: without it, the look was cut short.
+#: Last line of every fact's output: without it, the answer was cut short.
 END: Final = "vllm-hosts-end"
 
 
 class HostFact(FactBase[T], Generic[T]):
-    """One look at a host. ``what`` names it in errors; ``script`` and ``parse`` do the work."""
+    """One query of a host. ``what`` names it in errors; ``script`` and ``parse`` do the work."""
 
     abstract = True
     what = "the host's state"
@@ -58,7 +58,7 @@ def ending(script: str) -> str:
 def as_user(
     user: str, script: str, *, arguments: str = "", given: str = "</dev/null", seconds: int = 60
 ) -> str:
-    """Shell: look at paths that a container may have written, with its rights and a time limit.
+    """Shell: read paths that a container may have written, with its rights and a time limit.
 
     Whatever lies there, a link leads nowhere that this user could not go anyway, and a FIFO ends
     the look instead of holding it for ever.
@@ -111,7 +111,7 @@ def is_enabled(lines: list[str]) -> bool:
 def _word(lines: list[str], known: re.Pattern[str]) -> str:
     said = [line for line in lines if known.fullmatch(line)]
     if len(said) != (1 if lines else 0):
-        raise ValueError(f"systemctl says {' '.join(lines)[:200]!r}")
+        raise ValueError(f"systemctl reports {' '.join(lines)[:200]!r}")
     return "".join(said)
 
 
@@ -127,10 +127,10 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def look(fact: type[HostFact[T]], **arguments: object) -> T:
-    """Read a fact of the host at hand, now.
+    """Read a fact of the current host, now.
 
     :raises LostError: the connection has ended.
-    :raises HostError: it could not be read. pyinfra has shown the host's own words above.
+    :raises HostError: it could not be read. pyinfra has shown the host's own message above.
     """
     host = ctx_host.get()
     try:
@@ -141,12 +141,12 @@ def look(fact: type[HostFact[T]], **arguments: object) -> T:
     if value is _UNREAD:
         if has_ended(host):
             raise LostError(_LOST)
-        raise HostError(f"{fact.what} could not be read; the host's own words are above")
+        raise HostError(f"{fact.what} could not be read; see the host's output above")
     return cast(T, value)
 
 
 _LOST = (
-    "the connection has ended in the middle; type the command again, and see sshd's journal there"
+    "the connection was lost midway; run the command again, and check sshd's journal there"
     " if it happens again"
 )
 

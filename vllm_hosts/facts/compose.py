@@ -74,7 +74,7 @@ class ComposeProject(HostFact[Project]):
         *hashes, code = parts["hashes"]
         good = code == "exit 0"
         # Warnings stand between the hashes. No hash at all among lines is no empty project, which
-        # would have every agent made anew.
+        # would have every agent recreated.
         wanted = {
             found[1]: found[2] for line in hashes if (found := _HASH.fullmatch(line)) is not None
         }

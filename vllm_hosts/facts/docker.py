@@ -152,7 +152,7 @@ class ImageId(HostFact[str]):
         return found
 
 
-#: The image that was asked last for its vLLM, and what it said.
+#: The image that was checked last for its vLLM, and its answer.
 IMAGE_VERSION = f"{STAMPS}/image-version"
 
 
@@ -166,7 +166,7 @@ class ImageFound:
 
 
 class ImageVersion(HostFact[ImageFound]):
-    """Which vLLM an image has, if it was asked since it came to this host."""
+    """Which vLLM an image has, if it was checked since it came to this host."""
 
     what = "the container images"
 

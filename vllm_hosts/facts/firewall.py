@@ -95,9 +95,9 @@ class SshPorts(HostFact[tuple[int, ...]]):
                 ports.add(int(address.rpartition(":")[2]))
         if not ports:
             raise HostError(
-                "no sshd of root's is seen listening where its configuration says (sshd -T), so a"
+                "no sshd that runs as root listens where its configuration says (sshd -T), so a"
                 " firewall could lock everybody out; is SSH served by something other than OpenSSH?"
-                " A machine that had none gets it with: apt install openssh-server"
+                " A machine without SSH gets it with: apt install openssh-server"
             )
         return tuple(sorted(ports))
 
@@ -154,7 +154,7 @@ class Others:
         }
         return [
             f"{name} is active too and stays as it is: it has to allow {wanted} itself"
-            f" ({how[name]}); a packet passes only if both let it"
+            f" ({how[name]}); a packet passes only if both allow it"
             for name in self.names
         ]
 
@@ -176,5 +176,5 @@ class OtherFirewalls(HostFact[Others]):
     def parse(self, lines: list[str]) -> Others:
         found = tuple(sections(lines)["active"])
         if odd := set(found) - {"ufw", "firewalld"}:
-            raise ValueError(f"{sorted(odd)[0][:200]!r} is no firewall that is known here")
+            raise ValueError(f"{sorted(odd)[0][:200]!r} is not a known firewall")
         return Others(found)

@@ -15,7 +15,7 @@ _EFI = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8
 
 
 class GpuState(HostFact[GpuHost]):
-    """One look at all of it; no program is needed that a fresh host does not have."""
+    """One query for all of it; no program is needed that a fresh host does not have."""
 
     what = "the GPUs and their driver"
 

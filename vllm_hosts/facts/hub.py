@@ -13,7 +13,7 @@ MODELS = "/var/lib/vllm-hosts/models"
 
 
 #: Given a repository, a commit and a revision; file names by pipe. What lies there was written by a
-#: container, so it is looked at with no more rights than that had.
+#: container, so it is checked with no more rights than that had.
 _PRESENT = """
     [ ! -f "$1/refs/$3" ] || echo "ref $(head -c 200 "$1/refs/$3")"
     cd "$1/snapshots/$2" 2>/dev/null || exit 0

@@ -8,7 +8,7 @@ from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.paths import EDGE_FOLDER, STORE_MARK, TLS_CERTIFICATE
 from vllm_hosts.keys.store_marks import Marked
 
-#: As many keys are looked at: one that is known is enough.
+#: As many keys are checked: one that is known is enough.
 _KEYS = 200
 
 

@@ -1,4 +1,4 @@
-"""What the assertions at the end of a run look at."""
+"""What the assertions at the end of a run check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kind of machine a host is: everything that preflight judges, in one look."""
+"""What kind of machine a host is: everything that preflight judges, in one query."""
 
 from __future__ import annotations
 
@@ -201,8 +201,8 @@ def _model(lines: list[str]) -> ModelFolder:
             damage.append(f"holds no weights: {clean(rest, 200)} {IS_POINTER}")
         elif kind == "missing":
             damage.append(
-                f"holds not all weights: its index names {clean(rest, 200)}, which is not there;"
-                " fetch the model again"
+                f"does not hold all weights: its index names {clean(rest, 200)}, which does not"
+                " exist; fetch the model again"
             )
         elif kind == "file":
             words = [*rest.split(None, 3), "", "", "", ""]

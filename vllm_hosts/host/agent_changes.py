@@ -102,12 +102,12 @@ def sentences(
             )
         elif seconds:
             yield (
-                f"agent {change.agent} is recreated ({change.why}); it is out for about"
-                f" {_long(seconds)}, which its last start took"
+                f"agent {change.agent} is recreated ({change.why}); it is down for about"
+                f" {_long(seconds)}, as long as its last start took"
             )
         else:
             yield (
-                f"agent {change.agent} is recreated ({change.why}); it is out for minutes, while"
+                f"agent {change.agent} is recreated ({change.why}); it is down for minutes, while"
                 " its model loads"
             )
     for agent in removed:

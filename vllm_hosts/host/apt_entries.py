@@ -82,7 +82,9 @@ def stanzas(path: str, text: str) -> Iterator[Stanza]:
         else:
             name, colon, value = line.partition(":")
             if not colon or line[0] in " \t":
-                raise HostError(f"apt cannot read {path}, line {number}: it is no field; mend it")
+                raise HostError(
+                    f"apt cannot read {path}, line {number}: it is not a field; correct it"
+                )
             last = name.strip().lower()
             fields[last], names[last], lines[last] = value.strip(), name.strip(), number
 
@@ -160,7 +162,7 @@ def _of_stanzas(path: str, text: str, ours: str, architecture: str) -> tuple[tup
             raise HostError(
                 f"{path}, line {stanza.first}: one entry names {ours} and other archives, and apt"
                 " stops where two entries name one archive with different keys; make it an entry of"
-                " its own, or take it out there"
+                " its own, or remove it there"
             )
         else:
             if "enabled" in stanza.lines:

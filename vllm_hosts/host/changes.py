@@ -15,7 +15,7 @@ ONLY_MASKED = "what differs is masked, or at the end of a long line"
 NOT_SHOWN = "its content is secret, and not shown"
 #: Lines of one text times lines of the other: difflib takes hours for what a host can make of more.
 _COMPARED = 4000**2
-NOT_TEXT = f"its content is not shown: no text, or more than {READ_AT_MOST >> 10} KiB"
+NOT_TEXT = f"its content is not shown: not text, or more than {READ_AT_MOST >> 10} KiB"
 
 
 def changed_lines(before: str, after: str, *, context: int = _CONTEXT) -> list[str]:
@@ -41,10 +41,10 @@ def _from_the_first(old: list[str], new: list[str]) -> list[str]:
         return []
     half = LINES // 2
     few = [*(f"-{line}" for line in gone[:half]), *(f"+{line}" for line in come[:half])]
-    return [f"@@ line {at + 1}: too many lines to find what is the same after it @@", *few][:LINES]
+    return [f"@@ line {at + 1}: too many lines to compare any further @@", *few][:LINES]
 
 
-_ENDS = "only the ends of lines differ"
+_ENDS = "only the line endings differ"
 
 
 def _shown(line: str) -> str:

@@ -14,7 +14,7 @@ _SAFE_NAME = re.compile(r"[a-z_0-9][a-z0-9_-]*")
 
 def _check(path: str, *names: str) -> None:
     if not _SAFE_PATH.fullmatch(path) or "/../" in f"{path}/":
-        raise ValueError(f"{path!r} is not an absolute path that a shell takes as one plain word")
+        raise ValueError(f"{path!r} is not an absolute path that a shell reads as one plain word")
     for name in names:
         if not _SAFE_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not the name or number of a user or group")
@@ -110,7 +110,7 @@ MISSING = "is missing"
 def differing(entries: Iterable[Entry], found: dict[str, Found]) -> list[Entry]:
     """Entries that the host does not have as they should be, in the order given.
 
-    :raises KeyError: a path was not looked at.
+    :raises KeyError: a path was not checked.
     """
     return [entry for entry in entries if not _as_it_should_be(entry, found[entry.path])]
 
@@ -126,13 +126,13 @@ def difference(entry: Entry, found: Found) -> str:
         return f"is not a {'folder' if kind == 'd' else 'regular file'}"
     how = []
     if isinstance(entry, File) and found.sha256 != entry.sha256:
-        how.append("has another content")
+        how.append("has different content")
     if found.mode != entry.mode:
         how.append(f"has mode {found.mode:04o}, not {entry.mode:04o}")
     if entry.owner not in found.owner or entry.group not in found.group:
         now = f"{found.owner[0]}:{found.group[0]}"
         how.append(f"belongs to {now}, not {entry.owner}:{entry.group}")
-    return " and ".join(how) or "has not been taken up by its service"
+    return " and ".join(how) or "has not been loaded by its service"
 
 
 class Cause(StrEnum):

@@ -32,7 +32,7 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
         for index in sorted(agent.gpus):
             if index in smi.lost:
                 yield (
-                    f"agent {agent.name!r} asks for GPU {index}, and nvidia-smi says of it:"
+                    f"agent {agent.name!r} asks for GPU {index}, and nvidia-smi reports:"
                     f" {smi.lost[index]} ({cause(smi.lost[index]) or 'it does not answer'}); reboot"
                     " the host, or give the agent another GPU"
                 )
@@ -40,8 +40,8 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
                 yield not_there(agent, index, there)
             elif there[index].mig:
                 yield (
-                    f"agent {agent.name!r} asks for GPU {index}, which is split up (MIG), and"
-                    f" agents take whole cards; switch it off: nvidia-smi -i {index} -mig 0"
+                    f"agent {agent.name!r} asks for GPU {index}, which is split (MIG), and agents"
+                    f" use whole cards; turn it off: nvidia-smi -i {index} -mig 0"
                 )
 
 

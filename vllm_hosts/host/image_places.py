@@ -78,7 +78,7 @@ def image_places(lines: list[str]) -> ImagePlaces:
         else:
             said[kind] = rest
     if missing := {"feature", "root", "store"} - set(said) | {"root", "store"} - set(free):
-        raise ValueError(f"nothing is said of {', '.join(sorted(missing))}")
+        raise ValueError(f"nothing is reported for {', '.join(sorted(missing))}")
     feature = {"true": True, "false": False}.get(said["feature"])
     return ImagePlaces(
         kind=said.get("kind", ""),

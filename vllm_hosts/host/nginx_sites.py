@@ -21,7 +21,7 @@ def site_problems(settings: HostSettings, sites: Sites) -> list[str]:
     if sites.pages and edge.http_port == 80:
         found.append(
             f"nginx serves your own {', '.join(sites.pages)} by the distribution's"
-            f" {NGINX_WELCOME}, whose place the edge takes; write a site with a server_name for it,"
+            f" {NGINX_WELCOME}, which the edge replaces; write a site with a server_name for it,"
             " and remove that one, or move the files away"
         )
     return list(dict.fromkeys(found))
@@ -46,8 +46,8 @@ def _listens(ports: dict[int, str], file: str, words: str) -> Iterator[str]:
         )
     elif address not in _EVERYWHERE:
         yield (
-            f"{file} listens on {where} by itself, and the edge would not be asked there; have it"
-            f" listen on {port}, or set {setting}"
+            f"{file} listens on {where} by itself, and requests there would not reach the edge;"
+            f" have it listen on {port}, or set {setting}"
         )
     if "proxy_protocol" in options:
         yield (

@@ -30,7 +30,7 @@ _ABSENT = ("[N/A]", "N/A", "[Not Supported]", "Not Supported")
 PATIENCE = 60
 #: Bytes that are read of an answer: a hundred cards have some thousands.
 _MOST = 200_000
-#: Shell lines that ask for every card; they end with the exit code. The failure's own words come on
+#: Shell lines that query every card; they end with the exit code. The failure's own message is on
 #: standard output.
 QUERY = f"""
 if command -v nvidia-smi >/dev/null; then
@@ -118,7 +118,7 @@ def parse(lines: Sequence[str]) -> Smi:
     words = " ".join(" ".join(notes).split())
     if code in _TIMED_OUT:
         words = " ".join([f"nvidia-smi did not answer within {PATIENCE} s", *words.split()])
-        notes.insert(0, f"nvidia-smi did not end within {PATIENCE} s")
+        notes.insert(0, f"nvidia-smi did not finish within {PATIENCE} s")
     if gpus:
         return Smi(tuple(gpus.values()), None, lost, tuple(notes[:_MOST_NOTES]))
     if lost:
@@ -128,7 +128,7 @@ def parse(lines: Sequence[str]) -> Smi:
         raise ValueError(f"nvidia-smi lists no card that can be read: {clean(words, 500)!r}")
     if code == "exit 0":
         return Smi((), "No devices were found")
-    return Smi((), words or f"nvidia-smi ended with {code.removeprefix('exit ')} and no word")
+    return Smi((), words or f"nvidia-smi ended with {code.removeprefix('exit ')} and no output")
 
 
 def _lost(fields: Sequence[str]) -> str | None:
@@ -187,14 +187,14 @@ _CAUSES = (
     ("version mismatch", "the driver was updated and the old kernel module still runs", True),
     (
         "GPU is lost",
-        "the card has left the bus; if again, look at power and riser",
+        "the card has dropped off the bus; if it recurs, check power and riser",
         True,
     ),
     ("Unable to determine the device handle", "a card does not answer; dmesg has an Xid", True),
     ("did not answer within", "the driver or a card hangs; dmesg may have an Xid", False),
-    ("GPU requires reset", "a card waits for a reset", True),
+    ("GPU requires reset", "a card needs a reset", True),
     ("Unknown Error", "a card does not answer; dmesg has an Xid", True),
-    ("No devices were found", "the driver runs but takes no card; dmesg says why", False),
+    ("No devices were found", "the driver runs but claims no card; dmesg shows why", False),
     ("libnvidia-ml", "the driver's libraries are missing", False),
     ("couldn't communicate", "the kernel module does not run", False),
     ("not installed", "there is no driver", False),

@@ -112,7 +112,7 @@ class Cache:
         return self.blobs / str(file.sha256)
 
     def partial(self, file: Remote) -> Path:
-        """Where it lies until then. huggingface_hub since 1.13 goes on with no file that another
+        """Where it lies until then. huggingface_hub since 1.13 resumes no file that another
         process began (https://github.com/huggingface/huggingface_hub/pull/4228); this does."""
         return self.blobs / f"{file.sha256}.partial"
 
@@ -198,7 +198,7 @@ def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
     if _sha256(partial) != file.sha256:
         partial.unlink()
         raise RefusedError(
-            f"{file.name} of {model} arrived damaged (its SHA-256 is not what the hub says) and was"
+            f"{file.name} of {model} arrived damaged (its SHA-256 is not the hub's) and was"
             " removed; run again"
         )
     partial.replace(whole)
@@ -257,7 +257,7 @@ def fetch(
     # Agents would take the hub's list of all files for what must be there.
     (cache.blobs.parent / "trees" / f"{commit}.json").unlink(missing_ok=True)
     if Path(folder).name != commit:
-        raise RefusedError(f"revision {revision} of {model} moved on meanwhile; run again")
+        raise RefusedError(f"revision {revision} of {model} changed meanwhile; run again")
     for file in files:
         if (Path(folder) / file.name).stat().st_size != file.size:
             raise RefusedError(
@@ -288,7 +288,7 @@ def sentence(error: Exception, model: str, revision: str, endpoint: str, has_tok
     if isinstance(cause, GatedRepoError):
         if has_token:
             return (
-                f"{model} is gated, and the token's account may not use it; ask for access on"
+                f"{model} is gated, and the token's account may not use it; request access on"
                 f" {endpoint}/{model}"
             )
         return (
@@ -306,13 +306,13 @@ def sentence(error: Exception, model: str, revision: str, endpoint: str, has_tok
         return f"{model} is not on {endpoint}, or {private}; correct model"
     if isinstance(cause, HfHubHTTPError):
         if status == 401:
-            return f"{endpoint} refuses the token: it is wrong or has ended; give a new one"
+            return f"{endpoint} refuses the token: it is wrong or has expired; set a new one"
         if status == 403:
             return f"{endpoint} refuses {model} to this token (403); give it the right to read it"
         return f"{endpoint} answers {status} for {model}; try again later"
     reason = " ".join(str(cause).split())[:200] or type(cause).__name__
     if _of_the_network(cause):
-        return f"{endpoint} cannot be reached from this host, or broke off: {reason}"
+        return f"{endpoint} cannot be reached from this host, or the connection broke off: {reason}"
     if isinstance(cause, OSError) and cause.errno == 28:
         return f"the disk of the cache is full while {model} is fetched; make room"
     return f"{model} cannot be fetched from {endpoint}: {type(cause).__name__}: {reason}"

@@ -1,4 +1,4 @@
-"""A model in a folder of the controller, for hosts that reach no hub."""
+"""A model in a folder of the controller, for hosts that cannot reach a hub."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ def _no_weights(files: tuple[LocalFile, ...]) -> Iterator[str]:
                 named = parts(content.read(INDEX_SIZE), INDEX_SIZE)
             if missing := sorted(name for name in named if place + name not in there):
                 yield (
-                    f"holds not all weights: {file.name} names {place}{missing[0]}, which is not"
-                    " there; fetch the model again"
+                    f"does not hold all weights: {file.name} names {place}{missing[0]}, which does"
+                    " not exist; fetch the model again"
                 )
         if file.name.endswith(".safetensors"):
             with _opened(file) as content:

@@ -33,7 +33,7 @@ def is_pointer(content: bytes) -> bool:
 def tensor_bytes(file: BinaryIO, size: int) -> int:
     """Bytes of tensors in a safetensors file of so many bytes.
 
-    :raises ValueError: it holds no weights, or not all; the words go on from the file's name.
+    :raises ValueError: it holds no weights, or not all; the words continue from the file's name.
     """
     start = file.read(len(POINTER))
     if is_pointer(start):
@@ -56,11 +56,11 @@ def judged(size: int, header: int | None, end: int | None) -> int:
         raise ValueError("is empty; fetch the model again")
     if header is None or header > size - 8:
         raise ValueError(
-            "is no safetensors file, or was cut short: its header does not fit in it; fetch the"
+            "is not a safetensors file, or was cut short: its header does not fit in it; fetch the"
             " model again"
         )
     if end is None or header < 2:
-        raise ValueError("is no safetensors file: it has no header; fetch the model again")
+        raise ValueError("is not a safetensors file: it has no header; fetch the model again")
     if size < 8 + header + end:
         raise ValueError(
             f"was cut short: it has {size} of {8 + header + end} bytes; fetch the model again"

@@ -38,7 +38,7 @@ def parse_recipient(text: str) -> Recipient:
         shown = " ".join(words[:2])[:40]
         raise SettingsError(
             [
-                f"{shown!r}... is no recipient: it must be an age recipient (age1...) or an SSH"
+                f"{shown!r}... is not a recipient: it must be an age recipient (age1...) or an SSH"
                 f" public key (ssh-ed25519 or ssh-rsa): {error}"
             ]
         ) from error
@@ -56,7 +56,9 @@ def read_recipients(path: Path) -> list[str]:
     stripped = [line.strip() for line in lines]
     found = [line for line in stripped if line and not line.startswith("#")]
     if not found:
-        raise SettingsError([f"{path} lists no recipient; nobody could open the keys again"])
+        raise SettingsError(
+            [f"{path} lists no recipient, and nobody could decrypt the keys; add one"]
+        )
     return found
 
 
@@ -95,12 +97,12 @@ class _Found:
 def decrypt(path: Path, content: bytes, identity_file: Path | None) -> bytes:
     """Open an age file with the first identity that fits.
 
-    :param identity_file: the only file to look at; None: ``VLLM_HOSTS_IDENTITY``, or the usual
+    :param identity_file: the only file to use; None: ``VLLM_HOSTS_IDENTITY``, or the usual
         places of age and SSH.
     :raises SettingsError: none fits, one has a passphrase, or the file is damaged.
     """
     if not content.startswith(b"age-encryption.org/"):
-        raise SettingsError([f"{path} is damaged: it is no age file; {_RESTORE}"])
+        raise SettingsError([f"{path} is damaged: it is not an age file; {_RESTORE}"])
     looked = list(_identities(identity_file))
     refusals = []
     for found in looked:
@@ -115,7 +117,10 @@ def decrypt(path: Path, content: bytes, identity_file: Path | None) -> bytes:
     if not looked:
         refusals.append("there is none in the usual places")
     raise SettingsError(
-        [f"{path} cannot be opened: no identity fits ({'; '.join(refusals)}); {_how_to_name_one()}"]
+        [
+            f"{path} cannot be decrypted: no identity fits ({'; '.join(refusals)});"
+            f" {_how_to_name_one()}"
+        ]
     )
 
 

@@ -143,7 +143,7 @@ class Authority:
         :raises SettingsError: as ``replace``.
         """
         if self.trusted() is None:
-            raise SettingsError(["there is no CA to replace yet; the first deploy makes one"])
+            raise SettingsError(["there is no CA to replace yet; the first deploy creates one"])
         if (content := self._store.peek()) is not None:
             ca.check_begin(content, overlap, utc_now())
 
@@ -272,12 +272,13 @@ def ca_warnings(
     if following is not None and ca.phase(following, now) == "after":
         if any(signed_by(certificate, one) for one in others):
             yield (
-                "its certificate is of the CA that is going, which clients stop trusting after"
-                f" {ca.shown(following.old_ends)}; a deploy brings one of the new CA: pyinfra"
+                "its certificate is from the outgoing CA, which clients stop trusting after"
+                f" {ca.shown(following.old_ends)}; a deploy replaces it with one from the new CA:"
+                " pyinfra"
                 f" INVENTORY deploy.py --limit {host}"
             )
     elif following is None and signer.not_valid_after_utc - now < _CA_ENDS_SOON:
         yield (
-            f"the local CA ends on {signer.not_valid_after_utc:%Y-%m-%d}, and with it every"
-            " certificate of it; make another in time: vllm-hosts keys new-ca INVENTORY"
+            f"the local CA expires on {signer.not_valid_after_utc:%Y-%m-%d}, and with it every"
+            " certificate that it signed; create another in time: vllm-hosts keys new-ca INVENTORY"
         )

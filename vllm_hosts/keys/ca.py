@@ -63,9 +63,9 @@ def check_begin(content: Content, overlap: timedelta, now: datetime) -> None:
     if overlap and content.next_ca is not None and phase(content.next_ca, now) != "over":
         raise SettingsError(
             [
-                f"a new CA was made on {shown(content.next_ca.begun)} already, and takes over on"
-                f" {shown(content.next_ca.takes_over)}; to go on with it now: vllm-hosts keys"
-                " new-ca INVENTORY --finish; to take it back before it does: --cancel"
+                f"a new CA was already created on {shown(content.next_ca.begun)}, and takes over on"
+                f" {shown(content.next_ca.takes_over)}; to have it take over now: vllm-hosts keys"
+                " new-ca INVENTORY --finish; to withdraw it: --cancel"
             ]
         )
 
@@ -95,7 +95,8 @@ def cancel(content: Content, now: datetime) -> Content:
         raise SettingsError(
             [
                 f"the new CA took over on {shown(following.takes_over)}, and hosts may have"
-                " certificates of it; to go back, finish this change (--finish) and make another"
+                " certificates from it; to go back, finish this change (--finish) and create"
+                " another"
             ]
         )
     return content.model_copy(update={"next_ca": None})
@@ -104,7 +105,7 @@ def cancel(content: Content, now: datetime) -> Content:
 def _following(content: Content, now: datetime) -> NextCa:
     if content.next_ca is None or phase(content.next_ca, now) == "over":
         raise SettingsError(
-            ["no new CA is about to take over; make one with: vllm-hosts keys new-ca INVENTORY"]
+            ["no new CA is about to take over; create one with: vllm-hosts keys new-ca INVENTORY"]
         )
     return content.next_ca
 

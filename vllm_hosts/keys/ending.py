@@ -40,7 +40,7 @@ class Left:
     def words(self) -> str:
         """For people."""
         if self.left <= timedelta():
-            return f"it ended on {self.ends:%Y-%m-%d %H:%M} UTC"
+            return f"it expired on {self.ends:%Y-%m-%d %H:%M} UTC"
         if self.left < timedelta(days=2):
             left = f"{int(self.left.total_seconds() // 3600)} hours"
         else:

@@ -1,4 +1,4 @@
-"""Writing private files on the controller: whole or not at all, and never readable by others."""
+"""Private files on the controller: written completely or not at all, never readable by others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_unshared(path: Path) -> None:
         raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
     if found.st_uid not in (os.geteuid(), 0):
         raise SettingsError(
-            [f"{path} belongs to another user, who could change who opens the keys; chown it"]
+            [f"{path} belongs to another user, who could change who can decrypt the keys; chown it"]
         )
     if stat.S_IMODE(found.st_mode) & 0o022:
         raise SettingsError([f"{path} can be written by other users; run: chmod go-w {path}"])

@@ -54,7 +54,7 @@ def released(content: Content, name: str) -> Content:
     known = {*content.hosts, *content.internal}
     if name not in known:
         there = ", ".join(sorted(known)) or "none yet"
-        raise SettingsError([f"the store remembers no host {name!r}; it remembers {there}"])
+        raise SettingsError([f"the store has no host {name!r}; it has {there}"])
     return content.model_copy(
         update={
             "hosts": {host: way for host, way in content.hosts.items() if host != name},

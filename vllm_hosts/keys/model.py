@@ -188,10 +188,10 @@ def add_client(
     """
     if not _CLIENT_NAME.fullmatch(name):
         raise SettingsError(
-            [f"{name!r} is no client's name; use 1 to 64 lower-case letters, digits and dashes"]
+            [f"{name!r} is not a client name; use 1 to 64 lower-case letters, digits and dashes"]
         )
     if name in content.clients:
-        raise SettingsError([f"there is a client {name!r} already; rotate its key, or revoke it"])
+        raise SettingsError([f"client {name!r} already exists; rotate its key, or revoke it"])
     record = ClientRecord(
         created=now,
         keys=(new_key(now, lifetime),),

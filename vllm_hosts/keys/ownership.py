@@ -78,8 +78,8 @@ class Claim:
             return None
         others = ", ".join(sorted(self.opened.anothers))
         return (
-            "left alone, since this inventory has no store of keys yet, and another one's has"
-            f" {others}: do what is said of it first, or take it out of the inventory"
+            f"left alone, since this inventory has no key store yet, and {others} belongs to"
+            " another one: do what is reported there first, or take it out of the inventory"
         )
 
     def refusal(self, found: Marked, *, listed: bool = True) -> str:
@@ -89,8 +89,9 @@ class Claim:
         """
         if self.judge(found) is Whose.UNREADABLE:
             return (
-                f"{STORE_MARK} does not say whose keys this host has; move it away there"
-                f" (mv {STORE_MARK} {STORE_MARK}.unreadable) to have the keys themselves compared"
+                f"{STORE_MARK} is not readable as a record of this host's store; move it away"
+                f" there (mv {STORE_MARK} {STORE_MARK}.unreadable) to have the keys themselves"
+                " compared"
             )
         name = inventory_named(found)
         other = self._owner(found)
@@ -100,8 +101,8 @@ class Claim:
         if not listed:
             called = repr(name) if name else "without a name"
             return (
-                f"this host belongs to another inventory now ({called}); let it"
-                f" go here: vllm-hosts hosts release {file} {quote(self.host)}"
+                f"this host belongs to another inventory now ({called}); release it here:"
+                f" vllm-hosts hosts release {file} {quote(self.host)}"
             )
         adopt = (
             f"or give the host to {file} on purpose, after which every client of it needs a new"
@@ -118,9 +119,7 @@ class Claim:
                 f" {file} would give it others: {where} (see docs/inventories.md), {adopt}"
             )
         inventory = inventory_of(theirs)
-        has = (
-            "has" if other else "says, and nobody here can open that store to compare, that it has"
-        )
+        has = "has" if other else "claims to have (that store cannot be decrypted here to compare)"
         why = (
             f"this host {has} the keys and the CA of {shown(inventory)}, and {file} would give it"
             " others"

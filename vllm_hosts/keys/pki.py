@@ -285,7 +285,7 @@ def reason_to_renew(
     if left < timedelta(days=renew_before_days):
         return f"it has {max(left.days, 0)} days left"
     if asked_since is not None and certificate.not_valid_before_utc + _BACKDATED < asked_since:
-        return f"a new one was asked for on {asked_since:%Y-%m-%d %H:%M} UTC"
+        return f"a new one was requested on {asked_since:%Y-%m-%d %H:%M} UTC"
     return None
 
 

@@ -125,10 +125,10 @@ def _from_command(setting: str, command: str, safe: re.Pattern[str] = SAFE_SECRE
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise SettingsError([f"{setting}: {program} did not end within {_TIMEOUT} s"]) from None
+        raise SettingsError([f"{setting}: {program} did not finish within {_TIMEOUT} s"]) from None
     if done.returncode != 0:
         raise SettingsError(
-            [f"{setting}: {program} ended with {done.returncode}; its own words are above"]
+            [f"{setting}: {program} ended with {done.returncode}; see its output above"]
         )
     value = done.stdout.partition("\n")[0]
     value = value.rstrip("\r") if safe is _PASSWORD else value.strip()

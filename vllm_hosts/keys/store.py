@@ -86,7 +86,7 @@ class KeyStore:
     def update(
         self, change: Callable[[Content], Content], *, start: Content | None = None
     ) -> Content:
-        """Change the store, whole or not at all. A second writer waits, and loses nothing.
+        """Change the store, completely or not at all. A second writer waits, and loses nothing.
 
         :param start: what a store begins with that is not there yet; None: it has to be there.
         :raises SettingsError: as ``read``; or it cannot be written, and is as it was.
@@ -106,8 +106,8 @@ class KeyStore:
 
     def _none(self) -> str:
         return (
-            f"there is no store of keys for the inventory {self.name!r} in {self.plain_path.parent}"
-            f" or {self.encrypted_path}; its first deploy makes one, and so does: vllm-hosts keys"
+            f"there is no key store for the inventory {self.name!r} in {self.plain_path.parent}"
+            f" or {self.encrypted_path}; its first deploy creates one, and so does: vllm-hosts keys"
             " add. If the inventory was renamed or copied, see docs/inventories.md"
         )
 
@@ -239,7 +239,9 @@ class KeyStore:
 
     def _write_recipients(self, lines: list[str]) -> None:
         make_folder(self.recipients_path.parent)
-        head = f"# Who can open {self.encrypted_path.name}: age recipients and SSH public keys.\n"
+        head = (
+            f"# Who can decrypt {self.encrypted_path.name}: age recipients and SSH public keys.\n"
+        )
         self._write(self.recipients_path, (head + "\n".join([*lines, ""])).encode())
 
     def _write(self, path: Path, data: bytes) -> None:
@@ -247,7 +249,7 @@ class KeyStore:
             write_private(path, data)
         except OSError as error:
             raise SettingsError(
-                [f"{path} cannot be written: {error.strerror}; it is as it was"]
+                [f"{path} cannot be written: {error.strerror}; it is unchanged"]
             ) from error
 
 

@@ -18,7 +18,7 @@ _WEAK_DIGESTS = (hashes.SHA1, hashes.MD5)
 
 
 def weaknesses(chain: Sequence[x509.Certificate]) -> Iterator[str]:
-    """What is too weak in these certificates; sentences that go on from the file's name."""
+    """What is too weak in these certificates; sentences that continue from the file's name."""
     for certificate in chain:
         try:
             name = certificate.subject.rfc4514_string() or "without a subject"

@@ -1,1 +1,1 @@
-"""Changes to a host, each made only where one look shows a difference."""
+"""Changes to a host, each made only where one query shows a difference."""

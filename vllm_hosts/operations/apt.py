@@ -54,7 +54,7 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
     The key is fetched by the host itself with apt's own downloader, so that the host's proxies
     apply, and refused unless it is exactly the pinned one.
 
-    :param describe: says which archive, when it is called; it may look at the host.
+    :param describe: says which archive, when it is called; it may query the host.
     Other entries for the same archive give way, whatever their file is called, since apt refuses
     two ``Signed-By`` for one archive. A copy of what they were is kept.
 
@@ -177,7 +177,7 @@ def packages_present(
     """Install packages, at a version where one is given.
 
     :param wanted: version by package name; None: whichever is installed, or the archive's newest.
-        A function is called when the host can be looked at.
+        A function is called when the host can be checked.
     :param held: keep them at that version through upgrades.
     :param conflicting: packages to remove first. Their data stays.
     :param before_removing: shell command, where some of those are there.

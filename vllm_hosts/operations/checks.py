@@ -15,9 +15,9 @@ from vllm_hosts.text import clean
 
 @host_operation
 def no_problems(find: Callable[[], Sequence[str]]) -> Commands:
-    """Fail the host with every sentence that ``find`` returns; it may look at the host.
+    """Fail the host with every sentence that ``find`` returns; it may query the host.
 
-    Never counts as a change. While a run is prepared, the host is refused, and not looked at
+    Never counts as a change. While a run is prepared, the host is refused, and not checked
     further.
     """
     found = find()
@@ -28,7 +28,7 @@ def no_problems(find: Callable[[], Sequence[str]]) -> Commands:
 
 @host_operation
 def promise_kept(find: Callable[[], Sequence[str]]) -> Commands:
-    """Like ``no_problems``, for what is true only at the end of a run: not looked at before."""
+    """Like ``no_problems``, for what is true only at the end of a run: not checked before."""
     if ctx_state.get().is_executing and (found := find()):
         raise HostError("; ".join(found))
     yield from ()
@@ -42,7 +42,7 @@ def said(sentences: Sequence[str]) -> Commands:
 
 
 def say(sentences: Sequence[str]) -> None:
-    """Say something about the host at hand, once in a run: while it executes, if it does."""
+    """Say something about the current host, once in a run: while it executes, if it does."""
     if ctx_state.get().is_executing or dry():
         for sentence in sentences:
             ctx_host.get().log_styled(

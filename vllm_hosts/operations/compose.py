@@ -96,7 +96,7 @@ def _seen(wanted: Agents) -> _Seen:
 def agents_announced(wanted: Agents) -> Commands:
     """Let every host know which agents the others serve, and are about to change. Changes nothing.
 
-    All hosts have done this before one of them goes on.
+    All hosts have done this before one of them continues.
     """
     seen = _seen(wanted)
     models = wanted.serving.of(seen.names)
@@ -146,7 +146,7 @@ def agents_running(wanted: Agents) -> Commands:
         stays = stays and not _moved(seen.found, wanted.cells)
         if was_up and stays and not _again(wanted.edge_is_up):
             raise HostError(
-                "the agents are healthy, and the edge, which answered before, says that they are"
+                "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
             )
 
@@ -171,7 +171,7 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
     changed, by_service = seen.names, {one.service: one for one in seen.found.containers}
     removed = sorted(set(by_service) - set(wanted.names))
     for agent in changed:
-        differs(f"agent {agent}", "does not run, or not as compose.yaml says")
+        differs(f"agent {agent}", "does not run, or not as in compose.yaml")
     for agent in removed:
         differs(f"agent {agent}", "is no longer in the settings")
     healthy = {name for name, container in by_service.items() if container.health == "healthy"}
@@ -241,7 +241,7 @@ def _moved(found: Project, cells: Mapping[str, Cell]) -> dict[str, str]:
 
 
 def _left(compose: str, moved: Mapping[str, str], agents: Sequence[str]) -> str:
-    """Shell: agents leave networks that are to be made anew."""
+    """Shell: agents leave networks that are to be recreated."""
     leaving = [agent for agent in agents if agent in moved]
     if not leaving:
         return ""

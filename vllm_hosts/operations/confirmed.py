@@ -98,7 +98,7 @@ def _confirm(state: State, host: Host, name: str, blame: str) -> bool:
         if time.monotonic() >= deadline:
             break
         time.sleep(2)
-    host.log(f"    no new connection gets in; waiting for the host to undo it: {why}")
+    host.log(f"    no new connection opens; waiting for the host to roll back: {why}")
     done, _ = host.run_shell_command(
         StringCommand(undone_within(PATIENCE + 15, folder)),
         print_output=False,
@@ -106,12 +106,10 @@ def _confirm(state: State, host: Host, name: str, blame: str) -> bool:
         **connector_options(state, host),
     )
     ending = (
-        "so the host has put the old state back"
-        if done
-        else "and the host has not said that it undid it"
+        "so the host rolled back" if done else "and the host has not confirmed that it rolled back"
     )
     return fail(
-        state, host, f"after the change no new connection got in ({why}), {ending}; {blame}"
+        state, host, f"after the change no new connection opened ({why}), {ending}; {blame}"
     )
 
 

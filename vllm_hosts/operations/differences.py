@@ -41,13 +41,13 @@ _wanted: dict[str, dict[str, File | Absent]] = {}
 
 
 def remember(entries: Iterable[Entry]) -> None:
-    """An operation keeps these so at the host at hand."""
+    """An operation keeps these so on the current host."""
     wanted = _wanted.setdefault(ctx_host.get().name, {})
     wanted.update({entry.path: entry for entry in entries if isinstance(entry, File | Absent)})
 
 
 def remembered() -> list[File | Absent]:
-    """Everything that ``remember`` was told at the host at hand."""
+    """Everything that ``remember`` was told on the current host."""
     return list(_wanted.get(ctx_host.get().name, {}).values())
 
 

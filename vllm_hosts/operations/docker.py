@@ -81,7 +81,7 @@ def daemon_configured(
     is put back.
 
     :param wanted: from what daemon.json holds now to the keys that it should hold.
-    :param read_at_start: further files that the daemon looks at only when it starts.
+    :param read_at_start: further files that the daemon reads only when it starts.
     :param provided_by: packages that they come from.
     :param serving: the host's agents: hosts with the same models restart Docker one after the
         other where containers do not outlive it.
@@ -91,12 +91,12 @@ def daemon_configured(
     if text is not None:
         differs(
             DAEMON_JSON,
-            "lacks settings, or has others",
+            "lacks settings, or has different ones",
             File(DAEMON_JSON, text, partly=True),
             lambda: look(TreeState, paths=[DAEMON_JSON]).paths[DAEMON_JSON],
         )
     elif daemon.stale or not daemon.running:
-        differs("docker.service", "does not run, or with older settings")
+        differs("docker.service", "does not run, or runs with older settings")
     if not daemon.enabled:
         differs("docker.service", "does not start at boot")
     what = "Docker is restarted" if daemon.running else "Docker is started"

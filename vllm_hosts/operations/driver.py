@@ -59,7 +59,7 @@ fi 2>&1 || :
 def driver_installed(describe: Callable[[], Install | None]) -> Commands:
     """Install a driver's packages from where they come from.
 
-    :param describe: says what, when it is called; it may look at the host. None: nothing.
+    :param describe: says what, when it is called; it may query the host. None: nothing.
     """
     wanted = describe()
     if wanted is None:
@@ -73,7 +73,7 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
         sources, release = read(look(AptSourceFiles), but=_SOURCES), look(OsRelease)
         if not offered(sources, release.codename):
             raise HostError(
-                f"no source of apt on this host has main of {release.codename}, whose"
+                f"no apt source on this host has main of {release.codename}, whose"
                 f" {' and '.join(wanted.components)} the driver comes from; add the distribution's"
                 " archive to /etc/apt, or set nvidia.driver_source = 'nvidia'"
             )
@@ -113,9 +113,9 @@ def driver_answers(
 ) -> Commands:
     """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
 
-    Hosts reboot one at a time, and their runs go on after it.
+    Hosts reboot one at a time, and their runs continue after it.
 
-    :param reason: why a reboot would help, from a look at the host; None: it would not.
+    :param reason: why a reboot would help, from a query of the host; None: it would not.
     :param refused: the sentence for a reboot that is needed; None: it is allowed.
     :param timeout: seconds in which a rebooted host must be back.
     :param wanted: the cards that must answer; of others it does not matter.
@@ -202,7 +202,8 @@ def fabric_manager_runs(names: Callable[[], tuple[str, ...]]) -> Commands:
     package = matching(look(AptVersions, names=list(wanted)), wanted, driver or "")
     if package is None:
         raise HostError(
-            f"no archive of this host has a Fabric Manager at the driver's version {driver}, which"
+            "no archive of this host has a Fabric Manager at exactly the driver's version"
+            f" {driver}, which"
             " its NVSwitches need; see docs/driver.md"
         )
     yield from packages_installed(dict([package]), held=True)

@@ -53,12 +53,12 @@ def _ask(entries: Sequence[Entry]) -> None:
         return
     said = clean(sentences(output.stderr_lines) or output.stdout, 1500)
     if output.stdout.startswith(_UNASKED):
-        say([f"nginx is asked about its configuration only when it gets it: {said}"])
+        say([f"nginx's configuration can be tested only once it is in place: {said}"])
         return
     raise HostError(
-        f"nginx would refuse the edge's configuration: {said}; change the setting or the file that"
-        " this is about ('nginx -T' on the host shows all files) and deploy again. Nothing of the"
-        " edge was changed, and no image or model was fetched"
+        f"nginx would reject the edge's configuration: {said}; change the setting or the file"
+        " concerned ('nginx -T' on the host shows all files) and deploy again. The edge was not"
+        " changed, and no image or model was fetched"
     )
 
 
@@ -71,7 +71,7 @@ def sentences(lines: Sequence[str]) -> str:
 def trial(entries: Sequence[Entry], *, folder: str = NGINX_FOLDER) -> StringCommand:
     """The command that succeeds if nginx accepts these files.
 
-    The whole of /etc/nginx is made anew from links to what is there, the files are put into it, and
+    The whole of /etc/nginx is rebuilt from links to what is there, the files are put into it, and
     nginx finds it under its own name: in a mount namespace, which ends with the command.
 
     :param folder: nginx's, elsewhere in tests.

@@ -19,7 +19,7 @@ from vllm_hosts.operations.tree import change
 
 _CHANGE = "firewall"
 _TABLE = "table inet vllm_hosts"
-_BLAME = "is this machine's network in firewall.ssh_from, and sshd's port what it was?"
+_BLAME = "is this machine's network in firewall.ssh_from, and is sshd's port the same?"
 
 
 @host_operation
@@ -42,7 +42,7 @@ def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: 
     if not loaded.in_force:
         differs(_TABLE, "is not the one that its file describes")
     if (loaded.in_force and different) or (not loaded.in_force and loaded.active):
-        leads_to("the firewall's table is loaded anew; open connections stay")
+        leads_to("the firewall's table is reloaded; open connections stay")
     if different or not loaded.in_force:
         yield armed(
             _CHANGE,

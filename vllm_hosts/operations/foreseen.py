@@ -64,14 +64,14 @@ def end() -> None:
 
 
 def _here() -> Foreseen | None:
-    """What is known of the host at hand; None: nobody listens, or it is being changed by now."""
+    """What is known of the current host; None: nobody listens, or it is being changed by now."""
     if _outlook is None or ctx_state.get().is_executing:
         return None
     return _outlook.hosts.setdefault(ctx_host.get().name, Foreseen())
 
 
 def refuse(problems: Iterable[str]) -> bool:
-    """The host at hand will not be deployed to. Whether somebody listens."""
+    """The current host will not be deployed to. Whether somebody listens."""
     here = _here()
     if here is not None:
         here.refused += [clean(problem) for problem in problems]
@@ -79,7 +79,7 @@ def refuse(problems: Iterable[str]) -> bool:
 
 
 def refused() -> bool:
-    """Whether the host at hand was refused, so that nothing more is asked of it."""
+    """Whether the current host was refused, so that nothing more is asked of it."""
     here = _here()
     return here is not None and bool(here.refused)
 
@@ -121,7 +121,7 @@ def would_fail(sentence: str, *, lost: bool = False) -> bool:
 
 
 def agents_change(describe: Callable[[], Changing]) -> None:
-    """Agents of the host at hand will change."""
+    """Agents of the current host will change."""
     if (here := _here()) is not None:
         here.changing = describe()
 
@@ -134,7 +134,7 @@ def will_change(things: Iterable[str]) -> None:
 
 def may_have_changed(things: Iterable[str]) -> bool:
     """Whether an operation before will have changed one of these. Asked while a run is prepared;
-    the operation at hand then counts as one that decides while it runs."""
+    the current operation then counts as one that decides while it runs."""
     here = _here()
     if here is None or here.changed.isdisjoint(things):
         return False
@@ -143,7 +143,7 @@ def may_have_changed(things: Iterable[str]) -> bool:
 
 
 def conditional() -> None:
-    """The operation at hand decides while it runs what it does."""
+    """The current operation decides while it runs what it does."""
     here = _here()
     if here is not None and (operation := ctx_host.get().current_op_hash) is not None:
         here.conditional.add(operation)

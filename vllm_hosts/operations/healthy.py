@@ -15,7 +15,7 @@ from vllm_hosts.host.compose import STARTS
 from vllm_hosts.operations.base import OFTEN, Commands, host_operation
 from vllm_hosts.operations.confirmed import connector_options
 
-#: Seconds between two looks at an agent that is not healthy yet, and until the first line about it.
+#: Seconds between two polls of an agent that is not healthy yet, and until the first line about it.
 _LOOK_EVERY = 2.0
 _SAY_AFTER = 10.0
 #: vLLM that ends this often while it is waited for will not come up by itself.
@@ -36,7 +36,7 @@ def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Comma
 
 
 def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[str]:
-    """Wait at the host at hand until all agents are healthy, and say how long each took.
+    """Wait on the current host until all agents are healthy, and say how long each took.
 
     :param timeout: seconds.
     :returns: those that were waited for.
@@ -87,7 +87,7 @@ def _hopeless(first: AgentState, now: AgentState, seconds: float, timeout: int) 
 
 
 def noted(agents: Sequence[str]) -> None:
-    """Note at the host at hand how long these agents took from their start until now."""
+    """Note on the current host how long these agents took from their start until now."""
     if not agents:
         return
     host, state = ctx_host.get(), ctx_state.get()

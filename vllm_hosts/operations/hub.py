@@ -15,7 +15,7 @@ from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.settings.cells import FETCHING
 
-#: A second one replaces the first: what is left of a run whose connection broke does not go on.
+#: A second one replaces the first: what is left of a run whose connection broke is not resumed.
 CONTAINER = "vllm-hosts-fetch"
 #: Its network and its bridge.
 NETWORK = FETCHING
@@ -30,7 +30,7 @@ def models_fetched(models: Sequence[HubModel], download: Download) -> Commands:
     """Have these models whole in the host's cache, saying how far it is.
 
     A model that is there is not asked for again. One that is not is fetched in a container of the
-    agents' image, which goes on where an earlier one stopped; if that fails, the host fails with
+    agents' image, which resumes where an earlier one stopped; if that fails, the host fails with
     one sentence, and nothing that runs was touched.
     """
     if not models:

@@ -31,16 +31,16 @@ echo unknown
 
 @host_operation
 def image_above_floor(vllm: Vllm) -> Commands:
-    """Fail a host whose image has a vLLM with known ways around its key, whatever its tag says.
+    """Fail a host whose image has a vLLM whose key can be bypassed, whatever its tag says.
 
-    An image is asked once; a note holds its id and what it said.
+    An image is checked once; a record holds its id and its answer.
     """
     image = vllm.image
     found = look(ImageVersion, image=image)
     if not found.id or found.version is None:
-        differs(f"the vLLM in {image}", "has not been asked for its version")
+        differs(f"the vLLM in {image}", "has not been checked for its version")
         yield watched(
-            f"asking {image} for its vLLM",
+            f"checking which vLLM {image} has",
             f"""
             set -eu
             id=$(docker image inspect --format '{{{{.Id}}}}' {quote(image)})
@@ -74,18 +74,18 @@ def judged(vllm: Vllm, said: str | None) -> tuple[str | None, str | None]:
     except InvalidVersion:
         if vllm.version is not None:
             return None, (
-                f"the image {vllm.image} does not say which vLLM it has; vllm.version"
-                f" {vllm.version} is taken for it"
+                f"the image {vllm.image} does not report which vLLM it has; vllm.version"
+                f" {vllm.version} is assumed"
             )
         return (
-            f"the image {vllm.image} does not say which vLLM it has; use another image, or set"
+            f"the image {vllm.image} does not report which vLLM it has; use another image, or set"
             " vllm.version to what it really has"
         ), None
     if version < VLLM_FLOOR:
         claimed = f" (vllm.version says {vllm.version})" if vllm.version else ""
         return (
-            f"the image {vllm.image} has vLLM {version}{claimed}, which has known ways around its"
-            f" key; use an image with {VLLM_FLOOR} or newer"
+            f"the image {vllm.image} has vLLM {version}{claimed}, which has known vulnerabilities"
+            f" that bypass its key; use an image with {VLLM_FLOOR} or newer"
         ), None
     claim = vllm.vllm_version
     if claim is not None and claim.release != version.release:

@@ -1,4 +1,4 @@
-"""Copying models from the controller, for hosts that reach no hub."""
+"""Copying models from the controller, for hosts that cannot reach a hub."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _compare(copy: Copy, local: LocalModel, found: CopyFound) -> Commands:
             """,
             tail=1,
         )
-    differs(f"model {copy.target}", "was not compared with this controller's yet")
+    differs(f"model {copy.target}", "has not been compared with this controller's")
     yield _stamp(copy, local, found.sources)
 
 
@@ -160,7 +160,7 @@ def _piece(file: LocalFile, at: int) -> bytes:
 
 
 def _digests(local: LocalModel) -> dict[str, str]:
-    """SHA-256 by name. In a thread of its own, so that other hosts go on meanwhile."""
+    """SHA-256 by name. In a thread of its own, so that other hosts continue meanwhile."""
     pool = gevent.get_hub().threadpool
     digests: dict[str, str] = pool.apply(lambda: {file.name: file.sha256 for file in local.files})
     return digests

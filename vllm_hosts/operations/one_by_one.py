@@ -213,7 +213,7 @@ def begin() -> Turns:
 
 
 def announce(models: frozenset[str], serving: frozenset[str]) -> Turn:
-    """A turn of the host at hand, which is to be taken later in this run."""
+    """A turn of the current host, which is to be taken later in this run."""
     names = [host.name for host in ctx_state.get().inventory]
     name = ctx_host.get().name
     return _turns.announce(name, models, serving, names.index(name))
@@ -225,7 +225,7 @@ def abandon(host: str) -> None:
 
 
 def announced() -> Turn | None:
-    """The last turn of the host at hand, if it was not taken yet."""
+    """The last turn of the current host, if it was not taken yet."""
     name = ctx_host.get().name
     mine = [turn for turn in _turns.turns if turn.host == name and turn.state == "announced"]
     return mine[-1] if mine else None
@@ -233,7 +233,7 @@ def announced() -> Turn | None:
 
 @contextmanager
 def turn_taken(turn: Turn, *, together: bool = False) -> Iterator[None]:
-    """The host at hand has its turn.
+    """The current host has its turn.
 
     :param together: it waits for nobody.
     :raises HostError: a host with the same model failed in its turn.

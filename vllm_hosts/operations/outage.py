@@ -33,7 +33,7 @@ def outage(
     those that served do so again.
 
     :param what: what happens, such as "Docker is restarted".
-    :param outlived: running containers go on where Docker's live-restore is in force.
+    :param outlived: running containers continue where Docker's live-restore is in force.
     """
     if serving is None:
         leads_to(what)
@@ -42,7 +42,7 @@ def outage(
     served = look(AgentsServed)
     agents = [agent for agent in serving.models if agent in served.healthy]
     if outlived and served.live_restore:
-        agents, what = [], f"{what}; agents go on meanwhile"
+        agents, what = [], f"{what}; agents keep running"
     leads_to(what + out_for(agents, served))
     if not agents or not ctx_state.get().is_executing:
         yield from commands
@@ -69,7 +69,7 @@ def out_for(agents: list[str], served: Served) -> str:
     seconds = [served.starts[agent] for agent in agents if agent in served.starts]
     long = f"about {max(seconds)} s" if len(seconds) == len(agents) else "minutes"
     are = "is" if len(agents) == 1 else "are"
-    return f"; {', '.join(agents)} {are} out for {long} after it, while models load"
+    return f"; {', '.join(agents)} {are} down for {long} after it, while models load"
 
 
 def _wait(serving: Serving, agents: list[str]) -> None:

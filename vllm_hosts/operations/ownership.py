@@ -20,7 +20,7 @@ from vllm_hosts.operations.tree import change
 
 @host_operation
 def not_anothers(claim: Claim) -> Commands:
-    """Fail a host that belongs to another store. All hosts are looked at before one becomes ours.
+    """Fail a host that belongs to another store. All hosts are checked before one becomes ours.
 
     Never counts as a change.
     """
@@ -71,5 +71,5 @@ def _keep(state: State, host: Host, claim: Claim) -> bool:
     except SettingsError as error:
         return fail(state, host, "; ".join(error.problems))
     if claim.opened.store.encrypted:
-        host.log(f"    {shown(claim.opened.store.path)} remembers this host now: commit it")
+        host.log(f"    {shown(claim.opened.store.path)} now records this host: commit it")
     return True

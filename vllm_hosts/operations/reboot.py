@@ -40,7 +40,7 @@ def _reboot(state: State, host: Host, why: str, timeout: int) -> bool:
                 state,
                 host,
                 f"a reboot is needed ({why}), and was not tried since {_gone[0]} did not come back"
-                " from its own; look at that host first",
+                " from its own; check that host first",
             )
         before = _boot_id(state, host)
         if before == _own_boot_id():
@@ -99,6 +99,6 @@ def _boot_id_anew(state: State, host: Host) -> str | None:
             host.connect(show_errors=False)
             return _boot_id(state, host) if host.connected else None
         except Exception as error:
-            # Whatever goes wrong with a host that is going down or coming up: it is asked again.
+            # Whatever goes wrong with a host that is going down or coming up: it is polled again.
             logger.debug(f"{host.name} does not answer yet: {error!r}")
     return None

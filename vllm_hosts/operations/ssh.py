@@ -56,7 +56,7 @@ def passwords_refused() -> Commands:
     """Fail the host if sshd takes passwords in spite of our file. Changes nothing."""
     if ctx_state.get().is_executing and (ways := look(PasswordLogins)):
         raise HostError(
-            f"sshd still takes passwords ({', '.join(ways)}): another file in /etc/ssh sets it"
+            f"sshd still accepts passwords ({', '.join(ways)}): another file in /etc/ssh sets it"
             " before ours; see: sshd -T"
         )
     yield from ()
@@ -80,7 +80,7 @@ def _require_key_login() -> None:
         connector.disconnect()
     if method != "publickey":
         raise HostError(
-            "ssh_hardening switches passwords off, but this login was not seen to work with a key"
+            "ssh_hardening disables passwords, but this login was not seen to work with a key"
             f" (it used {method or 'no SSH'}); set ssh_key for this host, or"
             " ssh_hardening.enabled = False"
         )

@@ -78,7 +78,7 @@ def tree_synced(
 
     Every new version is written beside its target (never readable by others), synced to disk
     and renamed. If ``validate`` or ``activate`` fails, the old versions are put back, the host
-    fails with the program's own words, and the service goes on with what it had.
+    fails with the program's own message, and the service continues with what it had.
 
     :param entries: what should be there, or a function that says so when it is called.
     :param watch: further files that the service reads, written elsewhere.
@@ -101,7 +101,7 @@ def tree_synced(
     if different:
         entries_differ(different, found.paths)
     else:
-        differs(paths[0], "has not been taken up by its service")
+        differs(paths[0], "has not been loaded by its service")
     will_change([entry.path for entry in different])
     # Where nothing was taken up before, nobody has it to lose.
     if effect is not None and (stamp is None or found.stamp):
@@ -146,7 +146,7 @@ def change(
 ) -> StringCommand:
     """The command that makes these entries so, all or none.
 
-    For operations that know from a look of their own what differs; others use ``tree_synced``.
+    For operations that know from a query of their own what differs; others use ``tree_synced``.
 
     :param stamp: path and content of a note that is written at the very end.
     """

@@ -62,7 +62,7 @@ class Brief(BaseStateCallback):
         self._name = self._role = self._step = ""
         self._shown = True
         self._hosts: set[str] = set()
-        #: Of the role at hand, by hosts: the steps that changed something there.
+        #: Of the current role, by hosts: the steps that changed something there.
         self._changes: dict[tuple[str, ...], list[str]] = {}
         self._timer: gevent.Greenlet | None = None
         self._done: dict[str, Counter[str]] = {}
@@ -131,7 +131,7 @@ class Brief(BaseStateCallback):
             done = self._done.get(host.name, Counter())
             counts = f"{done['changed']} changed, {done['unchanged']} unchanged"
             if host not in state.activated_hosts:
-                said = format_text("was not reached; nothing was done there", "red")
+                said = format_text("could not be reached; nothing was done there", "red")
             elif foreseen.was_refused(host.name):
                 said = format_text("was refused before the run, and not changed", "red")
             elif name := self._failed.get(host.name):

@@ -98,6 +98,6 @@ def client_to_name(store: KeyStore, asked: str | None) -> str:
     usable.sort(key=lambda name: (name != DEFAULT_CLIENT, bool(content.clients[name].agents), name))
     if not usable:
         raise SettingsError(
-            ["no client has a key that is good; make one: vllm-hosts keys add INVENTORY NAME"]
+            ["no client has a valid key; create one: vllm-hosts keys add INVENTORY NAME"]
         )
     return usable[0]

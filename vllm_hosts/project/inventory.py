@@ -43,7 +43,7 @@ SECTIONS = (
 SETTINGS = ("agents", *SECTIONS)
 
 
-#: Hosts of this group are never deployed to: they only look at the others from outside.
+#: Hosts of this group are never deployed to: they only scan the others from outside.
 NEIGHBOURS = "neighbours"
 #: Hosts of this group are in no inventory any more, and their store still remembers them.
 LEFT = "left-behind"
@@ -108,7 +108,7 @@ def deployed(inventory: Inventory) -> list[Host]:
 
 
 def neighbours(inventory: Inventory) -> list[str]:
-    """Names of the hosts that look at the others from outside, and are never changed."""
+    """Names of the hosts that scan the others from outside, and are never changed."""
     return [host.name for host in inventory if NEIGHBOURS in host.groups]
 
 
@@ -174,8 +174,9 @@ def host_settings(host: Host) -> HostSettings:
         if host.name == "@local" and settings.ssh_hardening.enabled:
             found.append(
                 f"{_source(layers, 'ssh_hardening', 'enabled')}: ssh_hardening.enabled needs a"
-                " login over SSH that was seen to work with a key, and @local has none; enter this"
-                " machine by its address, with ssh_user and ssh_key, or leave that out for it"
+                " login over SSH with a key that was seen to work, and @local has none; enter this"
+                " machine by its address, with ssh_user and ssh_key, or leave ssh_hardening out for"
+                " it"
             )
     if found:
         raise SettingsError(found)

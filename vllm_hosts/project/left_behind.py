@@ -100,7 +100,7 @@ def sentence(names: list[str], content: Content, inventory: Path) -> str:
     file = quote(str(inventory))
     unknown = [name for name in names if name not in content.hosts]
     if unknown == names:
-        reach = "how to reach them is not known: put them back for a deploy"
+        reach = "how to reach them is not recorded: put them back for a deploy"
     else:
         reach = "keys.py still reaches them"
         if unknown:
@@ -109,7 +109,7 @@ def sentence(names: list[str], content: Content, inventory: Path) -> str:
         reach = reach.replace("them", "it")
     what = quote(names[0]) if one else "HOST"
     return clean(
-        f"{', '.join(names)} {'is' if one else 'are'} not in {inventory} any more, and"
+        f"{', '.join(names)} {'is' if one else 'are'} no longer in {inventory}, and"
         f" {'goes' if one else 'go'} on accepting the keys of {'its' if one else 'their'} last"
-        f" deploy: {reach}, until you type: vllm-hosts hosts release {file} {what}"
+        f" deploy: {reach}, until you run: vllm-hosts hosts release {file} {what}"
     )

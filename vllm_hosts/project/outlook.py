@@ -38,7 +38,7 @@ def _shown(outlook: Outlook, state: State, show: Callable[[State], None]) -> Non
     show(state)
     _say(outlook, state)
     if state.activated_hosts and not state.active_hosts and not outlook.dry:
-        click.secho("--> Every host is refused; nothing was changed.", fg="red", err=True)
+        click.secho("--> Every host was refused; no host was changed.", fg="red", err=True)
         raise SystemExit(1)
 
 
@@ -53,7 +53,7 @@ def _results(state: State, show: Callable[[State], None]) -> None:
     show(state)
     if refused := [host.name for host in state.inventory if was_refused(host.name)]:
         click.secho(
-            f"--> Refused before the run, and not changed: {', '.join(refused)}",
+            f"--> Refused before the run, and unchanged: {', '.join(refused)}",
             fg="red",
             bold=True,
             err=True,
@@ -65,7 +65,7 @@ def _settle(outlook: Outlook, state: State) -> None:
     for host in list(state.activated_hosts):
         foreseen = outlook.hosts.get(host.name, Foreseen())
         if foreseen.refused:
-            # Not `fail_hosts`, which asks whether to go on, and ends the run where none is left.
+            # Not `fail_hosts`, which asks whether to continue, and ends the run where none is left.
             state.failed_hosts.add(host)
             state.active_hosts.discard(host)
             state.ops[host] = {}
@@ -83,11 +83,13 @@ def _say(outlook: Outlook, state: State) -> None:
     others = {name: host for name, host in hosts.items() if not host.refused}
     if others:
         click.echo(err=True)
-        click.echo("--> What the changes lead to:", err=True)
+        click.echo("--> Effects of the changes:", err=True)
         for line in effects(others):
             click.echo(f"    {line}", err=True)
     for name, host in refused.items():
-        click.secho(f"--> {name} is refused, and not deployed to:", fg="red", bold=True, err=True)
+        click.secho(
+            f"--> {name} is refused, and will not be deployed to:", fg="red", bold=True, err=True
+        )
         for problem in host.refused:
             click.echo(f"    - {clean(problem)}", err=True)
 
@@ -96,7 +98,10 @@ def effects(hosts: Mapping[str, Foreseen]) -> Iterator[str]:
     """A line for everything that clients could notice, host by host."""
     ahead = waits({name: host.changing for name, host in hosts.items() if host.changing})
     for name, host in hosts.items():
-        lines = [*host.effects, *(f"cannot be told before the run: {one}" for one in host.unknown)]
+        lines = [
+            *host.effects,
+            *(f"cannot be determined before the run: {one}" for one in host.unknown),
+        ]
         for line in lines or ["nothing is restarted, recreated or reloaded"]:
             yield f"{name}: {line}"
         if others := ahead.get(name):

@@ -36,13 +36,13 @@ def check_options(given: Mapping[str, Any]) -> None:
         misused("--no-wait exits with 0 after failures; leave it out")
     if given.get("dry") and given.get("yes"):
         misused(
-            "--dry with -y (or PYINFRA_YES) looks at nothing, and so finds nothing; leave -y out"
+            "--dry with -y (or PYINFRA_YES) checks nothing, and so reports nothing; leave -y out"
         )
     if wrong := [one for one in given.get("data") or () if "=" not in str(one)]:
-        misused(f"--data {wrong[0]} sets nothing; write it as --data NAME=VALUE")
+        misused(f"--data {wrong[0]} has no value; write it as --data NAME=VALUE")
     inventory, files = str(given.get("inventory") or ""), given.get("operations") or ()
     if Path(inventory).name in ("deploy.py", "keys.py") and files:
-        misused(f"the inventory comes first; run pyinfra {files[0]} {inventory}")
+        misused(f"the inventory comes first; run: pyinfra {files[0]} {inventory}")
 
 
 def check_limit(given: Mapping[str, Any], inventory: Inventory, file: Path) -> None:
@@ -96,8 +96,8 @@ def ask_somebody() -> None:
         except EOFError:
             click.echo(err=True)
             raise CliError(
-                "nobody can answer here, as there is no terminal; nothing more was changed. Give -y"
-                " to go on without being asked, also where hosts cannot be reached"
+                "confirmation is needed, and there is no terminal to ask on; nothing more was"
+                " changed. Add -y to go on without being asked, even if hosts cannot be reached"
             ) from None
         return answer
 
@@ -122,5 +122,5 @@ def say_who_has_old_keys(chosen: Iterable[Host], state: State, inventory: Path) 
         return
     limits = " ".join(f"--limit {quote(name)}" for name in left)
     click.secho(f"--> Still with their old keys: {', '.join(left)}", fg="red", bold=True, err=True)
-    click.echo("    Revoked keys work there, and new ones do not. To go on, type:", err=True)
+    click.echo("    Revoked keys still work there, and new ones do not. To finish, run:", err=True)
     click.echo(f"    pyinfra -y {limits} {quote(str(inventory))} keys.py", err=True)

@@ -39,7 +39,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Current:
-    """What a role needs to know of the host at hand."""
+    """What a role needs to know of the current host."""
 
     settings: HostSettings
     keys: HostKeys
@@ -175,7 +175,7 @@ def _refused() -> Iterator[None]:
         click.secho("--> The settings cannot be deployed:", fg="red", bold=True, err=True)
         for problem in error.problems:
             click.echo(f"    - {problem}", err=True)
-        click.echo("    Nothing was changed on any host.", err=True)
+        click.echo("    No host was changed.", err=True)
         raise SystemExit(1) from None
 
 
@@ -213,7 +213,7 @@ def _initialise(
     deploy_output.install(state)
     state.add_callback_handler(one_by_one.Ending())
     if run.dry:
-        # There is nothing to ask: a host that cannot be reached is named, the others go on.
+        # There is nothing to ask: a host that cannot be reached is named, the others continue.
         state.should_raise_failed_hosts = _go_on
 
 
@@ -234,7 +234,7 @@ def _open_secrets(run: _Run, inventory: Inventory) -> None:
     if run.opened.new:
         who = "a deploy" if run.dry or run.ours else "this run"
         where = shown(run.opened.folder)
-        click.echo(f"--> There is no store of keys yet; {who} makes one in {where}", err=True)
+        click.echo(f"--> There is no key store yet; {who} creates one in {where}", err=True)
     elif not (run.dry or run.ours):
         run.opened.store.authority.settle()
     left = left_behind.of(run.opened.content, inventory)

@@ -64,8 +64,8 @@ class Expose(Section):
         description="Networks that reach the agent's port itself", strict=False, min_length=1
     )
     unguarded_routes: Literal["accepted"] = Field(
-        description="`accepted`: these networks may use vLLM's routes that ask for no key, such as"
-        " `/metrics`, `/tokenize` and `/invocations`, and read what is sent in the clear"
+        description="`accepted`: these networks may use vLLM's routes that require no key, such as"
+        " `/metrics`, `/tokenize` and `/invocations`, and traffic is unencrypted"
     )
 
     @field_validator("networks")
@@ -74,25 +74,26 @@ class Expose(Section):
         for network in networks:
             if network.prefixlen == 0:
                 raise ValueError(
-                    f"{network} is everybody, and an agent's own port is for named networks only;"
+                    f"{network} means everybody, and an agent's own port is for named networks"
+                    " only;"
                     " write the networks themselves, such as '10.0.0.0/8'"
                 )
         return networks
 
 
 class Egress(Section):
-    """What an agent may reach by itself. Without it: nothing."""
+    """What an agent itself may connect to. Without it: nothing."""
 
     networks: tuple[Cidr, ...] = Field(
         description="Networks to which the agent may open connections", strict=False, min_length=1
     )
     tcp_ports: tuple[Port, ...] = Field(
-        (443,), description="TCP ports there", strict=False, min_length=1
+        (443,), description="TCP ports in those networks", strict=False, min_length=1
     )
     names: bool = Field(
         False,
-        description="Resolve names as the host does. A program in the agent can then send out what"
-        " it likes, hidden in the names that it asks for",
+        description="Resolve names as the host does. A program in the agent can then leak data,"
+        " hidden in the names that it looks up",
     )
 
 
@@ -106,7 +107,7 @@ _NO_DOMAIN = "none.invalid"
 
 
 class RequestLimits(Section):
-    """What one request may cost an agent. More is refused by vLLM with a sentence."""
+    """What one request may cost an agent. vLLM refuses requests for more, with the reason."""
 
     choices: int = Field(
         128, ge=1, le=16384, description="Answers to one prompt (`n`), all at the same time"
@@ -123,7 +124,7 @@ class RequestLimits(Section):
     queued: int = Field(
         4096,
         ge=1,
-        description="Prompts of all clients that an agent has at the same time; more get 503",
+        description="Prompts that an agent has at the same time, over all clients; more get 503",
     )
 
     @property
@@ -152,12 +153,12 @@ class Agent(Section):
     model: Model = Field(description="Hub id, or absolute folder on the host (mounted read-only)")
     revision: Revision | None = Field(
         None,
-        description="Commit, tag or branch of the hub id, best a commit; None: `main` as it is when"
+        description="Commit (best), tag or branch of the hub id; None: `main` as it is when"
         " a host first fetches it",
     )
     allow_pickle: bool = Field(
         False,
-        description="Take weights in pickle files where there are no safetensors; loading them can"
+        description="Accept weights in pickle files if there are no safetensors; loading them can"
         " run code",
     )
     ignore_files: tuple[FilePattern, ...] = Field(
@@ -188,7 +189,7 @@ class Agent(Section):
         (0,), description="GPUs by index; empty: none, for vLLM's CPU build", strict=False
     )
     gpu_memory_utilization: float = Field(
-        0.92, gt=0, le=1, description="Part of each GPU's memory for this agent", strict=False
+        0.92, gt=0, le=1, description="Fraction of each GPU's memory for this agent", strict=False
     )
     max_model_len: Tokens | None = Field(
         None,
@@ -199,11 +200,11 @@ class Agent(Section):
         None, ge=1, description="GPUs that share each layer; None: all of this agent's"
     )
     quantization: Word | None = Field(
-        None, description="Such as `awq` or `fp8`; None: as the model's files say"
+        None, description="Such as `awq` or `fp8`; None: as in the model's files"
     )
-    prefix_caching: bool = Field(True, description="Keep the KV cache of common beginnings")
+    prefix_caching: bool = Field(True, description="Reuse the KV cache of common prompt prefixes")
     tool_call_parser: Word | None = Field(
-        None, description="Such as `hermes`; set: automatic tool choice is on"
+        None, description="Such as `hermes`; setting it turns on automatic tool choice"
     )
     shm_size: Size = Field("8g", description="Shared memory of the container")
     memory: Size | None = Field(
@@ -216,7 +217,7 @@ class Agent(Section):
     )
     egress: Egress | None = Field(
         None,
-        description="Networks that the agent may reach by itself: a dictionary with `networks`,"
+        description="Networks that the agent itself may connect to: a dictionary with `networks`,"
         " `tcp_ports` and `names`; None: none, since models are fetched before it starts",
     )
     expose: Expose | None = Field(
@@ -242,8 +243,8 @@ class Agent(Section):
     )
     accepted_risks: tuple[str, ...] = Field(
         (),
-        description="Names in `extra_args` and `env` that let others do more, such as"
-        " `--trust-remote-code`, and that you want all the same; shown by every run",
+        description="Names in `extra_args` and `env` that widen what others can do, such as"
+        " `--trust-remote-code`, and that you accept; shown by every run",
         strict=False,
     )
 
@@ -260,7 +261,7 @@ class Agent(Section):
             if match := _WITH_ITS_VALUE.fullmatch(argument):
                 # What follows may be anything, and is not shown.
                 raise ValueError(
-                    f"{match[1]} and its value stand in one word; write two, such as"
+                    f"{match[1]} and its value are in one word; write two, such as"
                     f" {match[1]!r}, 'VALUE', or {match[1] + '=VALUE'!r}"
                     if match[2]
                     else f"{argument!r} has a space beside the argument; write {match[1]!r}"
@@ -305,7 +306,7 @@ class Agent(Section):
     def _reaches_what_it_asks(self) -> Self:
         if not self.offline and self.egress is None:
             raise ValueError(
-                "env HF_HUB_OFFLINE lets the agent ask the hub, which it cannot reach; remove it,"
+                "env HF_HUB_OFFLINE lets the agent query the hub, which it cannot reach; remove it,"
                 " or name the hub's networks in egress"
             )
         if self.allowed_media_domains and not (self.egress and self.egress.names):

@@ -30,10 +30,10 @@ _HEAD = """\
 Set them in `group_data/all.py` (every host), in `group_data/GROUP.py` (the hosts of a group) or
 with a host in the inventory; the later of these wins. Groups of settings such as `edge` merge name
 by name, so a host can change one and keep the others. All of them are checked before anything
-connects; `vllm-hosts check INVENTORY` only checks. Names that start with `x_` are yours and are not
-looked at.
+connects; `vllm-hosts check INVENTORY` only checks. Names that start with `x_` are yours and are
+ignored.
 
-This file is made from the schema: `python -m vllm_hosts.settings.docs`.
+This file is generated from the schema: `python -m vllm_hosts.settings.docs`.
 """
 _AGENT_HEAD = """\
 ## `agents`

@@ -35,7 +35,7 @@ _PATTERNS = re.compile(r"/v1/(models|responses)/.*")
 
 
 class Edge(Section):
-    """nginx: the only door for clients."""
+    """nginx: the only way in for clients."""
 
     names: tuple[HostName, ...] = Field(
         (),
@@ -46,18 +46,20 @@ class Edge(Section):
     http_port: Port = Field(80, description="Port that only redirects to HTTPS")
     allow_from: tuple[Cidr, ...] = Field(
         (),
-        description="Networks that may ask, the controller's among them since it verifies the edge;"
-        " empty: everybody who has a key",
+        description="Networks that may send requests, including the controller's, which verifies"
+        " the edge; empty: everybody with a key",
         strict=False,
     )
     max_body_size: Size = Field("32m", description="Largest request")
     timeout: int = Field(
-        3600, ge=10, description="Seconds that one answer may pause before it is cut"
+        3600, ge=10, description="Seconds that a response may pause before it is cut off"
     )
     requests_per_second: int = Field(20, ge=1, description="Per client; more get 429")
-    burst: int = Field(40, ge=0, description="Requests above the rate that are still taken at once")
+    burst: int = Field(
+        40, ge=0, description="Requests above the rate that are still accepted at once"
+    )
     connections: int = Field(
-        128, ge=1, le=4096, description="At the same time per client; more get 429"
+        128, ge=1, le=4096, description="Simultaneous requests per client; more get 429"
     )
     expected_clients: int = Field(
         32,
@@ -69,14 +71,15 @@ class Edge(Section):
     connections_per_source: int = Field(
         512,
         ge=16,
-        description="TCP connections of one address, or of one IPv6 /64, at the same time (four"
-        " times as many of one IPv6 /48); a gateway that calls for many clients needs as many as it"
+        description="Simultaneous TCP connections from one address, or from one IPv6 /64 (four"
+        " times as many from one IPv6 /48); a gateway that calls for many clients needs as many as"
+        " it"
         " holds open",
     )
     routes: tuple[str, ...] = Field(
         (),
-        description="Further routes of vLLM's that clients may use, such as `POST /v2/embed`; only"
-        " those for which vLLM asks for its own key. See docs/clients.md",
+        description="More of vLLM's routes that clients may use, such as `POST /v2/embed`; only"
+        " those for which vLLM requires its own key. See docs/clients.md",
         strict=False,
     )
     cors_origins: tuple[Origin, ...] = Field(
@@ -86,15 +89,15 @@ class Edge(Section):
         strict=False,
     )
     log_max_size: Size = Field(
-        "64m", description="The access log is rotated at this size; looked at every ten minutes"
+        "64m", description="The access log is rotated at this size; checked every ten minutes"
     )
     log_max_files: int = Field(
         10, ge=1, le=1000, description="Rotated access logs kept, compressed"
     )
     log_reserve: Size = Field(
         "1g",
-        description="Where less than this is free on the file system of the logs, the oldest logs"
-        " of the edge are removed",
+        description="If less than this is free on the logs' file system, the edge's oldest logs are"
+        " removed",
     )
 
     @field_validator("routes")
@@ -104,12 +107,12 @@ class Edge(Section):
             if problem := _route_problem(route):
                 raise ValueError(f"{route!r} {problem}")
             if routes.count(route) > 1:
-                raise ValueError(f"{route!r} stands there twice; remove one")
+                raise ValueError(f"{route!r} is listed twice; remove one")
         paths = [route.partition(" ")[2] for route in routes]
         for path in paths:
             if paths.count(path) > 1:
                 raise ValueError(
-                    f"{path!r} stands there with two methods, and the edge takes one; remove the"
+                    f"{path!r} is listed with two methods, and the edge accepts one; remove the"
                     " other"
                 )
         return routes
@@ -125,8 +128,8 @@ class Edge(Section):
         together = self.connections * self.expected_clients
         if together > _MOST_CONNECTIONS:
             raise ValueError(
-                f"edge.connections times edge.expected_clients is {together}, and nginx gets room"
-                f" for {_MOST_CONNECTIONS} at most; lower one of them"
+                f"edge.connections times edge.expected_clients is {together}, and nginx is given"
+                f" room for at most {_MOST_CONNECTIONS}; lower one of them"
             )
         return self
 
@@ -141,9 +144,12 @@ def _route_problem(route: str) -> str | None:
     path = route.partition(" ")[2]
     if not path.startswith(_GUARDED):
         below = " ".join(prefix.rstrip("/") for prefix in _GUARDED)
-        return f"cannot be served: vLLM asks for its key below {below} only; leave it out"
+        return f"cannot be served: vLLM requires its key below {below} only; leave it out"
     if path in _LOADS_WEIGHTS:
         return "cannot be served: it lets clients load weights; leave it out"
     if path in {served for _, served in SERVED} or _PATTERNS.fullmatch(path):
-        return "is not needed: the edge serves that path already, or a pattern of it; leave it out"
+        return (
+            "is not needed: the edge already serves that path, or a pattern that covers it; leave"
+            " it out"
+        )
     return None

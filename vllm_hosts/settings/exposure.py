@@ -10,12 +10,12 @@ def exposed(settings: HostSettings) -> list[str]:
     was accepted."""
     ports = [
         f"agent {agent.name!r} is exposed: port {agent.port} is open to"
-        f" {', '.join(map(str, agent.expose.networks))}, with vLLM's routes that ask for no key"
+        f" {', '.join(map(str, agent.expose.networks))}, with vLLM's routes that require no key"
         for agent in settings.agents
         if agent.expose is not None
     ]
     return ports + [
-        f"agent {agent.name!r} takes an accepted risk: {name} {what}"
+        f"agent {agent.name!r} has an accepted risk: {name} {what}"
         for agent in settings.agents
         for name, what in agent.risks.items()
     ]

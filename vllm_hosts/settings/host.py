@@ -51,7 +51,7 @@ class HostSettings(Section):
     @model_validator(mode="after")
     def _agents_fit_together(self) -> Self:
         if not self.agents:
-            raise ValueError("agents is empty; describe at least one agent")
+            raise ValueError("agents is empty; add at least one agent")
         _refuse_twice(self.agents)
         taken = {self.edge.https_port: "edge.https_port", self.edge.http_port: "edge.http_port"}
         for agent in self.agents:
@@ -170,6 +170,6 @@ def _refuse_twice(agents: tuple[Agent, ...]) -> None:
         for other in agents[:number]:
             if other.port == agent.port:
                 raise ValueError(
-                    f"agents {other.name!r} and {agent.name!r} have one port, {agent.port}; each"
+                    f"agents {other.name!r} and {agent.name!r} both have port {agent.port}; each"
                     " needs its own"
                 )

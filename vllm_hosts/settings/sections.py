@@ -29,7 +29,7 @@ from vllm_hosts.settings.types import (
     UserName,
 )
 
-#: Below this, vLLM has a published way around its key (CVE-2026-115911, fixed in 0.32.0).
+#: Below this, a published vulnerability bypasses vLLM's key (CVE-2026-115911, fixed in 0.32.0).
 VLLM_FLOOR = Version("0.32.0")
 #: vLLM is at 0.33; a tag that begins with more is no version of it.
 _NO_MAJOR = 10
@@ -58,20 +58,20 @@ class Docker(Section):
     log_max_file: int = Field(3, ge=1, le=100, description="Rotated log files kept per container")
     live_restore: bool = Field(
         True,
-        description="Containers keep running while the Docker daemon restarts; False on a node of a"
-        " Docker swarm, where dockerd does not start with it",
+        description="Containers keep running while the Docker daemon restarts; must be False on a"
+        " node of a Docker swarm, where dockerd does not start with it",
     )
     container_folders: tuple[AbsolutePath, ...] = Field(
         (),
-        description="Folders that containers other than agents may be given, besides what is usual:"
+        description="Folders that containers other than agents may mount, besides the usual ones"
         " below `/srv`, `/data`, `/mnt`, `/media`, `/opt`, `/var/www` and in users' homes; the"
-        " suite asks what they have",
+        " hosts suite checks their mounts",
         strict=False,
     )
     group_members: tuple[UserName, ...] = Field(
         (),
-        description="Users who may be in the group `docker`, which makes them root; the suite asks"
-        " who is, and nobody is added",
+        description="Users who may be in the group `docker`, which makes them root; the hosts suite"
+        " checks who is, and nobody is added",
         strict=False,
     )
 
@@ -92,14 +92,14 @@ class Nvidia(Section):
         ge=470,
         le=999,
         description="Series to install, such as `580`; a driver of another series is replaced;"
-        " None: what works stays, and else 580, or the one that Debian has",
+        " None: a driver that works stays, otherwise 580, or the one that Debian has",
     )
     allow_reboot: bool = Field(
         False,
-        description="Reboot a host where the driver needs it, one host at a time",
+        description="Reboot hosts where the driver needs it, one host at a time",
     )
     reboot_timeout: int = Field(
-        900, ge=30, description="Seconds in which a rebooted host must be back"
+        900, ge=30, description="Seconds within which a rebooted host must be back"
     )
     driver_archive_url: HttpsUrl = Field(
         "https://developer.download.nvidia.com/compute/cuda/repos",
@@ -152,16 +152,16 @@ class Firewall(Section):
 
 
 class SshHardening(Section):
-    """What is changed about SSH, if anything."""
+    """Changes to SSH, if any."""
 
     enabled: bool = Field(
         False,
-        description="Switch password logins off, once a login with a key was seen to work",
+        description="Disable password logins, once a login with a key has been seen to work",
     )
 
 
 class Secrets(Section):
-    """Where secrets come from that the toolkit does not make itself."""
+    """Sources of secrets that the toolkit does not generate itself."""
 
     hf_token_env: EnvName | None = Field(
         None,
@@ -176,7 +176,7 @@ class Secrets(Section):
     internal_key_env: EnvName | None = Field(
         None,
         description="Environment variable, on the controller, with the key between edge and vLLM;"
-        " None: made at first use and kept",
+        " None: generated at first use and kept",
     )
     internal_key_command: str | None = Field(
         None,
@@ -185,14 +185,14 @@ class Secrets(Section):
     )
     sudo_password_env: EnvName | None = Field(
         None,
-        description="Environment variable, on the controller, with the password that sudo asks for"
-        " on the host; None: you are asked, if sudo asks",
+        description="Environment variable, on the controller, with the password that sudo needs on"
+        " the host; None: you are prompted, if sudo needs one",
     )
     sudo_password_command: str | None = Field(
         None,
         min_length=1,
-        description="Shell command, on the controller, that prints the password that sudo asks for"
-        " on the host, such as `pass show gpu1`; run only if sudo asks",
+        description="Shell command, on the controller, that prints the password that sudo needs on"
+        " the host, such as `pass show gpu1`; run only if sudo asks",
     )
 
     @model_validator(mode="after")
@@ -211,13 +211,13 @@ class Secrets(Section):
 
 
 class Hub(Section):
-    """The Hugging Face hub, or a mirror of it. Only asked while models are fetched."""
+    """The Hugging Face hub, or a mirror of it. Used only while models are fetched."""
 
     endpoint: HttpsUrl | None = Field(
         None, description="A mirror of the hub, as in HF_ENDPOINT; None: https://huggingface.co"
     )
     connections: int = Field(
-        4, ge=1, le=32, description="Files of a model that are fetched at the same time"
+        4, ge=1, le=32, description="Files of a model that are fetched in parallel"
     )
 
 
@@ -230,14 +230,15 @@ class Vllm(Section):
     )
     version: str | None = Field(
         None,
-        description="vLLM's version in the image, where its tag does not say so; the image is asked"
-        " as well, once it is on the host",
+        description="vLLM's version in the image, if its tag does not contain it; checked against"
+        " the"
+        " image once it is on the host",
     )
     directory: AbsolutePath = Field(
-        "/opt/vllm", description="Where compose.yaml and .env lie on the host"
+        "/opt/vllm", description="Folder of compose.yaml and .env on the host"
     )
     cache_directory: AbsolutePath = Field(
-        "/var/lib/vllm", description="Downloaded models and compiled kernels, on the host"
+        "/var/lib/vllm", description="Folder of downloaded models and compiled kernels on the host"
     )
     user: UserGroup = Field(
         "64101:64101", description="Numeric user and group that vLLM runs as, in the container"
@@ -250,25 +251,28 @@ class Vllm(Section):
     network: CellNetwork = Field(
         "198.18.0.0/16",
         validate_default=True,
-        description="IPv4 range that is used on this host only, for agents' own networks; none that"
-        " the host reaches anything else in",
+        description="IPv4 range for agents' own networks, used on this host only; nothing else that"
+        " the host reaches may be in it",
     )
     image_disk: int = Field(
         40, ge=1, description="GiB that must be free before the image is pulled"
     )
     model_disk: int = Field(
-        20, ge=1, description="GiB that must be free for each hub model that is not there yet"
+        20, ge=1, description="GiB that must be free for each hub model that is not on the host yet"
     )
     health_timeout: int = Field(
-        1800, ge=10, description="Seconds in which a started agent must become healthy"
+        1800, ge=10, description="Seconds within which a started agent must become healthy"
     )
     change_together: bool = Field(
         False,
         description="`False`: hosts that serve the same model change their agents one after the"
-        " other, and one that fails ends it for those after it; `True`: all at once",
+        " other, and a failure stops those after it; `True`: all at once",
     )
     drain_timeout: int = Field(
-        20, ge=0, le=3600, description="Seconds that running requests get when an agent stops"
+        20,
+        ge=0,
+        le=3600,
+        description="Seconds that in-flight requests get to finish when an agent stops",
     )
 
     @field_validator("image")
@@ -278,7 +282,8 @@ class Vllm(Section):
         tag = name.rpartition("/")[2].partition(":")[2]
         if not digest and (not tag or tag in _MOVING_TAGS):
             raise ValueError(
-                f"{image!r} can change by itself; name an exact tag such as ':v0.33.0' or a digest"
+                f"{image!r} can change without notice; name an exact tag such as ':v0.33.0' or a"
+                " digest"
             )
         return image
 
@@ -303,13 +308,14 @@ class Vllm(Section):
             )
         if self.vllm_version < VLLM_FLOOR:
             raise ValueError(
-                f"vLLM {self.vllm_version} has known ways around its key; use {VLLM_FLOOR} or newer"
+                f"vLLM {self.vllm_version} has known vulnerabilities that bypass its key; use"
+                f" {VLLM_FLOOR} or newer"
             )
         return self
 
     @property
     def vllm_version(self) -> Version | None:
-        """The version that the settings claim; the image is asked on the host as well."""
+        """The version that the settings claim; the image is also checked on the host."""
         claimed = self.version
         if claimed is None:
             claimed = self.image.partition("@")[0].rpartition("/")[2].partition(":")[2]
@@ -327,14 +333,15 @@ class Capacity(Section):
 
     preflight: CapacityCheck = Field(
         "refuse",
-        description="What a deploy does where an agent cannot fit: `refuse` the host before"
-        " anything is downloaded, `warn`, or `off`: no plan is made",
+        description="What a deploy does if an agent cannot fit: `refuse` the host before anything"
+        " is downloaded, `warn`, or `off`, which makes no plan",
     )
     gpu_memory: float | None = Field(
         None,
         gt=0,
         le=10000,
-        description="GiB of each GPU, where the host cannot be asked; None: only the host says",
+        description="Memory of each GPU in GiB, for hosts that cannot be queried; None: only what"
+        " the host reports",
         strict=False,
     )
 
@@ -347,17 +354,19 @@ class Tls(Section):
     )
     certificate: str | None = Field(
         None,
-        description="With `files`: chain in PEM, on the controller; renewed there, by you, and"
-        " brought to hosts by the next deploy",
+        description="With `files`: certificate chain in PEM, on the controller; you renew it there,"
+        " and the next deploy brings it to hosts",
     )
-    key: str | None = Field(None, description="With `files`: its key in PEM, on the controller")
+    key: str | None = Field(
+        None, description="With `files`: the certificate's key in PEM, on the controller"
+    )
     ca_file: str | None = Field(
         None,
-        description="With `files`: CA that clients have to be given, in PEM, on the controller;"
-        " None: one that every system knows",
+        description="With `files`: CA certificate that clients need, in PEM, on the controller;"
+        " None: a CA that every system trusts",
     )
     valid_days: int = Field(
-        365, ge=2, le=366, description="With `local-ca`: life of a host's certificate, in days"
+        365, ge=2, le=366, description="With `local-ca`: lifetime of a host's certificate, in days"
     )
     renew_before_days: int = Field(
         120,

@@ -103,8 +103,8 @@ def _tokens(value: object) -> object:
         if tokens:
             return tokens
     raise ValueError(
-        f"{value!r} is no number of tokens; write 16384, or as vLLM takes it '16k' (16000) or '16K'"
-        " (16384), or 'auto'"
+        f"{value!r} is not a number of tokens; write 16384, or in vLLM's notation '16k' (16000) or"
+        " '16K' (16384), or 'auto'"
     )
 
 

@@ -32,7 +32,7 @@ SECRET_VALUE = re.compile(
 )
 _INSTEAD = (
     "looks like a secret, which compose.yaml and `docker inspect` would show; take it out: the"
-    " Hugging Face token goes into secrets.hf_token_env, and other secrets have no place in an"
+    " Hugging Face token goes into secrets.hf_token_env, and other secrets do not belong in an"
     " agent"
 )
 
@@ -124,7 +124,7 @@ def refused_variable(name: str, value: str) -> str | None:
     if LOGIN_IN_URL.search(value):
         return (
             f"{name} has a password in its URL, which `docker inspect` and `ps` show; use a proxy"
-            " that asks for none from this host"
+            " that needs none from this host"
         )
     looks = _SECRET_NAME.search(name) and value.lower() not in _SWITCHES
     if looks or SECRET_VALUE.search(value):

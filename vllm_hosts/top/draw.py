@@ -42,7 +42,7 @@ def picture(views: Mapping[str, View], title: str, right: str, height: int) -> G
         block = host(name, view)
         left = len(views) - place
         if lines(view) > room - (1 if left > 1 else 0) and place > 0:
-            parts.append(Text(f"and {left} more: --host shows one, or make the terminal higher"))
+            parts.append(Text(f"and {left} more: --host shows one, or make the terminal taller"))
             break
         room -= lines(view)
         parts.append(block)
@@ -63,7 +63,7 @@ def host(name: str, view: View) -> RenderableType:
     """One host's block."""
     if view.problem is not None:
         why = Text(f"  {view.problem}", style="red", no_wrap=True, overflow="ellipsis")
-        return Group(_line(name, "no answer, asking again", "red"), why)
+        return Group(_line(name, "no answer, retrying", "red"), why)
     if view.now is None:
         return _line(name, "...", "dim")
     trouble = view.now.gpu_problem or ("" if view.now.gpus else "no NVIDIA GPU")

@@ -39,7 +39,7 @@ class Watch:
         try:
             now = self._chosen.connections.at(host, lambda: self._ask(host), limit=_LIMIT)
         except Exception as error:
-            # Whatever it is: the other hosts go on, and this one is connected to anew.
+            # Whatever it is: the other hosts continue, and this one is reconnected to.
             self._chosen.connections.drop(host)
             words = str(error) if isinstance(error, HostError) else clean(repr(error))
             self.views[host] = replace(view, problem=words)

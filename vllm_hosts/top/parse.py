@@ -64,7 +64,7 @@ def _number(text: str) -> float | None:
         return None
     number = float(text)
     if not isfinite(number):
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return number
 
 
@@ -100,7 +100,7 @@ def usages(lines: Iterable[str]) -> dict[str, Usage]:
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]+)", text.strip())
     if match is None or match[2] not in _UNITS:
-        raise ValueError(f"{text!r} is no size")
+        raise ValueError(f"{text!r} is not a size")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -124,7 +124,7 @@ def metrics(text: str) -> Metrics:
 
     :raises ValueError: a line that matters is not in that format, or nothing in it is vLLM's.
     """
-    # Nearly all lines are histograms, which nobody looks at here.
+    # Nearly all lines are histograms, which are not needed here.
     lines = [line for line in text.splitlines() if _name(line) in _WANTED]
     values: dict[str, list[float]] = {}
     for family in text_string_to_metric_families("".join(f"{line}\n" for line in lines)):

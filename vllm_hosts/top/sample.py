@@ -1,4 +1,4 @@
-"""One look at a host, and what two looks say about the time between them. Touches no host."""
+"""One poll of a host, and what two polls say about the time between them. Touches no host."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Rates:
 
 
 def rates(before: AgentSample | None, now: AgentSample) -> Rates:
-    """What two looks at one agent say about the time between them.
+    """What two polls of one agent say about the time between them.
 
     Nothing where the agent started in between, since vLLM then counts from zero again.
     """

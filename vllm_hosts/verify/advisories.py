@@ -1,4 +1,4 @@
-"""Which known holes a version still has, from ``data/floors.yaml``."""
+"""Which known vulnerabilities a version still has, from ``data/floors.yaml``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vllm_hosts.data import DATA
 
 @dataclass(frozen=True)
 class Hole:
-    """A published hole, and the first version of each branch without it."""
+    """A published vulnerability, and the first version of each branch without it."""
 
     cve: str
     fixed: tuple[Version, ...]
@@ -24,7 +24,7 @@ class Hole:
 
 @cache
 def floors() -> dict[str, tuple[tuple[str, ...], tuple[Hole, ...]]]:
-    """By product: the packages that may carry it, and its holes."""
+    """By product: the packages that may carry it, and its vulnerabilities."""
     return {
         product: (
             tuple(entry["package"]),
@@ -38,9 +38,9 @@ def floors() -> dict[str, tuple[tuple[str, ...], tuple[Hole, ...]]]:
 
 
 def holes(product: str, version: Version, mended: Iterable[str] = ()) -> Iterator[Hole]:
-    """Holes that a version still has.
+    """Vulnerabilities that a version still has.
 
-    :param mended: CVEs that the distribution says it has mended in this package.
+    :param mended: CVEs that the distribution says it has patched in this package.
     """
     known = set(mended)
     for hole in floors()[product][1]:

@@ -220,7 +220,7 @@ ROWS = [
         "nft 'add table ip lab; add chain ip lab pre { type nat hook prerouting priority -150; };"
         " add rule ip lab pre tcp dport 8001 redirect to :80'",
         undo="nft delete table ip lab",
-        refused="port 8001 of 10.87.0.11 opens from the controller",
+        refused="port 8001 of 10.87.0.11 can be reached from the controller",
     ),
     row("firewall-not-at-boot", "NET-06", "systemctl disable vllm-hosts-firewall.service"),
     row(

@@ -69,7 +69,7 @@ def way(via: str) -> tuple[str, str, bytes]:
     """
     [route] = json.loads(subprocess.check_output(["ip", "-j", "route", "get", via], text=True))
     if "gateway" in route or route["dev"] == "lo":
-        raise OSError(f"{via} is not on a network of this machine, which is no neighbour then")
+        raise OSError(f"{via} is not on a network of this machine, so it is not a neighbour")
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wake:
@@ -82,7 +82,7 @@ def way(via: str) -> tuple[str, str, bytes]:
                 ethernet = bytes.fromhex(entry["lladdr"].replace(":", ""))
                 return route["dev"], route["prefsrc"], ethernet
         time.sleep(0.1)
-    raise OSError(f"{via} does not tell its Ethernet address")
+    raise OSError(f"{via} does not reveal its Ethernet address")
 
 
 def answering(via: str, targets: list[tuple[str, int]]) -> list[tuple[str, int]]:

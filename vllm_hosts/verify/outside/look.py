@@ -65,7 +65,7 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ``addresses`` by family, ``targets`` behind the host, and ``edge`` with what the other
         modules here ask for.
     :returns: by host: ``controller`` and, by their names, neighbours, each with scans by family;
-        ``frames`` by neighbour; ``tls``; ``shapes``. Where a look was not possible: ``error``.
+        ``frames`` by neighbour; ``tls``; ``shapes``. Where a check was not possible: ``error``.
         ``blind``: why only another machine sees this host from outside, or None.
     """
     hosts = asked["hosts"]
@@ -144,8 +144,8 @@ def from_elsewhere(scans: str) -> str:
     :param scans: what scan.py is to be asked.
     """
     return (
-        "cannot be seen from the host itself; name another machine in the inventory's group"
-        " neighbours, or look from one with Python 3, where only SSH's and the edge's ports may be"
+        "cannot be checked from the host itself; name another machine in the inventory's group"
+        " neighbours, or scan from one with Python 3, where only SSH's and the edge's ports may be"
         f" open: ssh OTHER python3 - {quote(scans.replace(', ', ',').replace(': ', ':'))}"
         f" < {os.path.relpath(_HERE / 'scan.py')}"
     )
@@ -177,7 +177,7 @@ def _start(command: str, said: str = "") -> subprocess.Popen[str]:
 
 
 def _ask(neighbours: list[str], request: dict[str, Any], limit: float) -> dict[str, dict[str, Any]]:
-    """What each neighbour saw. One that falls silent, or breaks off, is asked a second time.
+    """What each neighbour saw. One that falls silent, or breaks off, is queried a second time.
 
     Each has a process of its own: pyinfra's connections can hang for ever, a process can be ended.
     """
@@ -189,7 +189,7 @@ def _ask(neighbours: list[str], request: dict[str, Any], limit: float) -> dict[s
             saw, problem = _end(_start(command, said), limit)
             if problem is None:
                 return dict(saw)
-        failed = {"error": f"neighbour {neighbour} could not look: {problem}"}
+        failed = {"error": f"neighbour {neighbour} could not scan: {problem}"}
         scans = json.loads(request["scans"])
         return {
             "scans": [failed for _ in scans],
@@ -226,7 +226,7 @@ def _end(process: subprocess.Popen[str], limit: float) -> tuple[Any, str | None]
             return None, clean(f"the answer could not be understood: {error}")
     # The last line of what Python prints about an error is the error.
     words = err.strip().splitlines()
-    return None, clean(words[-1]) if words else f"the look ended with {process.returncode}"
+    return None, clean(words[-1]) if words else f"the scan ended with {process.returncode}"
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         raise HostError(done.stderr.strip().splitlines()[-1] if done.stderr else f"exit {done.rc}")
     *frames, scan = done.stdout.strip().splitlines()
     seen: dict[str, Any] = {
-        name: {"error": "the host has no IPv4 address to look through"} for name in hosts
+        name: {"error": "the host has no IPv4 address to send packets through"} for name in hosts
     }
     for line in frames:
         name, _, said = line.partition(" ")
@@ -56,7 +56,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Request and answer as JSON; one sentence and exit code 1 where a look is not possible."""
+    """Request and answer as JSON; one sentence and exit code 1 where a check is not possible."""
     sudo.ask_nobody()
     try:
         print(json.dumps(look(json.loads(sys.stdin.read()))))

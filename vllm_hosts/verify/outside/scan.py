@@ -74,7 +74,7 @@ def open_tcp(
             if code == 0:
                 found.append(port)
             elif code in (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM):
-                raise OSError(code, f"{address} cannot be looked at from here")
+                raise OSError(code, f"{address} cannot be scanned from here")
         for number, _ in poll.poll(0.02):
             one, port, _ = waiting.pop(number)
             if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
@@ -134,7 +134,7 @@ def reached_udp(address: str, ports: list[int]) -> dict[int, str]:
 def _refused(error: OSError) -> str:
     if error.errno == errno.ECONNREFUSED:
         return "is closed, but its packets reach the host"
-    return f"cannot be looked at: {error.strerror}"
+    return f"cannot be scanned: {error.strerror}"
 
 
 def look(asked: dict[str, object], at_once: int) -> dict[str, object]:

@@ -72,7 +72,7 @@ def shapes(host: str, path: str) -> Iterator[Shape]:
     many = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 4000) for n in range(20))
     yield Shape("EDGE-10", "headers of 80 kB together", start + many + end, (400, 431))
     long = f"GET {path}?{'x' * 20_000} HTTP/1.1\r\nHost: {host}\r\n".encode() + end
-    yield Shape("EDGE-10", "an address of 20 kB", long, (400, 414))
+    yield Shape("EDGE-10", "a URL of 20 kB", long, (400, 414))
     huge = post + b"Content-Length: 1099511627776\r\n\r\n"
     yield Shape("EDGE-11", "a body of 1 TB", huge, (413,))
     yield Shape("EDGE-12", "headers that never end", start + b"X-Slow: ", (408,), slow=True)

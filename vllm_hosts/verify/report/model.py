@@ -56,7 +56,7 @@ class HostReport:
     warnings: list[str] = field(default_factory=list)
 
     def outcome(self, promise: str) -> Outcome | None:
-        """The worst look at a promise; None: nobody looked."""
+        """The worst result of a promise; None: it was not checked."""
         return worst(look.outcome for look in self.looks if look.promise == promise)
 
     def together(self) -> dict[str, list[str]]:
@@ -100,7 +100,7 @@ class Report:
 
     @property
     def looked_at(self) -> list[Promise]:
-        """Promises that at least one host was looked at for."""
+        """Promises that at least one host was checked for."""
         return [
             promise
             for identifier, promise in promises().items()
@@ -119,7 +119,7 @@ class Report:
 
     @property
     def verdict(self) -> Outcome | None:
-        """The worst of all; None: nobody looked at anything."""
+        """The worst of all; None: nobody checked anything."""
         return worst(look.outcome for host in self.hosts for look in host.looks)
 
     def as_json(self) -> dict[str, Any]:

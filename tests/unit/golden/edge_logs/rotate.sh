@@ -1,10 +1,10 @@
 #!/bin/sh
-# Managed by vllm-hosts. Rotates the edge's logs by size. Where there is little room on their disk, the
-# oldest go first, and at last what is being written, since a full disk stops more than the logs.
+# Managed by vllm-hosts. Rotates the edge's logs by size. If their disk is short of space, the oldest
+# are removed first, and the current one last, since a full disk stops more than the logs.
 set -eu
 export LC_ALL=C
 cd /var/log/vllm-hosts
-# A disk that is full already must not keep us from making room.
+# A disk that is already full must not keep us from making room.
 failed=
 logrotate --state /var/lib/logrotate/vllm-hosts-edge /etc/vllm-hosts/edge-logs.conf || failed=yes
 short() { # kilobytes
@@ -18,7 +18,7 @@ while short; do
 done
 if short; then
     for log in *.log; do
-        # A small one would make no room.
+        # Removing a small one would not help.
         if [ "$(stat -c %s -- "$log")" -gt 1048576 ]; then
             : >"$log"
             echo "little room: emptied $log"
