@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime
 
-from lab import archive, driver_archive, gpu, hosts
+from lab import archive, debs, driver_archive, gpu, hosts
 
 _UBUNTU = """PRETTY_NAME="Ubuntu 24.04.3 LTS"
 NAME="Ubuntu"
@@ -15,6 +16,8 @@ ID=ubuntu
 ID_LIKE=debian
 UBUNTU_CODENAME=noble
 """
+_UBUNTU_ARCHIVE = "/usr/share/lab-ubuntu"
+_UBUNTU_COMPONENTS = ("main", "restricted", "universe", "multiverse")
 #: What a deploy with a driver leaves on a host, besides packages.
 _LEFT = (
     "/etc/modprobe.d/vllm-hosts-nouveau.conf",
@@ -68,7 +71,22 @@ def with_driver(name: str) -> None:
 
 
 def as_ubuntu(name: str) -> None:
-    """Have a running host say that it is Ubuntu 24.04. What is installed stays Debian's."""
-    release = hosts.root(name) / "etc/os-release"
+    """Have a running host say that it is Ubuntu 24.04. What is installed stays Debian's, and
+    Ubuntu's archive is an empty one on its own disk."""
+    root = hosts.root(name)
+    release = root / "etc/os-release"
     release.unlink()
     release.write_text(_UBUNTU)
+    (root / "etc/apt/sources.list.d/ubuntu.sources").write_text(
+        f"Types: deb\nURIs: file:{_UBUNTU_ARCHIVE}\nSuites: noble\nComponents: main universe\n"
+        "Trusted: yes\n"
+    )
+    suite = root / _UBUNTU_ARCHIVE[1:] / "dists/noble"
+    for component in _UBUNTU_COMPONENTS:
+        (suite / component / f"binary-{debs.ARCHITECTURE}").mkdir(parents=True)
+        (suite / component / f"binary-{debs.ARCHITECTURE}/Packages").touch()
+    (suite / "Release").write_text(
+        "Origin: Ubuntu\nLabel: Ubuntu\nSuite: noble\nCodename: noble\n"
+        f"Date: {datetime.now(UTC):%a, %d %b %Y %H:%M:%S} UTC\n"
+        f"Architectures: {debs.ARCHITECTURE}\nComponents: {' '.join(_UBUNTU_COMPONENTS)}\n"
+    )
