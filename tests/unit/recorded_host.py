@@ -116,6 +116,8 @@ class Host:
     held: set[str] = field(default_factory=set)
     #: What the archives have.
     offered: Mapping[str, str] = field(default_factory=dict)
+    #: By the name of a fact, what it was asked last.
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: A part of a command -> what the host says as it fails.
     fails: dict[str, str] = field(default_factory=dict)
 
@@ -124,6 +126,7 @@ class Host:
 
     def answer(self, fact: type, **asked: Any) -> Any:
         """What a fact finds now."""
+        self.arguments[fact.__name__] = asked
         special = getattr(self, f"_{fact.__name__}", None)
         return special(**asked) if special else self.facts[fact.__name__]
 

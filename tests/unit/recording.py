@@ -113,14 +113,16 @@ class Recorder:
         host.settings = settings(**{**self.host.settings.model_dump(), **changes})
         return Recorder(folder, host)
 
-    def run(self, *roles: Callable[[], object]) -> Run:
+    def run(self, *roles: Callable[[], object], dry: bool = False) -> Run:
         """What a run of these roles does: prepared first, then executed, operation by operation."""
         done = Run()
         data = {"fake_delay": 0, "fake_delay_jitter": 0}
         name = self.host.settings.name
         state = State(Inventory(([(name, data)], {})), Config(), check_for_changes=True)
         [host] = state.inventory
-        connector = type("_Recording", (_Connector,), {"recorded": self.host})
+        # What operations ask a host while the run is prepared is none of theirs.
+        known = {"recorded": self.host, "operation": Operation("before")}
+        connector = type("_Recording", (_Connector,), known)
         host.connector, host.connected = connector(state, host), True
         host.log = lambda message, **_: done.said.append(message.strip())
         host.log_styled = lambda message, **_: done.said.append(message.strip())
@@ -130,7 +132,7 @@ class Recorder:
                 role()
             told = outlook.hosts.get(self.host.settings.name, foreseen.Foreseen())
             done.effects, done.refused = told.effects, told.refused
-            if done.refused:
+            if dry or done.refused:
                 return done
             state.is_executing = True
             for identifier in state.get_op_order():
