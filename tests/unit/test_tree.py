@@ -105,7 +105,7 @@ def test_without_a_word_others_read_and_only_root_writes() -> None:
 
 def test_an_entry_is_a_value_that_nobody_changes_under_those_who_have_it() -> None:
     for entry in (FILE, Folder("/etc/x"), Kept("/etc/x"), Absent("/etc/x"), SAME):
-        assert {entry: 1}[replace(entry)] == 1  # type: ignore[type-var]
+        assert {entry: 1}[replace(entry)] == 1
 
 
 FOLDER = Folder("/etc/x", 0o750, "root", "www-data")
