@@ -33,13 +33,13 @@ from tests.unit.test_gpu import smi
 from vllm_hosts.facts.compose import AgentState
 from vllm_hosts.facts.docker import ImageFound, Served
 from vllm_hosts.facts.firewall import Loaded, Others
-from vllm_hosts.facts.nginx_sites import Sites
 from vllm_hosts.facts.vllm_images import Image, ImagesFound, Used
+from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.operations.edge import RELOADED
-from vllm_hosts.pki import utc_now
-from vllm_hosts.store_marks import Marked
-from vllm_hosts.tree import NOTHING, Found
 
 InLine = Callable[..., Recorder]
 
