@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STEP = @bash lab/step.sh
 BEGAN := $(shell date +%s)
 
-.PHONY: help setup lint unit lab-up lab-down lab-reset deploy verify demo demo-steps docs test test-lab nightly clean clean-cache
+.PHONY: help setup lint unit lab-up lab-down lab-reset deploy verify demo demo-steps docs test test-lab nightly mutants clean clean-cache
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ test-lab: setup ## Tests on the lab's hosts
 
 nightly: setup ## Lab tests, with those that take too long for every change
 	$(STEP) "Nightly tests" $(BIN)/pytest tests/lab --timeout 3000
+
+mutants: setup ## How many small changes to modules the unit tests notice, in minutes; MODULE=one of them
+	$(STEP) "Small changes" $(BIN)/python -m tests.mutants $(MODULE)
 
 clean-cache: ## Remove the lab's caches and state, about 6 GB; the lab has to be down
 	@$(PYTHON) -m lab.clean

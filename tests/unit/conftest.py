@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.unit.recording import Recorder, Run
 
 #: A folder of what is taken.
 SHARED = "VLLM_HOSTS_TESTS_TAKEN"
@@ -27,3 +31,12 @@ def _mine(name: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Run]:
+    """A recorded host after its first deploy, and what that did. Not to be changed."""
+    # Only a few tests need it, and all that it imports.
+    from tests.unit.recording import first_deploy
+
+    return first_deploy(tmp_path_factory.mktemp("deployed"))

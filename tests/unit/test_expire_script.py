@@ -6,11 +6,19 @@ import fcntl
 import hashlib
 import os
 import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from roles.client_keys.plan import key_entries
+from vllm_hosts.host.files import Entry, File
+from vllm_hosts.host.paths import EDGE_FOLDER
 from vllm_hosts.host.render import render
+from vllm_hosts.keys import ClientKey
+from vllm_hosts.operations.tree import _digest
 
 ENDED, GOOD = '"aaa" "a"; # until 1\n', '"bbb" "b"; # until 9999999999\n'
 
@@ -39,11 +47,13 @@ def host(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(host: Path, seconds: int = 60) -> int:
+def run(host: Path, seconds: int = 60, **environment: str) -> int:
     path = f"{host}/bin:{os.environ['PATH']}"
     # It ends what it has started as well.
     words = ["timeout", str(seconds), "sh", str(host / "script")]
-    return subprocess.run(words, env={"PATH": path}, check=False).returncode
+    # As wide as it gets: the script's own umask counts.
+    done = subprocess.run(words, env={"PATH": path} | environment, check=False, umask=0)
+    return done.returncode
 
 
 def reloads(host: Path) -> int:
@@ -101,3 +111,67 @@ def test_whoever_may_enter_the_record_s_folder_holds_up_nothing(host: Path) -> N
     finally:
         os.close(descriptor)
     assert (host / "deployed.lock").stat().st_mode & 0o777 == 0o600
+
+
+def deployed(host: Path, *keys: ClientKey) -> list[Entry]:
+    """What a deploy would leave of these keys, in the folder of this host."""
+    entries = key_entries(["qwen", "coder"], keys)
+    folder = str(host / "edge")
+    return [replace(one, path=one.path.replace(EDGE_FOLDER, folder)) for one in entries]
+
+
+def test_the_host_notes_what_the_controller_would(host: Path) -> None:
+    """The next deploy finds nothing to take up: both compute one digest."""
+    ended = ClientKey("alice", SecretStr("KEY-A"), datetime(2020, 1, 1, tzinfo=UTC), ("qwen",))
+    stays = ClientKey("bob", SecretStr("KEY-B"), datetime(2100, 1, 1, tzinfo=UTC), ("coder",))
+    also = ClientKey("alice", SecretStr("KEY-NEW"), None, ("qwen",))
+    for entry in deployed(host, ended, stays, also):
+        if isinstance(entry, File):
+            Path(entry.path).write_bytes(entry.content)
+    assert run(host) == 0
+    wanted = deployed(host, stays, also)
+    for entry in wanted:
+        if isinstance(entry, File):
+            assert Path(entry.path).read_bytes() == entry.content
+    assert (host / "stamp").read_text() == _digest(wanted, {})
+    # Whatever the order in which either lists the files.
+    assert _digest(list(reversed(wanted)), {}) == _digest(wanted, {})
+
+
+def test_nothing_that_it_writes_is_for_others(host: Path) -> None:
+    (host / "deployed").write_text("")
+    (host / "rejects").touch()
+    assert run(host) != 0
+    assert (host / "edge/expiry.pending").stat().st_mode & 0o777 == 0o600
+    (host / "rejects").unlink()
+    assert run(host) == 0
+    for name in ("edge/clients.map", "stamp", "deployed", "deployed.lock"):
+        assert (host / name).stat().st_mode & 0o777 == 0o600, name
+
+
+def test_what_is_new_is_on_the_disk_before_it_takes_its_place(host: Path) -> None:
+    """At a power failure in between, there are the old keys or the new ones, and never none."""
+    for name in ("sync", "mv"):
+        (host / "bin" / name).write_text(
+            f'#!/bin/sh\nfor last in "$@"; do :; done\n'
+            f"echo {name} $last >>{host}/order\n"
+            f"[ {name} = sync ] && wc -l <$last >>{host}/order\n"
+            f'exec /bin/{name} "$@"\n'
+        )
+        (host / "bin" / name).chmod(0o755)
+    assert run(host) == 0
+    assert (host / "order").read_text().splitlines()[:3] == [
+        "sync clients.map.vllm-hosts-new",
+        "1",
+        "mv clients.map",
+    ]
+
+
+def test_the_record_stays_sorted_by_bytes(host: Path) -> None:
+    """As a deploy sorts it, whatever the language that systemd has."""
+    others = [f"{digest * 64}  /etc/{name}" for digest, name in (("0", "Z"), ("f", "a"))]
+    (host / "deployed").write_text("".join(f"{line}\n" for line in others))
+    assert run(host, LC_ALL="en_US.UTF-8") == 0
+    lines = (host / "deployed").read_text().splitlines()
+    assert len(lines) == 3
+    assert lines == sorted(lines)

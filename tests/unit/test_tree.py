@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from tests.unit.projects import ROOT
 from vllm_hosts.host.files import (
     NOTHING,
     Absent,
     Cause,
+    Entry,
     File,
     Folder,
     Found,
     Kept,
     cause,
+    difference,
     differing,
 )
 
@@ -68,10 +73,74 @@ def test_content_is_not_in_the_repr() -> None:
     assert "hunter2" not in repr(File("/a", b"hunter2", mode=0o600, secret=True))
 
 
-@pytest.mark.parametrize("path", ["relative", "/a b", "/a;b", "/a/../b", "/a$b", "/a\nb", "/"])
-def test_paths_that_a_shell_could_take_apart_are_refused(path: str) -> None:
-    with pytest.raises(ValueError):
-        File(path, b"")
+@pytest.mark.parametrize(
+    "path", ["relative", "/a b", "/a;b", "/a/../b", "/a/..", "/a$b", "/a\nb", "/"]
+)
+@pytest.mark.parametrize("kind", [partial(File, content=b""), Folder, Kept, Absent])
+def test_paths_that_a_shell_could_take_apart_are_refused(
+    kind: Callable[[str], Entry], path: str
+) -> None:
+    with pytest.raises(ValueError) as refused:
+        kind(path)
+    assert str(refused.value).startswith(f"{path!r} is not an absolute path")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "root;id", "$(id)", "-R", "a\nb", "Root"])
+@pytest.mark.parametrize("kind", [partial(File, content=b""), Folder, Kept])
+@pytest.mark.parametrize("whose", ["owner", "group"])
+def test_names_that_a_shell_could_take_apart_are_refused(
+    kind: Callable[..., Entry], whose: str, name: str
+) -> None:
+    with pytest.raises(ValueError) as refused:
+        kind("/a", **{whose: name})
+    assert str(refused.value).startswith(f"{name!r} is not the name or number of a user")
+
+
+def test_without_a_word_others_read_and_only_root_writes() -> None:
+    for entry in (FILE, Folder("/etc/x"), Kept("/etc/x")):
+        assert (entry.owner, entry.group) == ("root", "root")
+    modes = [f"{entry.mode:o}" for entry in (FILE, Folder("/etc/x"), Kept("/etc/x"))]
+    assert modes == ["644", "755", "644"]
+
+
+def test_an_entry_is_a_value_that_nobody_changes_under_those_who_have_it() -> None:
+    for entry in (FILE, Folder("/etc/x"), Kept("/etc/x"), Absent("/etc/x"), SAME):
+        assert {entry: 1}[replace(entry)] == 1
+
+
+FOLDER = Folder("/etc/x", 0o750, "root", "www-data")
+OTHERS = Found("d", 0o755, ("root", "0"), ("root", "0"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "found", "words"),
+    [
+        (Absent("/etc/x"), SAME, "should not be there"),
+        (FILE, NOTHING, "is missing"),
+        (FOLDER, NOTHING, "is missing"),
+        (FILE, OTHERS, "is not a regular file"),
+        (Kept("/etc/x"), OTHERS, "is not a regular file"),
+        (FOLDER, SAME, "is not a folder"),
+        (FILE, replace(SAME, sha256="0" * 64), "has another content"),
+        (FILE, replace(SAME, mode=0o4755), "has mode 4755, not 0644"),
+        (FILE, replace(SAME, mode=0o20), "has mode 0020, not 0644"),
+        (Kept("/etc/x"), replace(SAME, mode=0o600), "has mode 0600, not 0644"),
+        (
+            FILE,
+            replace(SAME, sha256="0" * 64, mode=0o600, owner=("alice", "1000")),
+            "has another content and has mode 0600, not 0644"
+            " and belongs to alice:root, not root:root",
+        ),
+        (
+            FOLDER,
+            OTHERS,
+            "has mode 0755, not 0750 and belongs to root:root, not root:www-data",
+        ),
+        (FILE, SAME, "has not been taken up by its service"),
+    ],
+)
+def test_a_difference_in_words(entry: Entry, found: Found, words: str) -> None:
+    assert difference(entry, found) == words
 
 
 def test_a_kept_file_is_judged_by_mode_and_owner_only() -> None:
@@ -118,6 +187,13 @@ def test_who_changed_a_file(
     assert cause(FILE, found) is expected
 
 
+def test_causes_are_called_as_the_document_says() -> None:
+    """Scripts read them from `drift --json`."""
+    documented = (ROOT / "docs/operations.md").read_text().partition("has `cause` (")[2]
+    words = documented.partition("or null")[0].split(", ")
+    assert [f"`{cause}`" for cause in Cause] == [word for word in words if word]
+
+
 def test_who_put_something_where_nothing_should_be() -> None:
     absent = Absent("/etc/gone")
     assert cause(absent, replace(SAME, sha256=A, deployed=("",))) is Cause.HOST
@@ -125,6 +201,7 @@ def test_who_put_something_where_nothing_should_be() -> None:
     assert cause(absent, replace(SAME, sha256=A, deployed=(B,))) is Cause.BOTH
     assert cause(absent, replace(SAME, sha256=A, deployed=())) is Cause.UNKNOWN
     assert cause(absent, Found("l", deployed=("",))) is Cause.HOST
+    assert cause(FILE, replace(NOTHING, deployed=("",))) is Cause.SETTINGS
 
 
 def test_a_link_in_the_place_of_a_file_is_a_change_of_the_host() -> None:

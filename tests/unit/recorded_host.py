@@ -1,0 +1,270 @@
+"""A host that answers looks from recorded ones, and does what commands of a deploy do to it.
+
+Facts are answered from plain dictionaries (``recorded_looks.py``), but for what the run itself
+changes there: files, packages, what agents are. Nothing starts a process.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import shlex
+import tarfile
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from pydantic import SecretStr
+
+from vllm_hosts.facts.apt import Packages
+from vllm_hosts.facts.hub import MODELS, CopyFound
+from vllm_hosts.facts.nginx import EdgeFound
+from vllm_hosts.facts.tree import TreeFound
+from vllm_hosts.facts.units import Unit
+from vllm_hosts.facts.vllm_images import RECORD as IMAGES_RECORD
+from vllm_hosts.facts.vllm_images import recorded
+from vllm_hosts.host.agent_changes import digest
+from vllm_hosts.host.certificates import Certificate
+from vllm_hosts.host.compose import Project
+from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.paths import STAMPS, STORE_MARK, TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.keys.store_marks import Marked
+from vllm_hosts.settings import HostSettings
+
+ROOT = ("root", "0")
+#: Commands of apt's, as operations write them.
+_INSTALL = re.compile(
+    r"install --no-install-recommends [^\n]*?--allow-change-held-packages (.*?) \|\|"
+)
+_REMOVE = re.compile(r"apt-get [^\n]*? remove (.*?) \|\|")
+_ENABLE = re.compile(r"systemctl enable (?:--now )?([^\s&]+)")
+#: How an archive is added: its key's path and fingerprint, and the source file.
+_ARCHIVE = re.compile(
+    r"""\[ "\$prints" = (\S+) \].*?install -m 0644 "\$folder/key" (\S+)[.]new\s+"""
+    r"""printf '%s' '([^']*)' >(\S+)[.]new""",
+    re.S,
+)
+_OWNER = re.compile(r"chown (?:-h )?(\S+:\S+) (/[^\s;]+)[;\n]\s*chmod (\d+) \2$", re.M)
+_NOTE = re.compile(r"^note (/.*)$", re.M)
+_HOLD = re.compile(r"apt-mark hold ([^\n]*)")
+
+
+#: What commands of tree_synced's and of watched's are about.
+_ASKED = re.compile(r'^\( ((?:(?!^\( ).)*?) \) >"\$work/said"', re.M | re.S)
+_TAKEN_UP = re.compile(r'^activated=(.+?)\n\( eval "', re.M | re.S)
+_WATCHED = re.compile(r'echo "    (.*?): \$waited s')
+
+
+@dataclass
+class Operation:
+    """One operation of a run, as its host saw it."""
+
+    #: Deploy and name, as pyinfra shows them.
+    name: str
+    commands: list[str] = field(default_factory=list)
+    #: Path -> mode and owner of the files and folders that were written, None for what was removed.
+    written: dict[str, str | None] = field(default_factory=dict)
+
+    def __contains__(self, words: str) -> bool:
+        """Whether a command has these words."""
+        return any(words in command for command in self.commands)
+
+    def shown(self) -> Iterator[str]:
+        """The operation as lines that a person reads in a review."""
+        yield self.name
+        for path, how in self.written.items():
+            yield f"    {how or 'removed'} {path}"
+        for command in self.commands:
+            if label := _WATCHED.search(command):
+                yield f"    {label[1]}"
+            elif command.startswith("suffix=;"):
+                yield f"    notes {' '.join(_NOTE.findall(command))}"
+            elif "finished=yes" not in command:
+                lines = [line.strip() for line in command.splitlines() if "set -e" not in line]
+                yield f"    runs {_short(next(filter(None, lines)))}"
+            if (asked := _ASKED.search(command)) and "eval" not in asked[1]:
+                yield f"    asks {_short(asked[1])}"
+            if up := _TAKEN_UP.search(command):
+                yield f"    taken up by {_short(shlex.split(up[1])[0])}"
+
+
+def _short(script: str) -> str:
+    return textwrap.shorten(script, 90)
+
+
+@dataclass
+class Host:
+    """What is there. ``facts``: by the name of a fact, what it answers. ``after``: a part of a
+    command, and the facts that are others once it ran."""
+
+    settings: HostSettings
+    facts: dict[str, Any]
+    after: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    paths: dict[str, Found] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    #: What the archives have.
+    offered: Mapping[str, str] = field(default_factory=dict)
+    #: By the name of a fact, what it was asked last.
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: A part of a command -> what the host says as it fails.
+    fails: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.facts = deepcopy(self.facts)
+
+    def answer(self, fact: type, **asked: Any) -> Any:
+        """What a fact finds now."""
+        self.arguments[fact.__name__] = asked
+        special = getattr(self, f"_{fact.__name__}", None)
+        return special(**asked) if special else self.facts[fact.__name__]
+
+    def _TreeState(self, paths: Sequence[str], stamp: str | None = None) -> TreeFound:
+        found = {path: self.paths.get(path, NOTHING) for path in paths}
+        return TreeFound(found, self.stamps.get(stamp or "-", ""))
+
+    def _AptPackages(self, names: Sequence[str]) -> Packages:
+        there = {name: self.packages[name] for name in names if name in self.packages}
+        return Packages(there, frozenset(self.held))
+
+    def _AllPackages(self) -> Packages:
+        return Packages(dict(self.packages), frozenset(self.held))
+
+    def _AptKeyFingerprints(self, key_path: str) -> tuple[str, ...]:
+        found: tuple[str, ...] = self.facts["AptKeyFingerprints"].get(key_path, ())
+        return found
+
+    def _Units(self, names: Sequence[str]) -> Any:
+        return {name: self.facts["Units"][name] for name in names}
+
+    def _DockerDaemon(self, **_: Any) -> Any:
+        written = self.contents.get("/etc/docker/daemon.json")
+        return replace(self.facts["DockerDaemon"], config=written)
+
+    def _ImagesUsed(self, **_: Any) -> Any:
+        lines = self.contents.get(IMAGES_RECORD, b"").decode().splitlines()
+        return replace(self.facts["ImagesUsed"], record=recorded(lines))
+
+    def _AgentStates(self, agents: Sequence[str]) -> Any:
+        return {name: self.facts["AgentStates"][name] for name in agents}
+
+    def _HubModels(self, models: Sequence[Any], **_: Any) -> Any:
+        return {one.key: self.facts["HubModels"][one.model] for one in models}
+
+    def _EdgeState(self, paths: Sequence[str]) -> EdgeFound:
+        known = self.facts
+        return EdgeFound(
+            known["NginxState"], self._NginxMainConf(), known["NginxSites"], self._TreeState(paths)
+        )
+
+    def _NginxMainConf(self) -> Any:
+        found = self.facts["NginxMainConf"]
+        written = self.contents.get("/etc/nginx/nginx.conf")
+        return replace(found, content=written) if found and written else found
+
+    def _HostMark(self, directory: str) -> Marked:
+        if STORE_MARK not in self.contents:
+            marked: Marked = self.facts["HostMark"]
+            return marked
+        return Marked(self.contents[STORE_MARK].decode().strip(), "regular file 644 0:0")
+
+    def _HostCertificate(self, certificate: str, key: str) -> Certificate:
+        if TLS_KEY not in self.contents:
+            return Certificate(None, None)
+        public = load_pem_private_key(self.contents[TLS_KEY], None).public_key()
+        pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return Certificate(self.contents[TLS_CERTIFICATE], pem)
+
+    def _ComposeProject(self, salt: str = "", **_: Any) -> Project:
+        """What .env has, as the host digests it."""
+        project: Project = self.facts["ComposeProject"]
+        text = self.contents.get(f"{self.settings.vllm.directory}/.env", b"").decode()
+        lines = [line.split("=", 1) for line in text.splitlines() if not line.startswith("#")]
+        env = {name: digest(salt, name, SecretStr(value)) for name, value in lines}
+        return replace(project, env=env)
+
+    def _ModelCopy(self, folder: str, staging: str, key: str) -> CopyFound:
+        stamp = self.contents.get(f"{MODELS}/{key}", b"").decode().splitlines()
+        sources = frozenset(line.split()[1] for line in stamp if line.startswith("source "))
+        files = [line.split()[1:] for line in stamp if line.startswith("file ")]
+        present = {name: self.facts["ModelCopy"][name] for _, name in files}
+        digests = {name: sha256 for sha256, name in files}
+        return CopyFound(present if stamp else None, {}, sources, digests, 1 << 40)
+
+    def run(self, command: str, given: Sequence[str], done: Operation) -> str:
+        """Do as a command says, as far as that matters to what is looked at. What it fails with."""
+        done.commands.append(command)
+        for part, said in self.fails.items():
+            if part in command:
+                return said
+        self._change(command, given, done)
+        if install := _INSTALL.search(command):
+            for word in install[1].split():
+                name, _, version = word.strip("'").partition("=")
+                self.packages[name] = version or self.offered[name]
+        if remove := _REMOVE.search(command):
+            for name in remove[1].split():
+                del self.packages[name]
+        if hold := _HOLD.search(command):
+            self.held.update(hold[1].split())
+        for name in _ENABLE.findall(command):
+            self.facts["Units"] |= {name: Unit(enabled=True, active=True)}
+        for part, facts in self.after.items():
+            if part in command:
+                self.facts.update(facts)
+                self.paths.update(facts.get("paths", {}))
+        return ""
+
+    def _change(self, command: str, given: Sequence[str], done: Operation) -> None:
+        """Files and folders, as tree_synced and its like write them."""
+        for mode, owner, group, path in re.findall(
+            r"^folder (\d+) (\S+) (\S+) (\S+)$", command, re.M
+        ):
+            self.paths[path] = Found("d", int(mode, 8), (owner, owner), (group, group))
+            done.written[path] = f"{mode} {owner}:{group}"
+        contents: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
+        if given and ".vllm-hosts-new" in command:
+            archive = io.BytesIO(base64.b64decode("".join(given)))
+            with tarfile.open(fileobj=archive) as tar:
+                for member in tar:
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    path = f"/{member.name.removesuffix('.vllm-hosts-new')}"
+                    contents[path] = member, content.read()
+        for path in re.findall(r"^swap (\S+)$", command, re.M):
+            if path not in contents:
+                self.paths[path] = NOTHING
+                done.written[path] = None
+                continue
+            member, content_ = contents[path]
+            owner, group = (member.uname or str(member.uid)), (member.gname or str(member.gid))
+            sha256 = hashlib.sha256(content_).hexdigest()
+            names = (owner, owner), (group, group)
+            self.paths[path] = Found("f", member.mode, *names, sha256)
+            self.contents[path] = content_
+            done.written[path] = f"{member.mode:04o} {owner}:{group}"
+        for owner, path, mode in _OWNER.findall(command):
+            user, group = owner.split(":")
+            self.paths[path] = Found("f", int(mode, 8), (user, user), (group, group))
+            done.written[path] = f"{mode} {owner}"
+        for fingerprint, key, content, path in _ARCHIVE.findall(command):
+            self.facts["AptKeyFingerprints"] |= {key: (fingerprint,)}
+            sha256 = hashlib.sha256(content.encode()).hexdigest()
+            self.paths[path] = Found("f", 0o644, ROOT, ROOT, sha256)
+            done.written[path] = "0644 root:root"
+        for stamp, path in re.findall(r"^printf %s (\S+) >(\S+)$", command, re.M):
+            self.stamps[path.removeprefix(f"{STAMPS}/")] = stamp
+        for path in " ".join(_NOTE.findall(command)).split():
+            found = self.paths.get(path, NOTHING)
+            self.paths[path] = replace(found, deployed=(found.sha256,))

@@ -1,0 +1,189 @@
+"""Roles on a host that records what they do.
+
+Operations are pyinfra's own, prepared and executed as in a run, over its connector that runs
+nothing.
+"""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyinfra.api import Config, Inventory, State
+from pyinfra.api.operations import run_host_op
+from pyinfra.connectors.fake import FakeConnector
+from pyinfra.connectors.util import CommandOutput, OutputLine
+from pyinfra.context import ctx_host, ctx_state
+
+from tests.unit import recorded_looks as looks
+from tests.unit.model_files import safetensors
+from tests.unit.projects import ROOT as REPOSITORY
+from tests.unit.recorded_host import Host, Operation
+from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.facts import base
+from vllm_hosts.host import probe
+from vllm_hosts.keys import KeyStore, OpenedStore
+from vllm_hosts.operations import differences, foreseen, one_by_one
+from vllm_hosts.project import run
+
+
+@dataclass
+class Run:
+    """What a run did, operation by operation, and what it said."""
+
+    operations: list[Operation] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    #: What stood below pyinfra's table before the run.
+    effects: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    failed: bool = False
+
+    def __getitem__(self, name: str) -> Operation:
+        [found] = [one for one in self.operations if one.name.partition(" | ")[2] == name]
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        return [one.name for one in self.operations]
+
+    @property
+    def changed(self) -> list[str]:
+        """Operations that ran a command."""
+        return [one.name for one in self.operations if one.commands]
+
+
+class _Connector(FakeConnector):
+    """pyinfra's connector that runs nothing, with a host of ours behind it."""
+
+    recorded: Host
+    operation: Operation
+    client = SimpleNamespace(
+        get_transport=lambda: SimpleNamespace(
+            auth_handler=SimpleNamespace(auth_method="publickey"), is_active=lambda: True
+        ),
+        close=lambda: None,
+    )
+
+    def run_shell_command(self, command: Any, *_: Any, **arguments: Any) -> Any:
+        said = self.recorded.run(
+            command.get_raw_value(), arguments.get("_stdin") or (), self.operation
+        )
+        return not said, CommandOutput([OutputLine("stderr", said)] if said else [])
+
+    def put_file(self, source: Any, target: str, *_: Any, **__: Any) -> bool:
+        self.operation.commands.append(f"upload {target}")
+        return True
+
+
+def deploy_py() -> None:
+    """The whole deploy, as its entry file calls it."""
+    runpy.run_path(str(REPOSITORY / "deploy.py"))
+
+
+def keys_py() -> None:
+    """The clients' keys alone."""
+    runpy.run_path(str(REPOSITORY / "keys.py"))
+
+
+class Recorder:
+    """Runs roles on a host, with a store of keys below a folder."""
+
+    def __init__(self, folder: Path, host: Host) -> None:
+        self.host = host
+        self.inventory = folder / "inventory" / "prod.py"
+        self.inventory.parent.mkdir(exist_ok=True)
+        self.inventory.touch()
+        #: What the edge answers to a path, and which ports open from here.
+        self.edge: Callable[[str], int] = lambda path: 401
+        self.open: set[int] = set()
+        #: What the edge was asked.
+        self.asked: list[tuple[Any, ...]] = []
+
+    def copied(self, folder: Path, **changes: Any) -> Recorder:
+        """The same host and store once more, below another folder, with other settings."""
+        shutil.copytree(self.inventory.parent, folder / "inventory", dirs_exist_ok=True)
+        host = deepcopy(self.host)
+        host.settings = settings(**{**self.host.settings.model_dump(), **changes})
+        return Recorder(folder, host)
+
+    def run(self, *roles: Callable[[], object], dry: bool = False) -> Run:
+        """What a run of these roles does: prepared first, then executed, operation by operation."""
+        done = Run()
+        data = {"fake_delay": 0, "fake_delay_jitter": 0}
+        name = self.host.settings.name
+        state = State(Inventory(([(name, data)], {})), Config(), check_for_changes=True)
+        [host] = state.inventory
+        # What operations ask a host while the run is prepared is none of theirs.
+        known = {"recorded": self.host, "operation": Operation("before")}
+        connector = type("_Recording", (_Connector,), known)
+        host.connector, host.connected = connector(state, host), True
+        host.log = lambda message, **_: done.said.append(message.strip())
+        host.log_styled = lambda message, **_: done.said.append(message.strip())
+        with self._begun(), ctx_state.use(state), ctx_host.use(host):
+            outlook = foreseen.begin(dry=False)
+            for role in roles:
+                role()
+            told = outlook.hosts.get(self.host.settings.name, foreseen.Foreseen())
+            done.effects, done.refused = told.effects, told.refused
+            if dry or done.refused:
+                return done
+            state.is_executing = True
+            for identifier in state.get_op_order():
+                [name] = state.get_op_meta(identifier).names
+                done.operations.append(Operation(name))
+                connector.operation = done.operations[-1]  # type: ignore[attr-defined]
+                if not run_host_op(state, host, identifier):
+                    done.failed = True
+                    break
+        return done
+
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
+        settings = self.host.settings
+        begun = run._Run(self.inventory, dry=False, ours=True)
+        begun.settings = {settings.name: settings}
+        begun.opened = OpenedStore(KeyStore(self.inventory))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run, "_run", begun)
+            patch.setattr(differences, "_wanted", {})
+            patch.setattr(base, "get_fact", self._fact)
+            patch.setattr(probe, "ask", self._ask)
+            patch.setattr(probe, "reachable", lambda address, port, timeout: port in self.open)
+            run._host_run.cache_clear()
+            one_by_one.begin()
+            yield
+        foreseen.end()
+        run._host_run.cache_clear()
+
+    def _ask(self, address: str, port: int, path: str, **how: Any) -> probe.Answer:
+        self.asked.append((address, port, how["name"], how["ca_file"]))
+        return probe.Answer(self.edge(path), {}, b"")
+
+    def _fact(
+        self, state: State, host: object, fact: type, kwargs: dict[str, Any], **_: object
+    ) -> Any:
+        return self.host.answer(fact, **kwargs)
+
+
+def first_deploy(folder: Path) -> tuple[Recorder, Run]:
+    """A host after its first deploy, which had everything to do, and that run."""
+    model = folder / "coder"
+    model.mkdir()
+    (model / "config.json").write_bytes(looks.CONFIG)
+    (model / "model.safetensors").write_bytes(safetensors())
+    asked = settings(
+        agents=[QWEN, CODER | {"copy_from": str(model)}],
+        nvidia={"driver": "install"},
+        ssh_hardening={"enabled": True},
+        edge={"names": ["llm.example.com"]},
+    )
+    recorder = Recorder(folder, Host(asked, looks.FRESH, looks.AFTER, offered=looks.OFFERED))
+    return recorder, recorder.run(deploy_py)

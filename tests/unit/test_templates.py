@@ -1,0 +1,146 @@
+"""Every template has golden files, and each of them is what that template makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from roles.client_keys.plan import clients_map, expiry_entries, scopes_map
+from roles.edge_logs.plan import log_entries
+from roles.firewall.plan import firewall_entries, rules
+from roles.nginx.plan import edge_conf, included
+from roles.nvidia_driver.plan import driver_files, persistence_unit
+from roles.secrets.plan import secret_entries
+from roles.ssh_hardening.plan import ssh_entries
+from roles.vllm.plan import compose_file
+from tests.golden import check_golden
+from tests.unit.samples import CODER, QWEN, settings
+from tests.unit.test_compose_file import MEMORY
+from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH, UBUNTU_22
+from tests.unit.test_firewall import AROUND
+from vllm_hosts.host import render as rendering
+from vllm_hosts.host.files import Entry, File
+from vllm_hosts.verify.report.collect import html
+from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Report
+
+HARDENED = settings(ssh_hardening={"enabled": True})
+
+
+def within(entries: Callable[[], Iterable[Entry]], ending: str) -> Callable[[], str]:
+    """What makes the content of the one file among these whose path ends so."""
+
+    def made() -> str:
+        [file] = [one for one in entries() if isinstance(one, File) and one.path.endswith(ending)]
+        return file.content.decode()
+
+    return made
+
+
+def logs() -> list[Entry]:
+    return log_entries(PLAIN.edge)
+
+
+def report() -> str:
+    agent = AgentSummary("one", "org/model", "one", 8001, (0,), ("10.0.0.0/8",), ("--x <lets>",))
+    looks = [
+        Look("NET-01", "gpu1", None, "kept", None, 0.1),
+        Look("SEC-01", "gpu1", "one", "broken", "because <b>", 0.25),
+        Look("TLS-01", "gpu1", None, "not checked", "nobody answers", 2.0),
+    ]
+    host = HostReport("gpu1", "192.0.2.1", [agent], {"Docker": "29.1.0"}, looks)
+    return html(Report("prod", "0.1.0", datetime(2026, 11, 24, tzinfo=UTC), 39.0, [host]))
+
+
+#: By template: golden files, and what makes the text of each.
+GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
+    "client_keys/clients.map": {"clients.map": lambda: clients_map(KEYS.clients)},
+    "client_keys/expire.sh": {"expire.sh": within(expiry_entries, "/expire-client-keys")},
+    "client_keys/nginx-before.conf": {
+        "nginx-before.conf": within(expiry_entries, "/nginx.service.d/vllm-hosts.conf")
+    },
+    "client_keys/scopes.map": {"scopes.map": lambda: scopes_map(AGENTS, KEYS.clients)},
+    "client_keys/vllm-hosts-keys.service": {
+        "vllm-hosts-keys.service": within(expiry_entries, "/vllm-hosts-keys.service")
+    },
+    "client_keys/vllm-hosts-keys.timer": {
+        "vllm-hosts-keys.timer": within(expiry_entries, "/vllm-hosts-keys.timer")
+    },
+    "edge_logs/logrotate.conf": {"logrotate.conf": within(logs, "/edge-logs.conf")},
+    "edge_logs/rotate.sh": {"rotate.sh": within(logs, "/rotate-edge-logs")},
+    "edge_logs/vllm-hosts-edge-logs.service": {
+        "vllm-hosts-edge-logs.service": within(logs, ".service")
+    },
+    "edge_logs/vllm-hosts-edge-logs.timer": {"vllm-hosts-edge-logs.timer": within(logs, ".timer")},
+    "firewall/firewall.nft": {"default.nft": lambda: rules(settings(), [22], AROUND)},
+    "firewall/vllm-hosts-firewall.service": {
+        "vllm-hosts-firewall.service": within(
+            lambda: firewall_entries(settings(), [22], AROUND), ".service"
+        )
+    },
+    "nginx/checks.conf": {
+        "checks.conf": lambda: included(PLAIN, UBUNTU_22)["checks"],
+        "checks-with-web-pages.conf": lambda: included(OPEN, DEBIAN_13)["checks"],
+    },
+    "nginx/common.conf": {"common.conf": lambda: included(PLAIN, UBUNTU_22)["common"]},
+    "nginx/cors.conf": {"cors.conf": lambda: included(OPEN, DEBIAN_13)["cors"]},
+    "nginx/edge.conf": {
+        "one-agent.conf": lambda: edge_conf(PLAIN, DEBIAN_13),
+        "two-agents-nginx-1.18.conf": lambda: edge_conf(RICH, UBUNTU_22),
+        "with-web-pages.conf": lambda: edge_conf(OPEN, DEBIAN_13),
+    },
+    "nginx/error.conf": {
+        "error.conf": lambda: included(PLAIN, UBUNTU_22)["error"],
+        "error-with-web-pages.conf": lambda: included(OPEN, DEBIAN_13)["error"],
+    },
+    "nginx/refused.conf": {"refused.conf": lambda: included(PLAIN, UBUNTU_22)["refused"]},
+    "nginx/tls.conf": {
+        "tls.conf": lambda: included(RICH, DEBIAN_13)["tls"],
+        "tls-nginx-1.18.conf": lambda: included(RICH, UBUNTU_22)["tls"],
+    },
+    "nginx/upstream.conf": {"upstream.conf": lambda: included(RICH, DEBIAN_13)["upstream"]},
+    "nvidia_driver/nouveau.conf": {"nouveau.conf": within(driver_files, "nouveau.conf")},
+    "nvidia_driver/nvidia-persistenced.service": {
+        "nvidia-persistenced.service": lambda: persistence_unit().content.decode()
+    },
+    "nvidia_driver/unattended-upgrades": {
+        "unattended-upgrades": within(driver_files, "51vllm-hosts-nvidia")
+    },
+    "report/report.html": {"report.html": report},
+    "secrets/env": {"env": within(lambda: secret_entries(RICH, KEYS), "/.env")},
+    "ssh_hardening/sshd.conf": {"sshd.conf": within(lambda: ssh_entries(HARDENED), ".conf")},
+    "vllm/compose.yaml": {
+        "one-agent.yaml": lambda: compose_file(settings(), MEMORY),
+        "two-agents.yaml": lambda: compose_file(settings(agents=[QWEN, CODER]), MEMORY),
+    },
+}
+
+
+def test_every_template_has_a_golden_file() -> None:
+    folder = rendering.TEMPLATES
+    there = {
+        str(path.relative_to(folder)).removesuffix(".j2")
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+    assert there == set(GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("template", "golden"), [(one, file) for one, files in GOLDEN.items() for file in files]
+)
+def test_what_a_template_makes(template: str, golden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    get_template = jinja2.Environment.get_template
+
+    def noted(self: jinja2.Environment, name: str, *given: object) -> jinja2.Template:
+        used.append(name)
+        return get_template(self, name, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(jinja2.Environment, "get_template", noted)
+    made = GOLDEN[template][golden]()
+    assert f"{template}.j2" in used
+    check_golden(f"{template.split('/')[0]}/{golden}", made)
