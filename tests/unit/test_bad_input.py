@@ -502,7 +502,7 @@ def test_a_limit_that_names_nobody_is_refused(
         (("inventory/nope.py", "deploy.py"), "inventory/nope.py is not a file; name an", 1),
         (("inventory/none.py", "deploy.py"), "inventory/none.py has no hosts; add one", 1),
         (("inventory/broken.py", "deploy.py"), "inventory/broken.py, line 2: cannot be loaded", 1),
-        (("deploy.py", "inventory/prod.py"), "run pyinfra inventory/prod.py deploy.py", 2),
+        (("deploy.py", "inventory/prod.py"), "run: pyinfra inventory/prod.py deploy.py", 2),
         (("--data", "vllm", "inventory/prod.py", "deploy.py"), "as --data NAME=VALUE", 2),
     ],
 )

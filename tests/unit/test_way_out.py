@@ -43,7 +43,7 @@ MODULES = [
 _DO = (
     "add|boot|change|copy|correct|deploy|describe|did|enrol|enter|fetch|give|have|install|keep|leave"
     "|lower|make|mend|move|name|open|put|raise|reboot|remove|repair|run|see|set|start|stop|switch"
-    "|take|upgrade|use|write"
+    "|take|turn|upgrade|use|write"
 )
 _DOES = re.compile(rf"(?:[;:,(] ?|\bor |\band |^)(?:{_DO})\b")
 #: What would be right.
