@@ -59,6 +59,8 @@ class Box:
             inventory = inventory.replace(', "_sudo": True', "")
         # The lab's archives and its model.
         lab = settings() | {"agents": AGENTS[:1]}
+        # Its model is on the host, and nobody exports a token there.
+        lab.pop("secrets", None)
         path = lab_hosts.root(HOST) / f"{folder}/inventory/prod.py".lstrip("/")
         path.write_text(f"{inventory}\nlab = (['@local'], {lab!r})\n")
         (path.parent.parent / "group_data/gpu_hosts.py").unlink()
