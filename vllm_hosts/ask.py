@@ -1,4 +1,4 @@
-"""Asking hosts something outside of a deploy: all of them side by side, changing nothing."""
+"""Querying hosts outside of a deploy: all of them in parallel, changing nothing."""
 
 from __future__ import annotations
 

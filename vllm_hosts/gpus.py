@@ -1,4 +1,4 @@
-"""What agents ask of a host's cards, and what a driver that does not answer means. No host."""
+"""What agents need of a host's cards, and what a driver that does not answer means. No host."""
 
 from __future__ import annotations
 

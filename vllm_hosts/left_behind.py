@@ -1,4 +1,4 @@
-"""Hosts that were taken out of an inventory, and still have keys of its store."""
+"""Hosts that were removed from an inventory, and still hold keys of its store."""
 
 from __future__ import annotations
 

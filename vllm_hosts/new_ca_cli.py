@@ -1,4 +1,4 @@
-"""`vllm-hosts keys new-ca`: another local CA, without a client that is locked out unawares."""
+"""`vllm-hosts keys new-ca`: another local CA, without locking out clients by surprise."""
 
 from __future__ import annotations
 
