@@ -39,7 +39,7 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
             elif there[index].mig:
                 yield (
                     f"agent {agent.name!r} asks for GPU {index}, which is split (MIG), and agents"
-                    f" use whole cards; turn it off: nvidia-smi -i {index} -mig 0"
+                    f" use whole cards; switch it off: nvidia-smi -i {index} -mig 0"
                 )
 
 

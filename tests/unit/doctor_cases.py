@@ -220,7 +220,7 @@ FAULTS = [
     Fault("host-memory", crashed(said.HOST_TAKEN)),
     Fault("host-memory", crashed("", oom_killed=True)),
     Fault("host-memory", both(crashed("", container="0123456789abcdef"), kernel(said.OOM_KILL))),
-    Fault("shared-memory-too-small", crashed(said.NO_SHM), says="qwen talk"),
+    Fault("shared-memory-too-small", crashed(said.NO_SHM), says="qwen communicate"),
     Fault("shared-memory-too-small", crashed(said.NO_SHM_NCCL), do="shm_size"),
     Fault("context-too-long", crashed(said.TOO_LONG), do="max_model_len = 32768 for qwen"),
     Fault("argument-refused", crashed(said.ARGUMENT)),
@@ -260,7 +260,7 @@ FAULTS = [
     Fault(
         "certificate-expired",
         lambda seen: replace(seen, certificate=certificate(NOW - timedelta(days=40))),
-        says="ended on",
+        says="expired on",
     ),
     Fault(
         "certificate-not-yet-valid",
@@ -297,7 +297,7 @@ FAULTS = [
     Fault(
         "agent-loading",
         lambda seen: agent(seen, health="starting", started=NOW - timedelta(minutes=3)),
-        says="since 3 minutes",
+        says="for 3 minutes",
         certainty=Certainty.POSSIBLE,
     ),
     Fault(

@@ -186,7 +186,7 @@ def test_start_leaves_what_runs_alone(host: LocalHost) -> None:
     done = run(host, "start")
     assert done.returncode == 0, done.stdout
     assert composed(host) == ["up --detach --no-deps two"]
-    assert "one runs already" in done.stdout
+    assert "one is already running" in done.stdout
 
 
 @pytest.mark.parametrize("gpus", [[0], [1], []])
@@ -238,7 +238,7 @@ def test_a_start_that_fails_on_one_host_is_said(host: LocalHost) -> None:
     done = run(host, "start")
     assert done.returncode == 1
     assert "down: cannot be reached" in done.stdout
-    assert "one runs already" in done.stdout
+    assert "one is already running" in done.stdout
 
 
 def test_stop(host: LocalHost) -> None:

@@ -502,7 +502,7 @@ def test_a_limit_that_names_nobody_is_refused(
         (("inventory/nope.py", "deploy.py"), "inventory/nope.py is not a file; name an", 1),
         (("inventory/none.py", "deploy.py"), "inventory/none.py has no hosts; add one", 1),
         (("inventory/broken.py", "deploy.py"), "inventory/broken.py, line 2: cannot be loaded", 1),
-        (("deploy.py", "inventory/prod.py"), "run pyinfra inventory/prod.py deploy.py", 2),
+        (("deploy.py", "inventory/prod.py"), "run: pyinfra inventory/prod.py deploy.py", 2),
         (("--data", "vllm", "inventory/prod.py", "deploy.py"), "as --data NAME=VALUE", 2),
     ],
 )
@@ -514,7 +514,7 @@ def test_a_run_without_hosts_is_refused(
     done = project.run("pyinfra", "-y", *words)
     assert done.returncode == code, done.stdout
     assert said in done.stdout
-    assert "store of keys" not in done.stdout and "Traceback" not in done.stdout
+    assert "key store" not in done.stdout and "Traceback" not in done.stdout
 
 
 def test_a_command_in_another_folder_says_so(project: Project, tmp_path: Path) -> None:

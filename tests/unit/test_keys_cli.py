@@ -240,7 +240,7 @@ class TestEncryption:
         assert str(file) in project.run("vllm-hosts", "endpoints", PROD).stdout
         file.unlink()
         said = project.run("vllm-hosts", "endpoints", PROD).stdout
-        assert "(make it: " in said
+        assert "(write it: " in said
         assert f"ca {PROD} > {file})" in said
         done = project.run("vllm-hosts", "ca", PROD)
         assert (done.returncode, done.stdout) == (0, public)
@@ -259,7 +259,7 @@ class TestEncryption:
         said = keys(project, "recipients", "remove", PROD, "me@laptop", code=1)
         assert "that is the last recipient" in said
         said = keys(project, "recipients", "add", PROD, "nonsense", code=1)
-        assert "is no recipient" in said
+        assert "is not a recipient" in said
 
     def test_a_key_with_a_passphrase_is_explained(self, project: Project, tmp_path: Path) -> None:
         public = ssh_key(tmp_path / "locked", "locked", passphrase="secret words")

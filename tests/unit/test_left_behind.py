@@ -183,7 +183,7 @@ def test_every_command_names_them(
     done = CliRunner().invoke(main, [*words[:group], str(file), *words[group:]])
     # Clients and keys are shown without an inventory that loads.
     assert done.exit_code == 1 or words[:2] in (["keys", "list"], ["keys", "show"]), done.output
-    assert done.stderr.count("gone is not in ") == 1, done.output
+    assert done.stderr.count("gone is no longer in ") == 1, done.output
 
 
 class TestNaming:
@@ -200,7 +200,7 @@ class TestNaming:
         assert self.named(file).count("\n") == 1
         assert f"vllm-hosts hosts release {file} gone" in self.named(file)
         KeyStore(file).update(lambda content: with_host(content, "more", DeployedHost()))
-        assert self.named(file).startswith("gone, more are not in ")
+        assert self.named(file).startswith("gone, more are no longer in ")
         assert f"vllm-hosts hosts release {file} HOST" in self.named(file)
 
     def test_from_an_encrypted_store_that_opens(
@@ -211,7 +211,7 @@ class TestNaming:
         (tmp_path / "identity").write_text(f"{identity}\n")
         KeyStore(file).update(lambda content: content, start=remembering("gone"))
         KeyStore(file, tmp_path / "identity").encrypt([str(identity.to_public())])
-        assert "gone is not in " in self.named(file, tmp_path / "identity")
+        assert "gone is no longer in " in self.named(file, tmp_path / "identity")
         # Whoever cannot open it is not told, and not stopped either.
         assert self.named(file) == ""
 
