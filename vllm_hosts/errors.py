@@ -1,4 +1,4 @@
-"""The two ways in which things go wrong, and who hears of it."""
+"""The two kinds of errors, and where they are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of hosts and models. It is data until it went through here; then it may be shown to people.
+"""Text of hosts and models. It is untrusted until it went through here; then it may be shown.
 
 A terminal obeys what it is sent: escape sequences move its cursor, rename its window, fill its
 clipboard and hide lines, and overrides of direction make a name read as another one.

@@ -1,6 +1,6 @@
 """The last step of every run: the promises, checked again.
 
-Promises: a run that ends well has seen each host closed. Needs: all other roles. Writes and
+Promises: a run that succeeds has seen each host closed. Needs: all other roles. Writes and
 restarts nothing.
 """
 

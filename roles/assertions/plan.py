@@ -1,4 +1,4 @@
-"""The promises that a run ends with, judged from what was seen. Touches no host."""
+"""The promises that a run checks at its end, judged from facts. Touches no host."""
 
 from __future__ import annotations
 

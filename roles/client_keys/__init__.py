@@ -1,7 +1,7 @@
 """Clients' keys at the edge.
 
-Promises: exactly the keys of the store are accepted, each for its agents; a key that ends, ends on
-the host by itself. Needs: nginx. Writes: two maps in /etc/nginx/vllm-hosts, a script and its timer.
+Promises: exactly the keys of the store are accepted, each for its agents; keys expire on the
+host automatically. Needs: nginx. Writes: two maps in /etc/nginx/vllm-hosts, a script and its timer.
 Reloads nginx when a map changed. Touches no container: `pyinfra INVENTORY keys.py` is only this.
 """
 

@@ -1,4 +1,4 @@
-"""Clients' keys as the edge reads them, and how they end by themselves. Touches no host."""
+"""Clients' keys as the edge reads them, and how they expire there. Touches no host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edge's logs: where they lie, who may read them, and how large they may get.
+"""The edge's logs: where they are, who may read them, and how large they may get.
 
 Promises: no file of ours fills the disk. A timer rotates by size and keeps room free.
 Needs: preflight. Writes: /var/log/vllm-hosts, a configuration of logrotate's that only this timer

@@ -1,9 +1,9 @@
 """Models, before any agent is switched to them.
 
-Promises: what the agents load is whole on the host, at the revision that the settings name, and a
-running agent never depends on the hub. Needs: vllm_image, secrets (the hub's token). Writes: the
-cache, folders with copy_from, notes of what is whole. Restarts: nothing; if a model cannot be had,
-the host fails here and what runs continues.
+Promises: what the agents load is complete on the host, at the revision that the settings name, and
+a running agent never depends on the hub. Needs: vllm_image, secrets (the hub's token). Writes: the
+cache, folders with copy_from, notes of what is complete. Restarts: nothing; if a model cannot be
+fetched, the host fails here and what runs continues.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which models a host needs, and how they come there. Touches no host."""
+"""Which models a host needs, and how they get there. Touches no host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edge: nginx in front of the agents, the only door for clients.
+"""The edge: nginx in front of the agents, the only way in for clients.
 
 Promises: TLS by Mozilla's intermediate profile; only named clients, only exact paths; streams are
 not buffered; limits answer 429, for strangers too; no query and no key in a log; connections for

@@ -1,4 +1,4 @@
-"""Which driver a host gets, and what speaks against it. Touches no host.
+"""Which driver a host gets, and what is against it. Touches no host.
 
 Sources: NVIDIA's Driver Installation Guide (docs.nvidia.com/datacenter/tesla); for which series
 know which cards, NVIDIA's blog "NVIDIA Transitions Fully Towards Open-Source GPU Kernel Modules"

@@ -1,4 +1,4 @@
-"""Whose the host is.
+"""Which inventory a host belongs to.
 
 Promises: a host has keys and certificates of one inventory's store, and another inventory's run
 leaves it as it is. Needs: preflight, but for a run of keys.py. Writes: /etc/vllm-hosts/store, and

@@ -1,6 +1,6 @@
 """Whether a host can take the deploy at all.
 
-Promises: nothing is changed on a host that could not be finished. Needs: a login. Writes and
+Promises: nothing is changed on a host that cannot take the deploy. Needs: a login. Writes and
 restarts nothing.
 """
 

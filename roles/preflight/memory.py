@@ -1,4 +1,4 @@
-"""What the memory plan has against a deploy. Touches no host."""
+"""The memory plan's objections to a deploy. Touches no host."""
 
 from __future__ import annotations
 

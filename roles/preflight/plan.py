@@ -1,4 +1,4 @@
-"""What speaks against deploying to a host, as sentences. Touches no host."""
+"""Reasons not to deploy to a host, as sentences. Touches no host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a deploy left on a host, noted there.
+"""The record of what a deploy left on a host, kept there.
 
 Promises: `vllm-hosts drift` and `vllm-hosts agents INVENTORY restart` can tell what was changed on
 the host from what was changed in the settings. Needs: all roles that write files. Writes: digests

@@ -1,4 +1,4 @@
-"""sshd's file of ours, from the settings. Touches no host."""
+"""Our file for sshd, from the settings. Touches no host."""
 
 from __future__ import annotations
 

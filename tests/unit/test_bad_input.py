@@ -514,7 +514,7 @@ def test_a_run_without_hosts_is_refused(
     done = project.run("pyinfra", "-y", *words)
     assert done.returncode == code, done.stdout
     assert said in done.stdout
-    assert "store of keys" not in done.stdout and "Traceback" not in done.stdout
+    assert "key store" not in done.stdout and "Traceback" not in done.stdout
 
 
 def test_a_command_in_another_folder_says_so(project: Project, tmp_path: Path) -> None:

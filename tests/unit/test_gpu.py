@@ -70,7 +70,7 @@ def test_all_cards_are_read_in_order() -> None:
         ("no-driver", "couldn't communicate with the NVIDIA driver", "module does not run", False),
         ("nvml-missing", "couldn't find libnvidia-ml.so", "libraries are missing", False),
         ("mismatch", "version mismatch NVML library version: 550.163", "was updated", True),
-        ("lost", "GPU is lost. Reboot the system", "dropped off the bus", True),
+        ("lost", "GPU is lost. Reboot the system", "fallen off the bus", True),
         ("handle", "GPU0000:07:00.0: Unknown Error", "Xid", True),
         ("no-devices", "No devices were found", "claims no card", False),
         ("not-installed", "the driver is missing", "no driver", False),

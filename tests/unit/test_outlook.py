@@ -139,14 +139,14 @@ def test_a_dry_run_in_which_every_host_is_refused(tmp_path: Path, server: SshSer
     done = made.run("pyinfra", "inventory/prod.py", "deploy.py")
     assert done.returncode == 1
     assert "Every host was refused; no host was changed." in done.stdout
-    assert "nobody can answer" not in done.stdout
+    assert "confirmation is needed" not in done.stdout
 
 
 def test_a_dry_run_does_not_ask_about_hosts_out_of_reach(tmp_path: Path, server: SshServer) -> None:
     made = project(tmp_path, server, ssh_port=1)
     done = made.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")
     assert done.returncode == 1, done.stdout
-    assert "nobody can answer" not in done.stdout
+    assert "confirmation is needed" not in done.stdout
     assert "gpu1: nginx is reloaded" in done.stdout
 
 

@@ -182,7 +182,7 @@ def test_a_host_that_was_taken_out(machine: Machine) -> None:
     assert (down["has_keys"], down["reached_by"]) == (False, None)
 
     machine.inventory(PROD, DOWN)
-    named = "@local is no longer in inventory/prod.py, and goes on accepting the keys"
+    named = "@local is no longer in inventory/prod.py, and still accepts the keys"
     for words in (
         ["check", PROD],
         ["endpoints", PROD],

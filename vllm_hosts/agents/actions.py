@@ -1,4 +1,4 @@
-"""Starting, stopping and restarting agents that a deploy has made. Their definitions stay."""
+"""Starting, stopping and restarting deployed agents. Their definitions stay."""
 
 from __future__ import annotations
 

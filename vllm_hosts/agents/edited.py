@@ -1,4 +1,4 @@
-"""Whether what agents are started from is what was deployed."""
+"""Whether the files that agents are started from are what was deployed."""
 
 from __future__ import annotations
 

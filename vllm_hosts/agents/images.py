@@ -1,4 +1,4 @@
-"""Which images of a host are still of use, from one query. Touches no host."""
+"""Which images of a host are still needed, from one query. Touches no host."""
 
 from __future__ import annotations
 

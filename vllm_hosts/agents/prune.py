@@ -1,4 +1,4 @@
-"""Images that agents used before: noted, named, and removed when somebody asks for it."""
+"""Images that agents used before: recorded, reported, and removed on request."""
 
 from __future__ import annotations
 

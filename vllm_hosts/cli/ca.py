@@ -1,4 +1,4 @@
-"""`vllm-hosts ca`: the certificate that clients trust, for whoever has to hand it out."""
+"""`vllm-hosts ca`: the CA certificate that clients trust, to hand it out."""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ _COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @says_problems("The settings are not valid:")
 def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
-    """Diagnose hosts, most likely cause first. Changes nothing.
+    """Diagnose hosts: what is wrong, and what to do.
+
+    The most likely cause comes first. Changes nothing.
 
     Exit codes: 0 nothing is wrong, 1 something is, or some checks could not be completed.
 

@@ -1,4 +1,4 @@
-"""`vllm-hosts hosts`: which hosts have an inventory's keys, taking one over, letting one go."""
+"""`vllm-hosts hosts`: hosts that hold an inventory's keys; adopting and releasing one."""
 
 from __future__ import annotations
 

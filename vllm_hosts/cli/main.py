@@ -95,7 +95,10 @@ def check(inventory: Path) -> None:
 
 @main.command()
 @inventory_argument
-@click.option("--client", help=f"Client whose key to use. Default: {DEFAULT_CLIENT}, or the first.")
+@click.option(
+    "--client",
+    help=f"Client whose key to use. Default: the client {DEFAULT_CLIENT!r}, or the first.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @says_problems("The endpoints cannot be listed:")
 def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`vllm-hosts keys new-ca`: another local CA, without a client that is locked out unawares."""
+"""`vllm-hosts keys new-ca`: another local CA, without locking out clients by surprise."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def new_ca(
 ) -> None:
     """Replace the local CA, with an overlap for clients.
 
-    A new CA is created beside the present one. Until it takes over, ca.pem holds both, so that
-    clients that have installed it keep working.
+    A new CA is created beside the present one. During the change ca.pem holds both, so that clients
+    that have installed it keep working.
 
     Example: vllm-hosts keys new-ca inventory/prod.py --overlap 30d
     """

@@ -1,4 +1,4 @@
-"""`vllm-hosts keys recipients`: who can open the store of keys."""
+"""`vllm-hosts keys recipients`: who can decrypt the key store."""
 
 from __future__ import annotations
 

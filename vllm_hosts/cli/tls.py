@@ -1,4 +1,4 @@
-"""`vllm-hosts tls`: how long the hosts' certificates are good, and new ones before their time."""
+"""`vllm-hosts tls`: when the hosts' certificates expire, and early renewals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of hosts as people write them in an inventory: what is an address, and whose."""
+"""Names of hosts as written in an inventory: which are addresses, and of which host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way to a host: whatever goes wrong on it becomes one sentence, for that host alone.
+"""Connecting to a host: whatever goes wrong becomes one sentence, for that host alone.
 
 pyinfra turns some exceptions of a connection into its own ``ConnectError`` and lets others through:
 a key that is not there, a connector's own faults. Those end the run for all hosts.

@@ -1,4 +1,4 @@
-"""A sudo that asks for a password gets it over standard input, once it was seen to ask.
+"""A sudo that asks for a password gets it on standard input, once it was observed to ask.
 
 pyinfra's own way is ``env PYINFRA_SUDO_PASSWORD=... SUDO_ASKPASS=...``: for a moment the password
 is in the arguments and the environment of processes on the host. Here it is the first line of

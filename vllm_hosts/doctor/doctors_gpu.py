@@ -20,7 +20,7 @@ _XIDS = {
     63: ("a bad row of memory was remapped", True),
     64: ("a bad row of memory could not be remapped", True),
     74: ("an NVLink failed", True),
-    79: ("it has dropped off the bus", True),
+    79: ("it has fallen off the bus", True),
     92: ("many corrected memory errors", True),
     94: ("a memory error that killed one program", True),
     95: ("a memory error that reached several programs", True),

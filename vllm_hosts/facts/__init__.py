@@ -1,4 +1,4 @@
-"""Looks at a host. Each reads what a role needs in one round trip, and raises if it cannot."""
+"""Facts of a host. Each reads what a role needs in one round trip, and raises if it cannot."""
 
 from vllm_hosts.facts.base import HostFact, look
 

@@ -1,4 +1,4 @@
-"""What sshd really does, whatever its files say."""
+"""sshd's effective configuration, whatever its files say."""
 
 from __future__ import annotations
 

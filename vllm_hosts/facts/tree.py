@@ -1,4 +1,4 @@
-"""What lies at some paths, and which version of them a service last took up."""
+"""What is at some paths, and which version of them a service last loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What agents ask of a host's cards, and what a driver that does not answer means. No host."""
+"""What agents need of a host's cards, and what a driver that does not answer means. No host."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
             elif there[index].mig:
                 yield (
                     f"agent {agent.name!r} asks for GPU {index}, which is split (MIG), and agents"
-                    f" use whole cards; turn it off: nvidia-smi -i {index} -mig 0"
+                    f" use whole cards; switch it off: nvidia-smi -i {index} -mig 0"
                 )
 
 

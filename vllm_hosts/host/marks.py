@@ -1,4 +1,4 @@
-"""What tells others on a host that a deploy is at work there."""
+"""How others on a host can tell that a deploy is running there."""
 
 from __future__ import annotations
 

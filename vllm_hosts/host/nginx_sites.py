@@ -1,4 +1,4 @@
-"""Whether the edge and the sites that a host's nginx already has can live together. Pure."""
+"""Whether the edge can coexist with the sites that a host's nginx already has. Pure."""
 
 from __future__ import annotations
 

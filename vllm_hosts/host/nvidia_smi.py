@@ -187,7 +187,7 @@ _CAUSES = (
     ("version mismatch", "the driver was updated and the old kernel module still runs", True),
     (
         "GPU is lost",
-        "the card has dropped off the bus; if it recurs, check power and riser",
+        "the card has fallen off the bus; if it recurs, check power and riser",
         True,
     ),
     ("Unable to determine the device handle", "a card does not answer; dmesg has an Xid", True),

@@ -1,4 +1,4 @@
-"""Asking a host from outside, as a neighbour or a client would: one connection, a short wait."""
+"""Probing a host from outside, as a neighbour or a client would: one connection, a short wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether files with weights are what their names say: safetensors, whole, and no pointers.
+"""Whether files with weights are what their names say: safetensors, complete, and not pointers.
 
 Format: https://huggingface.co/docs/safetensors/index#format; pointers:
 https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md. Touches no host.

@@ -1,4 +1,4 @@
-"""age files: encrypted to recipients that a plain file lists, opened with the usual identities."""
+"""age files: encrypted to recipients in a plain file, decrypted with the usual identities."""
 
 from __future__ import annotations
 

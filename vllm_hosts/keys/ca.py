@@ -1,4 +1,4 @@
-"""How one local CA takes the place of another. Nothing here touches a file or a clock.
+"""How one local CA replaces another. Nothing here touches a file or a clock.
 
 While the old one goes, clients are given both, in one file; which of them signs, and which are
 trusted, follows from the time alone.

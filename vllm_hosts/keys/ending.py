@@ -1,4 +1,4 @@
-"""How long a certificate has left, and what that asks for: nothing, a deploy, or haste."""
+"""How long a certificate has left, and what that calls for: nothing, a deploy, or haste."""
 
 from __future__ import annotations
 

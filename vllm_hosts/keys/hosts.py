@@ -1,4 +1,4 @@
-"""Hosts that a store remembers, and the identifier that they know it by. No file is touched."""
+"""Hosts that a store records, and the identifier by which they know it. No file is touched."""
 
 from __future__ import annotations
 

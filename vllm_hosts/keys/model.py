@@ -1,4 +1,4 @@
-"""What a store of keys holds, and how it changes. No file and no clock is touched."""
+"""What a key store holds, and how it changes. No file and no clock is touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which store of keys a host belongs to, from what it has. Touches no host and no file."""
+"""Which key store a host belongs to, from what it has. Touches no host and no file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking the models' cache over from agents that could write it."""
+"""Converting a models' cache that agents could write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes that could lock everybody out: undone by the host itself unless somebody gets in again.
+"""Changes that could lock everybody out: the host rolls them back unless they are confirmed.
 
 The host starts a timer that undoes the change, the change is made, and a *new* connection from here
 stops the timer. Whatever goes wrong in between (this machine locked out, the network gone, the run

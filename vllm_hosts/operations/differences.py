@@ -1,4 +1,4 @@
-"""What operations would change, told to whoever asked for it: `vllm-hosts drift` does.
+"""What operations would change, for those who listen: `vllm-hosts drift` does.
 
 And what they keep as it is, for the record that a deploy leaves on its host.
 """

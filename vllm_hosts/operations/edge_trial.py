@@ -1,4 +1,4 @@
-"""Asking nginx about a configuration before anything of it is written."""
+"""Testing a configuration with nginx before anything of it is written."""
 
 from __future__ import annotations
 

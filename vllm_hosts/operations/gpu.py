@@ -1,4 +1,4 @@
-"""Seeing that containers really get GPUs."""
+"""Verifying that containers really get GPUs."""
 
 from __future__ import annotations
 

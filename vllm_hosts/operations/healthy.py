@@ -1,4 +1,4 @@
-"""Waiting for agents, and noting how long they took."""
+"""Waiting for agents, and recording how long they took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which vLLM an image really has, before an agent is made of it."""
+"""Which vLLM an image really has, before an agent is created from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host takes keys of one store only."""
+"""A host accepts keys of one store only."""
 
 from __future__ import annotations
 

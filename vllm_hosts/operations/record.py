@@ -1,4 +1,4 @@
-"""What a deploy left on its host, noted there: who changed what since can then be told."""
+"""What a deploy left on its host, recorded there, so that later changes can be attributed."""
 
 from __future__ import annotations
 

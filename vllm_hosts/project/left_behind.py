@@ -1,4 +1,4 @@
-"""Hosts that were taken out of an inventory, and still have keys of its store."""
+"""Hosts that were removed from an inventory, and still hold keys of its store."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def sentence(names: list[str], content: Content, inventory: Path) -> str:
         reach = reach.replace("them", "it")
     what = quote(names[0]) if one else "HOST"
     return clean(
-        f"{', '.join(names)} {'is' if one else 'are'} no longer in {inventory}, and"
-        f" {'goes' if one else 'go'} on accepting the keys of {'its' if one else 'their'} last"
-        f" deploy: {reach}, until you run: vllm-hosts hosts release {file} {what}"
+        f"{', '.join(names)} {'is' if one else 'are'} no longer in {inventory}, and still"
+        f" {'accepts' if one else 'accept'} the keys of {'its' if one else 'their'} last deploy:"
+        f" {reach}, until you run: vllm-hosts hosts release {file} {what}"
     )

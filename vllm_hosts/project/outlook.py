@@ -1,4 +1,4 @@
-"""What pyinfra shows before it does anything: refused hosts, and what the changes lead to."""
+"""What pyinfra shows before it does anything: refused hosts, and the effects of the changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pyinfra's own command: what it is given that would go wrong unnoticed, and what it asks."""
+"""pyinfra's own command: options that would fail unnoticed, and its confirmation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others can do on a host by decision, in words."""
+"""What the settings deliberately let others do on a host, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is set for one host, with the checks that look across sections."""
+"""Everything that is set for one host, with the checks across sections."""
 
 from __future__ import annotations
 

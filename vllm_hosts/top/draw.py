@@ -1,4 +1,4 @@
-"""What people see: one block for each host, in 80 columns."""
+"""The screen: one block for each host, in 80 columns."""
 
 from __future__ import annotations
 

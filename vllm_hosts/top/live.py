@@ -1,4 +1,4 @@
-"""Asking hosts again and again, and showing what they say."""
+"""Polling hosts, and showing their answers."""
 
 from __future__ import annotations
 

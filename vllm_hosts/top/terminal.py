@@ -1,4 +1,4 @@
-"""Keys from a terminal, and its state given back whatever happens."""
+"""Keys from a terminal, whose state is restored whatever happens."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Looking at hosts from outside: what a stranger on the network could reach."""
+"""Scanning hosts from outside: what a stranger on the network could reach."""

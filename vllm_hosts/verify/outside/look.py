@@ -1,7 +1,7 @@
-"""All looks from outside at once: from this machine and, where there is one, from a neighbour.
+"""All scans from outside at once: from this machine and, if there is one, from a neighbour.
 
-A process of its own beside the hosts suite, since looking at every port takes half a minute:
-request as JSON on standard input, what was seen as JSON on standard output.
+A process of its own beside the hosts suite, since scanning every port takes half a minute:
+request as JSON on standard input, results as JSON on standard output.
 """
 
 from __future__ import annotations
