@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.mutants.changes import Change, changes
-from tests.mutants.session import NOT_NOTICED
+from tests.mutants.session import NOT_NOTICED, TOO_LONG
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
@@ -30,6 +30,7 @@ class Judged:
     module: str
     floor: int
     noticed: int = 0
+    late: int = 0
     equivalent: int = 0
     missed: list[Change] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -50,28 +51,35 @@ class Judged:
     def __str__(self) -> str:
         return (
             f"{self.module}: {self.noticed} / {self.made} noticed, {self.percent:.1f} %"
-            f" (floor {self.floor} %), {self.equivalent} equivalent, {self.seconds:.0f} s"
+            f" (floor {self.floor} %), {self.late} of them by taking too long,"
+            f" {self.equivalent} equivalent, {self.seconds:.0f} s"
         )
 
 
-def judged(module: str, about: dict[str, Any], path: Path, found: list[Change]) -> Judged:
-    """Run the tests for every change.
-
-    :param about: the module's part of ``modules.yaml``.
-    """
-    result = Judged(module, about.get("floor", FLOOR))
-    began = time.monotonic()
+def run(module: str, path: Path, tests: list[str]) -> dict[str, Any]:
+    """Run the tests for every change. What ``session.py`` has to say."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         work = Path(folder, "work.json")
-        asked = {"module": module, "path": str(path), "tests": about["tests"]}
-        work.write_text(json.dumps(asked))
+        work.write_text(json.dumps({"module": module, "path": str(path), "tests": tests}))
         words = [sys.executable, "-m", "tests.mutants.session", str(work)]
         done = subprocess.run(
             words, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         answer = Path(folder, "result")
-        said = json.loads(answer.read_text()) if answer.exists() else {"broken": done.stdout}
-    result.seconds = time.monotonic() - began
+        said: dict[str, Any] = (
+            json.loads(answer.read_text()) if answer.exists() else {"broken": done.stdout}
+        )
+    return said
+
+
+def judged(
+    module: str, about: dict[str, Any], path: Path, found: list[Change], said: dict[str, Any]
+) -> Judged:
+    """What the outcomes come to.
+
+    :param about: the module's part of ``modules.yaml``.
+    """
+    result = Judged(module, about.get("floor", FLOOR))
     if "broken" in said:
         result.wrong.append(f"its tests do not pass without a change: {said['broken']}")
         return result
@@ -88,6 +96,7 @@ def judged(module: str, about: dict[str, Any], path: Path, found: list[Change]) 
             result.missed.append(change)
         else:
             result.noticed += 1
+            result.late += outcome == TOO_LONG
     for number, entry in enumerate(listed):
         if number not in used:
             result.wrong.append(f"no such change any more: {entry['line']!r}: {entry['change']}")
@@ -121,7 +130,10 @@ def main() -> int:
     results = []
     for name in names:
         path = _ROOT.joinpath(*name.split(".")).with_suffix(".py")
-        result = judged(name, listed[name], path, changes(path.read_text()))
+        began = time.monotonic()
+        said = run(name, path, listed[name]["tests"])
+        result = judged(name, listed[name], path, changes(path.read_text()), said)
+        result.seconds = time.monotonic() - began
         for change in result.missed:
             print(f"  not noticed: {_shown(path, change)}\n      {change.text}")
         for sentence in result.wrong:
