@@ -186,3 +186,7 @@ def first_deploy(folder: Path) -> tuple[Recorder, Run]:
     )
     recorder = Recorder(folder, Host(asked, looks.FRESH, looks.AFTER, offered=looks.OFFERED))
     return recorder, recorder.run(deploy_py)
+
+
+#: A host that has everything, to be changed, with these settings in the place of its own.
+InLine = Callable[..., Recorder]
