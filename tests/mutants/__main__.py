@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.mutants.changes import Change, changes
-from tests.mutants.session import NOT_NOTICED
+from tests.mutants.session import NOT_NOTICED, TOO_LONG
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
@@ -30,6 +30,7 @@ class Judged:
     module: str
     floor: int
     noticed: int = 0
+    late: int = 0
     equivalent: int = 0
     missed: list[Change] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -50,7 +51,8 @@ class Judged:
     def __str__(self) -> str:
         return (
             f"{self.module}: {self.noticed} / {self.made} noticed, {self.percent:.1f} %"
-            f" (floor {self.floor} %), {self.equivalent} equivalent, {self.seconds:.0f} s"
+            f" (floor {self.floor} %), {self.late} of them by taking too long,"
+            f" {self.equivalent} equivalent, {self.seconds:.0f} s"
         )
 
 
@@ -88,6 +90,7 @@ def judged(module: str, about: dict[str, Any], path: Path, found: list[Change]) 
             result.missed.append(change)
         else:
             result.noticed += 1
+            result.late += outcome == TOO_LONG
     for number, entry in enumerate(listed):
         if number not in used:
             result.wrong.append(f"no such change any more: {entry['line']!r}: {entry['change']}")

@@ -25,11 +25,12 @@ from types import ModuleType
 
 from tests.mutants.alone import keep_to
 from tests.mutants.changes import changes
+from tests.mutants.order import Order
 
 # Before gevent, which pyinfra brings, puts others in their places.
 _poll, _pidfd_open, _waitpid, _now = select.poll, os.pidfd_open, os.waitpid, time.monotonic
 #: Seconds that any tests may take, and how many times longer than without a change.
-_AT_LEAST, _LONGER = 15, 8
+_AT_LEAST, _LONGER = 30, 10
 NOTICED, NOT_NOTICED, TOO_LONG = "noticed", "not noticed", "took too long"
 
 
@@ -48,6 +49,7 @@ class Forks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.source = path.read_text()
         self.changes = changes(self.source)
         self.outcomes: dict[int, str] = {}
+        self.order = Order(path, folder / "order")
         self._tree = ast.parse(self.source)
 
     def find_spec(
@@ -126,7 +128,10 @@ class Forks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         keep_to(scratch)
         os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        return self._tree if number < 0 else self.changes[number].made(self._tree)
+        if number < 0:
+            return self._tree
+        self.order.changed = self.changes[number].within
+        return self.changes[number].made(self._tree)
 
 
 def main() -> int:
@@ -138,7 +143,7 @@ def main() -> int:
     import pytest
 
     options = ["-x", "-q", "-s", "-p", "no:cacheprovider", "--tb=short"]
-    code = pytest.main([*options, *work["tests"]])
+    code = pytest.main([*options, *work["tests"]], plugins=[forks.order])
     if not forks.outcomes and not (folder / "-1").exists():
         result = {"broken": f"none of its tests imports {work['module']}"}
         (folder / "result").write_text(json.dumps(result))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vllm_hosts.settings import Agent
+from vllm_hosts.settings import Agent, words
 from vllm_hosts.settings.agent import RequestLimits
 
 MINIMAL: dict[str, Any] = {"name": "qwen", "model": "Qwen/Qwen3-8B", "port": 8001}
@@ -240,8 +240,10 @@ class TestArguments:
             assert name in refused(env={"A": "1", name: "1"})
 
     def test_risks_are_named_together(self) -> None:
-        said = refused(extra_args=["--trust-remote-code", "--middleware=a.b"])
-        assert "--trust-remote-code" in said and "; " in said and "--middleware" in said
+        arguments = ["--trust-remote-code", "--middleware=a.b"]
+        sentences = list(words.unaccepted("qwen", arguments, {}, ()))
+        assert len(sentences) == 2
+        assert refused(extra_args=arguments) == f"Value error, {'; '.join(sentences)}"
         found = agent(
             extra_args=["--trust-remote-code"], accepted_risks=["--trust-remote-code"]
         ).risks
@@ -318,6 +320,7 @@ class TestGpus:
             " (--pipeline-parallel-size, --data-parallel-size)"
         )
         assert agent(gpus=[0, 1, 2, 3], tensor_parallel_size=2, extra_args=more)
+        assert said == refused(gpus=[0, 1, 2, 3], tensor_parallel_size=2, extra_args=["--x", "2"])
 
     @pytest.mark.parametrize("gpus", [[0], [0, 1]])
     def test_as_many_as_it_takes(self, gpus: list[int]) -> None:
