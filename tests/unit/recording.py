@@ -17,8 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pyinfra.api import Config, Inventory, State
+from pyinfra.api.config import Config
+from pyinfra.api.inventory import Inventory
 from pyinfra.api.operations import run_host_op
+from pyinfra.api.state import State
 from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host, ctx_state
@@ -77,8 +79,10 @@ class _Connector(FakeConnector):
         )
         return not said, CommandOutput([OutputLine("stderr", said)] if said else [])
 
-    def put_file(self, source: Any, target: str, *_: Any, **__: Any) -> bool:
-        self.operation.commands.append(f"upload {target}")
+    def put_file(
+        self, filename_or_io: Any, remote_filename: str, *_: Any, **arguments: Any
+    ) -> bool:
+        self.operation.commands.append(f"upload {remote_filename}")
         return True
 
 
@@ -124,8 +128,11 @@ class Recorder:
         known = {"recorded": self.host, "operation": Operation("before")}
         connector = type("_Recording", (_Connector,), known)
         host.connector, host.connected = connector(state, host), True
-        host.log = lambda message, **_: done.said.append(message.strip())
-        host.log_styled = lambda message, **_: done.said.append(message.strip())
+
+        def say(message: str, **_: object) -> None:
+            done.said.append(message.strip())
+
+        vars(host).update(log=say, log_styled=say)
         with self._begun(), ctx_state.use(state), ctx_host.use(host):
             outlook = foreseen.begin(dry=False)
             for role in roles:

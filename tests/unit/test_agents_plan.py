@@ -34,9 +34,11 @@ def command(**changes: Any) -> tuple[str, ...]:
 
 
 def test_the_whole_command() -> None:
-    limits = ("--max-logprobs", "20")
-    limits += ("--limit-mm-per-prompt", '{"audio": 8, "image": 32, "video": 8}')
-    limits += ("--max-num-queued-reqs", "4096")
+    limits = (
+        *("--max-logprobs", "20"),
+        *("--limit-mm-per-prompt", '{"audio": 8, "image": 32, "video": 8}'),
+        *("--max-num-queued-reqs", "4096"),
+    )
     assert command(revision="v1", extra_args=["--seed", "1"]) == (
         *("Qwen/Qwen3-8B", "--served-model-name", "qwen", "--revision", "v1"),
         *("--host", "0.0.0.0", "--port", "8000"),

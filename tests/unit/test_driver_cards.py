@@ -42,7 +42,7 @@ from vllm_hosts.nvidia_smi import parse
 from vllm_hosts.settings import Nvidia
 
 M60, P100 = 0x13F2, 0x15F8
-NVIDIA = {"driver_source": "nvidia"}
+NVIDIA: dict[str, Any] = {"driver_source": "nvidia"}
 ANSWERS = "0, NVIDIA L40S, GPU-0, 46068, {}, 8.9, [N/A], Enabled"
 
 
