@@ -15,6 +15,7 @@ from tests.unit.recording import InLine
 from tests.unit.samples import QWEN
 from vllm_hosts.facts.compose import AgentState
 from vllm_hosts.facts.docker import ImageFound
+from vllm_hosts.operations import compose, healthy
 
 
 class TestModels:
@@ -92,7 +93,7 @@ class TestVllm:
         recorder.host.after = {}
         answers = iter([200])
         recorder.edge = lambda path: next(answers, 503)
-        monkeypatch.setattr("vllm_hosts.operations.compose._LOOK_EVERY", 0)
+        monkeypatch.setattr(compose, "_LOOK_EVERY", 0)
         done = recorder.run(vllm)
         assert done.failed
         assert "the edge, which answered before, says that they are not" in done.said[-1]
@@ -104,7 +105,7 @@ class TestVllm:
         recorder = in_line()
         recorder.host.facts["AgentStates"]["qwen"] = AgentState("exited", 0, "none")
         recorder.host.facts["AgentLog"] = ("CUDA out of memory",)
-        monkeypatch.setattr("vllm_hosts.operations.healthy._LOOK_EVERY", 0)
+        monkeypatch.setattr(healthy, "_LOOK_EVERY", 0)
         done = recorder.run(vllm)
         assert done.failed
         assert "agent qwen is exited; its last lines:" in done.said[-1]
