@@ -123,7 +123,8 @@ def main() -> int:
         return 2
     results = []
     for name in names:
-        path = _ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        path = _ROOT.joinpath(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         result = judged(name, listed[name], path, changes(path.read_text()))
         for change in result.missed:
             print(f"  not noticed: {_shown(path, change)}\n      {change.text}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from roles.nvidia_driver.plan import (
+    INITRAMFS,
     driver_files,
     flavour,
     needs_install,
@@ -160,6 +161,10 @@ class TestWhatIsThere:
         assert not needs_install(Nvidia(), host)
         assert not needs_install(Nvidia(driver_series=580), host)
         assert needs_install(Nvidia(driver_series=590), host)
+        # Some kernels do not show the module's version.
+        silent = replace(host, module=None)
+        assert not needs_install(Nvidia(driver_series=580), silent)
+        assert needs_install(Nvidia(driver_series=590), silent)
         # Its number cannot be read, so it is none that was asked for.
         assert needs_install(Nvidia(driver_series=580), answering("v580"))
 
@@ -223,6 +228,7 @@ def test_a_card_of_nouveau_s_beside_a_driver_that_answers_is_no_reason() -> None
 
 
 def test_where_the_files_lie() -> None:
+    assert INITRAMFS == ("! command -v update-initramfs >/dev/null || update-initramfs -u -k all")
     assert [file.path for file in (*driver_files(), persistence_unit())] == [
         "/etc/modprobe.d/vllm-hosts-nouveau.conf",
         "/etc/apt/apt.conf.d/51vllm-hosts-nvidia",
