@@ -67,6 +67,13 @@ def test_each_port_is_named_once_and_in_order() -> None:
     assert 'tcp dport { 22, 2222 } accept comment "SSH"' in text
 
 
+def test_networks_of_one_family_stand_together() -> None:
+    networks = ["192.0.2.0/24", "2001:db8::/32", "10.0.0.0/8"]
+    text = rules(settings(firewall={"ssh_from": networks}), [22], AROUND)
+    assert "ip saddr { 10.0.0.0/8, 192.0.2.0/24 } tcp dport { 22 } accept" in text
+    assert "ip6 saddr { 2001:db8::/32 } tcp dport { 22 } accept" in text
+
+
 def test_a_site_may_have_four_sources_connections() -> None:
     text = rules(settings(edge={"connections_per_source": 17}), [22], AROUND)
     assert "ct count over 17 " in text and "ct count over 68 " in text
