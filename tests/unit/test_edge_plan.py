@@ -8,6 +8,7 @@ import pytest
 
 from roles.nginx.plan import (
     NginxVersion,
+    Upstream,
     edge_conf,
     edge_entries,
     edge_paths,
@@ -67,8 +68,9 @@ class TestVersions:
 
     def test_a_version_is_a_value(self) -> None:
         assert NginxVersion((1, 26, 3), (3, 5, 0)).ipv6
-        with pytest.raises(FrozenInstanceError):
-            DEBIAN_13.ipv6 = False  # type: ignore[misc]
+        for value, name in ((DEBIAN_13, "ipv6"), (Upstream("a", "192.0.2.1", 8000), "port")):
+            with pytest.raises(FrozenInstanceError):
+                setattr(value, name, 1)
 
 
 class TestNames:
