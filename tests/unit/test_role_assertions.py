@@ -12,7 +12,7 @@ from roles.preflight import preflight
 from tests.unit.driver_hosts import DEBIAN_12
 from tests.unit.recording import InLine
 from tests.unit.samples import QWEN
-from vllm_hosts.store_marks import Marked
+from vllm_hosts.keys.store_marks import Marked
 
 
 class TestAssertions:
