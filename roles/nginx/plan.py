@@ -55,16 +55,16 @@ _ERRORS = {
 }
 #: Statuses that nginx itself comes to, and where they go. 494 to 497 are about malformed TLS or
 #: headers. A request without a path that nginx can read cannot go to a named location.
-_ERROR_PAGES = {
-    400: "400 412 416 501 505 414 431 494 495 496 497 =400 /./400",
-    401: "401 /./401",
-    403: "403 /./403",
-    404: "404 /./404",
-    405: "405 /./405",
-    413: "413 /./413",
-    429: "429 @error429",
-    503: "500 502 503 504 =503 @error503",
-}
+_ERROR_PAGES = (
+    "400 412 416 501 505 414 431 494 495 496 497 =400 /./400",
+    "401 /./401",
+    "403 /./403",
+    "404 /./404",
+    "405 /./405",
+    "413 /./413",
+    "429 @error429",
+    "500 502 503 504 =503 @error503",
+)
 #: Those that a stranger can cause: limited before they are answered.
 _REFUSALS = (400, 401, 403, 404, 405, 413)
 

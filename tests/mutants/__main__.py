@@ -129,7 +129,8 @@ def main() -> int:
         return 2
     results = []
     for name in names:
-        path = _ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        path = _ROOT.joinpath(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         began = time.monotonic()
         said = run(name, path, listed[name]["tests"])
         result = judged(name, listed[name], path, changes(path.read_text()), said)

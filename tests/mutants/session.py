@@ -59,6 +59,8 @@ class Forks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         spec = importlib.machinery.ModuleSpec(name, self, origin=str(self.path))
         spec.has_location = True
+        if self.path.name == "__init__.py":
+            spec.submodule_search_locations = [str(self.path.parent)]
         return spec
 
     def exec_module(self, module: ModuleType) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.unit.recording import Recorder, Run
+    from tests.unit.recording import InLine, Recorder, Run
 
 #: A folder of what is taken.
 SHARED = "VLLM_HOSTS_TESTS_TAKEN"
@@ -40,3 +40,9 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Run]:
     from tests.unit.recording import first_deploy
 
     return first_deploy(tmp_path_factory.mktemp("deployed"))
+
+
+@pytest.fixture
+def in_line(deployed: tuple[Recorder, Run], tmp_path: Path) -> InLine:
+    """Makes a copy of that host, to be changed, with these settings in the place of its own."""
+    return lambda **changes: deployed[0].copied(tmp_path, **changes)

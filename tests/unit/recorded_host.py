@@ -130,6 +130,10 @@ class Host:
         special = getattr(self, f"_{fact.__name__}", None)
         return special(**asked) if special else self.facts[fact.__name__]
 
+    def chmod(self, path: str, mode: int) -> None:
+        """Somebody else has changed a mode."""
+        self.paths[path] = replace(self.paths[path], mode=mode)
+
     def _TreeState(self, paths: Sequence[str], stamp: str | None = None) -> TreeFound:
         found = {path: self.paths.get(path, NOTHING) for path in paths}
         return TreeFound(found, self.stamps.get(stamp or "-", ""))

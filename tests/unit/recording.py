@@ -17,8 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pyinfra.api import Config, Inventory, State
+from pyinfra.api.config import Config
+from pyinfra.api.inventory import Inventory
 from pyinfra.api.operations import run_host_op
+from pyinfra.api.state import State
 from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host, ctx_state
@@ -78,8 +80,10 @@ class _Connector(FakeConnector):
         )
         return not said, CommandOutput([OutputLine("stderr", said)] if said else [])
 
-    def put_file(self, source: Any, target: str, *_: Any, **__: Any) -> bool:
-        self.operation.commands.append(f"upload {target}")
+    def put_file(
+        self, filename_or_io: Any, remote_filename: str, *_: Any, **arguments: Any
+    ) -> bool:
+        self.operation.commands.append(f"upload {remote_filename}")
         return True
 
 
@@ -125,8 +129,11 @@ class Recorder:
         known = {"recorded": self.host, "operation": Operation("before")}
         connector = type("_Recording", (_Connector,), known)
         host.connector, host.connected = connector(state, host), True
-        host.log = lambda message, **_: done.said.append(message.strip())
-        host.log_styled = lambda message, **_: done.said.append(message.strip())
+
+        def say(message: str, **_: object) -> None:
+            done.said.append(message.strip())
+
+        vars(host).update(log=say, log_styled=say)
         with self._begun(), ctx_state.use(state), ctx_host.use(host):
             outlook = foreseen.begin(dry=False)
             for role in roles:
@@ -168,8 +175,10 @@ class Recorder:
         return probe.Answer(self.edge(path), {}, b"")
 
     def _fact(
-        self, state: State, host: object, fact: type, kwargs: dict[str, Any], **_: object
+        self, state: State, host: object, fact: type[Any], kwargs: dict[str, Any], **_: object
     ) -> Any:
+        # The script is not run, and it has to be one.
+        assert fact().command(**kwargs).strip()
         return self.host.answer(fact, **kwargs)
 
 
@@ -187,3 +196,7 @@ def first_deploy(folder: Path) -> tuple[Recorder, Run]:
     )
     recorder = Recorder(folder, Host(asked, looks.FRESH, looks.AFTER, offered=looks.OFFERED))
     return recorder, recorder.run(deploy_py)
+
+
+#: A host that has everything, to be changed, with these settings in the place of its own.
+InLine = Callable[..., Recorder]

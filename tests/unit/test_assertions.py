@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.probe import Answer
+from vllm_hosts.settings import HostSettings
 
 SETTINGS = settings(agents=[QWEN, CODER])
+NARROW = settings(agents=[QWEN, CODER], edge={"allow_from": ["10.0.0.0/8"]})
 ROOT = ("root", "0")
 
 
@@ -17,30 +21,55 @@ def test_env_as_it_should_be() -> None:
     assert list(env_problems("/opt/vllm/.env", Found("f", 0o600, ROOT, ROOT, "x"))) == []
 
 
+@pytest.mark.parametrize("found", [NOTHING, Found("l", 0o600, ROOT, ROOT), Found("d")])
+def test_an_env_that_is_no_file(found: Found) -> None:
+    assert list(env_problems("/x/.env", found)) == ["/x/.env is not a regular file"]
+
+
 @pytest.mark.parametrize(
-    "found",
+    ("mode", "owner", "group", "shown"),
     [
-        NOTHING,
-        Found("l", 0o777, ROOT, ROOT),
-        Found("f", 0o640, ROOT, ROOT),
-        Found("f", 0o604, ROOT, ROOT),
-        Found("f", 0o600, ("vllm", "64101"), ROOT),
-        Found("f", 0o600, ROOT, ("docker", "998")),
+        (0o640, ROOT, ROOT, "0640 root:root"),
+        (0o604, ROOT, ROOT, "0604 root:root"),
+        (0o400, ROOT, ROOT, "0400 root:root"),
+        (0o600, ("vllm", "64101"), ROOT, "0600 vllm:root"),
+        (0o600, ROOT, ("docker", "998"), "0600 root:docker"),
+        (0o644, ("vllm", "64101"), ("docker", "998"), "0644 vllm:docker"),
     ],
 )
-def test_any_other_env_is_a_problem(found: Found) -> None:
-    assert len(list(env_problems("/opt/vllm/.env", found))) == 1
+def test_any_other_env_is_a_problem(
+    mode: int, owner: tuple[str, str], group: tuple[str, str], shown: str
+) -> None:
+    found = Found("f", mode, owner, group, "x")
+    assert list(env_problems("/x/.env", found)) == [f"/x/.env is {shown}, not 0600 root:root"]
 
 
-def edge(**answers: int) -> list[str]:
+def edge(answers: Mapping[str, int] | None = None, asked: HostSettings = SETTINGS) -> list[str]:
     def ask(path: str) -> Answer:
-        return Answer(answers.get(path, 401), {}, b"")
+        return Answer((answers or {}).get(path, 401), {}, b"")
 
-    return list(edge_problems(SETTINGS, ask))
+    return list(edge_problems(asked, ask))
 
 
 def test_a_closed_edge_has_no_problems() -> None:
     assert edge() == []
+    # Whether the controller's network may use it is no matter while it answers 401.
+    assert edge(asked=NARROW) == []
+
+
+def test_what_is_asked_without_a_key() -> None:
+    paths: list[str] = []
+
+    def ask(path: str) -> Answer:
+        paths.append(path)
+        return Answer(401, {}, b"")
+
+    assert list(edge_problems(SETTINGS, ask)) == []
+    assert paths == [
+        *("/v1/models", "/qwen/v1/models", "/coder/v1/models", "/no-such-agent/v1/models"),
+        *("/invocations", "/metrics", "/tokenize", "/docs", "/v1/load_lora_adapter"),
+        *("/qwen/invocations", "/qwen/health"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -49,25 +78,63 @@ def test_a_closed_edge_has_no_problems() -> None:
         ("/v1/models", 200),
         ("/coder/v1/models", 404),
         ("/invocations", 200),
-        ("/metrics", 404),
-        ("/no-such-agent/v1/models", 404),
+        ("/metrics", 403),
+        ("/no-such-agent/v1/models", 402),
         ("/qwen/invocations", 422),
     ],
 )
 def test_any_other_answer_is_a_problem(path: str, status: int) -> None:
-    [problem] = edge(**{path: status})
-    assert path in problem and str(status) in problem
+    assert edge({path: status}) == [f"the edge answers {path} without a key with {status}, not 401"]
 
 
-def test_an_edge_that_does_not_answer_is_a_problem() -> None:
+def test_every_path_that_is_open_is_named() -> None:
+    assert len(edge({"/metrics": 200, "/docs": 200})) == 2
+
+
+HINT = "; is the controller's network in edge.allow_from? The edge is verified from here"
+
+
+def test_an_edge_that_refuses_this_network_says_one_thing() -> None:
+    everything = dict.fromkeys(("/v1/models", "/qwen/v1/models", "/metrics"), 403)
+    assert edge(everything, NARROW) == [f"the edge refuses the controller with 403{HINT}"]
+    assert edge({"/metrics": 404}, NARROW) == [
+        "the edge answers /metrics without a key with 404, not 401"
+    ]
+
+
+@pytest.mark.parametrize(("asked", "hint"), [(SETTINGS, ""), (NARROW, HINT)])
+def test_an_edge_that_does_not_answer_is_asked_once(asked: HostSettings, hint: str) -> None:
+    paths: list[str] = []
+
     def ask(path: str) -> Answer:
+        paths.append(path)
         raise OSError("connection refused")
 
-    [problem] = edge_problems(SETTINGS, ask)
-    assert "connection refused" in problem
+    assert list(edge_problems(asked, ask)) == [
+        f"the edge does not answer /v1/models: connection refused{hint}"
+    ]
+    assert paths == ["/v1/models"]
 
 
 def test_an_agent_s_port_that_opens_is_a_problem() -> None:
+    asked: set[tuple[str, int]] = set()
+
+    def reachable(address: str, port: int) -> bool:
+        asked.add((address, port))
+        return port == 8002
+
     assert list(reachable_problems(SETTINGS, lambda address, port: False)) == []
-    [problem] = reachable_problems(SETTINGS, lambda address, port: port == 8002)
-    assert "8002" in problem
+    assert list(reachable_problems(SETTINGS, reachable)) == [
+        "port 8002 of 192.0.2.11 opens from the controller"
+    ]
+    assert asked == {("192.0.2.11", 8001), ("192.0.2.11", 8002)}
+
+
+def test_a_port_that_is_exposed_on_purpose_may_open() -> None:
+    expose = {"networks": ["10.0.0.0/8"], "unguarded_routes": "accepted"}
+    one, both = (
+        settings(agents=[QWEN | {"expose": expose}, CODER]),
+        settings(agents=[QWEN | {"expose": expose}]),
+    )
+    assert len(list(reachable_problems(one, lambda address, port: True))) == 1
+    assert list(reachable_problems(both, lambda address, port: True)) == []

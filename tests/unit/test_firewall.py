@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from roles.firewall.plan import firewall_entries, rules
+from roles.firewall.plan import RULES, UNIT, firewall_entries, rules
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.firewall import HostSurroundings, Others, SshPorts
-from vllm_hosts.host.files import File
+from vllm_hosts.host.files import File, Folder
 from vllm_hosts.host.firewall import Surroundings
 
 NARROW = settings(
@@ -42,6 +42,42 @@ def test_golden_unit() -> None:
     [unit] = [e for e in firewall_entries(settings(), [22], AROUND) if e.path.endswith(".service")]
     assert isinstance(unit, File)
     check_golden("firewall/vllm-hosts-firewall.service", unit.content.decode())
+
+
+def test_golden_exposed() -> None:
+    """A published port is let in for its networks, by Docker's rewriting and by its proxy."""
+    both = {"networks": ["10.0.0.0/8", "2001:db8::/32"], "unguarded_routes": "accepted"}
+    only6 = {"networks": ["2001:db8:1::/48"], "unguarded_routes": "accepted"}
+    host = settings(agents=[QWEN | {"expose": both}, CODER | {"expose": only6}])
+    check_golden("firewall/exposed.nft", rules(host, [22], AROUND))
+
+
+def test_where_it_lies_and_who_may_change_it() -> None:
+    folder, table, unit = firewall_entries(settings(), [22], AROUND)
+    assert folder == Folder("/etc/vllm-hosts")
+    assert isinstance(table, File) and isinstance(unit, File)
+    assert table.path == RULES == "/etc/vllm-hosts/firewall.nft"
+    assert unit.path == f"/etc/systemd/system/{UNIT}"
+    assert UNIT == "vllm-hosts-firewall.service"
+    assert {(one.mode, one.owner) for one in (table, unit)} == {(0o644, "root")}
+    assert table.content.decode() == rules(settings(), [22], AROUND)
+
+
+def test_each_port_is_named_once_and_in_order() -> None:
+    text = rules(settings(), [2222, 22, 2222], AROUND)
+    assert 'tcp dport { 22, 2222 } accept comment "SSH"' in text
+
+
+def test_networks_of_one_family_stand_together() -> None:
+    networks = ["192.0.2.0/24", "2001:db8::/32", "10.0.0.0/8"]
+    text = rules(settings(firewall={"ssh_from": networks}), [22], AROUND)
+    assert "ip saddr { 10.0.0.0/8, 192.0.2.0/24 } tcp dport { 22 } accept" in text
+    assert "ip6 saddr { 2001:db8::/32 } tcp dport { 22 } accept" in text
+
+
+def test_a_site_may_have_four_sources_connections() -> None:
+    text = rules(settings(edge={"connections_per_source": 17}), [22], AROUND)
+    assert "ct count over 17 " in text and "ct count over 68 " in text
 
 
 def test_a_network_of_one_family_opens_nothing_for_the_other() -> None:

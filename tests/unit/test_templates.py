@@ -47,7 +47,7 @@ def logs() -> list[Entry]:
 def report() -> str:
     agent = AgentSummary("one", "org/model", "one", 8001, (0,), ("10.0.0.0/8",), ("--x <lets>",))
     looks = [
-        Look("NET-01", "gpu1", None, "kept", None, 0.1),
+        Look("NET-01", "gpu1", None, "kept", "", 0.1),
         Look("SEC-01", "gpu1", "one", "broken", "because <b>", 0.25),
         Look("TLS-01", "gpu1", None, "not checked", "nobody answers", 2.0),
     ]

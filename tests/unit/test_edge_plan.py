@@ -1,0 +1,159 @@
+"""What the edge's plan decides by versions, by lengths of names, and for whose eyes."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from roles.nginx.plan import (
+    NginxVersion,
+    Upstream,
+    edge_conf,
+    edge_entries,
+    edge_paths,
+    included,
+    internal_map,
+    parse_version,
+)
+from tests.unit.samples import QWEN, settings
+from tests.unit.test_edge_conf import DEBIAN_13, KEYS, OPEN, PLAIN, RICH
+from vllm_hosts.errors import HostError
+from vllm_hosts.host.files import Absent, Entry, File, Folder
+
+BUILT = "built with OpenSSL 3.0.8 7 Feb 2023"
+RUNS = f"{BUILT} (running with OpenSSL 3.5.1 1 Jul 2025)"
+
+
+class TestVersions:
+    @pytest.mark.parametrize(("openssl", "found"), [(BUILT, (3, 0, 8)), (RUNS, (3, 5, 1))])
+    def test_the_openssl_that_runs_counts(self, openssl: str, found: tuple[int, ...]) -> None:
+        said = f"nginx version: nginx/1.22.10 (Ubuntu)\n{openssl}\n"
+        assert parse_version(said) == NginxVersion((1, 22, 10), found)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("said", ["nginx version: nginx/1.22.1", RUNS, "", "x" * 200])
+    def test_what_says_neither(self, said: str) -> None:
+        with pytest.raises(ValueError) as error:
+            parse_version(said)
+        assert str(error.value) == f"no versions in {said[:80]!r}"
+
+    @pytest.mark.parametrize(
+        ("nginx", "directive", "timeouts"),
+        [
+            ((1, 18, 0), False, True),
+            ((1, 19, 6), False, True),
+            ((1, 19, 7), False, False),
+            ((1, 25, 0), False, False),
+            ((1, 25, 1), True, False),
+            ((1, 26, 0), True, False),
+        ],
+    )
+    def test_http2_as_this_nginx_takes_it(
+        self, nginx: tuple[int, int, int], directive: bool, timeouts: bool
+    ) -> None:
+        version = NginxVersion(nginx, (3, 0, 2))
+        tls = included(PLAIN, version)["tls"]
+        assert ("http2 on;" in tls) == directive
+        assert ("ssl http2;" in edge_conf(PLAIN, version)) == (not directive)
+        assert any("http2_" in text for text in included(PLAIN, version).values()) == timeouts
+
+    @pytest.mark.parametrize(
+        ("openssl", "there"), [((3, 4, 9), False), ((3, 5, 0), True), ((4, 0, 0), True)]
+    )
+    def test_key_exchange_of_tomorrow_where_openssl_has_it(
+        self, openssl: tuple[int, int, int], there: bool
+    ) -> None:
+        tls = included(PLAIN, NginxVersion((1, 26, 3), openssl))["tls"]
+        assert ("X25519MLKEM768" in tls) == there
+
+    def test_a_version_is_a_value(self) -> None:
+        assert NginxVersion((1, 26, 3), (3, 5, 0)).ipv6
+        for value, name in ((DEBIAN_13, "ipv6"), (Upstream("a", "192.0.2.1", 8000), "port")):
+            with pytest.raises(FrozenInstanceError):
+                setattr(value, name, 1)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("length", "bucket"),
+        [(3, None), (46, None), (47, 128), (110, 128), (111, 256), (238, 256), (239, 512)],
+    )
+    def test_a_bucket_for_the_longest_name(self, length: int, bucket: int | None) -> None:
+        host = settings(edge={"names": ["a.example", "a" * length]})
+        text = edge_conf(host, DEBIAN_13)
+        assert ("server_names_hash_bucket_size" in text) == (bucket is not None)
+        if bucket:
+            assert f"server_names_hash_bucket_size {bucket};" in text
+        needed = bucket or 64
+        # What somebody else set is enough, or named; said twice nginx would refuse it.
+        assert "server_names_hash_bucket_size" not in edge_conf(
+            host, replace(DEBIAN_13, names_bucket=needed)
+        )
+        if bucket:
+            with pytest.raises(HostError) as error:
+                edge_conf(host, replace(DEBIAN_13, names_bucket=needed // 2))
+            assert str(error.value) == (
+                "nginx's configuration on this host sets server_names_hash_bucket_size to"
+                f" {needed // 2}, and the name {'a' * length} needs {needed}; raise it there, or"
+                " take the line out"
+            )
+
+    @pytest.mark.parametrize(("length", "needed"), [(54, 72), (55, 80), (62, 80), (63, 88)])
+    def test_a_bucket_of_exactly_the_size_is_enough(self, length: int, needed: int) -> None:
+        host = settings(edge={"names": ["a" * length]})
+        edge_conf(host, replace(DEBIAN_13, names_bucket=needed))
+        with pytest.raises(HostError):
+            edge_conf(host, replace(DEBIAN_13, names_bucket=needed - 1))
+
+    def test_the_first_name_is_the_one_in_urls(self) -> None:
+        text = edge_conf(RICH, DEBIAN_13)
+        assert "https://llm.example.com:8443" in text
+        assert "server_name llm.example.com [2001:db8::11];" in text
+
+
+class TestFiles:
+    def test_for_whose_eyes(self) -> None:
+        names = ["tls", "common", "checks", "refused", "error", "upstream"]
+        entries = edge_entries(PLAIN, KEYS, DEBIAN_13)
+        assert [one.path for one in entries] == edge_paths(PLAIN)
+        assert [one.path for one in entries] == [
+            "/etc/nginx/vllm-hosts",
+            "/etc/nginx/sites-enabled/default",
+            "/etc/nginx/conf.d/vllm-hosts.conf",
+            *(f"/etc/nginx/vllm-hosts/{name}.conf" for name in names),
+            "/etc/nginx/vllm-hosts/internal.map",
+            "/etc/nginx/vllm-hosts/targets.map",
+        ]
+        folder, welcome, main, *others = entries
+        assert folder == Folder("/etc/nginx/vllm-hosts", 0o700)
+        assert isinstance(welcome, Absent)
+        assert isinstance(main, File) and main.mode == 0o644
+        for file in others:
+            assert isinstance(file, File)
+            assert (file.mode, file.owner, file.group) == (0o600, "root", "root")
+            assert file.secret == file.path.endswith("internal.map")
+        assert self.content(entries, "targets.map") == ""
+        assert self.content(entries, "internal.map") == internal_map(PLAIN, KEYS)
+
+    @staticmethod
+    def content(entries: list[Entry], name: str) -> str:
+        [file] = [one for one in entries if isinstance(one, File) and one.path.endswith(name)]
+        return file.content.decode()
+
+    def test_a_site_of_somebody_s_own_is_not_ours_to_remove(self) -> None:
+        entries = edge_entries(PLAIN, KEYS, DEBIAN_13, own_site=True)
+        assert not any(isinstance(one, Absent) for one in entries)
+
+    def test_cors_is_there_for_web_pages_only(self) -> None:
+        path = "/etc/nginx/vllm-hosts/cors.conf"
+        for host, there in ((PLAIN, False), (OPEN, True)):
+            assert (path in edge_paths(host)) == there
+            assert (path in [one.path for one in edge_entries(host, KEYS, DEBIAN_13)]) == there
+
+    def test_internal_keys_in_the_order_of_bytes(self) -> None:
+        """As the host sorts them when it changes one."""
+        host = settings(agents=[QWEN, QWEN | {"name": "a-b", "port": 8002, "gpus": [1]}])
+        assert internal_map(host, KEYS).splitlines() == [
+            f'vllm_hosts_{name} "{KEYS.internal_of(name).get_secret_value()}";'
+            for name in ("a-b", "qwen")
+        ]

@@ -1,0 +1,134 @@
+"""Models, images and agents on hosts where something differs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from roles.models import models
+from roles.vllm import vllm
+from roles.vllm_image import vllm_image
+from tests.unit import recorded_looks as looks
+from tests.unit.recording import InLine
+from tests.unit.samples import QWEN
+from vllm_hosts.facts.compose import AgentState
+from vllm_hosts.facts.docker import ImageFound
+from vllm_hosts.operations import compose, healthy
+
+
+class TestModels:
+    def test_a_cache_that_agents_could_write_is_taken_over(self, in_line: InLine) -> None:
+        recorder = in_line()
+        recorder.host.chmod("/var/lib/vllm", 0o777)
+        done = recorder.run(models)
+        script = done["No agent can write into the models' cache"]
+        assert "chown -hR 64102:64101 /models" in script
+        assert "source=/var/lib/vllm/huggingface,target=/models" in script
+        assert "vllm/vllm-openai:v0.33.0" in script
+        assert done.changed[0] == "Models | No agent can write into the models' cache"
+
+    def test_a_model_that_is_not_whole_is_fetched(self, in_line: InLine) -> None:
+        recorder = in_line(agents=[QWEN], hub={"endpoint": "https://mirror.example"})
+        recorder.host.facts["HubModels"] = looks.FRESH["HubModels"]
+        done = recorder.run(models)
+        script = done["Models from the hub are whole"]
+        assert done.changed == ["Models | Models from the hub are whole"]
+        assert "--env HF_ENDPOINT=https://mirror.example" in script
+        assert "--user 64102:64101" in script
+        asked = recorder.host.arguments["HubModels"]
+        assert asked["cache_directory"] == "/var/lib/vllm"
+
+    def test_a_copied_model_that_is_another_fails_the_host(
+        self, in_line: InLine, tmp_path: Path
+    ) -> None:
+        recorder = in_line()
+        recorder.host.facts["ModelCopy"] = {"config.json": 1, "model.safetensors": 2}
+        done = recorder.run(models)
+        assert "is not the model in" in done.refused[0]
+
+
+class TestVllm:
+    UP = "The agents run as compose.yaml says"
+
+    def test_a_new_definition_recreates_its_agent_alone(self, in_line: InLine) -> None:
+        recorder = in_line()
+        project = recorder.host.facts["ComposeProject"]
+        recorder.host.facts["ComposeProject"] = replace(
+            project, wanted=project.wanted | {"coder": "h9"}
+        )
+        recorder.host.after = {}
+        recorder.edge = lambda path: 200
+        done = recorder.run(vllm)
+        assert any("starting coder" in command for command in done[self.UP].commands)
+        assert "starting qwen" not in done[self.UP]
+        assert "agent coder is recreated (its definition changed)" in done.effects[0]
+        # The key that the edge shows to it comes from the new container.
+        assert 'vllm_hosts_coder "' in done[self.UP]
+
+    def test_a_new_key_is_foreseen(self, in_line: InLine) -> None:
+        recorder = in_line()
+        env = recorder.host.contents["/opt/vllm/.env"].decode().splitlines()
+        changed = [line + "x" if "QWEN" in line else line for line in env]
+        recorder.host.contents["/opt/vllm/.env"] = "\n".join(changed).encode()
+        [effect] = recorder.run(vllm).effects
+        assert effect.startswith("agent qwen is recreated (its key changed)")
+
+    def test_compose_yaml_is_written_for_the_host_s_memory(self, in_line: InLine) -> None:
+        recorder = in_line()
+        recorder.host.facts["HostMemory"] = 64 << 30
+        done = recorder.run(vllm)
+        assert done[self.UP].written == {"/opt/vllm/compose.yaml": "0644 root:root"}
+        assert f"mem_limit: {57 << 30}" in recorder.host.contents["/opt/vllm/compose.yaml"].decode()
+
+    def test_an_edge_that_answered_before_has_to_do_so_again(
+        self, in_line: InLine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recorder = in_line()
+        project = recorder.host.facts["ComposeProject"]
+        recorder.host.facts["ComposeProject"] = replace(
+            project, wanted=project.wanted | {"coder": "h9"}
+        )
+        recorder.host.after = {}
+        answers = iter([200])
+        recorder.edge = lambda path: next(answers, 503)
+        monkeypatch.setattr(compose, "_LOOK_EVERY", 0)
+        done = recorder.run(vllm)
+        assert done.failed
+        assert "the edge, which answered before, says that they are not" in done.said[-1]
+        assert recorder.asked[0][:3] == ("192.0.2.11", 443, "llm.example.com")
+
+    def test_an_agent_that_crashes_fails_the_host_with_its_last_lines(
+        self, in_line: InLine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recorder = in_line()
+        recorder.host.facts["AgentStates"]["qwen"] = AgentState("exited", 0, "none")
+        recorder.host.facts["AgentLog"] = ("CUDA out of memory",)
+        monkeypatch.setattr(healthy, "_LOOK_EVERY", 0)
+        done = recorder.run(vllm)
+        assert done.failed
+        assert "agent qwen is exited; its last lines:" in done.said[-1]
+        assert "CUDA out of memory" in done.said[-1]
+        assert recorder.host.arguments["AgentLog"]["directory"] == "/opt/vllm"
+
+    def test_an_agent_s_folder_that_is_another_s(self, in_line: InLine) -> None:
+        recorder = in_line()
+        path = "/var/lib/vllm/agents/qwen"
+        recorder.host.paths[path] = replace(recorder.host.paths[path], owner=("root", "0"))
+        assert recorder.run(vllm).operations[0].written == {path: "0700 64101:64101"}
+
+
+class TestImage:
+    def test_an_image_with_a_way_around_its_key_fails_the_host(self, in_line: InLine) -> None:
+        recorder = in_line()
+        recorder.host.facts["ImageVersion"] = ImageFound(looks.IMAGE_ID, "0.31.0")
+        assert "has known ways around its key" in recorder.run(vllm_image).refused[0]
+
+    def test_an_image_that_is_not_there_is_pulled(self, in_line: InLine) -> None:
+        recorder = in_line()
+        recorder.host.facts["ImageId"] = ""
+        recorder.host.after = {}
+        done = recorder.run(vllm_image)
+        assert done.changed == ["vLLM image | The vLLM image is on the host"]
+        assert recorder.host.arguments["ImageId"] == {"image": "vllm/vllm-openai:v0.33.0"}

@@ -1,0 +1,119 @@
+"""What a run ends with, and what it begins with: roles that fail a host or leave it alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from roles.assertions import assertions
+from roles.ownership import ownership
+from roles.preflight import preflight
+from tests.unit.driver_hosts import DEBIAN_12
+from tests.unit.recording import InLine
+from tests.unit.samples import QWEN
+from vllm_hosts.keys.store_marks import Marked
+
+
+class TestAssertions:
+    def test_what_holds_is_not_mentioned(self, in_line: InLine) -> None:
+        recorder = in_line()
+        done = recorder.run(assertions)
+        assert (done.failed, done.said) == (False, [])
+        # The edge's own name and CA, at the host's address.
+        ca_file = str(recorder.inventory.parent / ".vllm-hosts/prod/ca.pem")
+        assert set(recorder.asked) == {("192.0.2.11", 443, "llm.example.com", ca_file)}
+
+    def test_a_socket_that_nobody_expects(self, in_line: InLine) -> None:
+        recorder = in_line()
+        stranger = 'tcp LISTEN 0 9 0.0.0.0:9000 0.0.0.0:* users:(("nc",pid=5,fd=3))'
+        recorder.host.facts["ListeningSockets"] += (stranger,)
+        done = recorder.run(assertions)
+        assert done.failed
+        assert "something listens on tcp 0.0.0.0:9000 (nc)" in done.said[0]
+
+    def test_sshd_where_it_really_listens(self, in_line: InLine) -> None:
+        recorder = in_line()
+        recorder.host.facts["SshPorts"] = (2222,)
+        done = recorder.run(assertions)
+        assert done.failed
+        assert "something listens on tcp 0.0.0.0:22 (sshd)" in done.said[0]
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604])
+    def test_an_env_that_others_can_read(self, in_line: InLine, mode: int) -> None:
+        recorder = in_line()
+        recorder.host.chmod("/opt/vllm/.env", mode)
+        done = recorder.run(assertions)
+        assert done.failed
+        assert done.said == [f"/opt/vllm/.env is {mode:04o} root:root, not 0600 root:root"]
+
+    def test_an_env_that_is_not_there(self, in_line: InLine) -> None:
+        recorder = in_line(vllm={"directory": "/srv/vllm"})
+        assert recorder.run(assertions).said == ["/srv/vllm/.env is not a regular file"]
+
+    def test_an_agent_s_port_that_opens_from_here(self, in_line: InLine) -> None:
+        recorder = in_line()
+        recorder.open = {8002}
+        done = recorder.run(assertions)
+        assert done.failed
+        assert done.said == ["port 8002 of 192.0.2.11 opens from the controller"]
+
+    @pytest.mark.parametrize(("path", "status"), [("/v1/models", 200), ("/metrics", 403)])
+    def test_an_edge_that_answers_without_a_key(
+        self, in_line: InLine, path: str, status: int
+    ) -> None:
+        recorder = in_line()
+        recorder.edge = lambda asked: status if asked == path else 401
+        done = recorder.run(assertions)
+        assert done.failed
+        assert done.said == [f"the edge answers {path} without a key with {status}, not 401"]
+
+    def test_nothing_of_it_is_looked_at_before_the_run(self, in_line: InLine) -> None:
+        """What is true at the end only refuses no host."""
+        recorder = in_line()
+        recorder.open = {8001}
+        assert recorder.run(assertions).refused == []
+
+    def test_what_settings_let_others_do_is_said_each_time(self, in_line: InLine) -> None:
+        exposed = QWEN | {"expose": {"networks": ["10.0.0.0/8"], "unguarded_routes": "accepted"}}
+        recorder = in_line(agents=[exposed])
+        recorder.host.facts["ListeningSockets"] = ()
+        done = recorder.run(assertions)
+        assert not done.failed
+        assert done.names[-1] == "Assertions | What its settings let others do"
+        assert "10.0.0.0/8" in done.said[0]
+
+
+class TestPreflight:
+    def test_a_host_that_cannot_be_finished_is_refused_before_the_run(
+        self, in_line: InLine
+    ) -> None:
+        recorder = in_line()
+        recorder.host.facts["OsRelease"] = replace(DEBIAN_12, version="11", name="Debian 11")
+        done = recorder.run(preflight)
+        assert "Debian 11 is not supported" in done.refused[0]
+        assert done.names == []
+
+
+class TestOwnership:
+    ANOTHERS = Marked(f"store {'a' * 32}\ninventory other", "regular file 644 0:0")
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_another_inventory_s_host_is_left_alone(self, in_line: InLine, first: bool) -> None:
+        recorder = in_line()
+        del recorder.host.contents["/etc/vllm-hosts/store"]
+        recorder.host.facts["HostMark"] = self.ANOTHERS
+        done = recorder.run(lambda: ownership(first=first))
+        assert "has the keys and the CA of the inventory 'other'" in done.refused[0]
+
+    def test_all_hosts_are_looked_at_before_one_becomes_ours(self, in_line: InLine) -> None:
+        assert len(in_line().run(ownership).names) == 2
+        assert len(in_line().run(lambda: ownership(first=False)).names) == 1
+
+    def test_keys_alone_take_no_host_over(self, in_line: InLine) -> None:
+        recorder = in_line()
+        del recorder.host.contents["/etc/vllm-hosts/store"]
+        assert recorder.run(lambda: ownership(first=False)).changed == []
+        assert recorder.run(ownership).changed == [
+            "Ownership | The host belongs to this inventory's store"
+        ]
