@@ -56,7 +56,7 @@ class TestAssertions:
         recorder.open = {8002}
         done = recorder.run(assertions)
         assert done.failed
-        assert done.said == ["port 8002 of 192.0.2.11 opens from the controller"]
+        assert done.said == ["port 8002 of 192.0.2.11 can be reached from the controller"]
 
     @pytest.mark.parametrize(("path", "status"), [("/v1/models", 200), ("/metrics", 403)])
     def test_an_edge_that_answers_without_a_key(

@@ -108,9 +108,9 @@ class TestTls:
         recorder = in_line(edge={"names": ["other.example.com"]})
         done = recorder.run(tls, nginx)
         assert "it gets a new certificate: " in done.said[0]
-        assert done["The edge has a certificate in date"].commands
+        assert done["The edge has a valid certificate"].commands
         # nginx has it open, so it is reloaded, and that is said before the run.
-        assert done["The edge is configured and nginx has taken it up"].commands
+        assert done["The edge is configured and nginx has loaded it"].commands
 
     def test_nginx_takes_a_new_certificate_up(self, in_line: InLine) -> None:
         recorder = in_line()
@@ -118,7 +118,7 @@ class TestTls:
             found = recorder.host.paths[path]
             recorder.host.paths[path] = replace(found, sha256="0" * 64)
             done = recorder.run(nginx)
-            assert done.changed == ["nginx | The edge is configured and nginx has taken it up"]
+            assert done.changed == ["nginx | The edge is configured and nginx has loaded it"]
             assert done.effects == [RELOADED]
 
     def test_a_renewal_that_somebody_asked_for(self, in_line: InLine) -> None:
@@ -127,7 +127,7 @@ class TestTls:
         KeyStore(recorder.inventory).update(
             lambda content: content.model_copy(update={"renew": {"gpu1": now}})
         )
-        assert recorder.run(tls).changed == ["TLS | The edge has a certificate in date"]
+        assert recorder.run(tls).changed == ["TLS | The edge has a valid certificate"]
 
     def test_the_user_s_own_files(self, in_line: InLine, tmp_path: Path) -> None:
         for name in ("certificate", "key"):
@@ -143,7 +143,7 @@ class TestNginx:
         recorder = in_line(edge={"names": ["llm.example.com"], "https_port": 8443})
         recorder.host.fails["unshare -m"] = "nginx: [emerg] unknown directive"
         done = recorder.run(nginx_asked)
-        assert "nginx would refuse the edge's configuration: nginx: [emerg]" in done.refused[0]
+        assert "nginx would reject the edge's configuration: nginx: [emerg]" in done.refused[0]
 
     def test_a_host_that_has_all_of_it_is_not_asked(self, in_line: InLine) -> None:
         recorder = in_line()
@@ -182,7 +182,7 @@ class TestNginx:
         assert "listen 443 ssl http2" in conf
         assert "[::]" not in conf
         recorder.host.facts["NginxState"] = replace(state, version_text="apache", active=False)
-        assert "the version of nginx cannot be told" in recorder.run(nginx).refused[0]
+        assert "the version of nginx cannot be determined" in recorder.run(nginx).refused[0]
 
     def test_a_number_that_somebody_lowered(self, in_line: InLine) -> None:
         recorder = in_line()
