@@ -255,7 +255,7 @@ def test_stopping_everything_needs_a_yes(host: LocalHost) -> None:
     assert "confirmation is needed, and there is no terminal to ask on" in done.stdout
     assert "Aborted" not in done.stdout
     assert (done.returncode, host.asked()) == (2, [])
-    assert "Stop every agent of @local?" in done.stdout
+    assert "Stop every agent on @local?" in done.stdout
     assert run(host, "stop", "--yes").returncode == 0
     assert composed(host) == ["stop one two"]
 

@@ -157,7 +157,7 @@ def test_adoption(machine: Machine) -> None:
     said = machine.hosts("hosts", "adopt", COPY, "@local", "--yes")
     assert "pyinfra --limit @local inventory/copy.py deploy.py" in said
     assert "inventory copy\n" in machine.mark.read_text()
-    assert "belongs to inventory/copy.py already" in machine.hosts("hosts", "adopt", COPY, "@local")
+    assert "already belongs to inventory/copy.py" in machine.hosts("hosts", "adopt", COPY, "@local")
     machine.pyinfra("-y", COPY, "deploy.py")
     # And once: what it belonged to is refused now.
     assert "inventory/copy.py" in machine.pyinfra("-y", PROD, "deploy.py", code=1)
