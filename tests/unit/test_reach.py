@@ -181,7 +181,7 @@ def test_the_other_hosts_go_on(tmp_path: Path, server: SshServer, words: list[st
     )
     done = project.run(*words)
     said = one_line(done.stdout)
-    assert "the SSH key /no/such/key is not there" in said
+    assert "the SSH key /no/such/key does not exist" in said
     assert "Traceback" not in said, done.stdout
     assert "found" in said or "1 kept, 1 not checked" in said, done.stdout
     assert "found cannot be reached" not in said
