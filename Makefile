@@ -56,7 +56,7 @@ demo-steps: deploy
 	@$(BIN)/vllm-hosts endpoints inventory/lab.py
 
 docs: setup ## Renew the documents that are made from code
-	@$(BIN)/python -m vllm_hosts.settings_docs
+	@$(BIN)/python -m vllm_hosts.settings.docs
 	@$(BIN)/python -m vllm_hosts.commands_docs
 	@$(BIN)/python -m tests.promises_docs
 	@$(BIN)/python -m tests.doctor_docs

@@ -12,8 +12,8 @@ from textwrap import fill
 
 import click
 
-from vllm_hosts.cli import main as program
-from vllm_hosts.cli_common import Exit
+from vllm_hosts.cli.common import Exit
+from vllm_hosts.cli.main import main as program
 
 _FILE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 _NAME = "vllm-hosts"

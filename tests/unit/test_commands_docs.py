@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
-from vllm_hosts.cli import main
-from vllm_hosts.cli_common import Exit
+from vllm_hosts.cli.common import Exit
+from vllm_hosts.cli.main import main
 from vllm_hosts.commands_docs import commands_md, every_command
 
 ROOT = Path(__file__).resolve().parents[2]
