@@ -6,10 +6,10 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
-import gevent
 import pytest
 
 from vllm_hosts.errors import SettingsError
@@ -30,11 +30,14 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def open_files(folder: Path) -> list[str]:
+def open_in(folder: Path) -> list[str]:
     """What this process has open there."""
-    # gevent's own close, which is pyinfra's, may wait for its loop.
-    gevent.sleep(0.01)
-    found = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    # gevent, which pyinfra brings, closes files when others have their turn.
+    time.sleep(0.01)
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
     return [path for path in found if path.startswith(str(folder))]
 
 
@@ -81,7 +84,7 @@ def test_when_power_fails_there_is_the_old_version_or_the_new_one(target: Path, 
     # and then the name is.
     assert (folder, now) == (str(target.parent), NEW)
     assert os.listdir(target.parent) == ["keys.json"]
-    assert open_files(target.parent) == []
+    assert open_in(target.parent) == []
 
 
 def test_a_write_that_fails_leaves_the_old_version_and_nothing_else(
@@ -92,7 +95,7 @@ def test_a_write_that_fails_leaves_the_old_version_and_nothing_else(
         write_private(target, NEW)
     assert target.read_bytes() == OLD
     assert os.listdir(target.parent) == ["keys.json"]
-    assert open_files(target.parent) == []
+    assert open_in(target.parent) == []
 
 
 def test_a_write_that_fails_says_why_and_not_what_came_of_it(target: Path, disk: Disk) -> None:
@@ -109,7 +112,7 @@ def test_a_folder_that_cannot_be_synced_is_no_file_that_stays_open(
     disk.fails_at = 1
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         write_private(target, NEW)
-    assert open_files(target.parent) == []
+    assert open_in(target.parent) == []
 
 
 @pytest.mark.parametrize("umask", [0, 0o277])
@@ -196,7 +199,7 @@ def test_a_second_writer_waits_until_the_first_has_ended(tmp_path: Path) -> None
                 fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
             raise ZeroDivisionError
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert open_files(tmp_path) == []
+    assert open_in(tmp_path) == []
 
 
 def test_only_its_owner_can_hold_the_lock(tmp_path: Path) -> None:
