@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from vllm_hosts import atomic
-from vllm_hosts.atomic import (
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys import files as atomic
+from vllm_hosts.keys.files import (
     check_unshared,
     locked,
     make_folder,
@@ -20,7 +21,6 @@ from vllm_hosts.atomic import (
     read_private,
     write_private,
 )
-from vllm_hosts.errors import SettingsError
 
 OLD, NEW = b"old", b"new, and longer"
 
