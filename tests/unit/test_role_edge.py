@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from roles import nginx as nginx_role
 from roles.client_keys import client_keys
 from roles.edge_logs import edge_logs
 from roles.nginx import nginx, nginx_asked
@@ -15,6 +16,7 @@ from roles.secrets import secrets
 from roles.tls import tls
 from tests.unit import recorded_looks as looks
 from tests.unit.recording import InLine, keys_py
+from tests.unit.test_edge_conf import DEBIAN_13
 from vllm_hosts.facts.vllm_images import Image, ImagesFound, Used
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.nginx_sites import Sites
@@ -183,6 +185,19 @@ class TestNginx:
         assert "[::]" not in conf
         recorder.host.facts["NginxState"] = replace(state, version_text="apache", active=False)
         assert "the version of nginx cannot be determined" in recorder.run(nginx).refused[0]
+
+    def test_a_plan_for_another_nginx_is_made_anew_in_the_same_run(self, in_line: InLine) -> None:
+        """Before the run nobody knows which one will be installed: Debian 13's is assumed."""
+        assert nginx_role._USUAL == DEBIAN_13
+        recorder = in_line()
+        del recorder.host.packages["nginx"]
+        recorder.host.facts["NginxState"] = looks.FRESH["NginxState"]
+        old = "nginx version: nginx/1.18.0\nbuilt with OpenSSL 3.0.2 15 Mar 2022\n"
+        installed = replace(looks.FRESH["NginxState"], version_text=old)
+        recorder.host.after = {"installing nginx": {"NginxState": installed}}
+        recorder.run(nginx_asked, nginx)
+        conf = recorder.host.contents["/etc/nginx/conf.d/vllm-hosts.conf"].decode()
+        assert "listen 443 ssl http2" in conf
 
     def test_a_number_that_somebody_lowered(self, in_line: InLine) -> None:
         recorder = in_line()
