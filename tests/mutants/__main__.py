@@ -56,24 +56,30 @@ class Judged:
         )
 
 
-def judged(module: str, about: dict[str, Any], path: Path, found: list[Change]) -> Judged:
-    """Run the tests for every change.
-
-    :param about: the module's part of ``modules.yaml``.
-    """
-    result = Judged(module, about.get("floor", FLOOR))
-    began = time.monotonic()
+def run(module: str, path: Path, tests: list[str]) -> dict[str, Any]:
+    """Run the tests for every change. What ``session.py`` has to say."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         work = Path(folder, "work.json")
-        asked = {"module": module, "path": str(path), "tests": about["tests"]}
-        work.write_text(json.dumps(asked))
+        work.write_text(json.dumps({"module": module, "path": str(path), "tests": tests}))
         words = [sys.executable, "-m", "tests.mutants.session", str(work)]
         done = subprocess.run(
             words, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         answer = Path(folder, "result")
-        said = json.loads(answer.read_text()) if answer.exists() else {"broken": done.stdout}
-    result.seconds = time.monotonic() - began
+        said: dict[str, Any] = (
+            json.loads(answer.read_text()) if answer.exists() else {"broken": done.stdout}
+        )
+    return said
+
+
+def judged(
+    module: str, about: dict[str, Any], path: Path, found: list[Change], said: dict[str, Any]
+) -> Judged:
+    """What the outcomes come to.
+
+    :param about: the module's part of ``modules.yaml``.
+    """
+    result = Judged(module, about.get("floor", FLOOR))
     if "broken" in said:
         result.wrong.append(f"its tests do not pass without a change: {said['broken']}")
         return result
@@ -125,7 +131,10 @@ def main() -> int:
     for name in names:
         path = _ROOT.joinpath(*name.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        result = judged(name, listed[name], path, changes(path.read_text()))
+        began = time.monotonic()
+        said = run(name, path, listed[name]["tests"])
+        result = judged(name, listed[name], path, changes(path.read_text()), said)
+        result.seconds = time.monotonic() - began
         for change in result.missed:
             print(f"  not noticed: {_shown(path, change)}\n      {change.text}")
         for sentence in result.wrong:

@@ -199,6 +199,18 @@ def test_what_was_right_already_is_noted_once(tmp_path: Path, deployed: Path) ->
     assert unnoted(files, seen(*(entry.path for entry in files))) == []
 
 
+def test_what_is_right_by_now_is_noted_in_the_place_of_what_was(
+    tmp_path: Path, deployed: Path
+) -> None:
+    """Somebody put there by hand what the settings want since."""
+    apply(change([File(f"{tmp_path}/a", OLD), File(f"{tmp_path}/b", OLD)]))
+    (tmp_path / "a").write_bytes(NEW)
+    assert apply_plain(noting([File(f"{tmp_path}/a", NEW)])).returncode == 0
+    assert deployed.read_text().splitlines() == sorted(
+        [line(f"{tmp_path}/a", NEW), line(f"{tmp_path}/b", OLD)]
+    )
+
+
 def apply_plain(command: StringCommand) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", "-c", command.get_raw_value()], capture_output=True, text=True, check=False

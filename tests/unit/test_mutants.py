@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import yaml
 
 from tests.mutants import __main__ as tool
 from tests.mutants.changes import changes
+from tests.mutants.order import Order
 from tests.unit.projects import ROOT
 
 SOURCE = '''
@@ -103,56 +106,81 @@ def test_a_line_of_a_script_is_named_by_its_own_line() -> None:
     assert (SOURCE.splitlines()[echo.line - 1], echo.text) == ("echo done", "echo done")
 
 
-def judged(folder: Path, about: dict[str, Any]) -> tool.Judged:
-    module, test = folder / "example.py", folder / "test_example.py"
-    module.write_text(SOURCE)
-    test.write_text(TEST)
-    return tool.judged("example", {"tests": [str(test)], **about}, module, changes(SOURCE))
+def test_tests_of_the_changed_function_come_first_and_quick_ones_before(tmp_path: Path) -> None:
+    order = Order(tmp_path / "example.py", tmp_path / "notes")
+    items: list[Any] = [SimpleNamespace(nodeid=name) for name in "abcd"]
+    order.pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items] == ["a", "b", "c", "d"]
+    called = {"a": (1.0, ["other"]), "b": (3.0, ["f"]), "c": (2.0, ["f", "g"]), "d": (0.0, [])}
+    (tmp_path / "notes").write_text(json.dumps(called))
+    order.changed = "f"
+    order.pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items] == ["c", "b", "a", "d"]
 
 
-def test_what_tests_do_not_notice_is_found(tmp_path: Path) -> None:
-    result = judged(tmp_path, {"floor": 30})
-    assert {change.what for change in result.missed} == {
-        "'\\nset -eu; umask 077\\n# says what it does\\necho done\\n' -> ''",
-        "without line set -eu; umask 077",
-        "without command set -eu",
-        "without command umask 077",
-        "without line echo done",
-        "a > b -> a >= b",
-        "without with locked(path):",
-        "without finally",
-        "without write(path)",
-        "without close(path)",
-    }
-    assert (result.noticed, result.wrong, result.well) == (7, [], True)
-    result.floor = 50
-    assert not result.well
+SMALL = """
+def larger(a, b=3):
+    return a > b and a != 7
+"""
 
 
-def test_a_list_of_equivalent_changes_stays_true(tmp_path: Path) -> None:
-    line = "if a > b and not a == 7:"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("mutants")
+    (made / "example.py").write_text(SMALL)
+    return made
+
+
+def run(folder: Path, test: str) -> dict[str, Any]:
+    (folder / "test_example.py").write_text(test)
+    return tool.run("example", folder / "example.py", [f"{folder}/test_example.py"])
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> dict[str, Any]:
+    return run(folder, TEST)
+
+
+def judged(folder: Path, said: dict[str, Any], **about: Any) -> tool.Judged:
+    return tool.judged("example", about, folder / "example.py", changes(SMALL), said)
+
+
+def test_what_tests_do_not_notice_is_found(folder: Path, said: dict[str, Any]) -> None:
+    result = judged(folder, said, floor=80)
+    assert [change.what for change in result.missed] == ["a > b -> a >= b"]
+    assert (result.noticed, result.wrong, result.well) == (5, [], True)
+    assert not judged(folder, said).well
+
+
+def test_a_list_of_equivalent_changes_stays_true(folder: Path, said: dict[str, Any]) -> None:
+    line = "return a > b and a != 7"
     missed = {"line": line, "change": "a > b -> a >= b", "why": "for this test"}
-    noticed = {"line": line, "change": "a == 7 -> a != 7", "why": "wrong"}
+    assert judged(folder, said, equivalent=[missed]).well
+    noticed = {"line": line, "change": "a != 7 -> a == 7", "why": "wrong"}
     gone = {"line": line, "change": "a > c -> a >= c", "why": "it was there once"}
     elsewhere = {**missed, "within": "smaller"}
-    result = judged(tmp_path, {"equivalent": [missed, noticed, gone, elsewhere]})
+    result = judged(folder, said, equivalent=[missed, noticed, gone, elsewhere])
     assert result.equivalent == 1
     assert [sentence.partition(": ")[2] for sentence in result.wrong] == [
-        "a == 7 -> a != 7: listed as equivalent, but noticed",
+        "a != 7 -> a == 7: listed as equivalent, but noticed",
         f"{line!r}: a > c -> a >= c",
         f"{line!r}: a > b -> a >= b",
     ]
     assert not result.well
 
 
-def test_tests_that_fail_without_a_change_prove_nothing(tmp_path: Path) -> None:
-    broken = tmp_path / "test_broken.py"
-    broken.write_text("import example\n\ndef test_it(): assert 0, 'as it is'\n")
-    result = judged(tmp_path, {"tests": [str(broken)]})
-    assert "as it is" in result.wrong[0] and not result.well
-    broken.write_text("def test_it(): pass\n")
-    result = judged(tmp_path, {"tests": [str(broken)]})
-    assert "none of its tests imports example" in result.wrong[0] and not result.well
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("import example\n\ndef test_it(): assert 0, 'as it is'\n", "as it is"),
+        ("def test_it(): pass\n", "none of its tests imports example"),
+    ],
+)
+def test_tests_that_fail_without_a_change_prove_nothing(
+    folder: Path, test: str, words: str
+) -> None:
+    result = judged(folder, run(folder, test))
+    assert words in result.wrong[0] and not result.well
 
 
 def test_every_module_and_its_tests_are_there() -> None:

@@ -129,6 +129,13 @@ def test_a_clone_without_a_state_folder_can_be_read(
     assert not store.folder.exists()
 
 
+def test_what_others_may_enter_is_not_even_read(store: KeyStore) -> None:
+    made(store)
+    store.folder.chmod(0o711)
+    words = f"{store.folder} is open to other users; run: chmod 700 {store.folder}"
+    assert problem(store.read) == problem(store.peek) == words
+
+
 def test_a_change_is_written_and_no_change_is_not(store: KeyStore) -> None:
     first = made(store)
     before = store.path.stat()
