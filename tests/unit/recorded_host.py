@@ -25,20 +25,20 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr
 
-from vllm_hosts.agent_changes import digest
 from vllm_hosts.facts.apt import Packages
-from vllm_hosts.facts.compose import Project
 from vllm_hosts.facts.hub import MODELS, CopyFound
 from vllm_hosts.facts.nginx import EdgeFound
-from vllm_hosts.facts.tls import Certificate
-from vllm_hosts.facts.tree import STAMPS, TreeFound
+from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.facts.units import Unit
 from vllm_hosts.facts.vllm_images import RECORD as IMAGES_RECORD
 from vllm_hosts.facts.vllm_images import recorded
-from vllm_hosts.paths import STORE_MARK, TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.host.agent_changes import digest
+from vllm_hosts.host.certificates import Certificate
+from vllm_hosts.host.compose import Project
+from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.paths import STAMPS, STORE_MARK, TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.store_marks import Marked
-from vllm_hosts.tree import NOTHING, Found
 
 ROOT = ("root", "0")
 #: Commands of apt's, as operations write them.

@@ -12,20 +12,23 @@ from typing import Any
 from tests.unit.driver_hosts import DEBIAN_13, H100, bare, card
 from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT
-from vllm_hosts.docker_unit import Unit as DockerOptions
-from vllm_hosts.facts.compose import AgentState, Container, Network, Project
+from vllm_hosts.facts.compose import AgentState
 from vllm_hosts.facts.docker import Daemon, ImageFound, Served
-from vllm_hosts.facts.firewall import Loaded, Others, Surroundings
-from vllm_hosts.facts.nginx import MainConf, Nginx
-from vllm_hosts.facts.nginx_sites import Sites
-from vllm_hosts.facts.system import Listener, ModelFolder, System
+from vllm_hosts.facts.firewall import Loaded, Others
+from vllm_hosts.facts.nginx import Nginx
 from vllm_hosts.facts.units import Unit
 from vllm_hosts.facts.vllm_images import ImagesFound, ImageUse
+from vllm_hosts.host.compose import Container, Network, Project
+from vllm_hosts.host.docker_unit import Unit as DockerOptions
+from vllm_hosts.host.files import Found
+from vllm_hosts.host.firewall import Surroundings
+from vllm_hosts.host.nginx import MainConf
+from vllm_hosts.host.nginx_sites import Sites
+from vllm_hosts.host.nvidia_smi import parse
+from vllm_hosts.host.system import Listener, ModelFolder, System
 from vllm_hosts.hub.model import Fetched
-from vllm_hosts.nvidia_smi import parse
+from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.operations.gpu import GpuCheck
-from vllm_hosts.store_marks import Marked
-from vllm_hosts.tree import Found
 
 SSHD = 'users:(("sshd",pid=1,fd=3))'
 NGINX_TEXT = "nginx version: nginx/1.26.3\nbuilt with OpenSSL 3.5.0 8 Apr 2025\n"

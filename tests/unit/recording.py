@@ -30,10 +30,11 @@ from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT as REPOSITORY
 from tests.unit.recorded_host import Host, Operation
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts import probe, run
 from vllm_hosts.facts import base
+from vllm_hosts.host import probe
 from vllm_hosts.keys import KeyStore, OpenedStore
 from vllm_hosts.operations import differences, foreseen, one_by_one
+from vllm_hosts.project import run
 
 
 @dataclass

@@ -21,8 +21,8 @@ from roles.vllm.plan import (
     variables,
 )
 from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.host.files import Absent, File, Folder
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.tree import Absent, File, Folder
 
 KEYS = HostKeys(SecretStr("INTERNAL"), (), SecretStr("HF"))
 TWIN = QWEN | {"name": "twin", "port": 8003, "gpus": [3], "served_model_name": "qwen"}

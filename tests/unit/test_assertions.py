@@ -8,9 +8,9 @@ import pytest
 
 from roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.probe import Answer
+from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.probe import Answer
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.tree import NOTHING, Found
 
 SETTINGS = settings(agents=[QWEN, CODER])
 NARROW = settings(agents=[QWEN, CODER], edge={"allow_from": ["10.0.0.0/8"]})

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vllm_hosts import atomic
-from vllm_hosts.atomic import (
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys import files as atomic
+from vllm_hosts.keys.files import (
     check_unshared,
     locked,
     make_folder,
@@ -21,7 +22,6 @@ from vllm_hosts.atomic import (
     read_private,
     write_private,
 )
-from vllm_hosts.errors import SettingsError
 
 OLD, NEW = b"old", b"new, and longer"
 

@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from roles import client_keys
 from roles.client_keys.plan import clients_map, expiry_entries, key_entries, scopes_map
+from vllm_hosts.host.files import File, Folder
+from vllm_hosts.host.paths import EDGE_CONF
 from vllm_hosts.keys import ClientKey
-from vllm_hosts.paths import EDGE_CONF
-from vllm_hosts.tree import File, Folder
 
 ALICE = ClientKey("alice", SecretStr("KEY-A"), datetime(2026, 12, 1, tzinfo=UTC), ("qwen",))
 AGAIN = ClientKey("alice", SecretStr("KEY-B"), agents=("qwen",))

@@ -37,9 +37,9 @@ from tests.unit.driver_hosts import (
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_gpu import smi
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.gpu import GpuHost
-from vllm_hosts.facts.release import Release
-from vllm_hosts.nvidia_smi import parse
+from vllm_hosts.host.gpus import GpuHost
+from vllm_hosts.host.nvidia_smi import parse
+from vllm_hosts.host.release import Release
 from vllm_hosts.settings import Nvidia
 
 M60, P100 = 0x13F2, 0x15F8

@@ -14,10 +14,10 @@ from tests.unit import recorded_looks as looks
 from tests.unit.driver_hosts import DEBIAN_12
 from tests.unit.recording import InLine, Recorder
 from tests.unit.samples import QWEN
-from vllm_hosts.docker_unit import Unit as DockerOptions
-from vllm_hosts.facts.nginx_sites import Sites
-from vllm_hosts.facts.system import ModelFolder
-from vllm_hosts.store_marks import Marked
+from vllm_hosts.host.docker_unit import Unit as DockerOptions
+from vllm_hosts.host.nginx_sites import Sites
+from vllm_hosts.host.system import ModelFolder
+from vllm_hosts.keys.store_marks import Marked
 
 
 class TestAssertions:

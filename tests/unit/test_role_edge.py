@@ -17,12 +17,12 @@ from roles.tls import tls
 from tests.unit import recorded_looks as looks
 from tests.unit.recording import InLine, keys_py
 from tests.unit.test_edge_conf import DEBIAN_13
-from vllm_hosts.facts.nginx_sites import Sites
 from vllm_hosts.facts.vllm_images import Image, ImagesFound, Used
+from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.operations.edge import RELOADED
-from vllm_hosts.pki import utc_now
-from vllm_hosts.tree import NOTHING, Found
 
 
 class TestKeys:

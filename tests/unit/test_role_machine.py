@@ -18,7 +18,7 @@ from tests.unit.samples import QWEN
 from tests.unit.test_gpu import smi
 from vllm_hosts.facts.docker import Served
 from vllm_hosts.facts.firewall import Loaded, Others
-from vllm_hosts.tree import NOTHING, Found
+from vllm_hosts.host.files import NOTHING, Found
 
 
 class TestDocker:

@@ -11,7 +11,7 @@ import pytest
 from roles.ssh_hardening.plan import ssh_entries
 from tests.unit.samples import settings
 from tests.unit.ssh_server import write_key
-from vllm_hosts.tree import Absent, File
+from vllm_hosts.host.files import Absent, File
 
 SSHD = shutil.which("sshd", path="/usr/local/sbin:/usr/sbin:/sbin")
 #: As cloud images have it.

@@ -16,12 +16,12 @@ import pytest
 
 from tests.stores import made
 from tests.unit.samples import settings
-from vllm_hosts.atomic import LOCK_FILE, locked, write_private
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore, age, model
 from vllm_hosts.keys import store as module
+from vllm_hosts.keys.files import LOCK_FILE, locked, write_private
 from vllm_hosts.keys.model import Content, new_content
-from vllm_hosts.pki import CA_KEY_FILE, utc_now
+from vllm_hosts.keys.pki import CA_KEY_FILE, utc_now
 
 
 class Person:

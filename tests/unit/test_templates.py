@@ -22,10 +22,10 @@ from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_compose_file import MEMORY
 from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH, UBUNTU_22
 from tests.unit.test_firewall import AROUND, NARROW, OWN_PORTS
-from vllm_hosts import render as rendering
-from vllm_hosts.report.collect import html
-from vllm_hosts.report.model import AgentSummary, HostReport, Look, Report
-from vllm_hosts.tree import Entry, File
+from vllm_hosts.host import render as rendering
+from vllm_hosts.host.files import Entry, File
+from vllm_hosts.verify.report.collect import html
+from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Report
 
 HARDENED = settings(ssh_hardening={"enabled": True})
 #: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML

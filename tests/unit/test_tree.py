@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from tests.unit.projects import ROOT
-from vllm_hosts.tree import (
+from vllm_hosts.host.files import (
     NOTHING,
     Absent,
     Cause,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_tree_operation import BACK, apply, given, state
+from vllm_hosts.host.files import Absent, Entry, File, Folder
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import Absent, Entry, File, Folder
 
 __all__ = ["state"]
 

@@ -15,9 +15,9 @@ import pytest
 from pyinfra.api.command import StringCommand
 
 from tests.unit.projects import ROOT
+from vllm_hosts.host.files import Absent, Entry, File, Folder, Kept
 from vllm_hosts.operations import tree as operation
 from vllm_hosts.operations.tree import PREVIOUS, archive, change
-from vllm_hosts.tree import Absent, Entry, File, Folder, Kept
 
 #: The script's last words where something was changed.
 BACK = "what was there before is back in place"

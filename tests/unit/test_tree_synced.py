@@ -15,10 +15,10 @@ from pyinfra.context import ctx_host, ctx_state
 from tests.unit.test_tree_operation import apply
 from vllm_hosts.facts import tree as facts
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.files import Absent, Entry, File, Folder
 from vllm_hosts.operations import differences, foreseen
 from vllm_hosts.operations import tree as operation
 from vllm_hosts.operations.differences import Difference, listening, remembered
-from vllm_hosts.tree import Absent, Entry, File, Folder
 
 Entries = Sequence[Entry] | Callable[[], Sequence[Entry]]
 
