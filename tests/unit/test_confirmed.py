@@ -54,7 +54,7 @@ class Machine:
         """The host is told how to undo what follows."""
         before = os.umask(0)
         try:
-            return self.run(armed("test", save=save, undo=undo).get_raw_value())
+            return self.run(armed("test", [], save=save, undo=undo).get_raw_value())
         finally:
             os.umask(before)
 
@@ -139,7 +139,7 @@ def test_nothing_is_undone_in_another_folder(machine: Machine) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="writes where only root may")
 def test_it_lies_where_only_root_can_write_and_a_reboot_forgets_it(tmp_path: Path) -> None:
     machine = Machine(tmp_path, Path("/run/vllm-hosts-undo", f"test-{os.getpid()}"))
-    command = armed(machine.undo.name, save=": >saved", undo=":").get_raw_value()
+    command = armed(machine.undo.name, [], save=": >saved", undo=":").get_raw_value()
     try:
         assert machine.run(command).returncode == 0
         assert sorted(os.listdir(machine.undo)) == ["saved", "undo.sh"]
@@ -258,8 +258,8 @@ def test_where_nobody_gets_in_the_host_is_waited_for(
     assert not controller.confirm()
     assert (controller.machine.folder / "conf").read_text() == "back\n"
     assert controller.said == [
-        f"    no new connection gets in; waiting for the host to undo it: {why}",
-        f"after the change no new connection got in ({why}), so the host has put the old state"
+        f"    no new connection opens; waiting for the host to roll back: {why}",
+        f"after the change no new connection opened ({why}), so the host has put the old state"
         " back; is the door open?",
     ]
     # Over the connection that was open before, as the inventory says.
@@ -282,15 +282,15 @@ def test_it_gives_up_before_the_host_does_and_then_waits_until_it_has(
     waited = [line for line in controller.machine.asked() if line == "sleep 1"]
     assert len(waited) == 60 + 15
     assert controller.said[-1] == (
-        "after the change no new connection got in (no), and the host has not said that it undid"
-        " it; is the door open?"
+        "after the change no new connection opened (no), and the host has not confirmed"
+        " that it rolled back; is the door open?"
     )
 
 
 def test_a_change_that_was_undone_meanwhile_is_not_confirmed(controller: Controller) -> None:
     assert controller.machine.time_is_up() == 0
     assert not controller.confirm()
-    assert controller.said[-1].endswith("so the host has put the old state back; is the door open?")
+    assert controller.said[-1].endswith("so the host rolled back; is the door open?")
 
 
 def test_a_timer_that_runs_on_is_not_confirmed(controller: Controller) -> None:
@@ -298,7 +298,7 @@ def test_a_timer_that_runs_on_is_not_confirmed(controller: Controller) -> None:
     controller.machine.program("sleep", f"cd {controller.machine.undo} && sh undo.sh")
     assert not controller.confirm()
     why = "the timer could not be stopped: Connection timed out"
-    assert controller.said[-1].startswith(f"after the change no new connection got in ({why}), so")
+    assert controller.said[-1].startswith(f"after the change no new connection opened ({why}), so")
 
 
 def test_a_connection_that_leaves_nothing_open_needs_no_closing(controller: Controller) -> None:
