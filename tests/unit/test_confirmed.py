@@ -259,7 +259,7 @@ def test_where_nobody_gets_in_the_host_is_waited_for(
     assert (controller.machine.folder / "conf").read_text() == "back\n"
     assert controller.said == [
         f"    no new connection opens; waiting for the host to roll back: {why}",
-        f"after the change no new connection opened ({why}), so the host has put the old state"
+        f"after the change no new connection opened ({why}), so the host rolled"
         " back; is the door open?",
     ]
     # Over the connection that was open before, as the inventory says.
