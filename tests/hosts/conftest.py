@@ -18,7 +18,6 @@ import pytest
 from pydantic import SecretStr
 from testinfra.host import Host
 
-from tests.hosts.looks import Outside, asked_of
 from vllm_hosts.connect.testinfra import Hosts
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.host import probe
@@ -27,6 +26,7 @@ from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.keys.sources import taken
 from vllm_hosts.project.inventory import load, neighbours, validate
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite.looks import Outside, asked_of
 from vllm_hosts.verify.report.collect import Collector
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.probe import Answer
+from vllm_hosts.roles.assertions.plan import edge_problems, env_problems, reachable_problems
 
 SETTINGS = settings(agents=[QWEN, CODER])
 ROOT = ("root", "0")

@@ -47,7 +47,7 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.verify.promises import promises
 
-_SUITE = Path(__file__).resolve().parents[2] / "tests" / "hosts"
+_SUITE = Path(__file__).resolve().parents[1] / "suite"
 _problems = says_problems("The settings cannot be deployed:")
 
 
@@ -207,8 +207,9 @@ def verify(
     with suppress(SettingsError):
         # A clone with an encrypted store has no copy of the certificate that clients need.
         KeyStore(inventory).authority.refresh_file()
-    command = [sys.executable, "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
+    command = [sys.executable, "-P", "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
     command += [
+        f"--config-file={_SUITE / 'pytest.ini'}",
         "--no-header",
         "--tb=no",
         "-rN",
