@@ -137,7 +137,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if not asked:
         return
     process = subprocess.Popen(
-        [sys.executable, "-m", "vllm_hosts.verify.outside.look"],
+        [sys.executable, "-P", "-m", "vllm_hosts.verify.outside.look"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

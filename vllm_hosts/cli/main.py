@@ -29,6 +29,8 @@ from vllm_hosts.cli.doctor import doctor
 from vllm_hosts.cli.drift import show_drift
 from vllm_hosts.cli.hosts import hosts as hosts_command
 from vllm_hosts.cli.images import images
+from vllm_hosts.cli.init import init
+from vllm_hosts.cli.init import settings as settings_command
 from vllm_hosts.cli.keys import keys
 from vllm_hosts.cli.plan import plan
 from vllm_hosts.cli.tls import tls
@@ -61,6 +63,8 @@ def main() -> None:
     pyinfra_output.install()
 
 
+main.add_command(init)
+main.add_command(settings_command)
 main.add_command(keys)
 main.add_command(hosts_command)
 main.add_command(ca)
@@ -247,7 +251,7 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     Example: vllm-hosts drift inventory/prod.py --json
     """
     only(inventory, _settings(inventory), hosts)
-    found = find_drift(inventory, Path("deploy.py"), hosts)
+    found = find_drift(inventory, hosts)
     if as_json:
         click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
     else:

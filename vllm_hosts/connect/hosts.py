@@ -29,6 +29,7 @@ class Connections:
 
     def __init__(self, inventory: Inventory) -> None:
         self._state = State(inventory, Config())
+        self._state.cwd = keys_from(inventory)
 
     def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
         """Do something at a host: with ``ask``, ``carry_out``, or facts.
@@ -76,6 +77,12 @@ class Connections:
         if client is not None:
             gevent.spawn(client.close)
         host.connected = False
+
+
+def keys_from(inventory: Inventory) -> str | None:
+    """Where relative names of SSH keys start; None: in the current folder."""
+    site = getattr(inventory, "site", None)
+    return str(site) if site else None
 
 
 def connect_as_root(host: Host) -> None:

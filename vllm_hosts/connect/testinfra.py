@@ -16,7 +16,7 @@ from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host as TestinfraHost
 
 from vllm_hosts.connect import pyinfra_output
-from vllm_hosts.connect.hosts import connect_as_root
+from vllm_hosts.connect.hosts import connect_as_root, keys_from
 from vllm_hosts.connect.reach import named, saying
 from vllm_hosts.errors import HostError
 
@@ -85,6 +85,7 @@ class Hosts:
     def __init__(self, inventory: Inventory) -> None:
         pyinfra_output.install()
         self._state = State(inventory, Config())
+        self._state.cwd = keys_from(inventory)
         self._made: dict[str, TestinfraHost | HostError] = {}
 
     def get(self, name: str) -> TestinfraHost:

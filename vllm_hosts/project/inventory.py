@@ -23,6 +23,7 @@ from vllm_hosts.connect import addresses, sudo
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.pki import check_ca_file, check_files, utc_now
+from vllm_hosts.keys.places import site_of
 from vllm_hosts.keys.sources import problems
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.problems import sentences
@@ -64,15 +65,33 @@ def load(path: Path) -> Inventory:
     """
     _require_file(path)
     try:
-        # pyinfra's own command has set both by now: its context, and the folder to import from.
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
+        # pyinfra's own command has its context by now.
         with ctx_state.use(State()):
-            inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+            inventory: Inventory = make_inventory(str(path), cwd=import_from(path))
     except Exception as error:
         raise SettingsError([load_problem(path, error)]) from error
+    belongs_to(inventory, path)
     require_hosts(path, inventory)
     return inventory
+
+
+def import_from(path: Path) -> str:
+    """The folder of an inventory's site, which inventories and group data may import from."""
+    site = str(site_of(path))
+    if site not in sys.path:
+        sys.path.append(site)
+    return site
+
+
+def belongs_to(inventory: Inventory, path: Path) -> None:
+    """Note which site a loaded inventory is of, for whoever has no more than that."""
+    inventory.site = site_of(path)  # type: ignore[attr-defined]
+
+
+def site(inventory: Inventory) -> Path:
+    """The folder of the site that a loaded inventory is of."""
+    found: Path = getattr(inventory, "site", None) or Path.cwd()
+    return found
 
 
 def _require_file(path: Path) -> None:
@@ -164,8 +183,9 @@ def host_settings(host: Host) -> HostSettings:
         )
         raise SettingsError(found)
     if "agents" not in merged:
-        found.append(addresses.group_problem(host))
+        found.append(addresses.group_problem(host, site(host.inventory)))
         raise SettingsError(found)
+    merged = _from_site(merged, site(host.inventory))
     try:
         settings = HostSettings.model_validate({**merged, "name": host.name, "address": address})
     except ValidationError as error:
@@ -182,12 +202,38 @@ def host_settings(host: Host) -> HostSettings:
     return settings
 
 
+def _from_site(merged: dict[str, Any], there: Path) -> dict[str, Any]:
+    """Settings whose relative paths on the controller start from the site, wherever one is."""
+    if there == Path.cwd():
+        return merged
+
+    def of(section: object, names: tuple[str, ...]) -> object:
+        if not isinstance(section, Mapping):
+            return section
+        paths = {
+            name: str(there / value)
+            for name in names
+            if isinstance(value := section.get(name), str) and value and not value.startswith("~")
+        }
+        return {**section, **paths}
+
+    found = dict(merged)
+    if "tls" in found:
+        found["tls"] = of(found["tls"], ("certificate", "key", "ca_file"))
+    if isinstance(found.get("agents"), list | tuple):
+        found["agents"] = [of(agent, ("copy_from",)) for agent in found["agents"]]
+    return found
+
+
 def layers_of(host: Host) -> Iterator[Layer]:
     """From the weakest to the strongest, in pyinfra's own order."""
     inventory = host.inventory
-    yield Layer("group_data/all.py", inventory.get_data())
+    there = site(inventory)
+    # As the reader's editor finds them.
+    data = "group_data" if there == Path.cwd() else f"{there}/group_data"
+    yield Layer(f"{data}/all.py", inventory.get_data())
     for group in host.groups:
-        yield Layer(f"group_data/{group}.py", inventory.get_group_data(group))
+        yield Layer(f"{data}/{group}.py", inventory.get_group_data(group))
     yield Layer("the inventory", inventory.get_host_data(host.name))
     yield Layer("--data", inventory.get_override_data())
 
