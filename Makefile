@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STEP = @bash lab/step.sh
 BEGAN := $(shell date +%s)
 
-.PHONY: help setup lint unit lab-up lab-down lab-reset deploy verify demo demo-steps test test-lab nightly clean clean-cache
+.PHONY: help setup lint unit packaging lab-up lab-down lab-reset deploy verify demo demo-steps test test-lab nightly clean clean-cache
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,7 +55,10 @@ demo-steps: deploy
 	@$(MAKE) --no-print-directory verify
 	@$(BIN)/vllm-hosts endpoints inventory/lab.py
 
-test: lint unit test-lab ## Every test
+packaging: setup ## What users install: wheel, sdist, and a site of their own
+	$(STEP) "Packaging tests" $(BIN)/pytest tests/packaging --timeout 300
+
+test: lint unit packaging test-lab ## Every test
 
 test-lab: setup ## Tests on the lab's hosts
 	$(STEP) "Lab tests" $(BIN)/pytest tests/lab -m "not nightly" --timeout 1500

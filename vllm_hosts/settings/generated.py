@@ -131,6 +131,11 @@ def _gone(tree: ast.Module, lines: list[str], marked: set[int]) -> Iterator[int]
         known = set(_targets(node)) & dict(sections()).keys()
         if untouched and not known and node.lineno - 2 in marked:
             yield from numbers
+            above = numbers[0] - 1
+            while above in marked:
+                above -= 1
+            # The line that set it apart.
+            yield from (above,) if above >= 0 and not lines[above].strip() else ()
 
 
 def _items(value: ast.Dict) -> list[tuple[ast.expr | None, ast.expr]]:
