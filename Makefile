@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STEP = @bash lab/step.sh
 BEGAN := $(shell date +%s)
 
-.PHONY: help setup lint unit packaging lab-up lab-down lab-reset deploy verify demo demo-steps test test-lab nightly clean clean-cache
+.PHONY: help setup lint unit packaging wheel lab-up lab-down lab-reset deploy verify demo demo-steps test test-lab nightly clean clean-cache
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ lint: setup ## Style and types
 
 unit: setup ## Tests that need no host, in minutes
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
+
+wheel: setup ## What users install, in dist/
+	$(STEP) "Wheel in dist" $(BIN)/python -m build --no-isolation --outdir dist .
 
 lab-up: setup ## Boot the lab: HOSTS=2 GPU hosts and a neighbour
 	$(STEP) "Lab with $(HOSTS) hosts" $(BIN)/python -m lab up --hosts $(HOSTS)

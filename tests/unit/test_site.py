@@ -307,6 +307,20 @@ class TestAnyFolder:
         assert f"{mine.folder}/group_data/gpu_hosts.py: agents[0].port" in done.stdout
         assert "Connecting" not in done.stdout
 
+    def test_without_config_the_line_to_type_is_said(
+        self, two: tuple[Project, Project], tmp_path: Path
+    ) -> None:
+        """As pyinfra has it: it has connected by then, here to this machine itself."""
+        mine, _ = two
+        mine.write("inventory/prod.py", "gpu_hosts = [('@local', {'ssh_hostname': '192.0.2.7'})]\n")
+        here = Project.__new__(Project)
+        here.folder, here.environment = tmp_path, {}
+        words = (str(mine.folder / "inventory/prod.py"), str(mine.folder / "deploy.py"))
+        done = here.run("pyinfra", "-y", *words)
+        assert done.returncode != 0
+        assert f"own folder: cd {mine.folder} && pyinfra inventory/prod.py deploy.py" in done.stdout
+        assert "Traceback" not in done.stdout
+
     def test_drift_needs_a_deploy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         lone = tmp_path / "lone"

@@ -64,14 +64,30 @@ def check_site(given: Mapping[str, Any], inventory: Path) -> None:
             )
 
 
-def without_config(given: Mapping[str, Any]) -> str:
+def without_config() -> str:
     """Why nothing was validated: pyinfra finds config.py in the folder that it is run in alone."""
+    given = _typed()
     inventory = Path(str(given.get("inventory") or "INVENTORY"))
-    files = " ".join(Path(str(file)).name for file in given.get("operations") or ("deploy.py",))
+    files = [Path(str(file)) for file in given.get("operations") or ("deploy.py",)]
+    names = " ".join(quote(file.name) for file in files)
     said = "pyinfra has not loaded config.py, so nothing was validated, and nothing was changed"
-    if not inventory.is_file() or site_of(inventory) == Path.cwd():
-        return f"{said}; run it in the folder that has config.py"
-    return f"{said}; run it in the site's own folder: {pyinfra_line(inventory, files)}"
+    site, other = site_of(inventory), files[0].parent.resolve()
+    if site != Path.cwd() and inventory.is_file() and (site / "config.py").is_file():
+        return f"{said}; run it in the site's own folder: {pyinfra_line(inventory, names)}"
+    if other != Path.cwd() and (other / "config.py").is_file():
+        line = f"cd {quote(str(other))} && pyinfra {quote(str(inventory.absolute()))} {names}"
+        return f"{said}; run it in the folder that has it: {line}"
+    return f"{said}; leave --config out, or run it in the folder that has config.py"
+
+
+def _typed() -> dict[str, Any]:
+    """The command's options, also in a greenlet of a host, where click knows of no command."""
+    cli = sys.modules.get("pyinfra_cli.cli")
+    if cli is None:
+        return {}
+    context = cli.cli.make_context("pyinfra", sys.argv[1:], resilient_parsing=True)
+    found: dict[str, Any] = context.params
+    return found
 
 
 def check_limit(given: Mapping[str, Any], inventory: Inventory, file: Path) -> None:

@@ -254,7 +254,7 @@ def _open_secrets(run: _Run, inventory: Inventory) -> None:
 
 def _validated() -> tuple[_Run, OpenedStore, dict[str, HostSettings]]:
     if _run is None or _run.settings is None or _run.opened is None:
-        raise PyinfraError(pyinfra_command.without_config(pyinfra_command.options()))
+        raise PyinfraError(pyinfra_command.without_config())
     return _run, _run.opened, _run.settings
 
 
