@@ -35,12 +35,13 @@ def init(folder: Path | None, upgrades: bool, write: bool) -> None:
     if folder is None:
         raise click.UsageError("name the folder of the new site, such as: vllm-hosts init my-site")
     files = make(folder)
-    click.echo(f"{folder} is a site now, with {', '.join(files)}.")
+    here = folder.resolve() == Path.cwd()
+    click.echo(f"{'This folder' if here else folder} is a site now, with {', '.join(files)}.")
     click.echo("Edit there:")
     click.echo("  inventory/prod.py        your hosts, in the place of gpu1.example.com")
     click.echo("  group_data/gpu_hosts.py  which models run on them")
     click.echo("Then type:")
-    if folder.resolve() != Path.cwd():
+    if not here:
         click.echo(f"  cd {quote(str(folder))}")
     click.echo("  vllm-hosts check inventory/prod.py")
     click.echo("  pyinfra --dry inventory/prod.py deploy.py")

@@ -68,8 +68,8 @@ def upgraded(text: str) -> str:
         raise SettingsError(
             [
                 "group_data/all.py has no lines that vllm-hosts init wrote (they begin with #:);"
-                " move it aside, have a new one written with --upgrade --write, and set there"
-                " what yours sets"
+                " in a checkout git upgrades it; in a site, move it aside, have a new one written"
+                " with --upgrade --write, and set there what yours sets"
             ]
         )
     found = {name: _section(node, lines, marked) for name, node in _dictionaries(tree)}
