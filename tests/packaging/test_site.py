@@ -77,12 +77,14 @@ def test_drift_takes_the_site_s_own_deploy(
 
 
 def test_verify_has_its_suite(installed: Installed, site: Path, elsewhere: Path) -> None:
-    """A test for each promise, whatever configuration of pytest lies where one is."""
+    """A test for each promise, whatever pytest or Python would take from where one is."""
     (elsewhere / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+    (elsewhere / "yaml.py").write_text("raise SystemExit('this is another yaml')\n")
     inventory = str(site / "inventory/prod.py")
     words = ("vllm-hosts", "verify", inventory, "--collect-only", "-q")
     done = installed.run(elsewhere, *words)
-    (elsewhere / "pytest.ini").unlink()
+    for name in ("pytest.ini", "yaml.py"):
+        (elsewhere / name).unlink()
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count("::test_") >= len(promises()), done.stdout
 
