@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from vllm_hosts.connect import addresses, sudo
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.pki import check_ca_file, check_files, utc_now
-from vllm_hosts.keys.places import site_of
 from vllm_hosts.keys.sources import problems
+from vllm_hosts.project.site import belongs_to, from_site, import_from, site
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.problems import sentences
 
@@ -73,25 +72,6 @@ def load(path: Path) -> Inventory:
     belongs_to(inventory, path)
     require_hosts(path, inventory)
     return inventory
-
-
-def import_from(path: Path) -> str:
-    """The folder of an inventory's site, which inventories and group data may import from."""
-    site = str(site_of(path))
-    if site not in sys.path:
-        sys.path.append(site)
-    return site
-
-
-def belongs_to(inventory: Inventory, path: Path) -> None:
-    """Note which site a loaded inventory is of, for whoever has no more than that."""
-    inventory.site = site_of(path)  # type: ignore[attr-defined]
-
-
-def site(inventory: Inventory) -> Path:
-    """The folder of the site that a loaded inventory is of."""
-    found: Path = getattr(inventory, "site", None) or Path.cwd()
-    return found
 
 
 def _require_file(path: Path) -> None:
@@ -185,7 +165,7 @@ def host_settings(host: Host) -> HostSettings:
     if "agents" not in merged:
         found.append(addresses.group_problem(host, site(host.inventory)))
         raise SettingsError(found)
-    merged = _from_site(merged, site(host.inventory))
+    merged = from_site(merged, site(host.inventory))
     try:
         settings = HostSettings.model_validate({**merged, "name": host.name, "address": address})
     except ValidationError as error:
@@ -200,29 +180,6 @@ def host_settings(host: Host) -> HostSettings:
     if found:
         raise SettingsError(found)
     return settings
-
-
-def _from_site(merged: dict[str, Any], there: Path) -> dict[str, Any]:
-    """Settings whose relative paths on the controller start from the site, wherever one is."""
-    if there == Path.cwd():
-        return merged
-
-    def of(section: object, names: tuple[str, ...]) -> object:
-        if not isinstance(section, Mapping):
-            return section
-        paths = {
-            name: str(there / value)
-            for name in names
-            if isinstance(value := section.get(name), str) and value and not value.startswith("~")
-        }
-        return {**section, **paths}
-
-    found = dict(merged)
-    if "tls" in found:
-        found["tls"] = of(found["tls"], ("certificate", "key", "ca_file"))
-    if isinstance(found.get("agents"), list | tuple):
-        found["agents"] = [of(agent, ("copy_from",)) for agent in found["agents"]]
-    return found
 
 
 def layers_of(host: Host) -> Iterator[Layer]:

@@ -31,13 +31,12 @@ from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.project import deploy_output, left_behind, outlook, pyinfra_command
 from vllm_hosts.project.inventory import (
     LEFT,
-    belongs_to,
     deployed,
-    import_from,
     load_problem,
     require_hosts,
     validate,
 )
+from vllm_hosts.project.site import belongs_to, import_from
 from vllm_hosts.settings import HostSettings
 
 
