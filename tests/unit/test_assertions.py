@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.probe import Answer
+from vllm_hosts.roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from vllm_hosts.settings import HostSettings
 
 SETTINGS = settings(agents=[QWEN, CODER])

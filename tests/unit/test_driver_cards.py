@@ -7,17 +7,6 @@ from typing import Any
 
 import pytest
 
-from roles.nvidia_driver.plan import (
-    INITRAMFS,
-    driver_files,
-    flavour,
-    needs_install,
-    persistence_unit,
-    reboot_needed,
-    reboot_reason,
-    refusals,
-    series,
-)
 from tests.unit.driver_hosts import (
     B200,
     DEBIAN_12,
@@ -40,6 +29,17 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.host.nvidia_smi import parse
 from vllm_hosts.host.release import Release
+from vllm_hosts.roles.nvidia_driver.plan import (
+    INITRAMFS,
+    driver_files,
+    flavour,
+    needs_install,
+    persistence_unit,
+    reboot_needed,
+    reboot_reason,
+    refusals,
+    series,
+)
 from vllm_hosts.settings import Nvidia
 
 M60, P100 = 0x13F2, 0x15F8

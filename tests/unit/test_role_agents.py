@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from roles.models import models
-from roles.vllm import vllm
-from roles.vllm_image import vllm_image
 from tests.unit import recorded_looks as looks
 from tests.unit.recording import InLine
 from tests.unit.samples import QWEN
 from vllm_hosts.facts.compose import AgentState
 from vllm_hosts.facts.docker import ImageFound
 from vllm_hosts.operations import compose, healthy
+from vllm_hosts.roles.models import models
+from vllm_hosts.roles.vllm import vllm
+from vllm_hosts.roles.vllm_image import vllm_image
 
 
 class TestModels:

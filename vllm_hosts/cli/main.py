@@ -29,6 +29,8 @@ from vllm_hosts.cli.doctor import doctor
 from vllm_hosts.cli.drift import show_drift
 from vllm_hosts.cli.hosts import hosts as hosts_command
 from vllm_hosts.cli.images import images
+from vllm_hosts.cli.init import init
+from vllm_hosts.cli.init import settings as settings_command
 from vllm_hosts.cli.keys import keys
 from vllm_hosts.cli.plan import plan
 from vllm_hosts.cli.tls import tls
@@ -47,7 +49,7 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.verify.promises import promises
 
-_SUITE = Path(__file__).resolve().parents[2] / "tests" / "hosts"
+_SUITE = Path(__file__).resolve().parents[1] / "suite"
 _problems = says_problems("The settings cannot be deployed:")
 
 
@@ -61,6 +63,8 @@ def main() -> None:
     pyinfra_output.install()
 
 
+main.add_command(init)
+main.add_command(settings_command)
 main.add_command(keys)
 main.add_command(hosts_command)
 main.add_command(ca)
@@ -212,8 +216,9 @@ def verify(
     with suppress(SettingsError):
         # A clone with an encrypted store has no copy of the certificate that clients need.
         KeyStore(inventory).authority.refresh_file()
-    command = [sys.executable, "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
+    command = [sys.executable, "-P", "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
     command += [
+        f"--config-file={_SUITE / 'pytest.ini'}",
         "--no-header",
         "--tb=no",
         "-rN",
@@ -251,7 +256,7 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     Example: vllm-hosts drift inventory/prod.py --json
     """
     only(inventory, _settings(inventory), hosts)
-    found = find_drift(inventory, Path("deploy.py"), hosts)
+    found = find_drift(inventory, hosts)
     if as_json:
         click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
     else:
