@@ -35,6 +35,8 @@ from typing import Any, NoReturn
 FORMAT = 1
 #: Characters of a sentence; items of a list.
 SENTENCE, MOST = 1200, 64
+#: Kernels keep quantised weights in another shape than their files. No refusal for so small a part.
+SPARE = 32
 #: The groups of parallel_state, and how many ranks of each a setting makes.
 GROUPS: dict[str, Callable[[Any], int]] = {
     "_TP": lambda p: p.tensor_parallel_size,
@@ -198,13 +200,16 @@ def build(config: Any, answer: dict[str, Any]) -> list[tuple[int, dict[str, Any]
         models, missing = models_of(config)
         answer["unknown"].update(missing)
         workers.append((sum(map(weigh, models)), cache_specs(config)))
+        answer["parameters"] = count(sum(map(weigh_parameters, models)))
         if any(uses_meta(module) for model in models for module in model.modules()):
             answer["unknown"]["weights"] = "they are quantised while they are loaded"
         del models
         gc.collect()
     if offloads(config):
         answer["unknown"]["weights"] = "a part of them is kept in main memory"
-    if not answer["unknown"].keys() & {"weights", "draft"}:
+    if answer["unknown"].keys() & {"weights", "draft"}:
+        del answer["parameters"]
+    else:
         answer["weights"] = max(count(size) for size, _ in workers)
         answer["stages"] = [count(size) for size, _ in workers]
     if "draft" in answer["unknown"]:
@@ -281,7 +286,9 @@ def models_of(config: Any) -> tuple[list[Any], dict[str, str]]:
             found[-1] = model = with_adapters(model, config, meta)
         if config.speculative_config is not None:
             try:
-                draft(model, config, meta)
+                if draft(model, config, meta):
+                    # Whether it brings its own embeddings is known once its files are read.
+                    missing["weights"] = "what the draft model shares is told by its files"
             except Exception as error:
                 missing["draft"] = f"the draft model: {sentence(error)}"
     return found, missing
@@ -293,15 +300,32 @@ def with_adapters(model: Any, config: Any, device: Any) -> Any:
     return mixin.LoRAModelRunnerMixin.load_lora_model(SimpleNamespace(), model, config, device)
 
 
-def draft(model: Any, config: Any, device: Any) -> None:
-    """Have vLLM's own proposer load what it drafts with; its layers join the target's."""
-    if config.speculative_config.method in ("ngram", "ngram_gpu", "suffix"):
-        return
-    if not config.use_v2_model_runner:
-        raise UnknownError("this vLLM runs it in a way that is not rehearsed")
-    make = importlib.import_module("vllm.v1.worker.gpu.spec_decode").init_speculator
+def draft(model: Any, config: Any, device: Any) -> bool:
+    """Have vLLM's own proposer build what it drafts with, so that its layers join the target's.
+
+    :returns: whether there is such a model.
+    """
+    speculative = config.speculative_config
+    if speculative.method in ("ngram", "ngram_gpu", "suffix"):
+        return False
+    if config.use_v2_model_runner:
+        make = importlib.import_module("vllm.v1.worker.gpu.spec_decode").init_speculator
+        with device:
+            make(config, device, None).load_model(model)
+        return True
+    runner = importlib.import_module("vllm.v1.worker.gpu_model_runner")
+    for own in ("use_gemma4_mtp", "use_step3p5_mtp", "use_dflash"):
+        if getattr(speculative, own)():
+            raise UnknownError(f"{speculative.method} is not rehearsed")
     with device:
-        make(config, device, None).load_model(model)
+        if speculative.uses_draft_model():
+            proposer = runner.DraftModelProposer(config, device, None)
+        elif speculative.use_eagle():
+            proposer = runner.EagleProposer(config, device, None)
+        else:
+            raise UnknownError(f"{speculative.method} is not rehearsed")
+    proposer._get_model()
+    return True
 
 
 def weigh(model: Any) -> int:
@@ -313,6 +337,12 @@ def weigh(model: Any) -> int:
             if tensor.device.type != "cpu":
                 storage = tensor.untyped_storage()
                 held[storage._cdata] = storage.nbytes()
+    return sum(held.values())
+
+
+def weigh_parameters(model: Any) -> int:
+    """Bytes of what files have; the rest are tables that a layer makes, such as for positions."""
+    held = {id(one): one.numel() * one.element_size() for one in model.parameters()}
     return sum(held.values())
 
 
@@ -453,9 +483,17 @@ def fit(request: dict[str, Any], engine: Engine, answer: dict[str, Any]) -> None
         return
     rooms: list[dict[str, Any]] = []
     answer["rooms"] = rooms
-    for other in request.get("others", [])[:8]:
-        room = fixed or int(memory * answer["utilization"]) - answer["weights"] - int(other)
-        rooms.append({"other": int(other), "room": room, **ask(engine, room)})
+    for other in map(int, request.get("others", [])[:8]):
+        room = fixed or left(memory, other, answer)
+        rooms.append({"other": other, "room": room, **ask(engine, room)})
+
+
+def left(memory: Any, other: int, answer: dict[str, Any]) -> int:
+    """Bytes for the cache, where so many are taken beside the weights."""
+    weights: int = answer["weights"]
+    if not other and answer["quantization"]:
+        weights -= weights // SPARE
+    return int(memory * answer["utilization"]) - weights - other
 
 
 def ask(engine: Engine, room: int) -> dict[str, Any]:
