@@ -27,8 +27,8 @@ _PACKAGES = ("mmdebstrap", "debian-archive-keyring", "skopeo", "docker-registry"
 _SYSTEM = "python3,ca-certificates,libnuma1,libgomp1"
 _PYTHON = "3.11"  # Debian 12's own
 #: Not needed to serve text, and built against another torch than the one here.
-_LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
-_RECIPE = [VERSION, _SYSTEM, _PYTHON, " ".join(sorted(_LEFT_OUT)), "layout 3"]
+_LEFT_OUT = {"torchaudio", "torchcodec"}
+_RECIPE = [VERSION, _SYSTEM, _PYTHON, " ".join(sorted(_LEFT_OUT)), "layout 4"]
 #: What prompt_logprobs and beam search compute with is compiled at its first use, --enforce-eager
 #: or not, and a compiler with its headers and torch's is 400 MB and a minute of two processors.
 #: vLLM's own image brings one; here that is computed without.
@@ -166,6 +166,12 @@ def _slim(root: Path) -> None:
     for pattern in ("torch/include", "torch/test", "*/tests", "*/*/tests"):
         for path in site.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+    # Classes of models that see images import torchvision, whose package index has it for CUDA
+    # only. Its operators, which nothing here calls, are then missing, and describing them to torch
+    # would end the import.
+    vision = site / "torchvision"
+    (vision / "_C.so").unlink()
+    (vision / "_meta_registrations.py").write_text("")
     for path in (
         "usr/share/doc",
         "usr/share/man",
