@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.rehearsal import Rehearsals
 from vllm_hosts.rehearsal.answer import Answer, Room, read, unrehearsed
 from vllm_hosts.rehearsal.command import MOST, Rehearsed, Request, key, script, words
 from vllm_hosts.rehearsal.verdict import Outcome, setting, verdict
@@ -75,14 +80,14 @@ def test_it_has_the_agents_words_and_environment_and_no_key() -> None:
     )
     command = words(given, Request(MARK, 24 << 30, (0, 5)))
     image = command.index(CONTAINER.image)
-    assert command[image + 1] == "-"
-    assert json.loads(command[image + 2]) == {
+    assert command[image + 1 :: 2][:2] == ["-c", "rehearsal"]
+    assert json.loads(command[image + 4]) == {
         "mark": MARK,
         "memory": 24 << 30,
         "others": [0, 5],
         "seconds": 180,
     }
-    assert tuple(command[image + 3 :]) == CONTAINER.command
+    assert tuple(command[image + 5 :]) == CONTAINER.command
     assert option(command, "--env") == [
         "HF_HUB_CACHE=/models/hub",
         "HF_HUB_OFFLINE=1",
@@ -111,6 +116,76 @@ def test_an_answer_is_remembered_until_something_changes_that_decides_it() -> No
         ),
     }
     assert len(others | {one}) == 5
+
+
+#: A docker that runs the image's command here, without the options in front of it.
+FAKE_DOCKER = """#!/bin/sh
+[ "$1" = run ] || exit 0
+while [ "$1" != IMAGE ]; do shift; done
+shift; exec sh "$@"
+"""
+#: A vLLM whose interpreter is not the first Python, and which says what it was given.
+FAKE_PYTHON = """#!/bin/sh
+cat >/dev/null; mark=$(printf %s "$2" | sed 's/.*"mark": "\\([^"]*\\)".*/\\1/')
+echo "== noise"; echo "$mark{\\"format\\": 1, \\"vllm\\": \\"$3\\"}$mark"; exit ${END:-0}
+"""
+
+
+def run_here(tmp_path: Path, agents: list[Rehearsed], **environment: str) -> dict[str, Answer]:
+    """The fact's own script, run on this machine with those."""
+    for name, text in (
+        ("docker", FAKE_DOCKER),
+        ("own-python", FAKE_PYTHON),
+        ("vllm", f"#!{tmp_path}/own-python\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    fact = Rehearsals()
+    command = fact.command([replace(one, image="IMAGE") for one in agents], Request(MARK, None))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return fact.process(done.stdout.splitlines())
+
+
+def test_every_agent_is_asked_with_the_interpreter_that_runs_vllm(tmp_path: Path) -> None:
+    two = [CONTAINER, replace(CONTAINER, agent="coder", command=('it\'s; $(false) "x"', "--a"))]
+    found = run_here(tmp_path, two)
+    assert found["qwen"].vllm == "Qwen/Qwen3-8B"
+    assert found.keys() == {"qwen", "coder"}
+    assert not list(Path("/run").glob("vllm-hosts.*/script"))
+
+
+def test_a_container_that_ends_otherwise_leaves_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    found = run_here(tmp_path, [CONTAINER], END="137")
+    assert found["qwen"].vllm == "Qwen/Qwen3-8B"
+    (tmp_path / "docker").write_text("#!/bin/sh\necho no such image >&2; exit 125\n")
+    fact = Rehearsals()
+    command = fact.command([CONTAINER], Request(MARK, None))
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    [answer] = fact.process(done.stdout.splitlines()).values()
+    assert "ended with 125 and no answer: no such image" in answer.unknown["all"]
+
+
+def test_an_agent_without_an_answer_is_no_answer() -> None:
+    fact = Rehearsals()
+    fact.command([CONTAINER], Request(MARK, None))
+    with pytest.raises(HostError, match="could not be understood"):
+        fact.process([END])
 
 
 # Answers

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 
 SCRIPT = Path(__file__).with_name("rehearse.py")
 #: Seconds: 18 were measured with cold caches of a disk, 30 where others have both processors.
@@ -22,6 +24,16 @@ MOST = 256 << 10
 #: Never given to it, and set for it: vLLM finds the model on the host or says so at once.
 _WITHOUT = ("VLLM_API_KEY", "HF_TOKEN", "HF_ENDPOINT")
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
+#: The interpreter that runs vLLM there, by the first line of its command. The script comes on its
+#: standard input, the request and the agent's words behind.
+_START = r"""
+program=$(command -v vllm || :)
+own=$([ -z "$program" ] || head -n 1 "$program" | sed -n 's/^#! *\(\/[^ ]*\).*/\1/p')
+for python in $own python3 python; do
+    ! command -v "$python" >/dev/null || exec "$python" - "$@"
+done
+echo "no Python" >&2; exit 127
+"""
 #: What an agent may write, here in memory and gone with the container.
 _WRITABLE = ("/tmp", "/cache")  # noqa: S108
 
@@ -76,7 +88,7 @@ def words(agent: Rehearsed, request: Request) -> list[str]:
         name: value for name, value in agent.environment.items() if name not in _WITHOUT
     } | _OFFLINE
     found = ["docker", "run", "--rm", "--interactive", "--pull", "never"]
-    found += ["--name", f"rehearsal-{agent.agent}", "--entrypoint", "python3"]
+    found += ["--name", container(agent), "--entrypoint", "sh"]
     # Nobody is reached, nothing stays, and what runs there goes before it.
     found += ["--network", "none", "--read-only", "--log-driver", "none"]
     for folder in _WRITABLE:
@@ -88,11 +100,38 @@ def words(agent: Rehearsed, request: Request) -> list[str]:
     if agent.gpus:
         # vLLM decides by the card what it takes; nothing is allocated there. Docker reads CSV.
         found += ["--gpus", f'"device={",".join(agent.gpus)}"']
+    else:
+        # Where NVIDIA's runtime is the default it would give every GPU otherwise.
+        environment["NVIDIA_VISIBLE_DEVICES"] = "void"
     for source, target in sorted(agent.folders.items()):
         found += ["--mount", f"type=bind,source={source},target={target},readonly"]
     for name, value in sorted(environment.items()):
         found += ["--env", f"{name}={value}"]
-    return [*found, agent.image, "-", request.text, *agent.command]
+    return [*found, agent.image, "-c", _START.strip(), "rehearsal", request.text, *agent.command]
+
+
+def container(agent: Rehearsed) -> str:
+    """The name of its container: a second one replaces the first."""
+    return f"vllm-hosts-rehearsal-{agent.agent}"
+
+
+def shell(agent: Rehearsed, request: Request) -> str:
+    """Shell: rehearse one agent; prints its name, how the container ended, its output in base64.
+
+    Whatever the image prints is data here: it can neither end the look nor be taken for another
+    agent's answer.
+    """
+    return f"""
+        work=$(mktemp -d /run/vllm-hosts.XXXXXX) || exit 1
+        docker rm --force {container(agent)} >/dev/null 2>&1 || :
+        printf %s {quote(script())} >"$work/script" || exit 1
+        {{ timeout -k 10 {request.seconds + 60} {shlex.join(words(agent, request))} \
+            <"$work/script" 2>"$work/said"; echo $? >"$work/code"; }} |
+            head -c {MOST} >"$work/answer"
+        [ -s "$work/answer" ] || tail -c 600 "$work/said" >"$work/answer"
+        echo "{agent.agent} $(cat "$work/code") $(base64 -w 0 <"$work/answer")"
+        rm -rf "$work"
+    """
 
 
 def key(agent: Rehearsed, digest: str, models: Mapping[str, str], cards: tuple[str, ...]) -> str:

@@ -527,24 +527,20 @@ def stage(name: str, function: Callable[..., Any], *values: Any) -> Any:
 
 def on_purpose(name: str, error: Exception) -> bool:
     """Whether this ends `vllm serve` too, rather than being owed to how it is asked here."""
-    if name == "cache":
-        return False
-    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    files = [frame.partition("/vllm/")[2] for frame in frames]
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [frame.filename.partition("/vllm/")[2] for frame in frames]
     inner = next((file for file in reversed(files) if file), "")
-    if any(file in inner for file in OURS) or "failed to be inspected" in str(error):
+    if name == "cache" or inner in OURS or "failed to be inspected" in str(error):
         return False
     if of_pydantic(error):
         return True
-    if isinstance(error, (OSError, ImportError, MemoryError, AttributeError, RuntimeError)):
-        return isinstance(error, NotImplementedError) and name != "model"
-    if name == "model":
-        # Only what vLLM says in words of its own, and not PyTorch of the meta device.
-        own = bool(files[-1:]) and bool(files[-1])
-        return own and (isinstance(error, ValueError) or "distributed/utils.py" in files[-1])
-    return isinstance(error, (ValueError, TypeError, KeyError, AssertionError)) and bool(
-        str(error).strip()
-    )
+    # Not what PyTorch raises of tensors without content, or Python of a mistake.
+    said = (frames[-1].line or "").startswith("raise ") and bool(str(error).strip())
+    if name != "model":
+        return said and isinstance(error, (ValueError, TypeError, KeyError, NotImplementedError))
+    if files[-1] == "distributed/utils.py":
+        return isinstance(error, AssertionError)
+    return said and bool(files[-1]) and isinstance(error, (ValueError, NotImplementedError))
 
 
 def of_pydantic(error: BaseException) -> bool:
