@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from vllm_hosts.capacity import Gpu, Verdict, estimates
+from vllm_hosts.capacity.estimates import DRIVER
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.rehearsal import Rehearsals
 from vllm_hosts.rehearsal.answer import Answer, Room, read, unrehearsed
 from vllm_hosts.rehearsal.command import MOST, Rehearsed, Request, key, script, words
+from vllm_hosts.rehearsal.planned import beside, planned
 from vllm_hosts.rehearsal.verdict import Outcome, setting, verdict
 from vllm_hosts.settings import Agent
 
@@ -363,3 +366,35 @@ def test_unrehearsed_says_why() -> None:
     assert said.sentence == (
         "agent 'qwen': it could not be rehearsed (the image is not there); going on"
     )
+
+
+# The plan
+
+
+def test_figures_of_the_plan_are_vllms_own() -> None:
+    answer = recorded("fits")
+    card = Gpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
+    made = planned(agent(), answer, [card], (1_500_000_000, 400_000_000, 100_000_000))
+    assert made.verdict is Verdict.FITS and not made.problems and not made.warnings
+    assert made.needs is not None and made.needs.weights.exact
+    assert made.needs.weights.how == "vLLM 0.32.0 said it"
+    assert (made.needs.weights.bytes, made.needs.cache) == (answer.weights, answer.cache)
+    assert made.largest_max_model_len == 40960 and made.sequences == answer.rooms[1].times
+    assert made.budget == int(42949672960 * 0.92)
+
+
+def test_a_plan_of_what_vllm_refuses_or_does_not_say() -> None:
+    refused = planned(agent(), recorded("too_long"), [], (0, 0, 0))
+    assert refused.verdict is Verdict.DOES_NOT_FIT and "max_model_len" in refused.problems[0]
+    unknown = planned(agent(), recorded("meta"), [], (0, 0, 0))
+    assert unknown.verdict is Verdict.UNKNOWN and "could not be" in unknown.warnings[0]
+    assert unknown.needs is None
+
+
+def test_what_is_estimated_beside_it() -> None:
+    answer = recorded("fits")
+    activations, graphs, context = beside(answer, 1, eager=False)
+    assert answer.vocabulary == 151936 and answer.hidden == 4096
+    assert 0.3 < activations / 2**30 < 1.5
+    assert beside(answer, 2, eager=True)[1:] == (0, estimates.CONTEXT_WITH_PEERS)
+    assert graphs and context

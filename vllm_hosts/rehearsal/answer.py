@@ -59,6 +59,7 @@ class Group:
 class Answer:
     """What vLLM said. None: it did not say so, and ``unknown`` has the reason.
 
+    :ivar batched_tokens: tokens in one step; ``sequences``: at once.
     :ivar weights: bytes on each GPU, as loaded; of pipeline stages the largest.
     :ivar cache: the least room that vLLM takes for one sequence of ``max_model_len``, on each GPU.
     :ivar cache_token: what one more token of a long sequence takes of it.
@@ -74,6 +75,8 @@ class Answer:
     auto_length: bool = False
     batched_tokens: int | None = None
     sequences: int | None = None
+    hidden: int | None = None
+    vocabulary: int | None = None
     cache_dtype: str | None = None
     weights: int | None = None
     cache: int | None = None
@@ -130,6 +133,8 @@ def _answer(found: dict[str, Any]) -> Answer:
         auto_length=found.get("auto_length") is True,
         batched_tokens=_count(found, "batched_tokens"),
         sequences=_count(found, "sequences"),
+        hidden=_count(found, "hidden"),
+        vocabulary=_count(found, "vocabulary"),
         cache_dtype=_word(found, "cache_dtype"),
         weights=_count(found, "weights"),
         cache=_count(found, "cache"),

@@ -91,7 +91,7 @@ def rehearse(request: dict[str, Any], words: list[str], answer: dict[str, Any]) 
     arguments = stage("arguments", parse, words)
     answer["vllm"] = text(importlib.import_module("vllm").__version__)
     config = stage("configuration", configure, arguments)
-    describe(config, answer)
+    stage("configuration", describe, config, answer)
     try:
         workers = stage("model", build, config, answer)
         engine = stage("cache", weigh_cache, config, [specs for _, specs in workers], answer)
@@ -176,6 +176,8 @@ def describe(config: Any, answer: dict[str, Any]) -> None:
         ranks={name: count(size(parallel)) for name, size in GROUPS.items()},
         cache_dtype=text(cache.cache_dtype),
         prefix_caching=bool(cache.enable_prefix_caching),
+        hidden=count(model.get_hidden_size()),
+        vocabulary=count(model.get_vocab_size()),
         utilization=float(cache.gpu_memory_utilization),
         cache_bytes=count(cache.kv_cache_memory_bytes or 0) or None,
     )
