@@ -191,6 +191,11 @@ def build(config: Any, answer: dict[str, Any]) -> list[tuple[int, dict[str, Any]
     parallel = config.parallel_config
     if getattr(parallel, "nnodes", 1) > 1:
         raise UnknownError("several hosts as one vLLM are not rehearsed")
+    for name in ("enable_elastic_ep", "enable_eplb"):
+        if getattr(parallel, name, False):
+            raise UnknownError(f"{name} is not rehearsed")
+    if getattr(config, "engram_config", None) is not None and parallel.world_size > 1:
+        raise UnknownError("n-gram tables on several GPUs are not rehearsed")
     state = world_of_one()
     stages = range(parallel.pipeline_parallel_size)
     if len(stages) > 16:
