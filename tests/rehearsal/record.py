@@ -71,6 +71,14 @@ def config(name: str) -> dict[str, Any]:
         found["rope_scaling"] = _ROPE.get(rope.get("rope_type"), {}) | rope
     if plain != name:
         del found["quantization_config"]
+    quantized = found.get("quantization_config", {})
+    for group in quantized.get("config_groups", {}).values():
+        weights = group["weights"]
+        quantized["format"] = "pack-quantized"
+        if weights["num_bits"] == 8:
+            quantized["format"] = f"{weights['type']}-quantized"
+            kind = {"num_bits": 8, "type": weights["type"], "strategy": "token"}
+            group["input_activations"] = kind | {"dynamic": True, "symmetric": True}
     return found
 
 

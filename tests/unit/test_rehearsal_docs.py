@@ -6,8 +6,9 @@ import pytest
 
 from tests.rehearsal import docs, record
 
-#: vLLM's own log on a card differs from the rehearsal by more than the bound, and why.
-OUTLIERS: dict[tuple[str, str], str] = {}
+#: Models whose logs on cards differ by more: kernels there fill up the experts' widths, which the
+#: CPU build's class does not (docs/rehearsal.md).
+PADDED = ("gpt-oss-20b", "gpt-oss-120b")
 
 
 def test_the_document_has_what_was_recorded() -> None:
@@ -29,8 +30,7 @@ def test_weights_are_as_large_as_published_files(row: docs.Row) -> None:
 
 @pytest.mark.parametrize("one", list(docs.logged()), ids=lambda one: f"{one.model} {one.figure}")
 def test_figures_are_those_that_cards_logged(one: docs.Logged) -> None:
-    if (one.model, one.figure) not in OUTLIERS:
-        assert abs(one.error) < 0.03
+    assert abs(one.error) < (0.08 if one.model in PADDED and "weights" in one.figure else 0.03)
 
 
 def test_every_model_of_the_table_was_asked() -> None:
