@@ -110,7 +110,8 @@ def _published(folder: Path) -> Iterator[dict[str, Any]]:
     for name, entry in published().items():
         model = f"model-{safe(name)}"
         _model(folder, model, entry["config"])
-        yield _plain(model)
+        # Their files have a folder that says so, beside config.json.
+        yield _plain(model, *(["--runner", "pooling"] if entry["kind"] == "embedding" else []))
 
 
 def _logged(folder: Path) -> Iterator[dict[str, Any]]:

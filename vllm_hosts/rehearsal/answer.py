@@ -102,12 +102,15 @@ def read(output: str | bytes, mark: str, code: int = 0) -> Answer:
 
     :param mark: the request's; what stands between two of them is the answer.
     :param code: the exit status of ``docker run``.
+    :raises ValueError: the request had no mark.
     """
     if isinstance(output, bytes):
         output = output.decode(errors="replace")
+    if not mark:
+        raise ValueError("a request without a mark has no answer")
     before, first, rest = output.partition(mark)
     text, second, _ = rest.partition(mark)
-    if not (mark and first and second):
+    if not (first and second):
         if code in _CUT_OFF:
             return unrehearsed(_CUT_OFF[code])
         said = clean(before.strip()[-300:]) or "it printed nothing"

@@ -8,8 +8,11 @@ from enum import Enum
 
 from vllm_hosts.rehearsal.answer import Answer, Room
 from vllm_hosts.settings import Agent
+from vllm_hosts.text import clean
 
 _GIB = 1 << 30
+#: Characters of vLLM's own sentence.
+_SAID = 500
 #: Arguments that settings of their own become; all others stand in ``extra_args``.
 _SETTINGS = {
     "--max-model-len": "max_model_len",
@@ -29,7 +32,7 @@ _ABOUT = (
     (r"max_model_len|max seq len|max_position_embeddings", "max_model_len"),
     (r"kv.cache.dtype|cache_dtype", "--kv-cache-dtype"),
     (r"lora", "--enable-lora"),
-    (r"[Mm]odel architectures? |model type `|Transformers does not recognize", "model"),
+    (r"model architectures? |model type `|Transformers does not recognize", "model"),
     (r"tensor.parallel|attention heads|not divisible", "tensor_parallel_size"),
     (r"quantiz|ScaledMM|kernel", "quantization"),
     (r"gpu_memory_utilization|KV cache|memory", "max_model_len"),
@@ -66,7 +69,8 @@ def verdict(agent: Agent, answer: Answer) -> Verdict:
     name = f"agent {agent.name!r}"
     version = f"vLLM {answer.vllm}" if answer.vllm else "vLLM"
     if answer.refused is not None:
-        said = answer.refused.sentence.rstrip(". ")
+        # vLLM lists all that it knows; whoever mistyped one word needs the beginning.
+        said = clean(answer.refused.sentence, _SAID).rstrip(". ")
         return Verdict(
             Outcome.REFUSED,
             f"{name}: {version} would not start with this: {said}; change"
@@ -121,7 +125,7 @@ def setting(agent: Agent, sentence: str) -> str:
         if found in _SETTINGS and sentence.startswith(("argument", "ambiguous", "expected")):
             return _SETTINGS[found]
     for pattern, about in _ABOUT:
-        if re.search(pattern, sentence):
+        if re.search(pattern, sentence, re.IGNORECASE):
             if about.startswith("--"):
                 return f"extra_args ({about})"
             if about == "model":
