@@ -224,6 +224,13 @@ def test_a_model_that_is_accepted() -> None:
         ("architecture", {}, "are not supported for now", "vllm.image"),
         ("model_type", {}, "does not recognize this architecture", "vllm.image"),
         ("quantization", {"quantization": "none-such"}, "quantization", "quantization"),
+        ("bitsandbytes", {"quantization": "bitsandbytes"}, "Unknown quantization", "quantization"),
+        (
+            "online_config",
+            {"extra_args": ["--quantization-config", '{"linear": {"weight": "fp8_per_channel"}}']},
+            "unknown quantization name 'fp8_per_channel'",
+            "--quantization-config",
+        ),
         ("online_mxfp8", {"quantization": "mxfp8"}, "Failed to find a kernel", "quantization"),
         ("heads", {"gpus": [0, 1, 2], "tensor_parallel_size": 3}, "divisible", "tensor_parallel"),
         (
@@ -264,6 +271,7 @@ def test_what_vllm_refuses_is_one_sentence_of_its_own_with_the_way_out(
         "window",
         "mla",
         "kernel",
+        "blocks",
     ],
 )
 def test_what_vllm_takes_is_refused_by_nobody(name: str) -> None:
