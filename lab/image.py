@@ -170,7 +170,7 @@ def _slim(root: Path) -> None:
     # only. Its operators, which nothing here calls, are then missing, and describing them to torch
     # would end the import.
     vision = site / "torchvision"
-    (vision / "_C.so").unlink()
+    (vision / "_C.so").unlink(missing_ok=True)
     (vision / "_meta_registrations.py").write_text("")
     for path in (
         "usr/share/doc",
