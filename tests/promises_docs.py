@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.lab.sabotage import SABOTAGE, UNBROKEN
 from tests.made import replaced
-from vllm_hosts.promises import promises
+from vllm_hosts.verify.promises import promises
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "security-model.md"
 START = "<!-- made by python -m tests.promises_docs -->\n"

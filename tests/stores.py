@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from vllm_hosts.atomic import private_folder
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.keys.files import private_folder
 from vllm_hosts.keys.model import Content, new_content
-from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.keys.pki import LocalCa, utc_now
 
 
 def made(store: KeyStore) -> Content:

@@ -15,18 +15,18 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from pyinfra_cli.util import load_deploy_file
 
-from vllm_hosts import run
-from vllm_hosts.changes import NOT_SHOWN, NOT_TEXT, changed_lines
-from vllm_hosts.connections import connect_as_root
+from vllm_hosts.connect.hosts import connect_as_root
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import has_ended
 from vllm_hosts.facts.tree import FileTexts
-from vllm_hosts.inventory import load
+from vllm_hosts.host.changes import NOT_SHOWN, NOT_TEXT, changed_lines
+from vllm_hosts.host.files import Cause, File, cause
 from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.differences import Difference, listening
+from vllm_hosts.project import run
+from vllm_hosts.project.inventory import load
 from vllm_hosts.text import clean
-from vllm_hosts.tree import Cause, File, cause
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,16 @@ from functools import partial
 from pyinfra.api.deploy import deploy
 
 from roles.assertions.plan import edge_problems, env_problems, reachable_problems
-from vllm_hosts import probe, run
 from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import SshPorts
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host import probe
+from vllm_hosts.host.sockets import unexpected_sockets
 from vllm_hosts.operations.checks import promise_kept, said
-from vllm_hosts.run import Current
+from vllm_hosts.project import run
+from vllm_hosts.project.run import Current
 from vllm_hosts.settings.exposure import exposed
-from vllm_hosts.sockets import unexpected_sockets
 
 
 @deploy("Assertions")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from vllm_hosts.probe import Answer
+from vllm_hosts.host.files import Found
+from vllm_hosts.host.probe import Answer
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.tree import Found
 
 #: Routes that vLLM serves without asking for its key (vLLM 0.32, run), and ones that control it.
 FORBIDDEN = (

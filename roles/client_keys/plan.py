@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vllm_hosts.facts.tree import DEPLOYED, STAMPS
+from vllm_hosts.host.files import Entry, File, Folder
+from vllm_hosts.host.paths import DEPLOYED, EDGE_FOLDER, STAMPS
+from vllm_hosts.host.render import render
 from vllm_hosts.keys import ClientKey
-from vllm_hosts.paths import EDGE_FOLDER
-from vllm_hosts.render import render
-from vllm_hosts.tree import Entry, File, Folder
 
 STAMP = "client-keys"
 SCRIPT = "/usr/local/lib/vllm-hosts/expire-client-keys"

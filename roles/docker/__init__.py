@@ -19,13 +19,13 @@ from roles.docker.plan import (
     daemon_settings,
     distro_packages,
 )
-from vllm_hosts import run
-from vllm_hosts.archives import docker_archive
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.release import OsRelease
-from vllm_hosts.operations.apt import Archive, archive_present, packages_present
+from vllm_hosts.host.archives import Archive, docker_archive
+from vllm_hosts.operations.apt import archive_present, packages_present
 from vllm_hosts.operations.docker import NOTE_RUNNING, compose_available, daemon_configured
+from vllm_hosts.project import run
 from vllm_hosts.settings import Docker
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_hosts.facts.release import Release
+from vllm_hosts.host.release import Release
 from vllm_hosts.settings import Docker
 
 CE_PACKAGES = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vllm_hosts.paths import EDGE_LOGS
-from vllm_hosts.render import render
+from vllm_hosts.host.files import Entry, File, Folder
+from vllm_hosts.host.paths import EDGE_LOGS
+from vllm_hosts.host.render import render
 from vllm_hosts.settings.edge import Edge
 from vllm_hosts.settings.types import in_bytes
-from vllm_hosts.tree import Entry, File, Folder
 
 LOGS = tuple(f"{EDGE_LOGS}/{name}.log" for name in ("access", "error"))
 #: Where nginx complains about itself, such as about connections that it does not have. No request

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
-from vllm_hosts.facts.firewall import Surroundings
-from vllm_hosts.render import render
+from vllm_hosts.host.files import Entry, File, Folder
+from vllm_hosts.host.firewall import Surroundings
+from vllm_hosts.host.render import render
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX, CONTAINER_PORT, FETCHING
-from vllm_hosts.tree import Entry, File, Folder
 
 RULES = "/etc/vllm-hosts/firewall.nft"
 UNIT = "vllm-hosts-firewall.service"

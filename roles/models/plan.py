@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from vllm_hosts.hub.model import HubModel
-from vllm_hosts.operations.hub import Download
-from vllm_hosts.operations.model_copy import Copy
-from vllm_hosts.paths import models_folder
+from vllm_hosts.host.files import Folder
+from vllm_hosts.host.paths import models_folder
+from vllm_hosts.hub.model import Copy, Download, HubModel
 from vllm_hosts.settings import Agent, HostSettings
-from vllm_hosts.tree import Folder
 
 #: What agents set for their own way to the hub is taken for the download too.
 _NETWORK = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_HUB_DOWNLOAD_TIMEOUT"}

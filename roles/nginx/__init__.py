@@ -21,25 +21,21 @@ from pyinfra.api.deploy import deploy
 from roles.nginx.connections import LIMITS_CONF, connection_entries
 from roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
 from roles.nginx.trial import trial_entries
-from vllm_hosts import paths, run
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.nginx import (
-    MAIN_CONF,
-    EdgeState,
-    MainConf,
-    Nginx,
-    NginxMainConf,
-    NginxState,
-)
-from vllm_hosts.facts.nginx_sites import NginxSites, Sites
+from vllm_hosts.facts.nginx import EdgeState, Nginx, NginxMainConf, NginxState
+from vllm_hosts.facts.nginx_sites import NginxSites
+from vllm_hosts.host import paths
+from vllm_hosts.host.files import Entry, differing
+from vllm_hosts.host.nginx import MAIN_CONF, MainConf
+from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.edge import RELOAD, RELOADED
 from vllm_hosts.operations.edge_trial import configuration_accepted
 from vllm_hosts.operations.service import nginx_enabled
 from vllm_hosts.operations.tree import tree_synced
-from vllm_hosts.run import Current
-from vllm_hosts.tree import Entry, differing
+from vllm_hosts.project import run
+from vllm_hosts.project.run import Current
 
 #: Debian 13's: what a plan assumes while nginx is not installed yet.
 _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))

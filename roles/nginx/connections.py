@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.nginx import MAIN_CONF, MainConf
+from vllm_hosts.host.files import Absent, Entry, File
+from vllm_hosts.host.nginx import MAIN_CONF, MainConf
 from vllm_hosts.settings.edge import Edge
-from vllm_hosts.tree import Absent, Entry, File
 
 #: Loaded by Debian's and Ubuntu's nginx.conf outside of any block.
 LIMITS_CONF = "/etc/nginx/modules-enabled/00-vllm-hosts-limits.conf"

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from roles.nginx.routes import browser_paths, encoded_models, model_routes, routes
-from vllm_hosts import paths
 from vllm_hosts.errors import HostError
+from vllm_hosts.host import paths
+from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
+from vllm_hosts.host.probe import host_header
+from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.operations.edge import INTERNAL_MAP, TARGETS_MAP, internal_line
-from vllm_hosts.probe import host_header
-from vllm_hosts.render import render
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import CONTAINER_PORT
-from vllm_hosts.tree import Absent, Entry, File, Folder
 
 #: Mozilla's server side TLS guideline 6.0, intermediate.
 CIPHERS = (

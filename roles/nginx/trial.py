@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vllm_hosts import paths
-from vllm_hosts.operations.edge_trial import TRIAL_FOLDER
-from vllm_hosts.pki import LocalCa, utc_now
+from vllm_hosts.host import paths
+from vllm_hosts.host.files import Entry, File
+from vllm_hosts.host.nginx import TRIAL_FOLDER
+from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.tree import Entry, File
 
 
 def trial_entries(settings: HostSettings, entries: Sequence[Entry]) -> list[Entry]:

@@ -24,14 +24,13 @@ from roles.nvidia_driver.plan import (
     reboot_reason,
     refusals,
 )
-from vllm_hosts import run
 from vllm_hosts.facts import look
 from vllm_hosts.facts.gpu import GpuState
 from vllm_hosts.facts.release import OsRelease
-from vllm_hosts.gpus import silent, unusable
+from vllm_hosts.host.driver import Install
+from vllm_hosts.host.gpus import silent, unusable
 from vllm_hosts.operations.checks import no_problems, promise_kept
 from vllm_hosts.operations.driver import (
-    Install,
     driver_answers,
     driver_held,
     driver_installed,
@@ -39,6 +38,7 @@ from vllm_hosts.operations.driver import (
     persistence_runs,
 )
 from vllm_hosts.operations.tree import tree_synced
+from vllm_hosts.project import run
 from vllm_hosts.settings import HostSettings, Nvidia
 
 

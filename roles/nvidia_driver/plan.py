@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.gpu import GpuHost
-from vllm_hosts.facts.release import Release
-from vllm_hosts.nvidia_smi import cause, reboot_helps
-from vllm_hosts.pci import ARCHITECTURES, PciDevice
-from vllm_hosts.render import render
+from vllm_hosts.host.files import Entry, File
+from vllm_hosts.host.gpus import GpuHost
+from vllm_hosts.host.nvidia_smi import cause, reboot_helps
+from vllm_hosts.host.pci import ARCHITECTURES, PciDevice
+from vllm_hosts.host.release import Release
+from vllm_hosts.host.render import render
 from vllm_hosts.settings import HostSettings, Nvidia
-from vllm_hosts.tree import Entry, File
 
 NOUVEAU = "/etc/modprobe.d/vllm-hosts-nouveau.conf"
 UPGRADES = "/etc/apt/apt.conf.d/51vllm-hosts-nvidia"

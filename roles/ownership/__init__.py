@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from vllm_hosts import run
 from vllm_hosts.operations.ownership import not_anothers, owned
+from vllm_hosts.project import run
 
 
 @deploy("Ownership")

@@ -12,23 +12,24 @@ from pyinfra.api.deploy import deploy
 
 from roles.preflight.memory import memory
 from roles.preflight.plan import archives, folders, notes, own_folders, problems
-from vllm_hosts import run
 from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, model_folders, models_of
-from vllm_hosts.docker_unit import unit_problems
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptSourceFiles
 from vllm_hosts.facts.docker import DockerUnit, OwnPorts
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
-from vllm_hosts.facts.system import System, SystemState
+from vllm_hosts.facts.system import SystemState
+from vllm_hosts.host.docker_unit import unit_problems
+from vllm_hosts.host.nginx_sites import site_ports, site_problems
+from vllm_hosts.host.sockets import strangers
+from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
-from vllm_hosts.nginx_sites import site_ports, site_problems
 from vllm_hosts.operations.checks import no_problems, say
+from vllm_hosts.project import run
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.sockets import strangers
 
 #: The hub is asked about a model that the host does not have, once in a week. A hub that is not
 #: there costs this long, once in an hour.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from shlex import quote
 
-from vllm_hosts.archives import archive_problems
-from vllm_hosts.docker_there import docker_problems
-from vllm_hosts.facts.release import Release
-from vllm_hosts.facts.system import Listener, System
-from vllm_hosts.gpus import silent, unusable
-from vllm_hosts.paths import model_folder
+from vllm_hosts.host.archives import archive_problems
+from vllm_hosts.host.docker_there import docker_problems
+from vllm_hosts.host.gpus import silent, unusable
+from vllm_hosts.host.paths import model_folder
+from vllm_hosts.host.release import Release
+from vllm_hosts.host.sockets import holder, pids
+from vllm_hosts.host.system import Listener, System
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
-from vllm_hosts.sockets import holder, pids
 
 SUPPORTED = {
     ("debian", "12"): "Debian 12",

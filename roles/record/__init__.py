@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from vllm_hosts import run
+from vllm_hosts.agents.prune import old_images_named
 from vllm_hosts.keys.beside import shown
-from vllm_hosts.operations.images import old_images_named
 from vllm_hosts.operations.record import deployed_noted
+from vllm_hosts.project import run
 
 
 @deploy("Record")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from vllm_hosts.host.files import Entry, File, Folder
+from vllm_hosts.host.paths import key_variable
+from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.paths import key_variable
-from vllm_hosts.render import render
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.tree import Entry, File, Folder
 
 
 def secret_entries(settings: HostSettings, keys: HostKeys) -> list[Entry]:

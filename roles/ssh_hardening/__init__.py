@@ -10,8 +10,8 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 
 from roles.ssh_hardening.plan import ssh_entries
-from vllm_hosts import run
 from vllm_hosts.operations.ssh import passwords_refused, sshd_configured
+from vllm_hosts.project import run
 
 
 @deploy("SSH hardening")

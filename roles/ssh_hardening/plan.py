@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vllm_hosts.render import render
+from vllm_hosts.host.files import Absent, Entry, File
+from vllm_hosts.host.render import render
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.tree import Absent, Entry, File
 
 #: First in its folder: sshd keeps the first value that it reads.
 PATH = "/etc/ssh/sshd_config.d/00-vllm-hosts.conf"

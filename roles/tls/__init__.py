@@ -13,15 +13,15 @@ from functools import partial
 from pyinfra.api.deploy import deploy
 
 from roles.tls.plan import from_files, from_local_ca, reason
-from vllm_hosts import run
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tls import HostCertificate
+from vllm_hosts.host.files import Entry
+from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.operations.checks import say
 from vllm_hosts.operations.tree import tree_synced
-from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
-from vllm_hosts.pki import utc_now
-from vllm_hosts.run import Current
-from vllm_hosts.tree import Entry
+from vllm_hosts.project import run
+from vllm_hosts.project.run import Current
 
 
 @deploy("TLS")

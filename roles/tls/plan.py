@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from vllm_hosts.facts.tls import Certificate
-from vllm_hosts.paths import TLS_CERTIFICATE, TLS_FOLDER, TLS_KEY
-from vllm_hosts.pki import LocalCa, reason_to_renew
+from vllm_hosts.host.certificates import Certificate
+from vllm_hosts.host.files import Entry, File, Folder, Kept
+from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_FOLDER, TLS_KEY
+from vllm_hosts.keys.pki import LocalCa, reason_to_renew
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.tree import Entry, File, Folder, Kept
 
 
 def reason(

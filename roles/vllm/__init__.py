@@ -13,14 +13,15 @@ from functools import partial
 from pyinfra.api.deploy import deploy
 
 from roles.vllm.plan import PROJECT, compose_entry, folders, peers, variables
-from vllm_hosts import probe, run
-from vllm_hosts.agent_changes import Definition
 from vllm_hosts.facts import look
 from vllm_hosts.facts.system import HostMemory
+from vllm_hosts.host import probe
+from vllm_hosts.host.agent_changes import Definition
 from vllm_hosts.operations.compose import Agents, agents_announced, agents_running
 from vllm_hosts.operations.healthy import agents_healthy
 from vllm_hosts.operations.tree import tree_synced
-from vllm_hosts.run import Current
+from vllm_hosts.project import run
+from vllm_hosts.project.run import Current
 
 
 @deploy("vLLM")

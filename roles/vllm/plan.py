@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.host.paths import PROJECT as PROJECT
+from vllm_hosts.host.paths import agents_folder, compose_overrides, key_variable, models_folder
+from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.paths import PROJECT as PROJECT
-from vllm_hosts.paths import agents_folder, compose_overrides, key_variable, models_folder
-from vllm_hosts.render import render
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.cells import Cell
 from vllm_hosts.settings.types import in_bytes
-from vllm_hosts.tree import Absent, Entry, File, Folder
 
 #: vLLM's drain ends with the process's own shutdown: seconds, or most of a minute where another
 #: agent has the processors (37 s seen). Docker waits no longer than it takes.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from vllm_hosts import run
+from vllm_hosts.agents.prune import images_noted
 from vllm_hosts.operations.docker import image_present
 from vllm_hosts.operations.image import image_above_floor
-from vllm_hosts.operations.images import images_noted
+from vllm_hosts.project import run
 
 
 @deploy("vLLM image")

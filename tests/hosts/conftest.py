@@ -19,15 +19,15 @@ from pydantic import SecretStr
 from testinfra.host import Host
 
 from tests.hosts.looks import Outside, asked_of
-from vllm_hosts import probe
-from vllm_hosts.controller import client_ca_file
+from vllm_hosts.connect.testinfra import Hosts
 from vllm_hosts.errors import HostError, SettingsError
-from vllm_hosts.inventory import load, neighbours, validate
+from vllm_hosts.host import probe
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.keys.sources import taken
-from vllm_hosts.report.collect import Collector
+from vllm_hosts.project.inventory import load, neighbours, validate
 from vllm_hosts.settings import Agent, HostSettings
-from vllm_hosts.testing import Hosts
+from vllm_hosts.verify.report.collect import Collector
 
 
 @dataclass
@@ -137,7 +137,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if not asked:
         return
     process = subprocess.Popen(
-        [sys.executable, "-m", "vllm_hosts.outside.look"],
+        [sys.executable, "-m", "vllm_hosts.verify.outside.look"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

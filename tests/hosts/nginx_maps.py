@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.paths import EDGE_FOLDER
+from vllm_hosts.host.paths import EDGE_FOLDER
 
 #: `nginx -T` prints every file that it includes. Of those, and of every map from the header, one
 #: line for each entry: its file, the digest of the header that it asks for, and the client. Scopes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from vllm_hosts.paths import EDGE_FOLDER, TLS_FOLDER
+from vllm_hosts.host.paths import EDGE_FOLDER, TLS_FOLDER
 from vllm_hosts.settings import Agent, HostSettings
 
 

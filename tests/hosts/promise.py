@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from vllm_hosts.promises import promises
+from vllm_hosts.verify.promises import promises
 
 F = TypeVar("F", bound=Callable[..., object])
 

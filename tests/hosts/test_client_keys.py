@@ -13,8 +13,8 @@ from roles.client_keys.plan import SCRIPT, TIMER
 from tests.hosts import nginx_maps
 from tests.hosts.conftest import Edge, Verified
 from tests.hosts.promise import promise
+from vllm_hosts.host.paths import EDGE_FOLDER, TLS_KEY
 from vllm_hosts.keys import HostKeys, KeyStore
-from vllm_hosts.paths import EDGE_FOLDER, TLS_KEY
 from vllm_hosts.settings import HostSettings
 
 #: Keys that are tried at the edge itself; every one of them is a request.

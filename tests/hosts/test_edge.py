@@ -11,8 +11,8 @@ from testinfra.host import Host
 from tests.hosts.conftest import Edge
 from tests.hosts.looks import Outside, edge_statuses
 from tests.hosts.promise import promise
-from vllm_hosts import probe
 from vllm_hosts.errors import HostError
+from vllm_hosts.host import probe
 from vllm_hosts.settings import Agent, HostSettings
 
 #: Routes of vLLM that clients have no business with; several of them ask for no key.

@@ -10,8 +10,8 @@ from testinfra.host import Host
 
 from tests.hosts.conftest import Verified
 from tests.hosts.promise import promise
+from vllm_hosts.host.paths import STORE_MARK
 from vllm_hosts.keys import KeyStore
-from vllm_hosts.paths import STORE_MARK
 from vllm_hosts.settings import HostSettings
 
 #: Seconds that a host's clock may differ from the controller's.

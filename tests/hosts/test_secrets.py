@@ -9,7 +9,7 @@ from testinfra.host import Host
 
 from tests.hosts.promise import promise
 from tests.hosts.secret_search import with_a_secret
-from vllm_hosts.paths import EDGE_FOLDER, TLS_KEY
+from vllm_hosts.host.paths import EDGE_FOLDER, TLS_KEY
 from vllm_hosts.settings import HostSettings
 
 #: All of them: the journal is searched by its own program, and lastlog is a table with holes, as

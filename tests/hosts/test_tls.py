@@ -15,10 +15,10 @@ from testinfra.host import Host
 from tests.hosts.conftest import Edge
 from tests.hosts.looks import Outside
 from tests.hosts.promise import promise
-from vllm_hosts.ending import left, to_do
 from vllm_hosts.errors import HostError, SettingsError
+from vllm_hosts.host.paths import TLS_CERTIFICATE
 from vllm_hosts.keys.authority import ca_warnings
-from vllm_hosts.paths import TLS_CERTIFICATE
+from vllm_hosts.keys.ending import left, to_do
 from vllm_hosts.settings import HostSettings
 
 

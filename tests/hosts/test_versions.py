@@ -11,8 +11,8 @@ from testinfra.host import Host
 from roles.nvidia_container_toolkit.plan import PACKAGES
 from tests.hosts.promise import promise
 from vllm_hosts.errors import HostError
-from vllm_hosts.floors import floors, holes
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.verify.advisories import floors, holes
 
 Noted = Callable[[str, str], None]
 

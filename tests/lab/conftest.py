@@ -15,9 +15,9 @@ from lab import hosts as lab_hosts
 from lab import layout
 from tests.lab.deploys import ROOT, Run, deploy
 from tests.lab.watch import ArgumentWatch
-from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import KeyStore, model
-from vllm_hosts.pki import utc_now
+from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.project.inventory import load, validate
 from vllm_hosts.settings import HostSettings
 
 INVENTORY = ROOT / "inventory" / "lab.py"

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.lab.conftest import HOSTS, Deployed
-from vllm_hosts import probe
+from vllm_hosts.host import probe
 
 
 def client(

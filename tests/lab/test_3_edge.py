@@ -21,7 +21,7 @@ from lab import layout
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import changes, deploy
 from tests.stores import kept_ca
-from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
 
 
 def chat(deployed: Deployed, **changes: Any) -> requests.Response:

@@ -12,7 +12,7 @@ from lab import hosts as lab_hosts
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, command, deploy
 from tests.lab.sabotage import SABOTAGE, UNBROKEN, Sabotage, rounds
-from vllm_hosts.promises import promises
+from vllm_hosts.verify.promises import promises
 
 #: Promises whose looks take seconds and that few rows are about.
 _SLOW = ("EDGE-12",)

@@ -14,7 +14,7 @@ from lab import layout
 from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, changes, deploy
-from vllm_hosts.operations.edge_trial import TRIAL_FOLDER
+from vllm_hosts.host.nginx import TRIAL_FOLDER
 
 LAST = "The edge answers only to keys, on its own paths"
 

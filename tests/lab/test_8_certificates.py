@@ -15,9 +15,9 @@ from lab import layout
 from tests.lab.conftest import HOSTS, INVENTORY, Deployed
 from tests.lab.deploys import Run, changes, command, deploy
 from tests.lab.traffic import Traffic, began
-from vllm_hosts import probe
+from vllm_hosts.host import probe
+from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.keys import KeyStore
-from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
 
 pytestmark = pytest.mark.nightly
 LAB = "inventory/lab.py"

@@ -14,7 +14,7 @@ from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, command, deploy
 from tests.lab.doctor_faults import FAULTS, NO_WORDS, RECORDED, Fault, prints
 from tests.lab.sabotage.parts import RELOAD
-from vllm_hosts import probe
+from vllm_hosts.host import probe
 
 #: Agent spare has too little of its card, by the memory plan.
 LITTLE = {"hosts": {"gpu1": {"agents": [AGENTS[0], AGENTS[1] | {"gpu_memory_utilization": 0.001}]}}}

@@ -17,7 +17,7 @@ from tests.lab.conftest import HOSTS, INVENTORY, Deployed
 from tests.lab.deploys import TWINS, Run, changes, command, deploy
 from tests.lab.traffic import Traffic, began
 from vllm_hosts.keys import KeyStore, model
-from vllm_hosts.pki import utc_now
+from vllm_hosts.keys.pki import utc_now
 
 LAB = "inventory/lab.py"
 #: Limits that the traffic of these tests stays under.

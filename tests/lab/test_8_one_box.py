@@ -107,10 +107,10 @@ def seen_from_elsewhere(found: Run) -> None:
     way = re.search(r"ssh OTHER (python3 - '[^']+' < vllm_hosts/outside/scan\.py)", flat)
     assert way is not None, flat[-3000:]
     # From the neighbour, which has the file that ssh would send it.
-    scan = ROOT / "vllm_hosts/outside/scan.py"
+    scan = ROOT / "vllm_hosts/verify/outside/scan.py"
     there = lab_hosts.root(layout.NEIGHBOUR.name) / "root/scan.py"
     there.write_text(scan.read_text())
-    look = way[1].replace("vllm_hosts/outside/scan.py", "/root/scan.py")
+    look = way[1].replace("vllm_hosts/verify/outside/scan.py", "/root/scan.py")
     seen = json.loads(lab_hosts.run(layout.NEIGHBOUR.name, look, timeout=120).stdout)
     there.unlink()
     assert {tuple(one["tcp"]) for one in seen} == {(80, 443)}

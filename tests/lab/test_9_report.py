@@ -13,7 +13,7 @@ import pytest
 
 from lab.recipe import ensure_packages
 from tests.unit.test_report import host, report
-from vllm_hosts.report.collect import html
+from vllm_hosts.verify.report.collect import html
 
 SCRIPT = Path(__file__).with_name("in_chromium.py")
 GOOD: dict[str, list[str]] = {"asked": [], "said": [], "wide": [], "axe": []}

@@ -22,7 +22,7 @@ from vllm_hosts.doctor.seen import (
     Said,
     Seen,
 )
-from vllm_hosts.pki import Issued, LocalCa
+from vllm_hosts.keys.pki import Issued, LocalCa
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 _CA = LocalCa.create("test", NOW - timedelta(days=90))

@@ -113,7 +113,7 @@ def _serve() -> Callable[[], object] | None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from pyinfra_cli.main import main as pyinfra
 
-    from vllm_hosts.cli import main as vllm_hosts
+    from vllm_hosts.cli.main import main as vllm_hosts
 
     gc.freeze()
     programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}

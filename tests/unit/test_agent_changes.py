@@ -10,7 +10,10 @@ from pydantic import SecretStr
 from roles.vllm.plan import compose_entry, variables
 from tests.unit.fakes import docker
 from tests.unit.samples import QWEN, settings
-from vllm_hosts.agent_changes import (
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.compose import ComposeProject
+from vllm_hosts.facts.docker import AgentsServed, Served
+from vllm_hosts.host.agent_changes import (
     Change,
     Definition,
     changes,
@@ -19,12 +22,10 @@ from vllm_hosts.agent_changes import (
     serving,
     with_new_key,
 )
-from vllm_hosts.facts.base import END
-from vllm_hosts.facts.compose import ComposeProject, Container, Project
-from vllm_hosts.facts.docker import AgentsServed, Served
+from vllm_hosts.host.compose import Container, Project
+from vllm_hosts.host.files import File
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations.outage import out_for
-from vllm_hosts.tree import File
 
 KEY = SecretStr("key-of-qwen-0123456789")
 DEFINITION = Definition(

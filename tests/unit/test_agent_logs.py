@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.fakes import docker
+from vllm_hosts.agents.logs import Reader, fresh
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine, Logs
 from vllm_hosts.facts.base import END
-from vllm_hosts.operate.logs import Reader, fresh
 
 A_MINUTE = timedelta(minutes=1)
 INTERNAL = "sk-internal-of-the-host_1"

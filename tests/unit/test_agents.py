@@ -14,12 +14,12 @@ from rich.console import Console
 
 from tests.unit.fakes import docker, inspected
 from tests.unit.samples import QWEN, settings
+from vllm_hosts.agents import actions as operations
+from vllm_hosts.agents.actions import Plan, planned, restart
+from vllm_hosts.agents.status import status_json, status_table
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentDetails, AgentsInspected
 from vllm_hosts.facts.base import END
-from vllm_hosts.operate.status import status_json, status_table
-from vllm_hosts.operations import agents as operations
-from vllm_hosts.operations.agents import Plan, planned, restart
 from vllm_hosts.operations.edge import taken_up
 
 TWIN = QWEN | {"name": "twin", "port": 8002, "gpus": [1], "served_model_name": "qwen"}

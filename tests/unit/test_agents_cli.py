@@ -319,10 +319,10 @@ class TestAfterAnEdit:
         program.write_text(
             f"#!{sys.executable}\n"
             "from vllm_hosts.facts import tree\n"
-            "from vllm_hosts.operate import edited\n"
+            "from vllm_hosts.agents import edited\n"
             f"tree.DEPLOYED = {str(state / 'deployed')!r}\n"
             f"edited.COPIES = {str(state / 'files')!r}\n"
-            "from vllm_hosts.cli import main\n"
+            "from vllm_hosts.cli.main import main\n"
             "main()\n"
         )
         program.chmod(0o755)

@@ -14,15 +14,15 @@ import pytest
 
 from roles.docker.plan import CE_STALE
 from tests.unit.driver_hosts import DEBIAN_13
-from vllm_hosts.apt_entries import Edit, in_the_way, is_source, mentioned
-from vllm_hosts.apt_sources import extended, offered, read
-from vllm_hosts.archives import docker_archive
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.tree import TreeFound
+from vllm_hosts.host.apt_entries import Edit, in_the_way, is_source, mentioned
+from vllm_hosts.host.apt_sources import extended, offered, read
+from vllm_hosts.host.archives import docker_archive
+from vllm_hosts.host.files import NOTHING, Absent, Entry, File
 from vllm_hosts.operations import apt
 from vllm_hosts.operations.apt import archive_script
 from vllm_hosts.settings import Docker
-from vllm_hosts.tree import NOTHING, Absent, Entry, File
 
 FOLDER = "/etc/apt/sources.list.d/"
 URL = "https://download.docker.com/linux/debian"

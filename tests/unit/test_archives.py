@@ -9,7 +9,7 @@ import pytest
 from roles.preflight.plan import archives
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
-from vllm_hosts.archives import docker_archive, driver_archive, toolkit_archive
+from vllm_hosts.host.archives import docker_archive, driver_archive, toolkit_archive
 
 FOLDER = "/etc/apt/sources.list.d/"
 DOCKER = "https://download.docker.com/linux/debian"

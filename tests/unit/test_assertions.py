@@ -6,8 +6,8 @@ import pytest
 
 from roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.probe import Answer
-from vllm_hosts.tree import NOTHING, Found
+from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.probe import Answer
 
 SETTINGS = settings(agents=[QWEN, CODER])
 ROOT = ("root", "0")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import time
 
-from vllm_hosts.changes import LINES, ONLY_MASKED, changed_lines
-from vllm_hosts.facts.tree import READ_AT_MOST, FileTexts
+from vllm_hosts.facts.tree import FileTexts
+from vllm_hosts.host.changes import LINES, ONLY_MASKED, changed_lines
+from vllm_hosts.host.files import READ_AT_MOST
 
 
 def test_lines_that_differ_with_one_around_them() -> None:

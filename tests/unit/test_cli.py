@@ -13,9 +13,9 @@ import pytest
 from tests.stores import made
 from tests.unit import samples
 from tests.unit.projects import AGENT, BIN, Project
-from vllm_hosts.cli import main
-from vllm_hosts.endpoints import endpoints
+from vllm_hosts.cli.main import main
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.project.endpoints import endpoints
 
 PROD = "inventory/prod.py"
 

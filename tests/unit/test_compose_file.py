@@ -13,7 +13,7 @@ from roles.vllm.plan import compose_entry, compose_file
 from roles.vllm.plan import folders as agents_folders
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.tree import Folder
+from vllm_hosts.host.files import Folder
 
 #: Bytes of a host.
 MEMORY = 125 << 30

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from roles.docker.plan import daemon_settings
 from roles.nvidia_container_toolkit.plan import RUNTIME
 from tests.golden import check_golden
-from vllm_hosts.daemon_json import merged
 from vllm_hosts.errors import HostError
+from vllm_hosts.host.daemon_json import merged
 from vllm_hosts.settings import Docker
 
 

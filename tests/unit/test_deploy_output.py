@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.unit.projects import Project
-from vllm_hosts import deploy_output
-from vllm_hosts.deploy_output import Brief, _listed
+from vllm_hosts.project import deploy_output
+from vllm_hosts.project.deploy_output import Brief, _listed
 
 DEPLOY = """
 from pyinfra.api.deploy import deploy

@@ -18,10 +18,10 @@ from tests.unit.test_tree_operation import apply, mode
 from vllm_hosts.facts import tree as facts
 from vllm_hosts.facts.base import HostFact
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.files import Absent, Cause, File, Found, cause, differing
 from vllm_hosts.operations import tree as operation
 from vllm_hosts.operations.record import unnoted
 from vllm_hosts.operations.tree import change, noting
-from vllm_hosts.tree import Absent, Cause, File, Found, cause, differing
 
 OLD, NEW = b"old\n", b"new\n"
 

@@ -10,8 +10,8 @@ import pytest
 from tests.unit.fakes import docker
 from tests.unit.samples import QWEN, settings
 from tests.unit.test_way_out import tells
-from vllm_hosts.docker_unit import Unit, unit_problems
 from vllm_hosts.facts.docker import DockerUnit
+from vllm_hosts.host.docker_unit import Unit, unit_problems
 
 FRAGMENT = """[Unit]
 Description=Docker Application Container Engine

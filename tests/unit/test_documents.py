@@ -10,8 +10,8 @@ import click
 import pytest
 
 from tests.unit.projects import ROOT
-from vllm_hosts.cli import main
-from vllm_hosts.promises import promises
+from vllm_hosts.cli.main import main
+from vllm_hosts.verify.promises import promises
 
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]

@@ -15,7 +15,7 @@ from tests.hosts.doors import wrong
 from tests.hosts.packets import Packet, Table
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.firewall import Surroundings
+from vllm_hosts.host.firewall import Surroundings
 
 EDGE = (33, "www-data")
 GOOD = """

@@ -36,13 +36,13 @@ from tests.unit.driver_hosts import (
     refused,
 )
 from tests.unit.test_gpu import smi
-from vllm_hosts.apt_sources import extended, read
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.gpu import GpuHost
-from vllm_hosts.facts.release import Release
-from vllm_hosts.nvidia_smi import parse
+from vllm_hosts.host.apt_sources import extended, read
+from vllm_hosts.host.files import Absent, Entry, File
+from vllm_hosts.host.gpus import GpuHost
+from vllm_hosts.host.nvidia_smi import parse
+from vllm_hosts.host.release import Release
 from vllm_hosts.settings import Nvidia
-from vllm_hosts.tree import Absent, Entry, File
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.unit.driver_hosts import (
     refused,
 )
 from tests.unit.test_gpu import smi
-from vllm_hosts.facts.release import Release
+from vllm_hosts.host.release import Release
 from vllm_hosts.operations.driver import matching, upstream
 from vllm_hosts.settings import Nvidia
 

@@ -19,10 +19,10 @@ from roles.nginx.plan import (
 from roles.secrets.plan import secret_entries
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.host.files import File
+from vllm_hosts.host.paths import EDGE_FOLDER as FOLDER
 from vllm_hosts.keys import ClientKey, HostKeys
-from vllm_hosts.paths import EDGE_FOLDER as FOLDER
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.tree import File
 
 DEBIAN_13 = NginxVersion((1, 26, 3), (3, 5, 0))
 UBUNTU_22 = NginxVersion((1, 18, 0), (3, 0, 2))

@@ -15,8 +15,9 @@ from roles.nginx.connections import (
 )
 from tests.unit.samples import settings
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.nginx import MAIN_CONF, MainConf, NginxMainConf
-from vllm_hosts.tree import Absent, File
+from vllm_hosts.facts.nginx import NginxMainConf
+from vllm_hosts.host.files import Absent, File
+from vllm_hosts.host.nginx import MAIN_CONF, MainConf
 
 #: As Debian 12 has it; Debian 13 and Ubuntu differ in what stands in http.
 DEBIAN = """user www-data;

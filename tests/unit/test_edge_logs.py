@@ -12,8 +12,8 @@ from roles.edge_logs.plan import LOGS, log_entries, logrotate_conf, rotate_scrip
 from tests.golden import check_golden
 from tests.unit.real_nginx import program
 from tests.unit.samples import settings
+from vllm_hosts.host.files import File, Folder
 from vllm_hosts.settings.types import in_bytes
-from vllm_hosts.tree import File, Folder
 
 EDGE = settings().edge
 SMALL = EDGE.model_copy(update={"log_max_size": "1k", "log_max_files": 3, "log_reserve": "1g"})

@@ -18,17 +18,18 @@ from roles.nginx.trial import trial_entries
 from tests.unit.projects import ROOT
 from tests.unit.real_nginx import program
 from tests.unit.samples import settings
-from vllm_hosts import paths
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.nginx import EdgeFound, EdgeState, MainConf, Nginx
-from vllm_hosts.facts.nginx_sites import Sites
+from vllm_hosts.facts.nginx import EdgeFound, EdgeState, Nginx
 from vllm_hosts.facts.tree import TreeFound
+from vllm_hosts.host import paths
+from vllm_hosts.host.files import NOTHING, Absent, Entry, File, Folder, Found
+from vllm_hosts.host.nginx import TRIAL_FOLDER, MainConf
+from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations import edge_trial as operation
 from vllm_hosts.operations.differences import listening
-from vllm_hosts.operations.edge_trial import TRIAL_FOLDER, sentences, trial
-from vllm_hosts.tree import NOTHING, Absent, Entry, File, Folder, Found
+from vllm_hosts.operations.edge_trial import sentences, trial
 
 SECRET = "INTERNAL-KEY-THAT-NOBODY-SEES"
 KEYS = HostKeys(internal=SecretStr(SECRET), clients=(), hf_token=None)

@@ -11,10 +11,10 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.facts.firewall import Loaded
 from vllm_hosts.facts.tree import TreeFound
+from vllm_hosts.host.files import File, Found
 from vllm_hosts.operations import driver, firewall, foreseen, ssh, tree
 from vllm_hosts.operations.edge import RELOADED
-from vllm_hosts.outlook import effects
-from vllm_hosts.tree import File, Found
+from vllm_hosts.project.outlook import effects
 
 ENTRY = File("/etc/x.conf", b"new\n")
 RIGHT = Found("f", 0o644, ("root", "0"), ("root", "0"), ENTRY.sha256)

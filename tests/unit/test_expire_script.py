@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_hosts.render import render
+from vllm_hosts.host.render import render
 
 ENDED, GOOD = '"aaa" "a"; # until 1\n', '"bbb" "b"; # until 9999999999\n'
 

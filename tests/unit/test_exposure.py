@@ -12,10 +12,10 @@ from roles.assertions.plan import reachable_problems
 from roles.firewall.plan import rules
 from roles.vllm.plan import compose_file
 from tests.unit.samples import settings
-from vllm_hosts.facts.firewall import Surroundings
+from vllm_hosts.host.firewall import Surroundings
+from vllm_hosts.host.sockets import unexpected_sockets
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
-from vllm_hosts.sockets import unexpected_sockets
 
 AROUND = Surroundings(33)
 

@@ -19,13 +19,14 @@ from vllm_hosts.facts.apt import (
     AptVersions,
 )
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.compose import ComposeProject, Container, Network
+from vllm_hosts.facts.compose import ComposeProject
 from vllm_hosts.facts.docker import DockerDaemon
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.compose import Container, Network
+from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.operations.docker import PULL_SUMMARY
-from vllm_hosts.tree import NOTHING, Found
 
 
 def test_tree_state_tells_kinds_apart() -> None:

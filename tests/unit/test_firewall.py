@@ -12,8 +12,9 @@ from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.firewall import HostSurroundings, Others, SshPorts, Surroundings
-from vllm_hosts.tree import File
+from vllm_hosts.facts.firewall import HostSurroundings, Others, SshPorts
+from vllm_hosts.host.files import File
+from vllm_hosts.host.firewall import Surroundings
 
 NARROW = settings(
     agents=[QWEN | {"egress": {"networks": ["198.51.100.0/24", "2001:db8:1::/48"]}}, CODER],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from packaging.version import Version
 
-from vllm_hosts.floors import floors, holes
 from vllm_hosts.settings.sections import VLLM_FLOOR
+from vllm_hosts.verify.advisories import floors, holes
 
 
 def cves(product: str, version: str, *mended: str) -> list[str]:

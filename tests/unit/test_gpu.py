@@ -11,10 +11,10 @@ from lab import gpu as lab_gpu
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.gpu import GpuHost, GpuState
-from vllm_hosts.gpus import silent, unusable
-from vllm_hosts.nvidia_smi import QUERY, Gpu, Smi, cause, parse, reboot_helps
-from vllm_hosts.pci import PciDevice
+from vllm_hosts.facts.gpu import GpuState
+from vllm_hosts.host.gpus import GpuHost, silent, unusable
+from vllm_hosts.host.nvidia_smi import QUERY, Gpu, Smi, cause, parse, reboot_helps
+from vllm_hosts.host.pci import PciDevice
 
 RECORDED = Path(__file__).parent / "data" / "nvidia-smi"
 

@@ -12,10 +12,10 @@ import pytest
 
 from tests.unit.fakes import LocalHost
 from tests.unit.projects import ROOT
+from vllm_hosts.agents.images import Row, State, gigabytes, judged, next_record
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.vllm_images import Image, ImagesFound, ImagesThere, ImageUse, Used, User
-from vllm_hosts.operate.images import Row, State, gigabytes, judged, next_record
 
 REPOSITORY = "vllm/vllm-openai"
 WANTED = f"{REPOSITORY}:v0.33.0"
@@ -231,7 +231,7 @@ class Fake:
             f"#!{sys.executable}\n"
             "from vllm_hosts.facts import vllm_images\n"
             f"vllm_images.RECORD = {str(self.record)!r}\n"
-            "from vllm_hosts.cli import main\n"
+            "from vllm_hosts.cli.main import main\n"
             "main()\n"
         )
         program.chmod(0o755)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.projects import AGENT, Project
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import load, validate
+from vllm_hosts.project.inventory import load, validate
 from vllm_hosts.settings import HostSettings
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.stores import made
 from tests.unit.projects import BIN, ROOT, Project
-from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.project.inventory import load, validate
 
 
 def section(title: str) -> str:

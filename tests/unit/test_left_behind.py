@@ -10,14 +10,15 @@ import pytest
 from click.testing import CliRunner
 from pyinfra.api.inventory import Inventory
 
-from vllm_hosts import cli_common, left_behind
-from vllm_hosts.cli import main
+from vllm_hosts.cli import common as cli_common
+from vllm_hosts.cli.main import main
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.inventory import LEFT, deployed, load, neighbours
 from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.hosts import with_host
 from vllm_hosts.keys.model import Content, DeployedHost
-from vllm_hosts.pki import utc_now
+from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.project import left_behind
+from vllm_hosts.project.inventory import LEFT, deployed, load, neighbours
 
 _INVENTORY = """
 from pathlib import Path

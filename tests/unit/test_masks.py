@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from vllm_hosts.masks import MASK, masked
-from vllm_hosts.render import TEMPLATES
+from vllm_hosts.host.render import TEMPLATES
+from vllm_hosts.settings.masks import MASK, masked
 
 SECRET = "Zx9-q7Kfm2"
 

@@ -18,8 +18,9 @@ from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import CopyFound, ModelCopy
 from vllm_hosts.hub.local import local_model
+from vllm_hosts.hub.model import Copy
 from vllm_hosts.operations import model_copy as operation
-from vllm_hosts.operations.model_copy import Copy, _compare, _send
+from vllm_hosts.operations.model_copy import _compare, _send
 
 WEIGHTS = safetensors(content=os.urandom(299_888))
 SMALL = safetensors(7)

@@ -14,9 +14,9 @@ from roles.vllm.plan import peers
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import HubModels
-from vllm_hosts.hub.model import Fetched, HubModel
+from vllm_hosts.hub.model import Download, Fetched, HubModel
 from vllm_hosts.operations import hub as operation
-from vllm_hosts.operations.hub import Download, fetch_script
+from vllm_hosts.operations.hub import fetch_script
 
 TOKEN = "hf_secret_of_the_test"
 

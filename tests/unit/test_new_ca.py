@@ -18,14 +18,14 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from tests.stores import made
 from tests.terminal import Terminal
 from tests.unit.projects import BIN, Project
-from vllm_hosts.atomic import locked
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore, authority
 from vllm_hosts.keys.authority import ca_warnings
 from vllm_hosts.keys.ca import begin, cancel, finish, phase, trusted
+from vllm_hosts.keys.files import locked
 from vllm_hosts.keys.model import Content
+from vllm_hosts.keys.pki import LocalCa
 from vllm_hosts.keys.store import _dumped
-from vllm_hosts.pki import LocalCa
 
 PROD = "inventory/prod.py"
 NAME = "llm.example.com"

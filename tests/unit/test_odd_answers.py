@@ -25,9 +25,6 @@ from tests.unit.test_driver import TestAptSources
 from tests.unit.test_facts import SYSTEM
 from tests.unit.test_gpu import BARE, RECORDED
 from tests.unit.test_sockets import GOOD
-from vllm_hosts.apt_entries import in_the_way
-from vllm_hosts.apt_sources import extended
-from vllm_hosts.apt_sources import read as read_sources
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.facts.apt import AllPackages, AptKeyFingerprints, AptSourceFiles, AptVersions
@@ -36,7 +33,6 @@ from vllm_hosts.facts.compose import AgentStates, ComposeProject
 from vllm_hosts.facts.docker import DockerDaemon, ImageVersion
 from vllm_hosts.facts.firewall import FirewallLoaded, HostSurroundings, SshPorts
 from vllm_hosts.facts.gpu import GpuState
-from vllm_hosts.facts.images import image_places
 from vllm_hosts.facts.nginx import NginxMainConf, NginxState
 from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
@@ -44,8 +40,12 @@ from vllm_hosts.facts.system import SystemState
 from vllm_hosts.facts.tree import FileTexts, TreeState
 from vllm_hosts.facts.units import Units
 from vllm_hosts.facts.vllm_images import ImagesThere, ImagesUsed
-from vllm_hosts.nvidia_smi import parse as parse_smi
-from vllm_hosts.sockets import unexpected_sockets
+from vllm_hosts.host.apt_entries import in_the_way
+from vllm_hosts.host.apt_sources import extended
+from vllm_hosts.host.apt_sources import read as read_sources
+from vllm_hosts.host.image_places import image_places
+from vllm_hosts.host.nvidia_smi import parse as parse_smi
+from vllm_hosts.host.sockets import unexpected_sockets
 from vllm_hosts.top import parse as top
 from vllm_hosts.top.look import _gpus
 

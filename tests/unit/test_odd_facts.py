@@ -24,7 +24,6 @@ from tests.unit.test_doors import EDGE, SETTINGS
 from tests.unit.test_doors import GOOD as RULES
 from tests.unit.test_odd_answers import FACTS as FED
 from tests.unit.test_odd_answers import HTTP, METRICS, STATS, STRAY, TOP_ROW, mutated
-from vllm_hosts.docker_unit import unit_problems
 from vllm_hosts.doctor.look import DoctorLook
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentLogs
@@ -32,6 +31,7 @@ from vllm_hosts.facts.apt import AptPackages
 from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentLog
 from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId, OwnPorts
+from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.hub import HubModels, ModelCopy
 from vllm_hosts.facts.mark import HostMark
@@ -41,7 +41,7 @@ from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.facts.vllm_images import ImageRoom
-from vllm_hosts.operations.edge import EdgeRuns
+from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.operations.gpu import LastGpuCheck
 from vllm_hosts.top.look import Doing
 

@@ -16,7 +16,7 @@ from tests.unit.fakes import LocalHost
 from tests.unit.projects import AGENT, BIN, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.operations.foreseen import Changing, Foreseen
-from vllm_hosts.outlook import effects
+from vllm_hosts.project.outlook import effects
 
 #: Preflight as it refuses, and operations behind it that would change things.
 DEPLOY = """
@@ -241,12 +241,12 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     assert not (host.folder / "opt/compose.yaml").exists(), "a dry run wrote a file"
     # As a deploy leaves it: file and keys are there.
     script = (
-        "from pathlib import Path; from vllm_hosts.inventory import load, validate;"
+        "from pathlib import Path; from vllm_hosts.project.inventory import load, validate;"
         " from vllm_hosts.keys import KeyStore; from vllm_hosts.facts.system import HostMemory;"
         " from roles.vllm.plan import compose_file; from roles.secrets.plan import secret_entries;"
         " import sys; path = Path('inventory/prod.py'); host = validate(load(path))['@local'];"
         " from vllm_hosts.keys.model import new_content, with_internal;"
-        " from vllm_hosts.pki import utc_now; store = KeyStore(path);"
+        " from vllm_hosts.keys.pki import utc_now; store = KeyStore(path);"
         " store.update(lambda content: with_internal(content, ['@local'], utc_now()),"
         " start=new_content(utc_now()));"
         " keys = store.host_keys(host); out = Path(host.vllm.directory);"

@@ -15,8 +15,8 @@ import pytest
 from tests.hosts.looks import Outside
 from tests.hosts.test_firewall import differences, neighbours, strangers_first
 from vllm_hosts.errors import HostError
-from vllm_hosts.outside import frames, look, scan, shapes
-from vllm_hosts.outside.shapes import Met, Shape
+from vllm_hosts.verify.outside import frames, look, scan, shapes
+from vllm_hosts.verify.outside.shapes import Met, Shape
 
 HOST = "gpu.example.com"
 

@@ -16,13 +16,13 @@ from tests.stores import made
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts.mark import HostMark
+from vllm_hosts.host.files import File
 from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore, model
 from vllm_hosts.keys.hosts import identified, left_behind, released, with_host
 from vllm_hosts.keys.model import Content, DeployedHost
-from vllm_hosts.ownership import Claim
-from vllm_hosts.pki import LocalCa, utc_now
-from vllm_hosts.store_marks import Mark, Marked, Signs, Whose, ca_name, digests, whose
-from vllm_hosts.tree import File
+from vllm_hosts.keys.ownership import Claim
+from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.keys.store_marks import Mark, Marked, Signs, Whose, ca_name, digests, whose
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 GPU1 = settings()

@@ -65,7 +65,7 @@ class Machine(Project):
 
     def hosts(self, *words: str, code: int = 0, streams: str = "both") -> str:
         """`vllm-hosts hosts`, or another command, in a process that knows of the folder."""
-        start = "import moved, sys; from vllm_hosts.cli import main; sys.argv[0] = 'x'; main()"
+        start = "import moved, sys; from vllm_hosts.cli.main import main; sys.argv[0] = 'x'; main()"
         done = subprocess.run(
             [sys.executable, "-c", start, *words],
             cwd=self.folder,

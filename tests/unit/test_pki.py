@@ -25,11 +25,17 @@ from roles.tls.plan import from_local_ca
 from tests.stores import kept_ca
 from tests.unit.samples import settings
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.facts.tls import Certificate
-from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
-from vllm_hosts.pki import LocalCa, certificate_names, check_ca_file, check_files, reason_to_renew
-from vllm_hosts.tree import File, Kept
-from vllm_hosts.weak_keys import weaknesses
+from vllm_hosts.host.certificates import Certificate
+from vllm_hosts.host.files import File, Kept
+from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.keys.pki import (
+    LocalCa,
+    certificate_names,
+    check_ca_file,
+    check_files,
+    reason_to_renew,
+)
+from vllm_hosts.keys.weak_keys import weaknesses
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NAMES = ["llm.example.com", "192.0.2.11", "2001:db8::11"]

@@ -8,9 +8,9 @@ import pytest
 
 from roles.preflight.plan import folders, notes, problems
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.facts.release import Release
-from vllm_hosts.facts.system import Listener, System
-from vllm_hosts.nvidia_smi import Gpu
+from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.release import Release
+from vllm_hosts.host.system import Listener, System
 
 GOOD_RELEASE = Release("debian", "13", "trixie", "Debian GNU/Linux 13 (trixie)", "amd64")
 SETTINGS = settings(agents=[QWEN, CODER])

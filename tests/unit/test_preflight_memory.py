@@ -14,8 +14,8 @@ from tests.unit.samples import QWEN, settings
 from vllm_hosts.capacity import Gpu
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import gpus_of, model_folders, models_of
-from vllm_hosts.facts.system import ModelFolder
-from vllm_hosts.nvidia_smi import parse
+from vllm_hosts.host.nvidia_smi import parse
+from vllm_hosts.host.system import ModelFolder
 
 CARD = {0: Gpu(0, "NVIDIA GeForce RTX 4080", 16376 * 1024**2)}
 

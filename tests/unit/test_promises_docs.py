@@ -6,7 +6,7 @@ import ast
 
 from tests.lab.sabotage import SABOTAGE, UNBROKEN, rounds
 from tests.promises_docs import DOCUMENT, with_table
-from vllm_hosts.promises import promises
+from vllm_hosts.verify.promises import promises
 
 SUITE = DOCUMENT.parents[1] / "tests" / "hosts"
 

@@ -14,8 +14,8 @@ from pyinfra.api.state import StateStage
 
 from tests.unit.projects import ROOT, Project
 from tests.unit.ssh_server import SshServer, hanging_up, ssh_server, write_key
-from vllm_hosts import pyinfra_command
-from vllm_hosts.pyinfra_command import with_old_keys
+from vllm_hosts.project import pyinfra_command
+from vllm_hosts.project.pyinfra_command import with_old_keys
 
 #: Every command that goes to hosts.
 COMMANDS = [

@@ -14,7 +14,7 @@ from roles import client_keys
 from tests.unit.projects import AGENT, ROOT, Project
 from tests.unit.ssh_server import SshServer, hanging_up, ssh_server
 from tests.unit.test_reach import COMMANDS, Reached, faults, inventory, one_line
-from vllm_hosts.paths import EDGE_CONF
+from vllm_hosts.host.paths import EDGE_CONF
 
 #: What needs no host, with how it ends where there is no store of keys yet.
 WITHOUT_HOSTS = {

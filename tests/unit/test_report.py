@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.samples import settings
-from vllm_hosts.promises import promises
-from vllm_hosts.report.collect import Collector, _short, html
-from vllm_hosts.report.model import AgentSummary, HostReport, Look, Outcome, Report, worst
+from vllm_hosts.verify.promises import promises
+from vllm_hosts.verify.report.collect import Collector, _short, html
+from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Outcome, Report, worst
 
 
 def host(name: str, **outcomes: Outcome) -> HostReport:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from vllm_hosts.inventory import SECTIONS
+from vllm_hosts.project.inventory import SECTIONS
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.settings_docs import all_py, sections, settings_md
+from vllm_hosts.settings.docs import all_py, sections, settings_md
 
 ROOT = Path(__file__).resolve().parents[2]
-AGAIN = "out of date; run: python -m vllm_hosts.settings_docs"
+AGAIN = "out of date; run: python -m vllm_hosts.settings.docs"
 
 
 def test_settings_md_is_made_from_the_schema() -> None:

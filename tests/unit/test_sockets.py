@@ -7,7 +7,7 @@ import pytest
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.docker import OwnPorts
-from vllm_hosts.sockets import holder, parse, pids, strangers, unexpected_sockets
+from vllm_hosts.host.sockets import holder, parse, pids, strangers, unexpected_sockets
 
 SETTINGS = settings(
     agents=[QWEN, CODER], firewall={"extra_tcp_ports": [9100], "extra_udp_ports": [51820]}

@@ -16,12 +16,12 @@ from pyinfra.context import ctx_host
 
 from tests.unit.projects import AGENT, Project
 from tests.unit.ssh_server import SshServer, ssh_server
-from vllm_hosts import sudo
-from vllm_hosts.connections import Connections
+from vllm_hosts.connect import sudo
+from vllm_hosts.connect.hosts import Connections
+from vllm_hosts.connect.testinfra import Hosts
 from vllm_hosts.errors import HostError, SettingsError
-from vllm_hosts.inventory import load, validate
 from vllm_hosts.keys import sources
-from vllm_hosts.testing import Hosts
+from vllm_hosts.project.inventory import load, validate
 
 #: Characters that people have in passwords, and that shells read for something else.
 PASSWORD = r""" -pa'ss w"ör$(id)d\ """

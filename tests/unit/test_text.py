@@ -24,13 +24,14 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host
 
 from tests.unit.samples import settings
-from vllm_hosts import nvidia_smi, pyinfra_output
+from vllm_hosts.connect import pyinfra_output
 from vllm_hosts.doctor import model
 from vllm_hosts.doctor.model import Finding
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.drift import _failure
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts.agents import AgentDetails, details
+from vllm_hosts.host import nvidia_smi
 from vllm_hosts.operations import differences
 from vllm_hosts.operations.base import fail
 from vllm_hosts.text import clean, clean_styled

@@ -18,13 +18,13 @@ from tests.stores import made
 from tests.unit.projects import Project
 from tests.unit.samples import settings
 from tests.unit.test_pki import public_of
-from vllm_hosts.ending import left
-from vllm_hosts.facts.tls import Certificate
+from vllm_hosts.host.certificates import Certificate
+from vllm_hosts.host.files import File, Kept
+from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.keys import KeyStore
+from vllm_hosts.keys.ending import left
 from vllm_hosts.keys.model import Content, renew_certificates
-from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY
-from vllm_hosts.pki import LocalCa
-from vllm_hosts.tree import File, Kept
+from vllm_hosts.keys.pki import LocalCa
 
 NOW = datetime(2026, 11, 26, 9, 0, 0, 400, tzinfo=UTC)
 PROD = "inventory/prod.py"

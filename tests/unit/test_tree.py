@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from vllm_hosts.tree import NOTHING, Absent, Cause, File, Folder, Found, Kept, cause, differing
+from vllm_hosts.host.files import (
+    NOTHING,
+    Absent,
+    Cause,
+    File,
+    Folder,
+    Found,
+    Kept,
+    cause,
+    differing,
+)
 
 FILE = File("/etc/a", b"text")
 SAME = Found("f", 0o644, ("root", "0"), ("root", "0"), FILE.sha256)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pyinfra.api.command import StringCommand
 
+from vllm_hosts.host.files import Absent, File, Folder, Kept
 from vllm_hosts.operations import tree as operation
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import Absent, File, Folder, Kept
 
 
 @pytest.fixture(autouse=True)

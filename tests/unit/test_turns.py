@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from vllm_hosts.agent_changes import Definition
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.compose import Container, Project
 from vllm_hosts.facts.tree import TreeFound
-from vllm_hosts.gpus import turns
+from vllm_hosts.host.agent_changes import Definition
+from vllm_hosts.host.compose import Container, Project
+from vllm_hosts.host.files import File, Found
+from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations import compose
 from vllm_hosts.operations.one_by_one import Serving, Turn
-from vllm_hosts.tree import File, Found
 
 NAMES = ("a", "b", "c", "d", "e")
 FILE = File("/opt/vllm/compose.yaml", b"services: {}")

@@ -11,9 +11,9 @@ import click
 import pytest
 
 from tests.unit.projects import ROOT
-from vllm_hosts.cli import main
+from vllm_hosts.cli.main import main
 from vllm_hosts.doctor.model import texts
-from vllm_hosts.promises import promises
+from vllm_hosts.verify.promises import promises
 
 #: Up to what ends a command in a shell, in a document or in a sentence.
 _TYPED = re.compile(r"(?<![\w./-])vllm-hosts [a-z][^`|;&>)\n#…]*")

@@ -21,9 +21,10 @@ from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import models_of
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.system import ModelFolder, SystemState, _models_script
+from vllm_hosts.facts.system import SystemState, _models_script
+from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.hub.local import local_model
-from vllm_hosts.weights import read_total
+from vllm_hosts.hub.weights import read_total
 
 WHOLE = safetensors(1000)
 PAGE = b"<!doctype html><html><head><title>Sign in</title></head></html>" * 10

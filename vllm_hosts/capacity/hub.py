@@ -15,12 +15,12 @@ import gevent
 from gevent.lock import BoundedSemaphore
 from pydantic import SecretStr
 
-from vllm_hosts.atomic import make_folder, write_private
 from vllm_hosts.bounded import INDEX_SIZE, BoundError, parse_json, read_file
 from vllm_hosts.capacity.fields import UnplannableError
 from vllm_hosts.capacity.files import CONFIG_SIZE, INDEX, SINGLE, parse_config, total_size
 from vllm_hosts.capacity.model import ModelFiles
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys.files import make_folder, write_private
 
 #: What was read is good for this long before the hub is asked again.
 _FRESH = timedelta(days=7)

@@ -13,9 +13,9 @@ from vllm_hosts.capacity.fields import UnplannableError
 from vllm_hosts.capacity.model import Model, ModelFiles, describe
 from vllm_hosts.capacity.result import AgentPlan, Gpu, HostPlan, Needs, Verdict
 from vllm_hosts.capacity.sizes import weight_size
-from vllm_hosts.gpus import not_there
+from vllm_hosts.host.gpus import not_there
+from vllm_hosts.hub.weights import LARGEST
 from vllm_hosts.settings import Agent, HostSettings
-from vllm_hosts.weights import LARGEST
 
 #: A suggested length is a multiple of this many tokens where it is longer than two of them.
 _ROUND = 1024

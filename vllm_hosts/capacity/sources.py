@@ -12,9 +12,10 @@ from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.model import ModelFiles
 from vllm_hosts.capacity.result import Gpu
 from vllm_hosts.facts import look
-from vllm_hosts.facts.system import ModelFolder, System, SystemState
-from vllm_hosts.nvidia_smi import Gpu as Card
-from vllm_hosts.paths import model_folder
+from vllm_hosts.facts.system import SystemState
+from vllm_hosts.host.nvidia_smi import Gpu as Card
+from vllm_hosts.host.paths import model_folder
+from vllm_hosts.host.system import ModelFolder, System
 from vllm_hosts.settings import Agent, HostSettings
 
 

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from vllm_hosts.doctor.model import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import EMPTY, Requests, Seen
 from vllm_hosts.doctor.words import shortened
-from vllm_hosts.operations.edge import INTERNAL_MAP
-from vllm_hosts.paths import TLS_CERTIFICATE, TLS_KEY, key_variable
+from vllm_hosts.host.nginx import INTERNAL_MAP
+from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY, key_variable
 from vllm_hosts.settings import HostSettings
 
 #: A client that fails so often within a quarter of an hour, and never succeeds, has a wrong key.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vllm_hosts import sockets
 from vllm_hosts.doctor.model import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import DeployProcess, Disk, Seen
 from vllm_hosts.doctor.words import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
+from vllm_hosts.host import sockets
 from vllm_hosts.settings import HostSettings
 
 #: Seconds that a clock may be off; HOST-01 of the promises has the same.

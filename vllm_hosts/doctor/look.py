@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from shlex import quote
 
-from vllm_hosts import paths
+from vllm_hosts.data import DATA
 from vllm_hosts.doctor.seen import (
     AgentSeen,
     DeployProcess,
@@ -25,8 +25,8 @@ from vllm_hosts.doctor.seen import (
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import HostFact, ending, json_object, sections
-from vllm_hosts.marks import DEPLOY_SINCE
-from vllm_hosts.promises import DATA
+from vllm_hosts.host import paths
+from vllm_hosts.host.marks import DEPLOY_SINCE
 from vllm_hosts.settings import HostSettings
 
 _SCRIPT = DATA / "doctor.sh"

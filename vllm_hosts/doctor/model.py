@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
+from vllm_hosts.data import DATA
 from vllm_hosts.doctor.seen import Seen
-from vllm_hosts.promises import DATA
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 

@@ -14,7 +14,8 @@ from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from vllm_hosts.capacity import plan_host
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, look_at, models_of
-from vllm_hosts.connections import connect_as_root
+from vllm_hosts.connect.hosts import connect_as_root
+from vllm_hosts.connect.reach import disconnect, saying
 
 # Each registers the diagnoses that it finds.
 from vllm_hosts.doctor import (  # noqa: F401
@@ -30,9 +31,8 @@ from vllm_hosts.doctor.model import Diagnosis, diagnose
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.doctor.words import UNSIZED, said_by
 from vllm_hosts.errors import HostError
-from vllm_hosts.inventory import load, validate
-from vllm_hosts.probe import reachable
-from vllm_hosts.reach import disconnect, saying
+from vllm_hosts.host.probe import reachable
+from vllm_hosts.project.inventory import load, validate
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 

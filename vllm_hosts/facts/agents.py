@@ -8,7 +8,7 @@ from datetime import datetime
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, json_object, sections
-from vllm_hosts.paths import EDGE_FOLDER
+from vllm_hosts.host.paths import EDGE_FOLDER
 from vllm_hosts.text import clean
 
 #: In the place of Docker's states for a container that is not there.

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-
-#: By agent, the seconds that its last start took.
-STARTS = "/var/lib/vllm-hosts/starts"
-
-#: Secrets come from .env alone, never from the environment of whoever logs in.
-COMPOSE = 'env -i PATH="$PATH" HOME="${HOME:-/root}" docker compose'
-
+from vllm_hosts.host.compose import COMPOSE, STARTS, Container, Network, Project
 
 #: A service's name and its hash. No warning has just two words, the second of this form.
 _HASH = re.compile(r"([a-z0-9][a-z0-9_.-]*) ([0-9a-z]{3,128})")
@@ -24,44 +18,6 @@ _NETWORK = (
     ' {{with index .Options "com.docker.network.bridge.name"}}{{.}}{{else}}-{{end}}'
     "{{range .Containers}} {{.Name}}{{end}}"
 )
-
-
-@dataclass(frozen=True)
-class Container:
-    """A container of the project. ``health`` is ``none`` where it has no health check."""
-
-    service: str
-    config_hash: str
-    status: str
-    health: str
-    name: str
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network of the project. ``key``: its name in the compose file; ``containers``: by name."""
-
-    key: str
-    name: str
-    subnet: str
-    bridge: str
-    containers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Project:
-    """``wanted``: configuration hash by service, as Compose computes it from file and .env now.
-
-    ``error`` is what Compose said if it could not. ``env``: salted digests of .env's lines by name,
-    where they were asked for; ``starts``: seconds that agents needed to become healthy.
-    """
-
-    wanted: dict[str, str]
-    containers: tuple[Container, ...]
-    error: str | None
-    networks: tuple[Network, ...] = ()
-    env: dict[str, str] = field(default_factory=dict)
-    starts: dict[str, int] = field(default_factory=dict)
 
 
 class ComposeProject(HostFact[Project]):

@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 from shlex import quote
 
-from vllm_hosts.docker_unit import Unit
 from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
-from vllm_hosts.facts.compose import STARTS, start_seconds
-from vllm_hosts.facts.tree import STAMPS
+from vllm_hosts.facts.compose import start_seconds
+from vllm_hosts.host.compose import STARTS
+from vllm_hosts.host.docker_unit import Unit
+from vllm_hosts.host.paths import STAMPS
 from vllm_hosts.text import clean
 
 DAEMON_JSON = "/etc/docker/daemon.json"

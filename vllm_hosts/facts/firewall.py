@@ -9,7 +9,8 @@ from ipaddress import ip_address
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
-from vllm_hosts.sockets import plain
+from vllm_hosts.host.firewall import Surroundings
+from vllm_hosts.host.sockets import plain
 
 #: Without counters, and without the addresses that a set has collected.
 LISTING = "nft -s -t list table inet vllm_hosts"
@@ -99,18 +100,6 @@ class SshPorts(HostFact[tuple[int, ...]]):
                 " A machine that had none gets it with: apt install openssh-server"
             )
         return tuple(sorted(ports))
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the rules depend on besides settings.
-
-    ``edge_user``: numeric user as which nginx's workers run, or will run. ``uplinks``: bridges over
-    which the host itself is connected, so that what comes from them comes from outside.
-    """
-
-    edge_user: int
-    uplinks: tuple[str, ...] = ()
 
 
 class HostSurroundings(HostFact[Surroundings]):

@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.nvidia_smi import QUERY, Smi, parse
-from vllm_hosts.pci import NVIDIA, PciDevice
+from vllm_hosts.host.gpus import GpuHost
+from vllm_hosts.host.nvidia_smi import QUERY, parse
+from vllm_hosts.host.pci import NVIDIA, PciDevice
 
 PERSISTENCED = "/usr/bin/nvidia-persistenced"
 #: Certificates with which DKMS signs the modules that it builds: its own, and Ubuntu's shim.
 _MODULE_KEYS = "/var/lib/dkms/mok.pub /var/lib/shim-signed/mok/MOK.der"
 #: Variable of the firmware (UEFI specification, 3.3); the fifth byte is its value.
 _EFI = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-
-
-@dataclass(frozen=True)
-class GpuHost:
-    """Everything that decides about a driver.
-
-    ``kernel`` as ``uname -r`` prints it; ``module`` is the version of NVIDIA's module that is
-    loaded; ``secure_boot`` is None where the host has no UEFI firmware; ``key_enrolled``: whether
-    that firmware trusts the key of modules that are built on the host; ``nvswitch``: whether the
-    driver or the bus shows switches between GPUs; ``has_persistenced``: whether the persistence
-    daemon is installed.
-    """
-
-    kernel: str
-    has_headers: bool
-    devices: tuple[PciDevice, ...]
-    module: str | None
-    secure_boot: bool | None
-    key_enrolled: bool
-    nvswitch: bool
-    has_persistenced: bool
-    smi: Smi
-
-    @property
-    def cards(self) -> tuple[PciDevice, ...]:
-        """The GPUs on the bus."""
-        return tuple(device for device in self.devices if device.is_gpu)
-
-    @property
-    def loaded(self) -> bool:
-        """Whether NVIDIA's driver runs, be it that nothing but the kernel knows."""
-        return bool(self.module or self.smi.driver) or any(
-            card.driver == "nvidia" for card in self.cards
-        )
-
-    @property
-    def nouveau(self) -> bool:
-        """Whether the free driver holds a card, which it gives back only at a reboot."""
-        return any(card.driver == "nouveau" for card in self.cards)
 
 
 class GpuState(HostFact[GpuHost]):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.paths import EDGE_FOLDER, STORE_MARK, TLS_CERTIFICATE
-from vllm_hosts.store_marks import Marked
+from vllm_hosts.host.paths import EDGE_FOLDER, STORE_MARK, TLS_CERTIFICATE
+from vllm_hosts.keys.store_marks import Marked
 
 #: As many keys are looked at: one that is known is enough.
 _KEYS = 200

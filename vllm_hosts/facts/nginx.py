@@ -7,11 +7,10 @@ from base64 import b64decode
 from dataclasses import dataclass
 
 from vllm_hosts.facts.base import END, HostFact, ending, is_active, is_enabled, sections
-from vllm_hosts.facts.nginx_sites import NginxSites, Sites
+from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.tree import TreeFound, TreeState
-
-#: The distribution's own file.
-MAIN_CONF = "/etc/nginx/nginx.conf"
+from vllm_hosts.host.nginx import MAIN_CONF, MainConf
+from vllm_hosts.host.nginx_sites import Sites
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,6 @@ def _size(text: str) -> int:
     if found is None:
         raise ValueError(f"server_names_hash_bucket_size is {text[:80]!r}")
     return int(found[1]) << {"": 0, "k": 10, "m": 20}[found[2].lower()]
-
-
-@dataclass(frozen=True)
-class MainConf:
-    """nginx.conf, byte for byte. ``kind`` in stat's words; ``content`` of regular files only."""
-
-    kind: str
-    content: bytes
-    mode: int
-    owner: str
-    group: str
 
 
 class NginxMainConf(HostFact[MainConf | None]):

@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.text import clean
-
-
-@dataclass(frozen=True)
-class Sites:
-    """``welcome``: whose the site of that name is: ``distribution``, ``own``, or empty.
-
-    ``pages`` is what it serves besides the page that came with it; ``listens`` has file and words
-    of each listen directive in files that are neither ours nor the distribution's.
-    """
-
-    welcome: str = ""
-    pages: tuple[str, ...] = ()
-    listens: tuple[tuple[str, str], ...] = ()
 
 
 class NginxSites(HostFact[Sites]):

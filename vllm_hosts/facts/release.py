@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vllm_hosts.facts.base import HostFact, ending, sections
-
-
-@dataclass(frozen=True)
-class Release:
-    """As /etc/os-release and dpkg say it: ``debian``, ``13``, ``trixie``, ``amd64``."""
-
-    os_id: str
-    version: str
-    codename: str
-    name: str
-    architecture: str
+from vllm_hosts.host.release import Release
 
 
 class OsRelease(HostFact[Release]):

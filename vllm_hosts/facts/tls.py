@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vllm_hosts.facts.base import HostFact, ending, sections
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """PEM as found; None where the file is missing or, for the key, not a key."""
-
-    certificate_pem: bytes | None
-    public_key_pem: bytes | None
+from vllm_hosts.host.certificates import Certificate
 
 
 class HostCertificate(HostFact[Certificate]):

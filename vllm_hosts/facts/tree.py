@@ -9,16 +9,8 @@ from dataclasses import dataclass, replace
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.paths import EDGE_FOLDER
-from vllm_hosts.tree import NOTHING, Found
-
-#: One small file per service: the digest of the files that it last took up.
-STAMPS = "/var/lib/vllm-hosts/stamps"
-#: What was deployed to this host: SHA-256 and path, `-` for a path where nothing should be. While a
-#: change is under way a path has two lines, so that a run that is cut off leaves nothing false.
-DEPLOYED = "/var/lib/vllm-hosts/deployed"
-#: Copies of deployed files that are not secret, good as long as their digest stands there.
-COPIES = "/var/lib/vllm-hosts/deployed-files"
+from vllm_hosts.host.files import NOTHING, READ_AT_MOST, Found
+from vllm_hosts.host.paths import DEPLOYED, EDGE_FOLDER, STAMPS
 
 _KINDS = {
     "regular file": "f",
@@ -86,8 +78,6 @@ class TreeState(HostFact[TreeFound]):
         return TreeFound(paths, "".join(parts["stamp"]))
 
 
-#: Of a file; more is no configuration that a person reads.
-READ_AT_MOST = 256 * 1024
 #: Takes out every key that the host has, before anything leaves it.
 _MASKED = r"""
     from == "env" { if ($0 !~ /^#/ && (at = index($0, "="))) keep(substr($0, at + 1)); next }

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, json_object, sections
-from vllm_hosts.facts.images import IMAGES, image_places
-from vllm_hosts.paths import PROJECT
+from vllm_hosts.host.image_places import IMAGES, image_places
+from vllm_hosts.host.paths import PROJECT
 from vllm_hosts.text import clean
 
 #: Identifier and name of each image that agents have used, the last one at the end. Whatever is not

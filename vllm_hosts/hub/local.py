@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vllm_hosts.bounded import INDEX_SIZE
 from vllm_hosts.errors import HostError, SettingsError
-from vllm_hosts.weights import IS_POINTER, POINTER_SIZE, is_pointer, parts, tensor_bytes
+from vllm_hosts.hub.weights import IS_POINTER, POINTER_SIZE, is_pointer, parts, tensor_bytes
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*(/[A-Za-z0-9_][A-Za-z0-9._@+-]*)*")
 #: Loading these can run code.

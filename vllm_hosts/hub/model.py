@@ -53,3 +53,38 @@ def one_word(text: str, what: str) -> str:
     """A file's name that people recognise, and that differs where ``what`` does."""
     digest = hashlib.sha256(what.encode()).hexdigest()[:10]
     return f"{re.sub(r'[^A-Za-z0-9._@-]+', '--', text).strip('-.')}-{digest}"
+
+
+@dataclass(frozen=True)
+class Download:
+    """What all downloads of a host share.
+
+    ``user`` is ``UID:GID`` that owns what is fetched, and not the agents'. ``token_file`` is a file
+    with a line ``HF_TOKEN=...``, None where there is no token. ``endpoint`` None: the hub itself.
+    """
+
+    image: str
+    user: str
+    cache_directory: str
+    token_file: str | None
+    endpoint: str | None
+    connections: int
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A folder of the controller that becomes a folder of the host."""
+
+    source: str
+    target: str
+    allow_pickle: bool
+
+    @property
+    def staging(self) -> str:
+        """Where it lies until it is whole."""
+        return f"{self.target}.vllm-hosts-new"
+
+    @property
+    def key(self) -> str:
+        """Name of the note that it is whole."""
+        return one_word(self.target, self.target)

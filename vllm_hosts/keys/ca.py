@@ -12,7 +12,7 @@ from typing import Literal
 
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.model import Content, NextCa
-from vllm_hosts.pki import LocalCa
+from vllm_hosts.keys.pki import LocalCa
 
 #: ``both``: hosts have certificates of the old one. ``after``: they get ones of the new one, and
 #: the old one is still trusted, for hosts that nobody has deployed to yet. ``over``: it is not.

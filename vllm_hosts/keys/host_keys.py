@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from vllm_hosts.keys import sources
 from vllm_hosts.keys.model import Content
-from vllm_hosts.pki import utc_now
+from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.settings import HostSettings
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
-from vllm_hosts.atomic import (
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys import age
+from vllm_hosts.keys.authority import Authority, stored
+from vllm_hosts.keys.files import (
     check_unshared,
     locked,
     make_folder,
@@ -16,13 +19,10 @@ from vllm_hosts.atomic import (
     read_private,
     write_private,
 )
-from vllm_hosts.controller import state_folder
-from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import age
-from vllm_hosts.keys.authority import Authority, stored
 from vllm_hosts.keys.host_keys import HostKeys, host_keys
 from vllm_hosts.keys.model import Content, new_content
-from vllm_hosts.pki import CA_KEY_FILE, LocalCa, utc_now
+from vllm_hosts.keys.pki import CA_KEY_FILE, LocalCa, utc_now
+from vllm_hosts.keys.places import state_folder
 from vllm_hosts.settings import HostSettings
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from shlex import quote
 
 from pyinfra.api.command import StringCommand
 
-from vllm_hosts.apt_entries import Edit, in_the_way, is_key, mentioned
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptKeyFingerprints, AptPackages, AptSourceFiles, Packages
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.apt_entries import Edit, in_the_way, is_key, mentioned
+from vllm_hosts.host.archives import Archive
+from vllm_hosts.host.files import differing
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import will_change
 from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.tree import PREVIOUS
-from vllm_hosts.tree import File, differing
 
 #: Waits for another apt (unattended-upgrades on a fresh boot) instead of failing at once, keeps
 #: configuration that people changed, and never asks.
@@ -45,36 +45,6 @@ def _finished(command: str) -> str:
 def lists_read() -> StringCommand:
     """The command that reads what the archives have."""
     return watched("reading the archives' lists", f"{_APT_GET} update")
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A third-party apt archive, and the only key that may sign it.
-
-    ``suite`` ends in ``/`` for a flat archive, which has no ``components``.
-    """
-
-    name: str
-    url: str
-    suite: str
-    components: str
-    architecture: str
-    key_url: str
-    key_fingerprint: str
-
-    @property
-    def key_path(self) -> str:
-        """Where the key lies on the host, ASCII-armoured."""
-        return f"/etc/apt/keyrings/{self.name}.asc"
-
-    @property
-    def source(self) -> File:
-        """The archive as a deb822 source file."""
-        lines = ["Types: deb", f"URIs: {self.url}", f"Suites: {self.suite}"]
-        if self.components:
-            lines.append(f"Components: {self.components}")
-        lines += [f"Architectures: {self.architecture}", f"Signed-By: {self.key_path}", ""]
-        return File(f"/etc/apt/sources.list.d/{self.name}.sources", "\n".join(lines).encode())
 
 
 @host_operation

@@ -9,9 +9,9 @@ from pyinfra.api.command import StringCommand
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import MODELS
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.files import Found
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs
-from vllm_hosts.tree import Found
 
 #: Runs as root without a right but those over files, and sees nothing of the host but the models.
 _OPTIONS = (

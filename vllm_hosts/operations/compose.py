@@ -12,7 +12,12 @@ from pydantic import SecretStr
 from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_state
 
-from vllm_hosts.agent_changes import (
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import look
+from vllm_hosts.facts.compose import ComposeProject
+from vllm_hosts.facts.edge import EdgeRuns
+from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.agent_changes import (
     Change,
     Definition,
     changes,
@@ -20,24 +25,17 @@ from vllm_hosts.agent_changes import (
     serving,
     with_new_key,
 )
-from vllm_hosts.errors import HostError
-from vllm_hosts.facts import look
-from vllm_hosts.facts.compose import (
-    COMPOSE,
-    ComposeProject,
-    Project,
-)
-from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.gpus import turns
+from vllm_hosts.host.compose import COMPOSE, Project
+from vllm_hosts.host.files import Entry, differing
+from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
-from vllm_hosts.operations.edge import EdgeRuns, divert, give_back, taken_up
+from vllm_hosts.operations.edge import divert, give_back, taken_up
 from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to
 from vllm_hosts.operations.healthy import noted, wait_healthy
 from vllm_hosts.operations.one_by_one import Serving, announce, announced, turn_taken
 from vllm_hosts.operations.tree import change
 from vllm_hosts.settings.cells import Cell
-from vllm_hosts.tree import Entry, differing
 
 _LOOK_EVERY = 2.0
 #: Looks at the edge once the agents are healthy.

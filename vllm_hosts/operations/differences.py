@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from pyinfra.context import ctx_host
 
+from vllm_hosts.host.files import Absent, Entry, File, Found, difference
 from vllm_hosts.text import clean
-from vllm_hosts.tree import Absent, Entry, File, Found, difference
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,20 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 from pyinfra.context import ctx_state
 
-from vllm_hosts.daemon_json import merged
-from vllm_hosts.docker_there import COMPOSE_FLOOR
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.compose import COMPOSE
 from vllm_hosts.facts.docker import DAEMON_JSON, RAN, DockerDaemon, ImageId
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.compose import COMPOSE
+from vllm_hosts.host.daemon_json import merged
+from vllm_hosts.host.docker_there import COMPOSE_FLOOR
+from vllm_hosts.host.files import File
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.foreseen import may_have_changed
 from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import File
 
 #: Other people's containers run on, or again. Those without a restart policy would stay down.
 NOTE_RUNNING = f"""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_state
 
-from vllm_hosts.apt_sources import extended, offered, read
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AllPackages, AptSourceFiles, AptVersions
-from vllm_hosts.facts.gpu import GpuHost, GpuState
+from vllm_hosts.facts.gpu import GpuState
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.facts.units import Units
-from vllm_hosts.gpus import silent
-from vllm_hosts.operations.apt import Archive, archive_added, lists_read, packages_installed
+from vllm_hosts.host.apt_sources import extended, offered, read
+from vllm_hosts.host.driver import Install
+from vllm_hosts.host.files import File, differing
+from vllm_hosts.host.gpus import GpuHost, silent
+from vllm_hosts.operations.apt import archive_added, lists_read, packages_installed
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import (
@@ -32,7 +33,6 @@ from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.reboot import rebooted
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import File, differing
 
 _SOURCES = "vllm-hosts-driver"
 _FABRIC_UNIT = "nvidia-fabricmanager.service"
@@ -53,22 +53,6 @@ else
     echo 'there is no modprobe'
 fi 2>&1 || :
 """
-
-
-@dataclass(frozen=True)
-class Install:
-    """What a driver is made of.
-
-    ``archive`` or else further ``components`` of the distribution's own archives; packages to have
-    ``first``, such as a pin of versions, and then ``packages``; ``headers`` is the one among them
-    that must fit the running kernel.
-    """
-
-    packages: tuple[str, ...]
-    first: tuple[str, ...] = ()
-    archive: Archive | None = None
-    components: tuple[str, ...] = ()
-    headers: str | None = None
 
 
 @host_operation

@@ -5,12 +5,8 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pyinfra.api.command import StringCommand
 
-from vllm_hosts.facts.base import HostFact, ending, is_active, sections
-from vllm_hosts.paths import EDGE_FOLDER
-
-#: Upstream -> key, and agent -> upstream where it is not its own: maps that the edge includes.
-INTERNAL_MAP = f"{EDGE_FOLDER}/internal.map"
-TARGETS_MAP = f"{EDGE_FOLDER}/targets.map"
+from vllm_hosts.host.nginx import internal_line, upstream
+from vllm_hosts.host.paths import EDGE_FOLDER
 
 #: Reload nginx if it runs, and wait until no worker with the old configuration takes connections:
 #: the reload itself returns before.
@@ -49,30 +45,6 @@ mv -f internal.map.new internal.map; mv -f targets.map.new targets.map
 nginx -t -q
 {reload}
 """
-
-
-class EdgeRuns(HostFact[bool]):
-    """Whether the host has an edge of ours that serves clients now."""
-
-    what = "the edge"
-
-    def command(self) -> str:
-        return ending(
-            f"echo '== edge'; [ ! -s {INTERNAL_MAP} ] || systemctl is-active nginx.service"
-        )
-
-    def parse(self, lines: list[str]) -> bool:
-        return is_active(sections(lines)["edge"])
-
-
-def upstream(agent: str) -> str:
-    """The name of an agent's upstream in nginx."""
-    return f"vllm_hosts_{agent}"
-
-
-def internal_line(agent: str, key: SecretStr) -> str:
-    """An agent's line in the map of internal keys."""
-    return f'{upstream(agent)} "{key.get_secret_value()}";'
 
 
 def divert(agent: str, peer: str) -> StringCommand:

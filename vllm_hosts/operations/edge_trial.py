@@ -9,18 +9,15 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
+from vllm_hosts.host.files import Absent, Entry, File
+from vllm_hosts.host.nginx import NGINX_FOLDER, TRIAL_FOLDER
 from vllm_hosts.operations import differences
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.checks import say
 from vllm_hosts.operations.confirmed import connector_options
 from vllm_hosts.operations.tree import archive
 from vllm_hosts.text import clean
-from vllm_hosts.tree import Absent, Entry, File
 
-#: Where all of nginx's configuration lies.
-NGINX_FOLDER = "/etc/nginx"
-#: In the place of the certificate's folder and the logs', which may not be there yet.
-TRIAL_FOLDER = f"{NGINX_FOLDER}/vllm-hosts-trial"
 #: First word of what the script prints where the host cannot be asked in this way.
 _UNASKED = "vllm-hosts-unasked"
 #: What nginx puts before a sentence in the format of its logs.

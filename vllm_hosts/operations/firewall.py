@@ -10,12 +10,12 @@ from pyinfra.context import ctx_host, ctx_state
 from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import LISTING, FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.files import Entry, differing
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.confirmed import armed, confirmed
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import leads_to
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import Entry, differing
 
 _CHANGE = "firewall"
 _TABLE = "table inet vllm_hosts"

@@ -8,7 +8,7 @@ from shlex import quote
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.facts.tree import STAMPS
+from vllm_hosts.host.paths import STAMPS
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.foreseen import DRIVER, may_have_changed
 

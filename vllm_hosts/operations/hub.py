@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
 from vllm_hosts import hub
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import MODELS, HubModels
-from vllm_hosts.hub.model import HubModel
+from vllm_hosts.hub.model import Download, HubModel
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.settings.cells import FETCHING
@@ -24,22 +23,6 @@ _PROGRAM = Path(hub.__file__).with_name("fetch.py")
 _HF_HOME = "/cache/huggingface"
 #: What the host itself trusts, so that a mirror behind a company's own CA works.
 _HOST_CAS = "/etc/ssl/certs/ca-certificates.crt"
-
-
-@dataclass(frozen=True)
-class Download:
-    """What all downloads of a host share.
-
-    ``user`` is ``UID:GID`` that owns what is fetched, and not the agents'. ``token_file`` is a file
-    with a line ``HF_TOKEN=...``, None where there is no token. ``endpoint`` None: the hub itself.
-    """
-
-    image: str
-    user: str
-    cache_directory: str
-    token_file: str | None
-    endpoint: str | None
-    connections: int
 
 
 @host_operation

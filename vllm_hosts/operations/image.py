@@ -10,7 +10,7 @@ from pyinfra.context import ctx_state
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.docker import IMAGE_VERSION, ImageVersion
-from vllm_hosts.facts.tree import STAMPS
+from vllm_hosts.host.paths import STAMPS
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.checks import say
 from vllm_hosts.operations.differences import differs

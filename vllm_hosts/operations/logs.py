@@ -8,9 +8,9 @@ from pyinfra.api.command import StringCommand
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.files import Kept, differing
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import entries_differ
-from vllm_hosts.tree import Kept, differing
 
 
 @host_operation

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from shlex import quote
 
 import gevent
@@ -14,37 +13,18 @@ from pyinfra.api.command import FileUploadCommand, StringCommand
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import MODELS, CopyFound, ModelCopy
+from vllm_hosts.host.files import File
 from vllm_hosts.hub.local import LocalFile, LocalModel, local_model
-from vllm_hosts.hub.model import one_word
+from vllm_hosts.hub.model import Copy
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import File
 
 #: Bytes that travel at once: what is in memory here, and what is sent again after a cut.
 _PIECE = 64 << 20
 #: Bytes that stay free on the host's disk.
 _RESERVE = 1 << 30
 _SAY_EVERY = 10.0
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A folder of the controller that becomes a folder of the host."""
-
-    source: str
-    target: str
-    allow_pickle: bool
-
-    @property
-    def staging(self) -> str:
-        """Where it lies until it is whole."""
-        return f"{self.target}.vllm-hosts-new"
-
-    @property
-    def key(self) -> str:
-        """Name of the note that it is whole."""
-        return one_word(self.target, self.target)
 
 
 @host_operation

@@ -6,16 +6,16 @@ from pyinfra.api.command import FunctionCommand
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
+from vllm_hosts.connect.reach import require_root
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.keys.beside import shown
+from vllm_hosts.keys.ownership import Claim
+from vllm_hosts.keys.store_marks import Marked, Whose
 from vllm_hosts.operations.base import Commands, fail, host_operation
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
-from vllm_hosts.ownership import Claim
-from vllm_hosts.reach import require_root
-from vllm_hosts.store_marks import Marked, Whose
 
 
 @host_operation

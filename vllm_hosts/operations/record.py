@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.files import Absent, File, Found
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import asked_for, remembered
 from vllm_hosts.operations.tree import noting
-from vllm_hosts.tree import Absent, File, Found
 
 
 @host_operation

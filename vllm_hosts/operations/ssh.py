@@ -11,12 +11,12 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.files import Entry, File, differing
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.confirmed import armed, confirmed
 from vllm_hosts.operations.differences import entries_differ, remember
 from vllm_hosts.operations.foreseen import leads_to
 from vllm_hosts.operations.tree import change
-from vllm_hosts.tree import Entry, File, differing
 
 _CHANGE = "ssh"
 _RELOAD = "systemctl reload ssh.service 2>/dev/null || systemctl try-restart ssh.service"

@@ -13,12 +13,13 @@ from shlex import quote
 from pyinfra.api.command import StringCommand
 
 from vllm_hosts.facts import look
-from vllm_hosts.facts.tree import COPIES, DEPLOYED, STAMPS, TreeState
+from vllm_hosts.facts.tree import TreeState
+from vllm_hosts.host.files import Absent, Entry, File, Folder, Found, Kept, differing
+from vllm_hosts.host.paths import COPIES, DEPLOYED, STAMPS
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import leads_to, may_have_changed, will_change
 from vllm_hosts.operations.notes import NOTES
-from vllm_hosts.tree import Absent, Entry, File, Folder, Found, Kept, differing
 
 #: Where the version before the last change of each file that is not secret is kept.
 PREVIOUS = "/var/lib/vllm-hosts/previous"

@@ -10,9 +10,9 @@ from datetime import datetime
 import gevent
 from rich.console import Console
 
-from vllm_hosts.connections import ask
+from vllm_hosts.agents.chosen import Chosen
+from vllm_hosts.connect.hosts import ask
 from vllm_hosts.errors import HostError
-from vllm_hosts.operate.choice import Chosen
 from vllm_hosts.text import clean
 from vllm_hosts.top.draw import View, picture
 from vllm_hosts.top.look import Doing

@@ -1,0 +1,114 @@
+"""Starting, stopping and restarting agents that a deploy has made. Their definitions stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyinfra.context import ctx_host
+
+from vllm_hosts.connect.hosts import ask, carry_out
+from vllm_hosts.facts.agents import AgentDetails, AgentsInspected
+from vllm_hosts.facts.edge import EdgeRuns
+from vllm_hosts.host.compose import COMPOSE
+from vllm_hosts.host.gpus import turns
+from vllm_hosts.operations.base import watched
+from vllm_hosts.operations.edge import divert, taken_up
+from vllm_hosts.operations.healthy import wait_healthy
+from vllm_hosts.settings import HostSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one agent restarts. ``twin`` answers for it in the meantime; None: nobody does."""
+
+    agent: str
+    twin: str | None
+
+
+def planned(settings: HostSettings, agent: str, found: dict[str, AgentDetails]) -> Plan:
+    """How an agent restarts, given what runs on its host now."""
+    well = [name for name in settings.twins(agent) if name in found and found[name].well]
+    return Plan(agent, well[0] if well else None)
+
+
+def start(settings: HostSettings, agents: Sequence[str]) -> None:
+    """Start agents of the host at hand as its compose.yaml and .env say, and wait until they are
+    healthy. One that runs is left as it is.
+
+    :raises HostError: Compose cannot start one, or one does not become healthy.
+    """
+    found = ask(AgentsInspected, agents=list(agents))
+    stopped = [agent for agent in agents if found[agent].state not in ("running", "restarting")]
+    for agent in agents:
+        if agent not in stopped:
+            _say(f"{agent} runs already")
+    edge = bool(stopped) and ask(EdgeRuns)
+    cards = {agent.name: agent.gpus for agent in settings.agents}
+    before: list[str] = []
+    for turn in turns(stopped, cards):
+        # Agents of one card start one after the other: each measures what is free on it.
+        if before:
+            wait_healthy(settings.vllm.directory, before, settings.vllm.health_timeout)
+        names = " ".join(turn)
+        carry_out([watched(f"starting {names}", f"{_compose(settings)} up {_UP} {names}")])
+        if edge:
+            carry_out(taken_up(agent) for agent in turn)
+        before = turn
+    wait_healthy(settings.vllm.directory, agents, settings.vllm.health_timeout)
+
+
+def stop(settings: HostSettings, agents: Sequence[str]) -> None:
+    """Stop agents of the host at hand, when the requests that they are at have ended. They stay
+    stopped, over reboots too, until a start or the next deploy.
+
+    :raises HostError: Compose cannot stop one.
+    """
+    found = ask(AgentsInspected, agents=list(agents))
+    running = [agent for agent in agents if found[agent].state not in ("absent", "exited", "dead")]
+    for agent in agents:
+        if agent not in running:
+            _say(f"{agent} does not run")
+    if running:
+        names = " ".join(running)
+        carry_out([watched(f"stopping {names}", f"{_compose(settings)} stop {names}")])
+        for agent in running:
+            _say(f"{agent} is stopped")
+
+
+def restart(settings: HostSettings, agent: str) -> None:
+    """Recreate an agent of the host at hand, so that it reads .env again, and wait until it is
+    healthy. A healthy twin answers for it meanwhile. The edge sends the key that it then has.
+
+    :raises HostError: it does not come back. Where it has a twin, that one goes on answering.
+    """
+    found = ask(AgentsInspected, agents=[other.name for other in settings.agents])
+    edge = ask(EdgeRuns)
+    plan = planned(settings, agent, found) if edge else Plan(agent, None)
+    recreate = watched(
+        f"restarting {agent}", f"{_compose(settings)} up {_UP} --force-recreate {agent}"
+    )
+    if plan.twin is not None:
+        _say(f"{plan.twin} answers for {agent} meanwhile")
+        carry_out([divert(agent, plan.twin), recreate])
+        wait_healthy(settings.vllm.directory, [agent], settings.vllm.health_timeout)
+        carry_out([taken_up(agent)])
+        return
+    _say(f"restarting {agent}")
+    carry_out([recreate])
+    if edge:
+        # Before it answers, so that no request reaches it with the key that it had.
+        carry_out([taken_up(agent)])
+    wait_healthy(settings.vllm.directory, [agent], settings.vllm.health_timeout)
+
+
+#: A restart never touches other services. `docker compose restart` would not read .env again.
+_UP = "--detach --no-deps"
+
+
+def _compose(settings: HostSettings) -> str:
+    return f"{COMPOSE} --project-directory {settings.vllm.directory} --progress plain"
+
+
+def _say(text: str) -> None:
+    ctx_host.get().log(f"    {text}")

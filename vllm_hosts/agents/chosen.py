@@ -1,0 +1,17 @@
+"""Which agents of which hosts a command is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_hosts.connect.hosts import Connections
+from vllm_hosts.settings import HostSettings
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Agents by host, in the inventory's order, and the way to their hosts."""
+
+    connections: Connections
+    settings: dict[str, HostSettings]
+    agents: dict[str, list[str]]

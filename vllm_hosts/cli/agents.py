@@ -1,0 +1,258 @@
+"""`vllm-hosts agents`: what runs on hosts, and starting, stopping and restarting it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from shlex import quote
+from typing import NoReturn
+
+import click
+from pyinfra.api.output import set_echo, set_formatter
+from pyinfra_cli.log import setup_logging
+from rich.console import Console
+
+from vllm_hosts.agents import actions as operations
+from vllm_hosts.agents.chosen import Chosen
+from vllm_hosts.agents.edited import Edited, edited
+from vllm_hosts.agents.logs import News, Reader
+from vllm_hosts.agents.status import status_json, status_table
+from vllm_hosts.cli.choice import WithHosts, choose, host_option, name_argument
+from vllm_hosts.cli.common import (
+    agreed,
+    inventory_argument,
+    say_errors,
+    says_problems,
+    show_lines,
+    yes_option,
+)
+from vllm_hosts.connect.hosts import ask
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.agents import AgentsInspected
+from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.settings import HostSettings
+
+_problems = says_problems("The settings cannot be deployed:")
+#: Seconds in which a host must say what runs there.
+_LIMIT = 30.0
+#: Seconds between two looks at logs.
+_FOLLOW_EVERY = 1.0
+#: Columns of a table that is no terminal's: nothing is cut.
+_WIDE = 240
+as_is_option = click.option(
+    "--as-is", is_flag=True, help="Also where compose.yaml was edited since the last deploy."
+)
+
+
+@click.group(cls=WithHosts)
+@inventory_argument
+@host_option
+@click.pass_context
+def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None:
+    """Look at agents, start, stop and restart them, read their logs.
+
+    Example: vllm-hosts agents inventory/prod.py restart qwen3-8b
+    """
+    context.obj = inventory
+
+
+@agents.command()
+@name_argument
+@host_option
+@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@click.pass_obj
+@_problems
+def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: bool) -> None:
+    """Show what runs. Exit code 0 only if every agent runs and is healthy."""
+    chosen = choose(inventory, hosts, name)
+    found = chosen.connections.each(
+        chosen.agents,
+        lambda host: ask(AgentsInspected, agents=chosen.agents[host]),
+        limit=_LIMIT,
+    )
+    if as_json:
+        click.echo(json.dumps(status_json(chosen.agents, found), indent=2))
+    else:
+        width = None if sys.stdout.isatty() else _WIDE
+        Console(width=width, highlight=False).print(status_table(found, utc_now()))
+    say_errors(found)
+    if any(
+        isinstance(host, HostError) or not all(agent.well for agent in host.values())
+        for host in found.values()
+    ):
+        sys.exit(1)
+
+
+@agents.command()
+@name_argument
+@host_option
+@as_is_option
+@click.pass_obj
+@_problems
+def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
+    """Start agents that do not run, and wait until they are healthy.
+
+    Refused where compose.yaml is not what was deployed, unless --as-is is given.
+    """
+    chosen = choose(inventory, hosts, name)
+    found = chosen.connections.each(
+        chosen.agents, lambda host: edited(chosen.settings[host]), limit=_LIMIT
+    )
+    # Hosts that do not answer are named by what follows; the others start.
+    if _say_edited(found, as_is):
+        _refuse("started", inventory, found)
+    _at_once(chosen, operations.start)
+
+
+@agents.command()
+@name_argument
+@host_option
+@yes_option
+@click.pass_obj
+@_problems
+def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -> None:
+    """Drain in-flight requests, then stop agents. Asks where no agent is named.
+
+    They stay stopped over reboots, until a start or the next deploy.
+    """
+    chosen = choose(inventory, hosts, name)
+    if name is None:
+        agreed(f"Stop every agent of {', '.join(chosen.agents)}?", yes=yes)
+    _at_once(chosen, operations.stop)
+
+
+@agents.command()
+@name_argument
+@host_option
+@as_is_option
+@click.pass_obj
+@_problems
+def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
+    """Restart agents one after the other, with what .env holds now.
+
+    Each has to be healthy before the next one restarts. One that does not come back ends it; the
+    others go on as they are. Refused where compose.yaml is not what was deployed, unless --as-is is
+    given.
+    """
+    chosen = choose(inventory, hosts, name)
+    _show_progress()
+    # Nothing is touched while a host is out of reach.
+    found = chosen.connections.each(
+        chosen.agents, lambda host: edited(chosen.settings[host]), limit=_LIMIT
+    )
+    if say_errors(found):
+        click.secho("Nothing was restarted. --host leaves hosts out.", fg="red", err=True)
+        sys.exit(1)
+    if _say_edited(found, as_is):
+        _refuse("restarted", inventory, found)
+    left = [(host, agent) for host, names in chosen.agents.items() for agent in names]
+    while left:
+        host, agent = left.pop(0)
+        try:
+            do = partial(operations.restart, chosen.settings[host], agent)
+            chosen.connections.at(host, do)
+        except HostError as error:
+            click.secho(f"{host}: {error}", fg="red", err=True)
+            click.secho(f"{host}: agent {agent} did not come back", fg="red", err=True)
+            if left:
+                click.echo(f"not touched: {_listed(left)}", err=True)
+            sys.exit(1)
+        click.echo(f"{host}: {agent} is restarted")
+
+
+@agents.command()
+@name_argument
+@host_option
+@click.option("--follow", "-f", is_flag=True, help="Go on showing what is printed.")
+@click.option(
+    "--lines",
+    type=click.IntRange(0, 100_000),
+    default=50,
+    show_default=True,
+    help="How many of the last lines of each agent.",
+)
+@click.option(
+    "--all", "everything", is_flag=True, help="Also successful requests for /health and /metrics."
+)
+@click.pass_obj
+@_problems
+def logs(
+    inventory: Path,
+    name: str | None,
+    hosts: tuple[str, ...],
+    follow: bool,
+    lines: int,
+    everything: bool,
+) -> None:
+    """Show what agents print, with host and agent before each line. Keys are masked."""
+    reader = Reader(choose(inventory, hosts, name), lines, everything)
+    news = reader.read()
+    _show(news)
+    if not follow:
+        sys.exit(1 if news.problems else 0)
+    try:
+        while True:
+            time.sleep(_FOLLOW_EVERY)
+            _show(reader.read())
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+def _show(news: News) -> None:
+    for host, agent, line in news.lines:
+        click.echo(f"{click.style(f'{host} {agent} |', fg='cyan')} {line.text}")
+    for problem in news.problems:
+        click.secho(problem, fg="red", err=True)
+
+
+def _at_once(chosen: Chosen, do: Callable[[HostSettings, Sequence[str]], None]) -> None:
+    """All hosts at the same time; each says how far it is."""
+    _show_progress()
+    done = chosen.connections.each(
+        chosen.agents, lambda host: do(chosen.settings[host], chosen.agents[host])
+    )
+    if say_errors(done):
+        sys.exit(1)
+
+
+def _say_edited(found: Mapping[str, list[Edited] | HostError], as_is: bool) -> bool:
+    """What was edited on hosts; whether that is a reason to do nothing."""
+    refused = False
+    for host, edits in found.items():
+        for edit in [] if isinstance(edits, HostError) else edits:
+            stops = edit.stops and not as_is
+            refused = refused or stops
+            colour = "red" if stops else "yellow"
+            click.secho(f"{host}: {edit.sentence}", fg=colour, err=True)
+            show_lines(edit.lines, err=True)
+    return refused
+
+
+def _refuse(done: str, inventory: Path, found: Mapping[str, list[Edited] | HostError]) -> NoReturn:
+    hosts = [
+        host
+        for host, edits in found.items()
+        if not isinstance(edits, HostError) and any(edit.stops for edit in edits)
+    ]
+    limits = " ".join(f"--limit {quote(host)}" for host in hosts)
+    click.secho(f"Nothing was {done}.", fg="red", bold=True, err=True)
+    click.echo("To have again what the settings say, deploy:", err=True)
+    click.echo(f"  pyinfra {limits} {quote(str(inventory))} deploy.py", err=True)
+    click.echo("To go on with the files as they are, until the next deploy: --as-is", err=True)
+    sys.exit(1)
+
+
+def _show_progress() -> None:
+    """What hosts say while something is done there goes to standard error, as in a deploy."""
+    setup_logging(logging.INFO)
+    set_formatter(click.style)
+    set_echo(click.echo)
+
+
+def _listed(pairs: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{agent} on {host}" for host, agent in pairs)

@@ -1,0 +1,180 @@
+"""What all commands of `vllm-hosts` share."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
+import click
+from pyinfra.api.inventory import Inventory
+
+from vllm_hosts.errors import HostError, SettingsError
+from vllm_hosts.keys import KeyStore
+from vllm_hosts.project import left_behind
+from vllm_hosts.project.inventory import load
+from vllm_hosts.settings import HostSettings
+
+P = ParamSpec("P")
+
+inventory_argument = click.argument(
+    "inventory", type=click.Path(path_type=Path), metavar="INVENTORY"
+)
+identity_option = click.option(
+    "--identity",
+    type=click.Path(path_type=Path),
+    help="age or SSH identity that opens the keys.",
+)
+
+
+def opened(inventory: Path, identity: Path | None = None) -> Inventory:
+    """Load an inventory, and name the hosts that were taken out of it: once in a command.
+
+    :raises SettingsError: as ``load``.
+    """
+    loaded = load(inventory)
+    _name_left(inventory, loaded, identity)
+    return loaded
+
+
+def name_those_left_behind(inventory: Path, identity: Path | None = None) -> None:
+    """For what can be done without an inventory that loads."""
+    with suppress(SettingsError):
+        opened(inventory, identity)
+
+
+def _name_left(inventory: Path, loaded: Inventory, identity: Path | None) -> None:
+    context = click.get_current_context(silent=True)
+    if context is None or _SAID in context.meta:
+        return
+    context.meta[_SAID] = True
+    try:
+        content = KeyStore(inventory, identity).peek()
+    except SettingsError:
+        # Whoever needs the store says what is wrong with it.
+        return
+    if content and (left := left_behind.of(content, loaded)):
+        said = left_behind.sentence(left, content, inventory)
+        click.secho(said, fg="yellow", err=True)
+
+
+_SAID = "vllm_hosts.project.left_behind"
+
+
+def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Ends a command that finds problems with one sentence for each, and exit code 1."""
+
+    def decorate(command: Callable[P, None]) -> Callable[P, None]:
+        @wraps(command)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                command(*args, **kwargs)
+            except SettingsError as error:
+                click.secho(heading, fg="red", bold=True, err=True)
+                for problem in error.problems:
+                    click.echo(f"  - {problem}", err=True)
+                sys.exit(1)
+
+        return guarded
+
+    return decorate
+
+
+class NobodyAnswersError(click.ClickException):
+    """A question where there is no terminal. The command lacks ``-y``, and so is misused."""
+
+    exit_code = 2
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nobody can answer here, as there is no terminal; nothing was changed. Give -y to go"
+            " on without being asked"
+        )
+
+
+yes_option = click.option("--yes", "-y", is_flag=True, help="Ask nothing.")
+
+
+def agreed(question: str, *, yes: bool) -> None:
+    """Go on if somebody says so.
+
+    :raises click.Abort: somebody says no.
+    :raises NobodyAnswersError: there is no terminal.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        click.echo(question, err=True)
+        raise NobodyAnswersError
+    click.confirm(question, abort=True, err=True)
+
+
+def only(
+    inventory: Path, known: Mapping[str, HostSettings], hosts: Collection[str]
+) -> dict[str, HostSettings]:
+    """The hosts that ``--host`` names, in the inventory's order; all of them where it names none.
+
+    :raises click.UsageError: one of them is not in the inventory.
+    """
+    if unknown := [name for name in hosts if name not in known]:
+        raise click.UsageError(
+            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+    return {name: one for name, one in known.items() if not hosts or name in hosts}
+
+
+def say_errors(found: Mapping[str, object]) -> bool:
+    """One sentence for each host that failed; whether there was one."""
+    failed = {host: seen for host, seen in found.items() if isinstance(seen, HostError)}
+    for host, error in failed.items():
+        click.secho(f"{host}: {error}", fg="red", err=True)
+    return bool(failed)
+
+
+def show_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """The lines of a difference, below what they are about."""
+    for line in lines:
+        colour = {"-": "red", "+": "green"}.get(line[:1])
+        click.secho(f"      {line}", fg=colour, err=err)
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Duration(click.ParamType[timedelta]):
+    """A length of time such as ``90m``, ``24h`` or ``30d``; 0 is none."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        if value == "0":
+            return timedelta()
+        match = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no length of time; write it like 90m, 24h or 30d", param, ctx)
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names with commas between them."""
+
+    name = "name,name"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        found = tuple(word.strip() for word in str(value).split(",") if word.strip())
+        if not found:
+            self.fail("name at least one", param, ctx)
+        return found

@@ -1,0 +1,178 @@
+"""`vllm-hosts hosts`: which hosts have an inventory's keys, taking one over, letting one go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from shlex import quote
+
+import click
+from pyinfra.api.inventory import Inventory
+
+from vllm_hosts.cli.common import (
+    agreed,
+    identity_option,
+    inventory_argument,
+    only,
+    opened,
+    says_problems,
+    yes_option,
+)
+from vllm_hosts.connect.hosts import Connections, ask, carry_out
+from vllm_hosts.errors import HostError, SettingsError
+from vllm_hosts.facts.mark import HostMark
+from vllm_hosts.keys import KeyStore, OpenedStore
+from vllm_hosts.keys.hosts import released
+from vllm_hosts.keys.model import Content, DeployedHost
+from vllm_hosts.keys.ownership import Claim
+from vllm_hosts.keys.store_marks import Marked, Whose
+from vllm_hosts.keys.store_marks import inventory_of as inventory_named
+from vllm_hosts.operations.tree import change
+from vllm_hosts.project import left_behind
+from vllm_hosts.project.inventory import deployed, load, validate
+from vllm_hosts.project.run import claim_on
+from vllm_hosts.text import clean
+
+_problems = says_problems("Nothing was changed:")
+host_argument = click.argument("host")
+
+
+@click.group()
+def hosts() -> None:
+    """Hosts that have an inventory's keys: list them, adopt one, release one."""
+
+
+@hosts.command("list")
+@inventory_argument
+@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@identity_option
+@says_problems("The hosts cannot be listed:")
+def list_hosts(inventory: Path, as_json: bool, identity: Path | None) -> None:
+    """Print the hosts that have keys of this inventory's store, and how each is reached.
+
+    Example: vllm-hosts hosts list inventory/prod.py
+    """
+    loaded = opened(inventory, identity)
+    listed = [host.name for host in deployed(loaded)]
+    content = KeyStore(inventory, identity).read()
+    left = left_behind.of(content, loaded)
+    found = [_shown(name, content, name in listed) for name in [*listed, *left]]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for entry in found:
+        click.secho(clean(entry["host"]), bold=True, nl=False)
+        click.echo(f"  {_state(entry)}, {_way(content.hosts.get(str(entry['host'])))}")
+
+
+def _shown(name: str, content: Content, listed: bool) -> dict[str, object]:
+    way = content.hosts.get(name)
+    return {
+        "host": name,
+        "in_inventory": listed,
+        "has_keys": way is not None or name in content.internal,
+        "reached_by": dict(way.data) if way else None,
+        "agents": list(way.agents) if way else None,
+    }
+
+
+def _state(entry: Mapping[str, object]) -> str:
+    if not entry["in_inventory"]:
+        return "not in the inventory any more"
+    return "deployed" if entry["has_keys"] else "not deployed yet"
+
+
+def _way(way: DeployedHost | None) -> str:
+    if way is None:
+        return "how it is reached is not remembered"
+    said = [f"{name} {value}" for name, value in sorted(way.data.items())]
+    return clean(f"reached with {', '.join(said)}") if said else "reached by its name"
+
+
+@hosts.command()
+@inventory_argument
+@host_argument
+@yes_option
+@identity_option
+@_problems
+def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
+    """Take over a host that belongs to another inventory's store.
+
+    The next deploy gives it this store's keys and a certificate of its CA: every client of the host
+    needs a new key and the new CA then.
+
+    Example: vllm-hosts hosts adopt inventory/staging.py gpu1.example.com
+    """
+    loaded = opened(inventory, identity)
+    claim = _claim(inventory, loaded, host, identity)
+    connections = Connections(loaded)
+    try:
+        found = connections.at(host, partial(ask, HostMark, directory=claim.directory))
+        judged = claim.judge(found)
+        if judged is Whose.OURS and found.is_right(claim.mark):
+            click.echo(f"{host} belongs to {inventory} already")
+            return
+        if judged is Whose.NOBODYS:
+            click.echo(f"{host} belongs to no inventory; deploy to it: {_deploy(inventory, host)}")
+            return
+        if judged is not Whose.OURS:
+            _ask(host, inventory, found, yes)
+        claim.keep()
+        connections.at(host, partial(carry_out, [change([claim.file])]))
+    except HostError as error:
+        raise SettingsError([f"{host}: {error}"]) from error
+    click.echo(f"{host} belongs to {inventory} now; its keys and its certificate change with")
+    click.echo(f"  {_deploy(inventory, host)}")
+    click.echo("Take it out of the inventory that had it, and have that one's store forget it with")
+    click.echo(f"  vllm-hosts hosts release INVENTORY {quote(host)}")
+
+
+def _claim(inventory: Path, loaded: Inventory, host: str, identity: Path | None) -> Claim:
+    settings = only(inventory, validate(loaded), [host])
+    store = OpenedStore(KeyStore(inventory, identity))
+    store.make_key(host)
+    return claim_on(loaded.get_host(host), settings[host], inventory, store)
+
+
+def _ask(host: str, inventory: Path, found: Marked, yes: bool) -> None:
+    name = inventory_named(found)
+    whose = f"the inventory {clean(name)!r}" if name else "another inventory"
+    click.echo(
+        f"{host} has the keys and the CA of {whose}. Once {inventory} is deployed to it, its"
+        " clients are refused until each has a new key and the new CA, and its agents restart.",
+        err=True,
+    )
+    agreed("Take it over?", yes=yes)
+
+
+def _deploy(inventory: Path, host: str) -> str:
+    return f"pyinfra --limit {quote(host)} {quote(str(inventory))} deploy.py"
+
+
+@hosts.command()
+@inventory_argument
+@host_argument
+@identity_option
+@_problems
+def release(inventory: Path, host: str, identity: Path | None) -> None:
+    """Forget a host that was taken out of the inventory.
+
+    Nothing is done on the host: its edge goes on accepting the keys that it has.
+
+    Example: vllm-hosts hosts release inventory/prod.py gpu2.example.com
+    """
+    store = KeyStore(inventory, identity)
+    if host in [one.name for one in deployed(load(inventory))]:
+        raise SettingsError(
+            [f"{host} is in {inventory}, and its next deploy would remember it; take it out first"]
+        )
+    try:
+        store.update(partial(released, name=host))
+    finally:
+        # Afterwards, so that nobody is told to release what is being released.
+        opened(inventory, identity)
+    click.echo(f"{host} is released: keys.py does not reach it any more")
+    click.echo("Its edge goes on accepting the keys that it has. To end that, type there:")
+    click.echo("  systemctl disable --now nginx")

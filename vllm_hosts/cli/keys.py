@@ -1,0 +1,303 @@
+"""`vllm-hosts keys`: who may call the models. Takes effect with `pyinfra INVENTORY keys.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from shlex import quote
+
+import click
+
+from vllm_hosts.cli.common import (
+    Duration,
+    Names,
+    identity_option,
+    inventory_argument,
+    name_those_left_behind,
+    opened,
+    says_problems,
+)
+from vllm_hosts.cli.new_ca import new_ca
+from vllm_hosts.cli.recipients import recipients
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys.age import own_recipients
+from vllm_hosts.keys.model import ApiKey, ClientRecord
+from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.project import left_behind
+from vllm_hosts.project.inventory import deployed, validate
+
+_problems = says_problems("The keys cannot be changed or shown:")
+client_argument = click.argument("client")
+
+
+@click.group()
+def keys() -> None:
+    """Named keys of clients: add, list, show, rotate, revoke."""
+
+
+keys.add_command(new_ca)
+keys.add_command(recipients)
+
+
+@keys.command()
+@inventory_argument
+@click.option(
+    "--recipient",
+    "given",
+    multiple=True,
+    help="age recipient or SSH public key that may open the keys; repeatable. Default: your own.",
+)
+@identity_option
+@_problems
+def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None:
+    """Encrypt the keys with age, in a file that is safe to commit.
+
+    Example: vllm-hosts keys init inventory/prod.py --recipient "$(cat ~/.ssh/id_ed25519.pub)"
+    """
+    opened(inventory, identity)
+    store = KeyStore(inventory, identity)
+    store.encrypt(given or own_recipients(identity))
+    click.echo(f"{store.encrypted_path} holds the keys and the CA; commit it")
+    click.echo(f"{store.recipients_path} lists who can open it; commit it too")
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@click.option("--agents", type=Names(), help="The only agents for this client. Default: all.")
+@click.option("--hosts", type=Names(), help="The only hosts that get its key. Default: all.")
+@click.option("--expires", type=Duration(), help="How long the key is good, such as 30d.")
+@identity_option
+@_problems
+def add(
+    inventory: Path,
+    client: str,
+    agents: tuple[str, ...] | None,
+    hosts: tuple[str, ...] | None,
+    expires: timedelta | None,
+    identity: Path | None,
+) -> None:
+    """Make a client with a key of its own.
+
+    Example: vllm-hosts keys add inventory/prod.py alice --agents coder --expires 30d
+    """
+    loaded = opened(inventory, identity)
+    names = tuple(host.name for host in deployed(loaded))
+    _check_known("host", hosts, names)
+    if agents is not None:
+        settings = validate(loaded).values()
+        _check_known("agent", agents, {agent.name for host in settings for agent in host.agents})
+    store = KeyStore(inventory, identity)
+    new = not store.path.exists()
+    store.update(
+        lambda content: model.add_client(
+            content, client, utc_now(), agents=agents, hosts=hosts, lifetime=expires or None
+        ),
+        start=model.new_content(utc_now()),
+    )
+    if new:
+        click.echo(f"{inventory} had no store of keys; {store.path} is one now", err=True)
+    click.echo(f"{client} has a key; see it with: {_show(inventory, client)}")
+    _say_next(inventory, hosts or _reached(inventory, identity))
+
+
+@keys.command("list")
+@inventory_argument
+@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@click.option("--names", is_flag=True, help="For loops in a shell: names only, one a line.")
+@identity_option
+@_problems
+def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
+    """Print clients, their scopes, and their keys' ages and fingerprints. Never a key."""
+    now = utc_now()
+    name_those_left_behind(inventory, identity)
+    clients = sorted(_store(inventory, identity).read().clients.items())
+    if as_json:
+        shown = [_as_json(name, record, now) for name, record in clients]
+        click.echo(json.dumps(shown, indent=2))
+        return
+    for name, record in clients:
+        if names:
+            click.echo(name)
+            continue
+        click.secho(name, bold=True, nl=False)
+        click.echo(f"  agents: {_scope(record.agents)}; hosts: {_scope(record.hosts)}")
+        for key in record.keys:
+            until = _end(key)
+            state = "" if key.valid(now) else "  EXPIRED"
+            click.echo(f"  ...{key.fingerprint}  from {key.created:%Y-%m-%d}  {until}{state}")
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@click.option("--force", is_flag=True, help="Also where the output is no terminal.")
+@identity_option
+@_problems
+def show(inventory: Path, client: str, force: bool, identity: Path | None) -> None:
+    """Print a client's newest key. No other command prints one.
+
+    Example: export OPENAI_API_KEY="$(vllm-hosts keys show --force inventory/prod.py default)"
+    """
+    if not (force or sys.stdout.isatty()):
+        raise SettingsError(["a key goes to a terminal only; add --force to pass it on"])
+    name_those_left_behind(inventory, identity)
+    key = KeyStore(inventory, identity).client_key(client)
+    click.echo(key.get_secret_value(), nl=sys.stdout.isatty())
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@click.option(
+    "--overlap",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="How long the old key is good beside the new one.",
+)
+@click.option(
+    "--expires",
+    type=Duration(),
+    help="How long the new key is good; 0: without end. Default: as long as the old one was.",
+)
+@identity_option
+@_problems
+def rotate(
+    inventory: Path,
+    client: str,
+    overlap: timedelta,
+    expires: timedelta | None,
+    identity: Path | None,
+) -> None:
+    """Make a new key for a client. The old one ends by itself when the overlap is over.
+
+    Example: vllm-hosts keys rotate inventory/prod.py alice --overlap 24h
+    """
+    content = _store(inventory, identity).update(
+        lambda content: model.rotate(content, client, utc_now(), overlap, expires)
+    )
+    click.echo(f"{client} has a new key, {_end(content.client(client).keys[-1])}")
+    click.echo(f"see it with: {_show(inventory, client)}")
+    _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@click.option(
+    "--expires", type=Duration(), required=True, help="From now on, such as 30d; 0: without end."
+)
+@identity_option
+@_problems
+def extend(inventory: Path, client: str, expires: timedelta, identity: Path | None) -> None:
+    """Give a client's newest key another end. The key itself stays as it is.
+
+    Example: vllm-hosts keys extend inventory/prod.py alice --expires 30d
+    """
+    content = _store(inventory, identity).update(
+        lambda content: model.extend(content, client, utc_now(), expires)
+    )
+    click.echo(f"{client}'s key is good {_end(content.client(client).keys[-1])}")
+    _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
+
+
+@keys.command()
+@inventory_argument
+@client_argument
+@identity_option
+@_problems
+def revoke(inventory: Path, client: str, identity: Path | None) -> None:
+    """Take a client's keys away. Hosts refuse them as soon as they were told.
+
+    Example: vllm-hosts keys revoke inventory/prod.py alice && pyinfra -y inventory/prod.py keys.py
+    """
+    hosts: list[tuple[str, ...] | None] = []
+
+    def change(content: model.Content) -> model.Content:
+        hosts.append(content.client(client).hosts)
+        return model.revoke(content, client)
+
+    # Before the inventory is loaded: nothing in it may hold up a revocation.
+    _store(inventory, identity).update(change)
+    click.echo(f"{client} is revoked in the store, and refused by no host yet")
+    _say_next(inventory, hosts[0] or _reached(inventory, identity))
+
+
+@keys.command("rotate-internal")
+@inventory_argument
+@click.option("--hosts", type=Names(), help="Only these hosts. Default: all.")
+@identity_option
+@_problems
+def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Path | None) -> None:
+    """Make new keys between edges and agents. Client keys are unaffected."""
+    names = tuple(host.name for host in deployed(opened(inventory, identity)))
+    _check_known("host", hosts, names)
+    chosen = hosts or names
+    KeyStore(inventory, identity).update(
+        lambda content: model.rotate_internal(content, chosen, utc_now())
+    )
+    click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
+    click.echo(f"  pyinfra {quote(str(inventory))} deploy.py")
+
+
+def _store(inventory: Path, identity: Path | None) -> KeyStore:
+    """The store of an inventory that is there, whether or not it can be loaded."""
+    if not inventory.is_file():
+        raise SettingsError([f"{inventory} is not a file; name an inventory, as inventory/prod.py"])
+    return KeyStore(inventory, identity)
+
+
+def _reached(inventory: Path, identity: Path | None) -> list[str]:
+    """Hosts that keys.py reaches: the inventory's, and those that only the store remembers."""
+    loaded = opened(inventory, identity)
+    content = KeyStore(inventory, identity).read()
+    left = left_behind.of(content, loaded)
+    return [host.name for host in deployed(loaded)] + [
+        name for name in left if name in content.hosts
+    ]
+
+
+def _check_known(kind: str, names: Iterable[str] | None, known: Iterable[str]) -> None:
+    known = sorted(known)
+    if unknown := [name for name in names or () if name not in known]:
+        raise SettingsError([f"there is no {kind} {unknown[0]!r}; there is {', '.join(known)}"])
+
+
+def _show(inventory: Path, client: str) -> str:
+    return f"vllm-hosts keys show {quote(str(inventory))} {quote(client)}"
+
+
+def _say_next(inventory: Path, hosts: Iterable[str]) -> None:
+    click.echo(f"{', '.join(hosts)}: takes effect with")
+    click.echo(f"  pyinfra -y {quote(str(inventory))} keys.py")
+
+
+def _end(key: ApiKey) -> str:
+    return f"until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else "without end"
+
+
+def _scope(names: tuple[str, ...] | None) -> str:
+    return ", ".join(names) if names is not None else "all"
+
+
+def _as_json(name: str, record: ClientRecord, now: datetime) -> dict[str, object]:
+    return {
+        "client": name,
+        "agents": record.agents,
+        "hosts": record.hosts,
+        "created": record.created.isoformat(),
+        "keys": [
+            {
+                "fingerprint": key.fingerprint,
+                "created": key.created.isoformat(),
+                "expires": key.expires.isoformat() if key.expires else None,
+                "valid": key.valid(now),
+            }
+            for key in record.keys
+        ],
+    }

@@ -1,0 +1,162 @@
+"""`vllm-hosts plan`: whether agents fit their GPUs, before anything is deployed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from vllm_hosts.capacity import HostPlan, Verdict, plan_host
+from vllm_hosts.capacity.hub import Hub
+from vllm_hosts.capacity.show import as_json, lines, totals
+from vllm_hosts.capacity.sources import (
+    cards,
+    look_at,
+    models_of,
+    supposed_gpus,
+)
+from vllm_hosts.cli.choice import host_option
+from vllm_hosts.cli.common import inventory_argument, only, opened, says_problems
+from vllm_hosts.connect.ask import ask
+from vllm_hosts.errors import HostError
+from vllm_hosts.host.system import System
+from vllm_hosts.keys.sources import hf_token
+from vllm_hosts.project.inventory import validate
+from vllm_hosts.settings import HostSettings
+
+_SECONDS = 30
+
+
+class ModelDir(click.ParamType[tuple[str, Path]]):
+    """An agent's name and a folder, such as ``qwen=/srv/models/qwen``."""
+
+    name = "agent=folder"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path]:
+        if isinstance(value, tuple):
+            return value
+        agent, equals, folder = str(value).partition("=")
+        if not agent or not equals or not Path(folder).is_dir():
+            self.fail(f"{value!r} does not name an agent and a folder; write AGENT=FOLDER")
+        return agent, Path(folder)
+
+
+@click.command()
+@inventory_argument
+@host_option
+@click.option(
+    "--connect/--no-connect",
+    default=True,
+    show_default=True,
+    help="Ask hosts for their GPUs and models, or plan from settings and the hub alone.",
+)
+@click.option(
+    "--gpu-memory",
+    type=click.FloatRange(min=0, min_open=True, max=10000),
+    metavar="GIB",
+    help="Memory of each GPU, of hosts that are not asked or cannot be reached.",
+)
+@click.option(
+    "--model-dir",
+    "copies",
+    type=ModelDir(),
+    multiple=True,
+    metavar="AGENT=FOLDER",
+    help="An agent's model, copied to this machine. May be repeated.",
+)
+@click.option("--offline", is_flag=True, help="Do not ask the hub; use cached answers only.")
+@click.option("--json", "as_text", is_flag=True, help="For scripts: a list of objects.")
+@says_problems("There can be no plan:")
+def plan(
+    inventory: Path,
+    hosts: tuple[str, ...],
+    connect: bool,
+    gpu_memory: float | None,
+    copies: tuple[tuple[str, Path], ...],
+    offline: bool,
+    as_text: bool,
+) -> None:
+    """Show what agents need of their GPUs, and the longest context that fits. Changes nothing.
+
+    Exit codes: 0 all fit, 2 one does not, 1 one could not be planned. docs/capacity.md explains it.
+
+    Example: vllm-hosts plan inventory/prod.py --no-connect --gpu-memory 24
+    """
+    loaded = opened(inventory)
+    settings = validate(loaded)
+    chosen = only(inventory, settings, hosts)
+    agents = {agent.name for host in settings.values() for agent in host.agents}
+    if strangers := [name for name, _ in copies if name not in agents]:
+        raise click.UsageError(
+            f"--model-dir names {', '.join(strangers)}; there is {', '.join(sorted(agents))}"
+        )
+    answers: dict[str, System | HostError] = {}
+    if connect:
+        answers = ask(loaded, list(chosen), lambda name: look_at(chosen[name]))
+    unasked: dict[str, str] = {}
+    plans = []
+    for name, host in chosen.items():
+        hub = Hub(lambda host=host: hf_token(host), seconds=_SECONDS, offline=offline)  # type: ignore[misc]
+        made = _plan(host, answers.get(name), gpu_memory, dict(copies), hub)
+        if isinstance(made, str):
+            unasked[name] = made
+        else:
+            plans.append(made)
+    _show(plans, unasked, as_text)
+    verdicts = {agent.verdict for host in plans for agent in host.agents}
+    if verdicts & {Verdict.DOES_NOT_FIT, Verdict.PROBABLY_NOT}:
+        sys.exit(2)
+    sys.exit(1 if unasked or Verdict.UNKNOWN in verdicts else 0)
+
+
+def _plan(
+    settings: HostSettings,
+    system: System | HostError | None,
+    gpu_memory: float | None,
+    copies: dict[str, Path],
+    hub: Hub,
+) -> HostPlan | str:
+    """A host's plan, or why there is none."""
+    there = system if isinstance(system, System) else None
+    gpus = cards(there, settings) if there else None
+    supposed = gpu_memory or settings.capacity.gpu_memory
+    if gpus is None and settings.needs_gpu:
+        if supposed is None:
+            return f"{_why(system)}; give --gpu-memory, or set capacity.gpu_memory"
+        if system is not None:
+            note = f"{_why(system)}; planned with {supposed:g} GiB for each GPU"
+            click.secho(f"{settings.name}: {note}", fg="yellow", err=True)
+        gpus = supposed_gpus(settings, supposed)
+    return plan_host(
+        settings, gpus or {}, models_of(settings, there.models if there else {}, hub, copies)
+    )
+
+
+def _why(system: System | HostError | None) -> str:
+    """Why a host's cards are not known."""
+    if isinstance(system, HostError):
+        return str(system)
+    if system is None:
+        return "the host is not asked for its GPUs (--no-connect)"
+    return f"the GPU driver does not answer: {system.gpu_message}"
+
+
+def _show(plans: list[HostPlan], unasked: dict[str, str], as_text: bool) -> None:
+    if as_text:
+        found = [as_json(host) for host in plans]
+        found += [{"host": name, "error": why} for name, why in unasked.items()]
+        click.echo(json.dumps(found, indent=2))
+        return
+    for host in plans:
+        click.secho(host.host, bold=True)
+        for line in lines(host):
+            click.secho(line.text, fg=line.colour)
+    for name, why in unasked.items():
+        click.secho(name, bold=True)
+        click.secho(f"  could not be planned: {why}", fg="red")
+    if plans:
+        click.echo(totals(plans))

@@ -1,0 +1,82 @@
+"""`vllm-hosts keys recipients`: who can open the store of keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+
+import click
+
+from vllm_hosts.cli.common import (
+    identity_option,
+    inventory_argument,
+    name_those_left_behind,
+    says_problems,
+)
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys import KeyStore
+from vllm_hosts.keys.age import named_recipients, parse_recipient
+
+_problems = says_problems("The keys cannot be changed or shown:")
+
+
+@click.group()
+def recipients() -> None:
+    """Who can open the keys."""
+
+
+@recipients.command("list")
+@inventory_argument
+@_problems
+def list_recipients(inventory: Path) -> None:
+    """Print the recipients, one a line."""
+    name_those_left_behind(inventory)
+    for line in KeyStore(inventory).recipients():
+        click.echo(line)
+
+
+@recipients.command("add")
+@inventory_argument
+@click.argument("recipient")
+@identity_option
+@_problems
+def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
+    """Add a recipient and re-encrypt the keys.
+
+    Example: vllm-hosts keys recipients add inventory/prod.py "$(cat alice.pub)"
+    """
+    name_those_left_behind(inventory, identity)
+    store = KeyStore(inventory, identity)
+    parse_recipient(recipient)
+    lines = store.recipients()
+    if named_recipients(lines, " ".join(recipient.split()[:2])):
+        click.echo("can open the keys already")
+        return
+    store.set_recipients([*lines, recipient.strip()])
+    click.echo(f"{store.encrypted_path} is encrypted for {len(lines) + 1} recipients; commit it")
+
+
+@recipients.command("remove")
+@inventory_argument
+@click.argument("recipient")
+@identity_option
+@_problems
+def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
+    """Remove a recipient and re-encrypt the keys. RECIPIENT: the line, its key, or its comment.
+
+    Whoever had the file and their identity still knows all current keys: rotate them all.
+    """
+    name_those_left_behind(inventory, identity)
+    store = KeyStore(inventory, identity)
+    lines = store.recipients()
+    gone = named_recipients(lines, recipient)
+    if len(gone) != 1:
+        found = "matches several recipients" if gone else "is not one of the recipients"
+        raise SettingsError([f"{recipient!r} {found} in {store.recipients_path}"])
+    left = [line for line in lines if line != gone[0]]
+    if not left:
+        raise SettingsError(["that is the last recipient; nobody could open the keys again"])
+    store.set_recipients(left)
+    click.echo(f"{store.encrypted_path} is encrypted for {len(left)} recipients; commit it")
+    click.echo("Who was removed still knows all current keys. Rotate every client's, and run")
+    click.echo(f"  vllm-hosts keys rotate-internal {quote(str(inventory))}")

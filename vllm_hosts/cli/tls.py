@@ -1,0 +1,160 @@
+"""`vllm-hosts tls`: how long the hosts' certificates are good, and new ones before their time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from shlex import quote
+
+import click
+from cryptography import x509
+
+from vllm_hosts.cli.choice import WithHosts, host_option
+from vllm_hosts.cli.common import identity_option, inventory_argument, only, opened, says_problems
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.host.probe import certificate
+from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys.authority import Authority, ca_warnings
+from vllm_hosts.keys.ending import Left, left, to_do
+from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.project.inventory import validate
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.text import clean
+
+_problems = says_problems("The certificates cannot be shown or renewed:")
+
+
+@click.group(cls=WithHosts)
+@inventory_argument
+@host_option
+@click.pass_context
+def tls(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None:
+    """Show how long the edges' certificates are good; have them renewed.
+
+    Example: vllm-hosts tls inventory/prod.py status
+    """
+    context.obj = inventory
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A host's certificate: what it has left and who signed it, or why it could not be seen."""
+
+    found: Left | None = None
+    issuer: str = ""
+    warnings: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@tls.command()
+@host_option
+@click.option("--json", "as_json", is_flag=True, help="For scripts: a list of objects.")
+@identity_option
+@click.pass_obj
+@_problems
+def status(inventory: Path, hosts: tuple[str, ...], as_json: bool, identity: Path | None) -> None:
+    """Show until when each host's certificate is good, as a client sees it. Needs no SSH.
+
+    Exit codes: 0 nothing is to be done, 2 one is to be renewed, 1 one could not be seen.
+    """
+    chosen = _chosen(inventory, hosts, identity)
+    authority = KeyStore(inventory, identity).authority
+    now = utc_now()
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        looks = pool.map(lambda one: _look(one, authority, now), chosen.values())
+        seen = dict(zip(chosen, looks, strict=True))
+    if as_json:
+        click.echo(json.dumps([_as_json(name, one) for name, one in seen.items()], indent=2))
+    else:
+        _show(seen, chosen, inventory)
+    if any(one.problem for one in seen.values()):
+        sys.exit(1)
+    sys.exit(2 if any(_due(one) for one in seen.values()) else 0)
+
+
+def _look(settings: HostSettings, authority: Authority, now: datetime) -> _Seen:
+    try:
+        shown = certificate(settings.address, settings.edge.https_port, settings.edge_names[0])
+        parsed = x509.load_der_x509_certificate(shown)
+    except (OSError, ValueError) as error:
+        at = f"{settings.address} port {settings.edge.https_port}"
+        why = getattr(error, "strerror", None) or error
+        return _Seen(problem=clean(f"its certificate cannot be seen at {at}: {why}"))
+    warnings: list[str] = []
+    if settings.tls.mode == "local-ca":
+        try:
+            warnings += ca_warnings(authority, parsed, settings.name, now)
+        except SettingsError as error:
+            warnings += error.problems
+    found = left(parsed, settings, now)
+    return _Seen(found, clean(parsed.issuer.rfc4514_string(), 100), tuple(warnings))
+
+
+def _due(seen: _Seen) -> bool:
+    return bool(seen.warnings) or (seen.found is not None and seen.found.is_due)
+
+
+def _show(seen: Mapping[str, _Seen], chosen: Mapping[str, HostSettings], inventory: Path) -> None:
+    file = quote(str(inventory))
+    for name, one in seen.items():
+        click.secho(name, bold=True, nl=False)
+        if one.found is None:
+            click.secho(f": {one.problem}", fg="red")
+            click.echo(f"  to see why: vllm-hosts doctor {file} --host {quote(name)}")
+            continue
+        click.echo(f": {one.found.words}; signed by {one.issuer}")
+        if one.found.is_due:
+            click.secho(f"  {to_do(chosen[name], file)}", fg="yellow")
+        for warning in one.warnings:
+            click.secho(f"  {warning.replace('INVENTORY', file)}", fg="yellow")
+
+
+def _as_json(name: str, seen: _Seen) -> dict[str, object]:
+    """The names here are the names in the JSON, and stay."""
+    return {
+        "host": name,
+        "until": seen.found.ends.isoformat() if seen.found else None,
+        "days_left": seen.found.left.days if seen.found else None,
+        "issuer": seen.issuer or None,
+        "due": _due(seen),
+        "warnings": list(seen.warnings),
+        "error": seen.problem or None,
+    }
+
+
+@tls.command()
+@host_option
+@identity_option
+@click.pass_obj
+@_problems
+def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> None:
+    """Have the next deploy make new certificates, however long the present ones are good.
+
+    Example: vllm-hosts tls inventory/prod.py renew --host gpu1.example.com
+    """
+    chosen = _chosen(inventory, hosts, identity)
+    own = {name: one for name, one in chosen.items() if one.tls.mode == "files"}
+    if own and (hosts or len(own) == len(chosen)):
+        raise SettingsError(
+            [f"{name}: {to_do(one, quote(str(inventory)))}" for name, one in own.items()]
+        )
+    names = [name for name in chosen if name not in own]
+    KeyStore(inventory, identity).update(
+        lambda content: model.renew_certificates(content, names, utc_now())
+    )
+    limits = "".join(f" --limit {quote(name)}" for name in names) if hosts or own else ""
+    click.echo(f"{', '.join(names)}: a new certificate with the next deploy:")
+    click.echo(f"  pyinfra{limits} {quote(str(inventory))} deploy.py")
+    for name, one in own.items():
+        click.echo(f"{name} is left out: {to_do(one, quote(str(inventory)))}")
+
+
+def _chosen(
+    inventory: Path, hosts: tuple[str, ...], identity: Path | None
+) -> dict[str, HostSettings]:
+    return only(inventory, validate(opened(inventory, identity)), hosts)

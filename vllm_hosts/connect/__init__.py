@@ -1,0 +1,1 @@
+"""The one way to hosts: connecting, running, and why it could not be."""

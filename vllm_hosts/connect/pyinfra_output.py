@@ -1,0 +1,93 @@
+"""What pyinfra itself prints of hosts goes through the sanitiser too.
+
+pyinfra 3.10 prints what a host says in two places: line by line while a command runs
+(``pyinfra.connectors.util.read_buffer``) and after one that failed
+(``pyinfra.api.util.print_host_combined_output``). Everything else of a host reaches its logger in
+the text of errors. Its own colours stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from pyinfra import logger
+from pyinfra.api import facts, operations, util
+from pyinfra.api.host import Host
+from pyinfra.connectors.util import CommandOutput, OutputLine, read_buffer
+
+from vllm_hosts.project import deploy_output
+from vllm_hosts.text import clean, clean_styled
+
+#: Characters of a line, and of all lines of a command: a folder with many models has megabytes.
+LONGEST, WHOLE = 64 << 20, 256 << 20
+_connectors_util = sys.modules["pyinfra.connectors.util"]
+_print_whole = util.print_host_combined_output
+_installed = False
+
+
+def install() -> None:
+    """Put the sanitiser in. A second call changes nothing."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    _connectors_util.read_buffer = _read_buffer  # type: ignore[attr-defined]
+    # Both have imported it by name.
+    for module in (util, facts, operations):
+        module.print_host_combined_output = _print_output  # type: ignore[attr-defined]
+    logger.addFilter(_logged)
+    # paramiko logs what a host sent in the place of its banner, with a traceback; without a handler
+    # of its own Python shows it. Whoever connects tells why it failed.
+    paramiko = logging.getLogger("paramiko")
+    paramiko.addHandler(logging.NullHandler())
+    paramiko.propagate = False
+
+
+def _read_buffer(
+    name: str,
+    io: Iterable[Any],
+    output_queue: Any,
+    print_output: bool = False,
+    print_func: Callable[[str], str] | None = None,
+) -> None:
+    show = print_func or str
+
+    def shown(line: str) -> str:
+        if name == "stderr":
+            deploy_output.name_step()
+        return show(clean(line))
+
+    read_buffer(name, _bounded(io), output_queue, print_output, shown)
+
+
+def _bounded(io: Iterable[Any]) -> Iterator[Any]:
+    """Lines of a host, until there are more than anything of ours prints: then the command is cut
+    off, and whoever asked sees an answer without an end."""
+    source: Any = io
+    read = getattr(source, "readline", None)
+    total = 0
+    for line in iter(partial(read, LONGEST), read(0)) if read else source:
+        total += len(line)
+        if len(line) >= LONGEST or total > WHOLE:
+            logger.error("a command printed more than is read, and was cut off")
+            # A channel of SSH; a local process finds its pipe closed.
+            getattr(source, "channel", source).close()
+            return
+        yield line
+
+
+def _print_output(host: Host, output: CommandOutput) -> None:
+    lines = [OutputLine(line.buffer_name, clean(line.line)) for line in output]
+    _print_whole(host, CommandOutput(lines))
+
+
+def _logged(record: logging.LogRecord) -> bool:
+    if str(record.msg).startswith("Failed to load host keys from"):
+        # One that cannot be read is refused (reach.py); one that is not there is made.
+        return False
+    record.msg, record.args = clean_styled(record.getMessage()), ()
+    return True

@@ -1,0 +1,109 @@
+"""testinfra over pyinfra's own connection, so that what can be deployed can be verified."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.command import StringCommand
+from pyinfra.api.config import Config
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State
+from pyinfra.context import ctx_host, ctx_state
+from testinfra.backend.base import BaseBackend, CommandResult
+from testinfra.host import Host as TestinfraHost
+
+from vllm_hosts.connect import pyinfra_output
+from vllm_hosts.connect.hosts import connect_as_root
+from vllm_hosts.connect.reach import named, saying
+from vllm_hosts.errors import HostError
+
+_MARK = "vllm-hosts-end"
+
+
+class PyinfraBackend(BaseBackend):  # type: ignore[misc]
+    """Runs testinfra's commands where and as the deploy runs its own: connector, user, sudo."""
+
+    NAME = "pyinfra"
+
+    def __init__(self, state: State, host: Host) -> None:
+        super().__init__(host.name)
+        self._state = state
+        self._host = host
+
+    def run(self, command: str, *args: str, **kwargs: Any) -> CommandResult:
+        """Run a shell command on the host.
+
+        :raises HostError: the connection is lost, or sudo is refused: neither is an exit code.
+        """
+        script = self.get_command(command, *args)
+        # Output travels as base64: pyinfra splits it into lines and shows some of them.
+        wrapped = (
+            'out=$(mktemp); err=$(mktemp); trap \'rm -f "$out" "$err"\' EXIT\n'
+            f'( {script}\n) >"$out" 2>"$err" </dev/null; echo "code $?"\n'
+            f'base64 -w 0 "$out"; echo; base64 -w 0 "$err"; echo; echo {_MARK}'
+        )
+        with ctx_state.use(self._state), ctx_host.use(self._host), saying(self._host):
+            arguments, _ = pop_global_arguments(self._state, self._host, {})
+            options = {key: arguments.get(key) for key in CONNECTOR_ARGUMENT_KEYS}
+            _, output = self._host.run_shell_command(
+                StringCommand(wrapped), print_output=False, print_input=False, **options
+            )
+        lines = output.stdout_lines
+        if len(lines) < 4 or lines[-1] != _MARK:
+            said = " ".join(output.stderr.split()) or "the connection ended"
+            raise HostError(f"{self._host.name}: a command got no answer: {said}")
+        code, out, err = lines[-4:-1]
+        return self.result(
+            int(code.removeprefix("code ")),
+            self.encode(script),
+            base64.b64decode(out),
+            base64.b64decode(err),
+        )
+
+
+class CheckedHost(TestinfraHost):  # type: ignore[misc]
+    """testinfra's host, on which a look that fails is not a broken promise."""
+
+    def check_output(self, command: str, *args: str, **kwargs: Any) -> str:
+        """What a command prints.
+
+        :raises HostError: it ended with another code than 0, so there is nothing to judge.
+        """
+        done = self.run(command, *args, **kwargs)
+        if done.rc != 0:
+            words = done.stderr.strip().splitlines() or [f"exit code {done.rc}"]
+            raise HostError(f"{self.backend.hostname}: {command.split()[0]} failed: {words[-1]}")
+        return str(done.stdout).rstrip("\r\n")
+
+
+class Hosts:
+    """Connections to the hosts of an inventory, made when a host is first asked for."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        pyinfra_output.install()
+        self._state = State(inventory, Config())
+        self._made: dict[str, TestinfraHost | HostError] = {}
+
+    def get(self, name: str) -> TestinfraHost:
+        """A host for testinfra.
+
+        :raises HostError: it cannot be reached, or does not let us in. Tried once only.
+        """
+        if name not in self._made:
+            self._made[name] = self._connect(name)
+        found = self._made[name]
+        if isinstance(found, HostError):
+            raise found
+        return found
+
+    def _connect(self, name: str) -> TestinfraHost | HostError:
+        host = self._state.inventory.get_host(name)
+        try:
+            with ctx_state.use(self._state), ctx_host.use(host):
+                connect_as_root(host)
+        except HostError as error:
+            return named(host, error)
+        return CheckedHost(PyinfraBackend(self._state, host))

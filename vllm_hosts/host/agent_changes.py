@@ -1,0 +1,118 @@
+"""Which agents of a host a deploy changes, and what clients notice of it. Touches no host."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from vllm_hosts.host.compose import Project
+from vllm_hosts.host.files import File
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What agents should be: compose.yaml, and by agent the variables of .env that it gets."""
+
+    file: File
+    variables: Mapping[str, Mapping[str, SecretStr]]
+
+    @property
+    def names(self) -> list[str]:
+        """All variables of .env that compose.yaml asks for."""
+        return sorted({name for values in self.variables.values() for name in values})
+
+
+@dataclass(frozen=True)
+class Change:
+    """One agent that is started or recreated. ``runs``: it does so now, and is taken down."""
+
+    agent: str
+    why: str
+    runs: bool
+
+
+def digest(salt: str, name: str, value: SecretStr) -> str:
+    """A line of .env as the host digests it, so that no secret leaves it."""
+    return hashlib.sha256(f"{salt}{name}={value.get_secret_value()}".encode()).hexdigest()
+
+
+def with_new_key(definition: Definition, found: Project, salt: str) -> set[str]:
+    """Agents for which .env has, or lacks, something else than it will."""
+    return {
+        agent
+        for agent, values in definition.variables.items()
+        if any(found.env.get(name) != digest(salt, name, value) for name, value in values.items())
+    }
+
+
+def changes(agents: Sequence[str], found: Project, new_key: Collection[str] = ()) -> list[Change]:
+    """Agents that do not run as they should.
+
+    :param found: its hashes are those of the compose.yaml that there will be.
+    :param new_key: agents whose part of .env will be another.
+    """
+    by_service = {container.service: container for container in found.containers}
+    result = []
+    for agent in agents:
+        container = by_service.get(agent)
+        if container is None:
+            result.append(Change(agent, "it is new", runs=False))
+            continue
+        runs = container.status in ("running", "restarting", "paused")
+        if container.config_hash != found.wanted.get(agent):
+            result.append(Change(agent, "its definition changed", runs))
+        elif agent in new_key:
+            result.append(Change(agent, "its key changed", runs))
+        elif container.status != "running":
+            result.append(Change(agent, f"it is {container.status}", runs))
+    return result
+
+
+def serving(agents: Sequence[str], found: Project) -> set[str]:
+    """Agents that answer clients now."""
+    return {
+        container.service
+        for container in found.containers
+        if container.service in agents and container.health == "healthy"
+    }
+
+
+def sentences(
+    changed: Sequence[Change],
+    removed: Sequence[str],
+    starts: Mapping[str, int],
+    twins: Mapping[str, str],
+) -> Iterator[str]:
+    """What happens to agents, for people who are about to let it happen.
+
+    :param starts: by agent, the seconds that its last start took.
+    :param twins: by agent, the one that answers for it meanwhile.
+    """
+    for change in changed:
+        seconds = starts.get(change.agent)
+        if not change.runs:
+            how = f"takes about {_long(seconds)}" if seconds else "takes minutes: its model loads"
+            yield f"agent {change.agent} is started ({change.why}); that {how}"
+        elif twin := twins.get(change.agent):
+            yield (
+                f"agent {change.agent} is recreated ({change.why}); {twin} answers for it meanwhile"
+            )
+        elif seconds:
+            yield (
+                f"agent {change.agent} is recreated ({change.why}); it is out for about"
+                f" {_long(seconds)}, which its last start took"
+            )
+        else:
+            yield (
+                f"agent {change.agent} is recreated ({change.why}); it is out for minutes, while"
+                " its model loads"
+            )
+    for agent in removed:
+        yield f"agent {agent} is removed: it is no longer in the settings"
+
+
+def _long(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 120 else f"{round(seconds / 60)} minutes"

@@ -1,0 +1,88 @@
+"""Where Docker's images go on a host: to its data-root, or to containerd's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_hosts.host.docker_there import DockerThere, version_in
+
+#: From this version on a new Docker keeps images in containerd (moby's release notes of 29.0).
+_CONTAINERD_SINCE = 29
+
+#: What the daemon says if it runs, and what the files say if it does not; free bytes of each.
+IMAGES = r"""
+echo '== images'
+root=$(sed -n 's/.*"data-root" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null |
+    head -n 1)
+root=${root:-/var/lib/docker}
+feature=$(cat /etc/docker/daemon.json 2>/dev/null | tr -d ' \t\n' |
+    sed -n 's/.*"containerd-snapshotter":\(true\|false\).*/\1/p')
+store=$(sed -n 's/^root *= *["'"'"']\([^"'"'"']*\)["'"'"'].*/\1/p' /etc/containerd/config.toml \
+    2>/dev/null | head -n 1)
+store=${store:-/var/lib/containerd}
+says=$(timeout 20 docker info --format '{{.DockerRootDir}} {{json .DriverStatus}}' 2>/dev/null)
+case $says in /*)
+    root=${says%% *}; kind=docker
+    case $says in *io.containerd.snapshotter*) kind=containerd ;; esac
+    # A containerd that Docker starts itself lies in Docker's own folder.
+    [ -S /run/containerd/containerd.sock ] || store=$root/containerd/daemon
+    echo "kind $kind" ;;
+esac
+echo "feature ${feature:--}"
+for one in "root $root" "store $store"; do
+    at=${one#* }; while [ ! -d "$at" ]; do at=$(dirname "$at"); done
+    echo "$one"; echo "free ${one%% *} $(df --output=avail -B1 "$at" | tail -n 1)"
+done
+""".strip()
+
+
+@dataclass(frozen=True)
+class ImagePlaces:
+    """``kind``: ``docker`` or ``containerd``, as the running daemon says; empty: none runs.
+
+    ``feature``: whether daemon.json asks for containerd's store, None where it does not say.
+    ``root`` is Docker's folder and ``store`` containerd's, with free bytes.
+    """
+
+    kind: str
+    feature: bool | None
+    root: tuple[str, int]
+    store: tuple[str, int]
+
+    def goes_to(self, source: str, docker: DockerThere) -> tuple[str, int]:
+        """The folder that an image is pulled to, and the bytes that are free there.
+
+        :param source: ``docker.source``, which says what will be installed.
+        """
+        if self.kind:
+            return self.store if self.kind == "containerd" else self.root
+        if self.feature is not None:
+            return self.store if self.feature else self.root
+        # Nothing runs yet: what is installed, or the newest of Docker's own, decides.
+        version = version_in(docker.daemon)
+        there = bool(docker.packages) and version is not None
+        newest = version.major if there and version else _CONTAINERD_SINCE
+        new = source == "docker-ce" and newest >= _CONTAINERD_SINCE
+        return self.store if new else self.root
+
+
+def image_places(lines: list[str]) -> ImagePlaces:
+    """What ``IMAGES`` prints. :raises ValueError: it is not that."""
+    said: dict[str, str] = {}
+    free: dict[str, int] = {}
+    for line in lines:
+        kind, _, rest = line.partition(" ")
+        if kind == "free":
+            name, _, count = rest.partition(" ")
+            free[name] = int(count)
+        else:
+            said[kind] = rest
+    if missing := {"feature", "root", "store"} - set(said) | {"root", "store"} - set(free):
+        raise ValueError(f"nothing is said of {', '.join(sorted(missing))}")
+    feature = {"true": True, "false": False}.get(said["feature"])
+    return ImagePlaces(
+        kind=said.get("kind", ""),
+        feature=feature,
+        root=(said["root"], free["root"]),
+        store=(said["store"], free["store"]),
+    )

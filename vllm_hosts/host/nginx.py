@@ -1,0 +1,48 @@
+"""nginx on a host: its main configuration, and the edge's maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from vllm_hosts.host.paths import EDGE_FOLDER
+
+#: The distribution's own file.
+MAIN_CONF = "/etc/nginx/nginx.conf"
+
+
+@dataclass(frozen=True)
+class MainConf:
+    """nginx.conf, byte for byte. ``kind`` in stat's words; ``content`` of regular files only."""
+
+    kind: str
+    content: bytes
+    mode: int
+    owner: str
+    group: str
+
+
+#: Upstream -> key, and agent -> upstream where it is not its own: maps that the edge includes.
+INTERNAL_MAP = f"{EDGE_FOLDER}/internal.map"
+
+
+TARGETS_MAP = f"{EDGE_FOLDER}/targets.map"
+
+
+def upstream(agent: str) -> str:
+    """The name of an agent's upstream in nginx."""
+    return f"vllm_hosts_{agent}"
+
+
+def internal_line(agent: str, key: SecretStr) -> str:
+    """An agent's line in the map of internal keys."""
+    return f'{upstream(agent)} "{key.get_secret_value()}";'
+
+
+#: Where all of nginx's configuration lies.
+NGINX_FOLDER = "/etc/nginx"
+
+
+#: In the place of the certificate's folder and the logs', which may not be there yet.
+TRIAL_FOLDER = f"{NGINX_FOLDER}/vllm-hosts-trial"

@@ -1,0 +1,68 @@
+"""Paths on a host that one role writes and another one names to a program."""
+
+from __future__ import annotations
+
+from vllm_hosts.settings import Agent, HostSettings
+
+#: The Compose project that all agents of a host are in.
+PROJECT = "vllm"
+EDGE_CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
+EDGE_FOLDER = "/etc/nginx/vllm-hosts"
+#: The distribution's site: it claims port 80 for every name, and serves a page of welcome.
+NGINX_WELCOME = "/etc/nginx/sites-enabled/default"
+EDGE_LOGS = "/var/log/vllm-hosts"
+#: Whose keys the host has.
+STORE_MARK = "/etc/vllm-hosts/store"
+TLS_FOLDER = "/etc/vllm-hosts/tls"
+TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
+TLS_KEY = f"{TLS_FOLDER}/key.pem"
+
+
+#: Compose reads these beside compose.yaml, by itself; nothing of ours writes them.
+_OVERRIDES = (
+    "compose.override.yaml",
+    "compose.override.yml",
+    "docker-compose.override.yaml",
+    "docker-compose.override.yml",
+)
+
+
+def compose_overrides(settings: HostSettings) -> list[str]:
+    """Files by which Compose would take the agents for something else than compose.yaml says."""
+    return [f"{settings.vllm.directory}/{name}" for name in _OVERRIDES]
+
+
+def key_variable(agent: str) -> str:
+    """The variable in .env that holds an agent's internal key."""
+    return f"VLLM_API_KEY_{agent.upper().replace('-', '_')}"
+
+
+def agents_folder(settings: HostSettings) -> str:
+    """Holds a folder for each agent, which is all that the agent can write."""
+    return f"{settings.vllm.cache_directory}/agents"
+
+
+def models_folder(settings: HostSettings) -> str:
+    """What is fetched from the hub, in huggingface_hub's layout."""
+    return f"{settings.vllm.cache_directory}/huggingface"
+
+
+def model_folder(settings: HostSettings, agent: Agent) -> str:
+    """Where the agent's model lies, or will lie after its download from the hub."""
+    if agent.model.startswith("/"):
+        return agent.model
+    cached = agent.model.replace("/", "--")
+    return f"{models_folder(settings)}/hub/models--{cached}"
+
+
+#: One small file per service: the digest of the files that it last took up.
+STAMPS = "/var/lib/vllm-hosts/stamps"
+
+
+#: What was deployed to this host: SHA-256 and path, `-` for a path where nothing should be. While a
+#: change is under way a path has two lines, so that a run that is cut off leaves nothing false.
+DEPLOYED = "/var/lib/vllm-hosts/deployed"
+
+
+#: Copies of deployed files that are not secret, good as long as their digest stands there.
+COPIES = "/var/lib/vllm-hosts/deployed-files"

@@ -1,0 +1,355 @@
+"""The local CA, certificates of hosts, and judging certificates that users provide."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import SecretBytes, SecretStr
+
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.keys.files import LOCK_FILE, locked, private_folder, read_private, write_private
+from vllm_hosts.keys.places import CA_FILE
+from vllm_hosts.keys.weak_keys import weaknesses
+
+CA_KEY_FILE = "ca.key"
+#: What the local CA is called, before its inventory's name in parentheses.
+CA_NAME = "vllm-hosts local CA"
+_CA_YEARS = 10
+#: Clients whose clock is a little behind still accept a certificate that was just made.
+_BACKDATED = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A host's certificate, alone: its clients have the CA. ``key_pem`` never shows in a repr."""
+
+    certificate_pem: bytes
+    key_pem: SecretBytes = field(repr=False)
+
+
+class LocalCa:
+    """A certificate authority whose key stays in one private folder of the controller."""
+
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self.certificate = certificate
+        self._key = key
+
+    @classmethod
+    def load(cls, folder: Path) -> LocalCa | None:
+        """The inventory's CA; None: there is none. Looking makes nothing, not even a lock.
+
+        :raises SettingsError: its files are damaged, do not match, or are open to others.
+        """
+        with locked(folder) if (folder / LOCK_FILE).exists() else nullcontext():
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> LocalCa | None:
+        if not folder.exists():
+            return None
+        private_folder(folder)
+        certificate = _read_public(folder / CA_FILE)
+        key = read_private(folder / CA_KEY_FILE)
+        if certificate is None and key is None:
+            return None
+        both = f"{folder / CA_FILE} and {folder / CA_KEY_FILE}"
+        return cls.from_pem(certificate or b"", SecretStr((key or b"").decode("latin-1")), both)
+
+    def keep(self, folder: Path) -> LocalCa:
+        """Write the CA into a private folder; where there is one already, that one stays.
+
+        :raises SettingsError: as ``load``.
+        """
+        with locked(folder):
+            there = self._load(folder)
+            if there is None:
+                write_private(folder / CA_KEY_FILE, _private_pem(self._key))
+                write_private(folder / CA_FILE, self.certificate_pem)
+        return there or self
+
+    @classmethod
+    def from_pem(cls, certificate: bytes, key: SecretStr, both: str) -> LocalCa:
+        """A CA that was kept somewhere.
+
+        :param both: where certificate and key lie, for people.
+        :raises SettingsError: one is damaged, or they do not belong together.
+        """
+        try:
+            given = x509.load_pem_x509_certificates(certificate)
+            private = load_pem_private_key(key.get_secret_value().encode("latin-1"), password=None)
+        except (ValueError, TypeError) as error:
+            raise SettingsError(
+                [
+                    f"{both} are damaged or one is missing; restore both from a backup, or move"
+                    " both away to have a new CA made (clients then need the new one)"
+                ]
+            ) from error
+        # While another CA takes over, clients get both in one file.
+        own = [one for one in given if one.public_key() == private.public_key()]
+        if not isinstance(private, ec.EllipticCurvePrivateKey) or not own:
+            raise SettingsError([f"{both} do not belong together; restore both from one backup"])
+        return cls(own[0], private)
+
+    @classmethod
+    def create(cls, inventory_name: str, now: datetime, *, dated: bool = False) -> LocalCa:
+        """A new CA, which is nowhere yet.
+
+        :param dated: with the time in its name: some clients find a CA by its name alone, and
+            would take two of one name for each other.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        since = f" {now:%Y-%m-%d %H:%M:%S}" if dated else ""
+        name = x509.Name(
+            [x509.NameAttribute(NameOID.COMMON_NAME, f"{CA_NAME}{since} ({inventory_name})"[:64])]
+        )
+        certificate = (
+            _builder(name, name, key.public_key(), now, timedelta(days=365 * _CA_YEARS))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(certificates=True), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .sign(key, hashes.SHA256())
+        )
+        return cls(certificate, key)
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """What clients need to trust."""
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    def key_text(self) -> SecretStr:
+        """The CA's own key in PEM."""
+        return SecretStr(_private_pem(self._key).decode())
+
+    def issue(self, names: Sequence[str], valid_days: int, now: datetime) -> Issued:
+        """A certificate for a host's names and addresses, with a new ECDSA P-256 key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+        certificate = (
+            _builder(
+                subject, self.certificate.subject, key.public_key(), now, timedelta(days=valid_days)
+            )
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
+            )
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        return Issued(certificate.public_bytes(Encoding.PEM), SecretBytes(_private_pem(key)))
+
+    def signed(self, certificate: x509.Certificate) -> bool:
+        """Whether this CA signed the certificate."""
+        return signed_by(certificate, self.certificate)
+
+
+def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether one certificate was signed with the other one's key."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: CertificateIssuerPublicKeyTypes,
+    now: datetime,
+    life: timedelta,
+) -> x509.CertificateBuilder:
+    start = now - _BACKDATED
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + life)
+    )
+
+
+def _usage(*, certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not certificates,
+        key_cert_sign=certificates,
+        crl_sign=certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _read_public(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name.lower())
+
+
+def certificate_names(certificate: x509.Certificate) -> set[str]:
+    """DNS names (lower case) and addresses that a certificate is for."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    found = {name.lower() for name in names.get_values_for_type(x509.DNSName)}
+    return found | {str(address) for address in names.get_values_for_type(x509.IPAddress)}
+
+
+def covers(certificate: x509.Certificate, name: str) -> bool:
+    """Whether a client that asked for ``name`` accepts the certificate (RFC 6125)."""
+    wanted = _canonical(name)
+    names = certificate_names(certificate)
+    return wanted in names or f"*.{wanted.partition('.')[2]}" in names
+
+
+def _canonical(name: str) -> str:
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name.lower()
+
+
+def reason_to_renew(
+    certificate_pem: bytes | None,
+    public_key_pem: bytes | None,
+    ca: LocalCa,
+    names: Iterable[str],
+    renew_before_days: int,
+    now: datetime,
+    asked_since: datetime | None = None,
+) -> str | None:
+    """Why a host needs a new certificate from the local CA; None: the one it has is good.
+
+    :param public_key_pem: the public half of the key that lies beside the certificate.
+    :param asked_since: one that was made before is to be replaced.
+    """
+    if certificate_pem is None or public_key_pem is None:
+        return "there is none"
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+    except ValueError:
+        return "it is damaged"
+    public = certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    if public.strip() != public_key_pem.strip():
+        return "its key is another one"
+    if not ca.signed(certificate):
+        return "another CA signed it"
+    if certificate_names(certificate) != {_canonical(name) for name in names}:
+        return "it is for other names"
+    if certificate.not_valid_before_utc > now:
+        return "it is not valid yet"
+    left = certificate.not_valid_after_utc - now
+    if left < timedelta(days=renew_before_days):
+        return f"it has {max(left.days, 0)} days left"
+    if asked_since is not None and certificate.not_valid_before_utc + _BACKDATED < asked_since:
+        return f"a new one was asked for on {asked_since:%Y-%m-%d %H:%M} UTC"
+    return None
+
+
+def check_ca_file(path: str) -> list[str]:
+    """What is wrong with a CA file that a user provides, one sentence each."""
+    try:
+        roots = x509.load_pem_x509_certificates(Path(path).read_bytes())
+    except OSError as error:
+        return [f"tls.ca_file {path} cannot be read: {error.strerror}"]
+    except ValueError:
+        return [f"tls.ca_file {path} holds no certificate in PEM"]
+    return [f"tls.ca_file {path} {one}" for one in weaknesses(roots)]
+
+
+def check_files(
+    certificate_file: str, key_file: str, names: Sequence[str], now: datetime
+) -> list[str]:
+    """What is wrong with a certificate and key that a user provides, one sentence each."""
+    try:
+        chain = x509.load_pem_x509_certificates(Path(certificate_file).read_bytes())
+    except OSError as error:
+        return [f"tls.certificate {certificate_file} cannot be read: {error.strerror}"]
+    except ValueError:
+        return [f"tls.certificate {certificate_file} is not a certificate in PEM"]
+    try:
+        key = load_pem_private_key(Path(key_file).read_bytes(), password=None)
+    except OSError as error:
+        return [f"tls.key {key_file} cannot be read: {error.strerror}"]
+    except TypeError:
+        return [f"tls.key {key_file} has a passphrase; nginx needs it without"]
+    except (ValueError, UnsupportedAlgorithm):
+        return [f"tls.key {key_file} is not a private key in PEM"]
+    if weak := [f"tls.certificate {certificate_file} {one}" for one in weaknesses(chain)]:
+        return weak
+    leaf = chain[0]
+    found = []
+    if key.public_key() != leaf.public_key():
+        found.append(f"tls.key {key_file} is not the key of {certificate_file}")
+    if leaf.not_valid_after_utc <= now:
+        found.append(
+            f"tls.certificate {certificate_file} expired on"
+            f" {leaf.not_valid_after_utc:%Y-%m-%d}; provide a new one"
+        )
+    if leaf.not_valid_before_utc > now:
+        found.append(
+            f"tls.certificate {certificate_file} is not valid before"
+            f" {leaf.not_valid_before_utc:%Y-%m-%d}"
+        )
+    for name in names:
+        if not covers(leaf, name):
+            found.append(
+                f"tls.certificate {certificate_file} does not name {name}; it names"
+                f" {', '.join(sorted(certificate_names(leaf))) or 'nothing'}"
+            )
+    for certificate, issuer in pairwise(chain):
+        if not signed_by(certificate, issuer):
+            found.append(
+                f"tls.certificate {certificate_file}: the chain is out of order; put the host's"
+                " certificate first, each followed by the one that signed it"
+            )
+            break
+    return found
+
+
+def utc_now() -> datetime:
+    """Now, with its time zone."""
+    return datetime.now(UTC)

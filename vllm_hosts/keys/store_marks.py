@@ -1,0 +1,147 @@
+"""Which store of keys a host belongs to, from what it has. Touches no host and no file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import NameOID
+
+from vllm_hosts.keys import HostKeys
+from vllm_hosts.keys.model import Content
+from vllm_hosts.keys.pki import CA_NAME
+
+_MARK = re.compile(r"store ([0-9a-f]{32})\ninventory ([^\x00-\x1f]{1,100})")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What lies on a host: a store's identifier, and the name of its inventory. No secret."""
+
+    store: str
+    inventory: str
+
+    def text(self) -> str:
+        """As it is written."""
+        return (
+            "# Whose keys this host has: another inventory's deploy leaves the host alone.\n"
+            f"store {self.store}\ninventory {self.inventory}\n"
+        )
+
+    @classmethod
+    def read(cls, text: str) -> Mark | None:
+        """From such a text; None: it is none."""
+        match = _MARK.search(text)
+        return cls(match[1], match[2]) if match else None
+
+
+@dataclass(frozen=True)
+class Marked:
+    """What a host shows of whose it is.
+
+    :param text: of its mark; None: there is none.
+    :param file: kind, mode and owner of the mark.
+    :param digests: of keys that the host has, where it has no mark.
+    :param user: who has looked; only root sees all.
+    """
+
+    text: str | None
+    file: str = ""
+    certificate: bytes | None = None
+    digests: frozenset[str] = frozenset()
+    user: str = "0"
+
+    def is_right(self, mark: Mark) -> bool:
+        """Whether the mark is there, as it should be."""
+        return self.file == "regular file 644 0:0" and self.text == mark.text().strip()
+
+
+class Whose(Enum):
+    """What a host's mark, or its keys, say of one store."""
+
+    OURS = "ours"
+    NOBODYS = "nobody's"
+    ANOTHERS = "another's"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What tells that a host belongs to a store, also where a version without marks deployed it.
+
+    :param digests: of every key that the host could have from the store.
+    :param ca: the local CA's certificate; None: there is none.
+    """
+
+    store: str
+    digests: frozenset[str]
+    ca: bytes | None
+
+
+def digests(content: Content, host: str, agents: Iterable[str]) -> frozenset[str]:
+    """SHA-256 of all keys of a store that a host may have: clients' headers, and agents' keys."""
+    found = {
+        f"Bearer {key.value.get_secret_value()}"
+        for record in content.clients.values()
+        for key in record.keys
+    }
+    if host in content.internal:
+        keys = HostKeys(content.internal[host].value, (), None)
+        found |= {keys.internal_of(agent).get_secret_value() for agent in agents}
+    return frozenset(hashlib.sha256(key.encode()).hexdigest() for key in found)
+
+
+def whose(found: Marked, signs: Signs) -> Whose:
+    """Whether a host is a store's. A mark is believed; without one, keys and the CA tell."""
+    if found.text is not None:
+        mark = Mark.read(found.text)
+        if mark is None or not found.file.startswith("regular file "):
+            return Whose.UNREADABLE
+        return Whose.OURS if mark.store == signs.store else Whose.ANOTHERS
+    if found.digests & signs.digests or _signed(found.certificate, signs.ca):
+        return Whose.OURS
+    if found.digests or ca_name(found.certificate) is not None:
+        return Whose.ANOTHERS
+    return Whose.NOBODYS
+
+
+def inventory_of(found: Marked) -> str | None:
+    """The name of the inventory that a host belongs to, where it says one."""
+    mark = Mark.read(found.text) if found.text is not None else None
+    return mark.inventory if mark else ca_name(found.certificate)
+
+
+def ca_name(certificate: bytes | None) -> str | None:
+    """The inventory whose local CA issued a certificate; None: it is of no such CA."""
+    try:
+        issuer = x509.load_pem_x509_certificate(certificate or b"").issuer
+    except ValueError:
+        return None
+    for name in issuer.get_attributes_for_oid(NameOID.COMMON_NAME):
+        before, _, rest = str(name.value).partition(" (")
+        if before.startswith(CA_NAME):
+            return rest.removesuffix(")")
+    return None
+
+
+def _signed(certificate: bytes | None, trusted: bytes | None) -> bool:
+    """Whether one of the certificates that clients are given signed a host's."""
+    try:
+        leaf = x509.load_pem_x509_certificate(certificate or b"")
+        roots = x509.load_pem_x509_certificates(trusted or b"")
+    except ValueError:
+        return False
+    return any(_directly(leaf, root) for root in roots)
+
+
+def _directly(leaf: x509.Certificate, root: x509.Certificate) -> bool:
+    try:
+        leaf.verify_directly_issued_by(root)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""One site as its owner wrote it: inventory, settings of hosts, keys, endpoints."""

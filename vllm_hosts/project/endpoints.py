@@ -1,0 +1,103 @@
+"""How clients reach the agents of an inventory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from shlex import quote
+
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.host.probe import host_header
+from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
+from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.keys.places import client_ca_file
+from vllm_hosts.settings import HostSettings
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One agent as a client sees it.
+
+    ``ca_file`` is an absolute path; None where the system's CAs do.
+    """
+
+    host: str
+    agent: str
+    base_url: str
+    ca_file: str | None
+    served_model_name: str
+    client: str
+    key_command: str
+
+    def as_json(self) -> dict[str, str | None]:
+        """The names of this class are the names in the JSON, and stay."""
+        return asdict(self)
+
+    def curl(self) -> str:
+        """A line for any shell that completes a chat. The key is in no process's arguments."""
+        ca = f" --cacert {quote(self.ca_file)}" if self.ca_file else ""
+        body = {
+            "model": self.served_model_name,
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 16,
+        }
+        return (
+            f"""printf 'header = "Authorization: Bearer %s"' "$({self.key_command})" |"""
+            f" curl -sS -K -{ca} -H 'Content-Type: application/json'"
+            f" -d {quote(json.dumps(body))}"
+            f" {self.base_url}/chat/completions"
+        )
+
+
+def endpoints(
+    settings: dict[str, HostSettings], folder: Path, key_command: str, client: str
+) -> Iterator[Endpoint]:
+    """All agents of all hosts.
+
+    :param folder: the inventory's private folder on the controller.
+    :param key_command: what prints the key of ``client`` in a shell here.
+    """
+    for host in settings.values():
+        name = host_header(host.edge_names[0], host.edge.https_port)
+        ca_file = client_ca_file(host, folder)
+        for agent in host.agents:
+            yield Endpoint(
+                host=host.name,
+                agent=agent.name,
+                base_url=f"https://{name}/{agent.name}/v1",
+                ca_file=str(Path(ca_file).absolute()) if ca_file else None,
+                served_model_name=agent.client_model_name,
+                client=client,
+                key_command=key_command,
+            )
+
+
+def client_to_name(store: KeyStore, asked: str | None) -> str:
+    """A client of the store that has a key: the one that was asked for, the default one, or the
+    first that may use every agent.
+
+    A store that nothing here opens, or that is not made yet, is not asked.
+
+    :raises SettingsError: there is no such client, or nobody has a key.
+    """
+    try:
+        content = store.peek()
+    except SettingsError:
+        if not store.encrypted:
+            raise
+        content = None
+    if content is None:
+        return asked or DEFAULT_CLIENT
+    now = utc_now()
+    if asked:
+        content.client(asked)
+        return asked
+    usable = [name for name, record in content.clients.items() if record.valid_keys(now)]
+    usable.sort(key=lambda name: (name != DEFAULT_CLIENT, bool(content.clients[name].agents), name))
+    if not usable:
+        raise SettingsError(
+            ["no client has a key that is good; make one: vllm-hosts keys add INVENTORY NAME"]
+        )
+    return usable[0]

@@ -1,0 +1,126 @@
+"""pyinfra's own command: what it is given that would go wrong unnoticed, and what it asks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from shlex import quote
+from typing import Any, NoReturn
+
+import click
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State, StateStage
+from pyinfra_cli.exceptions import CliError
+
+from vllm_hosts.project.inventory import LEFT, deployed
+
+
+def options() -> dict[str, Any]:
+    """What it was given; nothing where another command runs."""
+    context = click.get_current_context(silent=True)
+    return context.params if context else {}
+
+
+def misused(sentence: str) -> NoReturn:
+    """pyinfra would show a traceback of whatever is raised while config.py runs."""
+    click.secho(f"--> {sentence}", fg="red", bold=True, err=True)
+    raise SystemExit(2)
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """:raises SystemExit: options with which failures would go unnoticed, or in a wrong order."""
+    if given.get("no_wait"):
+        misused("--no-wait exits with 0 after failures; leave it out")
+    if given.get("dry") and given.get("yes"):
+        misused(
+            "--dry with -y (or PYINFRA_YES) looks at nothing, and so finds nothing; leave -y out"
+        )
+    if wrong := [one for one in given.get("data") or () if "=" not in str(one)]:
+        misused(f"--data {wrong[0]} sets nothing; write it as --data NAME=VALUE")
+    inventory, files = str(given.get("inventory") or ""), given.get("operations") or ()
+    if Path(inventory).name in ("deploy.py", "keys.py") and files:
+        misused(f"the inventory comes first; run pyinfra {files[0]} {inventory}")
+
+
+def check_limit(given: Mapping[str, Any], inventory: Inventory, file: Path) -> None:
+    """pyinfra only warns of a name that is no host's, and does the rest: nothing, or too much.
+
+    :raises SystemExit: such a name.
+    """
+    hosts = [*deployed(inventory), *inventory.groups.get(LEFT, ())]
+    known = ", ".join(host.name for host in hosts)
+    for pattern in given.get("limit") or ():
+        if not _matching(pattern, hosts, inventory):
+            misused(
+                f"--limit {pattern} names no host that {file} deploys to; it has {known}. No host"
+                " was changed"
+            )
+    for pattern in given.get("exclude") or ():
+        if not _matching(pattern, inventory, inventory):
+            misused(
+                f"--exclude {pattern} names no host of {file}; it has {known}. No host was changed"
+            )
+
+
+def check_chosen(chosen: Sequence[Host]) -> None:
+    """:raises SystemExit: no host is left."""
+    if not chosen:
+        misused("--limit and --exclude leave no host to deploy to; no host was changed")
+
+
+def _matching(pattern: str, hosts: Iterable[Host], inventory: Inventory) -> list[Host]:
+    """As pyinfra reads it: the name of a group, or a pattern of names."""
+    if pattern in inventory.groups:
+        return [host for host in hosts if pattern in host.groups]
+    return [host for host in hosts if fnmatch(host.name, pattern)]
+
+
+def only_keys(operations: Sequence[object]) -> bool:
+    """Whether a run is of keys.py alone."""
+    return [Path(str(operation)).name for operation in operations] == ["keys.py"]
+
+
+def ask_somebody() -> None:
+    """pyinfra asks before it changes anything, and breaks where nobody can answer."""
+    cli = sys.modules.get("pyinfra_cli.cli")
+    ask = getattr(cli, "_do_confirm", None)
+    if cli is None or ask is None or getattr(ask, "says_why", False):
+        return
+
+    def asked(question: str) -> bool:
+        try:
+            answer: bool = ask(question)
+        except EOFError:
+            click.echo(err=True)
+            raise CliError(
+                "nobody can answer here, as there is no terminal; nothing more was changed. Give -y"
+                " to go on without being asked, also where hosts cannot be reached"
+            ) from None
+        return answer
+
+    asked.says_why = True  # type: ignore[attr-defined]
+    cli._do_confirm = asked  # type: ignore[attr-defined]
+
+
+def with_old_keys(chosen: Iterable[Host], state: State) -> list[str]:
+    """Hosts that a run of ``keys.py`` was for, and that have not taken the keys."""
+    executed = state.current_stage in (StateStage.Execute, StateStage.Disconnect)
+    return [
+        host.name
+        for host in chosen
+        if not executed or host in state.failed_hosts or host not in state.activated_hosts
+    ]
+
+
+def say_who_has_old_keys(chosen: Iterable[Host], state: State, inventory: Path) -> None:
+    """The last words of a run: its table counts the others only."""
+    left = with_old_keys(chosen, state)
+    if not left:
+        return
+    limits = " ".join(f"--limit {quote(name)}" for name in left)
+    click.secho(f"--> Still with their old keys: {', '.join(left)}", fg="red", bold=True, err=True)
+    click.echo("    Revoked keys work there, and new ones do not. To go on, type:", err=True)
+    click.echo(f"    pyinfra -y {limits} {quote(str(inventory))} keys.py", err=True)

@@ -1,0 +1,193 @@
+"""The part of pytest's run that gathers what the tests found."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Generator, Mapping
+from pathlib import Path
+
+import pytest
+
+from vllm_hosts import __version__
+from vllm_hosts.host.render import render
+from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.exposure import exposed
+from vllm_hosts.text import clean
+from vllm_hosts.verify.promises import promises
+from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Outcome, Report
+
+_LIMIT = 600  # characters of a reason: a list of everything helps nobody
+_MARKS: dict[Outcome, str] = {
+    "kept": "✓",
+    "broken": "✕",
+    "not checked": "?",
+    "does not apply": "·",
+}
+
+
+class Collector:
+    """A pytest plugin: one for each run of the suite.
+
+    :param folder: where the report goes; None: only to the terminal.
+    :param file: the inventory's path, for what is to be typed.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, HostSettings],
+        inventory: str,
+        folder: str | None,
+        file: str = "INVENTORY",
+    ) -> None:
+        self._folder = Path(folder) if folder else None
+        self._started = time.monotonic()
+        self._exposed = [
+            f"{host.name}: {sentence}" for host in settings.values() for sentence in exposed(host)
+        ]
+        hosts = [
+            HostReport(
+                name=host.name,
+                address=host.address,
+                agents=[
+                    AgentSummary(
+                        agent.name,
+                        agent.model,
+                        agent.client_model_name,
+                        agent.port,
+                        agent.gpus,
+                        tuple(map(str, agent.expose.networks)) if agent.expose else (),
+                        tuple(f"{name} {what}" for name, what in agent.risks.items()),
+                    )
+                    for agent in host.agents
+                ],
+            )
+            for host in settings.values()
+        ]
+        self.report = Report(inventory, __version__, utc_now(), 0.0, hosts, file)
+        self._by_name = {host.name: host for host in hosts}
+
+    def note(self, host: str, what: str, value: str) -> None:
+        """Something that the report shows about a host."""
+        self._by_name[host].notes[what] = clean(value, _LIMIT)
+
+    def warn(self, host: str, sentence: str) -> None:
+        """Something that breaks no promise yet."""
+        self._by_name[host].warnings.append(clean(self.report.named(sentence), _LIMIT))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Sort every test's end into the outcomes that a promise can have."""
+        report = yield
+        marker = item.get_closest_marker("promise")
+        if marker is None or report.when == "teardown":
+            return report
+        if report.when == "setup" and report.passed:
+            return report
+        parameters = item.callspec.params  # type: ignore[attr-defined]
+        outcome, why = _judge(report, call)
+        self._by_name[parameters["host_name"]].looks.append(
+            Look(
+                marker.args[0],
+                parameters["host_name"],
+                parameters.get("agent_name"),
+                outcome,
+                why,
+                report.duration,
+            )
+        )
+        return report
+
+    def pytest_sessionfinish(self) -> None:
+        """Write what was asked for."""
+        self.report.seconds = time.monotonic() - self._started
+        self.report.hosts = [host for host in self.report.hosts if host.looks]
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        document = json.dumps(self.report.as_json(), indent=2, ensure_ascii=False)
+        (self._folder / "report.json").write_text(f"{document}\n")
+        (self._folder / "report.html").write_text(html(self.report))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """What is not kept, in words, and how many are."""
+        write = terminalreporter.write_line
+        for host in self.report.hosts:
+            together = host.together()
+            for why, names in together.items():
+                title = f"{len(names)} promises not checked on {host.name}"
+                write(f"\n{_MARKS['not checked']} {title}", bold=True, yellow=True)
+                write(f"    {why}")
+            said = {name for names in together.values() for name in names}
+            for promise in self.report.looked_at:
+                outcome = host.outcome(promise.identifier)
+                if outcome in ("broken", "not checked") and promise.identifier not in said:
+                    color = {"red" if outcome == "broken" else "yellow": True}
+                    title = f"{promise.identifier} {outcome} on {host.name}: {promise.says}"
+                    write(f"\n{_MARKS[outcome]} {title}", bold=True, **color)
+                    for why in host.reasons(promise.identifier):
+                        write(f"    {why}")
+                    if outcome == "broken":
+                        write(f"    to do: {self.report.to_do(promise)}")
+        warnings = [f"{one.name}: {said}" for one in self.report.hosts for said in one.warnings]
+        for sentence in [*warnings, *self._exposed]:
+            write(f"\n! {sentence}", yellow=True)
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in self.report.counts.items() if n)
+        hosts = len(self.report.hosts)
+        write(f"\n{hosts} host{'' if hosts == 1 else 's'}, promises: {counts or 'none'}")
+        if self._folder is not None:
+            write(f"report: {self._folder / 'report.html'}")
+
+
+def html(report: Report) -> str:
+    """The report as one page that needs nothing else."""
+    return render(
+        "report/report.html.j2",
+        report=report,
+        promises=promises(),
+        marks=_MARKS,
+        groups=list(dict.fromkeys(p.identifier.partition("-")[0] for p in report.looked_at)),
+    )
+
+
+def _judge(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
+    if report.passed:
+        return "kept", ""
+    if report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        return "does not apply", reason.removeprefix("Skipped: ")
+    assert call.excinfo is not None
+    said = str(call.excinfo.value) or call.excinfo.typename
+    if report.when == "call" and call.excinfo.errisinstance(AssertionError):
+        return "broken", _short(said)
+    if call.excinfo.errisinstance((OSError, ExceptionGroup)) or report.when == "setup":
+        return "not checked", _short(said)
+    ours = call.excinfo.typename in ("HostError", "SettingsError")
+    name = "" if ours else f"{call.excinfo.typename}: "
+    return "not checked", _short(name + said)
+
+
+_EMPTY = ("[]", "set()", "{}", "frozenset()")
+
+
+def _compared(text: str) -> str:
+    """What pytest says of two values that differ, in words; other text as it is."""
+    match = re.fullmatch(r"assert (.+?) == (.+)", text)
+    if match is None or match[2] in _EMPTY:
+        return text
+    return f"found {match[1]}, expected {match[2]}"
+
+
+def _short(said: str) -> str:
+    """The first paragraph of a failed assertion, without the machinery around it."""
+    lines = said.splitlines()
+    text = lines[0] if lines else ""
+    text = _compared(text.removeprefix("AssertionError: "))
+    text = re.sub(r"^assert (.*) == (\[\]|set\(\)|\{\})$", r"\1", text)
+    text = text.removeprefix("AssertionError: ").removeprefix("assert ")
+    text = re.sub(r"^\[(['\"])(.*)\1\]$", r"\2", text)
+    return clean(text, _LIMIT)
