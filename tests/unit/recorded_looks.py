@@ -178,7 +178,7 @@ AFTER: dict[str, dict[str, Any]] = {
         "ImageVersion": ImageFound(IMAGE_ID, None),
         "ImagesUsed": ImageUse(IMAGE_ID, (), ()),
     },
-    "asking vllm/": {"ImageVersion": ImageFound(IMAGE_ID, "0.33.0")},
+    "checking which vLLM": {"ImageVersion": ImageFound(IMAGE_ID, "0.33.0")},
     "running nvidia-smi in a container": {"LastGpuCheck": GpuCheck(("seen",), ("seen",))},
     "nft -f /etc/vllm-hosts/firewall.nft": {
         "FirewallLoaded": Loaded(in_force=True, enabled=False, active=False)

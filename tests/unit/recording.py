@@ -108,6 +108,8 @@ class Recorder:
         #: What the edge answers to a path, and which ports open from here.
         self.edge: Callable[[str], int] = lambda path: 401
         self.open: set[int] = set()
+        #: Which ports were tried from here, and for how long.
+        self.tried: set[tuple[str, int, float]] = set()
         #: What the edge was asked.
         self.asked: list[tuple[Any, ...]] = []
 
@@ -163,12 +165,16 @@ class Recorder:
             patch.setattr(differences, "_wanted", {})
             patch.setattr(base, "get_fact", self._fact)
             patch.setattr(probe, "ask", self._ask)
-            patch.setattr(probe, "reachable", lambda address, port, timeout: port in self.open)
+            patch.setattr(probe, "reachable", self._reachable)
             run._host_run.cache_clear()
             one_by_one.begin()
             yield
         foreseen.end()
         run._host_run.cache_clear()
+
+    def _reachable(self, address: str, port: int, timeout: float) -> bool:
+        self.tried.add((address, port, timeout))
+        return port in self.open
 
     def _ask(self, address: str, port: int, path: str, **how: Any) -> probe.Answer:
         self.asked.append((address, port, how["name"], how["ca_file"]))

@@ -6,12 +6,14 @@ from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import SecretStr
 
 from roles.vllm.plan import (
     Secret,
     Volume,
     compose_entry,
+    compose_file,
     folders,
     memory_limit,
     peers,
@@ -135,6 +137,15 @@ class TestSecrets:
         bare = settings(agents=[QWEN | ONLINE])
         assert service(bare, bare.agents[0], MEMORY).secrets == (own,)
         assert list(variables(bare, KEYS)["qwen"]) == ["VLLM_API_KEY_QWEN"]
+
+
+def test_compose_fills_in_nothing_but_secrets() -> None:
+    """A variable that names a key would have it filled in from .env, for all to see."""
+    words = "$VLLM_API_KEY_QWEN ${HF_TOKEN}"
+    host = settings(agents=[QWEN | {"env": {"NOTE": words}, "extra_args": ["--x", words]}])
+    found = yaml.safe_load(compose_file(host, MEMORY))["services"]["qwen"]
+    assert found["environment"]["NOTE"] == found["command"][-1] == words.replace("$", "$$")
+    assert found["environment"]["VLLM_API_KEY"] == "${VLLM_API_KEY_QWEN:?}"
 
 
 def test_who_answers_for_whom() -> None:

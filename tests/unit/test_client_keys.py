@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
+from roles import client_keys
 from roles.client_keys.plan import clients_map, expiry_entries, key_entries, scopes_map
 from vllm_hosts.host.files import File, Folder
+from vllm_hosts.host.paths import EDGE_CONF
 from vllm_hosts.keys import ClientKey
 
 ALICE = ClientKey("alice", SecretStr("KEY-A"), datetime(2026, 12, 1, tzinfo=UTC), ("qwen",))
@@ -63,3 +68,31 @@ def test_only_root_can_change_what_root_runs() -> None:
             (f"{units}/vllm-hosts-keys.timer", 0o644),
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("conf", "nginx", "code", "said"),
+    [
+        (True, "exit 0", 0, ""),
+        (True, "echo emerg; exit 1", 1, "emerg"),
+        (True, None, 1, "this host has no edge yet; run deploy.py"),
+        (False, "exit 0", 1, "this host has no edge yet; run deploy.py"),
+    ],
+)
+def test_keys_go_to_an_edge_of_ours_alone(
+    tmp_path: Path, conf: bool, nginx: str | None, code: int, said: str
+) -> None:
+    if conf:
+        (tmp_path / "conf").touch()
+    if nginx is not None:
+        (tmp_path / "nginx").write_text(f'#!/bin/sh\n[ "$*" = "-t -q" ] || exit 9\n{nginx}\n')
+        (tmp_path / "nginx").chmod(0o755)
+    script = client_keys._CHECK.replace(EDGE_CONF, str(tmp_path / "conf"))
+    done = subprocess.run(
+        ["/bin/sh", "-c", script],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (code, said, "")

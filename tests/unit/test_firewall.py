@@ -27,6 +27,16 @@ NARROW = settings(
     edge={"https_port": 8443, "http_port": 8080, "allow_from": ["192.0.2.0/24"]},
 )
 
+#: Published ports are let in for their networks, by Docker's rewriting and by its proxy.
+OWN_PORTS = settings(
+    agents=[
+        one | {"expose": {"networks": networks, "unguarded_routes": "accepted"}}
+        for one, networks in (
+            (QWEN, ["10.0.0.0/8", "2001:db8::/32"]),
+            (CODER, ["2001:db8:1::/48"]),
+        )
+    ]
+)
 AROUND = Surroundings(33, ("br0",))
 
 
@@ -38,18 +48,14 @@ def test_golden_narrow() -> None:
     check_golden("firewall/narrow.nft", rules(NARROW, [2222, 22], AROUND))
 
 
+def test_golden_exposed() -> None:
+    check_golden("firewall/exposed.nft", rules(OWN_PORTS, [22], AROUND))
+
+
 def test_golden_unit() -> None:
     [unit] = [e for e in firewall_entries(settings(), [22], AROUND) if e.path.endswith(".service")]
     assert isinstance(unit, File)
     check_golden("firewall/vllm-hosts-firewall.service", unit.content.decode())
-
-
-def test_golden_exposed() -> None:
-    """A published port is let in for its networks, by Docker's rewriting and by its proxy."""
-    both = {"networks": ["10.0.0.0/8", "2001:db8::/32"], "unguarded_routes": "accepted"}
-    only6 = {"networks": ["2001:db8:1::/48"], "unguarded_routes": "accepted"}
-    host = settings(agents=[QWEN | {"expose": both}, CODER | {"expose": only6}])
-    check_golden("firewall/exposed.nft", rules(host, [22], AROUND))
 
 
 def test_where_it_lies_and_who_may_change_it() -> None:
@@ -89,7 +95,7 @@ def test_a_network_of_one_family_opens_nothing_for_the_other() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("which", [settings(), NARROW])
+@pytest.mark.parametrize("which", [settings(), NARROW, OWN_PORTS])
 def test_loads_twice_and_leaves_other_tables_alone(which: object, tmp_path: Path) -> None:
     path = tmp_path / "firewall.nft"
     path.write_text(rules(which, [22], AROUND))  # type: ignore[arg-type]

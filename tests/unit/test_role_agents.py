@@ -33,8 +33,8 @@ class TestModels:
         recorder = in_line(agents=[QWEN], hub={"endpoint": "https://mirror.example"})
         recorder.host.facts["HubModels"] = looks.FRESH["HubModels"]
         done = recorder.run(models)
-        script = done["Models from the hub are whole"]
-        assert done.changed == ["Models | Models from the hub are whole"]
+        script = done["Models from the hub are complete"]
+        assert done.changed == ["Models | Models from the hub are complete"]
         assert "--env HF_ENDPOINT=https://mirror.example" in script
         assert "--user 64102:64101" in script
         asked = recorder.host.arguments["HubModels"]
@@ -50,7 +50,7 @@ class TestModels:
 
 
 class TestVllm:
-    UP = "The agents run as compose.yaml says"
+    UP = "The agents run as in compose.yaml"
 
     def test_a_new_definition_recreates_its_agent_alone(self, in_line: InLine) -> None:
         recorder = in_line()
@@ -96,7 +96,7 @@ class TestVllm:
         monkeypatch.setattr(compose, "_LOOK_EVERY", 0)
         done = recorder.run(vllm)
         assert done.failed
-        assert "the edge, which answered before, says that they are not" in done.said[-1]
+        assert "the edge, which answered before, reports that they are not" in done.said[-1]
         assert recorder.asked[0][:3] == ("192.0.2.11", 443, "llm.example.com")
 
     def test_an_agent_that_crashes_fails_the_host_with_its_last_lines(
@@ -123,7 +123,9 @@ class TestImage:
     def test_an_image_with_a_way_around_its_key_fails_the_host(self, in_line: InLine) -> None:
         recorder = in_line()
         recorder.host.facts["ImageVersion"] = ImageFound(looks.IMAGE_ID, "0.31.0")
-        assert "has known ways around its key" in recorder.run(vllm_image).refused[0]
+        assert (
+            "has known vulnerabilities that bypass its key" in recorder.run(vllm_image).refused[0]
+        )
 
     def test_an_image_that_is_not_there_is_pulled(self, in_line: InLine) -> None:
         recorder = in_line()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from roles.assertions import assertions
 from roles.ownership import ownership
 from roles.preflight import preflight
+from tests.unit import recorded_looks as looks
 from tests.unit.driver_hosts import DEBIAN_12
-from tests.unit.recording import InLine
+from tests.unit.recording import InLine, Recorder
 from tests.unit.samples import QWEN
+from vllm_hosts.host.docker_unit import Unit as DockerOptions
+from vllm_hosts.host.nginx_sites import Sites
+from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.keys.store_marks import Marked
 
 
@@ -20,6 +25,8 @@ class TestAssertions:
         recorder = in_line()
         done = recorder.run(assertions)
         assert (done.failed, done.said) == (False, [])
+        # A firewall that drops is waited for, and not for long.
+        assert recorder.tried == {("192.0.2.11", port, 2.0) for port in (8001, 8002)}
         # The edge's own name and CA, at the host's address.
         ca_file = str(recorder.inventory.parent / ".vllm-hosts/prod/ca.pem")
         assert set(recorder.asked) == {("192.0.2.11", 443, "llm.example.com", ca_file)}
@@ -56,7 +63,7 @@ class TestAssertions:
         recorder.open = {8002}
         done = recorder.run(assertions)
         assert done.failed
-        assert done.said == ["port 8002 of 192.0.2.11 opens from the controller"]
+        assert done.said == ["port 8002 of 192.0.2.11 can be reached from the controller"]
 
     @pytest.mark.parametrize(("path", "status"), [("/v1/models", 200), ("/metrics", 403)])
     def test_an_edge_that_answers_without_a_key(
@@ -93,6 +100,88 @@ class TestPreflight:
         done = recorder.run(preflight)
         assert "Debian 11 is not supported" in done.refused[0]
         assert done.names == []
+
+    def system(self, recorder: Recorder, **changes: Any) -> None:
+        system = recorder.host.facts["SystemState"]
+        recorder.host.facts["SystemState"] = replace(system, **changes)
+
+    def test_options_of_docker_s_unit_that_stand_in_daemon_json_too(self, in_line: InLine) -> None:
+        recorder = in_line()
+        files = [
+            ("/etc/systemd/system/docker.service.d/a.conf", ["ExecStart=dockerd --ip 0.0.0.0"])
+        ]
+        recorder.host.facts["DockerUnit"] = DockerOptions(files)
+        [problem] = recorder.run(preflight).refused
+        assert "--ip" in problem
+
+    def test_an_entry_of_apt_s_that_cannot_give_way(self, in_line: InLine) -> None:
+        recorder = in_line()
+        odd = "Types: deb\nURIs: https://download.docker.com/linux/debian http://x.example/y\n"
+        odd += "Suites: trixie\nComponents: stable\nSigned-By: /k.asc\n"
+        recorder.host.facts["AptSourceFiles"] = {"/etc/apt/sources.list.d/x.sources": odd}
+        [problem] = recorder.run(preflight).refused
+        assert "/etc/apt/sources.list.d/x.sources" in problem
+
+    def test_what_others_have_there_is_for_root_to_see(self, in_line: InLine) -> None:
+        recorder = in_line()
+        stranger = 'tcp LISTEN 0 9 0.0.0.0:9000 0.0.0.0:* users:(("nc",pid=5,fd=3))'
+        recorder.host.facts["ListeningSockets"] += (stranger,)
+        recorder.host.facts["NginxSites"] = Sites("own", ("index.html",))
+        first, second = recorder.run(preflight).refused
+        assert "nginx serves your own index.html" in first
+        assert "something listens on tcp 0.0.0.0:9000 (nc)" in second
+        self.system(recorder, user="1000")
+        [problem] = recorder.run(preflight).refused
+        assert "commands do not run as root" in problem
+
+    def test_ports_of_our_own_containers_may_be_closed_by_the_deploy(self, in_line: InLine) -> None:
+        recorder = in_line()
+        old = 'tcp LISTEN 0 9 0.0.0.0:8009 0.0.0.0:* users:(("docker-proxy",pid=5,fd=3))'
+        recorder.host.facts["ListeningSockets"] += (old,)
+        assert "tcp 0.0.0.0:8009 (docker-proxy)" in recorder.run(preflight).refused[0]
+        recorder.host.facts["OwnPorts"] = frozenset({8009})
+        assert recorder.run(preflight).refused == []
+        assert recorder.host.arguments["OwnPorts"] == {"directory": "/opt/vllm"}
+
+    def test_what_is_odd_is_said(self, in_line: InLine) -> None:
+        recorder = in_line()
+        self.system(recorder, ipv6=False)
+        [said] = recorder.run(preflight).said
+        assert said.startswith("this host has no IPv6")
+
+    def test_a_model_that_does_not_fit_stops_the_host_before_it_is_fetched(
+        self, in_line: InLine
+    ) -> None:
+        recorder = in_line()
+        large = recorder.host.facts["SystemState"].models | {
+            looks.HUB_MODEL: ModelFolder(looks.CONFIG, 200 << 30)
+        }
+        self.system(recorder, models=large)
+        [problem] = recorder.run(preflight).refused
+        assert "agent 'qwen' does not fit on GPU 0" in problem
+        # Both are said where both are true.
+        self.system(recorder, init="tini")
+        assert len(recorder.run(preflight).refused) == 2
+        # Without cards that answer there is nothing to plan for.
+        self.system(recorder, gpus=(), gpu_message="version mismatch")
+        [problem] = recorder.run(preflight).refused
+        assert "the first process is tini" in problem
+
+    @pytest.mark.parametrize(("mode", "words"), [("warn", ["does not fit"]), ("off", [])])
+    def test_the_memory_plan_as_the_settings_want_it(
+        self, in_line: InLine, mode: str, words: list[str]
+    ) -> None:
+        recorder = in_line(capacity={"preflight": mode})
+        large = recorder.host.facts["SystemState"].models | {
+            looks.HUB_MODEL: ModelFolder(looks.CONFIG, 200 << 30)
+        }
+        self.system(recorder, models=large)
+        done = recorder.run(preflight)
+        assert done.refused == []
+        assert [word for word in words if any(word in said for said in done.said)] == words
+        assert len(done.said) == len(words)
+        asked = recorder.host.arguments["SystemState"]["models"]
+        assert asked == ([] if mode == "off" else ["/srv/models/coder", looks.HUB_MODEL])
 
 
 class TestOwnership:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from roles import nginx as nginx_role
 from roles.client_keys import client_keys
 from roles.edge_logs import edge_logs
 from roles.nginx import nginx, nginx_asked
@@ -15,6 +16,7 @@ from roles.secrets import secrets
 from roles.tls import tls
 from tests.unit import recorded_looks as looks
 from tests.unit.recording import InLine, keys_py
+from tests.unit.test_edge_conf import DEBIAN_13
 from vllm_hosts.facts.vllm_images import Image, ImagesFound, Used
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.nginx_sites import Sites
@@ -108,9 +110,9 @@ class TestTls:
         recorder = in_line(edge={"names": ["other.example.com"]})
         done = recorder.run(tls, nginx)
         assert "it gets a new certificate: " in done.said[0]
-        assert done["The edge has a certificate in date"].commands
+        assert done["The edge has a valid certificate"].commands
         # nginx has it open, so it is reloaded, and that is said before the run.
-        assert done["The edge is configured and nginx has taken it up"].commands
+        assert done["The edge is configured and nginx has loaded it"].commands
 
     def test_nginx_takes_a_new_certificate_up(self, in_line: InLine) -> None:
         recorder = in_line()
@@ -118,7 +120,7 @@ class TestTls:
             found = recorder.host.paths[path]
             recorder.host.paths[path] = replace(found, sha256="0" * 64)
             done = recorder.run(nginx)
-            assert done.changed == ["nginx | The edge is configured and nginx has taken it up"]
+            assert done.changed == ["nginx | The edge is configured and nginx has loaded it"]
             assert done.effects == [RELOADED]
 
     def test_a_renewal_that_somebody_asked_for(self, in_line: InLine) -> None:
@@ -127,7 +129,7 @@ class TestTls:
         KeyStore(recorder.inventory).update(
             lambda content: content.model_copy(update={"renew": {"gpu1": now}})
         )
-        assert recorder.run(tls).changed == ["TLS | The edge has a certificate in date"]
+        assert recorder.run(tls).changed == ["TLS | The edge has a valid certificate"]
 
     def test_the_user_s_own_files(self, in_line: InLine, tmp_path: Path) -> None:
         for name in ("certificate", "key"):
@@ -143,7 +145,7 @@ class TestNginx:
         recorder = in_line(edge={"names": ["llm.example.com"], "https_port": 8443})
         recorder.host.fails["unshare -m"] = "nginx: [emerg] unknown directive"
         done = recorder.run(nginx_asked)
-        assert "nginx would refuse the edge's configuration: nginx: [emerg]" in done.refused[0]
+        assert "nginx would reject the edge's configuration: nginx: [emerg]" in done.refused[0]
 
     def test_a_host_that_has_all_of_it_is_not_asked(self, in_line: InLine) -> None:
         recorder = in_line()
@@ -182,7 +184,20 @@ class TestNginx:
         assert "listen 443 ssl http2" in conf
         assert "[::]" not in conf
         recorder.host.facts["NginxState"] = replace(state, version_text="apache", active=False)
-        assert "the version of nginx cannot be told" in recorder.run(nginx).refused[0]
+        assert "the version of nginx cannot be determined" in recorder.run(nginx).refused[0]
+
+    def test_a_plan_for_another_nginx_is_made_anew_in_the_same_run(self, in_line: InLine) -> None:
+        """Before the run nobody knows which one will be installed: Debian 13's is assumed."""
+        assert nginx_role._USUAL == DEBIAN_13
+        recorder = in_line()
+        del recorder.host.packages["nginx"]
+        recorder.host.facts["NginxState"] = looks.FRESH["NginxState"]
+        old = "nginx version: nginx/1.18.0\nbuilt with OpenSSL 3.0.2 15 Mar 2022\n"
+        installed = replace(looks.FRESH["NginxState"], version_text=old)
+        recorder.host.after = {"installing nginx": {"NginxState": installed}}
+        recorder.run(nginx_asked, nginx)
+        conf = recorder.host.contents["/etc/nginx/conf.d/vllm-hosts.conf"].decode()
+        assert "listen 443 ssl http2" in conf
 
     def test_a_number_that_somebody_lowered(self, in_line: InLine) -> None:
         recorder = in_line()

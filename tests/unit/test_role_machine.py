@@ -49,7 +49,7 @@ class TestDocker:
         # Agents that served are waited for, in the host's turn.
         assert len(commands) == 2
         assert "docker ps -q --no-trunc" in commands[0]
-        assert "qwen is out for about 61 s after it" in done.effects[0]
+        assert "qwen is down for about 61 s after it" in done.effects[0]
 
     def test_old_entries_of_apt_give_way(self, in_line: InLine) -> None:
         recorder = in_line()
@@ -62,7 +62,7 @@ class TestDocker:
         recorder.host.facts["AgentsServed"] = Served(True, False, ("qwen", "coder"), {})
         done = recorder.run(docker)
         assert done.changed == ["Docker | daemon.json is merged, Docker runs with it"]
-        assert "qwen, coder are out for minutes" in done.effects[0]
+        assert "qwen, coder are down for minutes" in done.effects[0]
         assert b'"live-restore": false' in recorder.host.contents["/etc/docker/daemon.json"]
 
 
@@ -126,7 +126,7 @@ class TestGpus:
         recorder = in_line()
         recorder.host.stamps.pop("nouveau")
         done = recorder.run(nvidia_driver)
-        assert "update-initramfs" in done["The free driver nouveau is kept away"]
+        assert "update-initramfs" in done["The open-source driver nouveau is disabled"]
 
     def test_the_toolkit_has_one_version_and_keeps_it(self, in_line: InLine) -> None:
         recorder = in_line()
@@ -143,7 +143,7 @@ class TestGpus:
         recorder.host.facts["AgentsServed"] = Served(True, False, ("qwen",), {"qwen": 61})
         done = recorder.run(nvidia_container_toolkit)
         assert done.changed == ["NVIDIA Container Toolkit | Docker knows the NVIDIA runtime"]
-        assert "qwen is out for about 61 s" in done.effects[0]
+        assert "qwen is down for about 61 s" in done.effects[0]
         hook = "/usr/bin/nvidia-container-runtime-hook"
         assert hook in recorder.host.arguments["DockerDaemon"]["read_at_start"]
 
@@ -167,7 +167,7 @@ class TestFirewall:
         text = recorder.host.contents[self.RULES].decode()
         assert "tcp dport { 2222 } accept" in text
         assert "br0" in text and "{ 0, 101 }" in text
-        assert done.effects == ["the firewall's table is loaded anew; open connections stay"]
+        assert done.effects == ["the firewall's table is reloaded; open connections stay"]
 
     def test_a_table_that_somebody_changed_is_loaded_anew(self, in_line: InLine) -> None:
         recorder = in_line()
@@ -201,4 +201,4 @@ class TestSsh:
         recorder.host.facts["PasswordLogins"] = ("passwordauthentication",)
         done = recorder.run(ssh_hardening)
         assert done.failed
-        assert "sshd still takes passwords (passwordauthentication)" in done.said[0]
+        assert "sshd still accepts passwords (passwordauthentication)" in done.said[0]

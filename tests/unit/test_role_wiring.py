@@ -20,12 +20,12 @@ from tests.unit.recording import Recorder, Run, deploy_py
 OPERATIONS = {
     "preflight": ["The host can take this deploy"],
     "ownership": [
-        "The host is not another inventory's",
+        "The host belongs to no other inventory",
         "The host belongs to this inventory's store",
     ],
     "nvidia_driver": [
         "A driver can be installed, or is there",
-        "The free driver nouveau is kept away",
+        "The open-source driver nouveau is disabled",
         "The driver is kept out of unattended upgrades",
         "The driver is installed",
         "The driver answers",
@@ -43,8 +43,8 @@ OPERATIONS = {
     "nginx_asked": ["nginx is installed", "nginx accepts the edge's configuration"],
     "vllm_image": [
         "The vLLM image is on the host",
-        "The image's vLLM has no known way around its key",
-        "Images that agents use are noted",
+        "The image's vLLM has no known vulnerability that bypasses its key",
+        "Images that agents use are recorded",
     ],
     "nvidia_container_toolkit": [
         "NVIDIA's apt archive is known",
@@ -57,21 +57,24 @@ OPERATIONS = {
         "The firewall is in force, now and at boot",
         "Other firewalls are known",
     ],
-    "ssh_hardening": ["sshd takes keys only, if that is asked for", "sshd refuses passwords"],
+    "ssh_hardening": [
+        "sshd accepts keys only, if the settings ask for it",
+        "sshd refuses passwords",
+    ],
     "secrets": [".env holds the secrets, for root only"],
     "models": [
         "No agent can write into the models' cache",
         "The models' cache is there",
-        "Models from the hub are whole",
-        "Models from the controller are whole",
+        "Models from the hub are complete",
+        "Models from the controller are complete",
     ],
     "vllm": [
         "The agents' folders are there",
-        "Hosts with the same model know of each other",
-        "The agents run as compose.yaml says",
+        "Hosts with the same model take turns",
+        "The agents run as in compose.yaml",
         "The agents are healthy",
     ],
-    "tls": ["The edge has a certificate in date"],
+    "tls": ["The edge has a valid certificate"],
     "edge_logs": [
         "logrotate is installed",
         "The edge's logs are rotated by size",
@@ -79,11 +82,11 @@ OPERATIONS = {
         "The timer for it runs",
     ],
     "nginx": [
-        "The edge is configured and nginx has taken it up",
+        "The edge is configured and nginx has loaded it",
         "nginx runs, now and at boot",
     ],
     "client_keys": ["The edge accepts exactly the keys of the store"],
-    "key_expiry": ["Keys that end, end by themselves", "The timer for it runs"],
+    "key_expiry": ["Keys expire automatically", "The timer for it runs"],
     "record": ["The host has a record of what was deployed", "Old images are known"],
     "assertions": [
         "Only the expected sockets listen",

@@ -21,13 +21,26 @@ from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_compose_file import MEMORY
 from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH, UBUNTU_22
-from tests.unit.test_firewall import AROUND
+from tests.unit.test_firewall import AROUND, NARROW, OWN_PORTS
 from vllm_hosts.host import render as rendering
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.verify.report.collect import html
 from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Report
 
 HARDENED = settings(ssh_hardening={"enabled": True})
+#: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML
+#: would take for something else.
+EXPOSED = settings(
+    agents=[
+        QWEN
+        | {
+            "expose": {"networks": ["10.0.0.0/8", "2001:db8::/32"], "unguarded_routes": "accepted"},
+            "egress": {"networks": ["192.0.2.0/24"], "names": True},
+            "env": {"HF_HUB_OFFLINE": "0", "NOTE": "$VLLM_API_KEY ${X} 'q' \"d\": # {{ x }}"},
+        }
+    ],
+    secrets={"hf_token_env": "MY_TOKEN"},
+)
 
 
 def within(entries: Callable[[], Iterable[Entry]], ending: str) -> Callable[[], str]:
@@ -51,8 +64,11 @@ def report() -> str:
         Look("SEC-01", "gpu1", "one", "broken", "because <b>", 0.25),
         Look("TLS-01", "gpu1", None, "not checked", "nobody answers", 2.0),
     ]
-    host = HostReport("gpu1", "192.0.2.1", [agent], {"Docker": "29.1.0"}, looks)
-    return html(Report("prod", "0.1.0", datetime(2026, 11, 24, tzinfo=UTC), 39.0, [host]))
+    hosts = [
+        HostReport("gpu1", "192.0.2.1", [agent], {"Docker": "29.1.0"}, looks, ["soon <b>"]),
+        HostReport("gpu2", "192.0.2.2", []),
+    ]
+    return html(Report("prod", "0.1.0", datetime(2026, 11, 24, tzinfo=UTC), 39.0, hosts))
 
 
 #: By template: golden files, and what makes the text of each.
@@ -75,7 +91,11 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "vllm-hosts-edge-logs.service": within(logs, ".service")
     },
     "edge_logs/vllm-hosts-edge-logs.timer": {"vllm-hosts-edge-logs.timer": within(logs, ".timer")},
-    "firewall/firewall.nft": {"default.nft": lambda: rules(settings(), [22], AROUND)},
+    "firewall/firewall.nft": {
+        "default.nft": lambda: rules(settings(), [22], AROUND),
+        "narrow.nft": lambda: rules(NARROW, [2222, 22], AROUND),
+        "exposed.nft": lambda: rules(OWN_PORTS, [22], AROUND),
+    },
     "firewall/vllm-hosts-firewall.service": {
         "vllm-hosts-firewall.service": within(
             lambda: firewall_entries(settings(), [22], AROUND), ".service"
@@ -115,6 +135,7 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
     "vllm/compose.yaml": {
         "one-agent.yaml": lambda: compose_file(settings(), MEMORY),
         "two-agents.yaml": lambda: compose_file(settings(agents=[QWEN, CODER]), MEMORY),
+        "exposed.yaml": lambda: compose_file(EXPOSED, MEMORY),
     },
 }
 

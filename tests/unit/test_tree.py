@@ -121,14 +121,14 @@ OTHERS = Found("d", 0o755, ("root", "0"), ("root", "0"))
         (FILE, OTHERS, "is not a regular file"),
         (Kept("/etc/x"), OTHERS, "is not a regular file"),
         (FOLDER, SAME, "is not a folder"),
-        (FILE, replace(SAME, sha256="0" * 64), "has another content"),
+        (FILE, replace(SAME, sha256="0" * 64), "has different content"),
         (FILE, replace(SAME, mode=0o4755), "has mode 4755, not 0644"),
         (FILE, replace(SAME, mode=0o20), "has mode 0020, not 0644"),
         (Kept("/etc/x"), replace(SAME, mode=0o600), "has mode 0600, not 0644"),
         (
             FILE,
             replace(SAME, sha256="0" * 64, mode=0o600, owner=("alice", "1000")),
-            "has another content and has mode 0600, not 0644"
+            "has different content and has mode 0600, not 0644"
             " and belongs to alice:root, not root:root",
         ),
         (
@@ -136,7 +136,7 @@ OTHERS = Found("d", 0o755, ("root", "0"), ("root", "0"))
             OTHERS,
             "has mode 0755, not 0750 and belongs to root:root, not root:www-data",
         ),
-        (FILE, SAME, "has not been taken up by its service"),
+        (FILE, SAME, "has not been loaded by its service"),
     ],
 )
 def test_a_difference_in_words(entry: Entry, found: Found, words: str) -> None:

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Managed by vllm-hosts. Takes keys whose time has come out of the edge. Run by a timer, and before
-# nginx starts; a run that fails is repeated a minute later.
+# Managed by vllm-hosts. Removes expired keys from the edge. Run by a timer, and before nginx
+# starts; a run that fails is repeated a minute later.
 set -eu
 umask 077
 cd /etc/nginx/vllm-hosts
 [ -e clients.map ] || exit 0
 ended='match($0, /# until [0-9]+$/) && substr($0, RSTART + 8) + 0 <= now'
 now=$(date +%s)
-# Nothing is written where nothing ends and nothing is left to do.
+# Nothing is written if no key has expired and nothing is left to do.
 awk -v now="$now" "$ended { found = 1 } END { exit !found }" clients.map ||
     [ -e expiry.pending ] || exit 0
 : >expiry.pending
@@ -18,7 +18,7 @@ if systemctl -q is-active nginx.service; then
     nginx -t -q
     systemctl reload nginx.service
 fi
-# What nginx has taken up, in the form in which a deploy notes it.
+# What nginx has loaded, in the form in which a deploy records it.
 for file in clients.map scopes.map; do
     printf '%s %s\n' "/etc/nginx/vllm-hosts/$file" "$(sha256sum <"$file" | cut -d ' ' -f 1)"
 done | LC_ALL=C sort | sha256sum | cut -d ' ' -f 1 | tr -d '\n' >/var/lib/vllm-hosts/stamps/client-keys.new
