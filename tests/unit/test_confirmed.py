@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -133,8 +134,7 @@ def test_nothing_is_undone_in_another_folder(machine: Machine) -> None:
     """Confirmed in the same moment: what was saved has gone."""
     machine.arm(undo=f": >{machine.folder}/undone-somewhere")
     script = (machine.undo / "undo.sh").read_text()
-    (machine.undo / "undo.sh").unlink()
-    machine.undo.rmdir()
+    shutil.rmtree(machine.undo)
     assert machine.run(script).returncode == 1
     assert not (machine.folder / "undone-somewhere").exists()
 
@@ -262,9 +262,9 @@ def test_where_nobody_gets_in_the_host_is_waited_for(
     assert not controller.confirm()
     assert (controller.machine.folder / "conf").read_text() == "back\n"
     assert controller.said == [
-        f"    no new connection gets in; waiting for the host to undo it: {why}",
-        f"after the change no new connection got in ({why}), so the host has put the old state"
-        " back; is the door open?",
+        f"    no new connection opens; waiting for the host to roll back: {why}",
+        f"after the change no new connection opened ({why}), so the host rolled back;"
+        " is the door open?",
     ]
     # Over the connection that was open before, as the inventory says.
     [options] = controller.options
@@ -286,15 +286,15 @@ def test_it_gives_up_before_the_host_does_and_then_waits_until_it_has(
     waited = [line for line in controller.machine.asked() if line == "sleep 1"]
     assert len(waited) == 60 + 15
     assert controller.said[-1] == (
-        "after the change no new connection got in (no), and the host has not said that it undid"
-        " it; is the door open?"
+        "after the change no new connection opened (no), and the host has not confirmed that"
+        " it rolled back; is the door open?"
     )
 
 
 def test_a_change_that_was_undone_meanwhile_is_not_confirmed(controller: Controller) -> None:
     assert controller.machine.time_is_up() == 0
     assert not controller.confirm()
-    assert controller.said[-1].endswith("so the host has put the old state back; is the door open?")
+    assert controller.said[-1].endswith("so the host rolled back; is the door open?")
 
 
 def test_a_timer_that_runs_on_is_not_confirmed(controller: Controller) -> None:
@@ -302,7 +302,7 @@ def test_a_timer_that_runs_on_is_not_confirmed(controller: Controller) -> None:
     controller.machine.program("sleep", f"cd {controller.machine.undo} && sh undo.sh")
     assert not controller.confirm()
     why = "the timer could not be stopped: Connection timed out"
-    assert controller.said[-1].startswith(f"after the change no new connection got in ({why}), so")
+    assert controller.said[-1].startswith(f"after the change no new connection opened ({why}), so")
 
 
 def test_a_connection_that_leaves_nothing_open_needs_no_closing(controller: Controller) -> None:

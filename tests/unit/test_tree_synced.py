@@ -84,7 +84,7 @@ def test_a_run_that_was_cut_off_is_finished_by_the_next(service: Service) -> Non
     with listening() as told:
         assert service.run([Absent(f"{service.conf}.old"), service.file("one")]) == ["one"]
     said = [(one.what, one.how) for one in told["gpu1"]]
-    assert said == [(f"{service.conf}.old", "has not been taken up by its service")]
+    assert said == [(f"{service.conf}.old", "has not been loaded by its service")]
     assert service.run([Absent(f"{service.conf}.old"), service.file("one")]) == []
 
 
@@ -161,7 +161,7 @@ def test_what_differs_is_told_and_what_is_kept_is_remembered(service: Service) -
         service.run(wanted)
     [difference] = told["gpu1"]
     assert isinstance(difference, Difference)
-    assert (difference.what, difference.how) == (str(service.conf), "has another content")
+    assert (difference.what, difference.how) == (str(service.conf), "has different content")
     assert remembered() == wanted
 
 
