@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli.common import inventory_argument, opened, says_problems
+from vllm_hosts.cli.common import Command, inventory_argument, opened
 from vllm_hosts.project.inventory import validate
 from vllm_hosts.settings.exposure import exposed
 
 
-@click.command()
+@click.command(cls=Command)
 @inventory_argument
-@says_problems("The settings cannot be deployed:")
 def check(inventory: Path) -> None:
     """Validate all settings, without connecting to any host.
 

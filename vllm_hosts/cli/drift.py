@@ -11,14 +11,7 @@ from pathlib import Path
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import (
-    Exit,
-    inventory_argument,
-    only,
-    opened,
-    says_problems,
-    show_lines,
-)
+from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened, show_lines
 from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.host.files import MISSING, Cause
@@ -36,11 +29,10 @@ _NO_RECORD = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @inventory_argument
 @host_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@says_problems("The settings cannot be deployed:")
 def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     """Show where hosts differ from what a deploy would leave. Changes nothing.
 

@@ -10,7 +10,7 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli.common import inventory_argument, opened, says_problems
+from vllm_hosts.cli.common import Command, inventory_argument, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
 from vllm_hosts.keys.ca import shown
@@ -21,14 +21,13 @@ from vllm_hosts.project.endpoints import endpoints as all_endpoints
 from vllm_hosts.project.inventory import validate
 
 
-@click.command()
+@click.command(cls=Command, problems="The endpoints cannot be listed:")
 @inventory_argument
 @click.option(
     "--client",
     help=f"Client whose key to use. Default: the client {DEFAULT_CLIENT!r}, or the first.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
-@says_problems("The endpoints cannot be listed:")
 def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
     """Print how to call each agent.
 

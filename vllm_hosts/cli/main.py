@@ -15,6 +15,7 @@ from vllm_hosts import __version__
 from vllm_hosts.cli.agents import agents
 from vllm_hosts.cli.ca import ca
 from vllm_hosts.cli.check import check
+from vllm_hosts.cli.common import Group
 from vllm_hosts.cli.doctor import doctor
 from vllm_hosts.cli.drift import drift
 from vllm_hosts.cli.endpoints import endpoints
@@ -33,7 +34,7 @@ _COMMANDS = (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Check, verify, diagnose and operate the hosts that deploy.py deploys to.

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Exit, inventory_argument, only, opened, says_problems
+from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.project.inventory import validate
@@ -19,7 +19,7 @@ from vllm_hosts.verify.promises import promises
 _SUITE = Path(__file__).resolve().parents[2] / "tests" / "hosts"
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(cls=Command, context_settings={"ignore_unknown_options": True})
 @inventory_argument
 @host_option
 @click.option(
@@ -52,7 +52,6 @@ _SUITE = Path(__file__).resolve().parents[2] / "tests" / "hosts"
     help="Write report.html, report.json and junit.xml to DIR.",
 )
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-@says_problems("The settings cannot be deployed:")
 def verify(
     inventory: Path,
     hosts: tuple[str, ...],
