@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STEP = @bash lab/step.sh
 BEGAN := $(shell date +%s)
 
-.PHONY: help setup lint unit lab-up lab-down lab-reset deploy verify demo demo-steps docs test test-lab nightly mutants clean clean-cache
+.PHONY: help setup lint unit packaging wheel lab-up lab-down lab-reset deploy verify demo demo-steps docs test test-lab nightly mutants clean clean-cache
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ lint: setup ## Style and types
 
 unit: setup ## Unit tests, which need no host: minutes
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
+
+wheel: setup ## What users install, in dist/
+	$(STEP) "Wheel in dist" $(BIN)/python -m build --no-isolation --outdir dist .
 
 lab-up: setup ## Boot the lab: HOSTS=2 GPU hosts and a neighbour
 	$(STEP) "Lab with $(HOSTS) hosts" $(BIN)/python -m lab up --hosts $(HOSTS)
@@ -63,7 +66,10 @@ docs: setup ## Renew the documents that are made from code
 	@$(BIN)/python -m tests.capacity_docs
 	@$(BIN)/python -m tests.architecture
 
-test: lint unit test-lab ## Lint, unit tests and lab tests
+packaging: setup ## What users install: wheel, sdist, and a site of their own
+	$(STEP) "Packaging tests" $(BIN)/pytest tests/packaging --timeout 300
+
+test: lint unit packaging test-lab ## Lint, unit tests, packaging and lab tests
 
 test-lab: setup ## Tests on the lab's hosts
 	$(STEP) "Lab tests" $(BIN)/pytest tests/lab -m "not nightly" --timeout 1500

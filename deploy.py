@@ -1,22 +1,22 @@
 """From fresh hosts to closed vLLM endpoints: `pyinfra inventory/prod.py deploy.py`."""
 
-from roles.assertions import assertions
-from roles.client_keys import client_keys, key_expiry
-from roles.docker import docker
-from roles.edge_logs import edge_logs
-from roles.firewall import firewall
-from roles.models import models
-from roles.nginx import nginx, nginx_asked
-from roles.nvidia_container_toolkit import nvidia_container_toolkit
-from roles.nvidia_driver import nvidia_driver
-from roles.ownership import ownership
-from roles.preflight import preflight
-from roles.record import record
-from roles.secrets import secrets
-from roles.ssh_hardening import ssh_hardening
-from roles.tls import tls
-from roles.vllm import vllm
-from roles.vllm_image import vllm_image
+from vllm_hosts.roles.assertions import assertions
+from vllm_hosts.roles.client_keys import client_keys, key_expiry
+from vllm_hosts.roles.docker import docker
+from vllm_hosts.roles.edge_logs import edge_logs
+from vllm_hosts.roles.firewall import firewall
+from vllm_hosts.roles.models import models
+from vllm_hosts.roles.nginx import nginx, nginx_asked
+from vllm_hosts.roles.nvidia_container_toolkit import nvidia_container_toolkit
+from vllm_hosts.roles.nvidia_driver import nvidia_driver
+from vllm_hosts.roles.ownership import ownership
+from vllm_hosts.roles.preflight import preflight
+from vllm_hosts.roles.record import record
+from vllm_hosts.roles.secrets import secrets
+from vllm_hosts.roles.ssh_hardening import ssh_hardening
+from vllm_hosts.roles.tls import tls
+from vllm_hosts.roles.vllm import vllm
+from vllm_hosts.roles.vllm_image import vllm_image
 
 preflight()  # can this host take the deploy: system, ports, disk, GPUs
 ownership()  # does the host belong to this inventory: its keys and its CA

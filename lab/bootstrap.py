@@ -34,8 +34,23 @@ def main(folder: str) -> None:
     pip = [str(Path(folder) / "bin" / "pip"), "install", "--progress-bar", "off"]
     packages = ["-r", "requirements.txt", "-r", "requirements-dev.txt", "-c", "requirements.lock"]
     quietly([*pip, *packages], "installing Python packages")
+    _keep_wheels(Path(folder))
     if may_install and not _has("nginx"):
         _unpack("nginx", Path(folder) / "debian")
+
+
+def _keep_wheels(folder: Path) -> None:
+    """What tests/packaging installs a wheel of ours with, where no registry is asked."""
+    lines = [line.partition("#")[0].strip() for line in _lines("requirements.txt")]
+    pinned = [line for line in lines if line and not line.startswith("-")]
+    shutil.rmtree(folder / "wheels", ignore_errors=True)
+    pip = [str(folder / "bin" / "pip"), "wheel", "--progress-bar", "off"]
+    where = ["--wheel-dir", str(folder / "wheels")]
+    quietly([*pip, *where, *pinned], "keeping wheels for tests/packaging")
+
+
+def _lines(file: str) -> list[str]:
+    return Path(file).read_text().splitlines()
 
 
 def quietly(argv: Sequence[str], why: str, *, cwd: Path | None = None) -> None:

@@ -26,9 +26,12 @@ def floors() -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Files of the package by module."""
+    """Files of the package by module. What it only links to, such as roles, stands elsewhere."""
     found = {}
+    links = [path for path in (ROOT / _PACKAGE).rglob("*") if path.is_symlink()]
     for path in (ROOT / _PACKAGE).rglob("*.py"):
+        if any(path.is_relative_to(link) for link in links):
+            continue
         parts = path.relative_to(ROOT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found

@@ -16,12 +16,13 @@ from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from pyinfra_cli.util import load_deploy_file
 
 from vllm_hosts.connect.hosts import Connections
-from vllm_hosts.errors import HostError
+from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import has_ended
 from vllm_hosts.facts.tree import FileTexts
 from vllm_hosts.host.changes import NOT_SHOWN, NOT_TEXT, changed_lines
 from vllm_hosts.host.files import Cause, File, cause
+from vllm_hosts.keys.places import site_of
 from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.differences import Difference, listening
 from vllm_hosts.project import run
@@ -52,7 +53,7 @@ class HostDrift:
     unknown: list[str] = field(default_factory=list)
 
 
-def drift(inventory_file: Path, deploy_file: Path, chosen: tuple[str, ...]) -> dict[str, HostDrift]:
+def drift(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, HostDrift]:
     """By host: what a deploy would change. Looks with the deploy's own facts, and runs none of its
     commands.
 
@@ -60,8 +61,16 @@ def drift(inventory_file: Path, deploy_file: Path, chosen: tuple[str, ...]) -> d
     :raises SettingsError: the settings cannot be deployed.
     """
     inventory = load(inventory_file)
+    deploy_file = site_of(inventory_file) / "deploy.py"
+    if not deploy_file.is_file():
+        raise SettingsError(
+            [
+                f"there is no {deploy_file}, and so nothing that a deploy of {inventory_file} would"
+                " do; name the inventory of a site, which vllm-hosts init makes"
+            ]
+        )
     state = State(check_for_changes=False)
-    state.cwd = str(Path.cwd())
+    state.cwd = str(deploy_file.parent)
     config = Config()
     ctx_state.set(state)
     ctx_config.set(config)

@@ -10,7 +10,6 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import SshPorts
 from vllm_hosts.facts.promises import ListeningSockets
@@ -20,6 +19,7 @@ from vllm_hosts.host.sockets import unexpected_sockets
 from vllm_hosts.operations.checks import promise_kept, said
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
+from vllm_hosts.roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from vllm_hosts.settings.exposure import exposed
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from roles.client_keys.plan import STAMP, TIMER, expiry_entries, key_entries
 from vllm_hosts.host.paths import EDGE_CONF
 from vllm_hosts.operations.edge import RELOAD, RELOADED
 from vllm_hosts.operations.service import units_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
+from vllm_hosts.roles.client_keys.plan import STAMP, TIMER, expiry_entries, key_entries
 
 #: A user's own nginx is no edge: keys that it does not read would be given to it for nothing.
 _CHECK = f"""

@@ -12,13 +12,6 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.docker.plan import (
-    CE_CONFLICTS,
-    CE_PACKAGES,
-    CE_STALE,
-    daemon_settings,
-    distro_packages,
-)
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.release import OsRelease
@@ -26,6 +19,13 @@ from vllm_hosts.host.archives import Archive, docker_archive
 from vllm_hosts.operations.apt import archive_present, packages_present
 from vllm_hosts.operations.docker import NOTE_RUNNING, compose_available, daemon_configured
 from vllm_hosts.project import run
+from vllm_hosts.roles.docker.plan import (
+    CE_CONFLICTS,
+    CE_PACKAGES,
+    CE_STALE,
+    daemon_settings,
+    distro_packages,
+)
 from vllm_hosts.settings import Docker
 
 

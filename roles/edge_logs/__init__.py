@@ -11,12 +11,12 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.edge_logs.plan import LOGS, TIMER, log_entries
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.logs import log_files_present
 from vllm_hosts.operations.service import units_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
+from vllm_hosts.roles.edge_logs.plan import LOGS, TIMER, log_entries
 
 
 @deploy("Edge logs")

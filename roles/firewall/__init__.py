@@ -16,13 +16,13 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.firewall.plan import RULES, UNIT, firewall_entries
 from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import HostSurroundings, SshPorts
 from vllm_hosts.host.files import Entry
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.firewall import firewall_in_force, other_firewalls_noted
 from vllm_hosts.project import run
+from vllm_hosts.roles.firewall.plan import RULES, UNIT, firewall_entries
 from vllm_hosts.settings import HostSettings
 
 

@@ -18,9 +18,6 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.nginx.connections import LIMITS_CONF, connection_entries
-from roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
-from roles.nginx.trial import trial_entries
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.nginx import EdgeState, Nginx, NginxMainConf, NginxState
@@ -36,6 +33,9 @@ from vllm_hosts.operations.service import nginx_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
+from vllm_hosts.roles.nginx.connections import LIMITS_CONF, connection_entries
+from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
+from vllm_hosts.roles.nginx.trial import trial_entries
 
 #: Debian 13's: what a plan assumes while nginx is not installed yet.
 _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from roles.nginx.routes import browser_paths, encoded_models, model_routes, routes
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Absent, Entry, File, Folder
@@ -15,6 +14,7 @@ from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
+from vllm_hosts.roles.nginx.routes import browser_paths, encoded_models, model_routes, routes
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import CONTAINER_PORT
 

@@ -13,7 +13,6 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.nvidia_container_toolkit.plan import HOOK, PACKAGES, RUNTIME, STALE
 from vllm_hosts.facts import look
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.host.archives import Archive, toolkit_archive
@@ -21,6 +20,7 @@ from vllm_hosts.operations.apt import archive_present, packages_present
 from vllm_hosts.operations.docker import daemon_configured
 from vllm_hosts.operations.gpu import container_gets_gpus
 from vllm_hosts.project import run
+from vllm_hosts.roles.nvidia_container_toolkit.plan import HOOK, PACKAGES, RUNTIME, STALE
 from vllm_hosts.settings import Nvidia
 
 

@@ -14,16 +14,6 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.nvidia_driver.packages import fabric_manager, holds, install
-from roles.nvidia_driver.plan import (
-    INITRAMFS,
-    driver_files,
-    needs_install,
-    persistence_unit,
-    reboot_needed,
-    reboot_reason,
-    refusals,
-)
 from vllm_hosts.facts import look
 from vllm_hosts.facts.gpu import GpuState
 from vllm_hosts.facts.release import OsRelease
@@ -39,6 +29,16 @@ from vllm_hosts.operations.driver import (
 )
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
+from vllm_hosts.roles.nvidia_driver.packages import fabric_manager, holds, install
+from vllm_hosts.roles.nvidia_driver.plan import (
+    INITRAMFS,
+    driver_files,
+    needs_install,
+    persistence_unit,
+    reboot_needed,
+    reboot_reason,
+    refusals,
+)
 from vllm_hosts.settings import HostSettings, Nvidia
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
-from roles.nvidia_driver.plan import flavour, series
 from vllm_hosts.host.archives import driver_archive
 from vllm_hosts.host.driver import Install
 from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.host.release import Release
+from vllm_hosts.roles.nvidia_driver.plan import flavour, series
 from vllm_hosts.settings import Nvidia
 
 _COMPONENTS = {

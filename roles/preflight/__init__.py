@@ -10,8 +10,6 @@ from datetime import timedelta
 
 from pyinfra.api.deploy import deploy
 
-from roles.preflight.memory import memory
-from roles.preflight.plan import archives, folders, notes, own_folders, problems
 from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import cards, model_folders, models_of
@@ -29,6 +27,8 @@ from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.project import run
+from vllm_hosts.roles.preflight.memory import memory
+from vllm_hosts.roles.preflight.plan import archives, folders, notes, own_folders, problems
 from vllm_hosts.settings import HostSettings
 
 #: The hub is queried for a model that the host does not have, once in a week. A hub that is not

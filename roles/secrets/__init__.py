@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from roles.secrets.plan import secret_entries
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
+from vllm_hosts.roles.secrets.plan import secret_entries
 
 
 @deploy("Secrets")

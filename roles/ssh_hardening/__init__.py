@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from roles.ssh_hardening.plan import ssh_entries
 from vllm_hosts.operations.ssh import passwords_refused, sshd_configured
 from vllm_hosts.project import run
+from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
 
 
 @deploy("SSH hardening")

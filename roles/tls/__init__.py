@@ -12,7 +12,6 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.tls.plan import from_files, from_local_ca, reason
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.host.files import Entry
@@ -22,6 +21,7 @@ from vllm_hosts.operations.checks import say
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
+from vllm_hosts.roles.tls.plan import from_files, from_local_ca, reason
 
 
 @deploy("TLS")

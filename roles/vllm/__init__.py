@@ -12,7 +12,6 @@ from functools import partial
 
 from pyinfra.api.deploy import deploy
 
-from roles.vllm.plan import PROJECT, compose_entry, folders, peers, variables
 from vllm_hosts.facts import look
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.host import probe
@@ -22,6 +21,7 @@ from vllm_hosts.operations.healthy import agents_healthy
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
+from vllm_hosts.roles.vllm.plan import PROJECT, compose_entry, folders, peers, variables
 
 
 @deploy("vLLM")

@@ -18,7 +18,6 @@ import pytest
 from pydantic import SecretStr
 from testinfra.host import Host
 
-from tests.hosts.looks import Outside, asked_of
 from vllm_hosts.connect.testinfra import Hosts
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.host import probe
@@ -27,6 +26,7 @@ from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.keys.sources import taken
 from vllm_hosts.project.inventory import load, neighbours, validate
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite.looks import Outside, asked_of
 from vllm_hosts.verify.report.collect import Collector
 
 
@@ -135,7 +135,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if not asked:
         return
     process = subprocess.Popen(
-        [sys.executable, "-m", "vllm_hosts.verify.outside.look"],
+        [sys.executable, "-P", "-m", "vllm_hosts.verify.outside.look"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

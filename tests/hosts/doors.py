@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from tests.hosts.packets import Packet, Table
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite.packets import Packet, Table
 
 #: Strangers, one of which is in no network that settings name.
 _STRANGERS = ("203.0.113.9", "198.51.100.9", "192.0.2.9", "9.9.9.9")

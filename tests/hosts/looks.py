@@ -9,12 +9,12 @@ from typing import Any
 
 from testinfra.host import Host
 
-from tests.hosts.test_sockets import ssh_ports
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import probe
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite.test_sockets import ssh_ports
 from vllm_hosts.verify.outside.shapes import Shape, send
 
 _ADDRESSES = (

@@ -10,11 +10,11 @@ from typing import Any
 from packaging.version import Version
 from testinfra.host import Host
 
-from tests.hosts.powers import more_than_an_agent_needs, mounts_of, own_mounts
-from tests.hosts.promise import promise
-from tests.hosts.secret_search import with_a_secret
 from vllm_hosts.errors import HostError
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite.powers import more_than_an_agent_needs, mounts_of, own_mounts
+from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.secret_search import with_a_secret
 from vllm_hosts.verify.advisories import holes
 
 #: Asks vLLM inside its container, with or without the key that it has in its environment.

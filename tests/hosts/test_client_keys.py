@@ -8,14 +8,15 @@ from shlex import quote
 import pytest
 from testinfra.host import Host
 
-# Only where they lie; what they do is judged here.
-from roles.client_keys.plan import SCRIPT, TIMER
-from tests.hosts import nginx_maps
-from tests.hosts.conftest import Edge, Verified
-from tests.hosts.promise import promise
 from vllm_hosts.host.paths import EDGE_FOLDER, TLS_KEY
 from vllm_hosts.keys import HostKeys, KeyStore
+
+# Only where they lie; what they do is judged here.
+from vllm_hosts.roles.client_keys.plan import SCRIPT, TIMER
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite import nginx_maps
+from vllm_hosts.suite.conftest import Edge, Verified
+from vllm_hosts.suite.promise import promise
 
 #: Keys that are tried at the edge itself; every one of them is a request.
 _TRIED = 10

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.hosts.listening import listeners
-from tests.hosts.powers import own_mounts, powers, protected, sources
-from tests.hosts.promise import promise
 from vllm_hosts.errors import HostError
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite.listening import listeners
+from vllm_hosts.suite.powers import own_mounts, powers, protected, sources
+from vllm_hosts.suite.promise import promise
 
 
 def daemon_json(host: Host) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pydantic import SecretStr
 from testinfra.host import Host
 
-from tests.hosts.conftest import Edge
-from tests.hosts.looks import Outside, edge_statuses
-from tests.hosts.promise import promise
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import probe
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite.conftest import Edge
+from vllm_hosts.suite.looks import Outside, edge_statuses
+from vllm_hosts.suite.promise import promise
 
 #: Routes of vLLM that clients have no business with; several of them ask for no key.
 CLOSED = (

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-# Only where they lie; what they do is judged here.
-from roles.firewall.plan import RULES, UNIT
-from tests.hosts.doors import wrong
-from tests.hosts.looks import Outside
-from tests.hosts.packets import Table, listing, understood
-from tests.hosts.promise import promise
-from tests.hosts.test_sockets import ssh_ports
 from vllm_hosts.errors import HostError
+
+# Only where they lie; what they do is judged here.
+from vllm_hosts.roles.firewall.plan import RULES, UNIT
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite.doors import wrong
+from vllm_hosts.suite.looks import Outside
+from vllm_hosts.suite.packets import Table, listing, understood
+from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.test_sockets import ssh_ports
 
 #: Without counters, and without the addresses that a set has collected.
 _LIST = "nft -s -t list table inet vllm_hosts"

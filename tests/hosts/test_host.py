@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 from testinfra.host import Host
 
-from tests.hosts.conftest import Verified
-from tests.hosts.promise import promise
 from vllm_hosts.host.paths import STORE_MARK
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite.conftest import Verified
+from vllm_hosts.suite.promise import promise
 
 #: Seconds that a host's clock may differ from the controller's.
 _CLOCK = 5.0

@@ -7,15 +7,15 @@ import secrets
 from pydantic import SecretStr
 from testinfra.host import Host
 
-from roles.edge_logs.plan import SCRIPT, TIMER
-from tests.hosts.conftest import Edge
-from tests.hosts.looks import edge_statuses
-from tests.hosts.promise import promise
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import probe
 from vllm_hosts.host.paths import EDGE_LOGS
+from vllm_hosts.roles.edge_logs.plan import SCRIPT, TIMER
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.types import in_bytes
+from vllm_hosts.suite.conftest import Edge
+from vllm_hosts.suite.looks import edge_statuses
+from vllm_hosts.suite.promise import promise
 from vllm_hosts.verify.outside.shapes import Shape, send
 
 _KEPT = "/etc/vllm-hosts/edge-logs.conf"

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from testinfra.backend.base import CommandResult
 from testinfra.host import Host
 
-from roles.nvidia_container_toolkit.plan import PACKAGES
-from tests.hosts.promise import promise
 from vllm_hosts.errors import HostError
+from vllm_hosts.roles.nvidia_container_toolkit.plan import PACKAGES
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite.promise import promise
 from vllm_hosts.text import clean
 
 _UUIDS = "--query-gpu=uuid --format=csv,noheader"

@@ -10,12 +10,12 @@ from typing import Any
 
 from testinfra.host import Host
 
-from tests.hosts.conftest import Verified
-from tests.hosts.promise import promise
-from tests.hosts.test_sockets import ssh_ports
-from tests.hosts.test_walls import CONNECT, INSIDE, all_networks, running
 from vllm_hosts.errors import HostError
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite.conftest import Verified
+from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.test_sockets import ssh_ports
+from vllm_hosts.suite.test_walls import CONNECT, INSIDE, all_networks, running
 
 #: Other hosts of the inventory that are tried; one that opens is enough.
 _OTHERS = 4

@@ -7,10 +7,10 @@ from typing import Any
 
 from testinfra.host import Host
 
-from tests.hosts.promise import promise
-from tests.hosts.secret_search import with_a_secret
 from vllm_hosts.host.paths import EDGE_FOLDER, TLS_KEY
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.secret_search import with_a_secret
 
 #: All of them: the journal is searched by its own program, and lastlog is a table with holes, as
 #: long as the largest user id.

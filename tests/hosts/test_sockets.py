@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from testinfra.host import Host
 
-from tests.hosts.listening import expected, listeners
-from tests.hosts.promise import promise
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite.listening import expected, listeners
+from vllm_hosts.suite.promise import promise
 
 
 def ssh_ports(host: Host) -> set[int]:

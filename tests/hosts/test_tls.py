@@ -12,14 +12,14 @@ import pytest
 from cryptography import x509
 from testinfra.host import Host
 
-from tests.hosts.conftest import Edge
-from tests.hosts.looks import Outside
-from tests.hosts.promise import promise
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.host.paths import TLS_CERTIFICATE
 from vllm_hosts.keys.authority import ca_warnings
 from vllm_hosts.keys.ending import left, to_do
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite.conftest import Edge
+from vllm_hosts.suite.looks import Outside
+from vllm_hosts.suite.promise import promise
 
 
 def handshake(

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from packaging.version import Version
 from testinfra.host import Host
 
-from roles.nvidia_container_toolkit.plan import PACKAGES
-from tests.hosts.promise import promise
 from vllm_hosts.errors import HostError
+from vllm_hosts.roles.nvidia_container_toolkit.plan import PACKAGES
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite.promise import promise
 from vllm_hosts.verify.advisories import floors, holes
 
 Noted = Callable[[str, str], None]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.hosts.powers import mounts_of
-from tests.hosts.promise import promise
 from vllm_hosts.errors import HostError
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite.powers import mounts_of
+from vllm_hosts.suite.promise import promise
 
 #: Port of vLLM in its container.
 INSIDE = 8000

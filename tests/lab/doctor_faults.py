@@ -247,7 +247,7 @@ FAULTS = [
         "gpu-xid",
         _fake("journalctl", "*-k*", words.XID),
         undo=_real("journalctl"),
-        says="dropped off the bus",
+        says="fallen off the bus",
     ),
     # Memory and models, in vLLM's own words
     Fault(

@@ -317,7 +317,7 @@ FAULTS = [
         says="4 memory errors",
         certainty=Certainty.LIKELY,
     ),
-    Fault("gpu-xid", kernel(said.XID), says="dropped off the bus", certainty=Certainty.LIKELY),
+    Fault("gpu-xid", kernel(said.XID), says="fallen off the bus", certainty=Certainty.LIKELY),
     Fault("gpu-xid", kernel(said.XID_31), do="versions", certainty=Certainty.POSSIBLE),
     Fault(
         "gpu-throttled",

@@ -165,7 +165,7 @@ PORT_TAKEN = (
 )
 
 #: https://github.com/NVIDIA/NVSentinel/issues/155
-XID = "Oct 02 11:20:41 gpu1 kernel: NVRM: Xid (PCI:0000:44:00): 79, GPU has dropped off the bus."
+XID = "Oct 02 11:20:41 gpu1 kernel: NVRM: Xid (PCI:0000:44:00): 79, GPU has fallen off the bus."
 XID_31 = "kernel: NVRM: Xid (PCI:0000:01:00): 31, Ch 00000003, engmask 00000101, intr 10000000"
 XID_43 = "kernel: NVRM: Xid (PCI:0000:01:00): 43, pid=4711, name=python3, Ch 00000008"
 #: https://github.com/NixOS/nixpkgs/issues/16711

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from roles.nvidia_driver.plan import (
-    refusals,
-)
 from tests.unit.samples import QWEN, settings
 from tests.unit.test_gpu import smi
 from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.host.pci import PciDevice
 from vllm_hosts.host.release import Release
+from vllm_hosts.roles.nvidia_driver.plan import (
+    refusals,
+)
 
 DEBIAN_12 = Release("debian", "12", "bookworm", "Debian GNU/Linux 12 (bookworm)", "amd64")
 DEBIAN_13 = Release("debian", "13", "trixie", "Debian GNU/Linux 13 (trixie)", "amd64")

@@ -40,7 +40,7 @@ class Project:
         for parent in (self.folder, *self.folder.parents):
             if parent.stat().st_uid == os.getuid() and parent.parent.is_relative_to(gettempdir()):
                 parent.chmod(parent.stat().st_mode | 0o011)
-        for name in ("deploy.py", "config.py", "roles", "vllm_hosts", "templates"):
+        for name in ("deploy.py", "config.py"):
             (self.folder / name).symlink_to(ROOT / name)
         self.write("inventory/prod.py", f"gpu_hosts = [{self.address!r}]\n")
         self.write("group_data/gpu_hosts.py", f"agents = [{AGENT!r}]\n")

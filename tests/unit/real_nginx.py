@@ -18,14 +18,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from roles.client_keys.plan import key_entries
-from roles.nginx.plan import NginxVersion, edge_entries, parse_version
 from tests.stores import kept_ca
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import File
 from vllm_hosts.host.paths import EDGE_CONF
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.roles.client_keys.plan import key_entries
+from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries, parse_version
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import CONTAINER_PORT
 

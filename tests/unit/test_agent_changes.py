@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from roles.vllm.plan import compose_entry, variables
 from tests.unit.fakes import docker
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.facts.base import END
@@ -26,6 +25,7 @@ from vllm_hosts.host.compose import Container, Project
 from vllm_hosts.host.files import File
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations.outage import out_for
+from vllm_hosts.roles.vllm.plan import compose_entry, variables
 
 KEY = SecretStr("key-of-qwen-0123456789")
 DEFINITION = Definition(

@@ -168,7 +168,7 @@ class TestNetworks:
     def test_an_agent_s_own_port_is_not_for_everybody(self, network: str) -> None:
         said = refused(expose={"networks": ["10.0.0.0/8", network], "unguarded_routes": ACCEPTED})
         assert said == (
-            f"Value error, {network} is everybody, and an agent's own port is for named networks"
+            f"Value error, {network} means everybody, and an agent's own port is for named networks"
             " only; write the networks themselves, such as '10.0.0.0/8'"
         )
 
@@ -211,11 +211,11 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("argument", "words"),
         [
-            ("--seed 1", "--seed and its value stand in one word; write two, such as '--seed',"
+            ("--seed 1", "--seed and its value are in one word; write two, such as '--seed',"
                 " 'VALUE', or '--seed=VALUE'"),
-            (" --seed  1 2", "--seed and its value stand in one word; write two, such as"
+            (" --seed  1 2", "--seed and its value are in one word; write two, such as"
                 " '--seed', 'VALUE', or '--seed=VALUE'"),
-            ("-tp 2", "-tp and its value stand in one word; write two, such as '-tp', 'VALUE', or"
+            ("-tp 2", "-tp and its value are in one word; write two, such as '-tp', 'VALUE', or"
                 " '-tp=VALUE'"),
             ("--seed ", "'--seed ' has a space beside the argument; write '--seed'"),
             (" --seed", "' --seed' has a space beside the argument; write '--seed'"),
@@ -280,7 +280,7 @@ class TestModel:
     def test_an_agent_that_asks_the_hub_has_to_reach_it(self, value: str) -> None:
         env = {"HF_HUB_OFFLINE": value}
         assert refused(env=env) == (
-            "Value error, env HF_HUB_OFFLINE lets the agent ask the hub, which it cannot reach;"
+            "Value error, env HF_HUB_OFFLINE lets the agent query the hub, which it cannot reach;"
             " remove it, or name the hub's networks in egress"
         )
         assert not agent(env=env, egress=EGRESS).offline

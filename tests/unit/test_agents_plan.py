@@ -9,7 +9,10 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from roles.vllm.plan import (
+from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.host.files import Absent, File, Folder
+from vllm_hosts.keys import HostKeys
+from vllm_hosts.roles.vllm.plan import (
     Secret,
     Volume,
     compose_entry,
@@ -20,9 +23,6 @@ from roles.vllm.plan import (
     service,
     variables,
 )
-from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.host.files import Absent, File, Folder
-from vllm_hosts.keys import HostKeys
 
 KEYS = HostKeys(SecretStr("INTERNAL"), (), SecretStr("HF"))
 TWIN = QWEN | {"name": "twin", "port": 8003, "gpus": [3], "served_model_name": "qwen"}

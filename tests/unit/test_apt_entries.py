@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from roles.docker.plan import CE_STALE
 from tests.unit.driver_hosts import DEBIAN_13
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.apt import AptKeyFingerprints, AptSourceFiles
@@ -23,6 +22,7 @@ from vllm_hosts.host.archives import docker_archive
 from vllm_hosts.host.files import NOTHING, Absent, Entry, File
 from vllm_hosts.operations import apt
 from vllm_hosts.operations.apt import archive_script
+from vllm_hosts.roles.docker.plan import CE_STALE
 from vllm_hosts.settings import Docker
 
 FOLDER = "/etc/apt/sources.list.d/"

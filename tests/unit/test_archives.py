@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from roles.preflight.plan import archives
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
 from vllm_hosts.host.archives import docker_archive, driver_archive, toolkit_archive
+from vllm_hosts.roles.preflight.plan import archives
 
 FOLDER = "/etc/apt/sources.list.d/"
 DOCKER = "https://download.docker.com/linux/debian"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.probe import Answer
+from vllm_hosts.roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from vllm_hosts.settings import HostSettings
 
 SETTINGS = settings(agents=[QWEN, CODER])
@@ -125,7 +125,7 @@ def test_an_agent_s_port_that_opens_is_a_problem() -> None:
 
     assert list(reachable_problems(SETTINGS, lambda address, port: False)) == []
     assert list(reachable_problems(SETTINGS, reachable)) == [
-        "port 8002 of 192.0.2.11 opens from the controller"
+        "port 8002 of 192.0.2.11 can be reached from the controller"
     ]
     assert asked == {("192.0.2.11", 8001), ("192.0.2.11", 8002)}
 

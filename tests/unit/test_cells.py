@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from roles.preflight.plan import problems
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
 from vllm_hosts.host.system import Route
+from vllm_hosts.roles.preflight.plan import problems
 from vllm_hosts.settings.cells import cell
 
 ports = st.integers(1024, 65535)

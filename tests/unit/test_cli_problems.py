@@ -26,6 +26,7 @@ HEADINGS = {
     "doctor": "The settings are not valid:",
     "endpoints": "The endpoints cannot be listed:",
     "hosts": "Nothing was changed:",
+    "init": "Nothing was written:",
     "hosts list": "The hosts cannot be listed:",
     "keys": KEYS,
     "keys new-ca": "The CA cannot be replaced:",
@@ -58,7 +59,9 @@ def test_every_command_says_problems_below_its_heading(
     # In `agents` and `tls`, the inventory stands in front of the command.
     group = main.commands[below[0]]
     at = 1 if group.params else len(below)
-    words = [*below[:at], file, *below[at:], *needed]
+    takes_one = {parameter.name for parameter in (*group.params, *command.params)}
+    inventory = [file] if "inventory" in takes_one else []
+    words = [*below[:at], *inventory, *below[at:], *needed]
     done = CliRunner().invoke(main, words)
     fitting = [begin for begin in HEADINGS if " ".join(below).startswith(begin)]
     assert (done.exit_code, done.stdout) == (Exit.WRONG, ""), done.output

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from roles import client_keys
-from roles.client_keys.plan import clients_map, expiry_entries, key_entries, scopes_map
 from vllm_hosts.host.files import File, Folder
 from vllm_hosts.host.paths import EDGE_CONF
 from vllm_hosts.keys import ClientKey
+from vllm_hosts.roles import client_keys
+from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, key_entries, scopes_map
 
 ALICE = ClientKey("alice", SecretStr("KEY-A"), datetime(2026, 12, 1, tzinfo=UTC), ("qwen",))
 AGAIN = ClientKey("alice", SecretStr("KEY-B"), agents=("qwen",))

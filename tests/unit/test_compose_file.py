@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from roles.vllm.plan import compose_entry, compose_file
-from roles.vllm.plan import folders as agents_folders
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import Folder
+from vllm_hosts.roles.vllm.plan import compose_entry, compose_file
+from vllm_hosts.roles.vllm.plan import folders as agents_folders
 
 #: Bytes of a host.
 MEMORY = 125 << 30

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roles.docker.plan import daemon_settings
-from roles.nvidia_container_toolkit.plan import RUNTIME
 from tests.golden import check_golden
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.daemon_json import merged
+from vllm_hosts.roles.docker.plan import daemon_settings
+from vllm_hosts.roles.nvidia_container_toolkit.plan import RUNTIME
 from vllm_hosts.settings import Docker
 
 

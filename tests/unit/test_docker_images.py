@@ -10,13 +10,13 @@ from shlex import quote
 
 import pytest
 
-from roles.preflight.plan import problems
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
 from vllm_hosts.facts.docker import DAEMON_JSON, RAN
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import IMAGES, ImagePlaces, image_places
 from vllm_hosts.operations.docker import RESTART
+from vllm_hosts.roles.preflight.plan import problems
 
 BIG, SMALL = 500 << 30, 1 << 30
 NEW = DockerThere({"docker-ce": "5:29.1"}, "Docker version 29.1.0, build x", "", "/usr/bin/dockerd")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from roles.preflight.plan import problems
 from tests.unit.driver_hosts import DEBIAN_12, DEBIAN_13, UBUNTU_22
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_facts import SYSTEM
@@ -13,6 +12,7 @@ from vllm_hosts.facts.base import END
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.host.docker_there import DockerThere, docker_problems, version_in
 from vllm_hosts.host.release import Release
+from vllm_hosts.roles.preflight.plan import problems
 
 OLD = "Docker version 20.10.24+dfsg1, build 297e128"
 NEW = "Docker version 28.5.1, build e180ab8"

@@ -73,7 +73,7 @@ def test_links_lead_somewhere() -> None:
         for target, heading in re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", path.read_text()):
             text = (path.parent / target if target else path).read_text()
             headings = {
-                re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+                re.sub(r"[^a-z0-9_ -]", "", line.lstrip("# ").lower()).replace(" ", "-")
                 for line in text.splitlines()
                 if line.startswith("#")
             }

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from roles.firewall.plan import rules
-from tests.hosts.doors import wrong
-from tests.hosts.packets import Packet, Table
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.firewall import Surroundings
+from vllm_hosts.roles.firewall.plan import rules
+from vllm_hosts.suite.doors import wrong
+from vllm_hosts.suite.packets import Packet, Table
 
 EDGE = (33, "www-data")
 GOOD = """

@@ -7,17 +7,6 @@ from typing import Any
 
 import pytest
 
-from roles.nvidia_driver.packages import (
-    install,
-)
-from roles.nvidia_driver.plan import (
-    driver_files,
-    flavour,
-    needs_install,
-    persistence_unit,
-    reboot_needed,
-    reboot_reason,
-)
 from tests.golden import check_golden
 from tests.unit.driver_hosts import (
     B200,
@@ -42,6 +31,17 @@ from vllm_hosts.host.files import Absent, Entry, File
 from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.host.nvidia_smi import parse
 from vllm_hosts.host.release import Release
+from vllm_hosts.roles.nvidia_driver.packages import (
+    install,
+)
+from vllm_hosts.roles.nvidia_driver.plan import (
+    driver_files,
+    flavour,
+    needs_install,
+    persistence_unit,
+    reboot_needed,
+    reboot_reason,
+)
 from vllm_hosts.settings import Nvidia
 
 

@@ -7,17 +7,6 @@ from typing import Any
 
 import pytest
 
-from roles.nvidia_driver.plan import (
-    INITRAMFS,
-    driver_files,
-    flavour,
-    needs_install,
-    persistence_unit,
-    reboot_needed,
-    reboot_reason,
-    refusals,
-    series,
-)
 from tests.unit.driver_hosts import (
     B200,
     DEBIAN_12,
@@ -40,6 +29,17 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.host.nvidia_smi import parse
 from vllm_hosts.host.release import Release
+from vllm_hosts.roles.nvidia_driver.plan import (
+    INITRAMFS,
+    driver_files,
+    flavour,
+    needs_install,
+    persistence_unit,
+    reboot_needed,
+    reboot_reason,
+    refusals,
+    series,
+)
 from vllm_hosts.settings import Nvidia
 
 M60, P100 = 0x13F2, 0x15F8
@@ -143,8 +143,8 @@ def test_switches_need_an_archive_with_their_manager() -> None:
 
 def test_no_card_at_all() -> None:
     assert refused(bare()) == [
-        "the PCI bus shows no GPU of NVIDIA's; see that one is there, and passed to this machine,"
-        " or give its agents gpus = []"
+        "the PCI bus shows no GPU of NVIDIA's; check that there is one, and that it is passed"
+        " through to this machine, or give its agents gpus = []"
     ]
 
 
@@ -184,8 +184,9 @@ class TestWhatIsThere:
 
     def test_one_that_does_not_answer_is_kept_in_so_many_words(self) -> None:
         rest = (
-            "; a driver that is loaded is not replaced unasked: reboot the host or repair it, or"
-            " set nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
+            "; a driver that is loaded is replaced only on request: reboot the host or repair"
+            " it, or set nvidia.driver_series and nvidia.allow_reboot to have that"
+            " series in its place"
         )
         host = bare(H100, smi=parse(["odd words", "exit 3"]), module="550.1")
         said = host.smi.message
@@ -215,7 +216,7 @@ def test_the_sentence_for_a_reboot() -> None:
     rest = "; set nvidia.allow_reboot = True, or reboot the host yourself and run again"
     assert reboot_needed("odd words") == f"a reboot is needed: odd words{rest}"
     assert reboot_needed("GPU requires reset") == (
-        f"a reboot is needed: GPU requires reset (a card waits for a reset){rest}"
+        f"a reboot is needed: GPU requires reset (a card needs a reset){rest}"
     )
 
 
@@ -223,7 +224,7 @@ def test_a_card_of_nouveau_s_beside_a_driver_that_answers_is_no_reason() -> None
     host = replace(answering("580.1"), devices=(card(H100, "nouveau"),))
     assert reboot_reason(host) is None
     assert reboot_reason(replace(host, smi=smi("lost"))) == (
-        "the free driver nouveau holds the GPUs"
+        "the open-source driver nouveau holds the GPUs"
     )
 
 

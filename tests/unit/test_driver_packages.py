@@ -7,13 +7,6 @@ from typing import Any
 
 import pytest
 
-from roles.nvidia_driver.packages import (
-    fabric_manager,
-    headers,
-    holds,
-    install,
-    kernel_flavour,
-)
 from tests.unit.driver_hosts import (
     B200,
     DEBIAN_12,
@@ -29,6 +22,13 @@ from tests.unit.driver_hosts import (
 from tests.unit.test_gpu import smi
 from vllm_hosts.host.release import Release
 from vllm_hosts.operations.driver import matching, upstream
+from vllm_hosts.roles.nvidia_driver.packages import (
+    fabric_manager,
+    headers,
+    holds,
+    install,
+    kernel_flavour,
+)
 from vllm_hosts.settings import Nvidia
 
 DEBIAN_USER = ("libcuda1", "libnvidia-nvvm4", "nvidia-smi", "nvidia-persistenced")

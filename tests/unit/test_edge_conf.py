@@ -8,20 +8,20 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from roles.client_keys.plan import clients_map, key_entries, scopes_map
-from roles.nginx.plan import (
+from tests.golden import check_golden
+from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.host.files import File
+from vllm_hosts.host.paths import EDGE_FOLDER as FOLDER
+from vllm_hosts.keys import ClientKey, HostKeys
+from vllm_hosts.roles.client_keys.plan import clients_map, key_entries, scopes_map
+from vllm_hosts.roles.nginx.plan import (
     NginxVersion,
     edge_conf,
     edge_entries,
     included,
     parse_version,
 )
-from roles.secrets.plan import secret_entries
-from tests.golden import check_golden
-from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.host.files import File
-from vllm_hosts.host.paths import EDGE_FOLDER as FOLDER
-from vllm_hosts.keys import ClientKey, HostKeys
+from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.settings import HostSettings
 
 DEBIAN_13 = NginxVersion((1, 26, 3), (3, 5, 0))

@@ -6,18 +6,18 @@ import re
 
 import pytest
 
-from roles.nginx.connections import (
+from tests.unit.samples import settings
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.nginx import NginxMainConf
+from vllm_hosts.host.files import Absent, File
+from vllm_hosts.host.nginx import MAIN_CONF, MainConf
+from vllm_hosts.roles.nginx.connections import (
     LIMITS_CONF,
     connection_entries,
     open_files,
     raised,
     worker_connections,
 )
-from tests.unit.samples import settings
-from vllm_hosts.errors import HostError
-from vllm_hosts.facts.nginx import NginxMainConf
-from vllm_hosts.host.files import Absent, File
-from vllm_hosts.host.nginx import MAIN_CONF, MainConf
 
 #: As Debian 12 has it; Debian 13 and Ubuntu differ in what stands in http.
 DEBIAN = """user www-data;

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from roles.edge_logs.plan import LOGS, log_entries, logrotate_conf, rotate_script
 from tests.golden import check_golden
 from tests.unit.real_nginx import program
 from tests.unit.samples import settings
 from vllm_hosts.host.files import File, Folder
+from vllm_hosts.roles.edge_logs.plan import LOGS, log_entries, logrotate_conf, rotate_script
 from vllm_hosts.settings.types import in_bytes
 
 EDGE = settings().edge

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from roles.nginx.plan import NginxVersion, edge_conf
 from tests.unit.real_nginx import RealEdge, program
 from tests.unit.samples import settings
 from tests.unit.test_edge_conf import DEBIAN_13, KEYS
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.nginx import NginxState
+from vllm_hosts.roles.nginx.plan import NginxVersion, edge_conf
 
 CLOUD = "ec2-203-0-113-25.ap-southeast-2.compute.amazonaws.com"
 

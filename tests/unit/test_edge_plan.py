@@ -6,7 +6,11 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from roles.nginx.plan import (
+from tests.unit.samples import QWEN, settings
+from tests.unit.test_edge_conf import DEBIAN_13, KEYS, OPEN, PLAIN, RICH
+from vllm_hosts.errors import HostError
+from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.roles.nginx.plan import (
     NginxVersion,
     Upstream,
     edge_conf,
@@ -16,10 +20,6 @@ from roles.nginx.plan import (
     internal_map,
     parse_version,
 )
-from tests.unit.samples import QWEN, settings
-from tests.unit.test_edge_conf import DEBIAN_13, KEYS, OPEN, PLAIN, RICH
-from vllm_hosts.errors import HostError
-from vllm_hosts.host.files import Absent, Entry, File, Folder
 
 BUILT = "built with OpenSSL 3.0.8 7 Feb 2023"
 RUNS = f"{BUILT} (running with OpenSSL 3.5.1 1 Jul 2025)"

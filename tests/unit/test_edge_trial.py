@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-import roles.nginx as role
-from roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
-from roles.nginx.trial import trial_entries
+import vllm_hosts.roles.nginx as role
 from tests.unit.projects import ROOT
 from tests.unit.real_nginx import program
 from tests.unit.samples import settings
@@ -30,6 +28,8 @@ from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations import edge_trial as operation
 from vllm_hosts.operations.differences import listening
 from vllm_hosts.operations.edge_trial import sentences, trial
+from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
+from vllm_hosts.roles.nginx.trial import trial_entries
 
 SECRET = "INTERNAL-KEY-THAT-NOBODY-SEES"
 KEYS = HostKeys(internal=SecretStr(SECRET), clients=(), hf_token=None)

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from roles.client_keys.plan import key_entries
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.host.paths import EDGE_FOLDER
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import ClientKey
 from vllm_hosts.operations.tree import _digest
+from vllm_hosts.roles.client_keys.plan import key_entries
 
 ENDED, GOOD = '"aaa" "a"; # until 1\n', '"bbb" "b"; # until 9999999999\n'
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from roles.firewall.plan import RULES, UNIT, firewall_entries, rules
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
@@ -15,6 +14,7 @@ from vllm_hosts.facts.base import END
 from vllm_hosts.facts.firewall import HostSurroundings, Others, SshPorts
 from vllm_hosts.host.files import File, Folder
 from vllm_hosts.host.firewall import Surroundings
+from vllm_hosts.roles.firewall.plan import RULES, UNIT, firewall_entries, rules
 
 NARROW = settings(
     agents=[QWEN | {"egress": {"networks": ["198.51.100.0/24", "2001:db8:1::/48"]}}, CODER],

@@ -23,16 +23,30 @@ def forbidden(path: Path) -> Iterator[str]:
     area, *rest = path.relative_to(ROOT).parts
     for module in imported(path):
         top, *below = module.split(".")
-        another = top == "roles" and not (area == "roles" and below[:1] == rest[:1])
-        if top in ("lab", "tests") or another:
+        linked = top == "vllm_hosts" and below[:1] in (["roles"], ["suite"])
+        own = area == "roles" and below[:2] == ["roles", *rest[:1]]
+        if top in ("lab", "tests", "roles") or (linked and not own):
             yield module
 
 
 @pytest.mark.parametrize("area", ["roles", "vllm_hosts"])
 def test_no_file_knows_a_role_of_another_s_or_the_lab(area: str) -> None:
-    files = list((ROOT / area).rglob("*.py"))
+    files = [*modules().values()] if area == "vllm_hosts" else list((ROOT / area).rglob("*.py"))
     assert files
     wrong = {str(path.relative_to(ROOT)): bad for path in files if (bad := [*forbidden(path)])}
+    assert wrong == {}
+
+
+def test_roles_and_suite_have_one_name_each() -> None:
+    """Imported by another, such as roles.tls, there would be two of each class."""
+    files = [path for area in ("roles", "tests", "lab") for path in (ROOT / area).rglob("*.py")]
+    files += [ROOT / "deploy.py", ROOT / "keys.py", *modules().values()]
+    wrong = {
+        str(path.relative_to(ROOT)): module
+        for path in files
+        for module in imported(path)
+        if module.split(".")[0] == "roles" or module.startswith("tests.hosts")
+    }
     assert wrong == {}
 
 

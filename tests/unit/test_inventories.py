@@ -303,4 +303,5 @@ def test_a_deploy_from_another_folder_is_one_sentence(tmp_path: Path, name: str)
     done = project.run("pyinfra", "-y", "x.py", str(tmp_path / "there" / name))
     assert done.returncode != 0
     assert "pyinfra has not loaded config.py, so nothing was validated" in done.stdout
+    assert f"cd {tmp_path}/there && pyinfra {elsewhere}/x.py {name}" in done.stdout
     assert "Traceback" not in done.stdout

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hosts.listening import Listener, expected, read
 from tests.unit.samples import settings
 from tests.unit.test_sockets import NGINX, PROXY, SSHD, line
 from vllm_hosts.errors import HostError
+from vllm_hosts.suite.listening import Listener, expected, read
 
 SETTINGS = settings(firewall={"extra_tcp_ports": [9100], "extra_udp_ports": [51820]})
 

@@ -8,9 +8,9 @@ from shlex import quote
 
 import pytest
 
-from tests.hosts import nginx_maps
 from tests.unit.here import Here
 from vllm_hosts.errors import HostError
+from vllm_hosts.suite import nginx_maps
 
 FOLDER = "/etc/nginx/vllm-hosts"
 CONF = {

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from roles.nginx.plan import edge_entries
 from tests.unit.here import Here
 from tests.unit.samples import settings
 from tests.unit.test_edge_conf import DEBIAN_13, KEYS
@@ -15,6 +14,7 @@ from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.host.files import Absent
 from vllm_hosts.host.nginx_sites import Sites, site_ports, site_problems
 from vllm_hosts.host.paths import NGINX_WELCOME
+from vllm_hosts.roles.nginx.plan import edge_entries
 
 COMES_WITH = (
     "server {\n\tlisten 80 default_server;\n\tlisten [::]:80 default_server;\n"

@@ -16,8 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roles.nginx.plan import parse_version
-from tests.hosts.listening import read as read_listeners
 from tests.unit.fakes import inspected
 from tests.unit.samples import settings as host_settings
 from tests.unit.test_apt_entries import LINE, STANZA
@@ -46,6 +44,8 @@ from vllm_hosts.host.apt_sources import read as read_sources
 from vllm_hosts.host.image_places import image_places
 from vllm_hosts.host.nvidia_smi import parse as parse_smi
 from vllm_hosts.host.sockets import unexpected_sockets
+from vllm_hosts.roles.nginx.plan import parse_version
+from vllm_hosts.suite.listening import read as read_listeners
 from vllm_hosts.top import parse as top
 from vllm_hosts.top.look import _gpus
 

@@ -14,9 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vllm_hosts
-from tests.hosts.doors import wrong
-from tests.hosts.packets import Table, listing
-from tests.hosts.test_firewall import strangers_first
 from tests.unit.fakes import inspected
 from tests.unit.samples import settings as host_settings
 from tests.unit.test_doctor_look import StandInHost
@@ -43,6 +40,9 @@ from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.operations.gpu import LastGpuCheck
+from vllm_hosts.suite.doors import wrong
+from vllm_hosts.suite.packets import Table, listing
+from vllm_hosts.suite.test_firewall import strangers_first
 from vllm_hosts.top.look import Doing
 
 SHA = "a" * 64

@@ -229,7 +229,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     host = LocalHost.make(tmp_path)
     made = host.project
     (made.folder / "deploy.py").unlink()
-    made.write("deploy.py", "from roles.vllm import vllm\n\nvllm()\n")
+    made.write("deploy.py", "from vllm_hosts.roles.vllm import vllm\n\nvllm()\n")
     host.program("docker", f"#!/bin/sh\n{DOCKER}")
     vllm = {"directory": str(host.folder / "opt"), "cache_directory": str(tmp_path / "cache")}
 
@@ -249,7 +249,8 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     script = (
         "from pathlib import Path; from vllm_hosts.project.inventory import load, validate;"
         " from vllm_hosts.keys import KeyStore; from vllm_hosts.facts.system import HostMemory;"
-        " from roles.vllm.plan import compose_file; from roles.secrets.plan import secret_entries;"
+        " from vllm_hosts.roles.vllm.plan import compose_file;"
+        " from vllm_hosts.roles.secrets.plan import secret_entries;"
         " import sys; path = Path('inventory/prod.py'); host = validate(load(path))['@local'];"
         " from vllm_hosts.keys.model import new_content, with_internal;"
         " from vllm_hosts.keys.pki import utc_now; store = KeyStore(path);"

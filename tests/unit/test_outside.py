@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.hosts.looks import Outside
-from tests.hosts.test_firewall import differences, neighbours, strangers_first
 from vllm_hosts.errors import HostError
+from vllm_hosts.suite.looks import Outside
+from vllm_hosts.suite.test_firewall import differences, neighbours, strangers_first
 from vllm_hosts.verify.outside import frames, look, scan, shapes
 from vllm_hosts.verify.outside.shapes import Met, Shape
 

@@ -10,8 +10,6 @@ import pyrage
 import pytest
 from pydantic import SecretStr
 
-from roles.client_keys.plan import clients_map
-from roles.secrets.plan import secret_entries
 from tests.stores import made
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import SettingsError
@@ -23,6 +21,8 @@ from vllm_hosts.keys.model import Content, DeployedHost
 from vllm_hosts.keys.ownership import Claim
 from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.keys.store_marks import Mark, Marked, Signs, Whose, ca_name, digests, whose
+from vllm_hosts.roles.client_keys.plan import clients_map
+from vllm_hosts.roles.secrets.plan import secret_entries
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 GPU1 = settings()

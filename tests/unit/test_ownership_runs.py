@@ -45,7 +45,7 @@ class Machine(Project):
         self.write(
             "config.py", "import moved\nfrom vllm_hosts.project import run\n\nrun.install()\n"
         )
-        role = "from roles.ownership import ownership\n"
+        role = "from vllm_hosts.roles.ownership import ownership\n"
         self.write("deploy.py", f"{role}ownership()\n")
         self.write("keys.py", f"{role}ownership(first=False)\n")
         self.group(agents=[AGENT], vllm={"directory": str(self.folder / "host/opt")})

@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from roles.tls.plan import from_local_ca
 from tests.stores import kept_ca
 from tests.unit.samples import settings
 from vllm_hosts.errors import SettingsError
@@ -31,6 +30,7 @@ from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.keys.pki import LocalCa, certificate_names, reason_to_renew
 from vllm_hosts.keys.provided import check_ca_file, check_files
 from vllm_hosts.keys.weak_keys import weaknesses
+from vllm_hosts.roles.tls.plan import from_local_ca
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NAMES = ["llm.example.com", "192.0.2.11", "2001:db8::11"]

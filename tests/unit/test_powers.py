@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.hosts.powers import (
+from tests.unit.samples import CODER, settings
+from vllm_hosts.suite.powers import (
     Mount,
     more_than_an_agent_needs,
     mounts_of,
@@ -14,7 +15,6 @@ from tests.hosts.powers import (
     powers,
     protected,
 )
-from tests.unit.samples import CODER, settings
 
 SETTINGS = settings(agents=[CODER])
 AGENT = SETTINGS.agents[0]

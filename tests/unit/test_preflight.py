@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from roles.preflight.plan import folders, notes, problems
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.nvidia_smi import Gpu
 from vllm_hosts.host.release import Release
 from vllm_hosts.host.system import Listener, System
+from vllm_hosts.roles.preflight.plan import folders, notes, problems
 
 GOOD_RELEASE = Release("debian", "13", "trixie", "Debian GNU/Linux 13 (trixie)", "amd64")
 SETTINGS = settings(agents=[QWEN, CODER])

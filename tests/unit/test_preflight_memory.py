@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from roles.preflight.memory import Memory, memory
 from tests.capacity_docs import MODELS, files
 from tests.unit.projects import AGENT, SMI, Project
 from tests.unit.samples import QWEN, settings
@@ -16,6 +15,7 @@ from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import gpus_of, model_folders, models_of
 from vllm_hosts.host.nvidia_smi import parse
 from vllm_hosts.host.system import ModelFolder
+from vllm_hosts.roles.preflight.memory import Memory, memory
 
 CARD = {0: Gpu(0, "NVIDIA GeForce RTX 4080", 16376 * 1024**2)}
 
@@ -108,7 +108,7 @@ def project(tmp_path: Path) -> Project:
     (tmp_path / "project").mkdir()
     project = Project(tmp_path / "project")
     (project.folder / "deploy.py").unlink()
-    project.write("deploy.py", "from roles.preflight import preflight\n\npreflight()\n")
+    project.write("deploy.py", "from vllm_hosts.roles.preflight import preflight\n\npreflight()\n")
     project.write("inventory/prod.py", 'gpu_hosts = [("@local", {"ssh_hostname": "192.0.2.1"})]\n')
     project.write(
         "bin/nvidia-smi",

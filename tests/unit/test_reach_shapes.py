@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from roles import client_keys
 from tests.unit.projects import AGENT, ROOT, Project
 from tests.unit.ssh_server import SshServer, hanging_up, ssh_server
 from tests.unit.test_reach import COMMANDS, Reached, faults, inventory, one_line
 from vllm_hosts.host.paths import EDGE_CONF
+from vllm_hosts.roles import client_keys
 
 #: What needs no host, with how it ends where there is no key store yet.
 WITHOUT_HOSTS = {

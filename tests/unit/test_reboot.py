@@ -11,12 +11,12 @@ import gevent
 import pytest
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 
-from roles.nvidia_driver.plan import reboot_needed, reboot_reason
 from tests.unit.driver_hosts import H100, bare
 from tests.unit.test_gpu import smi
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.operations import driver, reboot
+from vllm_hosts.roles.nvidia_driver.plan import reboot_needed, reboot_reason
 
 
 class FakeHost:

@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -126,16 +125,17 @@ def test_a_run_without_hosts_is_refused(
     assert "key store" not in done.stdout and "Traceback" not in done.stdout
 
 
-def test_a_command_in_another_folder_says_so(project: Project, tmp_path: Path) -> None:
-    """H29: group_data would not be found, and "agents is missing" where they are set."""
-    other = tmp_path / "elsewhere"
-    other.mkdir()
-    [done] = Project.run_at_once(
-        SimpleNamespace(folder=other, environment={}),  # type: ignore[arg-type]
-        ("vllm-hosts", "check", str(project.folder / "inventory/prod.py")),
-    )
+def test_an_inventory_without_group_data_says_where_it_belongs(
+    project: Project, tmp_path: Path
+) -> None:
+    """H29: not where the command is typed, where there may be another site's."""
+    lone = tmp_path / "lone"
+    project.write("lone/inventory/prod.py", "gpu_hosts = ['192.0.2.1']\n")
+    # The project would be its site: the nearest deploy.py above.
+    (project.folder / "deploy.py").unlink()
+    done = project.run("vllm-hosts", "check", "lone/inventory/prod.py")
     assert done.returncode == 1
-    assert f"there is no group_data in {other}: run this in the project's own folder" in done.stdout
+    assert f"there is no group_data in {lone}, where it belongs for this inventory" in done.stdout
 
 
 def test_a_dry_run_that_would_look_at_nothing_is_refused(project: Project) -> None:

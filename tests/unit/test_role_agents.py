@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from roles.models import models
-from roles.vllm import vllm
-from roles.vllm_image import vllm_image
 from tests.unit import recorded_looks as looks
 from tests.unit.recording import InLine
 from tests.unit.samples import QWEN
 from vllm_hosts.facts.compose import AgentState
 from vllm_hosts.facts.docker import ImageFound
 from vllm_hosts.operations import compose, healthy
+from vllm_hosts.roles.models import models
+from vllm_hosts.roles.vllm import vllm
+from vllm_hosts.roles.vllm_image import vllm_image
 
 
 class TestModels:
@@ -92,12 +92,31 @@ class TestVllm:
         )
         recorder.host.after = {}
         answers = iter([200])
-        recorder.edge = lambda path: next(answers, 503)
+        recorder.edge = lambda path: next(answers, 503) if path == "/health" else 404
         monkeypatch.setattr(compose, "_LOOK_EVERY", 0)
         done = recorder.run(vllm)
         assert done.failed
         assert "the edge, which answered before, reports that they are not" in done.said[-1]
         assert recorder.asked[0][:3] == ("192.0.2.11", 443, "llm.example.com")
+
+    def test_an_edge_that_did_not_answer_before_need_not_do_so_after(
+        self, in_line: InLine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The nginx role comes later, and may be what repairs it."""
+        recorder = in_line()
+        project = recorder.host.facts["ComposeProject"]
+        recorder.host.facts["ComposeProject"] = replace(
+            project, wanted=project.wanted | {"coder": "h9"}
+        )
+        recorder.host.after = {}
+
+        def refused(path: str) -> int:
+            raise OSError("connection refused")
+
+        recorder.edge = refused
+        monkeypatch.setattr(compose, "_LOOK_EVERY", 0)
+        done = recorder.run(vllm)
+        assert (done.failed, done.said) == (False, [])
 
     def test_an_agent_that_crashes_fails_the_host_with_its_last_lines(
         self, in_line: InLine, monkeypatch: pytest.MonkeyPatch

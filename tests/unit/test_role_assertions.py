@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from roles.assertions import assertions
-from roles.ownership import ownership
-from roles.preflight import preflight
 from tests.unit import recorded_looks as looks
 from tests.unit.driver_hosts import DEBIAN_12
 from tests.unit.recording import InLine, Recorder
@@ -18,6 +15,9 @@ from vllm_hosts.host.docker_unit import Unit as DockerOptions
 from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.keys.store_marks import Marked
+from vllm_hosts.roles.assertions import assertions
+from vllm_hosts.roles.ownership import ownership
+from vllm_hosts.roles.preflight import preflight
 
 
 class TestAssertions:

@@ -7,13 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from roles import nginx as nginx_role
-from roles.client_keys import client_keys
-from roles.edge_logs import edge_logs
-from roles.nginx import nginx, nginx_asked
-from roles.record import record
-from roles.secrets import secrets
-from roles.tls import tls
 from tests.unit import recorded_looks as looks
 from tests.unit.recording import InLine, keys_py
 from tests.unit.test_edge_conf import DEBIAN_13
@@ -23,6 +16,13 @@ from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.operations.edge import RELOADED
+from vllm_hosts.roles import nginx as nginx_role
+from vllm_hosts.roles.client_keys import client_keys
+from vllm_hosts.roles.edge_logs import edge_logs
+from vllm_hosts.roles.nginx import nginx, nginx_asked
+from vllm_hosts.roles.record import record
+from vllm_hosts.roles.secrets import secrets
+from vllm_hosts.roles.tls import tls
 
 
 class TestKeys:

@@ -6,11 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from roles.docker import docker
-from roles.firewall import firewall
-from roles.nvidia_container_toolkit import nvidia_container_toolkit
-from roles.nvidia_driver import nvidia_driver
-from roles.ssh_hardening import ssh_hardening
 from tests.unit import recorded_looks as looks
 from tests.unit.driver_hosts import DEBIAN_12
 from tests.unit.recording import InLine
@@ -19,6 +14,11 @@ from tests.unit.test_gpu import smi
 from vllm_hosts.facts.docker import Served
 from vllm_hosts.facts.firewall import Loaded, Others
 from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.roles.docker import docker
+from vllm_hosts.roles.firewall import firewall
+from vllm_hosts.roles.nvidia_container_toolkit import nvidia_container_toolkit
+from vllm_hosts.roles.nvidia_driver import nvidia_driver
+from vllm_hosts.roles.ssh_hardening import ssh_hardening
 
 
 class TestDocker:

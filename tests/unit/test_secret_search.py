@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.hosts.secret_search import with_a_secret
 from tests.unit.here import Here
 from vllm_hosts.errors import HostError
+from vllm_hosts.suite.secret_search import with_a_secret
 
 KEY = "qwen-8b-key-0123456789"
 

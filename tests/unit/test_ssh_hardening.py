@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from roles.ssh_hardening.plan import ssh_entries
 from tests.unit.samples import settings
 from tests.unit.ssh_server import write_key
 from vllm_hosts.host.files import Absent, File
+from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
 
 SSHD = shutil.which("sshd", path="/usr/local/sbin:/usr/sbin:/sbin")
 #: As cloud images have it.

@@ -107,9 +107,9 @@ def test_looking_makes_nothing(store: KeyStore, tmp_path: Path) -> None:
     assert store.peek() is None
     assert store.ca_certificate() is None
     sentence = (
-        f"there is no store of keys for the inventory 'prod' in {store.folder} or"
-        f" {store.encrypted_path}; its first deploy makes one, and so does: vllm-hosts keys add. If"
-        " the inventory was renamed or copied, see docs/inventories.md"
+        f"there is no key store for the inventory 'prod' in {store.folder} or"
+        f" {store.encrypted_path}; its first deploy creates one, and so does: vllm-hosts keys add."
+        " If the inventory was renamed or copied, see docs/inventories.md"
     )
     assert problem(store.read) == sentence
     assert problem(lambda: store.update(with_client("bob"))) == sentence
@@ -179,7 +179,7 @@ def test_a_store_that_is_moved_away_meanwhile_is_not_begun_anew(
         yield
 
     monkeypatch.setattr(module, "locked", moved)
-    assert problem(lambda: store.update(with_client("bob"))).startswith("there is no store")
+    assert problem(lambda: store.update(with_client("bob"))).startswith("there is no key store")
     assert not store.path.exists()
 
 
@@ -197,7 +197,7 @@ def test_a_change_that_cannot_be_written_leaves_the_store_as_it_was(
 
     monkeypatch.setattr(os, "fsync", full)
     sentence = problem(lambda: store.update(with_client("bob")))
-    why = f"{store.path} cannot be written: No space left on device; it is as it was"
+    why = f"{store.path} cannot be written: No space left on device; it is unchanged"
     assert sentence == why
     assert store.read() == before
 
@@ -256,7 +256,7 @@ class TestEncryption:
         assert sorted(files(store.folder)) == ["ca.pem"]
         assert set(files(store.encrypted_path.parent)) == {"prod.age", "prod.recipients"}
         assert store.recipients_path.read_text() == (
-            f"# Who can open prod.age: age recipients and SSH public keys.\n{alice.recipient}\n"
+            f"# Who can decrypt prod.age: age recipients and SSH public keys.\n{alice.recipient}\n"
         )
 
     def test_the_ca_stays_the_same_from_call_to_call(self, store: KeyStore, alice: Person) -> None:
@@ -300,7 +300,7 @@ class TestEncryption:
         self, store: KeyStore, alice: Person, tmp_path: Path
     ) -> None:
         before = files(tmp_path / "project")
-        assert "is no recipient" in problem(lambda: store.encrypt(iter([alice.recipient, "no"])))
+        assert "is not a recipient" in problem(lambda: store.encrypt(iter([alice.recipient, "no"])))
         assert files(tmp_path / "project") == before == {}
 
     def test_a_folder_that_others_can_write_is_refused_first(
@@ -336,7 +336,7 @@ class TestEncryption:
         store.encrypt([alice.recipient])
         content = store.read()
         before = files(tmp_path / "project")
-        assert "is no recipient" in problem(lambda: store.set_recipients([bob.recipient, "no"]))
+        assert "is not a recipient" in problem(lambda: store.set_recipients([bob.recipient, "no"]))
         assert files(tmp_path / "project") == before
 
         held = []

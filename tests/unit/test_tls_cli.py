@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from roles.tls.plan import from_local_ca
 from tests.stores import made
 from tests.unit.projects import Project
 from tests.unit.samples import settings
@@ -25,6 +24,7 @@ from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.ending import left
 from vllm_hosts.keys.model import Content, renew_certificates
 from vllm_hosts.keys.pki import LocalCa
+from vllm_hosts.roles.tls.plan import from_local_ca
 
 NOW = datetime(2026, 11, 26, 9, 0, 0, 400, tzinfo=UTC)
 PROD = "inventory/prod.py"

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from tests.hosts.test_docker import primary_keys
-from tests.hosts.test_outward import _OUTWARD
-from tests.hosts.test_walls import _HOLDERS, above
 from tests.unit.here import Here
+from vllm_hosts.suite.test_docker import primary_keys
+from vllm_hosts.suite.test_outward import _OUTWARD
+from vllm_hosts.suite.test_walls import _HOLDERS, above
 
 
 def test_what_opens_is_found_and_what_does_not_is_not() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from roles.preflight.plan import own_folders, problems
 from tests.unit.model_files import POINTER, safetensors
 from tests.unit.samples import QWEN, settings
 from tests.unit.test_facts import SYSTEM
@@ -25,6 +24,7 @@ from vllm_hosts.facts.system import SystemState, _models_script
 from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.hub.weights import read_total
+from vllm_hosts.roles.preflight.plan import own_folders, problems
 
 WHOLE = safetensors(1000)
 PAGE = b"<!doctype html><html><head><title>Sign in</title></head></html>" * 10

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from roles.vllm.plan import compose_file
 from tests.unit.samples import settings
+from vllm_hosts.roles.vllm.plan import compose_file
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.settings.words import arguments, meant, variables

@@ -35,6 +35,7 @@ from vllm_hosts.connect.hosts import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.settings import HostSettings
 
 #: Seconds in which a host must say what runs there.
@@ -240,7 +241,7 @@ def _refuse(done: str, inventory: Path, found: Mapping[str, list[Edited] | HostE
     limits = " ".join(f"--limit {quote(host)}" for host in hosts)
     click.secho(f"Nothing was {done}.", fg="red", bold=True, err=True)
     click.echo("To restore what the settings say, deploy:", err=True)
-    click.echo(f"  pyinfra {limits} {quote(str(inventory))} deploy.py", err=True)
+    click.echo(f"  {pyinfra_line(inventory, options=limits)}", err=True)
     click.echo("To use the files as they are until the next deploy, add --as-is", err=True)
     sys.exit(Exit.WRONG)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 
 import click
 
@@ -12,6 +11,7 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.ca import shown
 from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.project.inventory import validate
 
 
@@ -30,8 +30,7 @@ def ca(inventory: Path, identity: Path | None) -> None:
         authority = KeyStore(inventory, identity).authority
         certificate = authority.trusted()
         if certificate is None:
-            deploy = f"pyinfra {quote(str(inventory))} deploy.py"
-            raise SettingsError([f"the first deploy creates it: {deploy}"])
+            raise SettingsError([f"the first deploy creates it: {pyinfra_line(inventory)}"])
         click.echo(certificate.decode(), nl=False)
         following = authority.following()
         if following is not None and utc_now() < following.takes_over:

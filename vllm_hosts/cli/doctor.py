@@ -16,6 +16,7 @@ from vllm_hosts.cli.choice import host_option
 from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
 from vllm_hosts.doctor.model import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined, examine
+from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.project.inventory import validate
 
 _WIDTH = 80
@@ -63,7 +64,7 @@ def _show(examined: Mapping[str, Examined], inventory: Path) -> None:
             to_deploy.append(name)
     if to_deploy:
         limits = " ".join(f"--limit {quote(name)}" for name in to_deploy)
-        click.echo(f"to deploy: pyinfra {quote(str(inventory))} deploy.py {limits}")
+        click.echo(f"to deploy: {pyinfra_line(inventory, f'deploy.py {limits}')}")
 
 
 def _show_diagnosis(number: int, diagnosis: Diagnosis) -> None:

@@ -44,7 +44,7 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     Example: vllm-hosts drift inventory/prod.py --json
     """
     only(inventory, validate(opened(inventory)), hosts)
-    found = find_drift(inventory, Path("deploy.py"), hosts)
+    found = find_drift(inventory, hosts)
     if as_json:
         click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
     else:

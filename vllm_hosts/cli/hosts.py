@@ -27,6 +27,7 @@ from vllm_hosts.keys import KeyStore, OpenedStore
 from vllm_hosts.keys.hosts import released
 from vllm_hosts.keys.model import Content, DeployedHost
 from vllm_hosts.keys.ownership import Claim
+from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.keys.store_marks import Marked, Whose
 from vllm_hosts.keys.store_marks import inventory_of as inventory_named
 from vllm_hosts.operations.tree import change
@@ -145,7 +146,7 @@ def _ask(host: str, inventory: Path, found: Marked, yes: bool) -> None:
 
 
 def _deploy(inventory: Path, host: str) -> str:
-    return f"pyinfra --limit {quote(host)} {quote(str(inventory))} deploy.py"
+    return pyinfra_line(inventory, options=f"--limit {quote(host)}")
 
 
 @hosts.command()

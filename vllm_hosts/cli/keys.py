@@ -27,6 +27,7 @@ from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.age import own_recipients
 from vllm_hosts.keys.model import ApiKey, ClientRecord
 from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.project import left_behind
 from vllm_hosts.project.inventory import deployed, validate
 
@@ -236,7 +237,7 @@ def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Pa
         lambda content: model.rotate_internal(content, chosen, utc_now())
     )
     click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
-    click.echo(f"  pyinfra {quote(str(inventory))} deploy.py")
+    click.echo(f"  {pyinfra_line(inventory)}")
 
 
 def _store(inventory: Path, identity: Path | None) -> KeyStore:
@@ -268,7 +269,7 @@ def _show(inventory: Path, client: str) -> str:
 
 def _say_next(inventory: Path, hosts: Iterable[str]) -> None:
     click.echo(f"{', '.join(hosts)}: takes effect with")
-    click.echo(f"  pyinfra -y {quote(str(inventory))} keys.py")
+    click.echo(f"  {pyinfra_line(inventory, 'keys.py', '-y')}")
 
 
 def _end(key: ApiKey) -> str:

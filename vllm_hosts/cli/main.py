@@ -21,6 +21,7 @@ from vllm_hosts.cli.drift import drift
 from vllm_hosts.cli.endpoints import endpoints
 from vllm_hosts.cli.hosts import hosts
 from vllm_hosts.cli.images import images
+from vllm_hosts.cli.init import init, settings
 from vllm_hosts.cli.keys import keys
 from vllm_hosts.cli.plan import plan
 from vllm_hosts.cli.tls import tls
@@ -30,7 +31,7 @@ from vllm_hosts.connect import pyinfra_output
 
 _COMMANDS = (
     *(agents, ca, check, doctor, drift, endpoints, hosts),
-    *(images, keys, plan, tls, top, verify),
+    *(images, init, keys, plan, settings, tls, top, verify),
 )
 
 

@@ -23,7 +23,7 @@ from vllm_hosts.keys.ca import cancel as check_cancel
 from vllm_hosts.keys.ca import phase, shown
 from vllm_hosts.keys.model import NextCa
 from vllm_hosts.keys.pki import utc_now
-from vllm_hosts.keys.places import CA_FILE
+from vllm_hosts.keys.places import CA_FILE, pyinfra_line
 
 
 @click.command("new-ca", cls=Command, problems="The CA cannot be replaced:")
@@ -107,7 +107,7 @@ def _finish(store: KeyStore, inventory: Path, yes: bool) -> None:
         agreed("End the overlap now?", yes=yes)
         following = store.authority.finish()
         click.echo("To give hosts certificates from the new CA, run")
-        click.echo(f"  pyinfra -y {quote(str(inventory))} deploy.py")
+        click.echo(f"  {pyinfra_line(inventory, options='-y')}")
         click.echo(f"The old CA stays in {CA_FILE} until {shown(following.old_ends)}, for hosts")
         click.echo("that have not been deployed to since; --finish drops it sooner.")
         return
@@ -124,7 +124,7 @@ def _say_what_clients_do(store: KeyStore, inventory: Path, following: NextCa) ->
     click.echo(f"1. Now: give every client {store.folder / CA_FILE}, which holds both CAs")
     click.echo(f"   (vllm-hosts ca {file} prints it). They have until {by}.")
     click.echo("2. After that date: hosts get certificates from the new CA with the next")
-    click.echo(f"   pyinfra -y {file} deploy.py")
+    click.echo(f"   {pyinfra_line(inventory, options='-y')}")
     click.echo(f"   (to take over sooner: vllm-hosts keys new-ca {file} --finish)")
     click.echo(f"3. On {shown(following.old_ends)} the old CA is removed from {CA_FILE}.")
     if store.encrypted:
@@ -134,7 +134,7 @@ def _say_what_clients_do(store: KeyStore, inventory: Path, following: NextCa) ->
 def _say_at_once(store: KeyStore, inventory: Path) -> None:
     click.echo(f"Give every client {store.folder / CA_FILE}; then give hosts certificates from the")
     click.echo("new CA:")
-    click.echo(f"  pyinfra -y {quote(str(inventory))} deploy.py")
+    click.echo(f"  {pyinfra_line(inventory, options='-y')}")
     click.echo("Have clients remove the old CA: whoever has its key can still sign with it.")
     if store.encrypted:
         click.echo(f"{store.path} holds the new CA; commit it")

@@ -28,6 +28,7 @@ from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.authority import Authority, ca_warnings
 from vllm_hosts.keys.ending import Left, left, to_do
 from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.project.inventory import validate
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
@@ -149,9 +150,9 @@ def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> Non
     KeyStore(inventory, identity).update(
         lambda content: model.renew_certificates(content, names, utc_now())
     )
-    limits = "".join(f" --limit {quote(name)}" for name in names) if hosts or own else ""
+    limits = " ".join(f"--limit {quote(name)}" for name in names) if hosts or own else ""
     click.echo(f"{', '.join(names)}: a new certificate with the next deploy:")
-    click.echo(f"  pyinfra{limits} {quote(str(inventory))} deploy.py")
+    click.echo(f"  {pyinfra_line(inventory, options=limits)}")
     for name, one in own.items():
         click.echo(f"{name} is left out: {to_do(one, quote(str(inventory)))}")
 

@@ -1,4 +1,4 @@
-"""`vllm-hosts verify`: every promise, checked by the suite in tests/hosts."""
+"""`vllm-hosts verify`: every promise, checked by the suite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vllm_hosts.keys import KeyStore
 from vllm_hosts.project.inventory import validate
 from vllm_hosts.verify.promises import promises
 
-_SUITE = Path(__file__).resolve().parents[2] / "tests" / "hosts"
+_SUITE = Path(__file__).resolve().parents[1] / "suite"
 
 
 @click.command(cls=Command, context_settings={"ignore_unknown_options": True})
@@ -75,8 +75,9 @@ def verify(
     with suppress(SettingsError):
         # A clone with an encrypted store has no copy of the certificate that clients need.
         KeyStore(inventory).authority.refresh_file()
-    command = [sys.executable, "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
+    command = [sys.executable, "-P", "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
     command += [
+        f"--config-file={_SUITE / 'pytest.ini'}",
         "--no-header",
         "--tb=no",
         "-rN",

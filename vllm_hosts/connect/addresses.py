@@ -118,16 +118,20 @@ def twice(hosts: Iterable[Host]) -> Iterator[str]:
             )
 
 
-def group_problem(host: Host) -> str:
-    """What to say of a host for which no agents are set."""
+def group_problem(host: Host, site: Path) -> str:
+    """What to say of a host for which no agents are set.
+
+    :param site: where its group data should lie.
+    """
     groups = [group for group in host.groups if group != "all"]
     data = host.inventory.group_data
     having = sorted(group for group, values in data.items() if values and "agents" in values)
     usual = "gpu_hosts"
-    if not having and not Path("group_data").is_dir():
+    if not having and not (site / "group_data").is_dir():
         return (
-            f"agents is missing, and there is no group_data in {Path.cwd()}: run this in the"
-            " project's own folder, or set agents in group_data/gpu_hosts.py there"
+            f"agents is missing, and there is no group_data in {site}, where it belongs for this"
+            " inventory: set agents in group_data/gpu_hosts.py there, or name the inventory of a"
+            " site (vllm-hosts init makes one)"
         )
     if not having and (usual in groups or not groups):
         return "group_data/gpu_hosts.py: agents is missing; set it there, at least one agent"

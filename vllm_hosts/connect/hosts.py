@@ -32,6 +32,7 @@ class Connections:
 
     def __init__(self, inventory: Inventory, state: State | None = None) -> None:
         self.state = state or State(inventory, Config())
+        self.state.cwd = self.state.cwd or keys_from(inventory)
 
     def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
         """Do something at a host: with ``ask``, ``carry_out``, or facts.
@@ -90,6 +91,12 @@ class Connections:
         if client is not None:
             gevent.spawn(client.close)
         host.connected = False
+
+
+def keys_from(inventory: Inventory) -> str | None:
+    """Where relative names of SSH keys start; None: in the current folder."""
+    site = getattr(inventory, "site", None)
+    return str(site) if site else None
 
 
 def connect_as_root(host: Host) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
+from shlex import quote
 
 from vllm_hosts.settings import HostSettings
 
@@ -18,6 +21,31 @@ def state_folder(inventory_file: Path) -> Path:
     """
     path = inventory_file.resolve()
     return path.parent / ".vllm-hosts" / path.stem
+
+
+def site_of(inventory_file: Path) -> Path:
+    """The folder that an inventory's group data lies in, and what its relative paths start from.
+
+    The nearest one above the inventory with a ``deploy.py``, as far as nobody else can put one
+    there; without any, the one beside which group data would lie. The current folder has no say.
+    """
+    beside = inventory_file.resolve().parent
+    for folder in (beside, *beside.parents):
+        if not folder.is_dir() or folder.stat().st_mode & stat.S_IWOTH:
+            break
+        if (folder / "deploy.py").is_file():
+            return folder
+    return beside if (beside / "group_data").is_dir() else beside.parent
+
+
+def pyinfra_line(inventory_file: Path, after: str = "deploy.py", options: str = "") -> str:
+    """What to type for a run of pyinfra, which reads config.py from the folder that one is in."""
+    site = site_of(inventory_file)
+    words = f"pyinfra {options} " if options else "pyinfra "
+    if site == Path.cwd() or not (site / "deploy.py").is_file():
+        return f"{words}{quote(str(inventory_file))} {after}"
+    named = quote(os.path.relpath(inventory_file.resolve(), site))
+    return f"cd {quote(str(site))} && {words}{named} {after}"
 
 
 def client_ca_file(settings: HostSettings, folder: Path) -> str | None:

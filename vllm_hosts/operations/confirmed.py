@@ -60,7 +60,8 @@ def armed(name: str, files: Sequence[str], *, save: str, undo: str) -> StringCom
     """
     folder, unit = f"{_FOLDER}/{name}", f"vllm-hosts-undo-{name}"
     record = {"files": " ".join(files), "deployed": DEPLOYED, "copies": COPIES, "notes": NOTES}
-    undo = f"cd {folder} || exit 1; {undo}\n{_UNDO_NOTES.format(**record)}: >undone"
+    before, after = (_SAVE_NOTES, _UNDO_NOTES) if files else ("", "")
+    undo = f"cd {folder} || exit 1; {undo}\n{after.format(**record)}: >undone"
     return StringCommand(
         f"""
         set -eu; umask 077
@@ -68,7 +69,7 @@ def armed(name: str, files: Sequence[str], *, save: str, undo: str) -> StringCom
         systemctl reset-failed {unit}.service 2>/dev/null || :
         rm -rf {folder}; mkdir -p {folder}; cd {folder}
         {save}
-        {_SAVE_NOTES.format(**record)}
+        {before.format(**record)}
         printf '%s\\n' {quote(undo)} >undo.sh
         systemd-run --quiet --collect --unit={unit} --on-active={PATIENCE}s \
             --timer-property=AccuracySec=500ms /bin/sh {folder}/undo.sh

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.provided import check_ca_file, check_files
 from vllm_hosts.keys.sources import problems
+from vllm_hosts.project.site import belongs_to, from_site, import_from, site
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.problems import sentences
 
@@ -65,13 +65,12 @@ def load(path: Path) -> Inventory:
     """
     _require_file(path)
     try:
-        # pyinfra's own command has set both by now: its context, and the folder to import from.
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
+        # pyinfra's own command has its context by now.
         with ctx_state.use(State()):
-            inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+            inventory: Inventory = make_inventory(str(path), cwd=import_from(path))
     except Exception as error:
         raise SettingsError([load_problem(path, error)]) from error
+    belongs_to(inventory, path)
     require_hosts(path, inventory)
     return inventory
 
@@ -165,8 +164,9 @@ def host_settings(host: Host) -> HostSettings:
         )
         raise SettingsError(found)
     if "agents" not in merged:
-        found.append(addresses.group_problem(host))
+        found.append(addresses.group_problem(host, site(host.inventory)))
         raise SettingsError(found)
+    merged = from_site(merged, site(host.inventory))
     try:
         settings = HostSettings.model_validate({**merged, "name": host.name, "address": address})
     except ValidationError as error:
@@ -187,9 +187,12 @@ def host_settings(host: Host) -> HostSettings:
 def layers_of(host: Host) -> Iterator[Layer]:
     """From the weakest to the strongest, in pyinfra's own order."""
     inventory = host.inventory
-    yield Layer("group_data/all.py", inventory.get_data())
+    there = site(inventory)
+    # As the reader's editor finds them.
+    data = "group_data" if there == Path.cwd() else f"{there}/group_data"
+    yield Layer(f"{data}/all.py", inventory.get_data())
     for group in host.groups:
-        yield Layer(f"group_data/{group}.py", inventory.get_group_data(group))
+        yield Layer(f"{data}/{group}.py", inventory.get_group_data(group))
     yield Layer("the inventory", inventory.get_host_data(host.name))
     yield Layer("--data", inventory.get_override_data())
 

@@ -15,6 +15,7 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State, StateStage
 from pyinfra_cli.exceptions import CliError
 
+from vllm_hosts.keys.places import pyinfra_line, site_of
 from vllm_hosts.project.inventory import LEFT, deployed
 
 
@@ -43,6 +44,50 @@ def check_options(given: Mapping[str, Any]) -> None:
     inventory, files = str(given.get("inventory") or ""), given.get("operations") or ()
     if Path(inventory).name in ("deploy.py", "keys.py") and files:
         misused(f"the inventory comes first; run: pyinfra {files[0]} {inventory}")
+
+
+def check_site(given: Mapping[str, Any], inventory: Path) -> None:
+    """One site's deploy.py with another one's hosts and settings is nobody's intention.
+
+    :raises SystemExit: they are of two sites.
+    """
+    site = site_of(inventory)
+    if not inventory.is_file() or not (site / "deploy.py").is_file():
+        return
+    for file in map(Path, given.get("operations") or ()):
+        if not file.is_file() or file.resolve().is_relative_to(site):
+            continue
+        if site != file.parent.resolve() and (site / file.name).is_file():
+            misused(
+                f"{file} is not of the site that {inventory} belongs to, which is {site}; type"
+                f" {pyinfra_line(inventory, file.name)}"
+            )
+
+
+def without_config() -> str:
+    """Why nothing was validated: pyinfra finds config.py in the folder that it is run in alone."""
+    given = _typed()
+    inventory = Path(str(given.get("inventory") or "INVENTORY"))
+    files = [Path(str(file)) for file in given.get("operations") or ("deploy.py",)]
+    names = " ".join(quote(file.name) for file in files)
+    said = "pyinfra has not loaded config.py, so nothing was validated, and nothing was changed"
+    site, other = site_of(inventory), files[0].parent.resolve()
+    if site != Path.cwd() and inventory.is_file() and (site / "config.py").is_file():
+        return f"{said}; run it in the site's own folder: {pyinfra_line(inventory, names)}"
+    if other != Path.cwd() and (other / "config.py").is_file():
+        line = f"cd {quote(str(other))} && pyinfra {quote(str(inventory.absolute()))} {names}"
+        return f"{said}; run it in the folder that has it: {line}"
+    return f"{said}; leave --config out, or run it in the folder that has config.py"
+
+
+def _typed() -> dict[str, Any]:
+    """The command's options, also in a greenlet of a host, where click knows of no command."""
+    cli = sys.modules.get("pyinfra_cli.cli")
+    if cli is None:
+        return {}
+    context = cli.cli.make_context("pyinfra", sys.argv[1:], resilient_parsing=True)
+    found: dict[str, Any] = context.params
+    return found
 
 
 def check_limit(given: Mapping[str, Any], inventory: Inventory, file: Path) -> None:
@@ -123,4 +168,4 @@ def say_who_has_old_keys(chosen: Iterable[Host], state: State, inventory: Path) 
     limits = " ".join(f"--limit {quote(name)}" for name in left)
     click.secho(f"--> Still with their old keys: {', '.join(left)}", fg="red", bold=True, err=True)
     click.echo("    Revoked keys still work there, and new ones do not. To finish, run:", err=True)
-    click.echo(f"    pyinfra -y {limits} {quote(str(inventory))} keys.py", err=True)
+    click.echo(f"    {pyinfra_line(inventory, 'keys.py', f'-y {limits}')}", err=True)

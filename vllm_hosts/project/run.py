@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from shlex import quote
 
 import click
 from pyinfra.api.exceptions import PyinfraError
@@ -30,11 +29,15 @@ from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.operations import one_by_one
 from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.project import deploy_output, left_behind, outlook, pyinfra_command
-from vllm_hosts.project.inventory import LEFT, deployed, load_problem, require_hosts, validate
+from vllm_hosts.project.inventory import (
+    LEFT,
+    deployed,
+    load_problem,
+    require_hosts,
+    validate,
+)
+from vllm_hosts.project.site import belongs_to, import_from
 from vllm_hosts.settings import HostSettings
-
-#: Where config.py and deploy.py lie.
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def install(inventory_file: Path | None = None) -> None:
     )
     one_by_one.begin()
     if not _run.ours:
+        pyinfra_command.check_site(options, _run.inventory)
         outlook.install(dry=_run.dry)
     _host_run.cache_clear()
     if context and not options.get("dry") and "operations" in options:
@@ -133,6 +137,9 @@ def install(inventory_file: Path | None = None) -> None:
         os.environ[DEPLOY_SINCE] = deploy_mark(utc_now())
         config.INHERIT_ENV = (*config.INHERIT_ENV, DEPLOY_SINCE)
     state = ctx_state.get()
+    if _run.inventory.is_file():
+        # pyinfra looks there for group data and for SSH keys with relative names.
+        state.cwd = import_from(_run.inventory)
     state.init = partial(_initialise, _run, state, state.init)
     if context and not _run.ours:
         _load_our_way()
@@ -158,6 +165,7 @@ def _load_our_way() -> None:
                 inventory: Inventory = make(*args, **kwargs)
             except Exception as error:
                 raise SettingsError([load_problem(_run.inventory, error)]) from error
+            belongs_to(inventory, _run.inventory)
             if _run.keys_only and (content := KeyStore(_run.inventory).peek()) is not None:
                 left_behind.join(inventory, content)
         return inventory
@@ -245,10 +253,7 @@ def _open_secrets(run: _Run, inventory: Inventory) -> None:
 
 def _validated() -> tuple[_Run, OpenedStore, dict[str, HostSettings]]:
     if _run is None or _run.settings is None or _run.opened is None:
-        raise PyinfraError(
-            "pyinfra has not loaded config.py, so nothing was validated; run it in the project's"
-            f" own folder: cd {quote(str(PROJECT))}"
-        )
+        raise PyinfraError(pyinfra_command.without_config())
     return _run, _run.opened, _run.settings
 
 

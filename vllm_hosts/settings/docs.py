@@ -65,7 +65,7 @@ def all_py() -> str:
         lines += ["", f"# {section.__doc__}", f"{name} = {{"]
         for key, field in section.model_fields.items():
             lines += [f"    # {line}" for line in wrap(field.description or "", 92)]
-            lines.append(f"    {json.dumps(key)}: {_literal(field)},")
+            lines.append(f"    {json.dumps(key)}: {literal(field)},")
         lines.append("}")
     return "\n".join([*lines, ""])
 
@@ -80,13 +80,14 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
 def _table(section: type[BaseModel]) -> str:
     rows = ["| name | type | default | meaning |", "|---|---|---|---|"]
     for name, field in section.model_fields.items():
-        default = "required" if field.is_required() else f"`{_literal(field)}`"
+        default = "required" if field.is_required() else f"`{literal(field)}`"
         kind = ", ".join([_kind(field.annotation), *_bounds(field.metadata)])
         rows.append(f"| `{name}` | {kind} | {default} | {field.description} |")
     return "\n".join([*rows, ""])
 
 
-def _literal(field: FieldInfo) -> str:
+def literal(field: FieldInfo) -> str:
+    """A default as Python writes it."""
     default = field.get_default(call_default_factory=True)
     if isinstance(default, BaseModel):
         return "{}"

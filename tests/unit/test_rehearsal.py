@@ -1,0 +1,459 @@
+"""The rehearsal: its command, its answers (recorded from vLLM itself), and what follows."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_hosts.capacity import Gpu, Verdict, estimates
+from vllm_hosts.capacity.estimates import DRIVER
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.base import END
+from vllm_hosts.rehearsal.answer import Answer, Room, read, unrehearsed
+from vllm_hosts.rehearsal.command import MOST, Rehearsed, Request, key, script, words
+from vllm_hosts.rehearsal.fact import Rehearsals
+from vllm_hosts.rehearsal.planned import beside, planned
+from vllm_hosts.rehearsal.verdict import Outcome, setting, verdict
+from vllm_hosts.settings import Agent
+
+#: What vLLM 0.32.0's CPU build printed: ``tests/rehearsal/record.py``.
+RECORDED = Path(__file__).parent / "recorded" / "rehearsal"
+MARK = "mark-1f2e3d"
+CONTAINER = Rehearsed(
+    agent="qwen",
+    image="vllm/vllm-openai@sha256:abc",
+    command=("Qwen/Qwen3-8B", "--max-model-len", "4096"),
+    environment={"VLLM_NO_USAGE_STATS": "1", "HF_HUB_CACHE": "/models/hub"},
+    user="64101:64101",
+    gpus=("0", "1"),
+    folders={"/var/lib/vllm/huggingface": "/models"},
+)
+
+
+def agent(**values: Any) -> Agent:
+    """An agent as settings have it."""
+    return Agent.model_validate({"name": "qwen", "model": "Qwen/Qwen3-8B", "port": 8001, **values})
+
+
+def recorded(name: str) -> Answer:
+    """An answer as vLLM gave it."""
+    text = (RECORDED / f"{name}.json").read_text()
+    return read(f"noise\n{MARK}{text}{MARK}\n", MARK)
+
+
+def option(command: list[str], name: str) -> list[str]:
+    """All values of an option."""
+    return [value for word, value in itertools.pairwise(command) if word == name]
+
+
+# The command
+
+
+def test_the_rehearsal_reaches_nobody_and_keeps_nothing() -> None:
+    command = words(CONTAINER, Request(MARK, None))
+    assert command[:5] == ["docker", "run", "--rm", "--interactive", "--pull"]
+    assert option(command, "--network") == ["none"]
+    assert option(command, "--cap-drop") == ["ALL"]
+    assert option(command, "--security-opt") == ["no-new-privileges:true"]
+    assert option(command, "--user") == ["64101:64101"]
+    assert option(command, "--memory") == option(command, "--memory-swap") == ["6g"]
+    assert option(command, "--gpus") == ['"device=0,1"']
+    assert {"--read-only", "--init"} <= set(command)
+    assert "--publish" not in command and "--env-file" not in command
+    assert all(value.endswith(",readonly") for value in option(command, "--mount"))
+
+
+def test_it_has_the_agents_words_and_environment_and_no_key() -> None:
+    given = replace(
+        CONTAINER,
+        environment={
+            **CONTAINER.environment,
+            "HF_TOKEN": "hf_secret",
+            "VLLM_API_KEY": "secret",
+            "HF_HUB_OFFLINE": "0",
+        },
+    )
+    command = words(given, Request(MARK, 24 << 30, (0, 5)))
+    image = command.index(CONTAINER.image)
+    assert command[image + 1 :: 2][:2] == ["-c", "rehearsal"]
+    assert json.loads(command[image + 4]) == {
+        "mark": MARK,
+        "memory": 24 << 30,
+        "others": [0, 5],
+        "seconds": 180,
+    }
+    assert tuple(command[image + 5 :]) == CONTAINER.command
+    assert option(command, "--env") == [
+        "HF_HUB_CACHE=/models/hub",
+        "HF_HUB_OFFLINE=1",
+        "VLLM_NO_USAGE_STATS=1",
+    ]
+    assert "secret" not in shlex.join(command)
+
+
+def test_the_script_compiles_and_imports_nothing_of_ours() -> None:
+    compile(script(), "rehearse.py", "exec")
+    assert "vllm_hosts" not in script()
+
+
+def test_an_answer_is_remembered_until_something_changes_that_decides_it() -> None:
+    one = key(CONTAINER, "sha256:a", {"Qwen/Qwen3-8B": "commit"}, ("H100, 81559, 590",))
+    assert one == key(CONTAINER, "sha256:a", {"Qwen/Qwen3-8B": "commit"}, ("H100, 81559, 590",))
+    others = {
+        key(CONTAINER, "sha256:b", {"Qwen/Qwen3-8B": "commit"}, ("H100, 81559, 590",)),
+        key(CONTAINER, "sha256:a", {"Qwen/Qwen3-8B": "other"}, ("H100, 81559, 590",)),
+        key(CONTAINER, "sha256:a", {"Qwen/Qwen3-8B": "commit"}, ("L4, 23034, 590",)),
+        key(
+            replace(CONTAINER, command=("Qwen/Qwen3-8B",)),
+            "sha256:a",
+            {"Qwen/Qwen3-8B": "commit"},
+            ("H100, 81559, 590",),
+        ),
+    }
+    assert len(others | {one}) == 5
+
+
+#: A docker that runs the image's command here, without the options in front of it.
+FAKE_DOCKER = """#!/bin/sh
+[ "$1" = run ] || exit 0
+while [ "$1" != IMAGE ]; do shift; done
+shift; exec sh "$@"
+"""
+#: A vLLM whose interpreter is not the first Python, and which says what it was given.
+FAKE_PYTHON = """#!/bin/sh
+cat >/dev/null; mark=$(printf %s "$2" | sed 's/.*"mark": "\\([^"]*\\)".*/\\1/')
+echo "== noise"; echo "$mark{\\"format\\": 1, \\"vllm\\": \\"$3\\"}$mark"; exit ${END:-0}
+"""
+
+
+def run_here(tmp_path: Path, agents: list[Rehearsed], **environment: str) -> dict[str, Answer]:
+    """The fact's own script, run on this machine with those."""
+    for name, text in (
+        ("docker", FAKE_DOCKER),
+        ("own-python", FAKE_PYTHON),
+        ("vllm", f"#!{tmp_path}/own-python\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    fact = Rehearsals()
+    command = fact.command([replace(one, image="IMAGE") for one in agents], Request(MARK, None))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return fact.process(done.stdout.splitlines())
+
+
+def test_every_agent_is_asked_with_the_interpreter_that_runs_vllm(tmp_path: Path) -> None:
+    two = [CONTAINER, replace(CONTAINER, agent="coder", command=('it\'s; $(false) "x"', "--a"))]
+    found = run_here(tmp_path, two)
+    assert found["qwen"].vllm == "Qwen/Qwen3-8B"
+    assert found.keys() == {"qwen", "coder"}
+    assert not list(Path("/run").glob("vllm-hosts.*/script"))
+
+
+def test_a_container_that_ends_otherwise_leaves_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    found = run_here(tmp_path, [CONTAINER], END="137")
+    assert found["qwen"].vllm == "Qwen/Qwen3-8B"
+    (tmp_path / "docker").write_text("#!/bin/sh\necho no such image >&2; exit 125\n")
+    fact = Rehearsals()
+    command = fact.command([CONTAINER], Request(MARK, None))
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    [answer] = fact.process(done.stdout.splitlines()).values()
+    assert "ended with 125 and no answer: no such image" in answer.unknown["all"]
+
+
+def test_an_agent_without_an_answer_is_no_answer() -> None:
+    fact = Rehearsals()
+    fact.command([CONTAINER], Request(MARK, None))
+    with pytest.raises(HostError, match="could not be understood"):
+        fact.process([END])
+
+
+# Answers
+
+
+def test_a_model_that_is_accepted() -> None:
+    answer = recorded("fits")
+    assert answer.whole
+    assert (answer.vllm, answer.architecture) == ("0.32.0", "Qwen3ForCausalLM")
+    assert answer.weights is not None and answer.cache is not None
+    # Logged by vLLM 0.9.2 for this model: 15.2683 GiB, and 136080 tokens in 18.69 GiB.
+    assert answer.weights / 2**30 == pytest.approx(15.2683, rel=0.001)
+    assert answer.cache_token == pytest.approx(18.69 * 2**30 / 136080, rel=0.001)
+    assert [room.fits for room in answer.rooms] == [True, True]
+    assert verdict(agent(), answer).outcome is Outcome.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "vllm", "way_out"),
+    [
+        ("unknown_argument", {"extra_args": ["--no-such"]}, "unrecognized", "--no-such"),
+        ("ambiguous", {"extra_args": ["--kv-cache-dtyp", "fp8"]}, "ambiguous", "--kv-cache-dtyp"),
+        ("no_number", {"extra_args": ["--max-num-seqs", "many"]}, "invalid", "--max-num-seqs"),
+        ("parser", {"tool_call_parser": "nobody"}, "invalid tool call parser", "tool_call_parser"),
+        (
+            "reasoning_parser",
+            {"extra_args": ["--reasoning-parser", "x"]},
+            "Reasoning parser 'x' not found",
+            "--reasoning-parser",
+        ),
+        ("too_long", {"max_model_len": 50000}, "greater than the derived", "max_model_len"),
+        ("yarn", {"max_model_len": 131072}, "greater than the derived", "max_model_len"),
+        ("architecture", {}, "are not supported for now", "vllm.image"),
+        ("model_type", {}, "does not recognize this architecture", "vllm.image"),
+        ("quantization", {"quantization": "none-such"}, "quantization", "quantization"),
+        ("bitsandbytes", {"quantization": "bitsandbytes"}, "Unknown quantization", "quantization"),
+        (
+            "online_config",
+            {"extra_args": ["--quantization-config", '{"linear": {"weight": "fp8_per_channel"}}']},
+            "unknown quantization name 'fp8_per_channel'",
+            "--quantization-config",
+        ),
+        ("online_mxfp8", {"quantization": "mxfp8"}, "Failed to find a kernel", "quantization"),
+        ("heads", {"gpus": [0, 1, 2], "tensor_parallel_size": 3}, "divisible", "tensor_parallel"),
+        (
+            "draft",
+            {"extra_args": ["--speculative-config", "{}"]},
+            "same vocabulary size",
+            "--speculative-config",
+        ),
+        ("dtype", {"extra_args": ["--kv-cache-dtype", "fp9"]}, "fp9", "--kv-cache-dtype"),
+    ],
+)
+def test_what_vllm_refuses_is_one_sentence_of_its_own_with_the_way_out(
+    name: str, given: dict[str, Any], vllm: str, way_out: str
+) -> None:
+    said = verdict(agent(**given), recorded(name))
+    assert said.outcome is Outcome.REFUSED and said.stops
+    assert said.sentence.startswith("agent 'qwen': vLLM")
+    assert vllm in said.sentence and way_out in said.sentence.rpartition("; change ")[2]
+    assert "\n" not in said.sentence
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fits",
+        "long_allowed",
+        "overrides",
+        "longrope",
+        "model_max_length",
+        "files_of_32_bits",
+        "modelopt_cache",
+        "cache_fp8",
+        "no_prefix_caching",
+        "parallel",
+        "stages",
+        "experts",
+        "adapters",
+        "window",
+        "mla",
+        "kernel",
+        "blocks",
+    ],
+)
+def test_what_vllm_takes_is_refused_by_nobody(name: str) -> None:
+    answer = recorded(name)
+    assert answer.refused is None and not answer.unknown
+    assert not verdict(agent(), answer).stops
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "cache_token"),
+    [
+        # LongRoPE: the length that it was trained with, while nobody asks for another.
+        ("longrope", 4096, 131072),
+        # In place of max_position_embeddings, and not the smaller of both.
+        ("model_max_length", 32768, 131072),
+        ("long_allowed", 65536, 147456),
+        ("overrides", 65536, 147456),
+        # ModelOpt's files ask for a cache of 8 bits themselves.
+        ("modelopt_cache", 32000, 163840),
+        ("cache_fp8", 40960, 73728),
+        # Four GPUs share one sequence of MLA.
+        ("parallel", 163840, 7776),
+        ("mla", 163840, 31104),
+        # A layer of a draft model that EAGLE adds: 33 layers of 4096 bytes.
+        ("drafts", 131072, 135168),
+    ],
+)
+def test_lengths_and_caches_that_a_plan_of_ours_had_wrong(
+    name: str, length: int, cache_token: int
+) -> None:
+    answer = recorded(name)
+    assert (answer.max_model_len, answer.cache_token) == (length, cache_token)
+
+
+def test_files_of_32_bits_are_weighed_as_they_are_loaded() -> None:
+    answer = recorded("files_of_32_bits")
+    assert answer.dtype == "bfloat16" and answer.weights is not None
+    # 29.2 GB of files.
+    assert answer.weights < 14.7e9
+
+
+def test_one_sequence_that_is_larger_than_all_there_is() -> None:
+    answer = recorded("too_small")
+    assert [room.fits for room in answer.rooms] == [False, False]
+    assert "KV cache is needed" in answer.rooms[0].sentence
+    said = verdict(agent(), answer)
+    assert said.outcome is Outcome.REFUSED
+    assert "weights take 15.27 GiB" in said.sentence
+    assert f"set max_model_len to {answer.rooms[0].longest} or lower" in said.sentence
+
+
+def test_weights_that_are_larger_than_all_there_is() -> None:
+    said = verdict(agent(), recorded("no_room"))
+    assert said.outcome is Outcome.REFUSED
+    assert "too little for a single token; raise gpu_memory_utilization" in said.sentence
+
+
+def test_an_estimate_refuses_nobody() -> None:
+    answer = recorded("fits")
+    small = replace(answer.rooms[1], fits=False, longest=1024, other=2 << 30)
+    said = verdict(agent(), replace(answer, rooms=(answer.rooms[0], small)))
+    assert said.outcome is Outcome.DOUBTED and not said.stops
+    assert "probably does not fit, going by an estimate of 2.00 GiB" in said.sentence
+
+
+def test_a_length_that_follows_the_memory_is_refused_only_where_nothing_fits() -> None:
+    answer = recorded("auto")
+    assert answer.auto_length and not answer.rooms[0].fits and answer.rooms[0].longest > 0
+    assert not verdict(agent(max_model_len="auto"), answer).stops
+    nothing = (Room(other=0, room=-1, fits=False, longest=0),)
+    assert verdict(agent(max_model_len="auto"), replace(answer, rooms=nothing)).stops
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "why"),
+    [
+        ("quantised_while_loading", "weights", "quantised while they are loaded"),
+        ("offloaded", "weights", "main memory"),
+        ("drafts", "weights", "draft model"),
+        ("meta", "memory", "meta tensor"),
+        ("no_config", "all", "no config.json"),
+        ("uninspected", "all", "failed to be inspected"),
+    ],
+)
+def test_what_cannot_be_rehearsed_goes_on_and_says_so(name: str, what: str, why: str) -> None:
+    answer = recorded(name)
+    assert why in answer.unknown[what] and answer.weights is None and not answer.rooms
+    said = verdict(agent(), answer)
+    assert said.outcome is Outcome.UNKNOWN and not said.stops
+    assert "could not be rehearsed" in said.sentence and said.sentence.endswith("; going on")
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "why"),
+    [
+        ("", 1, "it printed nothing"),
+        ("docker: \x1b[31mno such image\n", 125, "no such image"),
+        (f"{MARK}{{}}{MARK}", 0, "cannot be read"),
+        (f"{MARK}not json{MARK}", 0, "cannot be read"),
+        (f'{MARK}{{"format": 2}}{MARK}', 0, "of format 2"),
+        (f'{MARK}{{"format": 1, "weights": -1}}{MARK}', 0, "weights is no count"),
+        (f'{MARK}{{"format": 1, "weights": 1e999}}{MARK}', 0, "cannot be read"),
+        (f'{MARK}{{"format": 1, "weights": true}}{MARK}', 0, "weights is no count"),
+        (
+            f'{MARK}{{"format": 1, "refused": {{"stage": "x", "sentence": "y"}}}}{MARK}',
+            0,
+            "refusal",
+        ),
+        (f"{MARK}{'[' * 1000}{MARK}", 0, "nested"),
+        (f"{MARK}{' ' * MOST}{{}}{MARK}", 0, "larger than"),
+        (f"{MARK} cut off", 137, "killed for its memory"),
+        ("", 142, "too long"),
+    ],
+)
+def test_an_answer_that_is_none(output: str, code: int, why: str) -> None:
+    answer = read(output.encode(), MARK, code)
+    assert why in answer.unknown["all"] and not verdict(agent(), answer).stops
+    assert "\x1b" not in answer.unknown["all"]
+
+
+def test_text_of_the_image_is_shown_safely() -> None:
+    text = json.dumps(
+        {
+            "format": 1,
+            "refused": {"stage": "model", "sentence": "no\x1b]0;x\x07pe\n\u202eabc" * 999},
+        }
+    )
+    answer = read(f"{MARK}{text}{MARK}", MARK)
+    said = verdict(agent(), answer).sentence
+    assert said.isprintable() and len(said) < 800
+
+
+def test_nothing_of_an_unmarked_answer_counts() -> None:
+    text = '{"format": 1, "refused": {"stage": "model", "sentence": "no"}}'
+    assert read(text, MARK).refused is None
+    with pytest.raises(ValueError, match="without a mark"):
+        read(text, "")
+
+
+def test_the_setting_that_a_sentence_is_about() -> None:
+    assert setting(agent(extra_args=["--dtype=x"]), "argument --dtype: invalid") == (
+        "extra_args (--dtype)"
+    )
+    assert setting(agent(), "argument --max-model-len: invalid int") == "max_model_len"
+    assert setting(agent(), "something else") == "the model, or vllm.image"
+    assert setting(agent(env={"VLLM_USE_X": "1"}), "else") == "extra_args, env, or the model"
+
+
+def test_unrehearsed_says_why() -> None:
+    said = verdict(agent(), unrehearsed("the image is not there"))
+    assert said.sentence == (
+        "agent 'qwen': it could not be rehearsed (the image is not there); going on"
+    )
+
+
+# The plan
+
+
+def test_figures_of_the_plan_are_vllms_own() -> None:
+    answer = recorded("fits")
+    card = Gpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
+    made = planned(agent(), answer, [card], (1_500_000_000, 400_000_000, 100_000_000))
+    assert made.verdict is Verdict.FITS and not made.problems and not made.warnings
+    assert made.needs is not None and made.needs.weights.exact
+    assert made.needs.weights.how == "vLLM 0.32.0 said it"
+    assert (made.needs.weights.bytes, made.needs.cache) == (answer.weights, answer.cache)
+    assert made.largest_max_model_len == 40960 and made.sequences == answer.rooms[1].times
+    assert made.budget == int(42949672960 * 0.92)
+
+
+def test_a_plan_of_what_vllm_refuses_or_does_not_say() -> None:
+    refused = planned(agent(), recorded("too_long"), [], (0, 0, 0))
+    assert refused.verdict is Verdict.DOES_NOT_FIT and "max_model_len" in refused.problems[0]
+    unknown = planned(agent(), recorded("meta"), [], (0, 0, 0))
+    assert unknown.verdict is Verdict.UNKNOWN and "could not be" in unknown.warnings[0]
+    assert unknown.needs is None
+
+
+def test_what_is_estimated_beside_it() -> None:
+    answer = recorded("fits")
+    activations, graphs, context = beside(answer, 1, eager=False)
+    assert answer.vocabulary == 151936 and answer.hidden == 4096
+    assert 0.3 < activations / 2**30 < 1.5
+    assert beside(answer, 2, eager=True)[1:] == (0, estimates.CONTEXT_WITH_PEERS)
+    assert graphs and context

@@ -1,0 +1,102 @@
+"""A site of somebody's own: what `vllm-hosts init` writes, and later shows again."""
+
+from __future__ import annotations
+
+import difflib
+import getpass
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from vllm_hosts.errors import SettingsError
+from vllm_hosts.host.render import render
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.generated import fresh, upgraded
+
+#: The file that a newer version of the toolkit has something to say to.
+GENERATED = Path("group_data", "all.py")
+_FILES = {
+    "inventory/prod.py": "inventory.py.j2",
+    "group_data/gpu_hosts.py": "gpu_hosts.py.j2",
+    "deploy.py": "deploy.py.j2",
+    "keys.py": "keys.py.j2",
+    "config.py": "config.py.j2",
+    ".gitignore": "gitignore.j2",
+    "README.md": "README.md.j2",
+}
+#: In the order in which SSH tries them.
+_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+
+
+def make(folder: Path) -> list[str]:
+    """Write a site, and say which files it has.
+
+    :raises SettingsError: the folder has something in it, or cannot be written.
+    """
+    try:
+        if folder.is_dir() and (there := sorted(path.name for path in folder.iterdir())):
+            raise SettingsError(
+                [
+                    f"{folder} is not empty (it has {there[0]}); name a folder that is not there"
+                    " yet, or an empty one. A site that is there: vllm-hosts init --upgrade"
+                ]
+            )
+        files = dict(_files())
+        for name, text in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    except OSError as error:
+        raise SettingsError(
+            [f"{error.filename or folder}: {error.strerror}; name a folder that you may write"]
+        ) from error
+    return sorted(files)
+
+
+def _files() -> Iterator[tuple[str, str]]:
+    known = {
+        "user": getpass.getuser(),
+        "key": _ssh_key(Path.home() / ".ssh"),
+        "image": HostSettings.model_fields["vllm"].get_default(call_default_factory=True).image,
+    }
+    for name, template in _FILES.items():
+        yield name, render(f"site/{template}", {"json": json.dumps}, **known)
+    yield str(GENERATED), fresh()
+
+
+def _ssh_key(folder: Path) -> str | None:
+    """The key that this user logs in with, if it is where SSH looks for it."""
+    for name in _KEYS:
+        if (folder / name).is_file():
+            return f"~/.ssh/{name}"
+    return None
+
+
+def site_above(folder: Path) -> Path:
+    """The site that a folder is in.
+
+    :raises SettingsError: it is in none.
+    """
+    for site in (folder.resolve(), *folder.resolve().parents):
+        if (site / "deploy.py").is_file() and (site / "group_data").is_dir():
+            return site
+    raise SettingsError(
+        [f"{folder} is in no site (which has deploy.py and group_data); name the folder of one"]
+    )
+
+
+def upgrade(site: Path, *, write: bool) -> list[str]:
+    """What this version would write into the generated settings, as lines of a difference.
+
+    :raises SettingsError: the file cannot be read, or is not what ``make`` wrote and people edit.
+    """
+    path = site / GENERATED
+    try:
+        before = path.read_text() if path.is_file() else ""
+        after = upgraded(before)
+        if write and after != before:
+            path.write_text(after)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path} cannot be read or written: {error}; correct that"]) from error
+    names = f"{GENERATED} (as it is)", f"{GENERATED} (as this version writes it)"
+    return list(difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm=""))

@@ -1,0 +1,1 @@
+"""The rehearsal: an agent's own image accepts its own command line before anything is touched."""

@@ -1,0 +1,75 @@
+"""A rehearsal's figures as a line of the memory plan: what vLLM said is exact, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vllm_hosts.capacity import estimates
+from vllm_hosts.capacity.result import AgentPlan, Gpu, Needs, Verdict
+from vllm_hosts.capacity.sizes import Size
+from vllm_hosts.rehearsal.answer import Answer, Room
+from vllm_hosts.rehearsal.verdict import Outcome, verdict
+from vllm_hosts.settings import Agent
+
+_SAYS = {
+    Outcome.ACCEPTED: Verdict.FITS,
+    Outcome.DOUBTED: Verdict.PROBABLY_NOT,
+    Outcome.REFUSED: Verdict.DOES_NOT_FIT,
+    Outcome.UNKNOWN: Verdict.UNKNOWN,
+}
+
+
+def beside(answer: Answer, ranks: int, *, eager: bool) -> tuple[int, int, int]:
+    """Estimates of what vLLM takes beside weights and cache: activations, graphs, libraries.
+
+    Of activations only what drawing tokens takes, which needs no knowledge of the architecture.
+    """
+    drawing = (answer.sequences or 0) * (answer.vocabulary or 0) * estimates.SAMPLER
+    hidden = 2 * (answer.batched_tokens or 0) * (answer.hidden or 0)
+    return drawing + hidden, estimates.graphs(eager), estimates.context(ranks)
+
+
+def planned(
+    agent: Agent, answer: Answer, gpus: Sequence[Gpu], taken: tuple[int, int, int]
+) -> AgentPlan:
+    """An agent's plan from what its own vLLM said.
+
+    :param gpus: the agent's cards.
+    :param taken: ``beside``; its sum is one of the rooms that vLLM was asked about.
+    """
+    judged = verdict(agent, answer)
+    said = (judged.sentence,) if judged.sentence else ()
+    plan = AgentPlan(
+        agent=agent.name,
+        model=agent.model,
+        gpus=agent.gpus,
+        verdict=_SAYS[judged.outcome],
+        limit=answer.max_model_len,
+        problems=said if judged.stops else (),
+        warnings=() if judged.stops else said,
+    )
+    room = _room(answer, sum(taken))
+    usable = [gpu.usable for gpu in gpus if gpu.usable is not None]
+    if answer.weights is None or answer.cache is None or room is None or not usable:
+        return plan
+    activations, graphs, context = taken
+    return replace(
+        plan,
+        budget=int(min(usable) * agent.gpu_memory_utilization),
+        needs=Needs(
+            weights=Size(answer.weights, True, answer.weights, f"vLLM {answer.vllm} said it"),
+            cache=answer.cache,
+            activations=activations,
+            graphs=graphs,
+            context=context,
+            length=answer.max_model_len or 0,
+        ),
+        cache=max(room.room, 0),
+        largest_max_model_len=room.longest or None,
+        sequences=room.times if room.fits else room.room / max(answer.cache, 1),
+    )
+
+
+def _room(answer: Answer, other: int) -> Room | None:
+    return next((room for room in answer.rooms if room.other == other), None)
