@@ -11,7 +11,7 @@ if not _network.is_up():
     raise RuntimeError("the lab is not up; run: make lab-up")
 
 
-def _ssh(_name):
+def _ssh(_name: str) -> dict[str, object]:
     _host = _hosts.host(_name)
     return {
         "ssh_hostname": str(_host.ipv4),

@@ -37,7 +37,7 @@ def pack(tree: Path, target: Path) -> None:
 def make_key(home: Path, name: str) -> str:
     """Make a signing key in a new home of gpg's; its fingerprint."""
     home.mkdir(mode=0o700)
-    gpg = ["gpg", "--homedir", home, "--batch", "--passphrase", ""]
+    gpg: list[str | Path] = ["gpg", "--homedir", home, "--batch", "--passphrase", ""]
     recipe.run([*gpg, "--quick-gen-key", f"lab {name} archive", "ed25519", "sign", "never"], "keys")
     listing = recipe.run([*gpg, "--with-colons", "--list-keys"], "reading a key")
     return next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr"))
@@ -63,6 +63,6 @@ def index(root: Path, binary: str, pool: str, home: Path, suite: str = "trixie")
         options += ["-o", f"APT::FTPArchive::Release::Architectures={ARCHITECTURE}"]
     text = recipe.run(["apt-ftparchive", *options, "release", "."], "indexing", cwd=release)
     (release / "Release").write_text(text)
-    gpg = ["gpg", "--homedir", home, "--batch", "--yes"]
+    gpg: list[str | Path] = ["gpg", "--homedir", home, "--batch", "--yes"]
     recipe.run([*gpg, "--clearsign", "-o", "InRelease", "Release"], "signing", cwd=release)
     recipe.run([*gpg, "-abs", "-o", "Release.gpg", "Release"], "signing", cwd=release)

@@ -56,7 +56,7 @@ _VERSIONS = {
 #: What a Fabric Manager of another version would do is checked too: it comes first in the list.
 _OTHER_FABRIC = {"ubuntu": "580.126.20-0ubuntu0.24.04.1", "nvidia": "580.126.20-1"}
 NAMES = sorted({*_DEBIAN, *_UBUNTU, *_NVIDIA})
-RECIPE = [
+RECIPE: list[str | Path] = [
     json.dumps([_DEBIAN, _UBUNTU, _NVIDIA, _CONFLICTS, _VERSIONS, _OTHER_FABRIC]),
     "layout 1",
     *recipe.files_below(_STANDINS),

@@ -249,11 +249,11 @@ def _authorize(root: Path) -> None:
     public = SSH_KEY.with_suffix(".pub").read_text()
     homes = [(root / "root", 0)]
     for line in (root / "etc/passwd").read_text().splitlines():
-        name, _, uid, _, _, home, _ = line.split(":")
+        name, _, number, _, _, home, _ = line.split(":")
         if name in (layout.SUDO_USER, layout.PASSWORD_USER):
-            homes.append((root / home.lstrip("/"), int(uid)))
-    for home, uid in homes:
-        folder = home / ".ssh"
+            homes.append((root / home.lstrip("/"), int(number)))
+    for place, uid in homes:
+        folder = place / ".ssh"
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "authorized_keys").write_text(public)
         for path in (folder, folder / "authorized_keys"):
@@ -339,10 +339,10 @@ def process_tree(name: str) -> list[int]:
 
     :raises RuntimeError: the host does not run.
     """
-    pid = processes.alive(f"host-{name}")
-    for nspawn in processes.children(pid) if pid is not None else []:
-        if inside := processes.children(nspawn):
-            return [pid, nspawn, inside[0]]
+    if (pid := processes.alive(f"host-{name}")) is not None:
+        for nspawn in processes.children(pid):
+            if inside := processes.children(nspawn):
+                return [pid, nspawn, inside[0]]
     raise RuntimeError(f"{name} does not run; start it with: python -m lab up")
 
 

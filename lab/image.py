@@ -166,14 +166,14 @@ def _slim(root: Path) -> None:
     for pattern in ("torch/include", "torch/test", "*/tests", "*/*/tests"):
         for path in site.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
-    for path in (
+    for name in (
         "usr/share/doc",
         "usr/share/man",
         "usr/share/locale",
         "var/cache/apt",
         "var/lib/apt",
     ):
-        shutil.rmtree(root / path, ignore_errors=True)
+        shutil.rmtree(root / name, ignore_errors=True)
 
 
 def _fill_registry(folder: Path) -> None:

@@ -112,7 +112,7 @@ def _start_hub() -> None:
     """The lab's models, as the Hugging Face hub would serve them."""
     chain, key = ca.certificate(HUB_NAME, HUB_CDN_NAME)
     cdn = f"https://{HUB_CDN_NAME}:{HUB_PORT}"
-    words = [model.build(), HUB_TOKENS, cdn, _ADDRESS, str(HUB_PORT), chain, key]
+    words: list[str | Path] = [model.build(), HUB_TOKENS, cdn, _ADDRESS, str(HUB_PORT), chain, key]
     processes.start(
         "hub", [sys.executable, "-m", "lab.hub", *words], env={"PYTHONPATH": str(_ROOT)}
     )

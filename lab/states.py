@@ -42,7 +42,7 @@ def with_docker_disk(name: str, size: str) -> None:
     """
     recipe.ensure_packages(["e2fsprogs"])
     disk = hosts.root(name) / "docker.img"
-    for command in (["truncate", "-s", size, disk], ["mkfs.ext4", "-q", disk]):
+    for command in (["truncate", "-s", size, str(disk)], ["mkfs.ext4", "-q", str(disk)]):
         subprocess.run(command, check=True, capture_output=True)
     loop = subprocess.run(
         ["losetup", "--find", "--show", disk], check=True, capture_output=True, text=True

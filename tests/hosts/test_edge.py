@@ -70,7 +70,7 @@ def test_nginx_runs_now_and_at_boot(host: Host, settings: HostSettings) -> None:
 def test_no_key_is_401(agent: Agent, edge: Edge) -> None:
     answer = edge.ask(f"/{agent.name}/v1/models")
     assert answer.status == 401
-    assert answer.json()["error"]["code"] == "invalid_api_key"  # type: ignore[index,call-overload]
+    assert answer.json()["error"]["code"] == "invalid_api_key"  # type: ignore[index]
     # And nobody learns which agents there are.
     nobody = edge.ask("/no-such-agent/v1/models")
     assert (nobody.status, nobody.body) == (answer.status, answer.body)

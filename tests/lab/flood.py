@@ -30,16 +30,17 @@ def main() -> None:
         one.connect_ex((address, int(port)))
         waiting.register(one, selectors.EVENT_WRITE)
         held.append(one)
-    opened = set()
+    opened: set[socket.socket] = set()
     until = time.monotonic() + 5
     while time.monotonic() < until and len(opened) < len(held):
         for key, _ in waiting.select(timeout=0.2):
-            one = key.fileobj
-            waiting.unregister(one)
-            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-                opened.add(one)
+            there = key.fileobj
+            assert isinstance(there, socket.socket)
+            waiting.unregister(there)
+            if there.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                opened.add(there)
                 # The beginning of a handshake that never goes on.
-                one.send(b"\x16\x03\x01\x02\x00\x01")
+                there.send(b"\x16\x03\x01\x02\x00\x01")
     print(f"{len(opened)} open", flush=True)
     while time.monotonic() < end:
         time.sleep(0.5)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
 
 #: CSS pixels: a phone, a small window, a large one.
 WIDTHS = {"phone": 360, "tablet": 768, "desktop": 1200}
@@ -32,18 +32,17 @@ def looks(file: Path, folder: Path) -> dict[str, Any]:
         )
         page = browser.new_page()
         own = file.resolve().as_uri()
-        page.on(
-            "request",
-            lambda request: (
-                request.url.partition("#")[0] == own or found["asked"].append(request.url)
-            ),
-        )
-        page.on(
-            "console",
-            lambda message: (
-                message.type in ("error", "warning") and found["said"].append(message.text)
-            ),
-        )
+
+        def asks(request: Request) -> None:
+            if request.url.partition("#")[0] != own:
+                found["asked"].append(request.url)
+
+        def says(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning"):
+                found["said"].append(message.text)
+
+        page.on("request", asks)
+        page.on("console", says)
         page.on("pageerror", lambda error: found["said"].append(str(error)))
         page.goto(own)
         for scheme in ("light", "dark"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from pydantic import SecretStr
@@ -21,7 +21,9 @@ def client(
     return openai.OpenAI(
         base_url=f"https://{deployed.settings[host].address}{path}",
         api_key=(key or deployed.client_key).get_secret_value(),
-        http_client=httpx.Client(verify=str(deployed.ca_file)),
+        http_client=openai.DefaultHttpxClient(
+            verify=ssl.create_default_context(cafile=deployed.ca_file)
+        ),
         max_retries=0,
         timeout=60,
     )

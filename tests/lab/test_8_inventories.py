@@ -127,4 +127,6 @@ def test_adoption_and_back(deployed: Deployed, copy: Path) -> None:
     # Until it is deployed to, its clients notice nothing.
     assert work(deployed)
     assert command("vllm-hosts", "hosts", "adopt", "--yes", LAB, "gpu2").code == 0
-    assert KeyStore(INVENTORY).read().id in marks()["gpu2"]
+    own = KeyStore(INVENTORY).read().id
+    assert own is not None
+    assert own in marks()["gpu2"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def host(lent: None) -> str:
     return HOST
 
 
-def converged(host: str, settings: dict[str, object] | None = None) -> None:
+def converged(host: str, settings: dict[str, Any] | None = None) -> None:
     """A second run changes nothing, and every promise is kept."""
     again = deploy("--limit", host, settings=settings)
     assert (again.code, changes(again)) == (0, {host: 0}), again.output[-6000:]

@@ -28,6 +28,12 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from paramiko.common import (
+    AUTH_FAILED,
+    AUTH_SUCCESSFUL,
+    OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_SUCCEEDED,
+)
 
 #: It listens on 127.0.0.1 and on the addresses after it.
 ADDRESSES = 16
@@ -146,10 +152,10 @@ class _Server(paramiko.ServerInterface):
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         good = key.asbytes() == self._client.asbytes()
-        return paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED
+        return AUTH_SUCCESSFUL if good else AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED
+        return OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         if not self._cut.acquire(blocking=False):
@@ -163,11 +169,11 @@ class _Server(paramiko.ServerInterface):
     ) -> int:
         """As a jump host, to other addresses of loopback."""
         if not destination[0].startswith("127."):
-            return paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+            return OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
         with (self._folder / "jumps").open("a") as file:
             file.write(f"{destination[0]}:{destination[1]}\n")
         threading.Thread(target=self._jump, args=(chanid, destination), daemon=True).start()
-        return paramiko.OPEN_SUCCEEDED
+        return OPEN_SUCCEEDED
 
     def _jump(self, chanid: int, destination: tuple[str, int]) -> None:
         channel = self._transport.accept(10)

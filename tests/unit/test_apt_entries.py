@@ -14,7 +14,8 @@ import pytest
 
 from tests.unit.driver_hosts import DEBIAN_13
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.tree import TreeFound
+from vllm_hosts.facts.apt import AptKeyFingerprints, AptSourceFiles
+from vllm_hosts.facts.tree import TreeFound, TreeState
 from vllm_hosts.host.apt_entries import Edit, in_the_way, is_source, mentioned
 from vllm_hosts.host.apt_sources import extended, offered, read
 from vllm_hosts.host.archives import docker_archive
@@ -377,9 +378,9 @@ class TestTheOperation:
             for path in [added.source.path, *CE_STALE]
         }
         answers = {
-            apt.TreeState: TreeFound(paths, ""),
-            apt.AptSourceFiles: sources,
-            apt.AptKeyFingerprints: (added.key_fingerprint,),
+            TreeState: TreeFound(paths, ""),
+            AptSourceFiles: sources,
+            AptKeyFingerprints: (added.key_fingerprint,),
         }
         monkeypatch.setattr(apt, "look", lambda fact, **_: answers[fact])
         monkeypatch.setattr(apt, "differs", lambda what, how: None)

@@ -70,7 +70,7 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
             read_file(tmp_path / name, 9)
 
 
-QWEN = json.loads((MODELS / "Qwen3-8B.json").read_text())
+QWEN: dict[str, Any] = json.loads((MODELS / "Qwen3-8B.json").read_text())
 DEEPSEEK = json.loads((MODELS / "DeepSeek-V3.json").read_text())
 GEMMA = json.loads((MODELS / "gemma-3-4b-it.json").read_text())
 

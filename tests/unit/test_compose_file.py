@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, ip_address
 from typing import Any
 
 import pytest
@@ -167,9 +167,9 @@ def test_every_agent_has_a_network_of_its_own() -> None:
         assert network == name
         assert service["dns"] == ["127.0.0.1"]
         [pool] = found["networks"][name]["ipam"]["config"]
-        subnet = ip_network(pool["subnet"])
+        subnet = IPv4Network(pool["subnet"])
         assert ip_address(place["ipv4_address"]) in subnet
-        assert subnet.subnet_of(ip_network("198.18.0.0/16"))
+        assert subnet.subnet_of(IPv4Network("198.18.0.0/16"))
         addresses.add(subnet)
     assert len(addresses) == 2
     bridges = [

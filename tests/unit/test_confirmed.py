@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -54,7 +55,8 @@ class Machine:
         """The host is told how to undo what follows."""
         before = os.umask(0)
         try:
-            return self.run(armed("test", [], save=save, undo=undo).get_raw_value())
+            command = armed("test", [f"{self.folder}/conf"], save=save, undo=undo)
+            return self.run(command.get_raw_value())
         finally:
             os.umask(before)
 
@@ -68,6 +70,8 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(confirmed, "_FOLDER", f"{tmp_path}/undo")
+    for name in ("DEPLOYED", "COPIES"):
+        monkeypatch.setattr(confirmed, name, f"{tmp_path}/{name}")
     return Machine(tmp_path, tmp_path / "undo/test")
 
 
@@ -110,7 +114,7 @@ def test_an_older_timer_is_stopped_before_its_folder_is_used_again(machine: Mach
         f"systemctl stop {UNIT}.timer",
         f"systemctl reset-failed {UNIT}.service",
     ]
-    assert sorted(os.listdir(machine.undo)) == ["new", "undo.sh"]
+    assert sorted(os.listdir(machine.undo)) == [".ours", ".was", "new", "undo.sh"]
 
 
 def test_no_timer_starts_for_what_could_not_be_saved(machine: Machine) -> None:
@@ -130,8 +134,7 @@ def test_nothing_is_undone_in_another_folder(machine: Machine) -> None:
     """Confirmed in the same moment: what was saved has gone."""
     machine.arm(undo=f": >{machine.folder}/undone-somewhere")
     script = (machine.undo / "undo.sh").read_text()
-    (machine.undo / "undo.sh").unlink()
-    machine.undo.rmdir()
+    shutil.rmtree(machine.undo)
     assert machine.run(script).returncode == 1
     assert not (machine.folder / "undone-somewhere").exists()
 
@@ -139,10 +142,11 @@ def test_nothing_is_undone_in_another_folder(machine: Machine) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="writes where only root may")
 def test_it_lies_where_only_root_can_write_and_a_reboot_forgets_it(tmp_path: Path) -> None:
     machine = Machine(tmp_path, Path("/run/vllm-hosts-undo", f"test-{os.getpid()}"))
-    command = armed(machine.undo.name, [], save=": >saved", undo=":").get_raw_value()
+    files = [f"{tmp_path}/conf"]
+    command = armed(machine.undo.name, files, save=": >saved", undo=":").get_raw_value()
     try:
         assert machine.run(command).returncode == 0
-        assert sorted(os.listdir(machine.undo)) == ["saved", "undo.sh"]
+        assert sorted(os.listdir(machine.undo)) == [".ours", ".was", "saved", "undo.sh"]
     finally:
         machine.run(f"rm -rf {machine.undo}; rmdir {machine.undo.parent} 2>/dev/null")
 
@@ -259,8 +263,8 @@ def test_where_nobody_gets_in_the_host_is_waited_for(
     assert (controller.machine.folder / "conf").read_text() == "back\n"
     assert controller.said == [
         f"    no new connection opens; waiting for the host to roll back: {why}",
-        f"after the change no new connection opened ({why}), so the host rolled"
-        " back; is the door open?",
+        f"after the change no new connection opened ({why}), so the host rolled back;"
+        " is the door open?",
     ]
     # Over the connection that was open before, as the inventory says.
     [options] = controller.options
@@ -282,8 +286,8 @@ def test_it_gives_up_before_the_host_does_and_then_waits_until_it_has(
     waited = [line for line in controller.machine.asked() if line == "sleep 1"]
     assert len(waited) == 60 + 15
     assert controller.said[-1] == (
-        "after the change no new connection opened (no), and the host has not confirmed"
-        " that it rolled back; is the door open?"
+        "after the change no new connection opened (no), and the host has not confirmed that"
+        " it rolled back; is the door open?"
     )
 
 

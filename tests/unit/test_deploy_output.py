@@ -7,10 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyinfra
 import pytest
 
 from tests.unit.projects import Project
-from vllm_hosts.project import deploy_output
 from vllm_hosts.project.deploy_output import Brief, _listed
 
 DEPLOY = """
@@ -142,7 +142,7 @@ def test_the_end_has_a_line_for_each_host() -> None:
     brief: Any = Brief()
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deploy_output.logger, "info", said.append)
+        patch.setattr(pyinfra.logger, "info", said.append)
         for step in steps:
             brief.operation_start(state, step)
             if step == "first":

@@ -10,6 +10,7 @@ import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyinfra.api.command import StringCommand
@@ -18,7 +19,7 @@ from tests.unit.test_tree_operation import apply, mode
 from vllm_hosts.facts import tree as facts
 from vllm_hosts.facts.base import HostFact
 from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.host.files import Absent, Cause, File, Found, cause, differing
+from vllm_hosts.host.files import Absent, Cause, Entry, File, Found, cause, differing
 from vllm_hosts.operations import tree as operation
 from vllm_hosts.operations.record import unnoted
 from vllm_hosts.operations.tree import change, noting
@@ -44,7 +45,7 @@ def seen(*paths: str) -> dict[str, Found]:
 
 def asked(fact: HostFact[facts.TreeFound], **arguments: object) -> facts.TreeFound:
     done = subprocess.run(
-        ["sh", "-c", fact.command(**arguments)], capture_output=True, text=True, check=False
+        ["sh", "-c", str(fact.command(**arguments))], capture_output=True, text=True, check=False
     )
     return fact.process(done.stdout.splitlines())
 
@@ -54,11 +55,9 @@ def line(path: str | Path, content: bytes) -> str:
 
 
 def test_what_is_written_is_noted_with_it(tmp_path: Path, deployed: Path) -> None:
-    files = [
-        File(f"{tmp_path}/a", NEW),
-        File(f"{tmp_path}/.env", b"KEY=hunter2", mode=0o600, secret=True),
-        Absent(f"{tmp_path}/gone"),
-    ]
+    a = File(f"{tmp_path}/a", NEW)
+    secret = File(f"{tmp_path}/.env", b"KEY=hunter2", mode=0o600, secret=True)
+    files: list[Entry] = [a, secret, Absent(f"{tmp_path}/gone")]
     (tmp_path / "gone").write_text("x")
     done = apply(change(files))
     assert (done.returncode, done.stderr) == (0, "")
@@ -72,8 +71,8 @@ def test_what_is_written_is_noted_with_it(tmp_path: Path, deployed: Path) -> Non
     assert mode(deployed) == 0o600
     found = seen(*(entry.path for entry in files), f"{tmp_path}/never")
     assert [found[entry.path].deployed for entry in files] == [
-        (files[0].sha256,),
-        (files[1].sha256,),
+        (a.sha256,),
+        (secret.sha256,),
         ("",),
     ]
     assert found[f"{tmp_path}/never"].deployed == ()
@@ -106,14 +105,14 @@ def test_other_lines_stay(tmp_path: Path, deployed: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("which", ["validate", "activate"])
+@pytest.mark.parametrize("rejecting", [{"validate": "false"}, {"activate": "false"}])
 def test_a_rejected_change_leaves_the_record_as_it_was(
-    tmp_path: Path, deployed: Path, which: str
+    tmp_path: Path, deployed: Path, rejecting: dict[str, Any]
 ) -> None:
     apply(change([File(f"{tmp_path}/a", OLD)]))
     before = deployed.read_text()
     entries = [File(f"{tmp_path}/a", NEW), File(f"{tmp_path}/b", NEW)]
-    assert apply(change(entries, **{which: "false"})).returncode == 1
+    assert apply(change(entries, **rejecting)).returncode == 1
     assert deployed.read_text() == before
     assert (tmp_path / "a").read_bytes() == OLD
 
@@ -177,7 +176,7 @@ def test_the_change_itself_makes_no_digest_an_argument(tmp_path: Path) -> None:
 
 def test_what_was_right_already_is_noted_once(tmp_path: Path, deployed: Path) -> None:
     """A host of an earlier version: nothing differs, so nothing is written."""
-    files = [
+    files: list[File | Absent] = [
         File(f"{tmp_path}/a", NEW),
         File(f"{tmp_path}/.env", NEW, mode=0o600, secret=True),
         File(f"{tmp_path}/other", NEW),

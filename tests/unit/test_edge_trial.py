@@ -247,7 +247,7 @@ def asked_about(monkeypatch: pytest.MonkeyPatch, version: str, *, as_planned: bo
         there = dict.fromkeys(paths, NOTHING)
         if as_planned:
             for entry in role._entries(current, nginx, MAIN, Sites()):
-                kind = {File: "f", Folder: "d", Absent: "-"}[type(entry)]  # type: ignore[index]
+                kind = {File: "f", Folder: "d", Absent: "-"}[type(entry)]
                 there[entry.path] = Found(
                     kind,
                     getattr(entry, "mode", 0),

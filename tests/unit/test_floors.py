@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from packaging.version import Version
 
-from vllm_hosts.settings.sections import VLLM_FLOOR
+from vllm_hosts.settings.vllm import VLLM_FLOOR
 from vllm_hosts.verify.advisories import floors, holes
 
 

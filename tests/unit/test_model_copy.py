@@ -63,6 +63,7 @@ class Site:
             if isinstance(command, FileUploadCommand):
                 if cut_after is not None and self.sent >= cut_after:
                     raise Cut
+                assert not isinstance(command.src, str)
                 content = command.src.read()
                 assert isinstance(content, bytes)
                 self.sent += len(content)

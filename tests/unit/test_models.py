@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.projects import ROOT
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import HubModels
@@ -235,7 +236,7 @@ def test_the_program_gets_what_the_settings_say(fake: Fake) -> None:
         "--ignore=consolidated*",
     ]
     program = (fake.folder / "stdin").read_text()
-    assert program == (Path(operation.hub.__file__).with_name("fetch.py")).read_text()
+    assert program == (ROOT / "vllm_hosts/hub/fetch.py").read_text()
 
 
 def test_a_model_is_noted_as_whole_only_after_success(fake: Fake, notes: Path) -> None:

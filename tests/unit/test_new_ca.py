@@ -22,7 +22,7 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore, authority
 from vllm_hosts.keys.authority import ca_warnings
 from vllm_hosts.keys.ca import begin, cancel, finish, phase, trusted
-from vllm_hosts.keys.files import locked
+from vllm_hosts.keys.files import locked, write_private
 from vllm_hosts.keys.model import Content
 from vllm_hosts.keys.pki import LocalCa
 from vllm_hosts.keys.store import _dumped
@@ -276,7 +276,7 @@ def test_it_may_be_cut_off_anywhere(
     took = file_of(store)
     clock.now += 3 * MONTH
     left = ["ca.pem", "ca.key", "ca.pem again"].index(written)
-    write = authority.write_private
+    write = write_private
     calls: list[Path] = []
 
     def cut_off(path: Path, content: bytes) -> None:

@@ -127,7 +127,12 @@ def test_a_toolkit_that_will_be_newer_restarts_docker(monkeypatch: pytest.Monkey
     steps.daemon = Daemon("28.1.1", "2.35.0", True, True, b'{"debug": true}', ())
     assert steps.restarted(provided_by=["toolkit"]) == []
     asked: list[list[str]] = []
-    monkeypatch.setattr(docker, "may_have_changed", lambda names: asked.append(names) or True)
+
+    def may_have_changed(names: list[str]) -> bool:
+        asked.append(names)
+        return True
+
+    monkeypatch.setattr(docker, "may_have_changed", may_have_changed)
     assert steps.restarted(provided_by=["toolkit"]) == ["restart"]
     assert asked == [["toolkit"]]
 

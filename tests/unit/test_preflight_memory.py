@@ -10,7 +10,7 @@ import pytest
 from tests.capacity_docs import MODELS, files
 from tests.unit.projects import AGENT, SMI, Project
 from tests.unit.samples import QWEN, settings
-from vllm_hosts.capacity import Gpu
+from vllm_hosts.capacity import Gpu, ModelFiles
 from vllm_hosts.capacity.hub import Hub
 from vllm_hosts.capacity.sources import gpus_of, model_folders, models_of
 from vllm_hosts.host.nvidia_smi import parse
@@ -61,7 +61,9 @@ class NoHub(Hub):
     def __init__(self) -> None:
         super().__init__(lambda: None, seconds=1)
 
-    def read(self, model: str, endpoint: str | None = None) -> str:
+    def read(
+        self, model: str, endpoint: str | None = None, revision: str | None = None
+    ) -> ModelFiles | str:
         raise AssertionError(f"asked about {model}")
 
 

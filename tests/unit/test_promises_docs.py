@@ -18,7 +18,7 @@ def test_the_document_is_made_from_the_data() -> None:
 
 def test_every_promise_has_exactly_one_test() -> None:
     looked_at = [
-        decorator.args[0].value
+        str(decorator.args[0].value)
         for path in SUITE.glob("test_*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from pyinfra.api.state import StateStage
 
@@ -134,7 +135,7 @@ def faults(server: SshServer, folder: Path, hang_up: int) -> dict[str, tuple[obj
     }
 
 
-def inventory(project: Project, hosts: dict[str, object]) -> None:
+def inventory(project: Project, hosts: Mapping[str, object]) -> None:
     project.group(edge={"names": ["llm.example.com"]})
     project.write("inventory/prod.py", f"gpu_hosts = {list(hosts.items())!r}\n")
 
@@ -283,9 +284,7 @@ def test_keys_that_were_not_taken_are_the_last_words(tmp_path: Path, server: Ssh
 def test_they_are_named_in_red(monkeypatch: pytest.MonkeyPatch) -> None:
     """O6."""
     said: list[tuple[str, object]] = []
-    monkeypatch.setattr(
-        pyinfra_command.click, "secho", lambda text, **style: said.append((text, style.get("fg")))
-    )
+    monkeypatch.setattr(click, "secho", lambda text, **style: said.append((text, style.get("fg"))))
     host: Any = _Named("down")
     state: Any = SimpleNamespace(current_stage=StateStage.Connect)
     pyinfra_command.say_who_has_old_keys((host,), state, Path("inventory/prod.py"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +55,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reboot, "_gone", [])
     monkeypatch.setattr(reboot, "connector_options", lambda state, host: {})
     monkeypatch.setattr(reboot, "clear_askpass_cache", lambda host: None)
-    monkeypatch.setattr(reboot.time, "sleep", lambda seconds: gevent.sleep(0.001))
+    monkeypatch.setattr(time, "sleep", lambda seconds: gevent.sleep(0.001))
 
 
 def run(*hosts: FakeHost, timeout: float = 5) -> list[bool]:

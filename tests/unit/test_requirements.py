@@ -25,7 +25,7 @@ def ranges() -> dict[str, Requirement]:
 
 def pins() -> dict[str, str]:
     """What requirements.txt installs, each with its reason behind it."""
-    found = {}
+    found: dict[str, str] = {}
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         if line and not line.startswith(("#", "-")):
             name, _, rest = line.partition("==")

@@ -195,8 +195,13 @@ def test_somebody_is_asked_once(
     machine: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
+
+    def getpass(prompt: str) -> str:
+        asked.append(prompt)
+        return PASSWORD
+
     monkeypatch.setattr(sudo, "_has_terminal", lambda: True)
-    monkeypatch.setattr(sudo, "getpass", lambda prompt: asked.append(prompt) or PASSWORD)
+    monkeypatch.setattr(sudo, "getpass", getpass)
     for connections in (connect(), connect()):
         assert output(connections, "echo root") == ["root"]
     [prompt] = asked

@@ -70,7 +70,7 @@ def verified(
 @given(inventories)
 def test_hosts_that_nobody_can_reach(shape: tuple[list[dict[str, Any]], bool]) -> None:
     made, neighbour = shape
-    data = [
+    data: list[tuple[str, dict[str, Any]]] = [
         (f"gpu{number}", {"ssh_hostname": f"127.0.0.{number + 1}", "ssh_port": 1} | host)
         for number, host in enumerate(made)
     ]
@@ -97,8 +97,10 @@ _LOOKED_AT = [
     and one not in ("HOST-02", "NET-08", "NET-09", "NET-10", "NET-11", "NET-12")
 ]
 #: Programs that promises ask, each with whatever comes.
-_ASKED = ("apt-mark", "docker", "dpkg-query", "getent", "ip", "nft", "nvidia-smi", "ss", "sshd")
-_ASKED += ("stat", "systemctl")
+_ASKED = (
+    *("apt-mark", "docker", "dpkg-query", "getent", "ip", "nft", "nvidia-smi", "ss", "sshd"),
+    *("stat", "systemctl"),
+)
 odd_programs = st.fixed_dictionaries(
     dict.fromkeys(
         _ASKED,
@@ -167,8 +169,11 @@ def test_hosts_that_are_reached(
 
 @pytest.mark.parametrize("gpus", [[], [0]])
 def test_this_machine_with_nothing_deployed(tmp_path: Path, gpus: list[int]) -> None:
-    host = {"ssh_hostname": "127.0.0.1", "agents": [dict(AGENT, gpus=gpus)]}
-    host["edge"] = {"https_port": 65001, "http_port": 65002}
+    host = {
+        "ssh_hostname": "127.0.0.1",
+        "agents": [dict(AGENT, gpus=gpus)],
+        "edge": {"https_port": 65001, "http_port": 65002},
+    }
     report = verified(tmp_path, f"gpu_hosts = [('@local', {host!r})]\n")
     [found] = report["hosts"]
     assert {one["outcome"] for one in found["promises"].values()} >= {"not checked"}

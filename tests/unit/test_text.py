@@ -15,6 +15,7 @@ from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
+import pyinfra
 import pytest
 from paramiko.file import BufferedFile
 from pyinfra.api import util
@@ -118,7 +119,7 @@ LYING = "\x1b]0;owned\x07\x1b[2Jall is well\x1b[8m"
 
 
 def test_what_pyinfra_prints_while_a_command_runs(shown: Shown) -> None:
-    read = sys.modules["pyinfra.connectors.util"].read_buffer  # type: ignore[attr-defined]
+    read = sys.modules["pyinfra.connectors.util"].read_buffer
     queue: Queue[OutputLine] = Queue()
     read("stdout", [f"{LYING}\n"], queue, print_output=True, print_func=lambda line: f"[h] {line}")
     assert shown.lines == ["[h] all is well"]
@@ -136,19 +137,19 @@ def test_a_host_that_never_ends_is_cut_off(
         stdout=subprocess.PIPE,
     )
     queue: Queue[OutputLine] = Queue()
-    sys.modules["pyinfra.connectors.util"].read_buffer("stdout", process.stdout, queue)  # type: ignore[attr-defined]
+    sys.modules["pyinfra.connectors.util"].read_buffer("stdout", process.stdout, queue)
     assert process.wait(10) != 0
     assert sum(len(item.line) for item in queue.queue) <= 10_000
     assert shown.lines == ["a command printed more than is read, and was cut off"]
 
 
-class Received(BufferedFile):  # type: ignore[misc]
+class Received(BufferedFile):  # type: ignore[type-arg]  # only the stub is generic
     """What paramiko makes of an SSH channel."""
 
     def __init__(self) -> None:
         super().__init__()
         self._parts = [b"a\n\nb", b""]
-        self._set_mode("r")
+        self._set_mode("r")  # type: ignore[attr-defined]  # not in the stub
 
     def _read(self, size: int) -> bytes:
         return self._parts.pop(0) if self._parts else b""
@@ -156,7 +157,7 @@ class Received(BufferedFile):  # type: ignore[misc]
 
 def test_lines_arrive_as_they_were_sent() -> None:
     pyinfra_output.install()
-    read = sys.modules["pyinfra.connectors.util"].read_buffer  # type: ignore[attr-defined]
+    read = sys.modules["pyinfra.connectors.util"].read_buffer
     for source in (io.StringIO("a\n\nb"), io.BytesIO(b"a\n\nb"), ["a\n", "\n", "b"], Received()):
         queue: Queue[OutputLine] = Queue()
         read("stdout", source, queue)
@@ -167,7 +168,7 @@ def test_what_pyinfra_prints_of_a_command_that_failed(shown: Shown) -> None:
     output = CommandOutput([OutputLine("stdout", LYING), OutputLine("stderr", LYING)])
     host: Any = SimpleNamespace(print_prefix="\x1b[1m[h]\x1b[0m ")
     for module in ("pyinfra.api.operations", "pyinfra.api.facts", "pyinfra.api.util"):
-        sys.modules[module].print_host_combined_output(host, output)  # type: ignore[attr-defined]
+        sys.modules[module].print_host_combined_output(host, output)
     assert (
         shown.lines
         == [
@@ -181,7 +182,7 @@ def test_what_pyinfra_prints_of_a_command_that_failed(shown: Shown) -> None:
 def test_what_pyinfra_logs_of_errors(shown: Shown) -> None:
     host: Any = SimpleNamespace(print_prefix="[h] ")
     util.log_host_command_error(host, OSError(f"{LYING} {0x9B:c}2J"))
-    util.logger.error("%s of %d", LYING, 2)
+    pyinfra.logger.error("%s of %d", LYING, 2)
     assert not any(word in line for line in shown.lines for word in ("\x9b", "\x1b]", "\x1b[2J"))
     assert shown.lines[1] == "all is well of 2"
 

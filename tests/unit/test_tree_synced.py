@@ -29,6 +29,7 @@ class Service:
     def __init__(self, folder: Path) -> None:
         self.conf, self.watched = folder / "conf", folder / "watched"
         self._log = folder / "log"
+        self.stamps = folder / "state/stamps"
         self.activate = (
             f"cat {self.conf} {self.watched} 2>/dev/null >>{self._log}; echo >>{self._log}"
         )
@@ -91,7 +92,7 @@ def test_a_service_that_remembers_nothing_is_told_of_changes_only(service: Servi
     service.conf.write_text("one")
     assert service.run([service.file("one")], stamp=None) == []
     assert service.run([service.file("two")], stamp=None) == ["two"]
-    assert not Path(facts.STAMPS).exists()
+    assert not service.stamps.exists()
 
 
 def test_a_change_that_fails_is_tried_again(service: Service) -> None:
@@ -178,7 +179,7 @@ def test_the_note_is_what_sha256sum_and_sort_make_of_the_files(service: Service)
         " | LC_ALL=C sort | sha256sum | cut -c -64"
     )
     expected = subprocess.check_output(["sh", "-c", script], text=True).strip()
-    assert Path(facts.STAMPS, "service").read_text() == expected
+    assert (service.stamps / "service").read_text() == expected
     # In whatever order the files are named.
     assert service.run(entries[::-1], watch=[str(service.watched)]) == []
-    assert os.listdir(facts.STAMPS) == ["service"]
+    assert os.listdir(service.stamps) == ["service"]

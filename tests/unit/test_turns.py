@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.tree import TreeFound
+from vllm_hosts.facts.compose import ComposeProject
+from vllm_hosts.facts.tree import TreeFound, TreeState
 from vllm_hosts.host.agent_changes import Definition
-from vllm_hosts.host.compose import Container, Project
+from vllm_hosts.host.compose import COMPOSE, Container, Project
 from vllm_hosts.host.files import File, Found
 from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations import compose
@@ -73,14 +75,14 @@ class Steps:
         monkeypatch.setattr(compose, "turn_taken", self.taken)
         monkeypatch.setattr(compose, "change", lambda entries, validate: "write compose.yaml")
         monkeypatch.setattr(compose, "taken_up", lambda agent: f"take up {agent}")
-        monkeypatch.setattr(compose.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
         self.digest = FILE.sha256
 
     def look(self, fact: type, **asked: object) -> object:
-        if fact is compose.TreeState:
+        if fact is TreeState:
             there = Found("f", 0o644, ("root", "0"), ("root", "0"), self.digest)
             return TreeFound({FILE.path: there}, "")
-        if fact is compose.ComposeProject:
+        if fact is ComposeProject:
             assert ("file" in asked) == (self.digest != FILE.sha256)
             return self.found
         return self.edge
@@ -117,7 +119,7 @@ class Steps:
         steps: Any = compose.agents_running._inner.__wrapped__  # type: ignore[attr-defined]
         wanted = self.wanted(agents, cards, together=together)
         for command in steps(wanted):
-            text = str(command).replace(f"{compose.COMPOSE} --project-directory /opt/vllm", "C")
+            text = str(command).replace(f"{COMPOSE} --project-directory /opt/vllm", "C")
             self.story.append(text.replace("C --progress plain ", "").replace("--detach ", ""))
         return self.story
 

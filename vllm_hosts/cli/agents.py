@@ -28,7 +28,6 @@ from vllm_hosts.cli.common import (
     agreed,
     inventory_argument,
     say_errors,
-    says_problems,
     show_lines,
     yes_option,
 )
@@ -39,7 +38,6 @@ from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.settings import HostSettings
 
-_problems = says_problems("The settings cannot be deployed:")
 #: Seconds in which a host must say what runs there.
 _LIMIT = 30.0
 #: Seconds between two polls of logs.
@@ -68,7 +66,6 @@ def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> N
 @host_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @click.pass_obj
-@_problems
 def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: bool) -> None:
     """Show agents' states. Exit code 0 only if every agent is running and healthy."""
     chosen = choose(inventory, hosts, name)
@@ -95,7 +92,6 @@ def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: b
 @host_option
 @as_is_option
 @click.pass_obj
-@_problems
 def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
     """Start stopped agents, and wait until they are healthy.
 
@@ -116,7 +112,6 @@ def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool
 @host_option
 @yes_option
 @click.pass_obj
-@_problems
 def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -> None:
     """Drain in-flight requests, then stop agents. Asks first if no agent is named.
 
@@ -133,7 +128,6 @@ def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -
 @host_option
 @as_is_option
 @click.pass_obj
-@_problems
 def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool) -> None:
     """Restart agents one at a time, with the present contents of .env.
 
@@ -186,7 +180,6 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
     help="Include successful requests for /health and /metrics.",
 )
 @click.pass_obj
-@_problems
 def logs(
     inventory: Path,
     name: str | None,

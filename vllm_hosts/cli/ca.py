@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli.common import identity_option, inventory_argument, opened, says_problems
+from vllm_hosts.cli.common import Command, identity_option, inventory_argument, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.ca import shown
@@ -15,10 +15,9 @@ from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.project.inventory import validate
 
 
-@click.command()
+@click.command(cls=Command, problems="There is no CA certificate to print:")
 @inventory_argument
 @identity_option
-@says_problems("There is no CA certificate to print:")
 def ca(inventory: Path, identity: Path | None) -> None:
     """Print the CA certificate that clients need, in PEM. It is not secret.
 

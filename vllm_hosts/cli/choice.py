@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from vllm_hosts.agents.chosen import Chosen
-from vllm_hosts.cli.common import only, opened
+from vllm_hosts.cli.common import Group, only, opened
 from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.project.inventory import validate
 
 
-class WithHosts(click.Group):
+class WithHosts(Group):
     """A group of commands that take ``--host`` before their name as well as behind it.
 
     The group's own argument, the inventory, ends its options for click; they are put before it.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from enum import IntEnum
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any
 
 import click
 from pyinfra.api.inventory import Inventory
@@ -20,8 +19,6 @@ from vllm_hosts.keys import KeyStore
 from vllm_hosts.project import left_behind
 from vllm_hosts.project.inventory import load
 from vllm_hosts.settings import HostSettings
-
-P = ParamSpec("P")
 
 
 class Exit(IntEnum):
@@ -89,23 +86,43 @@ def _name_left(inventory: Path, loaded: Inventory, identity: Path | None) -> Non
 _SAID = "vllm_hosts.project.left_behind"
 
 
-def says_problems(heading: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Ends a command that finds problems with one sentence for each, and exit code 1."""
+class Command(click.Command):
+    """Ends with one sentence for each problem that it finds, and exit code 1.
 
-    def decorate(command: Callable[P, None]) -> Callable[P, None]:
-        @wraps(command)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-            try:
-                command(*args, **kwargs)
-            except SettingsError as error:
-                click.secho(heading, fg="red", bold=True, err=True)
-                for problem in error.problems:
-                    click.echo(f"  - {problem}", err=True)
-                sys.exit(Exit.WRONG)
+    :param problems: the line above them; None: that of its group, or of the group above.
+    """
 
-        return guarded
+    def __init__(self, *args: Any, problems: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.problems = problems
 
-    return decorate
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            click.secho(_heading(ctx), fg="red", bold=True, err=True)
+            for problem in error.problems:
+                click.echo(f"  - {problem}", err=True)
+            sys.exit(Exit.WRONG)
+
+
+class Group(click.Group):
+    """:param problems: the line above the problems that its commands find."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, problems: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.problems = problems
+
+
+def _heading(context: click.Context | None) -> str:
+    while context is not None:
+        command = context.command
+        if isinstance(command, (Command, Group)) and command.problems is not None:
+            return command.problems
+        context = context.parent
+    return "The settings cannot be deployed:"
 
 
 class NobodyAnswersError(click.ClickException):

@@ -13,7 +13,7 @@ from shlex import quote
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Exit, inventory_argument, only, opened, says_problems
+from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
 from vllm_hosts.doctor.model import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined, examine
 from vllm_hosts.keys.places import pyinfra_line
@@ -25,11 +25,10 @@ _DEPLOY = re.compile(r"\bdeploy\b(?!\.py)|[Rr]un deploy\.py")
 _COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSSIBLE: "cyan"}
 
 
-@click.command()
+@click.command(cls=Command, problems="The settings are not valid:")
 @inventory_argument
 @host_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@says_problems("The settings are not valid:")
 def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     """Diagnose hosts: what is wrong, and what to do.
 

@@ -1,14 +1,21 @@
-"""Drift, in words for people."""
+"""`vllm-hosts drift`: where hosts differ from what a deploy would leave."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 
 import click
 
-from vllm_hosts.cli.common import show_lines
+from vllm_hosts.cli.choice import host_option
+from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened, show_lines
 from vllm_hosts.drift import HostDrift
+from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.host.files import MISSING, Cause
+from vllm_hosts.project.inventory import validate
 
 _CAUSES = {
     Cause.SETTINGS: "the settings or the toolkit changed since the last deploy; the host did not",
@@ -16,15 +23,38 @@ _CAUSES = {
     Cause.BOTH: "the host was changed since the last deploy, and so were the settings",
     Cause.UNFINISHED: "the last deploy was cut off before it wrote this",
 }
-
-
 _NO_RECORD = (
     "whether the settings or the host changed cannot be determined for the rest: the host has no"
     " record of what was deployed there; the next deploy leaves one"
 )
 
 
-def show_drift(found: Mapping[str, HostDrift]) -> None:
+@click.command(cls=Command)
+@inventory_argument
+@host_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
+    """Show where hosts differ from what a deploy would leave. Changes nothing.
+
+    For files it shows the lines that differ, - as on the host and + as a deploy writes them, with
+    secrets masked, and whether the host or the settings changed since the last deploy.
+
+    Exit codes: 0 nothing differs, 3 something does, 1 some checks could not be completed.
+
+    Example: vllm-hosts drift inventory/prod.py --json
+    """
+    only(inventory, validate(opened(inventory)), hosts)
+    found = find_drift(inventory, hosts)
+    if as_json:
+        click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
+    else:
+        _show(found)
+    if any(host.unknown for host in found.values()):
+        sys.exit(Exit.WRONG)
+    sys.exit(Exit.DIFFERS if any(host.drifted for host in found.values()) else Exit.OK)
+
+
+def _show(found: Mapping[str, HostDrift]) -> None:
     """What differs on each host, with the lines, and who changed it."""
     for name, host in found.items():
         if not host.drifted and not host.unknown:

@@ -12,12 +12,12 @@ import click
 from pyinfra.api.inventory import Inventory
 
 from vllm_hosts.cli.common import (
+    Group,
     agreed,
     identity_option,
     inventory_argument,
     only,
     opened,
-    says_problems,
     yes_option,
 )
 from vllm_hosts.connect.hosts import Connections, ask, carry_out
@@ -36,20 +36,18 @@ from vllm_hosts.project.inventory import deployed, load, validate
 from vllm_hosts.project.run import claim_on
 from vllm_hosts.text import clean
 
-_problems = says_problems("Nothing was changed:")
 host_argument = click.argument("host")
 
 
-@click.group()
+@click.group(cls=Group, problems="Nothing was changed:")
 def hosts() -> None:
     """List, adopt and release the hosts that hold an inventory's keys."""
 
 
-@hosts.command("list")
+@hosts.command("list", problems="The hosts cannot be listed:")
 @inventory_argument
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @identity_option
-@says_problems("The hosts cannot be listed:")
 def list_hosts(inventory: Path, as_json: bool, identity: Path | None) -> None:
     """List the hosts that hold this inventory's keys, and their logins.
 
@@ -97,7 +95,6 @@ def _way(way: DeployedHost | None) -> str:
 @host_argument
 @yes_option
 @identity_option
-@_problems
 def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
     """Take over a host that belongs to another inventory's store.
 
@@ -156,7 +153,6 @@ def _deploy(inventory: Path, host: str) -> str:
 @inventory_argument
 @host_argument
 @identity_option
-@_problems
 def release(inventory: Path, host: str, identity: Path | None) -> None:
     """Forget a host that was removed from the inventory.
 

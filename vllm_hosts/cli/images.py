@@ -17,19 +17,11 @@ from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.agents.images import Row, State, gigabytes, judged, old_ones
 from vllm_hosts.agents.prune import remove
 from vllm_hosts.cli.choice import choose, host_option
-from vllm_hosts.cli.common import (
-    Exit,
-    agreed,
-    inventory_argument,
-    say_errors,
-    says_problems,
-    yes_option,
-)
+from vllm_hosts.cli.common import Command, Exit, agreed, inventory_argument, say_errors, yes_option
 from vllm_hosts.connect.hosts import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.vllm_images import ImagesThere
 
-_problems = says_problems("The settings cannot be deployed:")
 #: Seconds in which a host must say what it has.
 _LIMIT = 60.0
 _WIDE = 240
@@ -37,7 +29,7 @@ _COLOURS = {State.IN_USE: "green", State.SETTINGS: "green", State.OLD: "yellow"}
 Found = Mapping[str, "list[Row] | HostError"]
 
 
-@click.command()
+@click.command(cls=Command)
 @inventory_argument
 @click.argument("action", required=False, type=click.Choice(["prune"]), metavar="[prune]")
 @host_option
@@ -50,7 +42,6 @@ Found = Mapping[str, "list[Row] | HostError"]
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @yes_option
-@_problems
 def images(
     inventory: Path,
     action: str | None,

@@ -9,16 +9,15 @@ from shlex import quote
 import click
 
 from vllm_hosts import __version__
-from vllm_hosts.cli.common import says_problems
+from vllm_hosts.cli.common import Command
 from vllm_hosts.project.new_site import GENERATED, make, site_above, upgrade
 from vllm_hosts.settings.docs import settings_md
 
 
-@click.command()
+@click.command(cls=Command, problems="Nothing was written:")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--upgrade", "upgrades", is_flag=True, help="Show what this version would rewrite.")
 @click.option("--write", is_flag=True, help="With --upgrade: write it as well.")
-@says_problems("Nothing was written:")
 def init(folder: Path | None, upgrades: bool, write: bool) -> None:
     """Make a site: a folder with your inventory and settings. Asks nothing.
 
@@ -63,7 +62,7 @@ def _upgrade(site: Path, write: bool) -> None:
         click.echo("Nothing was written; --write writes it. What you set stays.", err=True)
 
 
-@click.command()
+@click.command(cls=Command)
 def settings() -> None:
     """Print every setting: its type, default and meaning.
 

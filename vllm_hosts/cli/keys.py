@@ -13,12 +13,12 @@ import click
 
 from vllm_hosts.cli.common import (
     Duration,
+    Group,
     Names,
     identity_option,
     inventory_argument,
     name_those_left_behind,
     opened,
-    says_problems,
 )
 from vllm_hosts.cli.new_ca import new_ca
 from vllm_hosts.cli.recipients import recipients
@@ -31,11 +31,10 @@ from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.project import left_behind
 from vllm_hosts.project.inventory import deployed, validate
 
-_problems = says_problems("The keys cannot be changed or shown:")
 client_argument = click.argument("client")
 
 
-@click.group()
+@click.group(cls=Group, problems="The keys cannot be changed or shown:")
 def keys() -> None:
     """Manage clients' API keys: add, list, show, rotate, revoke."""
 
@@ -54,7 +53,6 @@ keys.add_command(recipients)
     " your own.",
 )
 @identity_option
-@_problems
 def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None:
     """Encrypt the keys with age, in a file safe to commit.
 
@@ -74,7 +72,6 @@ def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None
 @click.option("--hosts", type=Names(), help="Hosts that get the key. Default: all.")
 @click.option("--expires", type=Duration(), help="How long the key is valid, such as 30d.")
 @identity_option
-@_problems
 def add(
     inventory: Path,
     client: str,
@@ -112,7 +109,6 @@ def add(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @click.option("--names", is_flag=True, help="Print names only, one per line.")
 @identity_option
-@_problems
 def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
     """List clients, their scopes and keys' fingerprints. Prints no key."""
     now = utc_now()
@@ -139,7 +135,6 @@ def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None
 @client_argument
 @click.option("--force", is_flag=True, help="Print even if the output is not a terminal.")
 @identity_option
-@_problems
 def show(inventory: Path, client: str, force: bool, identity: Path | None) -> None:
     """Print a client's newest key. No other command prints keys.
 
@@ -170,7 +165,6 @@ def show(inventory: Path, client: str, force: bool, identity: Path | None) -> No
     help="How long the new key is valid; 0: no expiry. Default: as long as the old one was.",
 )
 @identity_option
-@_problems
 def rotate(
     inventory: Path,
     client: str,
@@ -197,7 +191,6 @@ def rotate(
     "--expires", type=Duration(), required=True, help="Time from now, such as 30d; 0: no expiry."
 )
 @identity_option
-@_problems
 def extend(inventory: Path, client: str, expires: timedelta, identity: Path | None) -> None:
     """Change when a client's newest key expires. The key stays the same.
 
@@ -214,7 +207,6 @@ def extend(inventory: Path, client: str, expires: timedelta, identity: Path | No
 @inventory_argument
 @client_argument
 @identity_option
-@_problems
 def revoke(inventory: Path, client: str, identity: Path | None) -> None:
     """Revoke a client's keys. Hosts refuse them once keys.py has run.
 
@@ -236,7 +228,6 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
 @inventory_argument
 @click.option("--hosts", type=Names(), help="Only these hosts. Default: all.")
 @identity_option
-@_problems
 def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Path | None) -> None:
     """Create new keys between edges and agents. Client keys are unaffected."""
     names = tuple(host.name for host in deployed(opened(inventory, identity)))

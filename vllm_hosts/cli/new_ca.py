@@ -9,12 +9,12 @@ from shlex import quote
 import click
 
 from vllm_hosts.cli.common import (
+    Command,
     Duration,
     agreed,
     identity_option,
     inventory_argument,
     opened,
-    says_problems,
     yes_option,
 )
 from vllm_hosts.errors import SettingsError
@@ -26,7 +26,7 @@ from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import CA_FILE, pyinfra_line
 
 
-@click.command("new-ca")
+@click.command("new-ca", cls=Command, problems="The CA cannot be replaced:")
 @inventory_argument
 @click.option(
     "--overlap",
@@ -40,7 +40,6 @@ from vllm_hosts.keys.places import CA_FILE, pyinfra_line
 @click.option("--cancel", is_flag=True, help="Withdraw the new CA before it takes over.")
 @yes_option
 @identity_option
-@says_problems("The CA cannot be replaced:")
 def new_ca(
     inventory: Path,
     overlap: timedelta,

@@ -18,7 +18,7 @@ from vllm_hosts.capacity.sources import (
     supposed_gpus,
 )
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Exit, inventory_argument, only, opened, says_problems
+from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
 from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System
@@ -45,7 +45,7 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
         return agent, Path(folder)
 
 
-@click.command()
+@click.command(cls=Command, problems="The plan cannot be made:")
 @inventory_argument
 @host_option
 @click.option(
@@ -70,7 +70,6 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
 )
 @click.option("--offline", is_flag=True, help="Do not query the hub; use cached answers only.")
 @click.option("--json", "as_text", is_flag=True, help="Print JSON, a list of objects.")
-@says_problems("The plan cannot be made:")
 def plan(
     inventory: Path,
     hosts: tuple[str, ...],

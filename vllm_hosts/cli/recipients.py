@@ -7,27 +7,19 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli.common import (
-    identity_option,
-    inventory_argument,
-    name_those_left_behind,
-    says_problems,
-)
+from vllm_hosts.cli.common import Group, identity_option, inventory_argument, name_those_left_behind
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.age import named_recipients, parse_recipient
 
-_problems = says_problems("The keys cannot be changed or shown:")
 
-
-@click.group()
+@click.group(cls=Group)
 def recipients() -> None:
     """Manage who can decrypt the keys."""
 
 
 @recipients.command("list")
 @inventory_argument
-@_problems
 def list_recipients(inventory: Path) -> None:
     """Print the recipients, one per line."""
     name_those_left_behind(inventory)
@@ -39,7 +31,6 @@ def list_recipients(inventory: Path) -> None:
 @inventory_argument
 @click.argument("recipient")
 @identity_option
-@_problems
 def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
     """Add a recipient and re-encrypt the keys.
 
@@ -60,7 +51,6 @@ def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> Non
 @inventory_argument
 @click.argument("recipient")
 @identity_option
-@_problems
 def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> None:
     """Remove a recipient and re-encrypt the keys. RECIPIENT: the line, its key, or its comment.
 

@@ -21,7 +21,6 @@ from vllm_hosts.cli.common import (
     inventory_argument,
     only,
     opened,
-    says_problems,
 )
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.host.probe import certificate
@@ -34,10 +33,8 @@ from vllm_hosts.project.inventory import validate
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 
-_problems = says_problems("The certificates cannot be shown or renewed:")
 
-
-@click.group(cls=WithHosts)
+@click.group(cls=WithHosts, problems="The certificates cannot be shown or renewed:")
 @inventory_argument
 @host_option
 @click.pass_context
@@ -64,7 +61,6 @@ class _Seen:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @identity_option
 @click.pass_obj
-@_problems
 def status(inventory: Path, hosts: tuple[str, ...], as_json: bool, identity: Path | None) -> None:
     """Show when each host's certificate expires, as a client sees it. Needs no SSH.
 
@@ -139,7 +135,6 @@ def _as_json(name: str, seen: _Seen) -> dict[str, object]:
 @host_option
 @identity_option
 @click.pass_obj
-@_problems
 def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> None:
     """Have the next deploy renew certificates, whatever their age.
 

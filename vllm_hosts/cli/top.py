@@ -12,17 +12,16 @@ import click
 from rich.console import Console
 
 from vllm_hosts.cli.choice import choose, host_option
-from vllm_hosts.cli.common import Exit, inventory_argument, says_problems
+from vllm_hosts.cli.common import Command, Exit, inventory_argument
 from vllm_hosts.top.draw import picture
 from vllm_hosts.top.export import as_json
 from vllm_hosts.top.live import Watch, live
 
-_problems = says_problems("The settings cannot be deployed:")
 #: Lines of a text that is no screen's: all of them.
 _ENDLESS = 1_000_000
 
 
-@click.command()
+@click.command(cls=Command)
 @inventory_argument
 @host_option
 @click.option(
@@ -35,7 +34,6 @@ _ENDLESS = 1_000_000
 )
 @click.option("--once", is_flag=True, help="Print once, from two samples a second apart.")
 @click.option("--json", "json_too", is_flag=True, help="With --once: print JSON.")
-@_problems
 def top(
     inventory: Path, hosts: tuple[str, ...], interval: float, once: bool, json_too: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""The local CA, certificates of hosts, and judging certificates that users provide."""
+"""The local CA, and the certificates that it issues to hosts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
@@ -28,7 +27,6 @@ from pydantic import SecretBytes, SecretStr
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.files import LOCK_FILE, locked, private_folder, read_private, write_private
 from vllm_hosts.keys.places import CA_FILE
-from vllm_hosts.keys.weak_keys import weaknesses
 
 CA_KEY_FILE = "ca.key"
 #: What the local CA is called, before its inventory's name in parentheses.
@@ -287,67 +285,6 @@ def reason_to_renew(
     if asked_since is not None and certificate.not_valid_before_utc + _BACKDATED < asked_since:
         return f"a new one was requested on {asked_since:%Y-%m-%d %H:%M} UTC"
     return None
-
-
-def check_ca_file(path: str) -> list[str]:
-    """What is wrong with a CA file that a user provides, one sentence each."""
-    try:
-        roots = x509.load_pem_x509_certificates(Path(path).read_bytes())
-    except OSError as error:
-        return [f"tls.ca_file {path} cannot be read: {error.strerror}"]
-    except ValueError:
-        return [f"tls.ca_file {path} holds no certificate in PEM"]
-    return [f"tls.ca_file {path} {one}" for one in weaknesses(roots)]
-
-
-def check_files(
-    certificate_file: str, key_file: str, names: Sequence[str], now: datetime
-) -> list[str]:
-    """What is wrong with a certificate and key that a user provides, one sentence each."""
-    try:
-        chain = x509.load_pem_x509_certificates(Path(certificate_file).read_bytes())
-    except OSError as error:
-        return [f"tls.certificate {certificate_file} cannot be read: {error.strerror}"]
-    except ValueError:
-        return [f"tls.certificate {certificate_file} is not a certificate in PEM"]
-    try:
-        key = load_pem_private_key(Path(key_file).read_bytes(), password=None)
-    except OSError as error:
-        return [f"tls.key {key_file} cannot be read: {error.strerror}"]
-    except TypeError:
-        return [f"tls.key {key_file} has a passphrase; nginx needs it without"]
-    except (ValueError, UnsupportedAlgorithm):
-        return [f"tls.key {key_file} is not a private key in PEM"]
-    if weak := [f"tls.certificate {certificate_file} {one}" for one in weaknesses(chain)]:
-        return weak
-    leaf = chain[0]
-    found = []
-    if key.public_key() != leaf.public_key():
-        found.append(f"tls.key {key_file} is not the key of {certificate_file}")
-    if leaf.not_valid_after_utc <= now:
-        found.append(
-            f"tls.certificate {certificate_file} expired on"
-            f" {leaf.not_valid_after_utc:%Y-%m-%d}; provide a new one"
-        )
-    if leaf.not_valid_before_utc > now:
-        found.append(
-            f"tls.certificate {certificate_file} is not valid before"
-            f" {leaf.not_valid_before_utc:%Y-%m-%d}"
-        )
-    for name in names:
-        if not covers(leaf, name):
-            found.append(
-                f"tls.certificate {certificate_file} does not name {name}; it names"
-                f" {', '.join(sorted(certificate_names(leaf))) or 'nothing'}"
-            )
-    for certificate, issuer in pairwise(chain):
-        if not signed_by(certificate, issuer):
-            found.append(
-                f"tls.certificate {certificate_file}: the chain is out of order; put the host's"
-                " certificate first, each followed by the one that signed it"
-            )
-            break
-    return found
 
 
 def utc_now() -> datetime:

@@ -15,7 +15,7 @@ from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.checks import say
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.settings import Vllm
-from vllm_hosts.settings.sections import VLLM_FLOOR
+from vllm_hosts.settings.vllm import VLLM_FLOOR
 
 #: Asks the interpreter that runs vLLM for the version of its package, without starting any of it.
 _ASK = r"""

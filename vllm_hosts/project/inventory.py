@@ -21,7 +21,8 @@ from pyinfra_cli.inventory import make_inventory
 from vllm_hosts.connect import addresses, sudo
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.hub.local import local_model
-from vllm_hosts.keys.pki import check_ca_file, check_files, utc_now
+from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.keys.provided import check_ca_file, check_files
 from vllm_hosts.keys.sources import problems
 from vllm_hosts.project.site import belongs_to, from_site, import_from, site
 from vllm_hosts.settings import HostSettings

@@ -11,8 +11,8 @@ from vllm_hosts.settings.sections import (
     Nvidia,
     Secrets,
     Tls,
-    Vllm,
 )
+from vllm_hosts.settings.vllm import Vllm
 
 __all__ = [
     "Agent",

@@ -19,9 +19,9 @@ from vllm_hosts.settings.sections import (
     Secrets,
     SshHardening,
     Tls,
-    Vllm,
 )
 from vllm_hosts.settings.types import Section
+from vllm_hosts.settings.vllm import Vllm
 
 
 class HostSettings(Section):

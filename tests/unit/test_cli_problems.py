@@ -1,0 +1,68 @@
+"""Problems that a command finds: its heading, a sentence for each, and exit code 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from vllm_hosts.cli.common import Command, Exit
+from vllm_hosts.cli.docs import every_command
+from vllm_hosts.cli.main import main
+from vllm_hosts.errors import SettingsError
+
+COMMANDS = {
+    name: command
+    for name, command in every_command(main, "vllm-hosts")
+    if not isinstance(command, click.Group)
+}
+KEYS = "The keys cannot be changed or shown:"
+#: By how a command begins, the longest that fits; of all others, the settings cannot be deployed.
+HEADINGS = {
+    "": "The settings cannot be deployed:",
+    "ca": "There is no CA certificate to print:",
+    "doctor": "The settings are not valid:",
+    "endpoints": "The endpoints cannot be listed:",
+    "hosts": "Nothing was changed:",
+    "init": "Nothing was written:",
+    "hosts list": "The hosts cannot be listed:",
+    "keys": KEYS,
+    "keys new-ca": "The CA cannot be replaced:",
+    "keys recipients": KEYS,
+    "plan": "The plan cannot be made:",
+    "tls": "The certificates cannot be shown or renewed:",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_problems_below_its_heading(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = COMMANDS[name]
+    assert isinstance(command, Command)
+
+    def finds(*_: object, **__: object) -> None:
+        raise SettingsError(["one", "two"])
+
+    monkeypatch.setattr(command, "callback", finds)
+    below = name.removeprefix("vllm-hosts").split()
+    file = str(tmp_path / "prod.py")
+    needed = ["--expires", "30d"] if name == "vllm-hosts keys extend" else []
+    needed += [
+        "x"
+        for parameter in command.params
+        if isinstance(parameter, click.Argument) and parameter.required
+        if parameter.name != "inventory"
+    ]
+    # In `agents` and `tls`, the inventory stands in front of the command.
+    group = main.commands[below[0]]
+    at = 1 if group.params else len(below)
+    takes_one = {parameter.name for parameter in (*group.params, *command.params)}
+    inventory = [file] if "inventory" in takes_one else []
+    words = [*below[:at], *inventory, *below[at:], *needed]
+    done = CliRunner().invoke(main, words)
+    fitting = [begin for begin in HEADINGS if " ".join(below).startswith(begin)]
+    assert (done.exit_code, done.stdout) == (Exit.WRONG, ""), done.output
+    assert done.stderr == f"{HEADINGS[max(fitting, key=len)]}\n  - one\n  - two\n"

@@ -1,0 +1,41 @@
+"""`vllm-hosts check`: whether the settings can be deployed, without connecting to any host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vllm_hosts.cli.common import Command, inventory_argument, opened
+from vllm_hosts.project.inventory import validate
+from vllm_hosts.settings.exposure import exposed
+
+
+@click.command(cls=Command)
+@inventory_argument
+def check(inventory: Path) -> None:
+    """Validate all settings, without connecting to any host.
+
+    Example: vllm-hosts check inventory/prod.py
+    """
+    settings = validate(opened(inventory))
+    for host in settings.values():
+        click.secho(f"{host.name} ({host.address})", bold=True)
+        for agent in host.agents:
+            click.echo(f"  {agent.name:16} {agent.model:32} port {agent.port}  {_gpus(agent.gpus)}")
+        for sentence in exposed(host):
+            click.secho(f"  {sentence}", fg="yellow")
+    agents = sum(len(host.agents) for host in settings.values())
+    click.echo(
+        f"{_count(len(settings), 'host')} and {_count(agents, 'agent')}: all settings are valid"
+    )
+
+
+def _gpus(gpus: tuple[int, ...]) -> str:
+    if not gpus:
+        return "no GPU"
+    return f"GPU {', '.join(str(gpu) for gpu in gpus)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
