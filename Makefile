@@ -65,6 +65,7 @@ docs: setup ## Renew the documents that are made from code
 	@$(BIN)/python -m tests.doctor_docs
 	@$(BIN)/python -m tests.capacity_docs
 	@$(BIN)/python -m tests.architecture
+	@$(BIN)/python -m tests.rehearsal.docs
 
 packaging: setup ## What users install: wheel, sdist, and a site of their own
 	$(STEP) "Packaging tests" $(BIN)/pytest tests/packaging --timeout 300

@@ -80,7 +80,8 @@ def test_nothing_of_our_own_templates_is_masked() -> None:
     """Except in those that hold keys, in sentences with the word, and in what no host gets."""
     keys = {"secrets/env.j2", "client_keys/clients.map.j2", "report/report.html.j2"}
     for path in sorted(TEMPLATES.rglob("*.j2")):
-        if str(path.relative_to(TEMPLATES)) not in keys:
+        name = str(path.relative_to(TEMPLATES))
+        if name not in keys and not name.startswith("site/"):
             lines = [
                 line
                 for line in path.read_text().splitlines()

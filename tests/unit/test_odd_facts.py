@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import subprocess
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.operations.gpu import LastGpuCheck
+from vllm_hosts.rehearsal.fact import Rehearsals
 from vllm_hosts.suite.doors import wrong
 from vllm_hosts.suite.packets import Table, listing
 from vllm_hosts.suite.test_firewall import strangers_first
@@ -59,7 +61,21 @@ PLACES = [
     "== images", "kind docker", "feature -", "root /var/lib/docker", "free root 53687091200",
     "store /var/lib/containerd", "free store 1",
 ]  # fmt: skip
+
+
+def rehearsals() -> Rehearsals:
+    """What it was asked, it is told with its command."""
+    fact = Rehearsals()
+    fact.asked, fact.mark = {"qwen", "coder"}, "@@"
+    return fact
+
+
+REHEARSED = [
+    f"qwen 0 {b64encode(b'@@{}@@').decode()}",
+    f"coder 1 {b64encode(b'ImportError: no vllm here').decode()}",
+]
 FACTS: list[tuple[HostFact[Any], list[str]]] = [
+    (rehearsals(), REHEARSED),
     (
         AgentLog(),
         ["== log", "INFO 11-25 09:00:00 [x.py:1] Starting", "== heading of its own", "ValueError"],

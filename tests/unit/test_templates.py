@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import jinja2
 import pytest
@@ -16,6 +17,7 @@ from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH
 from tests.unit.test_firewall import AROUND, NARROW, OWN_PORTS
 from vllm_hosts.host import render as rendering
 from vllm_hosts.host.files import Entry, File
+from vllm_hosts.project import new_site
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
@@ -72,6 +74,22 @@ def report() -> str:
 
 
 #: By template: golden files, and what makes the text of each.
+
+
+def of_site(name: str) -> Callable[[], str]:
+    """A file of a new site, by the name of its template."""
+
+    def made() -> str:
+        with (
+            patch.object(new_site.getpass, "getuser", lambda: "alice"),
+            patch.object(new_site, "_ssh_key", lambda folder: "~/.ssh/id_ed25519"),
+        ):
+            files = dict(new_site._files())
+        return files[next(file for file, one in new_site._FILES.items() if one == f"{name}.j2")]
+
+    return made
+
+
 GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
     "client_keys/clients.map": {"clients.map": lambda: clients_map(KEYS.clients)},
     "client_keys/expire.sh": {"expire.sh": within(expiry_entries, "/expire-client-keys")},
@@ -137,6 +155,12 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "two-agents.yaml": lambda: compose_file(settings(agents=[QWEN, CODER]), MEMORY),
         "exposed.yaml": lambda: compose_file(EXPOSED, MEMORY),
     },
+}
+
+
+GOLDEN |= {
+    f"site/{name}": {f"{name}.txt": of_site(name)}
+    for name in (one.removesuffix(".j2") for one in new_site._FILES.values())
 }
 
 
