@@ -81,7 +81,7 @@ def of_site(name: str) -> Callable[[], str]:
 
     def made() -> str:
         with (
-            patch.object(new_site.getpass, "getuser", lambda: "alice"),
+            patch("getpass.getuser", lambda: "alice"),
             patch.object(new_site, "_ssh_key", lambda folder: "~/.ssh/id_ed25519"),
         ):
             files = dict(new_site._files())
