@@ -68,10 +68,7 @@ def _problems(settings: HostSettings) -> list[str]:
         return found
     judged = memory(settings, gpus, _models(settings, system))
     say(judged.warnings)
-    # A card that is not there was said already.
-    return found + [
-        problem for problem in judged.problems if not any(problem.startswith(one) for one in found)
-    ]
+    return found + judged.problems
 
 
 def _others(settings: HostSettings) -> list[str]:

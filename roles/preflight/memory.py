@@ -20,10 +20,14 @@ class Memory:
 def memory(
     settings: HostSettings, gpus: Mapping[int, Gpu], models: Mapping[str, ModelFiles | str]
 ) -> Memory:
-    """Only what cannot run whatever the estimates stops a host, and only where settings say so."""
+    """Only what cannot run whatever the estimates stops a host, and only where settings say so.
+
+    Agents whose cards are not there are refused for that, and not for their memory.
+    """
     plan = plan_host(settings, gpus, models)
-    problems = [sentence for agent in plan.agents for sentence in agent.problems]
-    warnings = [f"memory plan: {sentence}" for agent in plan.agents for sentence in agent.warnings]
+    agents = [agent for agent in plan.agents if set(agent.gpus) <= set(gpus)]
+    problems = [sentence for agent in agents for sentence in agent.problems]
+    warnings = [f"memory plan: {sentence}" for agent in agents for sentence in agent.warnings]
     if settings.capacity.preflight == "refuse":
         return Memory(
             [

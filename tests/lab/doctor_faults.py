@@ -228,8 +228,11 @@ FAULTS = [
     ),
     Fault(
         "container-without-gpu",
+        # Its root is read-only: another program is mounted over that one.
         "docker exec -u 0 spare sh -c 'printf \"#!/bin/sh\\necho Failed to initialize NVML:"
-        " Unknown Error\\nexit 255\\n\" >/usr/bin/nvidia-smi'",
+        " Unknown Error\\nexit 255\\n\" >/tmp/lost && chmod 755 /tmp/lost' && nsenter"
+        " -t $(docker inspect -f '{{.State.Pid}}' spare) -m"
+        " mount --bind /tmp/lost /usr/bin/nvidia-smi",
         undo="docker restart -t 1 spare",
         says="Failed to initialize NVML: Unknown Error",
     ),

@@ -29,7 +29,8 @@ def promises() -> dict[str, Promise]:
     """
     found = {}
     for identifier, fields in yaml.safe_load((DATA / "promises.yaml").read_text()).items():
-        if len(fields) != 4:
-            raise ValueError(f"promises.yaml: {identifier} has {len(fields)} fields, not 4")
-        found[identifier] = Promise(identifier, *fields)
+        try:
+            found[identifier] = Promise(identifier, **fields)
+        except TypeError as error:
+            raise ValueError(f"promises.yaml: {identifier}: {error}") from error
     return found
