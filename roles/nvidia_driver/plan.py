@@ -122,8 +122,7 @@ def _kept(host: GpuHost, why: str) -> str:
     return (
         f"NVIDIA's kernel module{version} is loaded, and nvidia-smi does not answer: {why}"
         f"{meaning}; a driver that is loaded is replaced only on request: reboot the host or repair"
-        " it,"
-        " or set nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
+        " it, or set nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
     )
 
 

@@ -242,6 +242,27 @@ class TestUpgrade:
         typed("init", "--upgrade", "one", "--write")
         assert file.read_text() == generated.fresh()
 
+    def test_a_write_that_fails_leaves_what_was_there(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert typed("init", "site").exit_code == 0
+        file = Path("site/group_data/all.py")
+        file.write_text(file.read_text().replace("#:", "#: old", 1))
+        file.chmod(0o640)
+        before = file.read_text()
+
+        def full(self: Path, target: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", full)
+            assert typed("init", "site", "--upgrade", "--write").exit_code == 1
+        assert file.read_text() == before
+        assert typed("init", "site", "--upgrade", "--write").exit_code == 0
+        assert file.read_text() != before
+        assert file.stat().st_mode & 0o777 == 0o640
+        assert [path.name for path in file.parent.glob("all*")] == ["all.py"]
+
     def test_where_there_is_no_site(self, home: Path) -> None:
         done = typed("init", "--upgrade")
         assert done.exit_code == 1
@@ -353,6 +374,26 @@ class TestSiteOf:
         self.made(tmp_path, "deploy.py", "x/inventory/prod.py")
         tmp_path.chmod(0o1777)
         assert site_of(tmp_path / "x/inventory/prod.py") == tmp_path / "x"
+
+    def test_a_folder_of_somebody_else_s_is_not_ours(self, tmp_path: Path) -> None:
+        """Its owner could put a deploy.py there, which we would run."""
+        (tmp_path / "deploy.py").touch()
+        (tmp_path / "group_data").mkdir()
+        (tmp_path / "x" / "inventory").mkdir(parents=True)
+        assert site_of(tmp_path / "x/inventory/prod.py") == tmp_path
+        assert site_above(tmp_path / "x") == tmp_path
+        with pytest.MonkeyPatch.context() as patch:
+            real = Path.stat
+
+            def stat(path: Path, **options: bool) -> os.stat_result:
+                found = list(real(path, **options))
+                found[4] = 4321 if path == tmp_path else found[4]
+                return os.stat_result(found)
+
+            patch.setattr(Path, "stat", stat)
+            assert site_of(tmp_path / "x/inventory/prod.py") == tmp_path / "x"
+            with pytest.raises(SettingsError):
+                site_above(tmp_path / "x")
 
     def test_what_to_type(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made(tmp_path, "my site/deploy.py", "my site/inventory/prod.py")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
@@ -30,12 +31,23 @@ def site_of(inventory_file: Path) -> Path:
     there; without any, the one beside which group data would lie. The current folder has no say.
     """
     beside = inventory_file.resolve().parent
-    for folder in (beside, *beside.parents):
-        if not folder.is_dir() or folder.stat().st_mode & stat.S_IWOTH:
-            break
+    for folder in nobody_else_s(beside):
         if (folder / "deploy.py").is_file():
             return folder
     return beside if (beside / "group_data").is_dir() else beside.parent
+
+
+def nobody_else_s(folder: Path) -> Iterator[Path]:
+    """A folder and those above it, up to the first in which somebody else could put files: what is
+    found there is run by us."""
+    ours = {0, os.geteuid()} | ({folder.stat().st_uid} if folder.is_dir() else set())
+    for one in (folder, *folder.parents):
+        if not one.is_dir():
+            return
+        found = one.stat()
+        if found.st_mode & stat.S_IWOTH or found.st_uid not in ours:
+            return
+        yield one
 
 
 def pyinfra_line(inventory_file: Path, after: str = "deploy.py", options: str = "") -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import getpass
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.host.render import render
+from vllm_hosts.keys.places import nobody_else_s
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.generated import fresh, upgraded
 
@@ -77,7 +79,7 @@ def site_above(folder: Path) -> Path:
 
     :raises SettingsError: it is in none.
     """
-    for site in (folder.resolve(), *folder.resolve().parents):
+    for site in nobody_else_s(folder.resolve()):
         if (site / "deploy.py").is_file() and (site / "group_data").is_dir():
             return site
     raise SettingsError(
@@ -95,7 +97,12 @@ def upgrade(site: Path, *, write: bool) -> list[str]:
         before = path.read_text() if path.is_file() else ""
         after = upgraded(before)
         if write and after != before:
-            path.write_text(after)
+            # The owner's settings are there at every moment.
+            beside = path.resolve().with_name(f"{path.name}.new")
+            beside.write_text(after)
+            if path.is_file():
+                shutil.copymode(path, beside)
+            beside.replace(path.resolve())
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path} cannot be read or written: {error}; correct that"]) from error
     names = f"{GENERATED} (as it is)", f"{GENERATED} (as this version writes it)"

@@ -122,7 +122,8 @@ def shell(agent: Rehearsed, request: Request) -> str:
     agent's answer.
     """
     return f"""
-        work=$(mktemp -d /run/vllm-hosts.XXXXXX) || exit 1
+        ( work=$(mktemp -d /run/vllm-hosts.XXXXXX) || exit 1
+        trap 'rm -rf "$work"' EXIT; trap 'exit 1' HUP INT TERM PIPE
         docker rm --force {container(agent)} >/dev/null 2>&1 || :
         printf %s {quote(script())} >"$work/script" || exit 1
         {{ timeout -k 10 {request.seconds + 60} {shlex.join(words(agent, request))} \
@@ -130,7 +131,7 @@ def shell(agent: Rehearsed, request: Request) -> str:
             head -c {MOST} >"$work/answer"
         [ -s "$work/answer" ] || tail -c 600 "$work/said" >"$work/answer"
         echo "{agent.agent} $(cat "$work/code") $(base64 -w 0 <"$work/answer")"
-        rm -rf "$work"
+        )
     """
 
 
