@@ -31,6 +31,7 @@ OURS = FOLDER + "docker.sources"
 LINE = f"deb [arch=amd64 signed-by=/etc/apt/keyrings/other.gpg] {URL} trixie stable\n"
 STANZA = f"Types: deb\nURIs: {URL}/\nSuites: trixie\nComponents: stable\n"
 DEBIAN = "deb http://deb.debian.org/debian trixie main\n"
+DEBIAN_STANZA = "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: trixie\nComponents: main\n"
 PRINT = "A" * 40
 NON_FREE = ("contrib", "non-free", "non-free-firmware")
 
@@ -150,6 +151,16 @@ class TestAsAptReads:
         text = "Types: deb\nURIs: http://x/debian\nSuites: trixie\nComponents: main\nEnabled: "
         assert read({FOLDER + "x.sources": f"{text}{word}\n"}, but="ours") == []
         assert read({FOLDER + "x.sources": f"{text}yes\n"}, but="ours") != []
+
+    @pytest.mark.parametrize("blank", ["  ", "\t", " \r"])
+    def test_a_line_of_blanks_does_not_end_a_stanza(self, blank: str) -> None:
+        """apt takes what is on both sides for one stanza, and of two fields the last one."""
+        text = f"{DEBIAN_STANZA}{blank}\n{STANZA}"
+        [source] = read({FOLDER + "x.sources": text}, but="ours")
+        assert source.uris == f"{URL}/"
+        assert found({FOLDER + "x.sources": text}) == [Edit(FOLDER + "x.sources", None)]
+        assert found({FOLDER + "x.sources": f"{STANZA}{blank}\n{DEBIAN_STANZA}"}) == []
+        assert len(read({FOLDER + "x.sources": f"{blank}\n{text}"}, but="ours")) == 1
 
     def test_a_file_that_apt_cannot_read_is_named(self) -> None:
         with pytest.raises(HostError, match=r"x\.sources, line 2"):

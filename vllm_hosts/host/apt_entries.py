@@ -73,10 +73,13 @@ def stanzas(path: str, text: str) -> Iterator[Stanza]:
         line = line.rstrip("\r")
         if line.startswith("#"):
             continue
-        if not line.strip():
+        if not line:
             if fields:
                 yield Stanza(min(lines.values()), fields, names, lines)
             fields, names, lines, last = {}, {}, {}, ""
+        elif not line.strip():
+            # To apt, only an empty line ends a stanza.
+            continue
         elif line[0] in " \t" and last:
             fields[last] += f"\n{line}"
         else:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.keys.model import Content
-from vllm_hosts.keys.pki import CA_NAME
+from vllm_hosts.keys.pki import CA_NAME, signed_by
 
 _MARK = re.compile(r"store ([0-9a-f]{32})\ninventory ([^\x00-\x1f]{1,100})")
 
@@ -136,12 +135,4 @@ def _signed(certificate: bytes | None, trusted: bytes | None) -> bool:
         roots = x509.load_pem_x509_certificates(trusted or b"")
     except ValueError:
         return False
-    return any(_directly(leaf, root) for root in roots)
-
-
-def _directly(leaf: x509.Certificate, root: x509.Certificate) -> bool:
-    try:
-        leaf.verify_directly_issued_by(root)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
+    return any(signed_by(leaf, root) for root in roots)
