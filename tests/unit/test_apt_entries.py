@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.host.apt_entries import Edit, in_the_way, is_source, mentioned
+from vllm_hosts.host.apt_entries import Edit, in_the_way, is_key, is_source, mentioned
 from vllm_hosts.host.apt_sources import extended, offered, read
 from vllm_hosts.host.files import Absent, Entry, File
 
@@ -77,7 +77,10 @@ class TestByArchive:
             f"deb {url.removesuffix('/amd64')} $(ARCH)/",
         ):
             assert found({FOLDER + "nv.list": entry}, url, "/"), entry
-        assert not found({FOLDER + "nv.list": f"deb {url.replace('amd64', 'arm64')} /"}, url, "/")
+        for other in (url.replace("amd64", "arm64"), url.replace("deb/amd64", "debamd64")):
+            assert not found({FOLDER + "nv.list": f"deb {other} /"}, url, "/")
+        # Not a flat one: its suite is no folder.
+        assert not found({FOLDER + "docker.list": f"deb {URL}/trixie /"})
 
     def test_others_of_the_same_file_stay(self) -> None:
         files = {
@@ -89,6 +92,9 @@ class TestByArchive:
             Edit("/etc/apt/sources.list", ("2s/^/# /",)),
             Edit(FOLDER + "all.sources", ("1i Enabled: no",)),
             Edit(FOLDER + "two.sources", ("5s/^/# /", "1i Enabled: no")),
+        ]
+        assert found({FOLDER + "third.list": DEBIAN + LINE}) == [
+            Edit(FOLDER + "third.list", ("2s/^/# /",))
         ]
         assert found({"/etc/apt/sources.list": LINE}) == [
             Edit("/etc/apt/sources.list", ("1s/^/# /",))
@@ -104,8 +110,15 @@ class TestByArchive:
     def test_one_entry_for_several_archives_is_named_before_anything_is_written(
         self, text: str
     ) -> None:
-        with pytest.raises(HostError, match=r"all\.sources, line 3: one entry names .* own, or"):
+        with pytest.raises(
+            HostError, match=r"all\.sources, line 3: .* names download\.d.* own, or"
+        ):
             found({FOLDER + "all.sources": f"# a\n\n{text}"})
+
+    def test_what_is_a_key(self) -> None:
+        assert [is_key(f"/etc/apt/keyrings/docker{end}") for end in (".asc", ".gpg", ".list")] == [
+            True, True, False,
+        ]  # fmt: skip
 
     def test_a_key_that_others_use_stays(self) -> None:
         key, path = "/etc/apt/keyrings/docker.gpg", FOLDER + "other.list"
@@ -146,9 +159,22 @@ class TestAsAptReads:
         assert found({FOLDER + "x.sources": f"{STANZA}{blank}\n{DEBIAN_STANZA}"}) == []
         assert len(read({FOLDER + "x.sources": f"{blank}\n{text}"}, but="ours")) == 1
 
-    def test_a_file_that_apt_cannot_read_is_named(self) -> None:
-        with pytest.raises(HostError, match=r"x\.sources, line 2"):
-            read({FOLDER + "x.sources": "\n Types: deb\n"}, but="ours")
+    @pytest.mark.parametrize(("text", "line"), [("\n Types: deb\n", 2), (" Types: deb\n", 1)])
+    def test_a_file_that_apt_cannot_read_is_named(self, text: str, line: int) -> None:
+        with pytest.raises(HostError, match=rf"x\.sources, line {line}"):
+            read({FOLDER + "x.sources": text}, but="ours")
+
+    def test_lines_that_end_as_on_windows(self) -> None:
+        text = f"{DEBIAN_STANZA}\n{STANZA}".replace("\n", "\r\n")
+        assert len(read({FOLDER + "x.sources": text}, but="ours")) == 2
+        assert found({FOLDER + "x.sources": text}) == [
+            Edit(FOLDER + "x.sources", ("6i Enabled: no",))
+        ]
+
+    def test_a_key_inside_of_an_entry_is_read_as_it_stands(self) -> None:
+        key = "Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ"
+        [source] = read({FOLDER + "x.sources": f"{DEBIAN_STANZA}{key}\n"}, but="ours")
+        assert source.options == key.replace(":\n", ": \n")
 
     def test_a_disc_is_no_archive_with_a_name(self) -> None:
         text = f"deb cdrom:[Debian GNU/Linux 13 _Trixie_]/ trixie main\n{DEBIAN}"

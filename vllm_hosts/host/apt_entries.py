@@ -71,15 +71,13 @@ def stanzas(path: str, text: str) -> Iterator[Stanza]:
     last = ""
     for number, line in enumerate([*text.split("\n"), ""], 1):
         line = line.rstrip("\r")
-        if line.startswith("#"):
+        # To apt, a line of blanks ends no stanza.
+        if line.startswith("#") or line.isspace():
             continue
         if not line:
             if fields:
                 yield Stanza(min(lines.values()), fields, names, lines)
             fields, names, lines, last = {}, {}, {}, ""
-        elif not line.strip():
-            # To apt, only an empty line ends a stanza.
-            continue
         elif line[0] in " \t" and last:
             fields[last] += f"\n{line}"
         else:
