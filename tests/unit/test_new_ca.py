@@ -213,8 +213,11 @@ def test_the_phases_are_functions_of_the_time() -> None:
     assert trusted("A\n", following, START).startswith("A\n")
     assert trusted("A\n", following, START + MONTH).endswith("A\n")
     assert "A" not in trusted("A\n", following, START + 2 * MONTH).replace("CERTIFICATE", "")[:2]
-    with pytest.raises(SettingsError):
-        cancel(Content(), START)
-    with pytest.raises(SettingsError):
-        finish(Content(), START)
+    with pytest.raises(SettingsError, match="already created"):
+        begin(content, made, MONTH, START + MONTH)
+    for end in (cancel, finish):
+        with pytest.raises(SettingsError, match="no new CA"):
+            end(Content(), START)
+        with pytest.raises(SettingsError, match="no new CA"):
+            end(content, START + 2 * MONTH)
     assert "PRIVATE" not in repr(content)

@@ -78,8 +78,7 @@ def finish(content: Content, now: datetime) -> Content:
     """
     following = _following(content, now)
     if phase(following, now) == "both":
-        later = max(following.old_ends, now)
-        changed = following.model_copy(update={"takes_over": now, "old_ends": later})
+        changed = following.model_copy(update={"takes_over": now})
     else:
         changed = following.model_copy(update={"old_ends": now})
     return content.model_copy(update={"next_ca": changed})

@@ -91,7 +91,7 @@ class OpenedStore:
     def keep(self, host: str, way: DeployedHost) -> None:
         """Write what was created for this host, and record the host. Before it is changed.
 
-        :raises SettingsError: it cannot be written, or another run has created other keys meanwhile.
+        :raises SettingsError: it cannot be written, or another run has created keys meanwhile.
         """
         planned = self._content
 
