@@ -1,7 +1,7 @@
-"""The last step of every run: the promises, checked again.
+"""The last step of every run: checks the promises again.
 
-Promises: a run that succeeds has seen each host closed. Needs: all other roles. Writes and
-restarts nothing.
+Promises: a run that succeeds has verified that each host is closed. Needs: all other roles. Writes
+and restarts nothing.
 """
 
 from __future__ import annotations

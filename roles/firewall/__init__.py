@@ -1,12 +1,12 @@
 """Our own nftables table.
 
-Promises: from outside, only SSH, the edge and ICMP, and no source takes all of the edge's
-connections; nobody outside opens a connection to a container network, whatever its name and
-whatever Docker publishes; agents open none that no setting names; on the host only root and the
-edge reach agents; IPv4 and IPv6 alike; in force at boot before Docker.
+Promises: from outside, only SSH, the edge and ICMP can be reached, and no source can take all of
+the edge's connections; nobody outside can open a connection to a container network, whatever its
+name and whatever Docker publishes; agents open only connections that settings name; on the host
+only root and the edge reach agents; the same for IPv4 and IPv6; in force at boot before Docker.
 Needs: preflight. Writes: /etc/vllm-hosts/firewall.nft and a systemd unit. Restarts: nothing. Other
-tables, and ufw's or Docker's rules, are never touched. A change that keeps new SSH connections out
-is undone by the host itself after a minute.
+tables, and ufw's or Docker's rules, are never touched. The host itself undoes a change after a
+minute if new SSH connections fail.
 """
 
 from __future__ import annotations

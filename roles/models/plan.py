@@ -7,12 +7,12 @@ from vllm_hosts.host.paths import models_folder
 from vllm_hosts.hub.model import Copy, Download, HubModel
 from vllm_hosts.settings import Agent, HostSettings
 
-#: What agents set for their own way to the hub is taken for the download too.
+#: Agents' own variables for the way to the hub, which the download uses too.
 _NETWORK = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_HUB_DOWNLOAD_TIMEOUT"}
 
 
 def cache_folders(settings: HostSettings) -> list[Folder]:
-    """The cache, which is root's, and the part of it that downloads write and agents read."""
+    """The cache, owned by root, and the part that downloads write and agents read."""
     vllm = settings.vllm
     owner, _, group = vllm.fetch_user.partition(":")
     return [
@@ -51,7 +51,7 @@ def _of_agent(agent: Agent) -> list[HubModel]:
 
 
 def download(settings: HostSettings) -> Download:
-    """What the downloads share."""
+    """Settings that all downloads share."""
     vllm = settings.vllm
     return Download(
         image=vllm.image,
@@ -64,7 +64,7 @@ def download(settings: HostSettings) -> Download:
 
 
 def copies(settings: HostSettings) -> list[Copy]:
-    """Folders that come from the controller, each once."""
+    """Folders to copy from the controller, each once."""
     found = {
         agent.model: Copy(agent.copy_from, agent.model, agent.allow_pickle)
         for agent in settings.agents

@@ -44,7 +44,7 @@ from vllm_hosts.settings import HostSettings, Nvidia
 
 @deploy("GPU driver")
 def nvidia_driver() -> None:
-    """See that the driver works; install it first where the settings ask for that."""
+    """Make sure that the driver works; install it first if the settings say so."""
     settings = run.current().settings
     nvidia = settings.nvidia
     if not settings.needs_gpu or nvidia.driver == "present":

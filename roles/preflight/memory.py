@@ -11,7 +11,7 @@ from vllm_hosts.settings import HostSettings
 
 @dataclass(frozen=True)
 class Memory:
-    """``problems`` stop the host; ``warnings`` are said."""
+    """``problems`` stop the host; ``warnings`` are only printed."""
 
     problems: list[str]
     warnings: list[str]
@@ -20,9 +20,9 @@ class Memory:
 def memory(
     settings: HostSettings, gpus: Mapping[int, Gpu], models: Mapping[str, ModelFiles | str]
 ) -> Memory:
-    """Only what cannot run whatever the estimates stops a host, and only where settings say so.
+    """Only what cannot run, whatever the estimates, stops a host, and only if settings say so.
 
-    Agents whose cards are not there are refused for that, and not for their memory.
+    Agents whose cards are missing are refused for that, and not for their memory.
     """
     plan = plan_host(settings, gpus, models)
     agents = [agent for agent in plan.agents if set(agent.gpus) <= set(gpus)]

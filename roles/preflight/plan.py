@@ -27,7 +27,7 @@ GIB = 1024**3
 
 
 def folders(settings: HostSettings) -> list[str]:
-    """Folders whose free space matters. They need not exist yet."""
+    """Folders whose free space matters, whether or not they exist yet."""
     return [
         DOCKER_FOLDER,
         settings.vllm.cache_directory,
@@ -36,12 +36,12 @@ def folders(settings: HostSettings) -> list[str]:
 
 
 def own_folders(settings: HostSettings) -> list[str]:
-    """Folders with models that somebody put on the host, which are as good as they did it."""
+    """Folders with models that somebody else put on the host, so that nobody has verified them."""
     return [agent.model for agent in settings.agents if agent.is_folder and not agent.copy_from]
 
 
 def problems(settings: HostSettings, release: Release, system: System) -> list[str]:
-    """Everything that stands in the way, one sentence each; empty: go ahead."""
+    """Everything that would prevent a deploy, one sentence each; empty: go ahead."""
     return [
         *_machine(release, system),
         *docker_problems(settings.docker.source, release, system.docker),
@@ -56,7 +56,7 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
 def archives(
     settings: HostSettings, release: Release, system: System, files: Mapping[str, str]
 ) -> list[str]:
-    """Entries in the source files of apt beside which our archives cannot be named."""
+    """Entries in apt's source files that our archives cannot be added beside."""
     driver = settings.nvidia.driver == "install" and system.gpu_message is not None
     return list(archive_problems(settings, release, files, driver=driver and settings.needs_gpu))
 
@@ -96,19 +96,19 @@ def _ports(settings: HostSettings, system: System) -> Iterator[str]:
 
 
 def _taken(listener: Listener, container: str | None) -> str:
-    """Who listens, and how it ends."""
+    """Who listens, and how to stop it."""
     if container:
         return f"container {container}; stop it: docker stop {quote(container)}"
     who = holder(listener.programs, listener.user)
     if not who:
         return f"another program; stop it: ss -ltnp sport = :{listener.port} shows it"
-    # A process's own name says nothing reliable; ps does.
+    # A process chooses its own name; ps shows more.
     numbers = pids(listener.programs)
     return f"{who}; stop it: see ps -fp {','.join(numbers)}, then kill {' '.join(numbers)}"
 
 
 def _network(settings: HostSettings, system: System) -> Iterator[str]:
-    """Agents' networks must shadow nothing that the host reaches."""
+    """Agents' networks must not hide anything that the host has to reach."""
     for route in system.routes:
         if not route.interface.startswith(BRIDGE_PREFIX) and route.network.overlaps(
             settings.vllm.network
@@ -121,7 +121,7 @@ def _network(settings: HostSettings, system: System) -> Iterator[str]:
 
 
 def _addresses(settings: HostSettings, system: System) -> Iterator[str]:
-    """What cannot be had on a host without IPv6."""
+    """Settings that are impossible on a host without IPv6."""
     if system.ipv6:
         return
     no = "and this host has no IPv6 (ipv6.disable=1)"
@@ -170,18 +170,18 @@ def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
     if not settings.needs_gpu:
         return
     if system.gpu_message is not None:
-        # With "install" the role nvidia_driver comes next and sees to it.
+        # With "install", the role nvidia_driver comes next and installs it.
         if settings.nvidia.driver == "present":
             yield silent(system.gpu_message, settings.nvidia.driver)
         return
     for problem in unusable(settings.agents, system.smi):
-        # The role nvidia_driver reboots a host that has lost a card, where it may.
+        # The role nvidia_driver reboots a host that has lost a card, if that is allowed.
         if not (settings.nvidia.driver == "install" and system.smi.trouble(settings.gpus)):
             yield problem
 
 
 def notes(settings: HostSettings, system: System) -> list[str]:
-    """What is odd and keeps nobody from deploying; to be said."""
+    """What is odd, but prevents nothing; to be printed."""
     found = [f"nvidia-smi says: {note}" for note in system.gpu_notes if settings.needs_gpu]
     if not system.ipv6:
         found.append("this host has no IPv6 (ipv6.disable=1); the edge listens on IPv4 alone")

@@ -107,7 +107,8 @@ def test_docker_s_api_is_on_its_own_socket_only(host: Host, settings: HostSettin
     ]
     assert found == []
     for path in ("/run/docker.sock", "/var/run/docker.sock"):
-        shown = host.check_output("stat -L --format '%%a %%U:%%G' %s", path)
+        socket = host.file(path)
+        shown = f"{socket.mode:o} {socket.user}:{socket.group}"
         assert shown in ("660 root:docker", "600 root:root"), path
 
 

@@ -28,7 +28,8 @@ def test_the_edge_s_logs_are_bounded_in_size(host: Host, settings: HostSettings)
     assert host.service(TIMER).is_running
     result = host.check_output("systemctl show -p Result vllm-hosts-edge-logs.service")
     assert result == "Result=success", "journalctl -u vllm-hosts-edge-logs.service shows why"
-    assert host.check_output("stat -c %%a:%%u %s", SCRIPT) == "755:0"
+    script = host.file(SCRIPT)
+    assert (script.uid, oct(script.mode)) == (0, oct(0o755))
     ours = f"sed -n '\\|^{EDGE_LOGS}/|,/}}/p' {_KEPT}"
     limits = host.check_output(f"{ours} | grep -E '^ *(size|rotate) '").split()
     size = edge.log_max_size.replace("m", "M").replace("g", "G")

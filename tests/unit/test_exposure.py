@@ -81,3 +81,10 @@ def test_it_is_said_and_not_taken_for_a_door() -> None:
     assert "port 8001 is open to 10.0.0.0/8, fd00::/8" in said
     assert list(reachable_problems(both(), lambda address, port: True)) == []
     assert list(reachable_problems(settings(), lambda address, port: True)) != []
+
+
+def test_risks_are_named_with_what_they_let_others_do() -> None:
+    agent = {"name": "tiny", "model": "a/b", "port": 8001}
+    risky = {"extra_args": ["--trust-remote-code"], "accepted_risks": ["--trust-remote-code"]}
+    [sentence] = exposed(settings(agents=[agent | risky]))
+    assert sentence.startswith("agent 'tiny' has an accepted risk: --trust-remote-code lets ")

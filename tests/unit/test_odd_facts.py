@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import vllm_hosts
 from tests.unit.fakes import inspected
 from tests.unit.samples import settings as host_settings
-from tests.unit.test_doctor_look import StandInHost
+from tests.unit.stand_in_host import StandInHost
 from tests.unit.test_doors import EDGE, SETTINGS
 from tests.unit.test_doors import GOOD as RULES
 from tests.unit.test_odd_answers import FACTS as FED

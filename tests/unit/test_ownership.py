@@ -115,10 +115,19 @@ class TestWhose:
         assert prod.judge(Marked(None, certificate=issued)) is Whose.ANOTHERS
 
 
+def test_what_is_put_on_a_host(prod: Claim) -> None:
+    """Under a name that other versions look for, and in words that they read."""
+    assert prod.file == File("/etc/vllm-hosts/store", prod.mark.text().encode())
+    assert Mark.read(prod.file.content.decode()) == prod.mark
+    # Where a host that only the store remembers has its agents' keys.
+    assert prod.directory == "/opt/vllm"
+
+
 class TestRefusal:
     def test_a_copy_is_told_to_use_the_original(self, prod: Claim, tmp_path: Path) -> None:
         copied = claim(tmp_path, "copied", keep=False)
         said = copied.refusal(mark(prod))
+        assert said.startswith(f"this host has the keys and the CA of {tmp_path}/inventory/prod.py")
         state = f"{tmp_path}/inventory/.vllm-hosts"
         assert f"deploy it with {tmp_path}/inventory/prod.py" in said
         assert f"mv {state}/prod {state}/copied;" in said
@@ -166,6 +175,8 @@ class TestRefusal:
         clone = claim(tmp_path / "clone", "prod", keep=False)
         said = clone.refusal(mark(prod))
         assert "the inventory 'prod', whose store is not here" in said
+        nameless = clone.refusal(Marked(None, digests=frozenset({"0" * 64})))
+        assert "keys and the CA of another inventory, whose store is not here" in nameless
         assert f"bring that store here as {tmp_path}/clone/inventory/.vllm-hosts/prod" in said
         assert "hosts adopt" in said
 
@@ -192,6 +203,14 @@ class TestRefusal:
         said = claim(tmp_path, "live", keep=False).refusal(Marked(text, "regular file 644 0:0"))
         assert "mv " not in said.replace("mv /etc/vllm-hosts/store", "")
 
+    def test_a_host_that_only_the_store_remembers(self, prod: Claim, tmp_path: Path) -> None:
+        copied = claim(tmp_path, "copied", keep=False)
+        release = f"release it here: vllm-hosts hosts release {tmp_path}/inventory/copied.py gpu1"
+        said = copied.refusal(mark(prod), listed=False)
+        assert said == f"this host belongs to another inventory now ('prod'); {release}"
+        nameless = copied.refusal(Marked(None, digests=frozenset({"0" * 64})), listed=False)
+        assert nameless == f"this host belongs to another inventory now (without a name); {release}"
+
     def test_a_store_elsewhere_and_one_in_use_here(self, prod: Claim, tmp_path: Path) -> None:
         (tmp_path / "clone").mkdir()
         claim(tmp_path / "clone", "staging")
@@ -210,6 +229,8 @@ class TestRefusal:
         assert new.must_wait() is None
         new.opened.anothers.add("gpu2")
         assert "gpu2 belongs to another" in str(new.must_wait())
+        new.opened.anothers.add("gpu3")
+        assert "and gpu2, gpu3 belongs to another" in str(new.must_wait())
         known = claim(tmp_path, "known")
         known.opened.anothers.add("gpu2")
         assert known.must_wait() is None

@@ -1,7 +1,7 @@
-"""Connecting to a host: whatever goes wrong becomes one sentence, for that host alone.
+"""Connecting to a host: whatever goes wrong becomes one sentence, about that host alone.
 
-pyinfra turns some exceptions of a connection into its own ``ConnectError`` and lets others through:
-a key that is not there, a connector's own faults. Those end the run for all hosts.
+pyinfra turns some exceptions into its own ``ConnectError`` and lets others through, such as for a
+missing key or a bug in a connector. Those would end the run for all hosts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vllm_hosts.connect.addresses import ssh_entry
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.text import clean
 
-# Without a handler it writes tracebacks of servers that hang up to standard error.
+# Without a handler it prints a traceback to standard error when a server hangs up.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
@@ -38,11 +38,11 @@ class UnreachedError(ConnectError):
 
 
 class Reaching(BaseStateCallback):
-    """Connections that fail with a sentence, and that send at once."""
+    """Connections that fail with a sentence, and that send without delay."""
 
     @staticmethod
     def host_before_connect(state: State, host: Host) -> None:
-        """Called right before every connect of pyinfra's."""
+        """Called right before each connection that pyinfra makes."""
         sudo.install()
         connector = host.connector
         if getattr(connector.connect, "says_why", False):
@@ -53,7 +53,7 @@ class Reaching(BaseStateCallback):
             try:
                 if isinstance(connector, SSHConnector):
                     if not host.data.get("ssh_known_hosts_file"):
-                        # As ssh itself does.
+                        # Expanded as ssh itself does.
                         known_hosts(host).parent.mkdir(mode=0o700, exist_ok=True)
                     _check_known_hosts(known_hosts(host))
                     _check_key(host)
@@ -92,7 +92,7 @@ def connect(host: Host) -> None:
 
 @contextmanager
 def saying(host: Host) -> Iterator[None]:
-    """Whatever is raised while something is done at a host becomes a ``HostError``."""
+    """Turns whatever is raised while something is done at a host into a ``HostError``."""
     try:
         yield
     except HostError:
@@ -105,13 +105,13 @@ def saying(host: Host) -> Iterator[None]:
 
 
 def disconnect(host: Host) -> None:
-    """Let a host go. What goes wrong with that is of no interest any more."""
+    """Disconnect from a host, ignoring errors."""
     with suppress(Exception):
         host.disconnect()
 
 
 def named(host: Host, error: HostError) -> HostError:
-    """The sentence with the host that it is about."""
+    """The sentence, preceded by the host that it is about."""
     return HostError(f"{host.name}: {error}")
 
 
@@ -142,15 +142,14 @@ def _port(host: Host) -> int:
 
 
 def known_hosts(host: Host) -> Path:
-    """The file with the keys of hosts; ``UserKnownHostsFile`` of an SSH configuration is not read
-    here."""
+    """The known_hosts file; ``UserKnownHostsFile`` in an SSH configuration is not read."""
     return Path(host.data.get("ssh_known_hosts_file") or "~/.ssh/known_hosts").expanduser()
 
 
 def _check_known_hosts(file: Path) -> None:
-    """pyinfra takes a file that it cannot read for an empty one, and so accepts any host's key.
+    """Check known_hosts: pyinfra treats an unreadable file as empty, and so accepts any host key.
 
-    :raises HostError: the file is there, and cannot be read or understood.
+    :raises HostError: the file exists, but cannot be read or parsed.
     """
     if problem := _unreadable(file, _version(file)):
         raise HostError(problem)
@@ -203,7 +202,7 @@ def _check_key(host: Host) -> None:
     except TypeError as error:
         raise HostError(_passphrase(str(key))) from error
     except (OSError, ValueError):
-        # Not there, or of a kind that is not read here: pyinfra says so.
+        # Missing, or of a kind that is not read here: pyinfra reports it.
         return
 
 
@@ -216,7 +215,7 @@ def _passphrase(key: str) -> str:
 
 
 def why(error: BaseException, host: Host) -> str:
-    """One sentence for what stopped the way to a host, with the way out where there is one."""
+    """One sentence about why a host could not be reached, with the way out if there is one."""
     cause = _innermost(error)
     text = clean(str(cause) or type(cause).__name__)
     if isinstance(error, UnreachedError | HostError):
@@ -285,7 +284,7 @@ def why(error: BaseException, host: Host) -> str:
     return f"{type(cause).__name__}: {text}"
 
 
-#: Words of paramiko's, with what was really connected to: of an alias, or of a jump host.
+#: paramiko's messages, with the address that was really used: an alias's, or a jump host's.
 _TRIED = re.compile(r"Unable to connect to port (\d+) on ([^\s,)]+)")
 
 
@@ -296,12 +295,12 @@ def _is_alias(host: Host) -> bool:
         return False
 
 
-#: Words of paramiko's where the other side hung up before SSH began.
+#: paramiko's messages if the other side hung up before SSH began.
 _HANGS_UP = ("protocol banner", "EOFError", "No existing session", "Connection reset")
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What pyinfra's exception was made of: it keeps its words only."""
+    """The exception behind pyinfra's own, which keeps only the message."""
     while isinstance(error, ConnectError):
         inner = error.__cause__ or error.__context__
         if inner is None or not isinstance(inner, Exception):

@@ -1,4 +1,4 @@
-"""What ``nvidia-smi`` says, as values. Touches no host.
+"""What ``nvidia-smi`` prints, as values. Touches no host.
 
 Field names and formats: ``nvidia-smi --help-query-gpu``; exit codes: nvidia-smi(1), RETURN VALUE.
 """
@@ -22,15 +22,15 @@ FIELDS = (
     "mig.mode.current",
     "persistence_mode",
 )
-#: Driver 470 and older do not know this field, and then answer nothing at all.
+#: Drivers up to 470 do not know this field, and then print nothing at all.
 _NEWER_FIELDS = frozenset({"compute_cap"})
 _ABSENT = ("[N/A]", "N/A", "[Not Supported]", "Not Supported")
 
-#: Seconds in which nvidia-smi answers. A driver whose module hangs never does.
+#: Seconds that nvidia-smi may take. With a module that hangs it never answers.
 PATIENCE = 60
-#: Bytes that are read of an answer: a hundred cards have some thousands.
+#: Bytes that are read of its output; a hundred cards take a few thousand.
 _MOST = 200_000
-#: Shell lines that query every card; they end with the exit code. The failure's own message is on
+#: Shell lines that query every card, and end with the exit code. nvidia-smi prints its errors on
 #: standard output.
 QUERY = f"""
 if command -v nvidia-smi >/dev/null; then
@@ -47,18 +47,18 @@ else
     echo 'nvidia-smi is not installed: the driver is missing'; echo 'exit 127'
 fi
 """.strip()
-#: What ``timeout`` ends with: in time, and when it had to kill.
+#: Exit codes of ``timeout``: when the time was up, and when it had to kill.
 _TIMED_OUT = ("exit 124", "exit 137")
-#: A warning is quoted, not copied: more than this is a driver that went mad.
+#: Lines of warnings that are quoted; a driver gone mad may print any number.
 _MOST_NOTES = 20
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card. ``memory_mib`` is None where the card has no memory of its own to tell.
+    """One card. ``memory_mib`` is None if the card reports no memory of its own.
 
-    ``compute_capability`` is such as ``(9, 0)``, None where an old driver does not tell it.
-    ``mig`` and ``persistence``: whether they are on; None for cards without them.
+    ``compute_capability``: such as ``(9, 0)``; None: the driver is too old to report it. ``mig``
+    and ``persistence``: whether they are on; None for cards without them.
     """
 
     index: int
@@ -75,8 +75,8 @@ class Gpu:
 class Smi:
     """The cards that answer, or none and the driver's own ``message``.
 
-    ``lost``: by index, what is said of cards that are listed and do not answer. ``notes``: what was
-    printed beside the answer, such as warnings, and why it ended with another exit code than 0.
+    ``lost``: by index, the message for each card that is listed but does not answer. ``notes``:
+    what else was printed, such as warnings or the reason for a non-zero exit code.
     """
 
     gpus: tuple[Gpu, ...]
@@ -90,15 +90,15 @@ class Smi:
         return self.gpus[0].driver if self.gpus else None
 
     def trouble(self, wanted: Iterable[int]) -> str | None:
-        """Why these cards cannot all be used: the driver's message, or that of the first lost."""
+        """Why some card cannot be used: the driver's message, or the first lost card's."""
         lost = [index for index in sorted(wanted) if index in self.lost]
         return self.message or (f"GPU {lost[0]}: {self.lost[lost[0]]}" if lost else None)
 
 
 def parse(lines: Sequence[str]) -> Smi:
-    """From what ``QUERY`` prints. Lines that are cards count, whatever stands around them.
+    """From the output of ``QUERY``. Lines that are cards count, whatever is printed around them.
 
-    :raises ValueError: nvidia-smi says that all is well, and not one line is a card.
+    :raises ValueError: nvidia-smi succeeded, but no line is a card.
     """
     *said, code = [clean(line, 2000, keep="") for line in lines] or [""]
     if not re.fullmatch(r"exit \d{1,3}", code):
@@ -132,9 +132,9 @@ def parse(lines: Sequence[str]) -> Smi:
 
 
 def _lost(fields: Sequence[str]) -> str | None:
-    """What a card that is gone says in place of its values, such as ``GPU is lost``.
+    """What is printed in place of a lost card's values, such as ``GPU is lost``.
 
-    Numbers may be missing for reasons of their own; a name or a UUID is never missing.
+    Numbers may be missing for other reasons; a name or a UUID never is.
     """
     gone = [item for item in fields if _GONE.search(item)]
     found = gone or [item for item in fields[:2] if item.startswith("[") and item not in _ABSENT]
@@ -142,7 +142,7 @@ def _lost(fields: Sequence[str]) -> str | None:
 
 
 def _gpu(row: Sequence[str]) -> Gpu | None:
-    """A card, if that is what the fields are. A name may hold a comma; nothing else does."""
+    """A card, if the fields are one. Only a name may contain a comma."""
     if len(row) < len(FIELDS):
         return None
     index, *names = row[: len(row) - len(FIELDS) + 2]
@@ -171,13 +171,13 @@ def _gpu(row: Sequence[str]) -> Gpu | None:
 
 
 def _says_why(field: str) -> bool:
-    """Whether a field says why it has no value: ``[Not Supported]``, ``[Unknown Error]`` ..."""
+    """Whether a field gives a reason and no value: ``[Not Supported]``, ``[Unknown Error]`` ..."""
     return (field.startswith("[") and field.endswith("]")) or field in _ABSENT
 
 
 _GONE = re.compile(r"^\[?GPU (is lost|requires reset)", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,9}")
-#: An old driver was asked for the index in its place.
+#: Old drivers are asked for the index in its place.
 _CAPABILITY = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 _SWITCH = {"Enabled": True, "Disabled": False}
 
@@ -202,10 +202,10 @@ _CAUSES = (
 
 
 def cause(message: str) -> str:
-    """What a failure's words mean, in a few words; empty where they are not known."""
+    """What a failure's message means, in a few words; empty if it is not known."""
     return next((meaning for part, meaning, _ in _CAUSES if part in message), "")
 
 
 def reboot_helps(message: str) -> bool:
-    """Whether the driver is there, but only a reboot lets it answer."""
+    """Whether the driver is installed, but needs a reboot to answer."""
     return next((helps for part, _, helps in _CAUSES if part in message), False)

@@ -1,4 +1,4 @@
-"""Probing a host from outside, as a neighbour or a client would: one connection, a short wait."""
+"""Probes a host from outside, as a neighbour or a client would: one connection, a short wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMEOUT = 5.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. ``body`` may hold a client's data, so it is not shown in a repr."""
+    """The answer. ``body`` may hold a client's data, so it is not shown in a repr."""
 
     status: int
     headers: Mapping[str, str]
@@ -42,7 +42,7 @@ def reachable(address: str, port: int, timeout: float = TIMEOUT) -> bool:
 
 
 def certificate(address: str, port: int, name: str, timeout: float = TIMEOUT) -> bytes:
-    """The certificate that a server shows who asks for ``name``, in DER. Nobody judges it here.
+    """The certificate that a server presents for ``name``, in DER, without verifying it.
 
     :raises OSError: no connection, or no TLS.
     """
@@ -97,9 +97,9 @@ def ask(
 
 
 def patiently(ask: Callable[[], Answer], *, times: int = 30, pause: float = 1.0) -> Answer:
-    """The answer when an edge that says "too many requests" has been given time.
+    """The answer, after waiting while the edge says "too many requests".
 
-    Edges limit what they refuse by source, and looking at what they refuse makes many of those.
+    Edges limit refused requests by source, and checks of what they refuse make many of them.
     """
     for _ in range(times):
         answer = ask()

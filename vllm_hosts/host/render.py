@@ -1,4 +1,4 @@
-"""Templates to text. A name that a template asks for and nobody gave is an error."""
+"""Renders templates. A name that a template uses and nobody provides is an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        # These are configuration files, not HTML: each template quotes for its own language.
+        # These are configuration files, not HTML: each template quotes by its own language's rules.
         autoescape=False,  # noqa: S701
     )
 
@@ -30,12 +30,12 @@ def render(
     """Render a template from ``templates/``.
 
     :param template: path below that folder, such as ``vllm/compose.yaml.j2``.
-    :param filters: further filters of this template's language.
+    :param filters: further filters for the language of this template.
     :raises jinja2.UndefinedError: the template uses a name that is not in ``values``.
     """
     environment = _environment()
     if filters:
-        # Compiles its templates anew, which takes most of the time.
+        # A copy compiles its templates again, which takes most of the time.
         environment = environment.overlay()
         environment.filters = environment.filters | dict(filters)
     return environment.get_template(template).render(**values)

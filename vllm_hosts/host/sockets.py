@@ -1,4 +1,4 @@
-"""Which sockets a host may listen on, and which of those that it does listen on are others."""
+"""Which sockets a host may listen on, and which of its sockets are others."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import LIMIT, clean
 
 _PROGRAM = re.compile(r'\("([^"]+)"')
-#: A program as ss shows it: its name is whatever it calls itself, in 15 bytes. They are too few for
-#: all that stands between two programs, but with a quote among them only the last number is ss's.
+#: A program as ss shows it. The name is whatever the program calls itself, in at most 15 bytes: too
+#: few to imitate what separates two programs; after a quote in it, only the last number is ss's.
 _HOLDER = re.compile(r'\("([^"]*)",pid=([0-9]+),fd=[0-9]+\)')
 _HOLDERS = re.compile(rf"users:\({_HOLDER.pattern}(,{_HOLDER.pattern})*\)")
 _LAST = re.compile(r'\("(.*)",pid=([0-9]+),fd=[0-9]+\)')
-#: Who may hold an agent's port: Docker, whichever way it publishes.
+#: Programs that may hold an agent's port: Docker's, whichever way it publishes ports.
 _DOCKER = {"docker-proxy", "dockerd"}
 #: UDP ports that clients of a network service hold open for its answers.
 _CLIENT_UDP = {
@@ -27,7 +27,7 @@ _CLIENT_UDP = {
 
 @dataclass(frozen=True)
 class Socket:
-    """A listening socket as ``ss -Hltunp`` shows it. ``programs`` is empty where it shows none."""
+    """A listening socket as ``ss -Hltunp`` shows it. ``programs`` is empty if it shows none."""
 
     protocol: str
     address: str
@@ -48,7 +48,7 @@ class Socket:
 
 
 def holder(programs: str, user: str = "") -> str:
-    """Who holds a socket, for people: ``python3 (pid 4711, user alice)``; empty: ss shows nobody.
+    """Who holds a socket, for people: ``python3 (pid 4711, user alice)``; empty if ss shows nobody.
 
     :param programs: what ``ss -p`` prints of them.
     """
@@ -86,10 +86,10 @@ def parse(line: str) -> Socket:
 
 
 def plain(address: str) -> str:
-    """An address as it is reached: Java and others listen on IPv4 by way of an IPv6 socket, whose
-    address ss shows as ``::ffff:127.0.0.1``.
+    """The address that clients reach: Java and others listen on IPv4 through an IPv6 socket, which
+    ss shows as ``::ffff:127.0.0.1``.
 
-    :raises ValueError: it is none.
+    :raises ValueError: it is not an address.
     """
     if address == "*":
         return address
@@ -101,14 +101,14 @@ def plain(address: str) -> str:
 def unexpected_sockets(
     lines: Iterable[str], settings: HostSettings, ssh_ports: Iterable[int]
 ) -> Iterator[str]:
-    """Sentences about sockets that should not be there, and agents that listen too widely.
+    """Sentences about sockets that should not exist, and agents that listen too widely.
 
-    What listens on loopback only is nobody's business outside, so it may be there; but an agent's
-    port belongs to Docker alone, since local tools take what listens there for the agent.
+    Programs may listen on loopback, which cannot be reached from outside. But an agent's port must
+    be Docker's, since local tools assume that whatever listens there is the agent.
 
     :param lines: what ``ss -Hltunp`` printed, as root.
     :param ssh_ports: where sshd really listens.
-    :raises ValueError: a line cannot be understood.
+    :raises ValueError: a line cannot be parsed.
     """
     ssh = set(ssh_ports)
     agents = {agent.port: agent for agent in settings.agents}
@@ -131,15 +131,15 @@ def strangers(
     own: Set[int],
     of_sites: Set[int],
 ) -> Iterator[str]:
-    """What a deploy would end with, said before it begins: sockets that it will not close itself.
+    """Sockets for which a deploy would fail at its end, before it begins: it will not close them.
 
-    Where sshd may listen is left to the firewall's role, which has to find it.
+    Which ports sshd may listen on is left to the firewall's role, which has to find them.
 
-    :param own: ports that containers of ours publish, which the deploy may close.
-    :param of_sites: TCP ports where nginx listens for others; its other ports may be the edge's of
-        until now.
+    :param own: ports that our containers publish, which the deploy may close.
+    :param of_sites: TCP ports where nginx listens for other people's sites; its remaining ports
+        may be those of the present edge.
     """
-    # Those that are taken are another sentence.
+    # A port that is taken has a sentence of its own.
     wanted = {agent.port for agent in settings.agents}
     wanted |= {settings.edge.https_port, settings.edge.http_port}
     for socket in map(parse, lines):

@@ -1,4 +1,4 @@
-"""What a host is and has, before anything is changed there."""
+"""A host as it is before anything is changed there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_hosts.host.nvidia_smi import Gpu, Smi
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening TCP socket: address and programs as ``ss`` prints them, port, and whose it is."""
+    """A listening TCP socket: address and programs as ``ss`` prints them, port, and its user."""
 
     address: str
     port: int
@@ -23,7 +23,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on the host: the text of its config.json, and the bytes of its weights if known.
+    """A model on the host: the text of its config.json, and the size of its weights if known.
 
     ``damage``: what is wrong with its files, such as ``holds no weights: ...``.
     """
@@ -35,7 +35,7 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class Route:
-    """Where packets to a network go. Only IPv4; without the default route."""
+    """A route to a network. Only IPv4, and not the default route."""
 
     network: IPv4Network
     interface: str
@@ -45,10 +45,10 @@ class Route:
 class System:
     """A host as preflight sees it.
 
-    ``free`` is in bytes, by the folder that was asked about; ``present`` are those that exist.
-    ``gpu_message`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
-    what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
-    a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
+    ``free``: bytes by folder, for the folders that were requested; ``present``: those that exist.
+    ``gpu_message``: what ``nvidia-smi`` printed if it failed; ``gpus_lost`` and ``gpu_notes``: what
+    it printed for lost cards, by index, and beside its answer. ``models``: those with a
+    config.json, by requested folder. ``ipv6``: whether the kernel supports it.
     """
 
     user: str
@@ -70,5 +70,5 @@ class System:
 
     @property
     def smi(self) -> Smi:
-        """All that ``nvidia-smi`` said."""
+        """Everything that ``nvidia-smi`` printed."""
         return Smi(self.gpus, self.gpu_message, self.gpus_lost, self.gpu_notes)

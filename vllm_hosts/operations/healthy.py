@@ -1,4 +1,4 @@
-"""Waiting for agents, and recording how long they took."""
+"""Waits for agents, and records how long they took."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from vllm_hosts.host.compose import STARTS
 from vllm_hosts.operations.base import OFTEN, Commands, host_operation
 from vllm_hosts.operations.confirmed import connector_options
 
-#: Seconds between two polls of an agent that is not healthy yet, and until the first line about it.
+#: Seconds between polls of an agent that is not healthy yet, and until the first line about it.
 _LOOK_EVERY = 2.0
 _SAY_AFTER = 10.0
-#: vLLM that ends this often while it is waited for will not come up by itself.
+#: If vLLM exits this often while we wait, it will not come up by itself.
 _CRASHES = 2
 _LOG_LINES = 30
 
 
 @host_operation
 def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Commands:
-    """Wait until all agents are healthy, saying how long each takes. Changes nothing.
+    """Wait until all agents are healthy, and report how long each takes. Changes nothing.
 
-    :param timeout: seconds; an agent that is not healthy by then, that stops, or that crashes
-        again and again, fails the host with its last log lines.
+    :param timeout: seconds; the host fails with the last log lines of an agent that is not healthy
+        by then, that stops, or that keeps crashing.
     """
     if ctx_state.get().is_executing:
         noted(wait_healthy(directory, agents, timeout))
@@ -36,11 +36,11 @@ def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Comma
 
 
 def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[str]:
-    """Wait on the current host until all agents are healthy, and say how long each took.
+    """Wait until all agents of the current host are healthy, and report how long each took.
 
     :param timeout: seconds.
     :returns: those that were waited for.
-    :raises HostError: an agent is not healthy by then, stops, or crashes again and again.
+    :raises HostError: an agent is not healthy by then, stops, or keeps crashing.
     """
     host = ctx_host.get()
     started = time.monotonic()
@@ -87,7 +87,7 @@ def _hopeless(first: AgentState, now: AgentState, seconds: float, timeout: int) 
 
 
 def noted(agents: Sequence[str]) -> None:
-    """Note on the current host how long these agents took from their start until now."""
+    """Record on the current host how long these agents took to start."""
     if not agents:
         return
     host, state = ctx_host.get(), ctx_state.get()
@@ -98,7 +98,7 @@ def noted(agents: Sequence[str]) -> None:
             echo $(($(date +%s) - at)) >{STARTS}/{agent}"""
         for agent in agents
     )
-    # Where that fails, nobody knows how long it took.
+    # If that fails, their times stay unknown.
     host.run_shell_command(
         StringCommand(script),
         print_output=False,

@@ -1,4 +1,4 @@
-"""Fetching models from the hub, before any container is touched."""
+"""Fetches models from the hub, before any container is touched."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.settings.cells import FETCHING
 
-#: A second one replaces the first: what is left of a run whose connection broke is not resumed.
+#: One name for all: a new download replaces one that is left from a run that lost its connection.
 CONTAINER = "vllm-hosts-fetch"
-#: Its network and its bridge.
+#: The download's network and its bridge.
 NETWORK = FETCHING
 _PROGRAM = Path(hub.__file__).with_name("fetch.py")
 _HF_HOME = "/cache/huggingface"
-#: What the host itself trusts, so that a mirror behind a company's own CA works.
+#: The host's own CAs, so that a mirror behind a company's own CA works.
 _HOST_CAS = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @host_operation
 def models_fetched(models: Sequence[HubModel], download: Download) -> Commands:
-    """Have these models whole in the host's cache, saying how far it is.
+    """Complete these models in the host's cache, reporting progress.
 
-    A model that is there is not asked for again. One that is not is fetched in a container of the
-    agents' image, which resumes where an earlier one stopped; if that fails, the host fails with
-    one sentence, and nothing that runs was touched.
+    For a complete model the hub is not queried. Any other is fetched in a container of the agents'
+    image, which resumes where an earlier one stopped; if that fails, the host fails with one
+    sentence, and whatever runs is untouched.
     """
     if not models:
         return
@@ -44,7 +44,7 @@ def models_fetched(models: Sequence[HubModel], download: Download) -> Commands:
     for model in models:
         if not found[model.key].complete(model.revision):
             differs(f"model {model.model}", f"is not in the cache at revision {model.revision}")
-            # Without a note nobody knows who wrote what is there.
+            # Without a record, nobody knows who wrote what is there.
             script = fetch_script(model, download, distrust=found[model.key].commit is None)
             yield watched(f"fetching {model.model}", script, seconds=5, tail=2)
 
@@ -52,8 +52,7 @@ def models_fetched(models: Sequence[HubModel], download: Download) -> Commands:
 def fetch_script(model: HubModel, download: Download, *, distrust: bool) -> str:
     """The shell script that fetches one model. The token is in no argument.
 
-    :param distrust: believe nothing of what is in the cache: read it all, and compare it with what
-        the hub says.
+    :param distrust: trust nothing in the cache: read all of it, and compare it with the hub.
     """
     environment = {
         "DO_NOT_TRACK": "1",
@@ -63,20 +62,20 @@ def fetch_script(model: HubModel, download: Download, *, distrust: bool) -> str:
         "HF_HUB_DOWNLOAD_TIMEOUT": "30",
         "HF_HUB_ETAG_TIMEOUT": "30",
         "HOME": "/tmp",  # noqa: S108
-        # Where NVIDIA's runtime is the default it would give every GPU otherwise.
+        # If NVIDIA's runtime is the default, it would otherwise pass every GPU.
         "NVIDIA_VISIBLE_DEVICES": "void",
         **({"HF_ENDPOINT": download.endpoint} if download.endpoint else {}),
         **dict(model.environment),
     }
     options = [
         *["--rm", "--interactive", "--init", "--pull", "never", "--name", CONTAINER],
-        # A network that leads out and to nothing on the host; the firewall knows its bridge.
+        # A network that leads outside, but to nothing on the host; the firewall knows its bridge.
         *["--network", NETWORK, "--pids-limit", "1024"],
         *["--user", download.user, "--cap-drop", "ALL"],
         *["--security-opt", "no-new-privileges:true", "--read-only", "--tmpfs", "/tmp"],  # noqa: S108
         "--mount",
         f"type=bind,source={download.cache_directory}/huggingface,target={_HF_HOME}",
-        # A mirror may be known to the host alone.
+        # Only the host may know a mirror's name.
         *["--mount", "type=bind,source=/etc/hosts,target=/etc/hosts,readonly"],
         *["--entrypoint", "python3"],
     ]
