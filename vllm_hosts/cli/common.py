@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pyinfra.api.inventory import Inventory
 
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.project import left_behind
-from vllm_hosts.project.inventory import load
+from vllm_hosts.project.loaded import Project
 from vllm_hosts.settings import HostSettings
 
 
@@ -52,34 +51,45 @@ identity_option = click.option(
 )
 
 
-def opened(inventory: Path, identity: Path | None = None) -> Inventory:
-    """Load an inventory, and name the hosts that were taken out of it: once in a command.
+def opened(inventory: Path, identity: Path | None = None) -> Project:
+    """Load a project: the first line of every command that needs one. Hosts that were taken out of
+    it are named.
 
-    :raises SettingsError: as ``load``.
+    :raises SettingsError: as ``Project.load``.
     """
-    loaded = load(inventory)
-    _name_left(inventory, loaded, identity)
-    return loaded
+    return opened_with(KeyStore(inventory, identity), inventory)
 
 
-def name_those_left_behind(inventory: Path, identity: Path | None = None) -> None:
+def opened_with(store: KeyStore, inventory: Path) -> Project:
+    """The same, for a command that had to do with the store before: what is done there must not
+    depend on whether the inventory can be loaded.
+
+    :raises SettingsError: as ``Project.load``.
+    """
+    project = Project.load(inventory, store)
+    name_left(project)
+    return project
+
+
+def name_those_left_behind(store: KeyStore, inventory: Path) -> None:
     """For what can be done without an inventory that loads."""
     with suppress(SettingsError):
-        opened(inventory, identity)
+        opened_with(store, inventory)
 
 
-def _name_left(inventory: Path, loaded: Inventory, identity: Path | None) -> None:
+def name_left(project: Project) -> None:
+    """Name the hosts that were taken out of an inventory: once in a command."""
     context = click.get_current_context(silent=True)
     if context is None or _SAID in context.meta:
         return
     context.meta[_SAID] = True
     try:
-        content = KeyStore(inventory, identity).peek()
+        content = project.store.peek()
     except SettingsError:
         # Whoever needs the store says what is wrong with it.
         return
-    if content and (left := left_behind.of(content, loaded)):
-        said = left_behind.sentence(left, content, inventory)
+    if content and (left := project.left(content)):
+        said = left_behind.sentence(left, content, project.file)
         click.secho(said, fg="yellow", err=True)
 
 
@@ -154,16 +164,16 @@ def agreed(question: str, *, yes: bool) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def only(
-    inventory: Path, known: Mapping[str, HostSettings], hosts: Collection[str]
-) -> dict[str, HostSettings]:
+def only(project: Project, hosts: Collection[str]) -> dict[str, HostSettings]:
     """The hosts that ``--host`` names, in the inventory's order; all of them where it names none.
 
+    :raises SettingsError: the settings cannot be deployed.
     :raises click.UsageError: one of them is not in the inventory.
     """
+    known = project.settings
     if unknown := [name for name in hosts if name not in known]:
         raise click.UsageError(
-            f"{inventory} has no host {', '.join(unknown)}; it has {', '.join(known)}"
+            f"{project.file} has no host {', '.join(unknown)}; it has {', '.join(known)}"
         )
     return {name: one for name, one in known.items() if not hosts or name in hosts}
 

@@ -57,8 +57,7 @@ def new_ca(
     """
     if finish and cancel:
         raise click.UsageError("--finish and --cancel exclude each other; choose one")
-    opened(inventory, identity)
-    store = KeyStore(inventory, identity)
+    store = opened(inventory, identity).store
     try:
         # Nobody is asked to confirm what cannot be done.
         if cancel:

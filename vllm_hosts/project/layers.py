@@ -117,17 +117,17 @@ def _source(layers: list[Layer], name: str, key: str | None) -> str:
 
 @cache
 def _connector_names() -> frozenset[str]:
-    return {
+    return frozenset(
         name
         for connector in get_all_connectors().values()
         for name in getattr(getattr(connector, "data_cls", None), "__annotations__", {})
-    }
+    )
 
 
 @cache
 def _argument_names() -> frozenset[str]:
     """pyinfra's global arguments, such as ``_sudo``."""
-    return {name for name, _ in all_global_arguments()}
+    return frozenset(name for name, _ in all_global_arguments())
 
 
 def _unknown(name: str, layer: Layer) -> str | None:
