@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli.common import Command, identity_option, inventory_argument, opened
+from vllm_hosts.cli.command import Command
+from vllm_hosts.cli.common import identity_option, inventory_argument, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.ca import shown
 from vllm_hosts.keys.pki import utc_now

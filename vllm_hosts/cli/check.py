@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli.common import Command, inventory_argument, opened
+from vllm_hosts.cli.command import Command
+from vllm_hosts.cli.common import inventory_argument, opened
 from vllm_hosts.settings.exposure import exposed
 
 

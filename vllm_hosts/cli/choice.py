@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from vllm_hosts.agents.chosen import Chosen
-from vllm_hosts.cli.common import Group, only, opened
+from vllm_hosts.cli.command import Group
+from vllm_hosts.cli.common import only, opened
 from vllm_hosts.connect.hosts import Connections
 
 

@@ -13,7 +13,8 @@ from shlex import quote
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
+from vllm_hosts.cli.command import Command, Exit
+from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.doctor.model import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined, examine
 from vllm_hosts.keys.places import pyinfra_line

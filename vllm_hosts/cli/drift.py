@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened, show_lines
+from vllm_hosts.cli.command import Command, Exit, show_lines
+from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.host.files import MISSING, Cause

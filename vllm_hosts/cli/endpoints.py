@@ -10,7 +10,8 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli.common import Command, inventory_argument, opened
+from vllm_hosts.cli.command import Command
+from vllm_hosts.cli.common import inventory_argument, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import DEFAULT_CLIENT
 from vllm_hosts.keys.ca import shown

@@ -10,16 +10,8 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli.common import (
-    Group,
-    agreed,
-    identity_option,
-    inventory_argument,
-    name_left,
-    only,
-    opened,
-    yes_option,
-)
+from vllm_hosts.cli.command import Group, agreed, yes_option
+from vllm_hosts.cli.common import identity_option, inventory_argument, name_left, only, opened
 from vllm_hosts.connect.hosts import Connections, ask, carry_out
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts.mark import HostMark
@@ -39,7 +31,7 @@ host_argument = click.argument("host")
 
 @click.group(cls=Group, problems="Nothing was changed:")
 def hosts() -> None:
-    """List, adopt and release the hosts that hold an inventory's keys."""
+    """List, adopt and release hosts that hold an inventory's keys."""
 
 
 @hosts.command("list", problems="The hosts cannot be listed:")

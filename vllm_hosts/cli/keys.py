@@ -11,10 +11,8 @@ from shlex import quote
 
 import click
 
+from vllm_hosts.cli.command import Duration, Group, Names
 from vllm_hosts.cli.common import (
-    Duration,
-    Group,
-    Names,
     identity_option,
     inventory_argument,
     name_those_left_behind,

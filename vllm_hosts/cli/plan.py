@@ -18,7 +18,8 @@ from vllm_hosts.capacity.sources import (
     supposed_gpus,
 )
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
+from vllm_hosts.cli.command import Command, Exit
+from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System

@@ -7,7 +7,8 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli.common import Group, identity_option, inventory_argument, name_those_left_behind
+from vllm_hosts.cli.command import Group
+from vllm_hosts.cli.common import identity_option, inventory_argument, name_those_left_behind
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.age import named_recipients, parse_recipient

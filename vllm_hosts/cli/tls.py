@@ -15,13 +15,8 @@ import click
 from cryptography import x509
 
 from vllm_hosts.cli.choice import WithHosts, host_option
-from vllm_hosts.cli.common import (
-    Exit,
-    identity_option,
-    inventory_argument,
-    only,
-    opened,
-)
+from vllm_hosts.cli.command import Exit
+from vllm_hosts.cli.common import identity_option, inventory_argument, only, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.host.probe import certificate
 from vllm_hosts.keys import model

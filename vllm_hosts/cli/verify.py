@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
+from vllm_hosts.cli.command import Command, Exit
+from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.verify.promises import promises
 
