@@ -9,7 +9,7 @@ import pytest
 from testinfra.host import Host
 
 from vllm_hosts.host.paths import EDGE_FOLDER, TLS_KEY
-from vllm_hosts.keys import HostKeys, KeyStore
+from vllm_hosts.keys import HostKeys
 
 # Only where they lie; what they do is judged here.
 from vllm_hosts.roles.client_keys.plan import SCRIPT, TIMER
@@ -24,7 +24,7 @@ _TRIED = 10
 
 @pytest.fixture(scope="session")
 def keys(verified: Verified, settings: HostSettings) -> HostKeys:
-    return KeyStore(verified.file).host_keys(settings)
+    return verified.project.store.host_keys(settings)
 
 
 @pytest.fixture(scope="session")

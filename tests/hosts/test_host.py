@@ -9,7 +9,6 @@ import pytest
 from testinfra.host import Host
 
 from vllm_hosts.host.paths import STORE_MARK
-from vllm_hosts.keys import KeyStore
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.conftest import Verified
 from vllm_hosts.suite.promise import promise
@@ -69,7 +68,7 @@ def test_the_host_belongs_to_this_inventory(
     assert shown == "regular file 644 0:0", STORE_MARK
     lines = host.check_output("cat %s", STORE_MARK).splitlines()
     stores = [line.split(" ", 1)[1] for line in lines if line.startswith("store ")]
-    assert stores == [KeyStore(verified.file).read().id]
+    assert stores == [verified.project.store.read().id]
 
 
 @promise("SSH-01")

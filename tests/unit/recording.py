@@ -32,9 +32,11 @@ from tests.unit.recorded_host import Host, Operation
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts import base
 from vllm_hosts.host import probe
-from vllm_hosts.keys import KeyStore, OpenedStore
+from vllm_hosts.keys import KeyStore
 from vllm_hosts.operations import differences, foreseen, one_by_one
 from vllm_hosts.project import run
+from vllm_hosts.project.before import Run as Begun
+from vllm_hosts.project.loaded import Project
 
 
 @dataclass
@@ -136,7 +138,7 @@ class Recorder:
             done.said.append(message.strip())
 
         vars(host).update(log=say, log_styled=say)
-        with self._begun(), ctx_state.use(state), ctx_host.use(host):
+        with self._begun(state.inventory), ctx_state.use(state), ctx_host.use(host):
             outlook = foreseen.begin(dry=False)
             for role in roles:
                 role()
@@ -155,22 +157,21 @@ class Recorder:
         return done
 
     @contextmanager
-    def _begun(self) -> Iterator[None]:
+    def _begun(self, inventory: Inventory) -> Iterator[None]:
         settings = self.host.settings
-        begun = run._Run(self.inventory, dry=False, ours=True)
-        begun.settings = {settings.name: settings}
-        begun.opened = OpenedStore(KeyStore(self.inventory))
+        project = Project(self.inventory, inventory, KeyStore(self.inventory))
+        # As if they had been read from it.
+        vars(project).update(settings={settings.name: settings})
+        begun = Begun(self.inventory, dry=False, ours=True, project=project)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run, "_run", begun)
             patch.setattr(differences, "_wanted", {})
             patch.setattr(base, "get_fact", self._fact)
             patch.setattr(probe, "ask", self._ask)
             patch.setattr(probe, "reachable", self._reachable)
-            run._host_run.cache_clear()
             one_by_one.begin()
             yield
         foreseen.end()
-        run._host_run.cache_clear()
 
     def _reachable(self, address: str, port: int, timeout: float) -> bool:
         self.tried.add((address, port, timeout))

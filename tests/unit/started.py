@@ -115,6 +115,8 @@ def _serve() -> Callable[[], object] | None:
 
     from vllm_hosts.cli.main import main as vllm_hosts
 
+    for name in vllm_hosts.commands:
+        assert vllm_hosts.commands[name]
     gc.freeze()
     programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}
     while line := sys.stdin.buffer.readline():

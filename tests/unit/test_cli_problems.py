@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from vllm_hosts.cli.common import Command, Exit
+from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.docs import every_command
 from vllm_hosts.cli.main import main
 from vllm_hosts.errors import SettingsError

@@ -35,6 +35,7 @@ MODULES = [
     "vllm_hosts/host/gpus.py",
     "vllm_hosts/hub/local.py",
     "vllm_hosts/project/inventory.py",
+    "vllm_hosts/project/layers.py",
     "vllm_hosts/host/nginx_sites.py",
     "vllm_hosts/host/sockets.py",
     "vllm_hosts/hub/weights.py",

@@ -23,14 +23,8 @@ from vllm_hosts.agents.edited import Edited, edited
 from vllm_hosts.agents.logs import News, Reader
 from vllm_hosts.agents.status import status_json, status_table
 from vllm_hosts.cli.choice import WithHosts, choose, host_option, name_argument
-from vllm_hosts.cli.common import (
-    Exit,
-    agreed,
-    inventory_argument,
-    say_errors,
-    show_lines,
-    yes_option,
-)
+from vllm_hosts.cli.command import Exit, agreed, show_lines, yes_option
+from vllm_hosts.cli.common import inventory_argument, say_errors
 from vllm_hosts.connect.hosts import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected

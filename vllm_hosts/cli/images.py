@@ -17,7 +17,8 @@ from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.agents.images import Row, State, gigabytes, judged, old_ones
 from vllm_hosts.agents.prune import remove
 from vllm_hosts.cli.choice import choose, host_option
-from vllm_hosts.cli.common import Command, Exit, agreed, inventory_argument, say_errors, yes_option
+from vllm_hosts.cli.command import Command, Exit, agreed, yes_option
+from vllm_hosts.cli.common import inventory_argument, say_errors
 from vllm_hosts.connect.hosts import ask
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.vllm_images import ImagesThere

@@ -18,12 +18,12 @@ from vllm_hosts.capacity.sources import (
     supposed_gpus,
 )
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
+from vllm_hosts.cli.command import Command, Exit
+from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
-from vllm_hosts.project.inventory import validate
 from vllm_hosts.settings import HostSettings
 
 _SECONDS = 30
@@ -85,17 +85,18 @@ def plan(
 
     Example: vllm-hosts plan inventory/prod.py --no-connect --gpu-memory 24
     """
-    loaded = opened(inventory)
-    settings = validate(loaded)
-    chosen = only(inventory, settings, hosts)
-    agents = {agent.name for host in settings.values() for agent in host.agents}
+    project = opened(inventory)
+    chosen = only(project, hosts)
+    agents = {agent.name for host in project.settings.values() for agent in host.agents}
     if strangers := [name for name, _ in copies if name not in agents]:
         raise click.UsageError(
             f"--model-dir names {', '.join(strangers)}; there is {', '.join(sorted(agents))}"
         )
     answers: dict[str, System | HostError] = {}
     if connect:
-        answers = Connections(loaded).each(chosen, lambda name: look_at(chosen[name]), leave=True)
+        answers = Connections(project.inventory).each(
+            chosen, lambda name: look_at(chosen[name]), leave=True
+        )
     unasked: dict[str, str] = {}
     plans = []
     for name, host in chosen.items():

@@ -70,6 +70,22 @@ def read_private(path: Path) -> bytes | None:
         raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
 
 
+#: Another one for every change of a file's content, owner or mode.
+Version = tuple[str, int, int, int, int, int]
+
+
+def version_of(path: Path) -> Version | None:
+    """Which version of a file is there; None: none that can be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    # Its number alone could be that of a file that was removed, and its times are steps of the
+    # clock: together they are those of one version.
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return (str(path), found.st_dev, found.st_ino, found.st_size, *times)
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Replace a file by a new version with mode 0600, synced to disk before it takes its place."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

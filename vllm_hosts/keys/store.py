@@ -12,11 +12,13 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import age
 from vllm_hosts.keys.authority import Authority, stored
 from vllm_hosts.keys.files import (
+    Version,
     check_unshared,
     locked,
     make_folder,
     private_folder,
     read_private,
+    version_of,
     write_private,
 )
 from vllm_hosts.keys.host_keys import HostKeys, host_keys
@@ -32,6 +34,9 @@ class KeyStore:
     They are in ``keys/NAME.age`` beside the inventory's folder if that file exists (created by
     ``vllm-hosts keys init``), else in a private file in the inventory's state folder.
 
+    What was read is kept, as long as it is what the file holds: a run that asks for every host
+    decrypts once, and sees at once what another process has written.
+
     :param identity: file that decrypts the store; None: the usual places.
     """
 
@@ -43,6 +48,7 @@ class KeyStore:
         self.encrypted_path = _keys_folder(inventory_file) / f"{self.name}.age"
         self.recipients_path = self.encrypted_path.with_suffix(".recipients")
         self._identity = identity
+        self._known: tuple[Version, Content] | None = None
 
     @property
     def encrypted(self) -> bool:
@@ -207,10 +213,20 @@ class KeyStore:
             check_unshared(path)
 
     def _load(self) -> Content | None:
+        if self.encrypted:
+            self._check_unshared()
+        # Before the file is read: should it be replaced meanwhile, it is read again next time.
+        version = version_of(self.path)
+        if self._known is not None and self._known[0] == version:
+            return self._known[1]
+        content = self._read_file()
+        self._known = (version, content) if version is not None and content is not None else None
+        return content
+
+    def _read_file(self) -> Content | None:
         if not self.encrypted:
             data = read_private(self.plain_path)
         else:
-            self._check_unshared()
             data = age.decrypt(
                 self.encrypted_path, self.encrypted_path.read_bytes(), self._identity
             )
@@ -245,6 +261,7 @@ class KeyStore:
         self._write(self.recipients_path, (head + "\n".join([*lines, ""])).encode())
 
     def _write(self, path: Path, data: bytes) -> None:
+        self._known = None
         try:
             write_private(path, data)
         except OSError as error:
