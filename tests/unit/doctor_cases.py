@@ -20,6 +20,7 @@ from vllm_hosts.doctor.seen import (
     Said,
     Seen,
 )
+from vllm_hosts.host.containers import ABSENT
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Fault:
 
 def crashed(log: str, **values: Any) -> Callable[[Seen], Seen]:
     """Agent qwen ends again and again, and says this."""
-    values = {"status": "restarting", "health": "unhealthy", "restarts": 7, "exit_code": 1} | values
+    values = {"state": "restarting", "health": "unhealthy", "restarts": 7, "exit_code": 1} | values
     return lambda seen: agent(seen, log=tuple(log.splitlines()), **values)
 
 
 def refused(error: str) -> Callable[[Seen], Seen]:
     """Docker could not start agent qwen, for this reason."""
-    return lambda seen: agent(seen, status="created", health="none", exit_code=128, error=error)
+    return lambda seen: agent(seen, state="created", health=None, exit_code=128, error=error)
 
 
 def smi(code: int, lines: tuple[str, ...], **values: Any) -> Callable[[Seen], Seen]:
@@ -74,7 +75,7 @@ def asked(status: int, by: str, address: str = "198.51.100.7", method: str = "PO
     return Requests("qwen", method, status, by, address, 5, NOW - timedelta(minutes=1))
 
 
-STOPPED: dict[str, Any] = {"status": "exited", "health": "unhealthy", "exit_code": 137}
+STOPPED: dict[str, Any] = {"state": "exited", "health": "unhealthy", "exit_code": 137}
 _APT = DeployProcess("2026-11-26T09:12:03Z", 4711, "apt-get")
 FAULTS = [
     Fault(
@@ -88,7 +89,7 @@ FAULTS = [
     Fault(
         "deploy-running",
         lambda seen: replace(
-            agent(seen, status="", key="", gpus=None), deploys=(_APT,), firewall=False
+            agent(seen, state=ABSENT, key="", gpus=None), deploys=(_APT,), firewall=False
         ),
     ),
     Fault(
@@ -116,7 +117,7 @@ FAULTS = [
         lambda seen: replace(
             seen,
             docker=DockerSeen("/usr/bin/docker", "inactive", False, "Cannot connect to the Docker"),
-            agents=tuple(replace(one, status="", key="", gpus=None) for one in seen.agents),
+            agents=agent(seen, state=ABSENT, key="", gpus=None).agents,
         ),
         says="inactive",
     ),
@@ -195,7 +196,8 @@ FAULTS = [
     Fault(
         "image-missing",
         lambda seen: replace(
-            agent(seen, status="", key="", gpus=None), docker=replace(seen.docker, has_image=False)
+            agent(seen, state=ABSENT, key="", gpus=None),
+            docker=replace(seen.docker, has_image=False),
         ),
         says="vllm/vllm-openai",
     ),
@@ -219,7 +221,7 @@ FAULTS = [
     Fault("cuda-out-of-memory", crashed(said.CUDA_OOM), do="= 0.87 for qwen (now 0.92)"),
     Fault("host-memory", crashed(said.HOST_TAKEN)),
     Fault("host-memory", crashed("", oom_killed=True)),
-    Fault("host-memory", both(crashed("", container="0123456789abcdef"), kernel(said.OOM_KILL))),
+    Fault("host-memory", both(crashed("", id="0123456789abcdef"), kernel(said.OOM_KILL))),
     Fault("shared-memory-too-small", crashed(said.NO_SHM), says="qwen communicate"),
     Fault("shared-memory-too-small", crashed(said.NO_SHM_NCCL), do="shm_size"),
     Fault("context-too-long", crashed(said.TOO_LONG), do="max_model_len = 32768 for qwen"),
@@ -279,7 +281,7 @@ FAULTS = [
     Fault("firewall-missing", lambda seen: replace(seen, firewall=False)),
     Fault(
         "agent-missing",
-        lambda seen: agent(seen, status="", key="", gpus=None),
+        lambda seen: agent(seen, state=ABSENT, key="", gpus=None),
         do="vllm-hosts agents INVENTORY start qwen --host gpu1",
     ),
     Fault("agent-crash-loop", crashed(said.CRASH), says="7 times", certainty=Certainty.LIKELY),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from vllm_hosts.doctor.seen import (
     Said,
     Seen,
 )
+from vllm_hosts.host.containers import Container
 from vllm_hosts.keys.pki import Issued, LocalCa
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -51,11 +53,9 @@ def healthy() -> Seen:
         docker=DockerSeen("/usr/bin/docker", "active", answers=True, has_image=True),
         agents=(
             AgentSeen(
-                "qwen",
-                status="running",
-                health="healthy",
-                started=NOW - timedelta(hours=3),
-                container="f" * 64,
+                Container(
+                    "qwen", "running", "healthy", started=NOW - timedelta(hours=3), id="f" * 64
+                ),
                 key="a" * 16,
                 env_key="a" * 16,
                 edge_key="a" * 16,
@@ -87,8 +87,12 @@ def healthy() -> Seen:
 
 
 def agent(seen: Seen, **values: Any) -> Seen:
-    """The host with its agent changed."""
-    return replace(seen, agents=(replace(seen.agents[0], **values),))
+    """The host with its agent changed, or its container."""
+    [found] = seen.agents
+    fields = {one.name for one in dataclass_fields(Container)}
+    docker_s = {name: values.pop(name) for name in fields & values.keys()}
+    container = replace(found.container, **docker_s)
+    return replace(seen, agents=(replace(found, container=container, **values),))
 
 
 def with_gpus(seen: Seen, **values: Any) -> Seen:

@@ -12,13 +12,13 @@ from typing import Any
 from tests.unit.driver_hosts import DEBIAN_13, H100, bare, card
 from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT
-from vllm_hosts.facts.compose import AgentState
 from vllm_hosts.facts.docker import Daemon, ImageFound, Served
 from vllm_hosts.facts.firewall import Loaded, Others
 from vllm_hosts.facts.nginx import Nginx
 from vllm_hosts.facts.units import Unit
 from vllm_hosts.facts.vllm_images import ImagesFound, ImageUse
-from vllm_hosts.host.compose import Container, Network, Project
+from vllm_hosts.host.compose import Network, Project
+from vllm_hosts.host.containers import Container
 from vllm_hosts.host.docker_unit import Unit as DockerOptions
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.firewall import Surroundings
@@ -137,7 +137,7 @@ _SYSTEM = replace(
     },
 )
 _CONTAINERS = tuple(
-    Container(name, known, "running", "healthy", name)
+    Container(name, "running", "healthy", service=name, config_hash=known)
     for name, known in (("qwen", "h1"), ("coder", "h2"))
 )
 _NETWORKS = (
@@ -191,7 +191,7 @@ AFTER: dict[str, dict[str, Any]] = {
     },
     "starting qwen coder": {
         "ComposeProject": Project({"qwen": "h1", "coder": "h2"}, _CONTAINERS, None, _NETWORKS),
-        "AgentStates": dict.fromkeys(("qwen", "coder"), AgentState("running", 0, "healthy")),
+        "AgentStates": {one.name: one for one in _CONTAINERS},
         "ListeningSockets": (
             *FRESH["ListeningSockets"],
             f"tcp LISTEN 0 511 127.0.0.1:8001 0.0.0.0:* {_PROXY}",

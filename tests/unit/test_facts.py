@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from tests.unit.fakes import inspect_line
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.apt import (
     AllPackages,
@@ -24,7 +25,8 @@ from vllm_hosts.facts.docker import DockerDaemon
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.host.compose import Container, Network
+from vllm_hosts.host.compose import Network
+from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.operations.docker import PULL_SUMMARY
 
@@ -152,15 +154,15 @@ def test_daemon_json_is_read_byte_by_byte() -> None:
 def test_compose_says_what_should_run_and_what_does() -> None:
     found = ComposeProject().process(
         ["== hashes", "qwen abc", "coder def", "exit 0", "== containers"]
-        + ["qwen abc running healthy qwen", "old 123 exited none old", "== networks"]
+        + [inspect_line("qwen"), inspect_line("old", "exited", None, hash="123"), "== networks"]
         + ["qwen vllm_qwen 198.18.250.8/29 vllm-8001 qwen", "default vllm_default 172.18.0.0/16 -"]
         + [END]
     )
     assert found.wanted == {"qwen": "abc", "coder": "def"}
-    assert found.containers == (
-        Container("qwen", "abc", "running", "healthy", "qwen"),
-        Container("old", "123", "exited", "none", "old"),
-    )
+    assert [(one.service, one.config_hash, one.standing) for one in found.containers] == [
+        ("qwen", "abc", Standing.WELL),
+        ("old", "123", Standing.ENDED),
+    ]
     assert found.networks == (
         Network("qwen", "vllm_qwen", "198.18.250.8/29", "vllm-8001", ("qwen",)),
         Network("default", "vllm_default", "172.18.0.0/16", "-", ()),

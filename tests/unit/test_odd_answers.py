@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.fakes import inspected
+from tests.unit.fakes import inspect_line, inspected
 from tests.unit.samples import settings as host_settings
 from tests.unit.test_apt_entries import LINE, STANZA
 from tests.unit.test_driver import TestAptSources
@@ -121,10 +121,10 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (
         ComposeProject(),
         ["== hashes", f"qwen {SHA}", f"coder {SHA}", "exit 0", "== containers",
-         f"qwen {SHA} running healthy qwen", "== networks",
+         inspect_line("qwen", hash=SHA), "== networks",
          "qwen vllm_qwen 198.18.250.8/29 vllm-8001 qwen"],
     ),
-    (AgentStates(), ["== states", "/qwen running 0 healthy", "/coder exited 3 none"]),
+    (AgentStates(), ["== states", inspect_line("qwen"), inspect_line("coder", "exited", None)]),
     (
         AgentsInspected(),
         ["== asked", "one two", "== containers", json.dumps(inspected("one")),
@@ -143,12 +143,12 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ImagesThere(),
         ["== record", f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== images",
          json.dumps({"id": f"sha256:{SHA}", "tags": ["a/b:c"], "digests": [], "size": 1}),
-         "== containers", json.dumps({"name": "/a", "image": f"sha256:{SHA}", "project": "vllm"})],
+         "== containers", inspect_line("a")],
     ),
     (
         ImagesUsed(),
         ["== record", f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== agents",
-         f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== wanted", f"sha256:{SHA}"],
+         inspect_line("qwen"), "== wanted", f"sha256:{SHA}"],
     ),
     (
         NginxMainConf(),

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.unit.fakes import inspect_line
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentDetails
 from vllm_hosts.facts.base import END
+from vllm_hosts.host.containers import Container
 from vllm_hosts.top import parse
 from vllm_hosts.top.draw import View, lines, picture
 from vllm_hosts.top.export import as_json
@@ -24,9 +25,9 @@ SINCE = datetime(2026, 11, 25, 7, tzinfo=UTC)
 
 
 def agent(taken: float = 100.0, **metrics: float) -> AgentSample:
-    details = AgentDetails("qwen3-8b", "running", "healthy", SINCE)
+    container = Container("qwen3-8b", "running", "healthy", started=SINCE)
     said = Metrics(running=1, waiting=0, kv_cache=0.5, **metrics)
-    return AgentSample(details, taken, said, None, Usage(101.2, 3 * 2**30, 2**36))
+    return AgentSample(container, taken, said, None, Usage(101.2, 3 * 2**30, 2**36))
 
 
 def test_cards_as_nvidia_smi_tells_of_them() -> None:
@@ -138,15 +139,14 @@ def test_no_rate_is_made_up() -> None:
     assert rates(before, now) == Rates(None, 10.0), "vLLM counts from zero again"
     assert rates(None, now) == Rates()
     assert rates(now, now) == Rates()
-    restarted = replace(now, details=replace(now.details, since=datetime.now(UTC)))
+    restarted = replace(now, container=replace(now.container, started=datetime.now(UTC)))
     assert rates(before, restarted) == Rates()
     assert rates(before, replace(now, metrics=None)) == Rates()
 
 
 LOOK = [
     "== containers",
-    '{"name":"/one","state":"exited","health":"unhealthy","started":"2026-11-25T07:01:02.12Z",'
-    '"finished":"2026-11-25T08:00:00.5Z","exit_code":137,"restarts":2,"image":"i","command":null}',
+    inspect_line("one", "exited", "unhealthy", command=None),
 ]
 
 
@@ -160,7 +160,7 @@ def test_a_host_without_nvidia_smi_has_no_gpus_and_no_problem() -> None:
     found = look("exit -")
     assert (found.gpus, found.gpu_problem) == ((), None)
     one = found.agents["one"]
-    assert (one.details.state, one.details.exit_code, one.taken) == ("exited", 137, 1234.56)
+    assert (one.container.state, one.container.exit_code, one.taken) == ("exited", 137, 1234.56)
     assert (one.metrics, one.metrics_problem, one.usage) == (None, "the container is exited", None)
 
 
@@ -193,7 +193,7 @@ FULL = HostSample(
         "a-name-of-thirty-two-characters-x": agent(
             102, prompt_tokens=98_765_432, generation_tokens=2e4, prefix_hits=1, prefix_queries=4
         ),
-        "exited": AgentSample(AgentDetails("exited", "exited"), 102, None, "exited", None),
+        "exited": AgentSample(Container("exited", "exited"), 102, None, "exited", None),
     },
 )
 

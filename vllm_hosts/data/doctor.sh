@@ -1,5 +1,6 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
-# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark.
+# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
+# inspect (the format of docker inspect).
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
 
 # Keys are compared by digests with a salt that stays here: outside they say nothing.
@@ -114,15 +115,14 @@ look() {
 
 look_at_agent() {
     echo "== agent $agent"
-    state=$(timeout 20 docker inspect --type container --format \
-        '{"id":{{json .Id}},"restarts":{{json .RestartCount}},"image":{{json .Config.Image}},"state":{{json .State}}}' \
-        "$agent" 2>/dev/null) || return 0
+    state=$(timeout 20 docker inspect --type container --format "$inspect" "$agent" 2>/dev/null) ||
+        return 0
     # echo would turn the JSON's \n into a line's end.
     printf '%s\n' "$state"
     echo "== key $agent"
     container_env "$agent" | sed -n 's/^VLLM_API_KEY=//p' | tail -n 1 | digest
     case "$state" in
-        *'"Health":{"Status":"healthy"'*) ;;
+        *'"health":"healthy"'*) ;;
         *)
             echo "== log $agent"
             # The runs before this one count where Docker itself started it again.
@@ -137,7 +137,7 @@ look_at_agent() {
     case " $gpu_agents " in
         *" $agent "*)
             case "$state" in
-                *'"Status":"running"'*)
+                *'"state":"running"'*)
                     echo "== gpus in $agent"
                     timeout 20 docker exec "$agent" nvidia-smi -L </dev/null 2>&1 | head -n 20 | quoted
                     ;;

@@ -39,7 +39,7 @@ def key_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def key_not_loaded(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The container was made without a key."""
     for agent in seen.agents:
-        if agent.status and agent.key in _NO_KEY:
+        if agent.container.exists and agent.key in _NO_KEY:
             yield Finding(
                 f"VLLM_API_KEY in the environment of container {agent.name} is empty or not set",
                 values={"agent": agent.name},
@@ -174,7 +174,7 @@ def refused_by_vllm(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             for entry in seen.requests
             if entry.agent == agent.name
             and entry.answered_by == "vllm"
-            and (agent.started is None or entry.last > agent.started)
+            and (agent.container.started is None or entry.last > agent.container.started)
         ]
         last = max(answers, key=lambda entry: entry.last, default=None)
         if last and last.status == 401 and agent.key == agent.edge_key:

@@ -8,6 +8,7 @@ from vllm_hosts.doctor.model import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import DeployProcess, Disk, Seen
 from vllm_hosts.doctor.words import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
 from vllm_hosts.host import sockets
+from vllm_hosts.host.containers import Standing
 from vllm_hosts.settings import HostSettings
 
 #: Seconds that a clock may be off; HOST-01 of the promises has the same.
@@ -139,7 +140,7 @@ def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     agents = {agent.name: agent for agent in seen.agents}
     for agent in settings.agents:
         found = agents.get(agent.name)
-        if found is None or found.status == "running":
+        if found is None or found.container.running:
             continue
         said = said_by(found, PORT_TAKEN)
         holder = _holder(seen, agent.port, "docker")
@@ -188,7 +189,11 @@ def model_folder_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding
 @finds("image-missing")
 def image_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No image, and somebody waits for it."""
-    waiting = [agent.name for agent in seen.agents if agent.status in ("", "created")]
+    waiting = [
+        agent.name
+        for agent in seen.agents
+        if agent.container.standing in (Standing.ABSENT, Standing.CREATED)
+    ]
     if seen.deployed and seen.docker.has_image is False and waiting:
         yield Finding(
             "docker image inspect: not found",

@@ -24,8 +24,9 @@ from vllm_hosts.doctor.seen import (
 )
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.base import HostFact, ending, json_object, sections
+from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import paths
+from vllm_hosts.host.containers import INSPECT, named
 from vllm_hosts.host.marks import DEPLOY_SINCE
 from vllm_hosts.settings import HostSettings
 
@@ -57,6 +58,7 @@ class DoctorLook(HostFact[Seen]):
             "certificate": paths.TLS_CERTIFICATE,
             "key": paths.TLS_KEY,
             "mark": DEPLOY_SINCE,
+            "inspect": INSPECT,
         }
         assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
         return ending(f"{assigned}\n{_script()}")
@@ -157,33 +159,17 @@ def _docker(parts: dict[str, list[str]]) -> DockerSeen:
 def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
     edge_key = "".join(parts[f"edge key {name}"])
     env_key = "".join(parts[f"env key {name}"])
-    state = parts.get(f"agent {name}")
-    if not state:
-        return AgentSeen(name, edge_key=edge_key, env_key=env_key)
-    found = json_object(state[0])
-    inner = found["state"]
+    container = named(parts.get(f"agent {name}", []), [name])[name]
+    if not container.exists:
+        return AgentSeen(container, edge_key=edge_key, env_key=env_key)
     return AgentSeen(
-        name,
-        status=inner["Status"],
-        health=(inner.get("Health") or {}).get("Status", "none"),
-        restarts=found["restarts"],
-        exit_code=inner["ExitCode"],
-        oom_killed=inner["OOMKilled"],
-        error=inner["Error"],
-        started=_time(inner["StartedAt"]),
-        container=found["id"],
+        container,
         key="".join(parts[f"key {name}"]),
         edge_key=edge_key,
         env_key=env_key,
         log=_quoted(parts.get(f"log {name}", [])),
         gpus=_quoted(parts[f"gpus in {name}"]) if f"gpus in {name}" in parts else None,
     )
-
-
-def _time(text: str) -> datetime | None:
-    """Docker's way to write a time, to the second; the year 1 is never."""
-    found = datetime.fromisoformat(text[:19] + "+00:00")
-    return found if found.year > 1 else None
 
 
 def _said(lines: list[str]) -> Said:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from vllm_hosts.host.containers import Container
+
 #: In the place of a key's digest: there is none, or an empty one, which vLLM takes for none.
 EMPTY = "empty"
 
@@ -37,7 +39,7 @@ class DockerSeen:
 
 @dataclass(frozen=True)
 class AgentSeen:
-    """One agent's container. ``status`` is empty where there is none.
+    """One agent's container, and what the doctor asks of it besides.
 
     ``key``: what the container asks for, ``edge_key``: what the edge sends, ``env_key``: what .env
     has for it. Digests are of keys, salted afresh in each query: they can only be compared with
@@ -46,15 +48,7 @@ class AgentSeen:
     in it.
     """
 
-    name: str
-    status: str = ""
-    health: str = ""
-    restarts: int = 0
-    exit_code: int = 0
-    oom_killed: bool = False
-    error: str = ""
-    started: datetime | None = None
-    container: str = ""
+    container: Container
     key: str = ""
     edge_key: str = ""
     env_key: str = ""
@@ -62,9 +56,13 @@ class AgentSeen:
     gpus: tuple[str, ...] | None = None
 
     @property
+    def name(self) -> str:
+        return self.container.name
+
+    @property
     def well(self) -> bool:
         """Whether it serves: what its log says is then of no interest."""
-        return self.status == "running" and self.health in ("healthy", "none")
+        return self.container.well
 
 
 @dataclass(frozen=True)

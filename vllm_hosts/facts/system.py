@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
+from vllm_hosts.host.containers import published
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import IMAGES, image_places
 from vllm_hosts.host.nvidia_smi import QUERY, parse
@@ -176,11 +177,8 @@ def _container_ports(lines: list[str]) -> dict[int, str]:
     """Published port -> container name, from ``docker ps``' column of ports."""
     ports: dict[int, str] = {}
     for line in lines:
-        name, _, published = line.partition(" ")
-        for item in published.split(", "):
-            outside, arrow, _ = item.partition("->")
-            if arrow:
-                ports[int(outside.rpartition(":")[2].partition("-")[0])] = name
+        name, _, shown = line.partition(" ")
+        ports |= dict.fromkeys(published(shown), name)
     return ports
 
 

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vllm_hosts.agents.status import style_of
 from vllm_hosts.top.sample import AgentSample, Gpu, HostSample, Metrics, hit_rate, rates
 
 UNKNOWN = "n/a"
@@ -125,9 +126,9 @@ def _agents(agents: Mapping[str, AgentSample], before: Mapping[str, AgentSample]
     for name, agent in agents.items():
         per_second = rates(before.get(name), agent)
         said = agent.metrics or Metrics()
-        details = agent.details
-        state = (details.health or "running") if details.state == "running" else details.state
-        style = "green" if details.well else "yellow" if state == "starting" else "red"
+        container = agent.container
+        state = (container.health if container.running else None) or container.state
+        style = style_of(container.standing)
         table.add_row(
             name,
             Text(state, style=style),

@@ -49,8 +49,8 @@ def _agent(agent: AgentSample, before: AgentSample | None) -> dict[str, Any]:
     per_second = rates(before, agent)
     usage = agent.usage
     return {
-        "state": agent.details.state,
-        "health": agent.details.health,
+        "state": agent.container.state,
+        "health": agent.container.health,
         "metrics_error": agent.metrics_problem,
         "requests_running": said.running,
         "requests_waiting": said.waiting,

@@ -6,8 +6,9 @@ import base64
 import zlib
 from shlex import quote
 
-from vllm_hosts.facts.agents import AgentDetails, details, inspection
+from vllm_hosts.facts.agents import inspection
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host.containers import Container, named
 from vllm_hosts.text import clean
 from vllm_hosts.top import parse
 from vllm_hosts.top.sample import AgentSample, Gpu, HostSample, Metrics
@@ -71,7 +72,7 @@ class Doing(HostFact[HostSample]):
     def parse(self, lines: list[str]) -> HostSample:
         parts = sections(lines)
         asked = [name.removeprefix("metrics ") for name in parts if name.startswith("metrics ")]
-        known = details(parts["containers"], asked)
+        known = named(parts["containers"], asked)
         used = parse.usages(parts["stats"])
         agents = {}
         for agent in asked:
@@ -102,8 +103,8 @@ def _gpus(lines: list[str]) -> tuple[tuple[Gpu, ...], str | None]:
     return tuple(cards), words or None
 
 
-def _metrics(agent: AgentDetails, packed: str) -> tuple[Metrics | None, str | None]:
-    if agent.state != "running":
+def _metrics(agent: Container, packed: str) -> tuple[Metrics | None, str | None]:
+    if not agent.running:
         return None, f"the container is {agent.state}"
     try:
         # What is packed may be much larger than what travelled.

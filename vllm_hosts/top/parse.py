@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from vllm_hosts.facts.base import json_object
+from vllm_hosts.bounded import json_object
 from vllm_hosts.text import clean
 from vllm_hosts.top.sample import Gpu, Metrics, Usage
 

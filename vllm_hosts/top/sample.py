@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_hosts.facts.agents import AgentDetails
+from vllm_hosts.host.containers import Container
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class AgentSample:
     """One agent. ``taken``: the host's uptime in seconds when it was asked. ``metrics_problem``
     says why there are no metrics; ``usage`` is None where the container does not run."""
 
-    details: AgentDetails
+    container: Container
     taken: float
     metrics: Metrics | None
     metrics_problem: str | None
@@ -89,7 +89,7 @@ def rates(before: AgentSample | None, now: AgentSample) -> Rates:
     if before is None or before.metrics is None or now.metrics is None:
         return Rates()
     seconds = now.taken - before.taken
-    if seconds <= 0 or before.details.since != now.details.since:
+    if seconds <= 0 or before.container.since != now.container.since:
         return Rates()
     return Rates(
         _rate(before.metrics.prompt_tokens, now.metrics.prompt_tokens, seconds),
