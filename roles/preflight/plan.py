@@ -10,8 +10,8 @@ from vllm_hosts.host.docker_there import docker_problems
 from vllm_hosts.host.gpus import silent, unusable
 from vllm_hosts.host.paths import model_folder
 from vllm_hosts.host.release import Release
-from vllm_hosts.host.sockets import holder, pids
-from vllm_hosts.host.system import Listener, System
+from vllm_hosts.host.sockets import Socket
+from vllm_hosts.host.system import System
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
 
@@ -88,23 +88,22 @@ def _ports(settings: HostSettings, system: System) -> Iterator[str]:
                 f"port {listener.port} of agent {ours[listener.port]!r} is taken by"
                 f" {_taken(listener, container)}, or give the agent another port"
             )
-        if listener.port in edge and '"nginx"' not in listener.programs:
+        if listener.port in edge and not listener.shared_by("nginx"):
             yield (
                 f"port {listener.port} is taken by {_taken(listener, container)}, or set"
                 f" {edge[listener.port]}"
             )
 
 
-def _taken(listener: Listener, container: str | None) -> str:
+def _taken(listener: Socket, container: str | None) -> str:
     """Who listens, and how it ends."""
     if container:
         return f"container {container}; stop it: docker stop {quote(container)}"
-    who = holder(listener.programs, listener.user)
-    if not who:
+    if not (who := listener.who):
         return f"another program; stop it: ss -ltnp sport = :{listener.port} shows it"
     # A process's own name says nothing reliable; ps does.
-    numbers = pids(listener.programs)
-    return f"{who}; stop it: see ps -fp {','.join(numbers)}, then kill {' '.join(numbers)}"
+    pids = listener.pids
+    return f"{who}; stop it: see ps -fp {','.join(pids)}, then kill {' '.join(pids)}"
 
 
 def _network(settings: HostSettings, system: System) -> Iterator[str]:

@@ -9,18 +9,19 @@ from typing import Any
 
 from tests.unit import doctor_words as said
 from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, certificate, with_gpus
+from tests.unit.fakes import listening
 from vllm_hosts.doctor.model import Certainty
 from vllm_hosts.doctor.seen import (
     DeployProcess,
     Disk,
     DockerSeen,
-    Holder,
     NginxSeen,
     Requests,
     Said,
     Seen,
 )
 from vllm_hosts.host.containers import ABSENT
+from vllm_hosts.host.sockets import Socket
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ def both(*steps: Callable[[Seen], Seen]) -> Callable[[Seen], Seen]:
         return seen
 
     return made
+
+
+def held(port: int, program: str) -> tuple[Socket, ...]:
+    return (listening(f"*:{port}", f'users:(("{program}",pid=5,fd=3))'),)
 
 
 def planned(setting: str) -> Callable[[Seen], Seen]:
@@ -177,14 +182,16 @@ FAULTS = [
         "port-taken",
         both(
             lambda seen: agent(seen, **STOPPED),
-            lambda seen: replace(seen, holders=(Holder(8001, 'users:(("python3",pid=5,fd=7))'),)),
+            lambda seen: replace(seen, listeners=held(8001, "python3")),
         ),
         says="python3",
     ),
     Fault(
         "port-taken",
         lambda seen: replace(
-            seen, nginx=NginxSeen("failed", ""), holders=(Holder(443, 'users:(("caddy",pid=5))'),)
+            seen,
+            nginx=NginxSeen("failed", ""),
+            listeners=held(443, "caddy"),
         ),
         do="edge.https_port",
     ),
@@ -273,8 +280,8 @@ FAULTS = [
         "nginx-config-invalid",
         lambda seen: replace(seen, nginx=NginxSeen("active", 'unknown directive "no_such"')),
     ),
-    Fault("nginx-down", lambda seen: replace(seen, nginx=NginxSeen("inactive", ""), holders=())),
-    Fault("nginx-down", lambda seen: replace(seen, nginx=None, holders=()), says="not installed"),
+    Fault("nginx-down", lambda seen: replace(seen, nginx=NginxSeen("inactive", ""), listeners=())),
+    Fault("nginx-down", lambda seen: replace(seen, nginx=None, listeners=()), says="not installed"),
     Fault(
         "edge-unreachable", lambda seen: replace(seen, reachable=False), certainty=Certainty.LIKELY
     ),

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tests.unit.fakes import listening
 from vllm_hosts.doctor.seen import (
     AgentSeen,
     Disk,
     DockerSeen,
     GpusSeen,
-    Holder,
     NginxSeen,
     Said,
     Seen,
@@ -73,9 +73,9 @@ def healthy() -> Seen:
         ),
         kernel=(),
         disks=(Disk("bytes", 10**12, 10**11, "/"), Disk("inodes", 10**7, 10**6, "/")),
-        holders=(
-            Holder(443, 'users:(("nginx",pid=9,fd=5))'),
-            Holder(8001, 'users:(("docker-proxy",pid=7,fd=4))'),
+        listeners=(
+            listening("*:443", 'users:(("nginx",pid=9,fd=5))'),
+            listening("127.0.0.1:8001", 'users:(("docker-proxy",pid=7,fd=4))'),
         ),
         nginx=NginxSeen("active", ""),
         certificate=_ISSUED.certificate_pem,

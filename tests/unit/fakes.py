@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tests.unit.projects import AGENT, Project
+from vllm_hosts.host.sockets import Socket
+from vllm_hosts.host.sockets import read as read_sockets
 
 #: Stands in for docker: answers from a folder of files, and writes down what it was asked to do.
 _DOCKER = r"""#!/bin/sh
@@ -72,6 +74,12 @@ def inspect_line(
     """The same as Docker prints it."""
     restarts = more.pop("restarts", 0)
     return json.dumps(inspected(name, state, health, restarts) | more, separators=(",", ":"))
+
+
+def listening(where: str, users: str = "", protocol: str = "tcp", user: str = "") -> Socket:
+    """A socket, from a line of ``ss`` about it."""
+    [one] = read_sockets([f"{protocol} LISTEN 0 128 {where} 0.0.0.0:* {users} ino:9 sk:1"])
+    return replace(one, user=user)
 
 
 def docker(folder: Path, script: str) -> dict[str, str]:

@@ -54,7 +54,7 @@ class StandInHost:
         self.program("nginx", "exit 0")
         self.program("nft", "exit 0")
         self.program(
-            "ss", "echo 'LISTEN 0 511 0.0.0.0:443 0.0.0.0:* users:((\"nginx\",pid=1,fd=2))'"
+            "ss", "echo 'tcp LISTEN 0 511 0.0.0.0:443 0.0.0.0:* users:((\"nginx\",pid=1,fd=2))'"
         )
         self.program("journalctl", "echo 'Oct 02 gpu1 kernel: NVRM: loading NVIDIA UNIX Open'")
         self.program("nvidia-container-runtime-hook", "exit 0")

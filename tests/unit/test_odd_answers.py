@@ -43,6 +43,7 @@ from vllm_hosts.host.apt_sources import extended
 from vllm_hosts.host.apt_sources import read as read_sources
 from vllm_hosts.host.image_places import image_places
 from vllm_hosts.host.nvidia_smi import parse as parse_smi
+from vllm_hosts.host.sockets import read as read_sockets
 from vllm_hosts.host.sockets import unexpected_sockets
 from vllm_hosts.roles.nginx.plan import parse_version
 from vllm_hosts.suite.listening import read as read_listeners
@@ -181,7 +182,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (
         SshPorts(),
-        ["== listeners", 'LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3)) ino:7',
+        ["== listeners", 'tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3)) ino:7',
          "== configured", "22",
          "== socket", "[::]:2222 (Stream)"],
     ),
@@ -214,7 +215,7 @@ def test_a_fact_understands_or_says_that_it_does_not(
 
 
 def socket_sentences(lines: list[str]) -> object:
-    return list(unexpected_sockets(lines, host_settings(), [22]))
+    return list(unexpected_sockets(read_sockets(lines), host_settings(), [22]))
 
 
 def sources(lines: list[str]) -> object:

@@ -1,6 +1,6 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
 # directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
-# inspect (the format of docker inspect).
+# inspect (the format of docker inspect), sockets (a command).
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
 
 # Keys are compared by digests with a salt that stays here: outside they say nothing.
@@ -106,7 +106,7 @@ look() {
     [ -z "$gpu_agents" ] || look_at_gpus
     look_at_kernel
     look_at_disks
-    echo '== listeners'; ss -Hltnp
+    echo '== listeners'; $sockets
     look_at_edge
     # Between two commands of a deploy there is nothing to see.
     echo '== deploys later'; look_at_deploys

@@ -149,7 +149,7 @@ def nginx_down(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def edge_unreachable(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """nginx listens, and nobody opens."""
     port = settings.edge.https_port
-    listens = any(holder.port == port and '"nginx"' in holder.programs for holder in seen.holders)
+    listens = any(one.port == port and one.shared_by("nginx") for one in seen.listeners)
     if seen.reachable is False and listens:
         yield Finding(
             f"nginx listens on port {port}, and a connection from this machine is not taken",

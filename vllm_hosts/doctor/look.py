@@ -16,7 +16,6 @@ from vllm_hosts.doctor.seen import (
     Disk,
     DockerSeen,
     GpusSeen,
-    Holder,
     NginxSeen,
     Requests,
     Said,
@@ -28,6 +27,7 @@ from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import paths
 from vllm_hosts.host.containers import INSPECT, named
 from vllm_hosts.host.marks import DEPLOY_SINCE
+from vllm_hosts.host.sockets import LISTENING, read
 from vllm_hosts.settings import HostSettings
 
 _SCRIPT = DATA / "doctor.sh"
@@ -59,6 +59,7 @@ class DoctorLook(HostFact[Seen]):
             "key": paths.TLS_KEY,
             "mark": DEPLOY_SINCE,
             "inspect": INSPECT,
+            "sockets": LISTENING,
         }
         assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
         return ending(f"{assigned}\n{_script()}")
@@ -94,7 +95,7 @@ class DoctorLook(HostFact[Seen]):
             gpus=_gpus(parts) if "gpus" in parts else None,
             kernel=_quoted(parts["kernel log"]) if "readable" in parts["kernel log"] else None,
             disks=tuple(_disk(line) for line in parts["disks"]),
-            holders=tuple(_holder(line) for line in parts["listeners"]),
+            listeners=tuple(one for one in read(parts["listeners"]) if one.protocol == "tcp"),
             nginx=_nginx(parts["nginx"]) if parts["nginx"] else None,
             certificate=_pem(parts["certificate"]),
             public_key=_pem(parts["public key"]),
@@ -198,11 +199,6 @@ def _disk(line: str) -> Disk:
 def _deploy(line: str) -> DeployProcess:
     state, pid, since, *program = line.split(None, 3)
     return DeployProcess(since, int(pid), " ".join(program), left=state == "left")
-
-
-def _holder(line: str) -> Holder:
-    fields = line.split(None, 5)
-    return Holder(int(fields[3].rpartition(":")[2]), fields[5].strip() if len(fields) > 5 else "")
 
 
 def _nginx(lines: list[str]) -> NginxSeen:

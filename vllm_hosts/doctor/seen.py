@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from vllm_hosts.host.containers import Container
+from vllm_hosts.host.sockets import Socket
 
 #: In the place of a key's digest: there is none, or an empty one, which vLLM takes for none.
 EMPTY = "empty"
@@ -152,14 +153,6 @@ class DeployProcess:
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who listens on a TCP port."""
-
-    port: int
-    programs: str
-
-
-@dataclass(frozen=True)
 class Seen:
     """A host, at one moment.
 
@@ -181,7 +174,7 @@ class Seen:
     gpus: GpusSeen | None = None
     kernel: tuple[str, ...] | None = None
     disks: tuple[Disk, ...] = ()
-    holders: tuple[Holder, ...] = ()
+    listeners: tuple[Socket, ...] = ()
     nginx: NginxSeen | None = None
     certificate: bytes | None = None
     public_key: bytes | None = None

@@ -9,16 +9,7 @@ from ipaddress import IPv4Network
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import ImagePlaces
 from vllm_hosts.host.nvidia_smi import Gpu, Smi
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A listening TCP socket: address and programs as ``ss`` prints them, port, and whose it is."""
-
-    address: str
-    port: int
-    programs: str
-    user: str = ""
+from vllm_hosts.host.sockets import Socket
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,8 @@ class Route:
 class System:
     """A host as preflight sees it.
 
-    ``free`` is in bytes, by the folder that was asked about; ``present`` are those that exist.
+    ``listeners`` are its TCP sockets. ``free`` is in bytes, by the folder that was asked about;
+    ``present`` are those that exist.
     ``gpu_message`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
     what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
     a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
@@ -56,7 +48,7 @@ class System:
     free: dict[str, int]
     present: frozenset[str]
     has_image: bool
-    listeners: tuple[Listener, ...]
+    listeners: tuple[Socket, ...]
     container_ports: dict[int, str]
     gpus: tuple[Gpu, ...]
     gpu_message: str | None
