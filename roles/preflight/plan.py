@@ -57,7 +57,7 @@ def archives(
     settings: HostSettings, release: Release, system: System, files: Mapping[str, str]
 ) -> list[str]:
     """Entries in the source files of apt beside which our archives cannot be named."""
-    driver = settings.nvidia.driver == "install" and system.gpu_message is not None
+    driver = settings.nvidia.driver == "install" and system.gpu_failure is not None
     return list(archive_problems(settings, release, files, driver=driver and settings.needs_gpu))
 
 
@@ -168,10 +168,10 @@ def _disk(settings: HostSettings, system: System) -> Iterator[str]:
 def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
     if not settings.needs_gpu:
         return
-    if system.gpu_message is not None:
+    if system.gpu_failure is not None:
         # With "install" the role nvidia_driver comes next and sees to it.
         if settings.nvidia.driver == "present":
-            yield silent(system.gpu_message, settings.nvidia.driver)
+            yield silent(system.gpu_failure, settings.nvidia.driver)
         return
     for problem in unusable(settings.agents, system.smi):
         # The role nvidia_driver reboots a host that has lost a card, where it may.

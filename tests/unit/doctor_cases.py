@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.unit import doctor_words as said
-from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, certificate, with_gpus
+from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, cards, certificate, health, with_gpus
 from tests.unit.fakes import listening
 from vllm_hosts.doctor.model import Certainty
 from vllm_hosts.doctor.seen import (
@@ -17,7 +17,6 @@ from vllm_hosts.doctor.seen import (
     DockerSeen,
     NginxSeen,
     Requests,
-    Said,
     Seen,
 )
 from vllm_hosts.host.containers import ABSENT
@@ -46,9 +45,9 @@ def refused(error: str) -> Callable[[Seen], Seen]:
     return lambda seen: agent(seen, state="created", health=None, exit_code=128, error=error)
 
 
-def smi(code: int, lines: tuple[str, ...], **values: Any) -> Callable[[Seen], Seen]:
+def smi(code: int | str, lines: tuple[str, ...], **values: Any) -> Callable[[Seen], Seen]:
     """nvidia-smi of the host fails."""
-    return lambda seen: with_gpus(agent(seen, gpus=None), smi=Said(code, lines), **values)
+    return lambda seen: with_gpus(agent(seen, gpus=None), smi=cards(*lines, code=code), **values)
 
 
 def kernel(*lines: str) -> Callable[[Seen], Seen]:
@@ -72,8 +71,8 @@ def planned(setting: str) -> Callable[[Seen], Seen]:
     return lambda seen: replace(seen, fitting={"qwen": setting})
 
 
-def health(row: str) -> Callable[[Seen], Seen]:
-    return lambda seen: with_gpus(seen, health=Said(0, (row,)))
+def ill(row: str) -> Callable[[Seen], Seen]:
+    return lambda seen: with_gpus(seen, health=health(row))
 
 
 def asked(status: int, by: str, address: str = "198.51.100.7", method: str = "POST") -> Requests:
@@ -152,7 +151,7 @@ FAULTS = [
     Fault("gpu-lost", smi(0, ("0, [GPU is lost], [GPU is lost]",))),
     Fault("gpu-lost", smi(0, ("0, NVIDIA H200, 143771", "1, [GPU is lost], [GPU is lost]"))),
     Fault("gpu-lost", smi(255, ("0, NVIDIA H200, 143771", *said.LOST))),
-    Fault("driver-missing", smi(127, ())),
+    Fault("driver-missing", smi("-", ())),
     Fault("driver-not-loaded", smi(9, said.NO_DRIVER)),
     Fault("driver-not-loaded", smi(124, ()), certainty=Certainty.LIKELY),
     Fault(
@@ -322,7 +321,7 @@ FAULTS = [
     ),
     Fault(
         "gpu-ecc",
-        health("0, 61, 4, Not Active, Not Active, Not Active"),
+        ill("0, 61, 4, Not Active, Not Active, Not Active"),
         says="4 memory errors",
         certainty=Certainty.LIKELY,
     ),
@@ -330,7 +329,7 @@ FAULTS = [
     Fault("gpu-xid", kernel(said.XID_31), do="versions", certainty=Certainty.POSSIBLE),
     Fault(
         "gpu-throttled",
-        health("0, 91, 0, Active, Not Active, Not Active"),
+        ill("0, 91, 0, Active, Not Active, Not Active"),
         says="too hot, at 91",
         certainty=Certainty.LIKELY,
     ),

@@ -20,10 +20,11 @@ from vllm_hosts.doctor.seen import (
     DockerSeen,
     GpusSeen,
     NginxSeen,
-    Said,
     Seen,
 )
+from vllm_hosts.host import nvidia_smi
 from vllm_hosts.host.containers import Container
+from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.keys.pki import Issued, LocalCa
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -38,6 +39,16 @@ def _public(issued: Issued) -> bytes:
 _ISSUED = _CA.issue(["192.0.2.11"], 30, NOW)
 #: The public half of a key that is not the healthy host's.
 OTHER_PAIR = _public(_CA.issue(["192.0.2.11"], 30, NOW))
+
+
+def cards(*lines: str, code: int | str = 0) -> Smi:
+    """The cards, from lines of nvidia-smi and its exit code."""
+    return nvidia_smi.read([*lines, f"exit {code}"], nvidia_smi.CARDS)
+
+
+def health(*lines: str, code: int = 0) -> Smi:
+    """Their temperatures, errors and slowdowns, likewise."""
+    return nvidia_smi.read([*lines, f"exit {code}"], nvidia_smi.health())
 
 
 def certificate(since: datetime) -> bytes:
@@ -63,8 +74,8 @@ def healthy() -> Seen:
             ),
         ),
         gpus=GpusSeen(
-            smi=Said(0, ("0, NVIDIA H200, 143771",)),
-            health=Said(0, (row,)),
+            smi=cards("0, NVIDIA H200, 143771"),
+            health=health(row),
             modules=frozenset({"nvidia"}),
             switches=False,
             fabric_manager="",

@@ -25,7 +25,7 @@ from vllm_hosts.host.files import Found
 from vllm_hosts.host.firewall import Surroundings
 from vllm_hosts.host.nginx import MainConf
 from vllm_hosts.host.nginx_sites import Sites
-from vllm_hosts.host.nvidia_smi import parse
+from vllm_hosts.host.nvidia_smi import NOT_INSTALLED, parse
 from vllm_hosts.host.system import ModelFolder, System
 from vllm_hosts.hub.model import Fetched
 from vllm_hosts.keys.store_marks import Marked
@@ -63,7 +63,7 @@ FRESH: dict[str, Any] = {
         listeners=(listening("0.0.0.0:22", SSHD),),
         container_ports={},
         gpus=(),
-        gpu_message="nvidia-smi is not installed: the driver is missing",
+        gpu_failure=NOT_INSTALLED,
     ),
     "HostMemory": 125 << 30,
     "DockerUnit": DockerOptions([], [], "", False),
@@ -131,7 +131,7 @@ _SYSTEM = replace(
     present=frozenset({HUB_MODEL, "/srv/models/coder"}),
     has_image=True,
     gpus=CARDS.gpus,
-    gpu_message=None,
+    gpu_failure=None,
     models={
         HUB_MODEL: ModelFolder(CONFIG, 16 << 30),
         "/srv/models/coder": ModelFolder(CONFIG, 16 << 30),

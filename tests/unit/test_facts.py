@@ -215,7 +215,7 @@ def test_a_system_with_gpus() -> None:
     ]
     assert found.container_ports == {8001: "qwen"}
     assert [(gpu.name, gpu.memory_mib) for gpu in found.gpus] == [("NVIDIA H200", 143771)]
-    assert found.gpu_message is None
+    assert found.gpu_failure is None
     assert [(str(route.network), route.interface) for route in found.routes] == [
         ("192.0.2.0/24", "eth0"),
         ("203.0.113.0/24", "blackhole"),
@@ -232,7 +232,7 @@ def test_whose_a_socket_is() -> None:
         "tcp LISTEN 0 5 127.0.0.1:8004 *:* ino:9 sk:1",
     ]
     rest = SYSTEM[at + 3 :]
-    output = [*SYSTEM[: at + 1], *lines, "== users", "alice:1000", *rest, "exit 127", END]
+    output = [*SYSTEM[: at + 1], *lines, "== users", "alice:1000", *rest, "exit -", END]
     found = SystemState().process(output)
     assert [(one.port, one.user) for one in found.listeners] == [
         (8001, "alice"),
@@ -259,7 +259,7 @@ def test_the_driver_s_own_message_is_kept() -> None:
     message = "Failed to initialize NVML: Driver/library version mismatch"
     found = SystemState().process([*SYSTEM, message, "exit 18", END])
     assert found.gpus == ()
-    assert found.gpu_message == message
+    assert str(found.gpu_failure) == message
 
 
 def test_a_model_on_the_host() -> None:

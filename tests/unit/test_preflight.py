@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.fakes import listening
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.nvidia_smi import NOT_INSTALLED, Gpu, failure
 from vllm_hosts.host.release import Release
 from vllm_hosts.host.system import System
 from vllm_hosts.roles.preflight.plan import folders, notes, problems
@@ -27,7 +27,7 @@ GOOD = System(
         Gpu(index, "NVIDIA L40S", f"GPU-{index}", 46068, "550.163.01", (8, 9), None, True)
         for index in range(3)
     ),
-    gpu_message=None,
+    gpu_failure=None,
 )
 NGINX = 'users:(("nginx",pid=9,fd=6))'
 APACHE = 'users:(("apache2",pid=9,fd=6))'
@@ -111,7 +111,7 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
         ({"present": frozenset()}, "model /srv/models/coder of agent 'coder' is not a folder"),
         ({"gpus": GOOD.gpus[:2]}, "agent 'coder' asks for GPU 2, and this host has 0, 1"),
         (
-            {"gpus": (), "gpu_message": "Driver/library version mismatch"},
+            {"gpus": (), "gpu_failure": failure("Driver/library version mismatch")},
             "the GPU driver does not answer: Driver/library version mismatch",
         ),
         (
@@ -170,12 +170,12 @@ def test_disk_is_not_asked_for_twice() -> None:
 
 def test_a_host_whose_agents_need_no_gpu_needs_no_driver() -> None:
     cpu = settings(agents=[QWEN | {"gpus": []}])
-    system = replace(GOOD, gpus=(), gpu_message="nvidia-smi is not installed")
+    system = replace(GOOD, gpus=(), gpu_failure=NOT_INSTALLED)
     assert problems(cpu, GOOD_RELEASE, system) == []
 
 
 def test_a_missing_driver_is_no_obstacle_where_it_will_be_installed() -> None:
-    system = replace(GOOD, gpus=(), gpu_message="nvidia-smi is not installed")
+    system = replace(GOOD, gpus=(), gpu_failure=NOT_INSTALLED)
     [problem] = problems(SETTINGS, GOOD_RELEASE, system)
     assert "set nvidia.driver = 'install'" in problem
     install = settings(agents=[QWEN, CODER], nvidia={"driver": "install"})

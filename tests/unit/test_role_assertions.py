@@ -14,6 +14,7 @@ from tests.unit.recording import InLine, Recorder
 from tests.unit.samples import QWEN
 from vllm_hosts.host.docker_unit import Unit as DockerOptions
 from vllm_hosts.host.nginx_sites import Sites
+from vllm_hosts.host.nvidia_smi import failure
 from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.roles.assertions import assertions
@@ -164,7 +165,7 @@ class TestPreflight:
         self.system(recorder, init="tini")
         assert len(recorder.run(preflight).refused) == 2
         # Without cards that answer there is nothing to plan for.
-        self.system(recorder, gpus=(), gpu_message="version mismatch")
+        self.system(recorder, gpus=(), gpu_failure=failure("version mismatch"))
         [problem] = recorder.run(preflight).refused
         assert "the first process is tini" in problem
 

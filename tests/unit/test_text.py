@@ -37,7 +37,6 @@ from vllm_hosts.operations import differences
 from vllm_hosts.operations.base import fail
 from vllm_hosts.text import clean, clean_styled
 from vllm_hosts.top.look import _metrics
-from vllm_hosts.top.parse import gpus
 
 #: Name -> what a host sends, and what is left of it.
 TRICKS = {
@@ -201,7 +200,8 @@ def test_agents_that_lie_about_themselves() -> None:
 
 
 def test_cards_and_drivers_that_lie() -> None:
-    [card] = gpus([f"0, {NAME}, 1, 2, 3, 4, 5, 6, Disabled"])
+    row = f"0, {NAME}, 1, 2, 3, 4, 5, 6, Disabled"
+    [card] = nvidia_smi.read([row, "exit 0"], nvidia_smi.LOAD).gpus
     assert card.name == "NVIDIA H200"
     found = nvidia_smi.parse([f"0, {NAME}, {NAME}, 1, {NAME}, 9.0, [N/A], Disabled", "exit 0"])
     assert {found.gpus[0].name, found.gpus[0].uuid, found.driver} == {"NVIDIA H200"}

@@ -18,19 +18,21 @@ from vllm_hosts.doctor.seen import (
     GpusSeen,
     NginxSeen,
     Requests,
-    Said,
     Seen,
 )
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.host import paths
+from vllm_hosts.host import nvidia_smi, paths
 from vllm_hosts.host.containers import INSPECT, named
 from vllm_hosts.host.marks import DEPLOY_SINCE
+from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import LISTENING, read
 from vllm_hosts.settings import HostSettings
 
 _SCRIPT = DATA / "doctor.sh"
+#: Seconds for nvidia-smi, which is asked several times.
+_PATIENCE = 30
 
 
 class DoctorLook(HostFact[Seen]):
@@ -60,6 +62,11 @@ class DoctorLook(HostFact[Seen]):
             "mark": DEPLOY_SINCE,
             "inspect": INSPECT,
             "sockets": LISTENING,
+            "gpu_fields": ",".join(nvidia_smi.CARDS),
+            "gpu_health": " ".join(
+                ",".join(nvidia_smi.health(name)) for name in nvidia_smi.REASONS
+            ),
+            "gpu_patience": str(_PATIENCE),
         }
         assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
         return ending(f"{assigned}\n{_script()}")
@@ -173,15 +180,16 @@ def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
     )
 
 
-def _said(lines: list[str]) -> Said:
-    *words, code = lines
-    return Said(int(code.removeprefix("exit ")), _quoted(words))
+def _smi(lines: list[str], fields: tuple[str, ...]) -> Smi:
+    # What the program printed is quoted, its exit code is ours.
+    *printed, code = lines
+    return nvidia_smi.read([*_quoted(printed), code], fields, _PATIENCE)
 
 
 def _gpus(parts: dict[str, list[str]]) -> GpusSeen:
     return GpusSeen(
-        smi=_said(parts["gpus"]),
-        health=_said(parts["gpu health"]) if parts["gpu health"] else None,
+        smi=_smi(parts["gpus"], nvidia_smi.CARDS),
+        health=_smi(parts["gpu health"], nvidia_smi.health()) if parts["gpu health"] else None,
         modules=frozenset(parts["modules"]),
         switches=bool(parts["switches"]),
         fabric_manager="".join(parts["fabric manager"]),

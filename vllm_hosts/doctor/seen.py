@@ -7,23 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from vllm_hosts.host.containers import Container
+from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import Socket
 
 #: In the place of a key's digest: there is none, or an empty one, which vLLM takes for none.
 EMPTY = "empty"
-
-
-@dataclass(frozen=True)
-class Said:
-    """A program's exit code and what it printed."""
-
-    code: int
-    lines: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """All of it in one line."""
-        return " ".join(line.strip() for line in self.lines if line.strip())
 
 
 @dataclass(frozen=True)
@@ -68,11 +56,11 @@ class AgentSeen:
 
 @dataclass(frozen=True)
 class GpusSeen:
-    """``smi``: the list of cards, or why there is none. ``health``: temperatures, ECC errors and
-    slowdowns by card. ``modules``: kernel modules that can hold a card."""
+    """``smi``: the cards, or why there are none. ``health``: the same cards with temperatures, ECC
+    errors and slowdowns. ``modules``: kernel modules that can hold a card."""
 
-    smi: Said
-    health: Said | None
+    smi: Smi
+    health: Smi | None
     modules: frozenset[str]
     switches: bool
     fabric_manager: str
@@ -82,29 +70,12 @@ class GpusSeen:
     @property
     def indexes(self) -> frozenset[int]:
         """The cards that the driver shows."""
-        return frozenset(int(row[0]) for row in self._rows() if not row[1].startswith("["))
-
-    @property
-    def lost(self) -> dict[int, str]:
-        """Cards that are listed and say only why they do not answer, by index."""
-        return {int(row[0]): row[1].strip("[]") for row in self._rows() if row[1].startswith("[")}
-
-    @property
-    def answer(self) -> bool:
-        """Whether the driver answers. A warning beside its cards also has an exit code."""
-        return self.smi.code == 0 or bool(self.indexes)
+        return frozenset(gpu.index for gpu in self.smi.gpus)
 
     @property
     def memory(self) -> dict[int, float]:
         """GiB by card, for those that say it."""
-        return {int(row[0]): int(row[2]) / 1024 for row in self._rows() if row[2].isdecimal()}
-
-    def _rows(self) -> Iterator[list[str]]:
-        for line in self.smi.lines:
-            row = [item.strip() for item in line.split(", ")]
-            # Warnings about a card stand between the rows.
-            if len(row) == 3 and row[0].isdecimal() and row[0].isascii():
-                yield row
+        return {gpu.index: gpu.memory_mib / 1024 for gpu in self.smi.gpus if gpu.memory_mib}
 
 
 @dataclass(frozen=True)
@@ -188,15 +159,15 @@ class Seen:
         """What could not be checked, one sentence each, where nothing else explains it."""
         if self.kernel is None:
             yield "the kernel's log: neither journalctl nor dmesg shows it"
-        if self.gpus and self.gpus.answer and not _readable(self.gpus.health):
-            said = self.gpus.health.text if self.gpus.health else ""
+        if (
+            self.gpus
+            and self.gpus.smi.answers
+            and not (self.gpus.health and (self.gpus.health.gpus or self.gpus.health.lost))
+        ):
+            said = self.gpus.health.said if self.gpus.health else ""
             yield f"ECC errors and slowdowns of the GPUs: {said or 'nvidia-smi printed nothing'}"
         for agent in self.agents:
             if agent.gpus is not None and not agent.gpus:
                 yield f"the GPUs in agent {agent.name}: its nvidia-smi printed nothing"
         if self.deployed and self.docker.answers and self.firewall is None:
             yield "the firewall: nft does not list its tables"
-
-
-def _readable(said: Said | None) -> bool:
-    return said is not None and any(line[:1].isdigit() for line in said.lines)

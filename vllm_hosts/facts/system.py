@@ -129,7 +129,7 @@ class SystemState(HostFact[System]):
             container_ports=_container_ports(parts["containers"]),
             routes=tuple(_routes(parts["routes"])),
             gpus=smi.gpus,
-            gpu_message=smi.message,
+            gpu_failure=smi.failure,
             gpus_lost=smi.lost,
             gpu_notes=smi.notes,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],

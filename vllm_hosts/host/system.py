@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import ImagePlaces
-from vllm_hosts.host.nvidia_smi import Gpu, Smi
+from vllm_hosts.host.nvidia_smi import Failure, Gpu, Smi
 from vllm_hosts.host.sockets import Socket
 
 
@@ -38,7 +38,7 @@ class System:
 
     ``listeners`` are its TCP sockets. ``free`` is in bytes, by the folder that was asked about;
     ``present`` are those that exist.
-    ``gpu_message`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
+    ``gpu_failure`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
     what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
     a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
     """
@@ -51,7 +51,7 @@ class System:
     listeners: tuple[Socket, ...]
     container_ports: dict[int, str]
     gpus: tuple[Gpu, ...]
-    gpu_message: str | None
+    gpu_failure: Failure | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
@@ -63,4 +63,4 @@ class System:
     @property
     def smi(self) -> Smi:
         """All that ``nvidia-smi`` said."""
-        return Smi(self.gpus, self.gpu_message, self.gpus_lost, self.gpu_notes)
+        return Smi(self.gpus, self.gpu_failure, self.gpus_lost, self.gpu_notes)

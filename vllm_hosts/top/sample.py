@@ -5,25 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_hosts.host.containers import Container
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One card as ``nvidia-smi`` tells of it. None: it does not say, as for a card in MIG mode.
-
-    Memory is in MiB, utilisation in percent of the time, temperature in degrees Celsius, power in
-    watts.
-    """
-
-    index: int
-    name: str
-    memory_used: float | None
-    memory_total: float | None
-    utilization: float | None
-    temperature: float | None
-    power: float | None
-    power_limit: float | None
-    mig: bool
+from vllm_hosts.host.nvidia_smi import Gpu
 
 
 @dataclass(frozen=True)
