@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.fakes import LocalHost
+from tests.unit.fakes import LocalHost, inspected
 from tests.unit.projects import ROOT
 from tests.unit.test_images import REPOSITORY, WANTED, identifier, v
 
@@ -42,14 +42,14 @@ elif words[0] == "ps":
 elif words[:2] == ["container", "inspect"]:
     for one in state["containers"]:
         if one["name"] in words:
-            there = "json" in words[3]
-            print(json.dumps(one) if there else one["image"] + " " + find(one["image"])["tags"][0])
+            tags = find(one["image_id"])["tags"]
+            print(json.dumps(one | {"image": tags[0] if tags else one["image_id"]}))
 elif words[:2] == ["image", "rm"]:
     with open(folder + "/removed", "a") as log:
         log.write(" ".join(words[2:]) + "\n")
     for name in words[2:]:
         one = find(name)
-        users = [c["name"] for c in state["containers"] if c["image"] == one["id"]]
+        users = [c["name"] for c in state["containers"] if c["image_id"] == one["id"]]
         if users:
             sys.exit("Error: conflict: container " + users[0] + " is using it")
         if name in one["tags"]:
@@ -100,7 +100,7 @@ class Fake:
         self.write()
 
     def use(self, name: str, letter: str, project: str | None) -> None:
-        one = {"name": f"/{name}", "image": identifier(letter), "project": project}
+        one = inspected(name) | {"image_id": identifier(letter), "project": project or ""}
         self.containers.append(one | {"name": name})
         self.write()
 

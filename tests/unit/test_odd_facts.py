@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vllm_hosts
-from tests.unit.fakes import inspected
+from tests.unit.fakes import inspect_line, inspected
 from tests.unit.samples import settings as host_settings
 from tests.unit.stand_in_host import StandInHost
 from tests.unit.test_doors import EDGE, SETTINGS
@@ -87,8 +87,8 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (
         AgentsServed(),
-        ["== live", "true", "== healthy", "qwen", "coder", "== starts",
-         "/var/lib/vllm-hosts/starts/qwen:95"],
+        ["== live", "true", "== containers", inspect_line("qwen"), inspect_line("coder"),
+         "== starts", "/var/lib/vllm-hosts/starts/qwen:95"],
     ),
     (
         AptPackages(),
@@ -211,7 +211,7 @@ def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
 
 #: One answer that is odd, and would be taken for: nobody is there.
 ODD: list[tuple[HostFact[Any], list[str]]] = [
-    (AgentsServed(), ["== live", "True?", "== healthy", "== starts"]),
+    (AgentsServed(), ["== live", "True?", "== containers", "== starts"]),
     (EdgeRuns(), ["== edge", "activ"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (ImageId(), ["== id", "Killed"]),

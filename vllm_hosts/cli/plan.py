@@ -143,7 +143,7 @@ def _why(system: System | HostError | None) -> str:
         return str(system)
     if system is None:
         return "the host was not queried for its GPUs (--no-connect)"
-    return f"the GPU driver does not answer: {system.gpu_message}"
+    return f"the GPU driver does not answer: {system.gpu_failure}"
 
 
 def _show(plans: list[HostPlan], unasked: dict[str, str], as_text: bool) -> None:

@@ -7,66 +7,13 @@ import re
 import socket
 from collections.abc import Iterable
 from http.client import HTTPException, HTTPResponse
-from math import isfinite
 from typing import Any, Final, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from vllm_hosts.facts.base import json_object
+from vllm_hosts.bounded import json_object
 from vllm_hosts.text import clean
-from vllm_hosts.top.sample import Gpu, Metrics, Usage
-
-#: Asked of ``nvidia-smi --query-gpu`` with ``--format=csv,noheader,nounits``.
-GPU_FIELDS: Final = (
-    "index",
-    "name",
-    "memory.used",
-    "memory.total",
-    "utilization.gpu",
-    "temperature.gpu",
-    "power.draw",
-    "power.limit",
-    "mig.mode.current",
-)
-
-
-def gpus(lines: Iterable[str]) -> tuple[Gpu, ...]:
-    """Cards from CSV lines, in the order of ``GPU_FIELDS``.
-
-    :raises ValueError: a line is none of these.
-    """
-    return tuple(map(gpu, lines))
-
-
-def gpu(line: str) -> Gpu:
-    """One card of them. :raises ValueError: the line is none."""
-    # A name may hold a comma, nothing else does.
-    index, *name, used, total, utilization, temperature, power, limit, mig = line.split(", ")
-    if not name or name[0].startswith("[") or not re.fullmatch("[0-9]{1,9}", index):
-        raise ValueError("not a card")
-    return Gpu(
-        index=int(index),
-        name=clean(", ".join(name), 200),
-        memory_used=_number(used),
-        memory_total=_number(total),
-        utilization=_number(utilization),
-        temperature=_number(temperature),
-        power=_number(power),
-        power_limit=_number(limit),
-        mig=mig.strip() == "Enabled",
-    )
-
-
-def _number(text: str) -> float | None:
-    """``[N/A]``, ``[Not Supported]``, ``[Unknown Error]`` and the like are no numbers."""
-    text = text.strip()
-    if text.startswith("[") or text == "N/A":
-        return None
-    number = float(text)
-    if not isfinite(number):
-        raise ValueError(f"{text!r} is not a number")
-    return number
-
+from vllm_hosts.top.sample import Metrics, Usage
 
 #: Units that Docker writes sizes in (docker/go-units, BytesSize), and the decimal ones beside them.
 _UNITS: Final = {
