@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.unit.fakes import LocalHost, inspected
-from tests.unit.projects import ROOT
 from tests.unit.test_images import REPOSITORY, WANTED, identifier, v
 
 #: docker, with images and containers in a file. Refuses what Docker refuses.
@@ -70,17 +69,12 @@ class Fake:
     def __init__(self, folder: Path) -> None:
         self.host = LocalHost.make(folder)
         self.record = self.host.folder / "images"
-        self.host.program("docker", f"#!{sys.executable}{_DOCKER}")
-        program = self.host.folder / "hosts"
-        program.write_text(
-            f"#!{sys.executable}\n"
-            "from vllm_hosts.facts import vllm_images\n"
-            f"vllm_images.RECORD = {str(self.record)!r}\n"
-            "from vllm_hosts.cli.main import main\n"
-            "main()\n"
+        self.host.program("docker", f"#!{sys.executable} -IS{_DOCKER}")
+        self.program = self.host.project.patched(
+            "from vllm_hosts.agents import prune",
+            "from vllm_hosts.facts import vllm_images",
+            f"prune.RECORD = vllm_images.RECORD = {str(self.record)!r}",
         )
-        program.chmod(0o755)
-        self.host.project.environment["PYTHONPATH"] = str(ROOT)
         self.images: list[dict[str, Any]] = []
         self.containers: list[dict[str, Any]] = []
         lines = []
@@ -113,9 +107,7 @@ class Fake:
         return "".join(one["id"][7] for one in state["images"])
 
     def run(self, *words: str) -> CompletedProcess[str]:
-        done = self.host.project.run(
-            str(self.host.folder / "hosts"), "images", "inventory/prod.py", *words
-        )
+        done = self.host.project.run(self.program, "images", "inventory/prod.py", *words)
         assert "Traceback" not in done.stdout, done.stdout
         return done
 

@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 def test_the_whole_way_is_remembered_and_used(file: Path) -> None:
     assert dict(left_behind.way_to(load(file).get_host("gpu1"), []).data) == WAY
     inventory = load(file)
-    way = WAY | {"ssh_hostname": "192.0.2.3"}
+    way: dict[str, bool | int | str] = {**WAY, "ssh_hostname": "192.0.2.3"}
     left_behind.join(inventory, remembering("gpu3", data=way))
     assert dict(inventory.host_data["gpu3"]) == way
 
