@@ -10,11 +10,11 @@ import pytest
 
 from lab import hosts as lab_hosts
 from tests.lab.conftest import Deployed
+from vllm_hosts.host.services import service
 from vllm_hosts.rehearsal.answer import Answer
 from vllm_hosts.rehearsal.command import Rehearsed, Request
 from vllm_hosts.rehearsal.fact import Rehearsals
 from vllm_hosts.rehearsal.verdict import Outcome, verdict
-from vllm_hosts.roles.vllm.plan import service
 from vllm_hosts.settings import Agent
 
 pytestmark = pytest.mark.nightly
