@@ -29,6 +29,7 @@ from vllm_hosts.host.system import Listener, ModelFolder, System
 from vllm_hosts.hub.model import Fetched
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.operations.gpu import GpuCheck
+from vllm_hosts.rehearsal.fact import Grounds
 
 SSHD = 'users:(("sshd",pid=1,fd=3))'
 NGINX_TEXT = "nginx version: nginx/1.26.3\nbuilt with OpenSSL 3.5.0 8 Apr 2025\n"
@@ -98,6 +99,8 @@ FRESH: dict[str, Any] = {
     "ComposeProject": Project({"qwen": "h1", "coder": "h2"}, (), None),
     "EdgeRuns": False,
     "AgentStates": {},
+    "RehearsalGrounds": Grounds(IMAGE_ID, {}, CARDS),
+    "Rehearsals": {},
     "Units": {
         name: Unit(enabled=False, active=False)
         for name in (

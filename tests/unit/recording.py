@@ -35,6 +35,7 @@ from vllm_hosts.host import probe
 from vllm_hosts.keys import KeyStore, OpenedStore
 from vllm_hosts.operations import differences, foreseen, one_by_one
 from vllm_hosts.project import run
+from vllm_hosts.rehearsal import remembered
 
 
 @dataclass
@@ -163,6 +164,7 @@ class Recorder:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run, "_run", begun)
             patch.setattr(differences, "_wanted", {})
+            patch.setattr(remembered, "folder", lambda: self.inventory.parent / "rehearsals")
             patch.setattr(base, "get_fact", self._fact)
             patch.setattr(probe, "ask", self._ask)
             patch.setattr(probe, "reachable", self._reachable)

@@ -84,6 +84,11 @@ def compose_path(settings: HostSettings) -> str:
     return f"{settings.vllm.directory}/compose.yaml"
 
 
+def variable_names(settings: HostSettings) -> list[str]:
+    """Variables of .env that compose.yaml asks for."""
+    return sorted({one.source for agent in settings.agents for one in secrets_of(settings, agent)})
+
+
 def compose_file(settings: HostSettings, host_memory: int) -> str:
     """The compose file as text."""
     services = [service(settings, agent, host_memory) for agent in settings.agents]
