@@ -6,7 +6,10 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
@@ -161,7 +164,10 @@ def run_here(
             (tmp_path / name).chmod(0o755)
     fact, mark = Rehearsals(), token_hex(16)
     needs = tuple(fetch.models) if fetch else ()
-    asked = [Asked(replace(one, image="IMAGE"), Request(mark, None), needs) for one in agents]
+    asked = [
+        Asked(replace(one, image="IMAGE"), Request(mark, None), needs if one.folders else ())
+        for one in agents
+    ]
     command = fact.command(asked, fetch or Fetch(), mark)
     # What Linux takes as one argument, with what pyinfra and sudo put around it.
     assert len(shlex.quote(command)) < 100_000
@@ -222,11 +228,54 @@ def test_small_files_are_fetched_first_and_the_commit_is_known(tmp_path: Path) -
     assert heard.answers["qwen"].vllm == "Qwen/Qwen3-8B"
 
 
+def test_who_needs_no_files_does_not_wait_for_those_of_others(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(
+        FETCHING_DOCKER.replace(
+            "cat >/dev/null;", f"sleep 1; echo fetched >>{tmp_path}/log;"
+        ).replace('[ "$1" = run ]', f'[ "$1" = run ] && echo "$*" >>{tmp_path}/log')
+    )
+    docker.chmod(0o755)
+    download = Download("IMAGE", "64102:64101", "/var/lib/vllm", None, None, 4)
+    two = [replace(CONTAINER, agent="own", folders={}), CONTAINER]
+    run_here(tmp_path, two, Fetch({MODEL.key: MODEL}, download), OUT="", SAID="")
+    log = (tmp_path / "log").read_text()
+    assert log.index("rehearsal-own") < log.index("fetched") < log.index("rehearsal-qwen")
+
+
 def test_a_model_that_cannot_be_had_is_the_reason(tmp_path: Path) -> None:
     heard = fetching(tmp_path, SAID="it is gated", FETCHED="3")
     assert heard.commits == {} and heard.answers["qwen"].unknown == {"all": "it is gated"}
     heard = fetching(tmp_path, SAID="0.1 GB of 0.2 GB", FETCHED="124")
     assert heard.answers["qwen"].unknown["all"].endswith("small files ended with 124")
+
+
+def test_a_rehearsal_that_is_cut_off_leaves_nothing(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/log; [ "$1" != run ] || exec sleep 20\n')
+    docker.chmod(0o755)
+    mark = token_hex(16)
+    command = Rehearsals().command([Asked(CONTAINER, Request(mark, None))], Fetch(), mark)
+    process = subprocess.Popen(
+        ["sh", "-c", command],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        start_new_session=True,
+    )
+    place = Path(f"/run/vllm-hosts-rehearsal.{mark[:16]}")
+    wait_until(lambda: (tmp_path / "log").exists())
+    assert place.exists()
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=20)
+    wait_until(lambda: not place.exists())
+    assert f"rm --force vllm-hosts-rehearsal-qwen-{mark[:8]}" in (tmp_path / "log").read_text()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Within ten seconds."""
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_an_agent_without_an_answer_is_no_answer() -> None:

@@ -38,30 +38,37 @@ def small_files(mark: str) -> str:
     return f"{place(mark)}/models"
 
 
+def _fetching(mark: str) -> str:
+    """The name of the container that fetches small files."""
+    return f"{CONTAINERS}-fetch-{mark[:8]}"
+
+
 def shell(asked: Sequence[Asked], fetch: Fetch, mark: str) -> str:
     """Shell: rehearse agents; for each a line with its name, how the container ended, its output in
     base64; for each fetched model ``= KEY`` and its commit.
 
     Whatever an image prints is data here: it can neither end the look nor be taken for another
-    agent's answer. Nothing of it stays: a container that is left by a connection that broke off
-    ends by itself.
+    agent's answer. Nothing of it stays: where a killed run leaves a container, that ends by itself.
     """
-    names = " ".join(container(one.agent, mark) for one in asked)
+    names = " ".join([*(container(one.agent, mark) for one in asked), _fetching(mark)])
+    gone = f"docker rm --force {names} >/dev/null 2>&1 || :"
+    if fetch.models:
+        gone += f"; {fetching.no_network()}"
     runs = "\n".join(_one(number, one, mark) for number, one in enumerate(asked))
     numbers = " ".join(map(str, range(len(asked))))
     return f"""
         ( umask 077
         find /run -maxdepth 1 -name '{CONTAINERS}.*' -mmin +30 -exec rm -rf {{}} + 2>/dev/null
         work={place(mark)}; mkdir "$work" || exit 1
-        trap 'docker rm --force {names} >/dev/null 2>&1 || :; rm -rf "$work"' EXIT
+        trap '{gone}; rm -rf "$work"' EXIT
         trap 'exit 1' HUP INT TERM PIPE
         printf %s {quote(script())} >"$work/script" || exit 1
-        {_fetched(fetch, mark) if fetch.models else ":"}
         {runs}
         at_once=$(($(sed -n 's/^MemAvailable: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo) / {ROOM}))
         [ $at_once -le "$(nproc)" ] || at_once=$(nproc)
         [ $at_once -gt 0 ] || echo 'less than {ROOM >> 20} GiB of main memory are free' \
             >"$work/lacks-memory"
+        {_fetched(fetch, mark) if fetch.models else ":"}
         end=$(($(date +%s) + {_ALL})); running=0
         for number in {numbers}; do
             rehearse_$number >"$work/line-$number" &
@@ -69,7 +76,7 @@ def shell(asked: Sequence[Asked], fetch: Fetch, mark: str) -> str:
             [ $running -lt $at_once ] || {{ wait; running=0; }}
         done
         wait
-        cat "$work"/line-* )
+        cat "$work"/commit-* "$work"/line-* 2>/dev/null || : )
     """
 
 
@@ -77,8 +84,10 @@ def _one(number: int, asked: Asked, mark: str) -> str:
     """Shell: a function that rehearses one agent."""
     name = asked.agent.agent
     given = shlex.join(words(asked.agent, asked.request))
+    until = 'while [ -d "$work" ] && [ ! -e "$work/fetched" ]; do sleep 0.2; done'
     return f"""
         rehearse_{number}() {{
+            {until if asked.needs else ":"}
             [ "$(date +%s)" -lt "$end" ] ||
                 echo 'other agents took the time for it' >"$work/lacks-time"
             for lack in memory time {" ".join(asked.needs)}; do
@@ -95,7 +104,8 @@ def _one(number: int, asked: Asked, mark: str) -> str:
 
 
 def _fetched(fetch: Fetch, mark: str) -> str:
-    """Shell: fetch what models have beside their weights, each with its digest."""
+    """Shell: fetch what models have beside their weights, each with its digest, while agents that
+    need none of it are asked about."""
     assert fetch.download is not None
     owner, _, group = fetch.download.user.partition(":")
     lines = [
@@ -108,7 +118,7 @@ def _fetched(fetch: Fetch, mark: str) -> str:
         one = fetching.run(
             model,
             fetch.download,
-            container=f"{CONTAINERS}-fetch-{mark[:8]}",
+            container=_fetching(mark),
             folder=small_files(mark),
             program='cat "$work/fetch"',
             further=("--small",),
@@ -123,6 +133,7 @@ def _fetched(fetch: Fetch, mark: str) -> str:
                 *) echo "fetching {model.model}'s small files ended with $code" \\
                     >"$work/lacks-{key}" ;;
             esac
-            sed -n 's/^commit /= {key} /p' "$work/{key}" | head -n 1"""
+            sed -n 's/^commit /= {key} /p' "$work/{key}" >"$work/commit-{key}"
+            """
         )
-    return "\n".join([*lines, f"set --; unset HF_TOKEN; {fetching.no_network()}"])
+    return "\n".join(["(", *lines, ': >"$work/fetched" ) &'])
