@@ -39,6 +39,7 @@ NGINX_CONF = (
 )
 IMAGE_ID = f"sha256:{'1' * 64}"
 CONFIG = (ROOT / "tests/unit/models/Qwen3-8B.json").read_bytes()
+AWQ = (ROOT / "tests/unit/models/Qwen3-8B-AWQ.json").read_bytes()
 #: What agents' models are made of, bytes by name.
 FILES = {"config.json": len(CONFIG), "model.safetensors": len(safetensors())}
 SMI = [
@@ -136,7 +137,7 @@ _SYSTEM = replace(
     gpu_message=None,
     models={
         HUB_MODEL: ModelFolder(CONFIG, 16 << 30),
-        "/srv/models/coder": ModelFolder(CONFIG, 16 << 30),
+        "/srv/models/coder": ModelFolder(AWQ, 16 << 30),
     },
 )
 _CONTAINERS = tuple(

@@ -24,7 +24,8 @@ class Gpu:
 
 
 class Verdict(StrEnum):
-    """What becomes of an agent. ``PROBABLY_NOT``: it depends on parts that are estimated."""
+    """What becomes of an agent. ``DOES_NOT_FIT``: vLLM said so, or its cards are not there.
+    ``PROBABLY_NOT``: estimates or formulas of ours are against it."""
 
     FITS = "fits"
     PROBABLY_NOT = "probably not"
@@ -63,8 +64,8 @@ class AgentPlan:
     KV cache: the budget without everything else. ``limit``: the model's own, in tokens.
     ``largest_max_model_len``: in tokens, within that limit; None: nothing fits, or it is not known.
     ``sequences``: of full length that fit at once. ``remedy``: the setting by which it would fit;
-    empty: it does, or that is not known. ``problems``: why it cannot run, whatever the
-    estimates; ``warnings``: everything else that somebody should know.
+    empty: it does, or that is not known. ``problems``: why it cannot run; ``warnings``:
+    everything else that somebody should know, with what formulas have against it at the beginning.
     """
 
     agent: str
