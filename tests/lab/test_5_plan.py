@@ -41,14 +41,14 @@ def test_the_engine_s_cache_has_as_many_tokens_as_planned(deployed: Deployed) ->
     log = lab_hosts.run("gpu1", "docker logs tiny 2>&1").stdout
     logged = re.findall(r"KV cache size: ([\d,]+) tokens", log)
     assert logged, log[-4000:]
-    tiny = planned()["tiny"]
+    tiny = planned("--no-rehearse")["tiny"]
     a_token = tiny["cache_of_one_sequence"] / tiny["max_model_len"]
     assert int(logged[-1].replace(",", "")) == pytest.approx(CACHE / a_token, rel=0.05)
 
 
 def test_weights_are_those_that_the_engine_loads(deployed: Deployed) -> None:
     """The bytes of tensors as its Python reads them, and its own figure where it logs one."""
-    tiny = planned()["tiny"]
+    tiny = planned("--no-rehearse")["tiny"]
     assert tiny["weights_exact"] is True
     code = (
         f"import json; file = open('{layout.MODEL_FOLDER}/model.safetensors', 'rb');"

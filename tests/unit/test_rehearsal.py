@@ -17,18 +17,18 @@ from typing import Any
 
 import pytest
 
-from vllm_hosts.capacity import Gpu, Verdict, estimates
+from vllm_hosts.capacity import AgentPlan, Gpu, Verdict, estimates
 from vllm_hosts.capacity.estimates import DRIVER
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.hub.model import Download, HubModel
 from vllm_hosts.rehearsal import remembered
 from vllm_hosts.rehearsal.answer import Answer, Room, read, unrehearsed
-from vllm_hosts.rehearsal.asking import beside
+from vllm_hosts.rehearsal.asking import Said, beside
 from vllm_hosts.rehearsal.command import MOST, Asked, Rehearsed, Request, key, script, words
 from vllm_hosts.rehearsal.fact import Heard, Rehearsals
 from vllm_hosts.rehearsal.on_host import Fetch
-from vllm_hosts.rehearsal.planned import planned, taken
+from vllm_hosts.rehearsal.planned import instead, planned, taken
 from vllm_hosts.rehearsal.remembered import keep, recall
 from vllm_hosts.rehearsal.verdict import Outcome, setting, verdict
 from vllm_hosts.settings import Agent
@@ -542,6 +542,21 @@ def test_a_plan_of_what_vllm_refuses_or_does_not_say() -> None:
     unknown = planned(agent(), recorded("meta"), [])
     assert unknown.verdict is Verdict.UNKNOWN and "could not be" in unknown.warnings[0]
     assert unknown.needs is None
+
+
+def test_a_plan_says_whose_figures_it_has() -> None:
+    card = Gpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
+    formulas = AgentPlan("qwen", "Qwen/Qwen3-8B", (0,), Verdict.FITS)
+    asked = instead(agent(), Said(recorded("fits")), formulas, [card])
+    assert asked.source == "vLLM 0.32.0" and asked.needs and asked.needs.weights.exact
+    earlier = instead(agent(), Said(recorded("fits"), remembered=True), formulas, [card])
+    assert earlier.source == "vLLM 0.32.0, which said so earlier"
+    refused = instead(agent(), Said(recorded("too_long")), formulas, [card])
+    assert refused.verdict is Verdict.DOES_NOT_FIT and refused.problems
+    for name in ("offloaded", "no_config"):
+        unknown = instead(agent(), Said(recorded(name)), formulas, [card])
+        assert replace(unknown, source="formulas") == formulas
+        assert unknown.source.startswith("formulas: vLLM did not say (")
 
 
 def test_what_is_estimated_beside_it() -> None:

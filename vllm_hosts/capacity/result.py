@@ -8,6 +8,9 @@ from enum import StrEnum
 from vllm_hosts.capacity.estimates import DRIVER
 from vllm_hosts.capacity.sizes import Size
 
+#: Of figures that vLLM was not asked for.
+FORMULAS = "formulas"
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -66,6 +69,7 @@ class AgentPlan:
     ``sequences``: of full length that fit at once. ``remedy``: the setting by which it would fit;
     empty: it does, or that is not known. ``problems``: why it cannot run; ``warnings``:
     everything else that somebody should know, with what formulas have against it at the beginning.
+    ``source``: who said the figures.
     """
 
     agent: str
@@ -81,6 +85,7 @@ class AgentPlan:
     remedy: str = ""
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    source: str = FORMULAS
 
 
 @dataclass(frozen=True)

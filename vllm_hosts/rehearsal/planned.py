@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vllm_hosts.capacity import estimates
-from vllm_hosts.capacity.result import AgentPlan, Gpu, Needs, Verdict
+from vllm_hosts.capacity.result import FORMULAS, AgentPlan, Gpu, Needs, Verdict
 from vllm_hosts.capacity.sizes import Size
 from vllm_hosts.rehearsal.answer import Answer
+from vllm_hosts.rehearsal.asking import Said
 from vllm_hosts.rehearsal.verdict import Outcome, verdict
 from vllm_hosts.settings import Agent
 
@@ -26,6 +27,19 @@ def taken(agent: Agent, answer: Answer) -> tuple[int, int, int]:
     hidden = 2 * (answer.batched_tokens or 0) * (answer.hidden or 0)
     graphs = estimates.graphs("--enforce-eager" in agent.extra_args)
     return drawing + hidden, graphs, estimates.context(len(agent.gpus))
+
+
+def instead(agent: Agent, said: Said, plan: AgentPlan, gpus: Sequence[Gpu]) -> AgentPlan:
+    """An agent's plan by formulas, or what its own vLLM said in its place, and which it is.
+
+    :param gpus: the agent's cards.
+    """
+    answer = said.answer
+    if answer.refused is None and (answer.weights is None or not (agent.gpus and answer.rooms)):
+        why = "; ".join(answer.unknown.values())
+        return replace(plan, source=f"{FORMULAS}: vLLM did not say ({why})") if why else plan
+    source = f"vLLM {answer.vllm or 'itself'}" + (", which said so earlier" * said.remembered)
+    return replace(planned(agent, answer, gpus), source=source)
 
 
 def planned(agent: Agent, answer: Answer, gpus: Sequence[Gpu]) -> AgentPlan:
