@@ -89,8 +89,9 @@ def plan(
     offline: bool,
     as_text: bool,
 ) -> None:
-    """Say whether vLLM takes agents, how much GPU memory they need, and the longest context that
-    fits. Changes nothing.
+    """Say whether vLLM takes agents and they fit their GPUs. Changes nothing.
+
+    The vLLM of each host's own image is asked where it can be; what it does not say is estimated.
 
     Exit codes: 0 all fit, 3 one does not, 1 one could not be planned. docs/capacity.md explains it.
 
