@@ -30,6 +30,7 @@ from vllm_hosts.host.system import ModelFolder, System
 from vllm_hosts.hub.model import Fetched
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.operations.gpu import GpuCheck
+from vllm_hosts.rehearsal.fact import Grounds
 
 SSHD = 'users:(("sshd",pid=1,fd=3))'
 NGINX_TEXT = "nginx version: nginx/1.26.3\nbuilt with OpenSSL 3.5.0 8 Apr 2025\n"
@@ -39,6 +40,7 @@ NGINX_CONF = (
 )
 IMAGE_ID = f"sha256:{'1' * 64}"
 CONFIG = (ROOT / "tests/unit/models/Qwen3-8B.json").read_bytes()
+AWQ = (ROOT / "tests/unit/models/Qwen3-8B-AWQ.json").read_bytes()
 #: What agents' models are made of, bytes by name.
 FILES = {"config.json": len(CONFIG), "model.safetensors": len(safetensors())}
 SMI = [
@@ -99,6 +101,8 @@ FRESH: dict[str, Any] = {
     "ComposeProject": Project({"qwen": "h1", "coder": "h2"}, (), None),
     "EdgeRuns": False,
     "AgentStates": {},
+    "RehearsalGrounds": Grounds(IMAGE_ID, {}, CARDS),
+    "Rehearsals": {},
     "Units": {
         name: Unit(enabled=False, active=False)
         for name in (
@@ -134,7 +138,7 @@ _SYSTEM = replace(
     gpu_failure=None,
     models={
         HUB_MODEL: ModelFolder(CONFIG, 16 << 30),
-        "/srv/models/coder": ModelFolder(CONFIG, 16 << 30),
+        "/srv/models/coder": ModelFolder(AWQ, 16 << 30),
     },
 )
 _CONTAINERS = tuple(

@@ -24,9 +24,10 @@ from vllm_hosts.host.agent_changes import (
 from vllm_hosts.host.compose import Project
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.files import File
+from vllm_hosts.host.services import compose_entry
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations.outage import out_for
-from vllm_hosts.roles.vllm.plan import compose_entry, variables
+from vllm_hosts.roles.vllm.plan import variables
 
 KEY = SecretStr("key-of-qwen-0123456789")
 DEFINITION = Definition(
