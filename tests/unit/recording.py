@@ -35,6 +35,8 @@ from vllm_hosts.host import probe
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.operations import differences, foreseen, one_by_one
 from vllm_hosts.project import run
+from vllm_hosts.project.before import Run as Begun
+from vllm_hosts.project.loaded import Project
 from vllm_hosts.rehearsal import remembered
 
 

@@ -12,7 +12,7 @@ from tests.unit.fakes import listening
 from tests.unit.samples import settings
 from vllm_hosts.host.firewall import Surroundings
 from vllm_hosts.host.services import compose_file
-from vllm_hosts.host.sockets import unexpected_sockets
+from vllm_hosts.host.sockets import Socket, unexpected_sockets
 from vllm_hosts.roles.assertions.plan import reachable_problems
 from vllm_hosts.roles.firewall.plan import rules
 from vllm_hosts.settings import HostSettings

@@ -14,7 +14,6 @@ from tests.unit.recording import InLine, Recorder
 from tests.unit.samples import QWEN
 from vllm_hosts.host.docker_unit import Unit as DockerOptions
 from vllm_hosts.host.nginx_sites import Sites
-from vllm_hosts.host.nvidia_smi import failure
 from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.roles.assertions import assertions

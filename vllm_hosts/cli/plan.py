@@ -25,7 +25,6 @@ from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
-from vllm_hosts.project.inventory import validate
 from vllm_hosts.rehearsal.asking import Said, ask
 from vllm_hosts.rehearsal.planned import instead
 from vllm_hosts.settings import HostSettings
@@ -107,7 +106,7 @@ def plan(
         )
     answers: dict[str, Looked | HostError] = {}
     if connect:
-        answers = Connections(loaded).each(
+        answers = Connections(project.inventory).each(
             chosen, lambda name: _looked(chosen[name], rehearse), leave=True
         )
     unasked: dict[str, str] = {}
