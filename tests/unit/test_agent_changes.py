@@ -55,6 +55,22 @@ def test_what_changes_and_why() -> None:
     assert serving(["a", "b", "c"], found) == {"a", "b"}
 
 
+def test_an_agent_that_is_not_up_may_still_be_taken_down() -> None:
+    states = ("restarting", "paused", "created", "dead")
+    found = Project(
+        dict.fromkeys(states, "new"), tuple(container(one, status=one) for one in states), None
+    )
+    assert [one.runs for one in changes(states, found)] == [True, True, False, False]
+
+
+def test_how_long_a_start_takes_is_rounded() -> None:
+    def said(seconds: int) -> str:
+        [sentence] = sentences([Change("a", "it is new", runs=False)], [], {"a": seconds}, {})
+        return sentence.partition("takes about ")[2]
+
+    assert [said(seconds) for seconds in (119, 120, 3600)] == ["119 s", "2 minutes", "60 minutes"]
+
+
 def test_what_happens_is_said_in_words() -> None:
     changed = [
         Change("a", "its definition changed", runs=True),

@@ -50,7 +50,7 @@ def test_the_whole_way_is_remembered_and_used(file: Path) -> None:
 
 def test_another_port_of_an_address_is_another_machine(file: Path) -> None:
     inventory = load(file)
-    behind = {"ssh_hostname": "192.0.2.1", "ssh_port": 2223}
+    behind: dict[str, bool | int | str] = {"ssh_hostname": "192.0.2.1", "ssh_port": 2223}
     left_behind.join(inventory, remembering("gpu3", data=behind))
     left_behind.join(inventory, remembering("gpu4", data=WAY))
     assert [host.name for host in inventory.groups[LEFT]] == ["gpu3"]
