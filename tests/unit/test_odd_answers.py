@@ -41,13 +41,14 @@ from vllm_hosts.facts.vllm_images import ImagesThere, ImagesUsed
 from vllm_hosts.host.apt_entries import in_the_way
 from vllm_hosts.host.apt_sources import extended
 from vllm_hosts.host.apt_sources import read as read_sources
+from vllm_hosts.host.docker_stats import usages
 from vllm_hosts.host.image_places import image_places
 from vllm_hosts.host.nvidia_smi import parse as parse_smi
 from vllm_hosts.host.sockets import read as read_sockets
 from vllm_hosts.host.sockets import unexpected_sockets
+from vllm_hosts.host.vllm_metrics import http_body, metrics
 from vllm_hosts.roles.nginx.plan import parse_version
 from vllm_hosts.suite.listening import read as read_listeners
-from vllm_hosts.top import parse as top
 from vllm_hosts.top.look import _gpus
 
 #: What programs print beside their answers, as seen.
@@ -256,9 +257,9 @@ PARSERS: dict[str, tuple[Callable[[list[str]], object], list[str]]] = {
     "apt's stanzas": (sources, [*TestAptSources.DEB822.splitlines(), "", *STANZA.splitlines()]),
     "apt's lists": (lists, [*TestAptSources.LINES.splitlines(), LINE.strip()]),
     "nginx -V": (lambda lines: parse_version("\n".join(lines)), NGINX),
-    "vLLM's metrics": (lambda lines: top.metrics("\n".join(lines)), METRICS),
-    "HTTP": (lambda lines: top.http_body("\n".join(lines).encode()), HTTP),
-    "docker stats": (top.usages, [STATS]),
+    "vLLM's metrics": (lambda lines: metrics("\n".join(lines)), METRICS),
+    "HTTP": (lambda lines: http_body("\n".join(lines).encode()), HTTP),
+    "docker stats": (usages, [STATS]),
     "places of images": (
         image_places,
         ["kind docker", "feature -", "root /a", "free root 1", "store /b", "free store 2"],

@@ -13,12 +13,13 @@ from tests.unit.fakes import inspect_line
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.host.containers import Container
+from vllm_hosts.host.docker_stats import Usage, usages
 from vllm_hosts.host.nvidia_smi import Gpu
-from vllm_hosts.top import parse
+from vllm_hosts.host.vllm_metrics import Metrics, http_body, metrics
 from vllm_hosts.top.draw import View, lines, picture
 from vllm_hosts.top.export import as_json
 from vllm_hosts.top.look import Doing, _gpus
-from vllm_hosts.top.sample import AgentSample, HostSample, Metrics, Rates, Usage, rates
+from vllm_hosts.top.sample import AgentSample, HostSample, Rates, rates
 
 RECORDED = Path(__file__).with_name("recorded")
 H200 = Gpu(
@@ -68,7 +69,7 @@ def test_cards_are_shown_with_the_driver_s_warning(code: int) -> None:
 
 
 def test_what_containers_use() -> None:
-    found = parse.usages(
+    found = usages(
         [
             '{"BlockIO":"0B / 8.19kB","CPUPerc":"398.02%","Container":"one","ID":"6f3c",'
             '"MemPerc":"3.02%","MemUsage":"2.5GiB / 78.2GiB","Name":"one","NetIO":"1kB / 2kB",'
@@ -82,11 +83,11 @@ def test_what_containers_use() -> None:
         "two": Usage(0.0, 512 * 1024, int(1.5 * 2**40)),
     }
     with pytest.raises(ValueError, match="not a size"):
-        parse.usages(['{"CPUPerc":"1%","MemUsage":"much / more","Name":"one"}'])
+        usages(['{"CPUPerc":"1%","MemUsage":"much / more","Name":"one"}'])
 
 
 def test_what_vllm_says_of_itself() -> None:
-    found = parse.metrics((RECORDED / "metrics-0.33.txt").read_text())
+    found = metrics((RECORDED / "metrics-0.33.txt").read_text())
     assert found == Metrics(
         running=12,
         waiting=3,
@@ -99,7 +100,7 @@ def test_what_vllm_says_of_itself() -> None:
 
 
 def test_engines_are_added_up_and_the_fullest_cache_counts() -> None:
-    found = parse.metrics(
+    found = metrics(
         'vllm:num_requests_running{engine="0"} 2\nvllm:num_requests_running{engine="1"} 3\n'
         'vllm:kv_cache_usage_perc{engine="0"} 0.25\nvllm:kv_cache_usage_perc{engine="1"} 0.75\n'
     )
@@ -108,8 +109,8 @@ def test_engines_are_added_up_and_the_fullest_cache_counts() -> None:
 
 def test_the_name_that_older_versions_have() -> None:
     old = 'vllm:gpu_cache_usage_perc{model_name="a b\\"}"} 0.7\n'
-    assert parse.metrics(old).kv_cache == 0.7
-    assert parse.metrics(old + 'vllm:kv_cache_usage_perc{model_name="m"} 0.1\n').kv_cache == 0.1
+    assert metrics(old).kv_cache == 0.7
+    assert metrics(old + 'vllm:kv_cache_usage_perc{model_name="m"} 0.1\n').kv_cache == 0.1
 
 
 @pytest.mark.parametrize(
@@ -117,21 +118,21 @@ def test_the_name_that_older_versions_have() -> None:
 )
 def test_what_is_no_metrics_of_vllm_is_not_zero(text: str) -> None:
     with pytest.raises(ValueError):
-        parse.metrics(text)
+        metrics(text)
 
 
 def test_answers_as_they_come_over_the_wire() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"
     chunked = head + b"transfer-encoding: chunked\r\n\r\n4\r\nup 1\r\n1\r\n\n\r\n0\r\n\r\n"
-    assert parse.http_body(chunked) == "up 1\n"
-    assert parse.http_body(head + b"content-length: 5\r\n\r\nup 1\n") == "up 1\n"
+    assert http_body(chunked) == "up 1\n"
+    assert http_body(head + b"content-length: 5\r\n\r\nup 1\n") == "up 1\n"
     for cut in (chunked[:-9], head + b"content-length: 50\r\n\r\nup 1\n", b"nonsense"):
         with pytest.raises(ValueError, match="cut short"):
-            parse.http_body(cut)
+            http_body(cut)
     with pytest.raises(ValueError, match="answers 503"):
-        parse.http_body(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+        http_body(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
     with pytest.raises(ValueError, match="nothing answers"):
-        parse.http_body(b"")
+        http_body(b"")
 
 
 def test_rates_are_differences_over_the_host_s_own_time() -> None:

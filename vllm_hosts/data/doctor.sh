@@ -1,7 +1,7 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
 # directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
 # inspect (the format of docker inspect), sockets (a command), gpu_fields and gpu_health (lists of
-# what nvidia-smi is asked for), gpu_patience (seconds).
+# what nvidia-smi is asked for), gpu_patience (seconds), masks (functions of awk).
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
 
 # Keys are compared by digests with a salt that stays here: outside they say nothing.
@@ -255,18 +255,8 @@ look_at_edge() {
     '
 }
 
-{ secrets 2>/dev/null | unquoted; echo '== look'; look; } | awk '
+{ secrets 2>/dev/null | unquoted; echo '== look'; look; } | awk "$masks"'
     !looking && $0 == "== look" { looking = 1; next }
-    !looking { if (length($0) >= 8) masked[$0]; next }
-    {
-        for (secret in masked) {
-            done = ""
-            while (at = index($0, secret)) {
-                done = done substr($0, 1, at - 1) "*MASKED*"
-                $0 = substr($0, at + length(secret))
-            }
-            $0 = done $0
-        }
-        print
-    }
+    !looking { keep($0); next }
+    { print masked($0) }
 ' | tr -c '\11\12\40-\176' '?'

@@ -26,6 +26,7 @@ from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import nvidia_smi, paths
 from vllm_hosts.host.containers import INSPECT, named
 from vllm_hosts.host.marks import DEPLOY_SINCE
+from vllm_hosts.host.masks import FUNCTIONS
 from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import LISTENING, read
 from vllm_hosts.settings import HostSettings
@@ -67,6 +68,7 @@ class DoctorLook(HostFact[Seen]):
                 ",".join(nvidia_smi.health(name)) for name in nvidia_smi.REASONS
             ),
             "gpu_patience": str(_PATIENCE),
+            "masks": FUNCTIONS,
         }
         assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
         return ending(f"{assigned}\n{_script()}")

@@ -8,6 +8,7 @@ from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.containers import INSPECT, Container, named
+from vllm_hosts.host.masks import MASKED, keys
 from vllm_hosts.host.paths import EDGE_FOLDER
 from vllm_hosts.text import clean
 
@@ -36,24 +37,6 @@ class AgentsInspected(HostFact[dict[str, Container]]):
     def parse(self, lines: list[str]) -> dict[str, Container]:
         parts = sections(lines)
         return named(parts["containers"], parts["asked"][0].split())
-
-
-#: Every key that the host has, found in whatever an agent prints. vLLM prints none; this is for the
-#: day on which something else does. Clients' keys are compared word by word, since there are many.
-_MASKED = r"""
-    from == "env" { if ($0 !~ /^#/ && (at = index($0, "="))) {
-        value = substr($0, at + 1); if (length(value) > 7) secret[value] }; next }
-    from == "map" { if (split($0, part, "\"") > 1) {
-        value = part[2]; sub(/^Bearer /, "", value); if (length(value) > 7) key[value] }; next }
-    {
-        for (value in secret) while (at = index($0, value))
-            $0 = substr($0, 1, at - 1) "*MASKED*" substr($0, at + length(value))
-        count = split($0, word, /[^A-Za-z0-9_-]+/)
-        for (i = 1; i <= count; i++) if (word[i] in key) while (at = index($0, word[i]))
-            $0 = substr($0, 1, at - 1) "*MASKED*" substr($0, at + length(word[i]))
-        print "> " $0
-    }
-"""
 
 
 #: Lines of vLLM's access log for checks that went well, after Docker's stamp: the container's own
@@ -112,13 +95,10 @@ class AgentLogs(HostFact[Logs]):
         everything: bool = False,
     ) -> str:
         """:param since: by agent, the stamp from which on lines are wanted."""
-        files = f"from=env {quote(directory)}/.env from=map {edge_folder}/clients.map from=log -"
         script = [
             "echo '== read at'; date -u +%Y-%m-%dT%H:%M:%S.%NZ",
             "names=$(docker ps --all --format '{{.Names}}') || exit 1",
-            f"files='{files}'; set --",
-            'for word in $files; do case $word in /*) [ -e "$word" ] || continue ;; esac',
-            'set -- "$@" "$word"; done',
+            keys(directory, edge_folder),
         ]
         for agent in agents:
             # A further look brings few lines anyway, and Docker counts from the end each time.
@@ -130,7 +110,7 @@ class AgentLogs(HostFact[Logs]):
                 f"echo '== {agent}'",
                 f"if printf '%s\\n' \"$names\" | grep -qxF {agent}; then",
                 f"echo present; docker logs --timestamps {limits} {agent} 2>&1{chosen}"
-                f' | iconv -c -f utf-8 -t utf-8 | awk {quote(_MASKED)} "$@"; fi',
+                f" | iconv -c -f utf-8 -t utf-8 | {MASKED} | sed 's/^/> /'; fi",
             ]
         return ending("\n".join(script))
 

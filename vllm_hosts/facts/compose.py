@@ -9,6 +9,7 @@ from shlex import quote
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.compose import COMPOSE, STARTS, Network, Project
 from vllm_hosts.host.containers import INSPECT, Container, read
+from vllm_hosts.host.masks import MASKED, keys
 
 #: A service's name and its hash. No warning has just two words, the second of this form.
 _HASH = re.compile(r"([a-z0-9][a-z0-9_.-]*) ([0-9a-z]{3,128})")
@@ -142,21 +143,16 @@ class AgentStates(HostFact[dict[str, Container]]):
 
 
 class AgentLog(HostFact[tuple[str, ...]]):
-    """The last lines that an agent printed, with the values of .env masked."""
+    """The last lines that an agent printed, with every key masked."""
 
     what = "an agent's log"
 
     def command(self, agent: str, directory: str, lines: int) -> str:
-        mask = """
-            FNR == NR { if ($0 !~ /^#/ && length($2) > 7) secrets[$2]; next }
-            { for (secret in secrets) while (at = index($0, secret))
-                  $0 = substr($0, 1, at - 1) "*MASKED*" substr($0, at + length(secret))
-              print }
-        """
         return ending(
             f"""
+            {keys(directory)}
             echo '== log'
-            docker logs --tail {lines} {agent} 2>&1 | awk -F= {quote(mask)} {directory}/.env -
+            docker logs --tail {lines} {agent} 2>&1 | {MASKED}
             """
         )
 

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from vllm_hosts.agents.status import style_of
 from vllm_hosts.host.nvidia_smi import Gpu
-from vllm_hosts.top.sample import AgentSample, HostSample, Metrics, hit_rate, rates
+from vllm_hosts.host.vllm_metrics import Metrics
+from vllm_hosts.top.sample import AgentSample, HostSample, hit_rate, rates
 
 UNKNOWN = "n/a"
 

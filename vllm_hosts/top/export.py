@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.vllm_metrics import Metrics
 from vllm_hosts.top.draw import View
-from vllm_hosts.top.sample import AgentSample, Metrics, hit_rate, rates
+from vllm_hosts.top.sample import AgentSample, hit_rate, rates
 
 
 def as_json(views: Mapping[str, View]) -> list[dict[str, Any]]:

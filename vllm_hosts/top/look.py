@@ -10,10 +10,11 @@ from vllm_hosts.facts.agents import inspection
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import nvidia_smi
 from vllm_hosts.host.containers import Container, named
+from vllm_hosts.host.docker_stats import STATS, usages
 from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.vllm_metrics import Metrics, http_body, metrics
 from vllm_hosts.text import clean
-from vllm_hosts.top import parse
-from vllm_hosts.top.sample import AgentSample, HostSample, Metrics
+from vllm_hosts.top.sample import AgentSample, HostSample
 
 #: Seconds for each program on the host. vLLM answers late where it has much to do.
 _PATIENCE = 6
@@ -48,7 +49,7 @@ class Doing(HostFact[HostSample]):
             }}
             exec {{stats}}< <(
                 docker ps --format '{{{{.Names}}}}' | grep -xE '{names}' |
-                    xargs -r docker stats --no-stream --format '{{{{json .}}}}' | grep '^{{'
+                    xargs -r {STATS} | grep '^{{'
             )
             exec {{gpus}}< <(
                 {nvidia_smi.query(nvidia_smi.LOAD, _PATIENCE)}
@@ -71,7 +72,7 @@ class Doing(HostFact[HostSample]):
         parts = sections(lines)
         asked = [name.removeprefix("metrics ") for name in parts if name.startswith("metrics ")]
         known = named(parts["containers"], asked)
-        used = parse.usages(parts["stats"])
+        used = usages(parts["stats"])
         agents = {}
         for agent in asked:
             uptime, *packed = parts[f"metrics {agent}"]
@@ -100,6 +101,6 @@ def _metrics(agent: Container, packed: str) -> tuple[Metrics | None, str | None]
         raw = unpacker.decompress(base64.b64decode(packed, validate=True), _METRICS_SIZE)
         if not unpacker.eof:
             raise ValueError("the answer is cut short, or too large")
-        return parse.metrics(parse.http_body(raw)), None
+        return metrics(http_body(raw)), None
     except (ValueError, OSError, zlib.error) as error:
         return None, clean(error, 500)

@@ -5,33 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_hosts.host.containers import Container
+from vllm_hosts.host.docker_stats import Usage
 from vllm_hosts.host.nvidia_smi import Gpu
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What vLLM says of itself. Tokens and prefix cache are counted from its start on.
-
-    ``kv_cache`` is the part of the KV cache in use, from 0 to 1; of the fullest engine, where an
-    agent has several. None: this vLLM does not say.
-    """
-
-    running: float | None = None
-    waiting: float | None = None
-    kv_cache: float | None = None
-    prompt_tokens: float | None = None
-    generation_tokens: float | None = None
-    prefix_hits: float | None = None
-    prefix_queries: float | None = None
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a container uses: CPU in percent of one processor, memory in bytes."""
-
-    cpu: float
-    memory: int
-    memory_limit: int
+from vllm_hosts.host.vllm_metrics import Metrics
 
 
 @dataclass(frozen=True)

@@ -1,54 +1,32 @@
-"""From what programs print to values: nvidia-smi, docker stats, vLLM's /metrics. Pure."""
+"""What vLLM says of itself at /metrics, as values. Touches no host."""
 
 from __future__ import annotations
 
 import io
 import re
 import socket
-from collections.abc import Iterable
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Final, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from vllm_hosts.bounded import json_object
-from vllm_hosts.text import clean
-from vllm_hosts.top.sample import Metrics, Usage
 
-#: Units that Docker writes sizes in (docker/go-units, BytesSize), and the decimal ones beside them.
-_UNITS: Final = {
-    "B": 1,
-    **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGTP", start=1)},
-    **{f"{letter}B": 1000**power for power, letter in enumerate("kMGTP", start=1)},
-}
+@dataclass(frozen=True)
+class Metrics:
+    """What vLLM says of itself. Tokens and prefix cache are counted from its start on.
 
-
-def usages(lines: Iterable[str]) -> dict[str, Usage]:
-    """By container, from lines of ``docker stats --no-stream --format '{{json .}}'``.
-
-    One that is ending says ``--`` and is left out.
-
-    :raises ValueError: a line is none of these.
+    ``kv_cache`` is the part of the KV cache in use, from 0 to 1; of the fullest engine, where an
+    agent has several. None: this vLLM does not say.
     """
-    found = {}
-    for line in lines:
-        one = json_object(line)
-        if not all(isinstance(one.get(key), str) for key in ("Name", "CPUPerc", "MemUsage")):
-            raise ValueError(f"not a line of docker stats: {clean(line, 200)!r}")
-        if "--" in one["CPUPerc"] or "--" in one["MemUsage"]:
-            continue
-        used, _, limit = one["MemUsage"].partition(" / ")
-        found[one["Name"]] = Usage(
-            float(one["CPUPerc"].removesuffix("%")), _bytes(used), _bytes(limit)
-        )
-    return found
 
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"([0-9.]+)([A-Za-z]+)", text.strip())
-    if match is None or match[2] not in _UNITS:
-        raise ValueError(f"{text!r} is not a size")
-    return int(float(match[1]) * _UNITS[match[2]])
+    running: float | None = None
+    waiting: float | None = None
+    kv_cache: float | None = None
+    prompt_tokens: float | None = None
+    generation_tokens: float | None = None
+    prefix_hits: float | None = None
+    prefix_queries: float | None = None
 
 
 #: vLLM's names (vllm/v1/metrics/loggers.py; Prometheus' client adds _total to counters). The second
