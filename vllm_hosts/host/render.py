@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 @cache
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=PackageLoader("vllm_hosts"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -27,7 +24,7 @@ def _environment() -> Environment:
 def render(
     template: str, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: object
 ) -> str:
-    """Render a template from ``templates/``.
+    """Render a template from the package's ``templates/``.
 
     :param template: path below that folder, such as ``vllm/compose.yaml.j2``.
     :param filters: further filters for the language of this template.
