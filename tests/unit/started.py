@@ -22,7 +22,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 BIN = Path(sys.executable).parent
@@ -124,10 +126,14 @@ def _serve() -> Callable[[], object] | None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from pyinfra_cli.main import main as pyinfra
 
+    from vllm_hosts.cli import verify
     from vllm_hosts.cli.main import main as vllm_hosts
 
     for name in vllm_hosts.commands:
         assert vllm_hosts.commands[name]
+    # The suite's pytest is a fork too; only behind gevent.
+    import_module("testinfra.plugin")
+    vars(verify)["subprocess"] = SimpleNamespace(run=_run_suite)
     gc.freeze()
     programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}
     while line := sys.stdin.buffer.readline():
@@ -179,6 +185,19 @@ def _run_script(path: str) -> None:
     """As Python does with a script: what stands beside it can be imported."""
     sys.argv[0], sys.path[0] = path, str(Path(path).resolve().parent)
     runpy.run_path(path, run_name="__main__")
+
+
+def _run_suite(words: list[str], check: bool) -> SimpleNamespace:
+    """``python -P -m pytest``, of a command that is a fork."""
+    import pytest
+
+    assert words[:4] == [sys.executable, "-P", "-m", "pytest"] and not check, words
+    if not (pid := _fork()):
+        sys.argv = ["pytest", *words[4:]]
+        # Asserts of what is imported already are not the suite's.
+        quiet = "-Wignore::pytest.PytestAssertRewriteWarning"
+        _end_quickly(lambda: int(pytest.main([*words[4:], quiet])))
+    return SimpleNamespace(returncode=os.waitstatus_to_exitcode(_waitpid(pid, 0)[1]))
 
 
 def _code(pid: int, until: float) -> int | None:

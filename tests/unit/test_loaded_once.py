@@ -105,6 +105,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store.update(lambda content: with_hosts(content, "here", "there", "gone"))
     store.local_ca()
     monkeypatch.chdir(tmp_path)
+    # pyinfra keeps code by its path, which is the same in every folder that a test stands in.
+    monkeypatch.setattr("pyinfra_cli.util.PYTHON_CODES", {})
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 

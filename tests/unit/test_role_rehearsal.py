@@ -52,7 +52,7 @@ def test_nobody_is_asked_where_nothing_changes(in_line: InLine) -> None:
 def test_an_agent_that_only_stopped_is_not_asked_about(in_line: InLine) -> None:
     recorder = changed(in_line())
     project = recorder.host.facts["ComposeProject"]
-    stopped = tuple(replace(one, status="exited") for one in project.containers)
+    stopped = tuple(replace(one, state="exited") for one in project.containers)
     recorder.host.facts["ComposeProject"] = replace(project, containers=stopped)
     assert not recorder.run(rehearsal).failed and not asked(recorder)
 

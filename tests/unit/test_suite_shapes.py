@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.projects import AGENT, Project
+from tests.unit.projects import AGENT, BIN, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.verify.promises import promises
 from vllm_hosts.verify.report.model import ORDER
@@ -205,7 +205,9 @@ def test_a_red_report_names_the_inventory_s_file_and_says_one_reason_once(tmp_pa
     project.write(
         "inventory/prod.py", "gpu_hosts = [('a', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n"
     )
-    done = project.run("vllm-hosts", "verify", "inventory/prod.py", "--ports", "1-2")
+    # The installed program, whose pytest is a process of its own and no fork.
+    verify = (str(BIN / "vllm-hosts"), "verify", "inventory/prod.py", "--ports", "1-2")
+    done = project.run(*verify)
     assert done.returncode == 1
     assert "promises not checked on a\n" in done.stdout
     # pytest's own line of progress and its last one are beside it.

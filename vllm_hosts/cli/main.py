@@ -21,7 +21,7 @@ _COMMANDS = {
     "images": "List the vLLM images on hosts, or remove old ones.",
     "init": "Make a site: a folder with your inventory and settings.",
     "keys": "Manage clients' API keys: add, list, show, rotate, revoke.",
-    "plan": "Estimate agents' GPU memory, and the longest context that fits.",
+    "plan": "Say whether vLLM takes agents and they fit their GPUs.",
     "settings": "Print every setting: its type, default and meaning.",
     "tls": "Show when the edges' certificates expire, or renew them.",
     "top": "Watch GPUs, requests, tokens and KV caches.",
