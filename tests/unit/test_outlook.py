@@ -231,7 +231,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     (made.folder / "deploy.py").unlink()
     made.write("deploy.py", "from vllm_hosts.roles.vllm import vllm\n\nvllm()\n")
     host.program("docker", f"#!/bin/sh\n{DOCKER}")
-    host.file("inspected", inspect_line("one", hash="HASH"))
+    host.file("inspected", inspect_line("one", hash="HASH") + "\n")
     vllm = {"directory": str(host.folder / "opt"), "cache_directory": str(tmp_path / "cache")}
 
     def dry(**changes: object) -> str:
