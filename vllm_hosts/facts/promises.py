@@ -9,6 +9,7 @@ class ListeningSockets(HostFact[tuple[str, ...]]):
     """Lines of ``ss`` for all listening TCP and UDP sockets, with their programs."""
 
     what = "the listening sockets"
+    steady = True
 
     def command(self) -> str:
         return ending("echo '== sockets'; ss -Hltunp")

@@ -9,7 +9,7 @@ from shlex import quote
 
 from vllm_hosts import hub
 from vllm_hosts.facts import look
-from vllm_hosts.facts.hub import MODELS, HubModels
+from vllm_hosts.facts.hub import MODELS, HubModels, asked_of
 from vllm_hosts.hub.model import Download, HubModel
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
@@ -35,12 +35,8 @@ def models_fetched(models: Sequence[HubModel], download: Download) -> Commands:
     """
     if not models:
         return
-    found = look(
-        HubModels,
-        models=list(models),
-        cache_directory=download.cache_directory,
-        reader=download.user,
-    )
+    asked = asked_of(models, download.cache_directory)
+    found = look(HubModels, models=asked, reader=download.user)
     for model in models:
         if not found[model.key].complete(model.revision):
             differs(f"model {model.model}", f"is not in the cache at revision {model.revision}")

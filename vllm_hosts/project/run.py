@@ -20,6 +20,7 @@ from pyinfra.context import ctx_config, ctx_host, ctx_state
 from vllm_hosts.connect import pyinfra_output, sudo
 from vllm_hosts.connect.reach import Reaching
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.facts import ahead, asked
 from vllm_hosts.host.marks import DEPLOY_SINCE, deploy_mark
 from vllm_hosts.keys import ClientKey, HostKeys, KeyStore, OpenedStore
 from vllm_hosts.keys.beside import shown
@@ -143,8 +144,10 @@ def install(inventory_file: Path | None = None) -> None:
     state.init = partial(_initialise, _run, state, state.init)
     if context and not _run.ours:
         _load_our_way()
-    if context and _run.keys_only and not _run.dry:
-        run = _run
+    run = _run
+    if context:
+        context.call_on_close(lambda: ahead.end(state))
+    if context and run.keys_only and not run.dry:
         context.call_on_close(
             lambda: pyinfra_command.say_who_has_old_keys(run.chosen, state, run.inventory)
         )
@@ -217,6 +220,8 @@ def _initialise(
         run.settings = validate(inventory)
         _open_secrets(run, inventory)
         run.chosen = tuple(chosen)
+    assert run.opened is not None
+    ahead.begin(run.opened.folder / asked.FILE, pyinfra_command.what_runs(ours=run.ours))
     state.add_callback_handler(Reaching())
     deploy_output.install(state)
     state.add_callback_handler(one_by_one.Ending())
