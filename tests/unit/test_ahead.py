@@ -195,7 +195,9 @@ _TROUBLES = st.sampled_from(["", "", "", "half", "cut", "odd", "bad", "lost"])
     between=st.lists(st.tuples(_name, _value), max_size=3),
     trouble=_TROUBLES,
 )
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_looks_and_changes_in_any_order_come_to_the_same(
     runs: list[list[Step]],
     between: list[tuple[str, str]],

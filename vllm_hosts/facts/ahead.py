@@ -78,6 +78,10 @@ class _AtHost:
     #: one thing after the other does not ask for everything in between.
     wasted: int = 0
     rest: int = 0
+    #: How commands run in the current operation, which takes pyinfra long to find out.
+    operation: object = None
+    options: dict[str, Any] = field(default_factory=dict)
+    how: str = ""
     #: Only a host that nobody has changed in this run is taken at what it said before.
     strict: bool = False
 
@@ -96,6 +100,16 @@ class _AtHost:
         elif self.last.count(one) == 1:
             self.at = max(self.at, self.last.index(one) + 1)
         return one in self.last
+
+    def options_at(self, host: Host) -> dict[str, Any]:
+        """As which user, with which shell and so on pyinfra runs commands at this point."""
+        operation = host.current_op_global_arguments
+        if operation is None or operation is not self.operation:
+            given, _ = pop_global_arguments(host.state, host, dict(operation or {}))
+            self.operation = operation
+            self.options = {key: given.get(key) for key in CONNECTOR_ARGUMENT_KEYS}
+            self.how = repr(self.options)
+        return self.options
 
     def forget(self) -> None:
         if self.answers and time.monotonic() <= self.until:
@@ -173,8 +187,8 @@ def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
     here.asked.append(one)
     if not here.follow(one) or (here.strict and touched.times(host) != here.before):
         return None
-    look, options = Look.of(fact, arguments), _options(host)
-    valid_for = (touched.times(host), repr(options))
+    look, options = Look.of(fact, arguments), here.options_at(host)
+    valid_for = (touched.times(host), here.how)
     if here.valid_for != valid_for or time.monotonic() > here.until:
         here.forget()
         if here.rest:
@@ -257,9 +271,3 @@ def asked_together(host: Host, looks: list[Look], options: dict[str, Any]) -> di
 
 def _reading(look: Look, lines: list[str]) -> Value:
     return lambda: look.read(lines)
-
-
-def _options(host: Host) -> dict[str, Any]:
-    """How pyinfra would run a fact's command at this point: sudo, the shell and so on."""
-    given, _ = pop_global_arguments(host.state, host, dict(host.current_op_global_arguments or {}))
-    return {key: given.get(key) for key in CONNECTOR_ARGUMENT_KEYS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,6 +24,14 @@ def _environment() -> Environment:
     )
 
 
+@lru_cache(maxsize=16)
+def _with_filters(filters: frozenset[tuple[str, Callable[..., str]]]) -> Environment:
+    """Kept for all hosts: another one compiles its templates anew, which takes most of the time."""
+    environment = _environment().overlay()
+    environment.filters = environment.filters | dict(filters)
+    return environment
+
+
 def render(
     template: str, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: object
 ) -> str:
@@ -33,9 +41,5 @@ def render(
     :param filters: further filters of this template's language.
     :raises jinja2.UndefinedError: the template uses a name that is not in ``values``.
     """
-    environment = _environment()
-    if filters:
-        # Compiles its templates anew, which takes most of the time.
-        environment = environment.overlay()
-        environment.filters = environment.filters | dict(filters)
+    environment = _with_filters(frozenset(filters.items())) if filters else _environment()
     return environment.get_template(template).render(**values)

@@ -17,7 +17,7 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
-from vllm_hosts.connect import pyinfra_output, sudo
+from vllm_hosts.connect import pyinfra_output, pyinfra_speed, sudo
 from vllm_hosts.connect.reach import Reaching
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts import ahead, asked
@@ -111,6 +111,7 @@ def install(inventory_file: Path | None = None) -> None:
     """
     global _run
     pyinfra_output.install()
+    pyinfra_speed.install()
     context = click.get_current_context(silent=True)
     options = pyinfra_command.options()
     pyinfra_command.check_options(options)
