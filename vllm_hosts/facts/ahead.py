@@ -174,9 +174,6 @@ def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
     run, state = _run, host.state
     if run is None or run.off or not getattr(fact, "steady", False):
         return None
-    # Who wants to see each command and its output gets them.
-    if not host.connected or state.print_fact_output or state.print_fact_input:
-        return None
     here = run.hosts.get(host)
     if here is None:
         here = run.hosts[host] = _AtHost(run.lists.get(run.name, {}).get(host.name, ()))
@@ -185,7 +182,10 @@ def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
     if one is None:
         return None
     here.asked.append(one)
-    if not here.follow(one) or (here.strict and touched.times(host) != here.before):
+    # Who wants to see each command and its output gets them.
+    shown = state.print_fact_output or state.print_fact_input
+    late = here.strict and touched.times(host) != here.before
+    if not here.follow(one) or shown or late or not host.connected:
         return None
     look, options = Look.of(fact, arguments), here.options_at(host)
     valid_for = (touched.times(host), here.how)
