@@ -9,6 +9,7 @@ from typing import Protocol
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.probe import Answer
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.exposure import closed_ports
 
 #: Routes that vLLM serves without requiring its key (vLLM 0.32, run), and ones that control it.
 FORBIDDEN = (
@@ -69,7 +70,7 @@ def reachable_problems(
 
     A firewall that drops packets sends no answer, so all ports are tried at the same time.
     """
-    ports = [agent.port for agent in settings.agents if agent.expose is None]
+    ports = closed_ports(settings)
     if not ports:
         return
     with ThreadPoolExecutor(max_workers=len(ports)) as pool:

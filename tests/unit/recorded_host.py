@@ -167,8 +167,10 @@ class Host:
     def _AgentStates(self, agents: Sequence[str]) -> Any:
         return {name: self.facts["AgentStates"][name] for name in agents}
 
-    def _HubModels(self, models: Sequence[Any], **_: Any) -> Any:
-        return {one.key: self.facts["HubModels"][one.model] for one in models}
+    def _HubModels(self, models: Sequence[tuple[str, str, str]], reader: str) -> Any:
+        names = {key: folder.rpartition("/models--")[2] for key, folder, _ in models}
+        known = self.facts["HubModels"]
+        return {key: known[name.replace("--", "/")] for key, name in names.items()}
 
     def _Rehearsals(self, asked: Sequence[Asked], fetch: Fetch, mark: str) -> Heard:
         """vLLM takes what it is not said to refuse."""

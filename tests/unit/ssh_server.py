@@ -73,6 +73,11 @@ class SshServer:
         path = self.folder / "jumps"
         return path.read_text().splitlines() if path.exists() else []
 
+    def executions(self) -> int:
+        """Commands that it was sent so far."""
+        path = self.folder / "executions"
+        return len(path.read_bytes()) if path.exists() else 0
+
     def program(self, name: str, script: str) -> None:
         """A program that commands find before the system's."""
         path = self.folder / "programs" / name
@@ -160,6 +165,8 @@ class _Server(paramiko.ServerInterface):
         if not self._cut.acquire(blocking=False):
             channel.get_transport().close()
             return False
+        with (self._folder / "executions").open("ab") as file:
+            file.write(b".")
         threading.Thread(target=self._run, args=(channel, command), daemon=True).start()
         return True
 

@@ -38,7 +38,7 @@ class TestModels:
         assert "--env HF_ENDPOINT=https://mirror.example" in script
         assert "--user 64102:64101" in script
         asked = recorder.host.arguments["HubModels"]
-        assert asked["cache_directory"] == "/var/lib/vllm"
+        assert asked["models"][0][1] == "/var/lib/vllm/huggingface/hub/models--Qwen--Qwen3-8B"
 
     def test_a_copied_model_that_is_another_fails_the_host(
         self, in_line: InLine, tmp_path: Path

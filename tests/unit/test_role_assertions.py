@@ -27,7 +27,7 @@ class TestAssertions:
         done = recorder.run(assertions)
         assert (done.failed, done.said) == (False, [])
         # A firewall that drops is waited for, and not for long.
-        assert recorder.tried == {("192.0.2.11", port, 2.0) for port in (8001, 8002)}
+        assert recorder.tried == {("192.0.2.11", port, 0.4) for port in (8001, 8002)}
         # The edge's own name and CA, at the host's address.
         ca_file = str(recorder.inventory.parent / ".vllm-hosts/prod/ca.pem")
         assert set(recorder.asked) == {("192.0.2.11", 443, "llm.example.com", ca_file)}

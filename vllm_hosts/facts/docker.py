@@ -40,6 +40,7 @@ class DockerDaemon(HostFact[Daemon]):
     """Versions, daemon.json, and whether the running daemon is older than what it should read."""
 
     what = "the Docker daemon"
+    steady = True
 
     def command(self, read_at_start: list[str]) -> str:
         return ending(
@@ -124,6 +125,7 @@ class OwnPorts(HostFact[frozenset[int]]):
     """TCP and UDP ports that the containers of one Compose project publish."""
 
     what = "the containers' ports"
+    steady = True
 
     def command(self, directory: str) -> str:
         label = f"label=com.docker.compose.project.working_dir={directory}"
@@ -140,6 +142,7 @@ class ImageId(HostFact[str]):
     """The id of an image that the host has; empty where it does not."""
 
     what = "the container images"
+    steady = True
 
     def command(self, image: str) -> str:
         return ending(
@@ -170,6 +173,7 @@ class ImageVersion(HostFact[ImageFound]):
     """Which vLLM an image has, if it was checked since it came to this host."""
 
     what = "the container images"
+    steady = True
 
     def command(self, image: str) -> str:
         return ending(
@@ -229,6 +233,7 @@ class DockerUnit(HostFact[Unit]):
     """Options that docker.service and its drop-ins give the daemon."""
 
     what = "docker.service"
+    steady = True
 
     def command(self, folders: tuple[str, ...] = _FOLDERS) -> str:
         return ending(_UNIT.format(folders=" ".join(folders)))

@@ -29,6 +29,7 @@ class FirewallLoaded(HostFact[Loaded]):
     """Compares the live table with the file, loaded into a network namespace of its own."""
 
     what = "the firewall"
+    steady = True
 
     def command(self, rules: str, unit: str) -> str:
         listing = LISTING
@@ -63,6 +64,7 @@ class SshPorts(HostFact[tuple[int, ...]]):
     """
 
     what = "sshd's ports"
+    steady = True
 
     def command(self) -> str:
         return ending(
@@ -101,6 +103,7 @@ class HostSurroundings(HostFact[Surroundings]):
     """nginx's user, and the bridges that lead outside: by a real card, or the default route."""
 
     what = "the host's bridges and nginx's user"
+    steady = True
 
     def command(self, system: str = "/sys/class/net", conf: str = "/etc/nginx/nginx.conf") -> str:
         return ending(
@@ -158,6 +161,7 @@ class OtherFirewalls(HostFact[Others]):
     """ufw and firewalld, where they are active."""
 
     what = "other firewalls"
+    steady = True
 
     def command(self) -> str:
         return ending(

@@ -10,6 +10,7 @@ class ListeningSockets(HostFact[tuple[Socket, ...]]):
     """All listening TCP and UDP sockets, with their programs."""
 
     what = "the listening sockets"
+    steady = True
 
     def command(self) -> str:
         return ending(f"echo '== sockets'; {LISTENING}")

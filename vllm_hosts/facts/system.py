@@ -65,6 +65,7 @@ class SystemState(HostFact[System]):
     """Login, init, disk, listeners, published ports, GPUs and models."""
 
     what = "the system, as root (check ssh_user, _sudo and the sudo password),"
+    steady = True
 
     def command(
         self, folders: list[str], image: str, reader: str, models: Iterable[str] = ()
@@ -213,6 +214,7 @@ class HostMemory(HostFact[int]):
     """Main memory of the host in bytes, as its kernel has it to give away."""
 
     what = "the host's memory"
+    steady = True
 
     def command(self) -> str:
         return ending(

@@ -34,6 +34,7 @@ class TreeState(HostFact[TreeFound]):
     """Kind, mode, owner and digest of paths, without reading what is in them."""
 
     what = "the state of files"
+    steady = True
 
     def command(self, paths: list[str], stamp: str | None = None) -> str:
         words = " ".join(quote(path) for path in paths)

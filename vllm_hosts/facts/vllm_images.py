@@ -55,6 +55,7 @@ class ImagesThere(HostFact[ImagesFound]):
     """Every image and every container of a host, and the record of what agents have used."""
 
     what = "the container images"
+    steady = True
 
     def command(self) -> str:
         return ending(
@@ -125,6 +126,7 @@ class ImagesUsed(HostFact[ImageUse]):
     """What the record of used images should have, and what it has."""
 
     what = "the agents' images"
+    steady = True
 
     def command(self, image: str) -> str:
         ours = f"label=com.docker.compose.project={PROJECT}"

@@ -14,6 +14,8 @@ from vllm_hosts.bounded import parse_json
 
 #: Long enough for a handshake around the world, short enough for a run over many hosts.
 TIMEOUT = 5.0
+#: How long a connection is waited for that a firewall should drop.
+SHORTEST, LONGEST = 0.25, 2.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,23 @@ def reachable(address: str, port: int, timeout: float = TIMEOUT) -> bool:
             return True
     except OSError:
         return False
+
+
+def round_trip(address: str, port: int, timeout: float = TIMEOUT) -> float | None:
+    """Seconds that a TCP connection to a port takes to open, the longest of three; None: one did
+    not open within ``timeout``."""
+    longest = 0.0
+    for _ in range(3):
+        begun = time.monotonic()
+        if not reachable(address, port, timeout):
+            return None
+        longest = max(longest, time.monotonic() - begun)
+    return longest
+
+
+def patience(seconds: float | None) -> float:
+    """Seconds after which a packet that got no answer was dropped, from those of a round trip."""
+    return LONGEST if seconds is None else min(LONGEST, max(SHORTEST, 10 * seconds))
 
 
 def certificate(address: str, port: int, name: str, timeout: float = TIMEOUT) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,6 +21,14 @@ def _environment() -> Environment:
     )
 
 
+@lru_cache(maxsize=16)
+def _with_filters(filters: frozenset[tuple[str, Callable[..., str]]]) -> Environment:
+    """Kept for all hosts: another one compiles its templates anew, which takes most of the time."""
+    environment = _environment().overlay()
+    environment.filters = environment.filters | dict(filters)
+    return environment
+
+
 def render(
     template: str, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: object
 ) -> str:
@@ -30,9 +38,5 @@ def render(
     :param filters: further filters for the language of this template.
     :raises jinja2.UndefinedError: the template uses a name that is not in ``values``.
     """
-    environment = _environment()
-    if filters:
-        # A copy compiles its templates again, which takes most of the time.
-        environment = environment.overlay()
-        environment.filters = environment.filters | dict(filters)
+    environment = _with_filters(frozenset(filters.items())) if filters else _environment()
     return environment.get_template(template).render(**values)

@@ -8,6 +8,7 @@ from pyinfra import logger
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
+from vllm_hosts.facts import ahead
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.foreseen import dry, refuse
 from vllm_hosts.text import clean
@@ -29,8 +30,11 @@ def no_problems(find: Callable[[], Sequence[str]]) -> Commands:
 @host_operation
 def promise_kept(find: Callable[[], Sequence[str]]) -> Commands:
     """Like ``no_problems``, for what is true only at the end of a run, and not checked before."""
-    if ctx_state.get().is_executing and (found := find()):
-        raise HostError("; ".join(found))
+    if ctx_state.get().is_executing:
+        with ahead.strictly(ctx_host.get()):
+            found = find()
+        if found:
+            raise HostError("; ".join(found))
     yield from ()
 
 

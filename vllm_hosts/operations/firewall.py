@@ -23,7 +23,13 @@ _BLAME = "is this machine's network in firewall.ssh_from, and is sshd's port the
 
 
 @host_operation
-def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: str) -> Commands:
+def firewall_in_force(
+    entries: Callable[[], Sequence[Entry]],
+    rules: str,
+    unit: str,
+    *,
+    afterwards: Callable[[], None] = lambda: None,
+) -> Commands:
     """Write the rules, load them, and let them be loaded at boot.
 
     A changed table has to be confirmed by a new connection from here, or the host restores the
@@ -32,6 +38,7 @@ def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: 
     :param entries: returns the wanted files; it may query the host.
     :param rules: path of the nftables file among them.
     :param unit: systemd unit that loads it.
+    :param afterwards: called once it is in force.
     """
     wanted = entries()
     remember(wanted)
@@ -67,6 +74,8 @@ def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: 
     if not (loaded.enabled and loaded.active):
         differs(unit, "is not started at boot")
         yield StringCommand(f"systemctl enable --now {unit}")
+    if ctx_state.get().is_executing:
+        afterwards()
 
 
 @host_operation

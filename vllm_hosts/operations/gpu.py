@@ -33,6 +33,7 @@ class LastGpuCheck(HostFact[GpuCheck]):
     """Driver, cards and toolkit, now and at the last check."""
 
     what = "the GPUs"
+    steady = True
 
     def command(self, indexes: str) -> str:
         return ending(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 from vllm_hosts.facts import look
-from vllm_hosts.facts.hub import MODELS, HubModels
+from vllm_hosts.facts.hub import MODELS, HubModels, asked_of
 from vllm_hosts.host import fetching
 from vllm_hosts.hub.model import Download, HubModel
 from vllm_hosts.operations.base import Commands, host_operation, watched
@@ -26,12 +26,8 @@ def models_fetched(models: Sequence[HubModel], download: Download) -> Commands:
     """
     if not models:
         return
-    found = look(
-        HubModels,
-        models=list(models),
-        cache_directory=download.cache_directory,
-        reader=download.user,
-    )
+    asked = asked_of(models, download.cache_directory)
+    found = look(HubModels, models=asked, reader=download.user)
     for model in models:
         if not found[model.key].complete(model.revision):
             differs(f"model {model.model}", f"is not in the cache at revision {model.revision}")

@@ -16,6 +16,7 @@ from pyinfra.api.state import State
 from vllm_hosts.connect import sudo
 from vllm_hosts.connect.reach import Reaching
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.facts import ahead, asked
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.beside import shown
 from vllm_hosts.operations import one_by_one
@@ -120,6 +121,9 @@ def initialise(
     with refused():
         _open_secrets(run, run.loaded(inventory))
         run.chosen = tuple(chosen)
+    assert run.project is not None
+    what = pyinfra_command.what_runs(ours=run.ours)
+    ahead.begin(run.project.opened.folder / asked.FILE, what)
     state.add_callback_handler(Reaching())
     deploy_output.install(state)
     state.add_callback_handler(one_by_one.Ending())

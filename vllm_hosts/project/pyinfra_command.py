@@ -128,6 +128,13 @@ def only_keys(operations: Sequence[object]) -> bool:
     return [Path(str(operation)).name for operation in operations] == ["keys.py"]
 
 
+def what_runs(*, ours: bool) -> str:
+    """The name of what a run is made of, such as ``deploy.py``; a command of ours, such as drift,
+    looks at what that would do."""
+    files = () if ours else options().get("operations") or ()
+    return "+".join(Path(str(file)).name for file in files) or "deploy.py"
+
+
 def ask_somebody() -> None:
     """pyinfra asks before it changes anything, and breaks where nobody can answer."""
     cli = sys.modules.get("pyinfra_cli.cli")

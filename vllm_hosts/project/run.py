@@ -11,7 +11,8 @@ import click
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
-from vllm_hosts.connect import pyinfra_output
+from vllm_hosts.connect import pyinfra_output, pyinfra_speed
+from vllm_hosts.facts import ahead
 from vllm_hosts.host.marks import DEPLOY_SINCE, deploy_mark
 from vllm_hosts.keys import ClientKey, HostKeys, OpenedStore
 from vllm_hosts.keys.ownership import Claim
@@ -81,6 +82,7 @@ def install(project: Project | None = None) -> None:
     """
     global _run
     pyinfra_output.install()
+    pyinfra_speed.install()
     context = click.get_current_context(silent=True)
     options = pyinfra_command.options()
     pyinfra_command.check_options(options)
@@ -114,8 +116,10 @@ def install(project: Project | None = None) -> None:
     state.init = partial(initialise, _run, state, state.init)
     if context and not _run.ours:
         load_our_way(_run)
-    if context and _run.keys_only and not _run.dry:
-        run = _run
+    run = _run
+    if context:
+        context.call_on_close(lambda: ahead.end(state))
+    if context and run.keys_only and not run.dry:
         context.call_on_close(
             lambda: pyinfra_command.say_who_has_old_keys(run.chosen, state, run.file)
         )

@@ -12,7 +12,7 @@ from vllm_hosts.capacity.result import Gpu
 from vllm_hosts.capacity.sources import gpus_of
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.hub import HubModels
+from vllm_hosts.facts.hub import HubModels, asked_of
 from vllm_hosts.host.models import download, models_of
 from vllm_hosts.host.paths import models_folder
 from vllm_hosts.host.services import service
@@ -83,8 +83,7 @@ class _Host:
         if needed:
             there = look(
                 HubModels,
-                models=list(needed.values()),
-                cache_directory=settings.vllm.cache_directory,
+                models=asked_of(needed.values(), settings.vllm.cache_directory),
                 reader=settings.vllm.fetch_user,
             )
         found: dict[str, Said] = {}

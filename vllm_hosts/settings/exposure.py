@@ -19,3 +19,8 @@ def exposed(settings: HostSettings) -> list[str]:
         for agent in settings.agents
         for name, what in agent.risks.items()
     ]
+
+
+def closed_ports(settings: HostSettings) -> list[int]:
+    """Ports of agents that nobody outside may reach."""
+    return [agent.port for agent in settings.agents if agent.expose is None]
