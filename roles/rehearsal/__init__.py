@@ -7,11 +7,14 @@ nothing. What cannot be rehearsed is said, and stops nobody.
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import ComposeProject
 from vllm_hosts.facts.system import HostMemory
+from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.agent_changes import changes
 from vllm_hosts.host.paths import PROJECT
 from vllm_hosts.host.services import compose_file, variable_names
@@ -44,11 +47,15 @@ def _refusals(settings: HostSettings) -> list[str]:
 
 def _changing(settings: HostSettings) -> list[Agent]:
     """The agents that the role vllm would start or recreate, for another definition."""
+    path, file = f"{settings.vllm.directory}/compose.yaml", compose_file(settings, look(HostMemory))
+    if look(TreeState, paths=[path]).paths[path].sha256 == sha256(file.encode()).hexdigest():
+        # It is written only after this, so whoever wrote it was told what vLLM says.
+        return []
     project = look(
         ComposeProject,
         directory=settings.vllm.directory,
         project=PROJECT,
-        file=compose_file(settings, look(HostMemory)),
+        file=file,
         names=variable_names(settings),
     )
     hashes = {one.service: one.config_hash for one in project.containers}

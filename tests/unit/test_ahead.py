@@ -295,6 +295,7 @@ PASSING = {
     "EdgeRuns": "asked while agents change",
     "FileTexts": "asked by drift, of what differs",
     "ImageRoom": "asked before and after an image is removed",
+    "RehearsalGrounds": "asked only about agents that change",
     "Rehearsals": "runs vLLM",
 }
 

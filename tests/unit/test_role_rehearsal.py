@@ -30,6 +30,9 @@ def changed(recorder: Recorder, *names: str, **answers: Answer) -> Recorder:
     facts["ComposeProject"] = replace(facts["ComposeProject"], wanted=wanted)
     facts["RehearsalGrounds"] = replace(facts["RehearsalGrounds"], folders=FOLDER)
     facts["Rehearsals"] = answers
+    path = f"{recorder.host.settings.vllm.directory}/compose.yaml"
+    if names:
+        recorder.host.paths[path] = replace(recorder.host.paths[path], sha256="0" * 64)
     recorder.host.arguments.clear()
     # The first deploy has asked the same.
     shutil.rmtree(recorder.inventory.parent / "rehearsals", ignore_errors=True)
