@@ -30,6 +30,7 @@ from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT as REPOSITORY
 from tests.unit.recorded_host import Host, Operation
 from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.connect import lock
 from vllm_hosts.facts import base
 from vllm_hosts.host import probe
 from vllm_hosts.keys import KeyStore, OpenedStore
@@ -87,6 +88,25 @@ class _Connector(FakeConnector):
         return True
 
 
+class Shell:
+    """The shell that holds a host for a deploy: it says what it is made to say, and hears what the
+    deploy tells it."""
+
+    def __init__(self, *says: str) -> None:
+        self.says = list(says)
+        self.heard: list[str] = []
+        self.closed = False
+
+    def send(self, text: str) -> None:
+        self.heard.append(text)
+
+    def line(self) -> str:
+        return f"lock {self.says.pop(0)}\n" if self.says else ""
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def deploy_py() -> None:
     """The whole deploy, as its entry file calls it."""
     runpy.run_path(str(REPOSITORY / "deploy.py"))
@@ -112,6 +132,10 @@ class Recorder:
         self.tried: set[tuple[str, int, float]] = set()
         #: What the edge was asked.
         self.asked: list[tuple[Any, ...]] = []
+        #: Who holds the host, in the last run.
+        self.shell = Shell()
+        #: What that one says first, in the next run.
+        self.says: tuple[str, ...] = ("taken",)
 
     def copied(self, folder: Path, **changes: Any) -> Recorder:
         """The same host and store once more, below another folder, with other settings."""
@@ -164,6 +188,7 @@ class Recorder:
             patch.setattr(run, "_run", begun)
             patch.setattr(differences, "_wanted", {})
             patch.setattr(base, "get_fact", self._fact)
+            patch.setattr(lock, "opened", self._opened)
             patch.setattr(probe, "ask", self._ask)
             patch.setattr(probe, "reachable", self._reachable)
             run._host_run.cache_clear()
@@ -171,6 +196,11 @@ class Recorder:
             yield
         foreseen.end()
         run._host_run.cache_clear()
+
+    def _opened(self, state: State, host: object, script: str) -> Shell:
+        assert script.strip()
+        self.shell = Shell(*self.says)
+        return self.shell
 
     def _reachable(self, address: str, port: int, timeout: float) -> bool:
         self.tried.add((address, port, timeout))

@@ -19,10 +19,12 @@ from vllm_hosts.cli.common import Group
 from vllm_hosts.cli.doctor import doctor
 from vllm_hosts.cli.drift import drift
 from vllm_hosts.cli.endpoints import endpoints
+from vllm_hosts.cli.history import history
 from vllm_hosts.cli.hosts import hosts
 from vllm_hosts.cli.images import images
 from vllm_hosts.cli.init import init, settings
 from vllm_hosts.cli.keys import keys
+from vllm_hosts.cli.lock import lock
 from vllm_hosts.cli.plan import plan
 from vllm_hosts.cli.tls import tls
 from vllm_hosts.cli.top import top
@@ -30,8 +32,8 @@ from vllm_hosts.cli.verify import verify
 from vllm_hosts.connect import pyinfra_output
 
 _COMMANDS = (
-    *(agents, ca, check, doctor, drift, endpoints, hosts),
-    *(images, init, keys, plan, settings, tls, top, verify),
+    *(agents, ca, check, doctor, drift, endpoints, history, hosts),
+    *(images, init, keys, lock, plan, settings, tls, top, verify),
 )
 
 

@@ -26,7 +26,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import HostFact, ending, json_object, sections
 from vllm_hosts.host import paths
-from vllm_hosts.host.marks import DEPLOY_SINCE
+from vllm_hosts.host.marks import functions
 from vllm_hosts.settings import HostSettings
 
 _SCRIPT = DATA / "doctor.sh"
@@ -56,10 +56,9 @@ class DoctorLook(HostFact[Seen]):
             "edge_folder": paths.EDGE_FOLDER,
             "certificate": paths.TLS_CERTIFICATE,
             "key": paths.TLS_KEY,
-            "mark": DEPLOY_SINCE,
         }
         assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
-        return ending(f"{assigned}\n{_script()}")
+        return ending(f"{functions()}\n{assigned}\n{_script()}")
 
     def parse(self, lines: list[str]) -> Seen:
         parts = sections(lines)

@@ -18,6 +18,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
 from vllm_hosts.connect import pyinfra_output, sudo
+from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.connect.reach import Reaching
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.host.marks import DEPLOY_SINCE, deploy_mark
@@ -27,6 +28,7 @@ from vllm_hosts.keys.ownership import Claim
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.operations import one_by_one
+from vllm_hosts.operations.locked import Releasing
 from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.project import deploy_output, left_behind, outlook, pyinfra_command
 from vllm_hosts.project.inventory import (
@@ -36,7 +38,7 @@ from vllm_hosts.project.inventory import (
     require_hosts,
     validate,
 )
-from vllm_hosts.project.site import belongs_to, import_from
+from vllm_hosts.project.site import belongs_to, held_for, import_from
 from vllm_hosts.settings import HostSettings
 
 
@@ -220,6 +222,7 @@ def _initialise(
     state.add_callback_handler(Reaching())
     deploy_output.install(state)
     state.add_callback_handler(one_by_one.Ending())
+    state.add_callback_handler(Releasing())
     if run.dry:
         # There is nothing to ask: a host that cannot be reached is named, the others continue.
         state.should_raise_failed_hosts = _go_on
@@ -264,6 +267,13 @@ def current() -> Current:
     """
     _validated()
     return _host_run(ctx_host.get().name)
+
+
+def purpose() -> Purpose:
+    """What hosts are held for by this run, as others there read it."""
+    run, _, _ = _validated()
+    what = "keys.py" if run.keys_only else "deploy.py"
+    return held_for(what, run.inventory)
 
 
 @cache
