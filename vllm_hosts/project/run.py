@@ -30,7 +30,7 @@ from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.operations import one_by_one
 from vllm_hosts.operations.locked import Releasing
 from vllm_hosts.operations.one_by_one import Serving
-from vllm_hosts.project import deploy_output, left_behind, outlook, pyinfra_command
+from vllm_hosts.project import deploy_output, ending, left_behind, outlook, pyinfra_command
 from vllm_hosts.project.inventory import (
     LEFT,
     deployed,
@@ -145,8 +145,15 @@ def install(inventory_file: Path | None = None) -> None:
     state.init = partial(_initialise, _run, state, state.init)
     if context and not _run.ours:
         _load_our_way()
-    if context and _run.keys_only and not _run.dry:
-        run = _run
+    run = _run
+    if context and not run.ours:
+        ending.listen()
+    if context and not (run.ours or run.dry or run.keys_only):
+        file = " ".join(Path(str(name)).name for name in options.get("operations") or ())
+        context.call_on_close(
+            lambda: ending.say_how_to_retry(lambda: run.chosen, state, run.inventory, file)
+        )
+    if context and run.keys_only and not run.dry:
         context.call_on_close(
             lambda: pyinfra_command.say_who_has_old_keys(run.chosen, state, run.inventory)
         )
@@ -186,7 +193,7 @@ def _refused() -> Iterator[None]:
         for problem in error.problems:
             click.echo(f"    - {problem}", err=True)
         click.echo("    No host was changed.", err=True)
-        raise SystemExit(1) from None
+        raise SystemExit(ending.BAD_INPUT) from None
 
 
 def _initialise(
