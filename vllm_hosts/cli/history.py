@@ -30,7 +30,7 @@ _LIMIT = 60.0
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 def history(inventory: Path, hosts: tuple[str, ...], lines: int, as_json: bool) -> None:
-    """Show the runs that changed hosts: who, from where, at which commit, and what.
+    """Show who changed hosts, from where, and what.
 
     Each host keeps this itself, the last 500 runs, and root there can edit it. Runs that changed
     nothing leave no line.
