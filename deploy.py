@@ -5,6 +5,7 @@ from vllm_hosts.roles.client_keys import client_keys, key_expiry
 from vllm_hosts.roles.docker import docker
 from vllm_hosts.roles.edge_logs import edge_logs
 from vllm_hosts.roles.firewall import firewall
+from vllm_hosts.roles.lock import lock
 from vllm_hosts.roles.models import models
 from vllm_hosts.roles.nginx import nginx, nginx_asked
 from vllm_hosts.roles.nvidia_container_toolkit import nvidia_container_toolkit
@@ -19,6 +20,7 @@ from vllm_hosts.roles.tls import tls
 from vllm_hosts.roles.vllm import vllm
 from vllm_hosts.roles.vllm_image import vllm_image
 
+lock()  # one deploy at a time on a host
 preflight()  # can this host take the deploy: system, ports, disk, GPUs
 ownership()  # does the host belong to this inventory: its keys and its CA
 nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it

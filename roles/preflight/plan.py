@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from shlex import quote
 
 from vllm_hosts.host.archives import archive_problems
@@ -24,6 +25,8 @@ SUPPORTED = {
 ARCHITECTURES = ("amd64", "arm64")
 DOCKER_FOLDER = "/var/lib/docker"
 GIB = 1024**3
+#: Seconds. A few are HOST-01's matter; with hours apt refuses archives.
+_CLOCK = 3600.0
 
 
 def folders(settings: HostSettings) -> list[str]:
@@ -73,6 +76,13 @@ def _machine(release: Release, system: System) -> Iterator[str]:
         yield (
             f"the first process is {system.init}, not systemd, which runs the services; deploy to"
             " the machine itself and not to a container on it, or boot it with systemd"
+        )
+    if abs(system.clock) > _CLOCK:
+        away = timedelta(seconds=round(abs(system.clock)))
+        yield (
+            f"its clock is {away} {'ahead of' if system.clock > 0 else 'behind'} the one here, so"
+            " archives, certificates and expiring keys would be judged by a wrong date; set it:"
+            " timedatectl set-ntp true, or date -s"
         )
     if system.user != "0":
         yield "commands do not run as root; connect as root, or set _sudo = True for this host"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.unit.projects import AGENT, Project
+from tests.unit.projects import AGENT, Project, own_lock
 from vllm_hosts.host.sockets import Socket
 from vllm_hosts.host.sockets import read as read_sockets
 
@@ -104,7 +104,7 @@ class LocalHost:
         two = dict(AGENT, name="two", port=8002, gpus=[1])
         project.write(
             "inventory/prod.py",
-            "gpu_hosts = [('@local', {'ssh_hostname': '192.0.2.1'})]\n",
+            f"{own_lock(folder)}gpu_hosts = [('@local', {{'ssh_hostname': '192.0.2.1'}})]\n",
         )
         fake = folder / "fake"
         (fake / "bin").mkdir(parents=True)
@@ -123,6 +123,7 @@ class LocalHost:
         """Another host comes first in the inventory: one that refuses connections."""
         self.project.write(
             "inventory/prod.py",
+            f"{own_lock(self.folder.parent)}"
             "gpu_hosts = [('down', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1}),\n"
             "             ('@local', {'ssh_hostname': '192.0.2.1'})]\n",
         )

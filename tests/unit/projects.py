@@ -27,6 +27,19 @@ _ENVIRONMENT = {
 }
 
 
+def own_lock(folder: Path) -> str:
+    """Lines of an inventory for this machine as a host: what runs hold and note there is in a
+    folder of the test, and they see no other test's."""
+    mark = f"VLLM_HOSTS_DEPLOY_{os.getpid()}_{folder.name.replace('-', '_')}"
+    return (
+        "from vllm_hosts.connect import lock as _lock\n"
+        "from vllm_hosts.host import marks as _marks\n"
+        f"_marks.LOCK, _marks.HISTORY = {str(folder / 'lock')!r}, {str(folder / 'history')!r}\n"
+        f"_marks.UNDO, _marks.DEPLOYED = {str(folder / 'undo')!r}, {str(folder / 'deployed')!r}\n"
+        f"_marks.DEPLOY_SINCE = _lock.DEPLOY_SINCE = {mark!r}\n"
+    )
+
+
 @dataclass
 class Project:
     """A folder that works like a checkout: the same deploy.py and config.py, its own settings."""

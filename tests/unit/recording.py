@@ -31,6 +31,7 @@ from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT as REPOSITORY
 from tests.unit.recorded_host import Host, Operation
 from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.connect import lock
 from vllm_hosts.facts import ahead, base
 from vllm_hosts.host import probe
 from vllm_hosts.keys import KeyStore
@@ -96,6 +97,25 @@ class _Connector(FakeConnector):
         return True
 
 
+class Shell:
+    """The shell that holds a host for a deploy: it says what it is made to say, and hears what the
+    deploy tells it."""
+
+    def __init__(self, *says: str) -> None:
+        self.says = list(says)
+        self.heard: list[str] = []
+        self.closed = False
+
+    def send(self, text: str) -> None:
+        self.heard.append(text)
+
+    def line(self) -> str:
+        return f"lock {self.says.pop(0)}\n" if self.says else ""
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def deploy_py() -> None:
     """The whole deploy, as its entry file calls it."""
     runpy.run_path(str(REPOSITORY / "deploy.py"))
@@ -122,6 +142,10 @@ class Recorder:
         #: What the edge was asked.
         self.asked: list[tuple[Any, ...]] = []
         self._executions: list[str] = []
+        #: Who holds the host, in the last run.
+        self.shell = Shell()
+        #: What that one says first, in the next run.
+        self.says: tuple[str, ...] = ("taken",)
 
     def copied(self, folder: Path, **changes: Any) -> Recorder:
         """The same host and store once more, below another folder, with other settings."""
@@ -181,6 +205,7 @@ class Recorder:
             patch.setattr(base, "get_fact", self._fact)
             patch.setattr(ahead, "asked_together", self._together)
             ahead.begin(self.inventory.with_name("asked.json"), "deploy.py")
+            patch.setattr(lock, "opened", self._opened)
             patch.setattr(probe, "ask", self._ask)
             patch.setattr(probe, "reachable", self._reachable)
             patch.setattr(probe, "round_trip", lambda *_: 0.04)
@@ -188,6 +213,11 @@ class Recorder:
             yield
             ahead.end(state)
         foreseen.end()
+
+    def _opened(self, state: State, host: object, script: str) -> Shell:
+        assert script.strip()
+        self.shell = Shell(*self.says)
+        return self.shell
 
     def _reachable(self, address: str, port: int, timeout: float) -> bool:
         self.tried.add((address, port, timeout))

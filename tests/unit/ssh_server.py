@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -194,20 +195,38 @@ class _Server(paramiko.ServerInterface):
             _pass_on(channel, there)
 
     def _run(self, channel: paramiko.Channel, command: bytes) -> None:
-        given = b""
-        while chunk := channel.recv(65536):
-            given += chunk
-        done = subprocess.run(
+        process = subprocess.Popen(
             ["/bin/sh", "-c", command],
-            input=given,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PATH": self._path},
-            check=False,
         )
-        channel.sendall(done.stdout)
-        channel.sendall_stderr(done.stderr)
-        channel.send_exit_status(done.returncode)
+        assert process.stdout is not None and process.stderr is not None
+        threading.Thread(target=_give, args=(channel, process), daemon=True).start()
+        said = threading.Thread(target=_say, args=(process.stderr, channel.sendall_stderr))
+        said.start()
+        _say(process.stdout, channel.sendall)
+        said.join()
+        channel.send_exit_status(process.wait())
         channel.close()
+
+
+def _give(channel: paramiko.Channel, process: subprocess.Popen[bytes]) -> None:
+    """What comes from the client, as it comes, until it ends."""
+    assert process.stdin is not None
+    with suppress(OSError):
+        while chunk := channel.recv(65536):
+            process.stdin.write(chunk)
+            process.stdin.flush()
+    with suppress(OSError):
+        process.stdin.close()
+
+
+def _say(source: IO[bytes], send: Callable[[bytes], object]) -> None:
+    with suppress(OSError):
+        while chunk := source.read1(65536):  # type: ignore[attr-defined]
+            send(chunk)
 
 
 def _pass_on(

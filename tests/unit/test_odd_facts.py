@@ -32,6 +32,7 @@ from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, Imag
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.hub import HubModels, ModelCopy
+from vllm_hosts.facts.lock import HostHistory, LockState, Released
 from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.facts.nginx import EdgeState
 from vllm_hosts.facts.nginx_sites import NginxSites
@@ -126,6 +127,20 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (HostMark(), ["== file", "regular file 600 0:0", "== mark", "# Whose keys", f"store {SHA}",
                   "== user", "0"]),
+    (
+        HostHistory(),
+        ["== user", "0", "== history",
+         '2026-11-26T08:00:00Z 192.0.2.7 {"who": "a@b", "what": "deploy.py of prod.py",'
+         ' "since": "2026-11-26T07:00:00Z", "commit": "abc", "version": "1", "ended": "done",'
+         ' "changed": ["Docker | daemon.json is merged"]}'],
+    ),
+    (
+        LockState(),
+        ["== user", "0", "== held", "held", "== owner",
+         '4711 962bd73d-5bb1 192.0.2.7 {"who": "a@b", "what": "keys.py", "since": "2026"}',
+         "== left", "process 12 2026-11-26T08:00:00Z apt-get", "undo firewall"],
+    ),
+    (Released(), ["== user", "0", "== free", "free"]),
     (HostMemory(), ["== memory", "131072000"]),
     (
         HubModels(),

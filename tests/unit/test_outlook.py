@@ -118,7 +118,7 @@ def test_a_run_asks_below_what_it_leads_to(tmp_path: Path, server: SshServer) ->
     """O15: without a terminal, its question ends in one sentence."""
     made = project(tmp_path, server, "gpu2")
     done = made.run("pyinfra", "inventory/prod.py", "deploy.py")
-    assert done.returncode == 1
+    assert done.returncode == 2
     before, asked, after = done.stdout.partition("Press enter to execute")
     assert asked
     assert "gpu1: nginx is reloaded" in before

@@ -21,6 +21,7 @@ _MOVED = """
 import sys
 import vllm_hosts.cli.hosts  # and with it all that knows a path
 NAMES = ("STORE_MARK", "EDGE_FOLDER", "TLS_CERTIFICATE", "DEPLOYED", "COPIES", "STAMPS", "PREVIOUS")
+NAMES = (*NAMES, "LOCK", "HISTORY", "UNDO")
 for module in [one for name, one in sys.modules.items() if name.startswith("vllm_hosts")]:
     for name in NAMES:
         path = getattr(module, name, None)
@@ -36,6 +37,7 @@ class Machine(Project):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        (self.folder / "host/run").mkdir(parents=True)
         self.write("moved.py", _MOVED.format(folder=str(self.folder / "host")))
         for name in ("deploy.py", "config.py"):
             (self.folder / name).unlink()

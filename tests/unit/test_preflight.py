@@ -180,3 +180,11 @@ def test_a_missing_driver_is_no_obstacle_where_it_will_be_installed() -> None:
     assert "set nvidia.driver = 'install'" in problem
     install = settings(agents=[QWEN, CODER], nvidia={"driver": "install"})
     assert problems(install, GOOD_RELEASE, system) == []
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(365 * 86400.0, "ahead of"), (-7200.0, "behind")])
+def test_a_clock_that_is_wrong_is_named(seconds: float, words: str) -> None:
+    [problem] = problems(SETTINGS, GOOD_RELEASE, replace(GOOD, clock=seconds))
+    assert f" {words} the one here" in problem
+    assert problem.endswith("set it: timedatectl set-ntp true, or date -s")
+    assert problems(SETTINGS, GOOD_RELEASE, replace(GOOD, clock=seconds / 1e6)) == []

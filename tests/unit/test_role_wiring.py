@@ -18,6 +18,7 @@ from tests.unit.recording import Recorder, Run, deploy_py
 
 #: By the name of a role's function, its operations in order.
 OPERATIONS = {
+    "lock": ["No other deploy is at work on the host"],
     "preflight": ["The host can take this deploy"],
     "ownership": [
         "The host belongs to no other inventory",

@@ -13,6 +13,7 @@ import click
 from vllm_hosts.cli.command import Group, agreed, yes_option
 from vllm_hosts.cli.common import identity_option, inventory_argument, name_left, only, opened
 from vllm_hosts.connect.hosts import Connections, ask, carry_out
+from vllm_hosts.connect.lock import Purpose, holding
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.keys import KeyStore
@@ -24,6 +25,7 @@ from vllm_hosts.keys.store_marks import Marked, Whose
 from vllm_hosts.keys.store_marks import inventory_of as inventory_named
 from vllm_hosts.operations.tree import change
 from vllm_hosts.project.loaded import Project
+from vllm_hosts.project.site import held_for
 from vllm_hosts.text import clean
 
 host_argument = click.argument("host")
@@ -108,13 +110,18 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
         if judged is not Whose.OURS:
             _ask(host, inventory, found, yes)
         claim.keep()
-        connections.at(host, partial(carry_out, [change([claim.file])]))
+        connections.at(host, partial(_take_over, claim, held_for("hosts adopt", inventory)))
     except HostError as error:
         raise SettingsError([f"{host}: {error}"]) from error
     click.echo(f"{host} now belongs to {inventory}. To replace its keys and certificate, run")
     click.echo(f"  {_deploy(inventory, host)}")
     click.echo("Remove it from the inventory that had it, and from that inventory's store with")
     click.echo(f"  vllm-hosts hosts release INVENTORY {quote(host)}")
+
+
+def _take_over(claim: Claim, purpose: Purpose) -> None:
+    with holding(purpose, "takeover of the host"):
+        carry_out([change([claim.file])])
 
 
 def _claim(project: Project, host: str) -> Claim:

@@ -33,6 +33,11 @@ from vllm_hosts.text import clean
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
+#: Seconds between signs of life while a command says nothing, and after which a connection whose
+#: other side acknowledges none is given up.
+_KEEP_ALIVE, _UNANSWERED = 15, 90
+
+
 class UnreachedError(ConnectError):
     """A connection that failed, with our sentence."""
 
@@ -72,6 +77,11 @@ class Reaching(BaseStateCallback):
         transport = client.get_transport() if client is not None else None
         if transport is not None and isinstance(transport.sock, socket.socket):
             transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A host that lost its power answers nothing, not even that: without something to
+            # acknowledge, and an end to waiting for that, a command there is waited for for ever.
+            transport.set_keepalive(_KEEP_ALIVE)
+            if limit := getattr(socket, "TCP_USER_TIMEOUT", None):
+                transport.sock.setsockopt(socket.IPPROTO_TCP, limit, 1000 * _UNANSWERED)
 
 
 def connect(host: Host) -> None:

@@ -24,7 +24,11 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.ssh import SSHConnector
-from pyinfra.connectors.util import CommandOutput, make_unix_command
+from pyinfra.connectors.util import (
+    CommandOutput,
+    make_unix_command,
+    make_unix_command_for_host,
+)
 
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.keys.sources import sudo_password
@@ -288,3 +292,18 @@ def asked(
         StringCommand(*words, mark, make_unix_command(command, **inner)),
         {**control, "_shell_executable": None},
     )
+
+
+def whole(
+    state: State, host: Host, command: StringCommand, options: dict[str, Any]
+) -> tuple[str, list[str]]:
+    """A command as a connector sends it, and the lines that stand first in its standard input: for
+    one that stays, and is spoken with."""
+    options = {key: value for key, value in options.items() if key != "_sudo_password"}
+    password = _passwords.get(host)
+    if password is not None and options.get("_sudo"):
+        command, options = asked(command, options, password)
+    given = options.get("_stdin") or []
+    inner = {key: value for key, value in options.items() if key not in _CONTROL}
+    sent = make_unix_command_for_host(state, host, command, **inner)
+    return sent.get_raw_value(), [str(line) for line in given]

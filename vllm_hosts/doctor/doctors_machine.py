@@ -8,6 +8,7 @@ from vllm_hosts.doctor.model import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import DeployProcess, Disk, Seen
 from vllm_hosts.doctor.words import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
 from vllm_hosts.host.containers import Standing
+from vllm_hosts.host.marks import readable
 from vllm_hosts.host.sockets import DOCKER
 from vllm_hosts.settings import HostSettings
 
@@ -17,7 +18,7 @@ _CLOCK = 5.0
 _FULL_BYTES = 1024**3
 _FULL_PART = 0.01
 #: What stands around the programs that do a deploy's work.
-_AROUND = ("sh", "dash", "bash", "sudo", "sleep", "tail", "timeout")
+_AROUND = ("sh", "dash", "bash", "sudo", "sleep", "tail", "timeout", "cat", "flock")
 
 
 @finds("deploy-running")
@@ -26,7 +27,7 @@ def deploy_running(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     found = [process for process in seen.deploys if not process.left]
     if found:
         since = min(process.since for process in found)
-        yield Finding(_processes(found), values={"since": _readable(since)})
+        yield Finding(_processes(found), values={"since": readable(since)})
 
 
 def _processes(found: Sequence[DeployProcess]) -> str:
@@ -36,17 +37,13 @@ def _processes(found: Sequence[DeployProcess]) -> str:
     return f"{first} {'was' if len(named) == 1 else 'were'} started by it"
 
 
-def _readable(since: str) -> str:
-    return f"{since.replace('T', ' ').removesuffix('Z')} UTC"
-
-
 @finds("deploy-cut-off")
 def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """What a deploy has started continues without it; or it has made a part of what it makes."""
     if any(not process.left for process in seen.deploys):
         return
     if seen.deploys:
-        since = _readable(min(process.since for process in seen.deploys))
+        since = readable(min(process.since for process in seen.deploys))
         said = f"The deploy of {since} was cut off, and what it started here is still running."
         pids = " ".join(str(process.pid) for process in seen.deploys)
         yield Finding(

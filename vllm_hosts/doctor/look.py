@@ -25,7 +25,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import nvidia_smi, paths
 from vllm_hosts.host.containers import INSPECT, named
-from vllm_hosts.host.marks import DEPLOY_SINCE
+from vllm_hosts.host.marks import functions
 from vllm_hosts.host.masks import FUNCTIONS
 from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import LISTENING, read
@@ -60,7 +60,6 @@ class DoctorLook(HostFact[Seen]):
             "edge_folder": paths.EDGE_FOLDER,
             "certificate": paths.TLS_CERTIFICATE,
             "key": paths.TLS_KEY,
-            "mark": DEPLOY_SINCE,
             "inspect": INSPECT,
             "sockets": LISTENING,
             "gpu_fields": ",".join(nvidia_smi.CARDS),
@@ -71,7 +70,7 @@ class DoctorLook(HostFact[Seen]):
             "masks": FUNCTIONS,
         }
         assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
-        return ending(f"{assigned}\n{_script()}")
+        return ending(f"{functions()}\n{assigned}\n{_script()}")
 
     def parse(self, lines: list[str]) -> Seen:
         parts = sections(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 from shlex import quote
@@ -74,6 +75,7 @@ class SystemState(HostFact[System]):
         return ending(
             f"""
             echo '== user'; id -u
+            echo '== clock'; date +%s
             echo '== init'; cat /proc/1/comm
             echo '== image'; docker image inspect --format present {quote(image)} 2>/dev/null
             for folder in {" ".join(folders)}; do
@@ -133,6 +135,7 @@ class SystemState(HostFact[System]):
             gpu_failure=smi.failure,
             gpus_lost=smi.lost,
             gpu_notes=smi.notes,
+            clock=int(parts["clock"][0]) - time.time() if parts.get("clock") else 0.0,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],
             docker=_docker(parts.get("docker", [])),
             images=image_places(parts["images"]) if parts.get("images") else None,

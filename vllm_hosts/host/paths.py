@@ -66,3 +66,12 @@ DEPLOYED = "/var/lib/vllm-hosts/deployed"
 
 #: Copies of deployed files that are not secret, valid only if their digest is in that record.
 COPIES = "/var/lib/vllm-hosts/deployed-files"
+
+
+#: Held by the deploy or command that changes this host, for root only. What is there after a boot
+#: was written since.
+LOCK = "/run/vllm-hosts.lock"
+#: Folders of changes that the host rolls back unless they are confirmed.
+UNDO = "/run/vllm-hosts-undo"
+#: A line for each run that changed something here, for root only.
+HISTORY = "/var/lib/vllm-hosts/history"

@@ -41,6 +41,7 @@ class System:
     ``gpu_failure`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
     what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
     a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
+    ``clock``: seconds that it is ahead of this machine's.
     """
 
     user: str
@@ -57,6 +58,7 @@ class System:
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
     gpu_notes: tuple[str, ...] = ()
     ipv6: bool = True
+    clock: float = 0.0
     docker: DockerThere = field(default_factory=DockerThere)
     images: ImagePlaces | None = None
 

@@ -33,6 +33,30 @@ _APT_GET = (
 _UPDATES = "/var/lib/dpkg/updates"
 
 
+#: apt waits for dpkg's lock by itself, and says who has it; older ones do not for the lists'.
+_FREE = r"""
+    apt_free() { # until nobody reads the lists, or for ten minutes
+        waited=0
+        while [ -e "$1" ] && pid=$(awk -v inode="$(stat -c %i "$1")" \
+            '$4 == "WRITE" && $6 ~ ":" inode "$" { print $5; exit }' /proc/locks) && [ -n "$pid" ]
+        do
+            who=$(tr -c '[:alnum:]._\n-' '?' <"/proc/$pid/comm" 2>/dev/null | head -n 1)
+            [ $waited -lt "$2" ] || {
+                echo "apt's lists are locked by $who (pid $pid) for $waited s; wait until it has" \
+                    "ended, then run this again"; exit 1; }
+            [ $((waited % 30)) != 0 ] || echo "waiting for $who (pid $pid), which has apt's lists"
+            sleep 2; waited=$((waited + 2))
+        done
+    }
+"""
+_LISTS = "/var/lib/apt/lists/lock"
+
+
+def _read_lists(options: str = "") -> str:
+    """Shell: read what the archives have, when nobody else does."""
+    return f"{_FREE.strip()}; apt_free {_LISTS} 600; {_APT_GET} update{options}"
+
+
 def _finished(command: str) -> str:
     """Shell: an apt command; if it fails over an interrupted dpkg, that is finished first."""
     return (
@@ -44,7 +68,7 @@ def _finished(command: str) -> str:
 
 def lists_read() -> StringCommand:
     """The command that reads the archives' lists."""
-    return watched("reading the archives' lists", f"{_APT_GET} update")
+    return watched("reading the archives' lists", _read_lists())
 
 
 @host_operation
@@ -258,7 +282,7 @@ def _installation(
         unmask = f"trap 'systemctl unmask --runtime --quiet {units}' EXIT;" if units else ""
         yield watched(
             f"installing {' '.join(wanted)}",
-            f"set -e; {unmask} {mask} {_APT_GET} update; {first}; {_finished(install)}",
+            f"set -e; {unmask} {mask} {_read_lists()}; {first}; {_finished(install)}",
         )
     if hold:
         yield watched("holding packages", f"apt-mark hold {' '.join(hold)}")

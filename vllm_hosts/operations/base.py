@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Generator
+from contextlib import closing
 from functools import wraps
 from typing import ParamSpec
 
@@ -13,7 +14,9 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
+from pyinfra.context import ctx_host, ctx_state
 
+from vllm_hosts.connect import lock
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.operations.foreseen import refused, would_fail
 from vllm_hosts.text import clean
@@ -36,7 +39,11 @@ def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMe
         if refused():
             return
         try:
-            yield from function(*args, **kwargs)
+            # Closed with this one: it may hold what others wait for.
+            with closing(function(*args, **kwargs)) as commands:
+                for command in commands:
+                    _about_to_change()
+                    yield command
         except HostError as error:
             if not would_fail(str(error), lost=isinstance(error, LostError)):
                 yield failure(str(error))
@@ -45,6 +52,13 @@ def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMe
             yield failure(f"internal error in {function.__name__}: {error!r}")
 
     return operation()(guarded)
+
+
+def _about_to_change() -> None:
+    """What this run does to the host stands in its history, whatever comes of it."""
+    host, state = ctx_host.get(), ctx_state.get()
+    if state.is_executing and (operation_hash := host.executing_op_hash) is not None:
+        lock.changing(next(iter(state.get_op_meta(operation_hash).names)))
 
 
 def failure(message: str) -> FunctionCommand:

@@ -18,7 +18,7 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from vllm_hosts.host.paths import COPIES, DEPLOYED
+from vllm_hosts.host.paths import COPIES, DEPLOYED, UNDO
 from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.notes import NOTES
 
@@ -26,7 +26,7 @@ from vllm_hosts.operations.notes import NOTES
 PATIENCE = 60
 #: Seconds for trying a new connection; the rest is for the rollback itself.
 _TRY_FOR = 25.0
-_FOLDER = "/run/vllm-hosts-undo"
+_FOLDER = UNDO
 
 
 #: The record of the files is restored with them, or they would count as changed by somebody else.

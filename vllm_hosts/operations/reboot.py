@@ -13,6 +13,8 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.connectors.util import clear_askpass_cache
 
+from vllm_hosts.connect import lock
+from vllm_hosts.errors import HostError
 from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.confirmed import connector_options
 
@@ -63,6 +65,10 @@ def _reboot(state: State, host: Host, why: str, timeout: int) -> bool:
             time.sleep(3)
             if _boot_id_anew(state, host) not in (None, before):
                 host.log(f"    is back after {time.monotonic() - started:.0f} s")
+                try:
+                    lock.again(host)
+                except HostError as error:
+                    return fail(state, host, str(error))
                 return True
         _gone.append(host.name)
         return fail(

@@ -20,7 +20,8 @@ from vllm_hosts.facts import ahead, asked
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.beside import shown
 from vllm_hosts.operations import one_by_one
-from vllm_hosts.project import deploy_output, left_behind, pyinfra_command
+from vllm_hosts.operations.locked import Releasing
+from vllm_hosts.project import deploy_output, ending, left_behind, pyinfra_command
 from vllm_hosts.project.inventory import LEFT, deployed, load_problem, require_hosts
 from vllm_hosts.project.loaded import Project
 from vllm_hosts.project.site import belongs_to
@@ -88,7 +89,7 @@ def refused() -> Iterator[None]:
         for problem in error.problems:
             click.echo(f"    - {problem}", err=True)
         click.echo("    No host was changed.", err=True)
-        raise SystemExit(1) from None
+        raise SystemExit(ending.BAD_INPUT) from None
 
 
 def initialise(
@@ -127,6 +128,7 @@ def initialise(
     state.add_callback_handler(Reaching())
     deploy_output.install(state)
     state.add_callback_handler(one_by_one.Ending())
+    state.add_callback_handler(Releasing())
     if run.dry:
         # There is nothing to ask: a host that cannot be reached is named, the others continue.
         state.should_raise_failed_hosts = _go_on

@@ -12,6 +12,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
 from vllm_hosts.connect import pyinfra_output, pyinfra_speed
+from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.facts import ahead
 from vllm_hosts.host.marks import DEPLOY_SINCE, deploy_mark
 from vllm_hosts.keys import ClientKey, HostKeys, OpenedStore
@@ -20,10 +21,10 @@ from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.operations import one_by_one
 from vllm_hosts.operations.one_by_one import Serving
-from vllm_hosts.project import outlook, pyinfra_command
+from vllm_hosts.project import ending, outlook, pyinfra_command
 from vllm_hosts.project.before import Run, initialise, load_our_way
 from vllm_hosts.project.loaded import Project
-from vllm_hosts.project.site import import_from
+from vllm_hosts.project.site import held_for, import_from
 from vllm_hosts.settings import HostSettings
 
 
@@ -119,6 +120,13 @@ def install(project: Project | None = None) -> None:
     run = _run
     if context:
         context.call_on_close(lambda: ahead.end(state))
+    if context and not run.ours:
+        ending.listen()
+    if context and not (run.ours or run.dry or run.keys_only):
+        file = " ".join(Path(str(name)).name for name in options.get("operations") or ())
+        context.call_on_close(
+            lambda: ending.say_how_to_retry(lambda: run.chosen, state, run.file, file)
+        )
     if context and run.keys_only and not run.dry:
         context.call_on_close(
             lambda: pyinfra_command.say_who_has_old_keys(run.chosen, state, run.file)
@@ -138,6 +146,13 @@ def current() -> Current:
     """
     project, name = _loaded(), ctx_host.get().name
     return Current(project.settings[name], project.keys[name], project.opened)
+
+
+def purpose() -> Purpose:
+    """What hosts are held for by this run, as others there read it."""
+    project = _loaded()
+    what = "keys.py" if _run is not None and _run.keys_only else "deploy.py"
+    return held_for(what, project.file)
 
 
 def at_hand() -> AtHand:
