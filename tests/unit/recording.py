@@ -112,6 +112,9 @@ class Shell:
     def line(self) -> str:
         return f"lock {self.says.pop(0)}\n" if self.says else ""
 
+    def errors(self) -> str:
+        return ""
+
     def close(self) -> None:
         self.closed = True
 

@@ -294,9 +294,12 @@ PASSING = {
     "Doing": "what a host does now",
     "EdgeRuns": "asked while agents change",
     "FileTexts": "asked by drift, of what differs",
+    "HostHistory": "asked by vllm-hosts history",
     "ImageRoom": "asked before and after an image is removed",
+    "LockState": "who holds a host now",
     "RehearsalGrounds": "asked only about agents that change",
     "Rehearsals": "runs vLLM",
+    "Released": "ends a run",
 }
 
 

@@ -83,6 +83,12 @@ class TestWhatIsNoFault:
         own = asked(401, "edge", address="192.0.2.1", method="GET")
         assert found(replace(healthy(), controller="192.0.2.1", requests=(own,))) == []
 
+    def test_a_deploy_from_the_host_itself_where_somebody_is_logged_in(self) -> None:
+        own = asked(401, "edge", address="192.0.2.7", method="GET")
+        seen = replace(healthy(), controller="192.0.2.1", requests=(own,))
+        assert [one.identifier for one in found(seen)] == ["refused-by-edge"]
+        assert found(replace(seen, own=frozenset({"192.0.2.7", "2001:db8::7"}))) == []
+
     def test_refusals_before_the_agent_was_started_again(self) -> None:
         seen = agent(healthy(), started=NOW)
         assert found(replace(seen, requests=(asked(401, "vllm"),))) == []

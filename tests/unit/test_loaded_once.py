@@ -50,6 +50,7 @@ _MORE = {
     "keys revoke": ["default"],
     "keys rotate": ["default"],
     "keys show": ["default", "--force"],
+    "lock release": ["--yes"],
     "plan": ["--offline", "--gpu-memory", "24"],
     "top": ["--once"],
 }
@@ -124,8 +125,8 @@ def test_a_command_loads_everything_once(
     done = SimpleNamespace(returncode=0)
     monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=lambda *_, **__: done))
     group = name.split(" ")
-    # agents and tls have the inventory before the command's own name.
-    place = 1 if group[0] in ("agents", "tls") else len(group)
+    # These have the inventory before the command's own name.
+    place = 1 if group[0] in ("agents", "lock", "tls") else len(group)
     words = [*group[:place], PROD, *group[place:], *_MORE.get(name, [])]
     result = CliRunner().invoke(main, words)
     assert result.exit_code in (0, 1, 3), result.output

@@ -252,7 +252,7 @@ def test_without_a_terminal_pyinfra_s_questions_end_in_a_sentence(
     data = {"lost": server.data(ssh_key="/no/such/key"), "found": server.data(2)}
     inventory(project, data)
     done = project.run("pyinfra", "inventory/prod.py", "deploy.py")
-    assert done.returncode == 1, done.stdout
+    assert done.returncode == 2, done.stdout
     assert "confirmation is needed, and there is no terminal to ask on" in done.stdout, done.stdout
     assert "EOFError" not in done.stdout
     assert "Traceback" not in done.stdout

@@ -44,6 +44,8 @@ PATIENCE = 300
 _ENDING = 10.0
 #: Characters of a line of the history; the host cuts at 2000.
 _LINE = 1800
+#: Bytes of what a host says where the lock's shell does not run.
+_MOST = 2000
 #: Seconds between two words about somebody who is waited for.
 _SAY_EVERY = 60
 
@@ -61,6 +63,7 @@ class Channel(Protocol):
 
     def send(self, text: str) -> None: ...
     def line(self) -> str: ...
+    def errors(self) -> str: ...
     def close(self) -> None: ...
 
 
@@ -142,6 +145,9 @@ def _wait(host: Host, channel: Channel, patience: int) -> None:
             said, words = 0, _whom(rest)
             host.log(f"    waits for {words}")
         said += 1
+    if errors := channel.errors():
+        # Not even the shell ran.
+        require_root("", errors)
     raise HostError(
         "the host could not be locked, so nothing was changed; check that its sshd allows two"
         " sessions over one connection (MaxSessions), and run the command again"
@@ -246,7 +252,7 @@ class _OverSsh:
 
     def __init__(self, connector: SSHConnector, command: str, given: list[str]) -> None:
         assert connector.client is not None
-        self._in, self._out, _ = connector.client.exec_command(command)
+        self._in, self._out, self._errors = connector.client.exec_command(command)
         for line in given:
             self.send(f"{line}\n")
 
@@ -256,6 +262,10 @@ class _OverSsh:
 
     def line(self) -> str:
         found = self._out.readline()
+        return found if isinstance(found, str) else found.decode(errors="replace")
+
+    def errors(self) -> str:
+        found = self._errors.read(_MOST)
         return found if isinstance(found, str) else found.decode(errors="replace")
 
     def close(self) -> None:
@@ -279,6 +289,9 @@ class _Here:
 
     def line(self) -> str:
         return str(self._process.stdout.readline().decode(errors="replace"))
+
+    def errors(self) -> str:
+        return str(self._process.stderr.read(_MOST).decode(errors="replace"))
 
     def close(self) -> None:
         self._process.stdin.close()

@@ -45,6 +45,8 @@ look() {
         case "$pid" in '' | 0 | 1) break ;; esac
     done
 
+    echo '== own addresses'; hostname -I 2>/dev/null
+
     echo '== deployed'; [ ! -e "$directory/compose.yaml" ] || echo yes
     echo '== begun'
     # The edge comes after the agents: where nginx has taken something up, somebody removed them.

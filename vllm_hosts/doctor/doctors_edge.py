@@ -185,10 +185,12 @@ def refused_by_vllm(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("refused-by-edge")
 def refused_by_edge(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """An address that gets nothing but 401. A deploy itself asks without a key, with GET."""
+    """An address that gets nothing but 401. A deploy itself asks without a key, with GET: from the
+    controller, or from the host where that is the controller."""
     by_address: dict[str, list[Requests]] = defaultdict(list)
     for entry in seen.requests:
-        if entry.method != "GET" or (seen.controller and entry.address != seen.controller):
+        deploys = {seen.controller, *seen.own}
+        if entry.method != "GET" or (seen.controller and entry.address not in deploys):
             by_address[entry.address].append(entry)
     for address, entries in sorted(by_address.items()):
         refused = [entry for entry in entries if (entry.status, entry.answered_by) == (401, "edge")]

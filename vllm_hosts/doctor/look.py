@@ -84,6 +84,7 @@ class DoctorLook(HostFact[Seen]):
             # For now in seconds since 1970; who called knows what time it was here.
             clock=float(parts["clock"][0]),
             controller="".join(parts["controller"]),
+            own=frozenset(" ".join(parts["own addresses"]).split()),
             deployed=parts["deployed"] == ["yes"],
             deploys=tuple(
                 dict.fromkeys(map(_deploy, [*parts["deploys"], *parts["deploys later"]]))

@@ -127,8 +127,8 @@ class DeployProcess:
 class Seen:
     """A host, at one moment.
 
-    ``clock``: seconds by which its clock is ahead. ``kernel``: lines of the last day about GPUs and
-    memory. ``fitting``: by agent that ran out of memory, the setting by which the plan lets it fit.
+    ``clock``: seconds by which its clock is ahead. ``own``: its addresses. ``kernel``: lines of the
+    last day about GPUs and memory. ``fitting``: by agent that ran out of memory, the setting by which the plan lets it fit.
     ``reachable``: whether the edge's port opens from the controller. ``deploys``: what deploys have
     started and is still at work. ``begun``: where a deploy has written here and did not come to its
     end, when it last did.
@@ -136,6 +136,7 @@ class Seen:
 
     clock: float = 0.0
     controller: str = ""
+    own: frozenset[str] = frozenset()
     deployed: bool = True
     deploys: tuple[DeployProcess, ...] = ()
     begun: datetime | None = None
