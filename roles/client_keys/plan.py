@@ -46,7 +46,7 @@ def expiry_entries() -> list[Entry]:
 
 
 def clients_map(clients: Sequence[ClientKey]) -> str:
-    """From Authorization headers to clients. Holds keys."""
+    """From "Bearer KEY", whichever header brought the key, to clients. Holds keys."""
     lines = [
         {
             "client": key.client,
