@@ -46,7 +46,11 @@ def expiry_entries() -> list[Entry]:
 
 
 def clients_map(clients: Sequence[ClientKey]) -> str:
+<<<<<<< HEAD
     """The map from Authorization headers to clients. Contains keys."""
+=======
+    """From "Bearer KEY", whichever header brought the key, to clients. Holds keys."""
+>>>>>>> 083abd4
     lines = [
         {
             "client": key.client,

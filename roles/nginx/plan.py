@@ -42,6 +42,12 @@ _HIDDEN = (
     *("NEL", "Report-To", "Reporting-Endpoints", "WWW-Authenticate", "Proxy-Authenticate"),
 )
 
+#: What web pages may send: OpenAI's clients need the first two, Anthropic's the others as well.
+_CORS_HEADERS = (
+    *("Authorization", "Content-Type", "X-Api-Key", "Anthropic-Version", "Anthropic-Beta"),
+    "Anthropic-Dangerous-Direct-Browser-Access",
+)
+
 #: Status that the edge answers itself -> message, type and code in OpenAI's error format.
 _ERRORS = {
     400: ("The request could not be understood.", "invalid_request_error", "bad_request"),
@@ -177,6 +183,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         listen_options="" if _has_http2_directive(version) else " http2",
         logs=paths.EDGE_LOGS,
         cors_origins=edge.cors_origins,
+        cors_headers=_CORS_HEADERS,
         browser_paths=browser_paths(settings),
         errors={status: _error_body(*error) for status, error in _ERRORS.items()},
         error_pages=_ERROR_PAGES,

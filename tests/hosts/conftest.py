@@ -275,15 +275,32 @@ class Edge:
             raise HostError("no client may use every agent of this host; add one that may")
         return usable[-1].value
 
-    def ask(self, path: str, *, key: SecretStr | None = None, method: str = "GET") -> probe.Answer:
+    def ask(
+        self,
+        path: str,
+        *,
+        key: SecretStr | None = None,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+    ) -> probe.Answer:
         """What the edge answers, when it is not busy with the refusals of other tests."""
-        return probe.patiently(lambda: self.ask_once(path, key=key, method=method))
+        return probe.patiently(lambda: self.ask_once(path, key=key, method=method, headers=headers))
 
     def ask_once(
-        self, path: str, *, key: SecretStr | None = None, method: str = "GET"
+        self,
+        path: str,
+        *,
+        key: SecretStr | None = None,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
     ) -> probe.Answer:
-        """What the edge answers now."""
-        headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        """What the edge answers now.
+
+        :param key: sent as ``Authorization``; others go into ``headers``.
+        """
+        headers = dict(headers or {})
+        if key:
+            headers["Authorization"] = f"Bearer {key.get_secret_value()}"
         return probe.ask(
             self.settings.address,
             self.settings.edge.https_port,

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.paths import EDGE_FOLDER
 
-#: `nginx -T` prints every file that it includes. Of those, and of every map from the header, one
-#: line for each entry: its file, the digest of the header that it asks for, and the client. Scopes
-#: have no secrets. A key passes from awk to sha256sum by a pipe.
+#: How the two headers that may bring a key become one form: all that the map from them may have.
+_RULES = frozenset(
+    hashlib.sha256(line.encode()).hexdigest()
+    for line in (
+        r'"~^\n(?i:bearer) +(?<vllm_hosts_key>\S+)\z" "Bearer $vllm_hosts_key";',
+        r'"~^(?<vllm_hosts_key>\S+)\n\z" "Bearer $vllm_hosts_key";',
+        r'"~^(?<vllm_hosts_key>\S+)\n(?i:bearer) +\k<vllm_hosts_key>\z" "Bearer $vllm_hosts_key";',
+    )
+)
+
+#: `nginx -T` prints every file that it includes. Of those, and of every map from a key, one line
+#: for each entry: its file, the digest of the key as it is presented, and the client. Of a map from
+#: the headers the digest of each line. Scopes have no secrets. A key passes from awk to sha256sum
+#: by a pipe.
 SCRIPT = r"""
 set -euo pipefail
 LC_ALL=C nginx -T 2>/dev/null | LC_ALL=C awk '
@@ -20,12 +32,20 @@ function show(what, text) {
     printf "%s", text | command
     close(command)
 }
-/^# configuration file .*:$/ { file = $4; sub(/:$/, "", file); inside = 0; next }
+/^# configuration file .*:$/ { file = $4; sub(/:$/, "", file); inside = rules = 0; next }
 { line = $0; sub(/^[ \t]+/, "", line); sub(/[ \t]+$/, "", line) }
 line == "" || line ~ /^#/ { next }
-# The map from the header: in it only where the entries are, and that there is none by default.
-line ~ /^map[ \t]+"?\$\{?http_authorization/ { inside = 1; print "map " file; next }
-inside && line ~ /^}/ { inside = 0; next }
+# What makes a key of the headers.
+tolower(line) ~ /^map[ \t].*\$\{?http_(authorization|x_api_key)/ {
+    rules = 1; print "headers " file; next
+}
+# The map from a key: in it only where the entries are, and that there is none by default.
+line ~ /^map[ \t].*\$\{?vllm_hosts_presented/ && line !~ /^map "\$vllm_hosts_entry\|/ {
+    inside = 1; print "map " file; next
+}
+(inside || rules) && line ~ /^}/ { inside = rules = 0; next }
+rules && line ~ /^default[ \t]+"";$/ { next }
+rules { show("rule", line); next }
 inside && line ~ /^include[ \t]/ { print "include " file " " line; next }
 inside && line ~ /^default[ \t]+"";$/ { next }
 inside || file ~ /\/clients[^\/]*\.map$/ {
@@ -49,13 +69,14 @@ END { print "end" }'
 
 def _read(entries: Iterable[str]) -> Iterator[list[str]]:
     lines = list(entries)
-    if not lines or lines[-1] != "end" or not any(line.startswith("map ") for line in lines):
+    maps = any(line.startswith(("map ", "headers ")) for line in lines)
+    if not maps or lines[-1] != "end":
         raise HostError("nginx does not show which clients it accepts; is the edge installed?")
     yield from (line.split(" ") for line in lines[:-1])
 
 
 def clients(entries: Iterable[str]) -> list[tuple[str, str]]:
-    """Digest of the header and client, for each entry.
+    """Digest of the key as it is presented, and client, for each entry.
 
     :raises HostError: this is not what the script prints.
     """
@@ -74,8 +95,14 @@ def strange(entries: Iterable[str]) -> list[str]:
         for words in _read(entries)
         if words[0] == "include" and " ".join(words[2:]) != ours
     ]
-    maps = [words[1] for words in _read(entries) if words[0] == "map"]
-    found += [f"a second map from the header in {path}" for path in maps[1:]]
+    found += [
+        f"a rule for headers in {words[1]}"
+        for words in _read(entries)
+        if words[0] == "rule" and words[2] not in _RULES
+    ]
+    for kind, what in (("map", "keys"), ("headers", "the headers")):
+        maps = [words[1] for words in _read(entries) if words[0] == kind]
+        found += [f"a second map from {what} in {path}" for path in maps[1:]]
     return found
 
 

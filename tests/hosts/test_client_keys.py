@@ -14,7 +14,7 @@ from vllm_hosts.keys import HostKeys
 # Only where they lie; what they do is judged here.
 from vllm_hosts.roles.client_keys.plan import SCRIPT, TIMER
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.suite import nginx_maps
+from vllm_hosts.suite import nginx_forwarded, nginx_maps
 from vllm_hosts.suite.conftest import Edge, Verified
 from vllm_hosts.suite.promise import BrokenError, promise, unit_runs
 
@@ -95,6 +95,12 @@ def test_keys_that_end_are_taken_out_by_a_timer(host: Host, settings: HostSettin
     assert (script.uid, oct(script.mode)) == (0, oct(0o755))
     # And once before nginx starts, for keys that ended while the host was off.
     assert SCRIPT in host.check_output("systemctl show -p ExecStartPre nginx.service")
+
+
+@promise("KEY-04")
+def test_no_client_s_key_is_sent_on(host: Host, settings: HostSettings) -> None:
+    said = host.check_output(f"bash -c {quote(nginx_forwarded.SCRIPT)}").splitlines()
+    assert nginx_forwarded.places_that_forward_keys(said) == []
 
 
 @promise("SEC-03")

@@ -95,6 +95,23 @@ def test_a_wrong_key_is_401(agent: Agent, edge: Edge) -> None:
         for how, change in WRONG.items()
     }
     assert answers == dict.fromkeys(WRONG, 401)
+    others = {
+        how: edge.ask(f"/{agent.name}/v1/models", headers=headers).status
+        for how, headers in _in_headers(edge.key.get_secret_value()).items()
+    }
+    assert others == dict.fromkeys(others, 401)
+
+
+def _in_headers(key: str) -> dict[str, dict[str, str]]:
+    """Headers that bring no valid key, or a valid one beside another."""
+    wrong = {how: {"X-Api-Key": change(key)} for how, change in WRONG.items()}
+    bearer = f"Bearer {key}"
+    return wrong | {
+        "a valid key and another": {"Authorization": bearer, "X-Api-Key": "x" * len(key)},
+        "another and a valid key": {"Authorization": "Bearer x", "X-Api-Key": key},
+        "a scheme in the other header": {"X-Api-Key": bearer},
+        "no scheme": {"Authorization": key},
+    }
 
 
 @promise("EDGE-04")
@@ -105,6 +122,9 @@ def test_the_right_key_is_200_and_names_the_model(agent: Agent, edge: Edge) -> N
     if not isinstance(found, dict):
         raise BrokenError("the list of models is no JSON object")
     assert [model["id"] for model in found["data"]] == [agent.client_model_name]
+    key = edge.key.get_secret_value()
+    for headers in ({"X-Api-Key": key}, {"Authorization": f"bearer {key}"}):
+        assert edge.ask(f"/{agent.name}/v1/models", headers=headers).status == 200, list(headers)
 
 
 @promise("EDGE-05")

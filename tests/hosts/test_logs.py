@@ -54,7 +54,7 @@ def test_no_query_and_no_key_reaches_the_edge_s_logs(
     edge.ask(seen)
     for path in (f"/v1/models?api_key={marker}", f"/v1/{marker}", f"/v1/models/{marker}"):
         for sent in (None, key, edge.key):
-            edge.ask(path, key=sent)
+            edge.ask(path, key=sent, headers={"X-Api-Key": marker})
     edge.ask(f"/v1/responses/{marker}", key=key)
     edge.ask("/v1/models", method="POST", key=key)
     probe.ask(settings.address, settings.edge.http_port, f"/{marker}?key={marker}", name=None)
@@ -74,6 +74,7 @@ def broken(host: str, marker: str) -> list[bytes]:
     """Requests that nginx itself refuses, with the marker wherever there is a place for it."""
     start = f"GET /{marker}?key={marker} HTTP/1.1\r\n"
     named = f"{start}Host: {host}\r\nCookie: {marker}\r\nUser-Agent: {marker}\r\n"
+    named += f"Authorization: {marker}\r\nX-Api-Key: {marker}\r\n"
     end = "Connection: close\r\n\r\n"
     return [
         text.encode()

@@ -145,6 +145,25 @@ def ask(
     ).status
 
 
+def test_a_key_may_come_as_anthropic_s_clients_send_it(deployed: Deployed) -> None:
+    settings = deployed.settings["gpu1"]
+    key = deployed.client_key.get_secret_value()
+    for headers, status in (
+        ({"X-Api-Key": key}, 200),
+        ({"Authorization": f"bearer {key}"}, 200),
+        ({"X-Api-Key": key, "Authorization": "Bearer another"}, 401),
+    ):
+        answer = probe.ask(
+            settings.address,
+            settings.edge.https_port,
+            "/v1/models",
+            name=settings.edge_names[0],
+            ca_file=str(deployed.ca_file),
+            headers=headers,
+        )
+        assert answer.status == status, list(headers)
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_no_key_is_401_and_the_right_one_200(deployed: Deployed, host: str) -> None:
     assert ask(deployed, host, "/v1/models") == 401

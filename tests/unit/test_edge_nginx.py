@@ -88,7 +88,7 @@ def test_what_is_served(edge: RealEdge) -> None:
     ):
         body = "{}" if method == "POST" else None
         answer = edge.ask(
-            path, ALICE, method, body, Origin="https://evil.example.com", X_Api_Key="1"
+            path, ALICE, method, body, Origin="https://evil.example.com", X_Api_Key=ALICE
         )
         assert answer.status == 200, path
         assert "Access-Control-Allow-Origin" not in answer.headers
@@ -97,6 +97,63 @@ def test_what_is_served(edge: RealEdge) -> None:
         assert asked[:2] == (method, plain)
         assert asked[2]["Authorization"] == f"Bearer {KEYS.internal_of('qwen').get_secret_value()}"
         assert not {"Origin", "X-Api-Key"} & set(asked[2])
+
+
+#: Headers of a request -> whether they bring alice's key.
+PRESENTED: dict[str, tuple[dict[str, str], bool]] = {
+    "as Anthropic's clients do": ({"X-Api-Key": ALICE}, True),
+    "in small letters": ({"authorization": f"bearer {ALICE}", "x-api-key": ALICE}, True),
+    "in capitals": ({"Authorization": f"BEARER {ALICE}"}, True),
+    "with two spaces": ({"Authorization": f"Bearer  {ALICE}"}, True),
+    "an empty one beside it": ({"Authorization": "", "X-Api-Key": ALICE}, True),
+    "two keys": ({"Authorization": f"Bearer {ALICE}", "X-Api-Key": BOB}, False),
+    "another key first": ({"X-Api-Key": "wrong", "Authorization": f"Bearer {ALICE}"}, False),
+    "a wrong one in Authorization": ({"X-Api-Key": ALICE, "Authorization": "Bearer x"}, False),
+    "no key in Authorization": ({"X-Api-Key": ALICE, "Authorization": "Bearer"}, False),
+    "another scheme beside it": ({"X-Api-Key": ALICE, "Authorization": "Basic YTpi"}, False),
+    "another scheme": ({"Authorization": f"Basic {ALICE}"}, False),
+    "the key alone": ({"Authorization": ALICE}, False),
+    "a scheme in the other header": ({"X-Api-Key": f"Bearer {ALICE}"}, False),
+    "the other case": ({"X-Api-Key": ALICE.lower()}, False),
+    "the other case of one of two": (
+        {"X-Api-Key": ALICE, "Authorization": f"Bearer {ALICE.lower()}"},
+        False,
+    ),
+    "with more": ({"X-Api-Key": f"{ALICE} x"}, False),
+    "the beginning": ({"X-Api-Key": ALICE[:-1]}, False),
+    "a pattern": ({"X-Api-Key": ".*"}, False),
+    "nothing": ({"X-Api-Key": ""}, False),
+}
+
+
+@pytest.mark.parametrize("name", PRESENTED)
+def test_a_key_comes_in_one_of_two_headers(edge: RealEdge, name: str) -> None:
+    headers, accepted = PRESENTED[name]
+    before = len(edge.asked)
+    answer = edge.ask("/v1/models", **headers)
+    assert answer.status == (200 if accepted else 401)
+    if not accepted:
+        assert json.loads(answer.body)["error"]["code"] == "invalid_api_key"
+        assert len(edge.asked) == before
+        return
+    sent = {header.lower(): value for header, value in edge.asked[-1][2].items()}
+    assert "x-api-key" not in sent
+    assert sent["authorization"] == f"Bearer {KEYS.internal_of('qwen').get_secret_value()}"
+    assert ALICE not in str(sent)
+
+
+def test_a_header_twice_is_no_key(edge: RealEdge) -> None:
+    """nginx 1.22 takes the first of two X-Api-Key, later ones join them; either way no agent sees
+    one, and two Authorization are nothing that it understands."""
+    for twice in (
+        f"X-Api-Key: wrong\r\nX-Api-Key: {ALICE}",
+        f"Authorization: Bearer {ALICE}\r\n" * 2,
+    ):
+        said = edge.raw(
+            f"GET /v1/models HTTP/1.1\r\nHost: {edge.name}\r\nConnection: close\r\n"
+            f"{twice.strip()}\r\n\r\n".encode()
+        )
+        assert said.split()[1] in (b"400", b"401"), said
 
 
 def test_a_client_s_scope_and_the_methods(edge: RealEdge) -> None:
@@ -181,7 +238,8 @@ def test_web_pages_of_the_settings_only(edge: RealEdge) -> None:
         asked = edge.ask(path, method="OPTIONS", Origin=PAGE)
         assert asked.status == 204, path
         assert asked.headers["Access-Control-Allow-Origin"] == PAGE
-        assert asked.headers["Access-Control-Allow-Headers"] == "Authorization, Content-Type"
+        headers = asked.headers["Access-Control-Allow-Headers"].split(", ")
+        assert {"Authorization", "Content-Type", "X-Api-Key", "Anthropic-Version"} <= set(headers)
     assert edge.ask("/metrics", method="OPTIONS", Origin=PAGE).status == 401
     assert edge.ask("/v1/models", method="OPTIONS", Origin=f"{PAGE}.evil.com").status == 401
     assert edge.ask("/v1/models", method="OPTIONS").status == 401
@@ -239,7 +297,7 @@ def test_no_line_of_the_log_grows_with_what_was_sent(narrow: RealEdge) -> None:
     key = "Wq3vLmarker0aBcD_marker-9xYz"
     sent = (
         f"GET /v1/{key}?api_key={key} HTTP/1.1\r\nHost: llm.example.com\r\nUser-Agent: {key}\r\n"
-        f"Authorization: Bearer {key}\r\nReferer: {key}\r\n\r\n"
+        f"Authorization: Bearer {key}\r\nX-Api-Key: {key}\r\nReferer: {key}\r\n\r\n"
         f"{key.upper().replace('0', 'O').replace('9', 'N')} /{'a/' * 3000} HTTP/1.1\r\n"
         f"Host: llm.example.com\r\nConnection: close\r\n\r\n"
     ).encode()

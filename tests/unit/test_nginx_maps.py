@@ -9,19 +9,26 @@ from shlex import quote
 import pytest
 
 from tests.unit.here import Here
+from tests.unit.samples import settings
 from vllm_hosts.errors import HostError
+from vllm_hosts.roles.nginx.plan import NginxVersion, edge_conf
 from vllm_hosts.suite import nginx_maps
 
 FOLDER = "/etc/nginx/vllm-hosts"
 CONF = {
     "/etc/nginx/nginx.conf": "http {\n    include /etc/nginx/conf.d/*.conf;\n}",
     "/etc/nginx/conf.d/vllm-hosts.conf": f"""
-# Authorization header -> "CLIENT HEADER".
-map $http_authorization $vllm_hosts_entry {{
+map "$http_x_api_key\\n$http_authorization" $vllm_hosts_presented {{
+    default "";
+    "~^\\n(?i:bearer) +(?<vllm_hosts_key>\\S+)\\z" "Bearer $vllm_hosts_key";
+    "~^(?<vllm_hosts_key>\\S+)\\n\\z" "Bearer $vllm_hosts_key";
+    "~^(?<vllm_hosts_key>\\S+)\\n(?i:bearer) +\\k<vllm_hosts_key>\\z" "Bearer $vllm_hosts_key";
+}}
+map $vllm_hosts_presented $vllm_hosts_entry {{
     default "";
     include {FOLDER}/clients*.map;
 }}
-map "$vllm_hosts_entry|$http_authorization" $vllm_hosts_client {{
+map "$vllm_hosts_entry|$vllm_hosts_presented" $vllm_hosts_client {{
     default "";
     "~^([a-z0-9-]+) (.+)\\|\\2$" $1;
 }}
@@ -82,6 +89,8 @@ def test_a_key_that_was_added(here: Here, name: str) -> None:
         ("/etc/nginx/conf.d/lab.conf", 'map $uri $x { "Bearer x" "x Bearer x"; }'),
         ("/etc/nginx/conf.d/lab.conf", 'map ${http_authorization} $x {\n"Bearer x" "x Bearer y";}'),
         ("/etc/nginx/conf.d/lab.conf", "map $http_authorization $x {\ninclude /srv/lab;\n}"),
+        ("/etc/nginx/conf.d/lab.conf", 'map $http_X_Api_Key $x {\n"x" "x Bearer x";\n}'),
+        ("/etc/nginx/conf.d/lab.conf", "map $vllm_hosts_presented $vllm_hosts_client {\n}"),
         ("/etc/nginx/conf.d/lab.conf", 'proxy_set_header Authorization "Bearer x";'),
     ],
 )
@@ -95,7 +104,27 @@ def test_an_entry_in_the_map_itself(here: Here) -> None:
     path = "/etc/nginx/conf.d/vllm-hosts.conf"
     text = CONF[path].replace('    default "";\n', '"Basic x" "x Basic x";\n', 1)
     found = entries(here, **{path: text})
+    assert set(nginx_maps.clients(found)) == GOOD
+    assert nginx_maps.strange(found) == [f"a rule for headers in {path}"]
+    text = CONF[path].replace("    include", '    "Basic x" "x Basic x";\n    include', 1)
+    found = entries(here, **{path: text})
     assert {client for _, client in nginx_maps.clients(found)} == {"default", "ci", "x"}
+
+
+def test_the_rules_are_those_of_the_edge(here: Here) -> None:
+    """What the edge is written with, and what this knows of it, come from two places."""
+    written = edge_conf(settings(), NginxVersion((1, 26, 3), (3, 5, 0)))
+    found = entries(here, **{"/etc/nginx/conf.d/vllm-hosts.conf": written})
+    assert nginx_maps.strange(found) == []
+    assert sum(line.startswith("rule ") for line in found) == 3
+
+
+def test_a_host_of_an_earlier_version(here: Here) -> None:
+    path = "/etc/nginx/conf.d/vllm-hosts.conf"
+    old = CONF[path].partition("map $vllm_hosts_presented")[2].replace("presented", "http")
+    found = entries(here, **{path: f"map $http_authorization{old}"})
+    assert set(nginx_maps.clients(found)) == GOOD
+    assert nginx_maps.strange(found) == [f"a rule for headers in {path}"]
 
 
 def test_a_scope_that_says_otherwise(here: Here) -> None:

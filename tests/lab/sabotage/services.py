@@ -247,7 +247,25 @@ ROWS = [
     row(
         "key-in-the-configuration",
         "KEY-01",
-        'sed -i \'/^map [$]http_authorization/a "Basic x" "x Basic x";\' ' + f"{CONF} && {RELOAD}",
+        'sed -i \'/^map [$]vllm_hosts_presented/a "Basic x" "x Basic x";\' '
+        + f"{CONF} && {RELOAD}",
+    ),
+    row(
+        "key-from-another-header",
+        "KEY-01",
+        'sed -i \'/^map .*[$]vllm_hosts_presented {/a "~lab" "Bearer x";\' '
+        + f"{CONF} && {RELOAD}",
+    ),
+    row(
+        "client-s-key-sent-on",
+        "KEY-04",
+        edited("/X-Api-Key/d", f"{MAPS}/upstream.conf"),
+    ),
+    row(
+        "location-with-a-header-of-its-own",
+        "KEY-04",
+        # In nginx one of its own takes away those that it would inherit.
+        edited("\\#location = /v1/messages {#a proxy_set_header X-Lab 1;"),
     ),
     row(
         "scope-changed",

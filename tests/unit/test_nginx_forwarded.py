@@ -1,0 +1,92 @@
+"""Which keys nginx sends on, read from what `nginx -T` prints: the script runs on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+
+import pytest
+
+from tests.unit.here import Here
+from tests.unit.samples import CODER, QWEN, settings
+from tests.unit.test_edge_conf import KEYS
+from vllm_hosts.errors import HostError
+from vllm_hosts.host.files import File
+from vllm_hosts.host.paths import EDGE_CONF, EDGE_FOLDER
+from vllm_hosts.roles.client_keys.plan import key_entries
+from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries
+from vllm_hosts.suite import nginx_forwarded
+from vllm_hosts.suite.nginx_forwarded import places_that_forward_keys
+
+SETTINGS = settings(agents=[QWEN, CODER], edge={"cors_origins": ["https://app.example.com"]})
+FILES = {
+    "/etc/nginx/nginx.conf": "events { }\nhttp {\n    include conf.d/*.conf; # ours\n}\n",
+    "/etc/nginx/conf.d/lab.conf": "server { location / { proxy_pass http://127.0.0.1:3000; } }\n",
+} | {
+    entry.path: entry.content.decode()
+    for entry in [
+        *edge_entries(SETTINGS, KEYS, NginxVersion((1, 26, 3), (3, 5, 0))),
+        *key_entries([agent.name for agent in SETTINGS.agents], KEYS.clients),
+    ]
+    if isinstance(entry, File)
+}
+UPSTREAM = f"{EDGE_FOLDER}/upstream.conf"
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Here:
+    return Here(tmp_path)
+
+
+def said(here: Here, path: str = "", old: str = "", new: str = "") -> list[str]:
+    """What the script makes of the edge's configuration, with one text in one file replaced."""
+    assert not path or old in FILES[path]
+    files = FILES | ({path: FILES[path].replace(old, new, 1)} if path else {})
+    text = "".join(f"# configuration file {name}:\n{text}\n" for name, text in files.items())
+    here.program("nginx", f"cat <<'end of it'\n{text}\nend of it")
+    return here.check_output(f"bash -c {quote(nginx_forwarded.SCRIPT)}").splitlines()
+
+
+def test_the_edge_sends_no_client_s_key_on(here: Here) -> None:
+    found = said(here)
+    assert places_that_forward_keys(found) == []
+    assert not any("KEY" in line.replace("keys", "") for line in found)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (UPSTREAM, 'proxy_set_header X-Api-Key "";', ""),
+        (UPSTREAM, 'X-Api-Key ""', "X-Api-Key $http_x_api_key"),
+        (UPSTREAM, '"Bearer $vllm_hosts_internal"', "$http_authorization"),
+        (EDGE_CONF, f"include {EDGE_FOLDER}/upstream.conf;", ""),
+    ],
+)
+def test_a_header_that_is_not_replaced(here: Here, path: str, old: str, new: str) -> None:
+    found = places_that_forward_keys(said(here, path, old, new))
+    assert "location = /v1/models" in found and "location = /coder/v1/messages" in found
+    assert "location = /./agent" not in found, "which sends no header of a client's"
+
+
+@pytest.mark.parametrize("line", ["proxy_set_header X-Lab 1;", "if ($x) { proxy_set_header A b; }"])
+def test_a_location_with_headers_of_its_own(here: Here, line: str) -> None:
+    before = "location = /v1/messages {"
+    found = places_that_forward_keys(said(here, EDGE_CONF, before, f"{before}\n        {line}"))
+    assert found == (["location = /v1/messages"] if line.startswith("proxy") else [])
+
+
+def test_headers_that_stay_on_another_way(here: Here) -> None:
+    found = said(here, EDGE_CONF, "proxy_pass_request_headers off;", "")
+    assert places_that_forward_keys(found) == ["location = /./agent"]
+
+
+def test_another_s_location_that_asks_an_agent(here: Here) -> None:
+    lab = "/etc/nginx/conf.d/lab.conf"
+    found = said(here, lab, "127.0.0.1:3000", "vllm_hosts_qwen")
+    assert places_that_forward_keys(found) == ["location /"]
+
+
+def test_an_nginx_that_cannot_say_is_not_checked(here: Here) -> None:
+    for text in ([], ["end"], ["file /etc/nginx/nginx.conf", "end"], ["file x", "open server"]):
+        with pytest.raises(HostError, match="is the edge installed"):
+            places_that_forward_keys(text)
