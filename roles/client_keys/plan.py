@@ -46,11 +46,7 @@ def expiry_entries() -> list[Entry]:
 
 
 def clients_map(clients: Sequence[ClientKey]) -> str:
-<<<<<<< HEAD
-    """The map from Authorization headers to clients. Contains keys."""
-=======
-    """From "Bearer KEY", whichever header brought the key, to clients. Holds keys."""
->>>>>>> 083abd4
+    """The map from "Bearer KEY", whichever header brought the key, to clients. Contains keys."""
     lines = [
         {
             "client": key.client,

@@ -1,14 +1,8 @@
 """The edge: nginx in front of the agents, the only way in for clients.
 
-<<<<<<< HEAD
-Promises: TLS by Mozilla's intermediate profile; only named clients, only exact paths; streams are
-not buffered; limits answer 429, for strangers too; no query and no key in a log; enough connections
-for all clients.
-=======
 Promises: TLS by Mozilla's intermediate profile; only named clients, whose keys no agent sees, only
 exact paths; streams are not buffered; limits answer 429, for strangers too; no query and no key in
 a log; connections for all clients.
->>>>>>> 083abd4
 Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts, one
 number in nginx.conf and a file in modules-enabled; removes the distribution's welcome page, but no
 site of somebody's own.
