@@ -129,9 +129,9 @@ class Seen:
 
     ``clock``: seconds by which its clock is ahead. ``own``: its addresses. ``kernel``: lines of the
     last day about GPUs and memory. ``fitting``: by agent that ran out of memory, the setting by
-    which the plan lets it fit. ``reachable``: whether the edge's port opens from the controller. ``deploys``: what deploys have
-    started and is still at work. ``begun``: where a deploy has written here and did not come to its
-    end, when it last did.
+    which the plan lets it fit. ``reachable``: whether the edge's port opens from the controller.
+    ``deploys``: what deploys have started and is still at work. ``begun``: where a deploy has
+    written here and did not come to its end, when it last did.
     """
 
     clock: float = 0.0
