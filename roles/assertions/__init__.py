@@ -53,7 +53,7 @@ def _env(current: Current) -> list[str]:
 def _edge(current: Current) -> list[str]:
     settings = current.settings
     ask = partial(
-        probe.ask,
+        probe.get,
         settings.address,
         settings.edge.https_port,
         name=settings.edge_names[0],

@@ -280,7 +280,7 @@ class Edge:
     ) -> probe.Answer:
         """What the edge answers now."""
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-        return probe.ask(
+        return probe.get(
             self.settings.address,
             self.settings.edge.https_port,
             path,

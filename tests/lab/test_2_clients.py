@@ -134,7 +134,7 @@ def ask(
 ) -> int:
     settings = deployed.settings[host]
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-    return probe.ask(
+    return probe.get(
         settings.address,
         settings.edge.https_port,
         path,

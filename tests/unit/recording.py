@@ -164,7 +164,7 @@ class Recorder:
             patch.setattr(run, "_run", begun)
             patch.setattr(differences, "_wanted", {})
             patch.setattr(base, "get_fact", self._fact)
-            patch.setattr(probe, "ask", self._ask)
+            patch.setattr(probe, "get", self._ask)
             patch.setattr(probe, "reachable", self._reachable)
             run._host_run.cache_clear()
             one_by_one.begin()

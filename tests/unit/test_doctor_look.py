@@ -19,8 +19,8 @@ import pytest
 from tests.unit.fakes import inspect_line
 from tests.unit.samples import settings
 from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
+from vllm_hosts.doctor.diagnoses import diagnose
 from vllm_hosts.doctor.look import DoctorLook, _ahead
-from vllm_hosts.doctor.model import diagnose
 from vllm_hosts.doctor.seen import EMPTY, DeployProcess, Seen
 from vllm_hosts.errors import HostError
 

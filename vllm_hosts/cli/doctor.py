@@ -14,7 +14,7 @@ import click
 
 from vllm_hosts.cli.choice import host_option
 from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
-from vllm_hosts.doctor.model import Certainty, Diagnosis
+from vllm_hosts.doctor.diagnoses import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined, examine
 from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.project.inventory import validate
