@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.fakes import LocalHost
+from tests.unit.fakes import LocalHost, inspect_line
 from tests.unit.projects import AGENT, BIN, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.operations.foreseen import Changing, Foreseen
@@ -219,7 +219,7 @@ case "$*" in
     "ps -aq"*) echo id ;;
     "inspect --format"*)
         sum=$(cat "$here/opt/compose.yaml" 2>/dev/null | sha256sum | cut -c 1-64)
-        echo "one $sum running healthy one" ;;
+        sed "s/HASH/$sum/" "$here/inspected" ;;
 esac
 """
 
@@ -231,6 +231,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     (made.folder / "deploy.py").unlink()
     made.write("deploy.py", "from vllm_hosts.roles.vllm import vllm\n\nvllm()\n")
     host.program("docker", f"#!/bin/sh\n{DOCKER}")
+    host.file("inspected", inspect_line("one", hash="HASH") + "\n")
     vllm = {"directory": str(host.folder / "opt"), "cache_directory": str(tmp_path / "cache")}
 
     def dry(**changes: object) -> str:
