@@ -63,7 +63,7 @@ def _opened(settings: HostSettings) -> Callable[[str, int], bool]:
 def _edge(current: Current) -> list[str]:
     settings = current.settings
     ask = partial(
-        probe.ask,
+        probe.get,
         settings.address,
         settings.edge.https_port,
         name=settings.edge_names[0],

@@ -65,7 +65,7 @@ def _edge_is_up(current: Current) -> bool:
     """What the edge says of its first agent, asked from here."""
     settings = current.settings
     try:
-        answer = probe.ask(
+        answer = probe.get(
             settings.address,
             settings.edge.https_port,
             "/health",

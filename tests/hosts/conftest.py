@@ -301,7 +301,7 @@ class Edge:
         headers = dict(headers or {})
         if key:
             headers["Authorization"] = f"Bearer {key.get_secret_value()}"
-        return probe.ask(
+        return probe.get(
             self.settings.address,
             self.settings.edge.https_port,
             path,

@@ -159,7 +159,7 @@ def test_everything_else_is_404_even_with_a_key(settings: HostSettings, edge: Ed
 
 @promise("EDGE-07")
 def test_plain_http_only_redirects(settings: HostSettings) -> None:
-    answer = probe.ask(settings.address, settings.edge.http_port, "/v1/models?x=1", name=None)
+    answer = probe.get(settings.address, settings.edge.http_port, "/v1/models?x=1", name=None)
     name = probe.host_header(settings.edge_names[0], settings.edge.https_port)
     location = answer.headers.get("Location")
     assert (answer.status, location) == (308, f"https://{name}/v1/models?x=1")

@@ -57,7 +57,7 @@ def test_no_query_and_no_key_reaches_the_edge_s_logs(
             edge.ask(path, key=sent, headers={"X-Api-Key": marker})
     edge.ask(f"/v1/responses/{marker}", key=key)
     edge.ask("/v1/models", method="POST", key=key)
-    probe.ask(settings.address, settings.edge.http_port, f"/{marker}?key={marker}", name=None)
+    probe.get(settings.address, settings.edge.http_port, f"/{marker}?key={marker}", name=None)
     name = settings.edge_names[0]
     port = settings.edge.https_port
     for data in broken(probe.host_header(name, port), marker):

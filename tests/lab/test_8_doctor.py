@@ -43,7 +43,7 @@ def ask(deployed: Deployed, key: str) -> None:
     """A few requests of a client to agent tiny."""
     settings = deployed.settings["gpu1"]
     for _ in range(3):
-        answer = probe.ask(
+        answer = probe.get(
             settings.address,
             settings.edge.https_port,
             "/tiny/v1/chat/completions",

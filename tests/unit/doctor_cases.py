@@ -10,7 +10,7 @@ from typing import Any
 from tests.unit import doctor_words as said
 from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, cards, certificate, health, with_gpus
 from tests.unit.fakes import listening
-from vllm_hosts.doctor.model import Certainty
+from vllm_hosts.doctor.diagnoses import Certainty
 from vllm_hosts.doctor.seen import (
     DeployProcess,
     Disk,

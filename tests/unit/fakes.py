@@ -145,7 +145,9 @@ class LocalHost:
         self, name: str, state: str, health: str | None = None, *, when: str = "state", **more: Any
     ) -> None:
         """How it is for whoever waits for it; ``when``: from its next start or look on."""
-        self.file(f"{name}.{when}", inspect_line(name, state, health, **more) + "\n")
+        # Somebody may be looking: the old state or the new one, and never half of it.
+        new = self.file(f"{name}.new", inspect_line(name, state, health, **more) + "\n")
+        new.rename(self.folder / f"{name}.{when}")
 
     def asked(self) -> list[str]:
         """What docker was asked to do, one command a line."""

@@ -209,7 +209,7 @@ class Recorder:
             patch.setattr(ahead, "asked_together", self._together)
             ahead.begin(self.inventory.with_name("asked.json"), "deploy.py")
             patch.setattr(lock, "opened", self._opened)
-            patch.setattr(probe, "ask", self._ask)
+            patch.setattr(probe, "get", self._ask)
             patch.setattr(probe, "reachable", self._reachable)
             patch.setattr(probe, "round_trip", lambda *_: 0.04)
             one_by_one.begin()

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from tests.unit.projects import Project, own_lock
 from vllm_hosts.cli import doctor as doctor_cli
-from vllm_hosts.doctor.model import Certainty, Diagnosis
+from vllm_hosts.doctor.diagnoses import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined
 
 WRONG = Diagnosis(

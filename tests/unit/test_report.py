@@ -15,7 +15,7 @@ from tests.unit.projects import ROOT
 from tests.unit.samples import settings
 from vllm_hosts.verify.promises import promises
 from vllm_hosts.verify.report.collect import Collector, compared, html
-from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Outcome, Report, worst
+from vllm_hosts.verify.report.results import AgentSummary, HostReport, Look, Outcome, Report, worst
 
 
 def host(name: str, **outcomes: Outcome) -> HostReport:

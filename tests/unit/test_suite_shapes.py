@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.unit.projects import AGENT, BIN, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.verify.promises import promises
-from vllm_hosts.verify.report.model import ORDER
+from vllm_hosts.verify.report.results import ORDER
 
 
 def _agent(number: int, gpu: bool, exposed: bool, fetches: bool) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
 from vllm_hosts.verify.report.collect import html
-from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Report
+from vllm_hosts.verify.report.results import AgentSummary, HostReport, Look, Report
 
 HARDENED = settings(ssh_hardening={"enabled": True})
 #: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML

@@ -26,8 +26,8 @@ from pyinfra.context import ctx_host
 from tests.unit.fakes import inspect_line
 from tests.unit.samples import settings
 from vllm_hosts.connect import pyinfra_output
-from vllm_hosts.doctor import model
-from vllm_hosts.doctor.model import Finding
+from vllm_hosts.doctor import diagnoses
+from vllm_hosts.doctor.diagnoses import Finding
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.drift import _failure
 from vllm_hosts.errors import HostError, SettingsError
@@ -210,10 +210,10 @@ def test_cards_and_drivers_that_lie() -> None:
 
 def test_a_diagnosis_that_quotes_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     told = [Finding(evidence=NAME, values=defaultdict(lambda: NAME), remedy=NAME)]
-    first = next(iter(model.texts()))
-    others: dict[str, Any] = dict.fromkeys(model.texts(), lambda settings, seen: [])
-    monkeypatch.setattr(model, "_DOCTORS", others | {first: lambda settings, seen: told})
-    [found] = model.diagnose(settings(), Seen())
+    first = next(iter(diagnoses.texts()))
+    others: dict[str, Any] = dict.fromkeys(diagnoses.texts(), lambda settings, seen: [])
+    monkeypatch.setattr(diagnoses, "_DOCTORS", others | {first: lambda settings, seen: told})
+    [found] = diagnoses.diagnose(settings(), Seen())
     assert found.evidence == found.remedy == "NVIDIA H200"
     assert found.what.isprintable()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from re import Match
 
 from vllm_hosts.doctor import words
-from vllm_hosts.doctor.model import Certainty, Finding, finds
+from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import AgentSeen, Seen
 from vllm_hosts.doctor.words import last_error, line_of, said_by, saying
 from vllm_hosts.host.containers import Container, Standing

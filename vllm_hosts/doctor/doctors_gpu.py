@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from re import Pattern
 
 from vllm_hosts.doctor import words
-from vllm_hosts.doctor.model import Certainty, Finding, finds
+from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import GpusSeen, Seen
 from vllm_hosts.doctor.words import in_kernel, line_of, saying
 from vllm_hosts.host.nvidia_smi import Gpu

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from vllm_hosts.doctor import words
-from vllm_hosts.doctor.model import Finding, finds
+from vllm_hosts.doctor.diagnoses import Finding, finds
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.doctor.words import line_of, said_by, saying
 from vllm_hosts.settings import Agent, HostSettings

@@ -19,8 +19,8 @@ from vllm_hosts.doctor import (  # noqa: F401
     doctors_memory,
     doctors_words,
 )
+from vllm_hosts.doctor.diagnoses import Diagnosis, diagnose
 from vllm_hosts.doctor.look import seen
-from vllm_hosts.doctor.model import Diagnosis, diagnose
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.doctor.words import UNSIZED, said_by
 from vllm_hosts.errors import HostError

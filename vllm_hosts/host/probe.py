@@ -74,7 +74,7 @@ def certificate(address: str, port: int, name: str, timeout: float = TIMEOUT) ->
         return tls.getpeercert(binary_form=True) or b""
 
 
-def ask(
+def get(
     address: str,
     port: int,
     path: str,

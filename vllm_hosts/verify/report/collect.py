@@ -19,7 +19,7 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.text import clean
 from vllm_hosts.verify.promises import BrokenError, promises
-from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Outcome, Report
+from vllm_hosts.verify.report.results import AgentSummary, HostReport, Look, Outcome, Report
 
 _LIMIT = 600  # characters of a reason: a list of everything helps nobody
 _MARKS: dict[Outcome, str] = {
