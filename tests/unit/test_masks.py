@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vllm_hosts.host.render import TEMPLATES
+from tests.unit.projects import ROOT
 from vllm_hosts.settings.masks import MASK, masked
 
 SECRET = "Zx9-q7Kfm2"
@@ -80,8 +80,9 @@ def test_what_is_no_secret_is_shown(line: str) -> None:
 def test_nothing_of_our_own_templates_is_masked() -> None:
     """Except in those that hold keys, in sentences with the word, and in what no host gets."""
     keys = {"secrets/env.j2", "client_keys/clients.map.j2", "report/report.html.j2"}
-    for path in sorted(TEMPLATES.rglob("*.j2")):
-        name = str(path.relative_to(TEMPLATES))
+    templates = ROOT / "templates"
+    for path in sorted(templates.rglob("*.j2")):
+        name = str(path.relative_to(templates))
         if name not in keys and not name.startswith("site/"):
             lines = [
                 line
