@@ -12,6 +12,7 @@ from vllm_hosts.roles.nvidia_driver import nvidia_driver
 from vllm_hosts.roles.ownership import ownership
 from vllm_hosts.roles.preflight import preflight
 from vllm_hosts.roles.record import record
+from vllm_hosts.roles.rehearsal import rehearsal
 from vllm_hosts.roles.secrets import secrets
 from vllm_hosts.roles.ssh_hardening import ssh_hardening
 from vllm_hosts.roles.tls import tls
@@ -28,6 +29,7 @@ nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
 firewall()  # only SSH and the edge from outside; nothing to containers, nothing out of agents
 ssh_hardening()  # no passwords over SSH, where the settings ask for it
 secrets()  # .env with the agents' keys, for root only
+rehearsal()  # vLLM itself accepts the agents that change, before anything of them is touched
 models()  # weights on the host, whole, before an agent needs them
 vllm()  # the agents, each in a network of its own, healthy
 tls()  # the edge's certificate

@@ -48,6 +48,17 @@ def parse_json(text: str | bytes, *, size: int = SIZE) -> Any:
         raise BoundError("it is nested too deeply") from None
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object of a source that we do not trust.
+
+    :raises ValueError: it is not JSON, not an object, or above a bound.
+    """
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
 def _check_depth(text: str) -> None:
     depth = 0
     for match in _TOKEN.finditer(text):

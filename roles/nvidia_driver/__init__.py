@@ -86,6 +86,6 @@ def _install(nvidia: Nvidia) -> Install | None:
 
 def _problems(settings: HostSettings) -> list[str]:
     smi = look(GpuState).smi
-    if smi.message is not None:
-        return [silent(smi.message, settings.nvidia.driver)]
+    if smi.failure is not None:
+        return [silent(smi.failure, settings.nvidia.driver)]
     return list(unusable(settings.agents, smi))

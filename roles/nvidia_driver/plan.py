@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.host.gpus import GpuHost
-from vllm_hosts.host.nvidia_smi import cause, reboot_helps
+from vllm_hosts.host.nvidia_smi import Failure
 from vllm_hosts.host.pci import ARCHITECTURES, PciDevice
 from vllm_hosts.host.release import Release
 from vllm_hosts.host.render import render
@@ -69,7 +69,7 @@ def needs_install(nvidia: Nvidia, host: GpuHost) -> bool:
     """
     driver = host.smi.driver or host.module
     if driver is None and not host.loaded:
-        return not reboot_helps(host.smi.message or "")
+        return not _reboot_first(host)
     if nvidia.driver_series is None or (host.smi.driver is None and _reboot_first(host)):
         return False
     # If one of the same series does not answer, its own packages repair it.
@@ -77,7 +77,7 @@ def needs_install(nvidia: Nvidia, host: GpuHost) -> bool:
 
 
 def _reboot_first(host: GpuHost) -> bool:
-    return reboot_helps(host.smi.message or "")
+    return host.smi.failure is not None and host.smi.failure.reboot_helps
 
 
 def _series(driver: str | None) -> int | None:
@@ -90,9 +90,9 @@ def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[st
     nvidia, smi = settings.nvidia, host.smi
     if not needs_install(nvidia, host):
         trouble = smi.trouble(settings.gpus)
-        if trouble is None or (reboot_helps(trouble) and nvidia.allow_reboot):
+        if trouble is None or (trouble.reboot_helps and nvidia.allow_reboot):
             return []
-        return [reboot_needed(trouble) if reboot_helps(trouble) else _kept(host, trouble)]
+        return [reboot_needed(trouble) if trouble.reboot_helps else _kept(host, trouble)]
     if not host.cards:
         return [
             "the PCI bus shows no GPU of NVIDIA's; check that there is one, and that it is passed"
@@ -115,22 +115,21 @@ def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[st
     return found
 
 
-def _kept(host: GpuHost, why: str) -> str:
+def _kept(host: GpuHost, why: Failure) -> str:
     """The sentence for a driver that is loaded, does not answer, and is not ours to replace."""
-    meaning = f" ({cause(why)})" if cause(why) else ""
     version = f" {host.module}" if host.module else ""
     return (
-        f"NVIDIA's kernel module{version} is loaded, and nvidia-smi does not answer: {why}"
-        f"{meaning}; a driver that is loaded is replaced only on request: reboot the host or repair"
-        " it, or set nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
+        f"NVIDIA's kernel module{version} is loaded, and nvidia-smi does not answer:"
+        f" {why.explained}; a driver that is loaded is replaced only on request: reboot the host or"
+        " repair it, or set nvidia.driver_series and nvidia.allow_reboot to have that series in its"
+        " place"
     )
 
 
-def reboot_needed(why: str) -> str:
+def reboot_needed(why: Failure) -> str:
     """The sentence for a reboot that is not allowed."""
-    meaning = f" ({cause(why)})" if cause(why) else ""
     return (
-        f"a reboot is needed: {why}{meaning}; set nvidia.allow_reboot = True, or reboot the host"
+        f"a reboot is needed: {why.explained}; set nvidia.allow_reboot = True, or reboot the host"
         " yourself and run again"
     )
 
@@ -192,17 +191,17 @@ def _signed(nvidia: Nvidia, release: Release) -> bool:
     return nvidia.driver_source == "distro" and release.os_id == "ubuntu"
 
 
-def reboot_reason(host: GpuHost, wanted: Collection[int] = ()) -> str | None:
+def reboot_reason(host: GpuHost, wanted: Collection[int] = ()) -> Failure | None:
     """Why only a reboot helps, after everything was installed; None: it would not.
 
     :param wanted: the cards that agents use.
     """
-    message = host.smi.trouble(wanted)
-    if message is None:
+    failed = host.smi.trouble(wanted)
+    if failed is None:
         return None
     if host.nouveau:
-        return "the open-source driver nouveau holds the GPUs"
-    return message if reboot_helps(message) else None
+        return Failure("the open-source driver nouveau holds the GPUs", reboot_helps=True)
+    return failed if failed.reboot_helps else None
 
 
 def driver_files() -> list[Entry]:

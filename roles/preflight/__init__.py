@@ -39,7 +39,7 @@ _hubs: dict[str, Hub] = {}
 
 @deploy("Preflight")
 def preflight() -> None:
-    """Refuse a host, naming what is missing: system, ports, disk, GPUs, GPU memory."""
+    """Refuse a host by name of what is missing: system, ports, disk, GPUs."""
     settings = run.current().settings
     no_problems(lambda: _problems(settings), name="The host can take this deploy")
 
@@ -66,9 +66,8 @@ def _problems(settings: HostSettings) -> list[str]:
     gpus = cards(system, settings) if planned else None
     if gpus is None or system.smi.trouble(settings.gpus):
         return found
-    judged = memory(settings, gpus, _models(settings, system))
-    say(judged.warnings)
-    return found + judged.problems
+    say(memory(settings, gpus, _models(settings, system)))
+    return found
 
 
 def _others(settings: HostSettings) -> list[str]:

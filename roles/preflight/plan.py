@@ -10,8 +10,8 @@ from vllm_hosts.host.docker_there import docker_problems
 from vllm_hosts.host.gpus import silent, unusable
 from vllm_hosts.host.paths import model_folder
 from vllm_hosts.host.release import Release
-from vllm_hosts.host.sockets import holder, pids
-from vllm_hosts.host.system import Listener, System
+from vllm_hosts.host.sockets import Socket
+from vllm_hosts.host.system import System
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
 
@@ -56,8 +56,8 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
 def archives(
     settings: HostSettings, release: Release, system: System, files: Mapping[str, str]
 ) -> list[str]:
-    """Entries in apt's source files that our archives cannot be added beside."""
-    driver = settings.nvidia.driver == "install" and system.gpu_message is not None
+    """Entries in the source files of apt beside which our archives cannot be named."""
+    driver = settings.nvidia.driver == "install" and system.gpu_failure is not None
     return list(archive_problems(settings, release, files, driver=driver and settings.needs_gpu))
 
 
@@ -88,23 +88,22 @@ def _ports(settings: HostSettings, system: System) -> Iterator[str]:
                 f"port {listener.port} of agent {ours[listener.port]!r} is taken by"
                 f" {_taken(listener, container)}, or give the agent another port"
             )
-        if listener.port in edge and '"nginx"' not in listener.programs:
+        if listener.port in edge and not listener.shared_by("nginx"):
             yield (
                 f"port {listener.port} is taken by {_taken(listener, container)}, or set"
                 f" {edge[listener.port]}"
             )
 
 
-def _taken(listener: Listener, container: str | None) -> str:
-    """Who listens, and how to stop it."""
+def _taken(listener: Socket, container: str | None) -> str:
+    """Who listens, and how it ends."""
     if container:
         return f"container {container}; stop it: docker stop {quote(container)}"
-    who = holder(listener.programs, listener.user)
-    if not who:
+    if not (who := listener.who):
         return f"another program; stop it: ss -ltnp sport = :{listener.port} shows it"
-    # A process chooses its own name; ps shows more.
-    numbers = pids(listener.programs)
-    return f"{who}; stop it: see ps -fp {','.join(numbers)}, then kill {' '.join(numbers)}"
+    # A process's own name says nothing reliable; ps does.
+    pids = listener.pids
+    return f"{who}; stop it: see ps -fp {','.join(pids)}, then kill {' '.join(pids)}"
 
 
 def _network(settings: HostSettings, system: System) -> Iterator[str]:
@@ -169,10 +168,10 @@ def _disk(settings: HostSettings, system: System) -> Iterator[str]:
 def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
     if not settings.needs_gpu:
         return
-    if system.gpu_message is not None:
-        # With "install", the role nvidia_driver comes next and installs it.
+    if system.gpu_failure is not None:
+        # With "install" the role nvidia_driver comes next and sees to it.
         if settings.nvidia.driver == "present":
-            yield silent(system.gpu_message, settings.nvidia.driver)
+            yield silent(system.gpu_failure, settings.nvidia.driver)
         return
     for problem in unusable(settings.agents, system.smi):
         # The role nvidia_driver reboots a host that has lost a card, if that is allowed.

@@ -15,7 +15,7 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.types import in_bytes
 from vllm_hosts.suite.conftest import Edge
 from vllm_hosts.suite.looks import edge_statuses
-from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.promise import BrokenError, promise, unit_runs
 from vllm_hosts.verify.outside.shapes import Shape, send
 
 _KEPT = "/etc/vllm-hosts/edge-logs.conf"
@@ -24,12 +24,11 @@ _KEPT = "/etc/vllm-hosts/edge-logs.conf"
 @promise("LOG-01")
 def test_the_edge_s_logs_are_bounded_in_size(host: Host, settings: HostSettings) -> None:
     edge = settings.edge
-    assert host.service(TIMER).is_enabled
-    assert host.service(TIMER).is_running
+    unit_runs(host, TIMER)
     result = host.check_output("systemctl show -p Result vllm-hosts-edge-logs.service")
-    assert result == "Result=success", "journalctl -u vllm-hosts-edge-logs.service shows why"
-    script = host.file(SCRIPT)
-    assert (script.uid, oct(script.mode)) == (0, oct(0o755))
+    if result != "Result=success":
+        raise BrokenError("journalctl -u vllm-hosts-edge-logs.service shows why")
+    assert host.check_output("stat -c %%a:%%u %s", SCRIPT) == "755:0"
     ours = f"sed -n '\\|^{EDGE_LOGS}/|,/}}/p' {_KEPT}"
     limits = host.check_output(f"{ours} | grep -E '^ *(size|rotate) '").split()
     size = edge.log_max_size.replace("m", "M").replace("g", "G")
@@ -66,7 +65,8 @@ def test_no_query_and_no_key_reaches_the_edge_s_logs(
     # At last so many that most are limited.
     for _ in range(3):
         edge_statuses(settings, f"/v1/models?api_key={marker}", 80)
-    assert lines_with(host, seen) >= 1, "the log does not even contain an ordinary refusal"
+    if lines_with(host, seen) < 1:
+        raise BrokenError("the log does not even contain an ordinary refusal")
     assert lines_with(host, marker) == 0
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tests.unit.projects import AGENT, Project
+from vllm_hosts.host.sockets import Socket
+from vllm_hosts.host.sockets import read as read_sockets
 
 #: Stands in for docker: answers from a folder of files, and writes down what it was asked to do.
 _DOCKER = r"""#!/bin/sh
@@ -25,7 +27,8 @@ case "$1 $2" in
             cat "$here/$name.state" || exit 1
             # How it is at the next look.
             [ ! -e "$here/$name.then" ] || {
-                echo "seen $(cat "$here/$name.state")" >>"$here/asked"
+                sed "s/.*\"state\":\"\([a-z]*\)\",\"health\":\"\([a-z]*\)\".*/seen $name \1 \2/" \
+                    "$here/$name.state" >>"$here/asked"
                 mv "$here/$name.then" "$here/$name.state"; }
         done ;;
     "logs "*) for name in "$@"; do :; done; echo "$*" >>"$here/asked"; cat "$here/$name.log" ;;
@@ -40,20 +43,43 @@ esac
 """
 
 
-def inspected(name: str, state: str = "running", health: str | None = "healthy") -> dict[str, Any]:
+def inspected(
+    name: str, state: str = "running", health: str | None = "healthy", restarts: int = 2
+) -> dict[str, Any]:
     """What ``docker container inspect`` says of an agent, with the fields that are asked for."""
     running = state == "running"
     return {
         "name": f"/{name}",
+        "id": "f" * 64,
         "state": state,
         "health": health,
         "started": "2026-11-25T07:01:02.123456789Z",
         "finished": "0001-01-01T00:00:00Z" if running else "2026-11-25T08:00:00.5Z",
         "exit_code": 0 if running else 137,
-        "restarts": 2,
+        "oom_killed": False,
+        "error": "",
+        "restarts": restarts,
         "image": "vllm/vllm-openai:v0.33.0",
+        "image_id": f"sha256:{'a' * 64}",
         "command": ["org/model", "--served-model-name", name],
+        "project": "vllm",
+        "service": name,
+        "hash": "abc",
     }
+
+
+def inspect_line(
+    name: str, state: str = "running", health: str | None = "healthy", **more: Any
+) -> str:
+    """The same as Docker prints it."""
+    restarts = more.pop("restarts", 0)
+    return json.dumps(inspected(name, state, health, restarts) | more, separators=(",", ":"))
+
+
+def listening(where: str, users: str = "", protocol: str = "tcp", user: str = "") -> Socket:
+    """A socket, from a line of ``ss`` about it."""
+    [one] = read_sockets([f"{protocol} LISTEN 0 128 {where} 0.0.0.0:* {users} ino:9 sk:1"])
+    return replace(one, user=user)
 
 
 def docker(folder: Path, script: str) -> dict[str, str]:
@@ -111,8 +137,14 @@ class LocalHost:
         return path
 
     def agent(self, name: str, state: str = "running", health: str | None = "healthy") -> None:
-        self.file(f"{name}.json", json.dumps(inspected(name, state, health)) + "\n")
-        self.file(f"{name}.state", f"/{name} {state} 2 {health or 'none'}\n")
+        self.file(f"{name}.json", inspect_line(name, state, health, restarts=2) + "\n")
+        self.becomes(name, state, health, restarts=2)
+
+    def becomes(
+        self, name: str, state: str, health: str | None = None, *, when: str = "state", **more: Any
+    ) -> None:
+        """How it is for whoever waits for it; ``when``: from its next start or look on."""
+        self.file(f"{name}.{when}", inspect_line(name, state, health, **more) + "\n")
 
     def asked(self) -> list[str]:
         """What docker was asked to do, one command a line."""

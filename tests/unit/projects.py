@@ -55,13 +55,17 @@ class Project:
         lines = [f"{name} = {value!r}\n" for name, value in {"agents": [AGENT], **data}.items()]
         self.write("group_data/gpu_hosts.py", "".join(lines))
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """One of the toolkit's commands, in this folder."""
-        [done] = self.run_at_once(words)
+    def run(self, *words: str, apart: bool = False) -> subprocess.CompletedProcess[str]:
+        """One of the toolkit's commands, in this folder; with ``apart``, errors are no output."""
+        [done] = self.run_at_once(words, apart=apart)
         return done
 
     def run_at_once(
-        self, *commands: Sequence[str], timeout: float = 60, killed: bool = False
+        self,
+        *commands: Sequence[str],
+        timeout: float = 60,
+        killed: bool = False,
+        apart: bool = False,
     ) -> list[subprocess.CompletedProcess[str]]:
         """Several of them at the same time; with ``killed`` until they end or time is up."""
         return starter.run(
@@ -70,7 +74,14 @@ class Project:
             environment={**os.environ, **_ENVIRONMENT, **self.environment},
             timeout=timeout,
             killed=killed,
+            apart=apart,
         )
+
+    def patched(self, *lines: str) -> str:
+        """A program like ``vllm-hosts`` that does this before it begins."""
+        path = self.folder.parent / "patched.py"
+        path.write_text("\n".join([*lines, "from vllm_hosts.cli.main import main", "main()", ""]))
+        return str(path)
 
     def check(self) -> subprocess.CompletedProcess[str]:
         return self.run("vllm-hosts", "check", "inventory/prod.py")

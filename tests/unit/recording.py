@@ -37,6 +37,7 @@ from vllm_hosts.operations import differences, foreseen, one_by_one
 from vllm_hosts.project import run
 from vllm_hosts.project.before import Run as Begun
 from vllm_hosts.project.loaded import Project
+from vllm_hosts.rehearsal import remembered
 
 
 @dataclass
@@ -166,6 +167,7 @@ class Recorder:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run, "_run", begun)
             patch.setattr(differences, "_wanted", {})
+            patch.setattr(remembered, "folder", lambda: self.inventory.parent / "rehearsals")
             patch.setattr(base, "get_fact", self._fact)
             patch.setattr(probe, "ask", self._ask)
             patch.setattr(probe, "reachable", self._reachable)

@@ -22,7 +22,6 @@ from pathlib import Path
 import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
     Encoding,
     KeySerializationEncryption,
     NoEncryption,
@@ -42,9 +41,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def write_key(path: Path, passphrase: bytes | None = None) -> Path:
     """A new private key as ssh-keygen writes it."""
-    lock: KeySerializationEncryption = (
-        BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    )
+    # Opened hundreds of times, and no secret: one round is enough.
+    quick = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(1)
+    lock: KeySerializationEncryption = quick.build(passphrase) if passphrase else NoEncryption()
     key = Ed25519PrivateKey.generate()
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, lock))
     path.chmod(0o600)

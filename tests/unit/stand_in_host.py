@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
+from tests.unit.fakes import inspect_line
 from vllm_hosts.doctor.look import DoctorLook
 from vllm_hosts.doctor.seen import Seen
 
@@ -28,15 +29,7 @@ class StandInHost:
         self.programs.mkdir()
         self.edge = folder / "edge"
         self.edge.mkdir()
-        self.state = {
-            "Status": "running",
-            "ExitCode": 0,
-            "OOMKilled": False,
-            "Error": "",
-            "StartedAt": "2026-10-02T11:20:41.123456789Z",
-            "Health": {"Status": "healthy", "Log": []},
-        }
-        self.restarts = 0
+        self.state: dict[str, Any] = {"started": "2026-10-02T11:20:41.123456789Z"}
         self.container_key = KEY
         self.exists = True
         self.log = "vLLM says nothing"
@@ -49,7 +42,7 @@ class StandInHost:
         self.program("nginx", "exit 0")
         self.program("nft", "exit 0")
         self.program(
-            "ss", "echo 'LISTEN 0 511 0.0.0.0:443 0.0.0.0:* users:((\"nginx\",pid=1,fd=2))'"
+            "ss", "echo 'tcp LISTEN 0 511 0.0.0.0:443 0.0.0.0:* users:((\"nginx\",pid=1,fd=2))'"
         )
         self.program("journalctl", "echo 'Oct 02 gpu1 kernel: NVRM: loading NVIDIA UNIX Open'")
         self.program("nvidia-container-runtime-hook", "exit 0")
@@ -72,13 +65,7 @@ class StandInHost:
 
     def output(self) -> str:
         """What leaves the host."""
-        shown = {
-            "id": "f" * 64,
-            "restarts": self.restarts,
-            "image": "vllm/vllm-openai:v0.33.0",
-            "state": self.state,
-        }
-        self.write("inspected", json.dumps(shown, separators=(",", ":")) + "\n")
+        self.write("inspected", inspect_line("qwen", **self.state) + "\n")
         self.write("environment", f"PATH=/bin\nVLLM_API_KEY={self.container_key}\nX=1\n")
         self.write("log", self.log)
         self.program(
@@ -88,8 +75,8 @@ class StandInHost:
             version*) echo 29.1 ;;
             image*) echo present ;;
             *Config.Env*) cat {self.folder}/environment ;;
+            *RestartCount*) {"" if self.exists else "exit 1; "}cat {self.folder}/inspected ;;
             *State.StartedAt*) echo 2026-10-02T11:20:41Z ;;
-            inspect*) {"" if self.exists else "exit 1; "}cat {self.folder}/inspected ;;
             logs*) cat {self.folder}/log ;;
             exec*) echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)' ;;
             esac""",

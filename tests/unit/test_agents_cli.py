@@ -131,7 +131,7 @@ def test_a_restart_recreates_one_agent_after_the_other(host: LocalHost) -> None:
 
 
 def test_a_restart_waits_for_health(host: LocalHost) -> None:
-    host.file("one.state", "/one running 0 starting\n")
+    host.becomes("one", "running", "starting")
     started = time.monotonic()
     argv = [str(BIN / AGENTS[0]), *AGENTS[1:], "restart", "one"]
     environment = {**os.environ, **host.project.environment}
@@ -143,13 +143,13 @@ def test_a_restart_waits_for_health(host: LocalHost) -> None:
             time.sleep(0.1)
         time.sleep(3)
         assert process.poll() is None, "it is not healthy yet"
-        host.file("one.state", "/one running 0 healthy\n")
+        host.becomes("one", "running", "healthy")
         output, _ = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, "@local: one restarted\n")
 
 
 def test_the_first_agent_that_does_not_come_back_ends_a_restart(host: LocalHost) -> None:
-    host.file("one.after", "/one exited 0 none\n")
+    host.becomes("one", "exited", when="after")
     host.file("opt/.env", "VLLM_API_KEY=sk-internal-0123456789\n")
     host.file("one.log", "CUDA out of memory, said sk-internal-0123456789\n")
     done = run(host, "restart")
@@ -180,7 +180,7 @@ def test_nothing_is_restarted_while_a_host_is_out_of_reach(host: LocalHost) -> N
 
 def test_start_leaves_what_runs_alone(host: LocalHost) -> None:
     host.agent("two", "exited", None)
-    host.file("two.after", "/two running 0 healthy\n")
+    host.becomes("two", "running", "healthy", when="after")
     done = run(host, "start")
     assert done.returncode == 0, done.stdout
     assert composed(host) == ["up --detach --no-deps two"]
@@ -196,20 +196,20 @@ def test_agents_of_one_card_start_one_after_the_other(host: LocalHost, gpus: lis
     host.project.group(agents=[small, two], vllm=vllm)
     for name in ("one", "two"):
         host.agent(name, "exited", None)
-        host.file(f"{name}.after", f"/{name} running 0 healthy\n")
+        host.becomes(name, "running", "healthy", when="after")
     if gpus == [0]:
-        host.file("one.after", "/one running 0 starting\n")
-        host.file("one.then", "/one running 0 healthy\n")
+        host.becomes("one", "running", "starting", when="after")
+        host.becomes("one", "running", "healthy", when="then")
     else:
         # The stand-in takes up the last name of a command only.
-        host.file("one.state", "/one running 0 healthy\n")
+        host.becomes("one", "running", "healthy")
     done = run(host, "start")
     assert done.returncode == 0, done.stdout
     asked = [line.partition("--progress plain ")[2] or line for line in host.asked()]
     if gpus == [0]:
         assert asked == [
             "up --detach --no-deps one",
-            "seen /one running 0 starting",
+            "seen one running starting",
             "up --detach --no-deps two",
         ]
     else:
@@ -223,7 +223,7 @@ def test_the_second_agent_of_a_card_is_not_started_where_the_first_fails(host: L
     host.project.group(agents=[small, two], vllm=vllm)
     for name in ("one", "two"):
         host.agent(name, "exited", None)
-    host.file("one.after", "/one exited 0 none\n")
+    host.becomes("one", "exited", when="after")
     host.file("one.log", "the reason\n")
     done = run(host, "start")
     assert done.returncode == 1

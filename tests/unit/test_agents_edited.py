@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.unit.fakes import LocalHost
-from tests.unit.projects import ROOT
 from tests.unit.test_agents_cli import AGENTS, composed
 
 
@@ -26,21 +24,15 @@ class TestAfterAnEdit:
     """compose.yaml as a deploy left it, with the record that it wrote, and changed by hand."""
 
     @pytest.fixture
-    def deployed(self, host: LocalHost, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
+    def deployed(self, host: LocalHost) -> LocalHost:
         state = host.folder / "state"
         # The host's record lies where a test cannot write; the project has a command of its own.
-        program = host.folder / "hosts"
-        program.write_text(
-            f"#!{sys.executable}\n"
-            "from vllm_hosts.facts import tree\n"
-            "from vllm_hosts.agents import edited\n"
-            f"tree.DEPLOYED = {str(state / 'deployed')!r}\n"
-            f"edited.COPIES = {str(state / 'files')!r}\n"
-            "from vllm_hosts.cli.main import main\n"
-            "main()\n"
+        self.program = host.project.patched(
+            "from vllm_hosts.agents import edited",
+            "from vllm_hosts.facts import tree",
+            f"tree.DEPLOYED = {str(state / 'deployed')!r}",
+            f"edited.COPIES = {str(state / 'files')!r}",
         )
-        program.chmod(0o755)
-        monkeypatch.setitem(host.project.environment, "PYTHONPATH", str(ROOT))
         compose = host.file("opt/compose.yaml", COMPOSE)
         copy = state / "files" / str(compose).lstrip("/")
         copy.parent.mkdir(parents=True)
@@ -50,7 +42,7 @@ class TestAfterAnEdit:
         return host
 
     def run(self, host: LocalHost, *words: str) -> subprocess.CompletedProcess[str]:
-        done = host.project.run(str(host.folder / "hosts"), *AGENTS[1:], *words)
+        done = host.project.run(self.program, *AGENTS[1:], *words)
         assert "Traceback" not in done.stdout, done.stdout
         return done
 

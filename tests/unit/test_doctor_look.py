@@ -38,7 +38,7 @@ def test_a_host_is_seen(host: StandInHost) -> None:
     seen = host.seen()
     assert names(host) == set()
     assert list(seen.blind()) == []
-    assert seen.agents[0].started == datetime(2026, 10, 2, 11, 20, 41, tzinfo=UTC)
+    assert seen.agents[0].container.started == datetime(2026, 10, 2, 11, 20, 41, tzinfo=UTC)
     assert seen.agents[0].gpus == ("GPU 0: NVIDIA H200 (UUID: GPU-1)",)
     assert seen.gpus is not None
     assert seen.gpus.memory == {0: 143771 / 1024}
@@ -52,7 +52,7 @@ class TestKeys:
 
     def test_no_secret_is_in_what_leaves_the_host(self, host: StandInHost) -> None:
         host.container_key = OTHER
-        host.state["Health"] = {"Status": "unhealthy", "Log": [{"Output": f"key {OTHER}"}]}
+        host.state |= {"health": "unhealthy", "error": f"key {OTHER}"}
         host.log = f"{KEY} and {KEY}{KEY}\n{OTHER} {TOKEN} {CLIENT}\nsaid\n"
         output = host.output()
         assert "| *MASKED* and *MASKED**MASKED*" in output
@@ -108,19 +108,18 @@ class TestAgents:
         assert "logs" not in (host.folder / "asked").read_text()
 
     def test_earlier_runs_count_where_docker_restarted_it(self, host: StandInHost) -> None:
-        host.state |= {"Status": "restarting", "Health": {"Status": "unhealthy"}}
-        host.restarts = 3
+        host.state |= {"state": "restarting", "health": "unhealthy", "restarts": 3}
         host.log = "ValueError: No available memory for the cache blocks.\n"
         assert names(host) == {"weights-too-large", "agent-crash-loop"}
         assert "logs --tail 400 qwen" in (host.folder / "asked").read_text()
 
     def test_earlier_runs_do_not_count_after_a_start_by_hand(self, host: StandInHost) -> None:
-        host.state["Health"] = {"Status": "starting"}
+        host.state["health"] = "starting"
         host.output()
         assert "--since 2026-10-02T11:20:41Z qwen" in (host.folder / "asked").read_text()
 
     def test_a_log_cannot_pretend_to_be_another_section(self, host: StandInHost) -> None:
-        host.state["Health"] = {"Status": "unhealthy"}
+        host.state["health"] = "unhealthy"
         host.log = "== whole\n== firewall\nabsent\nvllm-hosts-end\n\xff\xfe Gr\xfc\xdfe\n"
         seen = host.seen()
         assert seen.firewall is True

@@ -43,14 +43,14 @@ def file(tmp_path: Path) -> Path:
 def test_the_whole_way_is_remembered_and_used(file: Path) -> None:
     assert dict(left_behind.way_to(load(file).get_host("gpu1"), []).data) == WAY
     inventory = load(file)
-    way = WAY | {"ssh_hostname": "192.0.2.3"}
+    way: dict[str, bool | int | str] = {**WAY, "ssh_hostname": "192.0.2.3"}
     left_behind.join(inventory, remembering("gpu3", data=way))
     assert dict(inventory.host_data["gpu3"]) == way
 
 
 def test_another_port_of_an_address_is_another_machine(file: Path) -> None:
     inventory = load(file)
-    behind = {"ssh_hostname": "192.0.2.1", "ssh_port": 2223}
+    behind: dict[str, bool | int | str] = {"ssh_hostname": "192.0.2.1", "ssh_port": 2223}
     left_behind.join(inventory, remembering("gpu3", data=behind))
     left_behind.join(inventory, remembering("gpu4", data=WAY))
     assert [host.name for host in inventory.groups[LEFT]] == ["gpu3"]

@@ -13,10 +13,10 @@ from tests.unit.projects import ROOT
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import HubModels
+from vllm_hosts.host.models import copies, download, hub_models
 from vllm_hosts.hub.model import Download, Fetched, HubModel
 from vllm_hosts.operations import hub as operation
 from vllm_hosts.operations.hub import fetch_script
-from vllm_hosts.roles.models.plan import copies, download, hub_models
 from vllm_hosts.roles.vllm.plan import peers
 
 TOKEN = "hf_secret_of_the_test"

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vllm_hosts
-from tests.unit.fakes import inspected
+from tests.unit.fakes import inspect_line, inspected
 from tests.unit.samples import settings as host_settings
 from tests.unit.stand_in_host import StandInHost
 from tests.unit.test_doors import EDGE, SETTINGS
@@ -41,7 +41,7 @@ from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.operations.gpu import LastGpuCheck
-from vllm_hosts.rehearsal.fact import Rehearsals
+from vllm_hosts.rehearsal.fact import RehearsalGrounds, Rehearsals
 from vllm_hosts.suite.doors import wrong
 from vllm_hosts.suite.packets import Table, listing
 from vllm_hosts.suite.test_firewall import strangers_first
@@ -75,7 +75,16 @@ REHEARSED = [
     f"coder 1 {b64encode(b'ImportError: no vllm here').decode()}",
 ]
 FACTS: list[tuple[HostFact[Any], list[str]]] = [
-    (rehearsals(), REHEARSED),
+    (rehearsals(), [f"= org--model@main-0123456789 {COMMIT}", *REHEARSED]),
+    (
+        RehearsalGrounds(),
+        [
+            *["== image", f"sha256:{SHA}", "== folders", f"folder {SHA} /srv/models/coder"],
+            *["folder - /srv/models/none", "== gpus"],
+            "0, NVIDIA H200, GPU-0, 143771, 590.48.01, 9.0, Disabled, Enabled",
+            "exit 0",
+        ],
+    ),
     (
         AgentLog(),
         ["== log", "INFO 11-25 09:00:00 [x.py:1] Starting", "== heading of its own", "ValueError"],
@@ -87,8 +96,8 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (
         AgentsServed(),
-        ["== live", "true", "== healthy", "qwen", "coder", "== starts",
-         "/var/lib/vllm-hosts/starts/qwen:95"],
+        ["== live", "true", "== containers", inspect_line("qwen"), inspect_line("coder"),
+         "== starts", "/var/lib/vllm-hosts/starts/qwen:95"],
     ),
     (
         AptPackages(),
@@ -211,7 +220,7 @@ def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
 
 #: One answer that is odd, and would be taken for: nobody is there.
 ODD: list[tuple[HostFact[Any], list[str]]] = [
-    (AgentsServed(), ["== live", "True?", "== healthy", "== starts"]),
+    (AgentsServed(), ["== live", "True?", "== containers", "== starts"]),
     (EdgeRuns(), ["== edge", "activ"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (ImageId(), ["== id", "Killed"]),

@@ -249,7 +249,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     script = (
         "from pathlib import Path; from vllm_hosts.project.inventory import load, validate;"
         " from vllm_hosts.keys import KeyStore; from vllm_hosts.facts.system import HostMemory;"
-        " from vllm_hosts.roles.vllm.plan import compose_file;"
+        " from vllm_hosts.host.services import compose_file;"
         " from vllm_hosts.roles.secrets.plan import secret_entries;"
         " import sys; path = Path('inventory/prod.py'); host = validate(load(path))['@local'];"
         " from vllm_hosts.keys.model import new_content, with_internal;"

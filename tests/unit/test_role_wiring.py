@@ -62,6 +62,7 @@ OPERATIONS = {
         "sshd refuses passwords",
     ],
     "secrets": [".env holds the secrets, for root only"],
+    "rehearsal": ["vLLM accepts the agents that change"],
     "models": [
         "No agent can write into the models' cache",
         "The models' cache is there",

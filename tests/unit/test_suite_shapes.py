@@ -167,14 +167,18 @@ def test_hosts_that_are_reached(
         assert all(one["why"] for one in found[name].values() if one["outcome"] != "kept")
 
 
-@pytest.mark.parametrize("gpus", [[], [0]])
-def test_this_machine_with_nothing_deployed(tmp_path: Path, gpus: list[int]) -> None:
+# All files and processes of this machine are searched once.
+@pytest.mark.parametrize(("gpus", "chosen"), [([], []), ([0], _LOOKED_AT)], ids=["gpus0", "gpus1"])
+def test_this_machine_with_nothing_deployed(
+    tmp_path: Path, gpus: list[int], chosen: list[str]
+) -> None:
     host = {
         "ssh_hostname": "127.0.0.1",
         "agents": [dict(AGENT, gpus=gpus)],
         "edge": {"https_port": 65001, "http_port": 65002},
     }
-    report = verified(tmp_path, f"gpu_hosts = [('@local', {host!r})]\n")
+    words = [word for one in chosen for word in ("--promise", one)]
+    report = verified(tmp_path, f"gpu_hosts = [('@local', {host!r})]\n", *words, chosen=chosen)
     [found] = report["hosts"]
     assert {one["outcome"] for one in found["promises"].values()} >= {"not checked"}
     applies = found["promises"]["GPU-03"]["outcome"] != "does not apply"

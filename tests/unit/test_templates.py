@@ -16,6 +16,7 @@ from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH
 from tests.unit.test_firewall import AROUND, NARROW, OWN_PORTS
 from vllm_hosts.host import render as rendering
 from vllm_hosts.host.files import Entry, File
+from vllm_hosts.host.services import compose_file
 from vllm_hosts.project import new_site
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
@@ -24,7 +25,6 @@ from vllm_hosts.roles.nginx.plan import edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
-from vllm_hosts.roles.vllm.plan import compose_file
 from vllm_hosts.verify.report.collect import html
 from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Report
 

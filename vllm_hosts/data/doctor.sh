@@ -1,5 +1,7 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
-# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark.
+# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
+# inspect (the format of docker inspect), sockets (a command), gpu_fields and gpu_health (lists of
+# what nvidia-smi is asked for), gpu_patience (seconds), masks (functions of awk).
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
 
 # Keys are compared by digests with a salt that stays here: outside they say nothing.
@@ -105,7 +107,7 @@ look() {
     [ -z "$gpu_agents" ] || look_at_gpus
     look_at_kernel
     look_at_disks
-    echo '== listeners'; ss -Hltnp
+    echo '== listeners'; $sockets
     look_at_edge
     # Between two commands of a deploy there is nothing to see.
     echo '== deploys later'; look_at_deploys
@@ -114,15 +116,14 @@ look() {
 
 look_at_agent() {
     echo "== agent $agent"
-    state=$(timeout 20 docker inspect --type container --format \
-        '{"id":{{json .Id}},"restarts":{{json .RestartCount}},"image":{{json .Config.Image}},"state":{{json .State}}}' \
-        "$agent" 2>/dev/null) || return 0
+    state=$(timeout 20 docker inspect --type container --format "$inspect" "$agent" 2>/dev/null) ||
+        return 0
     # echo would turn the JSON's \n into a line's end.
     printf '%s\n' "$state"
     echo "== key $agent"
     container_env "$agent" | sed -n 's/^VLLM_API_KEY=//p' | tail -n 1 | digest
     case "$state" in
-        *'"Health":{"Status":"healthy"'*) ;;
+        *'"health":"healthy"'*) ;;
         *)
             echo "== log $agent"
             # The runs before this one count where Docker itself started it again.
@@ -137,7 +138,7 @@ look_at_agent() {
     case " $gpu_agents " in
         *" $agent "*)
             case "$state" in
-                *'"Status":"running"'*)
+                *'"state":"running"'*)
                     echo "== gpus in $agent"
                     timeout 20 docker exec "$agent" nvidia-smi -L </dev/null 2>&1 | head -n 20 | quoted
                     ;;
@@ -148,7 +149,7 @@ look_at_agent() {
 
 smi() {
     # A program that prints for ever ends with the pipe, and has no exit code.
-    answer=$({ timeout 30 nvidia-smi "$@" 2>&1; echo "exit $?"; } | head -c 200000)
+    answer=$({ timeout "$gpu_patience" nvidia-smi --format=csv,noheader,nounits "$@" 2>&1; echo "exit $?"; } | head -c 200000)
     case "$answer" in *"exit "[0-9]*) ;; *) answer=$(printf '%s\nexit 124' "$(printf %s "$answer" | head -c 2000)") ;; esac
     printf '%s\n' "$answer" | sed '$d' | quoted
     printf '%s\n' "$answer" | tail -n 1
@@ -157,19 +158,15 @@ smi() {
 look_at_gpus() {
     echo '== gpus'
     if command -v nvidia-smi >/dev/null; then
-        smi --query-gpu=index,name,memory.total --format=csv,noheader,nounits
+        smi --query-gpu="$gpu_fields"
     else
-        echo 'exit 127'
+        echo 'exit -'
     fi
     echo '== gpu health'
     if command -v nvidia-smi >/dev/null; then
-        # The reasons for slow clocks have had two names.
-        for reasons in clocks_event_reasons clocks_throttle_reasons; do
-            fields=index,temperature.gpu,ecc.errors.uncorrected.volatile.total
-            for reason in hw_thermal_slowdown sw_thermal_slowdown hw_power_brake_slowdown; do
-                fields=$fields,$reasons.$reason
-            done
-            health=$(smi --query-gpu=$fields --format=csv,noheader,nounits)
+        # An older driver knows some of them by another name.
+        for fields in $gpu_health; do
+            health=$(smi --query-gpu="$fields")
             case "$health" in *'not a valid field'*) ;; *) break ;; esac
         done
         printf '%s\n' "$health"
@@ -258,18 +255,8 @@ look_at_edge() {
     '
 }
 
-{ secrets 2>/dev/null | unquoted; echo '== look'; look; } | awk '
+{ secrets 2>/dev/null | unquoted; echo '== look'; look; } | awk "$masks"'
     !looking && $0 == "== look" { looking = 1; next }
-    !looking { if (length($0) >= 8) masked[$0]; next }
-    {
-        for (secret in masked) {
-            done = ""
-            while (at = index($0, secret)) {
-                done = done substr($0, 1, at - 1) "*MASKED*"
-                $0 = substr($0, at + length(secret))
-            }
-            $0 = done $0
-        }
-        print
-    }
+    !looking { keep($0); next }
+    { print masked($0) }
 ' | tr -c '\11\12\40-\176' '?'

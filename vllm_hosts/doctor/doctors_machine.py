@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from vllm_hosts.doctor.model import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import DeployProcess, Disk, Seen
 from vllm_hosts.doctor.words import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
-from vllm_hosts.host import sockets
+from vllm_hosts.host.containers import Standing
+from vllm_hosts.host.sockets import DOCKER
 from vllm_hosts.settings import HostSettings
 
 #: Seconds that a clock may be off; HOST-01 of the promises has the same.
@@ -139,10 +140,10 @@ def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     agents = {agent.name: agent for agent in seen.agents}
     for agent in settings.agents:
         found = agents.get(agent.name)
-        if found is None or found.status == "running":
+        if found is None or found.container.running:
             continue
         said = said_by(found, PORT_TAKEN)
-        holder = _holder(seen, agent.port, "docker")
+        holder = _holder(seen, agent.port, *DOCKER)
         if said or holder:
             yield Finding(
                 line_of(said) if said else f"{holder} listens on port {agent.port}",
@@ -159,17 +160,16 @@ def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         return
     edge = settings.edge
     for port, setting in ((edge.https_port, "edge.https_port"), (edge.http_port, "edge.http_port")):
-        if holder := _holder(seen, port, '"nginx"'):
+        if holder := _holder(seen, port, "nginx"):
             values = {"port": port, "whose": "the edge", "holder": holder, "setting": setting}
             values["start"] = "systemctl start nginx"
             yield Finding(f"{holder} listens on port {port}", values=values)
 
 
-def _holder(seen: Seen, port: int, ours: str) -> str:
+def _holder(seen: Seen, port: int, *ours: str) -> str:
     """The programs of others on a port."""
-    found = [holder.programs for holder in seen.holders if holder.port == port]
-    others = [programs for programs in found if ours not in programs]
-    return sockets.holder(others[0]) or "an unknown program" if others else ""
+    found = [one for one in seen.listeners if one.port == port and not one.shared_by(*ours)]
+    return found[0].who or "an unknown program" if found else ""
 
 
 @finds("model-folder-missing")
@@ -188,7 +188,11 @@ def model_folder_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding
 @finds("image-missing")
 def image_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No image, and somebody waits for it."""
-    waiting = [agent.name for agent in seen.agents if agent.status in ("", "created")]
+    waiting = [
+        agent.name
+        for agent in seen.agents
+        if agent.container.standing in (Standing.ABSENT, Standing.CREATED)
+    ]
     if seen.deployed and seen.docker.has_image is False and waiting:
         yield Finding(
             "docker image inspect: not found",

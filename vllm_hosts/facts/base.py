@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from shlex import quote
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
 from pyinfra.api.facts import FactBase, get_fact
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host
 
-from vllm_hosts.bounded import parse_json
 from vllm_hosts.errors import HostError, LostError
 
 T = TypeVar("T")
@@ -113,17 +112,6 @@ def _word(lines: list[str], known: re.Pattern[str]) -> str:
     if len(said) != (1 if lines else 0):
         raise ValueError(f"systemctl reports {' '.join(lines)[:200]!r}")
     return "".join(said)
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """Parse a JSON object that a host printed.
-
-    :raises ValueError: it is not JSON, not an object, or above a bound.
-    """
-    value = parse_json(text)
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value
 
 
 def look(fact: type[HostFact[T]], **arguments: object) -> T:

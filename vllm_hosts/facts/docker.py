@@ -10,6 +10,7 @@ from shlex import quote
 from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
 from vllm_hosts.facts.compose import start_seconds
 from vllm_hosts.host.compose import STARTS
+from vllm_hosts.host.containers import INSPECT, published, read
 from vllm_hosts.host.docker_unit import Unit
 from vllm_hosts.host.paths import STAMPS
 from vllm_hosts.text import clean
@@ -75,12 +76,12 @@ class DockerDaemon(HostFact[Daemon]):
 
 @dataclass(frozen=True)
 class Served:
-    """Containers that are healthy, by name. ``answers``: Docker does; ``live_restore``: containers
+    """Containers that are ``well``, by name. ``answers``: Docker does; ``live_restore``: containers
     outlive a restart of the daemon that runs now; ``starts``: seconds that agents took to start."""
 
     answers: bool
     live_restore: bool
-    healthy: tuple[str, ...]
+    well: tuple[str, ...]
     starts: dict[str, int]
 
 
@@ -93,8 +94,9 @@ class AgentsServed(HostFact[Served]):
         return ending(
             f"""
             echo '== live'; docker info --format '{{{{.LiveRestoreEnabled}}}}' 2>/dev/null
-            echo '== healthy'
-            docker ps --filter health=healthy --format '{{{{.Names}}}}' 2>/dev/null
+            echo '== containers'
+            docker ps -q --no-trunc 2>/dev/null |
+                xargs -r docker inspect --format {quote(INSPECT)} 2>/dev/null
             echo '== starts'
             find {STARTS} -maxdepth 1 -type f -exec grep -H '' {{}} + 2>/dev/null
             """
@@ -109,7 +111,7 @@ class AgentsServed(HostFact[Served]):
         return Served(
             answers=bool(said),
             live_restore=said == ["true"],
-            healthy=tuple(parts["healthy"]),
+            well=tuple(one.name for one in read(parts["containers"]) if one.well),
             starts=dict(start_seconds(line) for line in parts["starts"]),
         )
 
@@ -131,8 +133,7 @@ class OwnPorts(HostFact[frozenset[int]]):
         )
 
     def parse(self, lines: list[str]) -> frozenset[int]:
-        found = re.findall(r":([0-9]{1,5})->", "\n".join(sections(lines)["ports"]))
-        return frozenset(map(int, found))
+        return frozenset[int]().union(*map(published, sections(lines)["ports"]))
 
 
 class ImageId(HostFact[str]):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from vllm_hosts.host.compose import Project
+from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import File
 
 
@@ -61,13 +62,13 @@ def changes(agents: Sequence[str], found: Project, new_key: Collection[str] = ()
         if container is None:
             result.append(Change(agent, "it is new", runs=False))
             continue
-        runs = container.status in ("running", "restarting", "paused")
+        runs = container.up or container.standing is Standing.PAUSED
         if container.config_hash != found.wanted.get(agent):
             result.append(Change(agent, "its definition changed", runs))
         elif agent in new_key:
             result.append(Change(agent, "its key changed", runs))
-        elif container.status != "running":
-            result.append(Change(agent, f"it is {container.status}", runs))
+        elif not container.running:
+            result.append(Change(agent, f"it is {container.state}", runs))
     return result
 
 
@@ -76,7 +77,7 @@ def serving(agents: Sequence[str], found: Project) -> set[str]:
     return {
         container.service
         for container in found.containers
-        if container.service in agents and container.health == "healthy"
+        if container.service in agents and container.well
     }
 
 

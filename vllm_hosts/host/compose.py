@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Seconds that each agent's last start took.
+from vllm_hosts.host.containers import Container
+
+#: By agent, the seconds that its last start took.
 STARTS = "/var/lib/vllm-hosts/starts"
 
 
 #: So that secrets come from .env alone, never from the environment of whoever logs in.
 COMPOSE = 'env -i PATH="$PATH" HOME="${HOME:-/root}" docker compose'
-
-
-@dataclass(frozen=True)
-class Container:
-    """A container of the project. ``health`` is ``none`` if it has no health check."""
-
-    service: str
-    config_hash: str
-    status: str
-    health: str
-    name: str
 
 
 @dataclass(frozen=True)

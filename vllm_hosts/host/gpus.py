@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vllm_hosts.host.nvidia_smi import Smi, cause, reboot_helps
+from vllm_hosts.host.nvidia_smi import Failure, Smi, failure
 from vllm_hosts.host.pci import PciDevice
 from vllm_hosts.settings import Agent
 
 
-def silent(message: str, mode: str) -> str:
+def silent(failed: Failure, mode: str) -> str:
     """The sentence for a driver that does not answer.
 
     :param mode: ``nvidia.driver``, which says who installs a driver.
     """
-    meaning = f" ({cause(message)})" if cause(message) else ""
-    if reboot_helps(message):
+    if failed.reboot_helps:
         advice = "reboot the host"
     elif mode == "present":
         advice = "install a driver, or set nvidia.driver = 'install'"
     else:
         advice = "see docs/driver.md"
-    return f"the GPU driver does not answer: {message}{meaning}; {advice}"
+    return f"the GPU driver does not answer: {failed.explained}; {advice}"
 
 
 def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
@@ -31,9 +30,10 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
     for agent in agents:
         for index in sorted(agent.gpus):
             if index in smi.lost:
+                why = failure(smi.lost[index])
                 yield (
                     f"agent {agent.name!r} asks for GPU {index}, and nvidia-smi reports:"
-                    f" {smi.lost[index]} ({cause(smi.lost[index]) or 'it does not answer'}); reboot"
+                    f" {why} ({why.meaning or 'it does not answer'}); reboot"
                     " the host, or give the agent another GPU"
                 )
             elif index not in there:

@@ -8,17 +8,8 @@ from ipaddress import IPv4Network
 
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import ImagePlaces
-from vllm_hosts.host.nvidia_smi import Gpu, Smi
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A listening TCP socket: address and programs as ``ss`` prints them, port, and its user."""
-
-    address: str
-    port: int
-    programs: str
-    user: str = ""
+from vllm_hosts.host.nvidia_smi import Failure, Gpu, Smi
+from vllm_hosts.host.sockets import Socket
 
 
 @dataclass(frozen=True)
@@ -45,10 +36,11 @@ class Route:
 class System:
     """A host as preflight sees it.
 
-    ``free``: bytes by folder, for the folders that were requested; ``present``: those that exist.
-    ``gpu_message``: what ``nvidia-smi`` printed if it failed; ``gpus_lost`` and ``gpu_notes``: what
-    it printed for lost cards, by index, and beside its answer. ``models``: those with a
-    config.json, by requested folder. ``ipv6``: whether the kernel supports it.
+    ``listeners`` are its TCP sockets. ``free`` is in bytes, by the folder that was asked about;
+    ``present`` are those that exist.
+    ``gpu_failure`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
+    what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
+    a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
     """
 
     user: str
@@ -56,10 +48,10 @@ class System:
     free: dict[str, int]
     present: frozenset[str]
     has_image: bool
-    listeners: tuple[Listener, ...]
+    listeners: tuple[Socket, ...]
     container_ports: dict[int, str]
     gpus: tuple[Gpu, ...]
-    gpu_message: str | None
+    gpu_failure: Failure | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
@@ -70,5 +62,5 @@ class System:
 
     @property
     def smi(self) -> Smi:
-        """Everything that ``nvidia-smi`` printed."""
-        return Smi(self.gpus, self.gpu_message, self.gpus_lost, self.gpu_notes)
+        """All that ``nvidia-smi`` said."""
+        return Smi(self.gpus, self.gpu_failure, self.gpus_lost, self.gpu_notes)

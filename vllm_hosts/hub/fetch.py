@@ -39,6 +39,8 @@ RESERVE = 1 << 30
 #: huggingface_hub transfers larger files only by its own protocol, and only as a whole.
 _LARGEST = 50 * 1000**3
 _TEXTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
+#: Bytes of a file that counts as a small one: tokenizers have up to 35 MB.
+_SMALL = 64 << 20
 _PICKLES = (".bin", ".pt", ".pth")
 #: Copies of the weights for other programs, and leftovers of training.
 _FOREIGN = ("original/*", "onnx/*", "openvino/*", "metal/*", "coreml/*", "flax/*")
@@ -90,12 +92,12 @@ def chosen(
                 f"{model} has no safetensors, only {weights[0].name} and the like, and loading"
                 " pickle files can run code; name another model, or set allow_pickle = True"
             )
-    texts = [
-        file
-        for file in usable
-        if file.name.endswith(_TEXTS) or file.name.rpartition("/")[2].startswith("tokenizer.model")
-    ]
-    return [*texts, *weights]
+    return [*filter(is_text, usable), *weights]
+
+
+def is_text(file: Remote) -> bool:
+    """Whether it is one of a model's files that are not weights."""
+    return file.name.endswith(_TEXTS) or file.name.rpartition("/")[2].startswith("tokenizer.model")
 
 
 class Cache:
@@ -213,12 +215,14 @@ def fetch(
     workers: int,
     shown_cache: str,
     distrust: bool = False,
+    small: bool = False,
 ) -> tuple[str, list[Remote]]:
     """Complete a model in the cache. Returns its commit and its files.
 
-    :param shown_cache: the cache's path outside of this container.
-    :param distrust: verify everything that is in the cache already.
-    :raises RefusedError: it cannot be fetched, with the reason.
+    :param shown_cache: what the cache is called outside of this container.
+    :param distrust: believe nothing of what is in the cache.
+    :param small: only what is not weights, for who asks vLLM about the model.
+    :raises RefusedError: it cannot be had, with the reason.
     """
     info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=30)
     commit = str(info.sha)
@@ -227,7 +231,11 @@ def fetch(
         for item in info.siblings or []
     ]
     files = chosen(listing, model, allow_pickle=allow_pickle, ignored=ignored)
-    # A gated model lists its files to everybody but serves them to few: request one of them first.
+    if small:
+        files = [file for file in files if is_text(file) and file.size <= _SMALL]
+        if not files:
+            raise RefusedError(f"{model} has no config.json; name a model in vLLM's format")
+    # The list of a gated model is public, its files are not: ask for one before all.
     get_hf_file_metadata(hf_hub_url(model, files[0].name, revision=commit))
     cache = Cache(model)
     if distrust:
@@ -342,6 +350,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--cache", default=constants.HF_HUB_CACHE)
     parser.add_argument("--distrust", action="store_true")
+    parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
     try:
         commit, files = fetch(
@@ -352,6 +361,7 @@ def main() -> int:
             workers=given.workers,
             shown_cache=given.cache,
             distrust=given.distrust,
+            small=given.small,
         )
     except Exception as error:
         has_token = bool(os.environ.get("HF_TOKEN"))

@@ -26,6 +26,7 @@ from vllm_hosts.host.agent_changes import (
     with_new_key,
 )
 from vllm_hosts.host.compose import COMPOSE, Project
+from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import Entry, differing
 from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations.base import Commands, host_operation, watched
@@ -101,10 +102,8 @@ def agents_announced(wanted: Agents) -> Commands:
     seen = _seen(wanted)
     models = wanted.serving.of(seen.names)
     serves = wanted.serving.of(serving(wanted.names, seen.found))
-    if any(
-        one.health == "healthy" and one.service not in wanted.names for one in seen.found.containers
-    ):
-        # An agent that goes may serve what a new one will: it may only have been renamed.
+    if any(one.well and one.service not in wanted.names for one in seen.found.containers):
+        # An agent that leaves may have served what new ones will: it may only have another name.
         serves |= wanted.serving.of([change.agent for change in seen.changed if not change.runs])
     if ctx_state.get().is_executing:
         announce(models, serves)
@@ -174,7 +173,7 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
         differs(f"agent {agent}", "does not run, or not as in compose.yaml")
     for agent in removed:
         differs(f"agent {agent}", "is no longer in the settings")
-    healthy = {name for name, container in by_service.items() if container.health == "healthy"}
+    healthy = {name for name, container in by_service.items() if container.well}
     rolled: dict[str, str] = {}
     if changed and healthy and look(EdgeRuns):
         peers = {agent: set(wanted.peers.get(agent, ())) - {agent} for agent in changed}
@@ -198,7 +197,7 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
     starting = [
         name
         for name, container in by_service.items()
-        if container.health == "starting" and name in wanted.names and name not in changed
+        if container.standing is Standing.STARTING and name in wanted.names and name not in changed
     ]
     done = list(starting)
     for turn in turns([*starting, *at_once], cards):

@@ -19,6 +19,7 @@ from vllm_hosts.host.apt_sources import extended, offered, read
 from vllm_hosts.host.driver import Install
 from vllm_hosts.host.files import File, differing
 from vllm_hosts.host.gpus import GpuHost, silent
+from vllm_hosts.host.nvidia_smi import Failure
 from vllm_hosts.operations.apt import archive_added, lists_read, packages_installed
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
@@ -104,9 +105,9 @@ def _headers_offered(name: str | None) -> str:
 
 @host_operation
 def driver_answers(
-    reason: Callable[[GpuHost], str | None],
+    reason: Callable[[GpuHost], Failure | None],
     *,
-    refused: Callable[[str], str] | None,
+    refused: Callable[[Failure], str] | None,
     timeout: int,
     wanted: Collection[int] = (),
     serving: Serving | None = None,
@@ -142,7 +143,7 @@ def driver_answers(
         raise HostError(silent(trouble, "install"))
     if refused is not None:
         raise HostError(refused(why))
-    yield from outage([rebooted(why, timeout)], serving, "the host is rebooted")
+    yield from outage([rebooted(why.words, timeout)], serving, "the host is rebooted")
     trouble = look(GpuState).smi.trouble(wanted)
     if trouble is not None:
         raise HostError(f"after a reboot ({why}): {silent(trouble, 'install')}")

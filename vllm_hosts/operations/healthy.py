@@ -10,8 +10,9 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.compose import AgentLog, AgentState, AgentStates
+from vllm_hosts.facts.compose import AgentLog, AgentStates
 from vllm_hosts.host.compose import STARTS
+from vllm_hosts.host.containers import Container, Standing
 from vllm_hosts.operations.base import OFTEN, Commands, host_operation
 from vllm_hosts.operations.confirmed import connector_options
 
@@ -46,7 +47,7 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
     started = time.monotonic()
     due = _SAY_AFTER
     first = look(AgentStates, agents=list(agents))
-    waiting = {agent: first[agent] for agent in agents if not _well(first[agent])}
+    waiting = {agent: first[agent] for agent in agents if not first[agent].well}
     late = list(waiting)
     failed: list[str] = []
     while waiting:
@@ -54,7 +55,7 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
         now = look(AgentStates, agents=list(waiting))
         seconds = time.monotonic() - started
         for agent in list(waiting):
-            if _well(now[agent]):
+            if now[agent].well:
                 host.log(f"    {agent} is healthy after {seconds:.0f} s")
                 del waiting[agent]
             elif why := _hopeless(first[agent], now[agent], seconds, timeout):
@@ -64,21 +65,19 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
                 del waiting[agent]
         if waiting and seconds >= due:
             due = seconds + OFTEN
-            states = ", ".join(f"{agent} is {now[agent].health}" for agent in waiting)
+            states = ", ".join(
+                f"{agent} is {now[agent].health or now[agent].state}" for agent in waiting
+            )
             host.log(f"    waiting for agents: {seconds:.0f} s, {states}")
     if failed:
         raise HostError("\n    ".join(failed))
     return late
 
 
-def _well(state: AgentState) -> bool:
-    return state.status == "running" and state.health in ("healthy", "none")
-
-
-def _hopeless(first: AgentState, now: AgentState, seconds: float, timeout: int) -> str | None:
+def _hopeless(first: Container, now: Container, seconds: float, timeout: int) -> str | None:
     """Why there is no point in waiting longer."""
-    if now.status in ("exited", "dead", "removing", "paused"):
-        return f"is {now.status}"
+    if now.standing in (Standing.ENDED, Standing.PAUSED):
+        return f"is {now.state}"
     if now.restarts - first.restarts >= _CRASHES:
         return f"crashed {now.restarts - first.restarts} times"
     if seconds >= timeout:

@@ -40,7 +40,7 @@ def outage(
         yield from commands
         return
     served = look(AgentsServed)
-    agents = [agent for agent in serving.models if agent in served.healthy]
+    agents = [agent for agent in serving.models if agent in served.well]
     if outlived and served.live_restore:
         agents, what = [], f"{what}; agents keep running"
     leads_to(what + out_for(agents, served))
