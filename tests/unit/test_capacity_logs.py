@@ -55,7 +55,9 @@ def _id(row: Row) -> str:
 
 def test_at_least_a_dozen_logs_are_cited() -> None:
     assert len(LOGS) >= 12
-    assert all(log["url"].startswith("https://") for log in LOGS)
+    own = [log for log in LOGS if log["url"].startswith("rehearsal.md#")]
+    assert all(log["url"].startswith("https://") for log in LOGS if log not in own)
+    assert len(own) == 1
     assert len({log["url"] for log in LOGS}) >= 12
 
 
