@@ -168,7 +168,7 @@ def fabric_manager_missing(settings: HostSettings, seen: Seen) -> Iterator[Findi
     gpus = seen.gpus
     if gpus is None:
         return
-    idle = gpus.fabric_manager != "active"
+    idle = not gpus.fabric_manager.runs
     state = {"state": f"is {gpus.fabric_manager or 'not installed'}" if idle else "is not ready"}
     said = [
         f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, words.CUDA_NOT_READY)

@@ -153,7 +153,7 @@ def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
                     f" --host {settings.name}",
                 },
             )
-    if seen.nginx is None or seen.nginx.active == "active":
+    if seen.nginx is None or seen.nginx.active.runs:
         return
     edge = settings.edge
     for port, setting in ((edge.https_port, "edge.https_port"), (edge.http_port, "edge.http_port")):
