@@ -80,7 +80,7 @@ def healthy() -> Seen:
             modules=frozenset({"nvidia"}),
             switches=False,
             fabric_manager=Active.SILENT,
-            secure_boot="",
+            secure_boot=None,
             toolkit=True,
         ),
         kernel=(),

@@ -48,6 +48,7 @@ COMMANDS = {
     },
     # Of a path; sizes and times are numbers that scripts compare.
     r"%F.%a": {"vllm_hosts/host/stat.py"},
+    r"mokutil --sb-state": {"vllm_hosts/host/mokutil.py"},
     r"dpkg-query": {
         "vllm_hosts/host/dpkg.py",
         # Compared with itself, and not read.
@@ -140,7 +141,7 @@ def test_one_module_decides_what_serves() -> None:
 def test_the_doctor_s_script_asks_with_what_it_is_given() -> None:
     script = (ROOT / "vllm_hosts/data/doctor.sh").read_text()
     asked = ("ss -H", "--query-gpu=index", ".State.Status", "index($0, secret)")
-    for words in (*asked, "systemctl is-active", "systemctl show"):
+    for words in (*asked, "systemctl is-active", "systemctl show", "--sb-state"):
         assert words not in script
 
 

@@ -1,7 +1,7 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
 # directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
 # inspect (the format of docker inspect), sockets (a command), gpu_fields and gpu_health (lists of
-# what nvidia-smi is asked for), is_active and main_pid (of systemctl), gpu_patience (seconds), masks (functions of awk).
+# what nvidia-smi is asked for), is_active and main_pid (of systemctl), secure_boot (a command), gpu_patience (seconds), masks (functions of awk).
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
 
 # Keys are compared by digests with a salt that stays here: outside they say nothing.
@@ -164,7 +164,7 @@ look_at_gpus() {
     done
     echo '== switches'; ls /proc/driver/nvidia-nvswitch/devices 2>/dev/null
     echo '== fabric manager'; $is_active nvidia-fabricmanager.service 2>/dev/null
-    echo '== secure boot'; ! command -v mokutil >/dev/null || mokutil --sb-state 2>&1 | quoted
+    echo '== secure boot'; ! command -v mokutil >/dev/null || eval "$secure_boot" | quoted
     echo '== toolkit'; ! command -v nvidia-container-runtime-hook >/dev/null || echo present
 }
 

@@ -23,7 +23,7 @@ from vllm_hosts.doctor.seen import (
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.host import nvidia_smi, paths, systemctl
+from vllm_hosts.host import mokutil, nvidia_smi, paths, systemctl
 from vllm_hosts.host.containers import INSPECT, named
 from vllm_hosts.host.marks import functions
 from vllm_hosts.host.masks import FUNCTIONS
@@ -68,6 +68,7 @@ class DoctorLook(HostFact[Seen]):
                 ",".join(nvidia_smi.health(name)) for name in nvidia_smi.REASONS
             ),
             "is_active": systemctl.IS_ACTIVE,
+            "secure_boot": mokutil.SB_STATE,
             "main_pid": systemctl.MAIN_PID,
             "gpu_patience": str(_PATIENCE),
             "masks": FUNCTIONS,
@@ -204,7 +205,7 @@ def _gpus(parts: dict[str, list[str]]) -> GpusSeen:
         modules=frozenset(parts["modules"]),
         switches=bool(parts["switches"]),
         fabric_manager=systemctl.active(parts["fabric manager"]),
-        secure_boot=" ".join(_quoted(parts["secure boot"])),
+        secure_boot=mokutil.secure_boot(_quoted(parts["secure boot"])),
         toolkit=parts["toolkit"] == ["present"],
     )
 

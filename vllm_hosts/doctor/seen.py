@@ -65,7 +65,7 @@ class GpusSeen:
     modules: frozenset[str]
     switches: bool
     fabric_manager: Active
-    secure_boot: str
+    secure_boot: bool | None
     toolkit: bool
 
     @property
