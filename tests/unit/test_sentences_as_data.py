@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.test_one_reader import ROOT, modules
+from tests.unit.projects import ROOT
+from tests.unit.test_one_reader import modules
 
 #: Text that is searched for words with a space between them, by module: of other programs, and
 #: formats.
