@@ -125,8 +125,8 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== certificate", "-----BEGIN CERTIFICATE-----", "AAAA", "-----END CERTIFICATE-----",
          "== public key", "-----BEGIN PUBLIC KEY-----", "AAAA", "-----END PUBLIC KEY-----"],
     ),
-    (HostMark(), ["== file", "regular file 600 0:0", "== mark", "# Whose keys", f"store {SHA}",
-                  "== user", "0"]),
+    (HostMark(), ["== file", "regular file|600|root|0|root|0|/etc/vllm-hosts/store",
+                  "== mark", "# Whose keys", f"store {SHA}", "== user", "0"]),
     (
         HostHistory(),
         ["== user", "0", "== history",

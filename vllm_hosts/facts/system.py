@@ -9,6 +9,7 @@ from ipaddress import IPv4Network
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
+from vllm_hosts.host import dpkg
 from vllm_hosts.host.containers import published
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import IMAGES, image_places
@@ -18,6 +19,10 @@ from vllm_hosts.host.system import ModelFolder, Route, System
 from vllm_hosts.hub.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
 from vllm_hosts.text import clean
 
+_DOCKER_PACKAGES = (
+    *("docker.io", "docker-ce"),
+    *("docker-compose", "docker-compose-v2", "docker-compose-plugin"),
+)
 #: For each folder with a model its config.json, what the index says, and every file with weights:
 #: its size, the length of its header, where that says that the last tensor ends, and its name. A
 #: download of the hub's has a folder for each revision below it.
@@ -96,9 +101,7 @@ class SystemState(HostFact[System]):
                 echo "path $(command -v dockerd)"; echo "daemon $(dockerd --version 2>/dev/null)"
                 echo "compose $(docker compose version --short 2>/dev/null)"
             fi
-            dpkg-query 2>/dev/null -W \\
-                -f 'package ${{db:Status-Abbrev}}|${{Package}}|${{Version}}\\n' \\
-                docker.io docker-ce docker-compose docker-compose-v2 docker-compose-plugin
+            {dpkg.asked(_DOCKER_PACKAGES, mark="package ")}
             {IMAGES}
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
@@ -151,9 +154,8 @@ class SystemState(HostFact[System]):
 def _docker(lines: list[str]) -> DockerThere:
     words = [line.partition(" ")[::2] for line in lines]
     said = {kind: rest for kind, rest in words if kind != "package"}
-    packages = [rest.split("|") for kind, rest in words if kind == "package"]
     return DockerThere(
-        packages={name: version for status, name, version in packages if status[1:2] == "i"},
+        packages=dpkg.installed(rest for kind, rest in words if kind == "package"),
         daemon=clean(said.get("daemon", ""), 200),
         compose=clean(said.get("compose", ""), 200),
         path=clean(said.get("path", ""), 200),
