@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tests.capacity_docs import files, model
 from tests.unit.capacity_samples import MODEL, agent, changed, host, one
 from tests.unit.samples import settings
+from tests.unit.test_rehearsal import recorded
 from vllm_hosts.capacity import Gpu, ModelFiles, Verdict, plan_host
 from vllm_hosts.capacity.cache import cache
-from vllm_hosts.capacity.estimates import GIB, activations
+from vllm_hosts.capacity.estimates import GIB, activations, batch_defaults
 from vllm_hosts.capacity.model import describe
 from vllm_hosts.capacity.show import as_json, bar, lines
 from vllm_hosts.capacity.sizes import weight_size
@@ -189,6 +190,59 @@ class TestSlidingWindows:
             *[5, 11, 17, 23, 29]
         ]
         assert {window for window in windows if window} == {1024}
+
+    def test_a_window_holds_the_tokens_of_two_steps(self) -> None:
+        """Of a Gemma 3 of 27B on an H100, 10 layers have no window and 52 have: 18.0 GiB, so that
+        it does not fit. With one step under way it would."""
+        text = {
+            **{"hidden_size": 5376, "num_hidden_layers": 62, "num_attention_heads": 32},
+            **{"num_key_value_heads": 16, "head_dim": 128, "intermediate_size": 21504},
+            **{"sliding_window": 1024, "vocab_size": 262208},
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        }
+        config = {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            **{"torch_dtype": "bfloat16", "text_config": text},
+        }
+        given, card = ModelFiles(config, 54_864_813_280), 81559 * 1024**2
+        cards = {0: Gpu(0, "NVIDIA H100 80GB HBM3", card)}
+        two, single = (
+            plan_host(settings(agents=[agent(extra_args=words)]), cards, {MODEL: given}).agents[0]
+            for words in ([], ["--no-async-scheduling"])
+        )
+        assert two.needs is not None and single.needs is not None
+        layer = 2 * 16 * 128 * 2
+        blocks = 131072 // 16 + 6 * (-(-(1023 + 2 * 8192) // 16) + 1)
+        assert two.needs.cache == blocks * 16 * layer * 10
+        assert (two.needs.cache / GIB, single.needs.cache / GIB) == (
+            pytest.approx(18.0, abs=0.05),
+            pytest.approx(14.2, abs=0.05),
+        )
+        assert (two.verdict, single.verdict) == (Verdict.PROBABLY_NOT, Verdict.FITS)
+
+    def test_one_step_of_the_cpu_build_is_what_its_own_vllm_says(self) -> None:
+        """gpt-oss-20b, as the rehearsal recorded it, in blocks of 128 and one for vLLM itself."""
+        answer = recorded("window")
+        held = cache(describe(MODEL, files("gpt-oss-20b")), 1, 16, answer.batched_tokens or 0)
+        ours = held.sequence(answer.max_model_len or 0)
+        assert ours == pytest.approx(answer.cache, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "batch"),
+    [
+        ("NVIDIA H100 80GB HBM3", 79.6, (8192, 1024)),
+        ("NVIDIA A100-SXM4-80GB", 80, (2048, 256)),
+        ("NVIDIA L40S", 45, (2048, 256)),
+        ("NVIDIA B200", 179, (16384, 1024)),
+        ("NVIDIA GB200", 185, (16384, 1024)),
+        ("NVIDIA GB10", 121.7, (2048, 256)),
+    ],
+)
+def test_what_vllm_computes_at_once_depends_on_the_card(
+    name: str, gib: float, batch: tuple[int, int]
+) -> None:
+    assert batch_defaults(name, int(gib * GIB)) == batch
 
 
 class TestActivations:
