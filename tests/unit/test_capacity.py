@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,14 +113,13 @@ class TestTensorParallelism:
     def test_weights_and_cache_are_divided(self) -> None:
         model = describe(MODEL, files("Llama-3.1-70B-Instruct"))
         alone, shared = weight_size(model, 1), weight_size(model, 4)
-        assert shared.bytes == pytest.approx(alone.bytes / 4, rel=0.001)
+        assert shared.bytes == alone.bytes // 4
         assert cache(model, 1, 16, 2048).block == 4 * cache(model, 4, 16, 2048).block
 
     def test_more_gpus_than_kv_heads_have_copies(self) -> None:
         model = describe(MODEL, files("Qwen2.5-7B-Instruct"))
         assert model.kv_heads == 4
         assert cache(model, 8, 16, 2048).block == cache(model, 4, 16, 2048).block
-        assert weight_size(model, 8).bytes > weight_size(model, 4).bytes / 2
 
     def test_mla_s_vector_is_on_every_gpu(self) -> None:
         model = describe(MODEL, files("DeepSeek-V3"))
@@ -150,13 +151,6 @@ class TestTensorParallelism:
             "the 28 attention heads of org/model cannot be divided among 3 GPUs"
             in (three.warnings[0])
         )
-
-    def test_mxfp4_s_widths_are_filled_up_on_each_gpu(self) -> None:
-        """2880 becomes 2944 on one GPU, and twice 1536 on two; the hidden width 3072."""
-        known = describe(MODEL, files("gpt-oss-20b"))
-        experts = 24 * 32 * 3
-        assert known.padding(1) == experts * (3072 * 2944 - 2880 * 2880)
-        assert known.padding(2) == experts * (3072 * 1536 - 2880 * 1440)
 
 
 class TestTheLongestSequence:
@@ -214,10 +208,8 @@ class TestSlidingWindows:
         layer = 2 * 16 * 128 * 2
         blocks = 131072 // 16 + 6 * (-(-(1023 + 2 * 8192) // 16) + 1)
         assert two.needs.cache == blocks * 16 * layer * 10
-        assert (two.needs.cache / GIB, single.needs.cache / GIB) == (
-            pytest.approx(18.0, abs=0.05),
-            pytest.approx(14.2, abs=0.05),
-        )
+        assert two.needs.cache / GIB == pytest.approx(18.0, abs=0.05)
+        assert single.needs.cache / GIB == pytest.approx(14.2, abs=0.05)
         assert (two.verdict, single.verdict) == (Verdict.PROBABLY_NOT, Verdict.FITS)
 
     def test_one_step_of_the_cpu_build_is_what_its_own_vllm_says(self) -> None:
@@ -266,14 +258,17 @@ class TestShowing:
         plan = host("Llama-3.1-70B-Instruct", agent())
         assert bar(plan, plan.gpus[0]) == "W" * 60 + ">"
 
-    def test_estimates_are_marked_and_exact_figures_are_not(self) -> None:
-        exact = ModelFiles(files("Qwen2.5-7B-Instruct-AWQ").config, 5_574_000_000)
-        row = next(line for line in lines(host(exact, agent())) if "it  " in line.text)
-        assert row.text.split()[:3] == ["it", "5.2", "~7.5"]
+    def test_estimates_are_marked_and_what_vllm_said_is_not(self) -> None:
+        made = host("Qwen2.5-7B-Instruct-AWQ", agent())
+        row = next(line for line in lines(made) if "it  " in line.text)
+        assert row.text.split()[:3] == ["it", "~5.2", "~7.5"]
         assert row.text.endswith("fits")
-        guessed = host("Qwen2.5-7B-Instruct-AWQ", agent())
-        row = next(line for line in lines(guessed) if "it  " in line.text)
-        assert row.text.split()[1] == "~5.2"
+        [plan] = made.agents
+        assert plan.needs is not None
+        needs = replace(plan.needs, weights=replace(plan.needs.weights, exact=True))
+        said = replace(made, agents=(replace(plan, needs=needs),))
+        row = next(line for line in lines(said) if "it  " in line.text)
+        assert row.text.split()[1] == "5.2"
 
     def test_everything_fits_80_columns(self) -> None:
         plan = host("Qwen2.5-14B-Instruct-AWQ", agent(name="a" * 14))

@@ -21,6 +21,7 @@ from vllm_hosts.rehearsal.asking import Said
 from vllm_hosts.rehearsal.planned import instead
 
 IMAGE = "vllm/vllm-openai-cpu:v0.32.0"
+SMALL_FILES = ["config.json", "model.safetensors.index.json"]
 CARD = ("--no-connect", "--gpu-memory", "40")
 #: Calls and their words stand in the log with characters between them that none has.
 ENGINE = """#!/bin/sh
@@ -130,7 +131,7 @@ def test_figures_say_that_they_were_asked_for_here(here: Here, name: str) -> Non
     assert run[:4] == ["run", "--rm", "--interactive", "--pull"] and IMAGE in run
     assert option(run, "--network") == ["none"] and "--gpus" not in run
     assert run[run.index("rehearsal") + 2] == "/copy"
-    assert Path(f"{here.log}.files").read_text().split() == ["config.json"]
+    assert Path(f"{here.log}.files").read_text().split() == SMALL_FILES
     assert "def rehearse(" in Path(f"{here.log}.script").read_text()
 
 
@@ -159,7 +160,7 @@ def test_copy_from_is_the_model_of_a_folder_that_no_host_has_yet(here: Here) -> 
     assert run[run.index("rehearsal") + 2] == "/srv/one"
     assert any(",target=/srv/one,readonly" in word for word in run)
     # What is not weights.
-    assert Path(f"{here.log}.files").read_text().split() == ["config.json"]
+    assert Path(f"{here.log}.files").read_text().split() == SMALL_FILES
 
 
 def test_a_folder_of_the_host_s_needs_a_copy(here: Here) -> None:
@@ -267,5 +268,5 @@ def test_a_host_gets_small_files_of_a_folder_that_it_lacks_yet(here: Here) -> No
     [run] = here.runs
     assert any(word.endswith("/copies/0,target=/srv/no-such,readonly") for word in run)
     listed = Path(f"{here.log}.files").read_text().split()
-    assert listed == ["config.json", "tokenizer.json"]
+    assert listed == [*SMALL_FILES, "tokenizer.json"]
     assert not list(Path("/run").glob("vllm-hosts-rehearsal.*/copies"))

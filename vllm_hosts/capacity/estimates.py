@@ -1,4 +1,4 @@
-"""What is not exact: activations, CUDA graphs, and what the driver and libraries take.
+"""What vLLM does not say before it runs: activations, CUDA graphs, what driver and libraries take.
 
 All of it depends on kernels, and changes from one vLLM to the next. Constants were fitted to
 published measurements, whose sources stand beside them; docs/capacity.md shows the errors.

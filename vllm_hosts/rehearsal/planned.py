@@ -72,7 +72,7 @@ def planned(agent: Agent, answer: Answer, gpus: Sequence[Gpu], *, alike: bool = 
         plan,
         budget=int(min(usable) * agent.gpu_memory_utilization),
         needs=Needs(
-            weights=Size(answer.weights, alike, answer.weights, f"vLLM {answer.vllm} said it"),
+            weights=Size(answer.weights, alike, f"vLLM {answer.vllm} said it"),
             cache=answer.cache,
             activations=activations,
             graphs=graphs,
