@@ -172,7 +172,7 @@ class Host:
         known = self.facts["HubModels"]
         return {key: known[name.replace("--", "/")] for key, name in names.items()}
 
-    def _Rehearsals(self, asked: Sequence[Asked], fetch: Fetch, mark: str) -> Heard:
+    def _Rehearsals(self, asked: Sequence[Asked], fetch: Fetch, mark: str, **_: Any) -> Heard:
         """vLLM takes what it is not said to refuse."""
         known: dict[str, Answer] = self.facts["Rehearsals"]
         names = [one.agent.agent for one in asked]

@@ -31,6 +31,7 @@ COMMANDS = {
     r"\bss -[A-Z]": {"vllm_hosts/host/sockets.py"},
     r"nvidia-smi\b.*--(query|format)": {
         "vllm_hosts/host/nvidia_smi.py",
+        "vllm_hosts/host/nvidia_apps.py",
         # Compared with itself, and not read.
         "vllm_hosts/operations/gpu.py",
     },
@@ -64,6 +65,7 @@ TYPES = {
     "Standing": "vllm_hosts/host/containers.py",
     "Socket": "vllm_hosts/host/sockets.py",
     "Smi": "vllm_hosts/host/nvidia_smi.py",
+    "Holder": "vllm_hosts/host/nvidia_apps.py",
     "Usage": "vllm_hosts/host/docker_stats.py",
     "Metrics": "vllm_hosts/host/vllm_metrics.py",
     "Active": "vllm_hosts/host/systemctl.py",

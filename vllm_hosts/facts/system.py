@@ -13,6 +13,8 @@ from vllm_hosts.host import dpkg
 from vllm_hosts.host.containers import published
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import IMAGES, image_places
+from vllm_hosts.host.nvidia_apps import APPS
+from vllm_hosts.host.nvidia_apps import read as read_apps
 from vllm_hosts.host.nvidia_smi import QUERY, parse
 from vllm_hosts.host.sockets import LISTENING, OWNERS, read
 from vllm_hosts.host.system import ModelFolder, Route, System
@@ -106,6 +108,8 @@ class SystemState(HostFact[System]):
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
             {QUERY}
+            echo '== programs'
+            {APPS}
             {as_user(reader, _models_script(models))}
             """
         )
@@ -139,6 +143,7 @@ class SystemState(HostFact[System]):
             gpu_failure=smi.failure,
             gpus_lost=smi.lost,
             gpu_notes=smi.notes,
+            programs=read_apps(parts.get("programs", [])),
             clock=int(parts["clock"][0]) - time.time() if parts.get("clock") else 0.0,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],
             docker=_docker(parts.get("docker", [])),
