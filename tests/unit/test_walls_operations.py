@@ -15,8 +15,8 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.firewall import Loaded, Others
 from vllm_hosts.facts.nginx import Nginx
 from vllm_hosts.facts.tree import TreeFound
-from vllm_hosts.facts.units import Unit
 from vllm_hosts.host.files import NOTHING, Absent, File, Found
+from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.operations import firewall, logs, record, service, ssh
 
 PATH = "/etc/x.conf"
@@ -67,7 +67,7 @@ class TestFirewall:
             ),
         },
     )
-    CONFIRMED = (
+    CONFIRMED: tuple[object, ...] = (
         "confirmed",
         "firewall",
         "is this machine's network in firewall.ssh_from, and is sshd's port the same?",
@@ -276,7 +276,11 @@ class TestServices:
     def test_what_has_to_run_now_and_at_boot(
         self, monkeypatch: pytest.MonkeyPatch, active: bool, enabled: bool
     ) -> None:
-        units = {"a": Unit(enabled, active), "b": Unit(True, True), "c": Unit(enabled, active)}
+        units = {
+            "a": UnitState(enabled, active),
+            "b": UnitState(True, True),
+            "c": UnitState(enabled, active),
+        }
         facts = {"NginxState": Nginx("1", active, enabled), "Units": units}
         steps = Steps(service, monkeypatch, facts)
         idle = not (active and enabled)
