@@ -29,6 +29,8 @@ _PYTHON = "3.11"  # Debian 12's own
 #: Not needed to serve text, and built against another torch than the one here.
 _LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 _RECIPE = [VERSION, _SYSTEM, _PYTHON, " ".join(sorted(_LEFT_OUT)), "layout 3"]
+#: What classes of models that see images import.
+_VISION = "0.28.0"
 #: What prompt_logprobs and beam search compute with is compiled at its first use, --enforce-eager
 #: or not, and a compiler with its headers and torch's is 400 MB and a minute of two processors.
 #: vLLM's own image brings one; here that is computed without.
@@ -67,6 +69,27 @@ def digest() -> str:
 def rootfs() -> Path:
     """The image's file system as a folder: Debian 12, Python 3.11 and vLLM."""
     return recipe.keep("vllm-rootfs", _RECIPE, _make_rootfs) / "root"
+
+
+def vision() -> Path:
+    """A folder for ``PYTHONPATH`` in the image: torchvision, which agents of the lab do not need.
+
+    The package index has it for CUDA only. Its operators, which no rehearsal calls, are left out,
+    and describing them to torch would then end the import.
+    """
+    return recipe.keep("vllm-vision", [VERSION, _VISION, _PYTHON], _unpack_vision)
+
+
+def _unpack_vision(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place]
+        pip += ["--only-binary=:all:", "--python-version", _PYTHON, f"torchvision=={_VISION}"]
+        recipe.run(pip, "downloading torchvision")
+        [wheel] = Path(place).glob("torchvision-*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+    (folder / "torchvision" / "_C.so").unlink()
+    (folder / "torchvision" / "_meta_registrations.py").write_text("")
 
 
 def run_inside(words: list[str], why: str, **bound: Path) -> str:

@@ -160,16 +160,26 @@ def collect(folder: Path) -> None:
 
 def main() -> None:
     """Do it all, in the image that the lab built."""
-    from lab import image
-
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         prepare(folder)
-        words = ["nice", "-n", "19", "python3", f"{INSIDE}/forks.py"]
-        words += [f"{INSIDE}/{name}" for name in ("rehearse.py", "cases", "answers")]
-        offline = ["env", "HF_HUB_OFFLINE=1", "TORCHDYNAMO_DISABLE=1", "unshare", "-n"]
-        image.run_inside([*offline, *words], "rehearsing models", rehearsal=folder)
+        answer(folder)
         collect(folder)
+
+
+def answer(folder: Path) -> None:
+    """Have the lab's image answer all cases of a folder that have no answer there yet."""
+    from lab import image
+
+    words = ["nice", "-n", "19", "python3", f"{INSIDE}/forks.py"]
+    words += [f"{INSIDE}/{name}" for name in ("rehearse.py", "cases", "answers")]
+    offline = ["env", "HF_HUB_OFFLINE=1", "TORCHDYNAMO_DISABLE=1", "PYTHONPATH=/mnt/vision"]
+    image.run_inside(
+        [*offline, "unshare", "-n", *words],
+        "rehearsing models",
+        rehearsal=folder,
+        vision=image.vision(),
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ READ = {
     "vllm_hosts/facts/vllm_images.py": "lines of a record on the host",
     "vllm_hosts/host/marks.py": "the record in a lock",
     "vllm_hosts/host/mokutil.py": "mokutil",
+    "vllm_hosts/host/nvidia_apps.py": "the exit code, in a line of our script",
     "vllm_hosts/host/nvidia_smi.py": "the exit code, in a line of our script",
     "vllm_hosts/keys/age.py": "pyrage's messages",
     "vllm_hosts/keys/store_marks.py": "the mark on a host",
