@@ -39,17 +39,18 @@ def root(name: str) -> Path:
 
 
 def run(
-    name: str, command: str, *, check: bool = True, timeout: float = 60
+    name: str, command: str, *, check: bool = True, timeout: float = 60, given: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run a shell command as root in a host, without SSH, so that it works when SSH does not.
 
+    :param given: for its standard input.
     :raises RuntimeError: the host does not run, or the command failed and ``check`` is set.
     """
     done = subprocess.run(
         ["nsenter", "-t", str(_leader(name)), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
         + ["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C"]
         + ["/bin/sh", "-c", command],
-        stdin=subprocess.DEVNULL,
+        input=given,
         capture_output=True,
         text=True,
         timeout=timeout,

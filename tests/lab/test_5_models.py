@@ -155,6 +155,8 @@ def test_a_model_is_copied_from_the_controller(deployed: Deployed) -> None:
     given = {"model": COPIED, "copy_from": str(source)}
     run = on_gpu2(**given)
     assert run.code == 0, run.output[-4000:]
+    # Its vLLM was asked before the model was there, from what came over standard input.
+    assert "could not be rehearsed" not in run.output, run.output[-4000:]
     assert agent_of_gpu2().endswith(" healthy")
     here = subprocess.run(
         ["sh", "-c", f"cd {source} && find . -type f | sort | xargs sha256sum"],

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import hosts as lab_hosts
-from lab import layout
+from lab import layout, model
 from lab.settings import AGENTS
 from tests.lab.conftest import Deployed
-from tests.lab.deploys import INVENTORY, command
+from tests.lab.deploys import INVENTORY, ROOT, command
 
 #: What VLLM_CPU_KVCACHE_SPACE gives the agents' cache (lab/settings.py).
 CACHE = int(AGENTS[0]["env"]["VLLM_CPU_KVCACHE_SPACE"]) * 1024**3
@@ -78,3 +81,26 @@ def test_without_the_engine_it_is_an_estimate(deployed: Deployed) -> None:
     assert (tiny["verdict"], tiny["problems"]) == ("probably not", [])
     [warning] = tiny["warnings"]
     assert warning.endswith("seems to set it, 32768; set max_model_len to 32768 or lower")
+
+
+@pytest.mark.nightly
+def test_an_image_here_says_what_the_host_s_does(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--image``, with gpu1's Docker in the place of one on this machine."""
+    program = tmp_path / "docker"
+    program.write_text(
+        f'#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m tests.lab.docker_of gpu1 "$@"\n'
+    )
+    program.chmod(0o755)
+    on_host = planned()["tiny"]
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    words = ["--image", layout.IMAGE, "--model-dir", f"tiny={model.build()}"]
+    here = planned(*words, agents=AGENTS[:1])["tiny"]
+    assert here["source"].startswith(f"vLLM 0.32.0 in {layout.IMAGE}, asked here without such")
+    for figure in ("weights", "cache_of_one_sequence", "largest_max_model_len", "max_model_len"):
+        assert here[figure] == on_host[figure]
+    assert (here["weights_exact"], on_host["weights_exact"]) == (False, True)
+    again = planned(*words, agents=AGENTS[:1])["tiny"]
+    assert again["source"].endswith("which said so earlier")
+    lab_hosts.run("gpu1", "rm -rf /srv/asked-here")

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from lab import hosts as lab_hosts
+from lab import model
 from lab.settings import AGENTS
 from tests.lab.asked import asked
 from tests.lab.conftest import HOSTS, Deployed
-from tests.lab.deploys import deploy
+from tests.lab.deploys import INVENTORY, command, deploy
 from tests.lab.traffic import Traffic
 
 #: For one deploy that is rejected, beside what a deploy takes where nothing changes.
@@ -127,3 +128,42 @@ def test_what_is_accepted_is_asked_once(deployed: Deployed) -> None:
     again = deploy(settings=changed)
     assert again.code == 0 and "could not be rehearsed" not in again.output
     assert deploy().code == 0
+
+
+@pytest.mark.nightly
+def test_memory_that_others_hold_touches_no_agent(deployed: Deployed) -> None:
+    """A deploy refuses whom it would start, and tells everybody else; so does the plan."""
+    before = {host: running(host) for host in HOSTS}
+    card = "nvidia-smi --query-gpu=uuid --format=csv,noheader | head -n 1"
+    apps = "/etc/lab-gpu-apps.csv"
+    changed = {"hosts": {"gpu1": {"agents": [TINY | {"max_model_len": 768}, SPARE]}}}
+    said = "97.7 GiB of GPU 0 are in use by game (pid 1), not by an agent of ours"
+    lab_hosts.run("gpu1", f'echo "1, 99999, $({card}), /usr/games/game" >{apps}')
+    try:
+        run = deploy(settings=changed)
+        assert run.code != 0 and said in run.output, run.output[-6000:]
+        assert "its container was not touched" in run.output
+        same = deploy()
+        assert same.code == 0 and said in same.output, same.output[-6000:]
+        plan = command("vllm-hosts", "plan", INVENTORY, "--host", "gpu1")
+        assert plan.code == 3 and "in use by game (pid 1)" in " ".join(plan.output.split())
+        assert {host: running(host) for host in HOSTS} == before
+        # A process of the agent's own container is not somebody else.
+        pid = lab_hosts.run("gpu1", "docker inspect --format '{{.State.Pid}}' tiny").stdout.strip()
+        lab_hosts.run("gpu1", f"sed -i 's/^1,/{pid},/' {apps}")
+        assert command("vllm-hosts", "plan", INVENTORY, "--host", "gpu1").code == 0
+    finally:
+        lab_hosts.run("gpu1", f"rm -f {apps}")
+
+
+@pytest.mark.nightly
+def test_a_model_that_will_be_copied_is_refused_before_it_is(deployed: Deployed) -> None:
+    """gpu2 is entered through sudo; the files come over standard input."""
+    late = "/srv/models/late"
+    before = {host: running(host) for host in HOSTS}
+    agent = TINY | {"model": late, "copy_from": str(model.build()), "max_model_len": 65536}
+    run = deploy("--limit", "gpu2", settings={"hosts": {"gpu2": {"agents": [agent]}}})
+    assert run.code != 0 and "User-specified max_model_len" in run.output, run.output[-6000:]
+    assert lab_hosts.run("gpu2", f"ls -d {late}*", check=False).stdout == ""
+    assert {host: running(host) for host in HOSTS} == before
+    assert left("gpu2") == ""

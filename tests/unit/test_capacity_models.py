@@ -34,7 +34,8 @@ class TestWeights:
         plan = one(ModelFiles(files("Qwen3-8B").config))
         assert plan.verdict is Verdict.UNKNOWN
         assert plan.warnings == (
-            "the size of org/model's weights is unknown: its files were not found",
+            "the size of org/model's weights is unknown: neither its files nor their index were"
+            " found; put model.safetensors.index.json beside its config.json, or have vLLM asked",
         )
 
     @pytest.mark.parametrize(("words", "part"), [([], 0.5), (["--dtype", "float32"], 1)])

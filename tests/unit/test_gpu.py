@@ -378,6 +378,13 @@ class TestTheLabsStandIn:
         assert listed[0].startswith(f"GPU 0: {real.name} (UUID: GPU-")
         assert any("MIG 3g.40gb" in line for line in listed) is (card == "h100-mig")
 
+    def test_it_lists_programs_as_a_real_card(self, root: Path) -> None:
+        program = "--query-compute-apps=pid"
+        assert self.ask(root, program) == []
+        real = (RECORDED.parent / "nvidia-apps" / "h200.txt").read_text().splitlines()[:-1]
+        (root / "etc/lab-gpu-apps.csv").write_text("".join(f"{line}\n" for line in real))
+        assert self.ask(root, program) == real
+
     @pytest.mark.parametrize("mode", ["no-driver", "nvml-missing", "mismatch", "lost"])
     def test_it_fails_as_recorded(self, root: Path, mode: str) -> None:
         (root / "etc/lab-gpu.mode").write_text(f"{mode}\n")

@@ -28,7 +28,7 @@ ENGINE = """#!/bin/sh
 { printf '%s\\037' "$@"; printf '\\036'; } >>"$LOG"
 case "$1 $2" in
     image\\ *) [ -z "$SAYS" ] || { echo "$SAYS" >&2; exit 1; }; echo "$ID"; exit ;;
-    info*) exit ${DOWN:-0} ;;
+    info*) echo "$RUNTIMES"; exit ${DOWN:-0} ;;
     run\\ *) ;;
     *) exit ;;
 esac
@@ -55,6 +55,7 @@ class Here:
             "LOG": str(self.log),
             "ID": f"sha256:{'a' * 64}",
             "SAYS": "",
+            "RUNTIMES": "io.containerd.runc.v2 runc",
         }
         self.answers("fits")
 
@@ -180,6 +181,23 @@ def test_what_another_platform_refuses_is_only_doubted(here: Here) -> None:
     here.answers("unknown_argument")
     [found] = planned(here.project, *words, code=3)
     assert found["verdict"] == "does not fit" and "unrecognized" in found["problems"][0]
+
+
+@pytest.mark.parametrize("runtimes", ["nvidia runc", "runc"])
+def test_containers_here_get_this_machine_s_cards(here: Here, runtimes: str) -> None:
+    """The host is this machine, so that its card is one of the agent's kind."""
+    here.engine()
+    here.project.environment["RUNTIMES"] = runtimes
+    here.project.write(PROD, 'gpu_hosts = [("@local", {"ssh_hostname": "192.0.2.1"})]\n')
+    (here.bin / "nvidia-smi").write_text(f"#!/bin/sh\necho '{SMI}'\n")
+    (here.bin / "nvidia-smi").chmod(0o755)
+    folder = copy(here.project, SMALL)
+    [found] = planned(here.project, "--image", IMAGE, "--model-dir", f"one={folder}")
+    alike = "nvidia" in runtimes
+    assert found["weights_exact"] is alike
+    assert found["source"].endswith("asked here" if alike else "without such a GPU")
+    [run] = here.runs
+    assert option(run, "--gpus") == (['"device=0"'] if alike else [])
 
 
 def test_a_card_here_like_the_host_s_is_as_good(here: Here) -> None:

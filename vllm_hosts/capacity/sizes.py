@@ -38,7 +38,8 @@ def weight_size(model: Model, tp: int, setting: str | None = None, plain_bits: i
         )
     if model.file_bytes is None:
         raise UnplannableError(
-            f"the size of {model.name}'s weights is unknown: its files were not found"
+            f"the size of {model.name}'s weights is unknown: neither its files nor their index were"
+            " found; put model.safetensors.index.json beside its config.json, or have vLLM asked"
         )
     size, how = float(model.file_bytes), "the files' size"
     # vLLM turns 32-bit files into 16 bits, and 16-bit ones into 32 bits where it is told to.

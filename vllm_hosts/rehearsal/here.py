@@ -96,10 +96,12 @@ def _run(program: str, *words: str) -> tuple[int, str]:
 
 def _cards(program: str) -> Mapping[int, str]:
     """GPUs that a container here can have. Podman has another way to give them."""
-    if program != "docker":
+    runtimes = "{{range $name, $_ := .Runtimes}}{{$name}} {{end}}"
+    if program != "docker" or "nvidia" not in _run(program, "info", "--format", runtimes)[1]:
         return {}
-    with tempfile.TemporaryFile() as nothing:
-        done = subprocess.run(["sh", "-c", QUERY], stdin=nothing, capture_output=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", QUERY], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
     try:
         return {one.index: one.name for one in parse(done.stdout.decode().splitlines()).gpus}
     except ValueError:
