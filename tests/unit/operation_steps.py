@@ -21,7 +21,7 @@ class Steps:
         self.executing = True
         self.asked: list[tuple[str, dict[str, Any]]] = []
         monkeypatch.setattr(module, "look", self.look)
-        for name in ("differs", "entries_differ", "remember", "leads_to"):
+        for name in ("differs", "entries_differ", "remember", "leads_to", "will_change"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, self.telling(name))
         self.host: Any = SimpleNamespace(
