@@ -9,6 +9,7 @@ import pytest
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_state
 
+from vllm_hosts.connect import lock
 from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.operations import locked
 
@@ -18,8 +19,8 @@ HOST: Any = SimpleNamespace(name="gpu1")
 @pytest.fixture
 def story(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     said: list[tuple[object, ...]] = []
-    monkeypatch.setattr(locked.lock, "take", lambda purpose: said.append(("take", purpose)))
-    monkeypatch.setattr(locked.lock, "release", lambda *given: said.append(("release", *given)))
+    monkeypatch.setattr(lock, "take", lambda purpose: said.append(("take", purpose)))
+    monkeypatch.setattr(lock, "release", lambda *given: said.append(("release", *given)))
     return said
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pyinfra.context import ctx_host
 
+from vllm_hosts.facts import touched
 from vllm_hosts.operations import outside
 
 HERE, EDGE = "192.0.2.1", 443
@@ -23,15 +24,19 @@ class Host:
         self.done, self.open = 0, set[int]()
         self.asked: list[tuple[object, ...]] = []
         self.pools: list[tuple[object, ...]] = []
-        monkeypatch.setattr(outside.touched, "times", lambda host: self.done)
+        monkeypatch.setattr(touched, "times", lambda host: self.done)
         probe = SimpleNamespace(
             LONGEST=2.0,
-            round_trip=lambda *given: self.asked.append(given) or 0.1,
+            round_trip=self.round_trip,
             patience=lambda far: 10 * far,
             reachable=self.reachable,
         )
         monkeypatch.setattr(outside, "probe", probe)
         monkeypatch.setattr(outside, "ThreadPoolExecutor", self.pool)
+
+    def round_trip(self, *given: object) -> float:
+        self.asked.append(given)
+        return 0.1
 
     def reachable(self, *given: Any) -> bool:
         self.asked.append(given)

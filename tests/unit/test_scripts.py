@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,7 +33,10 @@ from vllm_hosts.operations.notes import NOTES
 IMAGE = "vllm/vllm-openai:v0.33.0"
 DOWNLOAD = Download(IMAGE, "64102:64101", "/var/lib/vllm", "/opt/vllm/.env", None, 8)
 ARCHIVE = docker_archive(settings().docker, DEBIAN_13)
-EDITS = [Edit("/etc/apt/sources.list.d/a.list", None), Edit("/etc/apt/sources.list", "3s/^/# /")]
+EDITS = [
+    Edit("/etc/apt/sources.list.d/a.list", None),
+    Edit("/etc/apt/sources.list", ("3s/^/# /", "4d")),
+]
 
 SCRIPTS: Mapping[str, Callable[[], object]] = {
     "watched": lambda: watched("working", " make\n", seconds=5, tail=3, summary="head -n 1"),
@@ -85,6 +89,15 @@ def test_how_an_image_is_asked(monkeypatch: pytest.MonkeyPatch, seen: bool) -> N
         assert steps.told == [("differs", f"the vLLM in {IMAGE}", why)]
 
 
+def test_what_a_container_s_gpus_depend_on() -> None:
+    check_golden("scripts/gpus-looked-at.sh", f"{gpu.LastGpuCheck().command('0,3')}\n")
+    assert (gpu.LastGpuCheck.what, gpu.LastGpuCheck.steady) == ("the GPUs", True)
+    found = gpu.LastGpuCheck().parse(["== seen", "a", "b", "== now", "a"])
+    assert found == GpuCheck(("a", "b"), ("a",))
+    with pytest.raises(FrozenInstanceError):
+        found.seen = ()  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(
     ("seen", "changed", "runs"),
     [(("a",), False, False), (("a",), True, True), (("b",), False, True), ((), False, True)],
@@ -93,15 +106,16 @@ def test_when_a_container_s_gpus_are_counted(
     monkeypatch: pytest.MonkeyPatch, seen: tuple[str, ...], changed: bool, runs: bool
 ) -> None:
     steps = Steps(gpu, monkeypatch, {"LastGpuCheck": GpuCheck(seen, ("a",) if seen else ())})
-    asked: list[object] = []
-    monkeypatch.setattr(gpu, "may_have_changed", lambda what: asked.append(what) or changed)
+    steps.changed = changed
+    monkeypatch.setattr(gpu, "may_have_changed", steps.may_have_changed)
     commands = steps.run(gpu.container_gets_gpus, IMAGE, [0, 3])
-    assert steps.asked == [("LastGpuCheck", {"indexes": "0,3"})]
+    what = {"what": ["the GPU driver", "nvidia-container-toolkit"]}
+    asked = [("changed", what)] * (seen == ("a",))
+    assert steps.asked == [("LastGpuCheck", {"indexes": "0,3"}), *asked]
     if runs:
         check_golden("scripts/gpus-counted.sh", f"{commands[0]}\n")
     else:
         assert commands == []
-    assert asked == [["the GPU driver", "nvidia-container-toolkit"]] * (seen == ("a",))
 
 
 def test_how_long_agents_took_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:

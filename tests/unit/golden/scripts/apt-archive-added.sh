@@ -35,7 +35,7 @@
         done
         mkdir -p /etc/apt/keyrings; mkdir -p /var/lib/vllm-hosts/previous"$(dirname /etc/apt/sources.list.d/a.list)"; cp -dp --remove-destination /etc/apt/sources.list.d/a.list /var/lib/vllm-hosts/previous/etc/apt/sources.list.d/a.list; mkdir -p /var/lib/vllm-hosts/previous"$(dirname /etc/apt/sources.list)"; cp -dp --remove-destination /etc/apt/sources.list /var/lib/vllm-hosts/previous/etc/apt/sources.list
         touched='/etc/apt/sources.list.d/docker.sources /etc/apt/keyrings/docker.asc /etc/apt/sources.list /etc/apt/sources.list.d/a.list'
-        rm -f /etc/apt/sources.list.d/a.list; sed -i -e 3 -e s -e / -e '^' -e / -e '#' -e ' ' -e / /etc/apt/sources.list
+        rm -f /etc/apt/sources.list.d/a.list; sed -i -e '3s/^/# /' -e 4d /etc/apt/sources.list
         install -m 0644 "$folder/key" /etc/apt/keyrings/docker.asc.new
         printf '%s' 'Types: deb
 URIs: https://download.docker.com/linux/debian
