@@ -19,9 +19,11 @@ class Steps:
         self.facts = dict(facts)
         self.told: list[tuple[object, ...]] = []
         self.executing = True
+        #: What ``may_have_changed`` says, where a test puts that in its place.
+        self.changed = False
         self.asked: list[tuple[str, dict[str, Any]]] = []
         monkeypatch.setattr(module, "look", self.look)
-        for name in ("differs", "entries_differ", "remember", "leads_to"):
+        for name in ("differs", "entries_differ", "remember", "leads_to", "will_change"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, self.telling(name))
         self.host: Any = SimpleNamespace(
@@ -34,6 +36,10 @@ class Steps:
     def look(self, fact: type, **given: Any) -> Any:
         self.asked.append((fact.__name__, given))
         return self.facts[fact.__name__]
+
+    def may_have_changed(self, what: object) -> bool:
+        self.asked.append(("changed", {"what": what}))
+        return self.changed
 
     def run(self, operation: Any, *given: Any, **words: Any) -> list[Any]:
         """The commands; StringCommands as their text."""

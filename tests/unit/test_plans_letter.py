@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,14 +11,17 @@ from pydantic import SecretStr
 
 from tests.unit.driver_hosts import DEBIAN_12, DEBIAN_13, UBUNTU_22, UBUNTU_24
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.host.files import File, Folder
+from vllm_hosts.host.files import File, Folder, Kept
 from vllm_hosts.host.release import Release
 from vllm_hosts.keys import HostKeys
+from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.roles.docker import plan as docker
+from vllm_hosts.roles.edge_logs import plan as edge_logs
 from vllm_hosts.roles.models.plan import cache_folders
 from vllm_hosts.roles.nvidia_container_toolkit import plan as toolkit
+from vllm_hosts.roles.preflight.memory import memory
 from vllm_hosts.roles.secrets.plan import secret_entries
-from vllm_hosts.roles.tls.plan import from_files
+from vllm_hosts.roles.tls import plan as tls
 from vllm_hosts.settings import Docker
 
 SOURCES = "/etc/apt/sources.list.d"
@@ -116,8 +120,55 @@ def test_a_user_s_own_certificate(tmp_path: Path) -> None:
     for name, path in names.items():
         path.write_bytes(name.encode())
     host = settings(tls={"mode": "files", **{name: str(path) for name, path in names.items()}})
-    assert from_files(host) == [
+    assert tls.from_files(host) == [
         Folder("/etc/vllm-hosts/tls"),
         File("/etc/vllm-hosts/tls/certificate.pem", b"certificate"),
         File("/etc/vllm-hosts/tls/key.pem", b"key", 0o600, secret=True),
     ]
+
+
+def test_a_certificate_that_is_good_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "reason", lambda *given: None)
+    ca: Any = None
+    assert tls.from_local_ca(settings(), ca, ca, utc_now()) == [
+        Folder("/etc/vllm-hosts/tls"),
+        Kept("/etc/vllm-hosts/tls/certificate.pem"),
+        Kept("/etc/vllm-hosts/tls/key.pem", 0o600),
+    ]
+
+
+def test_where_logs_and_their_timer_are() -> None:
+    logs = tuple(f"/var/log/vllm-hosts/{name}.log" for name in ("access", "error"))
+    assert logs == edge_logs.LOGS
+    units = "/etc/systemd/system/vllm-hosts-edge-logs"
+    edge = settings(edge={"log_max_size": "3g"}).edge
+    entries = edge_logs.log_entries(edge)
+    assert [entry.path for entry in entries] == [
+        "/var/log/vllm-hosts",
+        "/etc/vllm-hosts/edge-logs.conf",
+        "/usr/local/lib/vllm-hosts",
+        "/usr/local/lib/vllm-hosts/rotate-edge-logs",
+        f"{units}.service",
+        f"{units}.timer",
+    ]
+    assert "size 3G" in edge_logs.logrotate_conf(edge)
+
+
+def test_the_memory_plan_only_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not of agents whose cards are not there, which are refused."""
+    agents = [
+        SimpleNamespace(gpus=[0], warnings=["one", "two"]),
+        SimpleNamespace(gpus=[0, 1], warnings=["three"]),
+        SimpleNamespace(gpus=[1, 7], warnings=["four"]),
+    ]
+    given: list[object] = []
+
+    def plan_host(*all_: object) -> Any:
+        given.append(all_)
+        return SimpleNamespace(agents=agents)
+
+    monkeypatch.setitem(memory.__globals__, "plan_host", plan_host)
+    host, gpus = settings(), {0: None, 1: None}
+    said = memory(host, gpus, {})  # type: ignore[arg-type]
+    assert said == [f"memory plan: {number}" for number in ("one", "two", "three")]
+    assert given == [(host, gpus, {})]

@@ -67,7 +67,7 @@ class TestFirewall:
             ),
         },
     )
-    CONFIRMED: tuple[object, ...] = (
+    CONFIRMED: tuple[Any, ...] = (
         "confirmed",
         "firewall",
         "is this machine's network in firewall.ssh_from, and is sshd's port the same?",

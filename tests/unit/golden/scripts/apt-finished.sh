@@ -1,0 +1,1 @@
+apt-get x || { ls /var/lib/dpkg/updates 2>/dev/null | grep -q '^[0-9]' && echo 'finishing what was interrupted' && DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --configure -a && apt-get x; } || exit 1

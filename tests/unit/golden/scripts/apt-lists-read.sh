@@ -1,0 +1,13 @@
+apt_free() { # until nobody reads the lists, or for ten minutes
+        waited=0
+        while [ -e "$1" ] && pid=$(awk -v inode="$(stat -c %i "$1")" \
+            '$4 == "WRITE" && $6 ~ ":" inode "$" { print $5; exit }' /proc/locks) && [ -n "$pid" ]
+        do
+            who=$(tr -c '[:alnum:]._\n-' '?' <"/proc/$pid/comm" 2>/dev/null | head -n 1)
+            [ $waited -lt "$2" ] || {
+                echo "apt's lists are locked by $who (pid $pid) for $waited s; wait until it has" \
+                    "ended, then run this again"; exit 1; }
+            [ $((waited % 30)) != 0 ] || echo "waiting for $who (pid $pid), which has apt's lists"
+            sleep 2; waited=$((waited + 2))
+        done
+    }; apt_free /var/lib/apt/lists/lock 600; DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold update

@@ -1,0 +1,1 @@
+[ -n "$(apt-cache madison linux-headers-6.8)" ] || { echo 'the archive has no linux-headers-6.8: this kernel is older than its newest, or not the distribution; reboot into a newer one, or install its headers'; exit 1; }

@@ -1,0 +1,181 @@
+"""What is done to a host's Docker, its image and its cache of models, step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from shlex import quote
+from typing import Any
+
+import pytest
+
+from tests.unit.operation_steps import Steps
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.docker import Daemon
+from vllm_hosts.facts.tree import TreeFound
+from vllm_hosts.host.compose import COMPOSE
+from vllm_hosts.host.docker_there import COMPOSE_FLOOR
+from vllm_hosts.host.files import NOTHING, File, Found
+from vllm_hosts.operations import cache, docker
+from vllm_hosts.operations.docker import PULL_SUMMARY, RESTART
+
+JSON = "/etc/docker/daemon.json"
+WELL = Daemon("28.1.1", "2.35.0", True, True, b'{"a": 1}', ())
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    made = Steps(docker, monkeypatch, {"DockerDaemon": WELL})
+
+    def outage(commands: Any, serving: object, what: str, *, outlived: bool) -> Iterator[Any]:
+        made.told.append((what, serving, outlived))
+        yield from commands
+
+    monkeypatch.setattr(docker, "outage", outage)
+    monkeypatch.setattr(docker, "change", lambda entries, **how: ("change", entries, how))
+    monkeypatch.setattr(docker, "watched", lambda *given, **how: (*given, *how.values()))
+    monkeypatch.setattr(docker, "may_have_changed", made.may_have_changed)
+    return made
+
+
+def configured(steps: Steps, **wanted: Any) -> list[Any]:
+    return steps.run(
+        docker.daemon_configured, lambda current: wanted, read_at_start=["/x"],
+        provided_by=["toolkit"], serving="agents",
+    )  # fmt: skip
+
+
+class TestDaemon:
+    RESTARTED = ("restarting Docker", RESTART)
+
+    def test_where_all_is_well_nothing_is_done(self, steps: Steps) -> None:
+        assert configured(steps, a=1) == []
+        assert steps.told == []
+        assert steps.asked == [
+            ("DockerDaemon", {"read_at_start": [JSON, "/x"]}),
+            ("changed", {"what": ["toolkit"]}),
+        ]
+
+    def test_what_it_is_made_of_may_be_newer(self, steps: Steps) -> None:
+        steps.changed = True
+        assert configured(steps, a=1) == [self.RESTARTED]
+        assert steps.told == [("Docker is restarted", "agents", True)]
+
+    @pytest.mark.parametrize("running", [True, False])
+    def test_other_settings_are_tried_written_and_taken_up(
+        self, steps: Steps, running: bool
+    ) -> None:
+        steps.facts["DockerDaemon"] = replace(WELL, running=running)
+        steps.facts["TreeState"] = TreeFound({JSON: NOTHING}, "")
+        [(kind, [file], how)] = configured(steps, a=2)
+        assert kind == "change" and json.loads(file.content) == {"a": 2}
+        assert file == File(JSON, file.content)
+        validate = f"dockerd --validate --config-file {JSON}"
+        assert how == {"validate": validate, "activate": RESTART}
+        told: list[Any] = steps.told
+        (name, what, why, entry, look), outage = told
+        assert (name, what, why) == ("differs", JSON, "lacks settings, or has different ones")
+        assert entry == File(JSON, file.content, partly=True)
+        assert look() is NOTHING
+        assert steps.asked[-1] == ("TreeState", {"paths": [JSON]})
+        words = "Docker is restarted" if running else "Docker is started"
+        assert outage == (words, "agents", True)
+
+    @pytest.mark.parametrize(
+        ("found", "words"),
+        [
+            (replace(WELL, stale=("/x",)), "Docker is restarted"),
+            (replace(WELL, running=False), "Docker is started"),
+        ],
+    )
+    def test_older_settings_are_left_behind(self, steps: Steps, found: Daemon, words: str) -> None:
+        steps.facts["DockerDaemon"] = found
+        assert configured(steps, a=1) == [self.RESTARTED]
+        why = "does not run, or runs with older settings"
+        assert steps.told == [("differs", "docker.service", why), (words, "agents", True)]
+
+    def test_it_starts_at_boot(self, steps: Steps) -> None:
+        steps.facts["DockerDaemon"] = replace(WELL, enabled=False)
+        assert configured(steps, a=1) == [("enabling Docker", "systemctl enable docker.service")]
+        assert steps.told == [("differs", "docker.service", "does not start at boot")]
+
+
+@pytest.mark.parametrize(
+    ("version", "executing", "refused"),
+    [
+        ("2.20.0", True, False),
+        ("2.35.1-desktop.1", True, False),
+        ("2.20.3+ds1-0ubuntu1", True, False),
+        ("2.19.9", True, True),
+        ("2.19.9", False, True),
+        ("odd", True, True),
+        (None, True, True),
+        # It comes with the packages that are installed before.
+        (None, False, False),
+    ],
+)
+def test_which_compose_will_do(
+    steps: Steps, version: str | None, executing: bool, refused: bool
+) -> None:
+    steps.facts["DockerDaemon"] = replace(WELL, compose_version=version)
+    steps.executing = executing
+    if not refused:
+        assert steps.run(docker.compose_available) == []
+        assert steps.asked == [("DockerDaemon", {"read_at_start": []})]
+        return
+    with pytest.raises(HostError) as error:
+        steps.run(docker.compose_available)
+    assert str(error.value) == (
+        f"`docker compose` is {version or 'missing'}; {COMPOSE_FLOOR} or newer is needed;"
+        " set docker.source = 'docker-ce'"
+    )
+
+
+def test_an_image_is_pulled_where_it_is_missing(steps: Steps) -> None:
+    image = "registry.example/a b:1"
+    steps.facts["ImageId"] = "sha256:1"
+    assert steps.run(docker.image_present, image) == []
+    assert steps.asked == [("ImageId", {"image": quote(image)})]
+    steps.facts["ImageId"] = ""
+    project = quote('services: {image: {image: "registry.example/a b:1"}}')
+    assert steps.run(docker.image_present, image) == [
+        (
+            f"pulling {image}",
+            f"printf %s {project} | {COMPOSE} -p vllm-hosts-pull -f - --progress plain pull",
+            f"awk {quote(PULL_SUMMARY)}",
+        )
+    ]
+    assert steps.told == [("differs", f"image {image}", "is not on the host")]
+
+
+FOLDER = Found("d", 0o755, ("root", "0"), ("root", "0"))
+MODELS = Found("d", 0o750, ("", "64102"), ("", "64101"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "models", "adopted"),
+    [
+        (FOLDER, MODELS, False),
+        (FOLDER, NOTHING, False),
+        (NOTHING, NOTHING, False),
+        (NOTHING, replace(MODELS, owner=("", "7")), False),
+        (replace(FOLDER, kind="l"), MODELS, True),
+        (replace(FOLDER, owner=("x", "7")), MODELS, True),
+        (replace(FOLDER, mode=0o775), MODELS, True),
+        (replace(FOLDER, mode=0o757), MODELS, True),
+        (replace(FOLDER, mode=0o754), MODELS, False),
+        (FOLDER, replace(MODELS, owner=("", "64101")), True),
+        (FOLDER, replace(MODELS, kind="l"), True),
+    ],
+)
+def test_a_cache_that_agents_could_write_is_converted(
+    monkeypatch: pytest.MonkeyPatch, folder: Found, models: Found, adopted: bool
+) -> None:
+    steps = Steps(cache, monkeypatch, {})
+    paths = {"/c": folder, "/c/huggingface": models}
+    steps.facts["TreeState"] = TreeFound(paths, "")
+    done = steps.run(cache.cache_adopted, "/c", "64102:64101", "image")
+    assert done == [cache.adopt_script("/c", "64102:64101", "image")] * adopted
+    assert steps.told == [("differs", "/c", "could be written by agents")] * adopted
+    assert steps.asked == [("TreeState", {"paths": ["/c", "/c/huggingface"]})]
