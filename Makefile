@@ -75,7 +75,8 @@ test: lint unit packaging test-lab ## Lint, unit tests, packaging and lab tests
 test-lab: setup ## Tests on the lab's hosts
 	$(STEP) "Lab tests" $(BIN)/pytest tests/lab -m "not nightly" --timeout 1500
 
-nightly: setup ## Lab tests, with those that take too long for every change
+nightly: setup ## Lab tests, with those that take too long for every change, and many examples
+	$(STEP) "Properties" $(BIN)/pytest tests/unit -m hypothesis --hypothesis-profile nightly --timeout 3000
 	$(STEP) "Nightly tests" $(BIN)/pytest tests/lab --timeout 3000
 
 mutants: setup ## How many small changes to modules the unit tests notice, in minutes; MODULE=one of them

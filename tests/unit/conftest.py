@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.unit import examples
+
 if TYPE_CHECKING:
     from tests.unit.recording import InLine, Recorder, Run
 
 #: A folder of what is taken.
 SHARED = "VLLM_HOSTS_TESTS_TAKEN"
+
+
+examples.register()
 
 
 @pytest.hookimpl(tryfirst=True)

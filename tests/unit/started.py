@@ -133,6 +133,16 @@ def _serve() -> Callable[[], object] | None:
         assert vllm_hosts.commands[name]
     # The suite's pytest is a fork too; only behind gevent.
     import_module("testinfra.plugin")
+    from pyinfra.api.connectors import get_all_connectors
+
+    from vllm_hosts.connect import pyinfra_speed
+
+    # Which connectors are installed is known to all forks then.
+    pyinfra_speed.install()
+    get_all_connectors()
+    # What they would import as soon as they run or ask for something.
+    for module in ("gevent.fileobject", "gevent.resolver.thread", "encodings.idna", "anyio.abc"):
+        import_module(module)
     vars(verify)["subprocess"] = SimpleNamespace(run=_run_suite)
     gc.freeze()
     programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}

@@ -25,6 +25,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host, ctx_state
 
 from tests.architecture import modules
+from tests.unit.examples import examples
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import ahead, asked, look
 from vllm_hosts.facts.base import END, HostFact, ending, sections
@@ -192,7 +193,9 @@ _TROUBLES = st.sampled_from(["", "", "", "half", "cut", "odd", "bad", "lost"])
     trouble=_TROUBLES,
 )
 @settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=examples(20),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_looks_and_changes_in_any_order_come_to_the_same(
     runs: list[list[Step]],

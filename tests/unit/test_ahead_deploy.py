@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit import recorded_looks as looks
+from tests.unit.examples import examples
 from tests.unit.fakes import listening
 from tests.unit.recording import InLine, Recorder, Run, deploy_py
 from vllm_hosts.facts import ahead, asked
@@ -74,7 +75,7 @@ class TestDeploy:
     @given(data=st.data())
     @settings(
         deadline=None,
-        max_examples=15,
+        max_examples=examples(4),
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     def test_whatever_others_have_changed_it_does_the_same(

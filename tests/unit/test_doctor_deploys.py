@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,6 +48,21 @@ class TestDeploys:
         for process in found:
             os.kill(process.pid, signal.SIGKILL)
         assert [process.left for process in found] == [True]
+
+    def test_one_of_a_command_of_ours_on_its_own_machine(
+        self, host: StandInHost, tmp_path: Path
+    ) -> None:
+        """In tmux or at a console: no sshd stands above it, and it is called as it is typed."""
+        program = tmp_path / "vllm-hosts"
+        shutil.copy("/bin/sh", program)
+        script = f"{host.mark}={self.SINCE} sleep 60 </dev/null >/dev/null 2>&1 & wait"
+        subprocess.run(["setsid", "-f", program, "-c", script], check=True)
+        until = time.monotonic() + 20
+        while not (found := self.of_sleep(host)) and time.monotonic() < until:
+            time.sleep(0.1)
+        for process in found:
+            os.kill(process.pid, signal.SIGKILL)
+        assert [process.left for process in found] == [False]
 
     @pytest.mark.parametrize("value", ["soon", "2026; rm -rf /", "2026-11-26 $(id)", ""])
     def test_what_is_no_time(self, host: StandInHost, value: str) -> None:

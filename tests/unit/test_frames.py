@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.examples import examples
 from vllm_hosts.host import frames
 
 
@@ -116,7 +117,7 @@ def test_what_is_no_frame_is_refused(content: bytes) -> None:
 
 
 @given(text=st.text(max_size=200))
-@settings(max_examples=200)
+@settings(max_examples=examples(60))
 def test_whatever_a_host_sends_is_an_answer_or_refused(text: str) -> None:
     with suppress(ValueError):
         frames.answers(text.splitlines(), 3)

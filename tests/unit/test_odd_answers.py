@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.examples import examples
 from tests.unit.fakes import inspect_line, inspected
 from tests.unit.samples import settings as host_settings
 from tests.unit.test_apt_entries import LINE, STANZA
@@ -204,7 +205,7 @@ def test_a_fact_reads_its_own_sample(fact: HostFact[Any], lines: list[str]) -> N
 
 
 @pytest.mark.parametrize(("fact", "lines"), FACTS, ids=[type(fact).__name__ for fact, _ in FACTS])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(data=st.data())
 def test_a_fact_understands_or_says_that_it_does_not(
     fact: HostFact[Any], lines: list[str], data: st.DataObject
@@ -268,7 +269,7 @@ PARSERS: dict[str, tuple[Callable[[list[str]], object], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data())
 def test_a_parser_understands_or_says_that_it_does_not(name: str, data: st.DataObject) -> None:
     parse, lines = PARSERS[name]

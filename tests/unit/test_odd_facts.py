@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vllm_hosts
+from tests.unit.examples import examples
 from tests.unit.fakes import inspect_line, inspected
 from tests.unit.samples import settings as host_settings
 from tests.unit.stand_in_host import StandInHost
@@ -198,7 +199,7 @@ def feed(fact: HostFact[Any], lines: list[str]) -> Any:
 
 
 @pytest.mark.parametrize(("fact", "lines"), FACTS, ids=IDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(data=st.data())
 def test_a_fact_understands_or_says_that_it_does_not(
     fact: HostFact[Any], lines: list[str], data: st.DataObject
@@ -217,7 +218,7 @@ def looked_at(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return lines[: lines.index(END)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.data())
 def test_the_doctor_s_look_understands_or_says_that_it_does_not(
     looked_at: list[str], data: st.DataObject
@@ -291,7 +292,7 @@ def nft_read(text: str) -> list[str]:
     return [*wrong(Table(ruleset), SETTINGS, {22}, EDGE), *strangers_first(ruleset)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(data=st.data())
 def test_nft_s_listing_is_understood_or_said_not_to_be(nft_says: str, data: st.DataObject) -> None:
     try:
@@ -305,7 +306,7 @@ def _places(part: Any) -> list[Any]:
     return [part, *(place for one in inner for place in _places(one))]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data())
 def test_nft_s_listing_with_another_value_somewhere(nft_says: str, data: st.DataObject) -> None:
     """JSON that is whole, as another version of nft may print it."""

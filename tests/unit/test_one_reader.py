@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ WORDS = {"healthy", "unhealthy", "restarting"}
 WORDS |= {"active", "reloading", "regular file", "regular empty file", "symbolic link"}
 
 
+@cache
 def modules() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "vllm_hosts/*.py", "vllm_hosts/**/*.py", "roles/**/*.py"],
@@ -88,19 +90,25 @@ def modules() -> list[Path]:
     return [path for path in paths if path.is_file() and "rehearsal" not in path.parts]
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All that a module consists of."""
+    return [*ast.walk(ast.parse(path.read_text()))]
+
+
+@cache
 def commands(path: Path) -> str:
     """All strings of a module that are no docstring, one after the other."""
-    tree = ast.parse(path.read_text())
     said = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes(path)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
     return "\n".join(
         node.value
-        for node in ast.walk(tree)
+        for node in nodes(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said
     )
 
@@ -122,7 +130,7 @@ def test_what_a_program_says_has_one_type(name: str) -> None:
     found = {
         str(path.relative_to(ROOT))
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.ClassDef) and node.name == name
     }
     assert found == {TYPES[name]}
@@ -132,7 +140,7 @@ def test_one_module_decides_what_serves() -> None:
     found = {
         str(path.relative_to(ROOT))
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.Compare)
         for part in ast.walk(node)
         if isinstance(part, ast.Constant) and part.value in WORDS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -12,6 +14,10 @@ from pyinfra.api.state import State
 
 from vllm_hosts.connect import pyinfra_speed
 from vllm_hosts.host import render
+
+#: Of theirs, what they do not say that they have.
+connectors: Any = import_module("pyinfra.api.connectors")
+util: Any = import_module("pyinfra.api.util")
 
 
 @pytest.fixture
@@ -65,3 +71,65 @@ def test_a_template_with_filters_is_compiled_once() -> None:
     first = render._with_filters(frozenset({"loud": loud}.items()))
     assert render._with_filters(frozenset({"loud": loud}.items())) is first
     assert first.filters["loud"] is loud and "loud" not in render._environment().filters
+
+
+def test_packages_are_asked_for_connectors_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    plain = getattr(connectors.entry_points, "__wrapped__", connectors.entry_points)
+
+    def counted(*, group: str) -> Any:
+        calls.append(group)
+        return plain(group=group)
+
+    monkeypatch.setattr(connectors, "entry_points", counted)
+    expected = connectors.get_all_connectors()
+    assert calls == ["pyinfra.connectors"]
+    pyinfra_speed.install()
+    pyinfra_speed.install()
+    for _ in range(3):
+        assert connectors.get_all_connectors() == expected
+    assert len(calls) == 2
+    assert expected["ssh"].handles_execution
+
+
+def test_operations_are_in_order_without_reading_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = State(Inventory(([], {})), Config())
+    state.current_deploy_filename = __file__
+    read: list[object] = []
+    plain = inspect.findsource
+
+    def counted(code: object) -> Any:
+        read.append(code)
+        return plain(code)  # type: ignore[arg-type]
+
+    def lines() -> Any:
+        return util.get_operation_order_from_stack(state)
+
+    monkeypatch.setattr(inspect, "findsource", counted)
+    monkeypatch.setattr(util, "stack", inspect.stack)
+    monkeypatch.setattr(util, "getframeinfo", inspect.getframeinfo)
+    found = []
+    for _ in range(2):
+        # On one line, so that both are called from the same one.
+        found.append(lines())
+        if len(found) == 1:
+            assert read
+            read.clear()
+            pyinfra_speed.install()
+    assert not read
+    assert found[0] == found[1]
+    # This function and the one above, and pytest's frames before this file are none.
+    assert len(found[0]) == 2
+    pyinfra_speed.install()
+    assert lines()[1:] == found[0][1:]
+
+
+def test_code_is_found_as_before_in_a_version_that_looks_in_another_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def other() -> list[object]:
+        return []
+
+    monkeypatch.setattr(util, "stack", other)
+    pyinfra_speed.install()
+    assert util.stack is other

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.examples import examples
 from tests.unit.projects import AGENT, BIN, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.verify.promises import promises
@@ -66,7 +67,7 @@ def verified(
     return report
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(2), deadline=None, suppress_health_check=list(HealthCheck))
 @given(inventories)
 def test_hosts_that_nobody_can_reach(shape: tuple[list[dict[str, Any]], bool]) -> None:
     made, neighbour = shape
@@ -140,7 +141,10 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, SshS
 
 
 @settings(
-    max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=examples(1),
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 @given(st.lists(odd_programs, min_size=5, max_size=5), st.lists(agents, min_size=5, max_size=5))
 def test_hosts_that_are_reached(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.connect import pyinfra_output
+from vllm_hosts.connect import pyinfra_output, pyinfra_speed
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.project import left_behind
@@ -41,6 +41,7 @@ def opened_with(store: KeyStore, inventory: Path) -> Project:
     :raises SettingsError: as ``Project.load``.
     """
     pyinfra_output.install()
+    pyinfra_speed.install()
     project = Project.load(inventory, store)
     name_left(project)
     return project

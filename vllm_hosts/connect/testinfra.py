@@ -14,7 +14,7 @@ from pyinfra.context import ctx_host, ctx_state
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host as TestinfraHost
 
-from vllm_hosts.connect import pyinfra_output
+from vllm_hosts.connect import pyinfra_output, pyinfra_speed
 from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.connect.reach import named, saying
 from vllm_hosts.errors import HostError
@@ -83,6 +83,7 @@ class Hosts:
 
     def __init__(self, inventory: Inventory) -> None:
         pyinfra_output.install()
+        pyinfra_speed.install()
         self._connections = Connections(inventory)
         self._made: dict[str, TestinfraHost | HostError] = {}
 

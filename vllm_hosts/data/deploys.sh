@@ -1,6 +1,14 @@
 # What deploys have at work on this host. Shell functions for scripts that set $mark, the variable that
 # every command of a deploy carries, and $undo, the folder of changes that wait to be confirmed.
 
+# What a process is called, and its parent. Without another process: this is asked a hundred times.
+look_above() {
+    called='' parent=''
+    while IFS=: read -r key value; do
+        case "$key" in Name) called=${value#?} ;; PPid) parent=${value#?}; return ;; esac
+    done 2>/dev/null <"/proc/$1/status"
+}
+
 # Each command of a deploy carries when that began. Of root, and not in a container: nobody else can
 # say that there is one, by a setuid program neither. Where no login stands above a command, nobody
 # waits for it any more.
@@ -11,11 +19,12 @@ look_at_deploys() {
         [ ! -u "/proc/$pid/exe" ] || continue
         since=$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n "s/^$mark=\\([0-9TZ:-]\\{1,32\\}\\)\$/\\1/p")
         name=$(tr -c '[:alnum:]._\n-' '?' <"/proc/$pid/comm" | head -n 1) && [ -n "$since" ] || continue
-        state=left at=$pid
+        state=left
+        look_above "$pid"
         for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
-            at=$(sed 's/.*) . //; s/ .*//' <"/proc/$at/stat") || break
-            case "$at" in '' | 0 | 1) break ;; esac
-            case "$(cat "/proc/$at/comm")" in sshd* | pyinfra* | python*) state=running; break ;; esac
+            case "$parent" in '' | 0 | 1) break ;; esac
+            look_above "$parent"
+            case "$called" in sshd* | pyinfra* | python* | vllm-hosts*) state=running; break ;; esac
         done
         # What only waits with the shell that holds this host (hold.sh) works on nothing.
         ! { [ $state = left ] && grep -qsz '^VLLM_HOSTS_HOLD=' "/proc/$pid/environ"; } || continue

@@ -15,14 +15,15 @@ command -v flock >/dev/null || { say without; exit 1; }
 
 # The address that this came from, as sshd knows it.
 address() {
-    at=$$
+    above='' parent=$$
     for _ in 1 2 3 4 5 6 7 8; do
-        found=$(tr '\0' '\n' 2>/dev/null <"/proc/$at/environ" | sed -n 's/^SSH_CONNECTION=\([^ ]*\).*/\1/p')
-        if [ -n "$found" ]; then echo "$found" | one_line; return; fi
-        at=$(sed 's/.*) . //; s/ .*//' 2>/dev/null <"/proc/$at/stat") || break
-        case "$at" in '' | 0 | 1) break ;; esac
+        above="$above /proc/$parent/environ"
+        look_above "$parent"
+        case "$parent" in '' | 0 | 1) break ;; esac
     done
-    echo -
+    # shellcheck disable=SC2086
+    found=$(sed -zns 's/^SSH_CONNECTION=\([^ ]*\).*/\1/p' $above 2>/dev/null | tr '\0' '\n' | one_line)
+    echo "${found:--}"
 }
 
 # In a folder that only root can write, and for root alone: nobody else can hold or forge it.
