@@ -29,12 +29,18 @@ from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries, parse_versio
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import CONTAINER_PORT
 
+#: Where `make setup` unpacks what tests run here and nobody needs to install.
+UNPACKED = Path(sys.prefix) / "debian"
+#: For LD_LIBRARY_PATH: LuaJIT's, where it is unpacked.
+LUA_LIBRARIES = ":".join(map(str, UNPACKED.glob("usr/lib/*-linux-gnu")))
+
 
 def program(name: str) -> str:
     """A program that `make setup` unpacked beside Python, or the machine's own."""
-    unpacked = Path(sys.prefix) / "debian" / "usr/sbin" / name
+    unpacked = [UNPACKED / folder / name for folder in ("usr/sbin", "usr/bin")]
     path = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
-    found = str(unpacked) if unpacked.exists() else shutil.which(name, path=path)
+    there = [str(one) for one in unpacked if one.exists()]
+    found = there[0] if there else shutil.which(name, path=path)
     assert found, f"{name} is missing; run: make setup"
     return found
 
