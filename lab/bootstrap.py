@@ -17,7 +17,7 @@ _SOON, _OFTEN = 10, 30
 #: nginx with what its Lua needs, of one archive, so that they fit each other; and Lua by itself.
 _UNPACKED = (
     *("nginx", "libnginx-mod-http-lua", "libnginx-mod-http-ndk"),
-    *("lua-resty-core", "lua-resty-lrucache", "libluajit-5.1-2", "luajit"),
+    *("lua-resty-core", "lua-resty-lrucache", "libluajit2-5.1-2", "libpcre3", "luajit"),
 )
 _APT = {"DEBIAN_FRONTEND": "noninteractive"}
 
@@ -106,12 +106,19 @@ def _install(packages: Sequence[str], reason: str) -> None:
     quietly(["apt-get", "-qq", "-y", "install", *packages], f"installing {names} ({reason})")
 
 
+def _is_known(package: str) -> bool:
+    shown = ["apt-cache", "show", "--quiet=2", package]
+    return subprocess.run(shown, capture_output=True, check=False).returncode == 0
+
+
 def _unpack(packages: Sequence[str], folder: Path) -> None:
     """Have programs without installing them: this machine is to serve nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     quietly(["apt-get", "-qq", "update"], "reading the archives' lists")
     why = f"fetching {packages[0]} and {packages[-1]} (tests run them on loopback)"
-    quietly(["apt-get", "-qq", "download", *packages], why, cwd=folder)
+    # Not every Debian has all of them: from 13 on there is no libpcre3, nor a need for it.
+    known = [name for name in packages if _is_known(name)]
+    quietly(["apt-get", "-qq", "download", *known], why, cwd=folder)
     for archive in folder.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
         archive.unlink()
