@@ -5,6 +5,7 @@ from vllm_hosts.roles.client_keys import client_keys, key_expiry
 from vllm_hosts.roles.docker import docker
 from vllm_hosts.roles.edge_logs import edge_logs
 from vllm_hosts.roles.firewall import firewall
+from vllm_hosts.roles.lock import lock
 from vllm_hosts.roles.models import models
 from vllm_hosts.roles.nginx import nginx, nginx_asked
 from vllm_hosts.roles.nvidia_container_toolkit import nvidia_container_toolkit
@@ -12,12 +13,14 @@ from vllm_hosts.roles.nvidia_driver import nvidia_driver
 from vllm_hosts.roles.ownership import ownership
 from vllm_hosts.roles.preflight import preflight
 from vllm_hosts.roles.record import record
+from vllm_hosts.roles.rehearsal import rehearsal
 from vllm_hosts.roles.secrets import secrets
 from vllm_hosts.roles.ssh_hardening import ssh_hardening
 from vllm_hosts.roles.tls import tls
 from vllm_hosts.roles.vllm import vllm
 from vllm_hosts.roles.vllm_image import vllm_image
 
+lock()  # one deploy at a time on a host
 preflight()  # can this host take the deploy: system, ports, disk, GPUs
 ownership()  # does the host belong to this inventory: its keys and its CA
 nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
@@ -28,6 +31,7 @@ nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
 firewall()  # only SSH and the edge from outside; nothing to containers, nothing out of agents
 ssh_hardening()  # no passwords over SSH, where the settings ask for it
 secrets()  # .env with the agents' keys, for root only
+rehearsal()  # vLLM itself accepts the agents that change, before anything of them is touched
 models()  # weights on the host, whole, before an agent needs them
 vllm()  # the agents, each in a network of its own, healthy
 tls()  # the edge's certificate

@@ -136,10 +136,10 @@ vllm = {
     "drain_timeout": 20,
 }
 
-# The memory plan: whether agents fit their GPUs. See docs/capacity.md.
+# Whether vLLM takes the agents and they fit their GPUs. See docs/capacity.md.
 capacity = {
-    # What a deploy does if an agent cannot fit: `refuse` the host before anything is downloaded,
-    # `warn`, or `off`, which makes no plan
+    # What a deploy does if vLLM itself refuses an agent, before its container is touched:
+    # `refuse` the host, `warn`, or `off`, which asks nobody and makes no plan
     "preflight": "refuse",
     # Memory of each GPU in GiB, for hosts that cannot be queried; None: only what the host
     # reports

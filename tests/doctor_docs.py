@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from tests.made import replaced
-from vllm_hosts.doctor.model import Text, texts
+from vllm_hosts.doctor.diagnoses import Text, texts
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "troubleshooting.md"
 START = "<!-- made by python -m tests.doctor_docs -->\n"

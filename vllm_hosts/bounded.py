@@ -1,5 +1,4 @@
-"""Reading what a host, a hub or a model wrote: bounds first, so that nothing there costs us more
-than it should. JSON is the format of all of it."""
+"""Reads JSON from hosts, hubs and models within bounds, so that it never costs too much."""
 
 from __future__ import annotations
 
@@ -13,26 +12,26 @@ from typing import Any, NoReturn
 
 from vllm_hosts.text import clean
 
-#: Bytes. The largest answers of hosts are lists of sockets and rules; config.json stays far below.
+#: Bytes. The largest answers of hosts are lists of sockets and rules; config.json is far smaller.
 SIZE = 16 << 20
-#: The index of a model of a trillion parameters has 12 MB.
+#: The index of a model with a trillion parameters has 12 MB.
 INDEX_SIZE = 64 << 20
 DEPTH = 100
-#: More than any count of bytes or tokens has; Python's own limit is 4300.
+#: Digits: more than any count of bytes or tokens has; Python's own limit is 4300.
 DIGITS = 100
 
-#: Strings whole, so that a bracket in one does not count. An unfinished one ends with the text.
+#: Whole strings, so that brackets inside do not count. An unfinished one ends with the text.
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*\\?(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
 
 
 class BoundError(ValueError):
-    """More than we read: too large, too deep, or a number that is none."""
+    """Above a bound: too large, too deep, or not a finite number."""
 
 
 def parse_json(text: str | bytes, *, size: int = SIZE) -> Any:
-    """JSON of a source that we do not trust.
+    """Parse JSON from an untrusted source.
 
-    :raises BoundError: it is above a bound, or holds NaN, Infinity or a number that overflows.
+    :raises BoundError: it exceeds a bound, or has NaN, Infinity or a number that overflows.
     :raises ValueError: it is not JSON.
     """
     if len(text) > size:
@@ -43,10 +42,21 @@ def parse_json(text: str | bytes, *, size: int = SIZE) -> Any:
     try:
         return json.loads(text, parse_int=_whole, parse_float=_real, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        # The error keeps the whole document; its words do not quote it.
+        # The error holds the whole document, but its message does not quote it.
         raise ValueError(str(error)) from None
     except RecursionError:
         raise BoundError("it is nested too deeply") from None
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object of a source that we do not trust.
+
+    :raises ValueError: it is not JSON, not an object, or above a bound.
+    """
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
 
 
 def _check_depth(text: str) -> None:
@@ -79,9 +89,9 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def read_file(path: Path, size: int = SIZE) -> bytes:
-    """A regular file of at most so many bytes. Nothing else is opened: a FIFO would never answer.
+    """Read a regular file of limited size. Nothing else is opened: a FIFO would block for ever.
 
-    :raises BoundError: it is larger, or no regular file.
+    :raises BoundError: it is larger, or not a regular file.
     :raises OSError: it cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -96,7 +106,7 @@ def read_file(path: Path, size: int = SIZE) -> bytes:
 
 
 def why(error: Exception) -> str:
-    """An error of this module in words that may be shown."""
+    """An error of this module, in words that may be shown."""
     return clean(error, 200)
 
 

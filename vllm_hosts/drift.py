@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -26,7 +26,7 @@ from vllm_hosts.keys.places import site_of
 from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.differences import Difference, listening
 from vllm_hosts.project import run
-from vllm_hosts.project.inventory import load
+from vllm_hosts.project.loaded import Project
 from vllm_hosts.text import clean
 
 
@@ -53,19 +53,19 @@ class HostDrift:
     unknown: list[str] = field(default_factory=list)
 
 
-def drift(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, HostDrift]:
+def drift(project: Project, chosen: Iterable[str]) -> dict[str, HostDrift]:
     """By host: what a deploy would change. Looks with the deploy's own facts, and runs none of its
     commands.
 
-    :param chosen: names of hosts to check; empty: all.
+    :param chosen: names of the hosts to check.
     :raises SettingsError: the settings cannot be deployed.
     """
-    inventory = load(inventory_file)
-    deploy_file = site_of(inventory_file) / "deploy.py"
+    inventory = project.inventory
+    deploy_file = site_of(project.file) / "deploy.py"
     if not deploy_file.is_file():
         raise SettingsError(
             [
-                f"there is no {deploy_file}, and so nothing that a deploy of {inventory_file} would"
+                f"there is no {deploy_file}, and so nothing that a deploy of {project.file} would"
                 " do; name the inventory of a site, which vllm-hosts init makes"
             ]
         )
@@ -75,8 +75,8 @@ def drift(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, HostDrift]
     ctx_state.set(state)
     ctx_config.set(config)
     ctx_inventory.set(inventory)
-    run.install(inventory_file)
-    limit = [inventory.get_host(name) for name in chosen] if chosen else None
+    run.install(project)
+    limit = [inventory.get_host(name) for name in chosen]
     state.init(inventory, config, initial_limit=limit)
     found = {host.name: HostDrift() for host in inventory if state.is_host_in_limit(host)}
     state.set_stage(StateStage.Connect)

@@ -1,4 +1,4 @@
-"""The two kinds of errors, and where they are reported."""
+"""The two kinds of errors that become sentences for users."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from vllm_hosts.text import clean
 
 
 class SettingsError(Exception):
-    """Settings that cannot be deployed. Found before anything connects; names every mistake.
+    """Settings that cannot be deployed. Raised before anything connects; lists every mistake.
 
     :param problems: one clear sentence each: where, what is wrong, what would be right.
     """
 
     def __init__(self, problems: list[str]) -> None:
-        # Some quote what a file or a hub holds.
+        # Some quote a file or a hub.
         self.problems = [clean(problem) for problem in problems]
         super().__init__("\n".join(self.problems))
 
 
 class HostError(Exception):
-    """What stops one host. That host fails with this sentence; the others continue.
+    """Stops one host, which fails with this sentence; the others continue.
 
     The sentence may quote the host, and is safe to show.
     """
@@ -28,4 +28,4 @@ class HostError(Exception):
 
 
 class LostError(HostError):
-    """The connection to a host has ended: nothing more can be asked of it."""
+    """The connection to a host has ended, so nothing more can be done there."""

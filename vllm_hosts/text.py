@@ -1,39 +1,39 @@
-"""Text of hosts and models. It is untrusted until it went through here; then it may be shown.
+"""Sanitises text from hosts and models, which is untrusted until then.
 
-A terminal obeys what it is sent: escape sequences move its cursor, rename its window, fill its
-clipboard and hide lines, and overrides of direction make a name read as another one.
+A terminal obeys whatever it is sent: escape sequences move its cursor, rename its window, fill its
+clipboard and hide lines, and overrides of direction make one name read as another.
 """
 
 from __future__ import annotations
 
 import re
 
-#: Longer than any sentence of ours; a list of everything helps nobody.
+#: Longer than any sentence of ours, and short enough that a list of everything is cut.
 LIMIT = 4000
-#: ECMA-48, 5.6 and 8.3, in their 7-bit and 8-bit forms: strings (OSC, DCS, SOS, PM, APC) with what
-#: is in them, control sequences, and other escapes. The bound keeps matching linear.
+#: ECMA-48, 5.6 and 8.3, in 7-bit and 8-bit forms: strings (OSC, DCS, SOS, PM, APC) with their
+#: content, control sequences, and other escapes. The bound keeps matching linear.
 _SEQUENCE = re.compile(
     r"(?:\x1b[\]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c]{0,4000}(?:\x07|\x1b\\|\x9c)"
     r"|(?:\x1b\[|\x9b)[0-?]{0,100}[ -/]{0,10}[@-~]"
     r"|\x1b[ -/]{0,10}[0-Z\\^-~]"
 )
-#: Colours and weights that pyinfra and we write ourselves; none of those that hide text.
+#: Colours and weights that pyinfra and we print ourselves, but none that hide text.
 _STYLE = re.compile(r"\x1b\[(?:0|1|2|4|22|24|39|49|3[0-7]|9[0-7])(?:;(?:1|3[0-7]|9[0-7])){0,2}m")
-#: Letters to Unicode, and nothing to the eye.
+#: Letters according to Unicode, but invisible.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
 def clean(text: object, limit: int = LIMIT, *, keep: str = "\t", instead: str = "") -> str:
-    """Text as one line that only shows characters, cut at ``limit``.
+    """Text as one line of visible characters, cut at ``limit``.
 
-    Without control characters (C0, C1, DEL), escape sequences, overrides of direction, other
-    invisible characters and lone surrogates. What ends a line becomes a space.
+    Removes control characters (C0, C1, DEL), escape sequences, overrides of direction, other
+    invisible characters and lone surrogates. Line ends become spaces.
 
     :param keep: white space that stays as it is.
-    :param instead: stands in the place of all that is taken out. Where keys were masked before,
-        it keeps their parts from meeting.
+    :param instead: replaces whatever is removed. After keys were masked, it keeps parts of a key
+        from being joined.
     """
-    # What is taken out counts too: a gigabyte of escape sequences is not read to its end.
+    # Removed text counts too, so that a gigabyte of escape sequences is not read to its end.
     given = str(text)
     found = given[: 8 * limit]
     if not (found.isascii() and found.isprintable()):
@@ -44,7 +44,7 @@ def clean(text: object, limit: int = LIMIT, *, keep: str = "\t", instead: str = 
 
 
 def clean_styled(text: object, limit: int = 16 * LIMIT) -> str:
-    """The same for what we print ourselves, in which colours and lines stay."""
+    """The same for our own output, in which colours and lines stay."""
     given = str(text)[: 8 * limit]
     parts = [clean(part, limit, keep="\t\n") for part in _STYLE.split(given)]
     return "".join(
@@ -57,5 +57,5 @@ def _shown(character: str, keep: str, instead: str) -> str:
         return character
     if character.isspace():
         return " "
-    # Python: not in the categories Other and Separator, of which the former has Cf and Cs.
+    # In Python: not in the categories Other (which includes Cf and Cs) and Separator.
     return character if character.isprintable() and character not in _INVISIBLE else instead

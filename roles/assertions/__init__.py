@@ -1,11 +1,12 @@
-"""The last step of every run: the promises, checked again.
+"""The last step of every run: checks the promises again.
 
-Promises: a run that succeeds has seen each host closed. Needs: all other roles. Writes and
-restarts nothing.
+Promises: a run that succeeds has verified that each host is closed. Needs: all other roles. Writes
+and restarts nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from pyinfra.api.deploy import deploy
@@ -16,11 +17,13 @@ from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host import probe
 from vllm_hosts.host.sockets import unexpected_sockets
+from vllm_hosts.operations import outside
 from vllm_hosts.operations.checks import promise_kept, said
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
 from vllm_hosts.roles.assertions.plan import edge_problems, env_problems, reachable_problems
-from vllm_hosts.settings.exposure import exposed
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.exposure import closed_ports, exposed
 
 
 @deploy("Assertions")
@@ -31,7 +34,7 @@ def assertions() -> None:
     promise_kept(partial(_sockets, current), name="Only the expected sockets listen")
     promise_kept(partial(_env, current), name=".env is readable by root only")
     promise_kept(
-        lambda: list(reachable_problems(settings, partial(probe.reachable, timeout=2.0))),
+        lambda: list(reachable_problems(settings, _opened(settings))),
         name="The controller cannot reach an agent's port",
     )
     promise_kept(partial(_edge, current), name="The edge answers only to keys, on its own paths")
@@ -50,10 +53,17 @@ def _env(current: Current) -> list[str]:
     return list(env_problems(path, look(TreeState, paths=[path]).paths[path]))
 
 
+def _opened(settings: HostSettings) -> Callable[[str, int], bool]:
+    # The firewall's role has begun to try them.
+    return outside.opened(
+        settings.address, closed_ports(settings), answering=settings.edge.https_port
+    )
+
+
 def _edge(current: Current) -> list[str]:
     settings = current.settings
     ask = partial(
-        probe.ask,
+        probe.get,
         settings.address,
         settings.edge.https_port,
         name=settings.edge_names[0],

@@ -9,8 +9,9 @@ from typing import Protocol
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.probe import Answer
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.exposure import closed_ports
 
-#: Routes that vLLM serves without asking for its key (vLLM 0.32, run), and ones that control it.
+#: Routes that vLLM serves without requiring its key (vLLM 0.32, run), and ones that control it.
 FORBIDDEN = (
     "/invocations",
     "/metrics",
@@ -20,7 +21,7 @@ FORBIDDEN = (
     "/{agent}/invocations",
     "/{agent}/health",
 )
-#: What no agent is called: with a name that is none, everything is as with one.
+#: A name that no agent has: the edge has to answer the same for it.
 NOBODY = "no-such-agent"
 
 
@@ -39,7 +40,7 @@ def env_problems(path: str, found: Found) -> Iterator[str]:
 
 
 def edge_problems(settings: HostSettings, ask: Ask) -> Iterator[str]:
-    """Without a key every path answers 401, whether there is something or not."""
+    """Without a key every path answers 401, whether it exists or not."""
     first = settings.agents[0].name
     paths = ["/v1/models", *(f"/{agent.name}/v1/models" for agent in settings.agents)]
     paths += [f"/{NOBODY}/v1/models", *(path.format(agent=first) for path in FORBIDDEN)]
@@ -65,11 +66,11 @@ def _hint(settings: HostSettings) -> str:
 def reachable_problems(
     settings: HostSettings, reachable: Callable[[str, int], bool]
 ) -> Iterator[str]:
-    """No agent's port can be reached from the controller, but for those exposed on purpose.
+    """No agent's port can be reached from the controller, except those exposed on purpose.
 
-    A firewall that drops answers nothing, so all ports are waited for at the same time.
+    A firewall that drops packets sends no answer, so all ports are tried at the same time.
     """
-    ports = [agent.port for agent in settings.agents if agent.expose is None]
+    ports = closed_ports(settings)
     if not ports:
         return
     with ThreadPoolExecutor(max_workers=len(ports)) as pool:

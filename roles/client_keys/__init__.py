@@ -2,7 +2,7 @@
 
 Promises: exactly the keys of the store are accepted, each for its agents; keys expire on the
 host automatically. Needs: nginx. Writes: two maps in /etc/nginx/vllm-hosts, a script and its timer.
-Reloads nginx when a map changed. Touches no container: `pyinfra INVENTORY keys.py` is only this.
+Reloads nginx when a map changed. Touches no container: `pyinfra INVENTORY keys.py` does only this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
 from vllm_hosts.roles.client_keys.plan import STAMP, TIMER, expiry_entries, key_entries
 
-#: A user's own nginx is no edge: keys that it does not read would be given to it for nothing.
+#: A user's own nginx is not an edge, and would not read our keys.
 _CHECK = f"""
     [ -e {EDGE_CONF} ] && command -v nginx >/dev/null ||
         {{ echo 'this host has no edge yet; run deploy.py'; exit 1; }}
@@ -26,7 +26,7 @@ _CHECK = f"""
 
 @deploy("Client keys")
 def client_keys() -> None:
-    """Give the edge the keys of the store: one query; if they differ, one write and one reload."""
+    """Give the edge the store's keys: one query; if they differ, one write and one reload."""
     here = run.at_hand()
     tree_synced(
         key_entries(here.agents, here.clients),
@@ -40,7 +40,7 @@ def client_keys() -> None:
 
 @deploy("Client keys")
 def key_expiry() -> None:
-    """Let keys end by themselves."""
+    """Let keys expire automatically."""
     tree_synced(
         expiry_entries(),
         activate="systemctl daemon-reload",

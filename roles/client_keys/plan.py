@@ -1,4 +1,4 @@
-"""Clients' keys as the edge reads them, and how they expire there. Touches no host."""
+"""Clients' keys in the form that the edge reads, and how they expire there. Touches no host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNITS = "/etc/systemd/system"
 
 
 def key_entries(agents: Sequence[str], clients: Sequence[ClientKey]) -> list[Entry]:
-    """The two maps that nginx includes: who a key belongs to, and what a client may not use."""
+    """The two maps that nginx includes: whose a key is, and which agents a client may not use."""
     return [
         Folder(EDGE_FOLDER, mode=0o700),
         File(f"{EDGE_FOLDER}/clients.map", clients_map(clients).encode(), mode=0o600, secret=True),
@@ -26,7 +26,7 @@ def key_entries(agents: Sequence[str], clients: Sequence[ClientKey]) -> list[Ent
 
 
 def expiry_entries() -> list[Entry]:
-    """What takes a key out when it ends, although nobody runs the tool."""
+    """A script and its timer, which remove expired keys although nobody runs the toolkit."""
     script = render(
         "client_keys/expire.sh.j2",
         folder=EDGE_FOLDER,
@@ -46,7 +46,7 @@ def expiry_entries() -> list[Entry]:
 
 
 def clients_map(clients: Sequence[ClientKey]) -> str:
-    """From "Bearer KEY", whichever header brought the key, to clients. Holds keys."""
+    """The map from "Bearer KEY", whichever header brought the key, to clients. Contains keys."""
     lines = [
         {
             "client": key.client,
@@ -59,7 +59,7 @@ def clients_map(clients: Sequence[ClientKey]) -> str:
 
 
 def scopes_map(agents: Sequence[str], clients: Sequence[ClientKey]) -> str:
-    """Agents of this host that clients with a scope may not use."""
+    """The map of this host's agents that clients with a scope may not use."""
     return render("client_keys/scopes.map.j2", refused=sorted(set(_refused(agents, clients))))
 
 

@@ -1,4 +1,4 @@
-"""What Docker a host should have, from its settings. Touches no host."""
+"""Which Docker a host should have, from its settings. Touches no host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CE_PACKAGES = (
     "docker-buildx-plugin",
     "docker-compose-plugin",
 )
-#: What Docker's own instructions remove first (docs.docker.com/engine/install).
+#: Docker's own instructions remove these first (docs.docker.com/engine/install).
 CE_CONFLICTS = (
     "docker.io",
     "docker-cli",
@@ -26,7 +26,7 @@ CE_CONFLICTS = (
     "containerd",
     "runc",
 )
-#: Written by the convenience script or by older instructions; they clash over Signed-By.
+#: Written by the convenience script or by older instructions; they conflict over Signed-By.
 CE_STALE = (
     "/etc/apt/sources.list.d/docker.list",
     "/etc/apt/sources.list.d/docker-ce.list",
@@ -40,18 +40,18 @@ _DISTRO_PACKAGES = {
 
 
 def distro_packages(release: Release) -> tuple[str, ...] | None:
-    """The distribution's own packages with Compose v2; None where it has none (Debian 12)."""
+    """The distribution's own packages with Compose v2; None: it has none (Debian 12)."""
     return _DISTRO_PACKAGES.get((release.os_id, release.version))
 
 
 def daemon_settings(docker: Docker, current: Mapping[str, Any]) -> dict[str, Any]:
     """Keys that daemon.json should hold, given what it holds now.
 
-    A log driver that somebody chose stays, and then so do its options.
+    A log driver that somebody chose stays, and so do its options.
     """
     wanted: dict[str, Any] = {
         "live-restore": docker.live_restore,
-        # The first covers the default bridge, the second networks that Compose makes.
+        # The first is for the default bridge, the second for networks that Compose creates.
         "ip": "127.0.0.1",
         "default-network-opts": {
             "bridge": {"com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"}

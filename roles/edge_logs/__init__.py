@@ -1,8 +1,8 @@
-"""The edge's logs: where they are, who may read them, and how large they may get.
+"""The edge's logs: where they are, who may read them, and how large they may grow.
 
-Promises: no file of ours fills the disk. A timer rotates by size and keeps room free.
-Needs: preflight. Writes: /var/log/vllm-hosts, a configuration of logrotate's that only this timer
-uses, a script and its units. Restarts nothing.
+Promises: no log of ours fills the disk. A timer rotates them by size and keeps room free.
+Needs: preflight. Writes: /var/log/vllm-hosts, a logrotate configuration that only this timer uses,
+a script and its units. Restarts nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vllm_hosts.roles.edge_logs.plan import LOGS, TIMER, log_entries
 
 @deploy("Edge logs")
 def edge_logs() -> None:
-    """Make the folder and its files before nginx does, and rotate them by size."""
+    """Create the folder and its files before nginx does, and rotate them by size."""
     edge = run.current().settings.edge
     packages_present({"logrotate": None}, name="logrotate is installed")
     tree_synced(

@@ -1,4 +1,4 @@
-"""How large the edge's logs may get, from settings. Touches no host."""
+"""How large the edge's logs may grow, from settings. Touches no host."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from vllm_hosts.settings.edge import Edge
 from vllm_hosts.settings.types import in_bytes
 
 LOGS = tuple(f"{EDGE_LOGS}/{name}.log" for name in ("access", "error"))
-#: Where nginx complains about itself, such as about connections that it does not have. No request
-#: of ours is in it. The distribution rotates it by the day, however large it gets.
+#: nginx's messages about itself, such as that it has too few connections. It has no request of
+#: ours. The distribution rotates it daily, however large it is.
 NGINX_LOG = "/var/log/nginx/error.log"
 CONF = "/etc/vllm-hosts/edge-logs.conf"
 SCRIPT = "/usr/local/lib/vllm-hosts/rotate-edge-logs"
@@ -25,9 +25,9 @@ _REOPEN = (
 
 
 def log_entries(edge: Edge) -> list[Entry]:
-    """The logs' folder, and what bounds them."""
+    """The logs' folder, and what limits their size."""
     return [
-        # nginx's workers open the files again by their names: they may pass, and not look around.
+        # nginx's workers reopen the files by name: they may enter the folder, but not list it.
         Folder(EDGE_LOGS, mode=0o751, group="adm"),
         File(CONF, logrotate_conf(edge).encode()),
         Folder("/usr/local/lib/vllm-hosts"),
@@ -38,7 +38,7 @@ def log_entries(edge: Edge) -> list[Entry]:
 
 
 def logrotate_conf(edge: Edge, *, folder: str = EDGE_LOGS, nginx_log: str = NGINX_LOG) -> str:
-    """logrotate's configuration. It does not know small letters."""
+    """logrotate's configuration. Its sizes need capital letters."""
     return render(
         "edge_logs/logrotate.conf.j2",
         folder=folder,
@@ -52,7 +52,7 @@ def logrotate_conf(edge: Edge, *, folder: str = EDGE_LOGS, nginx_log: str = NGIN
 def rotate_script(
     edge: Edge, *, folder: str = EDGE_LOGS, conf: str = CONF, state: str = STATE
 ) -> str:
-    """Rotates, and then keeps room free."""
+    """The script that rotates, and then keeps room free."""
     return render(
         "edge_logs/rotate.sh.j2",
         folder=folder,

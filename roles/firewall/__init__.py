@@ -1,12 +1,12 @@
 """Our own nftables table.
 
-Promises: from outside, only SSH, the edge and ICMP, and no source takes all of the edge's
-connections; nobody outside opens a connection to a container network, whatever its name and
-whatever Docker publishes; agents open none that no setting names; on the host only root and the
-edge reach agents; IPv4 and IPv6 alike; in force at boot before Docker.
+Promises: from outside, only SSH, the edge and ICMP can be reached, and no source can take all of
+the edge's connections; nobody outside can open a connection to a container network, whatever its
+name and whatever Docker publishes; agents open only connections that settings name; on the host
+only root and the edge reach agents; the same for IPv4 and IPv6; in force at boot before Docker.
 Needs: preflight. Writes: /etc/vllm-hosts/firewall.nft and a systemd unit. Restarts: nothing. Other
-tables, and ufw's or Docker's rules, are never touched. A change that keeps new SSH connections out
-is undone by the host itself after a minute.
+tables, and ufw's or Docker's rules, are never touched. The host itself undoes a change after a
+minute if new SSH connections fail.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from pyinfra.api.deploy import deploy
 from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import HostSurroundings, SshPorts
 from vllm_hosts.host.files import Entry
+from vllm_hosts.operations import outside
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.firewall import firewall_in_force, other_firewalls_noted
 from vllm_hosts.project import run
 from vllm_hosts.roles.firewall.plan import RULES, UNIT, firewall_entries
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.exposure import closed_ports
 
 
 @deploy("Firewall")
@@ -32,11 +34,20 @@ def firewall() -> None:
     settings = run.current().settings
     packages_present({"nftables": None}, name="nftables is installed")
     firewall_in_force(
-        partial(_entries, settings), RULES, UNIT, name="The firewall is in force, now and at boot"
+        partial(_entries, settings),
+        RULES,
+        UNIT,
+        afterwards=partial(_tried, settings),
+        name="The firewall is in force, now and at boot",
     )
     other_firewalls_noted(
         [settings.edge.https_port, settings.edge.http_port], name="Other firewalls are known"
     )
+
+
+def _tried(settings: HostSettings) -> None:
+    """Waiting for what a firewall drops begins now, and is over when the run asks for it."""
+    outside.begin(settings.address, closed_ports(settings), answering=settings.edge.https_port)
 
 
 def _entries(settings: HostSettings) -> Sequence[Entry]:

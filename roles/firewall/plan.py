@@ -1,4 +1,4 @@
-"""The firewall of a host as text, from its settings and the SSH ports in use. Touches no host."""
+"""A host's firewall as text, from its settings and the SSH ports in use. Touches no host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def firewall_entries(
     """The table and the unit that loads it before the network comes up.
 
     :param ssh_ports: where sshd really listens; at least one.
-    :param around: of the host, what the rules depend on.
+    :param around: properties of the host that the rules depend on.
     """
     return [
         Folder("/etc/vllm-hosts"),
@@ -34,9 +34,9 @@ def firewall_entries(
 
 
 def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings) -> str:
-    """The nftables file. Everything that no rule accepts is dropped.
+    """The nftables file. Whatever no rule accepts is dropped.
 
-    :raises ValueError: no SSH port, which would lock everybody out.
+    :raises ValueError: there is no SSH port, which would lock everybody out.
     """
     ports = sorted(set(ssh_ports))
     if not ports:
@@ -55,7 +55,7 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
     for agent in settings.agents:
         if agent.expose is not None:
             comment = f"agent {agent.name} is exposed"
-            # Published ports are forwarded; what Docker's own proxy takes comes to the host itself.
+            # Published ports are forwarded; what Docker's own proxy accepts is input to the host.
             accepted += _accept([agent.port], agent.expose.networks, comment)
             exposed += _published(settings, agent, comment)
     return render(
@@ -72,15 +72,15 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
         edge_ports=", ".join(map(str, sorted({edge.http_port, edge.https_port}))),
         agent_ports=", ".join(str(port) for port in sorted(a.port for a in settings.agents)),
         per_source=edge.connections_per_source,
-        # Whoever has an IPv6 network has many of its parts: an IPv6 /48 counts as four sources.
+        # Whoever has an IPv6 network has many subnets: an IPv6 /48 counts as four sources.
         per_site=4 * edge.connections_per_source,
     )
 
 
 def _published(settings: HostSettings, agent: Agent, comment: str) -> list[str]:
-    """What Docker has rewritten to an agent, and nothing else that has its port's number.
+    """Packets that Docker has rewritten to an agent, and no others with the same port.
 
-    An agent has no IPv6 address: what comes over IPv6 goes through Docker's proxy.
+    An agent has no IPv6 address: connections over IPv6 go through Docker's proxy.
     """
     assert agent.expose is not None
     cell = settings.cell(agent.name)
@@ -92,7 +92,7 @@ def _published(settings: HostSettings, agent: Agent, comment: str) -> list[str]:
 
 
 def _egress(settings: HostSettings) -> Iterator[str]:
-    """What agents may reach by themselves."""
+    """What agents may connect to."""
     for agent in settings.agents:
         if agent.egress is not None:
             bridge = settings.cell(agent.name).bridge

@@ -1,26 +1,27 @@
-"""Models, before any agent is switched to them.
+"""Models, fetched or copied before any agent is switched to them.
 
 Promises: what the agents load is complete on the host, at the revision that the settings name, and
 a running agent never depends on the hub. Needs: vllm_image, secrets (the hub's token). Writes: the
-cache, folders with copy_from, notes of what is complete. Restarts: nothing; if a model cannot be
-fetched, the host fails here and what runs continues.
+cache, folders with copy_from, records of what is complete. Restarts: nothing; if a model cannot be
+fetched, the host fails here, and whatever runs continues.
 """
 
 from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
+from vllm_hosts.host.models import copies, download, hub_models
 from vllm_hosts.operations.cache import cache_adopted
 from vllm_hosts.operations.hub import models_fetched
 from vllm_hosts.operations.model_copy import models_copied
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
-from vllm_hosts.roles.models.plan import cache_folders, copies, download, hub_models
+from vllm_hosts.roles.models.plan import cache_folders
 
 
 @deploy("Models")
 def models() -> None:
-    """Fetch models from the hub, and copy those that come from the controller."""
+    """Fetch models from the hub, and copy others from the controller."""
     settings = run.current().settings
     cache_adopted(
         settings.vllm.cache_directory,

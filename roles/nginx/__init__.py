@@ -4,10 +4,10 @@ Promises: TLS by Mozilla's intermediate profile; only named clients, whose keys 
 exact paths; streams are not buffered; limits answer 429, for strangers too; no query and no key in
 a log; connections for all clients; at /v1 the agent whose model a request names.
 Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts,
-/etc/nginx/vllm-hosts-lua, one number in nginx.conf and a file in modules-enabled; takes the
-distribution's welcome page away, but no site of somebody's own.
+/etc/nginx/vllm-hosts-lua, one number in nginx.conf and a file in modules-enabled; removes the
+distribution's welcome page, but no site of somebody's own.
 Reloads nginx when its files or the certificate changed, after `nginx -t`; a configuration that it
-rejects is put back, and is not even tried if nginx says so before images and models are fetched.
+rejects is undone, and is not even written if nginx rejects it before images and models are fetched.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from vllm_hosts.roles.nginx.connections import LIMITS_CONF, connection_entries
 from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
 from vllm_hosts.roles.nginx.trial import trial_entries
 
-#: Debian 13's: what a plan assumes while nginx is not installed yet.
+#: Debian 13's, which is assumed until nginx is installed.
 _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))
-#: By the identity of what it is for, which is kept with it.
+#: By the identity of the ``Current`` that they were made for, which is kept alive with them.
 _made: dict[int, tuple[Current, NginxVersion, bool, list[Entry]]] = {}
 
 
 @deploy("nginx pre-check")
 def nginx_asked() -> None:
-    """Install nginx, and ask it about the edge's configuration before what takes long."""
+    """Install nginx, and let it test the edge's configuration before anything that takes long."""
     current = run.current()
     packages: dict[str, str | None] = {"nginx": None}
     if current.settings.chooses_by_model:
@@ -56,7 +56,7 @@ def nginx_asked() -> None:
 
 @deploy("nginx")
 def nginx() -> None:
-    """Open the edge: configure it, and take the configuration up without dropping streams."""
+    """Open the edge: configure it, and load the configuration without dropping streams."""
     tree_synced(
         lambda: _entries(run.current(), look(NginxState), look(NginxMainConf), look(NginxSites)),
         watch=[paths.TLS_CERTIFICATE, paths.TLS_KEY],
@@ -80,7 +80,7 @@ def _entries(current: Current, state: Nginx, main: MainConf | None, sites: Sites
 
 
 def _edge(current: Current, version: NginxVersion, own_site: bool) -> list[Entry]:
-    """Made once in a run for a host, as that takes longer than asking it."""
+    """Made once for each host in a run, since that takes longer than querying the host."""
     made = _made.get(id(current))
     if made is None or made[1:3] != (version, own_site):
         entries = edge_entries(current.settings, current.keys, version, own_site=own_site)
@@ -89,7 +89,7 @@ def _edge(current: Current, version: NginxVersion, own_site: bool) -> list[Entry
 
 
 def _trial(current: Current) -> Sequence[Entry]:
-    """What nginx tests: nothing before it is there, nor if the host has all of it."""
+    """The files for nginx to test: none before it is installed, nor if the host has all of them."""
     found = look(EdgeState, paths=[*edge_paths(current.settings), MAIN_CONF, LIMITS_CONF])
     if not found.nginx.version_text:
         return []

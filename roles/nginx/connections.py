@@ -11,10 +11,10 @@ from vllm_hosts.host.files import Absent, Entry, File
 from vllm_hosts.host.nginx import MAIN_CONF, MainConf
 from vllm_hosts.settings.edge import Edge
 
-#: Loaded by Debian's and Ubuntu's nginx.conf outside of any block.
+#: Included by Debian's and Ubuntu's nginx.conf outside of any block.
 LIMITS_CONF = "/etc/nginx/modules-enabled/00-vllm-hosts-limits.conf"
 _MODULES = "/etc/nginx/modules-enabled/*.conf"
-#: For connections without a key, unfinished ones among them. The firewall bounds those of a source.
+#: For connections without a key, also unfinished ones. The firewall limits those of one source.
 _STRANGERS = 8192
 
 #: A comment, a quoted word, a bare word, or one of ; { }
@@ -23,7 +23,7 @@ _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s;{}"'#][
 
 @dataclass(frozen=True)
 class _Directive:
-    """One directive: blocks around it, its words, and where its first value stands in the text."""
+    """A directive: the blocks around it, its words, and the position of its first value."""
 
     blocks: tuple[str, ...]
     words: tuple[str, ...]
@@ -32,23 +32,23 @@ class _Directive:
 
 
 def worker_connections(edge: Edge) -> int:
-    """What each worker must be able to hold, since one may get them all.
+    """Connections that each worker must be able to hold, since one worker may get all of them.
 
-    A request that is forwarded to an agent has two: the client's and the agent's.
+    A request that is forwarded to an agent takes two: the client's and the agent's.
     """
     return 2 * edge.connections * edge.expected_clients + _STRANGERS
 
 
 def open_files(connections: int) -> int:
-    """Each connection is one, and each large body that waits on disk is another."""
+    """Open files: one for each connection, and one for each large body that is buffered on disk."""
     return 2 * connections
 
 
 def connection_entries(edge: Edge, found: MainConf | None) -> list[Entry]:
-    """nginx.conf with larger numbers where it has smaller ones, and else byte for byte as it is.
+    """nginx.conf with its numbers raised if they are too small, otherwise byte for byte as it is.
 
-    :param found: what the host has; None: nginx is not installed yet.
-    :raises HostError: it is written in a way in which its numbers cannot be found.
+    :param found: the host's; None: nginx is not installed yet.
+    :raises HostError: its numbers cannot be found.
     """
     if found is None:
         return []
@@ -71,9 +71,9 @@ def connection_entries(edge: Edge, found: MainConf | None) -> list[Entry]:
 
 
 def raised(text: str, connections: int) -> tuple[str, bool]:
-    """The text of nginx.conf with room for so many connections, and whether it limits open files.
+    """The text of nginx.conf with this many connections, and whether it limits open files.
 
-    :raises HostError: a number is not where it can be raised.
+    :raises HostError: a number cannot be raised where it is.
     """
     directives = list(_directives(text))
     wanted = {"worker_connections": connections, "worker_rlimit_nofile": open_files(connections)}
@@ -106,7 +106,7 @@ def raised(text: str, connections: int) -> tuple[str, bool]:
 
 
 def _directives(text: str) -> Iterator[_Directive]:
-    """All simple directives, with the blocks that they stand in."""
+    """All simple directives, with the blocks around them."""
     blocks: list[str] = []
     words: list[re.Match[str]] = []
     for token in _TOKEN.finditer(text):

@@ -1,4 +1,4 @@
-"""The edge's configuration, from settings, keys and the nginx of the host. Touches no host."""
+"""The edge's configuration, from settings, keys and the host's nginx. Touches no host."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ CIPHERS = (
 _CURVES = ("X25519", "prime256v1", "secp384r1")
 _ML_KEM = "X25519MLKEM768"
 
-#: What vLLM has no reason to say, and what an agent that was taken over could use to send clients,
-#: and what they have to say, elsewhere.
+#: Headers that vLLM has no reason to send, and that a compromised agent could use to redirect
+#: clients and their data.
 _HIDDEN = (
     *("Server", "X-Powered-By", "Set-Cookie", "Clear-Site-Data", "Trailer"),
     *("Location", "Content-Location", "Refresh", "Link", "Alt-Svc"),
@@ -96,8 +96,8 @@ _MODEL_ERRORS = {
 #: Lua that no setting changes.
 _LUA = ("chooser", "model_scanner", "form_scanner")
 _LUA_FOLDER = Path(__file__).with_name("lua")
-#: Statuses that nginx itself comes to, and where they go. 494 to 497 are about malformed TLS or
-#: headers. A request without a path that nginx can read cannot go to a named location.
+#: Statuses that nginx itself produces, and where they are handled. 494 to 497 are about malformed
+#: TLS or headers. A request without a readable path cannot go to a named location.
 _ERROR_PAGES = (
     "400 412 416 501 505 414 431 494 495 496 497 =400 /./400",
     "401 /./401",
@@ -108,20 +108,20 @@ _ERROR_PAGES = (
     "429 @error429",
     "500 502 503 504 =503 @error503",
 )
-#: Those that a stranger can cause: limited before they are answered.
+#: Those that strangers can cause, which are rate-limited before they are answered.
 _REFUSALS = (400, 401, 403, 404, 405, 413)
 
 
-#: Bytes. nginx rounds a smaller bucket up to the processor's own.
+#: Bytes. nginx rounds smaller buckets up to the processor's cache line.
 _CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
 class NginxVersion:
-    """What the edge's configuration depends on. Versions as tuples of three numbers.
+    """The host's nginx, as far as the configuration depends on it. Versions have three numbers.
 
-    ``ipv6``: whether the host's kernel speaks it. ``names_bucket``: server_names_hash_bucket_size
-    that somebody else's configuration sets, since nginx takes it once only.
+    ``ipv6``: whether the host's kernel supports it. ``names_bucket``: the
+    server_names_hash_bucket_size in somebody else's configuration, since nginx accepts only one.
     """
 
     nginx: tuple[int, int, int]
@@ -131,9 +131,9 @@ class NginxVersion:
 
 
 def parse_version(text: str) -> NginxVersion:
-    """From what ``nginx -V`` prints; the OpenSSL that it runs with counts, not the build's.
+    """From the output of ``nginx -V``; what counts is the OpenSSL that it runs with.
 
-    :raises ValueError: a version is not found in the text.
+    :raises ValueError: a version is missing.
     """
     running = re.search(r"running with OpenSSL (\d+)\.(\d+)\.(\d+)", text)
     built = re.search(r"built with OpenSSL (\d+)\.(\d+)\.(\d+)", text)
@@ -150,7 +150,7 @@ def _numbers(match: re.Match[str]) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Upstream:
-    """An agent, where the edge reaches it."""
+    """An agent as the edge reaches it."""
 
     name: str
     address: str
@@ -160,9 +160,9 @@ class Upstream:
 def edge_entries(
     settings: HostSettings, keys: HostKeys, version: NginxVersion, *, own_site: bool = False
 ) -> list[Entry]:
-    """All files of the edge. Those with keys are for root's eyes: nginx reads them as root.
+    """All files of the edge. Those with keys are only for root: nginx reads them as root.
 
-    :param own_site: what has the name of the distribution's site is somebody's own.
+    :param own_site: the file with the distribution's name is somebody's own site.
     """
     return [
         Folder(paths.EDGE_FOLDER, mode=0o700),
@@ -173,7 +173,7 @@ def edge_entries(
             for name, text in included(settings, version).items()
         ),
         File(INTERNAL_MAP, internal_map(settings, keys).encode(), mode=0o600, secret=True),
-        # Agents answer for themselves, whatever a run that was cut off left here.
+        # Agents answer for themselves, even if a run that was cut off left a diversion here.
         File(TARGETS_MAP, b"", mode=0o600),
         *_lua_entries(settings),
     ]
@@ -211,7 +211,7 @@ def by_model(settings: HostSettings) -> str:
 
 
 def edge_paths(settings: HostSettings) -> list[str]:
-    """Where the files of ``edge_entries`` lie, without making them."""
+    """The paths of ``edge_entries``, without making them."""
     names = [f"{paths.EDGE_FOLDER}/{name}.conf" for name in _included_names(settings)]
     return [
         paths.EDGE_FOLDER,
@@ -226,7 +226,7 @@ def edge_paths(settings: HostSettings) -> list[str]:
 
 
 def internal_map(settings: HostSettings, keys: HostKeys) -> str:
-    """From upstreams to the key that each asks for. Holds keys."""
+    """The map from upstreams to their keys. Contains keys."""
     lines = sorted(
         internal_line(agent.name, keys.internal_of(agent.name)) for agent in settings.agents
     )
@@ -234,7 +234,7 @@ def internal_map(settings: HostSettings, keys: HostKeys) -> str:
 
 
 def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
-    """The main file of the edge. Holds no secret."""
+    """The main file of the edge. Contains no secret."""
     edge = settings.edge
     name = host_header(settings.edge_names[0], edge.https_port)
     names = [f"[{name}]" if ":" in name else name for name in settings.edge_names]
@@ -275,13 +275,13 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
 
 
 def _names_bucket(names: Sequence[str], there: int | None) -> int | None:
-    """The server_names_hash_bucket_size that these names need; None: nothing is to be said.
+    """The server_names_hash_bucket_size that these names need; None: it need not be set.
 
-    An entry is a pointer, two bytes, the name, filled up to whole pointers, and a pointer ends the
+    An entry is a pointer, two bytes and the name, padded to whole pointers, and a pointer ends the
     bucket (ngx_hash.h, ngx_hash.c). The default is a processor's cache line, often 64 bytes.
 
-    :param there: what is set elsewhere.
-    :raises HostError: that is too small.
+    :param there: the value that is set elsewhere.
+    :raises HostError: that value is too small.
     """
     longest = max(names, key=len)
     needed = 8 + -(-(len(longest) + 2) // 8) * 8 + 8
@@ -297,13 +297,13 @@ def _names_bucket(names: Sequence[str], there: int | None) -> int | None:
 
 
 def included(settings: HostSettings, version: NginxVersion) -> dict[str, str]:
-    """What the main file includes more than once, by name. Holds no secret."""
+    """Files that the main file includes more than once, by name. Contain no secret."""
     values = {
         "folder": paths.EDGE_FOLDER,
         "logs": paths.EDGE_LOGS,
         "cors_origins": settings.edge.cors_origins,
         "http2_directive": _has_http2_directive(version),
-        # Later versions take the timeouts of HTTP/1 for both.
+        # Later versions use HTTP/1's timeouts for both.
         "http2_timeouts": version.nginx < (1, 19, 7),
         "certificate": paths.TLS_CERTIFICATE,
         "key": paths.TLS_KEY,
@@ -320,7 +320,7 @@ def _included_names(settings: HostSettings) -> list[str]:
 
 
 def _has_http2_directive(version: NginxVersion) -> bool:
-    """From 1.25.1 on HTTP/2 is a directive; before it is an option of ``listen``."""
+    """Whether HTTP/2 is a directive, as from 1.25.1 on; before it is an option of ``listen``."""
     return version.nginx >= (1, 25, 1)
 
 

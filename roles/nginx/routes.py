@@ -1,4 +1,4 @@
-"""Which paths the edge serves, and which of vLLM's answer there. Touches no host."""
+"""Which paths the edge serves, and which of vLLM's paths they lead to. Touches no host."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
 
 @dataclass(frozen=True)
 class Route:
-    """One location: how it matches, the only method, the agent, and the path there.
+    """One location: how it matches, its only method, the agent, and the path there.
 
-    ``logged`` stands in the log in the place of the path, so that no identifier of a client's does.
+    ``logged`` replaces the path in the log, so that no client's identifier gets there.
     """
 
     match: str
@@ -42,7 +42,7 @@ class ModelRoute:
 
 
 def prefixes(settings: HostSettings) -> Iterator[tuple[str, Agent]]:
-    """``/AGENT`` for every agent, and nothing for the first."""
+    """``/AGENT`` for every agent, and an empty prefix for the first."""
     yield "", settings.agents[0]
     for agent in settings.agents:
         yield f"/{agent.name}", agent
@@ -95,7 +95,7 @@ def model_routes(settings: HostSettings) -> list[ModelRoute]:
 
 
 def encoded_models(settings: HostSettings) -> list[tuple[str, str]]:
-    """Paths of models as OpenAI's client writes them, where that is not how nginx reads them."""
+    """Paths of models as OpenAI's client encodes them, if that is not nginx's normal form."""
     return [
         (route.path, route.path.removesuffix(route.name) + quote(route.name, safe=""))
         for route in model_routes(settings)
@@ -104,8 +104,8 @@ def encoded_models(settings: HostSettings) -> list[tuple[str, str]]:
 
 
 def browser_paths(settings: HostSettings) -> str:
-    """A regular expression for what any host with these settings serves, whatever its agents'
-    names: what a browser asks first tells nobody which agents there are."""
+    """A regular expression for the paths of any host with these settings, whatever its agents'
+    names, so that a browser's preflight requests reveal no agents."""
     fixed = "|".join(re.escape(path) for path in sorted({path for _, path in _wanted(settings)}))
     return rf"(/[a-z0-9-]+)?({fixed}|/v1/models/\S+|/v1/responses/{_RESPONSE_ID}(/cancel)?)"
 

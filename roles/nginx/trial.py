@@ -1,4 +1,4 @@
-"""What nginx tests before the edge is written, as files. Touches no host."""
+"""The files that nginx tests before the edge is written. Touches no host."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vllm_hosts.settings import HostSettings
 
 
 def trial_entries(settings: HostSettings, entries: Sequence[Entry]) -> list[Entry]:
-    """The edge's files, with a certificate, and logs of their own.
+    """The edge's files, with a certificate, and with logs of their own.
 
-    The certificate is the user's, or one for this trial alone: the CA's are made later, and nothing
-    that nginx has to say depends on which it is.
+    The certificate is the user's, or one for this trial alone: the CA issues its own later, and the
+    result of the test does not depend on it.
     """
     certificate, key = _certificate(settings)
     return [

@@ -1,9 +1,9 @@
 """NVIDIA Container Toolkit, on hosts where an agent asks for a GPU.
 
 Promises: the four packages at one pinned version, held; Docker gives containers the GPUs that they
-ask for, seen once with a real container.
-Needs: vllm_image, and a working driver (preflight has seen it). Writes: NVIDIA's apt source and
-key, the runtime in /etc/docker/daemon.json. Restarts: Docker, only if it has not seen the toolkit
+request, verified once with a real container.
+Needs: vllm_image, and a working driver (preflight has checked it). Writes: NVIDIA's apt source and
+key, the runtime in /etc/docker/daemon.json. Restarts: Docker, only if it does not know the toolkit
 yet.
 """
 
@@ -26,7 +26,7 @@ from vllm_hosts.settings import Nvidia
 
 @deploy("NVIDIA Container Toolkit")
 def nvidia_container_toolkit() -> None:
-    """Install the toolkit and see a container get the GPUs, unless no agent needs one."""
+    """Install the toolkit and verify that a container gets the GPUs, if an agent needs one."""
     settings = run.current().settings
     if not settings.needs_gpu:
         return

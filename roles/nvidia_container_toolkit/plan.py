@@ -8,15 +8,15 @@ PACKAGES = (
     "libnvidia-container-tools",
     "libnvidia-container1",
 )
-#: Left by older instructions; with them apt stops over two Signed-By for one archive.
+#: Left by older instructions; apt would refuse two Signed-By for one archive.
 STALE = (
     "/etc/apt/sources.list.d/libnvidia-container.list",
     "/etc/apt/sources.list.d/nvidia-docker.list",
     "/etc/apt/sources.list.d/nvidia-container-runtime.list",
     "/etc/apt/sources.list.d/nvidia-container-toolkit.list",
 )
-#: What `nvidia-ctk runtime configure` writes. Merged by us: the tool rewrites the file each time,
-#: and some of its versions throw away other people's keys.
+#: As `nvidia-ctk runtime configure` writes it. Merged by us: the tool rewrites the file each time,
+#: and some of its versions drop other people's keys.
 RUNTIME = {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}}
 #: Docker looks for this program only when it starts, to register its GPU driver.
 HOOK = "/usr/bin/nvidia-container-runtime-hook"

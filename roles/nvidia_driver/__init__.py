@@ -44,7 +44,7 @@ from vllm_hosts.settings import HostSettings, Nvidia
 
 @deploy("GPU driver")
 def nvidia_driver() -> None:
-    """See that the driver works; install it first where the settings ask for that."""
+    """Make sure that the driver works; install it first if the settings say so."""
     settings = run.current().settings
     nvidia = settings.nvidia
     if not settings.needs_gpu or nvidia.driver == "present":
@@ -86,6 +86,6 @@ def _install(nvidia: Nvidia) -> Install | None:
 
 def _problems(settings: HostSettings) -> list[str]:
     smi = look(GpuState).smi
-    if smi.message is not None:
-        return [silent(smi.message, settings.nvidia.driver)]
+    if smi.failure is not None:
+        return [silent(smi.failure, settings.nvidia.driver)]
     return list(unusable(settings.agents, smi))

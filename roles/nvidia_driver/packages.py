@@ -1,4 +1,4 @@
-"""Names of a driver's packages, and the archives that have them. Touches no host.
+"""Names of a driver's packages, and the archives that offer them. Touches no host.
 
 Sources: NVIDIA's Driver Installation Guide (docs.nvidia.com/datacenter/tesla), its chapters about
 kernel modules, compute-only installation and version locking; Debian's and Ubuntu's package lists.
@@ -42,7 +42,7 @@ def install(nvidia: Nvidia, release: Release, host: GpuHost) -> Install:
     end = f"{chosen}-server{'-open' if kind == 'open' else ''}"
     utils = f"nvidia-utils-{chosen}-server"
     if host.secure_boot and not host.key_enrolled:
-        # Ubuntu builds and signs these itself, so that the firmware trusts them.
+        # Ubuntu builds and signs these itself, so the firmware trusts them.
         signed = f"linux-modules-nvidia-{end}-{kernel_flavour(release, host.kernel)}"
         names = (signed, f"nvidia-headless-no-dkms-{end}", utils)
         return Install(components=_COMPONENTS["ubuntu"], packages=names)
@@ -50,13 +50,13 @@ def install(nvidia: Nvidia, release: Release, host: GpuHost) -> Install:
     return Install(components=_COMPONENTS["ubuntu"], packages=names, headers=running)
 
 
-#: Without the graphical half: nvidia-driver would bring an X server.
+#: Without the graphical part: nvidia-driver would install an X server.
 _DEBIANS = {"open": ("nvidia-open-kernel-dkms",), "proprietary": ("nvidia-kernel-dkms",)}
 _DEBIANS_TOO = {
     "12": ("libcuda1", "nvidia-smi", "nvidia-persistenced"),
     "13": ("libcuda1", "libnvidia-nvvm4", "nvidia-smi", "nvidia-persistenced"),
 }
-#: In NVIDIA's archive only Debian's part has a compute-only package under one name in all series.
+#: In NVIDIA's archive, only for Debian the compute-only package has one name in all series.
 _NVIDIAS: dict[str, dict[str, tuple[str, ...]]] = {
     "debian": {
         "open": ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced"),
@@ -64,12 +64,12 @@ _NVIDIAS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "ubuntu": {"open": ("nvidia-open",), "proprietary": ("cuda-drivers",)},
 }
-#: The kernel that each Ubuntu came with; packages for its newer ones have another ending.
+#: The kernel that each Ubuntu was released with; packages for newer ones have another suffix.
 _FIRST_KERNEL = {"22.04": "5.15.", "24.04": "6.8."}
 
 
 def headers(release: Release, host: GpuHost) -> tuple[str, ...]:
-    """Headers of the kernel that runs, and on Debian those of the kernels that follow it."""
+    """Headers of the running kernel, and on Debian of the kernels that follow it."""
     names: tuple[str, ...] = () if host.has_headers else (f"linux-headers-{host.kernel}",)
     kind = re.search(r"-((cloud-|rt-)?(amd64|arm64))$", host.kernel)
     if release.os_id == "debian" and kind:
@@ -85,14 +85,14 @@ def kernel_flavour(release: Release, kernel: str) -> str:
 
 
 def fabric_manager(host: GpuHost) -> tuple[str, ...]:
-    """Names that the Fabric Manager's package may have; none where there is no NVSwitch."""
+    """Possible names of the Fabric Manager's package; none if there is no NVSwitch."""
     if not host.nvswitch or host.smi.driver is None:
         return ()
     return (f"nvidia-fabricmanager-{host.smi.driver.partition('.')[0]}", "nvidia-fabricmanager")
 
 
 def holds(name: str) -> bool:
-    """Whether a package is part of the driver, so that it must not be upgraded by itself."""
+    """Whether a package is part of the driver, so that it must not be upgraded alone."""
     return bool(_DRIVER_PACKAGE.fullmatch(name)) and "-container" not in name
 
 

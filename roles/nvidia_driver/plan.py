@@ -1,4 +1,4 @@
-"""Which driver a host gets, and what is against it. Touches no host.
+"""Which driver a host gets, and what would prevent that. Touches no host.
 
 Sources: NVIDIA's Driver Installation Guide (docs.nvidia.com/datacenter/tesla); for which series
 know which cards, NVIDIA's blog "NVIDIA Transitions Fully Towards Open-Source GPU Kernel Modules"
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.host.gpus import GpuHost
-from vllm_hosts.host.nvidia_smi import cause, reboot_helps
+from vllm_hosts.host.nvidia_smi import Failure
 from vllm_hosts.host.pci import ARCHITECTURES, PciDevice
 from vllm_hosts.host.release import Release
 from vllm_hosts.host.render import render
@@ -21,14 +21,14 @@ from vllm_hosts.settings import HostSettings, Nvidia
 NOUVEAU = "/etc/modprobe.d/vllm-hosts-nouveau.conf"
 UPGRADES = "/etc/apt/apt.conf.d/51vllm-hosts-nvidia"
 PERSISTENCE_UNIT = "/etc/systemd/system/nvidia-persistenced.service"
-#: Rebuilds what the kernel reads before the root file system is there; not every host has one.
+#: Rebuilds the initial RAM disk, which not every host has.
 INITRAMFS = "! command -v update-initramfs >/dev/null || update-initramfs -u -k all"
 
-#: The last series that knows Maxwell, Pascal and Volta, and it knows Blackwell: it fits all cards.
+#: The last series for Maxwell, Pascal and Volta, which also supports Blackwell: it fits all cards.
 USUAL_SERIES = 580
-#: The series that a Debian release has, for as long as it lives.
+#: The series of a Debian release, which does not change.
 DEBIAN_SERIES = {"12": 535, "13": 550}
-#: First series that knows an architecture; older ones are known by everything that is offered here.
+#: First series for an architecture; every series offered here supports older architectures.
 _FIRST_SERIES = {"blackwell": 570}
 _LAST_SERIES = {"maxwell": 580, "pascal": 580, "volta": 580}
 _PROPRIETARY = frozenset({"maxwell", "pascal", "volta"})
@@ -38,9 +38,9 @@ def flavour(cards: tuple[PciDevice, ...]) -> str:
     """``open`` or ``proprietary``: the kernel module that serves all these cards.
 
     The open one is required from Blackwell on and on Grace Hopper, recommended from Turing on, and
-    does not know what is older; the proprietary one serves mixtures up to Hopper.
+    does not support older cards; the proprietary one serves mixtures up to Hopper.
 
-    :raises HostError: no single module serves them.
+    :raises HostError: no single module serves all of them.
     """
     old = [card for card in cards if card.architecture in _PROPRIETARY]
     new = [
@@ -55,29 +55,29 @@ def flavour(cards: tuple[PciDevice, ...]) -> str:
 
 
 def series(nvidia: Nvidia, release: Release) -> int:
-    """The driver series that the settings come to on this release."""
+    """The driver series that the settings mean on this release."""
     if nvidia.driver_source == "distro" and release.os_id == "debian":
         return DEBIAN_SERIES[release.version]
     return nvidia.driver_series or USUAL_SERIES
 
 
 def needs_install(nvidia: Nvidia, host: GpuHost) -> bool:
-    """Whether packages have to be installed: there is no driver, or another series than asked for.
+    """Whether packages have to be installed: there is no driver, or one of another series.
 
     A driver that answers, or whose module is loaded, is kept, whoever installed it and whatever it
-    complains about: only a series that the settings name takes its place.
+    complains about: only a series that the settings name replaces it.
     """
     driver = host.smi.driver or host.module
     if driver is None and not host.loaded:
-        return not reboot_helps(host.smi.message or "")
+        return not _reboot_first(host)
     if nvidia.driver_series is None or (host.smi.driver is None and _reboot_first(host)):
         return False
-    # Of the same series, one that does not answer is put in order by its own packages.
+    # If one of the same series does not answer, its own packages repair it.
     return host.smi.driver is None or _series(driver) != nvidia.driver_series
 
 
 def _reboot_first(host: GpuHost) -> bool:
-    return reboot_helps(host.smi.message or "")
+    return host.smi.failure is not None and host.smi.failure.reboot_helps
 
 
 def _series(driver: str | None) -> int | None:
@@ -86,13 +86,13 @@ def _series(driver: str | None) -> int | None:
 
 
 def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[str]:
-    """Why there will be no working driver, before anything is changed; empty: go ahead."""
+    """Why there would be no working driver, before anything is changed; empty: go ahead."""
     nvidia, smi = settings.nvidia, host.smi
     if not needs_install(nvidia, host):
         trouble = smi.trouble(settings.gpus)
-        if trouble is None or (reboot_helps(trouble) and nvidia.allow_reboot):
+        if trouble is None or (trouble.reboot_helps and nvidia.allow_reboot):
             return []
-        return [reboot_needed(trouble) if reboot_helps(trouble) else _kept(host, trouble)]
+        return [reboot_needed(trouble) if trouble.reboot_helps else _kept(host, trouble)]
     if not host.cards:
         return [
             "the PCI bus shows no GPU of NVIDIA's; check that there is one, and that it is passed"
@@ -115,22 +115,21 @@ def refusals(settings: HostSettings, release: Release, host: GpuHost) -> list[st
     return found
 
 
-def _kept(host: GpuHost, why: str) -> str:
+def _kept(host: GpuHost, why: Failure) -> str:
     """The sentence for a driver that is loaded, does not answer, and is not ours to replace."""
-    meaning = f" ({cause(why)})" if cause(why) else ""
     version = f" {host.module}" if host.module else ""
     return (
-        f"NVIDIA's kernel module{version} is loaded, and nvidia-smi does not answer: {why}"
-        f"{meaning}; a driver that is loaded is replaced only on request: reboot the host or repair"
-        " it, or set nvidia.driver_series and nvidia.allow_reboot to have that series in its place"
+        f"NVIDIA's kernel module{version} is loaded, and nvidia-smi does not answer:"
+        f" {why.explained}; a driver that is loaded is replaced only on request: reboot the host or"
+        " repair it, or set nvidia.driver_series and nvidia.allow_reboot to have that series in its"
+        " place"
     )
 
 
-def reboot_needed(why: str) -> str:
+def reboot_needed(why: Failure) -> str:
     """The sentence for a reboot that is not allowed."""
-    meaning = f" ({cause(why)})" if cause(why) else ""
     return (
-        f"a reboot is needed: {why}{meaning}; set nvidia.allow_reboot = True, or reboot the host"
+        f"a reboot is needed: {why.explained}; set nvidia.allow_reboot = True, or reboot the host"
         " yourself and run again"
     )
 
@@ -188,25 +187,25 @@ def _settings(nvidia: Nvidia, release: Release, host: GpuHost) -> Iterator[str]:
 
 
 def _signed(nvidia: Nvidia, release: Release) -> bool:
-    """Whether the modules come built, and signed with a key that the firmware trusts."""
+    """Whether the modules are prebuilt, and signed with a key that the firmware trusts."""
     return nvidia.driver_source == "distro" and release.os_id == "ubuntu"
 
 
-def reboot_reason(host: GpuHost, wanted: Collection[int] = ()) -> str | None:
+def reboot_reason(host: GpuHost, wanted: Collection[int] = ()) -> Failure | None:
     """Why only a reboot helps, after everything was installed; None: it would not.
 
-    :param wanted: the cards that agents ask for.
+    :param wanted: the cards that agents use.
     """
-    message = host.smi.trouble(wanted)
-    if message is None:
+    failed = host.smi.trouble(wanted)
+    if failed is None:
         return None
     if host.nouveau:
-        return "the open-source driver nouveau holds the GPUs"
-    return message if reboot_helps(message) else None
+        return Failure("the open-source driver nouveau holds the GPUs", reboot_helps=True)
+    return failed if failed.reboot_helps else None
 
 
 def driver_files() -> list[Entry]:
-    """nouveau kept away, and the driver kept out of unattended upgrades."""
+    """Files that keep nouveau from loading, and the driver out of unattended upgrades."""
     return [
         File(NOUVEAU, render("nvidia_driver/nouveau.conf.j2").encode()),
         File(UPGRADES, render("nvidia_driver/unattended-upgrades.j2").encode()),
@@ -214,7 +213,7 @@ def driver_files() -> list[Entry]:
 
 
 def persistence_unit() -> File:
-    """The daemon's unit, in the place of the distribution's: Ubuntu's switches persistence off."""
+    """The daemon's unit, instead of the distribution's: Ubuntu's switches persistence off."""
     return File(PERSISTENCE_UNIT, render("nvidia_driver/nvidia-persistenced.service.j2").encode())
 
 

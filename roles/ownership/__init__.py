@@ -1,7 +1,7 @@
 """Which inventory a host belongs to.
 
-Promises: a host has keys and certificates of one inventory's store, and another inventory's run
-leaves it as it is. Needs: preflight, but for a run of keys.py. Writes: /etc/vllm-hosts/store, and
+Promises: a host has keys and certificates from one inventory's store, and another inventory's run
+leaves it as it is. Needs: preflight, except in a run of keys.py. Writes: /etc/vllm-hosts/store, and
 the host into the store on the controller. Restarts nothing.
 """
 
@@ -15,9 +15,9 @@ from vllm_hosts.project import run
 
 @deploy("Ownership")
 def ownership(*, first: bool = True) -> None:
-    """Refuse a host of another inventory's store; note on both sides whose it is.
+    """Refuse a host of another inventory's store; record on both sides whose it is.
 
-    :param first: whether a host that has no keys yet becomes this inventory's.
+    :param first: whether a host without keys becomes this inventory's.
     """
     here = run.at_hand()
     if first:

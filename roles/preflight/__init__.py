@@ -31,15 +31,15 @@ from vllm_hosts.roles.preflight.memory import memory
 from vllm_hosts.roles.preflight.plan import archives, folders, notes, own_folders, problems
 from vllm_hosts.settings import HostSettings
 
-#: The hub is queried for a model that the host does not have, once in a week. A hub that is not
-#: there costs this long, once in an hour.
+#: Seconds. The hub is queried about a model that the host does not have, once a week. An
+#: unreachable hub costs this long, once an hour.
 _SECONDS, _REST = 5, timedelta(hours=1)
 _hubs: dict[str, Hub] = {}
 
 
 @deploy("Preflight")
 def preflight() -> None:
-    """Refuse a host by name of what is missing: system, ports, disk, GPUs, memory of GPUs."""
+    """Refuse a host by name of what is missing: system, ports, disk, GPUs."""
     settings = run.current().settings
     no_problems(lambda: _problems(settings), name="The host can take this deploy")
 
@@ -57,22 +57,21 @@ def _problems(settings: HostSettings) -> list[str]:
     found = problems(settings, release, system)
     found += unit_problems(settings, look(DockerUnit))
     if not found:
-        # An entry of apt's that cannot give way would fail the deploy half way.
+        # An entry of apt's that cannot be disabled would fail the deploy half way.
         found += archives(settings, release, system, look(AptSourceFiles))
-    if system.user == "0":  # Nobody else can tell.
+    if system.user == "0":  # Only root sees everything.
         found += _others(settings)
     say(notes(settings, system))
     # Without a driver and cards that answer there is nothing to plan for.
     gpus = cards(system, settings) if planned else None
     if gpus is None or system.smi.trouble(settings.gpus):
         return found
-    judged = memory(settings, gpus, _models(settings, system))
-    say(judged.warnings)
-    return found + judged.problems
+    say(memory(settings, gpus, _models(settings, system)))
+    return found
 
 
 def _others(settings: HostSettings) -> list[str]:
-    """What sites and programs of other people have that a deploy could not end with."""
+    """Other people's sites and programs with which a deploy could not succeed."""
     sites = look(NginxSites)
     sockets = look(ListeningSockets)
     own = look(OwnPorts, directory=settings.vllm.directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from shlex import quote
 
 from vllm_hosts.host.archives import archive_problems
@@ -10,8 +11,8 @@ from vllm_hosts.host.docker_there import docker_problems
 from vllm_hosts.host.gpus import silent, unusable
 from vllm_hosts.host.paths import model_folder
 from vllm_hosts.host.release import Release
-from vllm_hosts.host.sockets import holder, pids
-from vllm_hosts.host.system import Listener, System
+from vllm_hosts.host.sockets import Socket
+from vllm_hosts.host.system import System
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
 
@@ -24,10 +25,12 @@ SUPPORTED = {
 ARCHITECTURES = ("amd64", "arm64")
 DOCKER_FOLDER = "/var/lib/docker"
 GIB = 1024**3
+#: Seconds. A few are HOST-01's matter; with hours apt refuses archives.
+_CLOCK = 3600.0
 
 
 def folders(settings: HostSettings) -> list[str]:
-    """Folders whose free space matters. They need not exist yet."""
+    """Folders whose free space matters, whether or not they exist yet."""
     return [
         DOCKER_FOLDER,
         settings.vllm.cache_directory,
@@ -36,12 +39,12 @@ def folders(settings: HostSettings) -> list[str]:
 
 
 def own_folders(settings: HostSettings) -> list[str]:
-    """Folders with models that somebody put on the host, which are as good as they did it."""
+    """Folders with models that somebody else put on the host, so that nobody has verified them."""
     return [agent.model for agent in settings.agents if agent.is_folder and not agent.copy_from]
 
 
 def problems(settings: HostSettings, release: Release, system: System) -> list[str]:
-    """Everything that stands in the way, one sentence each; empty: go ahead."""
+    """Everything that would prevent a deploy, one sentence each; empty: go ahead."""
     return [
         *_machine(release, system),
         *docker_problems(settings.docker.source, release, system.docker),
@@ -57,7 +60,7 @@ def archives(
     settings: HostSettings, release: Release, system: System, files: Mapping[str, str]
 ) -> list[str]:
     """Entries in the source files of apt beside which our archives cannot be named."""
-    driver = settings.nvidia.driver == "install" and system.gpu_message is not None
+    driver = settings.nvidia.driver == "install" and system.gpu_failure is not None
     return list(archive_problems(settings, release, files, driver=driver and settings.needs_gpu))
 
 
@@ -74,6 +77,13 @@ def _machine(release: Release, system: System) -> Iterator[str]:
             f"the first process is {system.init}, not systemd, which runs the services; deploy to"
             " the machine itself and not to a container on it, or boot it with systemd"
         )
+    if abs(system.clock) > _CLOCK:
+        away = timedelta(seconds=round(abs(system.clock)))
+        yield (
+            f"its clock is {away} {'ahead of' if system.clock > 0 else 'behind'} the one here, so"
+            " archives, certificates and expiring keys would be judged by a wrong date; set it:"
+            " timedatectl set-ntp true, or date -s"
+        )
     if system.user != "0":
         yield "commands do not run as root; connect as root, or set _sudo = True for this host"
 
@@ -88,27 +98,26 @@ def _ports(settings: HostSettings, system: System) -> Iterator[str]:
                 f"port {listener.port} of agent {ours[listener.port]!r} is taken by"
                 f" {_taken(listener, container)}, or give the agent another port"
             )
-        if listener.port in edge and '"nginx"' not in listener.programs:
+        if listener.port in edge and not listener.shared_by("nginx"):
             yield (
                 f"port {listener.port} is taken by {_taken(listener, container)}, or set"
                 f" {edge[listener.port]}"
             )
 
 
-def _taken(listener: Listener, container: str | None) -> str:
+def _taken(listener: Socket, container: str | None) -> str:
     """Who listens, and how it ends."""
     if container:
         return f"container {container}; stop it: docker stop {quote(container)}"
-    who = holder(listener.programs, listener.user)
-    if not who:
+    if not (who := listener.who):
         return f"another program; stop it: ss -ltnp sport = :{listener.port} shows it"
     # A process's own name says nothing reliable; ps does.
-    numbers = pids(listener.programs)
-    return f"{who}; stop it: see ps -fp {','.join(numbers)}, then kill {' '.join(numbers)}"
+    pids = listener.pids
+    return f"{who}; stop it: see ps -fp {','.join(pids)}, then kill {' '.join(pids)}"
 
 
 def _network(settings: HostSettings, system: System) -> Iterator[str]:
-    """Agents' networks must shadow nothing that the host reaches."""
+    """Agents' networks must not hide anything that the host has to reach."""
     for route in system.routes:
         if not route.interface.startswith(BRIDGE_PREFIX) and route.network.overlaps(
             settings.vllm.network
@@ -121,7 +130,7 @@ def _network(settings: HostSettings, system: System) -> Iterator[str]:
 
 
 def _addresses(settings: HostSettings, system: System) -> Iterator[str]:
-    """What cannot be had on a host without IPv6."""
+    """Settings that are impossible on a host without IPv6."""
     if system.ipv6:
         return
     no = "and this host has no IPv6 (ipv6.disable=1)"
@@ -169,19 +178,19 @@ def _disk(settings: HostSettings, system: System) -> Iterator[str]:
 def _gpus(settings: HostSettings, system: System) -> Iterator[str]:
     if not settings.needs_gpu:
         return
-    if system.gpu_message is not None:
+    if system.gpu_failure is not None:
         # With "install" the role nvidia_driver comes next and sees to it.
         if settings.nvidia.driver == "present":
-            yield silent(system.gpu_message, settings.nvidia.driver)
+            yield silent(system.gpu_failure, settings.nvidia.driver)
         return
     for problem in unusable(settings.agents, system.smi):
-        # The role nvidia_driver reboots a host that has lost a card, where it may.
+        # The role nvidia_driver reboots a host that has lost a card, if that is allowed.
         if not (settings.nvidia.driver == "install" and system.smi.trouble(settings.gpus)):
             yield problem
 
 
 def notes(settings: HostSettings, system: System) -> list[str]:
-    """What is odd and keeps nobody from deploying; to be said."""
+    """What is odd, but prevents nothing; to be printed."""
     found = [f"nvidia-smi says: {note}" for note in system.gpu_notes if settings.needs_gpu]
     if not system.ipv6:
         found.append("this host has no IPv6 (ipv6.disable=1); the edge listens on IPv4 alone")

@@ -1,7 +1,7 @@
 """The record of what a deploy left on a host, kept there.
 
-Promises: `vllm-hosts drift` and `vllm-hosts agents INVENTORY restart` can tell what was changed on
-the host from what was changed in the settings. Needs: all roles that write files. Writes: digests
+Promises: `vllm-hosts drift` and `vllm-hosts agents INVENTORY restart` can distinguish changes on
+the host from changes in the settings. Needs: all roles that write files. Writes: digests
 and copies of deployed files that are not secret, in /var/lib/vllm-hosts, for root only. Restarts
 nothing.
 """
@@ -18,7 +18,7 @@ from vllm_hosts.project import run
 
 @deploy("Record")
 def record() -> None:
-    """Note what earlier versions of the toolkit left without a note, and name old images."""
+    """Record what earlier versions of the toolkit left unrecorded, and name old images."""
     deployed_noted(name="The host has a record of what was deployed")
     old_images_named(
         run.current().settings.vllm.image,

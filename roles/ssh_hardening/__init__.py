@@ -1,7 +1,7 @@
-"""SSH without passwords, where the settings ask for it.
+"""SSH without passwords, if the settings say so.
 
-Promises: no password gets anybody in, and nobody is locked out: a login with a key is seen to work
-before, and again over a new connection after; otherwise the host undoes the change after a minute.
+Promises: nobody can log in with a password, and nobody is locked out: a login with a key has to
+work before the change, and over a new connection after it, or the host undoes it after a minute.
 Needs: preflight. Writes: /etc/ssh/sshd_config.d/00-vllm-hosts.conf. Reloads sshd when it changed.
 """
 

@@ -11,7 +11,7 @@ PATH = "/etc/ssh/sshd_config.d/00-vllm-hosts.conf"
 
 
 def ssh_entries(settings: HostSettings) -> list[Entry]:
-    """The file, or its absence where hardening is off."""
+    """The file, or its absence if hardening is off."""
     if not settings.ssh_hardening.enabled:
         return [Absent(PATH)]
     return [File(PATH, render("ssh_hardening/sshd.conf.j2").encode())]

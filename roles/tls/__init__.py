@@ -1,6 +1,6 @@
 """The edge's certificate.
 
-Promises: a certificate in date for the names that clients use, and a key that only root can read.
+Promises: a valid certificate for the names that clients use, and a key that only root can read.
 Needs: preflight. Writes: /etc/vllm-hosts/tls. Restarts: nothing; the nginx role reloads the edge
 when these files changed.
 """
@@ -26,7 +26,7 @@ from vllm_hosts.roles.tls.plan import from_files, from_local_ca, reason
 
 @deploy("TLS")
 def tls() -> None:
-    """Give the edge a certificate from the local CA or from the user's files."""
+    """Give the edge a certificate, from the local CA or from the user's files."""
     current = run.current()
     describe = _from_ca if current.settings.tls.mode == "local-ca" else _from_files
     tree_synced(partial(describe, current), name="The edge has a valid certificate")

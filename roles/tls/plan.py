@@ -1,4 +1,4 @@
-"""The edge's certificate as files, from settings and what the host has. Touches no host."""
+"""The files of the edge's certificate, from settings and what the host has. Touches no host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reason(
 ) -> str | None:
     """Why the host needs a new certificate from the local CA; None: it has a good one.
 
-    :param renew_since: `vllm-hosts tls renew` has asked for one then.
+    :param renew_since: when `vllm-hosts tls renew` requested one.
     """
     return reason_to_renew(
         found.certificate_pem,
@@ -41,9 +41,9 @@ def from_local_ca(
     now: datetime,
     renew_since: datetime | None = None,
 ) -> list[Entry]:
-    """A new certificate and key if the host needs one; else the ones that it has.
+    """A new certificate and key if the host needs them, else the ones that it has.
 
-    The key of a host is known to that host alone: it is made here, sent once and not kept.
+    Only the host keeps its key: it is created here, sent once and forgotten.
     """
     if reason(settings, ca, found, now, renew_since) is None:
         return [Folder(TLS_FOLDER), Kept(TLS_CERTIFICATE), Kept(TLS_KEY, 0o600)]
@@ -52,7 +52,7 @@ def from_local_ca(
 
 
 def from_files(settings: HostSettings) -> list[Entry]:
-    """The certificate and key that the user provides. Validation has judged them already."""
+    """The certificate and key that the user provides, which validation has checked already."""
     assert settings.tls.certificate is not None
     assert settings.tls.key is not None
     return _files(Path(settings.tls.certificate).read_bytes(), Path(settings.tls.key).read_bytes())

@@ -16,12 +16,14 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.host import probe
 from vllm_hosts.host.agent_changes import Definition
+from vllm_hosts.host.paths import PROJECT
+from vllm_hosts.host.services import compose_entry
 from vllm_hosts.operations.compose import Agents, agents_announced, agents_running
 from vllm_hosts.operations.healthy import agents_healthy
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
-from vllm_hosts.roles.vllm.plan import PROJECT, compose_entry, folders, peers, variables
+from vllm_hosts.roles.vllm.plan import folders, peers, variables
 
 
 @deploy("vLLM")
@@ -63,7 +65,7 @@ def _edge_is_up(current: Current) -> bool:
     """What the edge says of its first agent, asked from here."""
     settings = current.settings
     try:
-        answer = probe.ask(
+        answer = probe.get(
             settings.address,
             settings.edge.https_port,
             "/health",

@@ -1,8 +1,8 @@
-"""vLLM's image, which the roles after it start containers of.
+"""vLLM's image, from which later roles start containers.
 
 Promises: the image that the settings name is on the host, and its vLLM has no known vulnerability
-that bypasses its key. Needs: docker. Writes: the image, records of its version and of images that
-agents use.
+that bypasses its key. Needs: docker. Writes: the image, records of its version and of the images
+that agents use.
 Restarts: nothing.
 """
 
@@ -18,7 +18,7 @@ from vllm_hosts.project import run
 
 @deploy("vLLM image")
 def vllm_image() -> None:
-    """Fetch the image, and ask it for its version."""
+    """Fetch the image, and check its version."""
     vllm = run.current().settings.vllm
     image_present(vllm.image, name="The vLLM image is on the host")
     image_above_floor(

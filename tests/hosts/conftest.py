@@ -24,7 +24,7 @@ from vllm_hosts.host import probe
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.keys.sources import taken
-from vllm_hosts.project.inventory import load, neighbours, validate
+from vllm_hosts.project.loaded import Project
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.suite.looks import Outside, asked_of
 from vllm_hosts.verify.report.collect import Collector
@@ -34,13 +34,15 @@ from vllm_hosts.verify.report.collect import Collector
 class Verified:
     """What the suite checks."""
 
-    file: Path
-    settings: dict[str, HostSettings]
+    project: Project
     hosts: Hosts
-    neighbours: list[str]
     #: Started with the first test, awaited by those that need it.
     outside: subprocess.Popen[str] | None = None
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Mapping[str, HostSettings]:
+        return self.project.settings
 
     @property
     def agents(self) -> list[tuple[str, str]]:
@@ -72,15 +74,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     file = Path(config.getoption("--inventory"))
-    inventory = load(file)
-    settings = validate(inventory)
+    project = Project.load(file)
+    settings = project.settings
     if unknown := set(config.getoption("--only-host")) - set(settings):
         raise pytest.UsageError(f"{file} has no host {', '.join(sorted(unknown))}")
     if any(host.tls.mode == "local-ca" for host in settings.values()):
         # What needs the store says for itself why it cannot be opened.
         with suppress(SettingsError):
-            KeyStore(file).authority.refresh_file()
-    config.stash[_VERIFIED] = Verified(file, settings, Hosts(inventory), neighbours(inventory))
+            project.store.authority.refresh_file()
+    config.stash[_VERIFIED] = Verified(project, Hosts(project.inventory))
     shown = os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
     collector = Collector(settings, file.stem, config.getoption("--report"), shown)
     config.stash[_COLLECTOR] = collector
@@ -129,7 +131,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     asked = {}
     for name in sorted(names):
         try:
-            asked[name] = asked_of(verified.hosts.get(name), verified.settings[name], verified.file)
+            asked[name] = asked_of(
+                verified.hosts.get(name), verified.settings[name], verified.project.store.folder
+            )
         except (HostError, OSError, ValueError) as error:
             verified.seen[name] = {"error": str(error)}
     if not asked:
@@ -141,14 +145,14 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         stderr=subprocess.PIPE,
         text=True,
         # Neighbours may need a password for sudo that this process took out of its own.
-        env={**os.environ, **(taken() if verified.neighbours else {})},
+        env={**os.environ, **(taken() if verified.project.neighbours else {})},
     )
     assert process.stdin is not None
     process.stdin.write(
         json.dumps(
             {
-                "inventory": str(verified.file),
-                "neighbours": verified.neighbours,
+                "inventory": str(verified.project.file),
+                "neighbours": verified.project.neighbours,
                 "hosts": asked,
                 "promises": sorted({promise_of(item) for item in wanted}),
                 "ports": [int(port) for port in session.config.option.ports.split("-")],
@@ -297,7 +301,7 @@ class Edge:
         headers = dict(headers or {})
         if key:
             headers["Authorization"] = f"Bearer {key.get_secret_value()}"
-        return probe.ask(
+        return probe.get(
             self.settings.address,
             self.settings.edge.https_port,
             path,
@@ -331,4 +335,4 @@ class Edge:
 
 @pytest.fixture(scope="session")
 def edge(verified: Verified, settings: HostSettings) -> Edge:
-    return Edge(settings, KeyStore(verified.file))
+    return Edge(settings, verified.project.store)

@@ -11,7 +11,6 @@ from testinfra.host import Host
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import probe
-from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.test_sockets import ssh_ports
@@ -27,9 +26,10 @@ _BEHIND = (
 )
 
 
-def asked_of(host: Host, settings: HostSettings, inventory: Path) -> dict[str, Any]:
+def asked_of(host: Host, settings: HostSettings, store: Path) -> dict[str, Any]:
     """A host as the scan from outside is asked about it: its addresses and what lies behind it.
 
+    :param store: the inventory's private folder, which has the CA's certificate.
     :raises HostError: the host cannot be asked, or its name has no address here.
     """
     try:
@@ -56,7 +56,7 @@ def asked_of(host: Host, settings: HostSettings, inventory: Path) -> dict[str, A
             "server_name": name,
             "host": probe.host_header(name, settings.edge.https_port),
             "path": "/v1/models",
-            "ca_file": client_ca_file(settings, KeyStore(inventory).folder),
+            "ca_file": client_ca_file(settings, store),
         },
     }
 

@@ -5,11 +5,13 @@ Only the language that a firewall needs is known here. What is not known is an e
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from functools import cached_property, lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from vllm_hosts.errors import HostError
@@ -17,6 +19,9 @@ from vllm_hosts.errors import HostError
 _TABLE = "vllm_hosts"
 #: Statements that let every packet pass.
 _NEUTRAL = frozenset({"counter", "log", "comment"})
+# Each of some is read for every packet and every rule.
+ip_address = lru_cache(1 << 16)(ipaddress.ip_address)
+ip_network = lru_cache(1 << 16)(ipaddress.ip_network)
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,26 @@ class Packet:
     user: tuple[int, str] = (0, "root")
     state: str = "new"
 
-    @property
+    @cached_property
     def family(self) -> int:
         return ip_address(self.destination).version
+
+    @cached_property
+    def known(self) -> dict[tuple[str, str | None], Any]:
+        """What rules may ask of it, by nft's names."""
+        return {
+            ("ct", "state"): self.state,
+            ("ct", "status"): "dnat" if self.asked_port else "",
+            ("ct", "direction"): "original",
+            ("meta", "nfproto"): f"ipv{self.family}",
+            ("meta", "protocol"): "ip" if self.family == 4 else "ip6",
+            ("meta", "l4proto"): self.protocol,
+            ("meta", "iifkind"): _kind(self.comes_by),
+            ("meta", "oifkind"): _kind(self.leaves_by),
+            ("meta", "skuid"): self.user,
+            **dict.fromkeys([("meta", "iif"), ("meta", "iifname")], self.comes_by),
+            **dict.fromkeys([("meta", "oif"), ("meta", "oifname")], self.leaves_by),
+        }
 
 
 def _kind(interface: str) -> str:
@@ -199,24 +221,11 @@ class Table:
         if kind == "payload":
             return self._payload(body["protocol"], body["field"], packet)
         key = body.get("key") if isinstance(body, dict) else None
-        known: dict[tuple[str, str | None], Any] = {
-            ("ct", "state"): packet.state,
-            ("ct", "status"): "dnat" if packet.asked_port else "",
-            ("ct", "direction"): "original",
-            ("meta", "nfproto"): f"ipv{packet.family}",
-            ("meta", "protocol"): "ip" if packet.family == 4 else "ip6",
-            ("meta", "l4proto"): packet.protocol,
-            ("meta", "iifkind"): _kind(packet.comes_by),
-            ("meta", "oifkind"): _kind(packet.leaves_by),
-            ("meta", "skuid"): packet.user,
-        }
-        known |= dict.fromkeys([("meta", "iif"), ("meta", "iifname")], packet.comes_by)
-        known |= dict.fromkeys([("meta", "oif"), ("meta", "oifname")], packet.leaves_by)
         if (kind, key) == ("ct", "proto-dst") and body.get("dir") == "original":
             return packet.asked_port or packet.port
-        if (kind, key) not in known:
+        if (kind, key) not in packet.known:
             raise HostError(f"the firewall's file asks for {kind} {key}, which is not known here")
-        return known[kind, key]
+        return packet.known[kind, key]
 
     @staticmethod
     def _payload(protocol: str, field: str, packet: Packet) -> Any:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
+from testinfra.host import Host
 
-from vllm_hosts.verify.promises import promises
+from vllm_hosts.verify.promises import BrokenError, promises
+
+__all__ = ["BrokenError", "promise", "unit_runs"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -24,3 +27,15 @@ def promise(identifier: str) -> Callable[[F], F]:
         return marked
 
     return decorate
+
+
+def unit_runs(host: Host, unit: str) -> None:
+    """A service or timer runs, and starts at boot.
+
+    :raises BrokenError: it does not.
+    """
+    service = host.service(unit)
+    if not service.is_enabled:
+        raise BrokenError(f"{unit} does not start at boot")
+    if not service.is_running:
+        raise BrokenError(f"{unit} does not run")

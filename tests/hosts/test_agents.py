@@ -13,7 +13,7 @@ from testinfra.host import Host
 from vllm_hosts.errors import HostError
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.suite.powers import more_than_an_agent_needs, mounts_of, own_mounts
-from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.promise import BrokenError, promise
 from vllm_hosts.suite.secret_search import with_a_secret
 from vllm_hosts.verify.advisories import holes
 
@@ -80,7 +80,8 @@ def test_the_agent_sees_only_its_own_folders(
 ) -> None:
     found = mounts_of(inspected)
     own = own_mounts(settings, agent)
-    assert sorted(found ^ own) == [], "mounts that are unexpected, or missing"
+    if sorted(found ^ own):
+        raise BrokenError("mounts that are unexpected, or missing")
 
 
 @promise("SEC-06")
@@ -91,7 +92,8 @@ def test_the_key_is_not_on_the_agent_s_command_line(
     shown += " {{json .Config.Healthcheck}}"
     places = {agent.name: f"docker inspect --format {quote(shown)} {inspected['Id']}"}
     found = with_a_secret(host, settings.vllm.directory, places)
-    assert found == [], "a secret of .env is on the command line, or in the labels"
+    if found:
+        raise BrokenError("a secret of .env is on the command line, or in the labels")
 
 
 @promise("SEC-07")
@@ -137,7 +139,8 @@ def test_the_agent_fetches_no_media_from_addresses_that_were_not_named(
     if agent.allowed_media_domains:
         assert sorted(domains) == sorted(agent.allowed_media_domains)
     else:
-        assert domains, "no domain is named, which allows every domain"
+        if not domains:
+            raise BrokenError("no domain is named, which allows every domain")
         assert [name for name in domains if not name.endswith(".invalid")] == []
     assert environment.get("VLLM_MEDIA_URL_ALLOW_REDIRECTS") == "0"
     if "VLLM_MEDIA_CONNECTOR" not in agent.accepted_risks:

@@ -14,19 +14,19 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.listening import listeners
 from vllm_hosts.suite.powers import own_mounts, powers, protected, sources
-from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.promise import BrokenError, promise, unit_runs
 
 
 def daemon_json(host: Host) -> dict[str, Any]:
     found = json.loads(host.check_output("cat /etc/docker/daemon.json"))
-    assert isinstance(found, dict)
+    if not isinstance(found, dict):
+        raise BrokenError("/etc/docker/daemon.json is no JSON object")
     return found
 
 
 @promise("DOCKER-01")
 def test_docker_runs_now_and_at_boot(host: Host, settings: HostSettings) -> None:
-    assert host.service("docker").is_running
-    assert host.service("docker").is_enabled
+    unit_runs(host, "docker")
 
 
 @promise("DOCKER-02")
@@ -108,7 +108,8 @@ def test_docker_s_api_is_on_its_own_socket_only(host: Host, settings: HostSettin
     assert found == []
     for path in ("/run/docker.sock", "/var/run/docker.sock"):
         shown = host.check_output("stat -L --format '%%a %%U:%%G' %s", path)
-        assert shown in ("660 root:docker", "600 root:root"), path
+        if shown not in ("660 root:docker", "600 root:root"):
+            raise BrokenError(f"{path} is {shown}, not 660 root:docker")
 
 
 #: Where each of some paths really is, and which of some other paths are the same file or folder,
@@ -168,17 +169,20 @@ def test_no_container_can_control_docker_or_the_host(
 @promise("DOCKER-10")
 def test_the_archive_s_key_is_the_pinned_one(host: Host, settings: HostSettings) -> None:
     if settings.docker.source != "docker-ce":
-        assert not host.file("/etc/apt/sources.list.d/docker.sources").exists
+        if host.file("/etc/apt/sources.list.d/docker.sources").exists:
+            raise BrokenError(
+                "/etc/apt/sources.list.d/docker.sources exists, and docker.source is 'distro'"
+            )
         return
     source = host.check_output("cat /etc/apt/sources.list.d/docker.sources")
     fields = [line.partition(":") for line in source.splitlines()]
     trusted = [name for name, _, _ in fields if name.lower() in ("trusted", "allow-insecure")]
-    assert trusted == [], "apt accepts this archive without a valid signature"
+    if trusted:
+        raise BrokenError("apt accepts this archive without a valid signature")
     rings = [value.split() for name, _, value in fields if name.lower() == "signed-by"]
     stanzas = [name for name, _, _ in fields if name.lower() == "uris"]
-    assert (len(stanzas), [len(ring) for ring in rings]) == (1, [1]), (
-        "one archive, one file of keys"
-    )
+    if (len(stanzas), [len(ring) for ring in rings]) != (1, [1]):
+        raise BrokenError("apt has not exactly one entry for the archive, with one file of keys")
     listing = host.check_output(
         "home=$(mktemp -d); gpg --homedir $home --batch --show-keys --with-colons %s;"
         " code=$?; rm -r $home; exit $code",

@@ -17,7 +17,7 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.doors import wrong
 from vllm_hosts.suite.looks import Outside
 from vllm_hosts.suite.packets import Table, listing, understood
-from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.promise import BrokenError, promise, unit_runs
 from vllm_hosts.suite.test_sockets import ssh_ports
 
 #: Without counters, and without the addresses that a set has collected.
@@ -42,7 +42,8 @@ def test_the_table_in_the_kernel_is_the_one_in_the_file(host: Host, settings: Ho
     # What the same file makes of an empty ruleset, in a network namespace of its own.
     expected = host.check_output(f"unshare -n sh -c 'nft -f {RULES} && {_LIST}'")
     live = host.run(_LIST)
-    assert live.rc == 0, "the table inet vllm_hosts is not loaded"
+    if live.rc != 0:
+        raise BrokenError("the table inet vllm_hosts is not loaded")
     assert differences(live.stdout.rstrip("\n"), expected) == []
 
 
@@ -117,8 +118,7 @@ def test_nothing_stands_before_our_table(host: Host, settings: HostSettings) -> 
 
 @promise("NET-06")
 def test_it_is_loaded_at_boot_before_docker(host: Host, settings: HostSettings) -> None:
-    assert host.service(UNIT).is_enabled
-    assert host.service(UNIT).is_running
+    unit_runs(host, UNIT)
     before = host.check_output(f"systemctl show -p Before --value {UNIT}").split()
     assert {"docker.service", "network-pre.target"} <= set(before)
 

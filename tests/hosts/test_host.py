@@ -9,10 +9,9 @@ import pytest
 from testinfra.host import Host
 
 from vllm_hosts.host.paths import STORE_MARK
-from vllm_hosts.keys import KeyStore
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.conftest import Verified
-from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.promise import BrokenError, promise
 
 #: Seconds that a host's clock may differ from the controller's.
 _CLOCK = 5.0
@@ -28,9 +27,9 @@ def test_the_clock_is_right(host: Host, settings: HostSettings) -> None:
     before = time.time()
     now = float(host.check_output("date +%s.%N"))
     after = time.time()
-    assert before - _CLOCK <= now <= after + _CLOCK, (
-        f"the host's clock differs by {now - (before + after) / 2:.0f} s from this machine's"
-    )
+    if not before - _CLOCK <= now <= after + _CLOCK:
+        off = now - (before + after) / 2
+        raise BrokenError(f"the host's clock differs by {off:.0f} s from this machine's")
 
 
 @promise("HOST-02")
@@ -66,10 +65,11 @@ def test_the_host_belongs_to_this_inventory(
     host: Host, settings: HostSettings, verified: Verified
 ) -> None:
     shown = host.run("stat --format '%%F %%a %%u:%%g' %s", STORE_MARK).stdout.strip()
-    assert shown == "regular file 644 0:0", STORE_MARK
+    if shown != "regular file 644 0:0":
+        raise BrokenError(f"{STORE_MARK} is {shown}, not 644 0:0")
     lines = host.check_output("cat %s", STORE_MARK).splitlines()
     stores = [line.split(" ", 1)[1] for line in lines if line.startswith("store ")]
-    assert stores == [KeyStore(verified.file).read().id]
+    assert stores == [verified.project.store.read().id]
 
 
 @promise("SSH-01")

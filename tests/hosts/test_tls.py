@@ -19,7 +19,7 @@ from vllm_hosts.keys.ending import left, to_do
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.conftest import Edge
 from vllm_hosts.suite.looks import Outside
-from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.promise import BrokenError, promise
 
 
 def handshake(
@@ -101,7 +101,8 @@ def test_the_certificate_does_not_end_soon(
     now = datetime.now(UTC)
     found = left(certificate, settings, now)
     noted("Certificate until", found.ends.strftime("%Y-%m-%d"))
-    assert not found.is_short, found.words
+    if found.is_short:
+        raise BrokenError(found.words)
     if found.is_due:
         warned(f"its certificate expires: {found.words}; {to_do(settings)}")
     if settings.tls.mode == "local-ca":
@@ -124,7 +125,8 @@ def test_the_edge_serves_the_certificate_in_its_file(
 def test_browsers_are_told_to_stay_with_https(settings: HostSettings, edge: Edge) -> None:
     for path, key in (("/v1/models", edge.key), ("/v1/models", None), ("/metrics", None)):
         said = edge.ask(path, key=key).headers.get("Strict-Transport-Security", "")
-        assert "max-age=63072000" in said, path
+        if "max-age=63072000" not in said:
+            raise BrokenError(f"{path}: Strict-Transport-Security is {said or 'missing'}")
 
 
 @promise("TLS-07")

@@ -13,7 +13,7 @@ from testinfra.host import Host
 from vllm_hosts.errors import HostError
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.suite.powers import mounts_of
-from vllm_hosts.suite.promise import promise
+from vllm_hosts.suite.promise import BrokenError, promise
 
 #: Port of vLLM in its container.
 INSIDE = 8000
@@ -80,11 +80,14 @@ def test_the_agent_has_a_network_and_an_address_of_its_own(
 ) -> None:
     cell = settings.cell(agent.name)
     joined = inspected["NetworkSettings"]["Networks"]
-    assert len(joined) == 1, f"agent {agent.name} is on the networks {', '.join(sorted(joined))}"
+    if len(joined) != 1:
+        raise BrokenError(f"agent {agent.name} is on the networks {', '.join(sorted(joined))}")
     [(name, endpoint)] = joined.items()
     asked = (endpoint["IPAMConfig"] or {}).get("IPv4Address", "")
-    assert asked == str(cell.address), f"agent {agent.name} asks for the address {asked or 'any'}"
-    assert not endpoint.get("GlobalIPv6Address"), f"agent {agent.name} has an IPv6 address"
+    if asked != str(cell.address):
+        raise BrokenError(f"agent {agent.name} asks for the address {asked or 'any'}")
+    if endpoint.get("GlobalIPv6Address"):
+        raise BrokenError(f"agent {agent.name} has an IPv6 address")
     if inspected["State"]["Status"] == "running":
         assert endpoint["IPAddress"] == str(cell.address)
     [network] = [one for one in all_networks(host) if one["Name"] == name]
@@ -98,7 +101,9 @@ def test_the_agent_has_a_network_and_an_address_of_its_own(
     upstream = f"nginx -T 2>/dev/null | sed -n '/^upstream vllm_hosts_{agent.name} {{/,/^}}/p'"
     block = host.check_output(f"bash -o pipefail -c {quote(upstream)}")
     servers = re.findall(r"^\s*server\s+([^\s;]+)", block, re.MULTILINE)
-    assert servers == [f"{cell.address}:{INSIDE}"], "where the edge expects it"
+    if servers != [f"{cell.address}:{INSIDE}"]:
+        there = " and ".join(servers) or "nobody"
+        raise BrokenError(f"the edge's requests go to {there}, not to {cell.address}:{INSIDE}")
     own = {f"container:{inspected['Id']}", f"container:{agent.name}"}
     others = [
         one["Name"][1:]
@@ -106,7 +111,8 @@ def test_the_agent_has_a_network_and_an_address_of_its_own(
         if one["Id"] != inspected["Id"]
         and (name in one["NetworkSettings"]["Networks"] or one["HostConfig"]["NetworkMode"] in own)
     ]
-    assert others == [], f"{', '.join(others)}: on the network of agent {agent.name} as well"
+    if others:
+        raise BrokenError(f"{', '.join(others)}: on the network of agent {agent.name} as well")
 
 
 @promise("AGENT-08")
@@ -114,16 +120,21 @@ def test_the_agent_s_root_is_read_only_and_it_is_bounded(
     host: Host, inspected: dict[str, Any], settings: HostSettings, agent: Agent
 ) -> None:
     config = inspected["HostConfig"]
-    assert config["ReadonlyRootfs"], "its root file system is writable"
-    assert inspected["Config"]["Env"] == ["PYTHONNOUSERSITE=1"], "its cache can hold Python code"
+    if not config["ReadonlyRootfs"]:
+        raise BrokenError("its root file system is writable")
+    if inspected["Config"]["Env"] != ["PYTHONNOUSERSITE=1"]:
+        raise BrokenError("its cache can hold Python code")
     if inspected["State"]["Status"] == "running":
         # As the kernel has it: docker inspect says what was asked for.
         listing = host.check_output(f"cat /proc/{inspected['State']['Pid']}/mounts")
         mounts = {fields[1]: fields for fields in map(str.split, listing.splitlines())}
-        assert "ro" in mounts["/"][3].split(","), "its root file system is mounted writable"
+        if "ro" not in mounts["/"][3].split(","):
+            raise BrokenError("its root file system is mounted writable")
         kind, options = mounts.get("/tmp", ["", "", "none", ""])[2:4]
-        assert kind == "tmpfs", "its /tmp is not in memory"
-        assert "noexec" not in options.split(","), "nothing can be compiled in its /tmp"
+        if kind != "tmpfs":
+            raise BrokenError("its /tmp is not in memory")
+        if "noexec" in options.split(","):
+            raise BrokenError("nothing can be compiled in its /tmp")
     can = json.loads(host.check_output("docker info --format '{{json .}}'"))
     bounds, unbounded = [], []
     for what, possible, bounded in (
@@ -157,9 +168,11 @@ def test_the_agent_has_a_key_of_its_own(
 ) -> None:
     groups = [line.split() for line in host.check_output(_HOLDERS).splitlines()]
     own = [group for group in groups if f"/{agent.name}" in group]
-    assert len(own) == 1, f"agent {agent.name} has no key"
+    if len(own) != 1:
+        raise BrokenError(f"agent {agent.name} has no key")
     others = [name[1:] for name in own[0] if name != f"/{agent.name}"]
-    assert others == [], f"{', '.join(others)}: with the key of agent {agent.name} as well"
+    if others:
+        raise BrokenError(f"{', '.join(others)}: with the key of agent {agent.name} as well")
 
 
 def above(path: str) -> list[str]:

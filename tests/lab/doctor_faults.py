@@ -2,109 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-from dataclasses import dataclass
-from typing import Literal
-
-from lab.layout import BRIDGE_V4, HUB_MODEL, HUB_NAME, HUB_PORT
+from lab.layout import HUB_MODEL, HUB_PORT
+from tests.lab.doctor_parts import (
+    HEALTH,
+    SPARE,
+    STRANGE,
+    TLS,
+    Fault,
+    certificate,
+    entrypoint,
+    fake,
+    from_the_hub,
+    logged,
+    processes,
+    real,
+    until,
+)
 from tests.lab.sabotage.parts import CONF, IMAGE, MAPS, RELOAD, listen, recreated
 from tests.unit import doctor_words as words
-
-WITH: dict[str, str] = {
-    "compose": "cd /opt/vllm && docker compose --progress quiet up -d --no-deps spare",
-    "tls": "/etc/vllm-hosts/tls",
-}
-_SPARE = "docker inspect spare --format"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One fault of gpu1, and the diagnosis that must come first.
-
-    A deploy heals it, after ``undo`` where nobody but the owner can. ``asks``: POST requests that
-    the controller sends to agent tiny before the look, with which key. ``says`` must be in what
-    is seen or said.
-    """
-
-    first: str
-    do: str
-    undo: str = ""
-    says: str = ""
-    asks: Literal["", "right", "wrong"] = ""
-    #: Part of every run of the tests; the others are for the night.
-    usual: bool = False
-
-
-def _fake(name: str, when: str, says: str, code: int = 0) -> str:
-    """A program in front of the real one that answers so to certain arguments."""
-    script = (
-        f'#!/bin/sh\ncase "$*" in {when}) echo "{says}"; exit {code};; esac\n'
-        f'exec /usr/bin/{name} "$@"\n'
-    )
-    encoded = base64.b64encode(script.encode()).decode()
-    path = f"/usr/local/bin/{name}"
-    return f"echo {encoded} | base64 -d >{path} && chmod 755 {path}"
-
-
-def _real(name: str) -> str:
-    return f"rm -f /usr/local/bin/{name}"
-
-
-def _until(command: str) -> str:
-    """Wait for minutes until a command succeeds."""
-    return f"i=0; until {command}; do sleep 2; i=$((i+1)); [ $i -lt 150 ] || exit 1; done"
-
-
-def _logged(pattern: str) -> str:
-    return _until(f"docker logs spare 2>&1 | grep -q '{pattern}'")
-
-
-def _from_the_hub(model: str, revision: str = "v1", port: int = HUB_PORT, token: str = "") -> str:
-    """Agent spare recreated so that vLLM itself asks the lab's hub, where a role did so before."""
-    variables = {
-        "HF_ENDPOINT": f"https://{HUB_NAME}:{port}",
-        "REQUESTS_CA_BUNDLE": "/run/cas.pem",
-        "SSL_CERT_FILE": "/run/cas.pem",
-    }
-    variables |= {"HF_TOKEN": token} if token else {}
-    lines = "".join(f'      {name}: "{value}"\\n' for name, value in variables.items())
-    cas = "/etc/ssl/certs/ca-certificates.crt"
-    # As `egress` would let it; what it fetches lies in its own folder.
-    way = (
-        f"nft insert rule inet vllm_hosts forward iifname vllm-8002 ip daddr {BRIDGE_V4.ip} accept"
-    )
-    return f"{way} && " + recreated(
-        f's#- "{HUB_MODEL}"#- "{model}"#; s#- "v1"#- "{revision}"#;'
-        f" s#^ *HF_HUB_CACHE:.*##; s#^ *HF_HUB_OFFLINE:.*#{lines}#;"
-        f' s#^    init: true#    extra_hosts: ["{HUB_NAME}:{BRIDGE_V4.ip}"]\\n&#;'
-        f" s#^    volumes:#&\\n      - {cas}:/run/cas.pem:ro#"
-    )
-
-
-def _entrypoint(command: str) -> str:
-    return recreated(f"s/entrypoint: .*/entrypoint: {command}/")
-
-
-def _processes(signal: str) -> str:
-    """A signal to every process in agent spare."""
-    return (
-        f"id=$({_SPARE} '{{{{.Id}}}}'); for p in /proc/[0-9]*; do"
-        f" ! grep -qs $id $p/cgroup || kill -{signal} ${{p#/proc/}}; done"
-    )
-
-
-def _certificate(options: str, key: str = "-key key.pem") -> str:
-    return (
-        f"cd {WITH['tls']} && openssl req -x509 {key} -subj /CN=lab {options}"
-        " -addext subjectAltName=IP:10.87.0.11 >new.pem 2>/dev/null && mv new.pem certificate.pem"
-    )
-
-
-_HEALTH = "*ecc.errors*"
-#: What agent spare finds in /cache.
-_OWN = "/var/lib/vllm/agents/spare"
-_STRANGE = f"{_OWN}/strange"
-_WORDS = f"{_OWN}/lab-words"
 
 #: As a command of a deploy is, below a login or without one.
 _MARKED = "env VLLM_HOSTS_DEPLOY=2026-11-26T09:12:03Z sleep 600"
@@ -202,16 +117,16 @@ FAULTS = [
     ),
     Fault(
         "driver-mismatch",
-        _fake("nvidia-smi", "*", words.MISMATCH[0], 18),
-        undo=_real("nvidia-smi"),
+        fake("nvidia-smi", "*", words.MISMATCH[0], 18),
+        undo=real("nvidia-smi"),
     ),
-    Fault("gpu-lost", _fake("nvidia-smi", "*", words.LOST[0], 15), undo=_real("nvidia-smi")),
+    Fault("gpu-lost", fake("nvidia-smi", "*", words.LOST[0], 15), undo=real("nvidia-smi")),
     Fault(
         "secure-boot-key",
-        _fake("journalctl", "*-k*", words.KEY_REJECTED)
+        fake("journalctl", "*-k*", words.KEY_REJECTED)
         + " && "
-        + _fake("nvidia-smi", "*", words.NO_DRIVER[0], 9),
-        undo=f"{_real('journalctl')}; {_real('nvidia-smi')}",
+        + fake("nvidia-smi", "*", words.NO_DRIVER[0], 9),
+        undo=f"{real('journalctl')}; {real('nvidia-smi')}",
     ),
     Fault(
         "gpu-missing",
@@ -238,18 +153,18 @@ FAULTS = [
     ),
     Fault(
         "gpu-ecc",
-        _fake("nvidia-smi", _HEALTH, "0, 61, 4, Not Active, Not Active, Not Active"),
-        undo=_real("nvidia-smi"),
+        fake("nvidia-smi", HEALTH, "0, 61, 4, Not Active, Not Active, Not Active"),
+        undo=real("nvidia-smi"),
     ),
     Fault(
         "gpu-throttled",
-        _fake("nvidia-smi", _HEALTH, "0, 91, 0, Active, Not Active, Not Active"),
-        undo=_real("nvidia-smi"),
+        fake("nvidia-smi", HEALTH, "0, 91, 0, Active, Not Active, Not Active"),
+        undo=real("nvidia-smi"),
     ),
     Fault(
         "gpu-xid",
-        _fake("journalctl", "*-k*", words.XID),
-        undo=_real("journalctl"),
+        fake("journalctl", "*-k*", words.XID),
+        undo=real("journalctl"),
         says="fallen off the bus",
     ),
     # Memory and models, in vLLM's own words
@@ -259,55 +174,52 @@ FAULTS = [
             's/- "512"/- "32768"/; /VLLM_CPU_KVCACHE_SPACE/d;'
             ' s/      - "--port"/      - "--kv-cache-memory-bytes"\\n      - "4194304"\\n&/'
         )
-        + f" && {_logged('KV cache is needed')}",
+        + f" && {logged('KV cache is needed')}",
         says="Set max_model_len = ",
     ),
     Fault(
         "host-memory",
         recreated('s/- "0.92"/- "1"/; /VLLM_CPU_KVCACHE_SPACE/d')
-        + f" && {_logged('is less than desired CPU memory')}",
+        + f" && {logged('is less than desired CPU memory')}",
     ),
     Fault(
         "context-too-long",
-        recreated('s/- "512"/- "99999"/') + f" && {_logged('greater than the derived')}",
+        recreated('s/- "512"/- "99999"/') + f" && {logged('greater than the derived')}",
         says="Set max_model_len = 32768",
     ),
     Fault(
         "argument-refused",
         recreated('s/      - "--port"/      - "--no-such-argument"\\n&/')
-        + f" && {_logged('no-such-argument')}",
+        + f" && {logged('no-such-argument')}",
         says="--no-such-argument",
     ),
     Fault(
         "model-unsupported",
-        f"mkdir {_STRANGE} && cp /srv/models/tiny-qwen2/* {_STRANGE} &&"
-        f" sed -i s/Qwen2For/Qwen9For/ {_STRANGE}/config.json && "
+        f"mkdir {STRANGE} && cp /srv/models/tiny-qwen2/* {STRANGE} &&"
+        f" sed -i s/Qwen2For/Qwen9For/ {STRANGE}/config.json && "
         + recreated(f's#- "{HUB_MODEL}"#- "/cache/strange"#')
-        + f" && {_logged('are not supported')}",
-        undo=f"rm -r {_STRANGE}",
+        + f" && {logged('are not supported')}",
+        undo=f"rm -r {STRANGE}",
         says="Qwen9ForCausalLM",
     ),
     Fault(
         "shared-memory-too-small",
-        recreated("s/shm_size: .*/shm_size: 64m/") + f" && {_logged('Insufficient space')}",
+        recreated("s/shm_size: .*/shm_size: 64m/") + f" && {logged('Insufficient space')}",
         says="160 MiB required",
     ),
-    Fault(
-        "model-not-found", _from_the_hub("lab/none") + f" && {_logged('valid model identifier')}"
-    ),
+    Fault("model-not-found", from_the_hub("lab/none") + f" && {logged('valid model identifier')}"),
     Fault(
         "revision-not-found",
-        _from_the_hub(HUB_MODEL, revision="v9") + f" && {_logged('valid git identifier')}",
+        from_the_hub(HUB_MODEL, revision="v9") + f" && {logged('valid git identifier')}",
     ),
-    Fault("model-gated", _from_the_hub("lab/gated") + f" && {_logged('gated repo')}"),
+    Fault("model-gated", from_the_hub("lab/gated") + f" && {logged('gated repo')}"),
     Fault(
         "token-refused",
-        _from_the_hub("lab/gated", token="hf_" + "x" * 34)
-        + f" && {_logged('Invalid credentials')}",
+        from_the_hub("lab/gated", token="hf_" + "x" * 34) + f" && {logged('Invalid credentials')}",
     ),
     Fault(
         "hub-unreachable",
-        _from_the_hub("lab/none", port=HUB_PORT + 1) + f" && {_logged('couldn.t connect to')}",
+        from_the_hub("lab/none", port=HUB_PORT + 1) + f" && {logged('couldn.t connect to')}",
     ),
     # Keys and the edge
     Fault(
@@ -331,19 +243,19 @@ FAULTS = [
         asks="right",
     ),
     Fault("refused-by-edge", RELOAD, undo=RELOAD, asks="wrong", says="10.87.0.1"),
-    Fault("certificate-missing", f"rm {WITH['tls']}/certificate.pem"),
+    Fault("certificate-missing", f"rm {TLS}/certificate.pem"),
     Fault(
         "certificate-expired",
-        _certificate("-not_before 20250101000000Z -not_after 20250201000000Z") + f" && {RELOAD}",
+        certificate("-not_before 20250101000000Z -not_after 20250201000000Z") + f" && {RELOAD}",
         says="2025-02-01",
     ),
     Fault(
         "certificate-not-yet-valid",
-        _certificate("-not_before 20990101000000Z -not_after 20990201000000Z") + f" && {RELOAD}",
+        certificate("-not_before 20990101000000Z -not_after 20990201000000Z") + f" && {RELOAD}",
     ),
     Fault(
         "certificate-key-mismatch",
-        _certificate(
+        certificate(
             "-days 30", "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /dev/null"
         ),
     ),
@@ -367,16 +279,16 @@ FAULTS = [
     Fault("agent-missing", "docker rm -f spare"),
     Fault(
         "agent-crash-loop",
-        _entrypoint('["python3", "-c", "raise KeyError(42)"]')
-        + f" && {_until(f'[ $({_SPARE} {{{{.RestartCount}}}}) -ge 2 ]')}",
+        entrypoint('["python3", "-c", "raise KeyError(42)"]')
+        + f" && {until(f'[ $({SPARE} {{{{.RestartCount}}}}) -ge 2 ]')}",
         says="KeyError: 42",
     ),
     Fault("agent-stopped", "docker stop -t 1 spare"),
     Fault(
         "agent-unhealthy",
-        _processes("STOP")
-        + f"; {_until(f'{_SPARE} {{{{.State.Health.Status}}}} | grep -q unhealthy')}",
-        undo=_processes("CONT"),
+        processes("STOP")
+        + f"; {until(f'{SPARE} {{{{.State.Health.Status}}}} | grep -q unhealthy')}",
+        undo=processes("CONT"),
     ),
     Fault("agent-loading", "docker restart -t 1 spare"),
 ]
@@ -390,16 +302,3 @@ RECORDED = {
     "fabric-manager-missing": words.CUDA_802,
     "driver-too-old": words.CUDA_804,
 }
-
-
-def prints(text: str) -> str:
-    """Agent spare recreated so that it prints this and ends, seen to have done so."""
-    encoded = base64.b64encode(text.encode()).decode()
-    return (
-        f"echo {encoded} | base64 -d >{_WORDS} && chmod 644 {_WORDS} && docker rm -f spare && "
-        + _entrypoint('["sh", "-c", "cat \\/cache\\/lab-words; exit 1"]')
-        + f" && {_until(f'[ $({_SPARE} {{{{.RestartCount}}}}) -ge 1 ]')}"
-    )
-
-
-NO_WORDS = f"rm -f {_WORDS}"

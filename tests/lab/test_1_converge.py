@@ -11,7 +11,7 @@ import pytest
 from lab import hosts as lab_hosts
 from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, Deployed
-from tests.lab.deploys import ROOT, changes, command, deploy
+from tests.lab.deploys import ROOT, Run, changes, command, deploy
 from tests.lab.watch import ArgumentWatch
 
 
@@ -46,6 +46,27 @@ def test_the_second_deploy_changes_nothing(deployed: Deployed) -> None:
     assert run.code == 0, run.output[-6000:]
     assert changes(run) == dict.fromkeys(HOSTS, 0), run.output
     assert {host: processes(host) for host in HOSTS} == before
+
+
+def executions(run: Run) -> dict[str, int]:
+    """By host, commands that a run with --debug sent there."""
+    return {host: run.output.count(f"Running command on {host}: ") for host in HOSTS}
+
+
+def test_a_deploy_that_changes_nothing_asks_each_host_a_few_times(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether sudo asks, all facts together, what Compose says twice, and the agents' health."""
+    looking = deploy("--debug")
+    monkeypatch.setenv("VLLM_HOSTS_LOOKAHEAD", "0")
+    plain = deploy("--debug")
+    for run in (looking, plain):
+        assert run.code == 0, run.output[-6000:]
+        assert changes(run) == dict.fromkeys(HOSTS, 0)
+    print(f"executions: {executions(plain)}, looking ahead {executions(looking)}")
+    print(f"seconds: {plain.seconds:.1f}, looking ahead {looking.seconds:.1f}")
+    assert all(count <= 6 for count in executions(looking).values())
+    assert all(count > 25 for count in executions(plain).values())
 
 
 @pytest.mark.nightly

@@ -138,7 +138,7 @@ def ask(
 ) -> int:
     settings = deployed.settings[host]
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-    return probe.ask(
+    return probe.get(
         settings.address,
         settings.edge.https_port,
         path,
@@ -157,7 +157,7 @@ def test_a_key_may_come_as_anthropic_s_clients_send_it(deployed: Deployed) -> No
         ({"Authorization": f"bearer {key}"}, 200),
         ({"X-Api-Key": key, "Authorization": "Bearer another"}, 401),
     ):
-        answer = probe.ask(
+        answer = probe.get(
             settings.address,
             settings.edge.https_port,
             "/v1/models",

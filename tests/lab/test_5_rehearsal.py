@@ -1,96 +1,129 @@
-"""A rehearsal in a container of the lab's image, beside the agent that runs."""
+"""Agents that their own vLLM refuses, beside those that run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from lab import hosts as lab_hosts
-from tests.lab.conftest import Deployed
-from vllm_hosts.rehearsal.answer import Answer
-from vllm_hosts.rehearsal.command import Rehearsed, Request
-from vllm_hosts.rehearsal.fact import Rehearsals
-from vllm_hosts.rehearsal.verdict import Outcome, verdict
-from vllm_hosts.roles.vllm.plan import service
-from vllm_hosts.settings import Agent
+from lab.settings import AGENTS
+from tests.lab.asked import asked
+from tests.lab.conftest import HOSTS, Deployed
+from tests.lab.deploys import deploy
+from tests.lab.traffic import Traffic
 
-pytestmark = pytest.mark.nightly
-
-#: For an agent on a host whose caches are cold; half of it is waiting for the lab's disk.
+#: For one deploy that is rejected, beside what a deploy takes where nothing changes.
 SECONDS = 60
-
-
-def the_agent(deployed: Deployed) -> Agent:
-    """The agent that runs, as settings have it."""
-    return next(one for one in deployed.settings["gpu1"].agents if one.name == "tiny")
-
-
-def container(deployed: Deployed) -> Rehearsed:
-    """What its container is made of."""
-    made = service(deployed.settings["gpu1"], the_agent(deployed), 8 << 30)
-    return Rehearsed(
-        agent=made.name,
-        image=made.image,
-        command=made.command,
-        environment=made.environment,
-        user=made.user,
-        gpus=(),
-        folders={one.source: one.target for one in made.volumes if one.read_only},
-    )
-
-
-@pytest.fixture
-def rehearsed(deployed: Deployed) -> Callable[..., Answer]:
-    """Rehearses the running agent with other words behind its own."""
-
-    def rehearse(*words: str) -> Answer:
-        given = container(deployed)
-        fact = Rehearsals()
-        command = fact.command(
-            [replace(given, command=(*given.command, *words))], Request("mark-of-the-lab", None)
-        )
-        output = lab_hosts.run("gpu1", command, timeout=300).stdout
-        return fact.process(output.splitlines())["tiny"]
-
-    return rehearse
+TINY, SPARE = AGENTS
 
 
 def running(host: str) -> str:
-    """Identity and start of the agent's process."""
+    """Identity, process and start of every agent of a host."""
+    what = "{{.Name}} {{.Id}} {{.State.Pid}} {{.State.StartedAt}}"
     return lab_hosts.run(
-        host, "docker inspect --format '{{.Id}} {{.State.Pid}} {{.State.StartedAt}}' tiny"
+        host, f"docker ps -q | sort | xargs docker inspect --format '{what}'"
     ).stdout
 
 
-def test_vllm_accepts_the_agent_that_runs(rehearsed: Callable[..., Answer]) -> None:
-    began = time.monotonic()
-    answer = rehearsed()
-    took = time.monotonic() - began
-    assert answer.refused is None and not answer.unknown
-    assert answer.max_model_len == 1024 and answer.weights and answer.cache
-    assert took < SECONDS
+def left(host: str) -> str:
+    """What a rehearsal could have left on a host."""
+    return lab_hosts.run(
+        host,
+        "docker ps --all --format '{{.Names}}' | grep rehearsal; ls /run | grep rehearsal;"
+        " docker network ls --format '{{.Name}}' | grep fetch || :",
+    ).stdout
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--no-such-argument",),
-        ("--max-model-len", "9999999"),
-        ("--tool-call-parser", "nobody"),
-        ("--quantization", "none-such"),
-        ("--reasoning-parser", "nobody"),
-    ],
-)
-def test_what_is_rejected_touches_no_agent(
-    deployed: Deployed, rehearsed: Callable[..., Answer], words: tuple[str, ...]
-) -> None:
-    before = running("gpu1")
-    answer = rehearsed(*words)
-    said = verdict(the_agent(deployed), answer)
-    assert said.outcome is Outcome.REFUSED, said
-    assert running("gpu1") == before
-    left = lab_hosts.run("gpu1", "docker ps --all --format '{{.Names}}'; ls /run")
-    assert "rehearsal" not in left.stdout and "vllm-hosts." not in left.stdout
+def words(agent: dict[str, Any], *more: str) -> dict[str, Any]:
+    """An agent with further arguments."""
+    return agent | {"extra_args": [*agent["extra_args"], *more]}
+
+
+def test_what_vllm_refuses_touches_no_agent(deployed: Deployed) -> None:
+    """Three agents on two hosts, each with another mistake: one deploy."""
+    before = {host: running(host) for host in HOSTS}
+    run = deploy(
+        settings={
+            "hosts": {
+                "gpu1": {
+                    "agents": [words(TINY, "--no-such-argument"), words(SPARE, "--dtype", "x")]
+                },
+                "gpu2": {"agents": [TINY | {"tool_call_parser": "nobody"}]},
+            }
+        }
+    )
+    assert run.code != 0 and "Traceback" not in run.output, run.output[-6000:]
+    for said in (
+        "agent 'tiny': vLLM would not start with this: unrecognized arguments:",
+        "change extra_args (--no-such-argument)",
+        "agent 'spare': vLLM",
+        "change extra_args (--dtype)",
+        "invalid tool call parser: nobody",
+        "change tool_call_parser",
+        "its container was not touched",
+    ):
+        assert said in run.output, run.output[-6000:]
+    assert {host: running(host) for host in HOSTS} == before
+    assert [left(host) for host in HOSTS] == ["", ""]
+    assert asked(deployed, "/tiny/v1/models").status_code == 200
+
+
+REJECTED: list[dict[str, Any]] = [
+    TINY | {"max_model_len": 65536},
+    TINY | {"quantization": "none-such"},
+    TINY | {"tool_call_parser": "nobody"},
+    *(
+        words(TINY, *more)
+        for more in (
+            ("--no-such-argument",),
+            ("--swap-space", "4"),
+            ("--rope-scaling", "{}"),
+            ("--dtype", "x"),
+            ("--seed", "x"),
+            ("--runner", "none-such"),
+            ("--convert", "nothing"),
+            ("--max-num-seqs", "many"),
+            ("--max-num-seqs", "0"),
+            ("--kv-cache-dtype", "fp9"),
+            ("--kv-cache-dtyp", "fp8"),
+            ("--scheduling-policy", "none-such"),
+            ("--attention-backend", "NOPE"),
+            ("--speculative-config", "{"),
+            ("--compilation-config", '{"level": 99}'),
+            ("--reasoning-parser", "nobody"),
+            ("--hf-overrides", '{"architectures": ["NoSuchForCausalLM"]}'),
+        )
+    ),
+]
+
+
+@pytest.mark.nightly
+def test_an_agent_under_load_outlives_rejected_deploys(deployed: Deployed) -> None:
+    before = {host: running(host) for host in HOSTS}
+    url = f"https://{deployed.settings['gpu1'].address}/tiny/v1"
+    clients = [("default", deployed.client_key)]
+    traffic = Traffic(url, "tiny", deployed.ca_file, clients, pause=0.5)
+    refused = 0
+    with traffic:
+        for agent in REJECTED:
+            began = time.monotonic()
+            run = deploy(settings={"hosts": {"gpu1": {"agents": [agent, SPARE]}}})
+            assert time.monotonic() - began < SECONDS
+            assert {host: running(host) for host in HOSTS} == before, agent
+            refused += run.code != 0 and "would not start" in run.output
+    assert refused == len(REJECTED)
+    assert traffic.asked and {one.status for one in traffic.asked} == {200}
+    assert left("gpu1") == ""
+
+
+@pytest.mark.nightly
+def test_what_is_accepted_is_asked_once(deployed: Deployed) -> None:
+    """The second time the controller remembers it, and nobody is asked where nothing changes."""
+    changed = {"hosts": {"gpu2": {"agents": [TINY | {"max_model_len": 768}]}}}
+    assert deploy(settings=changed).code == 0
+    assert deploy().code == 0
+    again = deploy(settings=changed)
+    assert again.code == 0 and "could not be rehearsed" not in again.output
+    assert deploy().code == 0

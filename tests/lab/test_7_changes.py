@@ -117,7 +117,9 @@ def down(asked: list[Asked]) -> tuple[float, float]:
 @pytest.mark.nightly
 def test_a_broken_change_stops_at_the_first_host(deployed: Deployed) -> None:
     before = containers("gpu2")
-    run = deploy(settings=tiny(extra_args=["--enforce-eager", "--no-such-argument"]))
+    # Refused before anything is touched, unless that is overruled.
+    broken = tiny(extra_args=["--enforce-eager", "--no-such-argument"])
+    run = deploy(settings=broken | {"capacity": {"preflight": "warn"}})
     after = containers("gpu2")
     healthy = lab_hosts.run("gpu2", "docker ps --filter health=healthy --format '{{.Names}}'")
     again = dry()

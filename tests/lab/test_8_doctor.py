@@ -12,7 +12,8 @@ from lab import hosts as lab_hosts
 from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import Run, command, deploy
-from tests.lab.doctor_faults import FAULTS, NO_WORDS, RECORDED, Fault, prints
+from tests.lab.doctor_faults import FAULTS, RECORDED
+from tests.lab.doctor_parts import NO_WORDS, Fault, prints
 from tests.lab.sabotage.parts import RELOAD
 from vllm_hosts.host import probe
 
@@ -42,7 +43,7 @@ def ask(deployed: Deployed, key: str) -> None:
     """A few requests of a client to agent tiny."""
     settings = deployed.settings["gpu1"]
     for _ in range(3):
-        answer = probe.ask(
+        answer = probe.get(
             settings.address,
             settings.edge.https_port,
             "/tiny/v1/chat/completions",

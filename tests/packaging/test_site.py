@@ -133,7 +133,7 @@ def test_bad_settings_are_refused_before_anything_connects(
     assert file.read_text() != good
     done = installed.run(site, "pyinfra", "--dry", "inventory/prod.py", "deploy.py")
     file.write_text(good)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "group_data/all.py: edge.https_port must be a whole number" in done.stdout
     assert "Connecting" not in done.stdout
 

@@ -8,18 +8,19 @@ from datetime import timedelta
 from typing import Any
 
 from tests.unit import doctor_words as said
-from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, certificate, with_gpus
-from vllm_hosts.doctor.model import Certainty
+from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, cards, certificate, health, with_gpus
+from tests.unit.fakes import listening
+from vllm_hosts.doctor.diagnoses import Certainty
 from vllm_hosts.doctor.seen import (
     DeployProcess,
     Disk,
     DockerSeen,
-    Holder,
     NginxSeen,
     Requests,
-    Said,
     Seen,
 )
+from vllm_hosts.host.containers import ABSENT
+from vllm_hosts.host.sockets import Socket
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,18 @@ class Fault:
 
 def crashed(log: str, **values: Any) -> Callable[[Seen], Seen]:
     """Agent qwen ends again and again, and says this."""
-    values = {"status": "restarting", "health": "unhealthy", "restarts": 7, "exit_code": 1} | values
+    values = {"state": "restarting", "health": "unhealthy", "restarts": 7, "exit_code": 1} | values
     return lambda seen: agent(seen, log=tuple(log.splitlines()), **values)
 
 
 def refused(error: str) -> Callable[[Seen], Seen]:
     """Docker could not start agent qwen, for this reason."""
-    return lambda seen: agent(seen, status="created", health="none", exit_code=128, error=error)
+    return lambda seen: agent(seen, state="created", health=None, exit_code=128, error=error)
 
 
-def smi(code: int, lines: tuple[str, ...], **values: Any) -> Callable[[Seen], Seen]:
+def smi(code: int | str, lines: tuple[str, ...], **values: Any) -> Callable[[Seen], Seen]:
     """nvidia-smi of the host fails."""
-    return lambda seen: with_gpus(agent(seen, gpus=None), smi=Said(code, lines), **values)
+    return lambda seen: with_gpus(agent(seen, gpus=None), smi=cards(*lines, code=code), **values)
 
 
 def kernel(*lines: str) -> Callable[[Seen], Seen]:
@@ -62,19 +63,23 @@ def both(*steps: Callable[[Seen], Seen]) -> Callable[[Seen], Seen]:
     return made
 
 
+def held(port: int, program: str) -> tuple[Socket, ...]:
+    return (listening(f"*:{port}", f'users:(("{program}",pid=5,fd=3))'),)
+
+
 def planned(setting: str) -> Callable[[Seen], Seen]:
     return lambda seen: replace(seen, fitting={"qwen": setting})
 
 
-def health(row: str) -> Callable[[Seen], Seen]:
-    return lambda seen: with_gpus(seen, health=Said(0, (row,)))
+def ill(row: str) -> Callable[[Seen], Seen]:
+    return lambda seen: with_gpus(seen, health=health(row))
 
 
 def asked(status: int, by: str, address: str = "198.51.100.7", method: str = "POST") -> Requests:
     return Requests("qwen", method, status, by, address, 5, NOW - timedelta(minutes=1))
 
 
-STOPPED: dict[str, Any] = {"status": "exited", "health": "unhealthy", "exit_code": 137}
+STOPPED: dict[str, Any] = {"state": "exited", "health": "unhealthy", "exit_code": 137}
 _APT = DeployProcess("2026-11-26T09:12:03Z", 4711, "apt-get")
 FAULTS = [
     Fault(
@@ -88,7 +93,7 @@ FAULTS = [
     Fault(
         "deploy-running",
         lambda seen: replace(
-            agent(seen, status="", key="", gpus=None), deploys=(_APT,), firewall=False
+            agent(seen, state=ABSENT, key="", gpus=None), deploys=(_APT,), firewall=False
         ),
     ),
     Fault(
@@ -116,7 +121,7 @@ FAULTS = [
         lambda seen: replace(
             seen,
             docker=DockerSeen("/usr/bin/docker", "inactive", False, "Cannot connect to the Docker"),
-            agents=tuple(replace(one, status="", key="", gpus=None) for one in seen.agents),
+            agents=agent(seen, state=ABSENT, key="", gpus=None).agents,
         ),
         says="inactive",
     ),
@@ -146,7 +151,7 @@ FAULTS = [
     Fault("gpu-lost", smi(0, ("0, [GPU is lost], [GPU is lost]",))),
     Fault("gpu-lost", smi(0, ("0, NVIDIA H200, 143771", "1, [GPU is lost], [GPU is lost]"))),
     Fault("gpu-lost", smi(255, ("0, NVIDIA H200, 143771", *said.LOST))),
-    Fault("driver-missing", smi(127, ())),
+    Fault("driver-missing", smi("-", ())),
     Fault("driver-not-loaded", smi(9, said.NO_DRIVER)),
     Fault("driver-not-loaded", smi(124, ()), certainty=Certainty.LIKELY),
     Fault(
@@ -176,14 +181,16 @@ FAULTS = [
         "port-taken",
         both(
             lambda seen: agent(seen, **STOPPED),
-            lambda seen: replace(seen, holders=(Holder(8001, 'users:(("python3",pid=5,fd=7))'),)),
+            lambda seen: replace(seen, listeners=held(8001, "python3")),
         ),
         says="python3",
     ),
     Fault(
         "port-taken",
         lambda seen: replace(
-            seen, nginx=NginxSeen("failed", ""), holders=(Holder(443, 'users:(("caddy",pid=5))'),)
+            seen,
+            nginx=NginxSeen("failed", ""),
+            listeners=held(443, "caddy"),
         ),
         do="edge.https_port",
     ),
@@ -195,7 +202,8 @@ FAULTS = [
     Fault(
         "image-missing",
         lambda seen: replace(
-            agent(seen, status="", key="", gpus=None), docker=replace(seen.docker, has_image=False)
+            agent(seen, state=ABSENT, key="", gpus=None),
+            docker=replace(seen.docker, has_image=False),
         ),
         says="vllm/vllm-openai",
     ),
@@ -219,7 +227,7 @@ FAULTS = [
     Fault("cuda-out-of-memory", crashed(said.CUDA_OOM), do="= 0.87 for qwen (now 0.92)"),
     Fault("host-memory", crashed(said.HOST_TAKEN)),
     Fault("host-memory", crashed("", oom_killed=True)),
-    Fault("host-memory", both(crashed("", container="0123456789abcdef"), kernel(said.OOM_KILL))),
+    Fault("host-memory", both(crashed("", id="0123456789abcdef"), kernel(said.OOM_KILL))),
     Fault("shared-memory-too-small", crashed(said.NO_SHM), says="qwen communicate"),
     Fault("shared-memory-too-small", crashed(said.NO_SHM_NCCL), do="shm_size"),
     Fault("context-too-long", crashed(said.TOO_LONG), do="max_model_len = 32768 for qwen"),
@@ -271,15 +279,15 @@ FAULTS = [
         "nginx-config-invalid",
         lambda seen: replace(seen, nginx=NginxSeen("active", 'unknown directive "no_such"')),
     ),
-    Fault("nginx-down", lambda seen: replace(seen, nginx=NginxSeen("inactive", ""), holders=())),
-    Fault("nginx-down", lambda seen: replace(seen, nginx=None, holders=()), says="not installed"),
+    Fault("nginx-down", lambda seen: replace(seen, nginx=NginxSeen("inactive", ""), listeners=())),
+    Fault("nginx-down", lambda seen: replace(seen, nginx=None, listeners=()), says="not installed"),
     Fault(
         "edge-unreachable", lambda seen: replace(seen, reachable=False), certainty=Certainty.LIKELY
     ),
     Fault("firewall-missing", lambda seen: replace(seen, firewall=False)),
     Fault(
         "agent-missing",
-        lambda seen: agent(seen, status="", key="", gpus=None),
+        lambda seen: agent(seen, state=ABSENT, key="", gpus=None),
         do="vllm-hosts agents INVENTORY start qwen --host gpu1",
     ),
     Fault("agent-crash-loop", crashed(said.CRASH), says="7 times", certainty=Certainty.LIKELY),
@@ -313,7 +321,7 @@ FAULTS = [
     ),
     Fault(
         "gpu-ecc",
-        health("0, 61, 4, Not Active, Not Active, Not Active"),
+        ill("0, 61, 4, Not Active, Not Active, Not Active"),
         says="4 memory errors",
         certainty=Certainty.LIKELY,
     ),
@@ -321,7 +329,7 @@ FAULTS = [
     Fault("gpu-xid", kernel(said.XID_31), do="versions", certainty=Certainty.POSSIBLE),
     Fault(
         "gpu-throttled",
-        health("0, 91, 0, Active, Not Active, Not Active"),
+        ill("0, 91, 0, Active, Not Active, Not Active"),
         says="too hot, at 91",
         certainty=Certainty.LIKELY,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,16 +13,18 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tests.unit.fakes import listening
 from vllm_hosts.doctor.seen import (
     AgentSeen,
     Disk,
     DockerSeen,
     GpusSeen,
-    Holder,
     NginxSeen,
-    Said,
     Seen,
 )
+from vllm_hosts.host import nvidia_smi
+from vllm_hosts.host.containers import Container
+from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.keys.pki import Issued, LocalCa
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -38,6 +41,16 @@ _ISSUED = _CA.issue(["192.0.2.11"], 30, NOW)
 OTHER_PAIR = _public(_CA.issue(["192.0.2.11"], 30, NOW))
 
 
+def cards(*lines: str, code: int | str = 0) -> Smi:
+    """The cards, from lines of nvidia-smi and its exit code."""
+    return nvidia_smi.read([*lines, f"exit {code}"], nvidia_smi.CARDS)
+
+
+def health(*lines: str, code: int = 0) -> Smi:
+    """Their temperatures, errors and slowdowns, likewise."""
+    return nvidia_smi.read([*lines, f"exit {code}"], nvidia_smi.health())
+
+
 def certificate(since: datetime) -> bytes:
     """A certificate for 30 days, with a key of its own."""
     return _CA.issue(["192.0.2.11"], 30, since).certificate_pem
@@ -51,11 +64,9 @@ def healthy() -> Seen:
         docker=DockerSeen("/usr/bin/docker", "active", answers=True, has_image=True),
         agents=(
             AgentSeen(
-                "qwen",
-                status="running",
-                health="healthy",
-                started=NOW - timedelta(hours=3),
-                container="f" * 64,
+                Container(
+                    "qwen", "running", "healthy", started=NOW - timedelta(hours=3), id="f" * 64
+                ),
                 key="a" * 16,
                 env_key="a" * 16,
                 edge_key="a" * 16,
@@ -63,8 +74,8 @@ def healthy() -> Seen:
             ),
         ),
         gpus=GpusSeen(
-            smi=Said(0, ("0, NVIDIA H200, 143771",)),
-            health=Said(0, (row,)),
+            smi=cards("0, NVIDIA H200, 143771"),
+            health=health(row),
             modules=frozenset({"nvidia"}),
             switches=False,
             fabric_manager="",
@@ -73,9 +84,9 @@ def healthy() -> Seen:
         ),
         kernel=(),
         disks=(Disk("bytes", 10**12, 10**11, "/"), Disk("inodes", 10**7, 10**6, "/")),
-        holders=(
-            Holder(443, 'users:(("nginx",pid=9,fd=5))'),
-            Holder(8001, 'users:(("docker-proxy",pid=7,fd=4))'),
+        listeners=(
+            listening("*:443", 'users:(("nginx",pid=9,fd=5))'),
+            listening("127.0.0.1:8001", 'users:(("docker-proxy",pid=7,fd=4))'),
         ),
         nginx=NginxSeen("active", ""),
         certificate=_ISSUED.certificate_pem,
@@ -87,8 +98,12 @@ def healthy() -> Seen:
 
 
 def agent(seen: Seen, **values: Any) -> Seen:
-    """The host with its agent changed."""
-    return replace(seen, agents=(replace(seen.agents[0], **values),))
+    """The host with its agent changed, or its container."""
+    [found] = seen.agents
+    fields = {one.name for one in dataclass_fields(Container)}
+    docker_s = {name: values.pop(name) for name in fields & values.keys()}
+    container = replace(found.container, **docker_s)
+    return replace(seen, agents=(replace(found, container=container, **values),))
 
 
 def with_gpus(seen: Seen, **values: Any) -> Seen:

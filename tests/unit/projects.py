@@ -27,6 +27,19 @@ _ENVIRONMENT = {
 }
 
 
+def own_lock(folder: Path) -> str:
+    """Lines of an inventory for this machine as a host: what runs hold and note there is in a
+    folder of the test, and they see no other test's."""
+    mark = f"VLLM_HOSTS_DEPLOY_{os.getpid()}_{folder.name.replace('-', '_')}"
+    return (
+        "from vllm_hosts.connect import lock as _lock\n"
+        "from vllm_hosts.host import marks as _marks\n"
+        f"_marks.LOCK, _marks.HISTORY = {str(folder / 'lock')!r}, {str(folder / 'history')!r}\n"
+        f"_marks.UNDO, _marks.DEPLOYED = {str(folder / 'undo')!r}, {str(folder / 'deployed')!r}\n"
+        f"_marks.DEPLOY_SINCE = _lock.DEPLOY_SINCE = {mark!r}\n"
+    )
+
+
 @dataclass
 class Project:
     """A folder that works like a checkout: the same deploy.py and config.py, its own settings."""
@@ -55,13 +68,17 @@ class Project:
         lines = [f"{name} = {value!r}\n" for name, value in {"agents": [AGENT], **data}.items()]
         self.write("group_data/gpu_hosts.py", "".join(lines))
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """One of the toolkit's commands, in this folder."""
-        [done] = self.run_at_once(words)
+    def run(self, *words: str, apart: bool = False) -> subprocess.CompletedProcess[str]:
+        """One of the toolkit's commands, in this folder; with ``apart``, errors are no output."""
+        [done] = self.run_at_once(words, apart=apart)
         return done
 
     def run_at_once(
-        self, *commands: Sequence[str], timeout: float = 60, killed: bool = False
+        self,
+        *commands: Sequence[str],
+        timeout: float = 60,
+        killed: bool = False,
+        apart: bool = False,
     ) -> list[subprocess.CompletedProcess[str]]:
         """Several of them at the same time; with ``killed`` until they end or time is up."""
         return starter.run(
@@ -70,7 +87,14 @@ class Project:
             environment={**os.environ, **_ENVIRONMENT, **self.environment},
             timeout=timeout,
             killed=killed,
+            apart=apart,
         )
+
+    def patched(self, *lines: str) -> str:
+        """A program like ``vllm-hosts`` that does this before it begins."""
+        path = self.folder.parent / "patched.py"
+        path.write_text("\n".join([*lines, "from vllm_hosts.cli.main import main", "main()", ""]))
+        return str(path)
 
     def check(self) -> subprocess.CompletedProcess[str]:
         return self.run("vllm-hosts", "check", "inventory/prod.py")

@@ -38,6 +38,10 @@ from vllm_hosts.host.compose import Project
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.paths import STAMPS, STORE_MARK, TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.keys.store_marks import Marked
+from vllm_hosts.rehearsal.answer import Answer
+from vllm_hosts.rehearsal.command import Asked
+from vllm_hosts.rehearsal.fact import Heard
+from vllm_hosts.rehearsal.on_host import Fetch
 from vllm_hosts.settings import HostSettings
 
 ROOT = ("root", "0")
@@ -163,8 +167,17 @@ class Host:
     def _AgentStates(self, agents: Sequence[str]) -> Any:
         return {name: self.facts["AgentStates"][name] for name in agents}
 
-    def _HubModels(self, models: Sequence[Any], **_: Any) -> Any:
-        return {one.key: self.facts["HubModels"][one.model] for one in models}
+    def _HubModels(self, models: Sequence[tuple[str, str, str]], reader: str) -> Any:
+        names = {key: folder.rpartition("/models--")[2] for key, folder, _ in models}
+        known = self.facts["HubModels"]
+        return {key: known[name.replace("--", "/")] for key, name in names.items()}
+
+    def _Rehearsals(self, asked: Sequence[Asked], fetch: Fetch, mark: str) -> Heard:
+        """vLLM takes what it is not said to refuse."""
+        known: dict[str, Answer] = self.facts["Rehearsals"]
+        names = [one.agent.agent for one in asked]
+        answers = {name: known.get(name, Answer(vllm="0.33.0", weights=1)) for name in names}
+        return Heard(answers, dict.fromkeys(fetch.models, "c" * 40))
 
     def _EdgeState(self, paths: Sequence[str]) -> EdgeFound:
         known = self.facts

@@ -10,25 +10,27 @@ from dataclasses import replace
 from typing import Any
 
 from tests.unit.driver_hosts import DEBIAN_13, H100, bare, card
+from tests.unit.fakes import listening
 from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT
-from vllm_hosts.facts.compose import AgentState
 from vllm_hosts.facts.docker import Daemon, ImageFound, Served
 from vllm_hosts.facts.firewall import Loaded, Others
 from vllm_hosts.facts.nginx import Nginx
 from vllm_hosts.facts.units import Unit
 from vllm_hosts.facts.vllm_images import ImagesFound, ImageUse
-from vllm_hosts.host.compose import Container, Network, Project
+from vllm_hosts.host.compose import Network, Project
+from vllm_hosts.host.containers import Container
 from vllm_hosts.host.docker_unit import Unit as DockerOptions
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.firewall import Surroundings
 from vllm_hosts.host.nginx import MainConf
 from vllm_hosts.host.nginx_sites import Sites
-from vllm_hosts.host.nvidia_smi import parse
-from vllm_hosts.host.system import Listener, ModelFolder, System
+from vllm_hosts.host.nvidia_smi import NOT_INSTALLED, parse
+from vllm_hosts.host.system import ModelFolder, System
 from vllm_hosts.hub.model import Fetched
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.operations.gpu import GpuCheck
+from vllm_hosts.rehearsal.fact import Grounds
 
 SSHD = 'users:(("sshd",pid=1,fd=3))'
 NGINX_TEXT = "nginx version: nginx/1.26.3\nbuilt with OpenSSL 3.5.0 8 Apr 2025\n"
@@ -38,6 +40,7 @@ NGINX_CONF = (
 )
 IMAGE_ID = f"sha256:{'1' * 64}"
 CONFIG = (ROOT / "tests/unit/models/Qwen3-8B.json").read_bytes()
+AWQ = (ROOT / "tests/unit/models/Qwen3-8B-AWQ.json").read_bytes()
 #: What agents' models are made of, bytes by name.
 FILES = {"config.json": len(CONFIG), "model.safetensors": len(safetensors())}
 SMI = [
@@ -59,10 +62,10 @@ FRESH: dict[str, Any] = {
         ),
         present=frozenset(),
         has_image=False,
-        listeners=(Listener("0.0.0.0", 22, SSHD),),
+        listeners=(listening("0.0.0.0:22", SSHD),),
         container_ports={},
         gpus=(),
-        gpu_message="nvidia-smi is not installed: the driver is missing",
+        gpu_failure=NOT_INSTALLED,
     ),
     "HostMemory": 125 << 30,
     "DockerUnit": DockerOptions([], [], "", False),
@@ -75,7 +78,7 @@ FRESH: dict[str, Any] = {
     "AptKeyFingerprints": {},
     "AptVersions": {"nvidia-fabricmanager-550": ("550.163.01-1",)},
     "NginxSites": Sites(),
-    "ListeningSockets": (f"tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* {SSHD}",),
+    "ListeningSockets": (listening("0.0.0.0:22", SSHD),),
     "SshPorts": (22,),
     "PasswordLogins": (),
     "OwnPorts": frozenset(),
@@ -98,6 +101,8 @@ FRESH: dict[str, Any] = {
     "ComposeProject": Project({"qwen": "h1", "coder": "h2"}, (), None),
     "EdgeRuns": False,
     "AgentStates": {},
+    "RehearsalGrounds": Grounds(IMAGE_ID, {}, CARDS),
+    "Rehearsals": {},
     "Units": {
         name: Unit(enabled=False, active=False)
         for name in (
@@ -131,14 +136,14 @@ _SYSTEM = replace(
     present=frozenset({HUB_MODEL, "/srv/models/coder"}),
     has_image=True,
     gpus=CARDS.gpus,
-    gpu_message=None,
+    gpu_failure=None,
     models={
         HUB_MODEL: ModelFolder(CONFIG, 16 << 30),
-        "/srv/models/coder": ModelFolder(CONFIG, 16 << 30),
+        "/srv/models/coder": ModelFolder(AWQ, 16 << 30),
     },
 )
 _CONTAINERS = tuple(
-    Container(name, known, "running", "healthy", name)
+    Container(name, "running", "healthy", service=name, config_hash=known)
     for name, known in (("qwen", "h1"), ("coder", "h2"))
 )
 _NETWORKS = (
@@ -192,13 +197,13 @@ AFTER: dict[str, dict[str, Any]] = {
     },
     "starting qwen coder": {
         "ComposeProject": Project({"qwen": "h1", "coder": "h2"}, _CONTAINERS, None, _NETWORKS),
-        "AgentStates": dict.fromkeys(("qwen", "coder"), AgentState("running", 0, "healthy")),
+        "AgentStates": {one.name: one for one in _CONTAINERS},
         "ListeningSockets": (
             *FRESH["ListeningSockets"],
-            f"tcp LISTEN 0 511 127.0.0.1:8001 0.0.0.0:* {_PROXY}",
-            f"tcp LISTEN 0 511 127.0.0.1:8002 0.0.0.0:* {_PROXY}",
-            f"tcp LISTEN 0 511 0.0.0.0:443 0.0.0.0:* {_NGINX}",
-            f"tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* {_NGINX}",
+            listening("127.0.0.1:8001", _PROXY),
+            listening("127.0.0.1:8002", _PROXY),
+            listening("0.0.0.0:443", _NGINX),
+            listening("0.0.0.0:80", _NGINX),
         ),
         "OwnPorts": frozenset({8001, 8002}),
     },

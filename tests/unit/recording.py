@@ -9,9 +9,10 @@ from __future__ import annotations
 import runpy
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 from pyinfra.api.config import Config
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.operations import run_host_op
-from pyinfra.api.state import State
+from pyinfra.api.state import State, StateStage
 from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host, ctx_state
@@ -30,11 +31,15 @@ from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT as REPOSITORY
 from tests.unit.recorded_host import Host, Operation
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.facts import base
+from vllm_hosts.connect import lock
+from vllm_hosts.facts import ahead, base
 from vllm_hosts.host import probe
-from vllm_hosts.keys import KeyStore, OpenedStore
+from vllm_hosts.keys import KeyStore
 from vllm_hosts.operations import differences, foreseen, one_by_one
 from vllm_hosts.project import run
+from vllm_hosts.project.before import Run as Begun
+from vllm_hosts.project.loaded import Project
+from vllm_hosts.rehearsal import remembered
 
 
 @dataclass
@@ -47,6 +52,8 @@ class Run:
     effects: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     failed: bool = False
+    #: Executions over SSH, in order: what was asked alone, together, or done.
+    executions: list[str] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Operation:
         [found] = [one for one in self.operations if one.name.partition(" | ")[2] == name]
@@ -67,6 +74,7 @@ class _Connector(FakeConnector):
 
     recorded: Host
     operation: Operation
+    run: Run
     client = SimpleNamespace(
         get_transport=lambda: SimpleNamespace(
             auth_handler=SimpleNamespace(auth_method="publickey"), is_active=lambda: True
@@ -75,6 +83,7 @@ class _Connector(FakeConnector):
     )
 
     def run_shell_command(self, command: Any, *_: Any, **arguments: Any) -> Any:
+        self.run.executions.append(f"does {self.operation.name}")
         said = self.recorded.run(
             command.get_raw_value(), arguments.get("_stdin") or (), self.operation
         )
@@ -83,8 +92,31 @@ class _Connector(FakeConnector):
     def put_file(
         self, filename_or_io: Any, remote_filename: str, *_: Any, **arguments: Any
     ) -> bool:
+        self.run.executions.append(f"sends {remote_filename}")
         self.operation.commands.append(f"upload {remote_filename}")
         return True
+
+
+class Shell:
+    """The shell that holds a host for a deploy: it says what it is made to say, and hears what the
+    deploy tells it."""
+
+    def __init__(self, *says: str) -> None:
+        self.says = list(says)
+        self.heard: list[str] = []
+        self.closed = False
+
+    def send(self, text: str) -> None:
+        self.heard.append(text)
+
+    def line(self) -> str:
+        return f"lock {self.says.pop(0)}\n" if self.says else ""
+
+    def errors(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def deploy_py() -> None:
@@ -112,6 +144,11 @@ class Recorder:
         self.tried: set[tuple[str, int, float]] = set()
         #: What the edge was asked.
         self.asked: list[tuple[Any, ...]] = []
+        self._executions: list[str] = []
+        #: Who holds the host, in the last run.
+        self.shell = Shell()
+        #: What that one says first, in the next run.
+        self.says: tuple[str, ...] = ("taken",)
 
     def copied(self, folder: Path, **changes: Any) -> Recorder:
         """The same host and store once more, below another folder, with other settings."""
@@ -128,7 +165,8 @@ class Recorder:
         state = State(Inventory(([(name, data)], {})), Config(), check_for_changes=True)
         [host] = state.inventory
         # What operations ask a host while the run is prepared is none of theirs.
-        known = {"recorded": self.host, "operation": Operation("before")}
+        known = {"recorded": self.host, "operation": Operation("before"), "run": done}
+        self._executions = done.executions
         connector = type("_Recording", (_Connector,), known)
         host.connector, host.connected = connector(state, host), True
 
@@ -136,7 +174,7 @@ class Recorder:
             done.said.append(message.strip())
 
         vars(host).update(log=say, log_styled=say)
-        with self._begun(), ctx_state.use(state), ctx_host.use(host):
+        with self._begun(state), ctx_state.use(state), ctx_host.use(host):
             outlook = foreseen.begin(dry=False)
             for role in roles:
                 role()
@@ -151,26 +189,38 @@ class Recorder:
                 connector.operation = done.operations[-1]  # type: ignore[attr-defined]
                 if not run_host_op(state, host, identifier):
                     done.failed = True
+                    state.failed_hosts.add(host)
                     break
+            state.current_stage = StateStage.Disconnect
         return done
 
     @contextmanager
-    def _begun(self) -> Iterator[None]:
+    def _begun(self, state: State) -> Iterator[None]:
         settings = self.host.settings
-        begun = run._Run(self.inventory, dry=False, ours=True)
-        begun.settings = {settings.name: settings}
-        begun.opened = OpenedStore(KeyStore(self.inventory))
+        project = Project(self.inventory, state.inventory, KeyStore(self.inventory))
+        # As if they had been read from it.
+        vars(project).update(settings={settings.name: settings})
+        begun = Begun(self.inventory, dry=False, ours=True, project=project)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run, "_run", begun)
             patch.setattr(differences, "_wanted", {})
+            patch.setattr(remembered, "folder", lambda: self.inventory.parent / "rehearsals")
             patch.setattr(base, "get_fact", self._fact)
-            patch.setattr(probe, "ask", self._ask)
+            patch.setattr(ahead, "asked_together", self._together)
+            ahead.begin(self.inventory.with_name("asked.json"), "deploy.py")
+            patch.setattr(lock, "opened", self._opened)
+            patch.setattr(probe, "get", self._ask)
             patch.setattr(probe, "reachable", self._reachable)
-            run._host_run.cache_clear()
+            patch.setattr(probe, "round_trip", lambda *_: 0.04)
             one_by_one.begin()
             yield
+            ahead.end(state)
         foreseen.end()
-        run._host_run.cache_clear()
+
+    def _opened(self, state: State, host: object, script: str) -> Shell:
+        assert script.strip()
+        self.shell = Shell(*self.says)
+        return self.shell
 
     def _reachable(self, address: str, port: int, timeout: float) -> bool:
         self.tried.add((address, port, timeout))
@@ -185,7 +235,21 @@ class Recorder:
     ) -> Any:
         # The script is not run, and it has to be one.
         assert fact().command(**kwargs).strip()
+        self._executions.append(f"asks {fact.__name__}")
         return self.host.answer(fact, **kwargs)
+
+    def _together(
+        self, host: object, asked: list[ahead.Look], options: object
+    ) -> dict[ahead.Look, ahead.Value]:
+        """What the host answers now, whatever becomes of it until somebody wants to know."""
+        self._executions.append(f"asks for {len(asked)} facts")
+        answers: dict[ahead.Look, ahead.Value] = {}
+        for look in asked:
+            # Where a recorded host has no answer, a real one has.
+            with suppress(LookupError):
+                value = deepcopy(self.host.answer(look.fact, **look.arguments))
+                answers[look] = partial(deepcopy, value)
+        return answers
 
 
 def first_deploy(folder: Path) -> tuple[Recorder, Run]:

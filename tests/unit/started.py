@@ -12,6 +12,7 @@ import atexit
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import subprocess
@@ -20,7 +21,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 BIN = Path(sys.executable).parent
@@ -42,10 +46,14 @@ class Starter:
         environment: Mapping[str, str],
         timeout: float,
         killed: bool = False,
+        apart: bool = False,
     ) -> list[subprocess.CompletedProcess[str]]:
         """These commands at once, each with its output and errors in one text, and no input.
 
+        Each is one of the installed programs, a Python script (``*.py``), or any other program.
+
         :param killed: a command that still runs after that time is killed, and that is no error.
+        :param apart: errors are a text of their own.
         """
         with tempfile.TemporaryDirectory() as answers:
             asked = {
@@ -55,18 +63,17 @@ class Starter:
                 "umask": _umask(),
                 "timeout": timeout,
                 "answers": answers,
+                "errors": ".errors" if apart else "",
             }
             with self._one_by_one:
                 codes = self._ask(asked)
-            files = [Path(answers, str(number)) for number, _ in enumerate(commands)]
-            # One that was killed at once has not made its file yet.
-            said = [file.read_text() if file.exists() else "" for file in files]
-        done = []
-        for words, code, text in zip(commands, codes, said, strict=True):
-            if code is None and not killed:
-                raise subprocess.TimeoutExpired(words, timeout, text)
-            code = -signal.SIGKILL if code is None else code
-            done.append(subprocess.CompletedProcess(list(words), code, text))
+            done = []
+            for number, (words, code) in enumerate(zip(commands, codes, strict=True)):
+                said = [_text(answers, f"{number}{end}") for end in ("", ".errors")[: 1 + apart]]
+                if code is None and not killed:
+                    raise subprocess.TimeoutExpired(words, timeout, *said)
+                code = -signal.SIGKILL if code is None else code
+                done.append(subprocess.CompletedProcess(list(words), code, *said))
         return done
 
     def _ask(self, asked: dict[str, Any]) -> list[int | None]:
@@ -94,6 +101,12 @@ class Starter:
 starter = Starter()
 
 
+def _text(folder: str, name: str) -> str:
+    """Nothing from one that was killed at once: it has not made its file yet."""
+    file = Path(folder, name)
+    return file.read_text() if file.exists() else ""
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """So that its time counts as the tests'."""
     process.kill()
@@ -113,8 +126,14 @@ def _serve() -> Callable[[], object] | None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from pyinfra_cli.main import main as pyinfra
 
+    from vllm_hosts.cli import verify
     from vllm_hosts.cli.main import main as vllm_hosts
 
+    for name in vllm_hosts.commands:
+        assert vllm_hosts.commands[name]
+    # The suite's pytest is a fork too; only behind gevent.
+    import_module("testinfra.plugin")
+    vars(verify)["subprocess"] = SimpleNamespace(run=_run_suite)
     gc.freeze()
     programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}
     while line := sys.stdin.buffer.readline():
@@ -124,6 +143,8 @@ def _serve() -> Callable[[], object] | None:
             pid = _fork()
             if not pid:
                 _become(words, asked, number)
+                if words[0].endswith(".py"):
+                    return partial(_run_script, words[0])
                 if words[0] not in programs:
                     os.execvp(words[0], words)
                 return programs[words[0]]
@@ -144,16 +165,39 @@ def _fork() -> int:
 def _become(words: list[str], asked: dict[str, Any], number: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     null = os.open(os.devnull, os.O_RDONLY)
-    answer = os.open(Path(asked["answers"], str(number)), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for here, there in ((null, 0), (answer, 1), (answer, 2)):
+    out = _appended(asked["answers"], str(number))
+    errors = _appended(asked["answers"], f"{number}{asked['errors']}")
+    for here, there in ((null, 0), (out, 1), (errors, 2)):
         os.dup2(here, there)
-    os.close(null)
-    os.close(answer)
+        os.close(here)
     os.chdir(asked["folder"])
     os.umask(asked["umask"])
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv = [str(BIN / words[0]), *words[1:]]
+
+
+def _appended(folder: str, name: str) -> int:
+    return os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def _run_script(path: str) -> None:
+    """As Python does with a script: what stands beside it can be imported."""
+    sys.argv[0], sys.path[0] = path, str(Path(path).resolve().parent)
+    runpy.run_path(path, run_name="__main__")
+
+
+def _run_suite(words: list[str], check: bool) -> SimpleNamespace:
+    """``python -P -m pytest``, of a command that is a fork."""
+    import pytest
+
+    assert words[:4] == [sys.executable, "-P", "-m", "pytest"] and not check, words
+    if not (pid := _fork()):
+        sys.argv = ["pytest", *words[4:]]
+        # Asserts of what is imported already are not the suite's.
+        quiet = "-Wignore::pytest.PytestAssertRewriteWarning"
+        _end_quickly(lambda: int(pytest.main([*words[4:], quiet])))
+    return SimpleNamespace(returncode=os.waitstatus_to_exitcode(_waitpid(pid, 0)[1]))
 
 
 def _code(pid: int, until: float) -> int | None:

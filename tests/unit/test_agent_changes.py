@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from tests.unit.fakes import docker
+from tests.unit.fakes import docker, inspect_line
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.compose import ComposeProject
@@ -21,11 +21,13 @@ from vllm_hosts.host.agent_changes import (
     serving,
     with_new_key,
 )
-from vllm_hosts.host.compose import Container, Project
+from vllm_hosts.host.compose import Project
+from vllm_hosts.host.containers import Container
 from vllm_hosts.host.files import File
+from vllm_hosts.host.services import compose_entry
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.operations.outage import out_for
-from vllm_hosts.roles.vllm.plan import compose_entry, variables
+from vllm_hosts.roles.vllm.plan import variables
 
 KEY = SecretStr("key-of-qwen-0123456789")
 DEFINITION = Definition(
@@ -35,7 +37,7 @@ DEFINITION = Definition(
 
 
 def container(name: str, hash_: str = "new", status: str = "running") -> Container:
-    return Container(name, hash_, status, "healthy" if status == "running" else "none", name)
+    return Container(name, status, service=name, config_hash=hash_)
 
 
 def test_what_changes_and_why() -> None:
@@ -51,6 +53,22 @@ def test_what_changes_and_why() -> None:
         Change("e", "its key changed", runs=True),
     ]
     assert serving(["a", "b", "c"], found) == {"a", "b"}
+
+
+def test_an_agent_that_is_not_up_may_still_be_taken_down() -> None:
+    states = ("restarting", "paused", "created", "dead")
+    found = Project(
+        dict.fromkeys(states, "new"), tuple(container(one, status=one) for one in states), None
+    )
+    assert [one.runs for one in changes(states, found)] == [True, True, False, False]
+
+
+def test_how_long_a_start_takes_is_rounded() -> None:
+    def said(seconds: int) -> str:
+        [sentence] = sentences([Change("a", "it is new", runs=False)], [], {"a": seconds}, {})
+        return sentence.partition("takes about ")[2]
+
+    assert [said(seconds) for seconds in (119, 120, 3600)] == ["119 s", "2 minutes", "60 minutes"]
 
 
 def test_what_happens_is_said_in_words() -> None:
@@ -155,15 +173,22 @@ def test_who_is_out_while_docker_restarts(tmp_path: Path) -> None:
     script = """
         case "$1" in
             info) echo 'WARNING: no swap limit support' >&2; echo true ;;
-            ps) echo qwen; echo somebody-else ;;
+            ps) echo 1; echo 2; echo 3 ;;
+            inspect) cat "$(dirname "$0")/../inspected" ;;
         esac"""
+    there = [
+        inspect_line("qwen"),
+        inspect_line("somebody-else"),
+        inspect_line("loads", health="starting"),
+    ]
+    (tmp_path / "inspected").write_text("".join(f"{line}\n" for line in there))
     done = subprocess.run(
         ["sh", "-c", AgentsServed().command()], capture_output=True, text=True, check=True,
         env=docker(tmp_path, script),
     )  # fmt: skip
     found = AgentsServed().process(done.stdout.splitlines())
     assert (found.answers, found.live_restore) == (True, True)
-    assert found.healthy == ("qwen", "somebody-else")
+    assert found.well == ("qwen", "somebody-else")
     done = subprocess.run(
         ["sh", "-c", AgentsServed().command()], capture_output=True, text=True, check=True,
         env=docker(tmp_path, "exit 1"),

@@ -18,12 +18,13 @@ from vllm_hosts.agents import actions as operations
 from vllm_hosts.agents.actions import Plan, planned, restart
 from vllm_hosts.agents.status import status_json, status_table
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentDetails, AgentsInspected
+from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.facts.base import END
+from vllm_hosts.host.containers import Container
 from vllm_hosts.operations.edge import taken_up
 
 TWIN = QWEN | {"name": "twin", "port": 8002, "gpus": [1], "served_model_name": "qwen"}
-ONE = AgentDetails("one", "running", "healthy")
+ONE = Container("one", "running", "healthy")
 STARTED = datetime(2026, 11, 25, 7, 1, 2, tzinfo=UTC)
 
 
@@ -32,13 +33,15 @@ def test_a_container_as_docker_describes_it() -> None:
         ["== asked", "one two gone", "== containers", json.dumps(inspected("one"))]
         + [json.dumps(inspected("two", "exited", None)), END]
     )
-    assert found["one"] == AgentDetails(
-        "one", "running", "healthy", STARTED, None, 2, "vllm/vllm-openai:v0.33.0", "org/model"
-    )
-    two = found["two"]
-    assert (two.state, two.health, two.exit_code) == ("exited", None, 137)
+    one, two = found["one"], found["two"]
+    assert (one.state, one.health, one.since, one.ended_with) == (
+        "running", "healthy", STARTED, None,
+    )  # fmt: skip
+    assert (one.restarts, one.image, one.model) == (2, "vllm/vllm-openai:v0.33.0", "org/model")
+    assert (one.service, one.config_hash, one.ours, len(one.id)) == ("one", "abc", True, 64)
+    assert (two.state, two.health, two.ended_with) == ("exited", None, 137)
     assert two.since == datetime(2026, 11, 25, 8, tzinfo=UTC), "when it ended"
-    assert found["gone"] == AgentDetails("gone", "absent")
+    assert found["gone"] == Container("gone")
     assert [agent.well for agent in found.values()] == [True, False, False]
 
 
@@ -54,9 +57,9 @@ def test_no_environment_is_asked_for() -> None:
 
 
 def test_starting_is_not_well() -> None:
-    assert not AgentDetails("one", "running", "starting").well
-    assert not AgentDetails("one", "running", "unhealthy").well
-    assert AgentDetails("one", "running", None).well
+    assert not Container("one", "running", "starting").well
+    assert not Container("one", "running", "unhealthy").well
+    assert Container("one", "running", None).well
 
 
 def test_only_a_healthy_twin_answers_meanwhile() -> None:
@@ -64,11 +67,11 @@ def test_only_a_healthy_twin_answers_meanwhile() -> None:
     host = settings(agents=[QWEN, TWIN, other], edge={"by_model": False})
     assert host.twins("qwen") == ("twin",)
     assert host.twins("other") == ()
-    well = {name: AgentDetails(name, "running", "healthy") for name in ("qwen", "twin", "other")}
+    well = {name: Container(name, "running", "healthy") for name in ("qwen", "twin", "other")}
     assert planned(host, "qwen", well) == Plan("qwen", "twin")
     assert planned(host, "other", well) == Plan("other", None)
     for state, health in (("running", "starting"), ("exited", None), ("absent", None)):
-        found = well | {"twin": AgentDetails("twin", state, health)}
+        found = well | {"twin": Container("twin", state, health)}
         assert planned(host, "qwen", found) == Plan("qwen", None)
 
 
@@ -99,7 +102,7 @@ def test_nothing_is_known_of_a_host_without_an_answer() -> None:
 )
 def test_since_when(passed: timedelta, shown: str) -> None:
     console = Console(width=200, color_system=None)
-    agent = AgentDetails("one", "running", "healthy", STARTED)
+    agent = Container("one", "running", "healthy", started=STARTED)
     with console.capture() as capture:
         console.print(status_table({"gpu1": {"one": agent}}, STARTED + passed))
     assert f"  {shown}  " in capture.get()
@@ -117,9 +120,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             did.append(next(kind for words, kind in kinds.items() if words in text))
 
     def answer(fact: object, **arguments: list[str]) -> object:
-        well = {
-            name: AgentDetails(name, "running", "healthy") for name in arguments.get("agents", [])
-        }
+        well = {name: Container(name, "running", "healthy") for name in arguments.get("agents", [])}
         return well if fact is AgentsInspected else True
 
     monkeypatch.setattr(operations, "carry_out", carry_out)

@@ -11,18 +11,16 @@ from pydantic import SecretStr
 
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import Absent, File, Folder
-from vllm_hosts.keys import HostKeys
-from vllm_hosts.roles.vllm.plan import (
+from vllm_hosts.host.services import (
     Secret,
     Volume,
     compose_entry,
     compose_file,
-    folders,
     memory_limit,
-    peers,
     service,
-    variables,
 )
+from vllm_hosts.keys import HostKeys
+from vllm_hosts.roles.vllm.plan import folders, peers, variables
 
 KEYS = HostKeys(SecretStr("INTERNAL"), (), SecretStr("HF"))
 TWIN = QWEN | {"name": "twin", "port": 8003, "gpus": [3], "served_model_name": "qwen"}

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
 from vllm_hosts.host.archives import docker_archive, driver_archive, toolkit_archive
+from vllm_hosts.host.nvidia_smi import NOT_INSTALLED
 from vllm_hosts.roles.preflight.plan import archives
 
 FOLDER = "/etc/apt/sources.list.d/"
@@ -16,7 +17,7 @@ DOCKER = "https://download.docker.com/linux/debian"
 TOOLKIT = "https://nvidia.github.io/libnvidia-container/stable/deb"
 CUDA = "https://developer.download.nvidia.com/compute/cuda/repos/debian13"
 ON_GPUS = settings(agents=[QWEN, CODER])
-WITHOUT_A_DRIVER = replace(GOOD, gpus=(), gpu_message="no driver")
+WITHOUT_A_DRIVER = replace(GOOD, gpus=(), gpu_failure=NOT_INSTALLED)
 
 
 def entry(*uris: str, suite: str = "/") -> str:

@@ -170,6 +170,7 @@ def test_nothing_else_reads_json_of_others() -> None:
     without this package."""
     ours = {
         "bounded.py",
+        "facts/asked.py",
         "rehearsal/rehearse.py",
         *(f"verify/outside/{name}.py" for name in OWN_PROCESSES),
     }

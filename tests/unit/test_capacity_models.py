@@ -84,8 +84,13 @@ class TestTheModelsOwnLimit:
                         "original_max_position_embeddings": 32768,
                     }
                 },
-                131072,
+                40960,
             ),
+            (
+                {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+                163840,
+            ),
+            ({"max_position_embeddings": 8192, "model_max_length": 131072}, 131072),
             ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 40960),
             ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 40960),
         ],
@@ -93,16 +98,38 @@ class TestTheModelsOwnLimit:
     def test_rope_scaling(self, changes: dict[str, Any], limit: int) -> None:
         assert describe(MODEL, changed("Qwen3-8B", **changes)).limit == limit
 
-    def test_a_length_above_it_is_refused(self) -> None:
+    def test_a_length_above_it_is_probably_refused(self) -> None:
         plan = one("Qwen3-8B", card=80 * GIB, max_model_len=65536)
-        assert plan.problems == (
-            "agent 'it': max_model_len 65536 exceeds org/model's own limit, 40960;"
-            " set max_model_len to 40960 or lower",
+        assert (plan.verdict, plan.problems) == (Verdict.PROBABLY_NOT, ())
+        assert plan.warnings == (
+            "agent 'it': max_model_len 65536 exceeds org/model's own limit as its config.json"
+            " seems to set it, 40960; set max_model_len to 40960 or lower",
         )
 
-    def test_unless_the_user_changes_it(self) -> None:
-        words = ["--hf-overrides", '{"rope_parameters": {}}']
-        assert one("Qwen3-8B", 80 * GIB, max_model_len=65536, extra_args=words).problems == ()
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"extra_args": ["--hf-overrides", '{"rope_parameters": {}}']},
+            {"extra_args": ["--hf-overrides.max_position_embeddings", "65536"]},
+            {"env": {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}},
+            {"env": {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "True"}},
+        ],
+    )
+    def test_unless_the_user_changes_it(self, changes: dict[str, Any]) -> None:
+        assert one("Qwen3-8B", 80 * GIB, max_model_len=65536, **changes).warnings == ()
+
+    def test_longrope_starts_with_the_length_before_it(self) -> None:
+        scaling = {"type": "longrope", "short_factor": [], "long_factor": []}
+        given = changed(
+            "Qwen3-8B",
+            max_position_embeddings=131072,
+            original_max_position_embeddings=4096,
+            rope_scaling=scaling,
+        )
+        plan = one(given)
+        assert plan.needs is not None and plan.needs.length == 4096
+        longer = one(given, 80 * GIB, max_model_len=131072)
+        assert longer.warnings == () and longer.needs and longer.needs.length == 131072
 
 
 class TestWhatIsNotKnown:
@@ -122,6 +149,10 @@ class TestWhatIsNotKnown:
                 "has hidden_size = '4096', which is not a number above zero",
             ),
             (changed("Qwen3-8B", architectures=None), "names no architectures"),
+            (
+                changed("Qwen3-8B", quantization_config={"quant_method": "modelopt"}),
+                "quantisation 'modelopt' is not known to the plan",
+            ),
             (
                 changed("Qwen3-8B", layer_types=["linear_attention"] * 36),
                 "has layers of the kind linear_attention, which is not known to the plan",
@@ -149,7 +180,13 @@ class TestWhatIsNotKnown:
             ({"extra_args": ["-pp=2"]}, "sets --pipeline-parallel-size"),
             ({"extra_args": ["--kv-cache-dtype", "nvfp4"]}, "--kv-cache-dtype nvfp4, which is not"),
             ({"extra_args": ["--max-num-seqs", "many"]}, "--max-num-seqs is not a number: 'many'"),
-            ({"quantization": "bitsandbytes"}, "'bitsandbytes' cannot be computed"),
+            ({"quantization": "bitsandbytes"}, "quantization = 'bitsandbytes' makes of"),
+            ({"quantization": "mxfp8"}, "quantization = 'mxfp8' makes of"),
+            ({"extra_args": ["-dcp", "2"]}, "sets --decode-context-parallel-size"),
+            ({"extra_args": ["--offload-group-size", "2"]}, "sets --offload-group-size"),
+            ({"extra_args": ["--load-format", "dummy"]}, "sets --load-format"),
+            ({"extra_args": ["--quantization-config", "{}"]}, "sets --quantization-config"),
+            ({"extra_args": ["--quantization-config.linear.weight", "x"]}, "sets --quantization-c"),
         ],
     )
     def test_arguments_that_the_plan_does_not_know(
@@ -162,11 +199,11 @@ class TestWhatIsNotKnown:
     def test_files_that_are_larger_than_the_card_need_no_more_knowledge(self) -> None:
         config = changed("Qwen3-8B", architectures=["BrandNewForCausalLM"]).config
         plan = one(ModelFiles(config, 60 * GIB))
-        assert plan.verdict is Verdict.DOES_NOT_FIT
-        assert plan.problems[0].startswith(
-            "agent 'it' does not fit on GPU 0: the weights of org/model alone are 60.0 GiB,"
+        assert plan.verdict is Verdict.PROBABLY_NOT and plan.problems == ()
+        assert plan.warnings[0].startswith(
+            "agent 'it' probably does not fit on GPU 0: the weights of org/model alone are 60.0"
         )
-        assert "BrandNewForCausalLM" in plan.warnings[0]
+        assert "BrandNewForCausalLM" in plan.warnings[1]
         for known in (
             one(ModelFiles(config, 15 * GIB)),
             one(ModelFiles(config, 60 * GIB), quantization="fp8"),

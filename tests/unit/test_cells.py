@@ -15,7 +15,7 @@ from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
 from vllm_hosts.host.system import Route
 from vllm_hosts.roles.preflight.plan import problems
-from vllm_hosts.settings.cells import cell
+from vllm_hosts.settings.cells import CONTAINER_PORT, FETCHING, Cell, cell
 
 ports = st.integers(1024, 65535)
 
@@ -29,6 +29,15 @@ def test_two_ports_share_a_cell_only_where_settings_say_so(one: int, other: int)
     assert first.address != first.gateway
     assert (first.subnet == second.subnet) == (one % 8192 == other % 8192)
     assert len(first.bridge) <= 15
+
+
+def test_where_an_agent_is() -> None:
+    """The firewall, compose.yaml and the edge of a running host have these."""
+    found = settings(agents=[CODER]).cell("coder")
+    subnet = IPv4Network(f"198.18.{CODER['port'] * 8 // 256 % 256}.{CODER['port'] * 8 % 256}/29")
+    assert found == Cell("coder", f"vllm-{CODER['port']}", subnet)
+    assert (found.gateway, found.address) == (subnet[1], subnet[2])
+    assert (FETCHING, CONTAINER_PORT) == ("vllm-fetch", 8000)
 
 
 def test_another_agent_moves_nobody() -> None:

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from vllm_hosts.cli.common import Command, Exit
+from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.docs import every_command
 from vllm_hosts.cli.main import main
 from vllm_hosts.errors import SettingsError
@@ -25,12 +25,14 @@ HEADINGS = {
     "ca": "There is no CA certificate to print:",
     "doctor": "The settings are not valid:",
     "endpoints": "The endpoints cannot be listed:",
+    "history": "The history cannot be shown:",
     "hosts": "Nothing was changed:",
     "init": "Nothing was written:",
     "hosts list": "The hosts cannot be listed:",
     "keys": KEYS,
     "keys new-ca": "The CA cannot be replaced:",
     "keys recipients": KEYS,
+    "lock": "The locks cannot be shown or released:",
     "plan": "The plan cannot be made:",
     "tls": "The certificates cannot be shown or renewed:",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from vllm_hosts.cli.common import Exit
+from vllm_hosts.cli.command import Exit
 from vllm_hosts.cli.docs import commands_md, every_command
 from vllm_hosts.cli.main import main
 

@@ -12,7 +12,7 @@ import yaml
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import Folder
-from vllm_hosts.roles.vllm.plan import compose_entry, compose_file
+from vllm_hosts.host.services import compose_entry, compose_file
 from vllm_hosts.roles.vllm.plan import folders as agents_folders
 
 #: Bytes of a host.

@@ -72,14 +72,17 @@ def test_null_where_an_object_belongs_is_replaced() -> None:
     assert json.loads(text) == RUNTIME
 
 
+#: Few, so that the same stands on both sides, on every level.
+KEYS = st.sampled_from(["a", "b", "c", "runtimes"]) | st.text(max_size=3)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=8,
 )
+OBJECTS = st.dictionaries(KEYS, JSON, max_size=4)
 
 
-@given(st.dictionaries(st.text(), JSON), st.dictionaries(st.text(), JSON))
+@given(OBJECTS, OBJECTS)
 def test_merging_adds_what_is_wanted_and_loses_nothing_else(
     theirs: dict[str, Any], ours: dict[str, Any]
 ) -> None:

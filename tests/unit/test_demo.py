@@ -54,7 +54,7 @@ def test_what_the_demo_leaves_behind_is_not_committed(tmp_path: Path) -> None:
     left = ["report/report.html", "report/report.json", "report/junit.xml", "pyinfra-debug.log"]
     left += ["inventory/.vllm-hosts/prod/keys.json", "inventory/.vllm-hosts/prod/ca.pem"]
     left += [".venv/bin/python", "vllm_hosts/__pycache__/cli.pyc"]
-    kept = ["keys/prod.age", "inventory/prod.py", "vllm_hosts/verify/report/model.py"]
+    kept = ["keys/prod.age", "inventory/prod.py", "vllm_hosts/verify/report/results.py"]
     for name in [*left, *kept]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

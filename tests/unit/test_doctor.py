@@ -15,12 +15,12 @@ from tests.unit.doctor_cases import (
     crashed,
     smi,
 )
-from tests.unit.doctor_hosts import NOW, agent, healthy, with_gpus
+from tests.unit.doctor_hosts import NOW, agent, cards, health, healthy, with_gpus
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
+from vllm_hosts.doctor.diagnoses import Diagnosis, diagnose, finds, registered, texts
 from vllm_hosts.doctor.doctors_words import SAYINGS
-from vllm_hosts.doctor.model import Diagnosis, diagnose, finds, registered, texts
-from vllm_hosts.doctor.seen import Disk, Said, Seen
+from vllm_hosts.doctor.seen import Disk, Seen
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,19 @@ class TestWhatIsNoFault:
         own = asked(401, "edge", address="192.0.2.1", method="GET")
         assert found(replace(healthy(), controller="192.0.2.1", requests=(own,))) == []
 
+    def test_a_deploy_from_the_host_itself_where_somebody_is_logged_in(self) -> None:
+        own = asked(401, "edge", address="192.0.2.7", method="GET")
+        seen = replace(healthy(), controller="192.0.2.1", requests=(own,))
+        assert [one.identifier for one in found(seen)] == ["refused-by-edge"]
+        assert found(replace(seen, own=frozenset({"192.0.2.7", "2001:db8::7"}))) == []
+
     def test_refusals_before_the_agent_was_started_again(self) -> None:
         seen = agent(healthy(), started=NOW)
         assert found(replace(seen, requests=(asked(401, "vllm"),))) == []
 
     def test_a_card_that_does_not_count_ecc_errors(self) -> None:
         row = "0, 40, [N/A], Not Active, Not Active, [N/A]"
-        assert found(with_gpus(healthy(), health=Said(0, (row,)))) == []
+        assert found(with_gpus(healthy(), health=health(row))) == []
 
     def test_an_agent_that_ends_while_it_is_looked_at(self) -> None:
         daemon = "Error response from daemon: container 4711 is not running"
@@ -97,13 +103,13 @@ class TestWhatIsNoFault:
 
     def test_a_warning_between_the_cards(self) -> None:
         lines = ("WARNING: infoROM is corrupted at gpu 0000:3B:00.0", "0, NVIDIA GB10, [N/A]")
-        assert found(with_gpus(healthy(), smi=Said(0, lines))) == []
+        assert found(with_gpus(healthy(), smi=cards(*lines))) == []
 
     def test_a_warning_s_exit_code_is_no_dead_driver(self) -> None:
         lines = ("0, NVIDIA A10G, 23028", "WARNING: infoROM is corrupted at gpu 0000:00:1E.0")
-        assert found(with_gpus(healthy(), smi=Said(14, lines))) == []
-        health = Said(14, ("0, 34, 0, Not Active, Not Active, Not Active", lines[1]))
-        seen = with_gpus(healthy(), smi=Said(14, lines), health=health)
+        assert found(with_gpus(healthy(), smi=cards(*lines, code=14))) == []
+        fine = health("0, 34, 0, Not Active, Not Active, Not Active", lines[1], code=14)
+        seen = with_gpus(healthy(), smi=cards(*lines, code=14), health=fine)
         assert (found(seen), list(seen.blind())) == ([], [])
 
 
@@ -142,7 +148,8 @@ class TestBlind:
         assert "kernel's log" in "".join(replace(healthy(), kernel=None).blind())
 
     def test_ecc_errors_that_this_driver_does_not_tell(self) -> None:
-        said_no = Said(2, ('Field "clocks_throttle_reasons.x" is not a valid field to query.',))
+        line = 'Field "clocks_throttle_reasons.x" is not a valid field to query.'
+        said_no = health(line, code=2)
         [blind] = with_gpus(healthy(), health=said_no).blind()
         assert "not a valid field" in blind
 

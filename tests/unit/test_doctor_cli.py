@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.projects import Project
+from tests.unit.projects import Project, own_lock
 from vllm_hosts.cli import doctor as doctor_cli
-from vllm_hosts.doctor.model import Certainty, Diagnosis
+from vllm_hosts.doctor.diagnoses import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined
 
 WRONG = Diagnosis(
@@ -64,19 +63,18 @@ def test_a_host_is_looked_at_over_the_connection_of_a_deploy(tmp_path: Path) -> 
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
     project = Project(tmp_path)
-    project.write("inventory/prod.py", 'gpu_hosts = [("@local", {"ssh_hostname": "127.0.0.1"})]\n')
+    project.write(
+        "inventory/prod.py",
+        # Other tests deploy on this machine meanwhile.
+        f'{own_lock(tmp_path)}gpu_hosts = [("@local", {{"ssh_hostname": "127.0.0.1"}})]\n',
+    )
     project.group(vllm={"directory": str(tmp_path / "nothing")})
     project.environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
-    for _ in range(20):
-        done = project.run("vllm-hosts", "doctor", "inventory/prod.py", "--json")
-        host = json.loads(done.stdout)["@local"]
-        assert host["could_not_look"] == []
-        names = [found["id"] for found in host["found"]]
-        # Other tests deploy on this machine meanwhile; each of those runs ends in seconds.
-        if names[0] != "deploy-running":
-            break
-        time.sleep(1)
-    # They, and the lab, may have left something of ours here.
+    done = project.run("vllm-hosts", "doctor", "inventory/prod.py", "--json")
+    host = json.loads(done.stdout)["@local"]
+    assert host["could_not_look"] == []
+    names = [found["id"] for found in host["found"]]
+    # The lab may have left something of ours here.
     assert names[0] in ("not-deployed", "deploy-cut-off")
     assert names[1] == "docker-down"
     [advice] = [found["remedy"] for found in host["found"][:1]]

@@ -6,8 +6,8 @@ import re
 
 from tests.doctor_docs import DOCUMENT, HEADINGS, with_tables
 from tests.lab.doctor_faults import FAULTS, RECORDED
+from vllm_hosts.doctor.diagnoses import texts
 from vllm_hosts.doctor.doctors_words import SAYINGS
-from vllm_hosts.doctor.model import texts
 
 
 def test_the_document_is_made_from_the_data() -> None:

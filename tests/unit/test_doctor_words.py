@@ -15,8 +15,8 @@ from tests.unit.doctor_hosts import agent, healthy
 from tests.unit.samples import settings
 from vllm_hosts.data import DATA
 from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
+from vllm_hosts.doctor.diagnoses import Diagnosis, diagnose, texts
 from vllm_hosts.doctor.doctors_words import SAYINGS
-from vllm_hosts.doctor.model import Diagnosis, diagnose, texts
 from vllm_hosts.doctor.words import last_error, shortened
 
 LINES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "doctor_lines.json").read_text())
@@ -88,19 +88,19 @@ def test_the_last_error_s_own_reason(log: str, reason: str) -> None:
 
 @pytest.mark.parametrize("code", [1, 2, 126, 127, 128, 134, 139])
 def test_what_ended_by_itself_is_not_called_right(code: int) -> None:
-    seen = agent(healthy(), status="exited", health="none", exit_code=code, log=("Some words",))
+    seen = agent(healthy(), state="exited", health=None, exit_code=code, log=("Some words",))
     first = diagnose(settings(), seen)[0]
     assert "nothing is wrong" not in first.remedy
     assert first.evidence == "Some words"
 
 
 def test_what_was_never_started_is_not_called_right() -> None:
-    seen = agent(healthy(), status="created", health="none", exit_code=0)
+    seen = agent(healthy(), state="created", health=None, exit_code=0)
     assert "nothing is wrong" not in diagnose(settings(), seen)[0].remedy
 
 
 def test_what_somebody_stopped_may_be_right() -> None:
-    seen = agent(healthy(), status="exited", health="none", exit_code=0)
+    seen = agent(healthy(), state="exited", health=None, exit_code=0)
     assert "nothing is wrong" in diagnose(settings(), seen)[0].remedy
 
 

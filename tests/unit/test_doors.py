@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 from ipaddress import ip_network
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.lab.sabotage import SABOTAGE, Sabotage
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.firewall import Surroundings
-from vllm_hosts.roles.firewall.plan import rules
+from vllm_hosts.roles.firewall.plan import RULES, rules
 from vllm_hosts.suite.doors import wrong
 from vllm_hosts.suite.packets import Packet, Table
 
@@ -152,6 +154,19 @@ def test_the_file_that_a_deploy_writes(changed: dict[str, Any]) -> None:
     host = settings(**{"agents": [QWEN, CODER]} | changed)
     table = loaded(rules(host, [22], Surroundings(edge_user=EDGE[0])))
     assert wrong(table, host, {22}, EDGE) == []
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in SABOTAGE if "NET-04" in row.broken], ids=lambda row: row.name
+)
+def test_each_sabotage_of_the_file_is_seen(row: Sabotage, tmp_path: Path) -> None:
+    """As on gpu1 in the lab, in an empty network namespace."""
+    host = settings(agents=[QWEN, CODER])
+    path = tmp_path / "firewall.nft"
+    path.write_text(rules(host, [22], Surroundings(edge_user=EDGE[0])))
+    words = ["unshare", "--net", "sh", "-ec", row.do.replace(RULES, str(path))]
+    subprocess.run(words, check=True)
+    assert wrong(loaded(path.read_text()), host, {22}, EDGE) != []
 
 
 def with_rule(chain: str, rule: str) -> str:

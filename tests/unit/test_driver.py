@@ -168,7 +168,7 @@ class TestRefusals:
             ["exit 124"],
             ["something that nobody knows", "exit 3"],
             ["exit 1"],
-            ["nvidia-smi is not installed: the driver is missing", "exit 127"],
+            ["exit -"],
             ["No devices were found", "exit 6"],
         ],
     )
@@ -194,7 +194,7 @@ class TestRefusals:
         [problem] = refused(host, gpus=(0, 1))
         assert problem.startswith("a reboot is needed: GPU 1: GPU is lost")
         assert refused(host, gpus=(1,), allow_reboot=True) == []
-        assert reboot_reason(host, [1]) == "GPU 1: GPU is lost"
+        assert str(reboot_reason(host, [1])) == "GPU 1: GPU is lost"
         assert reboot_reason(host, [0]) is None
 
     @pytest.mark.parametrize("answer", ["mismatch", "lost", "handle"])
@@ -210,7 +210,7 @@ class TestRefusals:
 class TestReboot:
     def test_nouveau_lets_go_at_a_reboot_only(self) -> None:
         host = replace(bare(), devices=(card(H100, "nouveau"),), smi=smi("no-driver"))
-        assert reboot_reason(host) == "the open-source driver nouveau holds the GPUs"
+        assert str(reboot_reason(host)) == "the open-source driver nouveau holds the GPUs"
 
     def test_a_driver_that_answers_needs_none(self) -> None:
         assert reboot_reason(bare(H100, smi=smi("h200"))) is None
@@ -221,8 +221,9 @@ class TestReboot:
 
     def test_a_mismatch_is_its_own_reason(self) -> None:
         reason = reboot_reason(bare(H100, smi=smi("mismatch")))
-        assert reason == smi("mismatch").message
-        assert "(the driver was updated" in reboot_needed(reason or "")
+        assert reason is not None
+        assert reason == smi("mismatch").failure
+        assert "(the driver was updated" in reboot_needed(reason)
 
 
 def content(entry: Entry) -> str:

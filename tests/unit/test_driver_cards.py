@@ -27,7 +27,7 @@ from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_gpu import smi
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.gpus import GpuHost
-from vllm_hosts.host.nvidia_smi import parse
+from vllm_hosts.host.nvidia_smi import failure, parse
 from vllm_hosts.host.release import Release
 from vllm_hosts.roles.nvidia_driver.plan import (
     INITRAMFS,
@@ -214,8 +214,8 @@ class TestWhatIsThere:
 
 def test_the_sentence_for_a_reboot() -> None:
     rest = "; set nvidia.allow_reboot = True, or reboot the host yourself and run again"
-    assert reboot_needed("odd words") == f"a reboot is needed: odd words{rest}"
-    assert reboot_needed("GPU requires reset") == (
+    assert reboot_needed(failure("odd words")) == f"a reboot is needed: odd words{rest}"
+    assert reboot_needed(failure("GPU requires reset")) == (
         f"a reboot is needed: GPU requires reset (a card needs a reset){rest}"
     )
 
@@ -223,7 +223,7 @@ def test_the_sentence_for_a_reboot() -> None:
 def test_a_card_of_nouveau_s_beside_a_driver_that_answers_is_no_reason() -> None:
     host = replace(answering("580.1"), devices=(card(H100, "nouveau"),))
     assert reboot_reason(host) is None
-    assert reboot_reason(replace(host, smi=smi("lost"))) == (
+    assert str(reboot_reason(replace(host, smi=smi("lost")))) == (
         "the open-source driver nouveau holds the GPUs"
     )
 

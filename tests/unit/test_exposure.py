@@ -8,12 +8,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from tests.unit.fakes import listening
 from tests.unit.samples import settings
 from vllm_hosts.host.firewall import Surroundings
-from vllm_hosts.host.sockets import unexpected_sockets
+from vllm_hosts.host.services import compose_file
+from vllm_hosts.host.sockets import Socket, unexpected_sockets
 from vllm_hosts.roles.assertions.plan import reachable_problems
 from vllm_hosts.roles.firewall.plan import rules
-from vllm_hosts.roles.vllm.plan import compose_file
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 
@@ -67,12 +68,14 @@ def test_compose_publishes_what_the_networks_need() -> None:
 
 
 def test_the_socket_is_expected_and_no_other() -> None:
-    line = 'tcp LISTEN 0 4096 {}:8001 0.0.0.0:* users:(("docker-proxy",pid=1,fd=4))'
+    def at(address: str) -> list[Socket]:
+        return [listening(f"{address}:8001", 'users:(("docker-proxy",pid=1,fd=4))')]
+
     only = with_expose(networks=["10.0.0.0/8"], unguarded_routes="accepted")
-    assert list(unexpected_sockets([line.format("0.0.0.0")], only, [22])) == []
-    [said] = unexpected_sockets([line.format("[::]")], only, [22])
+    assert list(unexpected_sockets(at("0.0.0.0"), only, [22])) == []
+    [said] = unexpected_sockets(at("[::]"), only, [22])
     assert "not only on 0.0.0.0" in said
-    [said] = unexpected_sockets([line.format("0.0.0.0")], settings(), [22])
+    [said] = unexpected_sockets(at("0.0.0.0"), settings(), [22])
     assert "not only on 127.0.0.1" in said
 
 
@@ -81,3 +84,10 @@ def test_it_is_said_and_not_taken_for_a_door() -> None:
     assert "port 8001 is open to 10.0.0.0/8, fd00::/8" in said
     assert list(reachable_problems(both(), lambda address, port: True)) == []
     assert list(reachable_problems(settings(), lambda address, port: True)) != []
+
+
+def test_risks_are_named_with_what_they_let_others_do() -> None:
+    agent = {"name": "tiny", "model": "a/b", "port": 8001}
+    risky = {"extra_args": ["--trust-remote-code"], "accepted_risks": ["--trust-remote-code"]}
+    [sentence] = exposed(settings(agents=[agent | risky]))
+    assert sentence.startswith("agent 'tiny' has an accepted risk: --trust-remote-code lets ")

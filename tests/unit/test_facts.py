@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from tests.unit.fakes import inspect_line
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.apt import (
     AllPackages,
@@ -24,7 +25,8 @@ from vllm_hosts.facts.docker import DockerDaemon
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.host.compose import Container, Network
+from vllm_hosts.host.compose import Network
+from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.operations.docker import PULL_SUMMARY
 
@@ -152,15 +154,15 @@ def test_daemon_json_is_read_byte_by_byte() -> None:
 def test_compose_says_what_should_run_and_what_does() -> None:
     found = ComposeProject().process(
         ["== hashes", "qwen abc", "coder def", "exit 0", "== containers"]
-        + ["qwen abc running healthy qwen", "old 123 exited none old", "== networks"]
+        + [inspect_line("qwen"), inspect_line("old", "exited", None, hash="123"), "== networks"]
         + ["qwen vllm_qwen 198.18.250.8/29 vllm-8001 qwen", "default vllm_default 172.18.0.0/16 -"]
         + [END]
     )
     assert found.wanted == {"qwen": "abc", "coder": "def"}
-    assert found.containers == (
-        Container("qwen", "abc", "running", "healthy", "qwen"),
-        Container("old", "123", "exited", "none", "old"),
-    )
+    assert [(one.service, one.config_hash, one.standing) for one in found.containers] == [
+        ("qwen", "abc", Standing.WELL),
+        ("old", "123", Standing.ENDED),
+    ]
     assert found.networks == (
         Network("qwen", "vllm_qwen", "198.18.250.8/29", "vllm-8001", ("qwen",)),
         Network("default", "vllm_default", "172.18.0.0/16", "-", ()),
@@ -189,8 +191,8 @@ SYSTEM = [
     *["== user", "0", "== init", "systemd", "== image", "present"],
     *["== free /var/lib/docker", "present", "53687091200", "== free /var/lib/vllm", "1073741824"],
     "== listeners",
-    'LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=12,fd=4))',
-    'LISTEN 0 4096 127.0.0.1:8001 0.0.0.0:* users:(("docker-proxy",pid=5,fd=7))',
+    'tcp LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=12,fd=4))',
+    'tcp LISTEN 0 4096 127.0.0.1:8001 0.0.0.0:* users:(("docker-proxy",pid=5,fd=7))',
     "== containers",
     "qwen 127.0.0.1:8001->8000/tcp, 9000/tcp",
     "== routes",
@@ -208,12 +210,12 @@ def test_a_system_with_gpus() -> None:
     assert found.present == {"/var/lib/docker"}
     assert found.has_image
     assert [(item.address, item.port) for item in found.listeners] == [
-        ("[::]", 22),
+        ("::", 22),
         ("127.0.0.1", 8001),
     ]
     assert found.container_ports == {8001: "qwen"}
     assert [(gpu.name, gpu.memory_mib) for gpu in found.gpus] == [("NVIDIA H200", 143771)]
-    assert found.gpu_message is None
+    assert found.gpu_failure is None
     assert [(str(route.network), route.interface) for route in found.routes] == [
         ("192.0.2.0/24", "eth0"),
         ("203.0.113.0/24", "blackhole"),
@@ -224,13 +226,13 @@ def test_whose_a_socket_is() -> None:
     """ss says it where it is not root's; a program's own name has no say in it."""
     at = SYSTEM.index("== listeners")
     lines = [
-        'LISTEN 0 5 127.0.0.1:8001 0.0.0.0:* users:(("python3",pid=7,fd=3)) uid:1000 ino:9 sk:1',
-        'LISTEN 0 5 127.0.0.1:8002 0.0.0.0:* users:(("x uid:0 y",pid=8,fd=3)) uid:4711 ino:9 sk:1',
-        'LISTEN 0 5 127.0.0.1:8003 0.0.0.0:* users:(("sshd",pid=9,fd=3)) ino:9 sk:1 cgroup:/a <->',
-        "LISTEN 0 5 127.0.0.1:8004 0.0.0.0:* ino:9 sk:1",
+        'tcp LISTEN 0 5 127.0.0.1:8001 *:* users:(("python3",pid=7,fd=3)) uid:1000 ino:9 sk:1',
+        'tcp LISTEN 0 5 127.0.0.1:8002 *:* users:(("x uid:0 y",pid=8,fd=3)) uid:4711 ino:9 sk:1',
+        'tcp LISTEN 0 5 127.0.0.1:8003 *:* users:(("sshd",pid=9,fd=3)) ino:9 sk:1 cgroup:/a <->',
+        "tcp LISTEN 0 5 127.0.0.1:8004 *:* ino:9 sk:1",
     ]
     rest = SYSTEM[at + 3 :]
-    output = [*SYSTEM[: at + 1], *lines, "== users", "alice:1000", *rest, "exit 127", END]
+    output = [*SYSTEM[: at + 1], *lines, "== users", "alice:1000", *rest, "exit -", END]
     found = SystemState().process(output)
     assert [(one.port, one.user) for one in found.listeners] == [
         (8001, "alice"),
@@ -238,8 +240,8 @@ def test_whose_a_socket_is() -> None:
         (8003, "root"),
         (8004, "root"),
     ]
-    assert found.listeners[0].programs == 'users:(("python3",pid=7,fd=3))'
-    assert found.listeners[3].programs == ""
+    assert found.listeners[0].programs == {"python3"}
+    assert found.listeners[3].programs == frozenset()
 
 
 def test_who_listens_here_is_told_by_this_machine_s_own_programs() -> None:
@@ -250,14 +252,14 @@ def test_who_listens_here_is_told_by_this_machine_s_own_programs() -> None:
     found = SystemState().process(done.stdout.splitlines())
     [mine] = [one for one in found.listeners if one.port == port]
     assert mine.user == pwd.getpwuid(os.getuid()).pw_name
-    assert f"pid={os.getpid()}," in mine.programs
+    assert str(os.getpid()) in mine.pids
 
 
 def test_the_driver_s_own_message_is_kept() -> None:
     message = "Failed to initialize NVML: Driver/library version mismatch"
     found = SystemState().process([*SYSTEM, message, "exit 18", END])
     assert found.gpus == ()
-    assert found.gpu_message == message
+    assert str(found.gpu_failure) == message
 
 
 def test_a_model_on_the_host() -> None:

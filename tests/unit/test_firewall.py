@@ -129,9 +129,9 @@ def ssh_ports(*listeners: str, configured: tuple[str, ...] = ("2222",)) -> tuple
 def test_ssh_ports_are_those_in_use() -> None:
     output = [
         "== listeners",
-        f"LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* {SSHD}",
-        f"LISTEN 0 128 [::]:2222 [::]:* {SSHD}",
-        'LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=2,fd=3))',
+        f"tcp LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* {SSHD}",
+        f"tcp LISTEN 0 128 [::]:2222 [::]:* {SSHD}",
+        'tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=2,fd=3))',
         "== configured",
         "2222",
         "== socket",
@@ -145,23 +145,25 @@ def test_ssh_ports_are_those_in_use() -> None:
     "stranger",
     [
         # A user's program of that name, and a user's session that forwards a port.
-        'LISTEN 0 128 0.0.0.0:4444 0.0.0.0:* users:(("sshd",pid=9,fd=3)) uid:1000 ino:9 sk:2',
+        'tcp LISTEN 0 128 0.0.0.0:4444 0.0.0.0:* users:(("sshd",pid=9,fd=3)) uid:1000 ino:9 sk:2',
         # Forwarded for root itself: not in sshd's configuration.
-        f"LISTEN 0 128 0.0.0.0:4444 0.0.0.0:* {SSHD}",
-        f"LISTEN 0 128 127.0.0.1:6010 0.0.0.0:* {SSHD}",
-        f"LISTEN 0 128 [::1]:2222 [::]:* {SSHD}",
-        f"LISTEN 0 128 [::ffff:127.0.0.1]:2222 [::]:* {SSHD}",
+        f"tcp LISTEN 0 128 0.0.0.0:4444 0.0.0.0:* {SSHD}",
+        f"tcp LISTEN 0 128 127.0.0.1:6010 0.0.0.0:* {SSHD}",
+        f"tcp LISTEN 0 128 [::1]:2222 [::]:* {SSHD}",
+        f"tcp LISTEN 0 128 [::ffff:127.0.0.1]:2222 [::]:* {SSHD}",
     ],
 )
 def test_nobody_opens_a_port_by_calling_a_program_sshd(stranger: str) -> None:
-    assert ssh_ports(f"LISTEN 0 128 *:22 *:* {SSHD}", stranger, configured=("22", "6010")) == (22,)
+    assert ssh_ports(f"tcp LISTEN 0 128 *:22 *:* {SSHD}", stranger, configured=("22", "6010")) == (
+        22,
+    )
     with pytest.raises(HostError, match="no sshd that runs as root"):
         ssh_ports(stranger, configured=("22", "2222"))
 
 
 def test_an_address_with_its_interface() -> None:
-    assert ssh_ports(f"LISTEN 0 128 [fe80::1]%eth0:2222 [::]:* {SSHD}") == (2222,)
-    assert ssh_ports(f"LISTEN 0 128 192.0.2.11%eth0:2222 0.0.0.0:* {SSHD}") == (2222,)
+    assert ssh_ports(f"tcp LISTEN 0 128 [fe80::1]%eth0:2222 [::]:* {SSHD}") == (2222,)
+    assert ssh_ports(f"tcp LISTEN 0 128 192.0.2.11%eth0:2222 0.0.0.0:* {SSHD}") == (2222,)
 
 
 def test_no_sshd_stops_the_host() -> None:
@@ -171,7 +173,9 @@ def test_no_sshd_stops_the_host() -> None:
 
 def test_a_look_that_was_cut_short_stops_the_host() -> None:
     with pytest.raises(HostError, match="cut short"):
-        SshPorts().process(["== listeners", 'LISTEN 0 128 *:22 *:* users:(("sshd",pid=1,fd=3))'])
+        SshPorts().process(
+            ["== listeners", 'tcp LISTEN 0 128 *:22 *:* users:(("sshd",pid=1,fd=3))']
+        )
 
 
 def around(tmp_path: Path, conf: str = "user root;\n") -> Surroundings:

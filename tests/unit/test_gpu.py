@@ -13,7 +13,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.gpu import GpuState
 from vllm_hosts.host.gpus import GpuHost, silent, unusable
-from vllm_hosts.host.nvidia_smi import QUERY, Gpu, Smi, cause, parse, reboot_helps
+from vllm_hosts.host.nvidia_smi import CARDS, QUERY, Gpu, Smi, parse, query, read
 from vllm_hosts.host.pci import PciDevice
 
 RECORDED = Path(__file__).parent / "data" / "nvidia-smi"
@@ -80,10 +80,11 @@ def test_failures_keep_their_own_words(name: str, words: str, meaning: str, rebo
     found = smi(name)
     assert found.gpus == ()
     assert found.driver is None
-    assert found.message is not None
-    assert words in found.message
-    assert meaning in cause(found.message)
-    assert reboot_helps(found.message) is reboot
+    assert found.failure is not None
+    assert words in found.failure.words
+    assert meaning in found.failure.meaning
+    assert found.failure.reboot_helps is reboot
+    assert found.installed is (name != "not-installed")
 
 
 def test_a_card_that_is_gone_leaves_the_others() -> None:
@@ -92,8 +93,9 @@ def test_a_card_that_is_gone_leaves_the_others() -> None:
     assert found.message is None
     assert found.lost == {1: "GPU is lost"}
     assert found.trouble([0]) is None
-    assert found.trouble([0, 1]) == "GPU 1: GPU is lost"
-    assert reboot_helps(found.trouble([1]) or "")
+    trouble = found.trouble([0, 1])
+    assert trouble is not None
+    assert (trouble.words, trouble.reboot_helps) == ("GPU 1: GPU is lost", True)
     agents = settings(agents=[QWEN | {"gpus": [1]}]).agents
     [problem] = unusable(agents, found)
     assert problem.startswith("agent 'qwen' asks for GPU 1, and nvidia-smi reports: GPU is lost")
@@ -139,9 +141,40 @@ def test_rows_count_whatever_stands_around_them(
 
 
 def test_a_driver_that_hangs_is_there() -> None:
-    message = parse(["exit 124"]).message
-    assert message == "nvidia-smi did not answer within 60 s"
-    assert cause(message)
+    failed = parse(["exit 124"]).failure
+    assert failed is not None
+    assert failed.words == "nvidia-smi did not answer within 60 s"
+    assert "hangs" in failed.meaning
+    # Whatever it said before counts for more.
+    said = parse(["GPU is lost", "exit 137"]).failure
+    assert said is not None
+    assert "fallen off the bus" in said.meaning
+
+
+def test_a_program_that_cannot_be_loaded_is_there() -> None:
+    """Its loader ends with the code that a shell has for no program at all."""
+    found = parse(["nvidia-smi: error while loading shared libraries: libc.so.6", "exit 127"])
+    assert (found.installed, found.code) == (True, 127)
+    assert "shared libraries" in str(found.failure)
+
+
+def test_other_fields_are_read_by_the_same_rules() -> None:
+    row = "0, NVIDIA A10G, rev. b, 23028"
+    found = read(
+        [row, "1, [GPU is lost], [GPU is lost]", "exit 0"], ("index", "name", "memory.total")
+    )
+    assert found.gpus == (Gpu(0, "NVIDIA A10G, rev. b", memory_mib=23028),)
+    assert found.lost == {1: "GPU is lost"}
+    # Only a name is never missing: a number may be, for reasons of its own.
+    found = read(["0, A10G, [Unknown Error]", "exit 0"], CARDS)
+    assert found.gpus == (Gpu(0, "A10G"),)
+    # What has no name has no comma too many.
+    assert read(["0, 34, 7", "exit 0"], ("index", "temperature.gpu")).gpus == ()
+
+
+def test_fields_that_every_driver_knows_are_asked_for_once() -> None:
+    assert query(("index", "name")).count("nvidia-smi --format") == 1
+    assert QUERY.count("nvidia-smi --format") == 2
 
 
 def test_a_query_ends_though_nvidia_smi_does_not(tmp_path: Path) -> None:
@@ -288,10 +321,10 @@ def test_agents_take_whole_cards_that_are_there() -> None:
     ],
 )
 def test_a_silent_driver_gets_advice(name: str, mode: str, advice: str) -> None:
-    message = smi(name).message
-    assert message is not None
-    sentence = silent(message, mode)
-    assert sentence.startswith(f"the GPU driver does not answer: {message}")
+    failed = smi(name).failure
+    assert failed is not None
+    sentence = silent(failed, mode)
+    assert sentence.startswith(f"the GPU driver does not answer: {failed.words}")
     assert sentence.endswith(f"; {advice}")
 
 
@@ -350,10 +383,10 @@ class TestTheLabsStandIn:
         (root / "etc/lab-gpu.mode").write_text(f"{mode}\n")
         said = self.ask(root)
         assert said[-1] == recorded(mode)[-1], "the exit code"
-        found, real = parse(said).message, smi(mode).message
+        found, real = parse(said).failure, smi(mode).failure
         assert found is not None
         assert real is not None
-        assert cause(found) == cause(real) != ""
+        assert found.meaning == real.meaning != ""
 
     def test_a_failure_may_end_with_the_next_boot(self, root: Path) -> None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -367,9 +400,9 @@ class TestTheLabsStandIn:
         bus.parent.mkdir(parents=True)
         bus.symlink_to(root / "etc/lab-pci")
         lab_gpu.held_by_nouveau(root)
-        found = parse(self.ask(root)).message
+        found = parse(self.ask(root)).failure
         assert found is not None
-        assert cause(found) == "the kernel module does not run"
+        assert found.meaning == "the kernel module does not run"
 
     def test_its_bus_shows_its_cards(self, root: Path) -> None:
         lab_gpu.install(root, 2, "gpu1", "l40s", switches=1)

@@ -137,6 +137,20 @@ def test_vllm_finds_the_model_without_the_hub(local: Local, revision: str) -> No
     assert (folder / "config.json").is_file()
 
 
+def test_a_rehearsal_needs_no_weights(local: Local) -> None:
+    code, out, err = local.run("org/model", "--small")
+    assert code == 0, err
+    assert sorted(out.splitlines()) == [
+        f"commit {FILES_COMMIT}",
+        "file 2 config.json",
+        "file 8 tokenizer.json",
+    ]
+    snapshot = local.cache / "hub/models--org--model/snapshots" / FILES_COMMIT
+    assert sorted(path.name for path in snapshot.iterdir()) == ["config.json", "tokenizer.json"]
+    assert (local.cache / "hub/models--org--model/refs/main").read_text() == FILES_COMMIT
+    assert local.of("safetensors") == [] and local.of(".bin") == []
+
+
 def test_pickle_is_never_fetched_beside_safetensors(local: Local) -> None:
     assert local.run("org/model", "--allow-pickle")[0] == 0
     assert local.of("pytorch_model.bin") == []

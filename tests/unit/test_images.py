@@ -7,7 +7,9 @@ import pytest
 from vllm_hosts.agents.images import Row, State, gigabytes, judged, next_record
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.vllm_images import Image, ImagesFound, ImagesThere, ImageUse, Used, User
+from vllm_hosts.facts.vllm_images import Image, ImagesFound, ImagesThere, ImageUse, Used
+from vllm_hosts.host.containers import Container
+from vllm_hosts.host.paths import PROJECT
 
 REPOSITORY = "vllm/vllm-openai"
 WANTED = f"{REPOSITORY}:v0.33.0"
@@ -19,6 +21,10 @@ def identifier(letter: str) -> str:
 
 def image(letter: str, *names: str, digests: tuple[str, ...] = ()) -> Image:
     return Image(identifier(letter), names, digests, 9_800_000_000)
+
+
+def user(name: str, letter: str, project: str = "") -> Container:
+    return Container(name, "running", image_id=identifier(letter), project=project)
 
 
 def used(letter: str, name: str) -> Used:
@@ -43,7 +49,7 @@ class TestJudging:
             image("e", f"{REPOSITORY}:nightly-mine"),
             image("f", "postgres:18"),
         ),
-        users=(User("one", identifier("d"), agent=True), User("db", identifier("f"), agent=False)),
+        users=(user("one", "d", PROJECT), user("db", "f")),
         record=(used("a", v(30)), used("b", v(31)), used("c", v(32)), used("d", WANTED)),
     )
 
@@ -66,7 +72,7 @@ class TestJudging:
 
     def test_the_order_is_that_of_use_and_not_of_versions(self) -> None:
         record = (used("c", v(32)), used("d", WANTED), used("a", v(30)), used("b", v(31)))
-        users = (User("one", identifier("b"), agent=True),)
+        users = (user("one", "b", PROJECT),)
         found = ImagesFound(self.FOUND.images, users, record)
         assert states(judged(found, v(31), 1)) == {
             "b": State.IN_USE,
@@ -78,7 +84,7 @@ class TestJudging:
 
     def test_a_stopped_container_uses_its_image_whoever_it_is_of(self) -> None:
         """Docker lists them like the others."""
-        users = (*self.FOUND.users, User("test-of-somebody", identifier("a"), agent=False))
+        users = (*self.FOUND.users, user("test-of-somebody", "a"))
         found = ImagesFound(self.FOUND.images, users, self.FOUND.record)
         rows = judged(found, WANTED, keep=0)
         assert states(rows)["a"] is State.IN_USE
@@ -86,7 +92,7 @@ class TestJudging:
 
     def test_an_image_that_the_settings_name_stays(self) -> None:
         """Pulled by a deploy that failed before an agent was recreated."""
-        users = (User("one", identifier("c"), agent=True),)
+        users = (user("one", "c", PROJECT),)
         found = ImagesFound(self.FOUND.images, users, self.FOUND.record)
         assert states(judged(found, WANTED, keep=0))["d"] is State.SETTINGS
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.fakes import LocalHost
-from tests.unit.projects import ROOT
+from tests.unit.fakes import LocalHost, inspected
 from tests.unit.test_images import REPOSITORY, WANTED, identifier, v
 
 #: docker, with images and containers in a file. Refuses what Docker refuses.
@@ -42,14 +41,14 @@ elif words[0] == "ps":
 elif words[:2] == ["container", "inspect"]:
     for one in state["containers"]:
         if one["name"] in words:
-            there = "json" in words[3]
-            print(json.dumps(one) if there else one["image"] + " " + find(one["image"])["tags"][0])
+            tags = find(one["image_id"])["tags"]
+            print(json.dumps(one | {"image": tags[0] if tags else one["image_id"]}))
 elif words[:2] == ["image", "rm"]:
     with open(folder + "/removed", "a") as log:
         log.write(" ".join(words[2:]) + "\n")
     for name in words[2:]:
         one = find(name)
-        users = [c["name"] for c in state["containers"] if c["image"] == one["id"]]
+        users = [c["name"] for c in state["containers"] if c["image_id"] == one["id"]]
         if users:
             sys.exit("Error: conflict: container " + users[0] + " is using it")
         if name in one["tags"]:
@@ -70,17 +69,12 @@ class Fake:
     def __init__(self, folder: Path) -> None:
         self.host = LocalHost.make(folder)
         self.record = self.host.folder / "images"
-        self.host.program("docker", f"#!{sys.executable}{_DOCKER}")
-        program = self.host.folder / "hosts"
-        program.write_text(
-            f"#!{sys.executable}\n"
-            "from vllm_hosts.facts import vllm_images\n"
-            f"vllm_images.RECORD = {str(self.record)!r}\n"
-            "from vllm_hosts.cli.main import main\n"
-            "main()\n"
+        self.host.program("docker", f"#!{sys.executable} -IS{_DOCKER}")
+        self.program = self.host.project.patched(
+            "from vllm_hosts.agents import prune",
+            "from vllm_hosts.facts import vllm_images",
+            f"prune.RECORD = vllm_images.RECORD = {str(self.record)!r}",
         )
-        program.chmod(0o755)
-        self.host.project.environment["PYTHONPATH"] = str(ROOT)
         self.images: list[dict[str, Any]] = []
         self.containers: list[dict[str, Any]] = []
         lines = []
@@ -100,7 +94,7 @@ class Fake:
         self.write()
 
     def use(self, name: str, letter: str, project: str | None) -> None:
-        one = {"name": f"/{name}", "image": identifier(letter), "project": project}
+        one = inspected(name) | {"image_id": identifier(letter), "project": project or ""}
         self.containers.append(one | {"name": name})
         self.write()
 
@@ -113,9 +107,7 @@ class Fake:
         return "".join(one["id"][7] for one in state["images"])
 
     def run(self, *words: str) -> CompletedProcess[str]:
-        done = self.host.project.run(
-            str(self.host.folder / "hosts"), "images", "inventory/prod.py", *words
-        )
+        done = self.host.project.run(self.program, "images", "inventory/prod.py", *words)
         assert "Traceback" not in done.stdout, done.stdout
         return done
 

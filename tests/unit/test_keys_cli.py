@@ -208,7 +208,7 @@ class TestEncryption:
         keys(project, "init", PROD)
         (tmp_path / "home" / ".ssh" / "id_ed25519").rename(tmp_path / "away")
         done = project.run("pyinfra", "-y", PROD, "deploy.py")
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert "put VLLM_HOSTS_IDENTITY=FILE" in done.stdout
         assert "--identity" not in done.stdout
         assert "name one with --identity" in keys(project, "list", PROD, code=1)

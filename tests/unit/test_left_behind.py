@@ -8,7 +8,6 @@ import click
 import pyrage
 import pytest
 from click.testing import CliRunner
-from pyinfra.api.inventory import Inventory
 
 from vllm_hosts.cli import common as cli_common
 from vllm_hosts.cli.main import main
@@ -19,6 +18,7 @@ from vllm_hosts.keys.model import Content, DeployedHost
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.project import left_behind
 from vllm_hosts.project.inventory import LEFT, deployed, load, neighbours
+from vllm_hosts.project.loaded import Project
 
 _INVENTORY = """
 from pathlib import Path
@@ -173,12 +173,12 @@ def test_every_command_names_them(
     def enough(*args: object) -> None:
         raise SettingsError(["said by now"])
 
-    def stop(inventory: Path, loaded: Inventory, identity: Path | None) -> None:
-        say(inventory, loaded, identity)
+    def stop(project: Project) -> None:
+        say(project)
         enough()
 
-    say = cli_common._name_left
-    monkeypatch.setattr(cli_common, "_name_left", stop)
+    say = cli_common.name_left
+    monkeypatch.setattr(cli_common, "name_left", stop)
     group = 2 if words[0] in ("keys", "hosts") else 1
     group += "recipients" in words
     done = CliRunner().invoke(main, [*words[:group], str(file), *words[group:]])

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vllm_hosts.host.render import TEMPLATES
+from vllm_hosts.data import DATA
 from vllm_hosts.settings.masks import MASK, masked
 
 SECRET = "Zx9-q7Kfm2"
@@ -52,8 +52,9 @@ def test_the_value_of_an_option_stands_in_the_next_line() -> None:
 
 def test_a_private_key_is_masked_whole() -> None:
     kind = "EC PRIVATE" + " KEY"
-    text = f"a\n-----BEGIN {kind}-----\nabc\ndef\n-----END {kind}-----\nb"
-    assert [line for line in masked(text) if not line.startswith("-----")] == ["a", MASK, MASK, "b"]
+    first, last = f"-----BEGIN {kind}-----", f"-----END {kind}-----"
+    text = "\n".join(["a", first, "abc", "def", last, "b"])
+    assert masked(text) == ["a", first, MASK, MASK, last, "b"]
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,9 @@ def test_what_is_no_secret_is_shown(line: str) -> None:
 def test_nothing_of_our_own_templates_is_masked() -> None:
     """Except in those that hold keys, in sentences with the word, and in what no host gets."""
     keys = {"secrets/env.j2", "client_keys/clients.map.j2", "report/report.html.j2"}
-    for path in sorted(TEMPLATES.rglob("*.j2")):
-        name = str(path.relative_to(TEMPLATES))
+    templates = DATA.parent / "templates"
+    for path in sorted(templates.rglob("*.j2")):
+        name = str(path.relative_to(templates))
         if name not in keys and not name.startswith("site/"):
             lines = [
                 line
@@ -107,3 +109,20 @@ def test_a_long_line_is_not_cut_within_a_secret() -> None:
         secret = "hf_" + "aB3" * 11
         [line] = masked("x" * room + " " + secret)
         assert line == "x" * room + " ..."
+
+
+def test_as_much_of_a_line_as_is_read() -> None:
+    assert masked("x" * 400) == ["x" * 400]
+    assert masked("x " * 200 + "y") == ["x " * 200 + "..."]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("url: https://me:word@example.com/x", ["url: https://*MASKED*@example.com/x"]),
+        ("- --api-key\n- 8", ["- --api-key", "- 8"]),
+        ("- --api-key\n- word other", ["- --api-key", "- *MASKED* other"]),
+    ],
+)
+def test_only_the_secret_is_masked(text: str, lines: list[str]) -> None:
+    assert masked(text) == lines

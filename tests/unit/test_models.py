@@ -12,11 +12,11 @@ import pytest
 from tests.unit.projects import ROOT
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts import hub as facts
-from vllm_hosts.facts.hub import HubModels
+from vllm_hosts.facts.hub import HubModels, asked_of
+from vllm_hosts.host.models import copies, download, hub_models
 from vllm_hosts.hub.model import Download, Fetched, HubModel
 from vllm_hosts.operations import hub as operation
 from vllm_hosts.operations.hub import fetch_script
-from vllm_hosts.roles.models.plan import copies, download, hub_models
 from vllm_hosts.roles.vllm.plan import peers
 
 TOKEN = "hf_secret_of_the_test"
@@ -98,7 +98,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def on_this_machine(models: list[HubModel], cache: Path) -> dict[str, Fetched]:
-    command = HubModels().command(models, str(cache), "0:0")
+    command = HubModels().command(asked_of(models, str(cache)), "0:0")
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     return HubModels().process(done.stdout.splitlines())
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.fakes import inspected
+from tests.unit.fakes import inspect_line, inspected
 from tests.unit.samples import settings as host_settings
 from tests.unit.test_apt_entries import LINE, STANZA
 from tests.unit.test_driver import TestAptSources
@@ -41,12 +41,14 @@ from vllm_hosts.facts.vllm_images import ImagesThere, ImagesUsed
 from vllm_hosts.host.apt_entries import in_the_way
 from vllm_hosts.host.apt_sources import extended
 from vllm_hosts.host.apt_sources import read as read_sources
+from vllm_hosts.host.docker_stats import usages
 from vllm_hosts.host.image_places import image_places
 from vllm_hosts.host.nvidia_smi import parse as parse_smi
+from vllm_hosts.host.sockets import read as read_sockets
 from vllm_hosts.host.sockets import unexpected_sockets
+from vllm_hosts.host.vllm_metrics import http_body, metrics
 from vllm_hosts.roles.nginx.plan import parse_version
 from vllm_hosts.suite.listening import read as read_listeners
-from vllm_hosts.top import parse as top
 from vllm_hosts.top.look import _gpus
 
 #: What programs print beside their answers, as seen.
@@ -121,10 +123,10 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (
         ComposeProject(),
         ["== hashes", f"qwen {SHA}", f"coder {SHA}", "exit 0", "== containers",
-         f"qwen {SHA} running healthy qwen", "== networks",
+         inspect_line("qwen", hash=SHA), "== networks",
          "qwen vllm_qwen 198.18.250.8/29 vllm-8001 qwen"],
     ),
-    (AgentStates(), ["== states", "/qwen running 0 healthy", "/coder exited 3 none"]),
+    (AgentStates(), ["== states", inspect_line("qwen"), inspect_line("coder", "exited", None)]),
     (
         AgentsInspected(),
         ["== asked", "one two", "== containers", json.dumps(inspected("one")),
@@ -143,12 +145,12 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ImagesThere(),
         ["== record", f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== images",
          json.dumps({"id": f"sha256:{SHA}", "tags": ["a/b:c"], "digests": [], "size": 1}),
-         "== containers", json.dumps({"name": "/a", "image": f"sha256:{SHA}", "project": "vllm"})],
+         "== containers", inspect_line("a")],
     ),
     (
         ImagesUsed(),
         ["== record", f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== agents",
-         f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== wanted", f"sha256:{SHA}"],
+         inspect_line("qwen"), "== wanted", f"sha256:{SHA}"],
     ),
     (
         NginxMainConf(),
@@ -181,7 +183,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (
         SshPorts(),
-        ["== listeners", 'LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3)) ino:7',
+        ["== listeners", 'tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3)) ino:7',
          "== configured", "22",
          "== socket", "[::]:2222 (Stream)"],
     ),
@@ -214,7 +216,7 @@ def test_a_fact_understands_or_says_that_it_does_not(
 
 
 def socket_sentences(lines: list[str]) -> object:
-    return list(unexpected_sockets(lines, host_settings(), [22]))
+    return list(unexpected_sockets(read_sockets(lines), host_settings(), [22]))
 
 
 def sources(lines: list[str]) -> object:
@@ -255,9 +257,9 @@ PARSERS: dict[str, tuple[Callable[[list[str]], object], list[str]]] = {
     "apt's stanzas": (sources, [*TestAptSources.DEB822.splitlines(), "", *STANZA.splitlines()]),
     "apt's lists": (lists, [*TestAptSources.LINES.splitlines(), LINE.strip()]),
     "nginx -V": (lambda lines: parse_version("\n".join(lines)), NGINX),
-    "vLLM's metrics": (lambda lines: top.metrics("\n".join(lines)), METRICS),
-    "HTTP": (lambda lines: top.http_body("\n".join(lines).encode()), HTTP),
-    "docker stats": (top.usages, [STATS]),
+    "vLLM's metrics": (lambda lines: metrics("\n".join(lines)), METRICS),
+    "HTTP": (lambda lines: http_body("\n".join(lines).encode()), HTTP),
+    "docker stats": (usages, [STATS]),
     "places of images": (
         image_places,
         ["kind docker", "feature -", "root /a", "free root 1", "store /b", "free store 2"],

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vllm_hosts
-from tests.unit.fakes import inspected
+from tests.unit.fakes import inspect_line, inspected
 from tests.unit.samples import settings as host_settings
-from tests.unit.test_doctor_look import StandInHost
+from tests.unit.stand_in_host import StandInHost
 from tests.unit.test_doors import EDGE, SETTINGS
 from tests.unit.test_doors import GOOD as RULES
 from tests.unit.test_odd_answers import FACTS as FED
@@ -32,6 +32,7 @@ from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, Imag
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.hub import HubModels, ModelCopy
+from vllm_hosts.facts.lock import HostHistory, LockState, Released
 from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.facts.nginx import EdgeState
 from vllm_hosts.facts.nginx_sites import NginxSites
@@ -41,7 +42,7 @@ from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.operations.gpu import LastGpuCheck
-from vllm_hosts.rehearsal.fact import Rehearsals
+from vllm_hosts.rehearsal.fact import RehearsalGrounds, Rehearsals
 from vllm_hosts.suite.doors import wrong
 from vllm_hosts.suite.packets import Table, listing
 from vllm_hosts.suite.test_firewall import strangers_first
@@ -75,7 +76,16 @@ REHEARSED = [
     f"coder 1 {b64encode(b'ImportError: no vllm here').decode()}",
 ]
 FACTS: list[tuple[HostFact[Any], list[str]]] = [
-    (rehearsals(), REHEARSED),
+    (rehearsals(), [f"= org--model@main-0123456789 {COMMIT}", *REHEARSED]),
+    (
+        RehearsalGrounds(),
+        [
+            *["== image", f"sha256:{SHA}", "== folders", f"folder {SHA} /srv/models/coder"],
+            *["folder - /srv/models/none", "== gpus"],
+            "0, NVIDIA H200, GPU-0, 143771, 590.48.01, 9.0, Disabled, Enabled",
+            "exit 0",
+        ],
+    ),
     (
         AgentLog(),
         ["== log", "INFO 11-25 09:00:00 [x.py:1] Starting", "== heading of its own", "ValueError"],
@@ -87,8 +97,8 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (
         AgentsServed(),
-        ["== live", "true", "== healthy", "qwen", "coder", "== starts",
-         "/var/lib/vllm-hosts/starts/qwen:95"],
+        ["== live", "true", "== containers", inspect_line("qwen"), inspect_line("coder"),
+         "== starts", "/var/lib/vllm-hosts/starts/qwen:95"],
     ),
     (
         AptPackages(),
@@ -117,6 +127,20 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (HostMark(), ["== file", "regular file 600 0:0", "== mark", "# Whose keys", f"store {SHA}",
                   "== user", "0"]),
+    (
+        HostHistory(),
+        ["== user", "0", "== history",
+         '2026-11-26T08:00:00Z 192.0.2.7 {"who": "a@b", "what": "deploy.py of prod.py",'
+         ' "since": "2026-11-26T07:00:00Z", "commit": "abc", "version": "1", "ended": "done",'
+         ' "changed": ["Docker | daemon.json is merged"]}'],
+    ),
+    (
+        LockState(),
+        ["== user", "0", "== held", "held", "== owner",
+         '4711 962bd73d-5bb1 192.0.2.7 {"who": "a@b", "what": "keys.py", "since": "2026"}',
+         "== left", "process 12 2026-11-26T08:00:00Z apt-get", "undo firewall"],
+    ),
+    (Released(), ["== user", "0", "== free", "free"]),
     (HostMemory(), ["== memory", "131072000"]),
     (
         HubModels(),
@@ -211,7 +235,7 @@ def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
 
 #: One answer that is odd, and would be taken for: nobody is there.
 ODD: list[tuple[HostFact[Any], list[str]]] = [
-    (AgentsServed(), ["== live", "True?", "== healthy", "== starts"]),
+    (AgentsServed(), ["== live", "True?", "== containers", "== starts"]),
     (EdgeRuns(), ["== edge", "activ"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (ImageId(), ["== id", "Killed"]),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.fakes import LocalHost
+from tests.unit.fakes import LocalHost, inspect_line
 from tests.unit.projects import AGENT, BIN, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.operations.foreseen import Changing, Foreseen
@@ -118,7 +118,7 @@ def test_a_run_asks_below_what_it_leads_to(tmp_path: Path, server: SshServer) ->
     """O15: without a terminal, its question ends in one sentence."""
     made = project(tmp_path, server, "gpu2")
     done = made.run("pyinfra", "inventory/prod.py", "deploy.py")
-    assert done.returncode == 1
+    assert done.returncode == 2
     before, asked, after = done.stdout.partition("Press enter to execute")
     assert asked
     assert "gpu1: nginx is reloaded" in before
@@ -219,7 +219,7 @@ case "$*" in
     "ps -aq"*) echo id ;;
     "inspect --format"*)
         sum=$(cat "$here/opt/compose.yaml" 2>/dev/null | sha256sum | cut -c 1-64)
-        echo "one $sum running healthy one" ;;
+        sed "s/HASH/$sum/" "$here/inspected" ;;
 esac
 """
 
@@ -231,6 +231,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     (made.folder / "deploy.py").unlink()
     made.write("deploy.py", "from vllm_hosts.roles.vllm import vllm\n\nvllm()\n")
     host.program("docker", f"#!/bin/sh\n{DOCKER}")
+    host.file("inspected", inspect_line("one", hash="HASH") + "\n")
     vllm = {"directory": str(host.folder / "opt"), "cache_directory": str(tmp_path / "cache")}
 
     def dry(**changes: object) -> str:
@@ -249,7 +250,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     script = (
         "from pathlib import Path; from vllm_hosts.project.inventory import load, validate;"
         " from vllm_hosts.keys import KeyStore; from vllm_hosts.facts.system import HostMemory;"
-        " from vllm_hosts.roles.vllm.plan import compose_file;"
+        " from vllm_hosts.host.services import compose_file;"
         " from vllm_hosts.roles.secrets.plan import secret_entries;"
         " import sys; path = Path('inventory/prod.py'); host = validate(load(path))['@local'];"
         " from vllm_hosts.keys.model import new_content, with_internal;"

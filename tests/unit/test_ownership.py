@@ -6,7 +6,6 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pyrage
 import pytest
 from pydantic import SecretStr
 
@@ -113,111 +112,6 @@ class TestWhose:
         assert ca_name(b"junk") is None
         assert prod.judge(Marked(None, certificate=b"junk")) is Whose.NOBODYS
         assert prod.judge(Marked(None, certificate=issued)) is Whose.ANOTHERS
-
-
-class TestRefusal:
-    def test_a_copy_is_told_to_use_the_original(self, prod: Claim, tmp_path: Path) -> None:
-        copied = claim(tmp_path, "copied", keep=False)
-        said = copied.refusal(mark(prod))
-        state = f"{tmp_path}/inventory/.vllm-hosts"
-        assert f"deploy it with {tmp_path}/inventory/prod.py" in said
-        assert f"mv {state}/prod {state}/copied;" in said
-        assert f"vllm-hosts hosts adopt {tmp_path}/inventory/copied.py gpu1" in said
-        assert "every client of it needs a new key and the new CA" in said
-
-    def test_a_renamed_one_takes_its_store_along(self, prod: Claim, tmp_path: Path) -> None:
-        renamed = claim(tmp_path, "live", keep=False)
-        prod.inventory.unlink()
-        said = renamed.refusal(mark(prod))
-        assert "if the inventory was renamed, move its store along: mv " in said
-        move = said.split("along: ")[1].split(";")[0]
-        subprocess.run(["sh", "-ec", move], check=True)
-        after = claim(tmp_path, "live", keep=False)
-        assert after.judge(mark(prod)) is Whose.OURS
-        # The name in the mark is the old one.
-        assert not mark(prod).is_right(after.mark)
-
-    def test_a_store_in_the_way_is_put_aside(self, prod: Claim, tmp_path: Path) -> None:
-        renamed = claim(tmp_path, "live", keep=False)
-        made(renamed.opened.store)
-        prod.inventory.unlink()
-        renamed = claim(tmp_path, "live", keep=False)
-        move = renamed.refusal(mark(prod)).split("along: ")[1].split(";")[0]
-        subprocess.run(["sh", "-ec", move], check=True)
-        assert claim(tmp_path, "live", keep=False).judge(mark(prod)) is Whose.OURS
-        assert (tmp_path / "inventory/.vllm-hosts/live.unused1/keys.json").exists()
-
-    def test_an_encrypted_one(
-        self, prod: Claim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        identity = pyrage.x25519.Identity.generate()
-        (tmp_path / "identity").write_text(f"{identity}\n")
-        monkeypatch.setenv("VLLM_HOSTS_IDENTITY", str(tmp_path / "identity"))
-        prod.opened.store.encrypt([str(identity.to_public())])
-        prod.inventory.unlink()
-        renamed = claim(tmp_path, "live", keep=False)
-        move = renamed.refusal(mark(prod)).split("along: ")[1].split(";")[0]
-        assert f"mv {tmp_path}/keys/prod.age {tmp_path}/keys/live.age" in move
-        subprocess.run(["sh", "-ec", move], check=True)
-        assert claim(tmp_path, "live", keep=False).judge(mark(prod)) is Whose.OURS
-
-    def test_a_store_that_is_not_here(self, prod: Claim, tmp_path: Path) -> None:
-        (tmp_path / "clone").mkdir()
-        clone = claim(tmp_path / "clone", "prod", keep=False)
-        said = clone.refusal(mark(prod))
-        assert "the inventory 'prod', whose store is not here" in said
-        assert f"bring that store here as {tmp_path}/clone/inventory/.vllm-hosts/prod" in said
-        assert "hosts adopt" in said
-
-    def test_a_store_that_nobody_here_can_open_is_known_by_its_name(
-        self, prod: Claim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        identity = pyrage.x25519.Identity.generate()
-        (tmp_path / "identity").write_text(f"{identity}\n")
-        monkeypatch.setenv("VLLM_HOSTS_IDENTITY", str(tmp_path / "identity"))
-        prod.opened.store.encrypt([str(identity.to_public())])
-        monkeypatch.setenv("VLLM_HOSTS_IDENTITY", "/nonexistent")
-        renamed = claim(tmp_path, "live", keep=False)
-        said = renamed.refusal(mark(prod))
-        assert "this host claims to have (that store cannot be decrypted here" in said
-        assert f"deploy it with {tmp_path}/inventory/prod.py; or give" in said
-        # A host that lies would otherwise get the keys of that inventory's hosts.
-        assert "mv " not in said
-        prod.inventory.unlink()
-        assert f"mv {tmp_path}/keys/prod.age" in renamed.refusal(mark(prod))
-
-    @pytest.mark.parametrize("name", ["../prod", "a/b", "", "prod; x", "missing"])
-    def test_a_name_that_a_host_made_up(self, prod: Claim, tmp_path: Path, name: str) -> None:
-        text = Mark("0" * 32, name).text().strip()
-        said = claim(tmp_path, "live", keep=False).refusal(Marked(text, "regular file 644 0:0"))
-        assert "mv " not in said.replace("mv /etc/vllm-hosts/store", "")
-
-    def test_a_store_elsewhere_and_one_in_use_here(self, prod: Claim, tmp_path: Path) -> None:
-        (tmp_path / "clone").mkdir()
-        claim(tmp_path / "clone", "staging")
-        clone = claim(tmp_path / "clone", "staging", keep=False)
-        said = clone.refusal(mark(prod))
-        assert f"take it out of {tmp_path}/clone/inventory/staging.py" in said
-        assert "bring" not in said
-
-    def test_two_inventories_in_use(self, prod: Claim, tmp_path: Path) -> None:
-        said = claim(tmp_path, "other").refusal(mark(prod))
-        assert "take it out of one of the two inventories" in said
-        assert "mv " not in said
-
-    def test_a_new_host_waits_while_another_is_somebody_else_s(self, tmp_path: Path) -> None:
-        new = claim(tmp_path, "live", keep=False)
-        assert new.must_wait() is None
-        new.opened.anothers.add("gpu2")
-        assert "gpu2 belongs to another" in str(new.must_wait())
-        known = claim(tmp_path, "known")
-        known.opened.anothers.add("gpu2")
-        assert known.must_wait() is None
-
-    def test_one_that_was_adopted_since_it_was_taken_out(self, prod: Claim, tmp_path: Path) -> None:
-        said = prod.refusal(mark(claim(tmp_path, "other")), listed=False)
-        assert "belongs to another inventory now ('other')" in said
-        assert "hosts release" in said
 
 
 class TestTheFact:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +21,7 @@ _MOVED = """
 import sys
 import vllm_hosts.cli.hosts  # and with it all that knows a path
 NAMES = ("STORE_MARK", "EDGE_FOLDER", "TLS_CERTIFICATE", "DEPLOYED", "COPIES", "STAMPS", "PREVIOUS")
+NAMES = (*NAMES, "LOCK", "HISTORY", "UNDO")
 for module in [one for name, one in sys.modules.items() if name.startswith("vllm_hosts")]:
     for name in NAMES:
         path = getattr(module, name, None)
@@ -38,6 +37,7 @@ class Machine(Project):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        (self.folder / "host/run").mkdir(parents=True)
         self.write("moved.py", _MOVED.format(folder=str(self.folder / "host")))
         for name in ("deploy.py", "config.py"):
             (self.folder / name).unlink()
@@ -67,18 +67,9 @@ class Machine(Project):
 
     def hosts(self, *words: str, code: int = 0, streams: str = "both") -> str:
         """`vllm-hosts hosts`, or another command, in a process that knows of the folder."""
-        start = "import moved, sys; from vllm_hosts.cli.main import main; sys.argv[0] = 'x'; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", start, *words],
-            cwd=self.folder,
-            env={**os.environ, **self.environment, "PYTHONPATH": f"{self.folder}:{Path.cwd()}"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if streams == "both" else subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        # What the program patches stands in the project, as for pyinfra.
+        program = self.patched(f"import sys; sys.path[0] = {str(self.folder)!r}", "import moved")
+        done = self.run(program, *words, apart=streams != "both")
         assert done.returncode == code, done.stdout
         assert "Traceback" not in done.stdout, done.stdout
         return done.stdout if streams != "err" else done.stderr

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from tests.unit.fakes import listening
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.nvidia_smi import NOT_INSTALLED, Gpu, failure
 from vllm_hosts.host.release import Release
-from vllm_hosts.host.system import Listener, System
+from vllm_hosts.host.system import System
 from vllm_hosts.roles.preflight.plan import folders, notes, problems
 
 GOOD_RELEASE = Release("debian", "13", "trixie", "Debian GNU/Linux 13 (trixie)", "amd64")
@@ -20,13 +21,13 @@ GOOD = System(
     free=dict.fromkeys(folders(SETTINGS), 500 * 1024**3),
     present=frozenset({"/srv/models/coder"}),
     has_image=False,
-    listeners=(Listener("0.0.0.0", 22, 'users:(("sshd",pid=1,fd=3))'),),
+    listeners=(listening("0.0.0.0:22", 'users:(("sshd",pid=1,fd=3))'),),
     container_ports={},
     gpus=tuple(
         Gpu(index, "NVIDIA L40S", f"GPU-{index}", 46068, "550.163.01", (8, 9), None, True)
         for index in range(3)
     ),
-    gpu_message=None,
+    gpu_failure=None,
 )
 NGINX = 'users:(("nginx",pid=9,fd=6))'
 APACHE = 'users:(("apache2",pid=9,fd=6))'
@@ -57,14 +58,14 @@ def test_a_good_host_has_no_problems() -> None:
     ],
 )
 def test_who_squats_on_an_agent_s_port_is_named(programs: str, user: str, words: str) -> None:
-    system = replace(GOOD, listeners=(Listener("127.0.0.1", 8001, programs, user),))
+    system = replace(GOOD, listeners=(listening("127.0.0.1:8001", programs, user=user),))
     [problem] = problems(SETTINGS, GOOD_RELEASE, system)
     assert words in problem
     assert problem.isprintable()
 
 
 def test_a_container_s_name_is_one_word_in_what_is_to_be_typed() -> None:
-    listener = Listener("127.0.0.1", 8001, PROXY)
+    listener = listening("127.0.0.1:8001", PROXY)
     system = replace(GOOD, listeners=(listener,), container_ports={8001: "a;reboot"})
     [problem] = problems(SETTINGS, GOOD_RELEASE, system)
     assert "stop it: docker stop 'a;reboot', or" in problem
@@ -72,9 +73,9 @@ def test_a_container_s_name_is_one_word_in_what_is_to_be_typed() -> None:
 
 def test_our_own_agents_and_edge_are_not_in_the_way() -> None:
     listeners = (
-        Listener("127.0.0.1", 8001, PROXY),
-        Listener("0.0.0.0", 443, NGINX),
-        Listener("[::]", 80, NGINX),
+        listening("127.0.0.1:8001", PROXY),
+        listening("0.0.0.0:443", NGINX),
+        listening("[::]:80", NGINX),
     )
     system = replace(GOOD, listeners=listeners, container_ports={8001: "qwen"})
     assert problems(SETTINGS, GOOD_RELEASE, system) == []
@@ -101,16 +102,16 @@ def test_unsupported_systems_are_refused_by_name(release: dict[str, str], words:
     [
         ({"user": "1000"}, "_sudo = True"),
         ({"init": "tini"}, "tini, not systemd"),
-        ({"listeners": (Listener("*", 8001, APACHE),)}, "port 8001 of agent 'qwen' is taken"),
+        ({"listeners": (listening("*:8001", APACHE),)}, "port 8001 of agent 'qwen' is taken"),
         (
-            {"listeners": (Listener("*", 8002, PROXY),), "container_ports": {8002: "other"}},
+            {"listeners": (listening("*:8002", PROXY),), "container_ports": {8002: "other"}},
             "port 8002 of agent 'coder' is taken by container other; stop it: docker stop other,",
         ),
-        ({"listeners": (Listener("*", 443, APACHE),)}, "set edge.https_port"),
+        ({"listeners": (listening("*:443", APACHE),)}, "set edge.https_port"),
         ({"present": frozenset()}, "model /srv/models/coder of agent 'coder' is not a folder"),
         ({"gpus": GOOD.gpus[:2]}, "agent 'coder' asks for GPU 2, and this host has 0, 1"),
         (
-            {"gpus": (), "gpu_message": "Driver/library version mismatch"},
+            {"gpus": (), "gpu_failure": failure("Driver/library version mismatch")},
             "the GPU driver does not answer: Driver/library version mismatch",
         ),
         (
@@ -169,13 +170,21 @@ def test_disk_is_not_asked_for_twice() -> None:
 
 def test_a_host_whose_agents_need_no_gpu_needs_no_driver() -> None:
     cpu = settings(agents=[QWEN | {"gpus": []}])
-    system = replace(GOOD, gpus=(), gpu_message="nvidia-smi is not installed")
+    system = replace(GOOD, gpus=(), gpu_failure=NOT_INSTALLED)
     assert problems(cpu, GOOD_RELEASE, system) == []
 
 
 def test_a_missing_driver_is_no_obstacle_where_it_will_be_installed() -> None:
-    system = replace(GOOD, gpus=(), gpu_message="nvidia-smi is not installed")
+    system = replace(GOOD, gpus=(), gpu_failure=NOT_INSTALLED)
     [problem] = problems(SETTINGS, GOOD_RELEASE, system)
     assert "set nvidia.driver = 'install'" in problem
     install = settings(agents=[QWEN, CODER], nvidia={"driver": "install"})
     assert problems(install, GOOD_RELEASE, system) == []
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(365 * 86400.0, "ahead of"), (-7200.0, "behind")])
+def test_a_clock_that_is_wrong_is_named(seconds: float, words: str) -> None:
+    [problem] = problems(SETTINGS, GOOD_RELEASE, replace(GOOD, clock=seconds))
+    assert f" {words} the one here" in problem
+    assert problem.endswith("set it: timedatectl set-ntp true, or date -s")
+    assert problems(SETTINGS, GOOD_RELEASE, replace(GOOD, clock=seconds / 1e6)) == []

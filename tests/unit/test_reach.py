@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pyinfra.api.state import StateStage
 
 from tests.unit.projects import ROOT, Project
 from tests.unit.ssh_server import SshServer, hanging_up, ssh_server, write_key
+from vllm_hosts.connect.reach import Reaching
 from vllm_hosts.project import pyinfra_command
 from vllm_hosts.project.pyinfra_command import with_old_keys
 
@@ -250,7 +252,7 @@ def test_without_a_terminal_pyinfra_s_questions_end_in_a_sentence(
     data = {"lost": server.data(ssh_key="/no/such/key"), "found": server.data(2)}
     inventory(project, data)
     done = project.run("pyinfra", "inventory/prod.py", "deploy.py")
-    assert done.returncode == 1, done.stdout
+    assert done.returncode == 2, done.stdout
     assert "confirmation is needed, and there is no terminal to ask on" in done.stdout, done.stdout
     assert "EOFError" not in done.stdout
     assert "Traceback" not in done.stdout
@@ -304,3 +306,17 @@ def test_who_has_old_keys() -> None:
 @dataclass(frozen=True)
 class _Named:
     name: str
+
+
+def test_a_host_that_answers_nothing_any_more_is_given_up() -> None:
+    """One that lost its power; TCP alone would wait for a command's end for ever."""
+    asked: list[int] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+    sock = socket.create_connection(listener.getsockname())
+    transport = SimpleNamespace(sock=sock, set_keepalive=asked.append)
+    client = SimpleNamespace(get_transport=lambda: transport)
+    host = SimpleNamespace(connector=SimpleNamespace(client=client))
+    Reaching.host_connect(None, host)  # type: ignore[arg-type]
+    assert asked == [15]
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 90_000
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

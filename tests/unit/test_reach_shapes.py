@@ -56,7 +56,7 @@ def test_an_inventory_without_hosts(tmp_path: Path) -> None:
     adopt = ["vllm-hosts", "hosts", "adopt", "inventory/prod.py", "gpu1"]
     status = ["vllm-hosts", "tls", "inventory/prod.py", "status"]
     for words, code, said in all_at_once(project, *COMMANDS, *without, adopt, status):
-        assert code == 1, f"{words}: {said}"
+        assert code == 1 + words.startswith("pyinfra"), f"{words}: {said}"
         # Of the store, what only needs that says something first.
         assert "inventory/prod.py has no hosts" in said or "there is no key store" in said, (
             f"{words}: {said}"

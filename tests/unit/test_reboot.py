@@ -15,6 +15,7 @@ from tests.unit.driver_hosts import H100, bare
 from tests.unit.test_gpu import smi
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.gpus import GpuHost
+from vllm_hosts.host.nvidia_smi import Failure
 from vllm_hosts.operations import driver, reboot
 from vllm_hosts.roles.nvidia_driver.plan import reboot_needed, reboot_reason
 
@@ -118,7 +119,7 @@ class Steps:
         state = SimpleNamespace(get=lambda: SimpleNamespace(is_executing=executing))
         self.patch.setattr(driver, "ctx_state", state)
         self.patch.setattr(driver, "differs", lambda what, how: None)
-        refused: Callable[[str], str] | None = None if allowed else reboot_needed
+        refused: Callable[[Failure], str] | None = None if allowed else reboot_needed
         answers = driver.driver_answers._inner.__wrapped__  # type: ignore[attr-defined]
         commands: list[PyinfraCommand] = []
         try:

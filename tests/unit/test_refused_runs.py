@@ -50,7 +50,7 @@ def test_pyinfra_itself_stops_before_it_connects(project: Project, listener: Lis
     project.write("inventory/prod.py", f"gpu_hosts = [{host!r}]\n")
     project.group(agents=[dict(AGENT, port=80)])
     done = project.run("pyinfra", "-y", "inventory/prod.py", "deploy.py")
-    assert done.returncode == 1, done.stdout
+    assert done.returncode == 2, done.stdout
     assert "group_data/gpu_hosts.py: agents[0].port must be at least 1024, not 80" in done.stdout
     assert "No host was changed" in done.stdout
     assert "Traceback" not in done.stdout
@@ -69,7 +69,7 @@ def test_damaged_keys_stop_pyinfra_before_it_connects(project: Project, listener
     (project.folder / "inventory/.vllm-hosts/prod").chmod(0o700)
     (project.folder / "inventory/.vllm-hosts/prod/keys.json").chmod(0o600)
     done = project.run("pyinfra", "-y", "inventory/prod.py", "deploy.py")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "keys.json is damaged; restore it from a backup" in done.stdout
     assert "Traceback" not in done.stdout
     assert listener.connections == 0
@@ -107,9 +107,9 @@ def test_a_limit_that_names_nobody_is_refused(
 @pytest.mark.parametrize(
     ("words", "said", "code"),
     [
-        (("inventory/nope.py", "deploy.py"), "inventory/nope.py is not a file; name an", 1),
-        (("inventory/none.py", "deploy.py"), "inventory/none.py has no hosts; add one", 1),
-        (("inventory/broken.py", "deploy.py"), "inventory/broken.py, line 2: cannot be loaded", 1),
+        (("inventory/nope.py", "deploy.py"), "inventory/nope.py is not a file; name an", 2),
+        (("inventory/none.py", "deploy.py"), "inventory/none.py has no hosts; add one", 2),
+        (("inventory/broken.py", "deploy.py"), "inventory/broken.py, line 2: cannot be loaded", 2),
         (("deploy.py", "inventory/prod.py"), "run: pyinfra inventory/prod.py deploy.py", 2),
         (("--data", "vllm", "inventory/prod.py", "deploy.py"), "as --data NAME=VALUE", 2),
     ],

@@ -6,21 +6,30 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
 
-from vllm_hosts.capacity import Gpu, Verdict, estimates
+from vllm_hosts.capacity import AgentPlan, Gpu, Verdict, estimates
 from vllm_hosts.capacity.estimates import DRIVER
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
+from vllm_hosts.hub.model import Download, HubModel
+from vllm_hosts.rehearsal import remembered
 from vllm_hosts.rehearsal.answer import Answer, Room, read, unrehearsed
-from vllm_hosts.rehearsal.command import MOST, Rehearsed, Request, key, script, words
-from vllm_hosts.rehearsal.fact import Rehearsals
-from vllm_hosts.rehearsal.planned import beside, planned
+from vllm_hosts.rehearsal.asking import Said, beside
+from vllm_hosts.rehearsal.command import MOST, Asked, Rehearsed, Request, key, script, words
+from vllm_hosts.rehearsal.fact import Heard, Rehearsals
+from vllm_hosts.rehearsal.on_host import Fetch
+from vllm_hosts.rehearsal.planned import instead, planned, taken
+from vllm_hosts.rehearsal.remembered import keep, recall
 from vllm_hosts.rehearsal.verdict import Outcome, setting, verdict
 from vllm_hosts.settings import Agent
 
@@ -34,7 +43,7 @@ CONTAINER = Rehearsed(
     environment={"VLLM_NO_USAGE_STATS": "1", "HF_HUB_CACHE": "/models/hub"},
     user="64101:64101",
     gpus=("0", "1"),
-    folders={"/var/lib/vllm/huggingface": "/models"},
+    folders={"/models": "/var/lib/vllm/huggingface"},
 )
 
 
@@ -81,13 +90,13 @@ def test_it_has_the_agents_words_and_environment_and_no_key() -> None:
             "HF_HUB_OFFLINE": "0",
         },
     )
-    command = words(given, Request(MARK, 24 << 30, (0, 5)))
+    command = words(given, Request(MARK, 24 << 30, (0, (1, 2, 3))))
     image = command.index(CONTAINER.image)
     assert command[image + 1 :: 2][:2] == ["-c", "rehearsal"]
     assert json.loads(command[image + 4]) == {
         "mark": MARK,
         "memory": 24 << 30,
-        "others": [0, 5],
+        "others": [0, [1, 2, 3]],
         "seconds": 180,
     }
     assert tuple(command[image + 5 :]) == CONTAINER.command
@@ -105,20 +114,26 @@ def test_the_script_compiles_and_imports_nothing_of_ours() -> None:
 
 
 def test_an_answer_is_remembered_until_something_changes_that_decides_it() -> None:
-    one = key(CONTAINER, "sha256:a", {"Qwen/Qwen3-8B": "commit"}, ("H100, 81559, 590",))
-    assert one == key(CONTAINER, "sha256:a", {"Qwen/Qwen3-8B": "commit"}, ("H100, 81559, 590",))
-    others = {
-        key(CONTAINER, "sha256:b", {"Qwen/Qwen3-8B": "commit"}, ("H100, 81559, 590",)),
-        key(CONTAINER, "sha256:a", {"Qwen/Qwen3-8B": "other"}, ("H100, 81559, 590",)),
-        key(CONTAINER, "sha256:a", {"Qwen/Qwen3-8B": "commit"}, ("L4, 23034, 590",)),
-        key(
-            replace(CONTAINER, command=("Qwen/Qwen3-8B",)),
-            "sha256:a",
-            {"Qwen/Qwen3-8B": "commit"},
-            ("H100, 81559, 590",),
-        ),
-    }
-    assert len(others | {one}) == 5
+    def of(
+        digest: str = "sha256:a",
+        commit: str = "commit",
+        card: str = "H100, 81559, 590",
+        memory: int | None = 5,
+        **changes: Any,
+    ) -> str:
+        asked = Asked(replace(CONTAINER, **changes), Request(MARK + str(changes), memory))
+        return key(asked, digest, {"Qwen/Qwen3-8B": commit}, (card,))
+
+    others = [
+        of(digest="sha256:b"),
+        of(commit="other"),
+        of(card="L4, 23034, 590"),
+        of(memory=6),
+        of(command=("Qwen/Qwen3-8B",)),
+        of(environment={}),
+    ]
+    assert of() == of() == of(folders={})
+    assert len({of(), *others}) == 7
 
 
 #: A docker that runs the image's command here, without the options in front of it.
@@ -130,21 +145,32 @@ shift; exec sh "$@"
 #: A vLLM whose interpreter is not the first Python, and which says what it was given.
 FAKE_PYTHON = """#!/bin/sh
 cat >/dev/null; mark=$(printf %s "$2" | sed 's/.*"mark": "\\([^"]*\\)".*/\\1/')
-echo "== noise"; echo "$mark{\\"format\\": 1, \\"vllm\\": \\"$3\\"}$mark"; exit ${END:-0}
+said=$(printf %s "$3" | sed 's/"/\\\\"/g')
+echo "== noise"; echo "$mark{\\"format\\": 1, \\"vllm\\": \\"$said\\"}$mark"; exit ${END:-0}
 """
 
 
-def run_here(tmp_path: Path, agents: list[Rehearsed], **environment: str) -> dict[str, Answer]:
+def run_here(
+    tmp_path: Path, agents: list[Rehearsed], fetch: Fetch | None = None, **environment: str
+) -> Heard:
     """The fact's own script, run on this machine with those."""
     for name, text in (
         ("docker", FAKE_DOCKER),
         ("own-python", FAKE_PYTHON),
         ("vllm", f"#!{tmp_path}/own-python\n"),
     ):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    fact = Rehearsals()
-    command = fact.command([replace(one, image="IMAGE") for one in agents], Request(MARK, None))
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_text(text)
+            (tmp_path / name).chmod(0o755)
+    fact, mark = Rehearsals(), token_hex(16)
+    needs = tuple(fetch.models) if fetch else ()
+    asked = [
+        Asked(replace(one, image="IMAGE"), Request(mark, None), needs if one.folders else ())
+        for one in agents
+    ]
+    command = fact.command(asked, fetch or Fetch(), mark)
+    # What Linux takes as one argument, with what pyinfra and sudo put around it.
+    assert len(shlex.quote(command)) < 100_000
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(
         ["sh", "-c", command],
@@ -154,39 +180,107 @@ def run_here(tmp_path: Path, agents: list[Rehearsed], **environment: str) -> dic
         timeout=60,
         check=True,
     )
+    assert not Path(f"/run/vllm-hosts-rehearsal.{mark[:16]}").exists()
     return fact.process(done.stdout.splitlines())
 
 
 def test_every_agent_is_asked_with_the_interpreter_that_runs_vllm(tmp_path: Path) -> None:
     two = [CONTAINER, replace(CONTAINER, agent="coder", command=('it\'s; $(false) "x"', "--a"))]
-    found = run_here(tmp_path, two)
+    found = run_here(tmp_path, two).answers
     assert found["qwen"].vllm == "Qwen/Qwen3-8B"
-    assert found.keys() == {"qwen", "coder"}
-    assert not list(Path("/run").glob("vllm-hosts.*/script"))
+    assert found["coder"].vllm == 'it\'s; $(false) "x"'
+
+
+def test_a_host_with_many_agents_is_asked_in_one_look(tmp_path: Path) -> None:
+    many = [replace(CONTAINER, agent=f"agent-{number}") for number in range(16)]
+    assert len(run_here(tmp_path, many).answers) == 16
 
 
 def test_a_container_that_ends_otherwise_leaves_a_reason(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    found = run_here(tmp_path, [CONTAINER], END="137")
-    assert found["qwen"].vllm == "Qwen/Qwen3-8B"
+    assert run_here(tmp_path, [CONTAINER], END="137").answers["qwen"].vllm == "Qwen/Qwen3-8B"
     (tmp_path / "docker").write_text("#!/bin/sh\necho no such image >&2; exit 125\n")
-    fact = Rehearsals()
-    command = fact.command([CONTAINER], Request(MARK, None))
-    done = subprocess.run(
+    [answer] = run_here(tmp_path, [CONTAINER]).answers.values()
+    assert "ended with 125 and no answer: no such image" in answer.unknown["all"]
+
+
+#: A docker whose fetching container says what the test wants, and runs others as above.
+FETCHING_DOCKER = """#!/bin/sh
+case $* in *--small*) cat >/dev/null; echo "$SAID" >&2; echo "$OUT"; exit ${FETCHED:-0} ;; esac
+[ "$1" = run ] || exit 0
+while [ "$1" != IMAGE ]; do shift; done
+shift; exec sh "$@"
+"""
+MODEL = HubModel("Qwen/Qwen3-8B")
+
+
+def fetching(tmp_path: Path, **environment: str) -> Heard:
+    """A rehearsal for which the model's small files are fetched."""
+    (tmp_path / "docker").write_text(FETCHING_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    download = Download("IMAGE", "64102:64101", "/var/lib/vllm", None, None, 4)
+    fetch = Fetch({MODEL.key: MODEL}, download)
+    return run_here(tmp_path, [CONTAINER], fetch, **({"OUT": "", "SAID": ""} | environment))
+
+
+def test_small_files_are_fetched_first_and_the_commit_is_known(tmp_path: Path) -> None:
+    heard = fetching(tmp_path, OUT=f"commit {'c' * 40}")
+    assert heard.commits == {MODEL.key: "c" * 40}
+    assert heard.answers["qwen"].vllm == "Qwen/Qwen3-8B"
+
+
+def test_who_needs_no_files_does_not_wait_for_those_of_others(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(
+        FETCHING_DOCKER.replace(
+            "cat >/dev/null;", f"sleep 1; echo fetched >>{tmp_path}/log;"
+        ).replace('[ "$1" = run ]', f'[ "$1" = run ] && echo "$*" >>{tmp_path}/log')
+    )
+    docker.chmod(0o755)
+    download = Download("IMAGE", "64102:64101", "/var/lib/vllm", None, None, 4)
+    two = [replace(CONTAINER, agent="own", folders={}), CONTAINER]
+    run_here(tmp_path, two, Fetch({MODEL.key: MODEL}, download), OUT="", SAID="")
+    log = (tmp_path / "log").read_text()
+    assert log.index("rehearsal-own") < log.index("fetched") < log.index("rehearsal-qwen")
+
+
+def test_a_model_that_cannot_be_had_is_the_reason(tmp_path: Path) -> None:
+    heard = fetching(tmp_path, SAID="it is gated", FETCHED="3")
+    assert heard.commits == {} and heard.answers["qwen"].unknown == {"all": "it is gated"}
+    heard = fetching(tmp_path, SAID="0.1 GB of 0.2 GB", FETCHED="124")
+    assert heard.answers["qwen"].unknown["all"].endswith("small files ended with 124")
+
+
+def test_a_rehearsal_that_is_cut_off_leaves_nothing(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/log; [ "$1" != run ] || exec sleep 20\n')
+    docker.chmod(0o755)
+    mark = token_hex(16)
+    command = Rehearsals().command([Asked(CONTAINER, Request(mark, None))], Fetch(), mark)
+    process = subprocess.Popen(
         ["sh", "-c", command],
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+        start_new_session=True,
     )
-    [answer] = fact.process(done.stdout.splitlines()).values()
-    assert "ended with 125 and no answer: no such image" in answer.unknown["all"]
+    place = Path(f"/run/vllm-hosts-rehearsal.{mark[:16]}")
+    wait_until(lambda: (tmp_path / "log").exists())
+    assert place.exists()
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=20)
+    wait_until(lambda: not place.exists())
+    assert f"rm --force vllm-hosts-rehearsal-qwen-{mark[:8]}" in (tmp_path / "log").read_text()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Within ten seconds."""
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_an_agent_without_an_answer_is_no_answer() -> None:
     fact = Rehearsals()
-    fact.command([CONTAINER], Request(MARK, None))
+    fact.command([Asked(CONTAINER, Request(MARK, None))], Fetch(), MARK)
     with pytest.raises(HostError, match="could not be understood"):
         fact.process([END])
 
@@ -433,7 +527,7 @@ def test_unrehearsed_says_why() -> None:
 def test_figures_of_the_plan_are_vllms_own() -> None:
     answer = recorded("fits")
     card = Gpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
-    made = planned(agent(), answer, [card], (1_500_000_000, 400_000_000, 100_000_000))
+    made = planned(agent(), answer, [card])
     assert made.verdict is Verdict.FITS and not made.problems and not made.warnings
     assert made.needs is not None and made.needs.weights.exact
     assert made.needs.weights.how == "vLLM 0.32.0 said it"
@@ -443,17 +537,56 @@ def test_figures_of_the_plan_are_vllms_own() -> None:
 
 
 def test_a_plan_of_what_vllm_refuses_or_does_not_say() -> None:
-    refused = planned(agent(), recorded("too_long"), [], (0, 0, 0))
+    refused = planned(agent(), recorded("too_long"), [])
     assert refused.verdict is Verdict.DOES_NOT_FIT and "max_model_len" in refused.problems[0]
-    unknown = planned(agent(), recorded("meta"), [], (0, 0, 0))
+    unknown = planned(agent(), recorded("meta"), [])
     assert unknown.verdict is Verdict.UNKNOWN and "could not be" in unknown.warnings[0]
     assert unknown.needs is None
 
 
+def test_a_plan_says_whose_figures_it_has() -> None:
+    card = Gpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
+    formulas = AgentPlan("qwen", "Qwen/Qwen3-8B", (0,), Verdict.FITS)
+    asked = instead(agent(), Said(recorded("fits")), formulas, [card])
+    assert asked.source == "vLLM 0.32.0" and asked.needs and asked.needs.weights.exact
+    earlier = instead(agent(), Said(recorded("fits"), remembered=True), formulas, [card])
+    assert earlier.source == "vLLM 0.32.0, which said so earlier"
+    refused = instead(agent(), Said(recorded("too_long")), formulas, [card])
+    assert refused.verdict is Verdict.DOES_NOT_FIT and refused.problems
+    for name in ("offloaded", "no_config"):
+        unknown = instead(agent(), Said(recorded(name)), formulas, [card])
+        assert replace(unknown, source="formulas") == formulas
+        assert unknown.source.startswith("formulas: vLLM did not say (")
+
+
 def test_what_is_estimated_beside_it() -> None:
     answer = recorded("fits")
-    activations, graphs, context = beside(answer, 1, eager=False)
+    activations, graphs, context = taken(agent(), answer)
     assert answer.vocabulary == 151936 and answer.hidden == 4096
     assert 0.3 < activations / 2**30 < 1.5
-    assert beside(answer, 2, eager=True)[1:] == (0, estimates.CONTEXT_WITH_PEERS)
+    two = agent(gpus=[0, 1], extra_args=["--enforce-eager"])
+    assert taken(two, answer)[1:] == (0, estimates.CONTEXT_WITH_PEERS)
     assert graphs and context
+    # The script makes the same sum of its parts, and the driver's.
+    whole, word, width = beside(agent())
+    drawing = word * (answer.sequences or 0) * answer.vocabulary
+    made = whole + drawing + width * (answer.batched_tokens or 0) * answer.hidden
+    driver = int(0.92 * DRIVER)
+    assert made == sum(taken(agent(), answer)) + driver
+
+
+def test_answers_are_kept_until_they_are_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("fits", "too_long", "auto", "drafts"):
+        keep(name, recorded(name))
+        assert recall(name) == recorded(name)
+    assert (remembered.folder() / "fits.json").stat().st_mode & 0o777 == 0o600
+    keep("cut off", unrehearsed("it took too long"))
+    assert recall("cut off") is None and recall("nobody asked") is None
+    (remembered.folder() / "fits.json").write_text('{"format": 1, "weights": -1}')
+    assert recall("fits") is None
+    monkeypatch.setattr(remembered, "MOST", 2)
+    keep("newest", recorded("fits"))
+    assert recall("newest") and len(list(remembered.folder().iterdir())) == 2

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
+from tests.unit.projects import ROOT
 from tests.unit.samples import settings
 from vllm_hosts.verify.promises import promises
-from vllm_hosts.verify.report.collect import Collector, _short, html
-from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Outcome, Report, worst
+from vllm_hosts.verify.report.collect import Collector, compared, html
+from vllm_hosts.verify.report.results import AgentSummary, HostReport, Look, Outcome, Report, worst
 
 
 def host(name: str, **outcomes: Outcome) -> HostReport:
@@ -66,22 +69,98 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_hosts_say() -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("sign", "found", "wanted", "said"),
     [
-        ("assert ['a door'] == []\n  Left contains", "a door"),
-        ("AssertionError: the table is not loaded\nassert 1 == 0", "the table is not loaded"),
-        ("assert {'x': 1} == {}", "{'x': 1}"),
-        ("assert 'rw' == 'ro'", "found 'rw', expected 'ro'"),
+        ("==", ["a door"], [], "a door"),
+        ("==", ["a door", "it's another"], [], "a door; it's another"),
+        ("==", {"x": 1}, {}, "{'x': 1}"),
+        ("==", "rw", "ro", "found 'rw', expected 'ro'"),
         (
-            "assert ('exited', 'unhealthy') == ('running', 'healthy')\n  At index 0",
+            "==",
+            ("exited", "unhealthy"),
+            ("running", "healthy"),
             "found ('exited', 'unhealthy'), expected ('running', 'healthy')",
         ),
-        ("assert 503 == 200", "found 503, expected 200"),
-        ("AssertionError: assert 503 == 200", "found 503, expected 200"),
+        ("==", 503, 200, "found 503, expected 200"),
+        ("in", "nvidia", "runc", "'nvidia' in 'runc'"),
+        (">=", 3, 7, "3 >= 7"),
+        ("==", 200, 200, None),
+        ("is not", None, 5, None),
     ],
 )
-def test_reasons_without_the_machinery(said: str, shown: str) -> None:
-    assert _short(said) == shown
+def test_what_was_compared_in_words(sign: str, found: object, wanted: object, said: str) -> None:
+    assert compared(sign, found, wanted) == said
+
+
+SUITE = """
+import pytest
+from vllm_hosts.errors import HostError
+from vllm_hosts.suite.promise import BrokenError, promise
+
+@pytest.fixture
+def blind():
+    raise HostError("nobody answers")
+
+@pytest.mark.parametrize("host_name", ["gpu1"])
+class TestIt:
+    @promise("NET-01")
+    def test_sentence(self, host_name):
+        assert 1 == 1
+        raise BrokenError("it says\\nassert [] == [], in its own words")
+
+    @promise("NET-02")
+    def test_compared(self, host_name):
+        long = "a door that is open to everybody, " * 5
+        assert 1 in (1, 2) and [long, "assert 2 == 3"] == []
+
+    @promise("NET-03")
+    def test_not_checked(self, host_name, blind):
+        pass
+
+    @promise("NET-04")
+    def test_odd(self, host_name):
+        raise KeyError("x")
+
+    @promise("NET-05")
+    def test_skipped(self, host_name):
+        pytest.skip("Skipped: not here")
+
+    @promise("NET-06")
+    def test_kept(self, host_name):
+        assert [] == []
+"""
+
+
+def test_sentences_reach_the_report_as_they_were_raised(tmp_path: Path) -> None:
+    """Through pytest, whose own text of an assertion is cut, and made for terminals."""
+    (tmp_path / "test_it.py").write_text(SUITE)
+    collector = Collector({"gpu1": settings()}, "prod", str(tmp_path))
+    junit = tmp_path / "junit.xml"
+    words = [str(tmp_path), "-q", "-p", "no:cacheprovider", f"--junit-xml={junit}"]
+    pytest.main([*words, "--import-mode=importlib", f"--rootdir={tmp_path}"], plugins=[collector])
+    found = {look.promise: (look.outcome, look.why) for look in collector.report.hosts[0].looks}
+    assert found == {
+        "NET-01": ("broken", "it says assert [] == [], in its own words"),
+        "NET-02": ("broken", "a door that is open to everybody, " * 5 + "; assert 2 == 3"),
+        "NET-03": ("not checked", "nobody answers"),
+        "NET-04": ("not checked", "KeyError: 'x'"),
+        "NET-05": ("does not apply", "Skipped: not here"),
+        "NET-06": ("kept", ""),
+    }
+    properties = {
+        (one.get("name"), one.get("value")) for one in ElementTree.parse(junit).iter("property")
+    }
+    assert {("why", found["NET-01"][1]), ("outcome", "broken")} <= properties
+
+
+def test_every_assertion_of_the_suite_can_be_told_as_data() -> None:
+    """It compares values, or raises its sentence: of anything else pytest has nothing but text."""
+    for path in (ROOT / "tests/hosts").glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assert):
+                place = f"{path.name}:{node.lineno}"
+                assert node.msg is None, f"{place}: raise BrokenError with that sentence"
+                assert isinstance(node.test, ast.Compare), f"{place}: compares nothing"
 
 
 def test_promises_are_whole_sentences() -> None:

@@ -10,8 +10,8 @@ import pytest
 from tests.unit import recorded_looks as looks
 from tests.unit.recording import InLine
 from tests.unit.samples import QWEN
-from vllm_hosts.facts.compose import AgentState
 from vllm_hosts.facts.docker import ImageFound
+from vllm_hosts.host.containers import Container
 from vllm_hosts.operations import compose, healthy
 from vllm_hosts.roles.models import models
 from vllm_hosts.roles.vllm import vllm
@@ -38,7 +38,7 @@ class TestModels:
         assert "--env HF_ENDPOINT=https://mirror.example" in script
         assert "--user 64102:64101" in script
         asked = recorder.host.arguments["HubModels"]
-        assert asked["cache_directory"] == "/var/lib/vllm"
+        assert asked["models"][0][1] == "/var/lib/vllm/huggingface/hub/models--Qwen--Qwen3-8B"
 
     def test_a_copied_model_that_is_another_fails_the_host(
         self, in_line: InLine, tmp_path: Path
@@ -122,7 +122,7 @@ class TestVllm:
         self, in_line: InLine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         recorder = in_line()
-        recorder.host.facts["AgentStates"]["qwen"] = AgentState("exited", 0, "none")
+        recorder.host.facts["AgentStates"]["qwen"] = Container("qwen", "exited")
         recorder.host.facts["AgentLog"] = ("CUDA out of memory",)
         monkeypatch.setattr(healthy, "_LOOK_EVERY", 0)
         done = recorder.run(vllm)

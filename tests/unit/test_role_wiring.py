@@ -18,6 +18,7 @@ from tests.unit.recording import Recorder, Run, deploy_py
 
 #: By the name of a role's function, its operations in order.
 OPERATIONS = {
+    "lock": ["No other deploy is at work on the host"],
     "preflight": ["The host can take this deploy"],
     "ownership": [
         "The host belongs to no other inventory",
@@ -62,6 +63,7 @@ OPERATIONS = {
         "sshd refuses passwords",
     ],
     "secrets": [".env holds the secrets, for root only"],
+    "rehearsal": ["vLLM accepts the agents that change"],
     "models": [
         "No agent can write into the models' cache",
         "The models' cache is there",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from vllm_hosts.project.inventory import SECTIONS
+from vllm_hosts.project.layers import SECTIONS
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.docs import all_py, sections, settings_md
 

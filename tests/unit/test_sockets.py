@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.unit.fakes import listening
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.docker import OwnPorts
-from vllm_hosts.host.sockets import holder, parse, pids, strangers, unexpected_sockets
+from vllm_hosts.host.sockets import Program, read, strangers, unexpected_sockets
 
 SETTINGS = settings(
     agents=[QWEN, CODER], firewall={"extra_tcp_ports": [9100], "extra_udp_ports": [51820]}
@@ -46,7 +47,7 @@ GOOD = [
 
 
 def test_a_host_as_it_should_be() -> None:
-    assert list(unexpected_sockets(GOOD, SETTINGS, [22])) == []
+    assert list(unexpected_sockets(read(GOOD), SETTINGS, [22])) == []
 
 
 @pytest.mark.parametrize(
@@ -74,13 +75,13 @@ def test_a_host_as_it_should_be() -> None:
     ],
 )
 def test_what_should_not_listen(bad: str, words: str) -> None:
-    [problem] = unexpected_sockets([*GOOD, bad], SETTINGS, [22])
+    [problem] = unexpected_sockets(read([*GOOD, bad]), SETTINGS, [22])
     assert words in problem
 
 
 def test_a_line_that_is_not_one() -> None:
     with pytest.raises(ValueError, match="not a line of ss"):
-        parse("Netid State")
+        list(read(["Netid State"]))
 
 
 DOCKER_WIDE = line("tcp", "0.0.0.0:9000", PROXY)
@@ -90,7 +91,8 @@ class TestStrangers:
     """What preflight says: a deploy would end with it, and does not close it itself."""
 
     def said(self, *lines: str, own: frozenset[int] = frozenset()) -> list[str]:
-        return list(strangers([*GOOD, *lines], SETTINGS, own=own, of_sites=frozenset({8088})))
+        there = read([*GOOD, *lines])
+        return list(strangers(there, SETTINGS, own=own, of_sites=frozenset({8088})))
 
     @pytest.mark.parametrize(
         ("there", "words"),
@@ -141,11 +143,12 @@ class TestHolder:
 
     def test_programs_and_numbers(self) -> None:
         said = 'users:(("python3",pid=4711,fd=3),("my prog (x)",pid=12,fd=4))'
-        assert holder(said, "alice") == (
-            "python3 (pid 4711, user alice) and my prog (x) (pid 12, user alice)"
-        )
-        assert pids(said) == ["4711", "12"]
-        assert (holder(""), pids("")) == ("", [])
+        one = listening("*:1", said, user="alice")
+        assert one.who == "python3 (pid 4711, user alice) and my prog (x) (pid 12, user alice)"
+        assert one.holders == (Program("python3", "4711"), Program("my prog (x)", "12"))
+        assert one.pids == ["4711", "12"]
+        nobody = listening("*:1")
+        assert (nobody.who, nobody.pids) == ("", [])
 
     @pytest.mark.parametrize(
         "name", ['x",pid=1,fd=1)', '",pid=812,fd=1)', 'a"b', '",pid=1,fd=1)("']
@@ -153,5 +156,42 @@ class TestHolder:
     def test_a_name_puts_nobody_else_s_number_in_its_place(self, name: str) -> None:
         assert len(name) <= 15
         said = f'users:(("{name}",pid=4711,fd=3))'
-        assert pids(said) == ["4711"]
-        assert holder(said, "alice").endswith(" (pid 4711, user alice)")
+        one = listening("*:1", said, user="alice")
+        assert one.pids == ["4711"]
+        assert one.who.endswith(" (pid 4711, user alice)")
+        # Who calls itself almost so is not the one.
+        assert not one.shared_by(name.partition('"')[0])
+
+
+class TestOwner:
+    """Whose a socket is decides whether it is a way in for SSH."""
+
+    @pytest.mark.parametrize(
+        ("rest", "uid"),
+        [
+            ('users:(("sshd",pid=9,fd=3)) ino:9 sk:1 cgroup:/system.slice/ssh.service <->', 0),
+            ('users:(("sshd",pid=9,fd=3)) uid:1000 ino:9 sk:1', 1000),
+            ('users:(("x uid:0 y",pid=9,fd=3)) uid:4711 ino:9 sk:1', 4711),
+            ("uid:33 ino:9 sk:1", 33),
+            # With -e ss says at least the inode.
+            ('users:(("sshd",pid=9,fd=3))', None),
+            # A name or a group that pretends is believed no more than the truth.
+            ('users:(("x")) uid:0 ino",pid=9,fd=3)) uid:1000 ino:9 sk:1', None),
+            ('users:(("sshd",pid=9,fd=3)) uid:1000 ino:9 sk:1 cgroup:/a)) uid:0 ino:9', None),
+        ],
+    )
+    def test_a_socket_is_root_s_only_where_nothing_says_otherwise(
+        self, rest: str, uid: int | None
+    ) -> None:
+        [one] = read([f"tcp LISTEN 0 5 *:22 *:* {rest}"])
+        assert one.uid == uid
+
+    def test_a_group_s_name_puts_no_number_in_a_program_s_place(self) -> None:
+        rest = 'users:(("a"b",pid=4711,fd=3)) uid:7 ino:9 sk:1 cgroup:/("x",pid=1,fd=1)) '
+        [one] = read([f"tcp LISTEN 0 5 *:22 *:* {rest}"], [])
+        assert (one.pids, one.user) == (["4711"], "7")
+
+    def test_names_are_those_that_the_host_has_for_them(self) -> None:
+        lines = ["tcp LISTEN 0 5 *:1 *:* uid:7 ino:9", "tcp LISTEN 0 5 *:2 *:* ino:9"]
+        assert [one.user for one in read(lines, ["alice:7"])] == ["alice", "root"]
+        assert [one.user for one in read(lines)] == ["", ""]

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.projects import AGENT, Project
+from tests.unit.projects import AGENT, BIN, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.verify.promises import promises
-from vllm_hosts.verify.report.model import ORDER
+from vllm_hosts.verify.report.results import ORDER
 
 
 def _agent(number: int, gpu: bool, exposed: bool, fetches: bool) -> dict[str, Any]:
@@ -167,14 +167,18 @@ def test_hosts_that_are_reached(
         assert all(one["why"] for one in found[name].values() if one["outcome"] != "kept")
 
 
-@pytest.mark.parametrize("gpus", [[], [0]])
-def test_this_machine_with_nothing_deployed(tmp_path: Path, gpus: list[int]) -> None:
+# All files and processes of this machine are searched once.
+@pytest.mark.parametrize(("gpus", "chosen"), [([], []), ([0], _LOOKED_AT)], ids=["gpus0", "gpus1"])
+def test_this_machine_with_nothing_deployed(
+    tmp_path: Path, gpus: list[int], chosen: list[str]
+) -> None:
     host = {
         "ssh_hostname": "127.0.0.1",
         "agents": [dict(AGENT, gpus=gpus)],
         "edge": {"https_port": 65001, "http_port": 65002},
     }
-    report = verified(tmp_path, f"gpu_hosts = [('@local', {host!r})]\n")
+    words = [word for one in chosen for word in ("--promise", one)]
+    report = verified(tmp_path, f"gpu_hosts = [('@local', {host!r})]\n", *words, chosen=chosen)
     [found] = report["hosts"]
     assert {one["outcome"] for one in found["promises"].values()} >= {"not checked"}
     applies = found["promises"]["GPU-03"]["outcome"] != "does not apply"
@@ -201,7 +205,9 @@ def test_a_red_report_names_the_inventory_s_file_and_says_one_reason_once(tmp_pa
     project.write(
         "inventory/prod.py", "gpu_hosts = [('a', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n"
     )
-    done = project.run("vllm-hosts", "verify", "inventory/prod.py", "--ports", "1-2")
+    # The installed program, whose pytest is a process of its own and no fork.
+    verify = (str(BIN / "vllm-hosts"), "verify", "inventory/prod.py", "--ports", "1-2")
+    done = project.run(*verify)
     assert done.returncode == 1
     assert "promises not checked on a\n" in done.stdout
     # pytest's own line of progress and its last one are beside it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from unittest.mock import patch
 
 import jinja2
@@ -17,6 +16,7 @@ from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH
 from tests.unit.test_firewall import AROUND, NARROW, OWN_PORTS
 from vllm_hosts.host import render as rendering
 from vllm_hosts.host.files import Entry, File
+from vllm_hosts.host.services import compose_file
 from vllm_hosts.project import new_site
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
@@ -25,9 +25,8 @@ from vllm_hosts.roles.nginx.plan import by_model, edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
-from vllm_hosts.roles.vllm.plan import compose_file
 from vllm_hosts.verify.report.collect import html
-from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Report
+from vllm_hosts.verify.report.results import AgentSummary, HostReport, Look, Report
 
 HARDENED = settings(ssh_hardening={"enabled": True})
 #: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML
@@ -166,12 +165,7 @@ GOLDEN |= {
 
 
 def test_every_template_has_a_golden_file() -> None:
-    folder = rendering.TEMPLATES
-    there = {
-        str(path.relative_to(folder)).removesuffix(".j2")
-        for path in Path(folder).rglob("*")
-        if path.is_file()
-    }
+    there = {name.removesuffix(".j2") for name in rendering._environment().list_templates()}
     assert there == set(GOLDEN)
 
 

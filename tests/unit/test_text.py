@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import io
-import json
 import logging
 import subprocess
 import sys
@@ -24,20 +23,20 @@ from pyinfra.api.output import set_echo, set_formatter
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host
 
+from tests.unit.fakes import inspect_line
 from tests.unit.samples import settings
 from vllm_hosts.connect import pyinfra_output
-from vllm_hosts.doctor import model
-from vllm_hosts.doctor.model import Finding
+from vllm_hosts.doctor import diagnoses
+from vllm_hosts.doctor.diagnoses import Finding
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.drift import _failure
 from vllm_hosts.errors import HostError, SettingsError
-from vllm_hosts.facts.agents import AgentDetails, details
 from vllm_hosts.host import nvidia_smi
+from vllm_hosts.host.containers import Container, named
 from vllm_hosts.operations import differences
 from vllm_hosts.operations.base import fail
 from vllm_hosts.text import clean, clean_styled
 from vllm_hosts.top.look import _metrics
-from vllm_hosts.top.parse import gpus
 
 #: Name -> what a host sends, and what is left of it.
 TRICKS = {
@@ -192,23 +191,17 @@ NAME = "\x1b]0;owned\x07\x1b[2JNVIDIA\u202e H200\x9b8m"
 
 
 def test_agents_that_lie_about_themselves() -> None:
-    line = {
-        "name": "/one",
-        "state": NAME,
-        "health": NAME,
-        "started": "2026-11-25T09:00:00Z",
-        "finished": "2026-11-25T09:00:00Z",
-        "exit_code": 0,
-        "restarts": 0,
-        "image": NAME,
-        "command": [NAME],
-    }
-    found = details([json.dumps(line)], ["one"])["one"]
+    lies = dict.fromkeys(("image", "id", "error", "project", "service", "hash"), NAME)
+    found = named([inspect_line("one", NAME, NAME, command=[NAME], **lies)], ["one"])["one"]
     assert {found.state, found.health, found.image, found.model} == {"NVIDIA H200"}
+    assert {found.id, found.error, found.project, found.service, found.config_hash} == {
+        "NVIDIA H200"
+    }
 
 
 def test_cards_and_drivers_that_lie() -> None:
-    [card] = gpus([f"0, {NAME}, 1, 2, 3, 4, 5, 6, Disabled"])
+    row = f"0, {NAME}, 1, 2, 3, 4, 5, 6, Disabled"
+    [card] = nvidia_smi.read([row, "exit 0"], nvidia_smi.LOAD).gpus
     assert card.name == "NVIDIA H200"
     found = nvidia_smi.parse([f"0, {NAME}, {NAME}, 1, {NAME}, 9.0, [N/A], Disabled", "exit 0"])
     assert {found.gpus[0].name, found.gpus[0].uuid, found.driver} == {"NVIDIA H200"}
@@ -217,10 +210,10 @@ def test_cards_and_drivers_that_lie() -> None:
 
 def test_a_diagnosis_that_quotes_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     told = [Finding(evidence=NAME, values=defaultdict(lambda: NAME), remedy=NAME)]
-    first = next(iter(model.texts()))
-    others: dict[str, Any] = dict.fromkeys(model.texts(), lambda settings, seen: [])
-    monkeypatch.setattr(model, "_DOCTORS", others | {first: lambda settings, seen: told})
-    [found] = model.diagnose(settings(), Seen())
+    first = next(iter(diagnoses.texts()))
+    others: dict[str, Any] = dict.fromkeys(diagnoses.texts(), lambda settings, seen: [])
+    monkeypatch.setattr(diagnoses, "_DOCTORS", others | {first: lambda settings, seen: told})
+    [found] = diagnoses.diagnose(settings(), Seen())
     assert found.evidence == found.remedy == "NVIDIA H200"
     assert found.what.isprintable()
 
@@ -234,7 +227,7 @@ def test_drift_that_quotes_a_host() -> None:
 
 def test_an_answer_that_unpacks_to_more_than_it_seems() -> None:
     packed = base64.b64encode(gzip.compress(b"\0" * (64 << 20))).decode()
-    found, problem = _metrics(AgentDetails("one", "running"), packed)
+    found, problem = _metrics(Container("one", "running"), packed)
     assert found is None and problem == "the answer is cut short, or too large"
 
 

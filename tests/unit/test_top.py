@@ -9,45 +9,53 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.unit.fakes import inspect_line
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentDetails
 from vllm_hosts.facts.base import END
-from vllm_hosts.top import parse
+from vllm_hosts.host.containers import Container
+from vllm_hosts.host.docker_stats import Usage, usages
+from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.vllm_metrics import Metrics, http_body, metrics
 from vllm_hosts.top.draw import View, lines, picture
 from vllm_hosts.top.export import as_json
 from vllm_hosts.top.look import Doing, _gpus
-from vllm_hosts.top.sample import AgentSample, Gpu, HostSample, Metrics, Rates, Usage, rates
+from vllm_hosts.top.sample import AgentSample, HostSample, Rates, rates
 
 RECORDED = Path(__file__).with_name("recorded")
-H200 = Gpu(0, "NVIDIA H200", 130211.0, 143771.0, 97.0, 64.0, 612.31, 700.0, mig=False)
+H200 = Gpu(
+    0, "NVIDIA H200", memory_mib=143771, mig=False, memory_used_mib=130211, utilization=97.0,
+    temperature=64.0, power=612.31, power_limit=700.0,
+)  # fmt: skip
 SINCE = datetime(2026, 11, 25, 7, tzinfo=UTC)
 
 
 def agent(taken: float = 100.0, **metrics: float) -> AgentSample:
-    details = AgentDetails("qwen3-8b", "running", "healthy", SINCE)
+    container = Container("qwen3-8b", "running", "healthy", started=SINCE)
     said = Metrics(running=1, waiting=0, kv_cache=0.5, **metrics)
-    return AgentSample(details, taken, said, None, Usage(101.2, 3 * 2**30, 2**36))
+    return AgentSample(container, taken, said, None, Usage(101.2, 3 * 2**30, 2**36))
 
 
 def test_cards_as_nvidia_smi_tells_of_them() -> None:
-    found = parse.gpus(
+    found, problem = _gpus(
         [
             "0, NVIDIA H200, 130211, 143771, 97, 64, 612.31, 700.00, Disabled",
             "1, NVIDIA H100 80GB HBM3, 87, 81559, [N/A], 33, 71.42, 700.00, Enabled",
             "2, NVIDIA L40S, 4, 46068, 0, 29, 33.17, 350.00, [N/A]",
-            "3, Tesla T4, [Unknown Error], 15360, [Not Supported], N/A, [GPU is lost], 70, [N/A]",
+            "3, Tesla T4, [Unknown Error], 15360, [Not Supported], N/A, [N/A], 70, [N/A]",
+            "4, Tesla T4, [GPU is lost], 15360, [GPU is lost], N/A, [GPU is lost], 70, [N/A]",
+            "exit 0",
         ]
     )
+    assert problem == "GPU 4: GPU is lost"
     assert found[0] == H200
-    assert (found[1].mig, found[1].utilization, found[1].memory_used) == (True, None, 87.0)
-    assert (found[2].mig, found[2].utilization, found[2].power_limit) == (False, 0.0, 350.0)
-    assert found[3] == Gpu(3, "Tesla T4", None, 15360.0, None, None, None, 70.0, mig=False)
+    assert (found[1].mig, found[1].utilization, found[1].memory_used_mib) == (True, None, 87)
+    assert (found[2].mig, found[2].utilization, found[2].power_limit) == (None, 0.0, 350.0)
+    assert found[3] == Gpu(3, "Tesla T4", memory_mib=15360, power_limit=70.0)
 
 
 @pytest.mark.parametrize("line", ["0, NVIDIA H200, many, 1, 1, 1, 1, 1, Disabled", "0, H200", ""])
 def test_a_line_that_is_no_card_is_not_guessed_at(line: str) -> None:
-    with pytest.raises(ValueError):
-        parse.gpus([line])
+    assert _gpus([line, "exit 0"]) == ((), line or "No devices were found")
 
 
 @pytest.mark.parametrize("code", [0, 14, 124])
@@ -56,11 +64,12 @@ def test_cards_are_shown_with_the_driver_s_warning(code: int) -> None:
     row = "0, NVIDIA H200, 130211, 143771, 97, 64, 612.31, 700.00, Disabled"
     cards, words = _gpus([row, warning, f"exit {code}"])
     assert cards == (H200,)
-    assert words == warning
+    late = "nvidia-smi did not finish within 6 s " if code == 124 else ""
+    assert words == f"{late}{warning}"
 
 
 def test_what_containers_use() -> None:
-    found = parse.usages(
+    found = usages(
         [
             '{"BlockIO":"0B / 8.19kB","CPUPerc":"398.02%","Container":"one","ID":"6f3c",'
             '"MemPerc":"3.02%","MemUsage":"2.5GiB / 78.2GiB","Name":"one","NetIO":"1kB / 2kB",'
@@ -74,11 +83,11 @@ def test_what_containers_use() -> None:
         "two": Usage(0.0, 512 * 1024, int(1.5 * 2**40)),
     }
     with pytest.raises(ValueError, match="not a size"):
-        parse.usages(['{"CPUPerc":"1%","MemUsage":"much / more","Name":"one"}'])
+        usages(['{"CPUPerc":"1%","MemUsage":"much / more","Name":"one"}'])
 
 
 def test_what_vllm_says_of_itself() -> None:
-    found = parse.metrics((RECORDED / "metrics-0.33.txt").read_text())
+    found = metrics((RECORDED / "metrics-0.33.txt").read_text())
     assert found == Metrics(
         running=12,
         waiting=3,
@@ -91,7 +100,7 @@ def test_what_vllm_says_of_itself() -> None:
 
 
 def test_engines_are_added_up_and_the_fullest_cache_counts() -> None:
-    found = parse.metrics(
+    found = metrics(
         'vllm:num_requests_running{engine="0"} 2\nvllm:num_requests_running{engine="1"} 3\n'
         'vllm:kv_cache_usage_perc{engine="0"} 0.25\nvllm:kv_cache_usage_perc{engine="1"} 0.75\n'
     )
@@ -100,8 +109,8 @@ def test_engines_are_added_up_and_the_fullest_cache_counts() -> None:
 
 def test_the_name_that_older_versions_have() -> None:
     old = 'vllm:gpu_cache_usage_perc{model_name="a b\\"}"} 0.7\n'
-    assert parse.metrics(old).kv_cache == 0.7
-    assert parse.metrics(old + 'vllm:kv_cache_usage_perc{model_name="m"} 0.1\n').kv_cache == 0.1
+    assert metrics(old).kv_cache == 0.7
+    assert metrics(old + 'vllm:kv_cache_usage_perc{model_name="m"} 0.1\n').kv_cache == 0.1
 
 
 @pytest.mark.parametrize(
@@ -109,21 +118,21 @@ def test_the_name_that_older_versions_have() -> None:
 )
 def test_what_is_no_metrics_of_vllm_is_not_zero(text: str) -> None:
     with pytest.raises(ValueError):
-        parse.metrics(text)
+        metrics(text)
 
 
 def test_answers_as_they_come_over_the_wire() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"
     chunked = head + b"transfer-encoding: chunked\r\n\r\n4\r\nup 1\r\n1\r\n\n\r\n0\r\n\r\n"
-    assert parse.http_body(chunked) == "up 1\n"
-    assert parse.http_body(head + b"content-length: 5\r\n\r\nup 1\n") == "up 1\n"
+    assert http_body(chunked) == "up 1\n"
+    assert http_body(head + b"content-length: 5\r\n\r\nup 1\n") == "up 1\n"
     for cut in (chunked[:-9], head + b"content-length: 50\r\n\r\nup 1\n", b"nonsense"):
         with pytest.raises(ValueError, match="cut short"):
-            parse.http_body(cut)
+            http_body(cut)
     with pytest.raises(ValueError, match="answers 503"):
-        parse.http_body(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+        http_body(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
     with pytest.raises(ValueError, match="nothing answers"):
-        parse.http_body(b"")
+        http_body(b"")
 
 
 def test_rates_are_differences_over_the_host_s_own_time() -> None:
@@ -138,15 +147,14 @@ def test_no_rate_is_made_up() -> None:
     assert rates(before, now) == Rates(None, 10.0), "vLLM counts from zero again"
     assert rates(None, now) == Rates()
     assert rates(now, now) == Rates()
-    restarted = replace(now, details=replace(now.details, since=datetime.now(UTC)))
+    restarted = replace(now, container=replace(now.container, started=datetime.now(UTC)))
     assert rates(before, restarted) == Rates()
     assert rates(before, replace(now, metrics=None)) == Rates()
 
 
 LOOK = [
     "== containers",
-    '{"name":"/one","state":"exited","health":"unhealthy","started":"2026-11-25T07:01:02.12Z",'
-    '"finished":"2026-11-25T08:00:00.5Z","exit_code":137,"restarts":2,"image":"i","command":null}',
+    inspect_line("one", "exited", "unhealthy", command=None),
 ]
 
 
@@ -160,7 +168,7 @@ def test_a_host_without_nvidia_smi_has_no_gpus_and_no_problem() -> None:
     found = look("exit -")
     assert (found.gpus, found.gpu_problem) == ((), None)
     one = found.agents["one"]
-    assert (one.details.state, one.details.exit_code, one.taken) == ("exited", 137, 1234.56)
+    assert (one.container.state, one.container.exit_code, one.taken) == ("exited", 137, 1234.56)
     assert (one.metrics, one.metrics_problem, one.usage) == (None, "the container is exited", None)
 
 
@@ -169,7 +177,7 @@ def test_the_driver_s_own_words_are_shown() -> None:
     assert look(words, "NVML library version: 590.48", "exit 18").gpu_problem == (
         f"{words} NVML library version: 590.48"
     )
-    assert look("exit 124").gpu_problem == "nvidia-smi does not answer within 6 s"
+    assert look("exit 124").gpu_problem == "nvidia-smi did not answer within 6 s"
 
 
 def test_half_a_look_is_none() -> None:
@@ -193,7 +201,7 @@ FULL = HostSample(
         "a-name-of-thirty-two-characters-x": agent(
             102, prompt_tokens=98_765_432, generation_tokens=2e4, prefix_hits=1, prefix_queries=4
         ),
-        "exited": AgentSample(AgentDetails("exited", "exited"), 102, None, "exited", None),
+        "exited": AgentSample(Container("exited", "exited"), 102, None, "exited", None),
     },
 )
 

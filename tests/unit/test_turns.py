@@ -17,7 +17,8 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.compose import ComposeProject
 from vllm_hosts.facts.tree import TreeFound, TreeState
 from vllm_hosts.host.agent_changes import Definition
-from vllm_hosts.host.compose import COMPOSE, Container, Project
+from vllm_hosts.host.compose import COMPOSE, Project
+from vllm_hosts.host.containers import Container
 from vllm_hosts.host.files import File, Found
 from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations import compose
@@ -125,7 +126,7 @@ class Steps:
 
 
 def there(name: str, hash_: str = "old", health: str = "healthy") -> Container:
-    return Container(name, hash_, "running", health, name)
+    return Container(name, "running", health, service=name, config_hash=hash_)
 
 
 def test_each_waits_for_the_one_before_on_its_card(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.projects import ROOT
 from vllm_hosts.cli.main import main
-from vllm_hosts.doctor.model import texts
+from vllm_hosts.doctor.diagnoses import texts
 from vllm_hosts.verify.promises import promises
 
 #: Up to what ends a command in a shell, in a document or in a sentence.

@@ -35,6 +35,7 @@ MODULES = [
     "vllm_hosts/host/gpus.py",
     "vllm_hosts/hub/local.py",
     "vllm_hosts/project/inventory.py",
+    "vllm_hosts/project/layers.py",
     "vllm_hosts/host/nginx_sites.py",
     "vllm_hosts/host/sockets.py",
     "vllm_hosts/hub/weights.py",
@@ -108,7 +109,6 @@ def tells(said: str) -> bool:
 #: No refusals, or whole only together with what is filled in; each with the reason.
 ELSEWHERE = {
     "this host has no IPv6 (ipv6.disable=1); the edge listens on IPv4 alone": "a note",
-    "the open-source driver nouveau holds the GPUs": "part of `reboot_needed`",
     "not a line of ss: *": "becomes `could not be understood` of a fact",
     "agent * listens on *, not only on *": "a broken promise, which has its remedy",
     "the port of agent * is taken: *": "a broken promise, which has its remedy",

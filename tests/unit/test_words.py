@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from tests.unit.samples import settings
-from vllm_hosts.roles.vllm.plan import compose_file
+from vllm_hosts.host.services import compose_file
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.settings.words import arguments, meant, variables

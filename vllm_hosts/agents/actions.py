@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pyinfra.context import ctx_host
 
 from vllm_hosts.connect.hosts import ask, carry_out
-from vllm_hosts.facts.agents import AgentDetails, AgentsInspected
+from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.host.compose import COMPOSE
+from vllm_hosts.host.containers import Container, Standing
 from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations.base import watched
 from vllm_hosts.operations.edge import divert, taken_up
 from vllm_hosts.operations.healthy import wait_healthy
 from vllm_hosts.settings import HostSettings
+
+#: Where there is nothing to stop.
+_GONE = (Standing.ABSENT, Standing.ENDED)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Plan:
     twin: str | None
 
 
-def planned(settings: HostSettings, agent: str, found: dict[str, AgentDetails]) -> Plan:
+def planned(settings: HostSettings, agent: str, found: dict[str, Container]) -> Plan:
     """How an agent restarts, given what runs on its host now."""
     well = [name for name in settings.twins(agent) if name in found and found[name].well]
     return Plan(agent, well[0] if well else None)
@@ -39,7 +43,7 @@ def start(settings: HostSettings, agents: Sequence[str]) -> None:
     :raises HostError: Compose cannot start one, or one does not become healthy.
     """
     found = ask(AgentsInspected, agents=list(agents))
-    stopped = [agent for agent in agents if found[agent].state not in ("running", "restarting")]
+    stopped = [agent for agent in agents if not found[agent].up]
     for agent in agents:
         if agent not in stopped:
             _say(f"{agent} is already running")
@@ -65,7 +69,7 @@ def stop(settings: HostSettings, agents: Sequence[str]) -> None:
     :raises HostError: Compose cannot stop one.
     """
     found = ask(AgentsInspected, agents=list(agents))
-    running = [agent for agent in agents if found[agent].state not in ("absent", "exited", "dead")]
+    running = [agent for agent in agents if found[agent].standing not in _GONE]
     for agent in agents:
         if agent not in running:
             _say(f"{agent} does not run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm_hosts.connect.hosts import Connections
@@ -13,5 +14,5 @@ class Chosen:
     """Agents by host, in the inventory's order, and the way to their hosts."""
 
     connections: Connections
-    settings: dict[str, HostSettings]
+    settings: Mapping[str, HostSettings]
     agents: dict[str, list[str]]

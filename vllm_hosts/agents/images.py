@@ -47,10 +47,10 @@ def judged(found: ImagesFound, wanted: str, keep: int) -> list[Row]:
     last = {used.id: number for number, used in enumerate(found.record)}
     rows = []
     for image in sorted(found.images, key=lambda image: -last.get(image.id, -1)):
-        users = [user for user in found.users if user.image == image.id]
+        users = [user for user in found.users if user.image_id == image.id]
         ours = tuple(used.name for used in found.record if used.id == image.id)
         named = _named(image, wanted)
-        if not (ours or named or any(user.agent for user in users) or _related(image, wanted)):
+        if not (ours or named or any(user.ours for user in users) or _related(image, wanted)):
             continue
         state = State.FOREIGN
         if users:

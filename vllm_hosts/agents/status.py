@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentDetails
+from vllm_hosts.host.containers import Container, Standing
 
 #: By host: its agents by name, or why nothing is known of them.
-Found = Mapping[str, dict[str, AgentDetails] | HostError]
+Found = Mapping[str, dict[str, Container] | HostError]
 
 
 def status_json(agents: Mapping[str, list[str]], found: Found) -> list[dict[str, Any]]:
@@ -27,11 +27,28 @@ def status_json(agents: Mapping[str, list[str]], found: Found) -> list[dict[str,
                 agent, error = None, str(seen)
             else:
                 agent, error = seen[name], None
-            for key in ("state", "health", "since", "exit_code", "restarts", "image", "model"):
-                value = getattr(agent, key, None)
-                row[key] = value.isoformat() if isinstance(value, datetime) else value
-            rows.append(row | {"error": error})
+            rows.append(row | _described(agent) | {"error": error})
     return rows
+
+
+def _described(agent: Container | None) -> dict[str, Any]:
+    """The names here are the names in the JSON, and stay."""
+    return {
+        "state": agent and agent.state,
+        "health": agent and agent.health,
+        "since": agent.since.isoformat() if agent and agent.since else None,
+        "exit_code": agent and agent.ended_with,
+        "restarts": agent and agent.restarts,
+        "image": agent and agent.image,
+        "model": agent and agent.model,
+    }
+
+
+def style_of(standing: Standing) -> str:
+    """The colour of an agent, here and on the screen of ``top``."""
+    if standing.well:
+        return "green"
+    return "yellow" if standing is Standing.STARTING else "red"
 
 
 def status_table(found: Found, now: datetime) -> Table:
@@ -47,8 +64,8 @@ def status_table(found: Found, now: datetime) -> Table:
             table.add_row(host, "", Text("no answer", style="red"))
             continue
         for agent in seen.values():
-            style = "green" if agent.well else "yellow" if agent.health == "starting" else "red"
-            state = agent.state + (f" ({agent.exit_code})" if agent.exit_code else "")
+            style = style_of(agent.standing)
+            state = agent.state + (f" ({agent.ended_with})" if agent.ended_with else "")
             table.add_row(
                 host,
                 agent.name,

@@ -12,11 +12,21 @@ from vllm_hosts.settings import Agent
 #: With these the plan would be wrong, so there is none.
 _UNKNOWN = (
     "--cpu-offload-gb",
+    "--cpu-offload-params",
     "--data-parallel-size",
+    "--decode-context-parallel-size",
     "--kv-cache-memory",
     "--kv-cache-memory-bytes",
+    "--load-format",
     "--num-gpu-blocks-override",
+    "--offload-backend",
+    "--offload-group-size",
+    "--offload-num-in-group",
+    "--offload-params",
+    "--offload-prefetch-step",
     "--pipeline-parallel-size",
+    "--prefill-context-parallel-size",
+    "--quantization-config",
 )
 #: What these add is left out, and said.
 _NOT_COUNTED = {
@@ -25,7 +35,14 @@ _NOT_COUNTED = {
     "--kv-transfer-config": "buffers of a KV connector",
 }
 #: Short and long names of the same argument.
-_SHORT = {"-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
+_SHORT = {
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-dcp": "--decode-context-parallel-size",
+    "-pcp": "--prefill-context-parallel-size",
+}
+#: Values that vLLM takes for yes (vllm/envs.py).
+_YES = ("1", "true")
 #: These change what the model's files say about its longest sequence.
 _LENGTHS = ("--hf-overrides", "--rope-scaling", "--rope-theta")
 _CACHE_BITS = {"auto": None, "bfloat16": 16, "float16": 16, "half": 16}
@@ -65,7 +82,7 @@ def arguments(agent: Agent) -> Arguments:
         eager="--enforce-eager" in given,
         hybrid="--disable-hybrid-kv-cache-manager" not in given,
         trusts_length=any(name in given for name in _LENGTHS)
-        or agent.env.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1",
+        or agent.env.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "").strip().lower() in _YES,
         not_counted=tuple(
             f"agent {agent.name!r}: what {name} adds ({what}) is not counted"
             for name, what in _NOT_COUNTED.items()
@@ -86,7 +103,8 @@ def _pairs(words: Sequence[str]) -> dict[str, str | None]:
         if not word.startswith("-"):
             continue
         name, equals, value = word.partition("=")
-        name = name.replace("_", "-")
+        # A part of a group, such as --hf-overrides.rope_theta, counts as the group.
+        name = name.partition(".")[0].replace("_", "-")
         following = words[number + 1] if number + 1 < len(words) else "-"
         found[_SHORT.get(name, name)] = (
             value if equals else None if following.startswith("-") else following

@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 from gevent.lock import BoundedSemaphore
+from platformdirs import user_cache_path
 from pydantic import SecretStr
 
 from vllm_hosts.bounded import INDEX_SIZE, BoundError, parse_json, read_file
@@ -31,9 +32,8 @@ class _UnreachableError(UnplannableError):
 
 
 def cache_folder() -> Path:
-    """Where answers are kept: ``$XDG_CACHE_HOME/vllm-hosts/models``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "vllm-hosts" / "models"
+    """Where answers are kept: on Linux ``$XDG_CACHE_HOME/vllm-hosts/models``."""
+    return user_cache_path("vllm-hosts") / "models"
 
 
 class Hub:

@@ -38,8 +38,9 @@ class Model:
 
     ``windows``: for each layer the tokens that it looks back on; None: all. ``latent``: width of
     the one vector that MLA caches for each token; None: keys and values of every KV head.
-    ``limit``: longest sequence, in tokens. ``file_bytes``: weights in the files; None: they were
-    not seen.
+    ``limit``: longest sequence, in tokens; ``unset``:
+    what vLLM takes if nobody sets it. ``file_bytes``: weights in the files; None: they were not
+    seen.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Model:
     head_size: int
     latent: int | None
     limit: int | None
+    unset: int | None
     quantization: Quantization
     stored_as_float32: bool
     file_bytes: int | None
@@ -128,7 +130,8 @@ def describe(name: str, files: ModelFiles) -> Model:
             if family.mla
             else None
         ),
-        limit=_limit(fields, family),
+        limit=(limit := _limit(fields, family)),
+        unset=_unset(fields, limit),
         quantization=quantization(fields.group("quantization_config")),
         stored_as_float32=(data.get("dtype") or data.get("torch_dtype")) == "float32",
         file_bytes=files.weight_bytes,
@@ -162,7 +165,9 @@ def _windows(fields: Fields, family: Family) -> tuple[int | None, ...]:
 
 def _limit(fields: Fields, family: Family) -> int | None:
     """The longest sequence that the model's files allow, as vLLM derives it."""
-    lengths = [fields.number(name) for name in _LENGTHS if fields.data.get(name)]
+    # It replaces the others, and is no minimum (vllm/transformers_utils, model_arch_config).
+    names = ["model_max_length"] if fields.data.get("model_max_length") else list(_LENGTHS)
+    lengths = [fields.number(name) for name in names if fields.data.get(name)]
     lengths += [
         fields.defaults[name] for name in _LENGTHS if name in fields.defaults and not lengths
     ]
@@ -172,18 +177,24 @@ def _limit(fields: Fields, family: Family) -> int | None:
     scaling = fields.group("rope_scaling") or fields.group("rope_parameters")
     kind = str(scaling.get("rope_type", scaling.get("type", "default")))
     factor = scaling.get("factor")
-    # Gemma 3's length is already scaled, whatever its factor.
-    if kind in _UNSCALED or "sliding_window_pattern" in family.defaults:
+    # Gemma 3's length is already scaled, whatever its factor; YaRN's lengthens nothing by itself.
+    if kind in _UNSCALED or "yarn" in kind or "sliding_window_pattern" in family.defaults:
         return length
     if not isinstance(factor, int | float):
         return length
-    if "yarn" in kind:
-        length = Fields(fields.model, scaling, {}).number(
-            "original_max_position_embeddings", length
-        )
     if not 0 < factor <= 10**6:
         raise UnplannableError(
             f"the config.json of {fields.model} has a rope scaling with the factor {factor}, which"
             " cannot be planned"
         )
     return int(length * factor)
+
+
+def _unset(fields: Fields, limit: int | None) -> int | None:
+    """The length that vLLM takes if nobody sets one: with LongRoPE the one before it."""
+    scaling = fields.group("rope_scaling") or fields.group("rope_parameters")
+    kind = str(scaling.get("rope_type", scaling.get("type", "default")))
+    original = fields.optional("original_max_position_embeddings")
+    if kind in ("longrope", "su") and original and limit:
+        return min(limit, original)
+    return limit

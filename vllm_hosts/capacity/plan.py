@@ -56,8 +56,10 @@ def _plan(
         return _planned(settings, agent, cards, files, base)
     except UnplannableError as error:
         unknown = replace(base, verdict=Verdict.UNKNOWN, warnings=(str(error),))
-        if problem := _too_large(agent, cards, files):
-            return replace(unknown, verdict=Verdict.DOES_NOT_FIT, problems=(problem,))
+        if sentence := _too_large(agent, cards, files):
+            # 32-bit files load at half their size, and some models keep tables in main memory.
+            warnings = (sentence, *unknown.warnings)
+            return replace(unknown, verdict=Verdict.PROBABLY_NOT, warnings=warnings)
         return unknown
 
 
@@ -93,12 +95,13 @@ def _too_large(agent: Agent, cards: Sequence[Gpu], files: ModelFiles | str) -> s
     if len(sizes) < len(cards) or offloads(agent):
         return None
     share = files.weight_bytes / len(cards)
+    budget = min(sizes) * agent.gpu_memory_utilization
     # Less than all of it, since files may have parts that are not loaded.
-    if _LOADED * share <= min(sizes) * agent.gpu_memory_utilization:
+    if _LOADED * share <= budget:
         return None
     return (
-        f"agent {agent.name!r} does not fit on {_named(agent)}: the weights of {agent.model} alone"
-        f" are {gib(share)} GiB, has {gib(min(sizes) * agent.gpu_memory_utilization)}"
+        f"agent {agent.name!r} probably does not fit on {_named(agent)}: the weights of"
+        f" {agent.model} alone are {gib(share)} GiB, has {gib(budget)}"
         f" ({agent.gpu_memory_utilization:g} of {gib(min(sizes))}); {_NOTHING}"
     )
 
@@ -146,23 +149,14 @@ class _Planner:
         length = self._length(largest)
         one = self._cache.sequence(length)
         needs = Needs(self._weights, one, activations, graphs, context, length)
-        problems, warnings = [*self._refusals()], [*self._not_counted]
+        against = [*self._refusals()]
         fits = one <= available
-        if not fits and not problems:
+        if not fits and not against:
             sentence = self._sentence(needs, budget, largest)
-            # Certain: weights and one sequence, on a card of which the driver keeps nothing.
-            certain = self._weights.least + one
-            if certain > self._memory * self._agent.gpu_memory_utilization:
-                problems.append(f"agent {self._agent.name!r} does not fit on {sentence}")
-            else:
-                warnings.append(f"agent {self._agent.name!r} probably does not fit on {sentence}")
+            against.append(f"agent {self._agent.name!r} probably does not fit on {sentence}")
         return replace(
             base,
-            verdict=Verdict.DOES_NOT_FIT
-            if problems
-            else Verdict.FITS
-            if fits
-            else Verdict.PROBABLY_NOT,
+            verdict=Verdict.PROBABLY_NOT if against else Verdict.FITS,
             budget=budget,
             needs=needs,
             cache=max(0, available),
@@ -170,8 +164,7 @@ class _Planner:
             largest_max_model_len=largest,
             sequences=self._cache.sequences(available, length),
             remedy="" if fits else self._remedy(needs, largest),
-            problems=tuple(problems),
-            warnings=tuple(warnings),
+            warnings=(*against, *self._not_counted),
         )
 
     def _length(self, largest: int | None) -> int:
@@ -181,20 +174,20 @@ class _Planner:
             return asked
         if asked == "auto":
             return largest or BLOCK
-        if self._limit is None:
+        if self._limit is None or self._model.unset is None:
             raise UnplannableError(
                 f"the config.json of {self._model.name} does not set how long a sequence may be;"
                 f" set max_model_len of agent {self._agent.name!r}"
             )
-        return self._limit
+        return self._model.unset
 
     def _refusals(self) -> Iterator[str]:
-        """What vLLM refuses whatever the memory."""
+        """What vLLM probably refuses whatever the memory."""
         asked, name, limit = self._agent.max_model_len, self._agent.name, self._limit
         if isinstance(asked, int) and limit is not None and asked > limit:
             yield (
-                f"agent {name!r}: max_model_len {asked} exceeds {self._model.name}'s own limit,"
-                f" {limit}; set max_model_len to {limit} or lower"
+                f"agent {name!r}: max_model_len {asked} exceeds {self._model.name}'s own limit as"
+                f" its config.json seems to set it, {limit}; set max_model_len to {limit} or lower"
             )
         heads, keys = self._model.heads, self._model.kv_heads
         uneven = None

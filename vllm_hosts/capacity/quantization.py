@@ -78,6 +78,9 @@ def quantization(config: Mapping[str, Any]) -> Quantization:
         return Quantization(
             method, _compressed(config), skipped, cache_bits=None if bits is None else _bits(bits)
         )
+    if method.startswith("modelopt"):
+        # Another file, or a part of this one, may ask for a KV cache of 8 bits.
+        raise UnplannableError(f"quantisation {method!r} is not known to the plan")
     return Quantization(method, None, skipped)
 
 

@@ -8,6 +8,9 @@ from enum import StrEnum
 from vllm_hosts.capacity.estimates import DRIVER
 from vllm_hosts.capacity.sizes import Size
 
+#: Of figures that vLLM was not asked for.
+FORMULAS = "formulas"
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -24,7 +27,8 @@ class Gpu:
 
 
 class Verdict(StrEnum):
-    """What becomes of an agent. ``PROBABLY_NOT``: it depends on parts that are estimated."""
+    """What becomes of an agent. ``DOES_NOT_FIT``: vLLM said so, or its cards are not there.
+    ``PROBABLY_NOT``: estimates or formulas of ours are against it."""
 
     FITS = "fits"
     PROBABLY_NOT = "probably not"
@@ -63,8 +67,9 @@ class AgentPlan:
     KV cache: the budget without everything else. ``limit``: the model's own, in tokens.
     ``largest_max_model_len``: in tokens, within that limit; None: nothing fits, or it is not known.
     ``sequences``: of full length that fit at once. ``remedy``: the setting by which it would fit;
-    empty: it does, or that is not known. ``problems``: why it cannot run, whatever the
-    estimates; ``warnings``: everything else that somebody should know.
+    empty: it does, or that is not known. ``problems``: why it cannot run; ``warnings``:
+    everything else that somebody should know, with what formulas have against it at the beginning.
+    ``source``: who said the figures.
     """
 
     agent: str
@@ -80,6 +85,7 @@ class AgentPlan:
     remedy: str = ""
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    source: str = FORMULAS
 
 
 @dataclass(frozen=True)

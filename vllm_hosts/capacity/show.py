@@ -41,6 +41,9 @@ def lines(plan: HostPlan) -> Iterator[Line]:
     for agent in plan.agents:
         yield Line(_row(agent), _COLOURS[agent.verdict])
     for agent in plan.agents:
+        if agent.gpus:
+            yield Line(_wrapped(f"{agent.agent}: figures from {agent.source}"))
+    for agent in plan.agents:
         for sentence in agent.problems:
             yield Line(_wrapped(sentence), "red")
         for sentence in agent.warnings:
@@ -114,6 +117,7 @@ def _agent(agent: AgentPlan) -> dict[str, Any]:
         "model": agent.model,
         "gpus": list(agent.gpus),
         "verdict": str(agent.verdict),
+        "source": agent.source,
         "budget": agent.budget,
         "weights": needs and needs.weights.bytes,
         "weights_exact": needs and needs.weights.exact,

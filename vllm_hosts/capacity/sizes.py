@@ -96,8 +96,13 @@ def _kind(model: Model, setting: str | None) -> Quantization:
     """Quantisation as vLLM will load it."""
     if setting is None or model.quantization.same_as(setting):
         return model.quantization
+    if model.quantization.method is None and setting in _WHILE_LOADING:
+        return Quantization(setting, _WHILE_LOADING[setting], ("lm_head",))
     if model.quantization.method is None:
-        return Quantization(setting, _WHILE_LOADING.get(setting), ("lm_head",))
+        raise UnplannableError(
+            f"what quantization = {setting!r} makes of {model.name} while it is loaded cannot be"
+            " computed; its memory is unknown"
+        )
     raise UnplannableError(
         f"{model.name} is quantised with {model.quantization.method}, and quantization is set to"
         f" {setting!r}; its memory is unknown"

@@ -118,6 +118,6 @@ def _bytes(gpu_memory: float | None) -> int | None:
 
 def cards(system: System, settings: HostSettings) -> dict[int, Gpu] | None:
     """A host's cards as it says; None: its driver does not answer, or is not there yet."""
-    if system.gpu_message is not None:
+    if system.gpu_failure is not None:
         return None
     return gpus_of(system.gpus, settings.capacity.gpu_memory)

@@ -23,19 +23,15 @@ from vllm_hosts.agents.edited import Edited, edited
 from vllm_hosts.agents.logs import News, Reader
 from vllm_hosts.agents.status import status_json, status_table
 from vllm_hosts.cli.choice import WithHosts, choose, host_option, name_argument
-from vllm_hosts.cli.common import (
-    Exit,
-    agreed,
-    inventory_argument,
-    say_errors,
-    show_lines,
-    yes_option,
-)
+from vllm_hosts.cli.command import Exit, agreed, show_lines, yes_option
+from vllm_hosts.cli.common import inventory_argument, say_errors
 from vllm_hosts.connect.hosts import ask
+from vllm_hosts.connect.lock import Purpose, holding
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import pyinfra_line
+from vllm_hosts.project.site import held_for
 from vllm_hosts.settings import HostSettings
 
 #: Seconds in which a host must say what runs there.
@@ -104,7 +100,7 @@ def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool
     # Hosts that do not answer are named by what follows; the others start.
     if _say_edited(found, as_is):
         _refuse("started", inventory, found)
-    _at_once(chosen, operations.start)
+    _at_once(chosen, operations.start, held_for("agents start", inventory))
 
 
 @agents.command()
@@ -120,7 +116,7 @@ def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -
     chosen = choose(inventory, hosts, name)
     if name is None:
         agreed(f"Stop every agent on {', '.join(chosen.agents)}?", yes=yes)
-    _at_once(chosen, operations.stop)
+    _at_once(chosen, operations.stop, held_for("agents stop", inventory))
 
 
 @agents.command()
@@ -147,12 +143,13 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
         sys.exit(Exit.WRONG)
     if _say_edited(found, as_is):
         _refuse("restarted", inventory, found)
+    purpose = held_for("agents restart", inventory)
     left = [(host, agent) for host, names in chosen.agents.items() for agent in names]
     while left:
         host, agent = left.pop(0)
         try:
             do = partial(operations.restart, chosen.settings[host], agent)
-            chosen.connections.at(host, do)
+            chosen.connections.at(host, partial(_held, purpose, f"restart of {agent}", do))
         except HostError as error:
             click.secho(f"{host}: {error}", fg="red", err=True)
             click.secho(f"{host}: agent {agent} did not come back", fg="red", err=True)
@@ -209,14 +206,25 @@ def _show(news: News) -> None:
         click.secho(problem, fg="red", err=True)
 
 
-def _at_once(chosen: Chosen, do: Callable[[HostSettings, Sequence[str]], None]) -> None:
+def _at_once(
+    chosen: Chosen, do: Callable[[HostSettings, Sequence[str]], None], purpose: Purpose
+) -> None:
     """All hosts at the same time; each says how far it is."""
     _show_progress()
-    done = chosen.connections.each(
-        chosen.agents, lambda host: do(chosen.settings[host], chosen.agents[host])
-    )
+
+    def one(host: str) -> None:
+        agents = chosen.agents[host]
+        step = f"{purpose.what.split()[1]} of {', '.join(agents)}"
+        _held(purpose, step, partial(do, chosen.settings[host], agents))
+
+    done = chosen.connections.each(chosen.agents, one)
     if say_errors(done):
         sys.exit(Exit.WRONG)
+
+
+def _held(purpose: Purpose, step: str, do: Callable[[], None]) -> None:
+    with holding(purpose, step):
+        do()
 
 
 def _say_edited(found: Mapping[str, list[Edited] | HostError], as_is: bool) -> bool:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli.common import Command, identity_option, inventory_argument, opened
+from vllm_hosts.cli.command import Command
+from vllm_hosts.cli.common import identity_option, inventory_argument, opened
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.ca import shown
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import pyinfra_line
-from vllm_hosts.project.inventory import validate
 
 
 @click.command(cls=Command, problems="There is no CA certificate to print:")
@@ -25,9 +24,10 @@ def ca(inventory: Path, identity: Path | None) -> None:
 
     Example: vllm-hosts ca inventory/prod.py > ca.pem
     """
-    hosts = validate(opened(inventory, identity)).values()
+    project = opened(inventory, identity)
+    hosts = project.settings.values()
     if any(host.tls.mode == "local-ca" for host in hosts):
-        authority = KeyStore(inventory, identity).authority
+        authority = project.store.authority
         certificate = authority.trusted()
         if certificate is None:
             raise SettingsError([f"the first deploy creates it: {pyinfra_line(inventory)}"])

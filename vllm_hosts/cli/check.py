@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli.common import Command, inventory_argument, opened
-from vllm_hosts.project.inventory import validate
+from vllm_hosts.cli.command import Command
+from vllm_hosts.cli.common import inventory_argument, opened
 from vllm_hosts.settings.exposure import exposed
 
 
@@ -18,7 +18,7 @@ def check(inventory: Path) -> None:
 
     Example: vllm-hosts check inventory/prod.py
     """
-    settings = validate(opened(inventory))
+    settings = opened(inventory).settings
     for host in settings.values():
         click.secho(f"{host.name} ({host.address})", bold=True)
         for agent in host.agents:

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from vllm_hosts.agents.chosen import Chosen
-from vllm_hosts.cli.common import Group, only, opened
+from vllm_hosts.cli.command import Group
+from vllm_hosts.cli.common import only, opened
 from vllm_hosts.connect.hosts import Connections
-from vllm_hosts.project.inventory import validate
 
 
 class WithHosts(Group):
@@ -56,17 +56,15 @@ def choose(inventory: Path, hosts: tuple[str, ...], name: str | None) -> Chosen:
     :raises SettingsError: the settings cannot be deployed.
     :raises click.UsageError: there is no such host, or no such agent on these hosts.
     """
-    loaded = opened(inventory)
-    settings = validate(loaded)
+    project = opened(inventory)
     there = {
-        host: [agent.name for agent in one.agents]
-        for host, one in only(inventory, settings, hosts).items()
+        host: [agent.name for agent in one.agents] for host, one in only(project, hosts).items()
     }
     if name is None:
-        return Chosen(Connections(loaded), settings, there)
+        return Chosen(Connections(project.inventory), project.settings, there)
     agents = {host: [name] for host, names in there.items() if name in names}
     if not agents:
         known = sorted({agent for names in there.values() for agent in names})
         where = f"on {', '.join(hosts)}" if hosts else f"in {inventory}"
         raise click.UsageError(f"there is no agent {name} {where}; there is {', '.join(known)}")
-    return Chosen(Connections(loaded), settings, agents)
+    return Chosen(Connections(project.inventory), project.settings, agents)

@@ -12,7 +12,7 @@ from textwrap import fill
 
 import click
 
-from vllm_hosts.cli.common import Exit
+from vllm_hosts.cli.command import Exit
 from vllm_hosts.cli.main import main as program
 
 _FILE = Path(__file__).resolve().parents[2] / "docs" / "commands.md"

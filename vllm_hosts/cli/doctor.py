@@ -13,11 +13,11 @@ from shlex import quote
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
-from vllm_hosts.doctor.model import Certainty, Diagnosis
+from vllm_hosts.cli.command import Command, Exit
+from vllm_hosts.cli.common import inventory_argument, only, opened
+from vllm_hosts.doctor.diagnoses import Certainty, Diagnosis
 from vllm_hosts.doctor.run import Examined, examine
 from vllm_hosts.keys.places import pyinfra_line
-from vllm_hosts.project.inventory import validate
 
 _WIDTH = 80
 #: Advice to deploy that does not say what to type.
@@ -38,8 +38,8 @@ def doctor(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
 
     Example: vllm-hosts doctor inventory/prod.py --host gpu1
     """
-    only(inventory, validate(opened(inventory)), hosts)
-    examined = examine(inventory, hosts)
+    project = opened(inventory)
+    examined = examine(project, only(project, hosts))
     if as_json:
         found = {name: host.as_json() for name, host in examined.items()}
         click.echo(json.dumps(found, indent=2))

@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened, show_lines
+from vllm_hosts.cli.command import Command, Exit, show_lines
+from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
 from vllm_hosts.host.files import MISSING, Cause
-from vllm_hosts.project.inventory import validate
 
 _CAUSES = {
     Cause.SETTINGS: "the settings or the toolkit changed since the last deploy; the host did not",
@@ -43,8 +43,8 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
 
     Example: vllm-hosts drift inventory/prod.py --json
     """
-    only(inventory, validate(opened(inventory)), hosts)
-    found = find_drift(inventory, hosts)
+    project = opened(inventory)
+    found = find_drift(project, only(project, hosts))
     if as_json:
         click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
     else:

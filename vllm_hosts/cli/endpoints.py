@@ -10,15 +10,16 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli.common import Command, inventory_argument, opened
+from vllm_hosts.cli.command import Command
+from vllm_hosts.cli.common import inventory_argument, opened
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import DEFAULT_CLIENT, KeyStore
+from vllm_hosts.keys import DEFAULT_CLIENT
 from vllm_hosts.keys.ca import shown
 from vllm_hosts.keys.pki import utc_now
-from vllm_hosts.keys.places import CA_FILE, state_folder
+from vllm_hosts.keys.places import CA_FILE
 from vllm_hosts.project.endpoints import client_to_name
 from vllm_hosts.project.endpoints import endpoints as all_endpoints
-from vllm_hosts.project.inventory import validate
+from vllm_hosts.project.loaded import Project
 
 
 @click.command(cls=Command, problems="The endpoints cannot be listed:")
@@ -33,12 +34,13 @@ def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
 
     Example: vllm-hosts endpoints inventory/prod.py --json
     """
-    settings = validate(opened(inventory))
-    client = client_to_name(KeyStore(inventory), client)
+    project = opened(inventory)
+    settings = project.settings
+    client = client_to_name(project.store, client)
     found = list(
         all_endpoints(
             settings,
-            state_folder(inventory),
+            project.store.folder,
             # Good in any folder, as all that is printed here.
             f"{_program()} keys show --force {quote(str(inventory.resolve()))} {quote(client)}",
             client,
@@ -47,23 +49,25 @@ def endpoints(inventory: Path, client: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([endpoint.as_json() for endpoint in found], indent=2))
         return
+    # Most hosts have the same.
+    files = {path: _ca_file(path, project) for path in {one.ca_file for one in found}}
     for endpoint in found:
         click.secho(f"\n{endpoint.host}, agent {endpoint.agent}", bold=True)
         click.echo(f"  base URL  {endpoint.base_url}")
         click.echo(f"  model     {endpoint.served_model_name}")
-        click.echo(f"  CA file   {_ca_file(endpoint.ca_file, inventory)}")
+        click.echo(f"  CA file   {files[endpoint.ca_file]}")
         click.echo(f"  key       of client {endpoint.client!r}: {endpoint.key_command}")
         click.echo(f"  try       {endpoint.curl()}")
 
 
-def _ca_file(path: str | None, inventory: Path) -> str:
+def _ca_file(path: str | None, project: Project) -> str:
     """The file, or how to get it where it is not on this machine, or is not as it should be."""
     if path is None:
         return "none needed"
-    store = KeyStore(inventory)
+    store = project.store
     if Path(path) != store.folder / CA_FILE:
         return path
-    make = f"{_program()} ca {quote(str(inventory))} > {quote(path)}"
+    make = f"{_program()} ca {quote(str(project.file))} > {quote(path)}"
     if not Path(path).is_file():
         return (
             f"{path} ({f'write it: {make}' if store.encrypted else 'the first deploy creates it'})"

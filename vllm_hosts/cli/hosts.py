@@ -9,21 +9,14 @@ from pathlib import Path
 from shlex import quote
 
 import click
-from pyinfra.api.inventory import Inventory
 
-from vllm_hosts.cli.common import (
-    Group,
-    agreed,
-    identity_option,
-    inventory_argument,
-    only,
-    opened,
-    yes_option,
-)
+from vllm_hosts.cli.command import Group, agreed, yes_option
+from vllm_hosts.cli.common import identity_option, inventory_argument, name_left, only, opened
 from vllm_hosts.connect.hosts import Connections, ask, carry_out
+from vllm_hosts.connect.lock import Purpose, holding
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts.mark import HostMark
-from vllm_hosts.keys import KeyStore, OpenedStore
+from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.hosts import released
 from vllm_hosts.keys.model import Content, DeployedHost
 from vllm_hosts.keys.ownership import Claim
@@ -31,9 +24,8 @@ from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.keys.store_marks import Marked, Whose
 from vllm_hosts.keys.store_marks import inventory_of as inventory_named
 from vllm_hosts.operations.tree import change
-from vllm_hosts.project import left_behind
-from vllm_hosts.project.inventory import deployed, load, validate
-from vllm_hosts.project.run import claim_on
+from vllm_hosts.project.loaded import Project
+from vllm_hosts.project.site import held_for
 from vllm_hosts.text import clean
 
 host_argument = click.argument("host")
@@ -41,7 +33,7 @@ host_argument = click.argument("host")
 
 @click.group(cls=Group, problems="Nothing was changed:")
 def hosts() -> None:
-    """List, adopt and release the hosts that hold an inventory's keys."""
+    """List, adopt and release hosts that hold an inventory's keys."""
 
 
 @hosts.command("list", problems="The hosts cannot be listed:")
@@ -53,11 +45,11 @@ def list_hosts(inventory: Path, as_json: bool, identity: Path | None) -> None:
 
     Example: vllm-hosts hosts list inventory/prod.py
     """
-    loaded = opened(inventory, identity)
-    listed = [host.name for host in deployed(loaded)]
-    content = KeyStore(inventory, identity).read()
-    left = left_behind.of(content, loaded)
-    found = [_shown(name, content, name in listed) for name in [*listed, *left]]
+    project = opened(inventory, identity)
+    content = project.store.read()
+    listed = set(project.hosts)
+    names = [*project.hosts, *project.left(content)]
+    found = [_shown(name, content, name in listed) for name in names]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -103,9 +95,9 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
 
     Example: vllm-hosts hosts adopt inventory/staging.py gpu1.example.com
     """
-    loaded = opened(inventory, identity)
-    claim = _claim(inventory, loaded, host, identity)
-    connections = Connections(loaded)
+    project = opened(inventory, identity)
+    claim = _claim(project, host)
+    connections = Connections(project.inventory)
     try:
         found = connections.at(host, partial(ask, HostMark, directory=claim.directory))
         judged = claim.judge(found)
@@ -118,7 +110,7 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
         if judged is not Whose.OURS:
             _ask(host, inventory, found, yes)
         claim.keep()
-        connections.at(host, partial(carry_out, [change([claim.file])]))
+        connections.at(host, partial(_take_over, claim, held_for("hosts adopt", inventory)))
     except HostError as error:
         raise SettingsError([f"{host}: {error}"]) from error
     click.echo(f"{host} now belongs to {inventory}. To replace its keys and certificate, run")
@@ -127,11 +119,15 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
     click.echo(f"  vllm-hosts hosts release INVENTORY {quote(host)}")
 
 
-def _claim(inventory: Path, loaded: Inventory, host: str, identity: Path | None) -> Claim:
-    settings = only(inventory, validate(loaded), [host])
-    store = OpenedStore(KeyStore(inventory, identity))
-    store.make_key(host)
-    return claim_on(loaded.get_host(host), settings[host], inventory, store)
+def _take_over(claim: Claim, purpose: Purpose) -> None:
+    with holding(purpose, "takeover of the host"):
+        carry_out([change([claim.file])])
+
+
+def _claim(project: Project, host: str) -> Claim:
+    only(project, [host])
+    project.opened.make_key(host)
+    return project.claim(host)
 
 
 def _ask(host: str, inventory: Path, found: Marked, yes: bool) -> None:
@@ -161,7 +157,8 @@ def release(inventory: Path, host: str, identity: Path | None) -> None:
     Example: vllm-hosts hosts release inventory/prod.py gpu2.example.com
     """
     store = KeyStore(inventory, identity)
-    if host in [one.name for one in deployed(load(inventory))]:
+    project = Project.load(inventory, store)
+    if host in project.hosts:
         raise SettingsError(
             [
                 f"{host} is in {inventory}, and its next deploy would record it again; remove it"
@@ -172,7 +169,7 @@ def release(inventory: Path, host: str, identity: Path | None) -> None:
         store.update(partial(released, name=host))
     finally:
         # Afterwards, so that nobody is told to release what is being released.
-        opened(inventory, identity)
+        name_left(project)
     click.echo(f"{host} is released: keys.py no longer reaches it")
     click.echo("Its edge keeps accepting the keys that it has. To stop that, run there:")
     click.echo("  systemctl disable --now nginx")

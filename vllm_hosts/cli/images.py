@@ -17,10 +17,13 @@ from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.agents.images import Row, State, gigabytes, judged, old_ones
 from vllm_hosts.agents.prune import remove
 from vllm_hosts.cli.choice import choose, host_option
-from vllm_hosts.cli.common import Command, Exit, agreed, inventory_argument, say_errors, yes_option
+from vllm_hosts.cli.command import Command, Exit, agreed, yes_option
+from vllm_hosts.cli.common import inventory_argument, say_errors
 from vllm_hosts.connect.hosts import ask
+from vllm_hosts.connect.lock import Purpose, holding
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.vllm_images import ImagesThere
+from vllm_hosts.project.site import held_for
 
 #: Seconds in which a host must say what it has.
 _LIMIT = 60.0
@@ -65,7 +68,7 @@ def images(
     chosen = choose(inventory, hosts, None)
     found = _look(chosen, keep)
     if action:
-        _prune(chosen, found, yes)
+        _prune(chosen, found, yes, held_for("images prune", inventory))
         return
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=2))
@@ -76,7 +79,7 @@ def images(
         sys.exit(Exit.WRONG)
 
 
-def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
+def _prune(chosen: Chosen, found: Found, yes: bool, purpose: Purpose) -> None:
     failed = say_errors(found)
     old = {
         host: rows
@@ -91,7 +94,7 @@ def _prune(chosen: Chosen, found: Found, yes: bool) -> None:
     count = sum(len(rows) for rows in old.values())
     if count:
         agreed(f"Remove {'this image' if count == 1 else f'these {count} images'}?", yes=yes)
-    done = chosen.connections.each(old, lambda host: _removed(old[host]))
+    done = chosen.connections.each(old, lambda host: _removed(old[host], purpose))
     for host, result in done.items():
         if isinstance(result, HostError):
             continue
@@ -112,14 +115,15 @@ def _look(chosen: Chosen, keep: int) -> dict[str, list[Row] | HostError]:
     )
 
 
-def _removed(rows: Sequence[Row]) -> tuple[int, list[str]]:
+def _removed(rows: Sequence[Row], purpose: Purpose) -> tuple[int, list[str]]:
     """Bytes that are free since on the current host, and what could not be removed."""
     freed, problems = 0, []
-    for row in rows:
-        try:
-            freed += remove(row)
-        except HostError as error:
-            problems.append(f"{row.name} was not removed: {error}")
+    with holding(purpose, *(f"removal of {row.name}" for row in rows)):
+        for row in rows:
+            try:
+                freed += remove(row)
+            except HostError as error:
+                problems.append(f"{row.name} was not removed: {error}")
     return freed, problems
 
 

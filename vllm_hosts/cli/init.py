@@ -1,4 +1,4 @@
-"""`vllm-hosts init`: a site of one's own; `vllm-hosts settings`: what can be set in it."""
+"""`vllm-hosts init`: a site of one's own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from shlex import quote
 import click
 
 from vllm_hosts import __version__
-from vllm_hosts.cli.common import Command
+from vllm_hosts.cli.command import Command
 from vllm_hosts.project.new_site import GENERATED, make, site_above, upgrade
-from vllm_hosts.settings.docs import settings_md
 
 
 @click.command(cls=Command, problems="Nothing was written:")
@@ -60,12 +59,3 @@ def _upgrade(site: Path, write: bool) -> None:
         click.echo(f"{shown} is written; what you set is as it was", err=True)
     else:
         click.echo("Nothing was written; --write writes it. What you set stays.", err=True)
-
-
-@click.command(cls=Command)
-def settings() -> None:
-    """Print every setting: its type, default and meaning.
-
-    Example: vllm-hosts settings | less
-    """
-    click.echo(settings_md(), nl=False)

@@ -11,14 +11,13 @@ from shlex import quote
 
 import click
 
+from vllm_hosts.cli.command import Duration, Group, Names
 from vllm_hosts.cli.common import (
-    Duration,
-    Group,
-    Names,
     identity_option,
     inventory_argument,
     name_those_left_behind,
     opened,
+    opened_with,
 )
 from vllm_hosts.cli.new_ca import new_ca
 from vllm_hosts.cli.recipients import recipients
@@ -28,8 +27,7 @@ from vllm_hosts.keys.age import own_recipients
 from vllm_hosts.keys.model import ApiKey, ClientRecord
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import pyinfra_line
-from vllm_hosts.project import left_behind
-from vllm_hosts.project.inventory import deployed, validate
+from vllm_hosts.project.loaded import Project
 
 client_argument = click.argument("client")
 
@@ -58,8 +56,7 @@ def init(inventory: Path, given: tuple[str, ...], identity: Path | None) -> None
 
     Example: vllm-hosts keys init inventory/prod.py --recipient "$(cat ~/.ssh/id_ed25519.pub)"
     """
-    opened(inventory, identity)
-    store = KeyStore(inventory, identity)
+    store = opened(inventory, identity).store
     store.encrypt(given or own_recipients(identity))
     click.echo(f"{store.encrypted_path} holds the keys and the CA; commit it")
     click.echo(f"{store.recipients_path} lists who can open it; commit it too")
@@ -84,15 +81,14 @@ def add(
 
     Example: vllm-hosts keys add inventory/prod.py alice --agents coder --expires 30d
     """
-    loaded = opened(inventory, identity)
-    names = tuple(host.name for host in deployed(loaded))
-    _check_known("host", hosts, names)
+    project = opened(inventory, identity)
+    _check_known("host", hosts, project.hosts)
     if agents is not None:
-        settings = validate(loaded).values()
+        settings = project.settings.values()
         _check_known("agent", agents, {agent.name for host in settings for agent in host.agents})
-    store = KeyStore(inventory, identity)
+    store = project.store
     new = not store.path.exists()
-    store.update(
+    content = store.update(
         lambda content: model.add_client(
             content, client, utc_now(), agents=agents, hosts=hosts, lifetime=expires or None
         ),
@@ -101,7 +97,7 @@ def add(
     if new:
         click.echo(f"{inventory} had no key store; {store.path} was created", err=True)
     click.echo(f"{client} has a key; to print it: {_show(inventory, client)}")
-    _say_next(inventory, hosts or _reached(inventory, identity))
+    _say_next(inventory, hosts or _reached(project, content))
 
 
 @keys.command("list")
@@ -112,8 +108,9 @@ def add(
 def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
     """List clients, their scopes and keys' fingerprints. Prints no key."""
     now = utc_now()
-    name_those_left_behind(inventory, identity)
-    clients = sorted(_store(inventory, identity).read().clients.items())
+    store = _store(inventory, identity)
+    name_those_left_behind(store, inventory)
+    clients = sorted(store.read().clients.items())
     if as_json:
         shown = [_as_json(name, record, now) for name, record in clients]
         click.echo(json.dumps(shown, indent=2))
@@ -144,8 +141,9 @@ def show(inventory: Path, client: str, force: bool, identity: Path | None) -> No
         raise SettingsError(
             ["keys are printed to a terminal only; add --force to print one elsewhere"]
         )
-    name_those_left_behind(inventory, identity)
-    key = KeyStore(inventory, identity).client_key(client)
+    store = KeyStore(inventory, identity)
+    name_those_left_behind(store, inventory)
+    key = store.client_key(client)
     click.echo(key.get_secret_value(), nl=sys.stdout.isatty())
 
 
@@ -176,12 +174,14 @@ def rotate(
 
     Example: vllm-hosts keys rotate inventory/prod.py alice --overlap 24h
     """
-    content = _store(inventory, identity).update(
+    store = _store(inventory, identity)
+    content = store.update(
         lambda content: model.rotate(content, client, utc_now(), overlap, expires)
     )
     click.echo(f"{client} has a new key, {_end(content.client(client).keys[-1])}")
     click.echo(f"to print it: {_show(inventory, client)}")
-    _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
+    hosts = content.client(client).hosts
+    _say_next(inventory, hosts or _reached(opened_with(store, inventory), content))
 
 
 @keys.command()
@@ -196,11 +196,11 @@ def extend(inventory: Path, client: str, expires: timedelta, identity: Path | No
 
     Example: vllm-hosts keys extend inventory/prod.py alice --expires 30d
     """
-    content = _store(inventory, identity).update(
-        lambda content: model.extend(content, client, utc_now(), expires)
-    )
+    store = _store(inventory, identity)
+    content = store.update(lambda content: model.extend(content, client, utc_now(), expires))
     click.echo(f"{client}'s key is valid {_end(content.client(client).keys[-1])}")
-    _say_next(inventory, content.client(client).hosts or _reached(inventory, identity))
+    hosts = content.client(client).hosts
+    _say_next(inventory, hosts or _reached(opened_with(store, inventory), content))
 
 
 @keys.command()
@@ -219,9 +219,10 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
         return model.revoke(content, client)
 
     # Before the inventory is loaded: nothing in it may hold up a revocation.
-    _store(inventory, identity).update(change)
+    store = _store(inventory, identity)
+    content = store.update(change)
     click.echo(f"{client} is revoked in the store; no host refuses its keys yet")
-    _say_next(inventory, hosts[0] or _reached(inventory, identity))
+    _say_next(inventory, hosts[0] or _reached(opened_with(store, inventory), content))
 
 
 @keys.command("rotate-internal")
@@ -230,12 +231,10 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
 @identity_option
 def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Path | None) -> None:
     """Create new keys between edges and agents. Client keys are unaffected."""
-    names = tuple(host.name for host in deployed(opened(inventory, identity)))
-    _check_known("host", hosts, names)
-    chosen = hosts or names
-    KeyStore(inventory, identity).update(
-        lambda content: model.rotate_internal(content, chosen, utc_now())
-    )
+    project = opened(inventory, identity)
+    _check_known("host", hosts, project.hosts)
+    chosen = hosts or project.hosts
+    project.store.update(lambda content: model.rotate_internal(content, chosen, utc_now()))
     click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
     click.echo(f"  {pyinfra_line(inventory)}")
 
@@ -247,14 +246,10 @@ def _store(inventory: Path, identity: Path | None) -> KeyStore:
     return KeyStore(inventory, identity)
 
 
-def _reached(inventory: Path, identity: Path | None) -> list[str]:
+def _reached(project: Project, content: model.Content) -> list[str]:
     """Hosts that keys.py reaches: the inventory's, and those that only the store remembers."""
-    loaded = opened(inventory, identity)
-    content = KeyStore(inventory, identity).read()
-    left = left_behind.of(content, loaded)
-    return [host.name for host in deployed(loaded)] + [
-        name for name in left if name in content.hosts
-    ]
+    left = [name for name in project.left(content) if name in content.hosts]
+    return [*project.hosts, *left]
 
 
 def _check_known(kind: str, names: Iterable[str] | None, known: Iterable[str]) -> None:

@@ -1,52 +1,48 @@
 """The command `vllm-hosts`: what people do with an inventory besides deploying it.
 
-Exit codes: ``cli.common.Exit``.
+Exit codes: ``cli.command.Exit``.
 """
 
 from __future__ import annotations
 
-# isort: off
-import pyinfra_cli  # noqa: F401  replaces the socket module by gevent's: before anybody uses ssl
-
-# isort: on
 import click
 
 from vllm_hosts import __version__
-from vllm_hosts.cli.agents import agents
-from vllm_hosts.cli.ca import ca
-from vllm_hosts.cli.check import check
-from vllm_hosts.cli.common import Group
-from vllm_hosts.cli.doctor import doctor
-from vllm_hosts.cli.drift import drift
-from vllm_hosts.cli.endpoints import endpoints
-from vllm_hosts.cli.hosts import hosts
-from vllm_hosts.cli.images import images
-from vllm_hosts.cli.init import init, settings
-from vllm_hosts.cli.keys import keys
-from vllm_hosts.cli.plan import plan
-from vllm_hosts.cli.tls import tls
-from vllm_hosts.cli.top import top
-from vllm_hosts.cli.verify import verify
-from vllm_hosts.connect import pyinfra_output
+from vllm_hosts.cli.lazy import LazyGroup
 
-_COMMANDS = (
-    *(agents, ca, check, doctor, drift, endpoints, hosts),
-    *(images, init, keys, plan, settings, tls, top, verify),
+_COMMANDS = {
+    "agents": "Show, start, stop and restart agents, and read their logs.",
+    "ca": "Print the CA certificate that clients need, in PEM.",
+    "check": "Validate all settings, without connecting to any host.",
+    "doctor": "Diagnose hosts: what is wrong, and what to do.",
+    "drift": "Show where hosts differ from what a deploy would leave.",
+    "endpoints": "Print how to call each agent.",
+    "history": "Show who changed hosts, from where, and what.",
+    "hosts": "List, adopt and release hosts that hold an inventory's keys.",
+    "images": "List the vLLM images on hosts, or remove old ones.",
+    "init": "Make a site: a folder with your inventory and settings.",
+    "keys": "Manage clients' API keys: add, list, show, rotate, revoke.",
+    "lock": "Show which runs hold hosts at the moment, or end such a run.",
+    "plan": "Say whether vLLM takes agents and they fit their GPUs.",
+    "settings": "Print every setting: its type, default and meaning.",
+    "tls": "Show when the edges' certificates expire, or renew them.",
+    "top": "Watch GPUs, requests, tokens and KV caches.",
+    "verify": "Verify every host independently, from inside and from outside.",
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    summaries=_COMMANDS,
+    alone=("init", "settings"),
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Check, verify, diagnose and operate the hosts that deploy.py deploys to.
 
     Completion for bash: eval "$(_VLLM_HOSTS_COMPLETE=bash_source vllm-hosts)"
     """
-    pyinfra_output.install()
-
-
-for _command in _COMMANDS:
-    main.add_command(_command)
 
 
 if __name__ == "__main__":

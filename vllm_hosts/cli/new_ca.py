@@ -8,15 +8,8 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli.common import (
-    Command,
-    Duration,
-    agreed,
-    identity_option,
-    inventory_argument,
-    opened,
-    yes_option,
-)
+from vllm_hosts.cli.command import Command, Duration, agreed, yes_option
+from vllm_hosts.cli.common import identity_option, inventory_argument, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.ca import cancel as check_cancel
@@ -57,8 +50,7 @@ def new_ca(
     """
     if finish and cancel:
         raise click.UsageError("--finish and --cancel exclude each other; choose one")
-    opened(inventory, identity)
-    store = KeyStore(inventory, identity)
+    store = opened(inventory, identity).store
     try:
         # Nobody is asked to confirm what cannot be done.
         if cancel:

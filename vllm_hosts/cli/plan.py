@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -18,12 +19,14 @@ from vllm_hosts.capacity.sources import (
     supposed_gpus,
 )
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
+from vllm_hosts.cli.command import Command, Exit
+from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.connect.hosts import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
-from vllm_hosts.project.inventory import validate
+from vllm_hosts.rehearsal.asking import Said, ask
+from vllm_hosts.rehearsal.planned import instead
 from vllm_hosts.settings import HostSettings
 
 _SECONDS = 30
@@ -68,6 +71,12 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
     metavar="AGENT=FOLDER",
     help="A copy of the agent's model on this machine. May be repeated.",
 )
+@click.option(
+    "--rehearse/--no-rehearse",
+    default=True,
+    show_default=True,
+    help="Ask the vLLM of each host's own image, which takes seconds, or estimate only.",
+)
 @click.option("--offline", is_flag=True, help="Do not query the hub; use cached answers only.")
 @click.option("--json", "as_text", is_flag=True, help="Print JSON, a list of objects.")
 def plan(
@@ -76,31 +85,39 @@ def plan(
     connect: bool,
     gpu_memory: float | None,
     copies: tuple[tuple[str, Path], ...],
+    rehearse: bool,
     offline: bool,
     as_text: bool,
 ) -> None:
-    """Estimate agents' GPU memory, and the longest context that fits. Changes nothing.
+    """Say whether vLLM takes agents and they fit their GPUs. Changes nothing.
+
+    The vLLM of each host's own image is asked where it can be; what it does not say is estimated.
 
     Exit codes: 0 all fit, 3 one does not, 1 one could not be planned. docs/capacity.md explains it.
 
     Example: vllm-hosts plan inventory/prod.py --no-connect --gpu-memory 24
     """
-    loaded = opened(inventory)
-    settings = validate(loaded)
-    chosen = only(inventory, settings, hosts)
-    agents = {agent.name for host in settings.values() for agent in host.agents}
+    project = opened(inventory)
+    chosen = only(project, hosts)
+    agents = {agent.name for host in project.settings.values() for agent in host.agents}
     if strangers := [name for name, _ in copies if name not in agents]:
         raise click.UsageError(
             f"--model-dir names {', '.join(strangers)}; there is {', '.join(sorted(agents))}"
         )
-    answers: dict[str, System | HostError] = {}
+    answers: dict[str, Looked | HostError] = {}
     if connect:
-        answers = Connections(loaded).each(chosen, lambda name: look_at(chosen[name]), leave=True)
+        answers = Connections(project.inventory).each(
+            chosen, lambda name: _looked(chosen[name], rehearse), leave=True
+        )
     unasked: dict[str, str] = {}
     plans = []
     for name, host in chosen.items():
         hub = Hub(lambda host=host: hf_token(host), seconds=_SECONDS, offline=offline)  # type: ignore[misc]
-        made = _plan(host, answers.get(name), gpu_memory, dict(copies), hub)
+        looked = answers.get(name)
+        system = looked.system if isinstance(looked, Looked) else looked
+        made = _plan(host, system, gpu_memory, dict(copies), hub)
+        if isinstance(made, HostPlan) and isinstance(looked, Looked):
+            made = _rehearsed(host, made, looked.said)
         if isinstance(made, str):
             unasked[name] = made
         else:
@@ -111,6 +128,35 @@ def plan(
         sys.exit(Exit.WRONG)
     if verdicts & {Verdict.DOES_NOT_FIT, Verdict.PROBABLY_NOT}:
         sys.exit(Exit.DIFFERS)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a host was asked: what it is, and by agent what its vLLM says."""
+
+    system: System
+    said: dict[str, Said]
+
+
+def _looked(settings: HostSettings, rehearse: bool) -> Looked:
+    system = look_at(settings)
+    there = {gpu.index for gpu in system.gpus}
+    # A container gets no card that is not there, nor any from a driver that does not answer.
+    agents = [agent for agent in settings.agents if there.issuperset(agent.gpus)]
+    said = ask(settings, agents, again=lambda _: False) if rehearse and agents else {}
+    return Looked(system, said)
+
+
+def _rehearsed(settings: HostSettings, plan: HostPlan, said: dict[str, Said]) -> HostPlan:
+    """A host's plan with what its vLLM said in the place of formulas."""
+    cards = {gpu.index: gpu for gpu in plan.gpus}
+    agents = tuple(
+        instead(agent, said[agent.name], one, [cards[index] for index in agent.gpus])
+        if agent.name in said
+        else one
+        for agent, one in zip(settings.agents, plan.agents, strict=True)
+    )
+    return replace(plan, agents=agents)
 
 
 def _plan(
@@ -142,7 +188,7 @@ def _why(system: System | HostError | None) -> str:
         return str(system)
     if system is None:
         return "the host was not queried for its GPUs (--no-connect)"
-    return f"the GPU driver does not answer: {system.gpu_message}"
+    return f"the GPU driver does not answer: {system.gpu_failure}"
 
 
 def _show(plans: list[HostPlan], unasked: dict[str, str], as_text: bool) -> None:

@@ -7,7 +7,8 @@ from shlex import quote
 
 import click
 
-from vllm_hosts.cli.common import Group, identity_option, inventory_argument, name_those_left_behind
+from vllm_hosts.cli.command import Group
+from vllm_hosts.cli.common import identity_option, inventory_argument, name_those_left_behind
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.age import named_recipients, parse_recipient
@@ -22,8 +23,9 @@ def recipients() -> None:
 @inventory_argument
 def list_recipients(inventory: Path) -> None:
     """Print the recipients, one per line."""
-    name_those_left_behind(inventory)
-    for line in KeyStore(inventory).recipients():
+    store = KeyStore(inventory)
+    name_those_left_behind(store, inventory)
+    for line in store.recipients():
         click.echo(line)
 
 
@@ -36,8 +38,8 @@ def add_recipient(inventory: Path, recipient: str, identity: Path | None) -> Non
 
     Example: vllm-hosts keys recipients add inventory/prod.py "$(cat alice.pub)"
     """
-    name_those_left_behind(inventory, identity)
     store = KeyStore(inventory, identity)
+    name_those_left_behind(store, inventory)
     parse_recipient(recipient)
     lines = store.recipients()
     if named_recipients(lines, " ".join(recipient.split()[:2])):
@@ -56,8 +58,8 @@ def remove_recipient(inventory: Path, recipient: str, identity: Path | None) -> 
 
     Whoever had the file and their identity still knows all current keys: rotate them all.
     """
-    name_those_left_behind(inventory, identity)
     store = KeyStore(inventory, identity)
+    name_those_left_behind(store, inventory)
     lines = store.recipients()
     gone = named_recipients(lines, recipient)
     if len(gone) != 1:

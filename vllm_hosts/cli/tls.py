@@ -15,21 +15,15 @@ import click
 from cryptography import x509
 
 from vllm_hosts.cli.choice import WithHosts, host_option
-from vllm_hosts.cli.common import (
-    Exit,
-    identity_option,
-    inventory_argument,
-    only,
-    opened,
-)
+from vllm_hosts.cli.command import Exit
+from vllm_hosts.cli.common import identity_option, inventory_argument, only, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.host.probe import certificate
-from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys import model
 from vllm_hosts.keys.authority import Authority, ca_warnings
 from vllm_hosts.keys.ending import Left, left, to_do
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import pyinfra_line
-from vllm_hosts.project.inventory import validate
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 
@@ -66,8 +60,9 @@ def status(inventory: Path, hosts: tuple[str, ...], as_json: bool, identity: Pat
 
     Exit codes: 0 none is due, 3 one is due for renewal, 1 one could not be checked.
     """
-    chosen = _chosen(inventory, hosts, identity)
-    authority = KeyStore(inventory, identity).authority
+    project = opened(inventory, identity)
+    chosen = only(project, hosts)
+    authority = project.store.authority
     now = utc_now()
     with ThreadPoolExecutor(max_workers=16) as pool:
         looks = pool.map(lambda one: _look(one, authority, now), chosen.values())
@@ -140,24 +135,17 @@ def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> Non
 
     Example: vllm-hosts tls inventory/prod.py renew --host gpu1.example.com
     """
-    chosen = _chosen(inventory, hosts, identity)
+    project = opened(inventory, identity)
+    chosen = only(project, hosts)
     own = {name: one for name, one in chosen.items() if one.tls.mode == "files"}
     if own and (hosts or len(own) == len(chosen)):
         raise SettingsError(
             [f"{name}: {to_do(one, quote(str(inventory)))}" for name, one in own.items()]
         )
     names = [name for name in chosen if name not in own]
-    KeyStore(inventory, identity).update(
-        lambda content: model.renew_certificates(content, names, utc_now())
-    )
+    project.store.update(lambda content: model.renew_certificates(content, names, utc_now()))
     limits = " ".join(f"--limit {quote(name)}" for name in names) if hosts or own else ""
     click.echo(f"{', '.join(names)}: a new certificate with the next deploy:")
     click.echo(f"  {pyinfra_line(inventory, options=limits)}")
     for name, one in own.items():
         click.echo(f"{name} is left out: {to_do(one, quote(str(inventory)))}")
-
-
-def _chosen(
-    inventory: Path, hosts: tuple[str, ...], identity: Path | None
-) -> dict[str, HostSettings]:
-    return only(inventory, validate(opened(inventory, identity)), hosts)

@@ -12,7 +12,8 @@ import click
 from rich.console import Console
 
 from vllm_hosts.cli.choice import choose, host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument
+from vllm_hosts.cli.command import Command, Exit
+from vllm_hosts.cli.common import inventory_argument
 from vllm_hosts.top.draw import picture
 from vllm_hosts.top.export import as_json
 from vllm_hosts.top.live import Watch, live

@@ -10,10 +10,9 @@ from pathlib import Path
 import click
 
 from vllm_hosts.cli.choice import host_option
-from vllm_hosts.cli.common import Command, Exit, inventory_argument, only, opened
+from vllm_hosts.cli.command import Command, Exit
+from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import KeyStore
-from vllm_hosts.project.inventory import validate
 from vllm_hosts.verify.promises import promises
 
 _SUITE = Path(__file__).resolve().parents[1] / "suite"
@@ -68,13 +67,14 @@ def verify(
 
     Example: vllm-hosts verify inventory/prod.py --report report
     """
-    only(inventory, validate(opened(inventory)), hosts)
+    project = opened(inventory)
+    only(project, hosts)
     first, _, last = ports.partition("-")
     if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
         raise click.UsageError(f"{ports!r} is not a range of ports; write it as 1-65535")
     with suppress(SettingsError):
         # A clone with an encrypted store has no copy of the certificate that clients need.
-        KeyStore(inventory).authority.refresh_file()
+        project.store.authority.refresh_file()
     command = [sys.executable, "-P", "-m", "pytest", str(_SUITE), "-p", "no:cacheprovider"]
     command += [
         f"--config-file={_SUITE / 'pytest.ini'}",

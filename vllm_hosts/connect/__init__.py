@@ -1,1 +1,1 @@
-"""The one way to hosts: connecting, running, and why it could not be."""
+"""The one way to hosts: connecting, running commands, and saying why that failed."""

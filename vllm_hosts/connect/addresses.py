@@ -1,4 +1,4 @@
-"""Names of hosts as written in an inventory: which are addresses, and of which host."""
+"""Names of hosts in an inventory: whether they are addresses, and of which machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vllm_hosts.errors import SettingsError
 _NAME = re.compile(
     r"(?i)[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*\.?|[0-9a-f:]*:[0-9a-f:.]+"
 )
-#: What SSH's own command line would take: ssh://user@host:port, with parts left out.
+#: Forms that the ssh command would accept: ssh://user@host:port, with parts left out.
 _WHOLE = re.compile(
     r"(?:ssh://)?(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^@:\s/\[\]]+)"
     r"(?::(?P<port>\d+))?/?"
@@ -24,7 +24,7 @@ _WHOLE = re.compile(
 
 
 def problems(host: Host) -> Iterator[str]:
-    """Why a host's name, or its ``ssh_hostname``, is no address."""
+    """Why a host's name, or its ``ssh_hostname``, is not an address."""
     hostname = host.data.get("ssh_hostname")
     kind = "is not a DNS name or an IP address"
     if isinstance(hostname, str) and hostname and not _NAME.fullmatch(hostname):
@@ -35,7 +35,7 @@ def problems(host: Host) -> Iterator[str]:
 
 
 def _instead(name: str | None, written: str) -> str:
-    """The same as pyinfra has it."""
+    """How to write the same for pyinfra."""
     match = _WHOLE.fullmatch(written.strip())
     if match is None:
         return "; give its address as ssh_hostname"
@@ -52,8 +52,9 @@ def _instead(name: str | None, written: str) -> str:
 
 
 def ssh_entry(host: Host) -> Mapping[str, Any]:
-    """What the user's SSH configuration says of a host that is a name of its own there; empty: it
-    says nothing, or the name has a dot and so is taken for one that clients know too.
+    """The entry for a host in the user's SSH configuration, if its name is an alias there.
+
+    Empty: there is none, or the name has a dot, so that clients are assumed to know it too.
 
     :raises SettingsError: it cannot be read.
     """
@@ -65,7 +66,7 @@ def ssh_entry(host: Host) -> Mapping[str, Any]:
         config = get_ssh_config(str(Path(file).expanduser()) if file else None)
         found = config.lookup(named) if config else {}
     except Exception as error:
-        # Whatever the parser raises: pyinfra would break at it when it connects.
+        # Whatever the parser raises, pyinfra would fail with it when it connects.
         name = file or "~/.ssh/config"
         raise SettingsError(
             [f"the SSH configuration {name} cannot be read: {error or repr(error)}; correct it"]
@@ -77,9 +78,9 @@ def ssh_entry(host: Host) -> Mapping[str, Any]:
 
 
 def address(host: Host, edge: object) -> tuple[str, str | None]:
-    """What clients, and the checks of the edge, connect to; and why that is not known.
+    """The address that clients, and checks of the edge, connect to; or why it is not known.
 
-    :param edge: the section of the settings, as it was written.
+    :param edge: the section `edge` of the settings, as it was written.
     """
     named = str(host.data.get("ssh_hostname") or host.name)
     entry = ssh_entry(host)
@@ -98,13 +99,13 @@ def address(host: Host, edge: object) -> tuple[str, str | None]:
 
 
 def machine(name: str, ssh_hostname: object, ssh_port: object) -> tuple[str, str, int]:
-    """What two names of one machine have in common."""
+    """A value that two names of one machine have in common."""
     named = str(ssh_hostname or name).lower().rstrip(".")
     return (name if name.startswith("@") else "", named, int(str(ssh_port or 22)))
 
 
 def twice(hosts: Iterable[Host]) -> Iterator[str]:
-    """Hosts of an inventory that are one and the same machine."""
+    """Sentences about hosts of an inventory that are the same machine."""
     taken: dict[tuple[str, str, int], str] = {}
     for host in hosts:
         where = machine(host.name, host.data.get("ssh_hostname"), host.data.get("ssh_port"))
@@ -119,9 +120,9 @@ def twice(hosts: Iterable[Host]) -> Iterator[str]:
 
 
 def group_problem(host: Host, site: Path) -> str:
-    """What to say of a host for which no agents are set.
+    """The sentence about a host for which no agents are set.
 
-    :param site: where its group data should lie.
+    :param site: the folder where its group data should be.
     """
     groups = [group for group in host.groups if group != "all"]
     data = host.inventory.group_data

@@ -1,4 +1,4 @@
-"""The one way in which commands, the doctor and the hosts suite connect to hosts, and run there."""
+"""How commands, the doctor and the hosts suite connect to hosts and run something there."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 class Connections:
-    """Hosts of an inventory, each connected to when something is first done there.
+    """Hosts of an inventory, connected to when they are first needed.
 
-    :param state: pyinfra's, where there is one already.
+    :param state: pyinfra's, if there is one already.
     """
 
     def __init__(self, inventory: Inventory, state: State | None = None) -> None:
@@ -37,8 +37,8 @@ class Connections:
     def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
         """Do something at a host: with ``ask``, ``carry_out``, or facts.
 
-        :param limit: seconds; whoever has not answered by then is reconnected to next time.
-        :raises HostError: the host cannot be reached, sudo is refused, or what ``do`` raises.
+        :param limit: seconds; a host that has not answered by then is reconnected to next time.
+        :raises HostError: the host cannot be reached, sudo is refused, or ``do`` raises it.
         """
         host = self.state.inventory.get_host(name)
         questions = sudo.questions
@@ -49,7 +49,7 @@ class Connections:
         except gevent.Timeout as late:
             self.drop(name)
             if sudo.questions != questions:
-                # Somebody was typing a password meanwhile, and nothing here went on.
+                # While somebody types a password, nothing else continues.
                 return self.at(name, do, limit=limit)
             raise HostError(f"no answer within {late.seconds:g} s") from None
 
@@ -80,12 +80,12 @@ class Connections:
         return {name: job.value for name, job in jobs.items()}
 
     def where_somebody_types(self, names: Iterable[str]) -> list[str]:
-        """Hosts that may ask for a password when they are first connected to."""
+        """Hosts for which somebody may have to type a password at the first connection."""
         inventory = self.state.inventory
         return [name for name in names if sudo.may_ask(self.state, inventory.get_host(name))]
 
     def drop(self, name: str) -> None:
-        """Forget a connection, which may be dead; the next look makes another."""
+        """Forget a connection, which may be dead; the next use makes a new one."""
         host = self.state.inventory.get_host(name)
         client = getattr(host.connector, "client", None)
         if client is not None:
@@ -94,13 +94,13 @@ class Connections:
 
 
 def keys_from(inventory: Inventory) -> str | None:
-    """Where relative names of SSH keys start; None: in the current folder."""
+    """The folder that relative paths of SSH keys start from; None: the current one."""
     site = getattr(inventory, "site", None)
     return str(site) if site else None
 
 
 def connect_as_root(host: Host) -> None:
-    """Connect to the current host, and see that commands there run as root.
+    """Connect to the current host, and check that commands there run as root.
 
     :raises HostError: why that is not possible, without the host's name.
     """
@@ -116,7 +116,7 @@ def connect_as_root(host: Host) -> None:
 
 
 def ask(fact: type[HostFact[T]], **arguments: object) -> T:
-    """Read a fact of the current host. Prints nothing: what went wrong is in the exception.
+    """Read a fact of the current host. Prints nothing: the exception says what went wrong.
 
     :raises HostError: the connection is lost, or the fact cannot be read.
     """
@@ -155,15 +155,15 @@ def _run(host: Host, command: PyinfraCommand) -> _Output:
 
 
 def _words(output: CommandOutput) -> str:
-    """The last thing that a command said."""
+    """The last line that a command printed."""
     lines = [line.strip() for line in output.stderr_lines or output.stdout_lines if line.strip()]
     return lines[-1] if lines else ""
 
 
 @contextmanager
 def at_host(state: State, host: Host) -> Iterator[None]:
-    """pyinfra is at this host, in this greenlet."""
-    # pyinfra's own ``use`` does not go back after an exception.
+    """Make this pyinfra's current host in this greenlet."""
+    # pyinfra's own ``use`` does not restore the previous one after an exception.
     ctx_state.set(state)
     ctx_host.set(host)
     try:

@@ -1,9 +1,9 @@
-"""What pyinfra itself prints of hosts goes through the sanitiser too.
+"""Sanitises what pyinfra itself prints from hosts.
 
-pyinfra 3.10 prints what a host says in two places: line by line while a command runs
-(``pyinfra.connectors.util.read_buffer``) and after one that failed
-(``pyinfra.api.util.print_host_combined_output``). Everything else of a host reaches its logger in
-the text of errors. Its own colours stay.
+pyinfra 3.10 prints a host's output in two places: line by line while a command runs
+(``pyinfra.connectors.util.read_buffer``) and after a command failed
+(``pyinfra.api.util.print_host_combined_output``). Everything else from a host reaches its logger in
+the text of errors. pyinfra's own colours stay.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from pyinfra.connectors.util import CommandOutput, OutputLine, read_buffer
 
 from vllm_hosts.text import clean, clean_styled
 
-#: Characters of a line, and of all lines of a command: a folder with many models has megabytes.
+#: Characters of a line, and of a command's whole output: listing many models takes megabytes.
 LONGEST, WHOLE = 64 << 20, 256 << 20
 _connectors_util = sys.modules["pyinfra.connectors.util"]
 _print_whole = util.print_host_combined_output
 _installed = False
-#: What is done before a host's own words about what went wrong with it are printed.
+#: Called before a host's own output about a failure is printed.
 before_errors: list[Callable[[], None]] = []
 
 
 def install() -> None:
-    """Put the sanitiser in. A second call changes nothing."""
+    """Install the sanitiser. A second call changes nothing."""
     global _installed
     if _installed:
         return
     _installed = True
     _connectors_util.read_buffer = _read_buffer  # type: ignore[attr-defined]
-    # Both have imported it by name.
+    # Both modules have imported it by name.
     for module in (util, facts, operations):
         module.print_host_combined_output = _print_output  # type: ignore[attr-defined]
     logger.addFilter(_logged)
-    # paramiko logs what a host sent in the place of its banner, with a traceback; without a handler
-    # of its own Python shows it. Whoever connects tells why it failed.
+    # If a host sends something else than a banner, paramiko logs it with a traceback, which Python
+    # prints unless there is a handler. Whoever connects reports the failure.
     paramiko = logging.getLogger("paramiko")
     paramiko.addHandler(logging.NullHandler())
     paramiko.propagate = False
@@ -67,8 +67,8 @@ def _read_buffer(
 
 
 def _bounded(io: Iterable[Any]) -> Iterator[Any]:
-    """Lines of a host, until there are more than anything of ours prints: then the command is cut
-    off, and whoever asked sees an answer without an end."""
+    """A host's lines, up to more than any command of ours prints: then the command is cut off, and
+    its caller gets an answer without an end."""
     source: Any = io
     read = getattr(source, "readline", None)
     total = 0
@@ -76,7 +76,7 @@ def _bounded(io: Iterable[Any]) -> Iterator[Any]:
         total += len(line)
         if len(line) >= LONGEST or total > WHOLE:
             logger.error("a command printed more than is read, and was cut off")
-            # A channel of SSH; a local process finds its pipe closed.
+            # An SSH channel; a local process finds its pipe closed.
             getattr(source, "channel", source).close()
             return
         yield line
@@ -89,7 +89,7 @@ def _print_output(host: Host, output: CommandOutput) -> None:
 
 def _logged(record: logging.LogRecord) -> bool:
     if str(record.msg).startswith("Failed to load host keys from"):
-        # One that cannot be read is refused (reach.py); one that is not there is made.
+        # One that cannot be read is refused (reach.py); a missing one is created.
         return False
     record.msg, record.args = clean_styled(record.getMessage()), ()
     return True

@@ -1,9 +1,9 @@
-"""A sudo that asks for a password gets it on standard input, once it was observed to ask.
+"""Gives sudo its password on standard input, if a check has shown that it asks for one.
 
 pyinfra's own way is ``env PYINFRA_SUDO_PASSWORD=... SUDO_ASKPASS=...``: for a moment the password
 is in the arguments and the environment of processes on the host. Here it is the first line of
-standard input of ``sudo -S``. sudo reads that line by itself, byte by byte. If it does not ask
-after all, a gate of ours in front of the command reads it instead, so it reaches no command.
+standard input for ``sudo -S``. sudo reads that line byte by byte, and nothing after it. If it does
+not ask after all, a gate of ours in front of the command reads the line, so no command ever does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.ssh import SSHConnector
-from pyinfra.connectors.util import CommandOutput, make_unix_command
+from pyinfra.connectors.util import (
+    CommandOutput,
+    make_unix_command,
+    make_unix_command_for_host,
+)
 
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.keys.sources import sudo_password
@@ -34,38 +38,38 @@ from vllm_hosts.text import clean
 
 #: pyinfra's own settings that put a password into arguments on the host.
 PYINFRA_S_OWN = ("_sudo_password", "_use_sudo_password", "_su_password")
-#: The words of sudo and sudo-rs where they may not ask, and where an answer was wrong.
+#: Messages of sudo and sudo-rs: they may not ask, or the password was wrong.
 _ASKS = ("a password is required", "interactive authentication is required")
 _WRONG = ("Sorry, try again", "incorrect password attempt", "no password was provided")
-#: In front of a command: continues at the mark, whether sudo has read the line before it or not.
+#: Runs before a command: continues after the mark, whether or not sudo has read the line before.
 _GATE = (
     'IFS= read -r l; [ "$l" = "$1" ] || { IFS= read -r l; [ "$l" = "$1" ]; } || {'
     ' echo "standard input of sudo was cut short" >&2; exit 1; }; unset l; shift; exec "$@"'
 )
-#: Of a connector, not of the command that it runs.
+#: Arguments of a connector, not of the command that it runs.
 _CONTROL = ("_stdin", "_timeout", "_get_pty", "_success_exit_codes")
 
-#: By host of this process: None where sudo does not ask, or why commands there cannot be root's.
+#: By host: None if sudo does not ask, or why commands there cannot run as root.
 _settled: WeakKeyDictionary[Host, HostError | None] = WeakKeyDictionary()
 _passwords: WeakKeyDictionary[Host, SecretStr] = WeakKeyDictionary()
 _typed: SecretStr | None = None
 _may_ask = True
-#: How often somebody was asked.
+#: How often somebody was asked for a password.
 questions = 0
 
 
 class NotRootError(HostError):
-    """The host is reached, and its sudo does not let us."""
+    """The host was reached, but its sudo refuses us."""
 
 
 def install() -> None:
-    """Put our way in the place of pyinfra's. A second call changes nothing."""
+    """Replace pyinfra's way by ours. A second call changes nothing."""
     if getattr(SSHConnector.run_shell_command, "over_stdin", False):
         return
     for connector in (SSHConnector, LocalConnector):
         connector.run_shell_command = _over_stdin(connector.run_shell_command)  # type: ignore[method-assign]
     for name, module in list(sys.modules.items()):
-        # Each has imported it by name.
+        # Each module has imported it by name.
         if name.startswith("pyinfra.connectors.") and hasattr(module, _RETRY):
             setattr(module, _RETRY, _without_retry)
 
@@ -74,33 +78,33 @@ _RETRY = "execute_command_with_sudo_retry"
 
 
 def _without_retry(host: Host, arguments: object, execute: Callable[[], Any]) -> Any:
-    """pyinfra asks for a password here, and then sends it in its own way."""
+    """Without pyinfra's own prompt, after which it would send the password in its own way."""
     return execute()
 
 
 def take(password: str | None) -> None:
-    """Somebody has typed it for pyinfra (``--same-sudo-password``)."""
+    """Use a password that was typed for pyinfra (``--same-sudo-password``)."""
     global _typed
     if password:
         _typed = SecretStr(password)
 
 
 def ask_nobody() -> None:
-    """This process runs beside one that may be asking."""
+    """Never prompt in this process: it runs beside one that may."""
     global _may_ask
     _may_ask = False
 
 
 def may_ask(state: State, host: Host) -> bool:
-    """Whether somebody may have to type a password when this host is connected to."""
+    """Whether somebody may have to type a password at this host's first connection."""
     given, _ = pop_global_arguments(state, host, {})
     return bool(given["_sudo"]) and host not in _settled and _typed is None and _may_ask
 
 
 def settle(state: State, host: Host) -> None:
-    """See once whether sudo asks at a host that is connected, and that it takes the password.
+    """Check once whether sudo asks at a connected host, and that it accepts the password.
 
-    :raises NotRootError: it does not. It is not tried again in this process: accounts get locked.
+    :raises NotRootError: it does not. This process does not retry: accounts could get locked.
     """
     if host not in _settled:
         try:
@@ -123,7 +127,7 @@ def _settle(state: State, host: Host) -> None:
             raise NotRootError(refusal(name))
     if not options["_sudo"] or not isinstance(host.connector, SSHConnector | LocalConnector):
         return
-    # Cached credentials would end in the middle of a run.
+    # Cached credentials could expire in the middle of a run.
     done, output = _plainly(host, [*_sudo(options, "-k", "-n"), "sh", "-c", "true"])
     if done or not any(words in output.stderr for words in _ASKS):
         return
@@ -135,7 +139,7 @@ def _settle(state: State, host: Host) -> None:
     if done and mark in output.stdout_lines:
         _passwords[host] = password
         return
-    # A host may say what it was given.
+    # A host may repeat what it was sent.
     given_away = password.get_secret_value().strip() or password.get_secret_value()
     said = (line.replace(given_away, MASK).strip() for line in output.stderr_lines)
     lines = [line for line in said if line]
@@ -152,7 +156,7 @@ def _settle(state: State, host: Host) -> None:
 
 
 def _user(host: Host) -> str:
-    """Who is logged in there."""
+    """The user who is logged in there."""
     client = getattr(host.connector, "client", None)
     transport = client.get_transport() if client is not None else None
     found = transport.get_username() if transport is not None else getuser()
@@ -173,7 +177,7 @@ def _sudo(options: dict[str, Any], *flags: str) -> list[object]:
 def _plainly(
     host: Host, words: list[object], given: list[str] | None = None
 ) -> tuple[bool, CommandOutput]:
-    """Run sudo itself, speaking English, as the user who logs in."""
+    """Run sudo itself, with English messages, as the user who logs in."""
     command = StringCommand("LC_ALL=C", *words)
     return host.connector.run_shell_command(
         command, print_output=False, print_input=False, _stdin=given or [], _shell_executable="sh"
@@ -194,7 +198,7 @@ def _password(host: Host, user: str) -> tuple[SecretStr, str]:
         return found
     if _typed is None and _may_ask and _has_terminal():
         asked = f"sudo password of {user} at {host.name}, and at all hosts that ask for one: "
-        # Blocks every greenlet, so that nothing is drawn over it.
+        # Blocks every greenlet, so that nothing else is printed over the prompt.
         questions += 1
         with suppress(EOFError, OSError):
             take(getpass(asked))
@@ -209,7 +213,7 @@ def _password(host: Host, user: str) -> tuple[SecretStr, str]:
 
 
 def _secrets(host: Host) -> Secrets:
-    """That section of a host's settings. Neighbours have no others."""
+    """A host's section `secrets`. Neighbours have none of their own."""
     inventory = host.inventory
     merged: dict[str, Any] = {}
     for data in (
@@ -235,7 +239,7 @@ def _has_terminal() -> bool:
 
 
 def refusal(name: str) -> str:
-    """What to say of a setting of pyinfra's that would show a password on the host."""
+    """The sentence about a setting of pyinfra's that would show a password on the host."""
     instead = (
         "log in as root, or with _sudo"
         if name == "_su_password"
@@ -266,9 +270,9 @@ def _over_stdin(plain: Callable[..., Any]) -> Callable[..., Any]:
 def asked(
     command: StringCommand, arguments: dict[str, Any], password: SecretStr
 ) -> tuple[StringCommand, dict[str, Any]]:
-    """The same command for a sudo that asks, and its arguments for a connector.
+    """The command for a sudo that asks, and the arguments for its connector.
 
-    The result of ``repr`` and ``str`` has no password: it is in ``_stdin`` only.
+    ``repr`` and ``str`` show no password: it is only in ``_stdin``.
     """
     control = {key: arguments[key] for key in _CONTROL if key in arguments}
     inner = {
@@ -282,9 +286,24 @@ def asked(
     if not isinstance(given, list | tuple):
         given = [given]
     control["_stdin"] = [password.get_secret_value(), mark, *given]
-    # A terminal would echo it.
+    # A terminal would echo the password.
     control["_get_pty"] = False
     return (
         StringCommand(*words, mark, make_unix_command(command, **inner)),
         {**control, "_shell_executable": None},
     )
+
+
+def whole(
+    state: State, host: Host, command: StringCommand, options: dict[str, Any]
+) -> tuple[str, list[str]]:
+    """A command as a connector sends it, and the lines that stand first in its standard input: for
+    one that stays, and is spoken with."""
+    options = {key: value for key, value in options.items() if key != "_sudo_password"}
+    password = _passwords.get(host)
+    if password is not None and options.get("_sudo"):
+        command, options = asked(command, options, password)
+    given = options.get("_stdin") or []
+    inner = {key: value for key, value in options.items() if key not in _CONTROL}
+    sent = make_unix_command_for_host(state, host, command, **inner)
+    return sent.get_raw_value(), [str(line) for line in given]

@@ -23,7 +23,7 @@ _MARK = "vllm-hosts-end"
 
 
 class PyinfraBackend(BaseBackend):  # type: ignore[misc]
-    """Runs testinfra's commands where and as the deploy runs its own: connector, user, sudo."""
+    """Runs testinfra's commands as the deploy runs its own: same connector, user and sudo."""
 
     NAME = "pyinfra"
 
@@ -35,10 +35,10 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc]
     def run(self, command: str, *args: str, **kwargs: Any) -> CommandResult:
         """Run a shell command on the host.
 
-        :raises HostError: the connection is lost, or sudo is refused: neither is an exit code.
+        :raises HostError: the connection is lost, or sudo is refused; that is no exit code.
         """
         script = self.get_command(command, *args)
-        # Output travels as base64: pyinfra splits it into lines and shows some of them.
+        # Output is sent as base64: pyinfra splits it into lines and prints some of them.
         wrapped = (
             'out=$(mktemp); err=$(mktemp); trap \'rm -f "$out" "$err"\' EXIT\n'
             f'( {script}\n) >"$out" 2>"$err" </dev/null; echo "code $?"\n'
@@ -64,12 +64,12 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc]
 
 
 class CheckedHost(TestinfraHost):  # type: ignore[misc]
-    """testinfra's host, on which a look that fails is not a broken promise."""
+    """testinfra's host; if a query fails, that is not a broken promise."""
 
     def check_output(self, command: str, *args: str, **kwargs: Any) -> str:
-        """What a command prints.
+        """A command's output.
 
-        :raises HostError: it ended with another code than 0, so there is nothing to judge.
+        :raises HostError: its exit code is not 0, so there is nothing to judge.
         """
         done = self.run(command, *args, **kwargs)
         if done.rc != 0:
@@ -79,7 +79,7 @@ class CheckedHost(TestinfraHost):  # type: ignore[misc]
 
 
 class Hosts:
-    """Connections to the hosts of an inventory, made when a host is first asked for."""
+    """Connections to an inventory's hosts, made when a host is first needed."""
 
     def __init__(self, inventory: Inventory) -> None:
         pyinfra_output.install()

@@ -1,5 +1,7 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
-# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark.
+# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
+# inspect (the format of docker inspect), sockets (a command), gpu_fields and gpu_health (lists of
+# what nvidia-smi is asked for), gpu_patience (seconds), masks (functions of awk).
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
 
 # Keys are compared by digests with a salt that stays here: outside they say nothing.
@@ -30,26 +32,6 @@ secrets() {
 
 quoted() { cut -c 1-2000 | sed 's/^/| /'; }
 
-# Each command of a deploy carries when that began. Of root, and not in a container: nobody else can
-# say that there is one, by a setuid program neither. Where no login stands above a command, nobody
-# waits for it any more.
-look_at_deploys() {
-    here=$(readlink /proc/self/ns/pid)
-    grep -lsz "^$mark=[0-9]" /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do
-        [ "$(stat -c %u "/proc/$pid")" = 0 ] && [ "$(readlink "/proc/$pid/ns/pid")" = "$here" ] || continue
-        [ ! -u "/proc/$pid/exe" ] || continue
-        since=$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n "s/^$mark=\\([0-9TZ:-]\\{1,32\\}\\)\$/\\1/p")
-        name=$(tr -c '[:alnum:]._\n-' '?' <"/proc/$pid/comm" | head -n 1) && [ -n "$since" ] || continue
-        state=left at=$pid
-        for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
-            at=$(sed 's/.*) . //; s/ .*//' <"/proc/$at/stat") || break
-            case "$at" in '' | 0 | 1) break ;; esac
-            case "$(cat "/proc/$at/comm")" in sshd* | pyinfra* | python*) state=running; break ;; esac
-        done
-        printf '%s %s %s %s\n' "$state" "$pid" "$since" "$name"
-    done 2>/dev/null
-}
-
 look() {
     echo '== clock'; date +%s.%N
     echo '== deploys'; look_at_deploys
@@ -62,6 +44,8 @@ look() {
         pid=$(sed 's/.*) . //; s/ .*//' 2>/dev/null <"/proc/$pid/stat") || break
         case "$pid" in '' | 0 | 1) break ;; esac
     done
+
+    echo '== own addresses'; hostname -I 2>/dev/null
 
     echo '== deployed'; [ ! -e "$directory/compose.yaml" ] || echo yes
     echo '== begun'
@@ -105,7 +89,7 @@ look() {
     [ -z "$gpu_agents" ] || look_at_gpus
     look_at_kernel
     look_at_disks
-    echo '== listeners'; ss -Hltnp
+    echo '== listeners'; $sockets
     look_at_edge
     # Between two commands of a deploy there is nothing to see.
     echo '== deploys later'; look_at_deploys
@@ -114,15 +98,14 @@ look() {
 
 look_at_agent() {
     echo "== agent $agent"
-    state=$(timeout 20 docker inspect --type container --format \
-        '{"id":{{json .Id}},"restarts":{{json .RestartCount}},"image":{{json .Config.Image}},"state":{{json .State}}}' \
-        "$agent" 2>/dev/null) || return 0
+    state=$(timeout 20 docker inspect --type container --format "$inspect" "$agent" 2>/dev/null) ||
+        return 0
     # echo would turn the JSON's \n into a line's end.
     printf '%s\n' "$state"
     echo "== key $agent"
     container_env "$agent" | sed -n 's/^VLLM_API_KEY=//p' | tail -n 1 | digest
     case "$state" in
-        *'"Health":{"Status":"healthy"'*) ;;
+        *'"health":"healthy"'*) ;;
         *)
             echo "== log $agent"
             # The runs before this one count where Docker itself started it again.
@@ -137,7 +120,7 @@ look_at_agent() {
     case " $gpu_agents " in
         *" $agent "*)
             case "$state" in
-                *'"Status":"running"'*)
+                *'"state":"running"'*)
                     echo "== gpus in $agent"
                     timeout 20 docker exec "$agent" nvidia-smi -L </dev/null 2>&1 | head -n 20 | quoted
                     ;;
@@ -148,7 +131,7 @@ look_at_agent() {
 
 smi() {
     # A program that prints for ever ends with the pipe, and has no exit code.
-    answer=$({ timeout 30 nvidia-smi "$@" 2>&1; echo "exit $?"; } | head -c 200000)
+    answer=$({ timeout "$gpu_patience" nvidia-smi --format=csv,noheader,nounits "$@" 2>&1; echo "exit $?"; } | head -c 200000)
     case "$answer" in *"exit "[0-9]*) ;; *) answer=$(printf '%s\nexit 124' "$(printf %s "$answer" | head -c 2000)") ;; esac
     printf '%s\n' "$answer" | sed '$d' | quoted
     printf '%s\n' "$answer" | tail -n 1
@@ -157,19 +140,15 @@ smi() {
 look_at_gpus() {
     echo '== gpus'
     if command -v nvidia-smi >/dev/null; then
-        smi --query-gpu=index,name,memory.total --format=csv,noheader,nounits
+        smi --query-gpu="$gpu_fields"
     else
-        echo 'exit 127'
+        echo 'exit -'
     fi
     echo '== gpu health'
     if command -v nvidia-smi >/dev/null; then
-        # The reasons for slow clocks have had two names.
-        for reasons in clocks_event_reasons clocks_throttle_reasons; do
-            fields=index,temperature.gpu,ecc.errors.uncorrected.volatile.total
-            for reason in hw_thermal_slowdown sw_thermal_slowdown hw_power_brake_slowdown; do
-                fields=$fields,$reasons.$reason
-            done
-            health=$(smi --query-gpu=$fields --format=csv,noheader,nounits)
+        # An older driver knows some of them by another name.
+        for fields in $gpu_health; do
+            health=$(smi --query-gpu="$fields")
             case "$health" in *'not a valid field'*) ;; *) break ;; esac
         done
         printf '%s\n' "$health"
@@ -258,18 +237,8 @@ look_at_edge() {
     '
 }
 
-{ secrets 2>/dev/null | unquoted; echo '== look'; look; } | awk '
+{ secrets 2>/dev/null | unquoted; echo '== look'; look; } | awk "$masks"'
     !looking && $0 == "== look" { looking = 1; next }
-    !looking { if (length($0) >= 8) masked[$0]; next }
-    {
-        for (secret in masked) {
-            done = ""
-            while (at = index($0, secret)) {
-                done = done substr($0, 1, at - 1) "*MASKED*"
-                $0 = substr($0, at + length(secret))
-            }
-            $0 = done $0
-        }
-        print
-    }
+    !looking { keep($0); next }
+    { print masked($0) }
 ' | tr -c '\11\12\40-\176' '?'

@@ -7,9 +7,10 @@ from dataclasses import replace
 from re import Match
 
 from vllm_hosts.doctor import words
-from vllm_hosts.doctor.model import Certainty, Finding, finds
+from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import AgentSeen, Seen
 from vllm_hosts.doctor.words import last_error, line_of, said_by, saying
+from vllm_hosts.host.containers import Container, Standing
 from vllm_hosts.settings import Agent, HostSettings
 
 #: Docker restarted it so often that it will not come up by itself.
@@ -111,12 +112,13 @@ def agent_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No container, and the image is there."""
     for agent in seen.agents:
         there = seen.docker.answers and seen.docker.has_image is not False
-        if seen.deployed and there and not agent.status:
+        if seen.deployed and there and not agent.container.exists:
             yield Finding(f"docker inspect {agent.name}: no such container", values=_name(agent))
 
 
 def _looping(agent: AgentSeen) -> bool:
-    return not agent.well and (agent.status == "restarting" or agent.restarts >= _LOOPS)
+    found = agent.container
+    return not found.well and (found.standing is Standing.RESTARTING or found.restarts >= _LOOPS)
 
 
 @finds("agent-crash-loop")
@@ -124,30 +126,31 @@ def agent_crash_loop(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """It ends, and Docker starts it again."""
     for agent in seen.agents:
         if _looping(agent):
-            said = last_error(agent.log) or f"exit code {agent.exit_code}, and no word in its log"
-            yield Finding(
-                said, Certainty.LIKELY, values=_name(agent) | {"restarts": agent.restarts}
-            )
+            found = agent.container
+            silent = f"exit code {found.exit_code}, and no word in its log"
+            values = _name(agent) | {"restarts": found.restarts}
+            yield Finding(last_error(agent.log) or silent, Certainty.LIKELY, values)
 
 
 @finds("agent-stopped")
 def agent_stopped(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """It has ended, or never started."""
     for agent in seen.agents:
-        if agent.status not in ("", "running", "restarting") and not _looping(agent):
-            said = agent.error or (last_error(agent.log) if agent.exit_code else "")
-            values = _name(agent) | {"status": agent.status, "code": agent.exit_code}
+        found = agent.container
+        if found.exists and not found.up and not _looping(agent):
+            said = found.error or (last_error(agent.log) if found.exit_code else "")
+            values = _name(agent) | {"status": found.state, "code": found.exit_code}
             yield Finding(
-                words.shortened(said) or f"docker ps: {agent.status}",
+                words.shortened(said) or f"docker ps: {found.state}",
                 Certainty.LIKELY,
                 values,
-                remedy=_after_the_reason(agent),
+                remedy=_after_the_reason(found),
             )
 
 
-def _after_the_reason(agent: AgentSeen) -> str:
+def _after_the_reason(agent: Container) -> str:
     """What to do with one that did not simply stop; empty: it did, or somebody stopped it."""
-    if agent.error or agent.status == "created":
+    if agent.error or agent.standing is Standing.CREATED:
         return (
             "It never started; the evidence is Docker's reason. Remove that, then:"
             " vllm-hosts agents INVENTORY start {agent} --host {host}. More from Docker: journalctl"
@@ -165,10 +168,11 @@ def _after_the_reason(agent: AgentSeen) -> str:
 def agent_unhealthy(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """It runs and does not answer, or loads for longer than it may."""
     for agent in seen.agents:
-        late = agent.health == "starting" and _age(agent, seen) > settings.vllm.health_timeout
-        ill = agent.status == "running" and (agent.health == "unhealthy" or late)
-        if ill and not _looping(agent):
-            said = last_error(agent.log) or f"docker ps: {agent.health}"
+        found = agent.container
+        loads = found.standing is Standing.STARTING
+        late = loads and _age(found, seen) > settings.vllm.health_timeout
+        if (late or found.standing is Standing.UNHEALTHY) and not _looping(agent):
+            said = last_error(agent.log) or f"docker ps: {found.health}"
             yield Finding(said, Certainty.LIKELY, _name(agent))
 
 
@@ -176,8 +180,8 @@ def agent_unhealthy(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def agent_loading(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """It was started a short while ago."""
     for agent in seen.agents:
-        age = _age(agent, seen)
-        loading = agent.status == "running" and agent.health == "starting" and not _looping(agent)
+        age = _age(agent.container, seen)
+        loading = agent.container.standing is Standing.STARTING and not _looping(agent)
         if loading and age <= settings.vllm.health_timeout:
             said = words.shortened(agent.log[-1]) if agent.log else "no word in its log yet"
             values = {"minutes": int(age // 60), "timeout": settings.vllm.health_timeout}
@@ -188,7 +192,7 @@ def _name(agent: AgentSeen) -> dict[str, object]:
     return {"agent": agent.name}
 
 
-def _age(agent: AgentSeen, seen: Seen) -> float:
+def _age(agent: Container, seen: Seen) -> float:
     """Seconds since it was started, by the host's own clock."""
     if agent.started is None or seen.now is None:
         return 0.0

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from vllm_hosts.doctor.model import Certainty, Finding, finds
+from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import EMPTY, Requests, Seen
 from vllm_hosts.doctor.words import shortened
 from vllm_hosts.host.nginx import INTERNAL_MAP
@@ -39,7 +39,7 @@ def key_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def key_not_loaded(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The container was made without a key."""
     for agent in seen.agents:
-        if agent.status and agent.key in _NO_KEY:
+        if agent.container.exists and agent.key in _NO_KEY:
             yield Finding(
                 f"VLLM_API_KEY in the environment of container {agent.name} is empty or not set",
                 values={"agent": agent.name},
@@ -149,7 +149,7 @@ def nginx_down(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def edge_unreachable(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """nginx listens, and nobody opens."""
     port = settings.edge.https_port
-    listens = any(holder.port == port and '"nginx"' in holder.programs for holder in seen.holders)
+    listens = any(one.port == port and one.shared_by("nginx") for one in seen.listeners)
     if seen.reachable is False and listens:
         yield Finding(
             f"nginx listens on port {port}, and a connection from this machine is not taken",
@@ -174,7 +174,7 @@ def refused_by_vllm(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             for entry in seen.requests
             if entry.agent == agent.name
             and entry.answered_by == "vllm"
-            and (agent.started is None or entry.last > agent.started)
+            and (agent.container.started is None or entry.last > agent.container.started)
         ]
         last = max(answers, key=lambda entry: entry.last, default=None)
         if last and last.status == 401 and agent.key == agent.edge_key:
@@ -185,10 +185,12 @@ def refused_by_vllm(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("refused-by-edge")
 def refused_by_edge(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """An address that gets nothing but 401. A deploy itself asks without a key, with GET."""
+    """An address that gets nothing but 401. A deploy itself asks without a key, with GET: from the
+    controller, or from the host where that is the controller."""
     by_address: dict[str, list[Requests]] = defaultdict(list)
     for entry in seen.requests:
-        if entry.method != "GET" or (seen.controller and entry.address != seen.controller):
+        deploys = {seen.controller, *seen.own}
+        if entry.method != "GET" or (seen.controller and entry.address not in deploys):
             by_address[entry.address].append(entry)
     for address, entries in sorted(by_address.items()):
         refused = [entry for entry in entries if (entry.status, entry.answered_by) == (401, "edge")]

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from re import Pattern
 
 from vllm_hosts.doctor import words
-from vllm_hosts.doctor.model import Certainty, Finding, finds
+from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import GpusSeen, Seen
 from vllm_hosts.doctor.words import in_kernel, line_of, saying
+from vllm_hosts.host.nvidia_smi import Gpu
 from vllm_hosts.settings import HostSettings
 
 #: NVIDIA's numbers (docs.nvidia.com/deploy/xid-errors): what each means; whether it is the card.
@@ -42,18 +43,19 @@ _REASONS = (
     "the driver considers it too hot",
     "the power supply demands it",
 )
+_STATES = {True: "Active", False: "Not Active", None: "[N/A]"}
 
 
 def _broken(seen: Seen) -> GpusSeen | None:
     """What was seen where nvidia-smi fails."""
-    return seen.gpus if seen.gpus and not seen.gpus.answer else None
+    return seen.gpus if seen.gpus and not seen.gpus.smi.answers else None
 
 
 def _driver_says(seen: Seen, pattern: Pattern[str]) -> Iterator[Finding]:
     """By nvidia-smi, or by the toolkit when it starts a container."""
     gpus = _broken(seen)
-    if gpus and pattern.search(gpus.smi.text):
-        yield Finding(f"nvidia-smi: {gpus.smi.text}")
+    if gpus and pattern.search(gpus.smi.said):
+        yield Finding(f"nvidia-smi: {gpus.smi.said}")
         return
     for agent, match in saying(seen, pattern):
         yield Finding(f"{agent.name}: {line_of(match)}")
@@ -68,7 +70,7 @@ def secure_boot_key(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         return
     if rejected := in_kernel(seen, words.KEY_REJECTED):
         yield Finding(line_of(rejected[-1]))
-    elif gpus.smi.code != 127 and "enabled" in gpus.secure_boot:
+    elif gpus.smi.installed and "enabled" in gpus.secure_boot:
         yield Finding(
             f"mokutil: {gpus.secure_boot}; NVIDIA's module is not loaded", Certainty.POSSIBLE
         )
@@ -99,11 +101,11 @@ def driver_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("gpu-lost")
 def gpu_lost(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """nvidia-smi's own message, which it also says of one card among others that answer."""
-    for index, why in sorted(seen.gpus.lost.items()) if seen.gpus else ():
+    for index, why in sorted(seen.gpus.smi.lost.items()) if seen.gpus else ():
         yield Finding(f"nvidia-smi reports for GPU {index}: {why}")
         return
-    if seen.gpus and seen.gpus.answer and words.LOST.search(seen.gpus.smi.text):
-        yield Finding(f"nvidia-smi: {seen.gpus.smi.text}")
+    if seen.gpus and seen.gpus.smi.answers and words.LOST.search(seen.gpus.smi.said):
+        yield Finding(f"nvidia-smi: {seen.gpus.smi.said}")
         return
     yield from _driver_says(seen, words.LOST)
 
@@ -112,7 +114,7 @@ def gpu_lost(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def driver_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No nvidia-smi."""
     gpus = _broken(seen)
-    if gpus and gpus.smi.code == 127:
+    if gpus and not gpus.smi.installed:
         yield Finding("the program nvidia-smi is not installed")
 
 
@@ -124,11 +126,11 @@ def driver_not_loaded(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     if gpus is None:
         for agent, match in saying(seen, words.NOT_LOADED):
             yield Finding(f"{agent.name}: {line_of(match)}")
-    if gpus is None or gpus.smi.code == 127 or any(look.search(gpus.smi.text) for look in known):
+    if gpus is None or not gpus.smi.installed or any(look.search(gpus.smi.said) for look in known):
         return
-    sure = words.NOT_LOADED.search(gpus.smi.text)
+    sure = words.NOT_LOADED.search(gpus.smi.said)
     yield Finding(
-        f"nvidia-smi: {gpus.smi.text or 'no answer'} (exit code {gpus.smi.code})",
+        f"nvidia-smi: {gpus.smi.said or 'no answer'} (exit code {gpus.smi.code})",
         Certainty.CERTAIN if sure else Certainty.LIKELY,
     )
 
@@ -136,11 +138,11 @@ def driver_not_loaded(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("gpu-missing")
 def gpu_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """An agent asks for a card that the driver does not show."""
-    if seen.gpus is None or not seen.gpus.answer:
+    if seen.gpus is None or not seen.gpus.smi.answers:
         return
     there = seen.gpus.indexes
     for agent in settings.agents:
-        for gpu in sorted(set(agent.gpus) - there - set(seen.gpus.lost)):
+        for gpu in sorted(set(agent.gpus) - there - set(seen.gpus.smi.lost)):
             shown = ", ".join(str(index) for index in sorted(there)) or "none"
             values = {"agent": agent.name, "gpu": gpu, "there": shown}
             yield Finding(f"nvidia-smi lists {len(there)} GPU(s)", values=values)
@@ -188,7 +190,7 @@ def driver_too_old(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("container-without-gpu")
 def container_without_gpu(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The host's nvidia-smi lists cards, the container's does not."""
-    if seen.gpus is None or not seen.gpus.answer:
+    if seen.gpus is None or not seen.gpus.smi.answers:
         return
     for agent in seen.agents:
         values = {"agent": agent.name}
@@ -206,24 +208,20 @@ def container_without_gpu(settings: HostSettings, seen: Seen) -> Iterator[Findin
             yield Finding(line_of(match), Certainty.LIKELY, values=values)
 
 
-def _health(seen: Seen) -> Iterator[list[str]]:
-    """Per card: index, temperature, uncorrected ECC errors, and three reasons to be slow."""
-    if seen.gpus and seen.gpus.health:
-        for line in seen.gpus.health.lines:
-            row = line.split(", ")
-            if len(row) == 3 + len(_REASONS) and row[0].isdecimal():
-                yield row
+def _health(seen: Seen) -> tuple[Gpu, ...]:
+    """Temperature, uncorrected ECC errors, and reasons to be slow."""
+    return seen.gpus.health.gpus if seen.gpus and seen.gpus.health else ()
 
 
 @finds("gpu-ecc")
 def gpu_ecc(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """Errors are counted since the driver was loaded."""
-    for index, _, errors, *_ in _health(seen):
-        if errors.isdigit() and int(errors) > 0:
+    for gpu in _health(seen):
+        if gpu.ecc_errors:
             yield Finding(
-                f"ecc.errors.uncorrected.volatile.total of GPU {index} is {errors}",
+                f"ecc.errors.uncorrected.volatile.total of GPU {gpu.index} is {gpu.ecc_errors}",
                 Certainty.LIKELY,
-                values={"gpu": index, "count": errors},
+                values={"gpu": gpu.index, "count": gpu.ecc_errors},
             )
 
 
@@ -250,18 +248,20 @@ def gpu_xid(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("gpu-throttled")
 def gpu_throttled(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """A slowdown that is active now."""
-    for index, temperature, _, *states in _health(seen):
-        reasons = [why for why, state in zip(_REASONS, states, strict=True) if state == "Active"]
+    for gpu in _health(seen):
+        slow = (gpu.hw_thermal_slowdown, gpu.sw_thermal_slowdown, gpu.hw_power_brake_slowdown)
+        reasons = [why for why, active in zip(_REASONS, slow, strict=True) if active]
         if reasons:
+            states = ", ".join(_STATES[active] for active in slow)
             yield Finding(
-                f"nvidia-smi, GPU {index}: {', '.join(states)}",
+                f"nvidia-smi, GPU {gpu.index}: {states}",
                 Certainty.LIKELY,
                 values={
-                    "gpu": index,
+                    "gpu": gpu.index,
                     "reasons": " and ".join(reasons),
-                    "temperature": temperature,
+                    "temperature": "n/a" if gpu.temperature is None else f"{gpu.temperature:.0f}",
                     "advice": "Check the cooling: fans, filters, the temperature of the room."
-                    if states[2] != "Active"
+                    if not gpu.hw_power_brake_slowdown
                     else "Check the host's power supply and its cables to the card.",
                 },
             )

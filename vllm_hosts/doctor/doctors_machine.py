@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vllm_hosts.doctor.model import Certainty, Finding, finds
+from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
 from vllm_hosts.doctor.seen import DeployProcess, Disk, Seen
 from vllm_hosts.doctor.words import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
-from vllm_hosts.host import sockets
+from vllm_hosts.host.containers import Standing
+from vllm_hosts.host.marks import readable
+from vllm_hosts.host.sockets import DOCKER
 from vllm_hosts.settings import HostSettings
 
 #: Seconds that a clock may be off; HOST-01 of the promises has the same.
@@ -16,7 +18,7 @@ _CLOCK = 5.0
 _FULL_BYTES = 1024**3
 _FULL_PART = 0.01
 #: What stands around the programs that do a deploy's work.
-_AROUND = ("sh", "dash", "bash", "sudo", "sleep", "tail", "timeout")
+_AROUND = ("sh", "dash", "bash", "sudo", "sleep", "tail", "timeout", "cat", "flock")
 
 
 @finds("deploy-running")
@@ -25,7 +27,7 @@ def deploy_running(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     found = [process for process in seen.deploys if not process.left]
     if found:
         since = min(process.since for process in found)
-        yield Finding(_processes(found), values={"since": _readable(since)})
+        yield Finding(_processes(found), values={"since": readable(since)})
 
 
 def _processes(found: Sequence[DeployProcess]) -> str:
@@ -35,17 +37,13 @@ def _processes(found: Sequence[DeployProcess]) -> str:
     return f"{first} {'was' if len(named) == 1 else 'were'} started by it"
 
 
-def _readable(since: str) -> str:
-    return f"{since.replace('T', ' ').removesuffix('Z')} UTC"
-
-
 @finds("deploy-cut-off")
 def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """What a deploy has started continues without it; or it has made a part of what it makes."""
     if any(not process.left for process in seen.deploys):
         return
     if seen.deploys:
-        since = _readable(min(process.since for process in seen.deploys))
+        since = readable(min(process.since for process in seen.deploys))
         said = f"The deploy of {since} was cut off, and what it started here is still running."
         pids = " ".join(str(process.pid) for process in seen.deploys)
         yield Finding(
@@ -139,10 +137,10 @@ def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     agents = {agent.name: agent for agent in seen.agents}
     for agent in settings.agents:
         found = agents.get(agent.name)
-        if found is None or found.status == "running":
+        if found is None or found.container.running:
             continue
         said = said_by(found, PORT_TAKEN)
-        holder = _holder(seen, agent.port, "docker")
+        holder = _holder(seen, agent.port, *DOCKER)
         if said or holder:
             yield Finding(
                 line_of(said) if said else f"{holder} listens on port {agent.port}",
@@ -159,17 +157,16 @@ def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         return
     edge = settings.edge
     for port, setting in ((edge.https_port, "edge.https_port"), (edge.http_port, "edge.http_port")):
-        if holder := _holder(seen, port, '"nginx"'):
+        if holder := _holder(seen, port, "nginx"):
             values = {"port": port, "whose": "the edge", "holder": holder, "setting": setting}
             values["start"] = "systemctl start nginx"
             yield Finding(f"{holder} listens on port {port}", values=values)
 
 
-def _holder(seen: Seen, port: int, ours: str) -> str:
+def _holder(seen: Seen, port: int, *ours: str) -> str:
     """The programs of others on a port."""
-    found = [holder.programs for holder in seen.holders if holder.port == port]
-    others = [programs for programs in found if ours not in programs]
-    return sockets.holder(others[0]) or "an unknown program" if others else ""
+    found = [one for one in seen.listeners if one.port == port and not one.shared_by(*ours)]
+    return found[0].who or "an unknown program" if found else ""
 
 
 @finds("model-folder-missing")
@@ -188,7 +185,11 @@ def model_folder_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding
 @finds("image-missing")
 def image_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No image, and somebody waits for it."""
-    waiting = [agent.name for agent in seen.agents if agent.status in ("", "created")]
+    waiting = [
+        agent.name
+        for agent in seen.agents
+        if agent.container.standing in (Standing.ABSENT, Standing.CREATED)
+    ]
     if seen.deployed and seen.docker.has_image is False and waiting:
         yield Finding(
             "docker image inspect: not found",

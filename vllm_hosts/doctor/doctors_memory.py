@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from vllm_hosts.doctor import words
-from vllm_hosts.doctor.model import Finding, finds
+from vllm_hosts.doctor.diagnoses import Finding, finds
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.doctor.words import line_of, said_by, saying
 from vllm_hosts.settings import Agent, HostSettings
@@ -145,11 +145,11 @@ def host_memory(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         killed = [
             line
             for line in seen.kernel or ()
-            if "oom-kill" in line and agent.container and agent.container[:12] in line
+            if "oom-kill" in line and agent.container.id and agent.container.id[:12] in line
         ]
         if match := said_by(agent, words.HOST_TAKEN):
             yield Finding(line_of(match), values=values)
-        elif agent.oom_killed or (killed and not agent.well):
+        elif agent.container.oom_killed or (killed and not agent.well):
             evidence = words.shortened(killed[-1]) if killed else "Docker says OOMKilled"
             yield Finding(evidence, values=values)
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from re import Pattern
 
-from vllm_hosts.doctor.model import Certainty, Doctor, Finding, finds
+from vllm_hosts.doctor.diagnoses import Certainty, Doctor, Finding, finds
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.doctor.words import line_of, saying
 from vllm_hosts.settings import HostSettings

@@ -16,20 +16,24 @@ from vllm_hosts.doctor.seen import (
     Disk,
     DockerSeen,
     GpusSeen,
-    Holder,
     NginxSeen,
     Requests,
-    Said,
     Seen,
 )
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.base import HostFact, ending, json_object, sections
-from vllm_hosts.host import paths
-from vllm_hosts.host.marks import DEPLOY_SINCE
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host import nvidia_smi, paths
+from vllm_hosts.host.containers import INSPECT, named
+from vllm_hosts.host.marks import functions
+from vllm_hosts.host.masks import FUNCTIONS
+from vllm_hosts.host.nvidia_smi import Smi
+from vllm_hosts.host.sockets import LISTENING, read
 from vllm_hosts.settings import HostSettings
 
 _SCRIPT = DATA / "doctor.sh"
+#: Seconds for nvidia-smi, which is asked several times.
+_PATIENCE = 30
 
 
 class DoctorLook(HostFact[Seen]):
@@ -56,10 +60,17 @@ class DoctorLook(HostFact[Seen]):
             "edge_folder": paths.EDGE_FOLDER,
             "certificate": paths.TLS_CERTIFICATE,
             "key": paths.TLS_KEY,
-            "mark": DEPLOY_SINCE,
+            "inspect": INSPECT,
+            "sockets": LISTENING,
+            "gpu_fields": ",".join(nvidia_smi.CARDS),
+            "gpu_health": " ".join(
+                ",".join(nvidia_smi.health(name)) for name in nvidia_smi.REASONS
+            ),
+            "gpu_patience": str(_PATIENCE),
+            "masks": FUNCTIONS,
         }
         assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
-        return ending(f"{assigned}\n{_script()}")
+        return ending(f"{functions()}\n{assigned}\n{_script()}")
 
     def parse(self, lines: list[str]) -> Seen:
         parts = sections(lines)
@@ -73,6 +84,7 @@ class DoctorLook(HostFact[Seen]):
             # For now in seconds since 1970; who called knows what time it was here.
             clock=float(parts["clock"][0]),
             controller="".join(parts["controller"]),
+            own=frozenset(" ".join(parts["own addresses"]).split()),
             deployed=parts["deployed"] == ["yes"],
             deploys=tuple(
                 dict.fromkeys(map(_deploy, [*parts["deploys"], *parts["deploys later"]]))
@@ -92,7 +104,7 @@ class DoctorLook(HostFact[Seen]):
             gpus=_gpus(parts) if "gpus" in parts else None,
             kernel=_quoted(parts["kernel log"]) if "readable" in parts["kernel log"] else None,
             disks=tuple(_disk(line) for line in parts["disks"]),
-            holders=tuple(_holder(line) for line in parts["listeners"]),
+            listeners=tuple(one for one in read(parts["listeners"]) if one.protocol == "tcp"),
             nginx=_nginx(parts["nginx"]) if parts["nginx"] else None,
             certificate=_pem(parts["certificate"]),
             public_key=_pem(parts["public key"]),
@@ -157,21 +169,11 @@ def _docker(parts: dict[str, list[str]]) -> DockerSeen:
 def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
     edge_key = "".join(parts[f"edge key {name}"])
     env_key = "".join(parts[f"env key {name}"])
-    state = parts.get(f"agent {name}")
-    if not state:
-        return AgentSeen(name, edge_key=edge_key, env_key=env_key)
-    found = json_object(state[0])
-    inner = found["state"]
+    container = named(parts.get(f"agent {name}", []), [name])[name]
+    if not container.exists:
+        return AgentSeen(container, edge_key=edge_key, env_key=env_key)
     return AgentSeen(
-        name,
-        status=inner["Status"],
-        health=(inner.get("Health") or {}).get("Status", "none"),
-        restarts=found["restarts"],
-        exit_code=inner["ExitCode"],
-        oom_killed=inner["OOMKilled"],
-        error=inner["Error"],
-        started=_time(inner["StartedAt"]),
-        container=found["id"],
+        container,
         key="".join(parts[f"key {name}"]),
         edge_key=edge_key,
         env_key=env_key,
@@ -180,21 +182,16 @@ def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
     )
 
 
-def _time(text: str) -> datetime | None:
-    """Docker's way to write a time, to the second; the year 1 is never."""
-    found = datetime.fromisoformat(text[:19] + "+00:00")
-    return found if found.year > 1 else None
-
-
-def _said(lines: list[str]) -> Said:
-    *words, code = lines
-    return Said(int(code.removeprefix("exit ")), _quoted(words))
+def _smi(lines: list[str], fields: tuple[str, ...]) -> Smi:
+    # What the program printed is quoted, its exit code is ours.
+    *printed, code = lines
+    return nvidia_smi.read([*_quoted(printed), code], fields, _PATIENCE)
 
 
 def _gpus(parts: dict[str, list[str]]) -> GpusSeen:
     return GpusSeen(
-        smi=_said(parts["gpus"]),
-        health=_said(parts["gpu health"]) if parts["gpu health"] else None,
+        smi=_smi(parts["gpus"], nvidia_smi.CARDS),
+        health=_smi(parts["gpu health"], nvidia_smi.health()) if parts["gpu health"] else None,
         modules=frozenset(parts["modules"]),
         switches=bool(parts["switches"]),
         fabric_manager="".join(parts["fabric manager"]),
@@ -212,11 +209,6 @@ def _disk(line: str) -> Disk:
 def _deploy(line: str) -> DeployProcess:
     state, pid, since, *program = line.split(None, 3)
     return DeployProcess(since, int(pid), " ".join(program), left=state == "left")
-
-
-def _holder(line: str) -> Holder:
-    fields = line.split(None, 5)
-    return Holder(int(fields[3].rpartition(":")[2]), fields[5].strip() if len(fields) > 5 else "")
 
 
 def _nginx(lines: list[str]) -> NginxSeen:

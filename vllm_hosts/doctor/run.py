@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vllm_hosts.capacity import plan_host
 from vllm_hosts.capacity.hub import Hub
@@ -19,13 +19,13 @@ from vllm_hosts.doctor import (  # noqa: F401
     doctors_memory,
     doctors_words,
 )
+from vllm_hosts.doctor.diagnoses import Diagnosis, diagnose
 from vllm_hosts.doctor.look import seen
-from vllm_hosts.doctor.model import Diagnosis, diagnose
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.doctor.words import UNSIZED, said_by
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.probe import reachable
-from vllm_hosts.project.inventory import load, validate
+from vllm_hosts.project.loaded import Project
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 
@@ -45,19 +45,14 @@ class Examined:
         }
 
 
-def examine(inventory_file: Path, chosen: tuple[str, ...]) -> dict[str, Examined]:
+def examine(project: Project, chosen: Mapping[str, HostSettings]) -> dict[str, Examined]:
     """By host: what is wrong with it. Nothing is changed on any host.
 
-    :param chosen: names of hosts to check; empty: all.
-    :raises SettingsError: the settings are not valid.
+    :param chosen: the hosts to check.
     """
-    inventory = load(inventory_file)
-    settings = validate(inventory)
-    names = [name for name in settings if not chosen or name in chosen]
-    looks = Connections(inventory).each(names, lambda name: _looked(settings[name]), leave=True)
-    return {
-        name: _judged(settings[name], look, str(inventory_file)) for name, look in looks.items()
-    }
+    connections, file = Connections(project.inventory), str(project.file)
+    looks = connections.each(chosen, lambda name: _looked(chosen[name]), leave=True)
+    return {name: _judged(chosen[name], look, file) for name, look in looks.items()}
 
 
 def _looked(settings: HostSettings) -> Seen:

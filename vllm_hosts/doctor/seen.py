@@ -6,21 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from vllm_hosts.host.containers import Container
+from vllm_hosts.host.nvidia_smi import Smi
+from vllm_hosts.host.sockets import Socket
+
 #: In the place of a key's digest: there is none, or an empty one, which vLLM takes for none.
 EMPTY = "empty"
-
-
-@dataclass(frozen=True)
-class Said:
-    """A program's exit code and what it printed."""
-
-    code: int
-    lines: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """All of it in one line."""
-        return " ".join(line.strip() for line in self.lines if line.strip())
 
 
 @dataclass(frozen=True)
@@ -37,7 +28,7 @@ class DockerSeen:
 
 @dataclass(frozen=True)
 class AgentSeen:
-    """One agent's container. ``status`` is empty where there is none.
+    """One agent's container, and what the doctor asks of it besides.
 
     ``key``: what the container asks for, ``edge_key``: what the edge sends, ``env_key``: what .env
     has for it. Digests are of keys, salted afresh in each query: they can only be compared with
@@ -46,15 +37,7 @@ class AgentSeen:
     in it.
     """
 
-    name: str
-    status: str = ""
-    health: str = ""
-    restarts: int = 0
-    exit_code: int = 0
-    oom_killed: bool = False
-    error: str = ""
-    started: datetime | None = None
-    container: str = ""
+    container: Container
     key: str = ""
     edge_key: str = ""
     env_key: str = ""
@@ -62,18 +45,22 @@ class AgentSeen:
     gpus: tuple[str, ...] | None = None
 
     @property
+    def name(self) -> str:
+        return self.container.name
+
+    @property
     def well(self) -> bool:
         """Whether it serves: what its log says is then of no interest."""
-        return self.status == "running" and self.health in ("healthy", "none")
+        return self.container.well
 
 
 @dataclass(frozen=True)
 class GpusSeen:
-    """``smi``: the list of cards, or why there is none. ``health``: temperatures, ECC errors and
-    slowdowns by card. ``modules``: kernel modules that can hold a card."""
+    """``smi``: the cards, or why there are none. ``health``: the same cards with temperatures, ECC
+    errors and slowdowns. ``modules``: kernel modules that can hold a card."""
 
-    smi: Said
-    health: Said | None
+    smi: Smi
+    health: Smi | None
     modules: frozenset[str]
     switches: bool
     fabric_manager: str
@@ -83,29 +70,12 @@ class GpusSeen:
     @property
     def indexes(self) -> frozenset[int]:
         """The cards that the driver shows."""
-        return frozenset(int(row[0]) for row in self._rows() if not row[1].startswith("["))
-
-    @property
-    def lost(self) -> dict[int, str]:
-        """Cards that are listed and say only why they do not answer, by index."""
-        return {int(row[0]): row[1].strip("[]") for row in self._rows() if row[1].startswith("[")}
-
-    @property
-    def answer(self) -> bool:
-        """Whether the driver answers. A warning beside its cards also has an exit code."""
-        return self.smi.code == 0 or bool(self.indexes)
+        return frozenset(gpu.index for gpu in self.smi.gpus)
 
     @property
     def memory(self) -> dict[int, float]:
         """GiB by card, for those that say it."""
-        return {int(row[0]): int(row[2]) / 1024 for row in self._rows() if row[2].isdecimal()}
-
-    def _rows(self) -> Iterator[list[str]]:
-        for line in self.smi.lines:
-            row = [item.strip() for item in line.split(", ")]
-            # Warnings about a card stand between the rows.
-            if len(row) == 3 and row[0].isdecimal() and row[0].isascii():
-                yield row
+        return {gpu.index: gpu.memory_mib / 1024 for gpu in self.smi.gpus if gpu.memory_mib}
 
 
 @dataclass(frozen=True)
@@ -154,26 +124,19 @@ class DeployProcess:
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who listens on a TCP port."""
-
-    port: int
-    programs: str
-
-
-@dataclass(frozen=True)
 class Seen:
     """A host, at one moment.
 
-    ``clock``: seconds by which its clock is ahead. ``kernel``: lines of the last day about GPUs and
-    memory. ``fitting``: by agent that ran out of memory, the setting by which the plan lets it fit.
-    ``reachable``: whether the edge's port opens from the controller. ``deploys``: what deploys have
-    started and is still at work. ``begun``: where a deploy has written here and did not come to its
-    end, when it last did.
+    ``clock``: seconds by which its clock is ahead. ``own``: its addresses. ``kernel``: lines of the
+    last day about GPUs and memory. ``fitting``: by agent that ran out of memory, the setting by
+    which the plan lets it fit. ``reachable``: whether the edge's port opens from the controller.
+    ``deploys``: what deploys have started and is still at work. ``begun``: where a deploy has
+    written here and did not come to its end, when it last did.
     """
 
     clock: float = 0.0
     controller: str = ""
+    own: frozenset[str] = frozenset()
     deployed: bool = True
     deploys: tuple[DeployProcess, ...] = ()
     begun: datetime | None = None
@@ -183,7 +146,7 @@ class Seen:
     gpus: GpusSeen | None = None
     kernel: tuple[str, ...] | None = None
     disks: tuple[Disk, ...] = ()
-    holders: tuple[Holder, ...] = ()
+    listeners: tuple[Socket, ...] = ()
     nginx: NginxSeen | None = None
     certificate: bytes | None = None
     public_key: bytes | None = None
@@ -197,15 +160,15 @@ class Seen:
         """What could not be checked, one sentence each, where nothing else explains it."""
         if self.kernel is None:
             yield "the kernel's log: neither journalctl nor dmesg shows it"
-        if self.gpus and self.gpus.answer and not _readable(self.gpus.health):
-            said = self.gpus.health.text if self.gpus.health else ""
+        if (
+            self.gpus
+            and self.gpus.smi.answers
+            and not (self.gpus.health and (self.gpus.health.gpus or self.gpus.health.lost))
+        ):
+            said = self.gpus.health.said if self.gpus.health else ""
             yield f"ECC errors and slowdowns of the GPUs: {said or 'nvidia-smi printed nothing'}"
         for agent in self.agents:
             if agent.gpus is not None and not agent.gpus:
                 yield f"the GPUs in agent {agent.name}: its nvidia-smi printed nothing"
         if self.deployed and self.docker.answers and self.firewall is None:
             yield "the firewall: nft does not list its tables"
-
-
-def _readable(said: Said | None) -> bool:
-    return said is not None and any(line[:1].isdigit() for line in said.lines)

@@ -151,7 +151,7 @@ def said_by(agent: AgentSeen, pattern: Pattern[str]) -> Match[str] | None:
     """Where an agent that is not well said so: Docker's reason, or the last time in its log."""
     if agent.well:
         return None
-    lines = [*agent.log, agent.error]
+    lines = [*agent.log, agent.container.error]
     found = [match for line in lines if (match := pattern.search(line))]
     return found[-1] if found else None
 

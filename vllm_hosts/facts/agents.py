@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from shlex import quote
 
-from vllm_hosts.facts.base import HostFact, ending, json_object, sections
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host.containers import INSPECT, Container, named
+from vllm_hosts.host.masks import MASKED, keys
 from vllm_hosts.host.paths import EDGE_FOLDER
 from vllm_hosts.text import clean
-
-#: In the place of Docker's states for a container that is not there.
-ABSENT = "absent"
-#: What Docker writes for a time that has not come.
-_NEVER = "0001-01-01"
-
-_INSPECT = (
-    '{"name":{{json .Name}},"state":{{json .State.Status}},'
-    '"health":{{if .State.Health}}{{json .State.Health.Status}}{{else}}null{{end}},'
-    '"started":{{json .State.StartedAt}},"finished":{{json .State.FinishedAt}},'
-    '"exit_code":{{.State.ExitCode}},"restarts":{{.RestartCount}},'
-    '"image":{{json .Config.Image}},"command":{{json .Config.Cmd}}}'
-)
 
 
 def inspection(agents: list[str]) -> str:
@@ -34,67 +22,11 @@ def inspection(agents: list[str]) -> str:
             ! printf '%s\\n' "$names" | grep -qxF "$agent" || set -- "$@" "$agent"
         done
         echo '== containers'
-        [ $# = 0 ] || docker container inspect --format {quote(_INSPECT)} "$@" || exit 1
+        [ $# = 0 ] || docker container inspect --format {quote(INSPECT)} "$@" || exit 1
     """
 
 
-@dataclass(frozen=True)
-class AgentDetails:
-    """One agent's container.
-
-    ``state`` is Docker's (``running``, ``exited``, ...) or ``absent``. ``health`` is None where
-    there is no health check. ``since``: when it started, or ended if it does not run. ``model`` is
-    the one in the container's own command.
-    """
-
-    name: str
-    state: str
-    health: str | None = None
-    since: datetime | None = None
-    exit_code: int | None = None
-    restarts: int = 0
-    image: str | None = None
-    model: str | None = None
-
-    @property
-    def well(self) -> bool:
-        """Whether it runs, and is healthy as far as anybody asks."""
-        return self.state == "running" and self.health in ("healthy", None)
-
-
-def details(lines: list[str], agents: list[str]) -> dict[str, AgentDetails]:
-    """What ``inspection`` printed, for every agent that was asked for.
-
-    :raises ValueError: a line is not what it prints.
-    """
-    found = {agent: AgentDetails(agent, ABSENT) for agent in agents}
-    for line in lines:
-        one = json_object(line)
-        name = one["name"].removeprefix("/")
-        running = one["state"] in ("running", "paused")
-        found[name] = AgentDetails(
-            name=clean(name),
-            state=clean(one["state"]),
-            health=_shown(one["health"]),
-            since=_time(one["started"] if running else one["finished"]),
-            exit_code=None if running else int(one["exit_code"]),
-            restarts=int(one["restarts"]),
-            image=_shown(one["image"]),
-            model=_shown((one["command"] or [None])[0]),
-        )
-    return found
-
-
-def _shown(value: object) -> str | None:
-    return None if value is None else clean(value)
-
-
-def _time(text: str) -> datetime | None:
-    # Nanoseconds are more than Python reads; seconds are more than people want.
-    return None if text.startswith(_NEVER) else datetime.fromisoformat(text[:19] + "+00:00")
-
-
-class AgentsInspected(HostFact[dict[str, AgentDetails]]):
+class AgentsInspected(HostFact[dict[str, Container]]):
     """Each of these agents, by name, whether its container exists or not."""
 
     what = "the agents' containers"
@@ -102,27 +34,9 @@ class AgentsInspected(HostFact[dict[str, AgentDetails]]):
     def command(self, agents: list[str]) -> str:
         return ending(f"echo '== asked'; echo {' '.join(agents)}\n{inspection(agents)}")
 
-    def parse(self, lines: list[str]) -> dict[str, AgentDetails]:
+    def parse(self, lines: list[str]) -> dict[str, Container]:
         parts = sections(lines)
-        return details(parts["containers"], parts["asked"][0].split())
-
-
-#: Every key that the host has, found in whatever an agent prints. vLLM prints none; this is for the
-#: day on which something else does. Clients' keys are compared word by word, since there are many.
-_MASKED = r"""
-    from == "env" { if ($0 !~ /^#/ && (at = index($0, "="))) {
-        value = substr($0, at + 1); if (length(value) > 7) secret[value] }; next }
-    from == "map" { if (split($0, part, "\"") > 1) {
-        value = part[2]; sub(/^Bearer /, "", value); if (length(value) > 7) key[value] }; next }
-    {
-        for (value in secret) while (at = index($0, value))
-            $0 = substr($0, 1, at - 1) "*MASKED*" substr($0, at + length(value))
-        count = split($0, word, /[^A-Za-z0-9_-]+/)
-        for (i = 1; i <= count; i++) if (word[i] in key) while (at = index($0, word[i]))
-            $0 = substr($0, 1, at - 1) "*MASKED*" substr($0, at + length(word[i]))
-        print "> " $0
-    }
-"""
+        return named(parts["containers"], parts["asked"][0].split())
 
 
 #: Lines of vLLM's access log for checks that went well, after Docker's stamp: the container's own
@@ -181,13 +95,10 @@ class AgentLogs(HostFact[Logs]):
         everything: bool = False,
     ) -> str:
         """:param since: by agent, the stamp from which on lines are wanted."""
-        files = f"from=env {quote(directory)}/.env from=map {edge_folder}/clients.map from=log -"
         script = [
             "echo '== read at'; date -u +%Y-%m-%dT%H:%M:%S.%NZ",
             "names=$(docker ps --all --format '{{.Names}}') || exit 1",
-            f"files='{files}'; set --",
-            'for word in $files; do case $word in /*) [ -e "$word" ] || continue ;; esac',
-            'set -- "$@" "$word"; done',
+            keys(directory, edge_folder),
         ]
         for agent in agents:
             # A further look brings few lines anyway, and Docker counts from the end each time.
@@ -199,7 +110,7 @@ class AgentLogs(HostFact[Logs]):
                 f"echo '== {agent}'",
                 f"if printf '%s\\n' \"$names\" | grep -qxF {agent}; then",
                 f"echo present; docker logs --timestamps {limits} {agent} 2>&1{chosen}"
-                f' | iconv -c -f utf-8 -t utf-8 | awk {quote(_MASKED)} "$@"; fi',
+                f" | iconv -c -f utf-8 -t utf-8 | {MASKED} | sed 's/^/> /'; fi",
             ]
         return ending("\n".join(script))
 

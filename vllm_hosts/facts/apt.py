@@ -21,6 +21,7 @@ class AptPackages(HostFact[Packages]):
     """Which of some packages are installed and held."""
 
     what = "the installed packages"
+    steady = True
 
     def command(self, names: list[str]) -> str:
         words = " ".join(names)
@@ -47,6 +48,7 @@ class AllPackages(HostFact[Packages]):
     """Everything that is installed, for choices by pattern."""
 
     what = "the installed packages"
+    steady = True
 
     def command(self) -> str:
         return ending(
@@ -86,6 +88,7 @@ class AptSourceFiles(HostFact[Mapping[str, str]]):
     """The text of every source file of apt, by path."""
 
     what = "apt's source files"
+    steady = True
 
     def command(self) -> str:
         return ending(
@@ -109,6 +112,7 @@ class AptKeyFingerprints(HostFact[tuple[str, ...]]):
     """Fingerprints of the primary keys in a key file; empty where there is no such file."""
 
     what = "the archive's signing key"
+    steady = True
 
     def command(self, key_path: str) -> str:
         return ending(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from shlex import quote
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import ClassVar, Final, Generic, TypeVar, cast
 
+from pyinfra import logger
 from pyinfra.api.facts import FactBase, get_fact
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host
 
-from vllm_hosts.bounded import parse_json
 from vllm_hosts.errors import HostError, LostError
+from vllm_hosts.facts import ahead, touched
 
 T = TypeVar("T")
 
@@ -25,6 +26,9 @@ class HostFact(FactBase[T], Generic[T]):
 
     abstract = True
     what = "the host's state"
+    #: Whether its answer stays true until somebody changes something: no clock, no health of a
+    #: container, nothing that anybody waits for. Such a fact may be asked ahead (``ahead``).
+    steady: ClassVar[bool] = False
 
     @staticmethod
     def default() -> T:
@@ -115,26 +119,23 @@ def _word(lines: list[str], known: re.Pattern[str]) -> str:
     return "".join(said)
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """Parse a JSON object that a host printed.
-
-    :raises ValueError: it is not JSON, not an object, or above a bound.
-    """
-    value = parse_json(text)
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value
-
-
 def look(fact: type[HostFact[T]], **arguments: object) -> T:
-    """Read a fact of the current host, now.
+    """Read a fact of the current host, as it is now: unless nothing was done there since it was
+    asked ahead.
 
     :raises LostError: the connection has ended.
     :raises HostError: it could not be read. pyinfra has shown the host's own message above.
     """
     host = ctx_host.get()
+    if (foreseen := ahead.foreseen(host, fact, arguments)) is not None:
+        try:
+            return cast(T, foreseen())
+        except Exception as error:
+            # Asked again, it may be understood; if not, that is said as ever.
+            logger.debug(f"{host.name}: {fact.__name__} was not understood ahead: {error!r}")
     try:
-        value = get_fact(host.state, host, fact, kwargs=arguments, apply_failed_hosts=False)
+        with touched.asking(host):
+            value = get_fact(host.state, host, fact, kwargs=arguments, apply_failed_hosts=False)
     except EOFError as error:
         # pyinfra takes this one of paramiko's for a fault of its own.
         raise LostError(_LOST) from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.host.compose import COMPOSE, STARTS, Container, Network, Project
+from vllm_hosts.host.compose import COMPOSE, STARTS, Network, Project
+from vllm_hosts.host.containers import INSPECT, Container, read
+from vllm_hosts.host.masks import MASKED, keys
 
 #: A service's name and its hash. No warning has just two words, the second of this form.
 _HASH = re.compile(r"([a-z0-9][a-z0-9_.-]*) ([0-9a-z]{3,128})")
@@ -38,11 +39,6 @@ class ComposeProject(HostFact[Project]):
         :param names: variables of .env that it may ask for before they are there.
         :param salt: for digests of .env's lines; None: they are not asked for.
         """
-        inspect = (
-            '{{index .Config.Labels "com.docker.compose.service"}}'
-            ' {{index .Config.Labels "com.docker.compose.config-hash"}} {{.State.Status}}'
-            " {{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}} {{slice .Name 1}}"
-        )
         there = "true" if file is not None else f"[ -e {directory}/compose.yaml ]"
         return ending(
             f"""
@@ -56,7 +52,7 @@ class ComposeProject(HostFact[Project]):
             echo '== containers'
             if command -v docker >/dev/null; then
                 docker ps -aq --filter label=com.docker.compose.project={project} |
-                    xargs -r docker inspect --format {quote(inspect)}
+                    xargs -r docker inspect --format {quote(INSPECT)}
             fi
             {_digests(directory, salt)}
             echo '== starts'
@@ -82,7 +78,7 @@ class ComposeProject(HostFact[Project]):
             raise ValueError(f"Compose says no hash: {' '.join(hashes)[:300]!r}")
         return Project(
             wanted=wanted if good else {},
-            containers=tuple(Container(*line.split()) for line in parts["containers"]),
+            containers=tuple(read(parts["containers"])),
             error=None if good else " ".join(hashes),
             networks=tuple(_network(line) for line in parts["networks"]),
             env=dict(line.split(" ") for line in parts.get("env", ())),
@@ -131,53 +127,32 @@ def _network(line: str) -> Network:
     return Network(key, name, subnet, bridge, tuple(containers))
 
 
-@dataclass(frozen=True)
-class AgentState:
-    """As Docker says it. ``health`` is ``none`` where there is no health check."""
-
-    status: str
-    restarts: int
-    health: str
-
-
-class AgentStates(HostFact[dict[str, AgentState]]):
+class AgentStates(HostFact[dict[str, Container]]):
     """The state of each of these containers, by name. A container that is not there is an error."""
 
     what = "the agents' health"
 
     def command(self, agents: list[str]) -> str:
-        state = (
-            "{{.Name}} {{.State.Status}} {{.RestartCount}}"
-            " {{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
-        )
+        names = " ".join(agents)
         return ending(
-            f"echo '== states'; docker inspect --format {quote(state)} {' '.join(agents)} || exit 1"
+            f"echo '== states'; docker inspect --format {quote(INSPECT)} {names} || exit 1"
         )
 
-    def parse(self, lines: list[str]) -> dict[str, AgentState]:
-        states = {}
-        for line in sections(lines)["states"]:
-            name, status, restarts, health = line.split()
-            states[name.removeprefix("/")] = AgentState(status, int(restarts), health)
-        return states
+    def parse(self, lines: list[str]) -> dict[str, Container]:
+        return {one.name: one for one in read(sections(lines)["states"])}
 
 
 class AgentLog(HostFact[tuple[str, ...]]):
-    """The last lines that an agent printed, with the values of .env masked."""
+    """The last lines that an agent printed, with every key masked."""
 
     what = "an agent's log"
 
     def command(self, agent: str, directory: str, lines: int) -> str:
-        mask = """
-            FNR == NR { if ($0 !~ /^#/ && length($2) > 7) secrets[$2]; next }
-            { for (secret in secrets) while (at = index($0, secret))
-                  $0 = substr($0, 1, at - 1) "*MASKED*" substr($0, at + length(secret))
-              print }
-        """
         return ending(
             f"""
+            {keys(directory)}
             echo '== log'
-            docker logs --tail {lines} {agent} 2>&1 | awk -F= {quote(mask)} {directory}/.env -
+            docker logs --tail {lines} {agent} 2>&1 | {MASKED}
             """
         )
 

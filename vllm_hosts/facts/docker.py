@@ -10,6 +10,7 @@ from shlex import quote
 from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
 from vllm_hosts.facts.compose import start_seconds
 from vllm_hosts.host.compose import STARTS
+from vllm_hosts.host.containers import INSPECT, published, read
 from vllm_hosts.host.docker_unit import Unit
 from vllm_hosts.host.paths import STAMPS
 from vllm_hosts.text import clean
@@ -39,6 +40,7 @@ class DockerDaemon(HostFact[Daemon]):
     """Versions, daemon.json, and whether the running daemon is older than what it should read."""
 
     what = "the Docker daemon"
+    steady = True
 
     def command(self, read_at_start: list[str]) -> str:
         return ending(
@@ -75,12 +77,12 @@ class DockerDaemon(HostFact[Daemon]):
 
 @dataclass(frozen=True)
 class Served:
-    """Containers that are healthy, by name. ``answers``: Docker does; ``live_restore``: containers
+    """Containers that are ``well``, by name. ``answers``: Docker does; ``live_restore``: containers
     outlive a restart of the daemon that runs now; ``starts``: seconds that agents took to start."""
 
     answers: bool
     live_restore: bool
-    healthy: tuple[str, ...]
+    well: tuple[str, ...]
     starts: dict[str, int]
 
 
@@ -93,8 +95,9 @@ class AgentsServed(HostFact[Served]):
         return ending(
             f"""
             echo '== live'; docker info --format '{{{{.LiveRestoreEnabled}}}}' 2>/dev/null
-            echo '== healthy'
-            docker ps --filter health=healthy --format '{{{{.Names}}}}' 2>/dev/null
+            echo '== containers'
+            docker ps -q --no-trunc 2>/dev/null |
+                xargs -r docker inspect --format {quote(INSPECT)} 2>/dev/null
             echo '== starts'
             find {STARTS} -maxdepth 1 -type f -exec grep -H '' {{}} + 2>/dev/null
             """
@@ -109,7 +112,7 @@ class AgentsServed(HostFact[Served]):
         return Served(
             answers=bool(said),
             live_restore=said == ["true"],
-            healthy=tuple(parts["healthy"]),
+            well=tuple(one.name for one in read(parts["containers"]) if one.well),
             starts=dict(start_seconds(line) for line in parts["starts"]),
         )
 
@@ -122,6 +125,7 @@ class OwnPorts(HostFact[frozenset[int]]):
     """TCP and UDP ports that the containers of one Compose project publish."""
 
     what = "the containers' ports"
+    steady = True
 
     def command(self, directory: str) -> str:
         label = f"label=com.docker.compose.project.working_dir={directory}"
@@ -131,14 +135,14 @@ class OwnPorts(HostFact[frozenset[int]]):
         )
 
     def parse(self, lines: list[str]) -> frozenset[int]:
-        found = re.findall(r":([0-9]{1,5})->", "\n".join(sections(lines)["ports"]))
-        return frozenset(map(int, found))
+        return frozenset[int]().union(*map(published, sections(lines)["ports"]))
 
 
 class ImageId(HostFact[str]):
     """The id of an image that the host has; empty where it does not."""
 
     what = "the container images"
+    steady = True
 
     def command(self, image: str) -> str:
         return ending(
@@ -169,6 +173,7 @@ class ImageVersion(HostFact[ImageFound]):
     """Which vLLM an image has, if it was checked since it came to this host."""
 
     what = "the container images"
+    steady = True
 
     def command(self, image: str) -> str:
         return ending(
@@ -228,6 +233,7 @@ class DockerUnit(HostFact[Unit]):
     """Options that docker.service and its drop-ins give the daemon."""
 
     what = "docker.service"
+    steady = True
 
     def command(self, folders: tuple[str, ...] = _FOLDERS) -> str:
         return ending(_UNIT.format(folders=" ".join(folders)))

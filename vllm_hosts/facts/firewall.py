@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
 from vllm_hosts.host.firewall import Surroundings
-from vllm_hosts.host.sockets import plain
+from vllm_hosts.host.sockets import LISTENING, read
 
 #: Without counters, and without the addresses that a set has collected.
 LISTING = "nft -s -t list table inet vllm_hosts"
@@ -31,6 +29,7 @@ class FirewallLoaded(HostFact[Loaded]):
     """Compares the live table with the file, loaded into a network namespace of its own."""
 
     what = "the firewall"
+    steady = True
 
     def command(self, rules: str, unit: str) -> str:
         listing = LISTING
@@ -65,11 +64,12 @@ class SshPorts(HostFact[tuple[int, ...]]):
     """
 
     what = "sshd's ports"
+    steady = True
 
     def command(self) -> str:
         return ending(
-            """
-            echo '== listeners'; ss -Hltnpe
+            f"""
+            echo '== listeners'; {LISTENING}
             # It needs the folder that systemd makes when it starts the service.
             echo '== configured'; mkdir -p /run/sshd; sshd -T 2>/dev/null | sed -n 's/^port //p'
             echo '== socket'
@@ -81,13 +81,10 @@ class SshPorts(HostFact[tuple[int, ...]]):
         parts = sections(lines)
         configured = {int(line) for line in parts["configured"]}
         ports = set()
-        for line in parts["listeners"]:
-            address, _, port = line.split()[3].rpartition(":")
-            place = re.sub(r"%[^\]]*", "", address).strip("[]").replace("*", "::")
-            loopback = ip_address(plain(place)).is_loopback
-            # ss names the owner of a socket, but for root.
-            if '"sshd"' in line and " uid:" not in line and not loopback:
-                ports |= {int(port)} & configured
+        for socket in read(parts["listeners"]):
+            root_s = socket.protocol == "tcp" and socket.uid == 0
+            if root_s and socket.shared_by("sshd") and not socket.loopback:
+                ports |= {socket.port} & configured
         # Ubuntu 24.04 lets systemd hold the socket until somebody connects.
         for line in parts["socket"]:
             address, _, kind = line.partition(" ")
@@ -106,6 +103,7 @@ class HostSurroundings(HostFact[Surroundings]):
     """nginx's user, and the bridges that lead outside: by a real card, or the default route."""
 
     what = "the host's bridges and nginx's user"
+    steady = True
 
     def command(self, system: str = "/sys/class/net", conf: str = "/etc/nginx/nginx.conf") -> str:
         return ending(
@@ -163,6 +161,7 @@ class OtherFirewalls(HostFact[Others]):
     """ufw and firewalld, where they are active."""
 
     what = "other firewalls"
+    steady = True
 
     def command(self) -> str:
         return ending(

@@ -18,6 +18,7 @@ class GpuState(HostFact[GpuHost]):
     """One query for all of it; no program is needed that a fresh host does not have."""
 
     what = "the GPUs and their driver"
+    steady = True
 
     def command(self) -> str:
         return ending(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
@@ -21,18 +22,27 @@ _PRESENT = """
 """
 
 
+def asked_of(models: Iterable[HubModel], cache_directory: str) -> list[tuple[str, str, str]]:
+    """What a look needs to know of models, and no more: their environment may hold a password."""
+    return [(model.key, model.folder(cache_directory), model.revision) for model in models]
+
+
 class HubModels(HostFact[dict[str, Fetched]]):
     """By key: what was fetched, and which of it is there. Looks at sizes, reads no weights."""
 
     what = "the models in the cache"
+    steady = True
 
-    def command(self, models: list[HubModel], cache_directory: str, reader: str) -> str:
-        """:param reader: ``UID:GID`` that looks into the cache."""
+    def command(self, models: Sequence[tuple[str, str, str]], reader: str) -> str:
+        """
+        :param models: key, folder in the cache and revision of each (``asked_of``).
+        :param reader: ``UID:GID`` that looks into the cache.
+        """
         return ending(
             "\n".join(
                 f"""
-                (   echo {quote(f"== {model.key}")}
-                    stamp={MODELS}/{model.key}
+                (   echo {quote(f"== {key}")}
+                    stamp={MODELS}/{key}
                     [ -f "$stamp" ] || exit 0
                     cat "$stamp"
                     commit=$(sed -n 's/^commit //p' "$stamp")
@@ -40,13 +50,13 @@ class HubModels(HostFact[dict[str, Fetched]]):
                     as_user(
                         reader,
                         _PRESENT,
-                        arguments=f'{model.folder(cache_directory)} "$commit" {model.revision}',
+                        arguments=f'{folder} "$commit" {revision}',
                         given="",
                     )
                 }
                 ) || exit 1
                 """
-                for model in models
+                for key, folder, revision in models
             )
         )
 
@@ -90,6 +100,7 @@ class ModelCopy(HostFact[CopyFound]):
     """What a host has of a model that is copied from the controller."""
 
     what = "a model's folder"
+    steady = True
 
     def command(self, folder: str, staging: str, key: str) -> str:
         return ending(

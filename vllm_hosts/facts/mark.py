@@ -16,6 +16,7 @@ class HostMark(HostFact[Marked]):
     """Reads the mark. No key leaves the host, and its digests only where there is no mark."""
 
     what = "the note of whose keys the host has"
+    steady = True
 
     def command(self, directory: str) -> str:
         return ending(

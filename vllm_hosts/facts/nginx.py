@@ -32,6 +32,7 @@ class NginxState(HostFact[Nginx]):
     """Version and unit of nginx."""
 
     what = "nginx"
+    steady = True
 
     def command(self) -> str:
         return ending(
@@ -72,6 +73,7 @@ class NginxMainConf(HostFact[MainConf | None]):
     """The distribution's nginx.conf; None where there is none."""
 
     what = MAIN_CONF
+    steady = True
 
     def command(self) -> str:
         return ending(
@@ -105,6 +107,7 @@ class EdgeState(HostFact[EdgeFound]):
     """Four looks in one command, for a question that every run asks."""
 
     what = "the edge's files"
+    steady = True
 
     def command(self, paths: list[str]) -> str:
         parts = [

@@ -11,6 +11,7 @@ class NginxSites(HostFact[Sites]):
     """Sites of other people. Read from the files: ``nginx -T`` would print the edge's keys too."""
 
     what = "the sites of nginx"
+    steady = True
 
     def command(self, etc: str = "/etc/nginx", pages: str = "/var/www/html") -> str:
         return ending(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host.sockets import LISTENING, Socket, read
 
 
-class ListeningSockets(HostFact[tuple[str, ...]]):
-    """Lines of ``ss`` for all listening TCP and UDP sockets, with their programs."""
+class ListeningSockets(HostFact[tuple[Socket, ...]]):
+    """All listening TCP and UDP sockets, with their programs."""
 
     what = "the listening sockets"
+    steady = True
 
     def command(self) -> str:
-        return ending("echo '== sockets'; ss -Hltunp")
+        return ending(f"echo '== sockets'; {LISTENING}")
 
-    def parse(self, lines: list[str]) -> tuple[str, ...]:
-        return tuple(sections(lines)["sockets"])
+    def parse(self, lines: list[str]) -> tuple[Socket, ...]:
+        return tuple(read(sections(lines)["sockets"]))

@@ -10,6 +10,7 @@ class OsRelease(HostFact[Release]):
     """Distribution, version and architecture."""
 
     what = "the operating system's release"
+    steady = True
 
     def command(self) -> str:
         return ending(

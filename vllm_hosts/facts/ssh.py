@@ -12,6 +12,7 @@ class PasswordLogins(HostFact[tuple[str, ...]]):
     """Ways in which sshd takes passwords, by the names of its settings."""
 
     what = "sshd's effective configuration"
+    steady = True
 
     def command(self) -> str:
         return ending("mkdir -p /run/sshd; echo '== effective'; sshd -T")

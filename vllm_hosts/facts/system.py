@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
+from vllm_hosts.host.containers import published
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import IMAGES, image_places
 from vllm_hosts.host.nvidia_smi import QUERY, parse
-from vllm_hosts.host.system import Listener, ModelFolder, Route, System
+from vllm_hosts.host.sockets import LISTENING, OWNERS, read
+from vllm_hosts.host.system import ModelFolder, Route, System
 from vllm_hosts.hub.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
 from vllm_hosts.text import clean
 
@@ -63,6 +66,7 @@ class SystemState(HostFact[System]):
     """Login, init, disk, listeners, published ports, GPUs and models."""
 
     what = "the system, as root (check ssh_user, _sudo and the sudo password),"
+    steady = True
 
     def command(
         self, folders: list[str], image: str, reader: str, models: Iterable[str] = ()
@@ -71,6 +75,7 @@ class SystemState(HostFact[System]):
         return ending(
             f"""
             echo '== user'; id -u
+            echo '== clock'; date +%s
             echo '== init'; cat /proc/1/comm
             echo '== image'; docker image inspect --format present {quote(image)} 2>/dev/null
             for folder in {" ".join(folders)}; do
@@ -78,10 +83,9 @@ class SystemState(HostFact[System]):
                 echo "== free $folder"; [ "$at" != "$folder" ] || echo present
                 df --output=avail -B1 "$at" | tail -n 1
             done
-            echo '== listeners'; ss -Hltnpe
+            echo '== listeners'; {LISTENING}
             echo '== users'
-            ss -Hltne | sed -n 's/.* uid:\\([0-9]*\\) .*/\\1/p' | sort -u | head -n 100 |
-                while read -r uid; do getent passwd "$uid" | cut -d : -f 1,3; done
+            {OWNERS}
             echo '== containers'
             if command -v docker >/dev/null; then
                 docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
@@ -120,13 +124,18 @@ class SystemState(HostFact[System]):
                 if heading.startswith("free ") and content[0] == "present"
             ),
             has_image=parts["image"] == ["present"],
-            listeners=tuple(_listeners(parts["listeners"], parts.get("users", []))),
+            listeners=tuple(
+                one
+                for one in read(parts["listeners"], parts.get("users", []))
+                if one.protocol == "tcp"
+            ),
             container_ports=_container_ports(parts["containers"]),
             routes=tuple(_routes(parts["routes"])),
             gpus=smi.gpus,
-            gpu_message=smi.message,
+            gpu_failure=smi.failure,
             gpus_lost=smi.lost,
             gpu_notes=smi.notes,
+            clock=int(parts["clock"][0]) - time.time() if parts.get("clock") else 0.0,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],
             docker=_docker(parts.get("docker", [])),
             images=image_places(parts["images"]) if parts.get("images") else None,
@@ -136,18 +145,6 @@ class SystemState(HostFact[System]):
                 if heading.startswith("model ")
             },
         )
-
-
-def _listeners(lines: list[str], users: list[str]) -> Iterator[Listener]:
-    names = {uid: name for name, _, uid in (user.rpartition(":") for user in users)}
-    for line in lines:
-        fields = line.split(None, 5)
-        address, _, port = fields[3].rpartition(":")
-        held, _, rest = (fields[5] if len(fields) > 5 else "").rpartition("))")
-        # ss says whose a socket is only where it is not root's.
-        uid = next((word[4:] for word in rest.split() if word.startswith("uid:")), "")
-        user = names.get(uid, uid) or ("root" if "ino:" in rest else "")
-        yield Listener(address, int(port), f"{held}))" if held else "", user)
 
 
 def _docker(lines: list[str]) -> DockerThere:
@@ -176,11 +173,8 @@ def _container_ports(lines: list[str]) -> dict[int, str]:
     """Published port -> container name, from ``docker ps``' column of ports."""
     ports: dict[int, str] = {}
     for line in lines:
-        name, _, published = line.partition(" ")
-        for item in published.split(", "):
-            outside, arrow, _ = item.partition("->")
-            if arrow:
-                ports[int(outside.rpartition(":")[2].partition("-")[0])] = name
+        name, _, shown = line.partition(" ")
+        ports |= dict.fromkeys(published(shown), name)
     return ports
 
 
@@ -223,6 +217,7 @@ class HostMemory(HostFact[int]):
     """Main memory of the host in bytes, as its kernel has it to give away."""
 
     what = "the host's memory"
+    steady = True
 
     def command(self) -> str:
         return ending(

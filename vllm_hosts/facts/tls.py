@@ -10,6 +10,7 @@ class HostCertificate(HostFact[Certificate]):
     """Reads a certificate and lets the host itself take the public half out of its key."""
 
     what = "the edge's certificate"
+    steady = True
 
     def command(self, certificate: str, key: str) -> str:
         return ending(

@@ -10,6 +10,7 @@ from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.files import NOTHING, READ_AT_MOST, Found
+from vllm_hosts.host.masks import MASKED, keys
 from vllm_hosts.host.paths import DEPLOYED, EDGE_FOLDER, STAMPS
 
 _KINDS = {
@@ -33,6 +34,7 @@ class TreeState(HostFact[TreeFound]):
     """Kind, mode, owner and digest of paths, without reading what is in them."""
 
     what = "the state of files"
+    steady = True
 
     def command(self, paths: list[str], stamp: str | None = None) -> str:
         words = " ".join(quote(path) for path in paths)
@@ -78,25 +80,6 @@ class TreeState(HostFact[TreeFound]):
         return TreeFound(paths, "".join(parts["stamp"]))
 
 
-#: Takes out every key that the host has, before anything leaves it.
-_MASKED = r"""
-    from == "env" { if ($0 !~ /^#/ && (at = index($0, "="))) keep(substr($0, at + 1)); next }
-    from == "map" { if (split($0, part, "\"") > 1) keep(part[2]); next }
-    function keep(value) { sub(/^Bearer /, "", value); if (length(value) > 7) masked[value] }
-    {
-        for (secret in masked) {
-            done = ""
-            while (at = index($0, secret)) {
-                done = done substr($0, 1, at - 1) "*MASKED*"
-                $0 = substr($0, at + length(secret))
-            }
-            $0 = done $0
-        }
-        print
-    }
-"""
-
-
 class FileTexts(HostFact[dict[str, str | None]]):
     """What stands in some files that are not secret, with every key of the host masked.
 
@@ -108,19 +91,14 @@ class FileTexts(HostFact[dict[str, str | None]]):
 
     def command(self, paths: Sequence[str], directory: str, edge_folder: str = EDGE_FOLDER) -> str:
         """:param directory: holds .env, with keys to mask."""
-        script = ["set --"]
-        keys = [("env", f"{directory}/.env")]
-        keys += [("map", f"{edge_folder}/{name}.map") for name in ("clients", "internal")]
-        for kind, path in keys:
-            script.append(f'[ ! -f {quote(path)} ] || set -- "$@" from={kind} {quote(path)}')
+        script = [keys(directory, edge_folder)]
         for path in paths:
             script += [
                 f"echo {quote(f'== {path}')}",
                 f"if [ -f {quote(path)} ] && [ ! -L {quote(path)} ] &&"
                 f' [ "$(stat -c %s {quote(path)})" -le {READ_AT_MOST} ]; then',
                 # A byte that is in no text stands for the one at which awk would stop.
-                f"echo text; tr '\\0' '\\1' <{quote(path)} |"
-                f' awk {quote(_MASKED)} "$@" from=text - | base64 || exit 1; fi',
+                f"echo text; tr '\\0' '\\1' <{quote(path)} | {MASKED} | base64 || exit 1; fi",
             ]
         return ending("\n".join(script))
 

@@ -19,6 +19,7 @@ class Units(HostFact[dict[str, Unit]]):
     """State of units by name; one that does not exist is neither enabled nor active."""
 
     what = "systemd's units"
+    steady = True
 
     def command(self, names: list[str]) -> str:
         return ending(

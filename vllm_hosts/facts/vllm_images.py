@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from shlex import quote
 
-from vllm_hosts.facts.base import HostFact, ending, json_object, sections
+from vllm_hosts.bounded import json_object
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host.containers import INSPECT, Container, read
 from vllm_hosts.host.image_places import IMAGES, image_places
 from vllm_hosts.host.paths import PROJECT
 from vllm_hosts.text import clean
@@ -17,10 +19,6 @@ RECORD = "/var/lib/vllm-hosts/images"
 
 _IMAGE = (
     '{"id":{{json .Id}},"tags":{{json .RepoTags}},"digests":{{json .RepoDigests}},"size":{{.Size}}}'
-)
-_CONTAINER = (
-    '{"name":{{json .Name}},"image":{{json .Image}},'
-    '"project":{{json (index .Config.Labels "com.docker.compose.project")}}}'
 )
 _LINE = re.compile(r"(sha256:[0-9a-f]{64}) ([A-Za-z0-9][A-Za-z0-9._:/@-]{0,600})")
 
@@ -36,15 +34,6 @@ class Image:
 
 
 @dataclass(frozen=True)
-class User:
-    """A container, running or not. ``agent``: it is one of ours."""
-
-    name: str
-    image: str
-    agent: bool
-
-
-@dataclass(frozen=True)
 class Used:
     """One line of the record."""
 
@@ -54,10 +43,11 @@ class Used:
 
 @dataclass(frozen=True)
 class ImagesFound:
-    """``record`` in the order in which deploys used them, the last one at the end."""
+    """``users``: containers, running or not. ``record`` in the order in which deploys used them,
+    the last one at the end."""
 
     images: tuple[Image, ...]
-    users: tuple[User, ...]
+    users: tuple[Container, ...]
     record: tuple[Used, ...]
 
 
@@ -65,6 +55,7 @@ class ImagesThere(HostFact[ImagesFound]):
     """Every image and every container of a host, and the record of what agents have used."""
 
     what = "the container images"
+    steady = True
 
     def command(self) -> str:
         return ending(
@@ -75,7 +66,7 @@ class ImagesThere(HostFact[ImagesFound]):
                 xargs docker image inspect --format {quote(_IMAGE)} || exit 1
             echo '== containers'; ids=$(docker ps --all --no-trunc --quiet) || exit 1
             [ -z "$ids" ] || printf '%s\\n' "$ids" |
-                xargs docker container inspect --format {quote(_CONTAINER)} || exit 1
+                xargs docker container inspect --format {quote(INSPECT)} || exit 1
             """
         )
 
@@ -83,7 +74,7 @@ class ImagesThere(HostFact[ImagesFound]):
         parts = sections(lines)
         return ImagesFound(
             images=tuple(_image(line) for line in parts["images"]),
-            users=tuple(_user(line) for line in parts["containers"]),
+            users=_users(parts["containers"]),
             record=recorded(parts["record"]),
         )
 
@@ -98,13 +89,11 @@ def _image(line: str) -> Image:
     )
 
 
-def _user(line: str) -> User:
-    one = json_object(line)
-    return User(
-        name=clean(one["name"].removeprefix("/"), 200),
-        image=_identifier(one["image"]),
-        agent=one["project"] == PROJECT,
-    )
+def _users(lines: list[str]) -> tuple[Container, ...]:
+    found = tuple(read(lines))
+    for one in found:
+        _identifier(one.image_id)
+    return found
 
 
 def _identifier(text: str) -> str:
@@ -137,6 +126,7 @@ class ImagesUsed(HostFact[ImageUse]):
     """What the record of used images should have, and what it has."""
 
     what = "the agents' images"
+    steady = True
 
     def command(self, image: str) -> str:
         ours = f"label=com.docker.compose.project={PROJECT}"
@@ -146,9 +136,8 @@ class ImagesUsed(HostFact[ImageUse]):
             echo '== agents'
             if command -v docker >/dev/null; then
                 ids=$(docker ps --all --quiet --filter {ours}) || exit 1
-                [ -z "$ids" ] || used=$(printf '%s\\n' "$ids" | xargs docker container inspect \\
-                    --format '{{{{.Image}}}} {{{{.Config.Image}}}}') || exit 1
-                [ -z "$ids" ] || printf '%s\\n' "$used" | sort -u
+                [ -z "$ids" ] || printf '%s\\n' "$ids" |
+                    xargs docker container inspect --format {quote(INSPECT)} || exit 1
                 echo '== wanted'
                 docker image inspect --format '{{{{.Id}}}}' {quote(image)} 2>/dev/null
             else
@@ -162,7 +151,9 @@ class ImagesUsed(HostFact[ImageUse]):
         [wanted] = parts["wanted"] or [""]
         return ImageUse(
             wanted=_identifier(wanted) if wanted else "",
-            agents=recorded(parts["agents"]),
+            agents=recorded(
+                sorted({f"{one.image_id} {one.image}" for one in read(parts["agents"])})
+            ),
             record=recorded(parts["record"]),
         )
 

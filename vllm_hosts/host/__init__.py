@@ -1,1 +1,1 @@
-"""What a host should have, and how its programs' words read: plain values and functions."""
+"""What a host should have, and parsers for its programs' output: plain values and functions."""

@@ -9,25 +9,26 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from vllm_hosts.host.compose import Project
+from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import File
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What agents should be: compose.yaml, and by agent the variables of .env that it gets."""
+    """What agents should be: compose.yaml, and for each agent its variables from .env."""
 
     file: File
     variables: Mapping[str, Mapping[str, SecretStr]]
 
     @property
     def names(self) -> list[str]:
-        """All variables of .env that compose.yaml asks for."""
+        """All variables from .env that compose.yaml uses."""
         return sorted({name for values in self.variables.values() for name in values})
 
 
 @dataclass(frozen=True)
 class Change:
-    """One agent that is started or recreated. ``runs``: it does so now, and is taken down."""
+    """An agent that will be started or recreated. ``runs``: it runs now, and will be taken down."""
 
     agent: str
     why: str
@@ -35,12 +36,12 @@ class Change:
 
 
 def digest(salt: str, name: str, value: SecretStr) -> str:
-    """A line of .env as the host digests it, so that no secret leaves it."""
+    """The digest that the host makes of a line of .env, so that no secret leaves the host."""
     return hashlib.sha256(f"{salt}{name}={value.get_secret_value()}".encode()).hexdigest()
 
 
 def with_new_key(definition: Definition, found: Project, salt: str) -> set[str]:
-    """Agents for which .env has, or lacks, something else than it will."""
+    """Agents whose variables in .env will change."""
     return {
         agent
         for agent, values in definition.variables.items()
@@ -51,8 +52,8 @@ def with_new_key(definition: Definition, found: Project, salt: str) -> set[str]:
 def changes(agents: Sequence[str], found: Project, new_key: Collection[str] = ()) -> list[Change]:
     """Agents that do not run as they should.
 
-    :param found: its hashes are those of the compose.yaml that there will be.
-    :param new_key: agents whose part of .env will be another.
+    :param found: with hashes of the compose.yaml that is about to be written.
+    :param new_key: agents whose variables in .env will change.
     """
     by_service = {container.service: container for container in found.containers}
     result = []
@@ -61,13 +62,13 @@ def changes(agents: Sequence[str], found: Project, new_key: Collection[str] = ()
         if container is None:
             result.append(Change(agent, "it is new", runs=False))
             continue
-        runs = container.status in ("running", "restarting", "paused")
+        runs = container.up or container.standing is Standing.PAUSED
         if container.config_hash != found.wanted.get(agent):
             result.append(Change(agent, "its definition changed", runs))
         elif agent in new_key:
             result.append(Change(agent, "its key changed", runs))
-        elif container.status != "running":
-            result.append(Change(agent, f"it is {container.status}", runs))
+        elif not container.running:
+            result.append(Change(agent, f"it is {container.state}", runs))
     return result
 
 
@@ -76,7 +77,7 @@ def serving(agents: Sequence[str], found: Project) -> set[str]:
     return {
         container.service
         for container in found.containers
-        if container.service in agents and container.health == "healthy"
+        if container.service in agents and container.well
     }
 
 
@@ -86,10 +87,10 @@ def sentences(
     starts: Mapping[str, int],
     twins: Mapping[str, str],
 ) -> Iterator[str]:
-    """What happens to agents, for people who are about to let it happen.
+    """What will happen to agents, for people who are about to confirm it.
 
-    :param starts: by agent, the seconds that its last start took.
-    :param twins: by agent, the one that answers for it meanwhile.
+    :param starts: seconds that each agent's last start took.
+    :param twins: for each agent, the one that answers in its place meanwhile.
     """
     for change in changed:
         seconds = starts.get(change.agent)

@@ -1,7 +1,7 @@
-"""Entries of apt's source files by the archive that they name, whatever their file is called.
+"""Finds entries of apt's source files by the archive that they name, whatever the file is called.
 
-apt refuses to work at all while two entries name one archive with different keys, so whatever
-names an archive that we add has to give way first. Touches no host.
+apt refuses to work at all while two entries name the same archive with different keys, so existing
+entries have to be disabled before we add ours. Touches no host.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
 
-#: apt-pkg/contrib/fileutl.cc, GetListOfFilesInDir: other names are passed over, with a notice.
+#: apt-pkg/contrib/fileutl.cc, GetListOfFilesInDir: files with other names are skipped.
 _NAME = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9_.:-]*\.(list|sources)")
 #: apt-pkg/contrib/strutl.cc, StringToBool.
 _NO = frozenset({"no", "false", "without", "off", "disable", "0"})
-#: sources.list(5): the type, options in brackets, the URI, the suite. A URI may hold brackets, in
-#: which blanks belong to it (``cdrom:[Debian GNU/Linux 13]/``).
+#: sources.list(5): the type, options in brackets, the URI, the suite. A URI may contain brackets,
+#: and blanks within them (``cdrom:[Debian GNU/Linux 13]/``).
 _LINE = re.compile(
     r"(?P<type>deb|deb-src)\s+(?:\[(?P<options>[^\]]*)\]\s+)?"
     r"(?P<uri>(?:\[[^\]]*\]|[^\s\[])+)\s+(?P<suite>\S+)(?P<rest>(?:\s+\S+)*)"
@@ -26,7 +26,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class Stanza:
-    """One stanza of a deb822 file: its fields by lower-case name, and the lines of each."""
+    """One stanza of a deb822 file: values, names as written and lines, by lower-case name."""
 
     first: int
     fields: Mapping[str, str]
@@ -52,28 +52,29 @@ class Line:
 
 @dataclass(frozen=True)
 class Edit:
-    """How a file gives way: as a whole where ``sed`` is None, else by these commands of sed's."""
+    """How to disable a file's entries: by removing it if ``sed`` is None, else by sed commands."""
 
     path: str
     sed: tuple[str, ...] | None
 
 
 def is_source(path: str) -> bool:
-    """Whether apt reads this file: not ``docker.list.save``, ``x.sources.bak`` and the like."""
+    """Whether apt reads this file, as it does not ``docker.list.save`` or ``x.sources.bak``."""
     return bool(_NAME.fullmatch(path.rpartition("/")[2]))
 
 
 def stanzas(path: str, text: str) -> Iterator[Stanza]:
-    """The stanzas of a ``.sources`` file. :raises HostError: apt itself could not read it."""
+    """The stanzas of a ``.sources`` file. :raises HostError: apt itself cannot read it."""
     fields: dict[str, str] = {}
     names: dict[str, str] = {}
     lines: dict[str, int] = {}
     last = ""
     for number, line in enumerate([*text.split("\n"), ""], 1):
         line = line.rstrip("\r")
-        if line.startswith("#"):
+        # To apt, a line of blanks ends no stanza.
+        if line.startswith("#") or line.isspace():
             continue
-        if not line.strip():
+        if not line:
             if fields:
                 yield Stanza(min(lines.values()), fields, names, lines)
             fields, names, lines, last = {}, {}, {}, ""
@@ -106,11 +107,11 @@ def one_lines(text: str) -> Iterator[Line]:
 def in_the_way(
     files: Mapping[str, str], url: str, suite: str, architecture: str, *, but: str
 ) -> list[Edit]:
-    """What has to give way before an archive of this URL and suite is named in a file of ours.
+    """What to disable before a file of ours names the archive with this URL and suite.
 
     :param files: text by path.
     :param but: our own file.
-    :raises HostError: an entry names it together with others, and cannot be taken apart.
+    :raises HostError: one entry names it together with other archives.
     """
     ours = _archive(url, suite, architecture)
     found = []
@@ -126,12 +127,12 @@ def in_the_way(
 
 
 def is_key(path: str) -> bool:
-    """Whether a path is that of a signing key, by its ending."""
+    """Whether a path is a signing key's, by its ending."""
     return path.endswith((".gpg", ".asc"))
 
 
 def mentioned(path: str, files: Mapping[str, str], but: Collection[str]) -> bool:
-    """Whether any file that apt reads, other than these, names a path."""
+    """Whether any other file that apt reads mentions a path."""
     return any(path in text for name, text in files.items() if name not in but and is_source(name))
 
 
@@ -172,15 +173,15 @@ def _of_stanzas(path: str, text: str, ours: str, architecture: str) -> tuple[tup
 
 
 def _archive(uri: str, suite: str, architecture: str) -> str:
-    """One way to write an archive: apt fills in $(ARCH), and a slash at the end says nothing.
+    """An archive in normal form: with $(ARCH) filled in, and without a slash at the end.
 
-    Nor does how it is fetched: an archive over http and over https is one.
+    Without the scheme too: over http and https it is the same archive.
     """
     uri, suite = (item.replace("$(ARCH)", architecture) for item in (uri, suite))
     place = re.sub(r"^(tor\+)?https?://", "", uri).rstrip("/")
     host, slash, rest = place.partition("/")
     if suite.endswith("/"):
-        # A flat archive: the suite is a folder below the URI.
+        # In a flat archive, the suite is a folder below the URI.
         rest = "/".join(part for part in (*rest.split("/"), *suite.split("/")) if part not in "./")
         return f"{host.lower()}/{rest} /"
     return f"{host.lower()}{slash}{rest} {suite}"

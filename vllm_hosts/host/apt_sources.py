@@ -1,6 +1,6 @@
-"""apt's source files, read and extended: the same archives with more components. No host.
+"""Reads apt's source files, and adds components to their archives. Touches no host.
 
-Formats: sources.list(5), one line each (``.list``) and deb822 stanzas (``.sources``).
+Formats, both in sources.list(5): one-line entries (``.list``) and deb822 stanzas (``.sources``).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from vllm_hosts.host.apt_entries import Stanza, is_source, one_lines, stanzas
 from vllm_hosts.host.files import Absent, Entry, File
 
-#: What Debian's archives call the releases that we know. Entries with an alias count as these.
+#: Debian's aliases for the releases that we know. An entry with an alias counts as the release.
 _ALIASES = {"stable": "trixie", "oldstable": "bookworm"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """One archive: its suites and components, and what else is said of it.
+    """One archive: its suites and components, and its further options.
 
-    ``options`` is the text in brackets of a one-line entry, or the other fields of a stanza as they
-    were written, so that keys and proxies stay the same.
+    ``options`` is a one-line entry's text in brackets, or a stanza's other fields as they were
+    written, so that keys and proxies stay the same.
     """
 
     uris: str
@@ -35,7 +35,7 @@ def read(files: Mapping[str, str], *, but: str) -> list[Source]:
     """Every enabled archive of binary packages, in the files that apt reads.
 
     :param files: text by path.
-    :param but: name of files to leave out, without folder and ending: our own.
+    :param but: name, without folder and ending, of our own files, which are left out.
     """
     return [
         source

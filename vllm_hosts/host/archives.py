@@ -1,4 +1,4 @@
-"""The archives of others that a host gets packages from, by settings and release. Pure."""
+"""Third-party archives that a host gets packages from, by settings and release. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CUDA_ARCHITECTURES = {"amd64": "x86_64", "arm64": "sbsa"}
 
 
 def docker_archive(docker: Docker, release: Release) -> Archive:
-    """Docker's archive for one distribution, as Docker's instructions describe it."""
+    """Docker's archive for a distribution, as in Docker's own instructions."""
     url = f"{docker.archive_url}/{release.os_id}"
     return Archive(
         name="docker",
@@ -35,7 +35,7 @@ def docker_archive(docker: Docker, release: Release) -> Archive:
 
 
 def toolkit_archive(nvidia: Nvidia, release: Release) -> Archive:
-    """NVIDIA's flat archive of the container toolkit for one architecture."""
+    """NVIDIA's flat archive with the container toolkit, for an architecture."""
     return Archive(
         name="nvidia-container-toolkit",
         url=f"{nvidia.archive_url}/{release.architecture}",
@@ -48,7 +48,7 @@ def toolkit_archive(nvidia: Nvidia, release: Release) -> Archive:
 
 
 def driver_archive(nvidia: Nvidia, release: Release) -> Archive:
-    """NVIDIA's flat archive of drivers for one release."""
+    """NVIDIA's flat archive with drivers, for a release."""
     where = f"{release.os_id}{release.version.replace('.', '')}"
     url = f"{nvidia.driver_archive_url}/{where}/{_CUDA_ARCHITECTURES[release.architecture]}"
     name, fingerprint = _KEYS.get((release.os_id, release.version), _OTHER_KEY)
@@ -66,7 +66,7 @@ def driver_archive(nvidia: Nvidia, release: Release) -> Archive:
 def archive_problems(
     settings: HostSettings, release: Release, files: Mapping[str, str], *, driver: bool
 ) -> Iterator[str]:
-    """What keeps archives from being added to apt, before anything is.
+    """What would keep our archives from being added to apt; checked before anything is changed.
 
     :param files: apt's source files by path.
     :param driver: whether a driver will be installed.

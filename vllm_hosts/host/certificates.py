@@ -1,4 +1,4 @@
-"""What a host has in the place of a certificate."""
+"""The certificate and key that a host has, as found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Certificate:
-    """PEM as found; None where the file is missing or, for the key, not a key."""
+    """PEM; None if the file is missing or, for the key, holds no key."""
 
     certificate_pem: bytes | None
     public_key_pem: bytes | None

@@ -1,4 +1,4 @@
-"""What was changed in a file, for people: masked, sanitised and bounded. Touches no host."""
+"""Shows people what changed in a file: masked, sanitised and bounded. Touches no host."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from vllm_hosts.host.files import READ_AT_MOST
 from vllm_hosts.settings.masks import masked
 from vllm_hosts.text import clean
 
-#: Lines of one file, and characters of a line.
+#: Lines shown of one file, and characters of a line.
 LINES, LONGEST = 60, 200
 _CONTEXT = 1
 ONLY_MASKED = "what differs is masked, or at the end of a long line"
 NOT_SHOWN = "its content is secret, and not shown"
-#: Lines of one text times lines of the other: difflib takes hours for what a host can make of more.
+#: Lines of one text times lines of the other. With more, a host could keep difflib busy for hours.
 _COMPARED = 4000**2
 NOT_TEXT = f"its content is not shown: not text, or more than {READ_AT_MOST >> 10} KiB"
 
 
 def changed_lines(before: str, after: str, *, context: int = _CONTEXT) -> list[str]:
-    """A unified difference without its heading. What both texts hold of secrets is masked."""
+    """A unified diff without its heading, with the secrets in both texts masked."""
     old, new = ([_shown(line) for line in masked(text)] for text in (before, after))
     if len(old) * len(new) > _COMPARED:
         lines = _from_the_first(old, new)
@@ -33,7 +33,7 @@ def changed_lines(before: str, after: str, *, context: int = _CONTEXT) -> list[s
 
 
 def _from_the_first(old: list[str], new: list[str]) -> list[str]:
-    """Of very long texts: all lines from the first one on that differs."""
+    """For very long texts: all lines from the first difference on."""
     pairs = enumerate(zip(old, new, strict=False))
     at = next((at for at, (one, other) in pairs if one != other), min(len(old), len(new)))
     gone, come = old[at:], new[at:]

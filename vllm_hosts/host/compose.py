@@ -1,26 +1,17 @@
-"""What a compose project has and should have."""
+"""A Compose project: what it has, and what it should have."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vllm_hosts.host.containers import Container
+
 #: By agent, the seconds that its last start took.
 STARTS = "/var/lib/vllm-hosts/starts"
 
 
-#: Secrets come from .env alone, never from the environment of whoever logs in.
+#: So that secrets come from .env alone, never from the environment of whoever logs in.
 COMPOSE = 'env -i PATH="$PATH" HOME="${HOME:-/root}" docker compose'
-
-
-@dataclass(frozen=True)
-class Container:
-    """A container of the project. ``health`` is ``none`` where it has no health check."""
-
-    service: str
-    config_hash: str
-    status: str
-    health: str
-    name: str
 
 
 @dataclass(frozen=True)
@@ -36,10 +27,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Project:
-    """``wanted``: configuration hash by service, as Compose computes it from file and .env now.
+    """``wanted``: configuration hashes by service, as Compose computes them from file and .env now.
 
-    ``error`` is what Compose said if it could not. ``env``: salted digests of .env's lines by name,
-    where they were asked for; ``starts``: seconds that agents needed to become healthy.
+    ``error``: Compose's message if it could not. ``env``: salted digests of .env's lines by name,
+    if they were requested. ``starts``: seconds that agents took to become healthy.
     """
 
     wanted: dict[str, str]

@@ -1,4 +1,4 @@
-"""Merging settings into Docker's daemon.json without losing anybody else's."""
+"""Merges settings into Docker's daemon.json without losing anybody else's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Json = dict[str, Any]
 def merged(
     existing: bytes | None, wanted: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> bytes | None:
-    """The file with ``wanted`` in it, or None where it holds all of that already.
+    """The new text of the file, or None if the file already has everything.
 
-    ``wanted`` is given what the file holds now, and says what it should hold. Objects are merged
-    key by key, everything else is replaced. Keys that it does not name stay, in their order. A
-    missing or empty file counts as ``{}``.
+    ``wanted`` gets what the file holds now, and returns what it should hold. Objects are merged key
+    by key, everything else is replaced. Keys that it does not name stay, in their order. A missing
+    or empty file counts as ``{}``.
 
     :raises HostError: the file is not a JSON object; it is left as it is.
     """

@@ -1,4 +1,4 @@
-"""Whether the Docker that a host has, or would get, does what is asked of it. Touches no host."""
+"""Whether the Docker that a host has, or would get, can do what we need. Touches no host."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from packaging.version import Version
 
 from vllm_hosts.host.release import Release
 
-#: `dockerd --validate` is there from then on, and networks know host_binding_ipv4.
+#: The first with `dockerd --validate`, and with networks that know host_binding_ipv4.
 DOCKER_FLOOR = Version("23.0")
-#: `docker compose` as a plugin; `up --wait` and `config --hash` behave as used here from then on.
+#: `docker compose` as a plugin; the first whose `up --wait` and `config --hash` behave as needed.
 COMPOSE_FLOOR = Version("2.20")
-#: By source: the packages with the daemon, and those that bring Compose.
+#: By source: the packages that contain the daemon, and those that contain Compose.
 _PACKAGES = {
     "docker-ce": (("docker-ce",), ("docker-compose-plugin",)),
     "distro": (("docker.io",), ("docker-compose-v2", "docker-compose")),
 }
-#: Releases whose own packages have no Compose v2.
+#: Releases whose own packages do not include Compose v2.
 _WITHOUT_COMPOSE = {("debian", "12")}
 
 
 @dataclass(frozen=True)
 class DockerThere:
-    """``packages``: versions by name of those that are installed. ``daemon`` and ``compose``: what
-    the programs say of themselves, empty where there are none. ``path``: the daemon's program."""
+    """``packages``: installed versions by name. ``daemon`` and ``compose``: what the programs print
+    as their version, empty if they are missing. ``path``: the daemon's program."""
 
     packages: Mapping[str, str] = field(default_factory=dict)
     daemon: str = ""
@@ -35,9 +35,9 @@ class DockerThere:
 
 
 def docker_problems(source: str, release: Release, there: DockerThere) -> Iterator[str]:
-    """What keeps a deploy from working with a host's Docker, one sentence each.
+    """Why a deploy would not work with a host's Docker, one sentence each.
 
-    What another source's packages brought is replaced, and so is not judged.
+    Packages from another source will be replaced, and so are not judged.
     """
     if source == "distro" and (release.os_id, release.version) in _WITHOUT_COMPOSE:
         yield f"{release.name} has no Compose v2 of its own; set docker.source = 'docker-ce'"
@@ -48,7 +48,7 @@ def docker_problems(source: str, release: Release, there: DockerThere) -> Iterat
     elif there.path and not any(
         name in there.packages for packages, _ in _PACKAGES.values() for name in packages
     ):
-        # No package of Docker's or the distribution's: ours would stand beside it.
+        # From no package that we know: ours would be installed beside it.
         yield from _old_daemon(there, there.path, f"remove {there.path}")
     if own := [name for name in composes if name in there.packages]:
         version = version_in(there.compose)
@@ -69,6 +69,6 @@ def _old_daemon(there: DockerThere, what: str, do: str) -> Iterator[str]:
 
 
 def version_in(text: str) -> Version | None:
-    """The version in what a program says of itself, such as ``Docker version 20.10.24+dfsg1,``."""
+    """The version in a program's own words, such as ``Docker version 20.10.24+dfsg1,``."""
     found = re.search(r"(?<![\d.])\d{1,4}\.\d{1,4}(?:\.\d{1,4})?", text)
     return Version(found[0]) if found else None

@@ -1,7 +1,7 @@
-"""Options that a host's systemd units give dockerd, against what daemon.json will say. Pure.
+"""Compares the options that a host's systemd units give dockerd with our daemon.json. Pure.
 
-dockerd refuses to start where an option stands in both ("specified both as a flag and in the
-configuration file"), be it with one value, and `dockerd --validate` does not see the flags.
+dockerd refuses to start if an option is set in both ("specified both as a flag and in the
+configuration file"), even with the same value, and `dockerd --validate` does not see the flags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
 
-#: Options of dockerd -> the key of daemon.json that a deploy sets, and what is set instead.
+#: Option of dockerd -> the key in daemon.json that a deploy sets, and the setting to use instead.
 #: Not --add-runtime: runtimes of both are merged (moby, daemon/config, skipDuplicates).
 _OURS = {
     "--live-restore": ("live-restore", "set docker.live_restore"),
@@ -21,7 +21,7 @@ _OURS = {
     "--ip": ("ip", "which is 127.0.0.1 here"),
     "--default-network-opt": ("default-network-opts", "or add it to that key of daemon.json"),
 }
-#: With these a deploy sets log-opts; others have their own (roles/docker).
+#: A deploy sets log-opts for these drivers; others have their own (roles/docker).
 _SIZED = ("", "json-file", "local")
 
 
@@ -29,8 +29,8 @@ _SIZED = ("", "json-file", "local")
 class Unit:
     """Lines of docker.service by file, in systemd's order: ExecStart, and variables with options.
 
-    ``environment``: lines of the files that it takes variables from. ``log_driver`` is
-    daemon.json's, empty where it names none. ``swarm``: the host is a node of one.
+    ``environment``: lines of its environment files. ``log_driver`` is daemon.json's, empty if it
+    names none. ``swarm``: whether the host is a node of a swarm.
     """
 
     files: Sequence[tuple[str, Sequence[str]]] = ()
@@ -39,14 +39,14 @@ class Unit:
     swarm: bool = False
 
     def options(self) -> Iterator[tuple[str, str, str]]:
-        """Each long option of dockerd: the file that has it, its name, and its value if known."""
+        """Each long option of dockerd: the file that sets it, its name, and its value if known."""
         started: list[tuple[str, str]] = []
         known: dict[str, tuple[str, str]] = {}
         for path, lines in self.files:
             for line in lines:
                 key, _, value = (part.strip() for part in line.partition("="))
                 if key == "ExecStart":
-                    # An empty one takes back what earlier files said.
+                    # An empty one resets those of earlier files.
                     started = [*started, (path, value)] if value else []
                 elif key == "Environment":
                     known |= _variables(path, value)

@@ -1,4 +1,4 @@
-"""What a driver's installation takes."""
+"""What has to be installed for a driver."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vllm_hosts.host.archives import Archive
 
 @dataclass(frozen=True)
 class Install:
-    """What a driver is made of.
+    """What to install for a driver.
 
-    ``archive`` or else further ``components`` of the distribution's own archives; packages to have
-    ``first``, such as a pin of versions, and then ``packages``; ``headers`` is the one among them
-    that must fit the running kernel.
+    It comes from ``archive``, or else from further ``components`` of the distribution's own
+    archives. ``first`` are packages to install before ``packages``, such as a pin of versions;
+    ``headers`` is the package that must match the running kernel.
     """
 
     packages: tuple[str, ...]

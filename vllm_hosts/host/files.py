@@ -22,9 +22,9 @@ def _check(path: str, *names: str) -> None:
 
 @dataclass(frozen=True)
 class File:
-    """A regular file. ``secret`` content is never shown, and no copy of an old version is kept.
+    """A regular file. ``secret`` content is never shown, and old versions of it are not kept.
 
-    ``partly``: only some of the content is ours, and the rest is what the host had there.
+    ``partly``: only a part of the content is ours; the rest was on the host before.
     """
 
     path: str
@@ -48,7 +48,7 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder. What else lies in it is left alone."""
+    """A folder. Other things in it are left alone."""
 
     path: str
     mode: int = 0o755
@@ -61,7 +61,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Absent:
-    """A path that must not exist. A folder there is an error, never removed."""
+    """A path that must not exist. A folder there is an error, and is never removed."""
 
     path: str
 
@@ -87,12 +87,12 @@ Entry = File | Folder | Kept | Absent
 
 @dataclass(frozen=True)
 class Found:
-    """What lies at a path of a host: ``kind`` as one letter, owner and group as name and number.
+    """What is at a path on a host: ``kind`` as one letter, owner and group as name and number.
 
     Kinds: ``f`` regular file, ``d`` folder, ``l`` symbolic link, ``o`` anything else,
-    ``-`` nothing. ``sha256`` is empty unless the kind is ``f``. ``deployed``: digests of what the
-    last deploy left there, empty for nothing, and two of them if it was cut off; None where the
-    host keeps no such record yet.
+    ``-`` nothing. ``sha256`` is empty unless the kind is ``f``. ``deployed``: the digest of what
+    the last deploy left there, or two if it was cut off; an empty one stands for nothing. None:
+    the host has no such record yet.
     """
 
     kind: str
@@ -108,7 +108,7 @@ MISSING = "is missing"
 
 
 def differing(entries: Iterable[Entry], found: dict[str, Found]) -> list[Entry]:
-    """Entries that the host does not have as they should be, in the order given.
+    """Entries that differ on the host, in the order given.
 
     :raises KeyError: a path was not checked.
     """
@@ -116,7 +116,7 @@ def differing(entries: Iterable[Entry], found: dict[str, Found]) -> list[Entry]:
 
 
 def difference(entry: Entry, found: Found) -> str:
-    """How what lies at an entry's path differs from it, in a few words."""
+    """How the host's path differs from an entry, in a few words."""
     if isinstance(entry, Absent):
         return "should not be there"
     kind = "d" if isinstance(entry, Folder) else "f"
@@ -136,7 +136,7 @@ def difference(entry: Entry, found: Found) -> str:
 
 
 class Cause(StrEnum):
-    """Why the content at a path is not the one that a deploy would leave there."""
+    """Why the content at a path is not what a deploy would leave there."""
 
     SETTINGS = "settings"
     HOST = "host"
@@ -146,9 +146,9 @@ class Cause(StrEnum):
 
 
 def cause(entry: Entry, found: Found) -> Cause | None:
-    """Who changed something since the last deploy, by the digests that it left on the host.
+    """Who changed something since the last deploy, according to the digests that it left.
 
-    None: it is not the content that differs.
+    None: the content does not differ.
     """
     if not isinstance(entry, File | Absent):
         return None
@@ -158,7 +158,7 @@ def cause(entry: Entry, found: Found) -> Cause | None:
     if found.deployed is None:
         return Cause.UNKNOWN
     if not found.deployed:
-        # No deploy was ever about this path.
+        # No deploy has ever touched this path.
         return Cause.SETTINGS if found.kind == "-" else Cause.UNKNOWN
     there = found.sha256 if found.kind in "f-" else found.kind
     if there not in found.deployed:
@@ -179,5 +179,5 @@ def _as_it_should_be(entry: Entry, found: Found) -> bool:
     return found.kind == "f" and found.sha256 == entry.sha256
 
 
-#: Of a file; more is no configuration that a person reads.
+#: Bytes of a file; a configuration that people read is never longer.
 READ_AT_MOST = 256 * 1024

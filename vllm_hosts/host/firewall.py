@@ -1,4 +1,4 @@
-"""What a host's firewall has to live with."""
+"""What a host's firewall depends on, besides settings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the rules depend on besides settings.
+    """What the rules depend on, besides settings.
 
-    ``edge_user``: numeric user as which nginx's workers run, or will run. ``uplinks``: bridges over
-    which the host itself is connected, so that what comes from them comes from outside.
+    ``edge_user``: numeric id of the user that nginx's workers run as, or will. ``uplinks``: bridges
+    that connect the host itself, so that packets from them come from outside.
     """
 
     edge_user: int

@@ -1,39 +1,39 @@
-"""What agents need of a host's cards, and what a driver that does not answer means. No host."""
+"""What agents need from a host's cards, and what a silent driver means. Touches no host."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vllm_hosts.host.nvidia_smi import Smi, cause, reboot_helps
+from vllm_hosts.host.nvidia_smi import Failure, Smi, failure
 from vllm_hosts.host.pci import PciDevice
 from vllm_hosts.settings import Agent
 
 
-def silent(message: str, mode: str) -> str:
+def silent(failed: Failure, mode: str) -> str:
     """The sentence for a driver that does not answer.
 
-    :param mode: ``nvidia.driver``: who would install one.
+    :param mode: ``nvidia.driver``, which says who installs a driver.
     """
-    meaning = f" ({cause(message)})" if cause(message) else ""
-    if reboot_helps(message):
+    if failed.reboot_helps:
         advice = "reboot the host"
     elif mode == "present":
         advice = "install a driver, or set nvidia.driver = 'install'"
     else:
         advice = "see docs/driver.md"
-    return f"the GPU driver does not answer: {message}{meaning}; {advice}"
+    return f"the GPU driver does not answer: {failed.explained}; {advice}"
 
 
 def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
-    """Cards that agents ask for and cannot have, one sentence each."""
+    """Cards that agents ask for but cannot use, one sentence each."""
     there = {gpu.index: gpu for gpu in smi.gpus}
     for agent in agents:
         for index in sorted(agent.gpus):
             if index in smi.lost:
+                why = failure(smi.lost[index])
                 yield (
                     f"agent {agent.name!r} asks for GPU {index}, and nvidia-smi reports:"
-                    f" {smi.lost[index]} ({cause(smi.lost[index]) or 'it does not answer'}); reboot"
+                    f" {why} ({why.meaning or 'it does not answer'}); reboot"
                     " the host, or give the agent another GPU"
                 )
             elif index not in there:
@@ -46,7 +46,7 @@ def unusable(agents: Iterable[Agent], smi: Smi) -> Iterator[str]:
 
 
 def not_there(agent: Agent, index: int, there: Iterable[int]) -> str:
-    """The sentence for a card that a host does not have. Preflight and the plan say the same."""
+    """The sentence for a card that a host does not have, the same in preflight and in the plan."""
     return (
         f"agent {agent.name!r} asks for GPU {index}, and this host has"
         f" {', '.join(map(str, sorted(there))) or 'none'}; correct the agent's gpus, or see on the"
@@ -55,12 +55,12 @@ def not_there(agent: Agent, index: int, there: Iterable[int]) -> str:
 
 
 def turns(agents: Sequence[str], cards: Mapping[str, Collection[int]]) -> list[list[str]]:
-    """Agents in turns, so that no two of one turn have a card in common; none waits for nothing.
+    """Groups agents into turns: no two agents of a turn share a card, and none waits needlessly.
 
-    vLLM measures what is free on a card while it starts, and takes another one's start for its own
-    memory ("Error in memory profiling").
+    vLLM measures a card's free memory while it starts, and mistakes what another agent allocates
+    meanwhile for its own ("Error in memory profiling").
 
-    :param cards: by agent; one that is not named has none.
+    :param cards: by agent; an agent that is missing has none.
     """
     found: list[list[str]] = []
     for agent in agents:
@@ -81,13 +81,13 @@ def turns(agents: Sequence[str], cards: Mapping[str, Collection[int]]) -> list[l
 
 @dataclass(frozen=True)
 class GpuHost:
-    """Everything that decides about a driver.
+    """Everything that decisions about a driver depend on.
 
-    ``kernel`` as ``uname -r`` prints it; ``module`` is the version of NVIDIA's module that is
-    loaded; ``secure_boot`` is None where the host has no UEFI firmware; ``key_enrolled``: whether
-    that firmware trusts the key of modules that are built on the host; ``nvswitch``: whether the
-    driver or the bus shows switches between GPUs; ``has_persistenced``: whether the persistence
-    daemon is installed.
+    ``kernel`` as ``uname -r`` prints it; ``module``: version of NVIDIA's loaded module;
+    ``secure_boot`` is None if the host has no UEFI firmware; ``key_enrolled``: whether that
+    firmware trusts the key that signs modules built on the host; ``nvswitch``: whether the driver
+    or the bus shows switches between GPUs; ``has_persistenced``: whether the persistence daemon is
+    installed.
     """
 
     kernel: str
@@ -107,12 +107,12 @@ class GpuHost:
 
     @property
     def loaded(self) -> bool:
-        """Whether NVIDIA's driver runs, be it that nothing but the kernel knows."""
+        """Whether NVIDIA's driver is loaded, even if only the kernel knows."""
         return bool(self.module or self.smi.driver) or any(
             card.driver == "nvidia" for card in self.cards
         )
 
     @property
     def nouveau(self) -> bool:
-        """Whether the free driver holds a card, which it gives back only at a reboot."""
+        """Whether the free driver holds a card, which it releases only at a reboot."""
         return any(card.driver == "nouveau" for card in self.cards)

@@ -1,4 +1,4 @@
-"""Where Docker's images go on a host: to its data-root, or to containerd's."""
+"""Where images are stored on a host: in Docker's data-root, or in containerd's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from vllm_hosts.host.docker_there import DockerThere, version_in
 
-#: From this version on a new Docker keeps images in containerd (moby's release notes of 29.0).
+#: New installations keep images in containerd from this version on (moby's notes for 29.0).
 _CONTAINERD_SINCE = 29
 
-#: What the daemon says if it runs, and what the files say if it does not; free bytes of each.
+#: Asks the daemon if it runs, and its files if it does not; prints the free bytes of each place.
 IMAGES = r"""
 echo '== images'
 root=$(sed -n 's/.*"data-root" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null |
@@ -38,10 +38,10 @@ done
 
 @dataclass(frozen=True)
 class ImagePlaces:
-    """``kind``: ``docker`` or ``containerd``, as the running daemon says; empty: none runs.
+    """``kind``: ``docker`` or ``containerd``, from the running daemon; empty: none runs.
 
-    ``feature``: whether daemon.json asks for containerd's store, None where it does not say.
-    ``root`` is Docker's folder and ``store`` containerd's, with free bytes.
+    ``feature``: whether daemon.json enables containerd's store; None: it does not say. ``root`` is
+    Docker's folder and ``store`` containerd's, each with its free bytes.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class ImagePlaces:
     store: tuple[str, int]
 
     def goes_to(self, source: str, docker: DockerThere) -> tuple[str, int]:
-        """The folder that an image is pulled to, and the bytes that are free there.
+        """The folder that an image will be pulled to, and the free bytes there.
 
         :param source: ``docker.source``, which says what will be installed.
         """
@@ -58,7 +58,7 @@ class ImagePlaces:
             return self.store if self.kind == "containerd" else self.root
         if self.feature is not None:
             return self.store if self.feature else self.root
-        # Nothing runs yet: what is installed, or the newest of Docker's own, decides.
+        # Nothing runs yet: the installed version decides, or else the newest of Docker's own.
         version = version_in(docker.daemon)
         there = bool(docker.packages) and version is not None
         newest = version.major if there and version else _CONTAINERD_SINCE

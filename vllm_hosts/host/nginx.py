@@ -14,7 +14,7 @@ MAIN_CONF = "/etc/nginx/nginx.conf"
 
 @dataclass(frozen=True)
 class MainConf:
-    """nginx.conf, byte for byte. ``kind`` in stat's words; ``content`` of regular files only."""
+    """nginx.conf, byte for byte. ``kind`` as stat prints it; ``content`` only of a regular file."""
 
     kind: str
     content: bytes
@@ -23,7 +23,7 @@ class MainConf:
     group: str
 
 
-#: Upstream -> key, and agent -> upstream where it is not its own: maps that the edge includes.
+#: Maps that the edge includes: upstream -> key, and agent -> upstream if it is another agent's.
 INTERNAL_MAP = f"{EDGE_FOLDER}/internal.map"
 
 
@@ -40,9 +40,9 @@ def internal_line(agent: str, key: SecretStr) -> str:
     return f'{upstream(agent)} "{key.get_secret_value()}";'
 
 
-#: Where all of nginx's configuration lies.
+#: The folder with all of nginx's configuration.
 NGINX_FOLDER = "/etc/nginx"
 
 
-#: In the place of the certificate's folder and the logs', which may not be there yet.
+#: Stand in for the folders of the certificate and of the logs, which may not exist yet.
 TRIAL_FOLDER = f"{NGINX_FOLDER}/vllm-hosts-trial"

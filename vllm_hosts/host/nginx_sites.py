@@ -14,7 +14,7 @@ _HERE = ("127.", "[::1]", "localhost", "unix:")
 
 
 def site_problems(settings: HostSettings, sites: Sites) -> list[str]:
-    """What nginx would refuse later, or what the edge would take from a site without a word."""
+    """What nginx would refuse later, or what the edge would silently take from a site."""
     edge = settings.edge
     ports = {edge.https_port: "edge.https_port", edge.http_port: "edge.http_port"}
     found = [problem for listen in sites.listens for problem in _listens(ports, *listen)]
@@ -28,7 +28,7 @@ def site_problems(settings: HostSettings, sites: Sites) -> list[str]:
 
 
 def site_ports(sites: Sites) -> frozenset[int]:
-    """TCP ports where nginx listens for sites of others."""
+    """TCP ports where nginx listens for other people's sites."""
     return frozenset(_split(words.split()[0])[1] for _, words in sites.listens)
 
 
@@ -57,7 +57,7 @@ def _listens(ports: dict[int, str], file: str, words: str) -> Iterator[str]:
 
 
 def _split(where: str) -> tuple[str, int]:
-    """Address and port of a listen directive; -1 for none of TCP's."""
+    """Address and port of a listen directive; port -1: not TCP."""
     if where.startswith("unix:"):
         return where, -1
     if re.fullmatch("[0-9]{1,9}", where):
@@ -70,10 +70,10 @@ def _split(where: str) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Sites:
-    """``welcome``: whose the site of that name is: ``distribution``, ``own``, or empty.
+    """``welcome``: who wrote the distribution's default site: ``distribution``, ``own``, or empty.
 
-    ``pages`` is what it serves besides the page that came with it; ``listens`` has file and words
-    of each listen directive in files that are neither ours nor the distribution's.
+    ``pages``: what it serves besides the page that came with it. ``listens``: file and arguments of
+    each listen directive in files that are neither ours nor the distribution's.
     """
 
     welcome: str = ""

@@ -1,4 +1,4 @@
-"""Paths on a host that one role writes and another one names to a program."""
+"""Paths on a host that one role writes and another one refers to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EDGE_CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
 EDGE_FOLDER = "/etc/nginx/vllm-hosts"
 #: What nginx's workers read for themselves, which are not root.
 EDGE_LUA = "/etc/nginx/vllm-hosts-lua"
-#: The distribution's site: it claims port 80 for every name, and serves a page of welcome.
+#: The distribution's default site: it takes port 80 for every name, and serves a welcome page.
 NGINX_WELCOME = "/etc/nginx/sites-enabled/default"
 EDGE_LOGS = "/var/log/vllm-hosts"
 #: Whose keys the host has.
@@ -20,7 +20,7 @@ TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"
 
 
-#: Compose reads these beside compose.yaml, by itself; nothing of ours writes them.
+#: Compose reads these beside compose.yaml, unasked; we never write them.
 _OVERRIDES = (
     "compose.override.yaml",
     "compose.override.yml",
@@ -30,7 +30,7 @@ _OVERRIDES = (
 
 
 def compose_overrides(settings: HostSettings) -> list[str]:
-    """Files by which Compose would take the agents for something else than compose.yaml says."""
+    """Files with which Compose would override what compose.yaml says of the agents."""
     return [f"{settings.vllm.directory}/{name}" for name in _OVERRIDES]
 
 
@@ -40,24 +40,24 @@ def key_variable(agent: str) -> str:
 
 
 def agents_folder(settings: HostSettings) -> str:
-    """Holds a folder for each agent, which is all that the agent can write."""
+    """Has a folder for each agent, the only one that the agent can write."""
     return f"{settings.vllm.cache_directory}/agents"
 
 
 def models_folder(settings: HostSettings) -> str:
-    """What is fetched from the hub, in huggingface_hub's layout."""
+    """Models from the hub, in huggingface_hub's layout."""
     return f"{settings.vllm.cache_directory}/huggingface"
 
 
 def model_folder(settings: HostSettings, agent: Agent) -> str:
-    """Where the agent's model lies, or will lie after its download from the hub."""
+    """The agent's model, or where it will be once it is downloaded from the hub."""
     if agent.model.startswith("/"):
         return agent.model
     cached = agent.model.replace("/", "--")
     return f"{models_folder(settings)}/hub/models--{cached}"
 
 
-#: One small file per service: the digest of the files that it last took up.
+#: One small file per service: the digest of the files that it last loaded.
 STAMPS = "/var/lib/vllm-hosts/stamps"
 
 
@@ -66,5 +66,14 @@ STAMPS = "/var/lib/vllm-hosts/stamps"
 DEPLOYED = "/var/lib/vllm-hosts/deployed"
 
 
-#: Copies of deployed files that are not secret, good as long as their digest stands there.
+#: Copies of deployed files that are not secret, valid only if their digest is in that record.
 COPIES = "/var/lib/vllm-hosts/deployed-files"
+
+
+#: Held by the deploy or command that changes this host, for root only. What is there after a boot
+#: was written since.
+LOCK = "/run/vllm-hosts.lock"
+#: Folders of changes that the host rolls back unless they are confirmed.
+UNDO = "/run/vllm-hosts-undo"
+#: A line for each run that changed something here, for root only.
+HISTORY = "/var/lib/vllm-hosts/history"

@@ -1,4 +1,4 @@
-"""NVIDIA's cards as the PCI bus shows them, before there is a driver: which architecture."""
+"""NVIDIA's cards and their architectures, from the PCI bus, before there is a driver."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from vllm_hosts.data import DATA
 
 #: PCI vendor of NVIDIA.
 NVIDIA = 0x10DE
-#: From the oldest to the newest that the table knows.
+#: From the oldest to the newest in the table.
 ARCHITECTURES = ("maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell")
 #: PCI classes (upper 16 bits) of GPUs: VGA and 3D controllers; and of bridges of no other kind.
 _GPU_CLASSES = (0x0300, 0x0302)
 _BRIDGE_CLASS = 0x0680
-#: NVSwitches start here; older bridges of this vendor are parts of nForce mainboards.
+#: The lowest device id of an NVSwitch; lower ones are parts of nForce mainboards.
 _FIRST_NVSWITCH = 0x1AC0
-#: Lowest device id of Maxwell; what is below is older than any driver that vLLM can use.
+#: Lowest device id of Maxwell; older cards have no driver that vLLM could use.
 _FIRST_MAXWELL = 0x1340
 
 
 @dataclass(frozen=True)
 class PciDevice:
-    """One device of NVIDIA's: slot such as ``0000:18:00.0``, class and device id as numbers.
+    """A device of NVIDIA's: slot such as ``0000:18:00.0``, class and device id as numbers.
 
-    ``driver`` is the kernel driver that holds it, empty where none does.
+    ``driver``: the kernel driver that holds it, empty if none does.
     """
 
     slot: str
@@ -36,7 +36,7 @@ class PciDevice:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a GPU, and not its sound device or USB port."""
+        """Whether it is a GPU, rather than a GPU's sound device or USB port."""
         return self.pci_class >> 8 in _GPU_CLASSES
 
     @property
@@ -46,7 +46,7 @@ class PciDevice:
 
     @property
     def architecture(self) -> str | None:
-        """One of ``ARCHITECTURES``, ``older`` than those, or None: not in the table."""
+        """One of ``ARCHITECTURES``, ``older`` than those, or None if the table does not have it."""
         if self.device < _FIRST_MAXWELL:
             return "older"
         for name in ARCHITECTURES:
@@ -56,7 +56,7 @@ class PciDevice:
 
     @property
     def is_grace_hopper(self) -> bool:
-        """Whether it is the GPU of a Grace Hopper board."""
+        """Whether it is a Grace Hopper board's GPU."""
         return _within(self.device, "grace_hopper")
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Probing a host from outside, as a neighbour or a client would: one connection, a short wait."""
+"""Probes a host from outside, as a neighbour or a client would: one connection, a short wait."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from vllm_hosts.bounded import parse_json
 
 #: Long enough for a handshake around the world, short enough for a run over many hosts.
 TIMEOUT = 5.0
+#: How long a connection is waited for that a firewall should drop.
+SHORTEST, LONGEST = 0.25, 2.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. ``body`` may hold a client's data, so it is not shown in a repr."""
+    """The answer. ``body`` may hold a client's data, so it is not shown in a repr."""
 
     status: int
     headers: Mapping[str, str]
@@ -41,8 +43,25 @@ def reachable(address: str, port: int, timeout: float = TIMEOUT) -> bool:
         return False
 
 
+def round_trip(address: str, port: int, timeout: float = TIMEOUT) -> float | None:
+    """Seconds that a TCP connection to a port takes to open, the longest of three; None: one did
+    not open within ``timeout``."""
+    longest = 0.0
+    for _ in range(3):
+        begun = time.monotonic()
+        if not reachable(address, port, timeout):
+            return None
+        longest = max(longest, time.monotonic() - begun)
+    return longest
+
+
+def patience(seconds: float | None) -> float:
+    """Seconds after which a packet that got no answer was dropped, from those of a round trip."""
+    return LONGEST if seconds is None else min(LONGEST, max(SHORTEST, 10 * seconds))
+
+
 def certificate(address: str, port: int, name: str, timeout: float = TIMEOUT) -> bytes:
-    """The certificate that a server shows who asks for ``name``, in DER. Nobody judges it here.
+    """The certificate that a server presents for ``name``, in DER, without verifying it.
 
     :raises OSError: no connection, or no TLS.
     """
@@ -55,7 +74,7 @@ def certificate(address: str, port: int, name: str, timeout: float = TIMEOUT) ->
         return tls.getpeercert(binary_form=True) or b""
 
 
-def ask(
+def get(
     address: str,
     port: int,
     path: str,
@@ -98,9 +117,9 @@ def ask(
 
 
 def patiently(ask: Callable[[], Answer], *, times: int = 30, pause: float = 1.0) -> Answer:
-    """The answer when an edge that says "too many requests" has been given time.
+    """The answer, after waiting while the edge says "too many requests".
 
-    Edges limit what they refuse by source, and looking at what they refuse makes many of those.
+    Edges limit refused requests by source, and checks of what they refuse make many of them.
     """
     for _ in range(times):
         answer = ask()

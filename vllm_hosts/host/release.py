@@ -1,4 +1,4 @@
-"""Which distribution a host runs, as facts and plans speak of it."""
+"""Which distribution a host runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Release:
-    """As /etc/os-release and dpkg say it: ``debian``, ``13``, ``trixie``, ``amd64``."""
+    """From /etc/os-release and dpkg: ``debian``, ``13``, ``trixie``, ``amd64``."""
 
     os_id: str
     version: str

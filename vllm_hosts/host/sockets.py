@@ -1,23 +1,31 @@
-"""Which sockets a host may listen on, and which of those that it does listen on are others."""
+"""What ``ss`` shows of a host's sockets, and which of them should not be there. Touches no host."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import LIMIT, clean
 
-_PROGRAM = re.compile(r'\("([^"]+)"')
+#: Asks root's ``ss`` for all that listens, TCP and UDP, with its programs and its owner.
+LISTENING = "ss -Hltunpe"
+#: Shell: the users whose sockets those are, as ``NAME:NUMBER``. No name of a program is in it.
+OWNERS = r"""
+ss -Hltune | sed -n 's/.* uid:\([0-9]*\) .*/\1/p' | sort -u | head -n 100 |
+    while read -r uid; do getent passwd "$uid" | cut -d : -f 1,3; done
+""".strip()
+
 #: A program as ss shows it: its name is whatever it calls itself, in 15 bytes. They are too few for
 #: all that stands between two programs, but with a quote among them only the last number is ss's.
 _HOLDER = re.compile(r'\("([^"]*)",pid=([0-9]+),fd=[0-9]+\)')
-_HOLDERS = re.compile(rf"users:\({_HOLDER.pattern}(,{_HOLDER.pattern})*\)")
+_HOLDERS = re.compile(rf"users:\({_HOLDER.pattern}(,{_HOLDER.pattern})*\)(?!\S)")
 _LAST = re.compile(r'\("(.*)",pid=([0-9]+),fd=[0-9]+\)')
+_UID = re.compile(r" uid:([0-9]{1,10})(?!\S)")
 #: Who may hold an agent's port: Docker, whichever way it publishes.
-_DOCKER = {"docker-proxy", "dockerd"}
+DOCKER = {"docker-proxy", "dockerd"}
 #: UDP ports that clients of a network service hold open for its answers.
 _CLIENT_UDP = {
     68: {"dhclient", "systemd-network", "dhcpcd", "NetworkManager", "udhcpc"},
@@ -26,13 +34,27 @@ _CLIENT_UDP = {
 
 
 @dataclass(frozen=True)
+class Program:
+    """One that holds a socket, by the name that it gives itself."""
+
+    name: str
+    pid: str
+
+
+@dataclass(frozen=True)
 class Socket:
-    """A listening socket as ``ss -Hltunp`` shows it. ``programs`` is empty where it shows none."""
+    """A listening socket as ``ss`` shows it. ``holders`` is empty where it shows none.
+
+    ``uid``: whose it is; None: that cannot be told. ``user`` is the name for that, where names were
+    asked for.
+    """
 
     protocol: str
     address: str
     port: int
-    programs: frozenset[str]
+    holders: tuple[Program, ...] = ()
+    uid: int | None = None
+    user: str = ""
 
     @property
     def loopback(self) -> bool:
@@ -41,55 +63,76 @@ class Socket:
             return False
         return ip_address(self.address).is_loopback
 
+    @property
+    def programs(self) -> frozenset[str]:
+        """The names of those that hold it."""
+        return frozenset(holder.name for holder in self.holders)
+
+    @property
+    def pids(self) -> list[str]:
+        """The numbers of those that hold it."""
+        return list(dict.fromkeys(holder.pid for holder in self.holders))
+
+    @property
+    def who(self) -> str:
+        """Who holds it, for people: ``python3 (pid 4711, user alice)``; empty: ss shows nobody."""
+        found = dict.fromkeys((holder.name, holder.pid) for holder in self.holders)
+        of = f", user {clean(self.user, 40)}" if self.user else ""
+        named = [f"{clean(name, 40)} (pid {pid}{of})" for name, pid in found]
+        return " and ".join(named[:2]) + (f" and {len(named) - 2} more" if len(named) > 2 else "")
+
+    def held_by(self, *programs: str) -> bool:
+        """Whether these hold it, and nobody else."""
+        return bool(self.programs) and self.programs <= set(programs)
+
+    def shared_by(self, *programs: str) -> bool:
+        """Whether one of these holds it, maybe beside others."""
+        return not self.programs.isdisjoint(programs)
+
     def __str__(self) -> str:
         held = ", ".join(sorted(self.programs)) or "an unknown program"
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{self.protocol} {host}:{self.port} ({held})"
 
 
-def holder(programs: str, user: str = "") -> str:
-    """Who holds a socket, for people: ``python3 (pid 4711, user alice)``; empty: ss shows nobody.
+def read(lines: Iterable[str], users: Iterable[str] | None = None) -> Iterator[Socket]:
+    """What ``LISTENING`` printed.
 
-    :param programs: what ``ss -p`` prints of them.
+    :param users: what ``OWNERS`` printed; None: names do not matter.
+    :raises ValueError: a line is not one of ss.
     """
-    found = dict.fromkeys(_held(programs))
-    of = f", user {clean(user, 40)}" if user else ""
-    named = [f"{clean(name, 40)} (pid {pid}{of})" for name, pid in found]
-    return " and ".join(named[:2]) + (f" and {len(named) - 2} more" if len(named) > 2 else "")
+    names = None
+    if users is not None:
+        names = {uid: name for name, _, uid in (user.rpartition(":") for user in users)}
+    for line in lines:
+        yield _socket(line, names)
 
 
-def pids(programs: str) -> list[str]:
-    """The numbers of the programs that hold a socket."""
-    return list(dict.fromkeys(pid for _, pid in _held(programs)))
-
-
-def _held(programs: str) -> list[tuple[str, str]]:
-    """Names and numbers."""
-    programs = programs.strip()[:LIMIT]
-    whole = _HOLDERS.fullmatch(programs)
-    return (_HOLDER if whole else _LAST).findall(programs)
-
-
-def parse(line: str) -> Socket:
-    """One line of ``ss -Hltunp``.
-
-    :raises ValueError: it is not one.
-    """
+def _socket(line: str, names: Mapping[str, str] | None) -> Socket:
     fields = line.split(None, 6)
-    if len(fields) < 6:
-        raise ValueError(f"not a line of ss: {line!r}")
+    if len(fields) < 6 or fields[0] not in ("tcp", "udp"):
+        raise ValueError(f"not a line of ss: {clean(line, 200)!r}")
     address, _, port = fields[4].rpartition(":")
     # An address may carry its interface, and IPv6 has brackets: 127.0.0.53%lo, [fe80::1]%eth0.
     address = plain(address.replace("[", "").replace("]", "").partition("%")[0])
-    programs = frozenset(_PROGRAM.findall(fields[6])) if len(fields) > 6 else frozenset[str]()
-    return Socket(fields[0], address, int(port), programs)
+    rest = fields[6][:LIMIT] if len(fields) > 6 else ""
+    if whole := _HOLDERS.match(rest):
+        held, rest = _HOLDER.findall(whole[0]), rest[whole.end() :]
+    else:
+        # A group's name stands behind the programs, and is whatever a user called it.
+        held = _LAST.findall(rest.partition(" cgroup:")[0])
+    # ss says whose a socket is only where it is not root's.
+    found = set(_UID.findall(f" {rest}"))
+    uid = None if len(found) > 1 or "ino:" not in rest else int(found.pop()) if found else 0
+    user = "" if uid is None or names is None else names.get(str(uid), str(uid) if uid else "root")
+    return Socket(fields[0], address, int(port), tuple(Program(*one) for one in held), uid, user)
 
 
 def plain(address: str) -> str:
-    """An address as it is reached: Java and others listen on IPv4 by way of an IPv6 socket, whose
-    address ss shows as ``::ffff:127.0.0.1``.
+    """The address that clients reach: Java and others listen on IPv4 through an IPv6 socket, which
+    ss shows as ``::ffff:127.0.0.1``.
 
-    :raises ValueError: it is none.
+    :raises ValueError: it is not an address.
     """
     if address == "*":
         return address
@@ -99,69 +142,64 @@ def plain(address: str) -> str:
 
 
 def unexpected_sockets(
-    lines: Iterable[str], settings: HostSettings, ssh_ports: Iterable[int]
+    sockets: Iterable[Socket], settings: HostSettings, ssh_ports: Iterable[int]
 ) -> Iterator[str]:
-    """Sentences about sockets that should not be there, and agents that listen too widely.
+    """Sentences about sockets that should not exist, and agents that listen too widely.
 
-    What listens on loopback only is nobody's business outside, so it may be there; but an agent's
-    port belongs to Docker alone, since local tools take what listens there for the agent.
+    Programs may listen on loopback, which cannot be reached from outside. But an agent's port must
+    be Docker's, since local tools assume that whatever listens there is the agent.
 
-    :param lines: what ``ss -Hltunp`` printed, as root.
+    :param sockets: as root sees them.
     :param ssh_ports: where sshd really listens.
-    :raises ValueError: a line cannot be understood.
     """
     ssh = set(ssh_ports)
     agents = {agent.port: agent for agent in settings.agents}
-    for socket in map(parse, lines):
+    for socket in sockets:
         if socket.protocol == "tcp" and socket.port in agents:
             agent = agents[socket.port]
             if socket.address not in agent.listen_addresses:
                 only = " and ".join(agent.listen_addresses)
                 yield f"agent {agent.name!r} listens on {socket}, not only on {only}"
-            elif not _held_by(socket, _DOCKER):
+            elif not socket.held_by(*DOCKER):
                 yield f"the port of agent {agent.name!r} is taken: {socket}"
         elif not _expected(socket, settings, ssh):
             yield _unexpected(socket)
 
 
 def strangers(
-    lines: Iterable[str],
+    sockets: Iterable[Socket],
     settings: HostSettings,
     *,
     own: Set[int],
     of_sites: Set[int],
 ) -> Iterator[str]:
-    """What a deploy would end with, said before it begins: sockets that it will not close itself.
+    """Sockets for which a deploy would fail at its end, before it begins: it will not close them.
 
-    Where sshd may listen is left to the firewall's role, which has to find it.
+    Which ports sshd may listen on is left to the firewall's role, which has to find them.
 
-    :param own: ports that containers of ours publish, which the deploy may close.
-    :param of_sites: TCP ports where nginx listens for others; its other ports may be the edge's of
-        until now.
+    :param own: ports that our containers publish, which the deploy may close.
+    :param of_sites: TCP ports where nginx listens for other people's sites; its remaining ports
+        may be those of the present edge.
     """
-    # Those that are taken are another sentence.
+    # A port that is taken has a sentence of its own.
     wanted = {agent.port for agent in settings.agents}
     wanted |= {settings.edge.https_port, settings.edge.http_port}
-    for socket in map(parse, lines):
+    for socket in sockets:
         ssh = {socket.port}
         if socket.port in wanted or _expected(socket, settings, ssh):
             continue
-        if _held_by(socket, {"nginx"}) and socket.port not in of_sites:
+        if socket.held_by("nginx") and socket.port not in of_sites:
             continue
-        if not (_held_by(socket, _DOCKER) and socket.port in own):
+        if not (socket.held_by(*DOCKER) and socket.port in own):
             yield _unexpected(socket)
 
 
 def _unexpected(socket: Socket) -> str:
-    narrower = "publish it on 127.0.0.1, " if _held_by(socket, _DOCKER) else ""
+    narrower = "publish it on 127.0.0.1, " if socket.held_by(*DOCKER) else ""
     return (
         f"something listens on {socket}; {narrower}stop it, or name its port in"
         f" firewall.extra_{socket.protocol}_ports"
     )
-
-
-def _held_by(socket: Socket, programs: Set[str]) -> bool:
-    return bool(socket.programs) and socket.programs <= programs
 
 
 def _expected(socket: Socket, settings: HostSettings, ssh: set[int]) -> bool:
@@ -169,10 +207,10 @@ def _expected(socket: Socket, settings: HostSettings, ssh: set[int]) -> bool:
         return (
             socket.loopback
             or socket.port in settings.firewall.extra_udp_ports
-            or _held_by(socket, _CLIENT_UDP.get(socket.port, set()))
+            or socket.held_by(*_CLIENT_UDP.get(socket.port, ()))
         )
     if socket.port in (settings.edge.https_port, settings.edge.http_port):
-        return _held_by(socket, {"nginx"})
+        return socket.held_by("nginx")
     if socket.loopback or socket.port in settings.firewall.extra_tcp_ports:
         return True
-    return socket.port in ssh and _held_by(socket, {"sshd", "systemd"})
+    return socket.port in ssh and socket.held_by("sshd", "systemd")

@@ -1,4 +1,4 @@
-"""What a host is and has, before anything is changed there."""
+"""A host as it is before anything is changed there."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ from ipaddress import IPv4Network
 
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import ImagePlaces
-from vllm_hosts.host.nvidia_smi import Gpu, Smi
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A listening TCP socket: address and programs as ``ss`` prints them, port, and whose it is."""
-
-    address: str
-    port: int
-    programs: str
-    user: str = ""
+from vllm_hosts.host.nvidia_smi import Failure, Gpu, Smi
+from vllm_hosts.host.sockets import Socket
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on the host: the text of its config.json, and the bytes of its weights if known.
+    """A model on the host: the text of its config.json, and the size of its weights if known.
 
     ``damage``: what is wrong with its files, such as ``holds no weights: ...``.
     """
@@ -35,7 +26,7 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class Route:
-    """Where packets to a network go. Only IPv4; without the default route."""
+    """A route to a network. Only IPv4, and not the default route."""
 
     network: IPv4Network
     interface: str
@@ -45,10 +36,12 @@ class Route:
 class System:
     """A host as preflight sees it.
 
-    ``free`` is in bytes, by the folder that was asked about; ``present`` are those that exist.
-    ``gpu_message`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
+    ``listeners`` are its TCP sockets. ``free`` is in bytes, by the folder that was asked about;
+    ``present`` are those that exist.
+    ``gpu_failure`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
     what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
     a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
+    ``clock``: seconds that it is ahead of this machine's.
     """
 
     user: str
@@ -56,19 +49,20 @@ class System:
     free: dict[str, int]
     present: frozenset[str]
     has_image: bool
-    listeners: tuple[Listener, ...]
+    listeners: tuple[Socket, ...]
     container_ports: dict[int, str]
     gpus: tuple[Gpu, ...]
-    gpu_message: str | None
+    gpu_failure: Failure | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
     gpu_notes: tuple[str, ...] = ()
     ipv6: bool = True
+    clock: float = 0.0
     docker: DockerThere = field(default_factory=DockerThere)
     images: ImagePlaces | None = None
 
     @property
     def smi(self) -> Smi:
         """All that ``nvidia-smi`` said."""
-        return Smi(self.gpus, self.gpu_message, self.gpus_lost, self.gpu_notes)
+        return Smi(self.gpus, self.gpu_failure, self.gpus_lost, self.gpu_notes)

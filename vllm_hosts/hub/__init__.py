@@ -1,1 +1,1 @@
-"""Models from the hub, and models from the controller, on their way into a host's folders."""
+"""Models that a host gets from the hub, or as a copy from the controller."""

@@ -1,9 +1,9 @@
 """Fetches one model from the hub into the cache that agents read.
 
-Runs on a host, in a container of the agents' own image, where huggingface_hub is; nothing of ours
-is there, so this imports nothing of ours, and it is never written to the host. The token comes
-from the environment. Progress goes to stderr, and so does the one sentence that says why a model
-cannot be had (exit code 3). On stdout, at the end, what was fetched: ``commit HASH``, then
+Runs on a host, in a container of the agents' own image, which has huggingface_hub but none of our
+code, so this imports none of it. The script is never written to the host. The token comes from the
+environment. Progress goes to stderr, and so does the one sentence that explains why a model could
+not be fetched (exit code 3). stdout ends with what was fetched: ``commit HASH``, then
 ``file BYTES NAME`` for each file.
 """
 
@@ -32,28 +32,30 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils._headers import build_hf_headers
 
-#: Exit code with a sentence for people on stderr.
+#: Exit code if stderr has a sentence for people.
 REFUSED = 3
 #: Bytes that stay free on the disk of the cache.
 RESERVE = 1 << 30
-#: huggingface_hub takes larger files over its own protocol only, and fetches them whole.
+#: huggingface_hub transfers larger files only by its own protocol, and only as a whole.
 _LARGEST = 50 * 1000**3
 _TEXTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
+#: Bytes of a file that counts as a small one: tokenizers have up to 35 MB.
+_SMALL = 64 << 20
 _PICKLES = (".bin", ".pt", ".pth")
-#: The same weights once more, for other programs; and what training leaves behind.
+#: Copies of the weights for other programs, and leftovers of training.
 _FOREIGN = ("original/*", "onnx/*", "openvino/*", "metal/*", "coreml/*", "flax/*")
 _TRAINING = ("training_args*", "optimizer*", "scheduler*", "rng_state*", "trainer_state*")
 
 
 class RefusedError(Exception):
-    """Why a model cannot be had, as a sentence."""
+    """Why a model cannot be fetched, as a sentence."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file of the model: bytes, and the SHA-256 where the hub has one (all large files).
+    """A file of the model: its bytes, and its SHA-256 if the hub has one (as for all large files).
 
-    ``blob``: what git calls its content, which is a small file's name in the cache.
+    ``blob``: git's hash of its content, under which the cache stores a small file.
     """
 
     name: str
@@ -67,7 +69,7 @@ def chosen(
 ) -> list[Remote]:
     """The files that vLLM reads: weights, configuration, tokenizer.
 
-    :raises RefusedError: there are no weights, or only such whose loading can run code.
+    :raises RefusedError: there are no weights, or only weights whose loading can run code.
     """
     left_out = [*ignored, *_FOREIGN, *_TRAINING]
     usable = [
@@ -90,12 +92,12 @@ def chosen(
                 f"{model} has no safetensors, only {weights[0].name} and the like, and loading"
                 " pickle files can run code; name another model, or set allow_pickle = True"
             )
-    texts = [
-        file
-        for file in usable
-        if file.name.endswith(_TEXTS) or file.name.rpartition("/")[2].startswith("tokenizer.model")
-    ]
-    return [*texts, *weights]
+    return [*filter(is_text, usable), *weights]
+
+
+def is_text(file: Remote) -> bool:
+    """Whether it is one of a model's files that are not weights."""
+    return file.name.endswith(_TEXTS) or file.name.rpartition("/")[2].startswith("tokenizer.model")
 
 
 class Cache:
@@ -108,16 +110,16 @@ class Cache:
         self.blobs = self.folder / "blobs"
 
     def blob(self, file: Remote) -> Path:
-        """Where a file with a known SHA-256 lies once it is whole."""
+        """Path of a file with a known SHA-256 once it is complete."""
         return self.blobs / str(file.sha256)
 
     def partial(self, file: Remote) -> Path:
-        """Where it lies until then. huggingface_hub since 1.13 resumes no file that another
-        process began (https://github.com/huggingface/huggingface_hub/pull/4228); this does."""
+        """Its path until then. Since 1.13, huggingface_hub does not resume a file that another
+        process began (https://github.com/huggingface/huggingface_hub/pull/4228); we do."""
         return self.blobs / f"{file.sha256}.partial"
 
     def distrust(self, files: list[Remote], commit: str, revision: str) -> None:
-        """Keep nothing that is not what the hub says it has, whoever wrote it."""
+        """Remove whatever does not match what the hub has, no matter who wrote it."""
         for place in (self.folder.parent, self.folder, self.blobs, *self._notes()):
             if place.is_symlink() or (place.exists() and not place.is_dir()):
                 place.unlink()
@@ -139,7 +141,7 @@ class Cache:
         return [self.folder / name for name in ("snapshots", "refs", "trees", ".no_exist")]
 
     def bytes_of(self, files: list[Remote]) -> int:
-        """How much of these files is there."""
+        """Bytes of these files that are already here."""
         found = 0
         for file in files:
             for path in (self.blob(file), self.partial(file)):
@@ -154,9 +156,9 @@ def _regular(path: Path) -> bool:
 
 
 def _renewed(path: Path) -> str:
-    """Put the same content into another file at this path, and return its SHA-256.
+    """Replace the file by a copy of itself, and return the copy's SHA-256.
 
-    Whoever holds the old one open can change it for ever, and nobody reads that any more.
+    A process that still has the old file open can only change the old one, which nobody reads.
     """
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
@@ -175,9 +177,9 @@ def _sha256(path: Path) -> str:
 
 
 def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
-    """One large file, from where an earlier run stopped; in its place only if its digest is right.
+    """Fetch one large file, from where an earlier run stopped; kept only if its digest matches.
 
-    :raises RefusedError: what came is not what the hub says it has.
+    :raises RefusedError: the digest does not match the hub's.
     """
     whole, partial = cache.blob(file), cache.partial(file)
     if whole.is_file() and whole.stat().st_size == file.size:
@@ -213,11 +215,13 @@ def fetch(
     workers: int,
     shown_cache: str,
     distrust: bool = False,
+    small: bool = False,
 ) -> tuple[str, list[Remote]]:
-    """Have a model whole in the cache. Returns its commit and its files.
+    """Complete a model in the cache. Returns its commit and its files.
 
     :param shown_cache: what the cache is called outside of this container.
     :param distrust: believe nothing of what is in the cache.
+    :param small: only what is not weights, for who asks vLLM about the model.
     :raises RefusedError: it cannot be had, with the reason.
     """
     info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=30)
@@ -227,6 +231,10 @@ def fetch(
         for item in info.siblings or []
     ]
     files = chosen(listing, model, allow_pickle=allow_pickle, ignored=ignored)
+    if small:
+        files = [file for file in files if is_text(file) and file.size <= _SMALL]
+        if not files:
+            raise RefusedError(f"{model} has no config.json; name a model in vLLM's format")
     # The list of a gated model is public, its files are not: ask for one before all.
     get_hf_file_metadata(hf_hub_url(model, files[0].name, revision=commit))
     cache = Cache(model)
@@ -254,7 +262,7 @@ def fetch(
         allow_patterns=[glob.escape(file.name) for file in files],
         max_workers=workers,
     )
-    # Agents would take the hub's list of all files for what must be there.
+    # Agents would expect every file on the hub's list, also those that were not fetched.
     (cache.blobs.parent / "trees" / f"{commit}.json").unlink(missing_ok=True)
     if Path(folder).name != commit:
         raise RefusedError(f"revision {revision} of {model} changed meanwhile; run again")
@@ -280,7 +288,7 @@ def _gb(count: int) -> str:
 
 
 def sentence(error: Exception, model: str, revision: str, endpoint: str, has_token: bool) -> str:
-    """What an error means to the person who asked for the model."""
+    """An error, as a sentence for whoever asked for the model."""
     if isinstance(error, RefusedError):
         return str(error)
     cause = _cause(error)
@@ -319,7 +327,7 @@ def sentence(error: Exception, model: str, revision: str, endpoint: str, has_tok
 
 
 def _cause(error: Exception) -> Exception:
-    """What the hub's client wraps: the hub's own answer, or why there was none."""
+    """The error that the hub's client wraps: the hub's own answer, or why there was none."""
     while not isinstance(error, HfHubHTTPError) and not _of_the_network(error):
         if not isinstance(error.__cause__, Exception):
             break
@@ -328,12 +336,12 @@ def _cause(error: Exception) -> Exception:
 
 
 def _of_the_network(error: Exception) -> bool:
-    """Whether the client's HTTP library raised it: which one that is depends on its version."""
+    """Whether the client's HTTP library raised it; which library depends on its version."""
     return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
 
 
 def main() -> int:
-    """Fetch what the arguments name."""
+    """Fetch the model that the arguments name."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("--revision", default="main")
@@ -342,6 +350,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--cache", default=constants.HF_HUB_CACHE)
     parser.add_argument("--distrust", action="store_true")
+    parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
     try:
         commit, files = fetch(
@@ -352,6 +361,7 @@ def main() -> int:
             workers=given.workers,
             shown_cache=given.cache,
             distrust=given.distrust,
+            small=given.small,
         )
     except Exception as error:
         has_token = bool(os.environ.get("HF_TOKEN"))
@@ -362,7 +372,7 @@ def main() -> int:
             flush=True,
         )
         return REFUSED
-    # The hub's client locks files for whole groups, the agents' among them.
+    # The hub's client leaves lock files that a whole group can hold, and agents are in that group.
     shutil.rmtree(Path(constants.HF_HUB_CACHE) / ".locks", ignore_errors=True)
     print(f"commit {commit}")
     for file in files:
@@ -372,5 +382,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Threads that still fetch when another one failed are not waited for.
+    # Does not wait for threads that are still fetching after another one has failed.
     os._exit(main())

@@ -19,7 +19,7 @@ from vllm_hosts.hub.weights import IS_POINTER, POINTER_SIZE, is_pointer, parts, 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*(/[A-Za-z0-9_][A-Za-z0-9._@+-]*)*")
 #: Loading these can run code.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-#: More than any model has; what is above is another folder than the one that was meant.
+#: More than any model has: somebody named the wrong folder.
 _MOST_FILES = 20_000
 INDEX = "model.safetensors.index.json"
 
@@ -28,8 +28,8 @@ INDEX = "model.safetensors.index.json"
 class LocalFile:
     """A file of the model; ``size`` in bytes. ``changed`` in nanoseconds since 1970.
 
-    ``path`` has no links left in it, and ``identity`` is device, inode and its last change of the
-    file that was found there: what is read later is that file, or nothing.
+    ``path`` has all links resolved. ``identity`` is the device, inode and change time of the file
+    found there, so that a later read gets exactly that file or fails.
     """
 
     name: str
@@ -41,7 +41,7 @@ class LocalFile:
     def open(self) -> BufferedReader:
         """The file that was listed.
 
-        :raises HostError: it is another one by now, was changed, or cannot be read.
+        :raises HostError: it was replaced or changed since, or cannot be read.
         """
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
@@ -59,7 +59,7 @@ class LocalFile:
 
     @property
     def sha256(self) -> str:
-        """Hexadecimal digest of the content; read once for each version of the file."""
+        """Hexadecimal digest of the content, computed once for each version of the file."""
         known = _digests.get(self)
         if known is None:
             with self.open() as content:
@@ -73,7 +73,7 @@ _digests: dict[LocalFile, str] = {}
 
 @dataclass(frozen=True)
 class LocalModel:
-    """All files of a model that are copied."""
+    """A model's files that will be copied."""
 
     folder: str
     files: tuple[LocalFile, ...]
@@ -85,7 +85,7 @@ class LocalModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when any file changes; known without reading what is in them."""
+        """Changes whenever a file changes; computed without reading contents."""
         lines = [f"{file.name} {file.size} {file.changed}\n" for file in self.files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -93,12 +93,12 @@ class LocalModel:
 def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
     """The model in a folder, whose files are copied to hosts where everybody can read them.
 
-    A symbolic link counts where it leads to a file of the folder itself or, in a snapshot of the
-    hub's own cache, to a blob of the same model. Others are refused: a cloned model could have one
+    A symbolic link may point to a file in the folder itself or, in a snapshot of the hub's own
+    cache, to a blob of the same model. All others are refused: a cloned model could contain a link
     to any file of this machine.
 
-    :raises SettingsError: it cannot be read, has something else than files and folders, or is no
-        model that agents could load.
+    :raises SettingsError: it cannot be read, contains something other than files and folders, or
+        is no model that agents could load.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -126,7 +126,7 @@ def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
 
 
 def _no_weights(files: tuple[LocalFile, ...]) -> Iterator[str]:
-    """Files that are not what their names say, as after a clone without git-lfs or a full disk."""
+    """Files that are not what their names suggest, as after a clone without git-lfs."""
     there = {file.name for file in files}
     for file in files:
         if file.name.endswith(INDEX) and file.size > POINTER_SIZE and file.size <= INDEX_SIZE:
@@ -162,7 +162,7 @@ def _opened(file: LocalFile) -> BufferedReader:
 
 
 def _files(folder: str, root: Path, allow_pickle: bool) -> Iterator[LocalFile]:
-    """Files in a fixed order. Names that begin with a dot, such as ``.git``, are left out."""
+    """Files in a fixed order, without names that begin with a dot, such as ``.git``."""
     count = 0
     for place, folders, names in os.walk(root, onerror=_raise):
         entries = [(name, Path(place) / name) for name in sorted(names) if name[0] != "."]
@@ -201,14 +201,15 @@ def _file(folder: str, root: Path, path: Path) -> LocalFile:
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int]:
-    # The number of a file that was removed is given to the next one.
+    # An inode number is reused once its file is removed.
     return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _followed(folder: str, root: Path, path: Path, name: str) -> Path:
-    """Where a link ends, with no links left in it.
+    """A link's target, with all links resolved.
 
-    :raises SettingsError: outside of the folder and of the hub's blobs, nowhere, or at a folder.
+    :raises SettingsError: it is a folder, does not exist, or is outside of the folder and of the
+        hub's blobs.
     """
     says = path.readlink()
     try:
@@ -218,7 +219,7 @@ def _followed(folder: str, root: Path, path: Path, name: str) -> Path:
             [f"copy_from {folder} has the link {name} -> {says}, which leads nowhere; remove it"]
         ) from None
     inside = target.is_relative_to(root) and not any(
-        # What is not copied itself, such as .git, may hold a password.
+        # Folders that are not copied, such as .git, may hold a password.
         part.startswith(".")
         for part in target.relative_to(root).parts
     )
@@ -245,7 +246,7 @@ def _blobs(root: Path) -> tuple[Path, ...]:
     if root.parent.name != "snapshots" or not repository.name.startswith("models--"):
         return ()
     blobs = repository / "blobs"
-    # A link in its place could lead anywhere.
+    # If it were a link, it could lead anywhere.
     return (blobs,) if blobs.is_dir() and not blobs.is_symlink() else ()
 
 

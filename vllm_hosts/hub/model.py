@@ -9,32 +9,32 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HubModel:
-    """What is fetched of a hub id. ``revision``: a commit, tag or branch."""
+    """What to fetch from the hub. ``revision``: a commit, tag or branch."""
 
     model: str
     revision: str = "main"
     allow_pickle: bool = False
     ignore_files: tuple[str, ...] = ()
-    #: Environment of the download that an agent sets, such as proxies.
+    #: Environment for the download that the agent sets, such as proxies.
     environment: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> str:
-        """One word for what is fetched, whatever it is fetched through."""
+        """One word that identifies what is fetched, whichever mirror it comes from."""
         what = (self.model, self.revision, self.allow_pickle, self.ignore_files)
         return one_word(f"{self.model}@{self.revision}", repr(what))
 
     def folder(self, cache_directory: str) -> str:
-        """Where huggingface_hub keeps the model in the host's cache."""
+        """The model's folder in the host's cache, in huggingface_hub's layout."""
         return f"{cache_directory}/huggingface/hub/models--{self.model.replace('/', '--')}"
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a host has of a model, and what was there when its download was complete.
+    """What a host has of a model now, and what its download left there.
 
-    ``files`` and ``present`` are bytes by name; ``ref`` is the commit that agents find under the
-    revision's name.
+    ``files`` (as recorded at the end of the download) and ``present`` are bytes by name; ``ref``
+    is the commit that agents find under the revision's name.
     """
 
     commit: str | None
@@ -43,24 +43,24 @@ class Fetched:
     present: dict[str, int]
 
     def complete(self, revision: str) -> bool:
-        """Whether an agent finds everything without asking the hub."""
+        """Whether an agent finds everything without querying the hub."""
         if self.commit is None or not self.files or self.files != self.present:
             return False
         return revision == self.commit or self.ref == self.commit
 
 
 def one_word(text: str, what: str) -> str:
-    """A file's name that people recognise, and that differs where ``what`` does."""
+    """A file name that people recognise, and that differs whenever ``what`` does."""
     digest = hashlib.sha256(what.encode()).hexdigest()[:10]
     return f"{re.sub(r'[^A-Za-z0-9._@-]+', '--', text).strip('-.')}-{digest}"
 
 
 @dataclass(frozen=True)
 class Download:
-    """What all downloads of a host share.
+    """Settings that all downloads of a host share.
 
-    ``user`` is ``UID:GID`` that owns what is fetched, and not the agents'. ``token_file`` is a file
-    with a line ``HF_TOKEN=...``, None where there is no token. ``endpoint`` None: the hub itself.
+    ``user`` is the ``UID:GID`` that owns what is fetched, and is not the agents'. ``token_file``
+    has a line ``HF_TOKEN=...``; None: there is no token. ``endpoint`` None: the hub itself.
     """
 
     image: str
@@ -73,7 +73,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Copy:
-    """A folder of the controller that becomes a folder of the host."""
+    """A folder of the controller that is copied to a host."""
 
     source: str
     target: str
@@ -81,10 +81,10 @@ class Copy:
 
     @property
     def staging(self) -> str:
-        """Where it lies until it is whole."""
+        """Its path on the host until the copy is complete."""
         return f"{self.target}.vllm-hosts-new"
 
     @property
     def key(self) -> str:
-        """Name of the note that it is whole."""
+        """Name of the record that says the copy is complete."""
         return one_word(self.target, self.target)

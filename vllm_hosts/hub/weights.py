@@ -1,4 +1,4 @@
-"""Whether files with weights are what their names say: safetensors, complete, and not pointers.
+"""Whether weight files are what their names suggest: safetensors, complete, and not pointers.
 
 Format: https://huggingface.co/docs/safetensors/index#format; pointers:
 https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md. Touches no host.
@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 from vllm_hosts.bounded import parse_json
 
-#: What a clone without git-lfs has in the place of every large file, of at most 1024 bytes.
+#: A clone without git-lfs has this instead of every large file, in at most 1024 bytes.
 POINTER = "version https://git-lfs.github.com/spec/"
 POINTER_SIZE = 1024
-#: The library itself reads no longer header (safetensors, tensor.rs, MAX_HEADER_SIZE).
+#: The library itself refuses longer headers (safetensors, tensor.rs, MAX_HEADER_SIZE).
 HEADER_SIZE = 100_000_000
 #: Bytes of weights. No model has a pebibyte.
 LARGEST = 1 << 50
@@ -26,14 +26,15 @@ IS_POINTER = (
 
 
 def is_pointer(content: bytes) -> bool:
-    """Whether a file's beginning is that of a pointer."""
+    """Whether a file begins as a pointer does."""
     return content.startswith(POINTER.encode())
 
 
 def tensor_bytes(file: BinaryIO, size: int) -> int:
-    """Bytes of tensors in a safetensors file of so many bytes.
+    """Bytes of tensors in a safetensors file of this size.
 
-    :raises ValueError: it holds no weights, or not all; the words continue from the file's name.
+    :raises ValueError: weights are missing; the message continues a sentence that begins with the
+        file's name.
     """
     start = file.read(len(POINTER))
     if is_pointer(start):
@@ -46,11 +47,11 @@ def tensor_bytes(file: BinaryIO, size: int) -> int:
 
 
 def judged(size: int, header: int | None, end: int | None) -> int:
-    """The same from what was read of it.
+    """The same, from the parts of the file that were read.
 
-    :param header: its length, as the first eight bytes say; None: there are no eight.
-    :param end: where the last tensor ends behind the header; None: the header does not say.
-    :raises ValueError: see above.
+    :param header: length of the header, from the first eight bytes; None: there are fewer.
+    :param end: offset after the header where the last tensor ends; None: the header has none.
+    :raises ValueError: as ``tensor_bytes``.
     """
     if size == 0:
         raise ValueError("is empty; fetch the model again")
@@ -84,7 +85,7 @@ def _end(header: bytes, length: int) -> int | None:
 
 
 def parts(index: bytes, size: int) -> frozenset[str]:
-    """Names of the files that an index of safetensors names; none where it cannot be read."""
+    """Files that a safetensors index refers to; none if it cannot be read."""
     try:
         names = parse_json(index, size=size)["weight_map"].values()
         return frozenset(name for name in names if isinstance(name, str) and _PLAIN.fullmatch(name))
@@ -97,7 +98,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,250}")
 
 
 def read_total(value: object) -> int | None:
-    """Bytes of weights as an index says it, which some have as 1.5e10, "15000000000" or null."""
+    """An index's total size in bytes, which may be 1.5e10, "15000000000" or null."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = int(value) if value.isdecimal() else float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

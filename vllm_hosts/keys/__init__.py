@@ -1,4 +1,4 @@
-"""Keys of clients and of hosts: what the store holds, where it is, and where else secrets are."""
+"""Keys of clients and of hosts: the store, where it is, and where other secrets come from."""
 
 from vllm_hosts.keys.host_keys import ClientKey, HostKeys
 from vllm_hosts.keys.model import DEFAULT_CLIENT

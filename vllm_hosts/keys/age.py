@@ -13,12 +13,12 @@ import pyrage
 
 from vllm_hosts.errors import SettingsError
 
-#: Names a file with an age or SSH identity.
+#: Environment variable with the path of an age or SSH identity.
 IDENTITY_ENV = "VLLM_HOSTS_IDENTITY"
 _USUAL = (".config/age/keys.txt", ".ssh/id_ed25519", ".ssh/id_rsa")
-#: First words of SSH's public keys, which name nobody.
+#: First words of SSH public keys, by which nobody can be named.
 _KINDS = ("ssh-ed25519", "ssh-rsa")
-#: pyrage's own types, of which it has one for SSH and one for age.
+#: pyrage's own types: one for SSH, one for age.
 Recipient = Any
 Identity = Any
 
@@ -32,7 +32,7 @@ def parse_recipient(text: str) -> Recipient:
     try:
         if words and words[0].startswith("age1"):
             return pyrage.x25519.Recipient.from_str(words[0])
-        # SSH's comment is for people.
+        # The comment of an SSH key is for people only.
         return pyrage.ssh.Recipient.from_str(" ".join(words[:2]))
     except pyrage.RecipientError as error:
         shown = " ".join(words[:2])[:40]
@@ -63,7 +63,7 @@ def read_recipients(path: Path) -> list[str]:
 
 
 def named_recipients(lines: Sequence[str], text: str) -> list[str]:
-    """Those that somebody means: by the whole line, the key, or the comment, spaces and all."""
+    """Recipients that a name refers to: the whole line, the key, or the comment with its spaces."""
     meant = " ".join(text.split())
     found = []
     for line in lines:
@@ -77,9 +77,9 @@ def named_recipients(lines: Sequence[str], text: str) -> list[str]:
 
 
 def encrypt(content: bytes, recipients: Sequence[str]) -> bytes:
-    """Encrypt to all of these.
+    """Encrypt to all of these recipients.
 
-    :raises SettingsError: one of them is no recipient.
+    :raises SettingsError: one of them is not a recipient.
     """
     encrypted: bytes = pyrage.encrypt(content, [parse_recipient(line) for line in recipients])
     return encrypted
@@ -87,7 +87,7 @@ def encrypt(content: bytes, recipients: Sequence[str]) -> bytes:
 
 @dataclass(frozen=True)
 class _Found:
-    """One file that may hold identities: those in it, or why there are none."""
+    """A file that may hold identities: the identities, or why there are none."""
 
     path: Path
     identities: tuple[Identity, ...]
@@ -125,7 +125,7 @@ def decrypt(path: Path, content: bytes, identity_file: Path | None) -> bytes:
 
 
 def _how_to_name_one() -> str:
-    """For the command that was typed: pyinfra has no option of ours."""
+    """How to name an identity in the command that was typed: pyinfra has no options of ours."""
     context = click.get_current_context(silent=True)
     if context and any(parameter.name == "identity" for parameter in context.command.params):
         return f"name one with --identity or {IDENTITY_ENV}"
@@ -166,14 +166,14 @@ def _read(path: Path) -> _Found:
                 " identity (age-keygen -o ~/.config/age/keys.txt) added as a recipient, or a copy"
                 " of the key without passphrase (ssh-keygen -p -N '')",
             )
-        # The error's own text could show a part of the identity.
+        # The error's own text could contain a part of the identity.
         return _Found(path, (), "is neither an age nor an SSH identity")
 
 
 def own_recipients(chosen: Path | None) -> list[str]:
-    """The recipients that this user's own identities belong to.
+    """The recipients of this user's own identities.
 
-    :raises SettingsError: there is none, or none that could open a file.
+    :raises SettingsError: there is none, or none that could decrypt a file.
     """
     found: list[str] = []
     refusals = []

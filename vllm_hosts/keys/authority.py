@@ -1,4 +1,4 @@
-"""The local CA of an inventory, where it is kept: in the encrypted store, or in files beside it."""
+"""An inventory's local CA, which is kept in the encrypted store or in files beside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _END = "-----END CERTIFICATE-----"
 
 
 class Store(Protocol):
-    """What the authority needs of the store of keys. See ``KeyStore``."""
+    """What the authority needs from the store of keys. See ``KeyStore``."""
 
     name: str
     folder: Path
@@ -34,14 +34,14 @@ class Store(Protocol):
 
 
 class Authority:
-    """The CA, and the one that takes its place."""
+    """The CA, and the one that will replace it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._file = store.folder / CA_FILE
 
     def signer(self) -> LocalCa:
-        """The CA that signs now; made at first use. What clients trust is written beside it.
+        """The CA that signs now, created at first use. Writes the file that clients need.
 
         :raises SettingsError: it is damaged, or as ``KeyStore.read``.
         """
@@ -52,7 +52,7 @@ class Authority:
         return found
 
     def found(self) -> LocalCa | None:
-        """The CA that signs now; None: there is none yet. Looking makes and writes nothing.
+        """The CA that signs now; None: there is none yet. Creates and writes nothing.
 
         :raises SettingsError: as ``signer``.
         """
@@ -64,7 +64,7 @@ class Authority:
         return self._in_place(content)
 
     def keep(self, made: LocalCa) -> LocalCa:
-        """Keep a CA that was made; where there is one already, that one stays.
+        """Store a new CA, unless there is one already: then that one is kept.
 
         :raises SettingsError: as ``signer``, or it cannot be written.
         """
@@ -79,7 +79,7 @@ class Authority:
         return kept
 
     def present(self) -> LocalCa | None:
-        """The CA in its place: the one that followed only once the old one has ended.
+        """The present CA: during a change, the old one until it is no longer trusted.
 
         :raises SettingsError: as ``signer``.
         """
@@ -87,7 +87,7 @@ class Authority:
         return self._in_place(self._store.peek())
 
     def settle(self) -> None:
-        """Put away what is over, and have the file that clients are given as it should be now.
+        """Complete a change that is over, and bring the file for clients up to date.
 
         :raises SettingsError: as ``signer``.
         """
@@ -97,7 +97,7 @@ class Authority:
         else:
             self._settle_files(now)
         content = self._store.peek()
-        # By its key: the file itself may still hold one that is going, or was taken back.
+        # Found by its key: the file may still hold a CA that is outgoing, or was withdrawn.
         present = self._in_place(content)
         if present is not None:
             following = content.next_ca if content else None
@@ -105,8 +105,8 @@ class Authority:
             self._write_public(ca.trusted(present.certificate_pem.decode(), following, now))
 
     def trusted(self) -> bytes | None:
-        """What clients are to trust now, in PEM: while one CA takes the other's place, both. None:
-        there is no CA yet, and none is made.
+        """What clients should trust now, in PEM: during a change, both CAs. None: there is no CA
+        yet, and none is created.
 
         :raises SettingsError: as ``KeyStore.read``.
         """
@@ -119,7 +119,7 @@ class Authority:
         return ca.trusted(present, following, utc_now()).encode() if present else None
 
     def following(self) -> NextCa | None:
-        """The CA that takes the present one's place, until the old one is not trusted any more.
+        """The CA that replaces the present one, until the old one is no longer trusted.
 
         :raises SettingsError: as ``KeyStore.read``.
         """
@@ -128,8 +128,8 @@ class Authority:
         return None if following and ca.phase(following, utc_now()) == "over" else following
 
     def refresh_file(self) -> None:
-        """Have the file that clients are given as it should be now, where there is a CA: in another
-        clone of an encrypted store it may be old, or missing.
+        """Bring the file for clients up to date if there is a CA: in another clone of an encrypted
+        store it may be old or missing.
 
         :raises SettingsError: as ``KeyStore.read``.
         """
@@ -138,7 +138,7 @@ class Authority:
             self._write_public(certificates.decode())
 
     def check_replace(self, overlap: timedelta) -> None:
-        """Whether ``replace`` would make a CA. Changes nothing.
+        """Check that ``replace`` would create a CA. Changes nothing.
 
         :raises SettingsError: as ``replace``.
         """
@@ -148,26 +148,26 @@ class Authority:
             ca.check_begin(content, overlap, utc_now())
 
     def replace(self, overlap: timedelta) -> NextCa:
-        """Make a CA that takes the present one's place after ``overlap``; zero: now.
+        """Create a CA that replaces the present one after ``overlap``; zero: now.
 
-        :raises SettingsError: as ``signer``; there is no CA yet, or one follows already.
+        :raises SettingsError: as ``signer``; there is no CA yet, or a change is under way.
         """
         now = utc_now()
         self.check_replace(overlap)
-        # What an earlier change has left behind comes to its end first.
+        # Completes an earlier change that is over.
         self.signer()
         made = LocalCa.create(self._store.name, now, dated=True)
         return self._changed(lambda content: ca.begin(content, made, overlap, now))
 
     def finish(self) -> NextCa:
-        """End the part that a change of CA is in now, instead of at its time.
+        """End the present phase of a change now, rather than at its time.
 
         :raises SettingsError: as ``signer``, or no change is under way.
         """
         return self._changed(lambda content: ca.finish(content, utc_now()))
 
     def cancel(self) -> None:
-        """Take back a CA that has not taken over yet.
+        """Withdraw a new CA that has not taken over yet.
 
         :raises SettingsError: as ``signer``, or there is none.
         """
@@ -181,7 +181,7 @@ class Authority:
         return following
 
     def _in_place(self, content: Content | None) -> LocalCa | None:
-        """The CA in its place, as it is kept."""
+        """The present CA, from where it is kept."""
         store = self._store
         if not store.encrypted:
             return LocalCa.load(store.folder)
@@ -191,21 +191,21 @@ class Authority:
         return LocalCa.from_pem(kept.certificate.encode(), kept.key, str(store.path))
 
     def _settle_files(self, now: datetime) -> None:
-        """Files and store fit together at any time, also where this is cut off half way."""
+        """Complete a change in files. They match the store at any time, even if this is cut off."""
         content = self._store.peek()
         following = content.next_ca if content else None
         if following is None or ca.phase(following, now) != "over":
             return
 
         def done(content: Content) -> Content:
-            # Another run may have begun another change meanwhile.
+            # Meanwhile another run may have begun another change.
             over = content.next_ca == following
             return content.model_copy(update={"next_ca": None}) if over else content
 
         with locked(private_folder(self._store.folder)):
             seen = self._store.peek()
             if seen is None or seen.next_ca != following:
-                # It has done this, and the CA in place may be a later one.
+                # Another run has completed it, and the CA in the files may be a later one.
                 return
             write_private(self._file, following.certificate.encode() + self._file.read_bytes())
             key = following.key.get_secret_value().encode()
@@ -213,7 +213,7 @@ class Authority:
         self._store.update(done)
 
     def _present_in_file(self, following: NextCa | None) -> str | None:
-        """The present CA's certificate, without its key: the other one of those in the file."""
+        """The present CA's certificate, read without its key: the one that is not the new CA's."""
         if not self._file.is_file():
             return None
         text = self._file.read_bytes().decode("ascii", "replace")
@@ -230,7 +230,7 @@ class Authority:
 
 
 def _each(text: str) -> list[str]:
-    """The certificates of a file in PEM."""
+    """The single certificates of a file in PEM."""
     return [f"{one.strip()}\n{_END}" for one in text.split(_END) if one.strip()]
 
 
@@ -239,7 +239,7 @@ def _with(content: Content, made: LocalCa) -> Content:
 
 
 def _over(content: Content, now: datetime) -> Content:
-    """With the CA that followed in its place, once the old one has ended."""
+    """With the new CA in place, if the old one is no longer trusted."""
     following = content.next_ca
     if following is None or ca.phase(following, now) != "over":
         return content
@@ -248,7 +248,7 @@ def _over(content: Content, now: datetime) -> Content:
 
 
 def stored(made: LocalCa) -> StoredCa:
-    """A CA as the store holds it."""
+    """A CA in the form that the store holds."""
     return StoredCa(certificate=made.certificate_pem.decode(), key=made.key_text())
 
 
@@ -259,9 +259,9 @@ _CA_ENDS_SOON = timedelta(days=400)
 def ca_warnings(
     authority: Authority, certificate: x509.Certificate, host: str, now: datetime
 ) -> Iterator[str]:
-    """What will go wrong with the local CA of a host that works today.
+    """What will go wrong because of the local CA, on a host that works today.
 
-    :param certificate: the one that the host shows.
+    :param certificate: the one that the host presents.
     :raises SettingsError: as ``KeyStore.read``.
     """
     given = authority.trusted()

@@ -1,4 +1,4 @@
-"""Stores of other inventories beside one's own, and how they are moved to another name."""
+"""Stores of other inventories in the same folder, and how to move one to another name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vllm_hosts.keys.store import KeyStore
 
 
 def stores_beside(store: KeyStore) -> Iterator[tuple[KeyStore, Content]]:
-    """Other inventories' stores that lie where this one's does, if they can be opened here."""
+    """Other inventories' stores in this one's folder, if they can be opened here."""
     folder = store.folder.parent
     names = {path.parent.name for path in folder.glob("*/keys.json")}
     names |= {path.stem for path in store.encrypted_path.parent.glob("*.age")}
@@ -38,12 +38,12 @@ def named_beside(store: KeyStore, name: str) -> KeyStore | None:
 
 
 def inventory_of(store: KeyStore) -> Path:
-    """The inventory's file that a store is for; it need not be there any more."""
+    """The inventory file that a store belongs to, which may no longer exist."""
     return store.folder.parent.parent / f"{store.name}.py"
 
 
 def moved(source: KeyStore, target: KeyStore) -> str:
-    """What to type, to give a store to the inventory of another one's name."""
+    """What to type to move a store to another inventory."""
     commands = []
     for old, new in (
         (source.folder, target.folder),
@@ -53,7 +53,7 @@ def moved(source: KeyStore, target: KeyStore) -> str:
         if not old.exists():
             continue
         if new.exists():
-            # mv would put it inside.
+            # mv would move it into that folder.
             commands.append(f"mv {shown(new)} {shown(_unused(new))}")
         commands.append(f"mv {shown(old)} {shown(new)}")
     return " && ".join(commands)
@@ -67,5 +67,5 @@ def _unused(path: Path) -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path as the reader's shell takes it, from the folder that they are in where it can be."""
+    """A path quoted for the reader's shell, relative to the current folder if possible."""
     return quote(os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path))

@@ -1,7 +1,7 @@
 """How one local CA replaces another. Nothing here touches a file or a clock.
 
-While the old one goes, clients are given both, in one file; which of them signs, and which are
-trusted, follows from the time alone.
+During a change clients get both, in one file; which of them signs, and which are trusted, follows
+from the time alone.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.model import Content, NextCa
 from vllm_hosts.keys.pki import LocalCa
 
-#: ``both``: hosts have certificates of the old one. ``after``: they get ones of the new one, and
-#: the old one is still trusted, for hosts that nobody has deployed to yet. ``over``: it is not.
+#: ``both``: the old CA signs, and clients already trust both. ``after``: the new one signs, and the
+#: old one is still trusted, for hosts that were not deployed to yet. ``over``: it no longer is.
 Phase = Literal["both", "after", "over"]
 
 
 def phase(following: NextCa, now: datetime) -> Phase:
-    """How far a change of CA is."""
+    """The phase that a change of CA is in."""
     if now < following.takes_over:
         return "both"
     return "after" if now < following.old_ends else "over"
 
 
 def trusted(present: str, following: NextCa | None, now: datetime) -> str:
-    """Certificates in PEM that clients are given; the one that signs first.
+    """Certificates that clients need, in PEM, beginning with the CA that signs.
 
     :param present: the present CA's.
     """
@@ -42,10 +42,11 @@ def trusted(present: str, following: NextCa | None, now: datetime) -> str:
 
 
 def begin(content: Content, made: LocalCa, overlap: timedelta, now: datetime) -> Content:
-    """Let a new CA follow the present one after ``overlap``; the old one is trusted for as long
-    again. Without an overlap it takes the place of both, for a store that somebody else has read.
+    """Let a new CA take over after ``overlap``; the old one stays trusted for as long again.
 
-    :raises SettingsError: one follows already, and there is an overlap.
+    Without an overlap the new one replaces all others at once, for a store that somebody has read.
+
+    :raises SettingsError: a change is under way, and there is an overlap.
     """
     check_begin(content, overlap, now)
     following = NextCa(
@@ -71,24 +72,22 @@ def check_begin(content: Content, overlap: timedelta, now: datetime) -> None:
 
 
 def finish(content: Content, now: datetime) -> Content:
-    """End the part of the change that it is in: the new CA takes over now, or, where it has, the
-    old one is dropped now.
+    """End the present phase now: the new CA takes over or, if it has, the old one is dropped.
 
-    :raises SettingsError: none follows.
+    :raises SettingsError: no change is under way.
     """
     following = _following(content, now)
     if phase(following, now) == "both":
-        later = max(following.old_ends, now)
-        changed = following.model_copy(update={"takes_over": now, "old_ends": later})
+        changed = following.model_copy(update={"takes_over": now})
     else:
         changed = following.model_copy(update={"old_ends": now})
     return content.model_copy(update={"next_ca": changed})
 
 
 def cancel(content: Content, now: datetime) -> Content:
-    """Without the CA that was to follow.
+    """Withdraw the new CA.
 
-    :raises SettingsError: none follows, or hosts may have certificates of it.
+    :raises SettingsError: there is none, or hosts may have certificates from it.
     """
     following = _following(content, now)
     if phase(following, now) != "both":

@@ -1,4 +1,4 @@
-"""How long a certificate has left, and what that calls for: nothing, a deploy, or haste."""
+"""How long a certificate is still valid, and whether that is long enough."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from cryptography import x509
 
 from vllm_hosts.settings import HostSettings
 
-#: One that ends within this is broken: nobody may notice for so long, also over holidays.
+#: Less than this breaks the promise: over holidays, nobody may notice for so long.
 _MONTH = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Left:
-    """What a host's certificate has left.
+    """The time that a host's certificate has left.
 
-    ``due``: below this it is to be renewed, and somebody should be told. ``short``: below this the
-    promise is broken. Short is always less than due, so that a warning comes first.
+    With less than ``due`` it should be renewed, and somebody should be told. With less than
+    ``short`` the promise is broken. ``short`` is always less than ``due``: a warning comes first.
     """
 
     ends: datetime
@@ -33,7 +33,7 @@ class Left:
 
     @property
     def is_short(self) -> bool:
-        """Whether it may end while nobody looks."""
+        """Whether it may expire before anybody notices."""
         return self.left <= self.short
 
     @property
@@ -49,10 +49,11 @@ class Left:
 
 
 def left(certificate: x509.Certificate, settings: HostSettings, now: datetime) -> Left:
-    """Judge a certificate by its own life: some live for years, some for six days.
+    """Judge a certificate by its own lifetime: some are valid for years, some for six days.
 
-    One of the local CA is due as soon as a deploy would renew it. A user's own is due in the last
-    third of its life, when ACME clients have renewed it, but not before its last two months.
+    One from the local CA is due as soon as a deploy would renew it. A user's own is due in the last
+    third of its lifetime, when an ACME client should have renewed it, but at most two months before
+    its end.
     """
     ends = certificate.not_valid_after_utc
     life = ends - certificate.not_valid_before_utc
@@ -66,7 +67,7 @@ def left(certificate: x509.Certificate, settings: HostSettings, now: datetime) -
 
 
 def to_do(settings: HostSettings, inventory: str = "INVENTORY") -> str:
-    """What renews a host's certificate."""
+    """How to renew a host's certificate."""
     deploy = f"pyinfra {inventory} deploy.py --limit {settings.name}"
     if settings.tls.mode == "local-ca":
         return f"a deploy renews it: {deploy}"

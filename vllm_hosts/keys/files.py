@@ -16,10 +16,10 @@ LOCK_FILE = ".lock"
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its owner may enter, or check that it is one.
+    """Create a folder that only its owner may enter, or check that it is one.
 
-    :raises SettingsError: it is open to others or belongs to somebody else, or others could put
-        another one in its place.
+    :raises SettingsError: it is open to others, belongs to somebody else, or could be replaced by
+        others.
     """
     make_folder(path)
     _check_private(path, "700")
@@ -28,9 +28,9 @@ def private_folder(path: Path) -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing, for their owner only.
+    """Create a folder and its missing parents, for their owner only.
 
-    ``Path.mkdir`` leaves the mode of the ones above to the umask, which may be 000.
+    ``Path.mkdir`` leaves the mode of the parents to the umask, which may be 000.
     """
     for missing in reversed([path, *path.parents]):
         if not missing.is_dir():
@@ -38,7 +38,7 @@ def make_folder(path: Path) -> None:
 
 
 def check_unshared(path: Path) -> None:
-    """Check that nobody else can write a file or folder, where others may read it.
+    """Check that nobody else can write a file or folder, though others may read it.
 
     :raises SettingsError: others can.
     """
@@ -57,7 +57,7 @@ def check_unshared(path: Path) -> None:
 
 
 def read_private(path: Path) -> bytes | None:
-    """A private file's content; None where there is no such file.
+    """A private file's content; None: there is no such file.
 
     :raises SettingsError: others may read it, or it cannot be read.
     """
@@ -68,6 +68,22 @@ def read_private(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
+
+
+#: Another one for every change of a file's content, owner or mode.
+Version = tuple[str, int, int, int, int, int]
+
+
+def version_of(path: Path) -> Version | None:
+    """Which version of a file is there; None: none that can be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    # Its number alone could be that of a file that was removed, and its times are steps of the
+    # clock: together they are those of one version.
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return (str(path), found.st_dev, found.st_ino, found.st_size, *times)
 
 
 def write_private(path: Path, content: bytes) -> None:

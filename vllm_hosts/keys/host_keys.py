@@ -17,7 +17,7 @@ from vllm_hosts.settings import HostSettings
 
 @dataclass(frozen=True)
 class ClientKey:
-    """A key that an edge accepts. ``agents``: the only ones for this client; None: all."""
+    """A key that an edge accepts. ``agents``: those that this client may use; None: all."""
 
     client: str
     value: SecretStr
@@ -29,8 +29,8 @@ class ClientKey:
 class HostKeys:
     """The secrets that one host needs.
 
-    ``internal`` never leaves the controller: what agents ask for is derived from it.
-    ``renew_since``: a certificate from before is to be replaced.
+    ``internal`` never leaves the controller: agents' keys are derived from it. ``renew_since``: an
+    older certificate has to be replaced.
     """
 
     internal: SecretStr
@@ -39,7 +39,7 @@ class HostKeys:
     renew_since: datetime | None = None
 
     def internal_of(self, agent: str) -> SecretStr:
-        """The key between the edge and one agent: 43 letters that say nothing about another's.
+        """The key between the edge and one agent: 43 characters that reveal nothing about others.
 
         HMAC-SHA-256 (RFC 2104) of the agent's name under ``internal``, in base64url.
         """
@@ -49,9 +49,9 @@ class HostKeys:
 
 
 def host_keys(content: Content, settings: HostSettings) -> HostKeys:
-    """The secrets of one host that has an internal key.
+    """The secrets of a host that has an internal key.
 
-    :raises SettingsError: a source of a secret gives nothing usable.
+    :raises SettingsError: the source of a secret yields nothing usable.
     """
     return HostKeys(
         internal=sources.internal_key(settings) or content.internal[settings.name].value,
@@ -62,7 +62,7 @@ def host_keys(content: Content, settings: HostSettings) -> HostKeys:
 
 
 def client_keys(content: Content, host: str) -> tuple[ClientKey, ...]:
-    """What a host's edge accepts now."""
+    """The keys that a host's edge accepts now."""
     now = utc_now()
     return tuple(
         ClientKey(name, key.value, key.expires, record.agents)

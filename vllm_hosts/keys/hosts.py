@@ -1,4 +1,4 @@
-"""Hosts that a store records, and the identifier by which they know it. No file is touched."""
+"""Hosts that a store records, and the identifier that it has on them. Touches no file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vllm_hosts.keys.model import Content, DeployedHost, new_content
 
 
 def identified(content: Content) -> Content:
-    """With an identifier, where an earlier version gave it none.
+    """The store with an identifier, if an earlier version gave it none.
 
-    It follows from the oldest secret, so that two clones of one such store come to the same. A
-    digest of 256 random bits says nothing about them.
+    It is derived from the oldest secret, so that two clones of such a store get the same. A digest
+    of 256 random bits reveals nothing about them.
     """
     if content.id:
         return content
@@ -32,22 +32,22 @@ def identified(content: Content) -> Content:
 
 
 def with_host(content: Content, name: str, host: DeployedHost) -> Content:
-    """The same, remembering that its keys went to this host."""
+    """The store with a record that this host has its keys."""
     return content.model_copy(update={"hosts": {**content.hosts, name: host}})
 
 
 def left_behind(content: Content, deployed: Iterable[str], others: Iterable[str] = ()) -> list[str]:
-    """Hosts that have keys of the store, and that the inventory does not deploy to any more.
+    """Hosts that have keys from the store, but that the inventory no longer deploys to.
 
-    :param others: further hosts of the inventory. Versions that remembered no hosts made an
-        internal key for each host, and for some of these.
+    :param others: further hosts of the inventory. Versions that recorded no hosts made an internal
+        key for each host, and for some of these.
     """
     keys_only = {*content.internal} - {*others}
     return sorted({*content.hosts, *keys_only} - {*deployed})
 
 
 def released(content: Content, name: str) -> Content:
-    """Without a host: neither its internal key nor the way to it is kept.
+    """The store without a host: without its internal key and without how to reach it.
 
     :raises SettingsError: there is no such host.
     """

@@ -1,4 +1,4 @@
-"""What a key store holds, and how it changes. No file and no clock is touched."""
+"""What a key store holds, and how it changes. Touches no file and no clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vllm_hosts.errors import SettingsError
 
 DEFAULT_CLIENT = "default"
 _CLIENT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
-#: What .env, nginx and an HTTP header carry without quoting.
+#: Characters that need no quoting in .env, in nginx and in an HTTP header.
 SAFE_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
 
@@ -33,7 +33,7 @@ def _safe(secret: SecretStr) -> SecretStr:
     return secret
 
 
-#: Shown as asterisks everywhere but in the store itself.
+#: Shown as asterisks everywhere except in the store itself.
 Secret = Annotated[
     SecretStr,
     AfterValidator(_safe),
@@ -41,7 +41,7 @@ Secret = Annotated[
 ]
 
 
-#: Both stand in nginx's configuration, and a store may be a colleague's.
+#: Both get into nginx's configuration, and the store may come from a colleague.
 ClientName = Annotated[str, StringConstraints(pattern=rf"^{_CLIENT_NAME.pattern}$")]
 DeployedAgent = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
@@ -51,7 +51,7 @@ class _Model(BaseModel):
 
 
 class ApiKey(_Model):
-    """One key of a client. ``expires``: from then on it is refused."""
+    """A client's key. ``expires``: from then on it is refused."""
 
     value: Secret
     created: AwareDatetime
@@ -68,7 +68,7 @@ class ApiKey(_Model):
 
 
 class ClientRecord(_Model):
-    """A named holder of keys. ``agents``, ``hosts``: the only ones for it; None: all."""
+    """A named holder of keys. ``agents``, ``hosts``: those that it may use; None: all."""
 
     created: AwareDatetime
     keys: tuple[ApiKey, ...]
@@ -76,7 +76,7 @@ class ClientRecord(_Model):
     hosts: tuple[str, ...] | None = None
 
     def valid_keys(self, now: datetime) -> tuple[ApiKey, ...]:
-        """Keys that are accepted at this time, the newest last."""
+        """Keys that are accepted at this time, newest last."""
         return tuple(key for key in self.keys if key.valid(now))
 
 
@@ -88,7 +88,7 @@ class InternalKey(_Model):
 
 
 class StoredCa(_Model):
-    """The local CA, where the store is the one place for secrets."""
+    """The local CA, if the store holds it."""
 
     certificate: str
     key: Annotated[
@@ -97,10 +97,9 @@ class StoredCa(_Model):
 
 
 class NextCa(StoredCa):
-    """A CA that takes the present one's place.
+    """A CA that replaces the present one.
 
-    Hosts get certificates of it from ``takes_over`` on; until ``old_ends`` clients are still told
-    to trust the present one as well.
+    It signs from ``takes_over`` on; until ``old_ends`` clients are told to trust the old one too.
     """
 
     begun: AwareDatetime
@@ -109,7 +108,7 @@ class NextCa(StoredCa):
 
 
 class DeployedHost(_Model):
-    """A host that the store's keys went to: how it was reached, and whose keys its edge has.
+    """A host that has keys from the store: how it was reached, and which keys its edge has.
 
     :param data: pyinfra's own names, none of them a password.
     """
@@ -121,10 +120,10 @@ class DeployedHost(_Model):
 class Content(_Model):
     """Everything that a store holds.
 
-    ``ca``: where the store is encrypted; else the CA lies in files of its own. ``renew``: by host,
-    since when a certificate that was made before is to be replaced.
+    ``ca``: only in an encrypted store; else the CA has files of its own. ``renew``: by host, a
+    time; certificates from before have to be replaced.
 
-    :param id: what hosts know the store by, and no secret; None in a store of an earlier version.
+    :param id: identifies the store on hosts, and is not secret; None: from an earlier version.
     """
 
     version: Literal[1] = 1
@@ -147,7 +146,7 @@ class Content(_Model):
         return self.clients[name]
 
     def with_client(self, name: str, record: ClientRecord) -> Content:
-        """The same with one client's record in the place of the old one."""
+        """The store with one client's record replaced."""
         return self.model_copy(update={"clients": {**self.clients, name: record}})
 
     def for_host(self, host: str) -> dict[str, ClientRecord]:
@@ -160,7 +159,7 @@ class Content(_Model):
 
 
 def new_content(now: datetime) -> Content:
-    """A store at its first use: one client, so that there is a key to begin with."""
+    """A new store, with one client, so that there is a key to begin with."""
     return add_client(Content(id=secrets.token_hex(16)), DEFAULT_CLIENT, now)
 
 
@@ -182,9 +181,9 @@ def add_client(
     hosts: Iterable[str] | None = None,
     lifetime: timedelta | None = None,
 ) -> Content:
-    """A new client with a new key.
+    """Add a client with a new key.
 
-    :raises SettingsError: the name is taken, or is no name.
+    :raises SettingsError: the name is taken, or not allowed.
     """
     if not _CLIENT_NAME.fullmatch(name):
         raise SettingsError(
@@ -208,9 +207,9 @@ def rotate(
     overlap: timedelta,
     lifetime: timedelta | None = None,
 ) -> Content:
-    """A new key for a client; its present ones end after ``overlap``, or when they did anyway.
+    """Give a client a new key; its present keys expire after ``overlap``, or earlier if they did.
 
-    :param lifetime: of the new key; zero: without end; None: as long as the newest one was made to.
+    :param lifetime: of the new key; zero: it does not expire; None: the newest key's lifetime.
 
     :raises SettingsError: there is no such client.
     """
@@ -230,9 +229,9 @@ def rotate(
 
 
 def extend(content: Content, name: str, now: datetime, lifetime: timedelta) -> Content:
-    """The same newest key of a client, with another end.
+    """Change when a client's newest key expires.
 
-    :param lifetime: from now on; zero: without end.
+    :param lifetime: from now on; zero: it does not expire.
     :raises SettingsError: there is no such client.
     """
     record = content.client(name)
@@ -242,7 +241,7 @@ def extend(content: Content, name: str, now: datetime, lifetime: timedelta) -> C
 
 
 def revoke(content: Content, name: str) -> Content:
-    """Without this client.
+    """Remove a client.
 
     :raises SettingsError: there is no such client.
     """
@@ -252,7 +251,7 @@ def revoke(content: Content, name: str) -> Content:
 
 
 def with_internal(content: Content, hosts: Iterable[str], now: datetime) -> Content:
-    """An internal key for every host that has none."""
+    """Add an internal key for every host that has none."""
     missing = {
         host: InternalKey(value=SecretStr(secrets.token_urlsafe(32)), created=now)
         for host in hosts
@@ -262,15 +261,15 @@ def with_internal(content: Content, hosts: Iterable[str], now: datetime) -> Cont
 
 
 def rotate_internal(content: Content, hosts: Iterable[str], now: datetime) -> Content:
-    """New internal keys for these hosts."""
+    """Replace the internal keys of these hosts."""
     chosen = set(hosts)
     others = {host: key for host, key in content.internal.items() if host not in chosen}
     return with_internal(content.model_copy(update={"internal": others}), sorted(chosen), now)
 
 
 def renew_certificates(content: Content, hosts: Iterable[str], now: datetime) -> Content:
-    """With a mark by which the next deploy makes new certificates for these hosts."""
-    # Certificates know their start to the second.
+    """Request new certificates for these hosts, which the next deploy creates."""
+    # Start times of certificates have whole seconds.
     since = now.replace(microsecond=0)
     return content.model_copy(
         update={"renew": {**content.renew, **dict.fromkeys(sorted(hosts), since)}}

@@ -1,4 +1,4 @@
-"""What one run takes from a store: nothing is written before a host turns out to be ours."""
+"""A store as one run uses it: nothing is written before a host turns out to be ours."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vllm_hosts.settings import HostSettings
 
 
 class OpenedStore:
-    """A store as it is, and in memory what a run would add: the store itself, a CA, keys of hosts.
+    """A store, and what a run would add to it, in memory: the store itself, a CA, keys of hosts.
 
-    A dry run, or one that every host refuses, therefore leaves nothing behind.
+    Hence a dry run, or one that every host refuses, leaves nothing behind.
 
-    :raises SettingsError: as ``KeyStore.read``, but where there is no store.
+    :raises SettingsError: as ``KeyStore.read``, except if there is no store.
     """
 
     def __init__(self, store: KeyStore) -> None:
@@ -47,28 +47,28 @@ class OpenedStore:
 
     @property
     def store_id(self) -> str:
-        """What hosts know the store by."""
+        """The identifier that the store has on hosts."""
         assert self._content.id is not None
         return self._content.id
 
     def host_keys(self, settings: HostSettings) -> HostKeys:
-        """The secrets of one host; an internal key that does not exist yet is made.
+        """The secrets of one host, with a new internal key if it has none.
 
-        :raises SettingsError: a source of a secret gives nothing usable.
+        :raises SettingsError: the source of a secret yields nothing usable.
         """
         self.make_key(settings.name)
         return host_keys(self._content, settings)
 
     def make_key(self, host: str) -> None:
-        """Have an internal key for a host, if it has none."""
+        """Create an internal key for a host that has none."""
         self._content = with_internal(self._content, [host], utc_now())
 
     def client_keys(self, host: str) -> tuple[ClientKey, ...]:
-        """What a host's edge accepts, also where its settings are not known any more."""
+        """The keys that a host's edge accepts, even if its settings are no longer known."""
         return client_keys(self._content, host)
 
     def local_ca(self) -> LocalCa:
-        """The inventory's CA; made where there is none.
+        """The inventory's CA, created if there is none.
 
         :raises SettingsError: it is damaged.
         """
@@ -78,7 +78,7 @@ class OpenedStore:
         return self._ca
 
     def kept(self, host: str, way: DeployedHost) -> bool:
-        """Whether the store holds all that the host gets, and remembers how it was reached."""
+        """Whether the store holds everything that the host gets, and records how it was reached."""
         found = self._found
         return (
             found is not None
@@ -89,9 +89,9 @@ class OpenedStore:
         )
 
     def keep(self, host: str, way: DeployedHost) -> None:
-        """Write what was made for this host, and remember it. Before anything is done there.
+        """Write what was created for this host, and record the host. Before it is changed.
 
-        :raises SettingsError: it cannot be written, or another run has made other keys meanwhile.
+        :raises SettingsError: it cannot be written, or another run has created keys meanwhile.
         """
         planned = self._content
 
@@ -102,7 +102,7 @@ class OpenedStore:
                 content = content.model_copy(update={"internal": {**content.internal, host: key}})
             return with_host(content, host, way)
 
-        # The other hosts' keys come when it is their turn.
+        # Other hosts' keys are written when it is their turn.
         kept = self.store.update(change, start=planned.model_copy(update={"internal": {}}))
         same = kept.id == planned.id and kept.internal.get(host) == planned.internal.get(host)
         if same and self._ca is not None and not self._ca_kept:

@@ -1,4 +1,4 @@
-"""One inventory's claim on a host: whether the host is its store's, and what to do if it is not."""
+"""An inventory's claim on a host: whether the host is its store's, and what to do if not."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from vllm_hosts.keys.store_marks import inventory_of as inventory_named
 class Claim:
     """A host of an inventory.
 
-    :param way: how it is reached, and what it has; the store remembers that.
+    :param way: how it is reached, and what it has, which the store records.
     :param directory: ``vllm.directory``, which has the agents' keys.
-    :param own_keys: whether the agents' keys come from the store, and so tell whose they are.
+    :param own_keys: whether the agents' keys come from the store, so that they identify it.
     """
 
     host: str
@@ -35,7 +35,7 @@ class Claim:
 
     @cached_property
     def signs(self) -> Signs:
-        """What tells that the host belongs to this store."""
+        """What identifies a host of this store."""
         agents = self.way.agents if self.own_keys else ()
         return Signs(
             self.opened.store_id,
@@ -45,7 +45,7 @@ class Claim:
 
     @property
     def mark(self) -> Mark:
-        """What the host is to have."""
+        """The mark that the host should have."""
         return Mark(self.opened.store_id, self.opened.store.name)
 
     @property
@@ -54,25 +54,25 @@ class Claim:
         return File(STORE_MARK, self.mark.text().encode())
 
     def kept(self) -> bool:
-        """Whether the store knows all of this."""
+        """Whether the store has recorded the host as it is."""
         return self.opened.kept(self.host, self.way)
 
     def keep(self) -> None:
-        """Have the store know all of this.
+        """Record the host in the store.
 
         :raises SettingsError: it cannot be written.
         """
         self.opened.keep(self.host, self.way)
 
     def judge(self, found: Marked) -> Whose:
-        """Whose the host is."""
+        """Whose host it is."""
         return whose(found, self.signs)
 
     def must_wait(self) -> str | None:
-        """Why a host that is nobody's does not become ours now; None: it may.
+        """Why a host that is nobody's cannot become ours now; None: it can.
 
-        A renamed inventory may have a new host as well: a store that was made for it would be in
-        the way of the one that has to be moved along.
+        A renamed inventory may have a new host too: a store created for it would be in the way of
+        the old one, which has to be moved.
         """
         if not (self.opened.new and self.opened.anothers):
             return None
@@ -83,9 +83,9 @@ class Claim:
         )
 
     def refusal(self, found: Marked, *, listed: bool = True) -> str:
-        """Why this inventory leaves the host alone, with the ways out.
+        """Why this inventory refuses the host, with the ways out.
 
-        :param listed: whether the host is in the inventory; else only its store remembers it.
+        :param listed: whether the host is in the inventory; else only its store has it.
         """
         if self.judge(found) is Whose.UNREADABLE:
             return (
@@ -95,7 +95,7 @@ class Claim:
             )
         name = inventory_named(found)
         other = self._owner(found)
-        # Of a store that nobody here can open, the host's word is all there is.
+        # About a store that cannot be opened here, we only have the host's own statement.
         said = None if other else named_beside(self.opened.store, name or "")
         file = shown(self.inventory)
         if not listed:
@@ -129,12 +129,12 @@ class Claim:
         move = moved(theirs, self.opened.store)
         if not inventory.exists():
             return f"{why}: if the inventory was renamed, move its store along: {move}; {adopt}"
-        # No word of a host has a store moved that its inventory needs.
+        # Whatever a host states, no store is moved that its inventory needs.
         renamed = f"; if that was renamed, {move}" if other else ""
         return f"{why}: deploy it with {shown(inventory)}{renamed}; {adopt}"
 
     def _owner(self, found: Marked) -> KeyStore | None:
-        """The store beside this one's that the host belongs to, if it can be opened here."""
+        """The store in this one's folder that the host belongs to, if it can be opened here."""
         for other, content in stores_beside(self.opened.store):
             assert content.id is not None
             signs = Signs(

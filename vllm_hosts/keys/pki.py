@@ -29,16 +29,16 @@ from vllm_hosts.keys.files import LOCK_FILE, locked, private_folder, read_privat
 from vllm_hosts.keys.places import CA_FILE
 
 CA_KEY_FILE = "ca.key"
-#: What the local CA is called, before its inventory's name in parentheses.
+#: The local CA's name, followed by its inventory's name in parentheses.
 CA_NAME = "vllm-hosts local CA"
 _CA_YEARS = 10
-#: Clients whose clock is a little behind still accept a certificate that was just made.
+#: So that clients whose clock is a little slow accept a certificate that was just issued.
 _BACKDATED = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class Issued:
-    """A host's certificate, alone: its clients have the CA. ``key_pem`` never shows in a repr."""
+    """A host's certificate, without a chain: clients have the CA. ``key_pem`` is in no repr."""
 
     certificate_pem: bytes
     key_pem: SecretBytes = field(repr=False)
@@ -53,7 +53,7 @@ class LocalCa:
 
     @classmethod
     def load(cls, folder: Path) -> LocalCa | None:
-        """The inventory's CA; None: there is none. Looking makes nothing, not even a lock.
+        """The inventory's CA; None: there is none. Creates nothing, not even a lock.
 
         :raises SettingsError: its files are damaged, do not match, or are open to others.
         """
@@ -73,7 +73,7 @@ class LocalCa:
         return cls.from_pem(certificate or b"", SecretStr((key or b"").decode("latin-1")), both)
 
     def keep(self, folder: Path) -> LocalCa:
-        """Write the CA into a private folder; where there is one already, that one stays.
+        """Write the CA into a private folder, unless it has one already: then that one is kept.
 
         :raises SettingsError: as ``load``.
         """
@@ -86,9 +86,9 @@ class LocalCa:
 
     @classmethod
     def from_pem(cls, certificate: bytes, key: SecretStr, both: str) -> LocalCa:
-        """A CA that was kept somewhere.
+        """A CA from its certificate and key.
 
-        :param both: where certificate and key lie, for people.
+        :param both: where they are, for people.
         :raises SettingsError: one is damaged, or they do not belong together.
         """
         try:
@@ -101,7 +101,7 @@ class LocalCa:
                     " both away to have a new CA made (clients then need the new one)"
                 ]
             ) from error
-        # While another CA takes over, clients get both in one file.
+        # During a change of CA, the file has both.
         own = [one for one in given if one.public_key() == private.public_key()]
         if not isinstance(private, ec.EllipticCurvePrivateKey) or not own:
             raise SettingsError([f"{both} do not belong together; restore both from one backup"])
@@ -109,10 +109,10 @@ class LocalCa:
 
     @classmethod
     def create(cls, inventory_name: str, now: datetime, *, dated: bool = False) -> LocalCa:
-        """A new CA, which is nowhere yet.
+        """Create a CA, in memory.
 
-        :param dated: with the time in its name: some clients find a CA by its name alone, and
-            would take two of one name for each other.
+        :param dated: with the time in its name: some clients find a CA by its name alone, and would
+            confuse two with the same name.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         since = f" {now:%Y-%m-%d %H:%M:%S}" if dated else ""
@@ -132,7 +132,7 @@ class LocalCa:
 
     @property
     def certificate_pem(self) -> bytes:
-        """What clients need to trust."""
+        """What clients have to trust, in PEM."""
         return self.certificate.public_bytes(Encoding.PEM)
 
     def key_text(self) -> SecretStr:
@@ -140,7 +140,7 @@ class LocalCa:
         return SecretStr(_private_pem(self._key).decode())
 
     def issue(self, names: Sequence[str], valid_days: int, now: datetime) -> Issued:
-        """A certificate for a host's names and addresses, with a new ECDSA P-256 key."""
+        """Issue a certificate for a host's names and addresses, with a new ECDSA P-256 key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
         certificate = (
@@ -170,7 +170,7 @@ class LocalCa:
 
 
 def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether one certificate was signed with the other one's key."""
+    """Whether the issuer signed the certificate directly."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError):
@@ -237,7 +237,7 @@ def certificate_names(certificate: x509.Certificate) -> set[str]:
 
 
 def covers(certificate: x509.Certificate, name: str) -> bool:
-    """Whether a client that asked for ``name`` accepts the certificate (RFC 6125)."""
+    """Whether a client that connects to ``name`` accepts the certificate (RFC 6125)."""
     wanted = _canonical(name)
     names = certificate_names(certificate)
     return wanted in names or f"*.{wanted.partition('.')[2]}" in names
@@ -261,8 +261,8 @@ def reason_to_renew(
 ) -> str | None:
     """Why a host needs a new certificate from the local CA; None: the one it has is good.
 
-    :param public_key_pem: the public half of the key that lies beside the certificate.
-    :param asked_since: one that was made before is to be replaced.
+    :param public_key_pem: public half of the key that is beside the certificate on the host.
+    :param asked_since: when a new one was requested; an older one has to be replaced.
     """
     if certificate_pem is None or public_key_pem is None:
         return "there is none"
@@ -288,5 +288,5 @@ def reason_to_renew(
 
 
 def utc_now() -> datetime:
-    """Now, with its time zone."""
+    """The current time, with its time zone."""
     return datetime.now(UTC)

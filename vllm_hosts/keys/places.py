@@ -1,4 +1,4 @@
-"""Where the controller keeps what belongs to one inventory: keys and its CA."""
+"""Where the controller keeps an inventory's keys and its CA."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from shlex import quote
 
 from vllm_hosts.settings import HostSettings
 
-#: The local CA's certificate, which clients get, in an inventory's folder.
+#: The local CA's certificate, which clients need, in an inventory's state folder.
 CA_FILE = "ca.pem"
 
 
 def state_folder(inventory_file: Path) -> Path:
     """The folder beside an inventory for its secrets, such as ``inventory/.vllm-hosts/prod``.
 
-    It depends on the inventory alone, not on where a command is run: another folder would mean
-    new keys. It is made, with mode 0700, when something is first kept there.
+    It depends only on the inventory, not on where a command is run: another folder would mean new
+    keys. It is created, with mode 0700, when something is first kept there.
     """
     path = inventory_file.resolve()
     return path.parent / ".vllm-hosts" / path.stem
 
 
 def site_of(inventory_file: Path) -> Path:
-    """The folder that an inventory's group data lies in, and what its relative paths start from.
+    """The folder that an inventory's group data is in, and that its relative paths start from.
 
-    The nearest one above the inventory with a ``deploy.py``, as far as nobody else can put one
-    there; without any, the one beside which group data would lie. The current folder has no say.
+    It is the nearest folder above the inventory with a ``deploy.py``, unless somebody else could
+    have put it there. Without one it is where group data would be. The current folder is ignored.
     """
     beside = inventory_file.resolve().parent
     for folder in nobody_else_s(beside):
@@ -38,8 +38,8 @@ def site_of(inventory_file: Path) -> Path:
 
 
 def nobody_else_s(folder: Path) -> Iterator[Path]:
-    """A folder and those above it, up to the first in which somebody else could put files: what is
-    found there is run by us."""
+    """A folder and its parents, up to the first where somebody else could put files, since we run
+    what we find there."""
     ours = {0, os.geteuid()} | ({folder.stat().st_uid} if folder.is_dir() else set())
     for one in (folder, *folder.parents):
         if not one.is_dir():
@@ -51,7 +51,7 @@ def nobody_else_s(folder: Path) -> Iterator[Path]:
 
 
 def pyinfra_line(inventory_file: Path, after: str = "deploy.py", options: str = "") -> str:
-    """What to type for a run of pyinfra, which reads config.py from the folder that one is in."""
+    """What to type to run pyinfra, which reads config.py from the current folder."""
     site = site_of(inventory_file)
     words = f"pyinfra {options} " if options else "pyinfra "
     if site == Path.cwd() or not (site / "deploy.py").is_file():
@@ -61,7 +61,7 @@ def pyinfra_line(inventory_file: Path, after: str = "deploy.py", options: str = 
 
 
 def client_ca_file(settings: HostSettings, folder: Path) -> str | None:
-    """The CA file that clients of a host need; None: the CAs that every system knows will do.
+    """The CA file that clients of a host need; None: the system's CAs will do.
 
     :param folder: the inventory's, from ``state_folder``.
     """

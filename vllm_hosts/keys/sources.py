@@ -1,4 +1,4 @@
-"""Secrets that come from elsewhere: an environment variable, or the output of a command."""
+"""Secrets from elsewhere: from an environment variable, or from the output of a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vllm_hosts.keys.model import SAFE_SECRET
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.sections import Secrets
 
-#: Long enough to touch a hardware key, short enough for a run that nobody watches.
+#: Seconds: long enough to touch a hardware key, short enough for an unattended run.
 _TIMEOUT = 120
 #: People choose these; sudo reads one line of up to 255 bytes.
 _PASSWORD = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
@@ -42,10 +42,10 @@ def hf_token(settings: HostSettings) -> SecretStr | None:
 
 
 def sudo_password(given: Secrets) -> tuple[SecretStr, str] | None:
-    """The password that sudo asks for, and where it comes from; None: nothing says it.
+    """The password that sudo asks for, and where it comes from; None: there is no source for it.
 
-    The variable leaves this process's environment: where the host is this machine, commands there
-    would inherit it.
+    The variable is removed from this process's environment: commands would inherit it if the host
+    is this machine.
 
     :raises SettingsError: its source gives nothing usable.
     """
@@ -64,12 +64,12 @@ def sudo_password(given: Secrets) -> tuple[SecretStr, str] | None:
 
 
 def taken() -> dict[str, str]:
-    """Variables that were taken out of the environment, for a process that needs them again."""
+    """Variables that were removed from the environment, for a process that needs them again."""
     return {variable: value.get_secret_value() for variable, value in _taken.items()}
 
 
 def problems(settings: HostSettings) -> Iterator[str]:
-    """What is wrong with secrets of the environment. Runs no command."""
+    """What is wrong with secrets from the environment. Runs no command."""
     given = settings.secrets
     for setting, variable in (
         ("secrets.internal_key_env", given.internal_key_env),
@@ -114,7 +114,7 @@ def _judged_variable(
 
 @cache
 def _from_command(setting: str, command: str, safe: re.Pattern[str] = SAFE_SECRET) -> SecretStr:
-    """The first line that a command prints. Run once; what it prints is shown to nobody."""
+    """The first line that a command prints. It is run once, and its output is never shown."""
     program = shlex.split(command)[0]
     try:
         done = subprocess.run(

@@ -12,11 +12,13 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import age
 from vllm_hosts.keys.authority import Authority, stored
 from vllm_hosts.keys.files import (
+    Version,
     check_unshared,
     locked,
     make_folder,
     private_folder,
     read_private,
+    version_of,
     write_private,
 )
 from vllm_hosts.keys.host_keys import HostKeys, host_keys
@@ -29,10 +31,13 @@ from vllm_hosts.settings import HostSettings
 class KeyStore:
     """The secrets of one inventory.
 
-    They lie in ``keys/NAME.age`` beside the inventory's folder where that file exists (made by
-    ``vllm-hosts keys init``), else in a private file of the inventory's state folder.
+    They are in ``keys/NAME.age`` beside the inventory's folder if that file exists (created by
+    ``vllm-hosts keys init``), else in a private file in the inventory's state folder.
 
-    :param identity: file that opens the encrypted store; None: the usual places.
+    What was read is kept, as long as it is what the file holds: a run that asks for every host
+    decrypts once, and sees at once what another process has written.
+
+    :param identity: file that decrypts the store; None: the usual places.
     """
 
     def __init__(self, inventory_file: Path, identity: Path | None = None) -> None:
@@ -43,6 +48,7 @@ class KeyStore:
         self.encrypted_path = _keys_folder(inventory_file) / f"{self.name}.age"
         self.recipients_path = self.encrypted_path.with_suffix(".recipients")
         self._identity = identity
+        self._known: tuple[Version, Content] | None = None
 
     @property
     def encrypted(self) -> bool:
@@ -55,10 +61,10 @@ class KeyStore:
         return self.encrypted_path if self.encrypted else self.plain_path
 
     def read(self) -> Content:
-        """What the store holds. Looking makes none.
+        """What the store holds. Creates nothing.
 
-        :raises SettingsError: there is none, it is damaged, open to others, or no identity opens
-            it.
+        :raises SettingsError: there is no store, it is damaged or open to others, or no identity
+            decrypts it.
         """
         content = self.peek()
         if content is None:
@@ -66,7 +72,7 @@ class KeyStore:
         return content
 
     def peek(self) -> Content | None:
-        """What the store holds; None: there is none yet, and none is made.
+        """What the store holds; None: there is no store yet. Creates nothing.
 
         :raises SettingsError: as ``read``.
         """
@@ -77,7 +83,7 @@ class KeyStore:
         return self._load()
 
     def ca_certificate(self) -> bytes | None:
-        """What clients trust, in PEM; None: there is no CA yet, and none is made.
+        """What clients have to trust, in PEM; None: there is no CA yet. Creates nothing.
 
         :raises SettingsError: as ``read``.
         """
@@ -88,8 +94,8 @@ class KeyStore:
     ) -> Content:
         """Change the store, completely or not at all. A second writer waits, and loses nothing.
 
-        :param start: what a store begins with that is not there yet; None: it has to be there.
-        :raises SettingsError: as ``read``; or it cannot be written, and is as it was.
+        :param start: content of a store that does not exist yet; None: it has to exist.
+        :raises SettingsError: as ``read``; or it cannot be written, and is unchanged.
         """
         if start is None and not self.path.exists():
             raise SettingsError([self._none()])
@@ -138,7 +144,7 @@ class KeyStore:
         return Authority(self)
 
     def local_ca(self) -> LocalCa:
-        """The CA that signs now, made at first use. What clients trust lies in the state folder.
+        """The CA that signs now, created at first use. The state folder has the file for clients.
 
         :raises SettingsError: it is damaged, or as ``read``.
         """
@@ -147,7 +153,7 @@ class KeyStore:
     def encrypt(self, recipients: Iterable[str]) -> None:
         """Move the secrets, the CA's among them, into an age file for these recipients.
 
-        :raises SettingsError: it exists already, or a recipient is none.
+        :raises SettingsError: it exists already, or a recipient is not valid.
         """
         if self.encrypted:
             raise SettingsError([f"{self.encrypted_path} exists; see vllm-hosts keys recipients"])
@@ -166,16 +172,16 @@ class KeyStore:
             try:
                 self._load()
             except SettingsError:
-                # Nobody here could use it: everything stays as it was.
+                # Nobody here could decrypt it: everything stays as it was.
                 for new in (self.encrypted_path, self.recipients_path):
                     new.unlink()
                 raise
-            # Only now, with everything in a file that opens.
+            # Only now that everything is in a file that can be decrypted.
             for old in (self.plain_path, self.folder / CA_KEY_FILE):
                 old.unlink(missing_ok=True)
 
     def recipients(self) -> list[str]:
-        """Who can open the store.
+        """Who can decrypt the store.
 
         :raises SettingsError: it is not encrypted.
         """
@@ -188,7 +194,7 @@ class KeyStore:
     def set_recipients(self, lines: list[str]) -> None:
         """Encrypt the store again, for exactly these recipients.
 
-        :raises SettingsError: one of them is none, or as ``read``.
+        :raises SettingsError: one of them is not valid, or as ``read``.
         """
         with locked(private_folder(self.folder)):
             content = self._load()
@@ -198,7 +204,7 @@ class KeyStore:
             self._write(self.encrypted_path, data)
 
     def _listed(self) -> list[str]:
-        """The recipients, from a file that nobody else can add one to."""
+        """The recipients, from a file that nobody else can write."""
         self._check_unshared()
         return age.read_recipients(self.recipients_path)
 
@@ -207,10 +213,20 @@ class KeyStore:
             check_unshared(path)
 
     def _load(self) -> Content | None:
+        if self.encrypted:
+            self._check_unshared()
+        # Before the file is read: should it be replaced meanwhile, it is read again next time.
+        version = version_of(self.path)
+        if self._known is not None and self._known[0] == version:
+            return self._known[1]
+        content = self._read_file()
+        self._known = (version, content) if version is not None and content is not None else None
+        return content
+
+    def _read_file(self) -> Content | None:
         if not self.encrypted:
             data = read_private(self.plain_path)
         else:
-            self._check_unshared()
             data = age.decrypt(
                 self.encrypted_path, self.encrypted_path.read_bytes(), self._identity
             )
@@ -219,7 +235,7 @@ class KeyStore:
         try:
             return Content.model_validate_json(data)
         except ValidationError:
-            # The error's own text could show a key.
+            # The error's own text could contain a key.
             raise SettingsError(
                 [
                     f"{self.path} is damaged; restore it from a backup, or move it away to have"
@@ -245,6 +261,7 @@ class KeyStore:
         self._write(self.recipients_path, (head + "\n".join([*lines, ""])).encode())
 
     def _write(self, path: Path, data: bytes) -> None:
+        self._known = None
         try:
             write_private(path, data)
         except OSError as error:
@@ -260,6 +277,6 @@ def _keys_folder(inventory_file: Path) -> Path:
 
 
 def _dumped(content: Content) -> bytes:
-    # A version before these came would take the file for a damaged one.
+    # Left out if empty: an older version would take the file for a damaged one.
     unused = {name for name in ("next_ca", "renew") if not getattr(content, name)}
     return (content.model_dump_json(indent=2, exclude=unused) + os.linesep).encode()

@@ -1,4 +1,4 @@
-"""Which key store a host belongs to, from what it has. Touches no host and no file."""
+"""Which key store a host belongs to, judged by what it has. Touches no host and no file."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.keys.model import Content
-from vllm_hosts.keys.pki import CA_NAME
+from vllm_hosts.keys.pki import CA_NAME, signed_by
 
 _MARK = re.compile(r"store ([0-9a-f]{32})\ninventory ([^\x00-\x1f]{1,100})")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What lies on a host: a store's identifier, and the name of its inventory. No secret."""
+    """The mark on a host: a store's identifier, and the name of its inventory. Not secret."""
 
     store: str
     inventory: str
 
     def text(self) -> str:
-        """As it is written."""
+        """The text that is written."""
         return (
             "# Whose keys this host has: another inventory's deploy leaves the host alone.\n"
             f"store {self.store}\ninventory {self.inventory}\n"
@@ -35,19 +34,19 @@ class Mark:
 
     @classmethod
     def read(cls, text: str) -> Mark | None:
-        """From such a text; None: it is none."""
+        """The mark in a text; None: there is none."""
         match = _MARK.search(text)
         return cls(match[1], match[2]) if match else None
 
 
 @dataclass(frozen=True)
 class Marked:
-    """What a host shows of whose it is.
+    """What a host has that identifies its store.
 
     :param text: of its mark; None: there is none.
     :param file: kind, mode and owner of the mark.
-    :param digests: of keys that the host has, where it has no mark.
-    :param user: who has looked; only root sees all.
+    :param digests: of the host's keys, if it has no mark.
+    :param user: whose rights this was read with; only root sees everything.
     """
 
     text: str | None
@@ -57,12 +56,12 @@ class Marked:
     user: str = "0"
 
     def is_right(self, mark: Mark) -> bool:
-        """Whether the mark is there, as it should be."""
+        """Whether the host has exactly this mark."""
         return self.file == "regular file 644 0:0" and self.text == mark.text().strip()
 
 
 class Whose(Enum):
-    """What a host's mark, or its keys, say of one store."""
+    """Whose a host is, according to its mark or its keys."""
 
     OURS = "ours"
     NOBODYS = "nobody's"
@@ -72,7 +71,7 @@ class Whose(Enum):
 
 @dataclass(frozen=True)
 class Signs:
-    """What tells that a host belongs to a store, also where a version without marks deployed it.
+    """What identifies a store's hosts, including those that a version without marks deployed.
 
     :param digests: of every key that the host could have from the store.
     :param ca: the local CA's certificate; None: there is none.
@@ -84,7 +83,7 @@ class Signs:
 
 
 def digests(content: Content, host: str, agents: Iterable[str]) -> frozenset[str]:
-    """SHA-256 of all keys of a store that a host may have: clients' headers, and agents' keys."""
+    """SHA-256 of all keys that a host may have from a store: clients' headers, and agents' keys."""
     found = {
         f"Bearer {key.value.get_secret_value()}"
         for record in content.clients.values()
@@ -97,7 +96,7 @@ def digests(content: Content, host: str, agents: Iterable[str]) -> frozenset[str
 
 
 def whose(found: Marked, signs: Signs) -> Whose:
-    """Whether a host is a store's. A mark is believed; without one, keys and the CA tell."""
+    """Whose a host is. A mark is believed; without one, keys and the CA decide."""
     if found.text is not None:
         mark = Mark.read(found.text)
         if mark is None or not found.file.startswith("regular file "):
@@ -111,13 +110,13 @@ def whose(found: Marked, signs: Signs) -> Whose:
 
 
 def inventory_of(found: Marked) -> str | None:
-    """The name of the inventory that a host belongs to, where it says one."""
+    """The name of the inventory that a host belongs to, if it has one."""
     mark = Mark.read(found.text) if found.text is not None else None
     return mark.inventory if mark else ca_name(found.certificate)
 
 
 def ca_name(certificate: bytes | None) -> str | None:
-    """The inventory whose local CA issued a certificate; None: it is of no such CA."""
+    """The inventory whose local CA issued a certificate; None: it is not from a local CA."""
     try:
         issuer = x509.load_pem_x509_certificate(certificate or b"").issuer
     except ValueError:
@@ -130,18 +129,10 @@ def ca_name(certificate: bytes | None) -> str | None:
 
 
 def _signed(certificate: bytes | None, trusted: bytes | None) -> bool:
-    """Whether one of the certificates that clients are given signed a host's."""
+    """Whether one of the CAs that clients trust signed a host's certificate."""
     try:
         leaf = x509.load_pem_x509_certificate(certificate or b"")
         roots = x509.load_pem_x509_certificates(trusted or b"")
     except ValueError:
         return False
-    return any(_directly(leaf, root) for root in roots)
-
-
-def _directly(leaf: x509.Certificate, root: x509.Certificate) -> bool:
-    try:
-        leaf.verify_directly_issued_by(root)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
+    return any(signed_by(leaf, root) for root in roots)

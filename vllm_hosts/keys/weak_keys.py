@@ -1,4 +1,4 @@
-"""Keys and signatures of certificates that OpenSSL, browsers or Mozilla's profile refuse. Pure."""
+"""Certificates whose keys or signatures OpenSSL, browsers or Mozilla's profile refuse. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 _RSA_BITS = 2048
 _CURVES = ("secp256r1", "secp384r1")
 _GOOD = "use ECDSA on P-256 or P-384, or RSA with 2048 bits or more"
-#: A root's own signature is checked by nobody.
+#: Nobody checks a root's own signature.
 _WEAK_DIGESTS = (hashes.SHA1, hashes.MD5)
 
 
 def weaknesses(chain: Sequence[x509.Certificate]) -> Iterator[str]:
-    """What is too weak in these certificates; sentences that continue from the file's name."""
+    """What is too weak in these certificates; each continues a sentence after the file's name."""
     for certificate in chain:
         try:
             name = certificate.subject.rfc4514_string() or "without a subject"

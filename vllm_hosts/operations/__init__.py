@@ -1,1 +1,1 @@
-"""Changes to a host, each made only where one query shows a difference."""
+"""Changes to a host, each made only if a query shows a difference."""

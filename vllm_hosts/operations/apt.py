@@ -29,12 +29,36 @@ _APT_GET = (
 )
 
 
-#: Where dpkg was killed in the middle, by us or by others, apt does nothing until that is finished.
+#: After dpkg was killed, by us or by others, apt does nothing until its work is finished.
 _UPDATES = "/var/lib/dpkg/updates"
 
 
+#: apt waits for dpkg's lock by itself, and says who has it; older ones do not for the lists'.
+_FREE = r"""
+    apt_free() { # until nobody reads the lists, or for ten minutes
+        waited=0
+        while [ -e "$1" ] && pid=$(awk -v inode="$(stat -c %i "$1")" \
+            '$4 == "WRITE" && $6 ~ ":" inode "$" { print $5; exit }' /proc/locks) && [ -n "$pid" ]
+        do
+            who=$(tr -c '[:alnum:]._\n-' '?' <"/proc/$pid/comm" 2>/dev/null | head -n 1)
+            [ $waited -lt "$2" ] || {
+                echo "apt's lists are locked by $who (pid $pid) for $waited s; wait until it has" \
+                    "ended, then run this again"; exit 1; }
+            [ $((waited % 30)) != 0 ] || echo "waiting for $who (pid $pid), which has apt's lists"
+            sleep 2; waited=$((waited + 2))
+        done
+    }
+"""
+_LISTS = "/var/lib/apt/lists/lock"
+
+
+def _read_lists(options: str = "") -> str:
+    """Shell: read what the archives have, when nobody else does."""
+    return f"{_FREE.strip()}; apt_free {_LISTS} 600; {_APT_GET} update{options}"
+
+
 def _finished(command: str) -> str:
-    """Shell: an apt command; where it fails over an interrupted dpkg, that is finished first."""
+    """Shell: an apt command; if it fails over an interrupted dpkg, that is finished first."""
     return (
         f"{command} || {{ ls {_UPDATES} 2>/dev/null | grep -q '^[0-9]' &&"
         " echo 'finishing what was interrupted' && DEBIAN_FRONTEND=noninteractive dpkg"
@@ -43,8 +67,8 @@ def _finished(command: str) -> str:
 
 
 def lists_read() -> StringCommand:
-    """The command that reads what the archives have."""
-    return watched("reading the archives' lists", f"{_APT_GET} update")
+    """The command that reads the archives' lists."""
+    return watched("reading the archives' lists", _read_lists())
 
 
 @host_operation
@@ -54,11 +78,11 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
     The key is fetched by the host itself with apt's own downloader, so that the host's proxies
     apply, and refused unless it is exactly the pinned one.
 
-    :param describe: says which archive, when it is called; it may query the host.
-    Other entries for the same archive give way, whatever their file is called, since apt refuses
-    two ``Signed-By`` for one archive. A copy of what they were is kept.
+    Other entries for the same archive are disabled, whatever their file is called, since apt
+    refuses two ``Signed-By`` for one archive. Copies of them are kept.
 
-    :param stale: further source files and keys that give way.
+    :param describe: returns the archive; it may query the host.
+    :param stale: further source files and keys to remove.
     """
     archive = describe()
     remember([archive.source])
@@ -66,7 +90,7 @@ def archive_present(describe: Callable[[], Archive], *, stale: Sequence[str] = (
 
 
 def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:
-    """The commands of ``archive_present``, for operations that do more than that."""
+    """The commands of ``archive_present``, for operations that do more."""
     wanted = archive.source
     files = look(TreeState, paths=[wanted.path, *stale])
     sources = look(AptSourceFiles)
@@ -75,7 +99,7 @@ def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:
     seen = [edit.path for edit in edits]
     there = [path for path in stale if files.paths[path].kind != "-" and path not in seen]
     edits += [Edit(path, None) for path in there if not is_key(path)]
-    # A key may also be that of an archive which stays.
+    # An archive that stays may use the same key.
     leaving = [wanted.path, *(edit.path for edit in edits if edit.sed is None)]
     keys_too = [path for path in there if is_key(path)]
     edits += [Edit(path, None) for path in keys_too if not mentioned(path, sources, leaving)]
@@ -91,11 +115,11 @@ def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:
 
 
 def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
-    """Shell: fetch the key, let other entries give way, name the archive, read its lists.
+    """Shell: fetch the key, disable other entries, add the archive, read its lists.
 
-    Whatever ends it: all of that is there, or all is as it was. A run that is killed on the spot
-    leaves the host without the archive, never with two entries for it, at which apt stops; the
-    copies of what gave way are made before, and the next run adds it.
+    However it ends, either all of that is done or nothing has changed. If it is killed, the host is
+    left without the archive, never with two entries for it, which would stop apt; other entries
+    have been copied by then, and the next run adds the archive.
     """
     wanted = archive.source
     paths = [*(edit.path for edit in edits), archive.key_path, wanted.path]
@@ -177,12 +201,12 @@ def packages_present(
     """Install packages, at a version where one is given.
 
     :param wanted: version by package name; None: whichever is installed, or the archive's newest.
-        A function is called when the host can be checked.
+        A function is called once the host can be queried.
     :param held: keep them at that version through upgrades.
     :param conflicting: packages to remove first. Their data stays.
-    :param before_removing: shell command, where some of those are there.
-    :param without_starting: units that Debian would start at once, before they are configured.
-    :param serving: the host's agents, which what conflicts takes down with it.
+    :param before_removing: shell command to run first if any of those are installed.
+    :param without_starting: units that Debian would start at once, before we configure them.
+    :param serving: the host's agents, which go down when conflicting packages are removed.
     """
     yield from packages_installed(
         wanted() if callable(wanted) else wanted,
@@ -205,10 +229,10 @@ def packages_installed(
     first: str = ":",
     serving: Serving | None = None,
 ) -> Commands:
-    """The commands of ``packages_present``, for operations that do more than that.
+    """The commands of ``packages_present``, for operations that do more.
 
-    :param anew: ask apt for all of them although they are there, since other versions are wanted.
-    :param first: shell command between reading the archives' lists and installing.
+    :param anew: request all of them although they are installed: other versions are wanted.
+    :param first: shell command to run after reading the archives' lists, before installing.
     """
     found = look(AptPackages, names=[*wanted, *conflicting])
     remove = [name for name in conflicting if name in found.versions]
@@ -252,13 +276,13 @@ def _installation(
             f"{_APT_GET} install --no-install-recommends --allow-downgrades"
             f" --allow-change-held-packages {words}"
         )
-        # A unit that is masked until the next boot or until it is unmasked cannot be started.
+        # A masked unit cannot be started, until it is unmasked or the host boots.
         units = " ".join(without_starting)
         mask = f"systemctl mask --runtime --quiet {units};" if units else ""
         unmask = f"trap 'systemctl unmask --runtime --quiet {units}' EXIT;" if units else ""
         yield watched(
             f"installing {' '.join(wanted)}",
-            f"set -e; {unmask} {mask} {_APT_GET} update; {first}; {_finished(install)}",
+            f"set -e; {unmask} {mask} {_read_lists()}; {first}; {_finished(install)}",
         )
     if hold:
         yield watched("holding packages", f"apt-mark hold {' '.join(hold)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Generator
+from contextlib import closing
 from functools import wraps
 from typing import ParamSpec
 
@@ -13,30 +14,36 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
+from pyinfra.context import ctx_host, ctx_state
 
+from vllm_hosts.connect import lock
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.operations.foreseen import refused, would_fail
 from vllm_hosts.text import clean
 
 P = ParamSpec("P")
-#: Seconds between two words about something that takes long, after the first one.
+#: Seconds between messages about something that takes long, after the first one.
 OFTEN = 30
 Commands = Generator[PyinfraCommand, None, None]
 
 
 def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMeta]:
-    """Like pyinfra's ``@operation()``, but an exception fails only the host that it is about.
+    """Like pyinfra's ``@operation()``, but an exception fails only its own host.
 
     pyinfra aborts the run of *all* hosts when an operation raises while it executes.
     """
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
-        # Nothing more is asked of a host that will not be deployed to.
+        # A host that will not be deployed to is not queried any more.
         if refused():
             return
         try:
-            yield from function(*args, **kwargs)
+            # Closed with this one: it may hold what others wait for.
+            with closing(function(*args, **kwargs)) as commands:
+                for command in commands:
+                    _about_to_change()
+                    yield command
         except HostError as error:
             if not would_fail(str(error), lost=isinstance(error, LostError)):
                 yield failure(str(error))
@@ -47,19 +54,26 @@ def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMe
     return operation()(guarded)
 
 
+def _about_to_change() -> None:
+    """What this run does to the host stands in its history, whatever comes of it."""
+    host, state = ctx_host.get(), ctx_state.get()
+    if state.is_executing and (operation_hash := host.executing_op_hash) is not None:
+        lock.changing(next(iter(state.get_op_meta(operation_hash).names)))
+
+
 def failure(message: str) -> FunctionCommand:
     """A command that fails its host with one sentence."""
     return FunctionCommand(fail, (message,), {})
 
 
 def fail(state: State, host: Host, message: str) -> bool:
-    """Say why a host fails, in a function that pyinfra runs as a command."""
+    """Fail a host with a sentence, from a function that pyinfra runs as a command."""
     host.log_styled(clean(message), fg="red", log_func=logger.error)
     return False
 
 
 def note(message: str) -> FunctionCommand:
-    """A command that only says something about its host."""
+    """A command that only prints something about its host."""
     return FunctionCommand(_note, (message,), {})
 
 
@@ -69,26 +83,26 @@ def _note(state: State, host: Host, message: str) -> bool:
 
 
 class Shown(StringCommand):
-    """A shell command whose output is shown as it comes, at any verbosity."""
+    """A shell command whose output is shown as it arrives, at any verbosity."""
 
     def execute(self, state: State, host: Host, connector_arguments: object) -> object:
         arguments = {**connector_arguments, **self.connector_arguments}  # type: ignore[dict-item]
         done, output = host.run_shell_command(
             self, print_output=True, print_input=state.print_input, **arguments
         )
-        # pyinfra prints what a failed command printed, which everybody has seen by now.
+        # pyinfra would print a failed command's output again.
         return done, output if done else CommandOutput([])
 
 
 def watched(
     label: str, script: str, *, seconds: int = 10, tail: int = 20, summary: str = "tail -n 1"
 ) -> Shown:
-    """Run a script that takes long; say how far it is, soon and then every half minute.
+    """Run a script that takes long; report its progress, soon and then every half minute.
 
-    What it prints goes to a private log, whose last ``tail`` lines are shown if it fails.
+    Its output goes to a private log, whose last ``tail`` lines are shown if it fails.
 
-    :param label: what is being done, a few words.
-    :param seconds: after these it is said for the first time.
+    :param label: what is being done, in a few words.
+    :param seconds: until the first report.
     :param summary: command that makes one line from that log, for people who wait.
     """
     return Shown(

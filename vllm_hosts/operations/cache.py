@@ -1,4 +1,4 @@
-"""Converting a models' cache that agents could write."""
+"""Converts a cache of models that agents were able to write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_hosts.host.files import Found
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs
 
-#: Runs as root without a right but those over files, and sees nothing of the host but the models.
+#: Runs as root with no capabilities except those over files, and sees only the models.
 _OPTIONS = (
     *("--rm", "--network", "none", "--pull", "never", "--read-only", "--pids-limit", "64"),
     *("--user", "0:0", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true"),
@@ -24,10 +24,10 @@ _OPTIONS = (
 
 @host_operation
 def cache_adopted(cache_directory: str, owner: str, image: str) -> Commands:
-    """Let nobody but root rename anything in the cache, and nobody but ``owner`` write its models.
+    """Let only root rename anything in the cache, and only ``owner`` write its models.
 
-    Earlier versions let agents write all of it. What they left there is not believed: links in the
-    place of folders are moved aside, and every model is compared with the hub again.
+    Earlier versions let agents write all of it, so its content is not trusted: links in place of
+    folders are moved aside, and every model is compared with the hub again.
 
     :param owner: ``UID:GID`` that fetches models.
     """
@@ -50,7 +50,7 @@ def _owned(found: Found, owner: str) -> bool:
 
 
 def adopt_script(cache_directory: str, owner: str, image: str) -> str:
-    """The shell script that makes it so. Once the folder is root's, nobody races it."""
+    """The shell script for that. Once the folder is root's, nobody can race it."""
     inside = f"""
         chown -hR {owner} /models
         find /models -type d ! -perm -050 -exec chmod g+rx {{}} +

@@ -26,6 +26,7 @@ from vllm_hosts.host.agent_changes import (
     with_new_key,
 )
 from vllm_hosts.host.compose import COMPOSE, Project
+from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import Entry, differing
 from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations.base import Commands, host_operation, watched
@@ -38,21 +39,21 @@ from vllm_hosts.operations.tree import change
 from vllm_hosts.settings.cells import Cell
 
 _LOOK_EVERY = 2.0
-#: Looks at the edge once the agents are healthy.
+#: Checks the edge once the agents are healthy.
 _EDGE_TRIES = 15
 
 
 @dataclass(frozen=True)
 class Agents:
-    """The agents of one host, as a deploy wants them. ``directory`` holds compose.yaml and .env."""
+    """A host's agents as a deploy wants them. ``directory`` holds compose.yaml and .env."""
 
     directory: str
     project: str
     names: Sequence[str]
     definition: Callable[[], Definition]
     serving: Serving
-    #: By agent: others with the same model, the network that it should have, its GPUs, and what it
-    #: asks for once it is recreated.
+    #: By agent: others with the same model, its wanted network, its GPUs, and what it will request
+    #: once it is recreated.
     peers: Mapping[str, Sequence[str]]
     cells: Mapping[str, Cell]
     cards: Mapping[str, Collection[int]]
@@ -63,7 +64,7 @@ class Agents:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What has to change on a host. ``different``: compose.yaml, where it is to be written."""
+    """What has to change on a host. ``different``: compose.yaml, if it has to be written."""
 
     different: Sequence[Entry]
     found: Project
@@ -84,26 +85,24 @@ def _seen(wanted: Agents) -> _Seen:
     asked: dict[str, Any] = {}
     salt = token_hex(16)
     if different or not ctx_state.get().is_executing:
-        # Compose says of the file that there will be what it would say of the one that is there.
+        # Compose evaluates the future file as it would the present one.
         asked = {"file": file.content.decode(), "names": definition.names, "salt": salt}
     found = look(ComposeProject, directory=wanted.directory, project=wanted.project, **asked)
-    # While a run is prepared, .env still has the keys from before.
+    # While a run is prepared, .env still has the old keys.
     new_key = with_new_key(definition, found, salt) if asked else set[str]()
     return _Seen(different, found, changes(wanted.names, found, new_key))
 
 
 @host_operation
 def agents_announced(wanted: Agents) -> Commands:
-    """Let every host know which agents the others serve, and are about to change. Changes nothing.
+    """Announce to all hosts which agents this one serves, and is about to change. Changes nothing.
 
-    All hosts have done this before one of them continues.
+    All hosts do this before any of them continues.
     """
     seen = _seen(wanted)
     models = wanted.serving.of(seen.names)
     serves = wanted.serving.of(serving(wanted.names, seen.found))
-    if any(
-        one.health == "healthy" and one.service not in wanted.names for one in seen.found.containers
-    ):
+    if any(one.well and one.service not in wanted.names for one in seen.found.containers):
         # An agent that leaves may have served what new ones will: it may only have another name.
         serves |= wanted.serving.of([change.agent for change in seen.changed if not change.runs])
     if ctx_state.get().is_executing:
@@ -116,13 +115,13 @@ def agents_announced(wanted: Agents) -> Commands:
 def agents_running(wanted: Agents) -> Commands:
     """Write compose.yaml, start agents, and recreate those whose definition or key changed.
 
-    An agent whose definition is what it was keeps running. Services that are no longer in the
-    compose file are removed. Behind a running edge, an agent that another one can answer for is
-    recreated alone, while that one does. Agents that have a card in common start one after the
-    other, each when the one before it is healthy.
+    An agent whose definition is unchanged keeps running. Services that are no longer in the
+    compose file are removed. Behind a running edge, an agent is recreated alone if another one can
+    answer for it meanwhile. Agents that share a card start one after the other, each once the one
+    before it is healthy.
 
-    Hosts that serve the same model do this one after the other. One that fails ends it for the
-    others, whose compose.yaml and agents stay what they were.
+    Hosts that serve the same model do this one after the other. If one fails, the others stop, and
+    keep their compose.yaml and agents as they are.
     """
     turn = announced() if ctx_state.get().is_executing else None
     if turn is None or not turn.models:
@@ -130,18 +129,18 @@ def agents_running(wanted: Agents) -> Commands:
         return
     was_up = bool(turn.serving) and wanted.edge_is_up()
     with turn_taken(turn, together=wanted.serving.together):
-        # Others may have taken long.
+        # Other hosts may have taken long.
         seen = _seen(wanted)
         yield from _brought(wanted, seen)
         if wanted.serving.together:
             return
         replaced = [change.agent for change in seen.changed if change.runs]
         edge = look(EdgeRuns) if replaced else False
-        # Keys may be others; the nginx role comes later, when all hosts have changed.
+        # Keys may have changed; the nginx role comes later, when all hosts have changed.
         for agent in replaced if edge else ():
             yield taken_up(agent)
         _wait(wanted, seen.names)
-        # What moves or leaves is found by the edge once the nginx role has been there.
+        # The edge follows what moves or goes once the nginx role has run.
         stays = {one.service for one in seen.found.containers} <= set(wanted.names)
         stays = stays and not _moved(seen.found, wanted.cells)
         if was_up and stays and not _again(wanted.edge_is_up):
@@ -152,12 +151,12 @@ def agents_running(wanted: Agents) -> Commands:
 
 
 def _wait(wanted: Agents, names: Sequence[str]) -> None:
-    """Wait until agents are healthy, and note how long they took, for those who ask next time."""
+    """Wait until agents are healthy, and record how long they took, for forecasts of later runs."""
     noted(wait_healthy(wanted.directory, names, wanted.serving.timeout))
 
 
 def _again(up: Callable[[], bool]) -> bool:
-    """Whether it is up within some seconds."""
+    """Whether it answers within some seconds."""
     for _ in range(_EDGE_TRIES):
         if up():
             return True
@@ -166,7 +165,7 @@ def _again(up: Callable[[], bool]) -> bool:
 
 
 def _brought(wanted: Agents, seen: _Seen) -> Commands:
-    """The commands that make agents what they should be."""
+    """The commands that bring agents to what they should be."""
     directory, cards, found = wanted.directory, wanted.cards, seen.found
     changed, by_service = seen.names, {one.service: one for one in seen.found.containers}
     removed = sorted(set(by_service) - set(wanted.names))
@@ -174,7 +173,7 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
         differs(f"agent {agent}", "does not run, or not as in compose.yaml")
     for agent in removed:
         differs(f"agent {agent}", "is no longer in the settings")
-    healthy = {name for name, container in by_service.items() if container.health == "healthy"}
+    healthy = {name for name, container in by_service.items() if container.well}
     rolled: dict[str, str] = {}
     if changed and healthy and look(EdgeRuns):
         peers = {agent: set(wanted.peers.get(agent, ())) - {agent} for agent in changed}
@@ -198,7 +197,7 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
     starting = [
         name
         for name, container in by_service.items()
-        if container.health == "starting" and name in wanted.names and name not in changed
+        if container.standing is Standing.STARTING and name in wanted.names and name not in changed
     ]
     done = list(starting)
     for turn in turns([*starting, *at_once], cards):
@@ -209,7 +208,7 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
         if before and ctx_state.get().is_executing:
             _wait(wanted, before)
         done += now
-        # What the next ones hold of the card may be what these need.
+        # The next ones may hold the memory of the card that these need.
         held = [agent for agent in by_service if agent in at_once and agent not in done]
         held = [agent for agent in held if _shared(agent, now, cards)]
         stop = f"{compose} stop {' '.join(held)} && " if held else ""
@@ -226,12 +225,12 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
 
 
 def _shared(agent: str, others: Sequence[str], cards: Mapping[str, Collection[int]]) -> bool:
-    """Whether an agent has a card in common with one of these."""
+    """Whether an agent shares a card with one of these."""
     return any(set(cards.get(agent, ())) & set(cards.get(other, ())) for other in others)
 
 
 def _moved(found: Project, cells: Mapping[str, Cell]) -> dict[str, str]:
-    """By agent, its network where that is another than it should be; Compose changes none."""
+    """By agent, its present network if that is the wrong one, which Compose would not change."""
     return {
         network.key: network.name
         for network in found.networks
@@ -241,7 +240,7 @@ def _moved(found: Project, cells: Mapping[str, Cell]) -> dict[str, str]:
 
 
 def _left(compose: str, moved: Mapping[str, str], agents: Sequence[str]) -> str:
-    """Shell: agents leave networks that are to be recreated."""
+    """Shell: disconnect agents from networks that will be recreated."""
     leaving = [agent for agent in agents if agent in moved]
     if not leaving:
         return ""
@@ -250,7 +249,7 @@ def _left(compose: str, moved: Mapping[str, str], agents: Sequence[str]) -> str:
 
 
 def _unused(found: Project, cells: Mapping[str, Cell]) -> list[str]:
-    """Networks of the project that no agent has, but for those that somebody else is in."""
+    """The project's networks that no agent uses, except those with other containers."""
     ours = {container.name for container in found.containers}
     return [
         network.name

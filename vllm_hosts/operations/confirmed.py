@@ -18,18 +18,18 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from vllm_hosts.host.paths import COPIES, DEPLOYED
+from vllm_hosts.host.paths import COPIES, DEPLOYED, UNDO
 from vllm_hosts.operations.base import fail
 from vllm_hosts.operations.notes import NOTES
 
 #: Seconds after which an unconfirmed change is undone.
 PATIENCE = 60
-#: Seconds in which a new connection is tried; the rest is for the undoing itself.
+#: Seconds for trying a new connection; the rest is for the rollback itself.
 _TRY_FOR = 25.0
-_FOLDER = "/run/vllm-hosts-undo"
+_FOLDER = UNDO
 
 
-#: What is noted of the files returns with them, or they would count as changed by somebody else.
+#: The record of the files is restored with them, or they would count as changed by somebody else.
 _SAVE_NOTES = """
 printf '%s\\n' {files} >.ours
 : >.was; [ ! -e {deployed} ] ||
@@ -51,12 +51,12 @@ done
 
 
 def armed(name: str, files: Sequence[str], *, save: str, undo: str) -> StringCommand:
-    """Have the host undo what follows after ``PATIENCE`` seconds.
+    """Have the host undo the change that follows after ``PATIENCE`` seconds.
 
     :param name: one word for the change.
-    :param files: absolute paths of the files that it changes and ``undo`` brings back.
-    :param save: shell lines that keep what is there now in the current folder, for root only.
-    :param undo: shell lines that bring it back, run in the same folder.
+    :param files: absolute paths of the files that it changes and ``undo`` restores.
+    :param save: shell lines that save the present state in the current folder, for root only.
+    :param undo: shell lines that restore it, run in the same folder.
     """
     folder, unit = f"{_FOLDER}/{name}", f"vllm-hosts-undo-{name}"
     record = {"files": " ".join(files), "deployed": DEPLOYED, "copies": COPIES, "notes": NOTES}
@@ -78,7 +78,7 @@ def armed(name: str, files: Sequence[str], *, save: str, undo: str) -> StringCom
 
 
 def confirmed(name: str, blame: str) -> FunctionCommand:
-    """Stop the timer over a new connection; where none opens, wait for the undoing and fail.
+    """Stop the timer over a new connection; if none opens, wait for the rollback and fail.
 
     :param blame: end of the sentence that the host then fails with.
     """
@@ -115,7 +115,7 @@ def _confirm(state: State, host: Host, name: str, blame: str) -> bool:
 
 
 def undone_within(seconds: int, folder: str) -> str:
-    """Shell: wait until the host has undone a change. Fails where it has not by then."""
+    """Shell: wait until the host has undone a change; fails if it has not by then."""
     return (
         f"i=0; until [ -e {folder}/undone ]; do"
         f" sleep 1; i=$((i+1)); [ $i -lt {seconds} ] || exit 1; done"
@@ -123,7 +123,7 @@ def undone_within(seconds: int, folder: str) -> str:
 
 
 def _over_a_new_connection(state: State, host: Host, command: str) -> str | None:
-    """Run a command over a connection of its own. Why it did not work, or None."""
+    """Run a command over a new connection. Returns why that did not work, or None."""
     connector = type(host.connector)(state, host)
     try:
         connector.connect()
@@ -144,6 +144,6 @@ def _over_a_new_connection(state: State, host: Host, command: str) -> str | None
 
 
 def connector_options(state: State, host: Host) -> dict[str, Any]:
-    """How commands run on a host outside of an operation: sudo, the shell and so on."""
+    """Options for commands outside of an operation: sudo, the shell and so on."""
     arguments, _ = pop_global_arguments(state, host, {})
     return {key: arguments.get(key) for key in CONNECTOR_ARGUMENT_KEYS}

@@ -1,6 +1,6 @@
-"""What operations would change, for those who listen: `vllm-hosts drift` does.
+"""Collects what operations would change, for `vllm-hosts drift`.
 
-And what they keep as it is, for the record that a deploy leaves on its host.
+Also what they keep as it is, for the record that a deploy leaves on its host.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from vllm_hosts.text import clean
 
 @dataclass(frozen=True)
 class Difference:
-    """``what`` is a path, or another thing with a name, such as a unit or a container.
+    """``what`` is a path, or the name of something else, such as a unit or a container.
 
-    ``entry`` and ``found`` are there for what lies at a path.
+    ``entry`` and ``found`` are set only for paths.
     """
 
     what: str
@@ -32,31 +32,31 @@ _told: dict[str, list[Difference]] | None = None
 
 
 def asked_for() -> bool:
-    """Whether somebody asks what differs, so that nothing is written on any host."""
+    """Whether this run only collects differences, so that nothing may be written on any host."""
     return _told is not None
 
 
-#: By host and path: files that this run's operations are about.
+#: By host and path: the files that this run's operations manage.
 _wanted: dict[str, dict[str, File | Absent]] = {}
 
 
 def remember(entries: Iterable[Entry]) -> None:
-    """An operation keeps these so on the current host."""
+    """Record that an operation keeps these entries on the current host."""
     wanted = _wanted.setdefault(ctx_host.get().name, {})
     wanted.update({entry.path: entry for entry in entries if isinstance(entry, File | Absent)})
 
 
 def remembered() -> list[File | Absent]:
-    """Everything that ``remember`` was told on the current host."""
+    """Everything recorded by ``remember`` for the current host."""
     return list(_wanted.get(ctx_host.get().name, {}).values())
 
 
 def differs(
     what: str, how: str, entry: Entry | None = None, look: Callable[[], Found] | None = None
 ) -> None:
-    """An operation is about to change this. Costs nothing when nobody listens.
+    """Report that an operation is about to change something. Costs nothing when nobody listens.
 
-    :param look: says what lies at the entry's path.
+    :param look: returns what is at the entry's path.
     """
     if _told is not None:
         found = look() if look else None
@@ -76,7 +76,7 @@ def entries_differ(entries: Iterable[Entry], found: dict[str, Found]) -> None:
 
 @contextmanager
 def listening() -> Iterator[dict[str, list[Difference]]]:
-    """What is told in the meantime, by host."""
+    """Differences reported meanwhile, by host."""
     global _told
     _told = {}
     try:

@@ -25,14 +25,14 @@ from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.tree import change
 
-#: Other people's containers run on, or again. Those without a restart policy would stay down.
+#: Keeps other people's containers running; those without a restart policy would stay down.
 NOTE_RUNNING = f"""
 ran=$(docker ps -q --no-trunc 2>/dev/null) || ran=
 [ -z "$ran" ] || {{ mkdir -p {RAN.rpartition("/")[0]} && echo "$ran" >>{RAN}; }}
 """
-#: A daemon takes up live-restore without being restarted; then it leaves containers running when
-#: it is. What is wrong with a configuration is sometimes seen at the start only, and said in the
-#: journal only. A daemon that failed a few times is not started again before it is forgiven.
+#: A daemon takes up live-restore without a restart, and then keeps containers running through one.
+#: Some errors in a configuration show only at the start, and only in the journal. After a few
+#: failures, systemd does not start a daemon again before reset-failed.
 RESTART = rf"""
 {NOTE_RUNNING}
 if [ -n "$ran" ] && grep -qs '"live-restore": *true' {DAEMON_JSON}; then
@@ -77,14 +77,14 @@ def daemon_configured(
 ) -> Commands:
     """Merge settings into daemon.json; restart the daemon only if it has not read them.
 
-    A configuration that ``dockerd --validate`` rejects, or that the daemon does not start with,
-    is put back.
+    If ``dockerd --validate`` rejects the new configuration, or the daemon does not start with it,
+    the old one is put back.
 
-    :param wanted: from what daemon.json holds now to the keys that it should hold.
+    :param wanted: gets what daemon.json holds now, and returns the keys that it should hold.
     :param read_at_start: further files that the daemon reads only when it starts.
     :param provided_by: packages that they come from.
     :param serving: the host's agents: hosts with the same models restart Docker one after the
-        other where containers do not outlive it.
+        other if containers do not outlive that.
     """
     daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON, *read_at_start])
     text = merged(daemon.config, wanted)
@@ -118,7 +118,7 @@ def daemon_configured(
 def compose_available() -> Commands:
     """Fail a host that has no Compose v2.
 
-    Only looks, so it never counts as a change.
+    Changes nothing.
     """
     daemon = look(DockerDaemon, read_at_start=[])
     try:
@@ -126,7 +126,7 @@ def compose_available() -> Commands:
     except InvalidVersion:
         version = None
     if daemon.compose_version is None and not ctx_state.get().is_executing:
-        return  # it comes with the packages that are installed before
+        return  # It comes with the packages that are installed before.
     if version is None or version < COMPOSE_FLOOR:
         raise HostError(
             f"`docker compose` is {daemon.compose_version or 'missing'}; {COMPOSE_FLOOR} or newer"
@@ -135,7 +135,7 @@ def compose_available() -> Commands:
     yield from ()
 
 
-#: From Compose's lines about layers to one about all of them.
+#: Turns Compose's lines about single layers into one about all of them.
 PULL_SUMMARY = r"""
     function bytes(text) {
         return (text + 0) * (text ~ /GB/ ? 1e9 : text ~ /MB/ ? 1e6 : text ~ /kB/ ? 1e3 : 1)
@@ -156,11 +156,11 @@ PULL_SUMMARY = r"""
 
 @host_operation
 def image_present(image: str) -> Commands:
-    """Pull an image unless the host has it, saying how far it is."""
+    """Pull an image unless the host has it, reporting progress."""
     if look(ImageId, image=quote(image)):
         return
     differs(f"image {image}", "is not on the host")
-    # Compose says how many bytes of each layer have come; `docker pull` does so on a terminal only.
+    # Compose reports the bytes of each layer; `docker pull` does so only on a terminal.
     project = f"services: {{image: {{image: {json.dumps(image)}}}}}"
     pull = f"printf %s {quote(project)} | {COMPOSE} -p vllm-hosts-pull -f - --progress plain pull"
     yield watched(f"pulling {image}", pull, summary=f"awk {quote(PULL_SUMMARY)}")

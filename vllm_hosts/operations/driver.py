@@ -1,4 +1,4 @@
-"""The GPU driver: its packages, a kernel module that runs, and reboots where they are needed."""
+"""The GPU driver: its packages, a kernel module that runs, and reboots if needed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from vllm_hosts.host.apt_sources import extended, offered, read
 from vllm_hosts.host.driver import Install
 from vllm_hosts.host.files import File, differing
 from vllm_hosts.host.gpus import GpuHost, silent
+from vllm_hosts.host.nvidia_smi import Failure
 from vllm_hosts.operations.apt import archive_added, lists_read, packages_installed
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
@@ -36,7 +37,7 @@ from vllm_hosts.operations.tree import change
 
 _SOURCES = "vllm-hosts-driver"
 _FABRIC_UNIT = "nvidia-fabricmanager.service"
-#: What instructions and NVIDIA's keyring package write; apt refuses two keys for one archive.
+#: Written by instructions and by NVIDIA's keyring package; apt refuses two keys for one archive.
 _STALE = (
     "/etc/apt/sources.list.d/cuda.list",
     *(
@@ -45,7 +46,7 @@ _STALE = (
         for machine in ("x86_64", "sbsa")
     ),
 )
-#: A module that cannot be loaded says why; the sentence that fails the host then has it.
+#: If a module cannot be loaded, its reason becomes part of the sentence that fails the host.
 _LOAD = """
 if command -v modprobe >/dev/null; then
     modprobe nvidia && modprobe nvidia_uvm
@@ -59,7 +60,7 @@ fi 2>&1 || :
 def driver_installed(describe: Callable[[], Install | None]) -> Commands:
     """Install a driver's packages from where they come from.
 
-    :param describe: says what, when it is called; it may query the host. None: nothing.
+    :param describe: returns what to install; it may query the host. None: nothing.
     """
     wanted = describe()
     if wanted is None:
@@ -85,7 +86,7 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
             yield change(different, validate="apt-get indextargets >/dev/null")
     if wanted.first:
         yield from packages_installed(dict.fromkeys(wanted.first))
-    # A driver that runs is of another series, under names that may be the same.
+    # The running driver is of another series, but its packages may have the same names.
     anew = look(GpuState).loaded
     yield from packages_installed(
         dict.fromkeys(wanted.packages), anew=anew, first=_headers_offered(wanted.headers)
@@ -104,22 +105,22 @@ def _headers_offered(name: str | None) -> str:
 
 @host_operation
 def driver_answers(
-    reason: Callable[[GpuHost], str | None],
+    reason: Callable[[GpuHost], Failure | None],
     *,
-    refused: Callable[[str], str] | None,
+    refused: Callable[[Failure], str] | None,
     timeout: int,
     wanted: Collection[int] = (),
     serving: Serving | None = None,
 ) -> Commands:
-    """Load the kernel module; where only a reboot helps, reboot, if that is allowed.
+    """Load the kernel module; if only a reboot helps and it is allowed, reboot.
 
     Hosts reboot one at a time, and their runs continue after it.
 
     :param reason: why a reboot would help, from a query of the host; None: it would not.
     :param refused: the sentence for a reboot that is needed; None: it is allowed.
     :param timeout: seconds in which a rebooted host must be back.
-    :param wanted: the cards that must answer; of others it does not matter.
-    :param serving: the host's agents: hosts with the same models reboot when the others serve.
+    :param wanted: the cards that must answer; others need not.
+    :param serving: the host's agents: hosts with the same models reboot while the others serve.
     """
     if look(GpuState).smi.trouble(wanted) is not None:
         differs("the GPU driver", "does not answer")
@@ -142,7 +143,7 @@ def driver_answers(
         raise HostError(silent(trouble, "install"))
     if refused is not None:
         raise HostError(refused(why))
-    yield from outage([rebooted(why, timeout)], serving, "the host is rebooted")
+    yield from outage([rebooted(why.words, timeout)], serving, "the host is rebooted")
     trouble = look(GpuState).smi.trouble(wanted)
     if trouble is not None:
         raise HostError(f"after a reboot ({why}): {silent(trouble, 'install')}")
@@ -161,7 +162,7 @@ def driver_held(part_of_it: Callable[[str], bool]) -> Commands:
 
 @host_operation
 def persistence_runs(unit: File) -> Commands:
-    """The persistence daemon runs with this unit, now and at boot.
+    """Run the persistence daemon with this unit, now and at boot.
 
     Skipped on hosts without the daemon: a driver that somebody else installed may have none.
     """
@@ -184,9 +185,9 @@ def persistence_runs(unit: File) -> Commands:
 
 @host_operation
 def fabric_manager_runs(names: Callable[[], tuple[str, ...]]) -> Commands:
-    """The Fabric Manager runs, at exactly the driver's version: another one ends by itself.
+    """Run the Fabric Manager at exactly the driver's version; any other would exit.
 
-    :param names: what its package may be called; empty: this host needs none.
+    :param names: possible names of its package; empty: this host needs none.
     """
     wanted = names()
     if not wanted:
@@ -213,7 +214,7 @@ def fabric_manager_runs(names: Callable[[], tuple[str, ...]]) -> Commands:
 def matching(
     offered: dict[str, tuple[str, ...]], names: tuple[str, ...], driver: str
 ) -> tuple[str, str] | None:
-    """The first of these packages that is offered at the driver's version, and that version."""
+    """The first of these packages that is available at the driver's version, and that version."""
     for name in names:
         for version in offered.get(name, ()):
             if upstream(version) == driver:

@@ -8,8 +8,8 @@ from pyinfra.api.command import StringCommand
 from vllm_hosts.host.nginx import internal_line, upstream
 from vllm_hosts.host.paths import EDGE_FOLDER
 
-#: Reload nginx if it runs, and wait until no worker with the old configuration takes connections:
-#: the reload itself returns before.
+#: Reload nginx if it runs, and wait until no worker with the old configuration accepts connections;
+#: the reload itself returns earlier.
 RELOAD = """
 if systemctl -q is-active nginx.service; then
     master=$(systemctl show -p MainPID --value nginx.service)
@@ -33,7 +33,7 @@ if systemctl -q is-active nginx.service; then
 fi
 """.strip()
 
-#: What clients notice of it.
+#: What clients notice of a reload.
 RELOADED = "nginx is reloaded; open requests are finished, and no connection is refused"
 
 _SWITCH = """
@@ -62,7 +62,7 @@ def divert(agent: str, peer: str) -> StringCommand:
 
 
 def give_back(agent: str, key: SecretStr) -> StringCommand:
-    """Let the agent answer for itself again, with the key that it has now."""
+    """Let the agent answer for itself again, with its present key."""
     return StringCommand(
         _SWITCH.format(
             folder=EDGE_FOLDER,
@@ -76,8 +76,8 @@ def give_back(agent: str, key: SecretStr) -> StringCommand:
     )
 
 
-#: The key comes from the container's own environment, through pipes only. Nothing is reloaded where
-#: nothing differs.
+#: The key comes from the container's own environment, through pipes only. Reloads only if something
+#: differs.
 _TAKE_UP = """
 set -eu; umask 077; cd {folder}
 trap 'rm -f internal.map.new targets.map.new' EXIT
@@ -100,7 +100,7 @@ nginx -t -q
 
 
 def taken_up(agent: str, *, folder: str = EDGE_FOLDER) -> StringCommand:
-    """Let the agent answer for itself, with the key that its container has."""
+    """Let the agent answer for itself, with its container's key."""
     return StringCommand(
         _TAKE_UP.format(folder=folder, agent=agent, upstream=upstream(agent), reload=RELOAD).strip()
     )

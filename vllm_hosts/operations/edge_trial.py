@@ -1,4 +1,4 @@
-"""Testing a configuration with nginx before anything of it is written."""
+"""Tests a configuration with nginx before any of it is written."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from vllm_hosts.operations.confirmed import connector_options
 from vllm_hosts.operations.tree import archive
 from vllm_hosts.text import clean
 
-#: First word of what the script prints where the host cannot be asked in this way.
+#: First word of the script's output if the host cannot be asked in this way.
 _UNASKED = "vllm-hosts-unasked"
-#: What nginx puts before a sentence in the format of its logs.
+#: The prefix of a message in the format of nginx's logs.
 _LOGGED = re.compile(r"^[0-9/]+ [0-9:]+ (\[\w+\]) [0-9#]+: ")
 
 
@@ -28,14 +28,14 @@ _LOGGED = re.compile(r"^[0-9/]+ [0-9:]+ (\[\w+\]) [0-9#]+: ")
 def configuration_accepted(plan: Callable[[], Sequence[Entry]]) -> Commands:
     """Fail the host with nginx's own sentence if it would refuse these files.
 
-    nginx sees them in the place of what it has, with whatever else lies below /etc/nginx; nobody
-    else does, and nothing of it stays. Never counts as a change.
+    Only nginx sees them, in place of its present ones and among everything else in /etc/nginx, and
+    nothing of it remains. Never counts as a change.
 
-    :param plan: the files and what must not be there, all below /etc/nginx; nothing: nothing is to
-        be asked.
+    :param plan: the files, and paths that must not exist, all below /etc/nginx; empty: nothing to
+        test.
     """
     entries = plan()
-    # Who asks what differs on a host wants nothing to be written there, not even for a moment.
+    # A run that only collects differences must write nothing on a host, not even for a moment.
     if entries and not differences.asked_for():
         _ask(entries)
     yield from ()
@@ -44,7 +44,7 @@ def configuration_accepted(plan: Callable[[], Sequence[Entry]]) -> Commands:
 def _ask(entries: Sequence[Entry]) -> None:
     state, host = ctx_state.get(), ctx_host.get()
     command = trial(entries)
-    # What a command is given on standard input is otherwise added by pyinfra, as it executes it.
+    # pyinfra itself would add the standard input only when it executes the command.
     options = {**connector_options(state, host), **command.connector_arguments}
     accepted, output = host.run_shell_command(
         command, print_output=False, print_input=False, **options
@@ -63,7 +63,7 @@ def _ask(entries: Sequence[Entry]) -> None:
 
 
 def sentences(lines: Sequence[str]) -> str:
-    """What nginx said, each sentence once, without its clock and without its closing line."""
+    """nginx's messages, each once, without time stamps and without the closing line."""
     plain = [_LOGGED.sub(r"nginx: \1 ", line) for line in lines]
     return "; ".join(dict.fromkeys(line for line in plain if not line.endswith(" test failed")))
 
@@ -71,10 +71,10 @@ def sentences(lines: Sequence[str]) -> str:
 def trial(entries: Sequence[Entry], *, folder: str = NGINX_FOLDER) -> StringCommand:
     """The command that succeeds if nginx accepts these files.
 
-    The whole of /etc/nginx is rebuilt from links to what is there, the files are put into it, and
-    nginx finds it under its own name: in a mount namespace, which ends with the command.
+    All of /etc/nginx is rebuilt from links to what is there, the files are added, and nginx finds
+    the result under the usual path, in a mount namespace that ends with the command.
 
-    :param folder: nginx's, elsewhere in tests.
+    :param folder: nginx's; another one in tests.
     """
     files = [entry for entry in entries if isinstance(entry, File)]
     gone = " ".join(

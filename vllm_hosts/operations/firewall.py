@@ -1,4 +1,4 @@
-"""Keeping our nftables table in force, and never locking everybody out with it."""
+"""Keeps our nftables table in force, without ever locking everybody out."""
 
 from __future__ import annotations
 
@@ -23,15 +23,22 @@ _BLAME = "is this machine's network in firewall.ssh_from, and is sshd's port the
 
 
 @host_operation
-def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: str) -> Commands:
-    """Write the rules, load them, and have them loaded at boot.
+def firewall_in_force(
+    entries: Callable[[], Sequence[Entry]],
+    rules: str,
+    unit: str,
+    *,
+    afterwards: Callable[[], None] = lambda: None,
+) -> Commands:
+    """Write the rules, load them, and let them be loaded at boot.
 
     A changed table has to be confirmed by a new connection from here, or the host restores the
     table and the file that it had.
 
-    :param entries: says what files there should be, when it is called.
+    :param entries: returns the wanted files; it may query the host.
     :param rules: path of the nftables file among them.
     :param unit: systemd unit that loads it.
+    :param afterwards: called once it is in force.
     """
     wanted = entries()
     remember(wanted)
@@ -67,11 +74,13 @@ def firewall_in_force(entries: Callable[[], Sequence[Entry]], rules: str, unit: 
     if not (loaded.enabled and loaded.active):
         differs(unit, "is not started at boot")
         yield StringCommand(f"systemctl enable --now {unit}")
+    if ctx_state.get().is_executing:
+        afterwards()
 
 
 @host_operation
 def other_firewalls_noted(ports: Sequence[int]) -> Commands:
-    """Say which other firewall is active, since it has to let clients in as well. Changes nothing.
+    """Report any other active firewall, since it has to let clients in too. Changes nothing.
 
     :param ports: TCP ports that clients use.
     """

@@ -1,7 +1,7 @@
 """What operations know before a run: hosts that are refused, and what their changes lead to.
 
 pyinfra asks operations for their first command while it prepares a run, unless -y is given. What
-they tell here then is shown below its table, before anything is done.
+they report here then is shown below its table, before anything is done.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.text import clean
 
-#: What operations that depend on the GPU driver ask about.
+#: The name by which operations ask whether the GPU driver will have changed.
 DRIVER = "the GPU driver"
 
 
 @dataclass(frozen=True)
 class Changing:
-    """Agents of a host that will change: which models they serve, and whether they do so now."""
+    """Agents of a host that will change: their models, and whether they serve them now."""
 
     models: frozenset[str] = frozenset()
     serving: frozenset[str] = frozenset()
@@ -28,13 +28,13 @@ class Changing:
 
 @dataclass
 class Foreseen:
-    """What one host is in for. ``conditional``: operations that decide while they run."""
+    """What will happen to one host. ``conditional``: operations that decide while they run."""
 
     refused: list[str] = field(default_factory=list)
     effects: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     conditional: set[str] = field(default_factory=set)
-    #: Paths and packages that operations before will have changed by then.
+    #: Paths and packages that earlier operations will have changed.
     changed: set[str] = field(default_factory=set)
     changing: Changing | None = None
 
@@ -51,27 +51,27 @@ _outlook: Outlook | None = None
 
 
 def begin(*, dry: bool) -> Outlook:
-    """Listen from now on to what operations tell while a run is prepared."""
+    """Start collecting what operations report while a run is prepared."""
     global _outlook
     _outlook = Outlook(dry)
     return _outlook
 
 
 def end() -> None:
-    """Listen no more."""
+    """Stop collecting."""
     global _outlook
     _outlook = None
 
 
 def _here() -> Foreseen | None:
-    """What is known of the current host; None: nobody listens, or it is being changed by now."""
+    """What is known about the current host; None: nobody listens, or it already changes."""
     if _outlook is None or ctx_state.get().is_executing:
         return None
     return _outlook.hosts.setdefault(ctx_host.get().name, Foreseen())
 
 
 def refuse(problems: Iterable[str]) -> bool:
-    """The current host will not be deployed to. Whether somebody listens."""
+    """Refuse the current host, if somebody listens; returns whether that is so."""
     here = _here()
     if here is not None:
         here.refused += [clean(problem) for problem in problems]
@@ -79,7 +79,7 @@ def refuse(problems: Iterable[str]) -> bool:
 
 
 def refused() -> bool:
-    """Whether the current host was refused, so that nothing more is asked of it."""
+    """Whether the current host was refused, so that it is not queried any more."""
     here = _here()
     return here is not None and bool(here.refused)
 
@@ -90,21 +90,23 @@ def was_refused(name: str) -> bool:
 
 
 def dry() -> bool:
-    """Whether this is a dry run, in which nothing is said later."""
+    """Whether this is a dry run, in which nothing is printed later."""
     return _outlook is not None and _outlook.dry and _here() is not None
 
 
 def leads_to(effect: str) -> None:
-    """What the change of an operation leads to. Tell it before its first command."""
+    """Report what an operation's change leads to. To be called before its first command."""
     if (here := _here()) is not None:
         here.effects.append(clean(effect))
 
 
 def would_fail(sentence: str, *, lost: bool = False) -> bool:
-    """An operation cannot do its work on the host as it is now. Whether that refuses the host:
-    operations before it may repair that, unless they have nothing to change.
+    """Report that an operation cannot do its work on the host as it is now.
 
-    :param lost: the host cannot be asked anything more.
+    Returns whether that refuses the host: earlier operations may repair it, unless they have
+    nothing to change.
+
+    :param lost: the host cannot be queried any more.
     """
     here = _here()
     if here is None:
@@ -121,20 +123,20 @@ def would_fail(sentence: str, *, lost: bool = False) -> bool:
 
 
 def agents_change(describe: Callable[[], Changing]) -> None:
-    """Agents of the current host will change."""
+    """Report that agents of the current host will change."""
     if (here := _here()) is not None:
         here.changing = describe()
 
 
 def will_change(things: Iterable[str]) -> None:
-    """Paths or packages will be others by the time that later operations look."""
+    """Report paths or packages that will have changed before later operations run."""
     if (here := _here()) is not None:
         here.changed.update(things)
 
 
 def may_have_changed(things: Iterable[str]) -> bool:
-    """Whether an operation before will have changed one of these. Asked while a run is prepared;
-    the current operation then counts as one that decides while it runs."""
+    """Whether an earlier operation will have changed one of these, while a run is prepared. If so,
+    the current operation counts as conditional."""
     here = _here()
     if here is None or here.changed.isdisjoint(things):
         return False
@@ -143,7 +145,7 @@ def may_have_changed(things: Iterable[str]) -> bool:
 
 
 def conditional() -> None:
-    """The current operation decides while it runs what it does."""
+    """Report that the current operation decides while it runs."""
     here = _here()
     if here is not None and (operation := ctx_host.get().current_op_hash) is not None:
         here.conditional.add(operation)

@@ -1,4 +1,4 @@
-"""Verifying that containers really get GPUs."""
+"""Verifies that containers really get GPUs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.foreseen import DRIVER, may_have_changed
 
 _STAMP = f"{STAMPS}/gpu"
-#: What a GPU in a container depends on. If none of it changed, what was seen once still holds.
+#: What a GPU in a container depends on. Unless any of it changes, an earlier result still holds.
 _DEPENDS_ON = (
-    # Warnings come and go, and are no card.
+    # Leaves out warnings, which come and go.
     "nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader | grep '^GPU-' || :;"
     " dpkg-query -W -f '${Version}\\n' nvidia-container-toolkit"
 )
@@ -23,16 +23,17 @@ _DEPENDS_ON = (
 
 @dataclass(frozen=True)
 class GpuCheck:
-    """What was true when a container was last seen with its GPUs, and what is true now."""
+    """The state in which a container last had its GPUs, and the present state."""
 
     seen: tuple[str, ...]
     now: tuple[str, ...]
 
 
 class LastGpuCheck(HostFact[GpuCheck]):
-    """Driver, cards and toolkit now, and at the last check."""
+    """Driver, cards and toolkit, now and at the last check."""
 
     what = "the GPUs"
+    steady = True
 
     def command(self, indexes: str) -> str:
         return ending(
@@ -51,7 +52,7 @@ class LastGpuCheck(HostFact[GpuCheck]):
 def container_gets_gpus(image: str, gpus: Sequence[int]) -> Commands:
     """Run ``nvidia-smi`` in a container with these GPUs, and count what it sees.
 
-    Skipped while driver, cards and toolkit are what they were when this was last seen to work.
+    Skipped while driver, cards and toolkit are the same as when this last succeeded.
     """
     indexes = ",".join(str(gpu) for gpu in gpus)
     check = look(LastGpuCheck, indexes=indexes)

@@ -1,4 +1,4 @@
-"""Waiting for agents, and recording how long they took."""
+"""Waits for agents, and records how long they took."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.compose import AgentLog, AgentState, AgentStates
+from vllm_hosts.facts.compose import AgentLog, AgentStates
 from vllm_hosts.host.compose import STARTS
+from vllm_hosts.host.containers import Container, Standing
 from vllm_hosts.operations.base import OFTEN, Commands, host_operation
 from vllm_hosts.operations.confirmed import connector_options
 
-#: Seconds between two polls of an agent that is not healthy yet, and until the first line about it.
+#: Seconds between polls of an agent that is not healthy yet, and until the first line about it.
 _LOOK_EVERY = 2.0
 _SAY_AFTER = 10.0
-#: vLLM that ends this often while it is waited for will not come up by itself.
+#: If vLLM exits this often while we wait, it will not come up by itself.
 _CRASHES = 2
 _LOG_LINES = 30
 
 
 @host_operation
 def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Commands:
-    """Wait until all agents are healthy, saying how long each takes. Changes nothing.
+    """Wait until all agents are healthy, and report how long each takes. Changes nothing.
 
-    :param timeout: seconds; an agent that is not healthy by then, that stops, or that crashes
-        again and again, fails the host with its last log lines.
+    :param timeout: seconds; the host fails with the last log lines of an agent that is not healthy
+        by then, that stops, or that keeps crashing.
     """
     if ctx_state.get().is_executing:
         noted(wait_healthy(directory, agents, timeout))
@@ -36,17 +37,17 @@ def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Comma
 
 
 def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[str]:
-    """Wait on the current host until all agents are healthy, and say how long each took.
+    """Wait until all agents of the current host are healthy, and report how long each took.
 
     :param timeout: seconds.
     :returns: those that were waited for.
-    :raises HostError: an agent is not healthy by then, stops, or crashes again and again.
+    :raises HostError: an agent is not healthy by then, stops, or keeps crashing.
     """
     host = ctx_host.get()
     started = time.monotonic()
     due = _SAY_AFTER
     first = look(AgentStates, agents=list(agents))
-    waiting = {agent: first[agent] for agent in agents if not _well(first[agent])}
+    waiting = {agent: first[agent] for agent in agents if not first[agent].well}
     late = list(waiting)
     failed: list[str] = []
     while waiting:
@@ -54,7 +55,7 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
         now = look(AgentStates, agents=list(waiting))
         seconds = time.monotonic() - started
         for agent in list(waiting):
-            if _well(now[agent]):
+            if now[agent].well:
                 host.log(f"    {agent} is healthy after {seconds:.0f} s")
                 del waiting[agent]
             elif why := _hopeless(first[agent], now[agent], seconds, timeout):
@@ -64,21 +65,19 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
                 del waiting[agent]
         if waiting and seconds >= due:
             due = seconds + OFTEN
-            states = ", ".join(f"{agent} is {now[agent].health}" for agent in waiting)
+            states = ", ".join(
+                f"{agent} is {now[agent].health or now[agent].state}" for agent in waiting
+            )
             host.log(f"    waiting for agents: {seconds:.0f} s, {states}")
     if failed:
         raise HostError("\n    ".join(failed))
     return late
 
 
-def _well(state: AgentState) -> bool:
-    return state.status == "running" and state.health in ("healthy", "none")
-
-
-def _hopeless(first: AgentState, now: AgentState, seconds: float, timeout: int) -> str | None:
+def _hopeless(first: Container, now: Container, seconds: float, timeout: int) -> str | None:
     """Why there is no point in waiting longer."""
-    if now.status in ("exited", "dead", "removing", "paused"):
-        return f"is {now.status}"
+    if now.standing in (Standing.ENDED, Standing.PAUSED):
+        return f"is {now.state}"
     if now.restarts - first.restarts >= _CRASHES:
         return f"crashed {now.restarts - first.restarts} times"
     if seconds >= timeout:
@@ -87,7 +86,7 @@ def _hopeless(first: AgentState, now: AgentState, seconds: float, timeout: int) 
 
 
 def noted(agents: Sequence[str]) -> None:
-    """Note on the current host how long these agents took from their start until now."""
+    """Record on the current host how long these agents took to start."""
     if not agents:
         return
     host, state = ctx_host.get(), ctx_state.get()
@@ -98,7 +97,7 @@ def noted(agents: Sequence[str]) -> None:
             echo $(($(date +%s) - at)) >{STARTS}/{agent}"""
         for agent in agents
     )
-    # Where that fails, nobody knows how long it took.
+    # If that fails, their times stay unknown.
     host.run_shell_command(
         StringCommand(script),
         print_output=False,

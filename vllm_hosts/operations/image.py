@@ -1,4 +1,4 @@
-"""Which vLLM an image really has, before an agent is created from it."""
+"""Checks which vLLM an image really has, before an agent is created from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vllm_hosts.operations.differences import differs
 from vllm_hosts.settings import Vllm
 from vllm_hosts.settings.vllm import VLLM_FLOOR
 
-#: Asks the interpreter that runs vLLM for the version of its package, without starting any of it.
+#: Asks the interpreter that runs vLLM for the package's version, without starting vLLM.
 _ASK = r"""
 ask='from importlib.metadata import version; print(version("vllm"))'
 program=$(command -v vllm || :)
@@ -31,9 +31,9 @@ echo unknown
 
 @host_operation
 def image_above_floor(vllm: Vllm) -> Commands:
-    """Fail a host whose image has a vLLM whose key can be bypassed, whatever its tag says.
+    """Fail a host if its image's vLLM has a key that can be bypassed, whatever the tag says.
 
-    An image is checked once; a record holds its id and its answer.
+    Each image is checked once; a record holds its id and its answer.
     """
     image = vllm.image
     found = look(ImageVersion, image=image)
@@ -65,9 +65,9 @@ def image_above_floor(vllm: Vllm) -> Commands:
 
 
 def judged(vllm: Vllm, said: str | None) -> tuple[str | None, str | None]:
-    """What stands against an image, and what is odd about it.
+    """Why an image is refused, and what is odd about it.
 
-    :param said: the version that its package has; ``unknown`` or None: it has none.
+    :param said: its package's version; ``unknown`` or None: it has none.
     """
     try:
         version = Version(said or "")

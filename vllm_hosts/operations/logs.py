@@ -1,4 +1,4 @@
-"""Logs that a program appends to, and that not everybody may read."""
+"""Log files that a program appends to, and that not everybody may read."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from vllm_hosts.operations.differences import entries_differ
 
 @host_operation
 def log_files_present(paths: Sequence[str]) -> Commands:
-    """Logs of nginx's: made before it makes them for everybody, and never touched inside.
+    """Create nginx's logs before it would, readable by all; never changes their content.
 
-    :param paths: in a folder where only root makes files.
+    :param paths: in a folder where only root can create files.
     """
     wanted = [Kept(path, mode=0o640, owner="www-data", group="adm") for path in paths]
     found = look(TreeState, paths=list(paths))
@@ -31,7 +31,7 @@ def log_files_present(paths: Sequence[str]) -> Commands:
             f"[ -f {path} ] && [ ! -L {path} ] || {{ rm -f {path}; : >{path}; }}",
             f"chown www-data:adm {path}; chmod 0640 {path}",
         ]
-    # A running nginx has what was there before open, and takes up what is there now.
+    # A running nginx still has the old files open, and now opens the new ones.
     script.append(
         "! systemctl -q is-active nginx.service ||"
         " systemctl kill -s USR1 --kill-who=main nginx.service"

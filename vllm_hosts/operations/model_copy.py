@@ -1,4 +1,4 @@
-"""Copying models from the controller, for hosts that cannot reach a hub."""
+"""Copies models from the controller, for hosts that cannot reach a hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change
 
-#: Bytes that travel at once: what is in memory here, and what is sent again after a cut.
+#: Bytes per piece: held in memory here, and sent again after an interruption.
 _PIECE = 64 << 20
 #: Bytes that stay free on the host's disk.
 _RESERVE = 1 << 30
@@ -29,12 +29,12 @@ _SAY_EVERY = 10.0
 
 @host_operation
 def models_copied(copies: Sequence[Copy]) -> Commands:
-    """Have these models in their folders on the host, whole, or not at all.
+    """Copy these models into their folders on the host, completely or not at all.
 
-    What is sent goes into a folder beside the target, piece by piece, so that a run that was cut
-    off is continued by the next one. When every file's SHA-256 is the controller's, the folder gets
-    its name. A folder that is there is never changed, since an agent may read it: one with
-    another content fails the host, before any container is touched.
+    Files are sent piece by piece into a folder beside the target, so that the next run continues
+    one that was cut off. Once every file's SHA-256 matches the controller's, the folder gets its
+    name. An existing folder is never changed, since an agent may be reading it: if its content
+    differs, the host fails before any container is touched.
     """
     for copy in copies:
         try:
@@ -50,7 +50,7 @@ def models_copied(copies: Sequence[Copy]) -> Commands:
 
 
 def _compare(copy: Copy, local: LocalModel, found: CopyFound) -> Commands:
-    """The folder is there: see that it is this model, reading no more than is needed."""
+    """Check that an existing folder has this model, reading no more than necessary."""
     assert found.present is not None
     for file in local.files:
         if found.present.get(file.name) != file.size:
@@ -63,7 +63,7 @@ def _compare(copy: Copy, local: LocalModel, found: CopyFound) -> Commands:
             if found.digests.get(name) != digest:
                 raise HostError(_another(copy, name))
     else:
-        # Somebody else put it there, or the last run was cut off at its very end.
+        # Somebody else put it there, or the last run was cut off right at its end.
         yield _manifest(copy, local)
         before, after = _another(copy, "\0").split("\0")
         yield watched(
@@ -119,7 +119,7 @@ def _send(copy: Copy, local: LocalModel, found: CopyFound) -> Commands:
 
 
 def _prepared(copy: Copy, local: LocalModel, unusable: set[str]) -> str:
-    """The folders, files without a byte for what is to come, and nothing else."""
+    """The folders and empty files for what is about to be sent, and nothing else."""
     parent = copy.target.rpartition("/")[0] or "/"
     places = sorted({f"{copy.staging}/{file.name}".rpartition("/")[0] for file in local.files})
     lines = [
@@ -133,7 +133,7 @@ def _prepared(copy: Copy, local: LocalModel, unusable: set[str]) -> str:
 
 
 def check_script(copy: Copy) -> str:
-    """The shell script that compares what was sent with its manifest, and gives it its name."""
+    """The shell script that compares the copy with its manifest, and gives it its name."""
     return f"""
         set -eu
         cd {copy.staging}
@@ -160,7 +160,7 @@ def _piece(file: LocalFile, at: int) -> bytes:
 
 
 def _digests(local: LocalModel) -> dict[str, str]:
-    """SHA-256 by name. In a thread of its own, so that other hosts continue meanwhile."""
+    """SHA-256 by name, computed in a thread, so that other hosts continue meanwhile."""
     pool = gevent.get_hub().threadpool
     digests: dict[str, str] = pool.apply(lambda: {file.name: file.sha256 for file in local.files})
     return digests

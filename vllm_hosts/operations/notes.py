@@ -1,4 +1,4 @@
-"""Shell: a host's record of what was deployed to it, written together with what it is about.
+"""Shell: a host's record of what was deployed to it, written together with the files.
 
 The scripts have ``$work``, a folder of theirs; ``$suffix``, under which new versions lie beside
 their targets; ``$deployed``, the record; and ``$copies``.
@@ -6,8 +6,8 @@ their targets; ``$deployed``, the record; and ``$copies``.
 
 from __future__ import annotations
 
-#: Digests are computed on the host, so that none is an argument of a program there. The lock is a
-#: file for root only: on one that others may read, anybody could hold it for ever.
+#: Digests are computed on the host, so that none is an argument of a program there. Only root can
+#: read the lock file: whoever can read one can hold its lock for ever.
 NOTES = r"""
 noted() { # FILE: these are now the lines about the paths of this change
     (umask 022; mkdir -p "$(dirname "$deployed")") && ( flock 9 && touch "$deployed" &&

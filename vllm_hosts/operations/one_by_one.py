@@ -1,8 +1,8 @@
 """Hosts that serve the same model never take it down at once.
 
-pyinfra works on all hosts at the same time, in greenlets of one process. Whoever is about to take
-agents of a model down says so here first, waits for its turn, and has it until they serve again.
-One that fails with it ends the change for the others: a bad image takes one host, not all.
+pyinfra works on all hosts at the same time, in greenlets of one process. A host that is about to
+take agents of a model down announces that here, waits for its turn, and has it until they serve
+again. If it fails, the others do not change: a bad image takes down one host, not all.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pyinfra.context import ctx_host, ctx_state
 from vllm_hosts.errors import HostError
 from vllm_hosts.operations.confirmed import connector_options
 
-#: Seconds after which a host that waits says so again. Its connection is used, so that nothing on
-#: the way forgets it.
+#: Seconds after which a waiting host reports that again. Its connection is used meanwhile, so that
+#: no device in between drops it.
 _SAY_EVERY = 60.0
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What a host's agents are to its clients. ``models``: by agent, the name that clients use;
-    ``directory`` holds their compose.yaml; ``timeout``: seconds in which an agent becomes healthy;
-    ``together``: hosts do not wait."""
+    """What a host's agents serve. ``models``: by agent, the name that clients use; ``directory``
+    holds their compose.yaml; ``timeout``: seconds until an agent has to be healthy; ``together``:
+    hosts do not wait for each other."""
 
     models: Mapping[str, str]
     directory: str
@@ -39,13 +39,13 @@ class Serving:
     together: bool = False
 
     def of(self, agents: Collection[str]) -> frozenset[str]:
-        """The models of some agents."""
+        """The models of these agents."""
         return frozenset(self.models[agent] for agent in agents if agent in self.models)
 
 
 @dataclass(eq=False)
 class Turn:
-    """A host's change of agents of these models. Those that it serves now are ``serving``."""
+    """A host's change of agents with these models. ``serving``: those that it serves now."""
 
     host: str
     models: frozenset[str]
@@ -55,7 +55,7 @@ class Turn:
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """Hosts that serve nothing of it go first: they may be repaired by it."""
+        """Hosts that serve none of these models go first: the change may repair them."""
         return (bool(self.models & self.serving), self.order)
 
 
@@ -69,21 +69,21 @@ class Turns:
     def announce(
         self, host: str, models: frozenset[str], serving: frozenset[str], order: int
     ) -> Turn:
-        """A host will change agents of these models, and serves those at this moment."""
+        """Announce that a host will change agents of some models, and which it serves now."""
         turn = Turn(host, models, serving, order)
         self.turns.append(turn)
         return turn
 
     def guarded(self, turn: Turn) -> frozenset[str]:
-        """Models of a turn that some host served when the turns were announced. What nobody serves
-        can be changed everywhere at once."""
+        """A turn's models that some host served when turns were announced. Models that nobody
+        serves can be changed everywhere at once."""
         return turn.models & {model for other in self.turns for model in other.serving}
 
     def ahead(self, turn: Turn, *, everybody: bool) -> list[Turn]:
-        """Whom a turn has to wait for.
+        """The turns that a turn has to wait for.
 
-        :param everybody: hosts that have not come yet are on their way. Where pyinfra works on a
-            few hosts at a time, they come only when others have finished.
+        :param everybody: wait for hosts that have not arrived yet too. If pyinfra works on a few
+            hosts at a time, they arrive only when others have finished.
         """
         waiting = ("waits", "announced") if everybody else ("waits",)
         return [
@@ -96,7 +96,7 @@ class Turns:
         ]
 
     def failed(self, turn: Turn) -> Turn | None:
-        """The turn whose failure ends this one."""
+        """The turn whose failure cancels this one."""
         models = self.guarded(turn)
         for other in self.turns:
             if other.state == "failed" and other.host != turn.host and other.models & models:
@@ -114,7 +114,7 @@ class Turns:
     ) -> Iterator[None]:
         """Wait for a turn, and have it until its agents serve again.
 
-        :param say: what people are told while they wait.
+        :param say: prints what is waited for.
         :param meanwhile: called from time to time.
         :raises HostError: a host with the same model failed in its turn.
         """
@@ -139,7 +139,7 @@ class Turns:
         try:
             yield
         except BaseException:
-            # Also when a command failed: pyinfra then closes the generator that it came from.
+            # Also if a command failed: pyinfra then closes the generator that yielded it.
             turn.state = "failed"
             raise
         else:
@@ -149,7 +149,7 @@ class Turns:
             self._tell()
 
     def abandon(self, host: str) -> None:
-        """A host failed: whatever it had is over."""
+        """Forget the turns of a host that failed."""
         for turn in self.turns:
             if turn.host == host and turn.state in ("announced", "waits"):
                 turn.state = "done"
@@ -186,7 +186,7 @@ def _stopped(broken: Turn, turn: Turn) -> str:
 def in_turn(
     hosts: Mapping[str, tuple[frozenset[str], frozenset[str]]], served: Collection[str]
 ) -> dict[str, Sequence[str]]:
-    """By host, those that change before it does.
+    """For each host, the hosts that change before it.
 
     :param hosts: in the inventory's order, the models that change and those served now.
     :param served: models that some host serves.
@@ -206,26 +206,26 @@ _turns = Turns()
 
 
 def begin() -> Turns:
-    """A new run begins: no turn is taken."""
+    """Begin a new run, without turns."""
     global _turns
     _turns = Turns()
     return _turns
 
 
 def announce(models: frozenset[str], serving: frozenset[str]) -> Turn:
-    """A turn of the current host, which is to be taken later in this run."""
+    """Announce a turn of the current host, which it takes later in this run."""
     names = [host.name for host in ctx_state.get().inventory]
     name = ctx_host.get().name
     return _turns.announce(name, models, serving, names.index(name))
 
 
 def abandon(host: str) -> None:
-    """This host did not get its agents back: the others with the same models keep theirs."""
+    """Report that this host did not get its agents back: others with these models keep theirs."""
     _turns.abandon(host)
 
 
 def announced() -> Turn | None:
-    """The last turn of the current host, if it was not taken yet."""
+    """The current host's last turn, if it was not taken yet."""
     name = ctx_host.get().name
     mine = [turn for turn in _turns.turns if turn.host == name and turn.state == "announced"]
     return mine[-1] if mine else None
@@ -233,9 +233,9 @@ def announced() -> Turn | None:
 
 @contextmanager
 def turn_taken(turn: Turn, *, together: bool = False) -> Iterator[None]:
-    """The current host has its turn.
+    """Take the current host's turn.
 
-    :param together: it waits for nobody.
+    :param together: wait for nobody.
     :raises HostError: a host with the same model failed in its turn.
     """
     if together:
@@ -264,7 +264,7 @@ def turn_taken(turn: Turn, *, together: bool = False) -> Iterator[None]:
 
 
 class Ending(BaseStateCallback):
-    """A host whose operation failed has no turn any more, however that came."""
+    """Ends the turn of a host whose operation failed, for whatever reason."""
 
     @staticmethod
     def operation_host_error(

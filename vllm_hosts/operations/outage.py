@@ -1,4 +1,4 @@
-"""What takes all agents of a host down, such as a restart of Docker: in the host's turn."""
+"""Does what takes all agents of a host down, such as a restart of Docker, in the host's turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vllm_hosts.operations.foreseen import leads_to
 from vllm_hosts.operations.healthy import wait_healthy
 from vllm_hosts.operations.one_by_one import Serving, abandon, announce, turn_taken
 
-#: Seconds in which Docker answers again after it, or its host, was restarted.
+#: Seconds until Docker has to answer again after it, or its host, was restarted.
 _DOCKER_ANSWERS = 120.0
 _LOOK_EVERY = 2.0
 
@@ -29,18 +29,18 @@ def outage(
     *,
     outlived: bool = False,
 ) -> Commands:
-    """Commands that take agents down, when no other host has the same models down; then wait until
-    those that served do so again.
+    """Run commands that take agents down while no other host has the same models down, and wait
+    until those agents serve again.
 
     :param what: what happens, such as "Docker is restarted".
-    :param outlived: running containers continue where Docker's live-restore is in force.
+    :param outlived: running containers continue if Docker's live-restore is in force.
     """
     if serving is None:
         leads_to(what)
         yield from commands
         return
     served = look(AgentsServed)
-    agents = [agent for agent in serving.models if agent in served.healthy]
+    agents = [agent for agent in serving.models if agent in served.well]
     if outlived and served.live_restore:
         agents, what = [], f"{what}; agents keep running"
     leads_to(what + out_for(agents, served))

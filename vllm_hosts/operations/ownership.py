@@ -1,4 +1,4 @@
-"""A host accepts keys of one store only."""
+"""Lets a host get keys from one store only."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def not_anothers(claim: Claim) -> Commands:
 
 @host_operation
 def owned(claim: Claim, *, first: bool = True, listed: bool = True) -> Commands:
-    """See that a host is this inventory's, and that both sides know it.
+    """Make sure that a host is this inventory's, and that both sides have that recorded.
 
     A host that belongs to another store fails. Ours gets its mark before anything else is done
-    there, and before that the store on the controller is written, so that a run that is cut off
-    leaves no host with keys that nobody knows of.
+    there, and the store on the controller is written even before that, so that a run that is cut
+    off leaves no host with keys that nobody knows of.
 
-    :param first: whether a host that has no keys yet becomes ours.
-    :param listed: whether the host is in the inventory; else only its store remembers it.
+    :param first: whether a host without keys becomes ours.
+    :param listed: whether the host is in the inventory; else only its store has it.
     """
     found, judged = _judge(claim, listed=listed)
     if judged is Whose.NOBODYS:

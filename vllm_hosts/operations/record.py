@@ -1,4 +1,4 @@
-"""What a deploy left on its host, recorded there, so that later changes can be attributed."""
+"""Records on a host what a deploy left there, so that later changes can be attributed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vllm_hosts.operations.tree import noting
 
 @host_operation
 def deployed_noted() -> Commands:
-    """Note the digests of files that this run found as they should be, and that no note has.
+    """Record the digests of files that this run found as they should be, if no record has them.
 
-    What a run writes is noted with it. This is for what was there before: from versions that kept
-    no notes, or written by hand as a deploy would have.
+    Files that a run writes are recorded with it. This is for files from before: from versions that
+    kept no record, or written by hand just as a deploy would have.
     """
     wanted = remembered()
-    # Whoever only asks what differs has no use for notes.
+    # A run that only collects differences records nothing.
     if asked_for() or not wanted:
         return
     found = look(TreeState, paths=[entry.path for entry in wanted]).paths
@@ -29,7 +29,7 @@ def deployed_noted() -> Commands:
 
 
 def unnoted(wanted: Sequence[File | Absent], found: Mapping[str, Found]) -> list[File | Absent]:
-    """Paths where all is as it should be, and the host's notes say something else or nothing."""
+    """Paths that are as they should be, but that the host's record does not have that way."""
     return [
         entry
         for entry in wanted

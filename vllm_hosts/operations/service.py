@@ -15,7 +15,7 @@ from vllm_hosts.operations.differences import differs
 
 @host_operation
 def nginx_enabled() -> Commands:
-    """nginx runs, now and at boot."""
+    """Run nginx, now and at boot."""
     state = look(NginxState)
     if not (state.active and state.enabled):
         differs("nginx.service", "does not run, or not at boot")
@@ -24,7 +24,7 @@ def nginx_enabled() -> Commands:
 
 @host_operation
 def units_enabled(names: Sequence[str]) -> Commands:
-    """These units run, now and at boot."""
+    """Run these units, now and at boot."""
     states = look(Units, names=list(names))
     idle = [name for name in names if not (states[name].active and states[name].enabled)]
     for name in idle:

@@ -1,4 +1,4 @@
-"""sshd's configuration, changed only where a login with a key is known to work."""
+"""Changes sshd's configuration, but only if a login with a key is known to work."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _RELOAD = "systemctl reload ssh.service 2>/dev/null || systemctl try-restart ssh
 
 @host_operation
 def sshd_configured(entries: Sequence[Entry]) -> Commands:
-    """Bring sshd's own files to what they should be; undone unless a new login works.
+    """Write our file for sshd; undone unless a new login works.
 
-    :param entries: one file of ours, or its absence.
+    :param entries: our file, or its absence.
     """
     remember(entries)
     found = look(TreeState, paths=[entry.path for entry in entries], stamp=None)
@@ -53,7 +53,7 @@ def sshd_configured(entries: Sequence[Entry]) -> Commands:
 
 @host_operation
 def passwords_refused() -> Commands:
-    """Fail the host if sshd takes passwords in spite of our file. Changes nothing."""
+    """Fail the host if sshd accepts passwords in spite of our file. Changes nothing."""
     if ctx_state.get().is_executing and (ways := look(PasswordLogins)):
         raise HostError(
             f"sshd still accepts passwords ({', '.join(ways)}): another file in /etc/ssh sets it"
@@ -63,7 +63,7 @@ def passwords_refused() -> Commands:
 
 
 def _require_key_login() -> None:
-    """A new connection must get in with a key.
+    """Require that a new connection can log in with a key.
 
     :raises HostError: it does not, or this is no SSH connection.
     """

@@ -21,9 +21,9 @@ from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import leads_to, may_have_changed, will_change
 from vllm_hosts.operations.notes import NOTES
 
-#: Where the version before the last change of each file that is not secret is kept.
+#: Holds the previous version of each file that is not secret.
 PREVIOUS = "/var/lib/vllm-hosts/previous"
-#: New content lies under this suffix beside its target until it is renamed over it.
+#: Suffix of new content beside its target, until it is renamed over it.
 _NEW = ".vllm-hosts-new"
 _STATE = "/var/lib/vllm-hosts"
 
@@ -74,19 +74,19 @@ def tree_synced(
     stamp: str | None = None,
     effect: str | None = None,
 ) -> Commands:
-    """Give a host these files and folders, all or none, and let a service take them up.
+    """Give a host these files and folders, all or none, and let a service load them.
 
     Every new version is written beside its target (never readable by others), synced to disk
     and renamed. If ``validate`` or ``activate`` fails, the old versions are put back, the host
     fails with the program's own message, and the service continues with what it had.
 
-    :param entries: what should be there, or a function that says so when it is called.
+    :param entries: what should be there, or a function that returns it.
     :param watch: further files that the service reads, written elsewhere.
     :param validate: shell command that rejects a bad configuration.
-    :param activate: shell command by which the service takes the files up. It also runs when an
+    :param activate: shell command that makes the service load the files. It also runs if an
         earlier run was cut off between writing and activating.
-    :param stamp: name under which the host remembers what was last activated; needs ``activate``.
-    :param effect: what clients notice of ``activate``, for people who are asked before it.
+    :param stamp: name under which the host records what was last activated; needs ``activate``.
+    :param effect: what clients notice of ``activate``, for people who have to confirm it.
     """
     wanted = entries() if callable(entries) else entries
     remember(wanted)
@@ -103,7 +103,7 @@ def tree_synced(
     else:
         differs(paths[0], "has not been loaded by its service")
     will_change([entry.path for entry in different])
-    # Where nothing was taken up before, nobody has it to lose.
+    # If nothing was loaded before, nobody can lose it.
     if effect is not None and (stamp is None or found.stamp):
         leads_to(effect)
     yield change(
@@ -122,7 +122,7 @@ def _digest(entries: Sequence[Entry], watched: dict[str, Found]) -> str:
 
 
 def noting(entries: Sequence[File | Absent]) -> StringCommand:
-    """The command that notes what lies at these paths as what was deployed there."""
+    """The command that records what is at these paths now as deployed."""
     paths = " ".join(entry.path for entry in entries)
     plain = [entry.path for entry in entries if isinstance(entry, File) and not entry.secret]
     script = [
@@ -144,11 +144,11 @@ def change(
     activate: str | None = None,
     stamp: tuple[str, str] | None = None,
 ) -> StringCommand:
-    """The command that makes these entries so, all or none.
+    """The command that puts these entries in place, all or none.
 
-    For operations that know from a query of their own what differs; others use ``tree_synced``.
+    For operations that know what differs from a query of their own; others use ``tree_synced``.
 
-    :param stamp: path and content of a note that is written at the very end.
+    :param stamp: path and content of a file that is written at the very end.
     """
     files = [entry for entry in different if isinstance(entry, File)]
     folders = [entry for entry in different if isinstance(entry, Folder)]
@@ -158,7 +158,7 @@ def change(
         for entry in different
         if isinstance(entry, Absent) or (isinstance(entry, File) and not entry.secret)
     ]
-    # Notes of our own are no files of the host's configuration.
+    # Our own records are not part of the host's configuration.
     known = [path for path in changed if not path.startswith(f"{_STATE}/")]
     script = [
         f"suffix={_NEW}; previous={PREVIOUS}; touched=; activated=; finished=",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
@@ -52,7 +52,7 @@ class Endpoint:
 
 
 def endpoints(
-    settings: dict[str, HostSettings], folder: Path, key_command: str, client: str
+    settings: Mapping[str, HostSettings], folder: Path, key_command: str, client: str
 ) -> Iterator[Endpoint]:
     """All agents of all hosts.
 

@@ -16,6 +16,7 @@ from pyinfra.api.state import State, StateStage
 from pyinfra_cli.exceptions import CliError
 
 from vllm_hosts.keys.places import pyinfra_line, site_of
+from vllm_hosts.project import ending
 from vllm_hosts.project.inventory import LEFT, deployed
 
 
@@ -28,7 +29,7 @@ def options() -> dict[str, Any]:
 def misused(sentence: str) -> NoReturn:
     """pyinfra would show a traceback of whatever is raised while config.py runs."""
     click.secho(f"--> {sentence}", fg="red", bold=True, err=True)
-    raise SystemExit(2)
+    raise SystemExit(ending.BAD_INPUT)
 
 
 def check_options(given: Mapping[str, Any]) -> None:
@@ -128,6 +129,13 @@ def only_keys(operations: Sequence[object]) -> bool:
     return [Path(str(operation)).name for operation in operations] == ["keys.py"]
 
 
+def what_runs(*, ours: bool) -> str:
+    """The name of what a run is made of, such as ``deploy.py``; a command of ours, such as drift,
+    looks at what that would do."""
+    files = () if ours else options().get("operations") or ()
+    return "+".join(Path(str(file)).name for file in files) or "deploy.py"
+
+
 def ask_somebody() -> None:
     """pyinfra asks before it changes anything, and breaks where nobody can answer."""
     cli = sys.modules.get("pyinfra_cli.cli")
@@ -140,10 +148,14 @@ def ask_somebody() -> None:
             answer: bool = ask(question)
         except EOFError:
             click.echo(err=True)
-            raise CliError(
+            refusal = CliError(
                 "confirmation is needed, and there is no terminal to ask on; nothing more was"
                 " changed. Add -y to go on without being asked, even if hosts cannot be reached"
-            ) from None
+            )
+            refusal.exit_code = ending.BAD_INPUT
+            raise refusal from None
+        if not answer:
+            ending.declined()
         return answer
 
     asked.says_why = True  # type: ignore[attr-defined]

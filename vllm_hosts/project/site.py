@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pyinfra.api.inventory import Inventory
 
+from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.keys.places import site_of
+from vllm_hosts.text import clean
 
 
 def import_from(path: Path) -> str:
@@ -29,6 +33,24 @@ def site(inventory: Inventory) -> Path:
     """The folder of the site that a loaded inventory is of."""
     found: Path = getattr(inventory, "site", None) or Path.cwd()
     return found
+
+
+@cache
+def commit_of(path: Path) -> str:
+    """The commit of an inventory's site, with a mark if files differ from it; empty: no git."""
+    words = ["git", "-C", str(site_of(path)), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(
+            [*words, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return clean(done.stdout.strip(), 60)
+
+
+def held_for(what: str, path: Path) -> Purpose:
+    """What hosts are held for by a command, as others there read it."""
+    return Purpose(f"{what} of {path.name}", commit_of(path))
 
 
 def from_site(merged: dict[str, Any], there: Path) -> dict[str, Any]:

@@ -116,10 +116,20 @@ def read(output: str | bytes, mark: str, code: int = 0) -> Answer:
         said = clean(before.strip()[-300:]) or "it printed nothing"
         return unrehearsed(f"it ended with {code} and no answer: {said}")
     try:
-        found = parse_json(text, size=MOST)
-        return _answer(found)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return read_text(text)
+    except ValueError as error:
         return unrehearsed(f"its answer cannot be read: {clean(error, 200)}")
+
+
+def read_text(text: str) -> Answer:
+    """The answer itself, without what stands around it.
+
+    :raises ValueError: it is none.
+    """
+    try:
+        return _answer(parse_json(text, size=MOST))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(repr(error)) from error
 
 
 def _answer(found: dict[str, Any]) -> Answer:

@@ -1,4 +1,4 @@
-"""The command that rehearses an agent on its host: its own container, but for all that it shares.
+"""The container that rehearses an agent: its own, but for all that it shares.
 
 Pure. What comes in is what the agent's container has, so that vLLM is asked as it will be started;
 what is left out is its key, its network, its port and its folder.
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from shlex import quote
 
 SCRIPT = Path(__file__).with_name("rehearse.py")
 #: Seconds: 18 were measured with cold caches of a disk, 30 where others have both processors.
@@ -24,6 +22,8 @@ MOST = 256 << 10
 #: Never given to it, and set for it: vLLM finds the model on the host or says so at once.
 _WITHOUT = ("VLLM_API_KEY", "HF_TOKEN", "HF_ENDPOINT")
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
+#: Where the hub's models are in it, in the layout of huggingface_hub.
+MODELS = "/models"
 #: The interpreter that runs vLLM there, by the first line of its command. The script comes on its
 #: standard input, the request and the agent's words behind.
 _START = r"""
@@ -34,6 +34,8 @@ for python in $own python3 python; do
 done
 echo "no Python" >&2; exit 127
 """
+#: How names of its containers begin.
+CONTAINERS = "vllm-hosts-rehearsal"
 #: What an agent may write, here in memory and gone with the container.
 _WRITABLE = ("/tmp", "/cache")  # noqa: S108
 
@@ -44,8 +46,7 @@ class Rehearsed:
 
     :ivar command: the words behind ``vllm serve``.
     :ivar environment: without secrets.
-    :ivar folders: with the model's files, at the same path in the container as the agent has them:
-        host's path -> container's.
+    :ivar folders: with the model's files: path in the container -> the host's.
     """
 
     agent: str
@@ -62,19 +63,33 @@ class Request:
     """What is asked besides. Sizes in bytes.
 
     :ivar mark: stands around the answer; random, so that nothing printed by chance is taken for it.
-    :ivar memory: what one GPU has for programs; None: not known, and nothing is said of fitting.
-    :ivar others: what else is taken there, each a question of its own. 0 is the certain one.
+    :ivar memory: what one GPU has at most; None: not known, and nothing is said of fitting.
+    :ivar others: what else is taken there, each a question of its own: bytes, or an estimate as
+        bytes for all, for each sequence and word of the vocabulary, and for each token of a step
+        and width of the model. 0 is the certain one.
     """
 
     mark: str
     memory: int | None
-    others: tuple[int, ...] = (0,)
+    others: tuple[int | tuple[int, int, int], ...] = (0,)
     seconds: int = LIMIT
 
     @property
     def text(self) -> str:
         """As the script reads it."""
         return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One agent, and what is asked about it.
+
+    :ivar needs: keys of models whose small files have to be fetched first.
+    """
+
+    agent: Rehearsed
+    request: Request
+    needs: tuple[str, ...] = ()
 
 
 def script() -> str:
@@ -87,8 +102,10 @@ def words(agent: Rehearsed, request: Request) -> list[str]:
     environment = {
         name: value for name, value in agent.environment.items() if name not in _WITHOUT
     } | _OFFLINE
+    if MODELS in agent.folders:
+        environment["HF_HUB_CACHE"] = f"{MODELS}/hub"
     found = ["docker", "run", "--rm", "--interactive", "--pull", "never"]
-    found += ["--name", container(agent), "--entrypoint", "sh"]
+    found += ["--name", container(agent, request.mark), "--entrypoint", "sh"]
     # Nobody is reached, nothing stays, and what runs there goes before it.
     found += ["--network", "none", "--read-only", "--log-driver", "none"]
     for folder in _WRITABLE:
@@ -103,45 +120,26 @@ def words(agent: Rehearsed, request: Request) -> list[str]:
     else:
         # Where NVIDIA's runtime is the default it would give every GPU otherwise.
         environment["NVIDIA_VISIBLE_DEVICES"] = "void"
-    for source, target in sorted(agent.folders.items()):
+    for target, source in sorted(agent.folders.items()):
         found += ["--mount", f"type=bind,source={source},target={target},readonly"]
     for name, value in sorted(environment.items()):
         found += ["--env", f"{name}={value}"]
     return [*found, agent.image, "-c", _START.strip(), "rehearsal", request.text, *agent.command]
 
 
-def container(agent: Rehearsed) -> str:
-    """The name of its container: a second one replaces the first."""
-    return f"vllm-hosts-rehearsal-{agent.agent}"
+def container(agent: Rehearsed, mark: str) -> str:
+    """The name of its container, which no other rehearsal has."""
+    return f"{CONTAINERS}-{agent.agent}-{mark[:8]}"
 
 
-def shell(agent: Rehearsed, request: Request) -> str:
-    """Shell: rehearse one agent; prints its name, how the container ended, its output in base64.
-
-    Whatever the image prints is data here: it can neither end the look nor be taken for another
-    agent's answer.
-    """
-    return f"""
-        ( work=$(mktemp -d /run/vllm-hosts.XXXXXX) || exit 1
-        trap 'rm -rf "$work"' EXIT; trap 'exit 1' HUP INT TERM PIPE
-        docker rm --force {container(agent)} >/dev/null 2>&1 || :
-        printf %s {quote(script())} >"$work/script" || exit 1
-        {{ timeout -k 10 {request.seconds + 60} {shlex.join(words(agent, request))} \
-            <"$work/script" 2>"$work/said"; echo $? >"$work/code"; }} |
-            head -c {MOST} >"$work/answer"
-        [ -s "$work/answer" ] || tail -c 600 "$work/said" >"$work/answer"
-        echo "{agent.agent} $(cat "$work/code") $(base64 -w 0 <"$work/answer")"
-        )
-    """
-
-
-def key(agent: Rehearsed, digest: str, models: Mapping[str, str], cards: tuple[str, ...]) -> str:
+def key(asked: Asked, digest: str, models: Mapping[str, str], cards: tuple[str, ...]) -> str:
     """One word under which an answer is remembered: it changes with whatever vLLM decides by.
 
     :param digest: the image's, since a tag may come to mean another one.
     :param models: commit or fingerprint of each model's files, by name.
     :param cards: the GPUs as ``nvidia-smi`` names them, with memory and driver.
     """
+    agent, request = asked.agent, asked.request
     what = {
         "script": hashlib.sha256(script().encode()).hexdigest(),
         "digest": digest,
@@ -150,5 +148,7 @@ def key(agent: Rehearsed, digest: str, models: Mapping[str, str], cards: tuple[s
         "environment": dict(agent.environment),
         "user": agent.user,
         "cards": cards,
+        "memory": request.memory,
+        "others": request.others,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

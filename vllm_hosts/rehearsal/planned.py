@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vllm_hosts.capacity import estimates
-from vllm_hosts.capacity.result import AgentPlan, Gpu, Needs, Verdict
+from vllm_hosts.capacity.result import FORMULAS, AgentPlan, Gpu, Needs, Verdict
 from vllm_hosts.capacity.sizes import Size
-from vllm_hosts.rehearsal.answer import Answer, Room
+from vllm_hosts.rehearsal.answer import Answer
+from vllm_hosts.rehearsal.asking import Said
 from vllm_hosts.rehearsal.verdict import Outcome, verdict
 from vllm_hosts.settings import Agent
 
@@ -20,23 +21,31 @@ _SAYS = {
 }
 
 
-def beside(answer: Answer, ranks: int, *, eager: bool) -> tuple[int, int, int]:
-    """Estimates of what vLLM takes beside weights and cache: activations, graphs, libraries.
-
-    Of activations only what drawing tokens takes, which needs no knowledge of the architecture.
-    """
+def taken(agent: Agent, answer: Answer) -> tuple[int, int, int]:
+    """Estimates of what vLLM takes beside weights and cache: activations, graphs, libraries."""
     drawing = (answer.sequences or 0) * (answer.vocabulary or 0) * estimates.SAMPLER
     hidden = 2 * (answer.batched_tokens or 0) * (answer.hidden or 0)
-    return drawing + hidden, estimates.graphs(eager), estimates.context(ranks)
+    graphs = estimates.graphs("--enforce-eager" in agent.extra_args)
+    return drawing + hidden, graphs, estimates.context(len(agent.gpus))
 
 
-def planned(
-    agent: Agent, answer: Answer, gpus: Sequence[Gpu], taken: tuple[int, int, int]
-) -> AgentPlan:
+def instead(agent: Agent, said: Said, plan: AgentPlan, gpus: Sequence[Gpu]) -> AgentPlan:
+    """An agent's plan by formulas, or what its own vLLM said in its place, and which it is.
+
+    :param gpus: the agent's cards.
+    """
+    answer = said.answer
+    if answer.refused is None and (answer.weights is None or not (agent.gpus and answer.rooms)):
+        why = "; ".join(answer.unknown.values())
+        return replace(plan, source=f"{FORMULAS}: vLLM did not say ({why})") if why else plan
+    source = f"vLLM {answer.vllm or 'itself'}" + (", which said so earlier" * said.remembered)
+    return replace(planned(agent, answer, gpus), source=source)
+
+
+def planned(agent: Agent, answer: Answer, gpus: Sequence[Gpu]) -> AgentPlan:
     """An agent's plan from what its own vLLM said.
 
     :param gpus: the agent's cards.
-    :param taken: ``beside``; its sum is one of the rooms that vLLM was asked about.
     """
     judged = verdict(agent, answer)
     said = (judged.sentence,) if judged.sentence else ()
@@ -49,11 +58,12 @@ def planned(
         problems=said if judged.stops else (),
         warnings=() if judged.stops else said,
     )
-    room = _room(answer, sum(taken))
+    # The last that vLLM was asked about: with the estimates taken from it.
+    room = answer.rooms[-1] if answer.rooms else None
     usable = [gpu.usable for gpu in gpus if gpu.usable is not None]
     if answer.weights is None or answer.cache is None or room is None or not usable:
         return plan
-    activations, graphs, context = taken
+    activations, graphs, context = taken(agent, answer)
     return replace(
         plan,
         budget=int(min(usable) * agent.gpu_memory_utilization),
@@ -69,7 +79,3 @@ def planned(
         largest_max_model_len=room.longest or None,
         sequences=room.times if room.fits else room.room / max(answer.cache, 1),
     )
-
-
-def _room(answer: Answer, other: int) -> Room | None:
-    return next((room for room in answer.rooms if room.other == other), None)

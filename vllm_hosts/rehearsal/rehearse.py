@@ -10,7 +10,9 @@ another way than this file knows, the answer is that it could not be rehearsed, 
 
 REQUEST is JSON: ``mark`` stands around the answer, ``seconds`` end the process, ``memory`` is what
 one GPU has for programs (null: not known), ``others`` are sums of what else is taken there, for
-each of which vLLM is asked about the rest. All sizes are in bytes.
+each of which vLLM is asked about the rest: a number, or a list of what to add for all, for each
+sequence and word of the vocabulary, and for each token of a step and width of the model. All sizes
+are in bytes.
 """
 
 from __future__ import annotations
@@ -490,9 +492,17 @@ def fit(request: dict[str, Any], engine: Engine, answer: dict[str, Any]) -> None
         return
     rooms: list[dict[str, Any]] = []
     answer["rooms"] = rooms
-    for other in map(int, request.get("others", [])[:8]):
+    for what in request.get("others", [])[:8]:
+        other = estimated(what, answer) if isinstance(what, list) else int(what)
         room = fixed or left(memory, other, answer)
         rooms.append({"other": other, "room": room, **ask(engine, room)})
+
+
+def estimated(parts: list[int], answer: dict[str, Any]) -> int:
+    """A sum whose parts grow with what vLLM decided itself."""
+    whole, word, width = map(int, parts)
+    drawing = word * answer["sequences"] * answer["vocabulary"]
+    return count(whole + drawing + width * answer["batched_tokens"] * answer["hidden"])
 
 
 def left(memory: Any, other: int, answer: dict[str, Any]) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from vllm_hosts.rehearsal.answer import Answer, Room
-from vllm_hosts.settings import Agent
+from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.text import clean
 
 _GIB = 1 << 30
@@ -68,6 +69,12 @@ def verdict(agent: Agent, answer: Answer) -> Verdict:
     """What an agent's answer means for its deploy."""
     name = f"agent {agent.name!r}"
     version = f"vLLM {answer.vllm}" if answer.vllm else "vLLM"
+    if answer.refused is not None and not agent.offline and answer.refused.stage != "arguments":
+        # What it will find on the hub is not known here.
+        said = clean(answer.refused.sentence, _SAID).rstrip(". ")
+        return Verdict(
+            Outcome.DOUBTED, f"{name} asks the hub as it starts; without it {version} says: {said}"
+        )
     if answer.refused is not None:
         # vLLM lists all that it knows; whoever mistyped one word needs the beginning.
         said = clean(answer.refused.sentence, _SAID).rstrip(". ")
@@ -94,6 +101,31 @@ def verdict(agent: Agent, answer: Answer) -> Verdict:
             Outcome.UNKNOWN, f"{name}:{what or ' it'} could not be rehearsed ({why}); going on"
         )
     return Verdict(Outcome.ACCEPTED)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """``problems`` stop the host; ``warnings`` are said."""
+
+    problems: list[str]
+    warnings: list[str]
+
+
+def judged(
+    settings: HostSettings, agents: Sequence[Agent], answers: Mapping[str, Answer]
+) -> Judged:
+    """Only what vLLM itself refuses stops a host, and only where settings say so."""
+    found = Judged([], [])
+    for agent in agents:
+        said = verdict(agent, answers[agent.name])
+        if said.stops and settings.capacity.preflight == "refuse":
+            found.problems.append(
+                f"{said.sentence}; its container was not touched (to deploy all the same:"
+                " capacity.preflight = 'warn')"
+            )
+        elif said.sentence:
+            found.warnings.append(said.sentence)
+    return found
 
 
 def _too_small(agent: Agent, answer: Answer, room: Room) -> str:

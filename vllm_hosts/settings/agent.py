@@ -99,12 +99,12 @@ class Egress(Section):
     )
 
 
-#: An argument, and what follows it in the same word. Values may well have spaces: JSON has.
+#: An argument, and what follows it in the same word. Values may contain spaces, as JSON does.
 _WITH_ITS_VALUE = re.compile(r"(?=.*\s)\s*(--?[A-Za-z][\w.-]*)\s*(?:(?<=\s)(\S.*))?")
-#: Other ways to spread a model over GPUs.
+#: Other ways to use several GPUs.
 _PARALLEL = re.compile(r"--?(?:p[-_]?p|d[-_]?p|pipeline|data|decode|prefill)[\w-]*")
 
-#: A name that cannot exist (RFC 6761): vLLM takes an empty list for every domain.
+#: A name that cannot exist (RFC 6761): to vLLM, an empty list means every domain.
 _NO_DOMAIN = "none.invalid"
 
 
@@ -131,7 +131,7 @@ class RequestLimits(Section):
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """For ``vllm serve``; every version from the floor on knows them."""
+        """Arguments for ``vllm serve``, which every supported version knows."""
         media = {"audio": self.audio_clips, "image": self.images, "video": self.videos}
         return (
             *("--max-logprobs", str(self.logprobs)),
@@ -141,7 +141,7 @@ class RequestLimits(Section):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables of vLLM."""
+        """Environment variables for vLLM."""
         return {
             "VLLM_MAX_COMPLETION_PROMPTS": str(self.prompts),
             "VLLM_MAX_N_SEQUENCES": str(self.choices),
@@ -261,7 +261,7 @@ class Agent(Section):
             if problem := words.refused_argument(argument):
                 raise ValueError(problem)
             if match := _WITH_ITS_VALUE.fullmatch(argument):
-                # What follows may be anything, and is not shown.
+                # What follows may be anything, so it is not shown.
                 raise ValueError(
                     f"{match[1]} and its value are in one word; write two, such as"
                     f" {match[1]!r}, 'VALUE', or {match[1] + '=VALUE'!r}"
@@ -338,30 +338,30 @@ class Agent(Section):
 
     @property
     def is_folder(self) -> bool:
-        """Whether the model is a folder on the host, and no hub id."""
+        """Whether the model is a folder on the host, rather than a hub id."""
         return self.model.startswith("/")
 
     @property
     def offline(self) -> bool:
-        """Whether vLLM never asks the hub: everything is there before it starts.
+        """Whether vLLM never queries the hub, since everything is present before it starts.
 
-        ``env`` may switch that off, with the values that huggingface_hub takes for no.
+        ``env`` may switch that off, with any value that huggingface_hub takes for no.
         """
         return self.env.get("HF_HUB_OFFLINE", "1").upper() in ("1", "ON", "YES", "TRUE")
 
     @property
     def media_domains(self) -> tuple[str, ...]:
-        """For ``--allowed-media-domains``, never empty."""
+        """The value of ``--allowed-media-domains``, never empty."""
         return self.allowed_media_domains or (_NO_DOMAIN,)
 
     @property
     def risks(self) -> dict[str, str]:
-        """What was accepted in words: name -> what it lets others do."""
+        """Risks that were accepted: name -> what it lets others do."""
         return words.risks(self.extra_args, self.env)
 
     @property
     def listen_addresses(self) -> tuple[str, ...]:
-        """Addresses of the host on which the agent's port is published."""
+        """The host's addresses on which the agent's port is published."""
         if self.expose is None:
             return ("127.0.0.1",)
         kinds = {network.version for network in self.expose.networks}

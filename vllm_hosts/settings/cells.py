@@ -1,22 +1,22 @@
-"""Where agents live on a host: each in a network of its own, at an address that stays."""
+"""Agents' networks on a host: one for each agent, at an address that does not change."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-#: A network, a gateway and room for one container.
+#: Room for a gateway and one container.
 _CELL_PREFIX = 29
-#: Bridges whose names begin so are ours: cells, and the network in which models are fetched.
+#: How names of our bridges begin: those of cells, and of the network for fetching models.
 BRIDGE_PREFIX = "vllm-"
 FETCHING = f"{BRIDGE_PREFIX}fetch"
-#: Port of vLLM inside its container, whatever the host publishes.
+#: vLLM's port inside its container, whatever port the host publishes.
 CONTAINER_PORT = 8000
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An agent's network: nothing but the agent and the bridge's own address is in it."""
+    """An agent's network, with nothing in it but the agent and the bridge's own address."""
 
     agent: str
     bridge: str
@@ -36,12 +36,12 @@ class Cell:
 def cell(network: IPv4Network, agent: str, port: int) -> Cell:
     """The cell of an agent.
 
-    Its place in ``network`` follows from its port alone, so that another agent that comes or goes
-    moves nobody.
+    Its place in ``network`` depends only on its port, so that no agent moves when another is added
+    or removed.
 
-    :param network: what all cells of a host are cut from; /29 or larger.
+    :param network: the network that all cells of a host are parts of; /29 or larger.
     """
     places = 2 ** (_CELL_PREFIX - network.prefixlen)
     first = int(network.network_address) + (port % places) * 2 ** (32 - _CELL_PREFIX)
-    # The kernel takes 15 characters for an interface's name; a port always fits.
+    # An interface's name may have 15 characters, so a port always fits.
     return Cell(agent, f"{BRIDGE_PREFIX}{port}", IPv4Network((first, _CELL_PREFIX)))

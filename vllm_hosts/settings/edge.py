@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from vllm_hosts.settings.types import Cidr, HostName, Origin, Port, Section, Size
 
-#: What clients of a chat, embedding, transcription or reranking model need. vLLM serves more,
-#: and much of that without asking for its key: everything else is 404.
+#: What clients of a chat, embedding, transcription or reranking model need. vLLM serves more, much
+#: of it without requiring its key: everything else is 404.
 SERVED = (
     ("GET", "/v1/models"),
     ("POST", "/v1/chat/completions"),
@@ -25,12 +25,12 @@ SERVED = (
     ("POST", "/v2/rerank"),
     ("POST", "/v1/score"),
 )
-#: Below these, and nowhere else, vLLM asks for its own key (vLLM 0.33, read).
+#: vLLM requires its own key below these paths, and nowhere else (vLLM 0.33, read).
 _GUARDED = ("/v1/", "/v2/", "/inference/", "/cohere/")
-#: Twice as many open files for each, and Linux gives a process a million.
+#: Each takes two open files, and Linux allows a process a million.
 _MOST_CONNECTIONS = 120_000
 _LOADS_WEIGHTS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
-#: What the edge answers itself, or serves by a pattern.
+#: Paths that the edge answers itself, or serves by a pattern.
 _PATTERNS = re.compile(r"/v1/(models|responses)/.*")
 
 
@@ -141,7 +141,7 @@ class Edge(Section):
 
 
 def _route_problem(route: str) -> str | None:
-    """Why clients cannot be given this route."""
+    """Why the edge cannot serve this route."""
     if not re.fullmatch(r"(GET|POST) (/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+", route):
         return (
             "is not a route such as 'POST /v2/embed': GET or POST, a space, and a path of letters,"

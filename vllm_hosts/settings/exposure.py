@@ -1,4 +1,4 @@
-"""What the settings deliberately let others do on a host, in words."""
+"""What the settings deliberately allow others on a host, as sentences."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from vllm_hosts.settings.host import HostSettings
 
 
 def exposed(settings: HostSettings) -> list[str]:
-    """A sentence for each agent whose own port is open to named networks, and for each risk that
-    was accepted."""
+    """A sentence for each agent whose own port is open to some networks, and for each accepted
+    risk."""
     ports = [
         f"agent {agent.name!r} is exposed: port {agent.port} is open to"
         f" {', '.join(map(str, agent.expose.networks))}, with vLLM's routes that require no key"
@@ -19,3 +19,8 @@ def exposed(settings: HostSettings) -> list[str]:
         for agent in settings.agents
         for name, what in agent.risks.items()
     ]
+
+
+def closed_ports(settings: HostSettings) -> list[int]:
+    """Ports of agents that nobody outside may reach."""
+    return [agent.port for agent in settings.agents if agent.expose is None]

@@ -1,7 +1,7 @@
-"""The group_data/all.py of a site: every setting, and what its owner made of it.
+"""A site's group_data/all.py: every setting as a comment, and the values that its owner set.
 
-Lines that begin with ``#:`` are the toolkit's, the others are the owner's. So a newer version can
-write its own anew, and never needs to know what an older one wrote.
+Lines that begin with ``#:`` are the toolkit's, all others the owner's. So a newer version can
+rewrite its own lines, and never needs to know what an older one wrote.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WIDTH = 92
 
 @dataclass
 class _Chunk:
-    """Lines of a section that the owner wrote: settings, with the comments above them."""
+    """The owner's lines in a section: settings, with the comments above them."""
 
     names: set[str]
     lines: list[str]
@@ -37,24 +37,24 @@ class _Chunk:
 
 @dataclass
 class _Section:
-    """A section in a file. ``first`` and ``last`` are the numbers of its lines, from 0."""
+    """A section in a file. ``first`` and ``last`` are line numbers, from 0."""
 
     first: int
     last: int
     chunks: list[_Chunk] = field(default_factory=list)
-    #: Comments of the owner's behind the last setting.
+    #: The owner's comments after the last setting.
     rest: list[str] = field(default_factory=list)
 
 
 def fresh() -> str:
-    """The file of a new site, in which nothing is set yet."""
+    """The file for a new site, in which nothing is set yet."""
     return upgraded("")
 
 
 def upgraded(text: str) -> str:
-    """The same file as this version writes it. Whatever the owner set or wrote stays.
+    """The file as this version writes it. Whatever the owner set or wrote stays.
 
-    :raises SettingsError: it is no Python, or no ``init`` made it.
+    :raises SettingsError: it is not Python, or was not created by ``init``.
     """
     lines = text.splitlines()
     try:
@@ -93,7 +93,7 @@ def upgraded(text: str) -> str:
 
 
 def _marked(text: str) -> set[int]:
-    """Lines of comments that are the toolkit's; such a line in a text of the owner's is none."""
+    """The toolkit's comment lines; a line that looks like one inside a string is not."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return {
         token.start[0] - 1
@@ -105,7 +105,7 @@ def _marked(text: str) -> set[int]:
 
 
 def _dictionaries(tree: ast.Module) -> Iterator[tuple[str, ast.Dict]]:
-    """Sections that are written as dictionaries over several lines; others are left alone."""
+    """Sections written as dictionaries over several lines; others are left alone."""
     names = dict(sections())
     seen = [target for node in tree.body for target in _targets(node)]
     for node in tree.body:
@@ -122,7 +122,7 @@ def _dictionaries(tree: ast.Module) -> Iterator[tuple[str, ast.Dict]]:
 
 
 def _gone(tree: ast.Module, lines: list[str], marked: set[int]) -> Iterator[int]:
-    """Lines of sections that an older version wrote, this one does not have, and nobody used."""
+    """Lines of unused sections that an older version wrote and this one no longer has."""
     for node in tree.body:
         if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Dict):
             continue
@@ -134,7 +134,7 @@ def _gone(tree: ast.Module, lines: list[str], marked: set[int]) -> Iterator[int]
             above = numbers[0] - 1
             while above in marked:
                 above -= 1
-            # The line that set it apart.
+            # The blank line before it.
             yield from (above,) if above >= 0 and not lines[above].strip() else ()
 
 
@@ -163,7 +163,7 @@ def _section(value: ast.Dict, lines: list[str], marked: set[int]) -> _Section:
         last = item.end_lineno or item.lineno
         name = key.value if isinstance(key, ast.Constant) else ""
         if first < end_of_last and found.chunks:
-            # Two settings in one line stay together.
+            # Two settings on one line stay together.
             chunk = found.chunks[-1]
             chunk.names.add(str(name))
             chunk.lines += lines[end_of_last:last]
@@ -193,7 +193,7 @@ def _ends_with_comma(lines: list[str]) -> bool:
 
 
 def _add_comma(value: ast.Dict, lines: list[str], chunk: _Chunk) -> None:
-    """Another setting may come to stand behind the last one."""
+    """So that another setting can follow the last one."""
     item = value.values[-1]
     whole = lines[(item.end_lineno or 1) - 1]
     cut = len(whole.encode()[: item.end_col_offset].decode())
@@ -224,7 +224,7 @@ def _written(name: str, section: type[BaseModel], owner: _Section) -> Iterator[s
 
 
 def _require_same(before: ast.Module, after: ast.Module) -> None:
-    """What the owner set is all there, whatever else went wrong here.
+    """Check that everything the owner set is still there, in case of a mistake in this module.
 
     :raises SettingsError: it is not.
     """
@@ -239,7 +239,7 @@ def _require_same(before: ast.Module, after: ast.Module) -> None:
 
 
 def _values(tree: ast.Module, without: set[str]) -> list[str]:
-    """Each statement, and dictionaries without the order of what is in them."""
+    """Each statement, with dictionaries regardless of their order."""
     found = []
     for node in tree.body:
         if set(_targets(node)) & without:

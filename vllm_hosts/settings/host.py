@@ -1,4 +1,4 @@
-"""Everything that is set for one host, with the checks across sections."""
+"""All settings of one host, with the checks across sections."""
 
 from __future__ import annotations
 
@@ -163,16 +163,16 @@ class HostSettings(Section):
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether any agent of this host asks for a GPU."""
+        """Whether any agent of this host uses a GPU."""
         return any(agent.gpus for agent in self.agents)
 
     @property
     def gpus(self) -> tuple[int, ...]:
-        """The cards that agents ask for, each once."""
+        """The cards that agents use, each once."""
         return tuple(sorted({gpu for agent in self.agents for gpu in agent.gpus}))
 
     def twins(self, name: str) -> tuple[str, ...]:
-        """Other agents of this host that answer to the same model name, from the same model."""
+        """Other agents of this host with the same model under the same name."""
         [agent] = [agent for agent in self.agents if agent.name == name]
         return tuple(
             other.name

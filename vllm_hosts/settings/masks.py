@@ -1,7 +1,7 @@
-"""Secrets in text that people are shown, by what they look like and by the name before them.
+"""Masks secrets in text that people will see, by their looks and by the name before them.
 
-A host masks the keys that it knows itself before anything leaves it. This is for those that nobody
-but whoever typed them knows: in a line that was added to a file by hand.
+A host masks the keys that it knows before anything leaves it. This is for secrets that only their
+author knows, such as in a line that was added to a file by hand.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import re
 from vllm_hosts.settings.words import LOGIN_IN_URL, SECRET_VALUE
 
 MASK = "*MASKED*"
-#: Of a line; the rest of a longer one is cut off, so that matching stays cheap whatever a host has.
+#: Characters of a line. The rest is cut off, so that matching stays cheap whatever a host sends.
 LONGEST = 400
 _NAME = r"(?:key|token|secret|passwd|password|passphrase|credentials?)"
-#: ``NAME=value``, ``"name": "value"``, and after an option also ``--name value``.
+#: ``NAME=value``, ``"name": "value"``, and for options also ``--name value``.
 _NAMED = re.compile(
     rf"(?i)(?P<name>[a-z0-9_.-]{{0,60}}{_NAME}[\"']?\s*[:=]\s*|--[a-z0-9_.-]{{0,60}}{_NAME}[\"']?[,\s]\s*)"
     r"(?P<quote>[\"']?)(?P<value>[^\s\"',;#]+)"
 )
-#: A line with nothing but the name of an option, whose value is the next one.
+#: A line with only the name of an option; its value is on the next line.
 _OPTION = re.compile(rf"(?i)[\s\"'-]*--[a-z0-9_.-]{{0,60}}{_NAME}[\"']?,?\s*")
 _BEARER = re.compile(r"(?i)\b((?:bearer|basic)\s+)[^\s\"'$;]{8,}")
-#: Digits, switches, paths, and references to a variable tell nobody a secret.
+#: Not secrets: digits, switches, paths, and references to a variable.
 _HARMLESS = re.compile(
     r"\d+[a-zA-Z%]?|true|false|null|none|on|off|/[\w./-]*|\$\{?\w+.*", re.IGNORECASE
 )
-#: Random letters and digits; a commit or a digest has no capitals, and names have hyphens.
+#: Random letters and digits. Commits and digests have no capitals, and names have hyphens.
 _RANDOM = re.compile(
     r"(?<![\w+=])(?=[\w+=]*[a-z])(?=[\w+=]*[A-Z])(?=[\w+=]*[0-9])[A-Za-z0-9_+=]{32,}"
 )
@@ -35,7 +35,7 @@ _VALUE = re.compile(r"[^\s\"',-][^\s\"',]*")
 
 
 def masked(text: str) -> list[str]:
-    """The lines of a text, without what looks like a secret."""
+    """The lines of a text, with whatever looks like a secret masked."""
     lines: list[str] = []
     private = option = False
     for whole in text.splitlines():
@@ -55,7 +55,7 @@ def masked(text: str) -> list[str]:
 
 
 def _cut(line: str) -> str:
-    """Not in the middle of a word, whose beginning alone may look like no secret."""
+    """Cut a line, but not within a word: the first half of a secret may not look like one."""
     if len(line) <= LONGEST:
         return line
     return re.sub(r"\S{0,400}\Z", "", line[:LONGEST]) + "..."

@@ -1,4 +1,4 @@
-"""pydantic's findings as sentences: where, what is wrong, what would be right."""
+"""pydantic's errors as sentences: where, what is wrong, what would be right."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 from vllm_hosts.settings.agent import Agent, Expose, RequestLimits
 from vllm_hosts.settings.host import HostSettings
 
-#: What pydantic calls the members of a union.
+#: pydantic's names for the members of a union.
 _UNION = ("int", "constrained-int", "literal['auto']")
-#: How sentences begin that are about a section as a whole.
+#: How sentences about a section as a whole begin.
 _ABOUT = {"agent": "agents", "two agents": "agents", "firewall.": "firewall", "hub.": "hub"}
 _TYPES = {
     "string_type": "text in quotes",
@@ -29,9 +29,9 @@ _TYPES = {
 
 
 def sentences(error: ValidationError, source: Callable[[str, str | None], str]) -> list[str]:
-    """One sentence per finding. Never shows a value of ``env``, which may hold anything.
+    """One sentence per error. Never shows a value of ``env``, which may hold anything.
 
-    :param source: from a setting's name, and the key in it, to the file that it was read from.
+    :param source: returns the file that a setting, and the key in it, was read from.
     """
     found: list[str] = []
     for item in error.errors(include_url=False, include_input=True):
@@ -40,7 +40,7 @@ def sentences(error: ValidationError, source: Callable[[str, str | None], str]) 
         key = str(path[1]) if len(path) > 1 and isinstance(path[1], str) else None
         dotted = _dotted(path)
         said = "" if name else str(item.get("ctx", {}).get("error", ""))
-        # What is checked across sections mostly begins with the one that it is about.
+        # Sentences of checks across sections mostly begin with the section.
         about = next((section for word, section in _ABOUT.items() if said.startswith(word)), name)
         text = f"{source(about, key)}: " if about else ""
         text += _sentence(dict(item), path, dotted)

@@ -212,12 +212,12 @@ class Hub(Section):
 
 
 class Capacity(Section):
-    """The memory plan: whether agents fit their GPUs. See docs/capacity.md."""
+    """Whether vLLM takes the agents and they fit their GPUs. See docs/capacity.md."""
 
     preflight: CapacityCheck = Field(
         "refuse",
-        description="What a deploy does if an agent cannot fit: `refuse` the host before anything"
-        " is downloaded, `warn`, or `off`, which makes no plan",
+        description="What a deploy does if vLLM itself refuses an agent, before its container is"
+        " touched: `refuse` the host, `warn`, or `off`, which asks nobody and makes no plan",
     )
     gpu_memory: float | None = Field(
         None,

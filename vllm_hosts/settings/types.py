@@ -1,4 +1,4 @@
-"""Value types that several settings share. Each says in its error what would be right."""
+"""Value types that several settings share. Their errors say what would be right."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _network(value: object) -> Network:
     )
 
 
-#: An address range. Host bits must be zero, so that a typing error is not silently a wider door.
+#: An address range. Host bits must be zero, so that a typo does not silently open a wider range.
 Cidr = Annotated[Network, BeforeValidator(_network)]
 
 
@@ -53,12 +53,12 @@ def _cells(value: object) -> IPv4Network:
     raise ValueError(f"{value!r} is not an IPv4 network of /12 to /26, such as '198.18.0.0/16'")
 
 
-#: What agents' own networks of eight addresses are cut from.
+#: Where agents' own networks of eight addresses are taken from.
 CellNetwork = Annotated[IPv4Network, BeforeValidator(_cells)]
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-#: Of the characters that a URL may have, those that no shell, nginx or apt takes for more than a
-#: part of a word: settings' URLs end up in their files.
+#: Those characters of URLs that are not special to a shell, nginx or apt, since URLs from settings
+#: end up in their files.
 HttpsUrl = Annotated[
     str,
     _matches(
@@ -78,22 +78,22 @@ AbsolutePath = Annotated[
         "an absolute path made of letters, digits and . _ @ + -",
     ),
 ]
-#: As nginx and Docker write sizes: a number and one of k, m, g.
+#: Sizes as nginx and Docker write them: a number and one of k, m, g.
 Size = Annotated[str, _matches(r"[1-9][0-9]*[kmg]", "a size such as '32m' or '1g'")]
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def in_bytes(size: str) -> int:
-    """The bytes that a ``Size`` stands for."""
+    """A ``Size`` in bytes."""
     return int(size[:-1]) * _UNITS[size[-1]]
 
 
-#: vLLM 0.32, utils/argparse_utils.py: small letters are powers of 1000, capitals of 1024.
+#: vLLM 0.32, utils/argparse_utils.py: lower-case letters are powers of 1000, capitals of 1024.
 _TOKENS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def _tokens(value: object) -> object:
-    """A number of tokens, also as vLLM's command line takes it."""
+    """A number of tokens, also in the notation of vLLM's command line."""
     if value in (None, "auto") or (type(value) is int and value >= 1):
         return value
     text = value.strip() if isinstance(value, str) else ""
@@ -108,7 +108,7 @@ def _tokens(value: object) -> object:
     )
 
 
-#: A context length; ``auto``: what fits.
+#: A context length; ``auto``: whatever fits.
 Tokens = Annotated[int | Literal["auto"], BeforeValidator(_tokens)]
 
 #: A DNS name or an IP address, as clients write it in a URL's host part.
@@ -122,7 +122,7 @@ HostName = Annotated[
 InterfaceName = Annotated[
     str, _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", "a network interface such as 'wg0'")
 ]
-#: As URLs have it once they are read: lower case, at least two parts, and no address.
+#: A domain as it is in a parsed URL: lower case, at least two parts, not an address.
 DnsName = Annotated[
     str,
     _matches(
@@ -149,7 +149,7 @@ DebianVersion = Annotated[
     str, _matches(r"[0-9][A-Za-z0-9.+~:-]*", "a package version such as '1.20.1-1'")
 ]
 
-#: A web page's origin, as browsers send it: no path, no slash at the end, lower-case.
+#: A web page's origin as browsers send it: lower case, without a path or a final slash.
 Origin = Annotated[
     str,
     _matches(

@@ -1,4 +1,4 @@
-"""The setting `vllm`: the image, where its files are, and what all agents of a host share."""
+"""The section `vllm`: the image, its folders, and what all agents of a host share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vllm_hosts.settings.types import (
 
 #: Below this, a published vulnerability bypasses vLLM's key (CVE-2026-115911, fixed in 0.32.0).
 VLLM_FLOOR = Version("0.32.0")
-#: vLLM is at 0.33; a tag that begins with more is no version of it.
+#: vLLM is at 0.33; a tag that begins with a larger number is not its version.
 _NO_MAJOR = 10
 _MOVING_TAGS = {"latest", "nightly", "main", "stable", "dev"}
 
@@ -116,7 +116,7 @@ class Vllm(Section):
 
     @property
     def vllm_version(self) -> Version | None:
-        """The version that the settings claim; the image is also checked on the host."""
+        """The version according to the settings; the image is also checked on the host."""
         claimed = self.version
         if claimed is None:
             claimed = self.image.partition("@")[0].rpartition("/")[2].partition(":")[2]
@@ -124,6 +124,6 @@ class Vllm(Section):
             version = Version(claimed.split("-")[0])
         except InvalidVersion:
             return None
-        # 25.12, 2025.11.01 and 20251101 are dates, and 7 is the number of a build.
+        # 25.12, 2025.11.01 and 20251101 are dates, and 7 is a build number.
         plausible = version.major < _NO_MAJOR and len(version.release) > 1
         return version if plausible else None

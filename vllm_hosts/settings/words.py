@@ -1,6 +1,6 @@
-"""Arguments and variables of vLLM by what they let others do.
+"""vLLM's arguments and variables, by what they let others do.
 
-They are refused, accepted in words, or neither. The lists are data
+Some are refused, some have to be accepted as risks. The lists are data
 (``vllm_hosts/data/vllm_words.yaml``), and are compared with vLLM itself.
 """
 
@@ -17,7 +17,7 @@ from vllm_hosts.data import DATA
 
 _FILE = DATA / "vllm_words.yaml"
 
-#: A variable whose value nobody but its user should know. A switch may have such a name too.
+#: Names of variables that hold secrets. Switches may have such names too.
 _SECRET_NAME = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|API_?KEY|PRIVATE_KEY"
     r"|ACCESS_KEY(_ID)?)$",
@@ -26,7 +26,7 @@ _SECRET_NAME = re.compile(
 _OFF = {"", "0", "false", "no", "off"}
 _SWITCHES = _OFF | {"1", "true", "yes", "on"}
 LOGIN_IN_URL = re.compile(r"[a-z0-9+.-]+://[^/@\s]*:[^/@\s]*@", re.IGNORECASE)
-#: Beginnings by which Hugging Face, OpenAI, GitHub, GitLab, Slack and AWS mark their keys.
+#: How keys of Hugging Face, OpenAI, GitHub, GitLab, Slack and AWS begin.
 SECRET_VALUE = re.compile(
     r"(?<![A-Za-z0-9])(hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}"
 )
@@ -39,7 +39,7 @@ _INSTEAD = (
 
 @dataclass(frozen=True)
 class Words:
-    """Names, and what is said about those that are not taken as they are."""
+    """Names, and the sentences about those that are refused or are a risk."""
 
     refused: Mapping[str, str]
     accepted: Mapping[str, str]
@@ -48,19 +48,19 @@ class Words:
 
     @property
     def known(self) -> frozenset[str]:
-        """Every name that somebody has put into a list."""
+        """Every name in any list."""
         return self.neutral | self.refused.keys() | self.accepted.keys()
 
 
 @cache
 def arguments() -> Words:
-    """Of ``vllm serve``."""
+    """Arguments of ``vllm serve``."""
     return _read("arguments")
 
 
 @cache
 def variables() -> Words:
-    """Of vLLM, and of what runs before it."""
+    """Variables of vLLM, and of what runs before it."""
     return _read("variables")
 
 
@@ -75,10 +75,10 @@ def _read(kind: str) -> Words:
 
 
 def meant(argument: str) -> list[str]:
-    """The long names that vLLM could take a word of its command line for; none: it is a value.
+    """The long names that a word of vLLM's command line could stand for; none: it is a value.
 
-    Its parser takes any unambiguous beginning of a name for the whole, underscores for dashes,
-    ``--name=value``, ``--name.key value`` for one key of a JSON value, and ``-n2`` for ``-n 2``.
+    Its parser accepts unambiguous abbreviations, underscores instead of dashes, ``--name=value``,
+    ``--name.key value`` for one key of a JSON value, and ``-n2`` for ``-n 2``.
     """
     words = arguments()
     if not argument.startswith("-") or argument == "-":
@@ -91,24 +91,24 @@ def meant(argument: str) -> list[str]:
     name = "--" + name[2:].partition(".")[0].replace("_", "-")
     positive = "--" + name.removeprefix("--no-") if name.startswith("--no-") else name
     if name in words.known or positive in words.known:
-        # A beginning that is a name itself is that name. Not to do something is not doing it.
+        # An abbreviation that is a full name is that name. A --no- form switches nothing on.
         return [name]
     return sorted(word for word in words.known if word.startswith(name)) or [name]
 
 
 def _attached(name: str) -> list[str]:
-    """The value of a short name right behind it. ``-O`` takes any."""
+    """The value attached to a short name. ``-O`` takes any."""
     return [long for short, long in arguments().short.items() if name[:2] == short]
 
 
 def _refusal(name: str, why: str) -> str:
-    """Some reasons are the way out themselves: the setting to use instead."""
+    """The sentence; some reasons already are the way out: the setting to use instead."""
     says_it = re.search(r"(^|; )(set|use|write) ", why)
     return f"{name} is refused: {why}" + ("" if says_it else "; leave it out")
 
 
 def refused_argument(argument: str) -> str | None:
-    """Why a word of an agent's command line is not taken, in a sentence."""
+    """Why a word of an agent's command line is refused, as a sentence."""
     for name in meant(argument):
         if why := arguments().refused.get(name):
             return _refusal(argument.partition("=")[0], why)
@@ -118,7 +118,7 @@ def refused_argument(argument: str) -> str | None:
 
 
 def refused_variable(name: str, value: str) -> str | None:
-    """Why a variable of an agent is not taken, in a sentence. Never shows the value."""
+    """Why an agent's variable is refused, as a sentence. Never shows the value."""
     if why := variables().refused.get(name):
         return _refusal(name, why)
     if LOGIN_IN_URL.search(value):
@@ -133,7 +133,7 @@ def refused_variable(name: str, value: str) -> str | None:
 
 
 def risks(extra_args: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
-    """What an agent uses that has to be accepted in words: name -> what it does."""
+    """Risks that an agent takes, which have to be accepted: name -> what it lets others do."""
     found = {}
     for argument in extra_args:
         for name in meant(argument):
@@ -148,8 +148,8 @@ def risks(extra_args: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
 def unaccepted(
     agent: str, extra_args: Sequence[str], env: Mapping[str, str], accepted_risks: Sequence[str]
 ) -> Iterator[str]:
-    """A sentence for each risk that is used and not accepted, and for each that is accepted and
-    not used: it would be accepted unseen on the day on which somebody uses it."""
+    """A sentence for each risk that is taken but not accepted, and for each that is accepted but
+    not taken: whoever takes it later would have it accepted unnoticed."""
     used = risks(extra_args, env)
     for name, what in used.items():
         if name not in accepted_risks:

@@ -9,7 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hosts.top.sample import AgentSample, Gpu, HostSample, Metrics, hit_rate, rates
+from vllm_hosts.agents.status import style_of
+from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.vllm_metrics import Metrics
+from vllm_hosts.top.sample import AgentSample, HostSample, hit_rate, rates
 
 UNKNOWN = "n/a"
 
@@ -100,14 +103,14 @@ def _cards(cards: tuple[Gpu, ...]) -> Table:
     )  # fmt: skip
     for card in cards:
         part = (
-            card.memory_used / card.memory_total
-            if card.memory_used is not None and card.memory_total
+            card.memory_used_mib / card.memory_mib
+            if card.memory_used_mib is not None and card.memory_mib
             else None
         )
         table.add_row(
             str(card.index),
             Text(card.name.removeprefix("NVIDIA ") + (" (MIG)" if card.mig else "")),
-            f"{_gib(card.memory_used)}/{_gib(card.memory_total)} GiB",
+            f"{_gib(card.memory_used_mib)}/{_gib(card.memory_mib)} GiB",
             _percent(part),
             _percent(None if card.utilization is None else card.utilization / 100),
             UNKNOWN if card.temperature is None else f"{card.temperature:.0f} C",
@@ -125,9 +128,9 @@ def _agents(agents: Mapping[str, AgentSample], before: Mapping[str, AgentSample]
     for name, agent in agents.items():
         per_second = rates(before.get(name), agent)
         said = agent.metrics or Metrics()
-        details = agent.details
-        state = (details.health or "running") if details.state == "running" else details.state
-        style = "green" if details.well else "yellow" if state == "starting" else "red"
+        container = agent.container
+        state = (container.health if container.running else None) or container.state
+        style = style_of(container.standing)
         table.add_row(
             name,
             Text(state, style=style),

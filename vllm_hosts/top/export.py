@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.vllm_metrics import Metrics
 from vllm_hosts.top.draw import View
-from vllm_hosts.top.sample import AgentSample, Gpu, Metrics, hit_rate, rates
+from vllm_hosts.top.sample import AgentSample, hit_rate, rates
 
 
 def as_json(views: Mapping[str, View]) -> list[dict[str, Any]]:
@@ -34,9 +36,9 @@ def _gpu(gpu: Gpu) -> dict[str, Any]:
     return {
         "index": gpu.index,
         "name": gpu.name,
-        "mig": gpu.mig,
-        "memory_used_mib": gpu.memory_used,
-        "memory_total_mib": gpu.memory_total,
+        "mig": bool(gpu.mig),
+        "memory_used_mib": gpu.memory_used_mib,
+        "memory_total_mib": gpu.memory_mib,
         "utilization_percent": gpu.utilization,
         "temperature_celsius": gpu.temperature,
         "power_watts": gpu.power,
@@ -49,8 +51,8 @@ def _agent(agent: AgentSample, before: AgentSample | None) -> dict[str, Any]:
     per_second = rates(before, agent)
     usage = agent.usage
     return {
-        "state": agent.details.state,
-        "health": agent.details.health,
+        "state": agent.container.state,
+        "health": agent.container.health,
         "metrics_error": agent.metrics_problem,
         "requests_running": said.running,
         "requests_waiting": said.waiting,

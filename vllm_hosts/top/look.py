@@ -6,11 +6,15 @@ import base64
 import zlib
 from shlex import quote
 
-from vllm_hosts.facts.agents import AgentDetails, details, inspection
+from vllm_hosts.facts.agents import inspection
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host import nvidia_smi
+from vllm_hosts.host.containers import Container, named
+from vllm_hosts.host.docker_stats import STATS, usages
+from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.vllm_metrics import Metrics, http_body, metrics
 from vllm_hosts.text import clean
-from vllm_hosts.top import parse
-from vllm_hosts.top.sample import AgentSample, Gpu, HostSample, Metrics
+from vllm_hosts.top.sample import AgentSample, HostSample
 
 #: Seconds for each program on the host. vLLM answers late where it has much to do.
 _PATIENCE = 6
@@ -36,7 +40,6 @@ class Doing(HostFact[HostSample]):
     def command(self, ports: dict[str, int]) -> str:
         """:param ports: by agent, on the host's 127.0.0.1."""
         names = "|".join(ports)
-        fields = ",".join(parse.GPU_FIELDS)
         script = f"""
             ask() {{
                 cut -d ' ' -f 1 /proc/uptime
@@ -46,13 +49,10 @@ class Doing(HostFact[HostSample]):
             }}
             exec {{stats}}< <(
                 docker ps --format '{{{{.Names}}}}' | grep -xE '{names}' |
-                    xargs -r docker stats --no-stream --format '{{{{json .}}}}' | grep '^{{'
+                    xargs -r {STATS} | grep '^{{'
             )
             exec {{gpus}}< <(
-                command -v nvidia-smi >/dev/null || {{ echo 'exit -'; exit; }}
-                timeout {_PATIENCE} nvidia-smi --query-gpu={fields} \\
-                    --format=csv,noheader,nounits 2>&1
-                echo "exit $?"
+                {nvidia_smi.query(nvidia_smi.LOAD, _PATIENCE)}
             )
             waiting=()
             for agent in {" ".join(f"{agent}:{port}" for agent, port in ports.items())}; do
@@ -71,8 +71,8 @@ class Doing(HostFact[HostSample]):
     def parse(self, lines: list[str]) -> HostSample:
         parts = sections(lines)
         asked = [name.removeprefix("metrics ") for name in parts if name.startswith("metrics ")]
-        known = details(parts["containers"], asked)
-        used = parse.usages(parts["stats"])
+        known = named(parts["containers"], asked)
+        used = usages(parts["stats"])
         agents = {}
         for agent in asked:
             uptime, *packed = parts[f"metrics {agent}"]
@@ -83,27 +83,17 @@ class Doing(HostFact[HostSample]):
 
 
 def _gpus(lines: list[str]) -> tuple[tuple[Gpu, ...], str | None]:
-    *printed, code = lines
-    if code == "exit -":
+    found = nvidia_smi.read(lines, nvidia_smi.LOAD, _PATIENCE)
+    if not found.installed:
         return (), None
-    cards: list[Gpu] = []
-    notes: list[str] = []
-    for line in printed:
-        try:
-            cards.append(parse.gpu(line))
-        except ValueError:
-            notes.append(line)
-    words = clean(" ".join(notes), 500)
-    if code != "exit 0" and not cards:
-        if code == "exit 124":
-            return (), f"nvidia-smi does not answer within {_PATIENCE} s"
-        # The driver's own message is on standard output.
-        return (), words or f"nvidia-smi failed ({clean(code, 20)})"
-    return tuple(cards), words or None
+    if found.failure:
+        return (), clean(found.failure, 500)
+    lost = [f"GPU {index}: {why}" for index, why in found.lost.items()]
+    return found.gpus, clean(" ".join([*lost, *found.notes]), 500) or None
 
 
-def _metrics(agent: AgentDetails, packed: str) -> tuple[Metrics | None, str | None]:
-    if agent.state != "running":
+def _metrics(agent: Container, packed: str) -> tuple[Metrics | None, str | None]:
+    if not agent.running:
         return None, f"the container is {agent.state}"
     try:
         # What is packed may be much larger than what travelled.
@@ -111,6 +101,6 @@ def _metrics(agent: AgentDetails, packed: str) -> tuple[Metrics | None, str | No
         raw = unpacker.decompress(base64.b64decode(packed, validate=True), _METRICS_SIZE)
         if not unpacker.eof:
             raise ValueError("the answer is cut short, or too large")
-        return parse.metrics(parse.http_body(raw)), None
+        return metrics(http_body(raw)), None
     except (ValueError, OSError, zlib.error) as error:
         return None, clean(error, 500)

@@ -4,52 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_hosts.facts.agents import AgentDetails
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One card as ``nvidia-smi`` tells of it. None: it does not say, as for a card in MIG mode.
-
-    Memory is in MiB, utilisation in percent of the time, temperature in degrees Celsius, power in
-    watts.
-    """
-
-    index: int
-    name: str
-    memory_used: float | None
-    memory_total: float | None
-    utilization: float | None
-    temperature: float | None
-    power: float | None
-    power_limit: float | None
-    mig: bool
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What vLLM says of itself. Tokens and prefix cache are counted from its start on.
-
-    ``kv_cache`` is the part of the KV cache in use, from 0 to 1; of the fullest engine, where an
-    agent has several. None: this vLLM does not say.
-    """
-
-    running: float | None = None
-    waiting: float | None = None
-    kv_cache: float | None = None
-    prompt_tokens: float | None = None
-    generation_tokens: float | None = None
-    prefix_hits: float | None = None
-    prefix_queries: float | None = None
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a container uses: CPU in percent of one processor, memory in bytes."""
-
-    cpu: float
-    memory: int
-    memory_limit: int
+from vllm_hosts.host.containers import Container
+from vllm_hosts.host.docker_stats import Usage
+from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.host.vllm_metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -57,7 +15,7 @@ class AgentSample:
     """One agent. ``taken``: the host's uptime in seconds when it was asked. ``metrics_problem``
     says why there are no metrics; ``usage`` is None where the container does not run."""
 
-    details: AgentDetails
+    container: Container
     taken: float
     metrics: Metrics | None
     metrics_problem: str | None
@@ -89,7 +47,7 @@ def rates(before: AgentSample | None, now: AgentSample) -> Rates:
     if before is None or before.metrics is None or now.metrics is None:
         return Rates()
     seconds = now.taken - before.taken
-    if seconds <= 0 or before.details.since != now.details.since:
+    if seconds <= 0 or before.container.since != now.container.since:
         return Rates()
     return Rates(
         _rate(before.metrics.prompt_tokens, now.metrics.prompt_tokens, seconds),

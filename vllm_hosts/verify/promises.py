@@ -10,6 +10,14 @@ import yaml
 from vllm_hosts.data import DATA
 
 
+class BrokenError(AssertionError):
+    """A promise that is not kept, in the sentence that the report shows."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+
+
 @dataclass(frozen=True)
 class Promise:
     """One promise, the threat that it answers, and what to do when it is broken."""

@@ -206,6 +206,20 @@ ROWS = [
         "sed -i '/ct state invalid drop/a tcp dport 8001 accept' /etc/vllm-hosts/firewall.nft"
         " && nft -f /etc/vllm-hosts/firewall.nft",
     ),
+    # Strangers of no network that settings name meet a closed port: only the address that the rule
+    # names gets through.
+    row(
+        "firewall-file-lets-one-network-in",
+        "NET-04",
+        "sed -i '/ct state invalid drop/a ip saddr 203.0.113.64/28 tcp dport 8001 accept'"
+        " /etc/vllm-hosts/firewall.nft && nft -f /etc/vllm-hosts/firewall.nft",
+    ),
+    row(
+        "firewall-file-lets-one-address-into-containers",
+        "NET-04",
+        "sed -i '/hook forward/a ip6 saddr 2001:db8:77::7 accept' /etc/vllm-hosts/firewall.nft"
+        " && nft -f /etc/vllm-hosts/firewall.nft",
+    ),
     row(
         "rule-before-ours",
         "NET-05",

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
+import operator
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sized
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vllm_hosts import __version__
+from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.host.render import render
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.text import clean
-from vllm_hosts.verify.promises import promises
-from vllm_hosts.verify.report.model import AgentSummary, HostReport, Look, Outcome, Report
+from vllm_hosts.verify.promises import BrokenError, promises
+from vllm_hosts.verify.report.results import AgentSummary, HostReport, Look, Outcome, Report
 
 _LIMIT = 600  # characters of a reason: a list of everything helps nobody
 _MARKS: dict[Outcome, str] = {
@@ -68,6 +70,7 @@ class Collector:
         ]
         self.report = Report(inventory, __version__, utc_now(), 0.0, hosts, file)
         self._by_name = {host.name: host for host in hosts}
+        self._differs: str | None = None
 
     def note(self, host: str, what: str, value: str) -> None:
         """Something that the report shows about a host."""
@@ -89,7 +92,9 @@ class Collector:
         if report.when == "setup" and report.passed:
             return report
         parameters = item.callspec.params  # type: ignore[attr-defined]
-        outcome, why = _judge(report, call)
+        outcome, why = _judge(report, call, self._differs)
+        # For junit.xml, which pytest writes itself.
+        item.user_properties += [("outcome", outcome), ("why", why)]
         self._by_name[parameters["host_name"]].looks.append(
             Look(
                 marker.args[0],
@@ -101,6 +106,15 @@ class Collector:
             )
         )
         return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """A new test begins."""
+        self._differs = None
+
+    def pytest_assertrepr_compare(self, op: str, left: object, right: object) -> None:
+        """What a test compared, as values, before pytest makes text of it."""
+        self._differs = compared(op, left, right) or self._differs
 
     def pytest_sessionfinish(self) -> None:
         """Write what was asked for."""
@@ -154,40 +168,55 @@ def html(report: Report) -> str:
     )
 
 
-def _judge(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
+def _judge(
+    report: pytest.TestReport, call: pytest.CallInfo[None], differs: str | None
+) -> tuple[Outcome, str]:
+    """:param differs: what was compared and is not as it should be; None: nothing."""
     if report.passed:
         return "kept", ""
-    if report.skipped:
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
-        return "does not apply", reason.removeprefix("Skipped: ")
     assert call.excinfo is not None
-    said = str(call.excinfo.value) or call.excinfo.typename
-    if report.when == "call" and call.excinfo.errisinstance(AssertionError):
-        return "broken", _short(said)
-    if call.excinfo.errisinstance((OSError, ExceptionGroup)) or report.when == "setup":
-        return "not checked", _short(said)
-    ours = call.excinfo.typename in ("HostError", "SettingsError")
-    name = "" if ours else f"{call.excinfo.typename}: "
-    return "not checked", _short(name + said)
+    error = call.excinfo.value
+    if isinstance(error, pytest.skip.Exception):
+        return "does not apply", clean(error.msg, _LIMIT)
+    if isinstance(error, BrokenError):
+        said = error.sentence
+    elif isinstance(error, AssertionError) and differs is not None:
+        said = differs
+    else:
+        # The rest of it is for whoever looks into the suite.
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+    if report.when == "call" and isinstance(error, AssertionError):
+        return "broken", clean(said, _LIMIT)
+    ours = isinstance(error, HostError | SettingsError | OSError | ExceptionGroup)
+    name = "" if ours or report.when == "setup" else f"{type(error).__name__}: "
+    return "not checked", clean(name + said, _LIMIT)
 
 
-_EMPTY = ("[]", "set()", "{}", "frozenset()")
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "in": lambda left, right: left in right,
+    "not in": lambda left, right: left not in right,
+    "is": operator.is_,
+    "is not": operator.is_not,
+}
 
 
-def _compared(text: str) -> str:
-    """What pytest says of two values that differ, in words; other text as it is."""
-    match = re.fullmatch(r"assert (.+?) == (.+)", text)
-    if match is None or match[2] in _EMPTY:
-        return text
-    return f"found {match[1]}, expected {match[2]}"
+def compared(sign: str, found: object, wanted: object) -> str | None:
+    """What is wrong with two values that a test compared, in words; None: nothing is.
 
-
-def _short(said: str) -> str:
-    """The first paragraph of a failed assertion, without the machinery around it."""
-    lines = said.splitlines()
-    text = lines[0] if lines else ""
-    text = _compared(text.removeprefix("AssertionError: "))
-    text = re.sub(r"^assert (.*) == (\[\]|set\(\)|\{\})$", r"\1", text)
-    text = text.removeprefix("AssertionError: ").removeprefix("assert ")
-    text = re.sub(r"^\[(['\"])(.*)\1\]$", r"\2", text)
-    return clean(text, _LIMIT)
+    A test that wants nothing has found what it names.
+    """
+    if _OPERATORS[sign](found, wanted):
+        return None
+    if sign != "==":
+        return f"{found!r} {sign} {wanted!r}"
+    if isinstance(wanted, Sized) and not len(wanted):
+        if isinstance(found, list) and all(isinstance(one, str) for one in found):
+            return "; ".join(found)
+        return repr(found)
+    return f"found {found!r}, expected {wanted!r}"

@@ -1,0 +1,293 @@
+"""The shell that holds a host for one deploy, run for real on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+
+from vllm_hosts.connect import lock
+from vllm_hosts.connect.lock import Purpose
+from vllm_hosts.host import paths
+from vllm_hosts.host.marks import DEPLOY_SINCE, left_of, owner_of
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the lock belongs to root")
+
+SINCE = "2026-11-26T08:00:00Z"
+
+
+class Host:
+    """This machine, with lock, history and marks of a test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mark = f"{DEPLOY_SINCE}_{token_hex(4)}"
+        self.lock, self.history = folder / "lock", folder / "state/history"
+        self.undo = folder / "undo"
+        self.programs = folder / "programs"
+        self.programs.mkdir()
+        # Of the timers that roll changes back; none is there.
+        self.program("systemctl", "exit 1")
+
+    def program(self, name: str, script: str) -> None:
+        path = self.programs / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def moved(self, script: str) -> str:
+        """A script whose paths and mark are the test's."""
+        for old, new in (
+            (f"mark={DEPLOY_SINCE}\n", f"mark={self.mark}\n"),
+            (f"lock={paths.LOCK}\n", f"lock={self.lock}\n"),
+            (f"history={paths.HISTORY}\n", f"history={self.history}\n"),
+            (f"undo={paths.UNDO}\n", f"undo={self.undo}\n"),
+            (f"deployed={paths.DEPLOYED}\n", f"deployed={self.folder}/deployed\n"),
+        ):
+            assert old in script
+            script = script.replace(old, new)
+        return script
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{self.programs}:{os.environ['PATH']}"
+        return {"PATH": path, self.mark: SINCE, "SSH_CONNECTION": "192.0.2.7 50000 192.0.2.1 22"}
+
+    def start(self, what: str = "deploy.py of prod.py", patience: int = 60) -> Holder:
+        script = self.moved(lock._script(Purpose(what, "abc"), SINCE, patience))
+        return Holder(
+            subprocess.Popen(
+                ["sh", "-c", script],
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+
+    @contextmanager
+    def left(self, seconds: float) -> Iterator[int]:
+        """A program of a deploy whose login is gone."""
+        file = self.folder / "left.pid"
+        script = f"setsid sleep {seconds} & echo $! >{file}"
+        subprocess.run(["sh", "-c", script], env=self.environment, check=True)
+        pid = int(file.read_text())
+        # Whoever has reaped it, no process of Python's stands above it any more.
+        while Path(f"/proc/{pid}/stat").read_text().split()[3] == str(os.getpid()):
+            time.sleep(0.01)
+        yield pid
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Holder:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def say(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def end(self) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return self.process.wait(10)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_a_host_is_held_until_the_connection_ends(host: Host) -> None:
+    first = host.start()
+    assert first.line() == "lock taken"
+    owner = owner_of(host.lock.read_text())
+    assert owner is not None
+    assert (owner.what, owner.since, owner.pid) == (
+        "deploy.py of prod.py",
+        SINCE,
+        first.process.pid,
+    )
+    assert owner.address == "192.0.2.7"
+    assert owner.boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert host.lock.stat().st_mode & 0o7777 == 0o600
+    second = host.start("keys.py of prod.py")
+    kind, _, rest = second.line().partition(" held ")
+    assert (kind, owner_of(rest)) == ("lock waits", owner)
+    assert first.end() == 0
+    assert second.line() == "lock taken"
+    second.end()
+    # Neither changed anything.
+    assert not host.history.exists()
+    assert sorted(path.name for path in host.folder.iterdir()) == ["lock", "programs"]
+    assert host.lock.read_text() == ""
+
+
+def test_a_holder_that_is_killed_holds_nothing(host: Host) -> None:
+    first = host.start()
+    first.line()
+    first.process.kill()
+    first.process.wait()
+    second = host.start()
+    # What the first one started keeps nothing either, and is no work of a deploy.
+    assert second.line() == "lock taken"
+    second.end()
+    assert sorted(path.name for path in host.folder.iterdir()) == ["lock", "programs"]
+
+
+def test_who_waits_in_vain_is_told_whose_the_host_is(host: Host) -> None:
+    first = host.start()
+    first.line()
+    second = host.start(patience=1)
+    lines = [second.line() for _ in range(2)]
+    assert second.process.wait(20) == 1
+    first.end()
+    assert lines[0].startswith("lock waits held ")
+    assert lines[1].startswith("lock refused held ")
+    assert '"what": "deploy.py of prod.py"' in lines[1]
+
+
+def test_what_a_deploy_has_left_is_waited_for(host: Host) -> None:
+    with host.left(4) as pid:
+        second = host.start()
+        kind, _, rest = second.line().partition(" left ")
+        left = left_of(rest.split(";"))
+        assert (kind, left.programs) == ("lock waits", ((pid, SINCE, "sleep"),))
+        assert left.sentence == (
+            f"sleep (pid {pid}), left by a deploy of 2026-11-26 08:00:00 UTC that was cut off"
+        )
+        lines = []
+        while "taken" not in (line := second.line()):
+            lines.append(line)
+        assert all(line.startswith("lock waits left ") for line in lines)
+        second.end()
+
+
+def test_what_does_not_end_is_named(host: Host) -> None:
+    with host.left(60) as pid:
+        second = host.start(patience=2)
+        lines = [second.line() for _ in range(2)]
+        assert second.process.wait(20) == 1
+        assert lines[1] == f"lock refused left process {pid} {SINCE} sleep;"
+    # And nobody holds the host.
+    assert host.lock.read_text() == ""
+
+
+def test_a_change_that_nobody_confirmed_is_waited_for(host: Host) -> None:
+    """What the next deploy saved as the old state would be the change itself."""
+    (host.undo / "firewall").mkdir(parents=True)
+    (host.undo / "firewall/undo.sh").touch()
+    host.program(
+        "systemctl", f"case $* in *undo-firewall.timer*) [ ! -e {host.folder}/over ];; esac"
+    )
+    second = host.start()
+    assert second.line() == "lock waits left undo firewall;"
+    (host.folder / "over").touch()
+    while (line := second.line()) != "lock taken":
+        assert line == "lock waits left undo firewall;"
+    second.end()
+
+
+def changed(*steps: str, ended: str = "cut off") -> str:
+    return json.dumps({"who": "a@b", "changed": steps, "ended": ended}) + "\n"
+
+
+def test_what_changed_is_written_down_once_at_the_end(host: Host) -> None:
+    for number in range(2):
+        holder = host.start()
+        holder.line()
+        holder.say(changed("one"))
+        holder.say(changed("one", "two"))
+        assert not host.history.exists() or number
+        holder.say(changed("one", "two", ended="done"))
+        assert holder.end() == 0
+    lines = host.history.read_text().splitlines()
+    assert len(lines) == 2
+    stamp, address, text = lines[0].split(" ", 2)
+    assert (address, json.loads(text)["changed"]) == ("192.0.2.7", ["one", "two"])
+    assert json.loads(text)["ended"] == "done"
+    assert time.time() - time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")) < 3600 * 26
+    assert host.history.stat().st_mode & 0o7777 == 0o600
+    assert host.history.parent.stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_deploy_that_is_cut_off_leaves_what_it_had_said(host: Host) -> None:
+    holder = host.start()
+    holder.line()
+    holder.say(changed("one"))
+    holder.say('{"who": "a@b", "chan')
+    assert holder.end() == 0
+    [line] = host.history.read_text().splitlines()
+    assert json.loads(line.split(" ", 2)[2]) == {
+        "who": "a@b", "changed": ["one"], "ended": "cut off",
+    }  # fmt: skip
+
+
+def test_the_history_is_bounded(host: Host) -> None:
+    host.history.parent.mkdir()
+    host.history.write_text("".join(f"line {number} {'x' * 2000}\n" for number in range(600)))
+    holder = host.start()
+    holder.line()
+    holder.say(changed("one", ended="done"))
+    holder.end()
+    assert host.history.stat().st_size < 503_000
+    assert host.history.read_text().splitlines()[-1].endswith('"ended": "done"}')
+    assert not host.history.with_name("history.new").exists()
+
+
+def test_a_dead_connection_is_noticed(host: Host) -> None:
+    """It is written to, so that the kernel finds out; then the host is free."""
+    host.program("timeout", "shift 2; exit 124")
+    holder = host.start()
+    assert holder.line() == "lock taken"
+    assert holder.line() == "lock alive"
+    assert holder.process.stdout is not None
+    holder.process.stdout.close()
+    assert holder.process.wait(10) is not None
+
+
+def test_who_is_not_root_is_told_so(host: Host) -> None:
+    host.program("id", "echo 1000")
+    holder = host.start()
+    assert holder.line() == "lock user 1000"
+    assert holder.process.wait(10) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "1", 'x b - {"who": "a", "what": "b", "since": "c"}', "1 a - {}", "1 a - {]", "1 a - []"],
+)
+def test_a_record_that_is_none(line: str) -> None:
+    assert owner_of(line) is None
+
+
+def test_what_was_killed_on_the_spot_is_cleared_away(host: Host) -> None:
+    """New versions beside their targets may hold secrets, and no later run has to need them."""
+    env = host.folder / "opt/.env"
+    env.parent.mkdir()
+    for path in (env, env.with_name(".env.vllm-hosts-new"), env.with_name("x.vllm-hosts-new")):
+        path.touch()
+    (host.folder / "deployed").write_text(f"{'a' * 64}  {env}\n-  /no/such\n")
+    old, new = host.folder / "vllm-hosts.abc123", host.folder / "vllm-hosts.new456"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "said").touch()
+    os.utime(old, (0, 0))
+    holder = host.start()
+    assert holder.line() == "lock taken"
+    holder.end()
+    assert sorted(path.name for path in env.parent.iterdir()) == [".env", "x.vllm-hosts-new"]
+    assert not old.exists() and new.exists()

@@ -1,0 +1,92 @@
+"""How runs of pyinfra end: exit codes, and what is to be typed next."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.ssh_server import SshServer, ssh_server
+from tests.unit.test_lock import Machine
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the lock belongs to root")
+
+PROD = "inventory/prod.py"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SshServer]:
+    with ssh_server(tmp_path / "server") as running:
+        yield running
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    (tmp_path / "p").mkdir()
+    return Machine(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "ended by SIGTERM"),
+        (signal.SIGHUP, ""),
+    ],
+)
+def test_a_run_that_is_stopped(
+    machine: Machine, server: SshServer, number: signal.Signals, words: str
+) -> None:
+    file = machine.folder / "begun"
+    machine.started(("gpu1", server.data()), f"echo >{file}; sleep 3")
+    process = machine.begun()
+    while not file.exists():
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()[0]
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+    if words:
+        assert f"--> The run is stopped: {words}" in said
+        assert "--> Not finished: gpu1" in said
+        assert f"    pyinfra {PROD} deploy.py\n" in said
+    # The host is free, and knows what became of it.
+    [line] = machine.history
+    assert (line["changed"], line["ended"]) == (["Something is made"], "interrupted")
+    assert (machine.folder / "there/lock").read_text() == ""
+
+
+def test_a_host_that_fails_is_named_for_the_next_run(machine: Machine, server: SshServer) -> None:
+    machine.started(("gpu1", server.data()), "exit 3")
+    machine.write(
+        PROD,
+        f"gpu_hosts = [('gpu1', {server.data()!r}),\n"
+        "    ('down', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n",
+    )
+    machine.write("deploy.py", (machine.folder / "deploy.py").read_text().replace("exit 3", ":"))
+    done = machine.run("pyinfra", "-y", PROD, "deploy.py")
+    assert done.returncode == 1, done.stdout
+    assert "--> Not finished: down" in done.stdout
+    assert f"    pyinfra --limit down {PROD} deploy.py\n" in done.stdout
+
+
+def test_a_run_that_is_well_says_nothing_of_that(machine: Machine, server: SshServer) -> None:
+    machine.started(("gpu1", server.data()), ":")
+    done = machine.run("pyinfra", "-y", PROD, "deploy.py")
+    assert done.returncode == 0, done.stdout
+    assert "Not finished" not in done.stdout
+    # A run that is only shown leaves nobody behind either.
+    done = machine.run("pyinfra", "--dry", PROD, "deploy.py")
+    assert (done.returncode, "Not finished" in done.stdout) == (0, False)
+
+
+def test_nobody_to_ask_is_bad_input(machine: Machine, server: SshServer) -> None:
+    machine.started(("gpu1", server.data()), ":")
+    done = machine.run("pyinfra", PROD, "deploy.py")
+    assert done.returncode == 2, done.stdout
+    assert "Add -y to go on without being asked" in done.stdout

@@ -1,0 +1,71 @@
+# Holds this host for one deploy, as long as the connection lives that this came over. Before it stand
+# deploys.sh and, as shell variables: lock, history and deployed (files), mark, undo, patience (seconds
+# to wait for others) and owner (who holds it, and what for: one line of JSON).
+#
+# It prints `lock ...` lines, and reads lines from standard input: what the deploy has changed so far,
+# the last of which stands in the history. When that ends, with the deploy or because it was cut off,
+# so does this, and the kernel frees the lock. Nothing has to be cleaned up after whatever happens.
+
+set -u; umask 077; export LC_ALL=C VLLM_HOSTS_HOLD=yes
+say() { printf 'lock %s\n' "$*"; }
+one_line() { tr -c '\12\40-\176' '?' | head -n 1 | cut -c 1-2000; }
+
+[ "$(id -u)" = 0 ] || { say "user $(id -u)"; exit 1; }
+command -v flock >/dev/null || { say without; exit 1; }
+
+# The address that this came from, as sshd knows it.
+address() {
+    at=$$
+    for _ in 1 2 3 4 5 6 7 8; do
+        found=$(tr '\0' '\n' 2>/dev/null <"/proc/$at/environ" | sed -n 's/^SSH_CONNECTION=\([^ ]*\).*/\1/p')
+        if [ -n "$found" ]; then echo "$found" | one_line; return; fi
+        at=$(sed 's/.*) . //; s/ .*//' 2>/dev/null <"/proc/$at/stat") || break
+        case "$at" in '' | 0 | 1) break ;; esac
+    done
+    echo -
+}
+
+# In a folder that only root can write, and for root alone: nobody else can hold or forge it.
+exec 9>>"$lock" || { say unwritable; exit 1; }
+waited=0 every=0
+until flock -w "$every" 9; do
+    who=$(head -n 1 "$lock" | one_line)
+    [ "$waited" -lt "$patience" ] || { say "refused held $who"; exit 1; }
+    say "waits held $who"
+    every=5; [ $((patience - waited)) -ge $every ] || every=$((patience - waited))
+    waited=$((waited + every))
+done
+from=$(address)
+boot=$(cat /proc/sys/kernel/random/boot_id)
+printf '%s %s %s %s\n' $$ "$boot" "$from" "$owner" >"$lock"
+while left=$(look_at_left) && [ -n "$left" ]; do
+    left=$(printf '%s\n' "$left" | tr '\n' ';' | one_line)
+    [ "$waited" -lt "$patience" ] || { : >"$lock"; say "refused left $left"; exit 1; }
+    say "waits left $left"
+    sleep 2 9>&-; waited=$((waited + 2))
+done
+# What was killed on the spot, or lost its power, has not cleaned up. Nobody works with it any more;
+# only what looks, without holding the host, may be at what is in /run.
+rm -f "$lock".??????
+find "${lock%/*}" -maxdepth 1 -name 'vllm-hosts.??????' -mmin +60 -exec rm -rf {} +
+[ ! -f "$deployed" ] || sed 's/^[^ ]*  //' "$deployed" | sort -u | while read -r path; do
+    rm -f "$path.vllm-hosts-new"
+done
+noted=$(mktemp "$lock.XXXXXX") || { say unwritable; exit 1; }
+say taken
+
+# Handlers instead of ignoring: what this starts must end by signals as ever.
+trap : HUP INT TERM PIPE
+# The words between are for the connection: one that is dead is noticed when it carries something.
+while timeout --foreground 20 cat >>"$noted" 9>&-; [ $? = 124 ]; do say alive || break; done
+# A line that was cut short is none.
+line=$(grep '^{.*}$' "$noted" | tail -n 1 | one_line)
+rm -f "$noted"
+if [ -n "$line" ]; then
+    (umask 022; mkdir -p "${history%/*}")
+    {
+        [ ! -f "$history" ] || tail -n 499 "$history" | tail -c 500000
+        printf '%s %s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$from" "$line"
+    } >"$history.new" && sync "$history.new" && mv -fT "$history.new" "$history"
+fi
+: >"$lock"

@@ -1,0 +1,273 @@
+"""Looking ahead: what the last run asked of a host is asked again in one execution.
+
+Operations get their facts from that answer as long as nothing was done at the host since. Nothing
+is decided differently: an answer counts for exactly the command that it is of, run as the same
+user, in the same stage of a run; whatever is missing, late or odd is asked as ever.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paramiko import SSHException
+from pyinfra import logger
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.command import StringCommand
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.facts import FactBase
+from pyinfra.api.host import Host
+from pyinfra.api.state import State, StateStage
+
+from vllm_hosts.facts import asked, touched
+from vllm_hosts.facts.asked import Asked
+from vllm_hosts.host import frames
+
+#: Off where this is 0.
+SWITCH = "VLLM_HOSTS_LOOKAHEAD"
+#: Seconds for which an answer counts: a run may have waited meanwhile, for a person or a model.
+FRESH = 30.0
+
+#: Where this run asks something else than the last one, so many looks further it may go on.
+_NEAR = 10
+
+#: Gives a fact's value, anew each time.
+Value = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One fact as it is asked of a host: two of the same command are the same."""
+
+    fact: type[FactBase[Any]]
+    command: str
+    arguments: Mapping[str, Any] = field(compare=False)
+
+    @classmethod
+    def of(cls, fact: type[FactBase[Any]], arguments: Mapping[str, Any]) -> Look:
+        return cls(fact, str(fact().command(**arguments)), arguments)
+
+    def read(self, lines: list[str]) -> Any:
+        """The value, from what the command printed."""
+        fact = self.fact()
+        # Some keep from their command what they need to read its answer.
+        fact.command(**self.arguments)
+        return fact.process(list(lines))
+
+
+@dataclass
+class _AtHost:
+    """One host of a run. ``answers`` count as long as ``valid_for`` stays what it is."""
+
+    #: What the last run asked, and how far this one has come in it.
+    last: tuple[Asked, ...] = ()
+    at: int = 0
+    asked: list[Asked] = field(default_factory=list)
+    executing: bool | None = None
+    #: What was done at the host by the time that this stage began.
+    before: int = 0
+    answers: dict[Look, Value] = field(default_factory=dict)
+    valid_for: tuple[object, ...] = ()
+    until: float = 0.0
+    #: Answers that were thrown away, and looks after which it is tried again: a run that changes
+    #: one thing after the other does not ask for everything in between.
+    wasted: int = 0
+    rest: int = 0
+    #: How commands run in the current operation, which takes pyinfra long to find out.
+    operation: object = None
+    options: dict[str, Any] = field(default_factory=dict)
+    how: str = ""
+    #: Only a host that nobody has changed in this run is taken at what it said before.
+    strict: bool = False
+
+    def stage(self, host: Host, *, executing: bool) -> None:
+        """pyinfra prepares all of a run before it executes anything, and may ask in between."""
+        if self.executing is not executing:
+            self.executing, self.before = executing, touched.times(host)
+            self.at = self.wasted = self.rest = 0
+            self.asked, self.answers, self.valid_for = [], {}, ()
+
+    def follow(self, one: Asked) -> bool:
+        """Go on in what the last run asked. Whether it asked this."""
+        near = self.last[self.at : self.at + _NEAR]
+        if one in near:
+            self.at += near.index(one) + 1
+        elif self.last.count(one) == 1:
+            self.at = max(self.at, self.last.index(one) + 1)
+        return one in self.last
+
+    def options_at(self, host: Host) -> dict[str, Any]:
+        """As which user, with which shell and so on pyinfra runs commands at this point."""
+        operation = host.current_op_global_arguments
+        if operation is None or operation is not self.operation:
+            given, _ = pop_global_arguments(host.state, host, dict(operation or {}))
+            self.operation = operation
+            self.options = {key: given.get(key) for key in CONNECTOR_ARGUMENT_KEYS}
+            self.how = repr(self.options)
+        return self.options
+
+    def forget(self) -> None:
+        if self.answers and time.monotonic() <= self.until:
+            self.wasted += 1
+            self.rest = 2 ** (self.wasted - 1) - 1
+        self.answers = {}
+
+
+@dataclass
+class _Run:
+    file: Path
+    name: str
+    hosts: dict[Host, _AtHost] = field(default_factory=dict)
+    lists: asked.Lists = field(default_factory=dict)
+    off: bool = False
+
+
+_run: _Run | None = None
+
+
+def begin(file: Path, name: str) -> None:
+    """Look ahead from now on.
+
+    :param file: where it is kept what was asked.
+    :param name: of what is run, such as ``deploy.py``.
+    """
+    global _run
+    touched.install()
+    _run = _Run(file, name, off=os.environ.get(SWITCH) == "0")
+    if _run.off:
+        return
+    try:
+        _run.lists = asked.read(file)
+    except PermissionError:
+        logger.warning(
+            f"{file} is not used, since others could have written it; remove it, and the next run"
+            " makes another"
+        )
+
+
+def end(state: State | None = None) -> None:
+    """Keep what a run asked while it executed, and look ahead no more."""
+    global _run
+    run, _run = _run, None
+    if run is None or run.off or state is None or not state.is_executing:
+        return
+    before = run.lists.get(run.name, {})
+    known = {host.name for host in state.inventory}
+    now = {name: looks for name, looks in before.items() if name in known}
+    for host, here in run.hosts.items():
+        # Of a host that failed, or a run that was cut off, the rest is what it was.
+        ended = state.current_stage == StateStage.Disconnect and host not in state.failed_hosts
+        rest = () if ended else here.last[here.at :]
+        if here.asked and here.executing:
+            now[host.name] = (*here.asked, *rest)
+    if now != before:
+        asked.write(run.file, run.lists | {run.name: now})
+
+
+def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]) -> Value | None:
+    """What was answered ahead; None: the host has to be asked."""
+    run, state = _run, host.state
+    if run is None or run.off or not getattr(fact, "steady", False):
+        return None
+    here = run.hosts.get(host)
+    if here is None:
+        here = run.hosts[host] = _AtHost(run.lists.get(run.name, {}).get(host.name, ()))
+    here.stage(host, executing=state.is_executing)
+    one = Asked.of(fact.__name__, arguments)
+    if one is None:
+        return None
+    here.asked.append(one)
+    # Who wants to see each command and its output gets them.
+    shown = state.print_fact_output or state.print_fact_input
+    late = here.strict and touched.times(host) != here.before
+    if not here.follow(one) or shown or late or not host.connected:
+        return None
+    look, options = Look.of(fact, arguments), here.options_at(host)
+    valid_for = (touched.times(host), here.how)
+    if here.valid_for != valid_for or time.monotonic() > here.until:
+        here.forget()
+        if here.rest:
+            here.rest -= 1
+            return None
+        _ask(here, host, look, options)
+        here.valid_for = valid_for
+    return here.answers.get(look)
+
+
+def _ask(here: _AtHost, host: Host, first: Look, options: dict[str, Any]) -> None:
+    """Ask for what is about to be asked, and for all that the last run asked from here on."""
+    later = (_known(one) for one in dict.fromkeys(here.last[here.at :]))
+    looks = list(dict.fromkeys([first, *(look for look in later if look is not None)]))
+    if len(looks) > 1:
+        with touched.asking(host):
+            here.answers = asked_together(host, looks, options)
+    # What was not answered is not tried again for each fact.
+    here.until = time.monotonic() + FRESH
+
+
+@contextmanager
+def strictly(host: Host) -> Iterator[None]:
+    """What is asked meanwhile is asked now, where anything was done at the host in this run: what
+    a run checks at its end is not what it saw on the way."""
+    here = _run.hosts.get(host) if _run is not None else None
+    if here is None:
+        yield
+        return
+    here.strict = True
+    try:
+        yield
+    finally:
+        here.strict = False
+
+
+def _known(one: Asked) -> Look | None:
+    """The present code's command for something that was asked by some earlier version."""
+    fact = _steady().get(one.fact)
+    try:
+        return Look.of(fact, one.given()) if fact is not None else None
+    except Exception:
+        # Whatever another version asked in another way.
+        return None
+
+
+def _steady() -> dict[str, type[FactBase[Any]]]:
+    return {fact.__name__: fact for fact in _below(FactBase) if getattr(fact, "steady", False)}
+
+
+def _below(fact: type[Any]) -> Iterator[type[Any]]:
+    for one in fact.__subclasses__():
+        yield one
+        yield from _below(one)
+
+
+def asked_together(host: Host, looks: list[Look], options: dict[str, Any]) -> dict[Look, Value]:
+    """What the host answers, in one execution. One that does not is asked again, one by one, and
+    what is wrong with it is said then."""
+    shell = options.get("_shell_executable")
+    try:
+        done, output = host.run_shell_command(
+            StringCommand(frames.program(shell if isinstance(shell, str) else "sh")),
+            print_output=False,
+            print_input=False,
+            **{**options, "_stdin": frames.given([look.command for look in looks])},
+        )
+        lines = frames.answers(output.stdout_lines, len(looks)) if done else []
+    except (OSError, EOFError, ValueError, SSHException, PyinfraError) as error:
+        logger.debug(f"{host.name}: looking ahead failed: {error!r}")
+        lines = []
+    found = {
+        look: _reading(look, said)
+        for look, said in zip(looks, lines, strict=False)
+        if said is not None
+    }
+    logger.debug(f"{host.name}: {len(found)} of {len(looks)} facts are known ahead")
+    return found
+
+
+def _reading(look: Look, lines: list[str]) -> Value:
+    return lambda: look.read(lines)

@@ -1,0 +1,96 @@
+"""How a run of pyinfra's own command ends: its exit code, and what to type next.
+
+0: all hosts are as they should be. 1: some are not. 2: nothing was begun, since what was typed or
+set cannot be deployed. 129, 130, 143: the terminal was closed, somebody interrupted it, it was
+ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from shlex import quote
+from types import FrameType
+
+import click
+from pyinfra.api.host import Host
+from pyinfra.api.state import State, StateStage
+
+from vllm_hosts.keys.places import pyinfra_line
+
+BAD_INPUT = 2
+_WORDS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "ended by SIGTERM",
+    signal.SIGHUP: "its terminal was closed",
+}
+_stopped = False
+
+
+def listen() -> None:
+    """End with the exit code of a signal, in the place of pyinfra's 0; the second time at once."""
+    global _stopped
+    _stopped = False
+    for number in _WORDS:
+        # As under nohup.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    global _stopped
+    code = 128 + number
+    if _stopped:
+        os._exit(code)
+    _stopped = True
+    if number == signal.SIGHUP:
+        # Nothing can be written to it any more.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+    click.echo(err=True)
+    click.secho(f"--> The run is stopped: {_WORDS[signal.Signals(number)]}", fg="red", err=True)
+    click.echo(
+        "    What is being done on hosts at this moment continues there to its end, and the next"
+        " run waits for it.",
+        err=True,
+    )
+    sys.exit(code)
+
+
+def declined() -> None:
+    """Somebody was asked, and did not say yes: that is no success."""
+    click.secho("--> Not confirmed; nothing more was changed", fg="yellow", err=True)
+    raise SystemExit(1)
+
+
+def unfinished(chosen: Sequence[Host], state: State) -> list[str]:
+    """Hosts on which a run has not come to its end, or has not begun."""
+    if not chosen:
+        # Refused before there was anything.
+        return []
+    if state.current_stage is StateStage.Execute:
+        return [host.name for host in chosen]
+    if state.current_stage is not StateStage.Disconnect and not state.failed_hosts:
+        return []
+    return [
+        host.name
+        for host in chosen
+        if host in state.failed_hosts or host not in state.activated_hosts
+    ]
+
+
+def say_how_to_retry(
+    chosen: Callable[[], Sequence[Host]], state: State, inventory: Path, file: str
+) -> None:
+    """The last words of a run that left hosts behind."""
+    if not (left := unfinished(chosen(), state)):
+        return
+    everybody = {host.name for host in state.inventory} == set(left)
+    limits = "" if everybody else " ".join(f"--limit {quote(name)}" for name in left)
+    click.secho(f"--> Not finished: {', '.join(left)}", fg="red", bold=True, err=True)
+    click.echo("    Finished work is not repeated. To try again, run:", err=True)
+    click.echo(f"    {pyinfra_line(inventory, file, limits)}", err=True)
