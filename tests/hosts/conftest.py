@@ -320,7 +320,7 @@ class Edge:
         # The model stands last, as clients write it; no vLLM completes with less than one token.
         body = json.dumps({"prompt": "x", "max_tokens": -1, "model": model}).encode()
         return probe.patiently(
-            lambda: probe.ask(
+            lambda: probe.get(
                 self.settings.address,
                 self.settings.edge.https_port,
                 "/v1/completions",
