@@ -11,7 +11,7 @@ from vllm_hosts.host.docker_there import docker_problems
 from vllm_hosts.host.gpus import silent, unusable
 from vllm_hosts.host.paths import model_folder
 from vllm_hosts.host.release import Release
-from vllm_hosts.host.sockets import Socket
+from vllm_hosts.host.sockets import DOCKER, Socket
 from vllm_hosts.host.system import System
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
@@ -93,7 +93,14 @@ def _ports(settings: HostSettings, system: System) -> Iterator[str]:
     edge = {settings.edge.https_port: "edge.https_port", settings.edge.http_port: "edge.http_port"}
     for listener in system.listeners:
         container = system.container_ports.get(listener.port)
-        if listener.port in ours and container not in ours.values():
+        # While a container that keeps ending is between two starts, its proxy may still be there
+        # and Docker names no port of it.
+        between = listener.held_by(*DOCKER) and ours.get(listener.port) in system.containers
+        if (
+            listener.port in ours
+            and container not in ours.values()
+            and not (between and not container)
+        ):
             yield (
                 f"port {listener.port} of agent {ours[listener.port]!r} is taken by"
                 f" {_taken(listener, container)}, or give the agent another port"

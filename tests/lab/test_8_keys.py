@@ -94,7 +94,7 @@ def test_keys_py_does_nothing_else_and_nothing_twice(deployed: Deployed) -> None
     assert changes(keys_deploy()) == {"gpu1": 1, "gpu2": 1}
     again = keys_deploy()
     assert changes(again) == {"gpu1": 0, "gpu2": 0}
-    assert again.output.count("--> Starting operation") == 2
+    assert again.output.count("--> Starting operation") == 3
     assert {host: vllm_processes(host) for host in HOSTS} == before
 
 

@@ -106,7 +106,7 @@ FAULTS = [
         "deploy-cut-off",
         lambda seen: replace(Seen(deployed=False, begun=NOW), kernel=()),
         says="has not reached its agents",
-        do="pgrep -af pyinfra",
+        do="vllm-hosts lock INVENTORY status --host",
     ),
     Fault("not-deployed", lambda seen: replace(Seen(deployed=False), kernel=())),
     Fault(

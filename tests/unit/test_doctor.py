@@ -153,5 +153,10 @@ class TestBlind:
         [blind] = with_gpus(healthy(), health=said_no).blind()
         assert "not a valid field" in blind
 
+    def test_gpus_in_an_agent(self) -> None:
+        """Of one that is not well it is told by itself, and it may just have ended."""
+        assert "nvidia-smi printed nothing" in "".join(agent(healthy(), gpus=()).blind())
+        assert list(agent(healthy(), gpus=(), health="starting").blind()) == []
+
     def test_a_firewall_that_nft_does_not_list(self) -> None:
         assert "nft" in "".join(replace(healthy(), firewall=None).blind())

@@ -214,6 +214,7 @@ def test_a_system_with_gpus() -> None:
         ("127.0.0.1", 8001),
     ]
     assert found.container_ports == {8001: "qwen"}
+    assert found.containers == {"qwen"}
     assert [(gpu.name, gpu.memory_mib) for gpu in found.gpus] == [("NVIDIA H200", 143771)]
     assert found.gpu_failure is None
     assert [(str(route.network), route.interface) for route in found.routes] == [

@@ -82,6 +82,26 @@ def test_our_own_agents_and_edge_are_not_in_the_way() -> None:
 
 
 @pytest.mark.parametrize(
+    ("programs", "containers", "refused"),
+    [
+        (PROXY, {"qwen"}, False),
+        (PROXY, {"coder", "other"}, True),
+        (APACHE, {"qwen"}, True),
+    ],
+)
+def test_an_agent_between_two_starts_is_not_in_its_own_way(
+    programs: str, containers: set[str], refused: bool
+) -> None:
+    """docker ps shows no ports of a container that is restarting; docker-proxy may outlive it."""
+    system = replace(
+        GOOD,
+        listeners=(listening("127.0.0.1:8001", programs),),
+        containers=frozenset(containers),
+    )
+    assert bool(problems(SETTINGS, GOOD_RELEASE, system)) is refused
+
+
+@pytest.mark.parametrize(
     ("release", "words"),
     [
         ({"os_id": "fedora", "version": "44", "name": "Fedora 44"}, "Fedora 44 is not supported"),

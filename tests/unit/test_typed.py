@@ -16,7 +16,7 @@ from vllm_hosts.doctor.diagnoses import texts
 from vllm_hosts.verify.promises import promises
 
 #: Up to what ends a command in a shell, in a document or in a sentence.
-_TYPED = re.compile(r"(?<![\w./-])vllm-hosts [a-z][^`|;&>)\n#…]*")
+_TYPED = re.compile(r"(?<![\w./-])vllm-hosts [a-z](?:(?!\. [A-Z])[^`|;&>)\n#…])*")
 _SOURCES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
 # Usages are nothing to type; their examples are.
 _SOURCES["commands.md"] = "\n".join(re.findall(r"(?m)^Example: .*$", _SOURCES["commands.md"]))

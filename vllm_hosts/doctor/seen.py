@@ -168,7 +168,8 @@ class Seen:
             said = self.gpus.health.said if self.gpus.health else ""
             yield f"ECC errors and slowdowns of the GPUs: {said or 'nvidia-smi printed nothing'}"
         for agent in self.agents:
-            if agent.gpus is not None and not agent.gpus:
+            # One that is not well may have ended while it was asked; that is told by itself.
+            if agent.gpus is not None and not agent.gpus and agent.well:
                 yield f"the GPUs in agent {agent.name}: its nvidia-smi printed nothing"
         if self.deployed and self.docker.answers and self.firewall is None:
             yield "the firewall: nft does not list its tables"

@@ -129,6 +129,7 @@ class SystemState(HostFact[System]):
                 for one in read(parts["listeners"], parts.get("users", []))
                 if one.protocol == "tcp"
             ),
+            containers=frozenset(line.partition(" ")[0] for line in parts["containers"]),
             container_ports=_container_ports(parts["containers"]),
             routes=tuple(_routes(parts["routes"])),
             gpus=smi.gpus,

@@ -41,7 +41,8 @@ class System:
     ``gpu_failure`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
     what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
     a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
-    ``clock``: seconds that it is ahead of this machine's.
+    ``clock``: seconds that it is ahead of this machine's. ``containers`` are the names of all,
+    whatever they do; ``container_ports`` has those that Docker publishes a port for.
     """
 
     user: str
@@ -54,6 +55,7 @@ class System:
     gpus: tuple[Gpu, ...]
     gpu_failure: Failure | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
+    containers: frozenset[str] = frozenset()
     routes: tuple[Route, ...] = ()
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
     gpu_notes: tuple[str, ...] = ()
