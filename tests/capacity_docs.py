@@ -25,6 +25,7 @@ from vllm_hosts.capacity.sizes import weight_size
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE.parent / "docs" / "capacity.md"
 MODELS = HERE / "unit" / "models"
+ANSWERS = HERE / "data" / "architectures" / "answers.json"
 LOGS: list[dict[str, Any]] = yaml.safe_load(
     (HERE / "unit" / "data" / "published_logs.yaml").read_text()
 )
@@ -57,9 +58,17 @@ class Row:
         return self.ours / self.logged - 1
 
 
+@remembered
+def _sizes() -> dict[str, dict[str, Any]]:
+    """What vLLM's classes said of these models (``tests.rehearsal.record``)."""
+    found: dict[str, dict[str, Any]] = json.loads(ANSWERS.read_text())
+    return found
+
+
 def files(name: str) -> ModelFiles:
-    """A model's configuration, without its files."""
-    return ModelFiles(json.loads((MODELS / f"{name}.json").read_text()))
+    """A model's configuration, and the bytes of its parameters, as its files have them."""
+    config = json.loads((MODELS / f"{name}.json").read_text())
+    return ModelFiles(config, _sizes()[name]["parameters"])
 
 
 @remembered
@@ -89,8 +98,6 @@ def rows() -> Iterator[Row]:
 def _figures(
     log: dict[str, Any], known: Model, held: Cache, tp: int
 ) -> Iterator[tuple[str, str, float, float]]:
-    if logged := log.get("weights"):
-        yield "weights", "weights, GiB", logged, weight_size(known, tp).bytes / GIB
     if given := log.get("cache"):
         ours = held.sequence(given["tokens"]) / GIB
         yield "cache", f"KV cache of {given['tokens']} tokens, GiB", given["gib"], ours

@@ -36,6 +36,7 @@ class Drifted:
 
     ``cause`` says who changed the content of a file since the last deploy, where it is one that
     differs. ``diff`` has its lines: ``-`` as the host has them, ``+`` as a deploy writes them.
+    ``missing``: nothing is at its path.
     """
 
     role: str
@@ -43,6 +44,17 @@ class Drifted:
     how: str
     cause: Cause | None = None
     diff: list[str] = field(default_factory=list)
+    missing: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """The names here are the names in the JSON, and stay."""
+        return {
+            "role": self.role,
+            "what": self.what,
+            "how": self.how,
+            "cause": self.cause,
+            "diff": self.diff,
+        }
 
 
 @dataclass
@@ -51,6 +63,10 @@ class HostDrift:
 
     drifted: list[Drifted] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The names here are the names in the JSON, and stay."""
+        return {"drifted": [one.as_json() for one in self.drifted], "unknown": self.unknown}
 
 
 def drift(project: Project, chosen: Iterable[str]) -> dict[str, HostDrift]:
@@ -151,6 +167,7 @@ def _explained(role: str, details: list[Difference]) -> list[Drifted]:
             item.how,
             causes.get(item.what),
             _lines(item, texts.get(item.what)) if item.what in causes else [],
+            missing=item.found is not None and item.found.kind == "-",
         )
         for item in details
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm_hosts.host.files import Entry, File, Folder
 from vllm_hosts.host.paths import EDGE_LOGS
 from vllm_hosts.host.render import render
+from vllm_hosts.host.systemctl import MAIN_PID
 from vllm_hosts.settings.edge import Edge
 from vllm_hosts.settings.types import in_bytes
 
@@ -19,7 +20,7 @@ _SERVICE = "vllm-hosts-edge-logs.service"
 TIMER = "vllm-hosts-edge-logs.timer"
 _UNITS = "/etc/systemd/system"
 _REOPEN = (
-    "master=$(systemctl show -p MainPID --value nginx.service);"
+    f"master=$({MAIN_PID} nginx.service);"
     ' [ "${master:-0}" -eq 0 ] || { kill -s USR1 "$master" && sleep 1; }'
 )
 

@@ -44,6 +44,9 @@ def open_files(connections: int) -> int:
     return 2 * connections
 
 
+_KINDS = {"d": "directory", "l": "symbolic link"}
+
+
 def connection_entries(edge: Edge, found: MainConf | None) -> list[Entry]:
     """nginx.conf with its numbers raised if they are too small, otherwise byte for byte as it is.
 
@@ -52,9 +55,10 @@ def connection_entries(edge: Edge, found: MainConf | None) -> list[Entry]:
     """
     if found is None:
         return []
-    if found.kind != "regular file":
+    if found.kind != "f":
+        kind = _KINDS.get(found.kind, "special file")
         raise HostError(
-            f"{MAIN_CONF} is a {found.kind}, so its worker_connections cannot be raised; make it a"
+            f"{MAIN_CONF} is a {kind}, so its worker_connections cannot be raised; make it a"
             " regular file"
         )
     connections = worker_connections(edge)

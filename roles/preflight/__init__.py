@@ -27,7 +27,7 @@ from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.project import run
-from vllm_hosts.roles.preflight.memory import memory
+from vllm_hosts.roles.preflight.memory import memory, occupied
 from vllm_hosts.roles.preflight.plan import archives, folders, notes, own_folders, problems
 from vllm_hosts.settings import HostSettings
 
@@ -67,6 +67,7 @@ def _problems(settings: HostSettings) -> list[str]:
     if gpus is None or system.smi.trouble(settings.gpus):
         return found
     say(memory(settings, gpus, _models(settings, system)))
+    say(occupied(settings, system))
     return found
 
 

@@ -40,7 +40,12 @@ def _refusals(settings: HostSettings) -> list[str]:
         return []
     # A refusal may be about the host: it is not taken from memory.
     said = ask(settings, agents, again=lambda answer: answer.refused is not None)
-    found = judged(settings, agents, {name: one.answer for name, one in said.items()})
+    found = judged(
+        settings,
+        agents,
+        {name: one.answer for name, one in said.items()},
+        {name: one.held for name, one in said.items()},
+    )
     say(found.warnings)
     return found.problems
 

@@ -49,7 +49,7 @@ def test_the_engine_s_cache_has_as_many_tokens_as_planned(deployed: Deployed) ->
 def test_weights_are_those_that_the_engine_loads(deployed: Deployed) -> None:
     """The bytes of tensors as its Python reads them, and its own figure where it logs one."""
     tiny = planned("--no-rehearse")["tiny"]
-    assert tiny["weights_exact"] is True
+    assert tiny["weights_exact"] is False
     code = (
         f"import json; file = open('{layout.MODEL_FOLDER}/model.safetensors', 'rb');"
         " size = int.from_bytes(file.read(8), 'little'); header = json.loads(file.read(size));"

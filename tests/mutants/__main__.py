@@ -57,13 +57,31 @@ class Judged:
 
 
 def run(module: str, path: Path, tests: list[str]) -> dict[str, Any]:
-    """Run the tests for every change. What ``session.py`` has to say."""
+    """Run the tests for every change. The outcomes, in the order of the changes."""
+    work = {"module": module, "path": str(path), "tests": tests}
+    said = _session(work)
+    if "broken" in said:
+        return said
+    outcomes = {int(number): how for number, how in said["outcomes"].items() if how != NOT_NOTICED}
+    count = len(changes(path.read_text()))
+    if left := [number for number in range(count) if number not in outcomes]:
+        again = _session({**work, "numbers": left})
+        if "broken" in again:
+            return again
+        outcomes |= {int(number): how for number, how in again["outcomes"].items()}
+    return {**said, "outcomes": [outcomes[number] for number in range(count)]}
+
+
+def _session(work: dict[str, Any]) -> dict[str, Any]:
+    """What ``session.py`` has to say."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        work = Path(folder, "work.json")
-        work.write_text(json.dumps({"module": module, "path": str(path), "tests": tests}))
-        words = [sys.executable, "-m", "tests.mutants.session", str(work)]
+        file = Path(folder, "work.json")
+        file.write_text(json.dumps(work))
+        words = [sys.executable, "-m", "tests.mutants.session", str(file)]
+        # Or each fork would compile what it imports.
+        kept = {name: one for name, one in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         done = subprocess.run(
-            words, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            words, cwd=_ROOT, env=kept, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         answer = Path(folder, "result")
         said: dict[str, Any] = (

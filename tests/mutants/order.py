@@ -15,7 +15,8 @@ import pytest
 
 
 class Order:
-    """Without a change it writes down which tests call which functions of the module."""
+    """Without a change it writes down which tests call which functions of the module, and what
+    Python modules all of them need."""
 
     def __init__(self, module: Path, notes: Path) -> None:
         self._module, self._notes = str(module), notes
@@ -29,13 +30,22 @@ class Order:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         if self.changed is None:
             return
-        seconds = {
-            test: took
-            for test, (took, called) in json.loads(self._notes.read_text()).items()
-            if self.changed in called
-        }
+        seconds = self._seconds()
         # The others keep their order: all of them run.
         items.sort(key=lambda item: (item.nodeid not in seconds, seconds.get(item.nodeid, 0)))
+
+    def calling(self, items: list[pytest.Item]) -> list[pytest.Item]:
+        """The tests that go through the function that was changed, quick ones first."""
+        seconds = self._seconds()
+        found = [item for item in items if item.nodeid in seconds]
+        return sorted(found, key=lambda item: seconds[item.nodeid])
+
+    def _seconds(self) -> dict[str, float]:
+        return {
+            test: took
+            for test, (took, called) in json.loads(self._notes.read_text())["tests"].items()
+            if self.changed in called
+        }
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -51,7 +61,8 @@ class Order:
 
     def pytest_sessionfinish(self) -> None:
         if self.changed is None:
-            json.dump(self._tests, self._file)
+            files = {name: getattr(one, "__file__", None) for name, one in sys.modules.items()}
+            json.dump({"tests": self._tests, "loaded": files}, self._file)
             self._file.flush()
 
     def _note(self, frame: FrameType, event: str, argument: object) -> None:

@@ -29,5 +29,7 @@ def one(name: str | ModelFiles, card: int = CARD_16, **changes: Any) -> AgentPla
 
 def changed(name: str, **changes: Any) -> ModelFiles:
     """A model's configuration with these names changed; None takes one away."""
-    config = {**files(name).config, **changes}
-    return ModelFiles({key: value for key, value in config.items() if value is not None})
+    known = files(name)
+    config = {**known.config, **changes}
+    given = {key: value for key, value in config.items() if value is not None}
+    return ModelFiles(given, known.weight_bytes)

@@ -21,6 +21,7 @@ from vllm_hosts.doctor.seen import (
 )
 from vllm_hosts.host.containers import ABSENT
 from vllm_hosts.host.sockets import Socket
+from vllm_hosts.host.systemctl import Active
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ FAULTS = [
     ),
     Fault("not-deployed", lambda seen: replace(Seen(deployed=False), kernel=())),
     Fault(
-        "docker-missing", lambda seen: replace(seen, docker=DockerSeen("", "", False), agents=())
+        "docker-missing",
+        lambda seen: replace(seen, docker=DockerSeen("", Active.SILENT, False), agents=()),
     ),
     Fault(
         "snap-docker",
@@ -120,7 +122,9 @@ FAULTS = [
         "docker-down",
         lambda seen: replace(
             seen,
-            docker=DockerSeen("/usr/bin/docker", "inactive", False, "Cannot connect to the Docker"),
+            docker=DockerSeen(
+                "/usr/bin/docker", Active.INACTIVE, False, "Cannot connect to the Docker"
+            ),
             agents=agent(seen, state=ABSENT, key="", gpus=None).agents,
         ),
         says="inactive",
@@ -189,7 +193,7 @@ FAULTS = [
         "port-taken",
         lambda seen: replace(
             seen,
-            nginx=NginxSeen("failed", ""),
+            nginx=NginxSeen(Active.FAILED, ""),
             listeners=held(443, "caddy"),
         ),
         do="edge.https_port",
@@ -277,9 +281,11 @@ FAULTS = [
     Fault("certificate-key-mismatch", lambda seen: replace(seen, public_key=OTHER_PAIR)),
     Fault(
         "nginx-config-invalid",
-        lambda seen: replace(seen, nginx=NginxSeen("active", 'unknown directive "no_such"')),
+        lambda seen: replace(seen, nginx=NginxSeen(Active.ACTIVE, 'unknown directive "no_such"')),
     ),
-    Fault("nginx-down", lambda seen: replace(seen, nginx=NginxSeen("inactive", ""), listeners=())),
+    Fault(
+        "nginx-down", lambda seen: replace(seen, nginx=NginxSeen(Active.INACTIVE, ""), listeners=())
+    ),
     Fault("nginx-down", lambda seen: replace(seen, nginx=None, listeners=()), says="not installed"),
     Fault(
         "edge-unreachable", lambda seen: replace(seen, reachable=False), certainty=Certainty.LIKELY

@@ -25,6 +25,7 @@ from vllm_hosts.doctor.seen import (
 from vllm_hosts.host import nvidia_smi
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.nvidia_smi import Smi
+from vllm_hosts.host.systemctl import Active
 from vllm_hosts.keys.pki import Issued, LocalCa
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -61,7 +62,7 @@ def healthy() -> Seen:
     row = "0, 34, 0, Not Active, Not Active, Not Active"
     return Seen(
         controller="192.0.2.1",
-        docker=DockerSeen("/usr/bin/docker", "active", answers=True, has_image=True),
+        docker=DockerSeen("/usr/bin/docker", Active.ACTIVE, answers=True, has_image=True),
         agents=(
             AgentSeen(
                 Container(
@@ -78,8 +79,8 @@ def healthy() -> Seen:
             health=health(row),
             modules=frozenset({"nvidia"}),
             switches=False,
-            fabric_manager="",
-            secure_boot="",
+            fabric_manager=Active.SILENT,
+            secure_boot=None,
             toolkit=True,
         ),
         kernel=(),
@@ -88,7 +89,7 @@ def healthy() -> Seen:
             listening("*:443", 'users:(("nginx",pid=9,fd=5))'),
             listening("127.0.0.1:8001", 'users:(("docker-proxy",pid=7,fd=4))'),
         ),
-        nginx=NginxSeen("active", ""),
+        nginx=NginxSeen(Active.ACTIVE, ""),
         certificate=_ISSUED.certificate_pem,
         public_key=_public(_ISSUED),
         firewall=True,

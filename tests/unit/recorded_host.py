@@ -29,7 +29,6 @@ from vllm_hosts.facts.apt import Packages
 from vllm_hosts.facts.hub import MODELS, CopyFound
 from vllm_hosts.facts.nginx import EdgeFound
 from vllm_hosts.facts.tree import TreeFound
-from vllm_hosts.facts.units import Unit
 from vllm_hosts.facts.vllm_images import RECORD as IMAGES_RECORD
 from vllm_hosts.facts.vllm_images import recorded
 from vllm_hosts.host.agent_changes import digest
@@ -37,6 +36,7 @@ from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.compose import Project
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.paths import STAMPS, STORE_MARK, TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.rehearsal.answer import Answer
 from vllm_hosts.rehearsal.command import Asked
@@ -172,7 +172,7 @@ class Host:
         known = self.facts["HubModels"]
         return {key: known[name.replace("--", "/")] for key, name in names.items()}
 
-    def _Rehearsals(self, asked: Sequence[Asked], fetch: Fetch, mark: str) -> Heard:
+    def _Rehearsals(self, asked: Sequence[Asked], fetch: Fetch, mark: str, **_: Any) -> Heard:
         """vLLM takes what it is not said to refuse."""
         known: dict[str, Answer] = self.facts["Rehearsals"]
         names = [one.agent.agent for one in asked]
@@ -194,7 +194,7 @@ class Host:
         if STORE_MARK not in self.contents:
             marked: Marked = self.facts["HostMark"]
             return marked
-        return Marked(self.contents[STORE_MARK].decode().strip(), "regular file 644 0:0")
+        return Marked(self.contents[STORE_MARK].decode().strip(), Found("f", 0o644, ROOT, ROOT))
 
     def _HostCertificate(self, certificate: str, key: str) -> Certificate:
         if TLS_KEY not in self.contents:
@@ -236,7 +236,7 @@ class Host:
         if hold := _HOLD.search(command):
             self.held.update(hold[1].split())
         for name in _ENABLE.findall(command):
-            self.facts["Units"] |= {name: Unit(enabled=True, active=True)}
+            self.facts["Units"] |= {name: UnitState(enabled=True, active=True)}
         for part, facts in self.after.items():
             if part in command:
                 self.facts.update(facts)

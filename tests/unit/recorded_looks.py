@@ -16,17 +16,17 @@ from tests.unit.projects import ROOT
 from vllm_hosts.facts.docker import Daemon, ImageFound, Served
 from vllm_hosts.facts.firewall import Loaded, Others
 from vllm_hosts.facts.nginx import Nginx
-from vllm_hosts.facts.units import Unit
 from vllm_hosts.facts.vllm_images import ImagesFound, ImageUse
 from vllm_hosts.host.compose import Network, Project
 from vllm_hosts.host.containers import Container
-from vllm_hosts.host.docker_unit import Unit as DockerOptions
+from vllm_hosts.host.docker_unit import DockerOptions
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.firewall import Surroundings
 from vllm_hosts.host.nginx import MainConf
 from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.host.nvidia_smi import NOT_INSTALLED, parse
 from vllm_hosts.host.system import ModelFolder, System
+from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.hub.model import Fetched
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.operations.gpu import GpuCheck
@@ -50,7 +50,7 @@ SMI = [
 CARDS = parse([*SMI, "exit 0"])
 SILENT = bare(H100, H100, H100)
 HUB_MODEL = "/var/lib/vllm/huggingface/hub/models--Qwen--Qwen3-8B"
-RUNS = Unit(enabled=True, active=True)
+RUNS = UnitState(enabled=True, active=True)
 
 FRESH: dict[str, Any] = {
     "OsRelease": DEBIAN_13,
@@ -104,7 +104,7 @@ FRESH: dict[str, Any] = {
     "RehearsalGrounds": Grounds(IMAGE_ID, {}, CARDS),
     "Rehearsals": {},
     "Units": {
-        name: Unit(enabled=False, active=False)
+        name: UnitState(enabled=False, active=False)
         for name in (
             "nvidia-persistenced.service",
             "nvidia-fabricmanager.service",
@@ -175,7 +175,7 @@ AFTER: dict[str, dict[str, Any]] = {
     },
     "installing nginx": {
         "NginxState": Nginx(NGINX_TEXT, active=False, enabled=False),
-        "NginxMainConf": MainConf("regular file", NGINX_CONF, 0o644, "root", "root"),
+        "NginxMainConf": MainConf("f", NGINX_CONF, 0o644, "root", "root"),
         "NginxSites": Sites("distribution"),
         "paths": {"/etc/nginx/sites-enabled/default": Found("l", 0o777, *(("root", "0"),) * 2)},
     },

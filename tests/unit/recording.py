@@ -233,8 +233,8 @@ class Recorder:
     def _fact(
         self, state: State, host: object, fact: type[Any], kwargs: dict[str, Any], **_: object
     ) -> Any:
-        # The script is not run, and it has to be one.
-        assert fact().command(**kwargs).strip()
+        # The script is not run, and it has to be one. pyinfra's own arguments are not the fact's.
+        assert fact().command(**{n: v for n, v in kwargs.items() if n[0] != "_"}).strip()
         self._executions.append(f"asks {fact.__name__}")
         return self.host.answer(fact, **kwargs)
 

@@ -75,7 +75,7 @@ DEEPSEEK = json.loads((MODELS / "DeepSeek-V3.json").read_text())
 GEMMA = json.loads((MODELS / "gemma-3-4b-it.json").read_text())
 
 
-def verdict(config: dict[str, Any], weights: int | None = None) -> tuple[Verdict, str]:
+def verdict(config: dict[str, Any], weights: int = 16 << 30) -> tuple[Verdict, str]:
     host = settings()
     files: ModelFiles | str
     try:
@@ -92,32 +92,17 @@ def quantised(**config: Any) -> dict[str, Any]:
 
 HOSTILE = {
     "layers": (QWEN | {"num_hidden_layers": 10**7}, "num_hidden_layers = 10000000"),
-    "experts": (DEEPSEEK | {"n_routed_experts": 10**12}, "n_routed_experts"),
+    "experts": (DEEPSEEK | {"moe_intermediate_size": 10**12}, "moe_intermediate_size"),
     "a giant": (QWEN | {"hidden_size": 10**90}, "hidden_size"),
     "length": (QWEN | {"max_position_embeddings": 10**80}, "max_position_embeddings"),
     "no number": (QWEN | {"vocab_size": "many"}, "vocab_size"),
     "infinity": (QWEN | {"hidden_size": float("inf")}, "Infinity"),
-    "list of layers": (
-        DEEPSEEK | {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 2,
-                    "mlp_only_layers": list(range(10**5))},
-        "mlp_only_layers",
-    ),
+    "list of layers": (QWEN | {"layer_types": ["full_attention"] * 10**5}, "layer_types"),
     "rope": (QWEN | {"rope_scaling": {"type": "linear", "factor": 1e300}}, "factor"),
-    "bits": (quantised(quant_method="awq", bits=10**60, group_size=128), "from 1 to 64"),
-    "block": (quantised(quant_method="fp8", weight_block_size=[0, 0]), "from 1 to"),
     "cache bits": (
         quantised(quant_method="compressed-tensors", kv_cache_scheme={"num_bits": -8}),
-        "from 1 to 64",
+        "has -8 where a number of bits belongs",
     ),
-    "expression for ever": (
-        quantised(quant_method="compressed-tensors", config_groups={
-            "a": {"weights": {"num_bits": 8}}}, ignore=["re:((a|b|.)*)*$x"]),
-        "does not evaluate",
-    ),
-    "too many names": (
-        quantised(quant_method="fp8", ignored_layers=["x"] * 60_000), "more modules"
-    ),
-    "names that are none": (quantised(quant_method="fp8", ignored_layers=7), "not be understood"),
     "heads": (QWEN | {"num_attention_heads": 10**9}, "num_attention_heads"),
     "escape": (QWEN | {"architectures": ["\x1b]0;owned\x07Evil\u202e"]}, "architecture Evil of"),
     "nothing": ({}, "names no architectures"),
@@ -137,10 +122,8 @@ def test_a_hostile_config_is_one_sentence(case: str) -> None:
 
 def test_the_largest_that_is_planned_takes_no_time() -> None:
     began = time.monotonic()
-    names = [f"model.layers.{n}.mlp.gate" for n in range(50_000 - 3)] + ["re:.*a.*b.*c"] * 3
-    config = DEEPSEEK | {"num_hidden_layers": 2000}
-    config["quantization_config"] = {"quant_method": "fp8", "ignored_layers": names}
-    verdict(config)
+    kinds = ["full_attention", "sliding_attention"] * 1000
+    verdict(QWEN | {"num_hidden_layers": 2000, "layer_types": kinds, "sliding_window": 4096})
     assert time.monotonic() - began < 20
 
 

@@ -7,19 +7,19 @@ import pytest
 from tests.unit.driver_hosts import DEBIAN_13, UBUNTU_22
 from tests.unit.samples import settings
 from vllm_hosts.host.docker_there import DockerThere, docker_problems
-from vllm_hosts.host.docker_unit import Unit, unit_problems
+from vllm_hosts.host.docker_unit import DockerOptions, unit_problems
 
 DROP_IN = "/etc/systemd/system/docker.service.d/a.conf"
 
 
 def said_of(options: str, **unit: str) -> list[str]:
     lines = ["ExecStart=/usr/bin/dockerd " + options]
-    return list(unit_problems(settings(), Unit(files=((DROP_IN, lines),), **unit)))  # type: ignore[arg-type]
+    return list(unit_problems(settings(), DockerOptions(files=((DROP_IN, lines),), **unit)))  # type: ignore[arg-type]
 
 
 def test_nothing_is_known_of_a_host_without_docker() -> None:
     assert DockerThere() == DockerThere({}, "", "", "")
-    assert Unit() == Unit((), (), "", False)
+    assert DockerOptions() == DockerOptions((), (), "", False)
 
 
 def test_a_docker_of_no_package_is_to_be_removed() -> None:
@@ -84,8 +84,8 @@ def test_long_words_are_cut() -> None:
 
 def test_a_variable_in_quotes() -> None:
     lines = ["""Environment="OPTS=--ip=10.0.0.1" """, "ExecStart=dockerd $OPTS"]
-    assert len(list(unit_problems(settings(), Unit(files=((DROP_IN, lines),))))) == 1
+    assert len(list(unit_problems(settings(), DockerOptions(files=((DROP_IN, lines),))))) == 1
     environment = ((DROP_IN, ["OPTS='--config-file=/srv/d.json'"]),)
-    unit = Unit(files=((DROP_IN, ["ExecStart=dockerd ${OPTS}"]),), environment=environment)
+    unit = DockerOptions(files=((DROP_IN, ["ExecStart=dockerd ${OPTS}"]),), environment=environment)
     [problem] = unit_problems(settings(), unit)
     assert "has dockerd read /srv/d.json and not" in problem

@@ -11,9 +11,9 @@ from tests.unit.fakes import docker
 from tests.unit.samples import QWEN, settings
 from tests.unit.test_way_out import tells
 from vllm_hosts.facts.docker import DockerUnit
-from vllm_hosts.host.docker_unit import Unit, unit_problems
+from vllm_hosts.host.docker_unit import DockerOptions, unit_problems
 
-FRAGMENT = """[Unit]
+FRAGMENT = """[DockerOptions]
 Description=Docker Application Container Engine
 # ExecStart=/usr/bin/dockerd --live-restore
 [Service]
@@ -50,7 +50,7 @@ class Etc:
         assert done.stderr == ""
         return done.stdout
 
-    def unit(self) -> Unit:
+    def unit(self) -> DockerOptions:
         return DockerUnit().process(self.output().splitlines())
 
     def problems(self, **changes: object) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +19,10 @@ from tests.unit.doctor_cases import (
 from tests.unit.doctor_hosts import NOW, agent, cards, health, healthy, with_gpus
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
-from vllm_hosts.doctor.diagnoses import Diagnosis, diagnose, finds, registered, texts
+from vllm_hosts.doctor.diagnoses import Diagnosis, Text, diagnose, finds, registered, texts
 from vllm_hosts.doctor.doctors_words import SAYINGS
 from vllm_hosts.doctor.seen import Disk, Seen
+from vllm_hosts.host.mokutil import secure_boot
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,12 @@ def test_a_fault_is_named_first(fault: Fault) -> None:
     assert fault.do in first.remedy
     assert first.evidence
     assert "{" not in first.what + first.remedy
+
+
+@pytest.mark.parametrize("text", texts().values(), ids=lambda text: text.identifier)
+def test_a_remedy_that_only_says_deploy_is_marked_as_one(text: Text) -> None:
+    """What to type for it is printed below; other remedies say it themselves."""
+    assert text.deploys == bool(re.search(r"\bdeploy\b(?!\.py)|[Rr]un deploy\.py", text.remedy))
 
 
 def test_every_diagnosis_has_a_fault_here() -> None:
@@ -127,6 +135,30 @@ class TestWhatIsSaidBesides:
     def test_a_dead_driver_is_no_container_without_a_gpu(self) -> None:
         seen = smi(18, said.MISMATCH)(healthy())
         assert [one.identifier for one in found(seen)] == ["driver-mismatch"]
+
+    @pytest.mark.parametrize(
+        ("printed", "names"),
+        [
+            (["SecureBoot enabled"], ["secure-boot-key"]),
+            # Then any module may be loaded, as preflight has it too.
+            (["SecureBoot enabled", "SecureBoot validation is disabled in shim"], []),
+            (["SecureBoot disabled"], []),
+        ],
+    )
+    def test_secure_boot_as_mokutil_says_it(self, printed: list[str], names: list[str]) -> None:
+        on = secure_boot(printed)
+        seen = smi(9, said.NO_DRIVER, modules=frozenset(), secure_boot=on)(healthy())
+        assert [one.identifier for one in found(seen)][1:] == names
+
+    @pytest.mark.parametrize("setting", ["max_model_len = 20560", ""])
+    def test_another_remedy_than_the_usual_one_says_as_well_whether_it_deploys(
+        self, setting: str
+    ) -> None:
+        seen = replace(healthy(), fitting={"qwen": setting} if setting else {})
+        [first, _] = found(crashed(said.NO_KV_CACHE)(seen))
+        assert (setting in first.remedy, first.deploys) == (True, True)
+        stopped = agent(healthy(), state="exited", health=None, exit_code=1)
+        assert not found(stopped)[0].deploys
 
     def test_no_more_of_a_card_than_the_others_leave(self) -> None:
         shared = dict(QWEN, gpu_memory_utilization=0.5)

@@ -106,11 +106,13 @@ def test_what_could_not_be_seen_counts_more(
 def test_what_to_type_to_deploy_is_said_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advice = replace(WRONG, remedy="Set max_model_len = 20560 for qwen; then deploy.")
+    advice = replace(WRONG, deploys=True)
     typed = "to deploy: pyinfra inventory/prod.py deploy.py --limit gpu1\n"
     assert answer(Examined((advice, advice)), monkeypatch, project)[1].count(typed) == 1
     whole = replace(WRONG, remedy="Run: pyinfra inventory/prod.py deploy.py --limit gpu1")
-    for one in (WRONG, whole):
+    # An agent may be called so, and a model.
+    named = replace(WRONG, remedy="vllm-hosts agents INVENTORY start deploy --host gpu1")
+    for one in (WRONG, whole, named):
         assert typed not in answer(Examined((one,)), monkeypatch, project)[1]
 
 

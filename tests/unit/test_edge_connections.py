@@ -82,7 +82,7 @@ def test_what_is_written_in_another_way_is_refused(text: str, said: str) -> None
     assert MAIN_CONF in str(caught.value)
 
 
-def found(text: str, kind: str = "regular file") -> MainConf:
+def found(text: str, kind: str = "f") -> MainConf:
     return MainConf(kind, text.encode(), 0o640, "root", "adm")
 
 
@@ -96,13 +96,13 @@ def test_the_entries() -> None:
     _, limits = connection_entries(EDGE, found(f"worker_rlimit_nofile 5;{DEBIAN}"))
     assert limits == Absent(LIMITS_CONF), "nginx refuses the directive twice"
     with pytest.raises(HostError, match="is a symbolic link"):
-        connection_entries(EDGE, found("", "symbolic link"))
+        connection_entries(EDGE, found("", "l"))
 
 
 def test_the_file_is_read_byte_for_byte() -> None:
     lines = [
         "== stat",
-        "regular file|644|root|root",
+        "regular file|644|root|0|root|0|/etc/nginx/nginx.conf",
         "== content",
         "IyBcclxuCg==",
         "",
@@ -112,5 +112,5 @@ def test_the_file_is_read_byte_for_byte() -> None:
     [*_, end] = NginxMainConf().command().split()
     assert end == "vllm-hosts-end"
     read = NginxMainConf().process(lines)
-    assert read == MainConf("regular file", b"# \\r\\n\n", 0o644, "root", "root")
+    assert read == MainConf("f", b"# \\r\\n\n", 0o644, "root", "root")
     assert NginxMainConf().process(["== stat", "== content", "", "vllm-hosts-end"]) is None

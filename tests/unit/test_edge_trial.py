@@ -205,7 +205,14 @@ def test_one_command_for_four_looks() -> None:
     printed = [
         *("== version", "nginx version: nginx/1.26.3", "== active", "active"),
         *("== enabled", "enabled", "== ipv6", "present", "== names", "", END, ""),
-        *("== stat", "regular file|644|root|root", "== content", "eA==", "", END),
+        *(
+            "== stat",
+            "regular file|644|root|0|root|0|/etc/nginx/nginx.conf",
+            "== content",
+            "eA==",
+            "",
+            END,
+        ),
         *("== welcome", "own", "== pages", "== listens", "", END),
         *("== stat", "regular file|644|root|0|root|0|/etc/nginx/a", "== sha256"),
         *(
@@ -221,14 +228,14 @@ def test_one_command_for_four_looks() -> None:
     ]
     found = EdgeState().process(printed)
     assert found.nginx.active and found.nginx.version_text.endswith("1.26.3")
-    assert found.main == MainConf("regular file", b"x", 0o644, "root", "root")
+    assert found.main == MainConf("f", b"x", 0o644, "root", "root")
     assert found.sites.welcome == "own"
     assert found.files.paths["/etc/nginx/a"].sha256 == "0" * 64
 
 
 VERSION = "nginx version: nginx/1.26.3\nbuilt with OpenSSL 3.5.0\n"
 MAIN = MainConf(
-    "regular file",
+    "f",
     b"include /etc/nginx/modules-enabled/*.conf;\nevents { worker_connections 768; }\n",
     0o644,
     "root",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.unit.samples import settings
-from vllm_hosts.keys.ending import Left, to_do
+from vllm_hosts.keys.ending import Left, left, to_do
 
 ENDS = datetime(2026, 12, 24, 18, 30, tzinfo=UTC)
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
@@ -47,3 +49,24 @@ def test_what_renews_it() -> None:
         "it is your own: put a new one at tls.certificate /c.pem and its key at tls.key /k.pem on"
         f" this machine, then deploy: {deploy.replace('INVENTORY', 'inventory/prod.py')}"
     )
+
+
+@pytest.mark.parametrize(
+    ("tls", "life", "due", "short"),
+    [
+        # The CA's own: as settings say, and short of it halfway there at the latest.
+        ({"renew_before_days": 40}, 600, 40, 20),
+        ({"renew_before_days": 40}, 60, 40, 10),
+        ({"renew_before_days": 90}, 600, 90, 30),
+        # A user's: by its own lifetime.
+        ({"mode": "files", "certificate": "/c.pem", "key": "/k.pem"}, 600, 60, 30),
+        ({"mode": "files", "certificate": "/c.pem", "key": "/k.pem"}, 60, 20, 10),
+        ({"mode": "files", "certificate": "/c.pem", "key": "/k.pem"}, 6, 2, 1),
+    ],
+)
+def test_from_when_on_it_is_due(tls: dict[str, Any], life: int, due: int, short: int) -> None:
+    certificate: Any = SimpleNamespace(
+        not_valid_before_utc=ENDS - life * DAY, not_valid_after_utc=ENDS
+    )
+    found = left(certificate, settings(tls=tls), ENDS - 3 * DAY)
+    assert found == Left(ENDS, 3 * DAY, due * DAY, short * DAY)

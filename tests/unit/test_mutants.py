@@ -112,7 +112,7 @@ def test_tests_of_the_changed_function_come_first_and_quick_ones_before(tmp_path
     order.pytest_collection_modifyitems(items)
     assert [item.nodeid for item in items] == ["a", "b", "c", "d"]
     called = {"a": (1.0, ["other"]), "b": (3.0, ["f"]), "c": (2.0, ["f", "g"]), "d": (0.0, [])}
-    (tmp_path / "notes").write_text(json.dumps(called))
+    (tmp_path / "notes").write_text(json.dumps({"tests": called}))
     order.changed = "f"
     order.pytest_collection_modifyitems(items)
     assert [item.nodeid for item in items] == ["c", "b", "a", "d"]

@@ -154,7 +154,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (
         NginxMainConf(),
-        ["== stat", "regular file|644|root|root", "== content",
+        ["== stat", "regular file|644|root|0|root|0|/etc/nginx/nginx.conf", "== content",
          base64.b64encode(b"events { worker_connections 768; }\n").decode()],
     ),
     (
@@ -194,7 +194,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== release", 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"', 'VERSION_ID="13"', "ID=debian",
          "VERSION_CODENAME=trixie", "== architecture", "amd64"],
     ),
-    (Units(), ["== units", "nginx.service enabled active", "docker.service no inactive"]),
+    (Units(), ["== enabled nginx.service", "enabled", "== active nginx.service", "active"]),
 ]  # fmt: skip
 
 

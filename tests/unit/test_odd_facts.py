@@ -83,7 +83,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
             *["== image", f"sha256:{SHA}", "== folders", f"folder {SHA} /srv/models/coder"],
             *["folder - /srv/models/none", "== gpus"],
             "0, NVIDIA H200, GPU-0, 143771, 590.48.01, 9.0, Disabled, Enabled",
-            "exit 0",
+            *["exit 0", "== programs", "7, 5638, GPU-0, python3", "exit 0", "of 7 ours"],
         ],
     ),
     (
@@ -125,8 +125,8 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== certificate", "-----BEGIN CERTIFICATE-----", "AAAA", "-----END CERTIFICATE-----",
          "== public key", "-----BEGIN PUBLIC KEY-----", "AAAA", "-----END PUBLIC KEY-----"],
     ),
-    (HostMark(), ["== file", "regular file 600 0:0", "== mark", "# Whose keys", f"store {SHA}",
-                  "== user", "0"]),
+    (HostMark(), ["== file", "regular file|600|root|0|root|0|/etc/vllm-hosts/store",
+                  "== mark", "# Whose keys", f"store {SHA}", "== user", "0"]),
     (
         HostHistory(),
         ["== user", "0", "== history",

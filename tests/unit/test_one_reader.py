@@ -5,19 +5,33 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.unit.doctor_hosts import healthy
 from tests.unit.fakes import docker
 from tests.unit.projects import ROOT
+from tests.unit.samples import settings
+from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
+from vllm_hosts.doctor.diagnoses import diagnose
+from vllm_hosts.doctor.seen import NginxSeen
+from vllm_hosts.errors import HostError
 from vllm_hosts.facts.compose import AgentLog
+from vllm_hosts.facts.edge import EdgeRuns
+from vllm_hosts.facts.nginx import NginxMainConf
+from vllm_hosts.facts.units import Units
+from vllm_hosts.host.nginx import MAIN_CONF, MainConf
+from vllm_hosts.host.systemctl import Active, UnitState
+from vllm_hosts.roles.nginx.connections import connection_entries
 
 #: Of a command: which modules have it. The suite reads for itself (decision 19).
 COMMANDS = {
     r"\bss -[A-Z]": {"vllm_hosts/host/sockets.py"},
     r"nvidia-smi\b.*--(query|format)": {
         "vllm_hosts/host/nvidia_smi.py",
+        "vllm_hosts/host/nvidia_apps.py",
         # Compared with itself, and not read.
         "vllm_hosts/operations/gpu.py",
     },
@@ -27,6 +41,22 @@ COMMANDS = {
     r"printf 'GET /metrics ": {"vllm_hosts/top/look.py"},
     r"nft .*list table inet": {"vllm_hosts/facts/firewall.py"},
     r"nginx -V": {"vllm_hosts/facts/nginx.py"},
+    # With -q, systemctl's exit code is a condition in a script, and has no answer to read.
+    r"systemctl (is-(active|enabled)|show)": {
+        "vllm_hosts/host/systemctl.py",
+        # The addresses that a socket is for.
+        "vllm_hosts/facts/firewall.py",
+    },
+    # Of a path; sizes and times are numbers that scripts compare.
+    r"%F.%a": {"vllm_hosts/host/stat.py"},
+    r"mokutil --sb-state": {"vllm_hosts/host/mokutil.py"},
+    r"dpkg-query": {
+        "vllm_hosts/host/dpkg.py",
+        # Compared with itself, and not read.
+        "vllm_hosts/operations/gpu.py",
+        # Digests of files that came with a package, compared on the host.
+        "vllm_hosts/facts/nginx_sites.py",
+    },
     r"index\(\$?\w+, (value|secret)\)": {"vllm_hosts/host/masks.py"},
 }
 #: By type of what a program says: the one module with a class of that name.
@@ -35,11 +65,17 @@ TYPES = {
     "Standing": "vllm_hosts/host/containers.py",
     "Socket": "vllm_hosts/host/sockets.py",
     "Smi": "vllm_hosts/host/nvidia_smi.py",
+    "Holder": "vllm_hosts/host/nvidia_apps.py",
     "Usage": "vllm_hosts/host/docker_stats.py",
     "Metrics": "vllm_hosts/host/vllm_metrics.py",
+    "Active": "vllm_hosts/host/systemctl.py",
+    "UnitState": "vllm_hosts/host/systemctl.py",
+    "Found": "vllm_hosts/host/files.py",
 }
 #: Docker's words for health and state are compared where they are read, and shown elsewhere.
 WORDS = {"healthy", "unhealthy", "restarting"}
+#: So are those of systemctl and stat.
+WORDS |= {"active", "reloading", "regular file", "regular empty file", "symbolic link"}
 
 
 def modules() -> list[Path]:
@@ -106,8 +142,36 @@ def test_one_module_decides_what_serves() -> None:
 
 def test_the_doctor_s_script_asks_with_what_it_is_given() -> None:
     script = (ROOT / "vllm_hosts/data/doctor.sh").read_text()
-    for words in ("ss -H", "--query-gpu=index", ".State.Status", "index($0, secret)"):
+    asked = ("ss -H", "--query-gpu=index", ".State.Status", "index($0, secret)")
+    for words in (*asked, "systemctl is-active", "systemctl show", "--sb-state"):
         assert words not in script
+
+
+@pytest.mark.parametrize("word", ["reloading", "refreshing"])
+def test_a_unit_that_reads_its_files_again_runs(word: str) -> None:
+    """As systemctl's own exit code has it. A client's key that expires reloads nginx."""
+    assert EdgeRuns().parse(["== edge", word])
+    state = ["== enabled nginx.service", "enabled", "== active nginx.service", word]
+    assert Units().parse(state) == {"nginx.service": UnitState(enabled=True, active=True)}
+    seen = replace(healthy(), nginx=NginxSeen(Active(word), ""))
+    assert [found.identifier for found in diagnose(settings(), seen)] == []
+
+
+@pytest.mark.parametrize("answer", [["Failed to connect to bus"], ["active", "inactive"]])
+def test_an_answer_that_is_none_of_systemd_s_words_is_not_taken_for_a_no(answer: list[str]) -> None:
+    with pytest.raises(ValueError, match="systemctl reports"):
+        Units().parse(["== enabled a.timer", "enabled", "== active a.timer", *answer])
+    with pytest.raises(ValueError, match="systemctl reports"):
+        Units().parse(["== enabled a.timer", *answer, "== active a.timer", "active"])
+
+
+def test_an_empty_file_is_a_regular_file_wherever_it_is_asked_about() -> None:
+    line = f"regular empty file|644|root|0|root|0|{MAIN_CONF}"
+    found = NginxMainConf().parse(["== stat", line, "== content"])
+    assert found == MainConf("f", b"", 0o644, "root", "root")
+    with pytest.raises(HostError) as error:
+        connection_entries(settings().edge, found)
+    assert "regular" not in str(error.value)
 
 
 def test_the_last_lines_of_an_agent_show_no_key(tmp_path: Path) -> None:

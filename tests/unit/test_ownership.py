@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.stores import made
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts.mark import HostMark
-from vllm_hosts.host.files import File
+from vllm_hosts.host.files import File, Found
 from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore, model
 from vllm_hosts.keys.hosts import identified, left_behind, released, with_host
 from vllm_hosts.keys.model import Content, DeployedHost
@@ -24,6 +25,8 @@ from vllm_hosts.roles.client_keys.plan import clients_map
 from vllm_hosts.roles.secrets.plan import secret_entries
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+#: A mark as it is written.
+PLAIN = Found("f", 0o644, ("root", "0"), ("root", "0"))
 GPU1 = settings()
 WAY = DeployedHost(data={"ssh_user": "admin", "_sudo": True}, agents=("qwen",))
 
@@ -47,7 +50,7 @@ def claim(folder: Path, name: str, *, keep: bool = True) -> Claim:
     return found
 
 
-def mark(one: Claim, file: str = "regular file 644 0:0") -> Marked:
+def mark(one: Claim, file: Found = PLAIN) -> Marked:
     return Marked(one.mark.text().strip(), file)
 
 
@@ -72,16 +75,23 @@ class TestWhose:
 
     @pytest.mark.parametrize("text", ["", "store x", "store 00\ninventory prod", "garbage"])
     def test_a_mark_that_says_nothing(self, prod: Claim, text: str) -> None:
-        found = Marked(text, "regular file 644 0:0")
+        found = Marked(text, PLAIN)
         assert prod.judge(found) is Whose.UNREADABLE
         assert "mv /etc/vllm-hosts/store /etc/vllm-hosts/store.unreadable" in prod.refusal(found)
 
     def test_a_link_is_no_mark(self, prod: Claim) -> None:
-        assert prod.judge(mark(prod, "symbolic link 777 0:0")) is Whose.UNREADABLE
+        assert prod.judge(mark(prod, replace(PLAIN, kind="l", mode=0o777))) is Whose.UNREADABLE
 
-    @pytest.mark.parametrize("file", ["regular file 666 0:0", "regular file 644 1000:0"])
+    @pytest.mark.parametrize(
+        "file",
+        [
+            replace(PLAIN, mode=0o666),
+            replace(PLAIN, owner=("admin", "1000")),
+            replace(PLAIN, group=("admin", "1000")),
+        ],
+    )
     def test_a_mark_of_ours_that_others_can_write_is_ours_and_written_anew(
-        self, prod: Claim, file: str
+        self, prod: Claim, file: Found
     ) -> None:
         assert prod.judge(mark(prod, file)) is Whose.OURS
         assert not mark(prod, file).is_right(prod.mark)
@@ -138,7 +148,7 @@ class TestTheFact:
         (tmp_path / "vllm-hosts/store").chmod(0o644)
         found = self.look(tmp_path)
         assert prod.judge(found) is Whose.OURS
-        assert found.file.startswith("regular file 644 ")
+        assert (found.file.kind, found.file.mode) == ("f", 0o644)
         (tmp_path / "vllm-hosts/store").write_text("")
         assert prod.judge(self.look(tmp_path)) is Whose.UNREADABLE
 

@@ -9,7 +9,7 @@ import pyrage
 import pytest
 
 from tests.stores import made
-from tests.unit.test_ownership import claim, mark
+from tests.unit.test_ownership import PLAIN, claim, mark
 from vllm_hosts.host.files import File
 from vllm_hosts.keys.ownership import Claim
 from vllm_hosts.keys.store_marks import Mark, Marked, Whose
@@ -105,7 +105,7 @@ class TestRefusal:
     @pytest.mark.parametrize("name", ["../prod", "a/b", "", "prod; x", "missing"])
     def test_a_name_that_a_host_made_up(self, prod: Claim, tmp_path: Path, name: str) -> None:
         text = Mark("0" * 32, name).text().strip()
-        said = claim(tmp_path, "live", keep=False).refusal(Marked(text, "regular file 644 0:0"))
+        said = claim(tmp_path, "live", keep=False).refusal(Marked(text, PLAIN))
         assert "mv " not in said.replace("mv /etc/vllm-hosts/store", "")
 
     def test_a_host_that_only_the_store_remembers(self, prod: Claim, tmp_path: Path) -> None:

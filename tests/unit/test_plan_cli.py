@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.capacity_docs import MODELS
+from tests.capacity_docs import MODELS, files
 from tests.unit.hub_server import serving
 from tests.unit.projects import AGENT, SMI, Project
 
@@ -26,10 +26,12 @@ def project(tmp_path: Path) -> Project:
 
 
 def copy(project: Project, name: str, folder: str | None = None) -> str:
-    """A model's folder in the project, with its configuration only."""
+    """A model's folder in the project, without its weights."""
     path = project.folder / (folder or name)
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text((MODELS / f"{name}.json").read_text())
+    index = {"metadata": {"total_size": files(name).weight_bytes}, "weight_map": {}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
     return str(path)
 
 
@@ -88,15 +90,17 @@ def test_without_a_card_there_is_no_plan(project: Project) -> None:
     assert "1 of 1 agents fit" in said
 
 
-def test_weights_beside_the_configuration_are_exact(project: Project) -> None:
+def test_weights_beside_the_configuration_are_counted(project: Project) -> None:
     folder = Path(copy(project, SMALL))
+    (folder / "model.safetensors.index.json").unlink()
     header = b'{"__metadata__": {}}'
     content = len(header).to_bytes(8, "little") + header
     (folder / "model-1.safetensors").write_bytes(content + b"\0" * 1000)
     (folder / "model-2.safetensors").write_bytes(content + b"\0" * 234)
     (folder / "consolidated.safetensors").write_bytes(content + b"\0" * 1234)
     [agent] = planned(project, *SUPPOSED, "--model-dir", f"one={folder}")
-    assert (agent["weights"], agent["weights_exact"]) == (1234, True)
+    # Only vLLM knows what it makes of them.
+    assert (agent["weights"], agent["weights_exact"]) == (1234, False)
     (folder / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 77}}')
     [agent] = planned(project, *SUPPOSED, "--model-dir", f"one={folder}")
     assert agent["weights"] == 77
@@ -126,7 +130,9 @@ def test_settings_that_cannot_be_deployed(project: Project) -> None:
 
 def test_a_hub_id_is_asked_for_at_the_hub(project: Project) -> None:
     with serving() as hub:
-        hub.add("org/model", json.loads((MODELS / f"{SMALL}.json").read_text()))
+        index = json.dumps({"metadata": {"total_size": files(SMALL).weight_bytes}}).encode()
+        config = json.loads((MODELS / f"{SMALL}.json").read_text())
+        hub.add("org/model", config, **{"model__safetensors__index__json": index})
         project.environment["HF_ENDPOINT"] = hub.url
         assert planned(project, *SUPPOSED)[0]["verdict"] == "fits"
         asked = len(hub.requests)
@@ -162,7 +168,7 @@ class TestAskingTheHost:
             f'echo "{SMI}"',
         )
         [agent] = planned(local)
-        assert (agent["weights"], agent["weights_exact"]) == (5574000000, True)
+        assert (agent["weights"], agent["weights_exact"]) == (5574000000, False)
         assert agent["largest_max_model_len"] == 32768
         assert "NVIDIA GeForce RTX 4080, 15.5 GiB for programs" in plan(local)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def said(project: Project, model: str, preflight: str = "refuse") -> str:
     folder = project.folder / "models" / model
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text((MODELS / f"{model}.json").read_text())
+    index = {"metadata": {"total_size": files(model).weight_bytes}, "weight_map": {}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     agents = [dict(AGENT, model=str(folder))]
     project.group(agents=agents, capacity={"preflight": preflight})
     done = project.run("pyinfra", "--dry", "inventory/prod.py", "deploy.py")

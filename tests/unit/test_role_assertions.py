@@ -12,7 +12,8 @@ from tests.unit.driver_hosts import DEBIAN_12
 from tests.unit.fakes import listening
 from tests.unit.recording import InLine, Recorder
 from tests.unit.samples import QWEN
-from vllm_hosts.host.docker_unit import Unit as DockerOptions
+from tests.unit.test_ownership import PLAIN
+from vllm_hosts.host.docker_unit import DockerOptions
 from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.keys.store_marks import Marked
@@ -172,7 +173,7 @@ class TestPreflight:
 
 
 class TestOwnership:
-    ANOTHERS = Marked(f"store {'a' * 32}\ninventory other", "regular file 644 0:0")
+    ANOTHERS = Marked(f"store {'a' * 32}\ninventory other", PLAIN)
 
     @pytest.mark.parametrize("first", [True, False])
     def test_another_inventory_s_host_is_left_alone(self, in_line: InLine, first: bool) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
+import tarfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.model_files import safetensors
 from tests.unit.recording import InLine, Recorder
 from tests.unit.samples import CODER, QWEN
 from tests.unit.test_rehearsal import recorded
@@ -180,13 +185,73 @@ def test_no_key_and_no_network_in_a_rehearsal(
     assert "HF_TOKEN" not in command
 
 
-def test_a_folder_that_comes_later_is_not_rehearsed(in_line: InLine) -> None:
-    recorder = changed(in_line(agents=[CODER]), "coder")
+def without_folders(recorder: Recorder) -> Recorder:
     grounds = recorder.host.facts["RehearsalGrounds"]
     recorder.host.facts["RehearsalGrounds"] = replace(grounds, folders={})
+    return recorder
+
+
+def test_a_folder_that_nobody_copies_is_not_rehearsed(in_line: InLine) -> None:
+    recorder = without_folders(changed(in_line(agents=[CODER]), "coder"))
     done = recorder.run(rehearsal)
     assert not done.failed and not asked(recorder)
-    assert "/srv/models/coder is not on the host yet" in done.said[0]
+    assert "/srv/models/coder is not on the host, or has no config.json" in done.said[0]
+
+
+def sent(recorder: Recorder) -> dict[str, bytes]:
+    """What came over standard input with the question."""
+    text = "".join(recorder.host.arguments["Rehearsals"]["_stdin"])
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as tar:
+        return {one.name: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
+
+
+def test_a_folder_that_is_copied_later_is_rehearsed_from_its_small_files(
+    in_line: InLine, tmp_path: Path
+) -> None:
+    model = tmp_path / "own"
+    (model / "processor").mkdir(parents=True)
+    (model / "config.json").write_text('{"a": 1}')
+    (model / "processor" / "tokenizer.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(safetensors())
+    agents = [CODER | {"copy_from": str(model)}]
+    recorder = without_folders(changed(in_line(agents=agents), "coder"))
+    assert not recorder.run(rehearsal).failed
+    [one] = asked(recorder)
+    [(target, source)] = one.agent.folders.items()
+    assert target == "/srv/models/coder"
+    assert source.startswith("/run/vllm-hosts-rehearsal.") and source.endswith("/copies/0")
+    assert sent(recorder) == {"0/config.json": b'{"a": 1}', "0/processor/tokenizer.json": b"{}"}
+    # Remembered by what is in the files.
+    recorder.host.arguments.clear()
+    assert not recorder.run(rehearsal).failed and not asked(recorder)
+    (model / "config.json").write_text('{"a": 2}')
+    recorder.run(rehearsal)
+    assert sent(recorder)["0/config.json"] == b'{"a": 2}'
+
+
+def test_a_refusal_comes_before_gigabytes_are_copied(in_line: InLine, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text("{}")
+    (tmp_path / "own" / "model.safetensors").write_bytes(safetensors())
+    agents = [CODER | {"copy_from": str(tmp_path / "own")}]
+    answers = {"coder": recorded("architecture")}
+    recorder = without_folders(changed(in_line(agents=agents), "coder", **answers))
+    done = recorder.run(rehearsal)
+    assert done.failed and done.changed == [] and "are not supported for now" in done.said[0]
+
+
+def test_a_copy_that_cannot_be_read_says_why(
+    in_line: InLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text("{}")
+    (tmp_path / "own" / "model.safetensors").write_bytes(safetensors())
+    agents = [CODER | {"copy_from": str(tmp_path / "own")}]
+    recorder = without_folders(changed(in_line(agents=agents), "coder"))
+    (tmp_path / "own" / "config.json").unlink()
+    done = recorder.run(rehearsal)
+    assert not done.failed and not asked(recorder)
+    assert "has no config.json; name a model's folder); going on" in done.said[0]
 
 
 def test_what_vllm_accepted_is_not_asked_again(in_line: InLine) -> None:

@@ -209,7 +209,7 @@ def test_cards_and_drivers_that_lie() -> None:
 
 
 def test_a_diagnosis_that_quotes_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = [Finding(evidence=NAME, values=defaultdict(lambda: NAME), remedy=NAME)]
+    told = [Finding(evidence=NAME, values=defaultdict(lambda: NAME), remedy=diagnoses.Remedy(NAME))]
     first = next(iter(diagnoses.texts()))
     others: dict[str, Any] = dict.fromkeys(diagnoses.texts(), lambda settings, seen: [])
     monkeypatch.setattr(diagnoses, "_DOCTORS", others | {first: lambda settings, seen: told})

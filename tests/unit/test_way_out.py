@@ -116,7 +116,7 @@ ELSEWHERE = {
     "GPU * (*) needs driver * or newer, and *": "`_chosen` says it",
     "a word of it *": "`_INSTEAD` says it, see below",
     "holds no weights: * *": "vllm_hosts/hub/weights.py says it",
-    "* is refused: *": "`_refusal` says it, see below",
+    "* is refused: *": "vllm_words.yaml says it, see below",
     "*: cannot be loaded: *: *": "Python's own words about the user's file and line",
     "*, line *: *": "Python's own words about the user's file and line",
 }

@@ -50,7 +50,9 @@ _CACHE_BITS = {"auto": None, "bfloat16": 16, "float16": 16, "half": 16}
 
 @dataclass(frozen=True)
 class Arguments:
-    """``cache_bits``: None: what the model's files say, or else 16. ``not_counted``: sentences."""
+    """``cache_bits``: None: what the model's files say, or else 16. ``steps``: under way at once.
+    ``not_counted``: sentences.
+    """
 
     cache_bits: int | None
     plain_bits: int
@@ -58,6 +60,7 @@ class Arguments:
     sequences: int | None
     eager: bool
     hybrid: bool
+    steps: int
     trusts_length: bool
     not_counted: tuple[str, ...]
 
@@ -81,6 +84,8 @@ def arguments(agent: Agent) -> Arguments:
         sequences=_number(agent, given, "--max-num-seqs"),
         eager="--enforce-eager" in given,
         hybrid="--disable-hybrid-kv-cache-manager" not in given,
+        # Usually the next step is prepared while one is computed (vllm/config/vllm.py).
+        steps=1 if "--no-async-scheduling" in given else 2,
         trusts_length=any(name in given for name in _LENGTHS)
         or agent.env.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "").strip().lower() in _YES,
         not_counted=tuple(

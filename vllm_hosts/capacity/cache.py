@@ -22,14 +22,14 @@ class Cache:
     """The KV cache of one agent on one of its GPUs.
 
     Blocks are shared by groups of layers of one kind. ``groups``: window (None: none) and number of
-    groups; ``layers``: in each group; ``layer_block``: bytes of a block in one layer; ``batched``:
-    tokens that vLLM computes at once.
+    groups; ``layers``: in each group; ``layer_block``: bytes of a block in one layer;
+    ``in_flight``: tokens of all steps that vLLM has under way, whose blocks a window still holds.
     """
 
     layer_block: int
     layers: int
     groups: tuple[tuple[int | None, int], ...]
-    batched: int
+    in_flight: int
 
     @property
     def block(self) -> int:
@@ -43,7 +43,7 @@ class Cache:
             if window is None:
                 total += count * -(-length // BLOCK)
             else:
-                held = min(window - 1 + self.batched, length)
+                held = min(window - 1 + self.in_flight, length)
                 # One more, since a window need not begin where a block does.
                 total += count * (-(-held // BLOCK) + 1)
         return total
@@ -71,7 +71,9 @@ class Cache:
         return low * BLOCK or None
 
 
-def cache(model: Model, tp: int, element_bits: int, batched: int, *, hybrid: bool = True) -> Cache:
+def cache(
+    model: Model, tp: int, element_bits: int, in_flight: int, *, hybrid: bool = True
+) -> Cache:
     """The cache of a model on one of ``tp`` GPUs.
 
     Keys and values: 2 x KV heads x head size x bytes for each token and layer; MLA: one vector of
@@ -79,7 +81,8 @@ def cache(model: Model, tp: int, element_bits: int, batched: int, *, hybrid: boo
     all of them.
 
     :param element_bits: of one cached number: 16, or 8 with ``--kv-cache-dtype fp8``.
-    :param batched: tokens that are computed at once (``--max-num-batched-tokens``).
+    :param in_flight: tokens that are computed at once (``--max-num-batched-tokens``), for each step
+        that is under way.
     :param hybrid: off: layers with a window keep every token, as without vLLM's hybrid manager.
     """
     if model.latent is not None:
@@ -92,4 +95,4 @@ def cache(model: Model, tp: int, element_bits: int, batched: int, *, hybrid: boo
     # Groups of one size, as in _get_kv_cache_groups_uniform_page_size: the last may have gaps.
     layers = most if most < 1.25 * least else least
     groups = tuple((window, -(-count // layers)) for window, count in kinds.items())
-    return Cache(layer_block, layers, groups, batched)
+    return Cache(layer_block, layers, groups, in_flight)

@@ -1,4 +1,4 @@
-"""What is not exact: activations, CUDA graphs, and what the driver and libraries take.
+"""What vLLM does not say before it runs: activations, CUDA graphs, what driver and libraries take.
 
 All of it depends on kernels, and changes from one vLLM to the next. Constants were fitted to
 published measurements, whose sources stand beside them; docs/capacity.md shows the errors.
@@ -25,10 +25,12 @@ SAMPLER = 22
 #: The same until vLLM 0.18, which sorted: 38.4 fits Llama, Qwen and gpt-oss on an H100 within 1 %
 #: (llm-d-benchmark, as above).
 SAMPLER_SORTING = 38.4
-#: From this memory on, other cards than A100 compute more at once (vllm/engine/arg_utils.py,
-#: get_batch_defaults): tokens in one step, and sequences.
-LARGE_CARD = 70 * GIB
-LARGE_BATCH, USUAL_BATCH = (8192, 1024), (2048, 256)
+#: From these sizes on, cards compute more at once (vllm/engine/arg_utils.py, get_batch_defaults):
+#: tokens in one step, and sequences.
+LARGEST_CARD, LARGE_CARD = 160 * GIB, 70 * GIB
+LARGEST_BATCH, LARGE_BATCH, USUAL_BATCH = (16384, 1024), (8192, 1024), (2048, 256)
+#: Those that share the host's memory, of which they report none to vLLM either.
+_UNIFIED = ("gb10", "thor", "orin")
 
 
 def batch_defaults(name: str, memory: int) -> tuple[int, int]:
@@ -36,8 +38,12 @@ def batch_defaults(name: str, memory: int) -> tuple[int, int]:
 
     :param memory: of the card, in bytes.
     """
-    large = memory >= LARGE_CARD and "a100" not in name.lower()
-    return LARGE_BATCH if large else USUAL_BATCH
+    known = name.lower()
+    if any(one in known for one in _UNIFIED):
+        return USUAL_BATCH
+    if memory >= LARGEST_CARD:
+        return LARGEST_BATCH
+    return LARGE_BATCH if memory >= LARGE_CARD and "a100" not in known else USUAL_BATCH
 
 
 def activations(

@@ -1,4 +1,4 @@
-"""Architectures whose weights and caches are known, from vLLM's own implementations of them.
+"""Architectures whose caches are known, from vLLM's own implementations of them.
 
 Source: https://github.com/vllm-project/vllm/tree/main/vllm/model_executor/models. One that is not
 here is planned as unknown.
@@ -15,21 +15,14 @@ class Family:
     """How models of one architecture differ from Llama's layout.
 
     ``experts`` and ``expert_size`` are the names in config.json of the number and the width of
-    experts. ``vision``: has a part for images, whose weights only the files tell. ``mla``: caches
-    one latent vector for each token. ``alternating``: every second layer has a sliding window,
-    where the file does not say which have.
+    experts. ``mla``: caches one latent vector for each token. ``alternating``: every second layer
+    has a sliding window, where the file does not say which have.
     """
 
-    qkv_bias: bool = False
-    all_bias: bool = False
-    qk_norm: bool = False
-    norms: int = 2
     experts: str | None = None
     expert_size: str | None = None
-    vision: bool = False
     mla: bool = False
     alternating: bool = False
-    tied: bool = False
     defaults: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -48,25 +41,18 @@ _DEEPSEEK = Family(mla=True, experts="n_routed_experts", expert_size="moe_interm
 FAMILIES: Mapping[str, Family] = {
     "LlamaForCausalLM": Family(),
     "MistralForCausalLM": Family(),
-    "Mistral3ForConditionalGeneration": Family(vision=True),
+    "Mistral3ForConditionalGeneration": Family(),
     "Phi3ForCausalLM": Family(),
-    "Qwen2ForCausalLM": Family(qkv_bias=True),
-    "Qwen2_5_VLForConditionalGeneration": Family(qkv_bias=True, vision=True),
-    "Qwen3ForCausalLM": Family(qk_norm=True),
-    "Gemma2ForCausalLM": Family(norms=4, tied=True, alternating=True),
-    "Gemma3ForCausalLM": Family(norms=4, qk_norm=True, tied=True, defaults=_GEMMA_3),
-    "Gemma3ForConditionalGeneration": Family(
-        norms=4, qk_norm=True, tied=True, vision=True, defaults=_GEMMA_3
-    ),
+    "Qwen2ForCausalLM": Family(),
+    "Qwen2_5_VLForConditionalGeneration": Family(),
+    "Qwen3ForCausalLM": Family(),
+    "Gemma2ForCausalLM": Family(alternating=True),
+    "Gemma3ForCausalLM": Family(defaults=_GEMMA_3),
+    "Gemma3ForConditionalGeneration": Family(defaults=_GEMMA_3),
     "MixtralForCausalLM": Family(experts="num_local_experts", expert_size="intermediate_size"),
-    "Qwen2MoeForCausalLM": Family(
-        qkv_bias=True, experts="num_experts", expert_size="moe_intermediate_size"
-    ),
-    "Qwen3MoeForCausalLM": Family(
-        qk_norm=True, experts="num_experts", expert_size="moe_intermediate_size"
-    ),
+    "Qwen2MoeForCausalLM": Family(experts="num_experts", expert_size="moe_intermediate_size"),
+    "Qwen3MoeForCausalLM": Family(experts="num_experts", expert_size="moe_intermediate_size"),
     "GptOssForCausalLM": Family(
-        all_bias=True,
         alternating=True,
         experts="num_local_experts",
         expert_size="intermediate_size",

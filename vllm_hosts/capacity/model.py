@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from vllm_hosts.capacity.families import FAMILIES, Family
 from vllm_hosts.capacity.fields import Fields, UnplannableError
 from vllm_hosts.capacity.quantization import Quantization, quantization
-from vllm_hosts.capacity.weights import Weight, head_size, mxfp4_padding, weights
 
 #: Names under which files say how long a sequence may be (vllm/config/model.py).
 _LENGTHS = (
@@ -58,11 +56,6 @@ class Model:
     stored_as_float32: bool
     file_bytes: int | None
 
-    @cached_property
-    def weights(self) -> tuple[Weight, ...]:
-        """Every module of the part that reads and writes text."""
-        return tuple(weights(self.fields, self.family, len(self.windows)))
-
     @property
     def hidden(self) -> int:
         """Width of what goes from layer to layer."""
@@ -72,12 +65,6 @@ class Model:
     def vocabulary(self) -> int:
         """Number of different tokens."""
         return self.fields.number("vocab_size")
-
-    def padding(self, tp: int) -> int:
-        """Parameters on each of ``tp`` GPUs that MXFP4 kernels add to fill up widths."""
-        if self.quantization.method != "mxfp4":
-            return 0
-        return mxfp4_padding(self.fields, self.family, len(self.windows), tp)
 
     @property
     def unused_layers(self) -> int:
@@ -124,7 +111,7 @@ def describe(name: str, files: ModelFiles) -> Model:
         windows=_windows(fields, family),
         heads=heads,
         kv_heads=1 if family.mla else fields.number("num_key_value_heads", heads),
-        head_size=head_size(fields),
+        head_size=_head_size(fields),
         latent=(
             fields.number("kv_lora_rank") + fields.number("qk_rope_head_dim")
             if family.mla
@@ -135,6 +122,15 @@ def describe(name: str, files: ModelFiles) -> Model:
         quantization=quantization(fields.group("quantization_config")),
         stored_as_float32=(data.get("dtype") or data.get("torch_dtype")) == "float32",
         file_bytes=files.weight_bytes,
+    )
+
+
+def _head_size(fields: Fields) -> int:
+    """Width of one attention head."""
+    return (
+        fields.optional("head_dim")
+        or fields.defaults.get("head_dim")
+        or (fields.number("hidden_size") // fields.number("num_attention_heads"))
     )
 
 

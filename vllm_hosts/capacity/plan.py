@@ -136,7 +136,8 @@ class _Planner:
         self._sequences = given.sequences or sequences
         self._limit = None if given.trusts_length else model.limit
         bits = given.cache_bits or model.quantization.cache_bits or given.plain_bits
-        self._cache: Cache = cache(model, self._tp, bits, self._batched, hybrid=given.hybrid)
+        in_flight = given.steps * self._batched
+        self._cache: Cache = cache(model, self._tp, bits, in_flight, hybrid=given.hybrid)
         self._weights = weight_size(model, self._tp, agent.quantization, given.plain_bits)
 
     def plan(self, base: AgentPlan) -> AgentPlan:

@@ -79,7 +79,7 @@ def bar(plan: HostPlan, gpu: Gpu) -> str:
 
 
 def _row(agent: AgentPlan) -> str:
-    """Exact figures are plain, estimates begin with ~. Memory in GiB, lengths in tokens."""
+    """What vLLM said is plain, estimates begin with ~. Memory in GiB, lengths in tokens."""
     if agent.needs is None or agent.budget is None or agent.cache is None:
         return f"  {agent.agent:<14} {agent.verdict}"
     weights = agent.needs.weights

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -20,8 +19,6 @@ from vllm_hosts.doctor.run import Examined, examine
 from vllm_hosts.keys.places import pyinfra_line
 
 _WIDTH = 80
-#: Advice to deploy that does not say what to type.
-_DEPLOY = re.compile(r"\bdeploy\b(?!\.py)|[Rr]un deploy\.py")
 _COLOURS = {Certainty.CERTAIN: "red", Certainty.LIKELY: "yellow", Certainty.POSSIBLE: "cyan"}
 
 
@@ -60,7 +57,7 @@ def _show(examined: Mapping[str, Examined], inventory: Path) -> None:
             _show_diagnosis(number, diagnosis)
         for why in host.blind:
             click.secho(wrapped("  could not check  ", why), fg="red")
-        if any(_DEPLOY.search(diagnosis.remedy) for diagnosis in host.found):
+        if any(diagnosis.deploys for diagnosis in host.found):
             to_deploy.append(name)
     if to_deploy:
         limits = " ".join(f"--limit {quote(name)}" for name in to_deploy)

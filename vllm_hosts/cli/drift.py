@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -15,7 +14,7 @@ from vllm_hosts.cli.command import Command, Exit, show_lines
 from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.drift import HostDrift
 from vllm_hosts.drift import drift as find_drift
-from vllm_hosts.host.files import MISSING, Cause
+from vllm_hosts.host.files import Cause
 
 _CAUSES = {
     Cause.SETTINGS: "the settings or the toolkit changed since the last deploy; the host did not",
@@ -46,7 +45,7 @@ def drift(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     project = opened(inventory)
     found = find_drift(project, only(project, hosts))
     if as_json:
-        click.echo(json.dumps({name: asdict(host) for name, host in found.items()}, indent=2))
+        click.echo(json.dumps({name: host.as_json() for name, host in found.items()}, indent=2))
     else:
         _show(found)
     if any(host.unknown for host in found.values()):
@@ -65,7 +64,8 @@ def _show(found: Mapping[str, HostDrift]) -> None:
             click.secho(f"  {item.what} {item.how}  ", nl=False, fg="yellow")
             click.echo(f"(role {item.role})")
             # What is missing speaks for itself, unless somebody took it away.
-            if item.cause in _CAUSES and (item.how, item.cause) != (MISSING, Cause.SETTINGS):
+            brought = item.missing and item.cause is Cause.SETTINGS
+            if item.cause in _CAUSES and not brought:
                 click.echo(f"    {_CAUSES[item.cause]}")
             show_lines(item.diff)
         if any(item.cause is Cause.UNKNOWN for item in host.drifted):

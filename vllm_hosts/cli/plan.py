@@ -11,13 +11,10 @@ import click
 
 from vllm_hosts.capacity import HostPlan, Verdict, plan_host
 from vllm_hosts.capacity.hub import Hub
+from vllm_hosts.capacity.others import beside_others
 from vllm_hosts.capacity.show import as_json, lines, totals
-from vllm_hosts.capacity.sources import (
-    cards,
-    look_at,
-    models_of,
-    supposed_gpus,
-)
+from vllm_hosts.capacity.sources import cards as cards_of
+from vllm_hosts.capacity.sources import look_at, models_of, supposed_gpus
 from vllm_hosts.cli.choice import host_option
 from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.common import inventory_argument, only, opened
@@ -26,6 +23,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.rehearsal.asking import Said, ask
+from vllm_hosts.rehearsal.here import ask_here, engine
 from vllm_hosts.rehearsal.planned import instead
 from vllm_hosts.settings import HostSettings
 
@@ -77,6 +75,11 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
     show_default=True,
     help="Ask the vLLM of each host's own image, which takes seconds, or estimate only.",
 )
+@click.option(
+    "--image",
+    metavar="IMAGE",
+    help="Ask the vLLM of this image on this machine, with Docker or Podman, and not the hosts'.",
+)
 @click.option("--offline", is_flag=True, help="Do not query the hub; use cached answers only.")
 @click.option("--json", "as_text", is_flag=True, help="Print JSON, a list of objects.")
 def plan(
@@ -86,12 +89,14 @@ def plan(
     gpu_memory: float | None,
     copies: tuple[tuple[str, Path], ...],
     rehearse: bool,
+    image: str | None,
     offline: bool,
     as_text: bool,
 ) -> None:
     """Say whether vLLM takes agents and they fit their GPUs. Changes nothing.
 
-    The vLLM of each host's own image is asked where it can be; what it does not say is estimated.
+    The vLLM of each host's own image is asked where it can be, or with --image that of an image on
+    this machine; what it does not say is estimated.
 
     Exit codes: 0 all fit, 3 one does not, 1 one could not be planned. docs/capacity.md explains it.
 
@@ -99,15 +104,18 @@ def plan(
     """
     project = opened(inventory)
     chosen = only(project, hosts)
-    agents = {agent.name for host in project.settings.values() for agent in host.agents}
-    if strangers := [name for name, _ in copies if name not in agents]:
+    known = {agent.name for host in project.settings.values() for agent in host.agents}
+    if strangers := [name for name, _ in copies if name not in known]:
         raise click.UsageError(
-            f"--model-dir names {', '.join(strangers)}; there is {', '.join(sorted(agents))}"
+            f"--model-dir names {', '.join(strangers)}; there is {', '.join(sorted(known))}"
         )
+    if image and not rehearse:
+        raise click.UsageError("--image asks vLLM, and --no-rehearse nobody; leave one of them out")
+    has = engine(image) if image else None
     answers: dict[str, Looked | HostError] = {}
     if connect:
         answers = Connections(project.inventory).each(
-            chosen, lambda name: _looked(chosen[name], rehearse), leave=True
+            chosen, lambda name: _looked(chosen[name], rehearse and has is None), leave=True
         )
     unasked: dict[str, str] = {}
     plans = []
@@ -116,8 +124,15 @@ def plan(
         looked = answers.get(name)
         system = looked.system if isinstance(looked, Looked) else looked
         made = _plan(host, system, gpu_memory, dict(copies), hub)
-        if isinstance(made, HostPlan) and isinstance(looked, Looked):
-            made = _rehearsed(host, made, looked.said)
+        if isinstance(made, HostPlan):
+            said = looked.said if isinstance(looked, Looked) else {}
+            if has is not None:
+                cards = {gpu.index: gpu for gpu in made.gpus}
+                agents = [agent for agent in host.agents if cards.keys() >= set(agent.gpus)]
+                said = ask_here(has, host, agents, cards, dict(copies), offline=offline)
+            made = _rehearsed(host, made, said)
+            if isinstance(system, System):
+                made = beside_others(made, host.agents, system.gpus, system.programs)
         if isinstance(made, str):
             unasked[name] = made
         else:
@@ -168,7 +183,7 @@ def _plan(
 ) -> HostPlan | str:
     """A host's plan, or why there is none."""
     there = system if isinstance(system, System) else None
-    gpus = cards(there, settings) if there else None
+    gpus = cards_of(there, settings) if there else None
     supposed = gpu_memory or settings.capacity.gpu_memory
     if gpus is None and settings.needs_gpu:
         if supposed is None:

@@ -1,7 +1,7 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
 # directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
 # inspect (the format of docker inspect), sockets (a command), gpu_fields and gpu_health (lists of
-# what nvidia-smi is asked for), gpu_patience (seconds), masks (functions of awk).
+# what nvidia-smi is asked for), is_active and main_pid (of systemctl), secure_boot (a command), gpu_patience (seconds), masks (functions of awk).
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
 
 # Keys are compared by digests with a salt that stays here: outside they say nothing.
@@ -63,7 +63,7 @@ look() {
     echo '== docker'
     if command -v docker >/dev/null; then
         echo "path $(command -v docker)"
-        echo "active $(systemctl is-active docker.service 2>/dev/null)"
+        echo "active $($is_active docker.service 2>/dev/null)"
         if [ -n "$docker_answers" ]; then
             echo answers
         else
@@ -163,8 +163,8 @@ look_at_gpus() {
         esac
     done
     echo '== switches'; ls /proc/driver/nvidia-nvswitch/devices 2>/dev/null
-    echo '== fabric manager'; systemctl is-active nvidia-fabricmanager.service 2>/dev/null
-    echo '== secure boot'; ! command -v mokutil >/dev/null || mokutil --sb-state 2>&1 | quoted
+    echo '== fabric manager'; $is_active nvidia-fabricmanager.service 2>/dev/null
+    echo '== secure boot'; ! command -v mokutil >/dev/null || eval "$secure_boot" | quoted
     echo '== toolkit'; ! command -v nvidia-container-runtime-hook >/dev/null || echo present
 }
 
@@ -196,7 +196,7 @@ look_at_disks() {
 look_at_edge() {
     echo '== nginx'
     if command -v nginx >/dev/null; then
-        echo "active $(systemctl is-active nginx.service 2>/dev/null)"
+        echo "active $($is_active nginx.service 2>/dev/null)"
         test=$(nginx -t -q 2>&1) || echo rejected
         printf '%s\n' "$test" | tail -n 5 | quoted
     fi
@@ -212,7 +212,7 @@ look_at_edge() {
     # What was answered before the edge's keys last changed says nothing about now.
     since=$(date -d '15 minutes ago' +%s)
     booted=$(sed -n 's/^btime //p' /proc/stat)
-    master=$(systemctl show -p MainPID --value nginx.service 2>/dev/null)
+    master=$($main_pid nginx.service 2>/dev/null)
     for worker in $(cat "/proc/$master/task/$master/children" 2>/dev/null); do
         # Field 22 is when it started, in ticks since the boot.
         ticks=$(sed 's/.*) //' "/proc/$worker/stat" 2>/dev/null | cut -d ' ' -f 20)

@@ -34,7 +34,8 @@ class Certainty(IntEnum):
 class Text:
     """What is said about a diagnosis. ``where`` it shows; ``symptom``: words that people see there.
 
-    ``what`` and ``remedy`` have names in braces for what a ``Finding`` fills in.
+    ``what`` and ``remedy`` have names in braces for what a ``Finding`` fills in. ``deploys``: the
+    remedy ends in a deploy, and does not say what to type for that.
     """
 
     identifier: str
@@ -42,6 +43,15 @@ class Text:
     symptom: str
     what: str
     remedy: str
+    deploys: bool
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What to do in a case that is not the usual one, as a ``Text`` has it."""
+
+    text: str
+    deploys: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Finding:
     evidence: str
     certainty: Certainty = Certainty.CERTAIN
     values: dict[str, Any] = field(default_factory=dict)
-    remedy: str = ""
+    remedy: Remedy | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Diagnosis:
     what: str
     evidence: str
     remedy: str
+    deploys: bool = False
 
     def as_json(self) -> dict[str, str]:
         """The names here are the names in the JSON, and stay."""
@@ -105,10 +116,15 @@ def texts() -> dict[str, Text]:
     """
     found = {}
     for identifier, fields in yaml.safe_load((DATA / "diagnoses.yaml").read_text()).items():
-        if set(fields) != {"where", "symptom", "what", "do"}:
+        if set(fields) - {"deploys"} != {"where", "symptom", "what", "do"}:
             raise ValueError(f"diagnoses.yaml: {identifier} has other fields than it should")
         found[identifier] = Text(
-            identifier, fields["where"], fields["symptom"], fields["what"], fields["do"]
+            identifier,
+            fields["where"],
+            fields["symptom"],
+            fields["what"],
+            fields["do"],
+            fields.get("deploys", False),
         )
     return found
 
@@ -145,11 +161,13 @@ def _all(settings: HostSettings, seen: Seen, inventory: str) -> Iterator[Diagnos
     for identifier, text in texts().items():
         for finding in _DOCTORS[identifier](settings, seen):
             values = ChainMap(finding.values, {"host": settings.name})
-            remedy = (finding.remedy or text.remedy).format_map(values)
+            usual = Remedy(text.remedy, text.deploys)
+            remedy = finding.remedy or usual
             yield Diagnosis(
                 identifier,
                 finding.certainty,
                 clean(text.what.format_map(values)),
                 clean(finding.evidence),
-                clean(re.sub(r"\bINVENTORY\b", lambda _: file, remedy)),
+                clean(re.sub(r"\bINVENTORY\b", lambda _: file, remedy.text.format_map(values))),
+                remedy.deploys,
             )

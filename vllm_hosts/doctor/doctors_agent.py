@@ -7,7 +7,7 @@ from dataclasses import replace
 from re import Match
 
 from vllm_hosts.doctor import words
-from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
+from vllm_hosts.doctor.diagnoses import Certainty, Finding, Remedy, finds
 from vllm_hosts.doctor.seen import AgentSeen, Seen
 from vllm_hosts.doctor.words import last_error, line_of, said_by, saying
 from vllm_hosts.host.containers import Container, Standing
@@ -72,9 +72,10 @@ def model_gated(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     for agent, match in saying(seen, words.GATED):
         found = _hub(settings, agent, match)
         if said_by(agent, words.NOT_AUTHORIZED):
-            remedy = (
+            remedy = Remedy(
                 "Your token is good, but its owner may not read this model: request access at"
-                " huggingface.co/{model} and wait for approval; then deploy."
+                " huggingface.co/{model} and wait for approval; then deploy.",
+                deploys=True,
             )
             found = Finding(found.evidence, values=found.values, remedy=remedy)
         yield found
@@ -148,20 +149,20 @@ def agent_stopped(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             )
 
 
-def _after_the_reason(agent: Container) -> str:
-    """What to do with one that did not simply stop; empty: it did, or somebody stopped it."""
+def _after_the_reason(agent: Container) -> Remedy | None:
+    """What to do with one that did not simply stop; None: it did, or somebody stopped it."""
     if agent.error or agent.standing is Standing.CREATED:
-        return (
+        return Remedy(
             "It never started; the evidence is Docker's reason. Remove that, then:"
             " vllm-hosts agents INVENTORY start {agent} --host {host}. More from Docker: journalctl"
             " -u docker -n 50"
         )
     if agent.exit_code not in _STOPPED:
-        return (
+        return Remedy(
             "The evidence is the last error in its log; the whole log: docker logs --tail 200"
             " {agent}. Remove that, then: vllm-hosts agents INVENTORY start {agent} --host {host}"
         )
-    return ""
+    return None
 
 
 @finds("agent-unhealthy")

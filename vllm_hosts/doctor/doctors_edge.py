@@ -140,7 +140,7 @@ def nginx_down(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         return
     if seen.nginx is None:
         yield Finding("the program nginx is not installed", values={"active": "not installed"})
-    elif seen.nginx.active != "active":
+    elif not seen.nginx.active.runs:
         active = seen.nginx.active or "unknown"
         yield Finding(f"systemctl is-active nginx: {active}", values={"active": active})
 

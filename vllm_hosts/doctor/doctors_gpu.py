@@ -70,10 +70,9 @@ def secure_boot_key(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         return
     if rejected := in_kernel(seen, words.KEY_REJECTED):
         yield Finding(line_of(rejected[-1]))
-    elif gpus.smi.installed and "enabled" in gpus.secure_boot:
-        yield Finding(
-            f"mokutil: {gpus.secure_boot}; NVIDIA's module is not loaded", Certainty.POSSIBLE
-        )
+    elif gpus.smi.installed and gpus.secure_boot:
+        evidence = "mokutil: SecureBoot enabled; NVIDIA's module is not loaded"
+        yield Finding(evidence, Certainty.POSSIBLE)
 
 
 @finds("nouveau-holds-card")
@@ -168,7 +167,7 @@ def fabric_manager_missing(settings: HostSettings, seen: Seen) -> Iterator[Findi
     gpus = seen.gpus
     if gpus is None:
         return
-    idle = gpus.fabric_manager != "active"
+    idle = not gpus.fabric_manager.runs
     state = {"state": f"is {gpus.fabric_manager or 'not installed'}" if idle else "is not ready"}
     said = [
         f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, words.CUDA_NOT_READY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
+from vllm_hosts.doctor.diagnoses import Certainty, Finding, Remedy, finds
 from vllm_hosts.doctor.seen import DeployProcess, Disk, Seen
 from vllm_hosts.doctor.words import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
 from vllm_hosts.host.containers import Standing
@@ -49,8 +49,10 @@ def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         yield Finding(
             _processes(seen.deploys),
             values={"what": said, "pids": pids},
-            remedy="Let it end, or end it on the host: kill {pids}. Then run the deploy again:"
-            " pyinfra INVENTORY deploy.py --limit {host}. Finished work is not repeated.",
+            remedy=Remedy(
+                "Let it end, or end it on the host: kill {pids}. Then run the deploy again:"
+                " pyinfra INVENTORY deploy.py --limit {host}. Finished work is not repeated."
+            ),
         )
     elif seen.begun is not None and not seen.deployed:
         said = (
@@ -153,7 +155,7 @@ def port_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
                     f" --host {settings.name}",
                 },
             )
-    if seen.nginx is None or seen.nginx.active == "active":
+    if seen.nginx is None or seen.nginx.active.runs:
         return
     edge = settings.edge
     for port, setting in ((edge.https_port, "edge.https_port"), (edge.http_port, "edge.http_port")):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from vllm_hosts.doctor import words
-from vllm_hosts.doctor.diagnoses import Finding, finds
+from vllm_hosts.doctor.diagnoses import Finding, Remedy, finds
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.doctor.words import line_of, said_by, saying
 from vllm_hosts.settings import Agent, HostSettings
@@ -104,10 +104,11 @@ def weights_too_large(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         yield Finding(line_of(match), values=values, remedy=_by_the_plan(seen, agent.name))
 
 
-def _by_the_plan(seen: Seen, agent: str) -> str:
-    """What to do where the memory plan knows a setting that fits; empty: it does not."""
-    setting = seen.fitting.get(agent)
-    return f"For {agent}, by the memory plan: {setting}; then deploy." if setting else ""
+def _by_the_plan(seen: Seen, agent: str) -> Remedy | None:
+    """What to do where the memory plan knows a setting that fits; None: it does not."""
+    if not (setting := seen.fitting.get(agent)):
+        return None
+    return Remedy(f"For {agent}, by the memory plan: {setting}; then deploy.", deploys=True)
 
 
 @finds("card-taken")

@@ -23,12 +23,13 @@ from vllm_hosts.doctor.seen import (
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.host import nvidia_smi, paths
+from vllm_hosts.host import mokutil, nvidia_smi, paths, systemctl
 from vllm_hosts.host.containers import INSPECT, named
 from vllm_hosts.host.marks import functions
 from vllm_hosts.host.masks import FUNCTIONS
 from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import LISTENING, read
+from vllm_hosts.host.systemctl import Active
 from vllm_hosts.settings import HostSettings
 
 _SCRIPT = DATA / "doctor.sh"
@@ -66,6 +67,9 @@ class DoctorLook(HostFact[Seen]):
             "gpu_health": " ".join(
                 ",".join(nvidia_smi.health(name)) for name in nvidia_smi.REASONS
             ),
+            "is_active": systemctl.IS_ACTIVE,
+            "secure_boot": mokutil.SB_STATE,
+            "main_pid": systemctl.MAIN_PID,
             "gpu_patience": str(_PATIENCE),
             "masks": FUNCTIONS,
         }
@@ -159,11 +163,17 @@ def _docker(parts: dict[str, list[str]]) -> DockerSeen:
     image = parts["image"]
     return DockerSeen(
         path=" ".join(found),
-        active="".join(line[7:] for line in lines if line.startswith("active ")),
+        active=_active(lines),
         answers="answers" in lines,
         said=" ".join(_quoted(lines)),
         has_image=image == ["present"] if image else None,
     )
+
+
+def _active(lines: list[str]) -> Active:
+    """Of a line that there is even where systemctl says nothing, unless nobody was asked."""
+    said = [line.removeprefix("active ") for line in lines if line.startswith("active ")]
+    return systemctl.active([word for word in said if word])
 
 
 def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
@@ -194,8 +204,8 @@ def _gpus(parts: dict[str, list[str]]) -> GpusSeen:
         health=_smi(parts["gpu health"], nvidia_smi.health()) if parts["gpu health"] else None,
         modules=frozenset(parts["modules"]),
         switches=bool(parts["switches"]),
-        fabric_manager="".join(parts["fabric manager"]),
-        secure_boot=" ".join(_quoted(parts["secure boot"])),
+        fabric_manager=systemctl.active(parts["fabric manager"]),
+        secure_boot=mokutil.secure_boot(_quoted(parts["secure boot"])),
         toolkit=parts["toolkit"] == ["present"],
     )
 
@@ -212,8 +222,9 @@ def _deploy(line: str) -> DeployProcess:
 
 
 def _nginx(lines: list[str]) -> NginxSeen:
-    [active] = [line.removeprefix("active ") for line in lines if line.startswith("active ")]
-    return NginxSeen(active, " ".join(_quoted(lines)) if "rejected" in lines else "")
+    if not any(line.startswith("active ") for line in lines):
+        raise ValueError("nginx's state is missing")
+    return NginxSeen(_active(lines), " ".join(_quoted(lines)) if "rejected" in lines else "")
 
 
 def _pem(lines: list[str]) -> bytes | None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import Socket
+from vllm_hosts.host.systemctl import Active
 
 #: In the place of a key's digest: there is none, or an empty one, which vLLM takes for none.
 EMPTY = "empty"
@@ -20,7 +21,7 @@ class DockerSeen:
     daemon does not answer; empty where it does."""
 
     path: str
-    active: str
+    active: Active
     answers: bool
     said: str = ""
     has_image: bool | None = None
@@ -63,8 +64,8 @@ class GpusSeen:
     health: Smi | None
     modules: frozenset[str]
     switches: bool
-    fabric_manager: str
-    secure_boot: str
+    fabric_manager: Active
+    secure_boot: bool | None
     toolkit: bool
 
     @property
@@ -108,7 +109,7 @@ class Requests:
 class NginxSeen:
     """``active`` is systemd's word; ``rejected``: what ``nginx -t`` has against the files."""
 
-    active: str
+    active: Active
     rejected: str
 
 
@@ -140,7 +141,7 @@ class Seen:
     deployed: bool = True
     deploys: tuple[DeployProcess, ...] = ()
     begun: datetime | None = None
-    docker: DockerSeen = field(default_factory=lambda: DockerSeen("", "", answers=False))
+    docker: DockerSeen = field(default_factory=lambda: DockerSeen("", Active.SILENT, answers=False))
     agents: tuple[AgentSeen, ...] = ()
     absent_models: frozenset[str] = frozenset()
     gpus: GpusSeen | None = None

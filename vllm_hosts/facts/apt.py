@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host import dpkg
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,17 @@ class AptPackages(HostFact[Packages]):
     steady = True
 
     def command(self, names: list[str]) -> str:
-        words = " ".join(names)
         return ending(
             f"""
             echo '== installed'
-            dpkg-query 2>/dev/null -W \\
-                -f '${{db:Status-Abbrev}}|${{Package}}|${{Version}}\\n' {words}
-            echo '== held'; apt-mark showhold {words}
+            {dpkg.asked(names)}
+            echo '== held'; apt-mark showhold {" ".join(names)}
             """
         )
 
     def parse(self, lines: list[str]) -> Packages:
         parts = sections(lines)
-        versions = {}
-        for line in parts["installed"]:
-            status, name, version = line.split("|")
-            if status[1] == "i":
-                versions[name] = version
-        return Packages(versions, frozenset(parts["held"]))
+        return Packages(dpkg.installed(parts["installed"]), frozenset(parts["held"]))
 
 
 class AllPackages(HostFact[Packages]):
@@ -52,20 +46,16 @@ class AllPackages(HostFact[Packages]):
 
     def command(self) -> str:
         return ending(
-            """
+            f"""
             echo '== installed'
-            dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n'
+            {dpkg.asked()}
             echo '== held'; apt-mark showhold
             """
         )
 
     def parse(self, lines: list[str]) -> Packages:
         parts = sections(lines)
-        split = [line.split("|") for line in parts["installed"]]
-        return Packages(
-            {name: version for status, name, version in split if status[1] == "i"},
-            frozenset(parts["held"]),
-        )
+        return Packages(dpkg.installed(parts["installed"]), frozenset(parts["held"]))
 
 
 class AptVersions(HostFact[dict[str, tuple[str, ...]]]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from shlex import quote
 from typing import ClassVar, Final, Generic, TypeVar, cast
 
@@ -90,33 +89,6 @@ def sections(lines: list[str]) -> dict[str, list[str]]:
         elif found and line:
             found[next(reversed(found))].append(line)
     return found
-
-
-#: What `systemctl is-active` and `is-enabled` say. Nothing at all: there is no such unit.
-_ACTIVE = re.compile(
-    "active|reloading|refreshing|activating|deactivating|inactive|failed|maintenance|unknown"
-)
-_ENABLED = re.compile(
-    "(enabled|linked|masked)(-runtime)?|alias|static|indirect|disabled|generated|transient|bad"
-    "|not-found"
-)
-
-
-def is_active(lines: list[str]) -> bool:
-    """From ``systemctl is-active``. :raises ValueError: that is none of its words."""
-    return _word(lines, _ACTIVE) == "active"
-
-
-def is_enabled(lines: list[str]) -> bool:
-    """From ``systemctl is-enabled``. :raises ValueError: that is none of its words."""
-    return _word(lines, _ENABLED) == "enabled"
-
-
-def _word(lines: list[str], known: re.Pattern[str]) -> str:
-    said = [line for line in lines if known.fullmatch(line)]
-    if len(said) != (1 if lines else 0):
-        raise ValueError(f"systemctl reports {' '.join(lines)[:200]!r}")
-    return "".join(said)
 
 
 def look(fact: type[HostFact[T]], **arguments: object) -> T:

@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass
 from shlex import quote
 
-from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
+from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.facts.compose import start_seconds
+from vllm_hosts.host import systemctl
 from vllm_hosts.host.compose import STARTS
 from vllm_hosts.host.containers import INSPECT, published, read
-from vllm_hosts.host.docker_unit import Unit
+from vllm_hosts.host.docker_unit import DockerOptions
 from vllm_hosts.host.paths import STAMPS
 from vllm_hosts.text import clean
 
@@ -47,11 +48,10 @@ class DockerDaemon(HostFact[Daemon]):
             f"""
             echo '== version'; docker version --format '{{{{.Server.Version}}}}' 2>/dev/null
             echo '== compose'; docker compose version --short 2>/dev/null
-            echo '== active'; systemctl is-active docker.service 2>/dev/null
-            echo '== enabled'; systemctl is-enabled docker.service 2>/dev/null
+            {systemctl.asked("docker.service")}
             echo '== config'; [ ! -e {DAEMON_JSON} ] || {{ echo present; base64 {DAEMON_JSON}; }}
             echo '== stale'
-            pid=$(systemctl show -p MainPID --value docker.service 2>/dev/null)
+            pid=$({systemctl.MAIN_PID} docker.service 2>/dev/null)
             if [ -n "$pid" ] && [ "$pid" != 0 ] && [ -d "/proc/$pid" ]; then
                 for path in {" ".join(read_at_start)}; do
                     [ -e "$path" ] || continue
@@ -68,8 +68,8 @@ class DockerDaemon(HostFact[Daemon]):
         return Daemon(
             version="".join(parts["version"]) or None,
             compose_version="".join(parts["compose"]).removeprefix("v") or None,
-            running=is_active(parts["active"]),
-            enabled=is_enabled(parts["enabled"]),
+            running=systemctl.active(parts["active"]).runs,
+            enabled=systemctl.enabled(parts["enabled"]),
             config=_decoded(config[1:]) if config else None,
             stale=tuple(parts["stale"]),
         )
@@ -229,7 +229,7 @@ _FOLDERS = (
 )
 
 
-class DockerUnit(HostFact[Unit]):
+class DockerUnit(HostFact[DockerOptions]):
     """Options that docker.service and its drop-ins give the daemon."""
 
     what = "docker.service"
@@ -238,7 +238,7 @@ class DockerUnit(HostFact[Unit]):
     def command(self, folders: tuple[str, ...] = _FOLDERS) -> str:
         return ending(_UNIT.format(folders=" ".join(folders)))
 
-    def parse(self, lines: list[str]) -> Unit:
+    def parse(self, lines: list[str]) -> DockerOptions:
         parts = sections(lines)
 
         def of(kind: str) -> list[tuple[str, list[str]]]:
@@ -249,4 +249,4 @@ class DockerUnit(HostFact[Unit]):
             ]
 
         swarm = parts["swarm"] not in ([], ["inactive"])
-        return Unit(of("unit "), of("environment "), "".join(parts["log driver"]), swarm)
+        return DockerOptions(of("unit "), of("environment "), "".join(parts["log driver"]), swarm)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vllm_hosts.facts.base import HostFact, ending, is_active, sections
+from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.nginx import INTERNAL_MAP
+from vllm_hosts.host.systemctl import IS_ACTIVE, active
 
 
 class EdgeRuns(HostFact[bool]):
@@ -12,9 +13,7 @@ class EdgeRuns(HostFact[bool]):
     what = "the edge"
 
     def command(self) -> str:
-        return ending(
-            f"echo '== edge'; [ ! -s {INTERNAL_MAP} ] || systemctl is-active nginx.service"
-        )
+        return ending(f"echo '== edge'; [ ! -s {INTERNAL_MAP} ] || {IS_ACTIVE} nginx.service")
 
     def parse(self, lines: list[str]) -> bool:
-        return is_active(sections(lines)["edge"])
+        return active(sections(lines)["edge"]).runs

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.base import HostFact, ending, is_active, is_enabled, sections
+from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host import systemctl
 from vllm_hosts.host.firewall import Surroundings
 from vllm_hosts.host.sockets import LISTENING, read
 
@@ -38,8 +39,7 @@ class FirewallLoaded(HostFact[Loaded]):
             echo '== live'; {listing} 2>/dev/null | sha256sum
             echo '== file'; unshare -n sh -c 'nft -f {rules} && {listing}' 2>/dev/null | sha256sum
             echo '== rules'; [ -s {rules} ] && command -v nft >/dev/null && echo present
-            echo '== enabled'; systemctl is-enabled {unit} 2>/dev/null
-            echo '== active'; systemctl is-active {unit} 2>/dev/null
+            {systemctl.asked(unit)}
             """
         )
 
@@ -51,8 +51,8 @@ class FirewallLoaded(HostFact[Loaded]):
             in_force=parts["rules"] == ["present"]
             and live == file
             and not live.startswith(_NOTHING),
-            enabled=is_enabled(parts["enabled"]),
-            active=is_active(parts["active"]),
+            enabled=systemctl.enabled(parts["enabled"]),
+            active=systemctl.active(parts["active"]).runs,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.gpus import GpuHost
+from vllm_hosts.host.mokutil import SB_STATE, secure_boot
 from vllm_hosts.host.nvidia_smi import QUERY, parse
 from vllm_hosts.host.pci import NVIDIA, PciDevice
 
@@ -37,7 +38,7 @@ class GpuState(HostFact[GpuHost]):
             echo '== module'; cat /sys/module/nvidia/version 2>/dev/null
             echo '== secure boot'
             if command -v mokutil >/dev/null; then
-                mokutil --sb-state 2>&1
+                {SB_STATE}
                 for key in {_MODULE_KEYS}; do
                     [ ! -e "$key" ] || mokutil --test-key "$key" 2>&1
                 done
@@ -61,7 +62,7 @@ class GpuState(HostFact[GpuHost]):
             has_headers=parts["headers"] == ["present"],
             devices=devices,
             module="".join(parts["module"]) or None,
-            secure_boot=_secure_boot(said),
+            secure_boot=secure_boot(said),
             key_enrolled=any("is already enrolled" in line for line in said),
             nvswitch=bool(parts["switches"]) or any(device.is_nvswitch for device in devices),
             has_persistenced=parts["persistenced"] == ["present"],
@@ -72,12 +73,3 @@ class GpuState(HostFact[GpuHost]):
 def _device(line: str) -> PciDevice:
     slot, pci_class, number, driver = line.split()
     return PciDevice(slot, int(pci_class, 16), int(number, 16), "" if driver == "-" else driver)
-
-
-def _secure_boot(said: list[str]) -> bool | None:
-    """From ``mokutil --sb-state``. Where shim itself checks nothing, any module may be loaded."""
-    if any("validation is disabled in shim" in line for line in said):
-        return False
-    if "SecureBoot enabled" in said:
-        return True
-    return False if "SecureBoot disabled" in said else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host import stat
 from vllm_hosts.host.paths import EDGE_FOLDER, STORE_MARK, TLS_CERTIFICATE
 from vllm_hosts.keys.store_marks import Marked
 
@@ -27,7 +28,7 @@ class HostMark(HostFact[Marked]):
                 done
             }}
             echo '== user'; id -u
-            echo '== file'; stat -c '%F %a %u:%g' {STORE_MARK} 2>/dev/null
+            echo '== file'; {stat.asked(STORE_MARK)}
             echo '== mark'; [ ! -f {STORE_MARK} ] || head -c 2000 {STORE_MARK}; echo
             if [ ! -e {STORE_MARK} ]; then
                 echo '== certificate'; head -c 20000 {TLS_CERTIFICATE} 2>/dev/null; echo
@@ -43,8 +44,8 @@ class HostMark(HostFact[Marked]):
     def parse(self, lines: list[str]) -> Marked:
         parts = sections(lines)
         if parts["file"]:
-            [shown] = parts["file"]
-            return Marked("\n".join(parts["mark"]), shown, user="".join(parts["user"]))
+            [file] = stat.read(parts["file"]).values()
+            return Marked("\n".join(parts["mark"]), file, user="".join(parts["user"]))
         certificate = "\n".join(parts["certificate"])
         return Marked(
             None,

@@ -6,9 +6,10 @@ import re
 from base64 import b64decode
 from dataclasses import dataclass
 
-from vllm_hosts.facts.base import END, HostFact, ending, is_active, is_enabled, sections
+from vllm_hosts.facts.base import END, HostFact, ending, sections
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.tree import TreeFound, TreeState
+from vllm_hosts.host import stat, systemctl
 from vllm_hosts.host.nginx import MAIN_CONF, MainConf
 from vllm_hosts.host.nginx_sites import Sites
 
@@ -36,15 +37,14 @@ class NginxState(HostFact[Nginx]):
 
     def command(self) -> str:
         return ending(
-            """
+            f"""
             echo '== version'; ! command -v nginx >/dev/null || nginx -V 2>&1
-            echo '== active'; systemctl is-active nginx.service 2>/dev/null
-            echo '== enabled'; systemctl is-enabled nginx.service 2>/dev/null
+            {systemctl.asked("nginx.service")}
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== names'
             for file in /etc/nginx/nginx.conf /etc/nginx/conf.d/*.conf /etc/nginx/sites-enabled/*
             do
-                [ -f "$file" ] && [ "${file##*/}" != vllm-hosts.conf ] || continue
+                [ -f "$file" ] && [ "${{file##*/}}" != vllm-hosts.conf ] || continue
                 sed -n 's/^[[:space:]]*server_names_hash_bucket_size[[:space:]]*//p' "$file"
             done
             """
@@ -54,8 +54,8 @@ class NginxState(HostFact[Nginx]):
         parts = sections(lines)
         return Nginx(
             version_text="\n".join(parts["version"]),
-            active=is_active(parts["active"]),
-            enabled=is_enabled(parts["enabled"]),
+            active=systemctl.active(parts["active"]).runs,
+            enabled=systemctl.enabled(parts["enabled"]),
             ipv6=parts["ipv6"] == ["present"],
             names_bucket=next(map(_size, parts["names"]), None),
         )
@@ -78,7 +78,7 @@ class NginxMainConf(HostFact[MainConf | None]):
     def command(self) -> str:
         return ending(
             f"""
-            echo '== stat'; stat -c '%F|%a|%U|%G' {MAIN_CONF} 2>/dev/null
+            echo '== stat'; {stat.asked(MAIN_CONF)}
             echo '== content'; [ ! -f {MAIN_CONF} ] || base64 -w 0 {MAIN_CONF}
             """
         )
@@ -87,10 +87,9 @@ class NginxMainConf(HostFact[MainConf | None]):
         parts = sections(lines)
         if not parts["stat"]:
             return None
-        [stat] = parts["stat"]
-        kind, mode, owner, group = stat.split("|")
+        [found] = stat.read(parts["stat"]).values()
         content = b64decode("".join(parts["content"]), validate=True)
-        return MainConf(kind, content, int(mode, 8), owner, group)
+        return MainConf(found.kind, content, found.mode, found.owner[0], found.group[0])
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,22 @@ from ipaddress import IPv4Network
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
+from vllm_hosts.host import dpkg
 from vllm_hosts.host.containers import published
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import IMAGES, image_places
+from vllm_hosts.host.nvidia_apps import APPS
+from vllm_hosts.host.nvidia_apps import read as read_apps
 from vllm_hosts.host.nvidia_smi import QUERY, parse
 from vllm_hosts.host.sockets import LISTENING, OWNERS, read
 from vllm_hosts.host.system import ModelFolder, Route, System
 from vllm_hosts.hub.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
 from vllm_hosts.text import clean
 
+_DOCKER_PACKAGES = (
+    *("docker.io", "docker-ce"),
+    *("docker-compose", "docker-compose-v2", "docker-compose-plugin"),
+)
 #: For each folder with a model its config.json, what the index says, and every file with weights:
 #: its size, the length of its header, where that says that the last tensor ends, and its name. A
 #: download of the hub's has a folder for each revision below it.
@@ -96,13 +103,13 @@ class SystemState(HostFact[System]):
                 echo "path $(command -v dockerd)"; echo "daemon $(dockerd --version 2>/dev/null)"
                 echo "compose $(docker compose version --short 2>/dev/null)"
             fi
-            dpkg-query 2>/dev/null -W \\
-                -f 'package ${{db:Status-Abbrev}}|${{Package}}|${{Version}}\\n' \\
-                docker.io docker-ce docker-compose docker-compose-v2 docker-compose-plugin
+            {dpkg.asked(_DOCKER_PACKAGES, mark="package ")}
             {IMAGES}
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
             {QUERY}
+            echo '== programs'
+            {APPS}
             {as_user(reader, _models_script(models))}
             """
         )
@@ -136,6 +143,7 @@ class SystemState(HostFact[System]):
             gpu_failure=smi.failure,
             gpus_lost=smi.lost,
             gpu_notes=smi.notes,
+            programs=read_apps(parts.get("programs", [])),
             clock=int(parts["clock"][0]) - time.time() if parts.get("clock") else 0.0,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],
             docker=_docker(parts.get("docker", [])),
@@ -151,9 +159,8 @@ class SystemState(HostFact[System]):
 def _docker(lines: list[str]) -> DockerThere:
     words = [line.partition(" ")[::2] for line in lines]
     said = {kind: rest for kind, rest in words if kind != "package"}
-    packages = [rest.split("|") for kind, rest in words if kind == "package"]
     return DockerThere(
-        packages={name: version for status, name, version in packages if status[1:2] == "i"},
+        packages=dpkg.installed(rest for kind, rest in words if kind == "package"),
         daemon=clean(said.get("daemon", ""), 200),
         compose=clean(said.get("compose", ""), 200),
         path=clean(said.get("path", ""), 200),

@@ -9,16 +9,11 @@ from dataclasses import dataclass, replace
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host import stat
 from vllm_hosts.host.files import NOTHING, READ_AT_MOST, Found
 from vllm_hosts.host.masks import MASKED, keys
 from vllm_hosts.host.paths import DEPLOYED, EDGE_FOLDER, STAMPS
 
-_KINDS = {
-    "regular file": "f",
-    "regular empty file": "f",
-    "directory": "d",
-    "symbolic link": "l",
-}
 _NOTED = re.compile(r"([0-9a-f]{64}|-)  (/.*)")
 
 
@@ -40,7 +35,7 @@ class TreeState(HostFact[TreeFound]):
         words = " ".join(quote(path) for path in paths)
         return ending(
             f"""
-            echo '== stat'; stat -c '%F|%a|%U|%u|%G|%g|%n' -- {words} 2>/dev/null
+            echo '== stat'; {stat.asked(words)}
             echo '== sha256'
             # Opens no link and no FIFO, and nothing that is not there.
             find {words} -maxdepth 0 -type f -exec sha256sum -- {{}} + 2>/dev/null
@@ -59,22 +54,14 @@ class TreeState(HostFact[TreeFound]):
         parts = sections(lines)
         digests = {line[66:]: line[:64] for line in parts["sha256"]}
         paths = dict.fromkeys(parts["asked"], NOTHING)
-        for line in parts["stat"]:
-            kind, mode, user, uid, group, gid, path = line.split("|", 6)
-            letter = _KINDS.get(kind, "o")
-            paths[path] = Found(
-                kind=letter,
-                mode=int(mode, 8),
-                owner=(user, uid),
-                group=(group, gid),
-                sha256=digests[path] if letter == "f" else "",
-            )
+        for path, found in stat.read(parts["stat"]).items():
+            paths[path] = replace(found, sha256=digests[path] if found.kind == "f" else "")
         if noted := parts["deployed"]:
             digests_of: dict[str, list[str]] = {path: [] for path in paths}
             for line in noted[1:]:
-                if not (found := _NOTED.fullmatch(line)):
+                if not (note := _NOTED.fullmatch(line)):
                     raise ValueError(line[:200])
-                digests_of[found[2]].append(found[1].removeprefix("-"))
+                digests_of[note[2]].append(note[1].removeprefix("-"))
             for path, known in digests_of.items():
                 paths[path] = replace(paths[path], deployed=tuple(known))
         return TreeFound(paths, "".join(parts["stamp"]))

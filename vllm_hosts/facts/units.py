@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host.systemctl import IS_ACTIVE, IS_ENABLED, UnitState, active, enabled
 
 
-@dataclass(frozen=True)
-class Unit:
-    """As systemctl says it."""
-
-    enabled: bool
-    active: bool
-
-
-class Units(HostFact[dict[str, Unit]]):
+class Units(HostFact[dict[str, UnitState]]):
     """State of units by name; one that does not exist is neither enabled nor active."""
 
     what = "systemd's units"
@@ -24,17 +15,19 @@ class Units(HostFact[dict[str, Unit]]):
     def command(self, names: list[str]) -> str:
         return ending(
             f"""
-            echo '== units'
             for unit in {" ".join(names)}; do
-                enabled=$(systemctl is-enabled $unit 2>/dev/null | head -n 1)
-                echo "$unit ${{enabled:-no}} $(systemctl is-active $unit)"
+                echo "== enabled $unit"; {IS_ENABLED} $unit 2>/dev/null
+                echo "== active $unit"; {IS_ACTIVE} $unit 2>/dev/null
             done
             """
         )
 
-    def parse(self, lines: list[str]) -> dict[str, Unit]:
-        found = {}
-        for line in sections(lines)["units"]:
-            name, enabled, active = line.split()
-            found[name] = Unit(enabled == "enabled", active == "active")
-        return found
+    def parse(self, lines: list[str]) -> dict[str, UnitState]:
+        parts = sections(lines)
+        names = [
+            heading.removeprefix("enabled ") for heading in parts if heading.startswith("enabled ")
+        ]
+        return {
+            name: UnitState(enabled(parts[f"enabled {name}"]), active(parts[f"active {name}"]).runs)
+            for name in names
+        }

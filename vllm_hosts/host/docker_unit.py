@@ -26,7 +26,7 @@ _SIZED = ("", "json-file", "local")
 
 
 @dataclass(frozen=True)
-class Unit:
+class DockerOptions:
     """Lines of docker.service by file, in systemd's order: ExecStart, and variables with options.
 
     ``environment``: lines of its environment files. ``log_driver`` is daemon.json's, empty if it
@@ -76,7 +76,7 @@ def _options(
             yield path, name, value if equals else "" if after.startswith("-") else after
 
 
-def unit_problems(settings: HostSettings, unit: Unit) -> Iterator[str]:
+def unit_problems(settings: HostSettings, unit: DockerOptions) -> Iterator[str]:
     """What would keep dockerd from starting with a deploy's daemon.json, one sentence each."""
     if unit.swarm and settings.docker.live_restore:
         yield (

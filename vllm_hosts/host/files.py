@@ -104,7 +104,6 @@ class Found:
 
 
 NOTHING = Found("-")
-MISSING = "is missing"
 
 
 def differing(entries: Iterable[Entry], found: dict[str, Found]) -> list[Entry]:
@@ -121,7 +120,7 @@ def difference(entry: Entry, found: Found) -> str:
         return "should not be there"
     kind = "d" if isinstance(entry, Folder) else "f"
     if found.kind == "-":
-        return MISSING
+        return "is missing"
     if found.kind != kind:
         return f"is not a {'folder' if kind == 'd' else 'regular file'}"
     how = []

@@ -14,7 +14,8 @@ MAIN_CONF = "/etc/nginx/nginx.conf"
 
 @dataclass(frozen=True)
 class MainConf:
-    """nginx.conf, byte for byte. ``kind`` as stat prints it; ``content`` only of a regular file."""
+    """nginx.conf, byte for byte. ``kind`` is a letter, as of ``Found``; ``content`` is only of a
+    regular file."""
 
     kind: str
     content: bytes

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import ImagePlaces
+from vllm_hosts.host.nvidia_apps import Holder
 from vllm_hosts.host.nvidia_smi import Failure, Gpu, Smi
 from vllm_hosts.host.sockets import Socket
 
@@ -39,7 +40,8 @@ class System:
     ``listeners`` are its TCP sockets. ``free`` is in bytes, by the folder that was asked about;
     ``present`` are those that exist.
     ``gpu_failure`` is what ``nvidia-smi`` said where it failed; ``gpus_lost`` and ``gpu_notes`` are
-    what it said of cards that are gone, by index, and beside its answer. ``models`` are those with
+    what it said of cards that are gone, by index, and beside its answer; ``programs`` are those
+    with memory on cards. ``models`` are those with
     a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
     ``clock``: seconds that it is ahead of this machine's. ``containers`` are the names of all,
     whatever they do; ``container_ports`` has those that Docker publishes a port for.
@@ -59,6 +61,7 @@ class System:
     routes: tuple[Route, ...] = ()
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
     gpu_notes: tuple[str, ...] = ()
+    programs: tuple[Holder, ...] = ()
     ipv6: bool = True
     clock: float = 0.0
     docker: DockerThere = field(default_factory=DockerThere)

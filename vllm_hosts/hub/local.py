@@ -22,6 +22,9 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 #: More than any model has: somebody named the wrong folder.
 _MOST_FILES = 20_000
 INDEX = "model.safetensors.index.json"
+#: What holds weights, ours and other programs', and bytes of a file that is none of the small ones.
+_WEIGHTS = (".safetensors", *_PICKLES, ".gguf", ".h5", ".msgpack", ".onnx")
+_SMALL = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,34 @@ def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
     if problems:
         raise SettingsError(problems[:3])
     return LocalModel(folder, files)
+
+
+def small_files(folder: str) -> tuple[LocalFile, ...]:
+    """What a model's folder has beside its weights, by the same rules for links; weights may be
+    missing.
+
+    :raises SettingsError: it cannot be read, or has no config.json.
+    """
+    root = Path(folder).expanduser()
+    try:
+        files = tuple(_files(folder, root.resolve(strict=True), False))
+    except OSError as error:
+        raise SettingsError(
+            [f"copy_from {folder} cannot be read: {error}; correct its rights, or name another"]
+        ) from error
+    small = [one for one in files if not one.name.endswith(_WEIGHTS) and one.size <= _SMALL]
+    if not any(one.name in ("config.json", "params.json") for one in small):
+        raise SettingsError([f"copy_from {folder} has no config.json; name a model's folder"])
+    return tuple(small)
+
+
+def contents(files: tuple[LocalFile, ...]) -> str:
+    """A digest of files, by what is in them.
+
+    :raises HostError: one cannot be read, or has changed.
+    """
+    lines = [f"{file.sha256} {file.name}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _no_weights(files: tuple[LocalFile, ...]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from enum import Enum
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.keys.model import Content
 from vllm_hosts.keys.pki import CA_NAME, signed_by
@@ -44,20 +45,22 @@ class Marked:
     """What a host has that identifies its store.
 
     :param text: of its mark; None: there is none.
-    :param file: kind, mode and owner of the mark.
+    :param file: kind, mode and owner of the mark, as stat has them.
     :param digests: of the host's keys, if it has no mark.
     :param user: whose rights this was read with; only root sees everything.
     """
 
     text: str | None
-    file: str = ""
+    file: Found = NOTHING
     certificate: bytes | None = None
     digests: frozenset[str] = frozenset()
     user: str = "0"
 
     def is_right(self, mark: Mark) -> bool:
         """Whether the host has exactly this mark."""
-        return self.file == "regular file 644 0:0" and self.text == mark.text().strip()
+        root_s = self.file.owner[1] == self.file.group[1] == "0"
+        plain = self.file.kind == "f" and self.file.mode == 0o644
+        return plain and root_s and self.text == mark.text().strip()
 
 
 class Whose(Enum):
@@ -99,7 +102,7 @@ def whose(found: Marked, signs: Signs) -> Whose:
     """Whose a host is. A mark is believed; without one, keys and the CA decide."""
     if found.text is not None:
         mark = Mark.read(found.text)
-        if mark is None or not found.file.startswith("regular file "):
+        if mark is None or found.file.kind != "f":
             return Whose.UNREADABLE
         return Whose.OURS if mark.store == signs.store else Whose.ANOTHERS
     if found.digests & signs.digests or _signed(found.certificate, signs.ca):

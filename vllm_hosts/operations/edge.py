@@ -7,12 +7,13 @@ from pyinfra.api.command import StringCommand
 
 from vllm_hosts.host.nginx import internal_line, upstream
 from vllm_hosts.host.paths import EDGE_FOLDER
+from vllm_hosts.host.systemctl import MAIN_PID
 
 #: Reload nginx if it runs, and wait until no worker with the old configuration accepts connections;
 #: the reload itself returns earlier.
-RELOAD = """
+RELOAD = f"""
 if systemctl -q is-active nginx.service; then
-    master=$(systemctl show -p MainPID --value nginx.service)
+    master=$({MAIN_PID} nginx.service)
     workers=$(cat /proc/$master/task/$master/children)
     systemctl reload nginx.service
     until=$(($(date +%s) + 60))
@@ -29,7 +30,7 @@ if systemctl -q is-active nginx.service; then
         [ -n "$old" ] || break
         sleep 0.05
     done
-    [ -z "$old" ] || { echo 'nginx does not take up its new configuration'; exit 1; }
+    [ -z "$old" ] || {{ echo 'nginx does not take up its new configuration'; exit 1; }}
 fi
 """.strip()
 

@@ -97,14 +97,17 @@ def script() -> str:
     return SCRIPT.read_text(encoding="utf-8")
 
 
-def words(agent: Rehearsed, request: Request) -> list[str]:
-    """``docker run`` for the rehearsal of one agent."""
+def words(agent: Rehearsed, request: Request, engine: str = "docker") -> list[str]:
+    """``docker run`` for the rehearsal of one agent.
+
+    :param engine: the program; Podman takes the same words.
+    """
     environment = {
         name: value for name, value in agent.environment.items() if name not in _WITHOUT
     } | _OFFLINE
     if MODELS in agent.folders:
         environment["HF_HUB_CACHE"] = f"{MODELS}/hub"
-    found = ["docker", "run", "--rm", "--interactive", "--pull", "never"]
+    found = [engine, "run", "--rm", "--interactive", "--pull", "never"]
     found += ["--name", container(agent, request.mark), "--entrypoint", "sh"]
     # Nobody is reached, nothing stays, and what runs there goes before it.
     found += ["--network", "none", "--read-only", "--log-driver", "none"]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
+from vllm_hosts.host.nvidia_apps import APPS, Holder
+from vllm_hosts.host.nvidia_apps import read as read_apps
 from vllm_hosts.host.nvidia_smi import QUERY, Smi, parse
 from vllm_hosts.rehearsal.answer import Answer, read, unrehearsed
 from vllm_hosts.rehearsal.command import Asked
@@ -31,11 +33,13 @@ class Grounds:
     :ivar image: its id; empty: the host does not have it.
     :ivar folders: a digest of what is in folders with models; one that has none is missing.
     :ivar smi: the cards; None: nobody asked.
+    :ivar programs: those with memory on cards, which the answer does not depend on.
     """
 
     image: str
     folders: Mapping[str, str]
     smi: Smi | None
+    programs: tuple[Holder, ...] = ()
 
 
 class RehearsalGrounds(HostFact[Grounds]):
@@ -53,6 +57,8 @@ class RehearsalGrounds(HostFact[Grounds]):
             {"; ".join(looks)}
             echo '== gpus'
             {QUERY if cards else ":"}
+            echo '== programs'
+            {APPS if cards else ":"}
             """
         )
 
@@ -68,7 +74,12 @@ class RehearsalGrounds(HostFact[Grounds]):
                 raise ValueError(line[:200])
             if digest != "-":
                 folders[folder] = digest
-        return Grounds(image, folders, parse(parts["gpus"]) if parts["gpus"] else None)
+        return Grounds(
+            image,
+            folders,
+            parse(parts["gpus"]) if parts["gpus"] else None,
+            read_apps(parts.get("programs", [])),
+        )
 
 
 @dataclass(frozen=True)
@@ -84,10 +95,10 @@ class Rehearsals(HostFact[Heard]):
 
     what = "what vLLM says of its agents"
 
-    def command(self, asked: Sequence[Asked], fetch: Fetch, mark: str) -> str:
+    def command(self, asked: Sequence[Asked], fetch: Fetch, mark: str, copies: bool = False) -> str:
         self.asked = {one.agent.agent for one in asked}
         self.mark = mark
-        return ending(shell(asked, fetch, mark))
+        return ending(shell(asked, fetch, mark, copies=copies))
 
     def parse(self, lines: list[str]) -> Heard:
         found, commits = {}, {}

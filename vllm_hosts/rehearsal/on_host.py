@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shlex
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from shlex import quote
 
 from vllm_hosts.host import fetching
+from vllm_hosts.hub.local import LocalFile
 from vllm_hosts.hub.model import Download, HubModel
 from vllm_hosts.rehearsal.command import CONTAINERS, MOST, Asked, container, script, words
 
@@ -16,6 +20,9 @@ from vllm_hosts.rehearsal.command import CONTAINERS, MOST, Asked, container, scr
 ROOM = 3 << 20
 #: Seconds for all agents of a host, beside the last one's own; for one model's small files.
 _ALL, _FETCHED = 420, 120
+#: Folders that tar makes are its own: agents' users have to get into them.
+_UNPACK = """mkdir -m 0755 "$work/copies"
+        base64 -d | (umask 022; tar -x -z -p --no-same-owner -f - -C "$work/copies") || exit 1"""
 #: In the place of an exit code: the container was not started.
 LACKING = "lacking"
 
@@ -38,14 +45,38 @@ def small_files(mark: str) -> str:
     return f"{place(mark)}/models"
 
 
+def copied(mark: str, name: str) -> str:
+    """Where small files that come from the controller are."""
+    return f"{place(mark)}/copies/{name}"
+
+
+def packed(copies: Mapping[str, Sequence[LocalFile]]) -> list[str]:
+    """Files for ``copied``, by name of their folder: a tar in base64 lines, for standard input.
+
+    :raises HostError: one cannot be read, or has changed.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.GNU_FORMAT) as tar:
+        for name, files in copies.items():
+            for file in files:
+                member = tarfile.TarInfo(f"{name}/{file.name}")
+                member.size, member.mode = file.size, 0o644
+                with file.open() as content:
+                    tar.addfile(member, content)
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return [text[start : start + 4096] for start in range(0, len(text), 4096)]
+
+
 def _fetching(mark: str) -> str:
     """The name of the container that fetches small files."""
     return f"{CONTAINERS}-fetch-{mark[:8]}"
 
 
-def shell(asked: Sequence[Asked], fetch: Fetch, mark: str) -> str:
+def shell(asked: Sequence[Asked], fetch: Fetch, mark: str, *, copies: bool = False) -> str:
     """Shell: rehearse agents; for each a line with its name, how the container ended, its output in
     base64; for each fetched model ``= KEY`` and its commit.
+
+    :param copies: whether files from the controller come on standard input.
 
     Whatever an image prints is data here: it can neither end the look nor be taken for another
     agent's answer. Nothing of it stays: where a killed run leaves a container, that ends by itself.
@@ -62,6 +93,7 @@ def shell(asked: Sequence[Asked], fetch: Fetch, mark: str) -> str:
         work={place(mark)}; mkdir "$work" || exit 1
         trap '{gone}; rm -rf "$work"' EXIT
         trap 'exit 1' HUP INT TERM PIPE
+        {_UNPACK if copies else ":"}
         printf %s {quote(script())} >"$work/script" || exit 1
         {runs}
         at_once=$(($(sed -n 's/^MemAvailable: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo) / {ROOM}))

@@ -38,17 +38,21 @@ def instead(agent: Agent, said: Said, plan: AgentPlan, gpus: Sequence[Gpu]) -> A
     if answer.refused is None and (answer.weights is None or not (agent.gpus and answer.rooms)):
         why = "; ".join(answer.unknown.values())
         return replace(plan, source=f"{FORMULAS}: vLLM did not say ({why})") if why else plan
-    source = f"vLLM {answer.vllm or 'itself'}" + (", which said so earlier" * said.remembered)
-    return replace(planned(agent, answer, gpus), source=source)
+    return replace(planned(agent, answer, gpus, alike=said.alike), source=said.source)
 
 
-def planned(agent: Agent, answer: Answer, gpus: Sequence[Gpu]) -> AgentPlan:
+def planned(agent: Agent, answer: Answer, gpus: Sequence[Gpu], *, alike: bool = True) -> AgentPlan:
     """An agent's plan from what its own vLLM said.
 
     :param gpus: the agent's cards.
+    :param alike: whether it was asked beside such cards. Where not, it has other kernels, so that
+        its sizes are estimates, and it may refuse what it would take there.
     """
     judged = verdict(agent, answer)
     said = (judged.sentence,) if judged.sentence else ()
+    certain = alike or (answer.refused is not None and answer.refused.stage == "arguments")
+    if judged.stops and not certain:
+        judged = replace(judged, outcome=Outcome.DOUBTED)
     plan = AgentPlan(
         agent=agent.name,
         model=agent.model,
@@ -68,7 +72,7 @@ def planned(agent: Agent, answer: Answer, gpus: Sequence[Gpu]) -> AgentPlan:
         plan,
         budget=int(min(usable) * agent.gpu_memory_utilization),
         needs=Needs(
-            weights=Size(answer.weights, True, answer.weights, f"vLLM {answer.vllm} said it"),
+            weights=Size(answer.weights, alike, f"vLLM {answer.vllm} said it"),
             cache=answer.cache,
             activations=activations,
             graphs=graphs,

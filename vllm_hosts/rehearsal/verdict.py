@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from vllm_hosts.capacity.others import Held
 from vllm_hosts.rehearsal.answer import Answer, Room
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.text import clean
@@ -112,19 +113,27 @@ class Judged:
 
 
 def judged(
-    settings: HostSettings, agents: Sequence[Agent], answers: Mapping[str, Answer]
+    settings: HostSettings,
+    agents: Sequence[Agent],
+    answers: Mapping[str, Answer],
+    others: Mapping[str, Held | None],
 ) -> Judged:
-    """Only what vLLM itself refuses stops a host, and only where settings say so."""
+    """Only what vLLM itself refuses stops a host, and only where settings say so.
+
+    :param others: what others hold of each agent's cards.
+    """
     found = Judged([], [])
     for agent in agents:
-        said = verdict(agent, answers[agent.name])
-        if said.stops and settings.capacity.preflight == "refuse":
-            found.problems.append(
-                f"{said.sentence}; its container was not touched (to deploy all the same:"
-                " capacity.preflight = 'warn')"
-            )
-        elif said.sentence:
-            found.warnings.append(said.sentence)
+        said, taken = verdict(agent, answers[agent.name]), others.get(agent.name)
+        sentences = {said.sentence: said.stops} | ({taken.sentence: taken.certain} if taken else {})
+        for sentence, stops in sentences.items():
+            if stops and settings.capacity.preflight == "refuse":
+                found.problems.append(
+                    f"{sentence}; its container was not touched (to deploy all the same:"
+                    " capacity.preflight = 'warn')"
+                )
+            elif sentence:
+                found.warnings.append(sentence)
     return found
 
 

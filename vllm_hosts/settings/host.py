@@ -20,7 +20,7 @@ from vllm_hosts.settings.sections import (
     SshHardening,
     Tls,
 )
-from vllm_hosts.settings.types import Section
+from vllm_hosts.settings.types import AcrossError, Section
 from vllm_hosts.settings.vllm import Vllm
 
 
@@ -51,17 +51,21 @@ class HostSettings(Section):
     @model_validator(mode="after")
     def _agents_fit_together(self) -> Self:
         if not self.agents:
-            raise ValueError("agents is empty; add at least one agent")
+            raise AcrossError("agents is empty; add at least one agent", section="agents")
         _refuse_twice(self.agents)
         taken = {self.edge.https_port: "edge.https_port", self.edge.http_port: "edge.http_port"}
         for agent in self.agents:
             if agent.port in taken:
-                raise ValueError(
+                raise AcrossError(
                     f"agent {agent.name!r} has port {agent.port}, which is {taken[agent.port]};"
-                    " give it another"
+                    " give it another",
+                    section="agents",
                 )
             if agent.name == "v1":
-                raise ValueError("agent 'v1' would have the API's own path; give it another name")
+                raise AcrossError(
+                    "agent 'v1' would have the API's own path; give it another name",
+                    section="agents",
+                )
         on_gpu: dict[int, list[Agent]] = defaultdict(list)
         for agent in self.agents:
             for gpu in agent.gpus:
@@ -72,27 +76,30 @@ class HostSettings(Section):
                 names = " and ".join(
                     f"{agent.name!r} ({agent.gpu_memory_utilization:g})" for agent in sharing
                 )
-                raise ValueError(
+                raise AcrossError(
                     f"agents {names} ask for {total:.2f} of GPU {gpu}'s memory;"
-                    " lower gpu_memory_utilization so that they add up to 1 or less"
+                    " lower gpu_memory_utilization so that they add up to 1 or less",
+                    section="agents",
                 )
         return self
 
     @model_validator(mode="after")
     def _models_fit_together(self) -> Self:
         if self.secrets.has_hf_token and (self.hub.endpoint or "").startswith("http:"):
-            raise ValueError(
+            raise AcrossError(
                 f"hub.endpoint {self.hub.endpoint} would get the Hugging Face token in the clear;"
-                " use https, or remove the token from secrets"
+                " use https, or remove the token from secrets",
+                section="hub",
             )
         sources: dict[str, str | None] = {}
         for agent in self.agents:
             if agent.is_folder and sources.setdefault(agent.model, agent.copy_from) != (
                 agent.copy_from
             ):
-                raise ValueError(
+                raise AcrossError(
                     f"agents with the model {agent.model} name different copy_from; give them the"
-                    " same, or folders of their own"
+                    " same, or folders of their own",
+                    section="agents",
                 )
         return self
 
@@ -102,10 +109,11 @@ class HostSettings(Section):
         for agent in self.agents:
             other = taken.setdefault(self.cell(agent.name).subnet, agent)
             if other is not agent:
-                raise ValueError(
+                raise AcrossError(
                     f"agents {other.name!r} and {agent.name!r} with ports {other.port} and"
                     f" {agent.port} would share a network in vllm.network {self.vllm.network};"
-                    " give one another port, or vllm.network a shorter prefix"
+                    " give one another port, or vllm.network a shorter prefix",
+                    section="agents",
                 )
         return self
 
@@ -113,17 +121,19 @@ class HostSettings(Section):
     def _further_ports_are_others(self) -> Self:
         for agent in self.agents:
             if agent.port in self.firewall.extra_tcp_ports:
-                raise ValueError(
+                raise AcrossError(
                     f"firewall.extra_tcp_ports has {agent.port}, the port of agent {agent.name!r},"
                     " which only the edge is to reach; remove it, or open it to named networks with"
-                    " the agent's expose"
+                    " the agent's expose",
+                    section="firewall",
                 )
         for setting in ("https_port", "http_port"):
             port = getattr(self.edge, setting)
             if self.edge.allow_from and port in self.firewall.extra_tcp_ports:
-                raise ValueError(
+                raise AcrossError(
                     f"firewall.extra_tcp_ports opens {port} (edge.{setting}) to everybody, which"
-                    " edge.allow_from closes; remove one of them"
+                    " edge.allow_from closes; remove one of them",
+                    section="firewall",
                 )
         return self
 
@@ -192,13 +202,15 @@ def _refuse_twice(agents: tuple[Agent, ...]) -> None:
     names = [agent.name for agent in agents]
     for number, agent in enumerate(agents):
         if agent.name in names[:number]:
-            raise ValueError(
+            raise AcrossError(
                 f"two agents have the name {agent.name!r}, agents[{names.index(agent.name)}] and"
-                f" agents[{number}]; each needs its own"
+                f" agents[{number}]; each needs its own",
+                section="agents",
             )
         for other in agents[:number]:
             if other.port == agent.port:
-                raise ValueError(
+                raise AcrossError(
                     f"agents {other.name!r} and {agent.name!r} both have port {agent.port}; each"
-                    " needs its own"
+                    " needs its own",
+                    section="agents",
                 )

@@ -10,11 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_hosts.settings.agent import Agent, Expose, RequestLimits
 from vllm_hosts.settings.host import HostSettings
+from vllm_hosts.settings.types import AcrossError
 
 #: pydantic's names for the members of a union.
 _UNION = ("int", "constrained-int", "literal['auto']")
-#: How sentences about a section as a whole begin.
-_ABOUT = {"agent": "agents", "two agents": "agents", "firewall.": "firewall", "hub.": "hub"}
 _TYPES = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
@@ -39,9 +38,8 @@ def sentences(error: ValidationError, source: Callable[[str, str | None], str]) 
         name = str(path[0]) if path else ""
         key = str(path[1]) if len(path) > 1 and isinstance(path[1], str) else None
         dotted = _dotted(path)
-        said = "" if name else str(item.get("ctx", {}).get("error", ""))
-        # Sentences of checks across sections mostly begin with the section.
-        about = next((section for word, section in _ABOUT.items() if said.startswith(word)), name)
+        across = item.get("ctx", {}).get("error")
+        about = across.section if isinstance(across, AcrossError) else name
         text = f"{source(about, key)}: " if about else ""
         text += _sentence(dict(item), path, dotted)
         if text not in found:

@@ -18,6 +18,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class AcrossError(ValueError):
+    """A mistake that shows only where sections are compared.
+
+    :param section: the one whose file is named, and where it is to be corrected.
+    """
+
+    def __init__(self, sentence: str, *, section: str) -> None:
+        super().__init__(sentence)
+        self.section = section
+
+
 def _matches(pattern: str, hint: str) -> AfterValidator:
     compiled = re.compile(pattern)
 

@@ -39,7 +39,10 @@ _INSTEAD = (
 
 @dataclass(frozen=True)
 class Words:
-    """Names, and the sentences about those that are refused or are a risk."""
+    """Names, and the sentences about those that are refused or are a risk.
+
+    ``refused`` says why, with the way out.
+    """
 
     refused: Mapping[str, str]
     accepted: Mapping[str, str]
@@ -66,8 +69,9 @@ def variables() -> Words:
 
 def _read(kind: str) -> Words:
     data = yaml.safe_load(_FILE.read_text())[kind]
+    left_out = {name: f"{why}; leave it out" for name, why in data["refused"].items()}
     return Words(
-        data["refused"],
+        left_out | data["instead"],
         data["accepted"],
         frozenset(data["neutral"].split()),
         data.get("short", {}),
@@ -101,17 +105,11 @@ def _attached(name: str) -> list[str]:
     return [long for short, long in arguments().short.items() if name[:2] == short]
 
 
-def _refusal(name: str, why: str) -> str:
-    """The sentence; some reasons already are the way out: the setting to use instead."""
-    says_it = re.search(r"(^|; )(set|use|write) ", why)
-    return f"{name} is refused: {why}" + ("" if says_it else "; leave it out")
-
-
 def refused_argument(argument: str) -> str | None:
     """Why a word of an agent's command line is refused, as a sentence."""
     for name in meant(argument):
         if why := arguments().refused.get(name):
-            return _refusal(argument.partition("=")[0], why)
+            return f"{argument.partition('=')[0]} is refused: {why}"
     if SECRET_VALUE.search(argument):
         return f"a word of it {_INSTEAD}"
     return None
@@ -120,7 +118,7 @@ def refused_argument(argument: str) -> str | None:
 def refused_variable(name: str, value: str) -> str | None:
     """Why an agent's variable is refused, as a sentence. Never shows the value."""
     if why := variables().refused.get(name):
-        return _refusal(name, why)
+        return f"{name} is refused: {why}"
     if LOGIN_IN_URL.search(value):
         return (
             f"{name} has a password in its URL, which `docker inspect` and `ps` show; use a proxy"

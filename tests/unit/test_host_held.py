@@ -1,0 +1,56 @@
+"""When a run holds a host, and with which words it lets it go."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyinfra.api.state import StateStage
+from pyinfra.context import ctx_state
+
+from vllm_hosts.connect import lock
+from vllm_hosts.connect.lock import Purpose
+from vllm_hosts.operations import locked
+
+HOST: Any = SimpleNamespace(name="gpu1")
+
+
+@pytest.fixture
+def story(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    said: list[tuple[object, ...]] = []
+    monkeypatch.setattr(lock, "take", lambda purpose: said.append(("take", purpose)))
+    monkeypatch.setattr(lock, "release", lambda *given: said.append(("release", *given)))
+    return said
+
+
+@pytest.mark.parametrize("executing", [True, False])
+def test_a_run_that_only_looks_holds_nothing(
+    story: list[tuple[object, ...]], executing: bool
+) -> None:
+    operation: Any = locked.host_held._inner.__wrapped__  # type: ignore[attr-defined]
+    purpose = Purpose("deploy.py of prod.py")
+    state: Any = SimpleNamespace(is_executing=executing)
+    with ctx_state.use(state):
+        assert list(operation(purpose)) == []
+    assert story == [("take", purpose)] * executing
+
+
+def test_it_is_let_go_where_it_failed_with_the_step_s_name(
+    story: list[tuple[object, ...]],
+) -> None:
+    state: Any = SimpleNamespace(get_op_meta=lambda hash_: SimpleNamespace(names={f"step {hash_}"}))
+    locked.Releasing.operation_host_error(state, HOST, "ab12")
+    assert story == [("release", HOST, "failed at step ab12")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "ended"),
+    [(StateStage.Disconnect, "done"), (StateStage.Execute, "interrupted")],
+)
+def test_it_is_let_go_with_its_connection(
+    story: list[tuple[object, ...]], stage: StateStage, ended: str
+) -> None:
+    state: Any = SimpleNamespace(current_stage=stage)
+    locked.Releasing.host_disconnect(state, HOST)
+    assert story == [("release", HOST, ended)]

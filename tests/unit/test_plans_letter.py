@@ -1,0 +1,123 @@
+"""Small plans, to the letter: packages, files and owners that a host gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from tests.unit.driver_hosts import DEBIAN_12, DEBIAN_13, UBUNTU_22, UBUNTU_24
+from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.host.files import File, Folder
+from vllm_hosts.host.release import Release
+from vllm_hosts.keys import HostKeys
+from vllm_hosts.roles.docker import plan as docker
+from vllm_hosts.roles.models.plan import cache_folders
+from vllm_hosts.roles.nvidia_container_toolkit import plan as toolkit
+from vllm_hosts.roles.secrets.plan import secret_entries
+from vllm_hosts.roles.tls.plan import from_files
+from vllm_hosts.settings import Docker
+
+SOURCES = "/etc/apt/sources.list.d"
+
+
+def test_packages_of_docker() -> None:
+    plugins = ("docker-buildx-plugin", "docker-compose-plugin")
+    assert list(docker.CE_PACKAGES) == ["docker-ce", "docker-ce-cli", "containerd.io", *plugins]
+    others = ("docker-cli", "docker-compose", "docker-compose-v2", "docker-doc", "podman-docker")
+    assert list(docker.CE_CONFLICTS) == ["docker.io", *others, "containerd", "runc"]
+
+
+def test_what_older_instructions_left() -> None:
+    assert list(docker.CE_STALE) == [
+        f"{SOURCES}/docker.list",
+        f"{SOURCES}/docker-ce.list",
+        "/etc/apt/keyrings/docker.gpg",
+    ]
+    names = ("libnvidia-container", "nvidia-docker", "nvidia-container-runtime")
+    assert list(toolkit.STALE) == [
+        f"{SOURCES}/{name}.list" for name in (*names, "nvidia-container-toolkit")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("release", "packages"),
+    [
+        (DEBIAN_12, None),
+        (DEBIAN_13, ("docker.io", "docker-cli", "docker-compose")),
+        (UBUNTU_22, ("docker.io", "docker-compose-v2")),
+        (UBUNTU_24, ("docker.io", "docker-compose-v2")),
+    ],
+)
+def test_the_distribution_s_docker(release: Release, packages: tuple[str, ...] | None) -> None:
+    assert docker.distro_packages(release) == packages
+
+
+@pytest.mark.parametrize(
+    ("driver", "limited"),
+    [({}, True), ({"log-driver": "json-file"}, True), ({"log-driver": "local"}, True),
+     ({"log-driver": "journald"}, False), ({"log-driver": ""}, False)],
+)  # fmt: skip
+def test_the_daemon_s_settings(driver: dict[str, Any], limited: bool) -> None:
+    given = Docker(live_restore=True, log_max_size="7m", log_max_file=3)
+    bound = {"com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"}
+    wanted: dict[str, Any] = {
+        "live-restore": True,
+        "ip": "127.0.0.1",
+        "default-network-opts": {"bridge": bound},
+    }
+    if limited:
+        wanted["log-opts"] = {"max-size": "7m", "max-file": "3"}
+    assert docker.daemon_settings(given, driver) == wanted
+
+
+def test_what_docker_needs_for_gpus() -> None:
+    assert toolkit.PACKAGES == (
+        "nvidia-container-toolkit",
+        "nvidia-container-toolkit-base",
+        "libnvidia-container-tools",
+        "libnvidia-container1",
+    )
+    runtime = {"args": [], "path": "nvidia-container-runtime"}
+    assert dict(toolkit.RUNTIME) == {"runtimes": {"nvidia": runtime}}
+    assert toolkit.HOOK == "/usr/bin/nvidia-container-runtime-hook"
+
+
+def test_who_may_write_models() -> None:
+    host = settings(vllm={"fetch_user": "7:8", "user": "9:8", "cache_directory": "/srv/cache"})
+    assert cache_folders(host) == [
+        Folder("/srv/cache"),
+        Folder("/srv/cache/huggingface", mode=0o750, owner="7", group="8"),
+    ]
+
+
+@pytest.mark.parametrize("token", [None, SecretStr("hf_x")])
+def test_secrets_are_in_one_private_file(token: SecretStr | None) -> None:
+    host = settings(agents=[QWEN, CODER], vllm={"directory": "/srv/vllm"})
+    keys = HostKeys(SecretStr("x" * 40), (), token)
+    folder, file = secret_entries(host, keys)
+    assert folder == Folder("/srv/vllm")
+    assert isinstance(file, File)
+    assert (file.path, file.mode, file.secret) == ("/srv/vllm/.env", 0o600, True)
+    lines = [line for line in file.content.decode().splitlines() if line and line[0] != "#"]
+    assert lines == [
+        *(
+            f"VLLM_API_KEY_{name.upper()}={keys.internal_of(name).get_secret_value()}"
+            for name in ("qwen", "coder")
+        ),
+        *([f"HF_TOKEN={token.get_secret_value()}"] if token else []),
+    ]
+
+
+def test_a_user_s_own_certificate(tmp_path: Path) -> None:
+    names = {"certificate": tmp_path / "c.pem", "key": tmp_path / "k.pem"}
+    for name, path in names.items():
+        path.write_bytes(name.encode())
+    host = settings(tls={"mode": "files", **{name: str(path) for name, path in names.items()}})
+    assert from_files(host) == [
+        Folder("/etc/vllm-hosts/tls"),
+        File("/etc/vllm-hosts/tls/certificate.pem", b"certificate"),
+        File("/etc/vllm-hosts/tls/key.pem", b"key", 0o600, secret=True),
+    ]
