@@ -194,6 +194,9 @@ edge = {
     # More of vLLM's routes that clients may use, such as `POST /v2/embed`; only those for which
     # vLLM requires its own key. See docs/clients.md
     "routes": [],
+    # On a host with several agents, `/v1` serves all of them: the request's `model` says which.
+    # Needs the distribution's package `libnginx-mod-http-lua`; False: `/v1` is the first agent's
+    "by_model": True,
     # Origins of web pages that may use this host from a browser, such as
     # `https://app.example.com`; empty: none
     "cors_origins": [],

@@ -14,6 +14,11 @@ from pathlib import Path
 
 #: Seconds until the first word about something that takes long, and between further ones.
 _SOON, _OFTEN = 10, 30
+#: nginx with what its Lua needs, of one archive, so that they fit each other; and Lua by itself.
+_UNPACKED = (
+    *("nginx", "libnginx-mod-http-lua", "libnginx-mod-http-ndk"),
+    *("lua-resty-core", "lua-resty-lrucache", "libluajit2-5.1-2", "libpcre3", "luajit"),
+)
 _APT = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -35,8 +40,8 @@ def main(folder: str) -> None:
     packages = ["-r", "requirements.txt", "-r", "requirements-dev.txt", "-c", "requirements.lock"]
     quietly([*pip, *packages], "installing Python packages")
     _keep_wheels(Path(folder))
-    if may_install and not _has("nginx"):
-        _unpack("nginx", Path(folder) / "debian")
+    if may_install and not (Path(folder) / "debian/usr/bin/luajit").exists():
+        _unpack(_UNPACKED, Path(folder) / "debian")
 
 
 def _keep_wheels(folder: Path) -> None:
@@ -101,12 +106,19 @@ def _install(packages: Sequence[str], reason: str) -> None:
     quietly(["apt-get", "-qq", "-y", "install", *packages], f"installing {names} ({reason})")
 
 
-def _unpack(package: str, folder: Path) -> None:
-    """Have a program without installing it: this machine is to serve nothing."""
+def _is_known(package: str) -> bool:
+    shown = ["apt-cache", "show", "--quiet=2", package]
+    return subprocess.run(shown, capture_output=True, check=False).returncode == 0
+
+
+def _unpack(packages: Sequence[str], folder: Path) -> None:
+    """Have programs without installing them: this machine is to serve nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     quietly(["apt-get", "-qq", "update"], "reading the archives' lists")
-    why = f"fetching {package} (tests run it on loopback)"
-    quietly(["apt-get", "-qq", "download", package], why, cwd=folder)
+    why = f"fetching {packages[0]} and {packages[-1]} (tests run them on loopback)"
+    # Not every Debian has all of them: from 13 on there is no libpcre3, nor a need for it.
+    known = [name for name in packages if _is_known(name)]
+    quietly(["apt-get", "-qq", "download", *known], why, cwd=folder)
     for archive in folder.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
         archive.unlink()

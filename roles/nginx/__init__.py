@@ -2,10 +2,10 @@
 
 Promises: TLS by Mozilla's intermediate profile; only named clients, whose keys no agent sees, only
 exact paths; streams are not buffered; limits answer 429, for strangers too; no query and no key in
-a log; connections for all clients.
-Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts, one
-number in nginx.conf and a file in modules-enabled; removes the distribution's welcome page, but no
-site of somebody's own.
+a log; connections for all clients; at /v1 the agent whose model a request names.
+Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts,
+/etc/nginx/vllm-hosts-lua, one number in nginx.conf and a file in modules-enabled; removes the
+distribution's welcome page, but no site of somebody's own.
 Reloads nginx when its files or the certificate changed, after `nginx -t`; a configuration that it
 rejects is undone, and is not even written if nginx rejects it before images and models are fetched.
 """
@@ -46,12 +46,12 @@ _made: dict[int, tuple[Current, NginxVersion, bool, list[Entry]]] = {}
 @deploy("nginx pre-check")
 def nginx_asked() -> None:
     """Install nginx, and let it test the edge's configuration before anything that takes long."""
-    packages_present(
-        {"nginx": None}, without_starting=("nginx.service",), name="nginx is installed"
-    )
-    configuration_accepted(
-        partial(_trial, run.current()), name="nginx accepts the edge's configuration"
-    )
+    current = run.current()
+    packages: dict[str, str | None] = {"nginx": None}
+    if current.settings.chooses_by_model:
+        packages["libnginx-mod-http-lua"] = None
+    packages_present(packages, without_starting=("nginx.service",), name="nginx is installed")
+    configuration_accepted(partial(_trial, current), name="nginx accepts the edge's configuration")
 
 
 @deploy("nginx")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import paths
@@ -14,7 +15,13 @@ from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.roles.nginx.routes import browser_paths, encoded_models, model_routes, routes
+from vllm_hosts.roles.nginx.routes import (
+    browser_paths,
+    chosen_paths,
+    encoded_models,
+    model_routes,
+    routes,
+)
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import CONTAINER_PORT
 
@@ -59,6 +66,36 @@ _ERRORS = {
     429: ("Too many requests; slow down.", "rate_limit_error", "rate_limit_exceeded"),
     503: ("The model is not ready; try again.", "server_error", "model_not_ready"),
 }
+#: What the edge says of a body by which it is to choose: name -> status, message, type and code.
+_MODEL_ERRORS = {
+    "body": (
+        400,
+        "The body is no JSON object, or no complete form.",
+        "invalid_request_error",
+        "invalid_body",
+    ),
+    "missing": (
+        400,
+        "The request names no model; GET /v1/models lists those that this key may use.",
+        "invalid_request_error",
+        "model_missing",
+    ),
+    "unknown": (
+        404,
+        "There is no such model here; GET /v1/models lists those that this key may use.",
+        "invalid_request_error",
+        "model_not_found",
+    ),
+    "length": (
+        411,
+        "The request does not say how long it is; send a Content-Length.",
+        "invalid_request_error",
+        "length_required",
+    ),
+}
+#: Lua that no setting changes.
+_LUA = ("chooser", "model_scanner", "form_scanner")
+_LUA_FOLDER = Path(__file__).with_name("lua")
 #: Statuses that nginx itself produces, and where they are handled. 494 to 497 are about malformed
 #: TLS or headers. A request without a readable path cannot go to a named location.
 _ERROR_PAGES = (
@@ -138,7 +175,39 @@ def edge_entries(
         File(INTERNAL_MAP, internal_map(settings, keys).encode(), mode=0o600, secret=True),
         # Agents answer for themselves, even if a run that was cut off left a diversion here.
         File(TARGETS_MAP, b"", mode=0o600),
+        *_lua_entries(settings),
     ]
+
+
+def _lua_entries(settings: HostSettings) -> Iterator[Entry]:
+    """What nginx's workers run to choose an agent; nothing of it where they choose none."""
+    chooses = settings.chooses_by_model
+    if chooses:
+        yield Folder(paths.EDGE_LUA, mode=0o755)
+    for path in _lua_paths():
+        name = path.rpartition("/")[2]
+        if not chooses:
+            yield Absent(path)
+        elif name == "by_model.lua":
+            yield File(path, by_model(settings).encode())
+        else:
+            yield File(path, (_LUA_FOLDER / name).read_bytes())
+
+
+def _lua_paths() -> list[str]:
+    return [f"{paths.EDGE_LUA}/{name}.lua" for name in ("by_model", *_LUA)]
+
+
+def by_model(settings: HostSettings) -> str:
+    """Which agents answer to which model. Holds no secret."""
+    return render(
+        "nginx/by_model.lua.j2",
+        folder=paths.EDGE_LUA,
+        names=[
+            {"name": name, "agents": [agent.name for agent in agents], "body": _model_body(name)}
+            for name, agents in settings.model_names.items()
+        ],
+    )
 
 
 def edge_paths(settings: HostSettings) -> list[str]:
@@ -151,6 +220,8 @@ def edge_paths(settings: HostSettings) -> list[str]:
         *names,
         INTERNAL_MAP,
         TARGETS_MAP,
+        *([paths.EDGE_LUA] if settings.chooses_by_model else []),
+        *_lua_paths(),
     ]
 
 
@@ -191,6 +262,13 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         routes=list(routes(settings)),
         hidden_headers=_HIDDEN,
         encoded_models=encoded_models(settings),
+        by_model=settings.chooses_by_model,
+        lua=paths.EDGE_LUA,
+        chosen_paths=chosen_paths(settings),
+        model_errors={
+            name: (status, _error_body(message, kind, code, param="model"))
+            for name, (status, message, kind, code) in _MODEL_ERRORS.items()
+        },
         model_routes=model_routes(settings),
         models={agent.name: _model_body(agent.client_model_name) for agent in settings.agents},
     )
@@ -246,8 +324,8 @@ def _has_http2_directive(version: NginxVersion) -> bool:
     return version.nginx >= (1, 25, 1)
 
 
-def _error_body(message: str, kind: str, code: str) -> str:
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+def _error_body(message: str, kind: str, code: str, param: str | None = None) -> str:
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
 def _model_body(name: str) -> str:

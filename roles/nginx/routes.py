@@ -10,6 +10,7 @@ from urllib.parse import quote
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.edge import SERVED
 
+MODELS = "/v1/models"
 _RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
 
 
@@ -29,10 +30,15 @@ class Route:
 
 @dataclass(frozen=True)
 class ModelRoute:
-    """One model by its name. The edge answers this itself, since vLLM only lists all models."""
+    """One model by its name: vLLM only lists all of them, so the edge answers this itself.
+
+    ``shared``: several agents answer to that name, ``agent`` is one of them.
+    """
 
     path: str
     agent: str
+    name: str
+    shared: bool = False
 
 
 def prefixes(settings: HostSettings) -> Iterator[tuple[str, Agent]]:
@@ -43,10 +49,13 @@ def prefixes(settings: HostSettings) -> Iterator[tuple[str, Agent]]:
 
 
 def routes(settings: HostSettings) -> Iterator[Route]:
-    """``/AGENT/v1/...`` for every agent, and ``/v1/...`` for the first."""
+    """``/AGENT/v1/...`` for every agent, and ``/v1/...`` for the first, where that is not chosen by
+    the request's model."""
+    chosen = {f"= {path}" for path in chosen_paths(settings)}
     for prefix, agent in prefixes(settings):
         for method, path in _wanted(settings):
-            yield Route(f"= {prefix}{path}", method, agent.name, path, f"{prefix}{path}")
+            if f"= {prefix}{path}" not in chosen:
+                yield Route(f"= {prefix}{path}", method, agent.name, path, f"{prefix}{path}")
         # A named group: later regular expressions overwrite numbered ones. And \z: a $ would let
         # an encoded line feed pass.
         group = f"(?<vllm_hosts_id>{_RESPONSE_ID})"
@@ -57,20 +66,40 @@ def routes(settings: HostSettings) -> Iterator[Route]:
         yield Route(rf'~ {base}/cancel\z"', "POST", agent.name, *cancel)
 
 
+def chosen_paths(settings: HostSettings) -> dict[str, str]:
+    """Paths whose agent is chosen for each request -> their method: by the model that the body
+    names, and for the list of models there is none to choose."""
+    if not settings.chooses_by_model:
+        return {}
+    return {
+        path: method for method, path in _wanted(settings) if method == "POST" or path == MODELS
+    }
+
+
 def model_routes(settings: HostSettings) -> list[ModelRoute]:
     """``GET /v1/models/NAME`` with the name that each agent answers to."""
-    return [
-        ModelRoute(f"{prefix}/v1/models/{agent.client_model_name}", agent.name)
+    found = [
+        ModelRoute(
+            f"{prefix}{MODELS}/{agent.client_model_name}", agent.name, agent.client_model_name
+        )
         for prefix, agent in prefixes(settings)
+        if prefix or not settings.chooses_by_model
     ]
+    if settings.chooses_by_model:
+        found += [
+            ModelRoute(f"{MODELS}/{name}", agents[0].name, name, shared=len(agents) > 1)
+            for name, agents in settings.model_names.items()
+            if name in {agent.client_model_name for agent in agents}
+        ]
+    return found
 
 
 def encoded_models(settings: HostSettings) -> list[tuple[str, str]]:
     """Paths of models as OpenAI's client encodes them, if that is not nginx's normal form."""
     return [
-        (f"{prefix}/v1/models/{name}", f"{prefix}/v1/models/{quote(name, safe='')}")
-        for prefix, agent in prefixes(settings)
-        if quote(name := agent.client_model_name, safe="") != name
+        (route.path, route.path.removesuffix(route.name) + quote(route.name, safe=""))
+        for route in model_routes(settings)
+        if quote(route.name, safe="") != route.name
     ]
 
 

@@ -311,6 +311,27 @@ class Edge:
             headers=headers,
         )
 
+    def ask_for(self, model: str, *, key: SecretStr) -> probe.Answer:
+        """What comes of a request for a model by its name that costs no token."""
+        headers = {
+            "Authorization": f"Bearer {key.get_secret_value()}",
+            "Content-Type": "application/json",
+        }
+        # The model stands last, as clients write it; no vLLM completes with less than one token.
+        body = json.dumps({"prompt": "x", "max_tokens": -1, "model": model}).encode()
+        return probe.patiently(
+            lambda: probe.get(
+                self.settings.address,
+                self.settings.edge.https_port,
+                "/v1/completions",
+                name=self.settings.edge_names[0],
+                ca_file=self.ca_file,
+                method="POST",
+                headers=headers,
+                body=body,
+            )
+        )
+
 
 @pytest.fixture(scope="session")
 def edge(verified: Verified, settings: HostSettings) -> Edge:

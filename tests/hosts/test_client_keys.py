@@ -84,8 +84,16 @@ def test_the_edge_knows_every_client_s_scope(
         if agent.name not in (key.agents or ())
         if edge.ask(f"/{agent.name}/v1/models", key=key.value).status != 403
     ]
+    if settings.chooses_by_model:
+        let_in += [
+            f"{key.client} may use {name} by its name"
+            for key in narrow
+            for name, agents in settings.model_names.items()
+            if not {agent.name for agent in agents} & set(key.agents or ())
+            if edge.ask_for(name, key=key.value).status != 403
+        ]
     if let_in:
-        raise BrokenError("run: pyinfra INVENTORY keys.py")
+        raise BrokenError(f"{', '.join(let_in)}; run: pyinfra INVENTORY keys.py")
 
 
 @promise("KEY-03")

@@ -133,13 +133,23 @@ def test_the_right_key_is_200_and_names_the_model(agent: Agent, edge: Edge) -> N
 
 
 @promise("EDGE-05")
-def test_the_first_agent_also_answers_at_v1(settings: HostSettings, edge: Edge) -> None:
+def test_agents_answer_at_v1(settings: HostSettings, edge: Edge) -> None:
     answer = edge.ask("/v1/models", key=edge.key)
     assert answer.status == 200
     found = answer.json()
     if not isinstance(found, dict):
         raise BrokenError("the list of models is no JSON object")
-    assert [model["id"] for model in found["data"]] == [settings.agents[0].client_model_name]
+    listed = [model["id"] for model in found["data"]]
+    if not settings.chooses_by_model:
+        assert listed[:1] == [settings.agents[0].client_model_name]
+        return
+    assert listed == list(settings.model_names)
+    # An agent refuses what is asked of it. The edge's own refusals have codes, vLLM's numbers.
+    statuses = {name: edge.ask_for(name, key=edge.key).status for name in listed}
+    assert {name: one for name, one in statuses.items() if one in (401, 403, 404, 503)} == {}
+    answer = edge.ask_for("no-such-model", key=edge.key)
+    assert answer.status == 404
+    assert answer.json()["error"]["code"] == "model_not_found"  # type: ignore[index]
 
 
 @promise("EDGE-06")

@@ -43,11 +43,15 @@ def test_every_agent_completes_a_chat(deployed: Deployed, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_the_first_agent_answers_at_v1(deployed: Deployed, host: str) -> None:
-    models = client(deployed, host).models.list()
-    assert [model.id for model in models.data] == [
-        deployed.settings[host].agents[0].client_model_name
-    ]
+def test_every_agent_answers_at_v1_by_its_model_s_name(deployed: Deployed, host: str) -> None:
+    names = [agent.client_model_name for agent in deployed.settings[host].agents]
+    at_v1 = client(deployed, host)
+    assert [model.id for model in at_v1.models.list().data] == names
+    for name in names:
+        answer = at_v1.chat.completions.create(model=name, messages=HELLO, max_tokens=8)
+        assert (answer.model, answer.usage.completion_tokens > 0) == (name, True)
+    with pytest.raises(openai.NotFoundError):
+        at_v1.chat.completions.create(model="another", messages=HELLO, max_tokens=1)
 
 
 def arrivals(deployed: Deployed) -> list[float]:

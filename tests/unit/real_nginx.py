@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import os
 import re
@@ -29,12 +30,18 @@ from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries, parse_versio
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import CONTAINER_PORT
 
+#: Where `make setup` unpacks what tests run here and nobody needs to install.
+UNPACKED = Path(sys.prefix) / "debian"
+#: For LD_LIBRARY_PATH: LuaJIT's, where it is unpacked.
+LUA_LIBRARIES = ":".join(map(str, UNPACKED.glob("**/lib/*-linux-gnu")))
+
 
 def program(name: str) -> str:
     """A program that `make setup` unpacked beside Python, or the machine's own."""
-    unpacked = Path(sys.prefix) / "debian" / "usr/sbin" / name
+    unpacked = [UNPACKED / folder / name for folder in ("usr/sbin", "usr/bin")]
     path = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
-    found = str(unpacked) if unpacked.exists() else shutil.which(name, path=path)
+    there = [str(one) for one in unpacked if one.exists()]
+    found = there[0] if there else shutil.which(name, path=path)
     assert found, f"{name} is missing; run: make setup"
     return found
 
@@ -47,7 +54,11 @@ class StandInAgent(BaseHTTPRequestHandler):
     healthy: bool
 
     def _answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        left, digest = int(self.headers.get("Content-Length") or 0), hashlib.sha256()
+        while piece := self.rfile.read(min(left, 65536)):
+            left -= len(piece)
+            digest.update(piece)
+        self.server.bodies.append(digest.hexdigest())  # type: ignore[attr-defined]
         self.server.asked.append((self.command, self.path, dict(self.headers)))  # type: ignore[attr-defined]
         healthy = self.server.healthy  # type: ignore[attr-defined]
         body = b"" if self.path == "/health" else b'{"answered": "by the agent"}'
@@ -77,24 +88,35 @@ class RealEdge:
     """Starts with ``with``, in a folder of its own."""
 
     def __init__(
-        self, folder: Path, settings: HostSettings, keys: HostKeys, *, narrow: bool = False
+        self,
+        folder: Path,
+        settings: HostSettings,
+        keys: HostKeys,
+        *,
+        narrow: bool = False,
+        all_run: bool = False,
     ) -> None:
-        """:param narrow: strangers may send a few requests only, and so a few show the limit."""
+        """
+        :param narrow: strangers may send a few requests only, and so a few show the limit.
+        :param all_run: every agent, and not the first alone.
+        """
         self.folder, self.keys, self.narrow = folder, keys, narrow
-        self.agent = ThreadingHTTPServer(("127.0.0.1", 0), StandInAgent)
-        self.agent.asked, self.agent.healthy = [], True  # type: ignore[attr-defined]
-        self.agent.hostile, self.agent.status = {}, 200  # type: ignore[attr-defined]
+        self.agents = {
+            agent.name: _stand_in() for agent in settings.agents[: None if all_run else 1]
+        }
+        self.agent = self.agents[settings.agents[0].name]
         ports = dict(zip(("https", "http"), _free_ports(2), strict=True))
         self.port, self.http_port = ports["https"], ports["http"]
-        first, *more = settings.agents
         self.settings = settings.model_copy(
             update={
                 "edge": settings.edge.model_copy(
                     update={"https_port": self.port, "http_port": self.http_port}
                 ),
-                "agents": (
-                    first.model_copy(update={"port": self.agent.server_port}),
-                    *more,
+                "agents": tuple(
+                    agent.model_copy(update={"port": self.agents[agent.name].server_port})
+                    if agent.name in self.agents
+                    else agent
+                    for agent in settings.agents
                 ),
             }
         )
@@ -110,15 +132,20 @@ class RealEdge:
         more = f"server_names_hash_bucket_size {names_bucket};" if names_bucket else ""
         self._write(replace(parse_version(said), names_bucket=names_bucket), more)
         words = [nginx, "-t", "-q", "-c", str(self.folder / "nginx.conf")]
-        return subprocess.run(words, capture_output=True, text=True, check=False).stderr
+        return subprocess.run(
+            words, capture_output=True, text=True, check=False, env=_environment()
+        ).stderr
 
     def __enter__(self) -> RealEdge:
         nginx = program("nginx")
         said = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
         self._write(parse_version(said))
-        Thread(target=self.agent.serve_forever, args=(0.05,), daemon=True).start()
+        for agent in self.agents.values():
+            Thread(target=agent.serve_forever, args=(0.05,), daemon=True).start()
         words = [nginx, "-c", str(self.folder / "nginx.conf"), "-g", "daemon off;"]
-        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            words, stderr=subprocess.PIPE, text=True, env=_environment()
+        )
         until = time.monotonic() + 20
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -131,8 +158,9 @@ class RealEdge:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait(30)
-        self.agent.shutdown()
-        self.agent.server_close()
+        for agent in self.agents.values():
+            agent.shutdown()
+            agent.server_close()
 
     def _write(self, version: NginxVersion, more: str = "") -> None:
         ca = kept_ca(self.folder / "ca", "test", utc_now())
@@ -142,11 +170,13 @@ class RealEdge:
         (self.folder / "tls/key.pem").write_bytes(issued.key_pem.get_secret_value())
         (self.folder / "edge").mkdir()
         (self.folder / "logs").mkdir()
+        (self.folder / "edge-lua").mkdir()
         entries = edge_entries(self.settings, self.keys, version)
         names = [agent.name for agent in self.settings.agents]
         for entry in [*entries, *key_entries(names, self.keys.clients)]:
             if isinstance(entry, File):
-                path = self.folder / "edge" / entry.path.rpartition("/")[2]
+                where = "edge-lua" if entry.path.endswith(".lua") else "edge"
+                path = self.folder / where / entry.path.rpartition("/")[2]
                 path.write_text(self._moved(entry.content.decode()))
         main = EDGE_CONF.rpartition("/")[2]
         user = "user root;" if os.geteuid() == 0 else ""
@@ -155,6 +185,7 @@ class RealEdge:
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         (self.folder / "nginx.conf").write_text(
+            f"{_modules() if self.settings.chooses_by_model else ''}"
             f"{user} worker_processes 1; pid {self.folder}/pid;"
             f" error_log {self.folder}/main.log; events {{ worker_connections 512; }}"
             f" http {{ {temporary} {more} access_log off; include {self.folder}/edge/{main}; }}"
@@ -198,7 +229,7 @@ class RealEdge:
         path: str,
         key: str | None = None,
         method: str = "GET",
-        body: str | None = None,
+        body: str | bytes | None = None,
         server_name: str | None = None,
         **headers: str,
     ) -> Answer:
@@ -208,10 +239,11 @@ class RealEdge:
             sent |= {name.replace("_", "-"): value for name, value in headers.items()}
             if key is not None:
                 sent["Authorization"] = f"Bearer {key}"
+            data = body.encode() if isinstance(body, str) else body or b""
             if body is not None:
-                sent["Content-Length"] = str(len(body))
+                sent["Content-Length"] = str(len(data))
             head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
-            connection.sendall(f"{method} {path} HTTP/1.1\r\n{head}\r\n{body or ''}".encode())
+            connection.sendall(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + data)
             return _read(connection, method)
 
     def raw(self, data: bytes, *, refused: bool = False) -> bytes:
@@ -228,6 +260,27 @@ class RealEdge:
                 while not (refused and found.endswith(b"}}")) and (piece := connection.recv(65536)):
                     found += piece
             return found
+
+
+def _stand_in() -> ThreadingHTTPServer:
+    agent = ThreadingHTTPServer(("127.0.0.1", 0), StandInAgent)
+    agent.asked, agent.bodies, agent.healthy = [], [], True  # type: ignore[attr-defined]
+    agent.hostile, agent.status = {}, 200  # type: ignore[attr-defined]
+    return agent
+
+
+def _modules() -> str:
+    """As the packages of Debian load them."""
+    return "".join(
+        f"load_module {path};"
+        for name in ("ndk_http_module", "ngx_http_lua_module")
+        for path in UNPACKED.glob(f"usr/lib/nginx/modules/{name}.so")
+    )
+
+
+def _environment() -> dict[str, str]:
+    lua = UNPACKED / "usr/share/lua/5.1/?.lua"
+    return {**os.environ, "LD_LIBRARY_PATH": LUA_LIBRARIES, "LUA_PATH": f"{lua};;"}
 
 
 def _read(connection: socket.socket, method: str) -> Answer:

@@ -125,6 +125,7 @@ OFFERED = {
     "docker-buildx-plugin": "0.30.0-1",
     "docker-compose-plugin": "5.0.1-1",
     "nginx": "1.26.3-3",
+    "libnginx-mod-http-lua": "1:0.10.28-2",
     "nftables": "1.1.3-1",
     "logrotate": "3.22.0-1",
 }

@@ -64,7 +64,7 @@ def test_starting_is_not_well() -> None:
 
 def test_only_a_healthy_twin_answers_meanwhile() -> None:
     other = TWIN | {"name": "other", "port": 8003, "gpus": [2], "model": "Qwen/Qwen3-14B"}
-    host = settings(agents=[QWEN, TWIN, other])
+    host = settings(agents=[QWEN, TWIN, other], edge={"by_model": False})
     assert host.twins("qwen") == ("twin",)
     assert host.twins("other") == ()
     well = {name: Container(name, "running", "healthy") for name in ("qwen", "twin", "other")}

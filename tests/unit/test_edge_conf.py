@@ -121,8 +121,9 @@ def test_every_proxied_path_is_written_out(chosen: HostSettings) -> None:
     assert targets
     for target in targets:
         assert re.fullmatch(
+            # Where the agent is chosen, a location of a written path has set the variable.
             r"http://\$vllm_hosts_target"
-            r"(/(v1|v2)/[a-z_/]+(\$vllm_hosts_id(/cancel)?)?|/health)",
+            r"(\$vllm_hosts_path|/(v1|v2)/[a-z_/]+(\$vllm_hosts_id(/cancel)?)?|/health)",
             target,
         ), target
 

@@ -33,6 +33,8 @@ SETTINGS = settings(
         "burst": 1000,
         "cors_origins": [PAGE],
         "routes": ["POST /v2/embed"],
+        # tests/unit/test_edge_by_model.py has the other way.
+        "by_model": False,
     },
 )
 #: Paths that nginx reads as an allowed one, and that are not written like it.

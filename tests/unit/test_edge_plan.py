@@ -21,6 +21,7 @@ from vllm_hosts.roles.nginx.plan import (
     parse_version,
 )
 
+LUA = ("by_model", "chooser", "model_scanner", "form_scanner")
 BUILT = "built with OpenSSL 3.0.8 7 Feb 2023"
 RUNS = f"{BUILT} (running with OpenSSL 3.5.1 1 Jul 2025)"
 
@@ -123,8 +124,10 @@ class TestFiles:
             *(f"/etc/nginx/vllm-hosts/{name}.conf" for name in names),
             "/etc/nginx/vllm-hosts/internal.map",
             "/etc/nginx/vllm-hosts/targets.map",
+            *(f"/etc/nginx/vllm-hosts-lua/{name}.lua" for name in LUA),
         ]
-        folder, welcome, main, *others = entries
+        assert all(isinstance(one, Absent) for one in entries[-4:]), "one agent is not chosen"
+        folder, welcome, main, *others = entries[:-4]
         assert folder == Folder("/etc/nginx/vllm-hosts", 0o700)
         assert isinstance(welcome, Absent)
         assert isinstance(main, File) and main.mode == 0o644
@@ -142,7 +145,19 @@ class TestFiles:
 
     def test_a_site_of_somebody_s_own_is_not_ours_to_remove(self) -> None:
         entries = edge_entries(PLAIN, KEYS, DEBIAN_13, own_site=True)
-        assert not any(isinstance(one, Absent) for one in entries)
+        there = [one.path for one in entries if isinstance(one, Absent)]
+        assert "/etc/nginx/sites-enabled/default" not in there
+
+    def test_workers_read_how_agents_are_chosen(self) -> None:
+        entries = edge_entries(RICH, KEYS, DEBIAN_13)
+        assert [one.path for one in entries] == edge_paths(RICH)
+        folder, *files = entries[-5:]
+        assert folder == Folder("/etc/nginx/vllm-hosts-lua", 0o755)
+        for file, name in zip(files, LUA, strict=True):
+            assert isinstance(file, File)
+            assert file.path == f"/etc/nginx/vllm-hosts-lua/{name}.lua"
+            # They are not root, and nobody else may write what they run.
+            assert (file.mode, file.owner, file.secret) == (0o644, "root", False)
 
     def test_cors_is_there_for_web_pages_only(self) -> None:
         path = "/etc/nginx/vllm-hosts/cors.conf"

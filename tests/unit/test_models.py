@@ -59,7 +59,7 @@ class TestWhatIsNeeded:
         same = [QWEN | {"served_model_name": "q"}, twin]
         assert peers(settings(agents=same)) == {"qwen": ["twin"], "twin": ["qwen"]}
         other = [same[0], twin | {"revision": "v2"}]
-        assert peers(settings(agents=other)) == {"qwen": [], "twin": []}
+        assert peers(settings(agents=other, edge={"by_model": False})) == {"qwen": [], "twin": []}
 
 
 class TestComplete:

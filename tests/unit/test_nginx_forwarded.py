@@ -64,15 +64,15 @@ def test_the_edge_sends_no_client_s_key_on(here: Here) -> None:
 )
 def test_a_header_that_is_not_replaced(here: Here, path: str, old: str, new: str) -> None:
     found = places_that_forward_keys(said(here, path, old, new))
-    assert "location = /v1/models" in found and "location = /coder/v1/messages" in found
+    assert "location = /./by-model" in found and "location = /coder/v1/messages" in found
     assert "location = /./agent" not in found, "which sends no header of a client's"
 
 
 @pytest.mark.parametrize("line", ["proxy_set_header X-Lab 1;", "if ($x) { proxy_set_header A b; }"])
 def test_a_location_with_headers_of_its_own(here: Here, line: str) -> None:
-    before = "location = /v1/messages {"
+    before = "location = /coder/v1/messages {"
     found = places_that_forward_keys(said(here, EDGE_CONF, before, f"{before}\n        {line}"))
-    assert found == (["location = /v1/messages"] if line.startswith("proxy") else [])
+    assert found == (["location = /coder/v1/messages"] if line.startswith("proxy") else [])
 
 
 def test_headers_that_stay_on_another_way(here: Here) -> None:

@@ -21,7 +21,7 @@ from vllm_hosts.project import new_site
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
-from vllm_hosts.roles.nginx.plan import edge_conf, included
+from vllm_hosts.roles.nginx.plan import by_model, edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
@@ -118,6 +118,7 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
             lambda: firewall_entries(settings(), [22], AROUND), ".service"
         )
     },
+    "nginx/by_model.lua": {"by_model.lua": lambda: by_model(RICH)},
     "nginx/checks.conf": {
         "checks.conf": lambda: included(PLAIN, UBUNTU_22)["checks"],
         "checks-with-web-pages.conf": lambda: included(OPEN, DEBIAN_13)["checks"],

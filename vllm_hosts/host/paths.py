@@ -8,6 +8,8 @@ from vllm_hosts.settings import Agent, HostSettings
 PROJECT = "vllm"
 EDGE_CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
 EDGE_FOLDER = "/etc/nginx/vllm-hosts"
+#: What nginx's workers read for themselves, which are not root.
+EDGE_LUA = "/etc/nginx/vllm-hosts-lua"
 #: The distribution's default site: it takes port 80 for every name, and serves a welcome page.
 NGINX_WELCOME = "/etc/nginx/sites-enabled/default"
 EDGE_LOGS = "/var/log/vllm-hosts"

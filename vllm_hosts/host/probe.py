@@ -83,6 +83,7 @@ def get(
     ca_file: str | None = None,
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
     timeout: float = TIMEOUT,
 ) -> Answer:
     """One request to exactly this address, whatever DNS says about the name.
@@ -109,7 +110,7 @@ def get(
                 assert_hostname=name,
             )
         with pool:
-            response = pool.request(method, path, headers=sent, redirect=False)
+            response = pool.request(method, path, body=body, headers=sent, redirect=False)
             return Answer(response.status, dict(response.headers), response.data)
     except urllib3.exceptions.HTTPError as error:
         raise OSError(str(error)) from error

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from vllm_hosts.bounded import parse_json
 from vllm_hosts.settings import words
 from vllm_hosts.settings.types import (
     Cidr,
@@ -51,9 +54,8 @@ Revision = Annotated[
 FilePattern = Annotated[
     str, _matches(r"[A-Za-z0-9._@+*?/-]+", "a file's name or a pattern such as 'consolidated*'")
 ]
-ServedName = Annotated[
-    str, _matches(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", "a model name without spaces")
-]
+_SERVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
+ServedName = Annotated[str, _matches(_SERVED_NAME, "a model name without spaces")]
 Word = Annotated[str, _matches(r"[A-Za-z0-9._-]+", "one word of letters, digits and . _ -")]
 
 
@@ -366,6 +368,30 @@ class Agent(Section):
         return ("0.0.0.0", "::") if 6 in kinds else ("0.0.0.0",)
 
     @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Further names that clients may write as ``model``: LoRA adapters in ``extra_args``."""
+        return tuple(_adapters(self.extra_args))
+
+    @property
     def client_model_name(self) -> str:
         """What clients write as ``model`` in a request."""
         return self.served_model_name or self.name
+
+
+def _adapters(arguments: tuple[str, ...]) -> Iterator[str]:
+    """Names behind ``--lora-modules``: each NAME=PATH, or JSON with a name."""
+    listed = False
+    for argument in arguments:
+        word = argument
+        if argument.startswith("-"):
+            option, _, word = argument.partition("=")
+            listed = option.lstrip("-").replace("_", "-") == "lora-modules"
+        if not listed or not word:
+            continue
+        if word.startswith("{"):
+            with suppress(ValueError):
+                found = parse_json(word)
+                word = str(found.get("name", "")) if isinstance(found, dict) else ""
+        name = word.partition("=")[0]
+        if re.fullmatch(_SERVED_NAME, name):
+            yield name

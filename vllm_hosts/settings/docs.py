@@ -38,8 +38,8 @@ This file is generated from the schema: `python -m vllm_hosts.settings.docs`.
 _AGENT_HEAD = """\
 ## `agents`
 
-A list of dictionaries, one for each vLLM container of a host. The first agent also answers at
-`/v1/...`; every agent answers at `/NAME/v1/...`.
+A list of dictionaries, one for each vLLM container of a host. Every agent answers at
+`/NAME/v1/...`, and at `/v1/...` for requests that name its model.
 """
 
 

@@ -82,6 +82,12 @@ class Edge(Section):
         " those for which vLLM requires its own key. See docs/clients.md",
         strict=False,
     )
+    by_model: bool = Field(
+        True,
+        description="On a host with several agents, `/v1` serves all of them: the request's `model`"
+        " says which. Needs the distribution's package `libnginx-mod-http-lua`; False: `/v1` is the"
+        " first agent's",
+    )
     cors_origins: tuple[Origin, ...] = Field(
         (),
         description="Origins of web pages that may use this host from a browser, such as"

@@ -34,7 +34,7 @@ class HostSettings(Section):
     name: str
     address: str
     agents: tuple[Agent, ...] = Field(
-        description="The vLLM containers of this host; the first also answers at /v1/...",
+        description="The vLLM containers of this host; all answer at /v1, by the request's `model`",
         strict=False,
     )
     docker: Docker = Field(default_factory=lambda: Docker())
@@ -136,6 +136,35 @@ class HostSettings(Section):
                     section="firewall",
                 )
         return self
+
+    @model_validator(mode="after")
+    def _names_choose_one_model(self) -> Self:
+        if not self.chooses_by_model:
+            return self
+        for name, agents in self.model_names.items():
+            first, *others = agents
+            for other in others:
+                if (other.model, other.revision) != (first.model, first.revision):
+                    raise ValueError(
+                        f"agents {first.name!r} and {other.name!r} have different models and are"
+                        f" both called {name!r} by clients, who choose by that name at /v1; give"
+                        " one another served_model_name, or set edge.by_model to False"
+                    )
+        return self
+
+    @property
+    def chooses_by_model(self) -> bool:
+        """Whether the edge reads from a request's body which agent it is for."""
+        return self.edge.by_model and len(self.agents) > 1
+
+    @property
+    def model_names(self) -> dict[str, tuple[Agent, ...]]:
+        """What clients may write as ``model``, with the agents that answer to it."""
+        found: dict[str, tuple[Agent, ...]] = {}
+        for agent in self.agents:
+            for name in dict.fromkeys((agent.client_model_name, *agent.adapter_names)):
+                found[name] = (*found.get(name, ()), agent)
+        return found
 
     def cell(self, name: str) -> Cell:
         """The network of one of this host's agents."""

@@ -10,6 +10,7 @@ from tests.lab.sabotage.parts import (
     KEY,
     KEYS,
     LIMITS,
+    LUA,
     MAPS,
     RELOAD,
     edited,
@@ -265,12 +266,17 @@ ROWS = [
         "location-with-a-header-of-its-own",
         "KEY-04",
         # In nginx one of its own takes away those that it would inherit.
-        edited("\\#location = /v1/messages {#a proxy_set_header X-Lab 1;"),
+        edited("\\#location = /tiny/v1/messages {#a proxy_set_header X-Lab 1;"),
     ),
     row(
         "scope-changed",
         "KEY-02",
         f"echo '\"spare nobody\" 1;' >>{MAPS}/scopes.map && {RELOAD}",
+    ),
+    row(
+        "every-model-for-every-key",
+        "KEY-02",
+        edited('s/vllm_hosts_scope_refused == "0"/vllm_hosts_client ~= ""/', f"{LUA}/chooser.lua"),
     ),
     row("expiry-stopped", "KEY-03", "systemctl disable --now vllm-hosts-keys.timer"),
     # TLS

@@ -1,0 +1,34 @@
+-- Feeds bodies to a scanner of the edge, as tests write them: FOLDER is where the scanners are. On
+-- standard input "KIND LENGTH PIECE TYPE" and the body, again and again; on standard output a line for each.
+local ffi = require "ffi"
+package.path = arg[1] .. "/?.lua;" .. package.path
+local scanners = {json = require "model_scanner", form = require "form_scanner"}
+
+local function hex(text)
+    return (text:gsub(".", function(c) return string.format("%02x", c:byte()) end))
+end
+
+for line in io.lines() do
+    local kind, length, piece, content_type = line:match("^(%a+) (%d+) (%d+) ?(.*)$")
+    length, piece = tonumber(length), tonumber(piece)
+    local body = length > 0 and io.read(length) or ""
+    local scanner = scanners[kind].new(content_type)
+    local from, bytes = 0, ffi.cast("const uint8_t *", body)
+    collectgarbage()
+    local slowest, began, before, most = 0, os.clock(), collectgarbage("count"), 0
+    while scanner and from < length do
+        local n = math.min(piece, length - from)
+        local start = os.clock()
+        local going = scanner:feed(bytes + from, n)
+        slowest = math.max(slowest, os.clock() - start)
+        most = math.max(most, collectgarbage("count") - before)
+        if not going then break end
+        from = from + n
+    end
+    local whole, model = false, nil
+    if scanner then whole, model = scanner:finish() end
+    local said = not whole and "refused" or model == nil and "none" or model == false and "other"
+        or "model " .. hex(model)
+    io.write(string.format("%.6f %.6f %d %s\n", os.clock() - began, slowest, most, said))
+    io.flush()
+end
