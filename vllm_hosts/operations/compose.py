@@ -136,7 +136,6 @@ def agents_running(wanted: Agents) -> Commands:
         seen = _seen(wanted)
         yield from brought(wanted, seen)
         if wanted.serving.together:
-            _wait(wanted, seen.names)
             return
         replaced = [change.agent for change in seen.changed if change.runs]
         edge = look(EdgeRuns) if replaced else False

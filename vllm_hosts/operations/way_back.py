@@ -117,10 +117,13 @@ def put_back(way: Way, why: str) -> str | None:
         if found.now is None or found.good:
             return None
         stored = found.now
-        if problems := _obstacles(way, found, stored.definition):
-            return f"{f'{why}; ' if why else ''}nothing was put back: {'; '.join(problems)}"
         if why:
             host.log_styled(clean(why), fg="red", log_func=logger.error)
+        if problems := _obstacles(way, found, stored.definition):
+            return (
+                "agents did not become healthy (see above), and nothing was put back:"
+                f" {'; '.join(problems)}"
+            )
         image = clean(stored.definition.image, 300)
         host.log(f"    putting back the agents of {stored.at}, from {image}")
         lock.changing(_STEP)
