@@ -73,7 +73,7 @@ class TestJudging:
         assert {letter for letter, state in found.items() if state is State.OLD} == set(old)
 
     def test_what_a_rollback_needs_is_kept_too(self) -> None:
-        """After a deploy that was taken back, the image before is not the one that was used last."""
+        """After a deploy that was taken back, the last one before is another image."""
         found = replace(self.FOUND, way_back=frozenset({identifier("d"), identifier("b")}))
         one = states(judged(found, WANTED, keep=1))
         assert (one["c"], one["b"], one["a"]) == (State.PREVIOUS, State.PREVIOUS, State.OLD)
