@@ -95,9 +95,8 @@ def test_agents_that_do_not_become_healthy_are_put_back(deployed: Deployed, in_l
     before = state()
     run = deploy(*ON, settings=BROKEN)
     assert run.code == 1, run.output[-6000:]
-    # What failed, in vLLM's own words, and what became of it.
-    assert "agent tiny crashed" in run.output, run.output[-6000:]
-    assert "Insufficient space" in run.output, run.output[-6000:]
+    # What failed, with vLLM's last words, and what became of it.
+    assert re.search(r"agent tiny (crashed|is) .*; its last lines:", run.output), run.output[-6000:]
     assert re.search(
         r"agents did not become healthy \(see above\); those of before are back, from"
         rf" {re.escape(layout.IMAGE)}, and healthy\. Correct the settings, or set them back, and"
@@ -171,6 +170,8 @@ def test_rollback_py_after_a_good_change(deployed: Deployed, in_line: None) -> N
     assert drift() == (0, {})
     code, differs = drift(LONGER)
     assert (code, differs[COMPOSE]) == (3, "settings")
+    verified = command("vllm-hosts", "verify", INVENTORY, "--host", HOST, "-q")
+    assert verified.code == 0, verified.output[-4000:]
     line = last_run()
     assert (line["what"], line["ended"]) == ("rollback.py of lab.py", "done")
     # It goes back once for each deploy, and never forward.
@@ -181,8 +182,6 @@ def test_rollback_py_after_a_good_change(deployed: Deployed, in_line: None) -> N
     # Forward is a deploy.
     assert deploy(*ON, settings=LONGER).code == 0
     assert state() == forward
-    verified = command("vllm-hosts", "verify", INVENTORY, "--host", HOST, "-q", settings=LONGER)
-    assert verified.code == 0, verified.output[-4000:]
 
 
 @pytest.fixture
