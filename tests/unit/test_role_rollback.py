@@ -7,7 +7,8 @@ import itertools
 import json
 import re
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,8 @@ from vllm_hosts.host.containers import Container
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.paths import WAY_BACK
 from vllm_hosts.host.services import compose_file
-from vllm_hosts.operations import compose, healthy
+from vllm_hosts.operations import compose, healthy, way_back
+from vllm_hosts.operations.one_by_one import Turn
 from vllm_hosts.roles.lock import lock
 from vllm_hosts.roles.rollback import rollback
 from vllm_hosts.roles.secrets import secrets
@@ -420,6 +422,55 @@ class TestByHand:
         agents.deploy(**longer(2048))
         [sentence] = agents.recorder.run(rollback).refused
         assert "agent query was renamed, moved to another port or removed since" in sentence
+
+    def test_an_agent_that_was_added_goes(self, agents: Agents) -> None:
+        """The edge asks for its first agent, and says that this one is not there."""
+        agents.deploy(agents=[CODER])
+        agents.recorder.host.facts["ListeningSockets"] = ()
+        first = agents.present
+        done = agents.deploy(agents=[QWEN, CODER])
+        assert not done.failed, done.said
+        answers = iter([200])
+        agents.recorder.edge = lambda path: next(answers, 503)
+        done = agents.recorder.run(rollback)
+        assert (done.failed, done.refused) == (False, []), done.said
+        assert (agents.present, agents.runs) == (first, {"coder": first})
+        assert (
+            "agent qwen is removed; the edge answers for it with 502 until it is deployed"
+            in done.effects
+        )
+
+    def test_an_edge_that_answered_before_has_to_do_so_again(self, agents: Agents) -> None:
+        agents.deploy(**longer(2048))
+        answers = iter([200])
+        agents.recorder.edge = lambda path: next(answers, 503)
+        done = agents.recorder.run(rollback)
+        assert done.failed
+        assert "the edge, which answered before, reports that they are not" in done.said[-1]
+
+    def test_the_edge_gets_the_keys_that_agents_then_have(self, agents: Agents) -> None:
+        agents.deploy(**longer(2048))
+        done = agents.recorder.run(rollback)
+        for name in NAMES:
+            assert f'vllm_hosts_{name} "' in done[BACK]
+
+    def test_hosts_of_one_model_take_turns(
+        self, agents: Agents, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[Turn] = []
+
+        @contextmanager
+        def turn_taken(turn: Turn, *, together: bool) -> Iterator[None]:
+            assert not together
+            taken.append(turn)
+            yield
+
+        monkeypatch.setattr(way_back, "turn_taken", turn_taken)
+        agents.deploy(**longer(2048))
+        taken.clear()
+        assert not agents.recorder.run(rollback).failed
+        both = frozenset({"qwen", "coder-14b"})
+        assert [(turn.models, turn.serving) for turn in taken] == [(both, both)]
 
     def test_rollback_py_holds_the_host_and_checks_promises(self, agents: Agents) -> None:
         agents.deploy(**longer(2048))

@@ -206,7 +206,8 @@ def gone_back(way: Way) -> Commands:
         for agent in seen.names if look(EdgeRuns) else ():
             yield taken_up(agent)
         wait_or_put_back(way.directory, agents.names, way.serving.timeout, agents.put_back)
-        if was_up and not answers_again(way.edge_is_up):
+        # It may ask for one that is gone.
+        if was_up and not _gone(found, definition) and not answers_again(way.edge_is_up):
             raise HostError(
                 "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
@@ -265,9 +266,14 @@ def _say_effects(agents: Agents, goal: Target, found: WayBack) -> None:
     seen = _foreseen(agents, goal)
     for sentence in sentences(seen.changed, (), seen.found.starts, {}):
         leads_to(sentence)
-    last = found.now.definition.names if found.now is not None else ()
-    for name in sorted(set(last) - set(agents.names)):
+    for name in _gone(found, goal.stored.definition):
         leads_to(f"agent {name} is removed; the edge answers for it with 502 until it is deployed")
+
+
+def _gone(found: WayBack, definition: Definition) -> list[str]:
+    """Agents that were healthy last, and are none of this definition."""
+    last = found.now.definition.names if found.now is not None else ()
+    return sorted(set(last) - set(definition.names))
 
 
 def _target(way: Way, found: WayBack) -> Target | str:
