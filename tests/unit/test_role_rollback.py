@@ -292,9 +292,20 @@ class TestPutBack:
         agents.bad.add(agents.present)
         done = agents.deploy(good=False, **longer(2048))
         assert done.failed
-        assert "those of before, which were to be put back, did not either" in done.said[-1]
-        assert "agent qwen is exited" in done.said[-1]
-        assert "see vllm-hosts doctor, correct the settings, and deploy again" in done.said[-1]
+        assert done.said[-1] == (
+            "agents did not become healthy (see above), and those of before could not be put back"
+            " either; see vllm-hosts doctor, correct the settings, and deploy again"
+        )
+        reasons = [one for one in done.said if one.startswith("agent qwen is exited; its last")]
+        assert len(reasons) == 2
+        assert agents.present == agents.kept("now")
+
+    def test_what_is_kept_and_cannot_be_read_is_named(self, agents: Agents) -> None:
+        agents.settings(**longer(2048))
+        agents.recorder.host.contents[f"{WAY_BACK}/now/definition.json"] = b"{}}\n"
+        [sentence] = agents.recorder.run(vllm).refused
+        said = f"what was kept for a way back (remove {WAY_BACK} to go on without it) could not be"
+        assert sentence.startswith(said)
 
     def test_what_cannot_be_put_back_is_named(self, agents: Agents) -> None:
         agents.settings(**longer(2048))

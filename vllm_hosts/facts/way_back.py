@@ -16,7 +16,7 @@ _MOST = 256 << 10
 class WayBackFound(HostFact[WayBack]):
     """The definitions that deploys have seen healthy, and what the firewall guards."""
 
-    what = f"what was kept for a way back (without {WAY_BACK} there is none, and deploys go on)"
+    what = f"what was kept for a way back (remove {WAY_BACK} to go on without it)"
     steady = True
 
     def command(self, directory: str) -> str:

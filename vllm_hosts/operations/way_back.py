@@ -48,6 +48,7 @@ from vllm_hosts.text import clean
 _FILES = ("compose.yaml", "definition.json")
 _NOW, _BEFORE, _UNDONE = f"{WAY_BACK}/now", f"{WAY_BACK}/before", f"{WAY_BACK}/undone"
 _STEP = "the agents of before are put back"
+_FAILED = "agents did not become healthy (see above)"
 
 
 @dataclass(frozen=True)
@@ -109,26 +110,25 @@ def put_back(way: Way, why: str) -> str | None:
     :returns: the sentence that the host then fails with. None: there was nothing to do, since no
         other definition is known, or deploys do not do this.
     """
-    host = ctx_host.get()
     if not way.automatic:
         return None
     try:
         found = look(WayBackFound, directory=way.directory)
-        if found.now is None or found.good:
-            return None
-        stored = found.now
-        if why:
-            host.log_styled(clean(why), fg="red", log_func=logger.error)
+    except LostError:
+        return None
+    except HostError as error:
+        _say(why)
+        return f"{_FAILED}, and nothing was put back: {error}"
+    if found.now is None or found.good:
+        return None
+    _say(why)
+    try:
+        stored, image = found.now, clean(found.now.definition.image, 300)
         if problems := _obstacles(way, found, stored.definition):
-            return (
-                "agents did not become healthy (see above), and nothing was put back:"
-                f" {'; '.join(problems)}"
-            )
-        image = clean(stored.definition.image, 300)
-        host.log(f"    putting back the agents of {stored.at}, from {image}")
+            return f"{_FAILED}, and nothing was put back: {'; '.join(problems)}"
+        ctx_host.get().log(f"    putting back the agents of {stored.at}, from {image}")
         lock.changing(_STEP)
-        goal = Target("now", stored)
-        carry_out([_restored(way, found, goal)])
+        carry_out([_restored(way, found, Target("now", stored))])
         agents = _agents(way, stored.definition)
         seen = _seen(agents)
         carry_out(brought(agents, seen))
@@ -136,15 +136,21 @@ def put_back(way: Way, why: str) -> str | None:
     except LostError:
         return None
     except HostError as error:
+        _say(str(error))
         return (
-            "agents did not become healthy (see above), and those of before, which were to be put"
-            f" back, did not either: {error}; see vllm-hosts doctor, correct the settings, and"
-            " deploy again"
+            f"{_FAILED}, and those of before could not be put back either; see vllm-hosts doctor,"
+            " correct the settings, and deploy again"
         )
     return (
-        "agents did not become healthy (see above); those of before are back, from"
-        f" {image}, and healthy. Correct the settings, or set them back, and deploy again"
+        f"{_FAILED}; those of before are back, from {image}, and healthy. Correct the settings, or"
+        " set them back, and deploy again"
     )
+
+
+def _say(problem: str) -> None:
+    """A reason that may be long, at once: what is done about it takes minutes."""
+    if problem:
+        ctx_host.get().log_styled(clean(problem), fg="red", log_func=logger.error)
 
 
 def refusals(way: Way) -> list[str]:
