@@ -12,11 +12,9 @@ from pydantic import SecretStr
 
 from tests.golden import FOLDER
 from tests.unit.samples import CODER, QWEN, settings
-from tests.unit.test_tree_operation import apply
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.way_back import WayBackFound
-from vllm_hosts.host.files import Copy, File
 from vllm_hosts.host.paths import FIREWALL_RULES, WAY_BACK
 from vllm_hosts.host.way_back import (
     Definition,
@@ -30,7 +28,6 @@ from vllm_hosts.host.way_back import (
     target,
 )
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.operations.tree import change
 from vllm_hosts.roles.secrets.plan import secret_entries
 
 ID = f"sha256:{'1' * 64}"
@@ -264,49 +261,3 @@ class TestLook:
     def test_one_agent_in_the_firewall(self) -> None:
         lines = ["== present", "== now", "== before", "== undone", "== guarded", "ports 8001", END]
         assert WayBackFound().process(lines).guarded == Guarded("", frozenset({8001}))
-
-
-class TestCopies:
-    """Files that get what another one on the host holds."""
-
-    def test_they_move_on_together(self, tmp_path: Path) -> None:
-        for name in ("now", "before"):
-            (tmp_path / name).mkdir()
-        (tmp_path / "now/one").write_text("1")
-        done = apply(
-            change(
-                [File(f"{tmp_path}/now/one", b"2")],
-                copies=[Copy(f"{tmp_path}/before/one", f"{tmp_path}/now/one", 0o600)],
-            )
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert (tmp_path / "before/one").read_text() == "1"
-        assert (tmp_path / "before/one").stat().st_mode & 0o777 == 0o600
-        assert (tmp_path / "now/one").read_text() == "2"
-        assert not list(tmp_path.rglob("*.vllm-hosts-new"))
-
-    def test_one_without_a_source_changes_nothing(self, tmp_path: Path) -> None:
-        (tmp_path / "one").write_text("1")
-        done = apply(
-            change(
-                [File(f"{tmp_path}/one", b"2")],
-                copies=[Copy(f"{tmp_path}/other", f"{tmp_path}/none")],
-            )
-        )
-        assert done.returncode != 0
-        assert (tmp_path / "one").read_text() == "1"
-        assert not (tmp_path / "other").exists()
-        assert not list(tmp_path.rglob("*.vllm-hosts-new"))
-
-    def test_what_the_program_rejects_is_put_back(self, tmp_path: Path) -> None:
-        (tmp_path / "one").write_text("good")
-        (tmp_path / "kept").write_text("bad")
-        done = apply(
-            change(
-                [],
-                copies=[Copy(f"{tmp_path}/one", f"{tmp_path}/kept")],
-                validate=f"grep -q good {tmp_path}/one",
-            )
-        )
-        assert done.returncode != 0
-        assert (tmp_path / "one").read_text() == "good"
