@@ -132,6 +132,9 @@ vllm = {
     # `False`: hosts that serve the same model change their agents one after the other, and a
     # failure stops those after it; `True`: all at once
     "change_together": False,
+    # Whether agents that do not become healthy are put back to the last definition that did; the
+    # deploy fails on that host either way
+    "roll_back": True,
     # Seconds that in-flight requests get to finish when an agent stops
     "drain_timeout": 20,
 }

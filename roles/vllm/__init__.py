@@ -2,8 +2,9 @@
 
 Promises: every agent runs as its settings say, on 127.0.0.1 only, without privileges, in a network
 of its own, and is healthy. Needs: docker, secrets (.env), models (image and weights). Writes:
-compose.yaml, a folder for each agent. Restarts: only an agent whose definition or secret changed,
-on hosts with the same model one after the other.
+compose.yaml, a folder for each agent, and what is healthy for a way back. Restarts: only an agent
+whose definition or secret changed, on hosts with the same model one after the other. What does not
+become healthy is put back to what was.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from pyinfra.api.deploy import deploy
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.system import HostMemory
-from vllm_hosts.host import probe
 from vllm_hosts.host.agent_changes import Definition
 from vllm_hosts.host.paths import PROJECT
 from vllm_hosts.host.services import compose_entry
+from vllm_hosts.host.way_back import Definition as Kept
 from vllm_hosts.operations.compose import Agents, agents_announced, agents_running
 from vllm_hosts.operations.healthy import agents_healthy
 from vllm_hosts.operations.tree import tree_synced
+from vllm_hosts.operations.way_back import kept_for_a_way_back, put_back
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
 from vllm_hosts.roles.vllm.plan import folders, peers, variables
@@ -42,7 +44,8 @@ def vllm() -> None:
         cells={agent: settings.cell(agent) for agent in names},
         cards={agent.name: agent.gpus for agent in settings.agents},
         internal_keys={agent: current.keys.internal_of(agent) for agent in names},
-        edge_is_up=partial(_edge_is_up, current),
+        edge_is_up=current.edge_is_up,
+        put_back=partial(put_back, current.way),
     )
     tree_synced(folders(settings), name="The agents' folders are there")
     agents_announced(wanted, name="Hosts with the same model take turns")
@@ -51,7 +54,15 @@ def vllm() -> None:
         settings.vllm.directory,
         names,
         settings.vllm.health_timeout,
+        wanted.put_back,
         name="The agents are healthy",
+    )
+    kept_for_a_way_back(
+        lambda: _definition(current).file,
+        partial(Kept.of, settings),
+        settings.vllm.directory,
+        settings.vllm.image,
+        name="What is healthy is kept for a way back",
     )
 
 
@@ -59,19 +70,3 @@ def _definition(current: Current) -> Definition:
     settings = current.settings
     file = compose_entry(settings, look(HostMemory))
     return Definition(file, variables(settings, current.keys))
-
-
-def _edge_is_up(current: Current) -> bool:
-    """What the edge says of its first agent, asked from here."""
-    settings = current.settings
-    try:
-        answer = probe.get(
-            settings.address,
-            settings.edge.https_port,
-            "/health",
-            name=settings.edge_names[0],
-            ca_file=current.ca_file,
-        )
-    except OSError:
-        return False
-    return answer.status == 200

@@ -116,12 +116,17 @@ def down(asked: list[Asked]) -> tuple[float, float]:
 
 @pytest.mark.nightly
 def test_a_broken_change_stops_at_the_first_host(deployed: Deployed) -> None:
-    before = containers("gpu2")
+    before = {host: containers(host) for host in HOSTS}
     # Refused before anything is touched, unless that is overruled.
     broken = tiny(extra_args=["--enforce-eager", "--no-such-argument"])
     run = deploy(settings=broken | {"capacity": {"preflight": "warn"}})
-    after = containers("gpu2")
-    healthy = lab_hosts.run("gpu2", "docker ps --filter health=healthy --format '{{.Names}}'")
+    after = {host: containers(host) for host in HOSTS}
+    healthy = {
+        host: lab_hosts.run(
+            host, "docker ps --filter health=healthy --format '{{.Names}}' | sort"
+        ).stdout.split()
+        for host in HOSTS
+    }
     again = dry()
     back = deploy()
     assert run.code != 0
@@ -129,9 +134,12 @@ def test_a_broken_change_stops_at_the_first_host(deployed: Deployed) -> None:
     assert re.search(
         r"\[gpu2\].*left as they are: gpu1 failed while its agents of \S+ were down", run.output
     ), run.output[-6000:]
-    assert after == before, "its file or its containers are others"
-    assert healthy.stdout.split() == ["tiny"]
-    # What was broken is repaired, and the other one has nothing to do.
-    assert "gpu1: agent tiny is recreated (its definition changed)" in again.output
+    assert after["gpu2"] == before["gpu2"], "its file or its containers are others"
+    # What was broken was put back: its file is the same, its container another one.
+    assert re.search(r"\[gpu1\].*those of before are back", run.output), run.output[-6000:]
+    assert after["gpu1"].splitlines()[-1] == before["gpu1"].splitlines()[-1]
+    assert healthy == {"gpu1": ["spare", "tiny"], "gpu2": ["tiny"]}
+    for host in HOSTS:
+        assert f"{host}: nothing is restarted, recreated or reloaded" in again.output
     assert back.code == 0, back.output[-6000:]
-    assert containers("gpu2") == before
+    assert {host: containers(host) for host in HOSTS} == after

@@ -32,7 +32,7 @@ def names(wheel: Path) -> set[str]:
 
 def wanted() -> set[str]:
     """The files of the checkout that belong into it, by their names there."""
-    found = {"vllm_hosts/steps/deploy.py", "vllm_hosts/steps/keys.py"}
+    found = {f"vllm_hosts/steps/{name}.py" for name in ("deploy", "keys", "rollback")}
     for name in files():
         for prefix, instead in LINKS.items():
             if name.startswith(prefix):

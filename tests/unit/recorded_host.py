@@ -26,17 +26,27 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import SecretStr
 
 from vllm_hosts.facts.apt import Packages
+from vllm_hosts.facts.base import END
 from vllm_hosts.facts.hub import MODELS, CopyFound
 from vllm_hosts.facts.nginx import EdgeFound
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.facts.vllm_images import RECORD as IMAGES_RECORD
 from vllm_hosts.facts.vllm_images import recorded
+from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.agent_changes import digest
 from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.compose import Project
 from vllm_hosts.host.files import NOTHING, Found
-from vllm_hosts.host.paths import STAMPS, STORE_MARK, TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.host.paths import (
+    FIREWALL_RULES,
+    STAMPS,
+    STORE_MARK,
+    TLS_CERTIFICATE,
+    TLS_KEY,
+    WAY_BACK,
+)
 from vllm_hosts.host.systemctl import UnitState
+from vllm_hosts.host.way_back import WayBack
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.rehearsal.answer import Answer
 from vllm_hosts.rehearsal.command import Asked
@@ -45,6 +55,8 @@ from vllm_hosts.rehearsal.on_host import Fetch
 from vllm_hosts.settings import HostSettings
 
 ROOT = ("root", "0")
+#: When anything was written that says when.
+AT = "2026-11-26 09:00:00 UTC"
 #: Commands of apt's, as operations write them.
 _INSTALL = re.compile(
     r"install --no-install-recommends [^\n]*?--allow-change-held-packages (.*?) \|\|"
@@ -211,6 +223,29 @@ class Host:
         env = {name: digest(salt, name, SecretStr(value)) for name, value in lines}
         return replace(project, env=env)
 
+    def _WayBackFound(self, directory: str) -> WayBack:
+        """Read by the fact itself, from the files that are here."""
+
+        def digest(path: str) -> list[str]:
+            return [self.paths[path].sha256] if path in self.contents else []
+
+        lines = ["== present", *digest(f"{directory}/compose.yaml")]
+        for one in ("now", "before"):
+            file = f"{WAY_BACK}/{one}/definition.json"
+            lines.append(f"== {one}")
+            if file in self.contents:
+                lines += digest(f"{WAY_BACK}/{one}/compose.yaml")
+                lines += [AT, *self.contents[file].decode().splitlines()]
+        undone = self.contents.get(f"{WAY_BACK}/undone", b"").decode().split()
+        lines += ["== undone", *undone, *([AT] if undone else []), "== guarded"]
+        rules = self.contents.get(FIREWALL_RULES, b"").decode()
+        for name, pattern in {
+            "network": r"ip daddr (\S*) meta skuid",
+            "ports": r"tcp dport \{ (.*) \} meta skuid",
+        }.items():
+            lines += [f"{name} {found}" for found in re.findall(pattern, rules)]
+        return WayBackFound().process([*lines, END])
+
     def _ModelCopy(self, folder: str, staging: str, key: str) -> CopyFound:
         stamp = self.contents.get(f"{MODELS}/{key}", b"").decode().splitlines()
         sources = frozenset(line.split()[1] for line in stamp if line.startswith("source "))
@@ -259,8 +294,13 @@ class Host:
                     assert content is not None
                     path = f"/{member.name.removesuffix('.vllm-hosts-new')}"
                     contents[path] = member, content.read()
+        for mode, source, path in re.findall(r"^bring (\d+) (\S+) (\S+)$", command, re.M):
+            copied = tarfile.TarInfo(path)
+            copied.mode, copied.uname, copied.gname = int(mode, 8), "root", "root"
+            contents[path] = copied, self.contents[source]
         for path in re.findall(r"^swap (\S+)$", command, re.M):
             if path not in contents:
+                self.contents.pop(path, None)
                 self.paths[path] = NOTHING
                 done.written[path] = None
                 continue

@@ -117,6 +117,17 @@ esac
 """
 
 
+def test_compose_is_asked_about_a_file_that_lies_elsewhere(tmp_path: Path) -> None:
+    """With what .env has now, and a value in the place of what it lacks."""
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt/compose.yaml").write_text("qwen now\n")
+    (tmp_path / "before.yaml").write_text("qwen old\ncoder old\n")
+    words = {"path": str(tmp_path / "before.yaml"), "names": ["VLLM_API_KEY_CODER"]}
+    found = asked(tmp_path, COMPOSE, "VLLM_API_KEY_QWEN=1\n", **words)
+    assert (found.wanted, found.error) == ({"qwen": "old", "coder": "old"}, None)
+    assert asked(tmp_path, COMPOSE, "VLLM_API_KEY_CODER=1\n").wanted == {"qwen": "now"}
+
+
 def test_compose_is_asked_about_the_file_that_there_will_be(tmp_path: Path) -> None:
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt/compose.yaml").write_text("qwen 0123\n")

@@ -281,6 +281,10 @@ def test_what_was_killed_on_the_spot_is_cleared_away(host: Host) -> None:
     for path in (env, env.with_name(".env.vllm-hosts-new"), env.with_name("x.vllm-hosts-new")):
         path.touch()
     (host.folder / "deployed").write_text(f"{'a' * 64}  {env}\n-  /no/such\n")
+    kept = host.history.parent / "way-back/now"
+    kept.mkdir(parents=True)
+    for name in ("compose.yaml", "compose.yaml.vllm-hosts-new"):
+        (kept / name).touch()
     old, new = host.folder / "vllm-hosts.abc123", host.folder / "vllm-hosts.new456"
     for folder in (old, new):
         folder.mkdir()
@@ -290,4 +294,5 @@ def test_what_was_killed_on_the_spot_is_cleared_away(host: Host) -> None:
     assert holder.line() == "lock taken"
     holder.end()
     assert sorted(path.name for path in env.parent.iterdir()) == [".env", "x.vllm-hosts-new"]
+    assert [path.name for path in kept.iterdir()] == ["compose.yaml"]
     assert not old.exists() and new.exists()

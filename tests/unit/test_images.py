@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vllm_hosts.agents.images import Row, State, gigabytes, judged, next_record
@@ -69,6 +71,14 @@ class TestJudging:
     def test_how_many_are_kept(self, keep: int, old: str) -> None:
         found = states(judged(self.FOUND, WANTED, keep))
         assert {letter for letter, state in found.items() if state is State.OLD} == set(old)
+
+    def test_what_a_rollback_needs_is_kept_too(self) -> None:
+        """After a deploy that was taken back, the last one before is another image."""
+        found = replace(self.FOUND, way_back=frozenset({identifier("d"), identifier("b")}))
+        one = states(judged(found, WANTED, keep=1))
+        assert (one["c"], one["b"], one["a"]) == (State.PREVIOUS, State.PREVIOUS, State.OLD)
+        none = states(judged(found, WANTED, keep=0))
+        assert (none["c"], none["b"], none["a"]) == (State.OLD, State.OLD, State.OLD)
 
     def test_the_order_is_that_of_use_and_not_of_versions(self) -> None:
         record = (used("c", v(32)), used("d", WANTED), used("a", v(30)), used("b", v(31)))
@@ -155,8 +165,14 @@ class TestRecord:
 
 def test_an_odd_answer_is_not_an_empty_host() -> None:
     for lines in (
-        ["== record", "garbage", "== images", "== containers"],
-        ["== record", "== images", '{"id":"x","tags":[],"digests":[],"size":1}', "== containers"],
+        ["== record", "garbage", "== images", "== containers", "== way back"],
+        [
+            "== record",
+            "== images",
+            '{"id":"x","tags":[],"digests":[],"size":1}',
+            "== containers",
+            "== way back",
+        ],
         ["== record", "== images"],
     ):
         with pytest.raises(HostError, match="the container images could not be understood"):

@@ -146,7 +146,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ImagesThere(),
         ["== record", f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== images",
          json.dumps({"id": f"sha256:{SHA}", "tags": ["a/b:c"], "digests": [], "size": 1}),
-         "== containers", inspect_line("a")],
+         "== containers", inspect_line("a"), "== way back", f"sha256:{SHA}"],
     ),
     (
         ImagesUsed(),

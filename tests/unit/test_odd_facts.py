@@ -41,7 +41,9 @@ from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.facts.vllm_images import ImageRoom
+from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.docker_unit import unit_problems
+from vllm_hosts.host.way_back import Definition
 from vllm_hosts.operations.gpu import LastGpuCheck
 from vllm_hosts.rehearsal.fact import RehearsalGrounds, Rehearsals
 from vllm_hosts.suite.doors import wrong
@@ -51,6 +53,7 @@ from vllm_hosts.top.look import Doing
 
 SHA = "a" * 64
 COMMIT = "b" * 40
+DEFINITION = Definition.of(host_settings(), f"sha256:{SHA}")
 SAID = "\r\n".join([*(line.rstrip("\r") for line in HTTP[:4]), *METRICS]).encode()
 NGINX = next(lines for fact, lines in FED if type(fact).__name__ == "NginxState")
 MAIN = next(lines for fact, lines in FED if type(fact).__name__ == "NginxMainConf")
@@ -164,6 +167,12 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (NginxSites(), SITES),
     (OtherFirewalls(), ["== active", "ufw", "firewalld"]),
     (OwnPorts(), ["== ports", "127.0.0.1:8001->8000/tcp, [::1]:8001->8000/tcp", "8000/tcp"]),
+    (
+        WayBackFound(),
+        ["== present", SHA, "== now", SHA, "2026-11-26 09:00:00 UTC", DEFINITION.text.strip(),
+         "== before", "== undone", SHA, "2026-11-26 09:00:00 UTC", "== guarded",
+         "network 198.18.0.0/16", "ports 8001, 8002"],
+    ),
     (
         PasswordLogins(),
         ["== effective", "port 22", "passwordauthentication no", "kbdinteractiveauthentication no",

@@ -14,12 +14,12 @@ from tests.unit.samples import settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.apt import Packages
 from vllm_hosts.facts.tree import TreeFound
-from vllm_hosts.facts.units import Unit
 from vllm_hosts.host.apt_entries import Edit
 from vllm_hosts.host.archives import docker_archive
 from vllm_hosts.host.driver import Install
 from vllm_hosts.host.files import NOTHING, File, Found
 from vllm_hosts.host.nvidia_smi import Failure
+from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.operations import apt, driver
 
 ARCHIVE = docker_archive(settings().docker, DEBIAN_13)
@@ -331,7 +331,7 @@ class TestDriver:
             ),
         ):  # fmt: skip
             there.facts["TreeState"] = TreeFound({UNIT.path: found}, "")
-            there.facts["Units"] = {name: Unit(enabled, active)}
+            there.facts["Units"] = {name: UnitState(enabled, active)}
             assert there.run(driver.persistence_runs, UNIT) == done
             assert there.told[0] == ("remember", [UNIT])
             told = [one[0] for one in there.told[1:]]
@@ -345,7 +345,7 @@ class TestDriver:
         answers = SimpleNamespace(smi=SimpleNamespace(driver="580.95.05"))
         there.facts |= {
             "GpuState": answers,
-            "Units": {unit: Unit(False, False)},
+            "Units": {unit: UnitState(False, False)},
             "AptVersions": {"fm": ("580.95.05-1",)},
         }
         done = there.run(driver.fabric_manager_runs, lambda: names)
@@ -369,7 +369,7 @@ class TestDriver:
         )
         assert there.run(driver.fabric_manager_runs, tuple) == []
         for active, enabled in ((True, False), (False, True), (True, True)):
-            there.facts["Units"] = {unit: Unit(enabled, active)}
+            there.facts["Units"] = {unit: UnitState(enabled, active)}
             there.executing = False
             idle = not (active and enabled)
             assert there.run(driver.fabric_manager_runs, lambda: names) == [("lists",)] * idle

@@ -89,7 +89,7 @@ class TestInit:
         assert [wrong for one in said if (wrong := parse(one.split()))] == []
 
     def test_it_runs_what_the_checkout_runs(self) -> None:
-        for name in ("deploy.py", "keys.py"):
+        for name in ("deploy.py", "keys.py", "rollback.py"):
             assert (ROOT / "vllm_hosts" / "steps" / name).resolve() == ROOT / name
         site_config = (ROOT / "templates" / "site" / "config.py.j2").read_text()
         assert site_config == (ROOT / "config.py").read_text()

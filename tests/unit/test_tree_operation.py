@@ -15,7 +15,7 @@ import pytest
 from pyinfra.api.command import StringCommand
 
 from tests.unit.projects import ROOT
-from vllm_hosts.host.files import Absent, Entry, File, Folder, Kept
+from vllm_hosts.host.files import Absent, Copy, Entry, File, Folder, Kept
 from vllm_hosts.operations import tree as operation
 from vllm_hosts.operations.tree import PREVIOUS, archive, change
 
@@ -238,3 +238,49 @@ def test_a_secret_is_never_readable_by_others_for_an_instant(tmp_path: Path) -> 
     assert modes, "the trace does not show the file being made"
     assert set(modes) <= {"600)", "200)", "000)"}, lines
     assert not any("hunter2" in word for word in command.get_raw_value().split())
+
+
+class TestCopies:
+    """Files that get what another one on the host holds."""
+
+    def test_they_move_on_together(self, tmp_path: Path) -> None:
+        for name in ("now", "before"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "now/one").write_text("1")
+        done = apply(
+            change(
+                [File(f"{tmp_path}/now/one", b"2")],
+                copies=[Copy(f"{tmp_path}/before/one", f"{tmp_path}/now/one", 0o600)],
+            )
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "before/one").read_text() == "1"
+        assert (tmp_path / "before/one").stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "now/one").read_text() == "2"
+        assert not list(tmp_path.rglob("*.vllm-hosts-new"))
+
+    def test_one_without_a_source_changes_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "one").write_text("1")
+        done = apply(
+            change(
+                [File(f"{tmp_path}/one", b"2")],
+                copies=[Copy(f"{tmp_path}/other", f"{tmp_path}/none")],
+            )
+        )
+        assert done.returncode != 0
+        assert (tmp_path / "one").read_text() == "1"
+        assert not (tmp_path / "other").exists()
+        assert not list(tmp_path.rglob("*.vllm-hosts-new"))
+
+    def test_what_the_program_rejects_is_put_back(self, tmp_path: Path) -> None:
+        (tmp_path / "one").write_text("good")
+        (tmp_path / "kept").write_text("bad")
+        done = apply(
+            change(
+                [],
+                copies=[Copy(f"{tmp_path}/one", f"{tmp_path}/kept")],
+                validate=f"grep -q good {tmp_path}/one",
+            )
+        )
+        assert done.returncode != 0
+        assert (tmp_path / "one").read_text() == "good"

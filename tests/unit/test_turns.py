@@ -69,8 +69,8 @@ class Steps:
         state = SimpleNamespace(get=lambda: SimpleNamespace(is_executing=True))
         monkeypatch.setattr(compose, "ctx_state", state)
         monkeypatch.setattr(compose, "watched", lambda label, script: script)
-        monkeypatch.setattr(compose, "wait_healthy", self.wait)
-        monkeypatch.setattr(compose, "noted", lambda agents: None)
+        monkeypatch.setattr(compose, "Tried", lambda command, otherwise: command)
+        monkeypatch.setattr(compose, "wait_or_put_back", self.wait)
         monkeypatch.setattr(compose, "leads_to", lambda effect: None)
         monkeypatch.setattr(compose, "announced", lambda: self.turn)
         monkeypatch.setattr(compose, "turn_taken", self.taken)
@@ -94,7 +94,7 @@ class Steps:
         yield
         self.story.append("turn over")
 
-    def wait(self, directory: str, agents: Sequence[str], timeout: int) -> None:
+    def wait(self, directory: str, agents: Sequence[str], *_: object) -> None:
         self.story.append(f"wait {' '.join(agents)}")
 
     def wanted(

@@ -42,8 +42,10 @@ def judged(found: ImagesFound, wanted: str, keep: int) -> list[Row]:
     """Images of agents, of earlier ones, and others of the same repository; the newest use first.
 
     :param wanted: the settings' image.
-    :param keep: how many images stay that agents used before, for going back without a download.
+    :param keep: how many images stay that agents used before, for going back without a download;
+        unless it is none, those that rollback.py needs do too.
     """
+    way_back = found.way_back if keep > 0 else frozenset[str]()
     last = {used.id: number for number, used in enumerate(found.record)}
     rows = []
     for image in sorted(found.images, key=lambda image: -last.get(image.id, -1)):
@@ -58,7 +60,8 @@ def judged(found: ImagesFound, wanted: str, keep: int) -> list[Row]:
         elif named:
             state = State.SETTINGS
         elif ours and {*map(_short, image.names)} <= {*map(_short, ours)}:
-            state = State.PREVIOUS if keep > 0 else State.OLD
+            kept = keep > 0 or image.id in way_back
+            state = State.PREVIOUS if kept else State.OLD
             keep -= 1
         rows.append(Row(image, state, tuple(sorted(user.name for user in users)), ours))
     return rows

@@ -52,6 +52,7 @@ find "${lock%/*}" -maxdepth 1 -name 'vllm-hosts.??????' -mmin +60 -exec rm -rf {
 [ ! -f "$deployed" ] || sed 's/^[^ ]*  //' "$deployed" | sort -u | while read -r path; do
     rm -f "$path.vllm-hosts-new"
 done
+find "${history%/*}" -xdev -name '*.vllm-hosts-new' -type f -exec rm -f {} + 2>/dev/null
 noted=$(mktemp "$lock.XXXXXX") || { say unwritable; exit 1; }
 say taken
 

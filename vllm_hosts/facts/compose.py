@@ -33,18 +33,22 @@ class ComposeProject(HostFact[Project]):
         file: str | None = None,
         names: Sequence[str] = (),
         salt: str | None = None,
+        path: str | None = None,
     ) -> str:
         """
         :param file: the compose file that there will be; None: the one that is there.
+        :param path: where such a file lies on the host.
         :param names: variables of .env that it may ask for before they are there.
         :param salt: for digests of .env's lines; None: they are not asked for.
         """
-        there = "true" if file is not None else f"[ -e {directory}/compose.yaml ]"
+        there = (
+            "true" if file is not None or path is not None else f"[ -e {directory}/compose.yaml ]"
+        )
         return ending(
             f"""
             echo '== hashes'
             if {there} && command -v docker >/dev/null; then
-                {_hashes(directory, file, names)} 2>&1
+                {_hashes(directory, file, names, path)} 2>&1
                 echo "exit $?"
             else
                 echo 'exit -'
@@ -86,17 +90,18 @@ class ComposeProject(HostFact[Project]):
         )
 
 
-def _hashes(directory: str, file: str | None, names: Sequence[str]) -> str:
+def _hashes(directory: str, file: str | None, names: Sequence[str], path: str | None) -> str:
     """Shell: Compose's hash of each service. Variables that are not there yet get a value, since
     Compose would say nothing about the others either."""
-    if file is None:
+    if file is None and path is None:
         return f"{COMPOSE} --project-directory {directory} config --hash '*'"
+    given = f"cat {quote(path)}" if path is not None else f"printf %s {quote(file or '')}"
     return f"""{{
         set --
         for name in {" ".join(names)}; do
             grep -qs "^$name=" {directory}/.env || set -- "$@" "$name=none"
         done
-        printf %s {quote(file)} | env -i PATH="$PATH" HOME="${{HOME:-/root}}" "$@" docker compose \
+        {given} | env -i PATH="$PATH" HOME="${{HOME:-/root}}" "$@" docker compose \
             --file - --project-directory {directory} config --hash '*'; }}"""
 
 

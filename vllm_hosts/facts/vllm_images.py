@@ -10,7 +10,7 @@ from vllm_hosts.bounded import json_object
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.containers import INSPECT, Container, read
 from vllm_hosts.host.image_places import IMAGES, image_places
-from vllm_hosts.host.paths import PROJECT
+from vllm_hosts.host.paths import PROJECT, WAY_BACK
 from vllm_hosts.text import clean
 
 #: Identifier and name of each image that agents have used, the last one at the end. Whatever is not
@@ -44,11 +44,12 @@ class Used:
 @dataclass(frozen=True)
 class ImagesFound:
     """``users``: containers, running or not. ``record`` in the order in which deploys used them,
-    the last one at the end."""
+    the last one at the end. ``way_back``: identifiers of those that a rollback would start."""
 
     images: tuple[Image, ...]
     users: tuple[Container, ...]
     record: tuple[Used, ...]
+    way_back: frozenset[str] = frozenset()
 
 
 class ImagesThere(HostFact[ImagesFound]):
@@ -67,6 +68,9 @@ class ImagesThere(HostFact[ImagesFound]):
             echo '== containers'; ids=$(docker ps --all --no-trunc --quiet) || exit 1
             [ -z "$ids" ] || printf '%s\\n' "$ids" |
                 xargs docker container inspect --format {quote(INSPECT)} || exit 1
+            echo '== way back'
+            cat {WAY_BACK}/now/definition.json {WAY_BACK}/before/definition.json 2>/dev/null |
+                grep -o '"image_id":"sha256:[0-9a-f]*"' | cut -d '"' -f 4
             """
         )
 
@@ -76,6 +80,7 @@ class ImagesThere(HostFact[ImagesFound]):
             images=tuple(_image(line) for line in parts["images"]),
             users=_users(parts["containers"]),
             record=recorded(parts["record"]),
+            way_back=frozenset(map(_identifier, parts["way back"])),
         )
 
 

@@ -82,6 +82,19 @@ class Kept:
         _check(self.path, self.owner, self.group)
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A regular file that gets the content of another one, which root alone can write there."""
+
+    path: str
+    source: str
+    mode: int = 0o644
+
+    def __post_init__(self) -> None:
+        _check(self.path)
+        _check(self.source)
+
+
 Entry = File | Folder | Kept | Absent
 
 

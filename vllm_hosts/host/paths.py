@@ -15,6 +15,8 @@ NGINX_WELCOME = "/etc/nginx/sites-enabled/default"
 EDGE_LOGS = "/var/log/vllm-hosts"
 #: Whose keys the host has.
 STORE_MARK = "/etc/vllm-hosts/store"
+#: The firewall's own table, as it is loaded at boot.
+FIREWALL_RULES = "/etc/vllm-hosts/firewall.nft"
 TLS_FOLDER = "/etc/vllm-hosts/tls"
 TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"
@@ -77,3 +79,6 @@ LOCK = "/run/vllm-hosts.lock"
 UNDO = "/run/vllm-hosts-undo"
 #: A line for each run that changed something here, for root only.
 HISTORY = "/var/lib/vllm-hosts/history"
+#: What deploys have seen healthy, for a way back: `now`, the last one, and `before`, the one before
+#: that. For root only, and without secrets.
+WAY_BACK = "/var/lib/vllm-hosts/way-back"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from pydantic import SecretStr
 
 from vllm_hosts.host.files import File
 from vllm_hosts.host.paths import PROJECT, agents_folder, key_variable, models_folder
@@ -87,6 +90,14 @@ def compose_path(settings: HostSettings) -> str:
 def variable_names(settings: HostSettings) -> list[str]:
     """Variables of .env that compose.yaml asks for."""
     return sorted({one.source for agent in settings.agents for one in secrets_of(settings, agent)})
+
+
+def env_file(directory: str, variables: Mapping[str, SecretStr]) -> File:
+    """.env, from which Compose takes agents' secrets. Values need no quoting: the key store has
+    checked them."""
+    values = {name: value.get_secret_value() for name, value in variables.items()}
+    content = render("secrets/env.j2", variables=values).encode()
+    return File(f"{directory}/.env", content, mode=0o600, secret=True)
 
 
 def compose_file(settings: HostSettings, host_memory: int) -> str:

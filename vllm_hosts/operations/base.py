@@ -85,13 +85,31 @@ def _note(state: State, host: Host, message: str) -> bool:
 class Shown(StringCommand):
     """A shell command whose output is shown as it arrives, at any verbosity."""
 
-    def execute(self, state: State, host: Host, connector_arguments: object) -> object:
+    def execute(
+        self, state: State, host: Host, connector_arguments: object
+    ) -> tuple[bool, CommandOutput]:
         arguments = {**connector_arguments, **self.connector_arguments}  # type: ignore[dict-item]
         done, output = host.run_shell_command(
             self, print_output=True, print_input=state.print_input, **arguments
         )
         # pyinfra would print a failed command's output again.
         return done, output if done else CommandOutput([])
+
+
+class Tried(Shown):
+    """The same; if it fails, ``otherwise`` is called, whose sentence the host then fails with."""
+
+    def __init__(self, command: Shown, otherwise: Callable[[], str | None]) -> None:
+        super().__init__(*command.bits, **command.connector_arguments)
+        self._otherwise = otherwise
+
+    def execute(
+        self, state: State, host: Host, connector_arguments: object
+    ) -> tuple[bool, CommandOutput]:
+        done, output = super().execute(state, host, connector_arguments)
+        if not done and (sentence := self._otherwise()):
+            fail(state, host, sentence)
+        return done, output
 
 
 def watched(

@@ -29,11 +29,11 @@ from vllm_hosts.host.compose import COMPOSE, Project
 from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import Entry, differing
 from vllm_hosts.host.gpus import turns
-from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.base import Commands, Tried, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.edge import divert, give_back, taken_up
 from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to
-from vllm_hosts.operations.healthy import noted, wait_healthy
+from vllm_hosts.operations.healthy import wait_or_put_back
 from vllm_hosts.operations.one_by_one import Serving, announce, announced, turn_taken
 from vllm_hosts.operations.tree import change
 from vllm_hosts.settings.cells import Cell
@@ -60,10 +60,13 @@ class Agents:
     internal_keys: Mapping[str, SecretStr]
     #: Whether clients get an answer through the host's edge.
     edge_is_up: Callable[[], bool] = lambda: False
+    #: Puts back what ran before, if agents do not come up: given why, it returns the sentence that
+    #: the host fails with. None: nothing was done.
+    put_back: Callable[[str], str | None] = lambda why: None
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What has to change on a host. ``different``: compose.yaml, if it has to be written."""
 
     different: Sequence[Entry]
@@ -75,7 +78,7 @@ class _Seen:
         return [change.agent for change in self.changed]
 
 
-def _seen(wanted: Agents) -> _Seen:
+def _seen(wanted: Agents) -> Seen:
     definition = wanted.definition()
     file = definition.file
     remember([file])
@@ -90,7 +93,7 @@ def _seen(wanted: Agents) -> _Seen:
     found = look(ComposeProject, directory=wanted.directory, project=wanted.project, **asked)
     # While a run is prepared, .env still has the old keys.
     new_key = with_new_key(definition, found, salt) if asked else set[str]()
-    return _Seen(different, found, changes(wanted.names, found, new_key))
+    return Seen(different, found, changes(wanted.names, found, new_key))
 
 
 @host_operation
@@ -125,13 +128,13 @@ def agents_running(wanted: Agents) -> Commands:
     """
     turn = announced() if ctx_state.get().is_executing else None
     if turn is None or not turn.models:
-        yield from _brought(wanted, _seen(wanted))
+        yield from brought(wanted, _seen(wanted))
         return
     was_up = bool(turn.serving) and wanted.edge_is_up()
     with turn_taken(turn, together=wanted.serving.together):
         # Other hosts may have taken long.
         seen = _seen(wanted)
-        yield from _brought(wanted, seen)
+        yield from brought(wanted, seen)
         if wanted.serving.together:
             return
         replaced = [change.agent for change in seen.changed if change.runs]
@@ -143,7 +146,7 @@ def agents_running(wanted: Agents) -> Commands:
         # The edge follows what moves or goes once the nginx role has run.
         stays = {one.service for one in seen.found.containers} <= set(wanted.names)
         stays = stays and not _moved(seen.found, wanted.cells)
-        if was_up and stays and not _again(wanted.edge_is_up):
+        if was_up and stays and not answers_again(wanted.edge_is_up):
             raise HostError(
                 "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
@@ -152,10 +155,10 @@ def agents_running(wanted: Agents) -> Commands:
 
 def _wait(wanted: Agents, names: Sequence[str]) -> None:
     """Wait until agents are healthy, and record how long they took, for forecasts of later runs."""
-    noted(wait_healthy(wanted.directory, names, wanted.serving.timeout))
+    wait_or_put_back(wanted.directory, names, wanted.serving.timeout, wanted.put_back)
 
 
-def _again(up: Callable[[], bool]) -> bool:
+def answers_again(up: Callable[[], bool]) -> bool:
     """Whether it answers within some seconds."""
     for _ in range(_EDGE_TRIES):
         if up():
@@ -164,7 +167,7 @@ def _again(up: Callable[[], bool]) -> bool:
     return False
 
 
-def _brought(wanted: Agents, seen: _Seen) -> Commands:
+def brought(wanted: Agents, seen: Seen) -> Commands:
     """The commands that bring agents to what they should be."""
     directory, cards, found = wanted.directory, wanted.cards, seen.found
     changed, by_service = seen.names, {one.service: one for one in seen.found.containers}
@@ -190,7 +193,10 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
         yield change(seen.different, validate=validate)
     for agent, twin in rolled.items():
         yield divert(agent, twin)
-        yield watched(f"recreating {agent}", f"{_left(compose, moved, [agent])}{up} {agent}")
+        yield Tried(
+            watched(f"recreating {agent}", f"{_left(compose, moved, [agent])}{up} {agent}"),
+            lambda: wanted.put_back(""),
+        )
         if ctx_state.get().is_executing:
             _wait(wanted, [agent])
         yield give_back(agent, wanted.internal_keys[agent])
@@ -212,9 +218,12 @@ def _brought(wanted: Agents, seen: _Seen) -> Commands:
         held = [agent for agent in by_service if agent in at_once and agent not in done]
         held = [agent for agent in held if _shared(agent, now, cards)]
         stop = f"{compose} stop {' '.join(held)} && " if held else ""
-        yield watched(
-            f"starting {' '.join(now)}",
-            f"{stop}{_left(compose, moved, now)}{up} --remove-orphans {' '.join(now)}",
+        yield Tried(
+            watched(
+                f"starting {' '.join(now)}",
+                f"{stop}{_left(compose, moved, now)}{up} --remove-orphans {' '.join(now)}",
+            ),
+            lambda: wanted.put_back(""),
         )
     if removed and not at_once:
         names = " ".join(wanted.names)

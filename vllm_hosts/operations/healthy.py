@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_host, ctx_state
 
-from vllm_hosts.errors import HostError
+from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import AgentLog, AgentStates
 from vllm_hosts.host.compose import STARTS
@@ -25,15 +25,40 @@ _LOG_LINES = 30
 
 
 @host_operation
-def agents_healthy(directory: str, agents: Sequence[str], timeout: int) -> Commands:
-    """Wait until all agents are healthy, and report how long each takes. Changes nothing.
+def agents_healthy(
+    directory: str,
+    agents: Sequence[str],
+    timeout: int,
+    put_back: Callable[[str], str | None] = lambda why: None,
+) -> Commands:
+    """Wait until all agents are healthy, and report how long each takes. Never counts as a change.
 
     :param timeout: seconds; the host fails with the last log lines of an agent that is not healthy
         by then, that stops, or that keeps crashing.
+    :param put_back: as in ``wait_or_put_back``.
     """
     if ctx_state.get().is_executing:
-        noted(wait_healthy(directory, agents, timeout))
+        wait_or_put_back(directory, agents, timeout, put_back)
     yield from ()
+
+
+def wait_or_put_back(
+    directory: str, agents: Sequence[str], timeout: int, put_back: Callable[[str], str | None]
+) -> None:
+    """Wait until agents are healthy, and record how long they took, for forecasts of later runs.
+
+    :param put_back: called with the reason if they are not: puts back what ran before, and returns
+        the sentence to fail with. None: nothing was put back.
+    :raises HostError: they are not healthy.
+    """
+    try:
+        late = wait_healthy(directory, agents, timeout)
+    except LostError:
+        raise
+    except HostError as error:
+        said = put_back(str(error))
+        raise HostError(said) if said else error from None
+    noted(late)
 
 
 def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[str]:

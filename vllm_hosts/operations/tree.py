@@ -14,7 +14,7 @@ from pyinfra.api.command import StringCommand
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.host.files import Absent, Entry, File, Folder, Found, Kept, differing
+from vllm_hosts.host.files import Absent, Copy, Entry, File, Folder, Found, Kept, differing
 from vllm_hosts.host.paths import COPIES, DEPLOYED, STAMPS
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs, entries_differ, remember
@@ -55,6 +55,9 @@ swap() { # PATH: the new version takes its place, the old one waits until all is
 folder() { # MODE OWNER GROUP PATH: a folder of its own, never one that a link leads to
     [ ! -L "$4" ] || { echo "$4 is a link; move it away, or name where it leads" >&2; exit 1; }
     install -d -m "$1" -o "$2" -g "$3" "$4"
+}
+bring() { # MODE SOURCE PATH: the new version is what another file holds
+    install -m "$1" -o root -g root -T "$2" "$3$suffix"; sync "$3$suffix"
 }
 keep() { # PATH: the version before this change, for people to look at
     if [ -e "$work$1" ] || [ -L "$work$1" ]; then
@@ -140,6 +143,7 @@ def noting(entries: Sequence[File | Absent]) -> StringCommand:
 def change(
     different: Sequence[Entry],
     *,
+    copies: Sequence[Copy] = (),
     validate: str | None = None,
     activate: str | None = None,
     stamp: tuple[str, str] | None = None,
@@ -148,22 +152,26 @@ def change(
 
     For operations that know what differs from a query of their own; others use ``tree_synced``.
 
+    :param copies: files that get what another file of the host holds before this change.
     :param stamp: path and content of a file that is written at the very end.
     """
     files = [entry for entry in different if isinstance(entry, File)]
     folders = [entry for entry in different if isinstance(entry, Folder)]
     changed = [entry.path for entry in different if isinstance(entry, File | Absent)]
+    changed += [copy.path for copy in copies]
     kept = [
         entry.path
         for entry in different
         if isinstance(entry, Absent) or (isinstance(entry, File) and not entry.secret)
     ]
+    kept += [copy.path for copy in copies]
+    brought = [*(entry.path for entry in files), *(copy.path for copy in copies)]
     # Our own records are not part of the host's configuration.
     known = [path for path in changed if not path.startswith(f"{_STATE}/")]
     script = [
         f"suffix={_NEW}; previous={PREVIOUS}; touched=; activated=; finished=",
         f"deployed={DEPLOYED}; copies={COPIES}",
-        "unused=" + quote(" ".join(f"{entry.path}{_NEW}" for entry in files)),
+        "unused=" + quote(" ".join(f"{path}{_NEW}" for path in brought)),
         _FUNCTIONS.strip(),
         NOTES,
     ]
@@ -177,6 +185,7 @@ def change(
             " echo 'the new versions cannot be written; is the disk full?' >&2; exit 1; }",
             f"sync {' '.join(entry.path + _NEW for entry in files)}",
         ]
+    script += [f"bring {copy.mode:04o} {copy.source} {copy.path}" for copy in copies]
     for entry in different:
         if isinstance(entry, Kept):
             script += [

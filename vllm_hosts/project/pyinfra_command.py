@@ -43,7 +43,7 @@ def check_options(given: Mapping[str, Any]) -> None:
     if wrong := [one for one in given.get("data") or () if "=" not in str(one)]:
         misused(f"--data {wrong[0]} has no value; write it as --data NAME=VALUE")
     inventory, files = str(given.get("inventory") or ""), given.get("operations") or ()
-    if Path(inventory).name in ("deploy.py", "keys.py") and files:
+    if Path(inventory).name in ("deploy.py", "keys.py", "rollback.py") and files:
         misused(f"the inventory comes first; run: pyinfra {files[0]} {inventory}")
 
 

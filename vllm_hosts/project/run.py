@@ -14,6 +14,7 @@ from pyinfra.context import ctx_config, ctx_host, ctx_state
 from vllm_hosts.connect import pyinfra_output, pyinfra_speed
 from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.facts import ahead
+from vllm_hosts.host import probe
 from vllm_hosts.host.marks import DEPLOY_SINCE, deploy_mark
 from vllm_hosts.keys import ClientKey, HostKeys, OpenedStore
 from vllm_hosts.keys.ownership import Claim
@@ -21,6 +22,7 @@ from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.operations import one_by_one
 from vllm_hosts.operations.one_by_one import Serving
+from vllm_hosts.operations.way_back import Way
 from vllm_hosts.project import ending, outlook, pyinfra_command
 from vllm_hosts.project.before import Run, initialise, load_our_way
 from vllm_hosts.project.loaded import Project
@@ -48,9 +50,36 @@ class Current:
         )
 
     @property
+    def way(self) -> Way:
+        """What is needed to put agents back to what they were."""
+        return Way(
+            directory=self.settings.vllm.directory,
+            key_of=self.keys.internal_of,
+            token=self.keys.hf_token,
+            serving=self.serving,
+            edge_is_up=self.edge_is_up,
+            automatic=self.settings.vllm.roll_back,
+        )
+
+    @property
     def ca_file(self) -> str | None:
         """The CA that signed the edge's certificate; None: one that everybody knows."""
         return client_ca_file(self.settings, self.store.folder)
+
+    def edge_is_up(self) -> bool:
+        """What the edge says of its first agent, asked from here."""
+        settings = self.settings
+        try:
+            answer = probe.get(
+                settings.address,
+                settings.edge.https_port,
+                "/health",
+                name=settings.edge_names[0],
+                ca_file=self.ca_file,
+            )
+        except OSError:
+            return False
+        return answer.status == 200
 
 
 @dataclass(frozen=True)
@@ -151,8 +180,7 @@ def current() -> Current:
 def purpose() -> Purpose:
     """What hosts are held for by this run, as others there read it."""
     project = _loaded()
-    what = "keys.py" if _run is not None and _run.keys_only else "deploy.py"
-    return held_for(what, project.file)
+    return held_for(pyinfra_command.what_runs(ours=_run is None or _run.ours), project.file)
 
 
 def at_hand() -> AtHand:

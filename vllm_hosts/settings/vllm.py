@@ -69,6 +69,11 @@ class Vllm(Section):
         description="`False`: hosts that serve the same model change their agents one after the"
         " other, and a failure stops those after it; `True`: all at once",
     )
+    roll_back: bool = Field(
+        True,
+        description="Whether agents that do not become healthy are put back to the last definition"
+        " that did; the deploy fails on that host either way",
+    )
     drain_timeout: int = Field(
         20,
         ge=0,

@@ -1,4 +1,4 @@
-"""What a site's own deploy.py and keys.py run: the toolkit's, so that an upgrade edits no site."""
+"""What the files of a site run, such as deploy.py: ours, so that an upgrade edits no site."""
 
 from pathlib import Path
 
@@ -16,3 +16,8 @@ def everything() -> None:
 def only_keys() -> None:
     """Clients' keys alone."""
     exec_file(str(_HERE / "keys.py"))
+
+
+def back() -> None:
+    """The agents as they were before the last deploy."""
+    exec_file(str(_HERE / "rollback.py"))
