@@ -32,7 +32,7 @@ def names(wheel: Path) -> set[str]:
 
 def wanted() -> set[str]:
     """The files of the checkout that belong into it, by their names there."""
-    found = {"vllm_hosts/steps/deploy.py", "vllm_hosts/steps/keys.py"}
+    found = {"vllm_hosts/steps/deploy.py", "vllm_hosts/steps/keys.py", "vllm_hosts/steps/remove.py"}
     for name in files():
         for prefix, instead in LINKS.items():
             if name.startswith(prefix):

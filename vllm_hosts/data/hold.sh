@@ -51,6 +51,7 @@ find "${lock%/*}" -maxdepth 1 -name 'vllm-hosts.??????' -mmin +60 -exec rm -rf {
 [ ! -f "$deployed" ] || sed 's/^[^ ]*  //' "$deployed" | sort -u | while read -r path; do
     rm -f "$path.vllm-hosts-new"
 done
+rm -f "$lock.removed"
 noted=$(mktemp "$lock.XXXXXX") || { say unwritable; exit 1; }
 say taken
 
@@ -61,7 +62,11 @@ while timeout --foreground 20 cat >>"$noted" 9>&-; [ $? = 124 ]; do say alive ||
 # A line that was cut short is none.
 line=$(grep '^{.*}$' "$noted" | tail -n 1 | one_line)
 rm -f "$noted"
-if [ -n "$line" ]; then
+if [ -e "$lock.removed" ]; then
+    # Nothing of ours is there any more, and no history either: the system's log has who did that.
+    rm -f "$lock.removed"
+    logger -t vllm-hosts -- "$from $line"
+elif [ -n "$line" ]; then
     (umask 022; mkdir -p "${history%/*}")
     {
         [ ! -f "$history" ] || tail -n 499 "$history" | tail -c 500000

@@ -14,6 +14,7 @@ from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import MODELS, CopyFound, ModelCopy
 from vllm_hosts.host.files import File
+from vllm_hosts.host.manifest import brought
 from vllm_hosts.hub.local import LocalFile, LocalModel, local_model
 from vllm_hosts.hub.model import Copy
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
@@ -124,6 +125,7 @@ def _prepared(copy: Copy, local: LocalModel, unusable: set[str]) -> str:
     places = sorted({f"{copy.staging}/{file.name}".rpartition("/")[0] for file in local.files})
     lines = [
         "set -eu",
+        brought("model", [copy.target]),
         f"(umask 022; mkdir -p {parent} {MODELS}); umask 077; mkdir -p {' '.join(places)}",
         f"cd {copy.staging}",
     ]

@@ -22,6 +22,7 @@ _FILES = {
     "group_data/gpu_hosts.py": "gpu_hosts.py.j2",
     "deploy.py": "deploy.py.j2",
     "keys.py": "keys.py.j2",
+    "remove.py": "remove.py.j2",
     "config.py": "config.py.j2",
     ".gitignore": "gitignore.j2",
     "README.md": "README.md.j2",

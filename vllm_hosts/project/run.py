@@ -98,6 +98,7 @@ def install(project: Project | None = None) -> None:
         dry=bool(options.get("dry")),
         ours=project is not None,
         keys_only=pyinfra_command.only_keys(options.get("operations") or ()),
+        removal=pyinfra_command.only_removal(options.get("operations") or ()),
         project=project,
     )
     one_by_one.begin()
@@ -124,8 +125,9 @@ def install(project: Project | None = None) -> None:
         ending.listen()
     if context and not (run.ours or run.dry or run.keys_only):
         file = " ".join(Path(str(name)).name for name in options.get("operations") or ())
+        further = pyinfra_command.data_again(options) if run.removal else ""
         context.call_on_close(
-            lambda: ending.say_how_to_retry(lambda: run.chosen, state, run.file, file)
+            lambda: ending.say_how_to_retry(lambda: run.chosen, state, run.file, file, further)
         )
     if context and run.keys_only and not run.dry:
         context.call_on_close(
@@ -151,8 +153,7 @@ def current() -> Current:
 def purpose() -> Purpose:
     """What hosts are held for by this run, as others there read it."""
     project = _loaded()
-    what = "keys.py" if _run is not None and _run.keys_only else "deploy.py"
-    return held_for(what, project.file)
+    return held_for(_run.what if _run is not None else "deploy.py", project.file)
 
 
 def at_hand() -> AtHand:

@@ -1,4 +1,4 @@
-"""What a site's own deploy.py and keys.py run: the toolkit's, so that an upgrade edits no site."""
+"""What deploy.py and its like in a site run: the toolkit's, so that an upgrade edits no site."""
 
 from pathlib import Path
 
@@ -16,3 +16,8 @@ def everything() -> None:
 def only_keys() -> None:
     """Clients' keys alone."""
     exec_file(str(_HERE / "keys.py"))
+
+
+def removal() -> None:
+    """Everything of ours away again."""
+    exec_file(str(_HERE / "remove.py"))
