@@ -40,6 +40,7 @@ _ALWAYS = (
 TIMERS = tuple(path.rpartition("/")[2] for path in _ALWAYS if path.endswith(".timer"))
 #: When logrotate has rotated our logs.
 _ROTATED = "/var/lib/logrotate/vllm-hosts-edge"
+_DRIVERS = frozenset({paths.NOUVEAU, paths.PERSISTENCE_UNIT})
 #: Not removed with the other files: only partly ours, or in a step of their own.
 _APART = frozenset(
     (
@@ -166,7 +167,11 @@ class Removal:
         directory = self.settings.vllm.directory
         ours = [f"{directory}/compose.yaml", f"{directory}/.env", *_ALWAYS]
         apart = _APART | {*self.remains.manifest.sources}
-        return sorted({*ours, *self.remains.manifest.files} - apart)
+        found = {*ours, *self.remains.manifest.files} - apart
+        if not self.known:
+            # They are for packages, which stay.
+            found = {path for path in found if path not in _DRIVERS and "/apt/" not in path}
+        return sorted(found)
 
     @property
     def sources(self) -> list[str]:
@@ -273,6 +278,8 @@ def stays(removal: Removal) -> Iterator[str]:
         and name not in FIREWALL
     ]:
         yield f"packages that others need stay: {', '.join(kept)}"
+    if paths.NOUVEAU in removal.files:
+        yield "the GPU driver's kernel module stays loaded until the next boot"
     if removal.remains.docker.installed and not removal.docker_stays:
         yield "iptables rules of Docker's own stay in the kernel until the next boot"
 

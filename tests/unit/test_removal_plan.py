@@ -247,6 +247,11 @@ class TestTheRest:
         found = removal(AGENT, before=None)
         assert (found.packages(firewall=True), found.holds, found.sources) == ([], [], [])
         assert found.agents == ["qwen"] and found.images == [IMAGE] and found.files
+        # What packages that stay depend on stays too.
+        more = ("/etc/apt/sources.list.d/docker.sources", "/etc/modprobe.d/vllm-hosts-nouveau.conf")
+        manifest = replace(found.remains.manifest, files=more, sources=())
+        kept = Removal(found.settings, replace(found.remains, manifest=manifest))
+        assert not set(more) & set(kept.files)
         assert "packages, holds, apt's sources, daemon.json and nginx.conf stay as they are" in (
             " ".join(stays(found))
         )

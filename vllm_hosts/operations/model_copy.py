@@ -125,8 +125,8 @@ def _prepared(copy: Copy, local: LocalModel, unusable: set[str]) -> str:
     places = sorted({f"{copy.staging}/{file.name}".rpartition("/")[0] for file in local.files})
     lines = [
         "set -eu",
-        brought("model", [copy.target]),
         f"(umask 022; mkdir -p {parent} {MODELS}); umask 077; mkdir -p {' '.join(places)}",
+        brought("model", [copy.target]),
         f"cd {copy.staging}",
     ]
     lines += [f"rm -f './{name}'" for name in sorted(unusable)]

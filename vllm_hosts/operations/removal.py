@@ -43,6 +43,12 @@ def there(wanted: Collection[str]) -> list[str]:
     return [path for path in wanted if found[path].kind != "-"]
 
 
+def _as_before(path: str) -> str:
+    """Shell: a file of ours goes, and what was there before comes back."""
+    kept = f"{paths.BEFORE}/files{path}"
+    return f"if [ -e {kept} ]; then cp -a --remove-destination {kept} {path}; else rm -f {path}; fi"
+
+
 @host_operation
 def outlook(describe: Callable[[], Sequence[str]]) -> Commands:
     """Say what goes and what stays: before the run where somebody is asked, else while it runs.
@@ -118,11 +124,7 @@ def files_removed(
     if units:
         names = " ".join(path.rpartition("/")[2] for path in units)
         script.append(f"systemctl disable --quiet --now {names} || :")
-    for path in going:
-        script.append(
-            f"if [ -e {paths.BEFORE}/files{path} ]; then"
-            f" cp -a --remove-destination {paths.BEFORE}/files{path} {path}; else rm -f {path}; fi"
-        )
+    script += [_as_before(path) for path in going]
     if any(path.startswith("/etc/systemd/") for path in going):
         script.append("systemctl daemon-reload")
     for path in units:
@@ -153,7 +155,8 @@ def packages_removed(
 def sources_restored(
     ours: Callable[[], Sequence[str]], back: Callable[[Mapping[str, str]], Sequence[str]]
 ) -> Commands:
-    """Remove source files and keys of ours, then let those that gave way to them come back.
+    """Remove source files and keys of ours, then let those that gave way to them come back. What
+    was at the path of one of ours before is there again.
 
     :param back: gets digests of what is there by path, and returns the paths that come back.
     """
@@ -166,7 +169,7 @@ def sources_restored(
         return
     for path in (*going, *returning):
         differs(path, "is not as it was before")
-    script = ["set -eu", *(f"rm -f {path}" for path in going)]
+    script = ["set -eu", *map(_as_before, going)]
     for path in map(quote, returning):
         script.append(
             f"mkdir -p $(dirname {path}); cp -a --remove-destination {PREVIOUS}{path} {path}"
@@ -225,7 +228,7 @@ def firewall_opened(left: Callable[[], Sequence[str]]) -> Commands:
         f"""
         set -eu
         systemctl disable --quiet --now {unit} 2>/dev/null || :
-        ! nft list table inet vllm_hosts >/dev/null 2>&1 || nft delete table inet vllm_hosts
+        ! command -v nft >/dev/null || nft 'table inet vllm_hosts; delete table inet vllm_hosts'
         rm -f {_UNITS}/{unit} {rules}
         systemctl daemon-reload
         """
