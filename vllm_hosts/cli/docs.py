@@ -35,8 +35,9 @@ The same for every command:
 """
 _DEPLOY = """\
 
-`pyinfra INVENTORY deploy.py` and `keys.py` exit with 0 if every host was deployed to, with 1 if a
-host failed or was refused or the settings are not valid, and with 2 if they were misused.
+`pyinfra INVENTORY deploy.py`, `keys.py` and `remove.py` exit with 0 if every host is as it should
+be, with 1 if a host failed or was refused, and with 2 if the settings are not valid or they were
+misused.
 """
 
 

@@ -23,7 +23,6 @@ from vllm_hosts.operations.foreseen import leads_to
 from vllm_hosts.operations.tree import change
 
 _EDGE = (paths.EDGE_CONF, LIMITS_CONF, paths.EDGE_FOLDER)
-_DROP_IN = "/etc/systemd/system/nginx.service.d/vllm-hosts.conf"
 _WELCOME, _BEFORE = paths.NGINX_WELCOME, f"{paths.BEFORE}/files{paths.NGINX_WELCOME}"
 #: The distribution's page answers where the edge did, so it comes back when that is gone.
 _BACK = f"""
@@ -64,10 +63,7 @@ def edge_closed(becomes: Callable[[], Nginx]) -> Commands:
         yield StringCommand("systemctl stop nginx.service")
     if nginx.stays and state.enabled and not nginx.enabled:
         yield StringCommand("systemctl disable --quiet nginx.service")
-    # What nginx runs before it starts needs that folder.
-    yield StringCommand(
-        f"rm -f {_DROP_IN} && systemctl daemon-reload && rm -rf {paths.EDGE_FOLDER}"
-    )
+    yield StringCommand(f"rm -rf {paths.EDGE_FOLDER}")
 
 
 def _lowered() -> list[Entry]:
