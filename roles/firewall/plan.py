@@ -7,14 +7,12 @@ from ipaddress import IPv4Network, IPv6Network
 
 from vllm_hosts.host.files import Entry, File, Folder
 from vllm_hosts.host.firewall import Surroundings
-from vllm_hosts.host.paths import FIREWALL_RULES
+from vllm_hosts.host.paths import FIREWALL_RULES, FIREWALL_UNIT
 from vllm_hosts.host.render import render
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX, CONTAINER_PORT, FETCHING
 
-#: Where the rules lie.
-RULES = FIREWALL_RULES
-UNIT = "vllm-hosts-firewall.service"
+RULES, UNIT = FIREWALL_RULES, FIREWALL_UNIT
 
 
 def firewall_entries(

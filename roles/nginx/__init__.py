@@ -24,7 +24,7 @@ from vllm_hosts.facts.nginx import EdgeState, Nginx, NginxMainConf, NginxState
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Entry, differing
-from vllm_hosts.host.nginx import MAIN_CONF, MainConf
+from vllm_hosts.host.nginx import LIMITS_CONF, MAIN_CONF, MainConf
 from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.edge import RELOAD, RELOADED
@@ -33,7 +33,7 @@ from vllm_hosts.operations.service import nginx_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
-from vllm_hosts.roles.nginx.connections import LIMITS_CONF, connection_entries
+from vllm_hosts.roles.nginx.connections import connection_entries
 from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
 from vllm_hosts.roles.nginx.trial import trial_entries
 

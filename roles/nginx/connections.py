@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Absent, Entry, File
-from vllm_hosts.host.nginx import MAIN_CONF, MainConf
+from vllm_hosts.host.nginx import LIMITS_CONF, MAIN_CONF, MainConf
 from vllm_hosts.settings.edge import Edge
 
-#: Included by Debian's and Ubuntu's nginx.conf outside of any block.
-LIMITS_CONF = "/etc/nginx/modules-enabled/00-vllm-hosts-limits.conf"
 _MODULES = "/etc/nginx/modules-enabled/*.conf"
 #: For connections without a key, also unfinished ones. The firewall limits those of one source.
 _STRANGERS = 8192

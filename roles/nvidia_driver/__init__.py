@@ -17,7 +17,7 @@ from pyinfra.api.deploy import deploy
 from vllm_hosts.facts import look
 from vllm_hosts.facts.gpu import GpuState
 from vllm_hosts.facts.release import OsRelease
-from vllm_hosts.host.driver import Install
+from vllm_hosts.host.driver import INITRAMFS, Install
 from vllm_hosts.host.gpus import silent, unusable
 from vllm_hosts.operations.checks import no_problems, promise_kept
 from vllm_hosts.operations.driver import (
@@ -31,7 +31,6 @@ from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
 from vllm_hosts.roles.nvidia_driver.packages import fabric_manager, holds, install
 from vllm_hosts.roles.nvidia_driver.plan import (
-    INITRAMFS,
     driver_files,
     needs_install,
     persistence_unit,

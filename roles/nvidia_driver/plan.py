@@ -13,16 +13,13 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.host.nvidia_smi import Failure
+from vllm_hosts.host.paths import NOUVEAU, PERSISTENCE_UNIT
 from vllm_hosts.host.pci import ARCHITECTURES, PciDevice
 from vllm_hosts.host.release import Release
 from vllm_hosts.host.render import render
 from vllm_hosts.settings import HostSettings, Nvidia
 
-NOUVEAU = "/etc/modprobe.d/vllm-hosts-nouveau.conf"
 UPGRADES = "/etc/apt/apt.conf.d/51vllm-hosts-nvidia"
-PERSISTENCE_UNIT = "/etc/systemd/system/nvidia-persistenced.service"
-#: Rebuilds the initial RAM disk, which not every host has.
-INITRAMFS = "! command -v update-initramfs >/dev/null || update-initramfs -u -k all"
 
 #: The last series for Maxwell, Pascal and Volta, which also supports Blackwell: it fits all cards.
 USUAL_SERIES = 580

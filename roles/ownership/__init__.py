@@ -1,8 +1,9 @@
 """Which inventory a host belongs to.
 
 Promises: a host has keys and certificates from one inventory's store, and another inventory's run
-leaves it as it is. Needs: preflight, except in a run of keys.py. Writes: /etc/vllm-hosts/store, and
-the host into the store on the controller. Restarts nothing.
+leaves it as it is. Needs: preflight, except in a run of keys.py. Writes: /etc/vllm-hosts/store;
+into /var/lib/vllm-hosts/before, what the host had before us; and the host into the store on the
+controller. Restarts nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ def ownership(*, first: bool = True) -> None:
 
     :param first: whether a host without keys becomes this inventory's.
     """
-    here = run.at_hand()
+    here, folders = run.at_hand(), list[str]()
     if first:
         not_anothers(here.claim, name="The host belongs to no other inventory")
+        vllm = run.current().settings.vllm
+        folders = [vllm.directory, vllm.cache_directory]
     owned(
         here.claim,
         first=first,
         listed=here.listed,
+        folders=folders,
         name="The host belongs to this inventory's store",
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from vllm_hosts.host.files import Absent, Entry, File
+from vllm_hosts.host.paths import SSHD_CONF
 from vllm_hosts.host.render import render
 from vllm_hosts.settings import HostSettings
 
-#: First in its folder: sshd keeps the first value that it reads.
-PATH = "/etc/ssh/sshd_config.d/00-vllm-hosts.conf"
+PATH = SSHD_CONF
 
 
 def ssh_entries(settings: HostSettings) -> list[Entry]:

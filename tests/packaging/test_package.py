@@ -32,7 +32,8 @@ def names(wheel: Path) -> set[str]:
 
 def wanted() -> set[str]:
     """The files of the checkout that belong into it, by their names there."""
-    found = {f"vllm_hosts/steps/{name}.py" for name in ("deploy", "keys", "rollback")}
+    steps = ("deploy", "keys", "rollback", "remove")
+    found = {f"vllm_hosts/steps/{name}.py" for name in steps}
     for name in files():
         for prefix, instead in LINKS.items():
             if name.startswith(prefix):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from vllm_hosts.host.apt_entries import Edit, in_the_way
 from vllm_hosts.host.apt_sources import read
 from vllm_hosts.host.archives import docker_archive
 from vllm_hosts.host.files import NOTHING
+from vllm_hosts.host.paths import MANIFEST
 from vllm_hosts.operations import apt
 from vllm_hosts.operations.apt import archive_script
 from vllm_hosts.roles.docker.plan import CE_STALE
@@ -70,6 +72,7 @@ class TestTheScript:
         script = archive_script(added, edits)
         script = script.replace("/etc/apt/", f"{root}/etc/apt/")
         script = script.replace("/usr/lib/apt/apt-helper", f"{root}/bin/helper")
+        script = script.replace(MANIFEST, f"{root}/manifest")
         script = script.replace("/etc/ssl/certs/ca-certificates.crt", "/bin/sh")
         return subprocess.run(
             ["sh", "-c", script],
@@ -110,6 +113,11 @@ class TestTheScript:
         assert set(now) == {OURS, FOLDER + "other.sources"}
         kept = root / f"previous{root}{FOLDER}{self.BEFORE[0][0]}"
         assert kept.read_text() == self.BEFORE[0][1]
+        assert (root / "manifest").read_text().splitlines() == [
+            f"gave-way - {root}{FOLDER}{self.BEFORE[0][0]}",
+            f"source {root}/etc/apt/keyrings/docker.asc",
+            f"source {root}{OURS}",
+        ]
         assert in_the_way(now, URL, "trixie", "amd64", but=OURS) == []
         assert list((root / "tmp").iterdir()) == []
 
@@ -121,6 +129,9 @@ class TestTheScript:
         assert self.readable(root)
         now = self.sources(root)
         assert now[FOLDER + "third.list"] == f"{DEBIAN}# {LINE}"
+        there = hashlib.sha256(now[FOLDER + "third.list"].encode()).hexdigest()
+        noted = (root / "manifest").read_text().splitlines()
+        assert f"gave-way {there} {root}{FOLDER}third.list" in noted
         assert now[FOLDER + "both.sources"].startswith("Enabled: no\nTypes: deb")
         assert [source.uris for source in read(now, but="docker")] == [
             "https://download.x.com/linux/debian/", "http://deb.debian.org/debian",
@@ -145,8 +156,8 @@ class TestTheScript:
     #: A program of the script's, and which call of it the run is killed at: before and behind
     #: each change to what apt reads.
     KILLED = (
-        ("mkdir", 2), ("cp", 1), ("cp", 4), ("rm", 1), ("sed", 1), ("install", 2), ("mv", 1),
-        ("mv", 2), ("apt-get", 1), ("apt-get", 2),
+        ("mkdir", 2), ("cp", 1), ("cp", 4), ("rm", 1), ("sed", 2), ("install", 2), ("mv", 1),
+        ("mv", 2), ("mv", 4), ("mv", 5), ("apt-get", 1), ("apt-get", 2),
     )  # fmt: skip
 
     @pytest.mark.parametrize("when", ["before", "behind"])

@@ -26,11 +26,11 @@ from tests.unit.driver_hosts import (
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_gpu import smi
 from vllm_hosts.errors import HostError
+from vllm_hosts.host.driver import INITRAMFS
 from vllm_hosts.host.gpus import GpuHost
 from vllm_hosts.host.nvidia_smi import failure, parse
 from vllm_hosts.host.release import Release
 from vllm_hosts.roles.nvidia_driver.plan import (
-    INITRAMFS,
     driver_files,
     flavour,
     needs_install,

@@ -10,9 +10,8 @@ from tests.unit.samples import settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.nginx import NginxMainConf
 from vllm_hosts.host.files import Absent, File
-from vllm_hosts.host.nginx import MAIN_CONF, MainConf
+from vllm_hosts.host.nginx import LIMITS_CONF, MAIN_CONF, MainConf
 from vllm_hosts.roles.nginx.connections import (
-    LIMITS_CONF,
     connection_entries,
     open_files,
     raised,

@@ -296,3 +296,25 @@ def test_what_was_killed_on_the_spot_is_cleared_away(host: Host) -> None:
     assert sorted(path.name for path in env.parent.iterdir()) == [".env", "x.vllm-hosts-new"]
     assert [path.name for path in kept.iterdir()] == ["compose.yaml"]
     assert not old.exists() and new.exists()
+
+
+def test_the_last_line_of_a_host_that_is_left_goes_into_the_system_s_log(host: Host) -> None:
+    """remove.py has taken the history away, and no new one begins."""
+    host.program("logger", f'echo "$*" >{host.folder}/logged')
+    first = host.start("remove.py of prod.py")
+    assert first.line() == "lock taken"
+    Path(f"{host.lock}.removed").touch()
+    first.say('{"what": "remove.py of prod.py", "ended": "done"}\n')
+    assert first.end() == 0
+    logged = (host.folder / "logged").read_text()
+    assert (
+        logged == '-t vllm-hosts -- 192.0.2.7 {"what": "remove.py of prod.py", "ended": "done"}\n'
+    )
+    assert not host.history.exists()
+    # What is there from a run that was killed counts for nobody else.
+    Path(f"{host.lock}.removed").touch()
+    second = host.start()
+    assert second.line() == "lock taken"
+    second.say('{"what": "deploy.py of prod.py", "ended": "done"}\n')
+    assert second.end() == 0
+    assert "deploy.py of prod.py" in host.history.read_text()

@@ -37,6 +37,7 @@ from vllm_hosts.facts.lock import HostHistory, LockState, Released
 from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.facts.nginx import EdgeState
 from vllm_hosts.facts.nginx_sites import NginxSites
+from vllm_hosts.facts.remains import HostRemains, Versions
 from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.facts.tls import HostCertificate
@@ -152,6 +153,29 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          "file 5000 model.safetensors", f"ref {COMMIT}", "there 1208 config.json",
          "there 5000 model.safetensors", "== org--other"],
     ),
+    (
+        HostRemains(),
+        ["== asked", "/opt/vllm|vllm|vllm-hosts-fetch|vllm-", "== manifest", "package nginx",
+         "hold libnvidia-container1", "source /etc/apt/keyrings/docker.asc",
+         f"gave-way {SHA} /etc/apt/sources.list", "gave-way - /etc/apt/sources.list.d/a b.list",
+         "model /srv/models/coder", "== files", "/etc/nginx/conf.d/vllm-hosts.conf",
+         "== before packages", "libc6", "== before held", "== before enabled", "docker.service",
+         "== before active", "== before images", f"sha256:{SHA}", "== before paths", "/etc/docker",
+         "== before groups", "root", "== installed",
+         "ii |nginx|, nginx-common (= 1.26.3), iproute2 | net-tools (>= 1)|a|httpd, h-cgi (= 1)",
+         "rc |docker.io|,||", "== automatic", "nginx-common:all", "== held", "nginx", "== sites",
+         "/etc/nginx/conf.d/wiki.conf", "== rules", "enabled",
+         "== docker", "installed", "== images used",
+         f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== containers",
+         f"{SHA}|/qwen|vllm|/opt/vllm|true", f"{SHA}|/db|||false", "== networks", "bridge||docker0",
+         "vllm_qwen|vllm|vllm-8001", "vllm-fetch||vllm-fetch", "theirs||", "== images",
+         f"sha256:{SHA}", "== volumes", "data", "== answers"],
+    ),
+    (
+        Versions(),
+        ["== now /etc/docker/daemon.json", "there", "e30=", "== before /etc/docker/daemon.json",
+         "== deployed /etc/docker/daemon.json", "there", "e30="],
+    ),
     (ImageId(), ["== id", f"sha256:{SHA}"]),
     (ImageRoom(), PLACES),
     (
@@ -248,6 +272,8 @@ ODD: list[tuple[HostFact[Any], list[str]]] = [
     (AgentsServed(), ["== live", "True?", "== containers", "== starts"]),
     (EdgeRuns(), ["== edge", "activ"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
+    (HostRemains(), ["== asked", "a|b|c|d", "== manifest", "no line of ours"]),
+    (Versions(), ["== now /etc/docker/daemon.json", "there", "no base64"]),
     (ImageId(), ["== id", "Killed"]),
     (NginxSites(), ["== welcome", "Killed", "== pages", "== listens"]),
     (OtherFirewalls(), ["== active", "Failed to connect to bus: No such file or directory"]),

@@ -55,6 +55,8 @@ COMMANDS = {
         "vllm_hosts/host/dpkg.py",
         # Compared with itself, and not read.
         "vllm_hosts/operations/gpu.py",
+        # What each package needs, and which of nginx's files are as they came.
+        "vllm_hosts/facts/remains.py",
         # Digests of files that came with a package, compared on the host.
         "vllm_hosts/facts/nginx_sites.py",
     },

@@ -21,7 +21,7 @@ _MOVED = """
 import sys
 import vllm_hosts.cli.hosts  # and with it all that knows a path
 NAMES = ("STORE_MARK", "EDGE_FOLDER", "TLS_CERTIFICATE", "DEPLOYED", "COPIES", "STAMPS", "PREVIOUS")
-NAMES = (*NAMES, "LOCK", "HISTORY", "UNDO")
+NAMES = (*NAMES, "LOCK", "HISTORY", "UNDO", "BEFORE", "MANIFEST")
 for module in [one for name, one in sys.modules.items() if name.startswith("vllm_hosts")]:
     for name in NAMES:
         path = getattr(module, name, None)

@@ -113,8 +113,8 @@ ROLES = {role.__name__: role for role in roles()}
 
 
 def test_every_role_is_here() -> None:
-    # That one is rollback.py's: test_role_rollback.
-    assert set(ROLES) == set(OPERATIONS) | {"rollback"}
+    # Those are rollback.py's and remove.py's: test_role_rollback, test_role_removal.
+    assert set(ROLES) == {*OPERATIONS, "rollback", "removal"}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -35,7 +35,7 @@ The same for every command:
 """
 _DEPLOY = """\
 
-`pyinfra INVENTORY deploy.py`, `keys.py` and `rollback.py` have codes of their own:
+`pyinfra INVENTORY deploy.py`, `keys.py`, `rollback.py` and `remove.py` have codes of their own:
 [reliability.md](reliability.md#exit-codes-of-pyinfra).
 """
 

@@ -53,6 +53,7 @@ find "${lock%/*}" -maxdepth 1 -name 'vllm-hosts.??????' -mmin +60 -exec rm -rf {
     rm -f "$path.vllm-hosts-new"
 done
 find "${history%/*}" -xdev -name '*.vllm-hosts-new' -type f -exec rm -f {} + 2>/dev/null
+rm -f "$lock.removed"
 noted=$(mktemp "$lock.XXXXXX") || { say unwritable; exit 1; }
 say taken
 
@@ -63,7 +64,11 @@ while timeout --foreground 20 cat >>"$noted" 9>&-; [ $? = 124 ]; do say alive ||
 # A line that was cut short is none.
 line=$(grep '^{.*}$' "$noted" | tail -n 1 | one_line)
 rm -f "$noted"
-if [ -n "$line" ]; then
+if [ -e "$lock.removed" ]; then
+    # Nothing of ours is there any more, and no history either: the system's log has who did that.
+    rm -f "$lock.removed"
+    logger -t vllm-hosts -- "$from $line"
+elif [ -n "$line" ]; then
     (umask 022; mkdir -p "${history%/*}")
     {
         [ ! -f "$history" ] || tail -n 499 "$history" | tail -c 500000

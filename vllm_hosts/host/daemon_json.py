@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vllm_hosts.bounded import parse_json
 from vllm_hosts.errors import HostError
 
+#: Docker's settings, which may be somebody's in part.
+PATH = "/etc/docker/daemon.json"
 Json = dict[str, Any]
 
 
@@ -28,6 +30,62 @@ def merged(
     if existing is not None and target == current:
         return None
     return (json.dumps(target, indent=4) + "\n").encode()
+
+
+#: Where the keys stand that deploys set; what else is in the file is somebody's own.
+OURS = (
+    ("live-restore",),
+    ("ip",),
+    ("default-network-opts", "bridge", "com.docker.network.bridge.host_binding_ipv4"),
+    ("log-opts", "max-size"),
+    ("log-opts", "max-file"),
+    ("runtimes", "nvidia", "args"),
+    ("runtimes", "nvidia", "path"),
+)
+_NOTHING = object()
+
+
+def restored(now: bytes | None, before: bytes | None, deployed: bytes | None) -> bytes | None:
+    """The file with our keys as they were before us; None: it is not to be there.
+
+    A key that somebody has changed since the last deploy is theirs, and stays.
+
+    :param before: the file before us, and ``deployed`` as the last deploy left it; None: no file.
+    :raises HostError: one of them is not a JSON object.
+    """
+    if now is None:
+        return None
+    current, old, ours = _parsed(now), _parsed(before), _parsed(deployed)
+    for path in OURS:
+        value = _at(current, path)
+        if value is not _NOTHING and value == _at(ours, path):
+            _set(current, path, _at(old, path), old)
+    if current == old:
+        return before
+    return (json.dumps(current, indent=4) + "\n").encode()
+
+
+def _at(value: object, path: Sequence[str]) -> object:
+    for key in path:
+        if not isinstance(value, Mapping) or key not in value:
+            return _NOTHING
+        value = value[key]
+    return value
+
+
+def _set(current: Json, path: Sequence[str], value: object, old: Json) -> None:
+    """Give a key its old value, or take it away, with objects that are empty then."""
+    *parents, key = path
+    inside = [current]
+    for name in parents:
+        inside.append(inside[-1][name])
+    if value is not _NOTHING:
+        inside[-1][key] = value
+        return
+    del inside[-1][key]
+    for depth in range(len(parents), 0, -1):
+        if not inside[depth] and _at(old, parents[:depth]) is _NOTHING:
+            del inside[depth - 1][parents[depth - 1]]
 
 
 def _parsed(existing: bytes | None) -> Json:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from vllm_hosts.host.archives import Archive
 
+#: Rebuilds the initial RAM disk, which not every host has.
+INITRAMFS = "! command -v update-initramfs >/dev/null || update-initramfs -u -k all"
+
 
 @dataclass(frozen=True)
 class Install:

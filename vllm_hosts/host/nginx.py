@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pydantic import SecretStr
@@ -10,6 +11,8 @@ from vllm_hosts.host.paths import EDGE_FOLDER
 
 #: The distribution's own file.
 MAIN_CONF = "/etc/nginx/nginx.conf"
+#: Included by Debian's and Ubuntu's nginx.conf outside of any block.
+LIMITS_CONF = "/etc/nginx/modules-enabled/00-vllm-hosts-limits.conf"
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,11 @@ NGINX_FOLDER = "/etc/nginx"
 
 #: Stand in for the folders of the certificate and of the logs, which may not exist yet.
 TRIAL_FOLDER = f"{NGINX_FOLDER}/vllm-hosts-trial"
+
+
+_RAISED = re.compile(rb"\b(worker_connections|worker_rlimit_nofile)(\s+)\d+")
+
+
+def only_raised(now: bytes, before: bytes) -> bool:
+    """Whether two versions of nginx.conf differ in nothing but the numbers that deploys raise."""
+    return _RAISED.sub(rb"\1\2", now) == _RAISED.sub(rb"\1\2", before)

@@ -17,6 +17,11 @@ EDGE_LOGS = "/var/log/vllm-hosts"
 STORE_MARK = "/etc/vllm-hosts/store"
 #: The firewall's own table, as it is loaded at boot.
 FIREWALL_RULES = "/etc/vllm-hosts/firewall.nft"
+FIREWALL_UNIT = "vllm-hosts-firewall.service"
+#: First in its folder: sshd keeps the first value that it reads.
+SSHD_CONF = "/etc/ssh/sshd_config.d/00-vllm-hosts.conf"
+PERSISTENCE_UNIT = "/etc/systemd/system/nvidia-persistenced.service"
+NOUVEAU = "/etc/modprobe.d/vllm-hosts-nouveau.conf"
 TLS_FOLDER = "/etc/vllm-hosts/tls"
 TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"
@@ -70,6 +75,12 @@ DEPLOYED = "/var/lib/vllm-hosts/deployed"
 
 #: Copies of deployed files that are not secret, valid only if their digest is in that record.
 COPIES = "/var/lib/vllm-hosts/deployed-files"
+
+
+#: What the host had before its first deploy, for root only.
+BEFORE = "/var/lib/vllm-hosts/before"
+#: What deploys brought besides files, a line each, for root only.
+MANIFEST = "/var/lib/vllm-hosts/manifest"
 
 
 #: Held by the deploy or command that changes this host, for root only. What is there after a boot

@@ -13,6 +13,7 @@ from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.apt_entries import Edit, in_the_way, is_key, mentioned
 from vllm_hosts.host.archives import Archive
 from vllm_hosts.host.files import differing
+from vllm_hosts.host.manifest import BROUGHT, brought
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import will_change
@@ -131,13 +132,16 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
     ]
     keep = [
         f'mkdir -p {PREVIOUS}"$(dirname {quote(edit.path)})";'
-        f" cp -dp --remove-destination {quote(edit.path)} {PREVIOUS}{quote(edit.path)}"
+        f" cp -dp --remove-destination {quote(edit.path)} {PREVIOUS}{quote(edit.path)};"
+        f' brought "gave-way {_digest_after(edit)} "{quote(edit.path)}'
         for edit in edits
     ]
     return f"""
         set -eu; umask 022
+        {BROUGHT}
         command -v gpg >/dev/null && [ -s /etc/ssl/certs/ca-certificates.crt ] || {{
             echo 'installing gpg and ca-certificates'
+            brought 'package gpg' 'package ca-certificates'
             {_APT_GET} update; {_APT_GET} install --no-install-recommends gpg ca-certificates
         }}
         folder=$(mktemp -d); touched=; finished=
@@ -169,6 +173,7 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
             [ -e "$path" ] || [ -L "$path" ] || continue
             mkdir -p "$folder/was$(dirname "$path")"; cp -dp "$path" "$folder/was$path"
         done
+        brought 'source {wanted.path}' 'source {archive.key_path}'
         mkdir -p /etc/apt/keyrings; {"; ".join(keep) or ":"}
         touched={quote(" ".join(reversed(paths)))}
         {"; ".join(give_way) or ":"}
@@ -183,9 +188,38 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
     """
 
 
+def _digest_after(edit: Edit) -> str:
+    """Shell, in double quotes: the digest of what an edit makes of a file; ``-``: nothing."""
+    if edit.sed is None:
+        return "-"
+    words = " ".join(f"-e {quote(one)}" for one in edit.sed)
+    return f"$(sed {words} {quote(edit.path)} | sha256sum | cut -c 1-64)"
+
+
 def _missing(wanted: Mapping[str, str | None], found: Packages, name: str) -> bool:
     there = found.versions.get(name)
     return there is None or wanted[name] not in (None, there)
+
+
+def purge(names: Sequence[str]) -> str:
+    """Shell: remove packages with their configuration, and nothing else: apt is asked first."""
+    words = " ".join(names)
+    return f"""
+        set -e
+        would=$(apt-get -s -q -o APT::Get::AutomaticRemove=false purge {words} |
+            awk '$1 == "Purg" || $1 == "Remv" || $1 == "Inst" {{ print $2 }}' | sort -u)
+        for name in $would; do
+            case " {words} " in *" ${{name%%:*}} "*) ;; *)
+                echo "apt would remove or install $name as well; see: apt-get -s purge {words}"
+                exit 1 ;;
+            esac
+        done
+        # Some enable units of theirs, and leave that behind.
+        dpkg -L {words} | sed -n 's,^.*/lib/systemd/system/,,p' | grep -v '[/@]' |
+            grep -E '[.](service|socket|path|timer)$' |
+            xargs -r systemctl disable --quiet 2>/dev/null || :
+        {_finished(f"{_APT_GET} -o APT::Get::AutomaticRemove=false purge {words}")}
+    """
 
 
 @host_operation
@@ -251,12 +285,20 @@ def packages_installed(
     will_change([*remove, *(name for name in wanted if anew or _missing(wanted, found, name))])
     removing = _finished(f"{_APT_GET} remove {' '.join(remove)}")
     removal = f"{before_removing}\n{removing}" if remove else ""
+    new = [name for name in wanted if name not in found.versions]
+    first = f"{first}; {brought('package', new)}"
     commands = _installation(wanted, remove, removal, missing, hold, without_starting, first)
     if remove:
         removed = f"packages {' '.join(remove)} are replaced by {' '.join(wanted)}"
         yield from outage(commands, serving, removed)
     else:
         yield from commands
+
+
+def held_now(names: Sequence[str]) -> StringCommand:
+    """The command that holds packages at their version."""
+    hold = f"apt-mark hold {' '.join(names)}"
+    return watched("holding packages", f"set -e; {brought('hold', names)}; {hold}")
 
 
 def _installation(
@@ -285,4 +327,4 @@ def _installation(
             f"set -e; {unmask} {mask} {_read_lists()}; {first}; {_finished(install)}",
         )
     if hold:
-        yield watched("holding packages", f"apt-mark hold {' '.join(hold)}")
+        yield held_now(hold)

@@ -20,7 +20,7 @@ from vllm_hosts.host.driver import Install
 from vllm_hosts.host.files import File, differing
 from vllm_hosts.host.gpus import GpuHost, silent
 from vllm_hosts.host.nvidia_smi import Failure
-from vllm_hosts.operations.apt import archive_added, lists_read, packages_installed
+from vllm_hosts.operations.apt import archive_added, held_now, lists_read, packages_installed
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import (
@@ -157,7 +157,7 @@ def driver_held(part_of_it: Callable[[str], bool]) -> Commands:
     for name in loose:
         differs(f"package {name}", "is not held")
     if loose or may_have_changed([DRIVER]):
-        yield watched("holding packages", f"apt-mark hold {' '.join(loose)}")
+        yield held_now(loose)
 
 
 @host_operation

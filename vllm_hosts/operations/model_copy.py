@@ -14,6 +14,7 @@ from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import MODELS, CopyFound, ModelCopy
 from vllm_hosts.host.files import File
+from vllm_hosts.host.manifest import brought
 from vllm_hosts.hub.local import LocalFile, LocalModel, local_model
 from vllm_hosts.hub.model import Copy
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
@@ -125,6 +126,7 @@ def _prepared(copy: Copy, local: LocalModel, unusable: set[str]) -> str:
     lines = [
         "set -eu",
         f"(umask 022; mkdir -p {parent} {MODELS}); umask 077; mkdir -p {' '.join(places)}",
+        brought("model", [copy.target]),
         f"cd {copy.staging}",
     ]
     lines += [f"rm -f './{name}'" for name in sorted(unusable)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pyinfra.api.command import FunctionCommand
+from collections.abc import Sequence
+
+from pyinfra.api.command import FunctionCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
@@ -10,6 +12,7 @@ from vllm_hosts.connect.reach import require_root
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.mark import HostMark
+from vllm_hosts.host.manifest import before_taken
 from vllm_hosts.keys.beside import shown
 from vllm_hosts.keys.ownership import Claim
 from vllm_hosts.keys.store_marks import Marked, Whose
@@ -29,15 +32,18 @@ def not_anothers(claim: Claim) -> Commands:
 
 
 @host_operation
-def owned(claim: Claim, *, first: bool = True, listed: bool = True) -> Commands:
+def owned(
+    claim: Claim, *, first: bool = True, listed: bool = True, folders: Sequence[str] = ()
+) -> Commands:
     """Make sure that a host is this inventory's, and that both sides have that recorded.
 
     A host that belongs to another store fails. Ours gets its mark before anything else is done
     there, and the store on the controller is written even before that, so that a run that is cut
-    off leaves no host with keys that nobody knows of.
+    off leaves no host with keys that nobody knows of. What the host has until then is written down.
 
     :param first: whether a host without keys becomes ours.
     :param listed: whether the host is in the inventory; else only its store has it.
+    :param folders: of ours, which may be there already.
     """
     found, judged = _judge(claim, listed=listed)
     if judged is Whose.NOBODYS:
@@ -48,6 +54,8 @@ def owned(claim: Claim, *, first: bool = True, listed: bool = True) -> Commands:
     marked = found.is_right(claim.mark)
     if not marked:
         differs(claim.file.path, "does not name this inventory's store")
+    if judged is Whose.NOBODYS:
+        yield StringCommand(before_taken(folders))
     if not claim.kept():
         yield FunctionCommand(_keep, (claim,), {})
     if not marked:

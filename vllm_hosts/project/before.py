@@ -35,6 +35,7 @@ class Run:
     :param ours: a command of ours runs it: that one writes nothing, and has named who was taken
         out.
     :param keys_only: it is about keys alone, and so for hosts that were taken out as well.
+    :param removal: it takes away what others have put there.
     :param project: known once the inventory is loaded.
     :param chosen: hosts that it is for, once their settings are known to be valid.
     """
@@ -43,6 +44,7 @@ class Run:
     dry: bool
     ours: bool
     keys_only: bool = False
+    removal: bool = False
     project: Project | None = None
     chosen: tuple[Host, ...] = ()
 

@@ -84,13 +84,20 @@ def unfinished(chosen: Sequence[Host], state: State) -> list[str]:
 
 
 def say_how_to_retry(
-    chosen: Callable[[], Sequence[Host]], state: State, inventory: Path, file: str
+    chosen: Callable[[], Sequence[Host]],
+    state: State,
+    inventory: Path,
+    file: str,
+    further: str = "",
 ) -> None:
-    """The last words of a run that left hosts behind."""
+    """The last words of a run that left hosts behind.
+
+    :param further: options that it was given.
+    """
     if not (left := unfinished(chosen(), state)):
         return
     everybody = {host.name for host in state.inventory} == set(left)
     limits = "" if everybody else " ".join(f"--limit {quote(name)}" for name in left)
     click.secho(f"--> Not finished: {', '.join(left)}", fg="red", bold=True, err=True)
     click.echo("    Finished work is not repeated. To try again, run:", err=True)
-    click.echo(f"    {pyinfra_line(inventory, file, limits)}", err=True)
+    click.echo(f"    {pyinfra_line(inventory, file, f'{further}{limits}'.strip())}", err=True)

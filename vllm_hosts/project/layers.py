@@ -34,6 +34,8 @@ SECTIONS = (
     "edge",
 )
 SETTINGS = ("agents", *SECTIONS)
+#: What one run of remove.py is told: given with ``--data``, and never kept in a file.
+OF_A_RUN = ("remove_models",)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def host_settings(host: Host) -> HostSettings:
                 merged[name] = value
             elif name in sudo.PYINFRA_S_OWN:
                 found += [f"{layer.source}: {sudo.refusal(name)}"] if value else []
+            elif name in OF_A_RUN:
+                found += _of_a_run(layer, name, value)
             elif unknown := _unknown(name, layer):
                 found.append(unknown)
     found += addresses.problems(host) if not host.name.startswith("@") else ()
@@ -91,6 +95,17 @@ def host_settings(host: Host) -> HostSettings:
     if found:
         raise SettingsError(found)
     return settings
+
+
+def _of_a_run(layer: Layer, name: str, value: object) -> Iterator[str]:
+    """What is wrong with something that a run is told."""
+    if layer.source != "--data":
+        yield (
+            f"{layer.source}: {name} is for one run of remove.py; take it out here, and give it"
+            f" there: --data {name}=true"
+        )
+    elif not isinstance(value, bool):
+        yield f"--data: {name} is {value!r}; give it as --data {name}=true or {name}=false"
 
 
 def layers_of(host: Host) -> Iterator[Layer]:

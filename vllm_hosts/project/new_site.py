@@ -23,6 +23,7 @@ _FILES = {
     "deploy.py": "deploy.py.j2",
     "keys.py": "keys.py.j2",
     "rollback.py": "rollback.py.j2",
+    "remove.py": "remove.py.j2",
     "config.py": "config.py.j2",
     ".gitignore": "gitignore.j2",
     "README.md": "README.md.j2",

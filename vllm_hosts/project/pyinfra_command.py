@@ -43,7 +43,8 @@ def check_options(given: Mapping[str, Any]) -> None:
     if wrong := [one for one in given.get("data") or () if "=" not in str(one)]:
         misused(f"--data {wrong[0]} has no value; write it as --data NAME=VALUE")
     inventory, files = str(given.get("inventory") or ""), given.get("operations") or ()
-    if Path(inventory).name in ("deploy.py", "keys.py", "rollback.py") and files:
+    ours = ("deploy.py", "keys.py", "rollback.py", "remove.py")
+    if Path(inventory).name in ours and files:
         misused(f"the inventory comes first; run: pyinfra {files[0]} {inventory}")
 
 
@@ -127,6 +128,16 @@ def _matching(pattern: str, hosts: Iterable[Host], inventory: Inventory) -> list
 def only_keys(operations: Sequence[object]) -> bool:
     """Whether a run is of keys.py alone."""
     return [Path(str(operation)).name for operation in operations] == ["keys.py"]
+
+
+def only_removal(operations: Sequence[object]) -> bool:
+    """Whether a run is of remove.py alone."""
+    return [Path(str(operation)).name for operation in operations] == ["remove.py"]
+
+
+def data_again(given: Mapping[str, Any]) -> str:
+    """The options ``--data`` as they were typed, for the line to type again."""
+    return "".join(f"--data {quote(str(one))} " for one in given.get("data") or ())
 
 
 def what_runs(*, ours: bool) -> str:

@@ -127,6 +127,7 @@ def install(project: Project | None = None) -> None:
         dry=bool(options.get("dry")),
         ours=project is not None,
         keys_only=pyinfra_command.only_keys(options.get("operations") or ()),
+        removal=pyinfra_command.only_removal(options.get("operations") or ()),
         project=project,
     )
     one_by_one.begin()
@@ -153,8 +154,9 @@ def install(project: Project | None = None) -> None:
         ending.listen()
     if context and not (run.ours or run.dry or run.keys_only):
         file = " ".join(Path(str(name)).name for name in options.get("operations") or ())
+        further = pyinfra_command.data_again(options) if run.removal else ""
         context.call_on_close(
-            lambda: ending.say_how_to_retry(lambda: run.chosen, state, run.file, file)
+            lambda: ending.say_how_to_retry(lambda: run.chosen, state, run.file, file, further)
         )
     if context and run.keys_only and not run.dry:
         context.call_on_close(

@@ -21,3 +21,8 @@ def only_keys() -> None:
 def back() -> None:
     """The agents as they were before the last deploy."""
     exec_file(str(_HERE / "rollback.py"))
+
+
+def removal() -> None:
+    """Everything of ours away again."""
+    exec_file(str(_HERE / "remove.py"))

@@ -1,0 +1,306 @@
+"""What goes from a host and what stays, from what was there before and what is there now.
+
+Touches no host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from vllm_hosts.errors import HostError
+from vllm_hosts.host import daemon_json, paths
+from vllm_hosts.host.manifest import DOCKER_FOLDERS, TOOLKIT_FOLDER, WELCOME_PAGE
+from vllm_hosts.host.nginx import LIMITS_CONF, MAIN_CONF
+from vllm_hosts.host.packages import removable
+from vllm_hosts.host.remains import DockerHolds, Remains
+from vllm_hosts.settings import HostSettings
+
+#: Packages that stay together, where Docker stays: from Docker's archive, or the distribution's.
+DOCKER = frozenset(
+    (
+        *("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin"),
+        *("docker-compose-plugin", "docker.io", "docker-cli", "docker-compose"),
+        "docker-compose-v2",
+    )
+)
+_DAEMONS = frozenset({"docker-ce", "docker.io"})
+#: Goes after everything that its rules protect.
+FIREWALL = frozenset({"nftables"})
+#: Written by every version, whatever the host's record says of them.
+_ALWAYS = (
+    "/etc/systemd/system/vllm-hosts-keys.timer",
+    "/etc/systemd/system/vllm-hosts-keys.service",
+    "/etc/systemd/system/vllm-hosts-edge-logs.timer",
+    "/etc/systemd/system/vllm-hosts-edge-logs.service",
+    "/etc/systemd/system/nginx.service.d/vllm-hosts.conf",
+)
+#: Timers of ours.
+TIMERS = tuple(path.rpartition("/")[2] for path in _ALWAYS if path.endswith(".timer"))
+#: When logrotate has rotated our logs.
+_ROTATED = "/var/lib/logrotate/vllm-hosts-edge"
+_DRIVERS = frozenset({paths.NOUVEAU, paths.PERSISTENCE_UNIT})
+#: Not removed with the other files: only partly ours, or in a step of their own.
+_APART = frozenset(
+    (
+        *(daemon_json.PATH, MAIN_CONF, LIMITS_CONF, paths.EDGE_CONF, paths.SSHD_CONF),
+        *(paths.FIREWALL_RULES, f"/etc/systemd/system/{paths.FIREWALL_UNIT}", paths.STORE_MARK),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Decisions about one host.
+
+    :param models: whether the models go too.
+    """
+
+    settings: HostSettings
+    remains: Remains
+    models: bool = False
+
+    @cached_property
+    def known(self) -> bool:
+        """Whether it is known what the host had before us."""
+        return self.remains.manifest.before is not None
+
+    @property
+    def docker(self) -> DockerHolds:
+        """What is in Docker.
+
+        :raises HostError: Docker does not say.
+        """
+        found = self.remains.docker
+        if found.installed and not found.answers:
+            raise HostError(
+                "Docker does not answer, so what runs in it cannot be seen; start it (systemctl"
+                " start docker.service), and run again"
+            )
+        return found
+
+    @property
+    def agents(self) -> list[str]:
+        """Names of our containers."""
+        return sorted(one.name for one in self.docker.containers if one.ours)
+
+    @cached_property
+    def docker_stays(self) -> str:
+        """Why Docker stays; empty: it goes."""
+        before, found = self.remains.manifest.before, self.docker
+        if before is None:
+            return "it is not known whether it was there before"
+        if before.packages & DOCKER or "/usr/bin/dockerd" in before.paths:
+            return "it was there before"
+        others = [one.name for one in found.containers if not one.ours]
+        for what, names in (
+            ("containers", others),
+            ("volumes", found.volumes),
+            ("networks", found.others_networks),
+            ("images", [one[7:19] for one in sorted(found.images - found.ours)]),
+        ):
+            if names:
+                return f"it has other {what}: {_few(names)}"
+        return ""
+
+    @cached_property
+    def nginx_stays(self) -> str:
+        """Why nginx stays; empty: it goes."""
+        before, sites = self.remains.manifest.before, self.remains.sites
+        if before is None:
+            return "it is not known whether it was there before"
+        if "nginx" in before.packages:
+            return "it was there before"
+        return f"it has other sites: {_few(sites)}" if sites else ""
+
+    @property
+    def _docker_is_ours(self) -> bool:
+        """Whether Docker stays although deploys have brought it."""
+        before = self.remains.manifest.before
+        had = before.packages & _DAEMONS if before else frozenset[str]()
+        return bool(self.docker_stays) and not had & set(self.remains.packages)
+
+    def packages(self, *, firewall: bool) -> list[str]:
+        """Those to remove now.
+
+        :param firewall: whether the firewall is open, so that what loads it can go too.
+        """
+        manifest = self.remains.manifest
+        if manifest.before is None:
+            return []
+        # Somebody may have come to load rules of their own with it.
+        stays = set() if firewall and not self.remains.own_rules else set(FIREWALL)
+        stays |= DOCKER if self._docker_is_ours else set()
+        stays |= {"nginx"} if self.nginx_stays else set()
+        return removable(self.remains.packages, manifest.packages, manifest.before.packages, stays)
+
+    @property
+    def brought(self) -> list[str]:
+        """Packages that deploys installed and that are there."""
+        manifest = self.remains.manifest
+        before = manifest.before.packages if manifest.before else frozenset[str]()
+        return sorted((manifest.packages & set(self.remains.packages)) - before)
+
+    def kept_packages(self) -> list[str]:
+        """Those of them that stay."""
+        return sorted(set(self.brought) - set(self.packages(firewall=True)))
+
+    @property
+    def holds(self) -> list[str]:
+        """Packages to release from the version that deploys hold them at."""
+        manifest = self.remains.manifest
+        if manifest.before is None:
+            return []
+        return sorted((manifest.held & self.remains.held) - manifest.before.held)
+
+    @property
+    def images(self) -> list[str]:
+        """Identifiers of images that only deploys have brought."""
+        before = self.remains.manifest.before
+        had = before.images if before else frozenset[str]()
+        return sorted((self.docker.ours & self.docker.images) - had)
+
+    @property
+    def files(self) -> list[str]:
+        """Files that deploys wrote, but for those with a step of their own."""
+        directory = self.settings.vllm.directory
+        ours = [f"{directory}/compose.yaml", f"{directory}/.env", *_ALWAYS]
+        apart = _APART | {*self.remains.manifest.sources}
+        found = {*ours, *self.remains.manifest.files} - apart
+        if not self.known:
+            # They are for packages, which stay.
+            found = {path for path in found if path not in _DRIVERS and "/apt/" not in path}
+        return sorted(found)
+
+    @property
+    def sources(self) -> list[str]:
+        """apt's source files and keys of ours that go."""
+        manifest = self.remains.manifest
+        if manifest.before is None:
+            # The packages from there stay, and would get no security updates any more.
+            return []
+        ours = list(manifest.sources)
+        if self._docker_is_ours:
+            ours = [path for path in ours if not path.rpartition("/")[2].startswith("docker.")]
+        return ours
+
+    @property
+    def folders(self) -> list[str]:
+        """Folders that go with all that is in them."""
+        vllm = self.settings.vllm
+        found = [f"{vllm.cache_directory}/agents", paths.EDGE_LOGS, _ROTATED]
+        return [*found, *(self.model_folders if self.models else [])]
+
+    @property
+    def model_folders(self) -> list[str]:
+        """Folders with models that deploys fetched or copied."""
+        return [f"{self.settings.vllm.cache_directory}/huggingface", *self.remains.manifest.models]
+
+    @property
+    def if_empty(self) -> list[str]:
+        """Folders that go if nothing is left in them, inner ones first."""
+        before = self.remains.manifest.before
+        vllm = self.settings.vllm
+        found = [
+            "/usr/local/lib/vllm-hosts",
+            "/etc/systemd/system/nginx.service.d",
+            *("/etc/apt/keyrings", "/var/www/html", "/var/www"),
+            vllm.directory,
+            vllm.cache_directory,
+        ]
+        return [path for path in found if before is None or path not in before.paths]
+
+    @property
+    def left_by_packages(self) -> list[str]:
+        """What packages leave behind when they go."""
+        before = self.remains.manifest.before
+        if before is None:
+            return []
+        docker = not (self.docker_stays or self.remains.docker.installed)
+        nginx = not (self.nginx_stays or "nginx" in self.remains.packages)
+        toolkit = "nvidia-container-toolkit-base" not in self.remains.packages
+        found = [*(DOCKER_FOLDERS if docker else ()), *([WELCOME_PAGE] if nginx else [])]
+        found += [TOOLKIT_FOLDER] if toolkit else []
+        return [path for path in found if path not in before.paths]
+
+    @property
+    def groups(self) -> list[str]:
+        """Groups that Docker leaves behind."""
+        before = self.remains.manifest.before
+        if before is None or self.docker_stays or self.remains.docker.installed:
+            return []
+        return [] if "docker" in before.groups else ["docker"]
+
+
+def goes(removal: Removal) -> Iterator[str]:
+    """What will be removed, a sentence each."""
+    if agents := removal.agents:
+        yield f"agents {', '.join(agents)} are stopped and removed; clients get no answer any more"
+    if removal.images:
+        yield f"{len(removal.images)} image(s) of agents are removed"
+    if going := removal.packages(firewall=True):
+        named = [name for name in going if name in removal.remains.manifest.packages]
+        more = len(going) - len(named)
+        yield f"packages removed: {', '.join(named)}" + (
+            f", and {more} that came with them" if more else ""
+        )
+    yield "our files, keys, certificates and logs on the host are removed, its firewall table last"
+    if removal.models:
+        yield f"models removed: {', '.join(removal.model_folders)}"
+
+
+def stays(removal: Removal) -> Iterator[str]:
+    """What will stay although deploys have had to do with it, a sentence each."""
+    if not removal.models:
+        yield (
+            f"models stay in {', '.join(removal.model_folders)};"
+            " --data remove_models=true removes them"
+        )
+    yield "the clients' keys and the CA stay in the store here"
+    if not removal.known:
+        yield (
+            "an earlier version deployed first and did not write down what was there before, so"
+            " packages, holds, apt's sources, daemon.json and nginx.conf stay as they are"
+        )
+        return
+    if removal.remains.docker.installed and removal.docker_stays:
+        yield f"Docker stays: {removal.docker_stays}"
+    if "nginx" in removal.remains.packages and removal.nginx_stays:
+        yield f"nginx stays: {removal.nginx_stays}"
+    if removal.remains.own_rules:
+        yield "nftables stays: nftables.service loads rules of others"
+    if kept := [
+        name
+        for name in removal.kept_packages()
+        if not (removal.docker_stays and name in DOCKER)
+        and not (removal.nginx_stays and name == "nginx")
+        and name not in FIREWALL
+    ]:
+        yield f"packages that others need stay: {', '.join(kept)}"
+    if paths.NOUVEAU in removal.files:
+        yield "the GPU driver's kernel module stays loaded until the next boot"
+    if removal.remains.docker.installed and not removal.docker_stays:
+        yield "iptables rules of Docker's own stay in the kernel until the next boot"
+
+
+def left(removal: Removal) -> list[str]:
+    """What the firewall still protects."""
+    return [f"agent {name}" for name in removal.agents]
+
+
+def given_way(removal: Removal, digests: Mapping[str, str]) -> list[str]:
+    """apt's source files of others that come back as they were: those that nobody has changed since
+    they gave way to ours. None while one of ours stays: apt stops at two keys for one archive.
+
+    :param digests: by path, what is there now; empty: nothing.
+    """
+    manifest = removal.remains.manifest
+    if set(manifest.sources) - set(removal.sources):
+        return []
+    return sorted(path for path, digest in manifest.gave_way.items() if digests[path] == digest)
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
