@@ -15,10 +15,12 @@ from tests.unit.projects import AGENT, SMI, Project
 from tests.unit.recording import InLine
 from tests.unit.test_plan_cli import PROD, SMALL, copy
 from tests.unit.test_rehearsal import agent
-from tests.unit.test_role_rehearsal import changed
+from tests.unit.test_role_rehearsal import changed, fail_at
 from vllm_hosts.capacity.others import held
+from vllm_hosts.errors import HostError
 from vllm_hosts.host.nvidia_apps import APPS, Holder, read
 from vllm_hosts.host.nvidia_smi import Gpu
+from vllm_hosts.rehearsal.fact import Rehearsals
 from vllm_hosts.roles.preflight import preflight
 from vllm_hosts.roles.rehearsal import rehearsal
 from vllm_hosts.roles.vllm import vllm
@@ -154,6 +156,18 @@ def test_a_deploy_leaves_an_agent_that_could_not_start_again(in_line: InLine) ->
     [said] = done.said
     assert "of GPU 0 are in use by ollama (pid 4711), not by an agent of ours" in said
     assert "its container was not touched (to deploy all the same: capacity.preflight" in said
+
+
+def test_it_is_known_where_vllm_could_not_be_asked(
+    in_line: InLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = changed(in_line(), "qwen")
+    busy(recorder, "RehearsalGrounds", 20000)
+    fail_at(recorder, Rehearsals, HostError("what vLLM says could not be read"), monkeypatch)
+    done = recorder.run(rehearsal)
+    assert done.failed
+    assert "could not be rehearsed (what vLLM says could not be read)" in done.said[0]
+    assert "in use by ollama (pid 4711)" in done.said[-1]
 
 
 def test_settings_may_let_it_pass(in_line: InLine) -> None:

@@ -27,8 +27,8 @@ class Gpu:
 
 
 class Verdict(StrEnum):
-    """What becomes of an agent. ``DOES_NOT_FIT``: vLLM said so, or its cards are not there.
-    ``PROBABLY_NOT``: estimates or formulas of ours are against it."""
+    """What becomes of an agent. ``DOES_NOT_FIT``: vLLM said so, its cards are not there, or others
+    hold too much of one. ``PROBABLY_NOT``: estimates or formulas of ours are against it."""
 
     FITS = "fits"
     PROBABLY_NOT = "probably not"

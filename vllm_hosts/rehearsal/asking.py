@@ -95,13 +95,21 @@ class _Host:
             reader=settings.vllm.user,
             cards=any(agent.gpus for agent in self.agents),
         )
-        said, cards = self._said(grounds), grounds.smi.gpus if grounds.smi else ()
+        cards = grounds.smi.gpus if grounds.smi else ()
+        try:
+            said = self._said(grounds)
+        except LostError:
+            raise
+        except HostError as error:
+            # What others hold is known all the same.
+            said = {agent.name: Said(unrehearsed(str(error))) for agent in self.agents}
         return {
             agent.name: replace(said[agent.name], held=held(agent, cards, grounds.programs))
             for agent in self.agents
         }
 
     def _said(self, grounds: Grounds) -> dict[str, Said]:
+        """By agent what vLLM says, or why it does not."""
         settings = self.settings
         if not grounds.image:
             why = f"the image {settings.vllm.image} is not on the host"
@@ -205,12 +213,15 @@ class _Host:
 def _coming(agent: Agent) -> tuple[LocalFile, ...]:
     """What is not weights of a folder that the deploy will copy.
 
-    :raises HostError: nobody copies it.
-    :raises SettingsError: it cannot be read.
+    :raises HostError: nobody copies it, or a file cannot be read.
+    :raises SettingsError: it has what is not copied, or no config.json.
     """
     if not agent.copy_from:
         raise HostError(f"{agent.model} is not on the host, or has no config.json")
-    return small_files(agent.copy_from)
+    files = small_files(agent.copy_from)
+    # Read here, where what fails is this agent's own.
+    contents(files)
+    return files
 
 
 def question(
