@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -143,6 +144,8 @@ def _serve() -> Callable[[], object] | None:
     # What they would import as soon as they run or ask for something.
     for module in ("gevent.fileobject", "gevent.resolver.thread", "encodings.idna", "anyio.abc"):
         import_module(module)
+    for found in iter_modules(import_module("vllm_hosts.roles").__path__):
+        import_module(f"vllm_hosts.roles.{found.name}")
     vars(verify)["subprocess"] = SimpleNamespace(run=_run_suite)
     gc.freeze()
     programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.in_parts import together
+from tests.unit.in_parts import files, together
 from tests.unit.projects import Project
 
 
@@ -45,3 +45,9 @@ def test_several_at_once_end_as_each_does(project: Project) -> None:
 def test_pytests_are_counted_together() -> None:
     said = ["84 passed, 2 errors in 52.41s", "1 failed, 400 passed, 3 deselected in 60.00s (0:01)"]
     assert together(said) == "Together: 484 passed, 2 errors, 1 failed, 3 deselected"
+
+
+def test_each_part_has_every_file_once() -> None:
+    there = sorted(str(path) for path in Path(__file__).parent.rglob("test_*.py"))
+    assert sorted(files(0)) == sorted(files(1)) == there
+    assert files(0) != files(1)
