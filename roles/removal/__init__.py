@@ -37,7 +37,8 @@ from vllm_hosts.operations.removal import (
 )
 from vllm_hosts.operations.ssh import sshd_configured
 from vllm_hosts.project import run
-from vllm_hosts.roles.removal.plan import TIMERS, Removal, given_way, goes, left, stays
+from vllm_hosts.roles.removal.plan import TIMERS, Removal, given_way, left
+from vllm_hosts.roles.removal.words import goes, stays
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
 

@@ -5,7 +5,7 @@ Touches no host.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,6 +67,11 @@ class Removal:
         return self.remains.manifest.before is not None
 
     @property
+    def nothing(self) -> bool:
+        """Whether no deploy has left anything."""
+        return not (self.known or self.remains.manifest.files or self.agents)
+
+    @property
     def docker(self) -> DockerHolds:
         """What is in Docker.
 
@@ -101,7 +106,7 @@ class Removal:
             ("images", [one[7:19] for one in sorted(found.images - found.ours)]),
         ):
             if names:
-                return f"it has other {what}: {_few(names)}"
+                return f"it has other {what}: {few(names)}"
         return ""
 
     @cached_property
@@ -112,7 +117,7 @@ class Removal:
             return "it is not known whether it was there before"
         if "nginx" in before.packages:
             return "it was there before"
-        return f"it has other sites: {_few(sites)}" if sites else ""
+        return f"it has other sites: {few(sites)}" if sites else ""
 
     @property
     def _docker_is_ours(self) -> bool:
@@ -233,57 +238,6 @@ class Removal:
         return [] if "docker" in before.groups else ["docker"]
 
 
-def goes(removal: Removal) -> Iterator[str]:
-    """What will be removed, a sentence each."""
-    if agents := removal.agents:
-        yield f"agents {', '.join(agents)} are stopped and removed; clients get no answer any more"
-    if removal.images:
-        yield f"{len(removal.images)} image(s) of agents are removed"
-    if going := removal.packages(firewall=True):
-        named = [name for name in going if name in removal.remains.manifest.packages]
-        more = len(going) - len(named)
-        yield f"packages removed: {', '.join(named)}" + (
-            f", and {more} that came with them" if more else ""
-        )
-    yield "our files, keys, certificates and logs on the host are removed, its firewall table last"
-    if removal.models:
-        yield f"models removed: {', '.join(removal.model_folders)}"
-
-
-def stays(removal: Removal) -> Iterator[str]:
-    """What will stay although deploys have had to do with it, a sentence each."""
-    if not removal.models:
-        yield (
-            f"models stay in {', '.join(removal.model_folders)};"
-            " --data remove_models=true removes them"
-        )
-    yield "the clients' keys and the CA stay in the store here"
-    if not removal.known:
-        yield (
-            "an earlier version deployed first and did not write down what was there before, so"
-            " packages, holds, apt's sources, daemon.json and nginx.conf stay as they are"
-        )
-        return
-    if removal.remains.docker.installed and removal.docker_stays:
-        yield f"Docker stays: {removal.docker_stays}"
-    if "nginx" in removal.remains.packages and removal.nginx_stays:
-        yield f"nginx stays: {removal.nginx_stays}"
-    if removal.remains.own_rules:
-        yield "nftables stays: nftables.service loads rules of others"
-    if kept := [
-        name
-        for name in removal.kept_packages()
-        if not (removal.docker_stays and name in DOCKER)
-        and not (removal.nginx_stays and name == "nginx")
-        and name not in FIREWALL
-    ]:
-        yield f"packages that others need stay: {', '.join(kept)}"
-    if paths.NOUVEAU in removal.files:
-        yield "the GPU driver's kernel module stays loaded until the next boot"
-    if removal.remains.docker.installed and not removal.docker_stays:
-        yield "iptables rules of Docker's own stay in the kernel until the next boot"
-
-
 def left(removal: Removal) -> list[str]:
     """What the firewall still protects."""
     return [f"agent {name}" for name in removal.agents]
@@ -301,6 +255,7 @@ def given_way(removal: Removal, digests: Mapping[str, str]) -> list[str]:
     return sorted(path for path, digest in manifest.gave_way.items() if digests[path] == digest)
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """Some of them, for a sentence."""
     shown = ", ".join(names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

@@ -85,6 +85,7 @@ def killed_at(words: str, *options: str) -> None:
     process = subprocess.Popen(
         [str(BIN / "pyinfra"), "-y", "-v", "--limit", HOST, *options, INVENTORY, "remove.py"],
         cwd=ROOT,
+        env={**os.environ, "PYINFRA_PROGRESS": "off", "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -134,7 +135,7 @@ def test_a_fresh_host_is_what_it_was(host: str, cut_off: str | None) -> None:
     before = files(host)
     run = deploy("--limit", host)
     assert run.code == 0, run.output[-6000:]
-    assert differing(before, files(host)), "a deploy leaves something"
+    assert differing(before, files(host, *DOCKER)), "a deploy leaves something"
     if cut_off:
         killed_at(cut_off, "--data", "remove_models=true")
     gone = remove("--data", "remove_models=true")

@@ -20,7 +20,8 @@ from vllm_hosts.host.remains import DockerHolds, Inhabitant, Remains
 from vllm_hosts.roles.docker.plan import CE_PACKAGES, daemon_settings, distro_packages
 from vllm_hosts.roles.nvidia_container_toolkit.plan import RUNTIME
 from vllm_hosts.roles.removal import plan
-from vllm_hosts.roles.removal.plan import Removal, given_way, goes, left, stays
+from vllm_hosts.roles.removal.plan import Removal, given_way, left
+from vllm_hosts.roles.removal.words import goes, stays
 from vllm_hosts.settings import Docker
 
 IMAGE, OTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"

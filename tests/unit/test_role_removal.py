@@ -150,3 +150,4 @@ def test_a_second_run_changes_nothing(in_line: InLine) -> None:
     host.facts["HostMark"] = type(host.facts["HostMark"])(None)
     done = recorder.run(remove_py)
     assert (done.failed, done.refused, done.changed) == (False, [], [])
+    assert done.effects == ["nothing of ours is on the host"]

@@ -16,6 +16,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host import paths
 from vllm_hosts.host.driver import INITRAMFS
+from vllm_hosts.keys.beside import shown
 from vllm_hosts.keys.hosts import released
 from vllm_hosts.keys.ownership import Claim
 from vllm_hosts.operations.apt import purge
@@ -83,7 +84,7 @@ def containers_removed(
         words = " ".join(going)
         script += [f"docker stop -t {_STOP} {words} >/dev/null", f"docker rm -f {words}"]
     if nets:
-        # One with a container of somebody's stays, and says so.
+        # One with a container of somebody's in it fails the host, in Docker's words.
         script.append(f"docker network rm {' '.join(map(quote, nets))}")
     yield watched("stopping and removing the agents", "\n".join(script))
 
@@ -265,4 +266,6 @@ def _release(state: State, host: Host, claim: Claim) -> bool:
         claim.opened.store.update(lambda content: released(content, claim.host))
     except SettingsError as error:
         return fail(state, host, "; ".join(error.problems))
+    if claim.opened.store.encrypted:
+        host.log(f"    {shown(claim.opened.store.path)} records this host no more: commit it")
     return True
