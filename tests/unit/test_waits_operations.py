@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -144,7 +146,7 @@ class Rebooting:
     name = "gpu1"
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *boots: str | Exception | None) -> None:
-        self.boots, self.now, self.story = list(boots), 0.0, list[Any]()
+        self.boots, self.now, self.story = list(boots), 1000.0, list[Any]()
         self.connected, self.connects = True, True
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         for name, stand_in in {
@@ -201,6 +203,21 @@ def test_a_host_is_back_when_it_says_another_boot(monkeypatch: pytest.MonkeyPatc
     host = Rebooting(monkeypatch, "1", "1", OSError("gone"), None, "2")
     assert host.run()
     assert host.story == [*TOLD, *ANEW * 4, "    is back after 12 s", "held again"]
+
+
+def test_one_attempt_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection to a host that goes down may hang: it is given up, and tried anew."""
+    host, limits = Rebooting(monkeypatch, "1", "2"), list[tuple[object, ...]]()
+
+    @contextmanager
+    def limit(*given: object) -> Iterator[None]:
+        limits.append(given)
+        with suppress(TimeoutError):
+            yield
+
+    monkeypatch.setattr(reboot, "gevent", SimpleNamespace(Timeout=limit))
+    assert host.run()
+    assert limits == [(20, False)]
 
 
 def test_a_host_that_does_not_connect_is_not_back(monkeypatch: pytest.MonkeyPatch) -> None:
