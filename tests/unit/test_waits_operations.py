@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,6 +39,7 @@ class Agents:
 
     def look(self, fact: type, **given: Any) -> Any:
         self.asked.append((fact.__name__, given, self.now))
+        assert len(self.asked) < 1000, "nobody waits for so long"
         if fact.__name__ == "AgentLog":
             return ("one", "two")
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
@@ -144,8 +147,8 @@ class Rebooting:
     name = "gpu1"
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *boots: str | Exception | None) -> None:
-        self.boots, self.now, self.story = list(boots), 0.0, list[Any]()
-        self.connected, self.connects = True, True
+        self.boots, self.now, self.story = list(boots), 1000.0, list[Any]()
+        self.connected, self.connects, self.asked = True, True, 0
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         for name, stand_in in {
             "time": clock,
@@ -176,6 +179,9 @@ class Rebooting:
 
     def run_shell_command(self, command: object, **how: object) -> tuple[bool, Any]:
         assert how == {"print_output": False, "print_input": False, "_sudo": True}
+        self.asked += 1
+        if self.asked > 1000:
+            raise KeyboardInterrupt("nobody waits for so long")
         if "boot_id" not in str(command):
             self.story.append(str(command))
             return True, None
@@ -201,6 +207,21 @@ def test_a_host_is_back_when_it_says_another_boot(monkeypatch: pytest.MonkeyPatc
     host = Rebooting(monkeypatch, "1", "1", OSError("gone"), None, "2")
     assert host.run()
     assert host.story == [*TOLD, *ANEW * 4, "    is back after 12 s", "held again"]
+
+
+def test_one_attempt_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection to a host that goes down may hang: it is given up, and tried anew."""
+    host, limits = Rebooting(monkeypatch, "1", "2"), list[tuple[object, ...]]()
+
+    @contextmanager
+    def limit(*given: object) -> Iterator[None]:
+        limits.append(given)
+        with suppress(TimeoutError):
+            yield
+
+    monkeypatch.setattr(reboot, "gevent", SimpleNamespace(Timeout=limit))
+    assert host.run()
+    assert limits == [(20, False)]
 
 
 def test_a_host_that_does_not_connect_is_not_back(monkeypatch: pytest.MonkeyPatch) -> None:
