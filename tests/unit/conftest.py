@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,12 @@ SHARED = "VLLM_HOSTS_TESTS_TAKEN"
 
 
 examples.register()
+# A fifth of the time went to looking through what thousands of tests consist of for garbage.
+gc.set_threshold(20_000, 20, 50)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
