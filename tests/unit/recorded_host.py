@@ -227,15 +227,16 @@ class Host:
         """Read by the fact itself, from the files that are here."""
 
         def digest(path: str) -> list[str]:
-            return [self.paths[path].sha256] if path in self.contents else []
+            found = self.paths.get(path, NOTHING)
+            return [found.sha256] if found.kind == "f" else []
 
         lines = ["== present", *digest(f"{directory}/compose.yaml")]
         for one in ("now", "before"):
             file = f"{WAY_BACK}/{one}/definition.json"
+            compose = digest(f"{WAY_BACK}/{one}/compose.yaml")
             lines.append(f"== {one}")
-            if file in self.contents:
-                lines += digest(f"{WAY_BACK}/{one}/compose.yaml")
-                lines += [AT, *self.contents[file].decode().splitlines()]
+            if compose and digest(file):
+                lines += [*compose, AT, *self.contents[file].decode().splitlines()]
         undone = self.contents.get(f"{WAY_BACK}/undone", b"").decode().split()
         lines += ["== undone", *undone, *([AT] if undone else []), "== guarded"]
         rules = self.contents.get(FIREWALL_RULES, b"").decode()

@@ -259,7 +259,7 @@ class TestPutBack:
     def test_the_first_deploy_has_nothing_to_put_back(self, agents: Agents) -> None:
         host = agents.recorder.host
         for path in [path for path in host.contents if path.startswith(WAY_BACK)]:
-            del host.contents[path]
+            del host.contents[path], host.paths[path]
         done = agents.deploy(good=False, **longer(2048))
         assert done.said[-1].startswith("agent qwen is exited; its last lines:")
 

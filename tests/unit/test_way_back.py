@@ -252,10 +252,16 @@ class TestLook:
         assert found.before.compose != found.now.compose
         assert found.undone == Undone(C, "2001-09-09 01:46:40 UTC")
 
-    def test_half_of_one_is_no_way_back(self, here: Path) -> None:
+    @pytest.mark.parametrize("gone", ["compose.yaml", "definition.json"])
+    def test_half_of_one_is_no_way_back(self, here: Path, gone: str) -> None:
         self.keep(here, "now", "services: {}\n")
-        (here / "now/compose.yaml").unlink()
-        with pytest.raises(HostError, match="could not be understood"):
+        (here / "now" / gone).unlink()
+        assert self.look(here).now is None
+
+    def test_one_that_is_damaged_is_said_to_be(self, here: Path) -> None:
+        self.keep(here, "now", "services: {}\n")
+        (here / "now/definition.json").write_text("{")
+        with pytest.raises(HostError, match=rf"\(remove {WAY_BACK} to go on .* be understood"):
             self.look(here)
 
     def test_one_agent_in_the_firewall(self) -> None:

@@ -28,7 +28,9 @@ class WayBackFound(HostFact[WayBack]):
             echo '== present'; digest {directory}/compose.yaml
             for one in now before; do
                 echo "== $one"
-                cd {WAY_BACK}/$one 2>/dev/null && [ -f definition.json ] || continue
+                # Half of one is none, and the next deploy writes it again.
+                cd {WAY_BACK}/$one 2>/dev/null && [ -f definition.json ] && [ -f compose.yaml ] ||
+                    continue
                 digest compose.yaml; at definition.json; head -c {_MOST} definition.json
             done
             echo '== undone'

@@ -28,7 +28,7 @@ from vllm_hosts.text import clean
 #: Of what is written; what another version of the toolkit wrote in another form is nothing.
 FORMAT: Final = 1
 TOKEN = "HF_TOKEN"  # noqa: S105
-_Word = Annotated[str, Field(max_length=500)]
+_Word = Annotated[str, Field(max_length=5000)]
 
 
 class _Record(BaseModel):
