@@ -62,6 +62,7 @@ class HostRemains(HostFact[Remains]):
                 ! -path {EDGE_CONF} ! -path "${{welcome:--}}" 2>/dev/null
             echo '== rules'
             ! systemctl --quiet is-enabled nftables.service 2>/dev/null || echo enabled
+            ! systemctl --quiet is-active nftables.service 2>/dev/null || echo active
             echo '== docker'
             ! command -v docker >/dev/null || echo installed
             echo '== images used'; cat {RECORD} 2>/dev/null

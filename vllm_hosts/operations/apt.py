@@ -215,9 +215,11 @@ def purge(names: Sequence[str]) -> str:
             esac
         done
         # Some enable units of theirs, and leave that behind.
-        dpkg -L {words} | sed -n 's,^.*/lib/systemd/system/,,p' | grep -v '[/@]' |
-            grep -E '[.](service|socket|path|timer)$' |
-            xargs -r systemctl disable --quiet 2>/dev/null || :
+        for unit in $(dpkg -L {words} | sed -n 's,^.*/lib/systemd/system/,,p' |
+            grep -E '^[^/@]*[.](service|socket|path|timer)$'); do
+            case $unit in *.path | *.timer) systemctl stop $unit 2>/dev/null || : ;; esac
+            systemctl disable --quiet $unit 2>/dev/null || :
+        done
         {_finished(f"{_APT_GET} -o APT::Get::AutomaticRemove=false purge {words}")}
     """
 
