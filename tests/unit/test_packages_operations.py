@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from vllm_hosts.host.apt_entries import Edit
 from vllm_hosts.host.archives import docker_archive
 from vllm_hosts.host.driver import Install
 from vllm_hosts.host.files import NOTHING, File, Found
+from vllm_hosts.host.manifest import brought
 from vllm_hosts.host.nvidia_smi import Failure
 from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.operations import apt, driver
@@ -115,12 +117,16 @@ class TestPackages:
         steps.facts["AptPackages"] = self.FOUND
         return steps.run(apt.packages_present, *given, **more)
 
-    def installed(self, words: str, before: str = "  ", first: str = ":") -> str:
+    def installed(
+        self, words: str, new: Sequence[str], *, before: str = "  ", first: str = ":"
+    ) -> str:
+        """:param new: those that the host did not have."""
         command = (
             f"{GET} install --no-install-recommends --allow-downgrades"
             f" --allow-change-held-packages {words}"
         )
-        return f"set -e; {before} {apt._read_lists()}; {first}; {apt._finished(command)}"
+        noted = brought("package", new)
+        return f"set -e; {before} {apt._read_lists()}; {first}; {noted}; {apt._finished(command)}"
 
     def test_what_is_there_stays_as_it_is(self, steps: Steps) -> None:
         assert self.run(steps, {"a": None, "b": "2"}) == []
@@ -130,7 +136,7 @@ class TestPackages:
     def test_what_is_missing_or_another_version_is_installed(self, steps: Steps) -> None:
         [(label, script)] = self.run(steps, lambda: {"a": "3", "b": None, "c": None, "d": "4~x"})
         assert label == "installing a b c d"
-        assert script == self.installed("a=3 c 'd=4~x'", before=" ")
+        assert script == self.installed("a=3 c 'd=4~x'", ["c", "d"], before=" ")
         why = "is not installed at this version"
         assert steps.told == [
             *(("differs", f"package {name}", why) for name in ("a=3", "c", "d=4~x")),
@@ -142,20 +148,21 @@ class TestPackages:
         inner: Any = SimpleNamespace(__wrapped__=apt.packages_installed)
         operation: Any = SimpleNamespace(_inner=inner)
         [(_, script)] = steps.run(operation, {"a": None, "b": None}, anew=True, first="FIRST")
-        assert script == self.installed("a b", before=" ", first="FIRST")
+        assert script == self.installed("a b", [], before=" ", first="FIRST")
         assert steps.told[-1] == ("will_change", ["a", "b"])
 
     def test_units_are_kept_from_starting(self, steps: Steps) -> None:
         [(_, script)] = self.run(steps, {"c": None}, without_starting=["x", "y"])
         assert script == self.installed(
             "c",
+            ["c"],
             before="trap 'systemctl unmask --runtime --quiet x y' EXIT;"
             " systemctl mask --runtime --quiet x y;",
         )
 
     def test_what_is_not_held_yet_is_held(self, steps: Steps) -> None:
         assert self.run(steps, {"a": None, "b": None}, held=True) == [
-            ("holding packages", "apt-mark hold b")
+            ("holding packages", f"set -e; {brought('hold', ['b'])}; apt-mark hold b")
         ]
         assert steps.told == [
             ("differs", "package b", "is not held"), ("will_change", [])
@@ -219,6 +226,7 @@ class TestDriver:
         }
         for name, stand_in in stand_ins.items():
             monkeypatch.setattr(driver, name, stand_in)
+        monkeypatch.setattr(apt, "watched", stand_ins["watched"])
 
         def outage(commands: Any, serving: object, what: str) -> Any:
             steps.told.append((what, serving))
@@ -301,7 +309,8 @@ class TestDriver:
         there.facts["AllPackages"] = found
         part = lambda name: name[0] == "n"  # noqa: E731
         held = there.run(driver.driver_held, part)
-        assert held == [("holding packages", "apt-mark hold n1 n2")]
+        noted = brought("hold", ["n1", "n2"])
+        assert held == [("holding packages", f"set -e; {noted}; apt-mark hold n1 n2")]
         assert there.told == [("differs", f"package {n}", "is not held") for n in ("n1", "n2")]
         there.facts["AllPackages"] = Packages({"n3": "1"}, frozenset({"n3"}))
         assert there.run(driver.driver_held, part) == []

@@ -1,7 +1,14 @@
 
         set -eu; umask 022
+        brought() { # LINE...: of ours from now on
+        (umask 022; mkdir -p /var/lib/vllm-hosts)
+        { cat /var/lib/vllm-hosts/manifest 2>/dev/null || :; printf '%s\n' "$@"; } |
+            LC_ALL=C sort -u >/var/lib/vllm-hosts/manifest.new && sync /var/lib/vllm-hosts/manifest.new &&
+            mv -fT /var/lib/vllm-hosts/manifest.new /var/lib/vllm-hosts/manifest
+    }
         command -v gpg >/dev/null && [ -s /etc/ssl/certs/ca-certificates.crt ] || {
             echo 'installing gpg and ca-certificates'
+            brought 'package gpg' 'package ca-certificates'
             DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold update; DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install --no-install-recommends gpg ca-certificates
         }
         folder=$(mktemp -d); touched=; finished=
@@ -33,7 +40,8 @@
             [ -e "$path" ] || [ -L "$path" ] || continue
             mkdir -p "$folder/was$(dirname "$path")"; cp -dp "$path" "$folder/was$path"
         done
-        mkdir -p /etc/apt/keyrings; mkdir -p /var/lib/vllm-hosts/previous"$(dirname /etc/apt/sources.list.d/a.list)"; cp -dp --remove-destination /etc/apt/sources.list.d/a.list /var/lib/vllm-hosts/previous/etc/apt/sources.list.d/a.list; mkdir -p /var/lib/vllm-hosts/previous"$(dirname /etc/apt/sources.list)"; cp -dp --remove-destination /etc/apt/sources.list /var/lib/vllm-hosts/previous/etc/apt/sources.list
+        brought 'source /etc/apt/sources.list.d/docker.sources' 'source /etc/apt/keyrings/docker.asc'
+        mkdir -p /etc/apt/keyrings; mkdir -p /var/lib/vllm-hosts/previous"$(dirname /etc/apt/sources.list.d/a.list)"; cp -dp --remove-destination /etc/apt/sources.list.d/a.list /var/lib/vllm-hosts/previous/etc/apt/sources.list.d/a.list; brought "gave-way - "/etc/apt/sources.list.d/a.list; mkdir -p /var/lib/vllm-hosts/previous"$(dirname /etc/apt/sources.list)"; cp -dp --remove-destination /etc/apt/sources.list /var/lib/vllm-hosts/previous/etc/apt/sources.list; brought "gave-way $(sed -e '3s/^/# /' -e 4d /etc/apt/sources.list | sha256sum | cut -c 1-64) "/etc/apt/sources.list
         touched='/etc/apt/sources.list.d/docker.sources /etc/apt/keyrings/docker.asc /etc/apt/sources.list /etc/apt/sources.list.d/a.list'
         rm -f /etc/apt/sources.list.d/a.list; sed -i -e '3s/^/# /' -e 4d /etc/apt/sources.list
         install -m 0644 "$folder/key" /etc/apt/keyrings/docker.asc.new
