@@ -29,6 +29,7 @@ from vllm_hosts.host.way_back import (
 )
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.roles.secrets.plan import secret_entries
+from vllm_hosts.settings.vllm import VLLM_FLOOR
 
 ID = f"sha256:{'1' * 64}"
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -138,6 +139,7 @@ class TestObstacles:
         assert words in sentence
 
     def test_a_vllm_with_a_way_around_its_key_does_not_come_back(self) -> None:
+        assert self.found(definition().model_copy(update={"version": str(VLLM_FLOOR)})) == []
         for version in ("0.31.9", None, "nonsense"):
             [sentence] = self.found(definition().model_copy(update={"version": version}))
             assert "known vulnerabilities that bypass its key; set vllm.image" in sentence
