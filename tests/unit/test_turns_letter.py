@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -230,3 +230,59 @@ def test_an_operation_that_fails_ends_its_host_s_turn() -> None:
         host: Any = SimpleNamespace(name="b")
         one_by_one.Ending.operation_host_error(SimpleNamespace(), host, "ab12")  # type: ignore[arg-type]
         assert turn.state == "done"
+
+
+class Changed:
+    """What is waited for: each time the next of these happens; whether somebody told of it."""
+
+    def __init__(self, turns: Turns, *happen: Callable[[], bool]) -> None:
+        self.happen, self.told, self.waited = list(happen), 0, list[float]()
+        turns._changed = self
+
+    def wait(self, seconds: float) -> bool:
+        self.waited.append(seconds)
+        return self.happen.pop(0)()
+
+    def set(self) -> None:
+        self.told += 1
+
+
+def test_who_waits_says_so_once_and_again_after_a_minute() -> None:
+    turns, said = Turns(), list[str]()
+    other, mine = turns.announce("a", M, M, 0), turns.announce("b", M, M, 1)
+    other.state = "changes"
+
+    def is_over() -> bool:
+        assert mine.state == "waits"
+        other.state = "done"
+        return True
+
+    changed = Changed(turns, lambda: True, lambda: False, lambda: True, is_over)
+    say, meanwhile = said.append, lambda: said.append("meanwhile")
+    with turns.taken(mine, everybody=True, say=say, meanwhile=meanwhile):
+        assert mine.state == "changes"
+        assert changed.told == 0
+    words = "waits until a serves m again"
+    assert said == [words, "meanwhile", f"still {words}"]
+    assert changed.waited == [60.0] * 4
+    assert changed.told == 1
+    # Who comes now waits for something new.
+    assert turns._changed is not changed
+
+
+def test_others_are_told_of_every_end() -> None:
+    for end in ("failed", "cancelled", "abandoned"):
+        turns, said = Turns(), list[str]()
+        first, second = turns.announce("a", M, M, 0), turns.announce("b", M, M, 1)
+        taken = turns.taken(first, everybody=True, say=said.append)
+        changed = Changed(turns)
+        if end == "failed":
+            taken.__enter__()
+            taken.__exit__(KeyError, KeyError(), None)
+        elif end == "abandoned":
+            turns.abandon("a")
+        else:
+            first.state = "failed"
+            with pytest.raises(HostError):
+                turns.taken(second, everybody=True, say=said.append).__enter__()
+        assert changed.told == 1, end
