@@ -15,7 +15,9 @@ from pydantic import SecretStr
 from lab import hosts as lab_hosts
 from tests.lab.conftest import HOSTS, INVENTORY, Deployed
 from tests.lab.deploys import TWINS, Run, changes, command, deploy
+from tests.lab.sabotage.parts import edited
 from tests.lab.traffic import Traffic, began
+from vllm_hosts.host.paths import EDGE_LUA
 from vllm_hosts.keys import KeyStore, model
 from vllm_hosts.keys.pki import utc_now
 
@@ -86,6 +88,36 @@ def test_a_client_s_scope(deployed: Deployed) -> None:
     assert (
         alice.get_secret_value() not in lab_hosts.run("gpu2", "cat /etc/nginx/vllm-hosts/*").stdout
     )
+
+
+def test_a_scope_holds_for_models_by_their_names(deployed: Deployed) -> None:
+    """At /v1 it is judged in Lua, and verify notices where that lets everybody in."""
+    narrow = added("narrow", "--agents", "spare", "--hosts", "gpu1")
+    keys_deploy()
+    tiny, spare = (agent.client_model_name for agent in deployed.settings["gpu1"].agents)
+
+    def status(model: str) -> int:
+        return requests.post(
+            f"https://{deployed.settings['gpu1'].address}/v1/completions",
+            headers={"Authorization": f"Bearer {narrow.get_secret_value()}"},
+            json={"prompt": "x", "max_tokens": 1, "model": model},
+            verify=str(deployed.ca_file),
+            timeout=30,
+        ).status_code
+
+    seen = ("vllm-hosts", "verify", LAB, "--host", "gpu1", "--promise", "KEY-02", "-q")
+    assert (status(spare), status(tiny)) == (200, 403)
+    assert command(*seen).code == 0
+    everybody = 's/vllm_hosts_scope_refused == "0"/vllm_hosts_client ~= ""/'
+    lab_hosts.run("gpu1", edited(everybody, f"{EDGE_LUA}/chooser.lua"))
+    try:
+        assert status(tiny) == 200
+        run = command(*seen)
+        assert run.code == 1 and "narrow may use" in run.output, run.output[-4000:]
+    finally:
+        healed = deploy("--limit", "gpu1", settings={"edge": WIDE})
+    assert healed.code == 0, healed.output[-4000:]
+    assert status(tiny) == 403
 
 
 def test_keys_py_does_nothing_else_and_nothing_twice(deployed: Deployed) -> None:

@@ -10,7 +10,6 @@ from tests.lab.sabotage.parts import (
     KEY,
     KEYS,
     LIMITS,
-    LUA,
     MAPS,
     RELOAD,
     edited,
@@ -272,11 +271,6 @@ ROWS = [
         "scope-changed",
         "KEY-02",
         f"echo '\"spare nobody\" 1;' >>{MAPS}/scopes.map && {RELOAD}",
-    ),
-    row(
-        "every-model-for-every-key",
-        "KEY-02",
-        edited('s/vllm_hosts_scope_refused == "0"/vllm_hosts_client ~= ""/', f"{LUA}/chooser.lua"),
     ),
     row("expiry-stopped", "KEY-03", "systemctl disable --now vllm-hosts-keys.timer"),
     # TLS
