@@ -299,7 +299,9 @@ PASSING = {
     "LockState": "who holds a host now",
     "RehearsalGrounds": "asked only about agents that change",
     "Rehearsals": "runs vLLM",
+    "HostRemains": "asked by remove.py, each of whose steps changes it",
     "Released": "ends a run",
+    "Versions": "asked by remove.py, once",
 }
 
 
