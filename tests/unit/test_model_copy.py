@@ -17,6 +17,7 @@ from tests.unit.test_tree_operation import apply
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import CopyFound, ModelCopy
+from vllm_hosts.host.manifest import brought
 from vllm_hosts.host.paths import MANIFEST
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.hub.model import Copy
@@ -86,7 +87,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site(tmp_path)
     for module in (facts, operation):
         monkeypatch.setattr(module, "MODELS", str(site.notes))
-    known = operation.brought
+    known = brought
     monkeypatch.setattr(
         operation,
         "brought",
