@@ -298,13 +298,13 @@ PASSING = {
     "EdgeRuns": "asked while agents change",
     "FileTexts": "asked by drift, of what differs",
     "HostHistory": "asked by vllm-hosts history",
-    "HostRemains": "asked by remove.py, of what it takes away",
     "ImageRoom": "asked before and after an image is removed",
     "LockState": "who holds a host now",
     "RehearsalGrounds": "asked only about agents that change",
     "Rehearsals": "runs vLLM",
+    "HostRemains": "asked by remove.py, each of whose steps changes it",
     "Released": "ends a run",
-    "Versions": "asked by remove.py, of what it puts back",
+    "Versions": "asked by remove.py, once",
 }
 
 

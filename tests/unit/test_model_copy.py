@@ -17,6 +17,8 @@ from tests.unit.test_tree_operation import apply
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import CopyFound, ModelCopy
+from vllm_hosts.host.manifest import brought
+from vllm_hosts.host.paths import MANIFEST
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.hub.model import Copy
 from vllm_hosts.operations import model_copy as operation
@@ -85,14 +87,22 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site(tmp_path)
     for module in (facts, operation):
         monkeypatch.setattr(module, "MODELS", str(site.notes))
+    known = brought
+    monkeypatch.setattr(
+        operation,
+        "brought",
+        lambda *about: known(*about).replace(MANIFEST, str(tmp_path / "manifest")),
+    )
     monkeypatch.setattr(operation, "_PIECE", 100_000)
     monkeypatch.setattr(operation, "_RESERVE", 0)
     yield site
     assert not Path(f"{site.notes}/{site.copy.key}.new").exists()
 
 
-def test_a_model_arrives_whole_readable_and_without_pickles(site: Site) -> None:
+def test_a_model_arrives_whole_readable_and_without_pickles(site: Site, tmp_path: Path) -> None:
     assert site.run() > 0
+    # remove.py may be told to take it away again.
+    assert (tmp_path / "manifest").read_text() == f"model {site.target}\n"
     names = sorted(str(path.relative_to(site.target)) for path in site.target.rglob("*"))
     assert names == ["config.json", "empty.txt", "sub", "sub/model.safetensors"]
     assert (site.target / "sub/model.safetensors").read_bytes() == WEIGHTS
