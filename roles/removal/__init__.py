@@ -22,7 +22,7 @@ from vllm_hosts.host.files import Absent
 from vllm_hosts.host.paths import PROJECT, SSHD_CONF
 from vllm_hosts.operations.hub import CONTAINER
 from vllm_hosts.operations.ownership import not_anothers
-from vllm_hosts.operations.partly import Nginx, daemon_restored, edge_closed
+from vllm_hosts.operations.partly import NginxAfter, daemon_restored, edge_closed
 from vllm_hosts.operations.removal import (
     containers_removed,
     files_removed,
@@ -102,12 +102,12 @@ def _now(settings: HostSettings, models: bool) -> Removal:
     return Removal(settings, found, models)
 
 
-def _nginx(now: Callable[[], Removal]) -> Nginx:
+def _nginx(now: Callable[[], Removal]) -> NginxAfter:
     plan = now()
     before = plan.remains.manifest.before
     if before is None or "nginx" not in before.packages:
-        return Nginx(stays=bool(plan.nginx_stays))
-    return Nginx(True, "nginx.service" in before.active, "nginx.service" in before.enabled)
+        return NginxAfter(stays=bool(plan.nginx_stays))
+    return NginxAfter(True, "nginx.service" in before.active, "nginx.service" in before.enabled)
 
 
 def _enabled(plan: Removal) -> frozenset[str]:

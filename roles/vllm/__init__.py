@@ -18,7 +18,7 @@ from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.host.agent_changes import Definition
 from vllm_hosts.host.paths import PROJECT
 from vllm_hosts.host.services import compose_entry
-from vllm_hosts.host.way_back import Definition as Kept
+from vllm_hosts.host.way_back import KeptDefinition
 from vllm_hosts.operations.compose import Agents, agents_announced, agents_running
 from vllm_hosts.operations.healthy import agents_healthy
 from vllm_hosts.operations.tree import tree_synced
@@ -59,7 +59,7 @@ def vllm() -> None:
     )
     kept_for_a_way_back(
         lambda: _definition(current).file,
-        partial(Kept.of, settings),
+        partial(KeptDefinition.of, settings),
         settings.vllm.directory,
         settings.vllm.image,
         name="What is healthy is kept for a way back",

@@ -35,7 +35,7 @@ from vllm_hosts.facts.vllm_images import recorded
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.agent_changes import digest
 from vllm_hosts.host.certificates import Certificate
-from vllm_hosts.host.compose import Project
+from vllm_hosts.host.compose import ComposeFound
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.paths import (
     FIREWALL_RULES,
@@ -49,7 +49,7 @@ from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.host.way_back import WayBack
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.rehearsal.answer import Answer
-from vllm_hosts.rehearsal.command import Asked
+from vllm_hosts.rehearsal.container import Asked
 from vllm_hosts.rehearsal.fact import Heard
 from vllm_hosts.rehearsal.on_host import Fetch
 from vllm_hosts.settings import HostSettings
@@ -215,9 +215,9 @@ class Host:
         pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         return Certificate(self.contents[TLS_CERTIFICATE], pem)
 
-    def _ComposeProject(self, salt: str = "", **_: Any) -> Project:
+    def _ComposeProject(self, salt: str = "", **_: Any) -> ComposeFound:
         """What .env has, as the host digests it."""
-        project: Project = self.facts["ComposeProject"]
+        project: ComposeFound = self.facts["ComposeProject"]
         text = self.contents.get(f"{self.settings.vllm.directory}/.env", b"").decode()
         lines = [line.split("=", 1) for line in text.splitlines() if not line.startswith("#")]
         env = {name: digest(salt, name, SecretStr(value)) for name, value in lines}

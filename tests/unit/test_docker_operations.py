@@ -17,7 +17,7 @@ from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
 from vllm_hosts.host.files import NOTHING, File, Found
-from vllm_hosts.operations import cache, docker
+from vllm_hosts.operations import docker, model_cache
 from vllm_hosts.operations.docker import PULL_SUMMARY, RESTART
 
 JSON = "/etc/docker/daemon.json"
@@ -172,10 +172,10 @@ MODELS = Found("d", 0o750, ("", "64102"), ("", "64101"))
 def test_a_cache_that_agents_could_write_is_converted(
     monkeypatch: pytest.MonkeyPatch, folder: Found, models: Found, adopted: bool
 ) -> None:
-    steps = Steps(cache, monkeypatch, {})
+    steps = Steps(model_cache, monkeypatch, {})
     paths = {"/c": folder, "/c/huggingface": models}
     steps.facts["TreeState"] = TreeFound(paths, "")
-    done = steps.run(cache.cache_adopted, "/c", "64102:64101", "image")
-    assert done == [cache.adopt_script("/c", "64102:64101", "image")] * adopted
+    done = steps.run(model_cache.cache_adopted, "/c", "64102:64101", "image")
+    assert done == [model_cache.adopt_script("/c", "64102:64101", "image")] * adopted
     assert steps.told == [("differs", "/c", "could be written by agents")] * adopted
     assert steps.asked == [("TreeState", {"paths": ["/c", "/c/huggingface"]})]

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from tests.unit.samples import settings
-from vllm_hosts.keys.ending import Left, left, to_do
+from vllm_hosts.keys.expiry import TimeLeft, left, to_do
 
 ENDS = datetime(2026, 12, 24, 18, 30, tzinfo=UTC)
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 UNTIL = "2026-12-24 18:30 UTC"
 
 
-def with_left(time: timedelta) -> Left:
-    return Left(ENDS, time, due=30 * DAY, short=5 * DAY)
+def with_left(time: timedelta) -> TimeLeft:
+    return TimeLeft(ENDS, time, due=30 * DAY, short=5 * DAY)
 
 
 def test_when_it_is_due_and_when_that_is_too_late() -> None:
@@ -69,4 +69,4 @@ def test_from_when_on_it_is_due(tls: dict[str, Any], life: int, due: int, short:
         not_valid_before_utc=ENDS - life * DAY, not_valid_after_utc=ENDS
     )
     found = left(certificate, settings(tls=tls), ENDS - 3 * DAY)
-    assert found == Left(ENDS, 3 * DAY, due * DAY, short * DAY)
+    assert found == TimeLeft(ENDS, 3 * DAY, due * DAY, short * DAY)

@@ -19,8 +19,8 @@ from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import CopyFound, ModelCopy
 from vllm_hosts.host.manifest import brought
 from vllm_hosts.host.paths import MANIFEST
+from vllm_hosts.hub.hub_models import Copy
 from vllm_hosts.hub.local import local_model
-from vllm_hosts.hub.model import Copy
 from vllm_hosts.operations import model_copy as operation
 from vllm_hosts.operations.model_copy import _compare, _send
 

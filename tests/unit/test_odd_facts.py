@@ -23,7 +23,7 @@ from tests.unit.test_doors import EDGE, SETTINGS
 from tests.unit.test_doors import GOOD as RULES
 from tests.unit.test_odd_answers import FACTS as FED
 from tests.unit.test_odd_answers import HTTP, METRICS, STATS, STRAY, TOP_ROW, mutated
-from vllm_hosts.doctor.look import DoctorLook
+from vllm_hosts.doctor.query import DoctorLook
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentLogs
 from vllm_hosts.facts.apt import AptPackages
@@ -44,17 +44,17 @@ from vllm_hosts.facts.tls import HostCertificate
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.docker_unit import unit_problems
-from vllm_hosts.host.way_back import Definition
+from vllm_hosts.host.way_back import KeptDefinition
 from vllm_hosts.operations.gpu import LastGpuCheck
 from vllm_hosts.rehearsal.fact import RehearsalGrounds, Rehearsals
 from vllm_hosts.suite.doors import wrong
 from vllm_hosts.suite.packets import Table, listing
 from vllm_hosts.suite.test_firewall import strangers_first
-from vllm_hosts.top.look import Doing
+from vllm_hosts.top.poll import Doing
 
 SHA = "a" * 64
 COMMIT = "b" * 40
-DEFINITION = Definition.of(host_settings(), f"sha256:{SHA}")
+DEFINITION = KeptDefinition.of(host_settings(), f"sha256:{SHA}")
 SAID = "\r\n".join([*(line.rstrip("\r") for line in HTTP[:4]), *METRICS]).encode()
 NGINX = next(lines for fact, lines in FED if type(fact).__name__ == "NginxState")
 MAIN = next(lines for fact, lines in FED if type(fact).__name__ == "NginxMainConf")

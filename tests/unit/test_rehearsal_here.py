@@ -16,7 +16,7 @@ from tests.unit.model_files import safetensors
 from tests.unit.projects import AGENT, SMI, Project
 from tests.unit.test_plan_cli import PROD, SMALL, copy, plan, planned
 from tests.unit.test_rehearsal import RECORDED, agent, option, recorded
-from vllm_hosts.capacity import AgentPlan, Gpu, Verdict
+from vllm_hosts.capacity import AgentPlan, PlannedGpu, Verdict
 from vllm_hosts.rehearsal.asking import Said
 from vllm_hosts.rehearsal.planned import instead
 
@@ -201,7 +201,7 @@ def test_containers_here_get_this_machine_s_cards(here: Here, runtimes: str) -> 
 
 
 def test_a_card_here_like_the_host_s_is_as_good(here: Here) -> None:
-    card = Gpu(0, "NVIDIA A100-SXM4-40GB", 40 << 30)
+    card = PlannedGpu(0, "NVIDIA A100-SXM4-40GB", 40 << 30)
     formulas = AgentPlan("qwen", "Qwen/Qwen3-8B", (0,), Verdict.FITS)
     alike = instead(agent(), Said(recorded("fits"), image=IMAGE), formulas, [card])
     assert alike.source == f"vLLM 0.32.0 in {IMAGE}, asked here"

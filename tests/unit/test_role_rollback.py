@@ -21,7 +21,7 @@ from tests.unit.projects import ROOT
 from tests.unit.recorded_host import Operation
 from tests.unit.recording import InLine, Recorder, Run
 from tests.unit.samples import CODER, QWEN
-from vllm_hosts.host.compose import Project
+from vllm_hosts.host.compose import ComposeFound
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.paths import WAY_BACK
@@ -91,11 +91,11 @@ class Agents:
         # Docker starts it again and again.
         return replace(known, health="starting", restarts=next(self.count))
 
-    def _project(self, file: str | None = None, path: str | None = None, **_: Any) -> Project:
+    def _project(self, file: str | None = None, path: str | None = None, **_: Any) -> ComposeFound:
         contents = self.recorder.host.contents
         text = contents[path] if path else file.encode() if file else contents[COMPOSE]
         wanted = dict.fromkeys(NAMES, sha256(text).hexdigest())
-        return Project(wanted, tuple(map(self._container, self.runs)), None, looks._NETWORKS)
+        return ComposeFound(wanted, tuple(map(self._container, self.runs)), None, looks._NETWORKS)
 
     def _states(self, agents: Sequence[str]) -> dict[str, Container]:
         return {name: self._container(name) for name in agents}

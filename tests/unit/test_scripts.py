@@ -21,12 +21,12 @@ from vllm_hosts.host import frames
 from vllm_hosts.host.apt_entries import Edit
 from vllm_hosts.host.archives import docker_archive
 from vllm_hosts.host.files import Absent, File
-from vllm_hosts.hub.model import Copy, Download, HubModel
+from vllm_hosts.hub.hub_models import Copy, Download, HubModel
 from vllm_hosts.operations import apt, docker, driver, edge, edge_trial, gpu, healthy, image
 from vllm_hosts.operations.base import watched
-from vllm_hosts.operations.cache import adopt_script
 from vllm_hosts.operations.gpu import GpuCheck
 from vllm_hosts.operations.hub import fetch_script
+from vllm_hosts.operations.model_cache import adopt_script
 from vllm_hosts.operations.model_copy import check_script
 from vllm_hosts.operations.notes import NOTES
 

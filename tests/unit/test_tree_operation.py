@@ -15,7 +15,7 @@ import pytest
 from pyinfra.api.command import StringCommand
 
 from tests.unit.projects import ROOT
-from vllm_hosts.host.files import Absent, Copy, Entry, File, Folder, Kept
+from vllm_hosts.host.files import Absent, CopiedFile, Entry, File, Folder, Kept
 from vllm_hosts.operations import tree as operation
 from vllm_hosts.operations.tree import PREVIOUS, archive, change
 
@@ -250,7 +250,7 @@ class TestCopies:
         done = apply(
             change(
                 [File(f"{tmp_path}/now/one", b"2")],
-                copies=[Copy(f"{tmp_path}/before/one", f"{tmp_path}/now/one", 0o600)],
+                copies=[CopiedFile(f"{tmp_path}/before/one", f"{tmp_path}/now/one", 0o600)],
             )
         )
         assert (done.returncode, done.stderr) == (0, "")
@@ -264,7 +264,7 @@ class TestCopies:
         done = apply(
             change(
                 [File(f"{tmp_path}/one", b"2")],
-                copies=[Copy(f"{tmp_path}/other", f"{tmp_path}/none")],
+                copies=[CopiedFile(f"{tmp_path}/other", f"{tmp_path}/none")],
             )
         )
         assert done.returncode != 0
@@ -278,7 +278,7 @@ class TestCopies:
         done = apply(
             change(
                 [],
-                copies=[Copy(f"{tmp_path}/one", f"{tmp_path}/kept")],
+                copies=[CopiedFile(f"{tmp_path}/one", f"{tmp_path}/kept")],
                 validate=f"grep -q good {tmp_path}/one",
             )
         )

@@ -17,7 +17,7 @@ from vllm_hosts.facts.nginx import Nginx
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.files import NOTHING, Absent, File, Found
 from vllm_hosts.host.systemctl import UnitState
-from vllm_hosts.operations import firewall, logs, record, service, ssh
+from vllm_hosts.operations import firewall, log_files, record, service, ssh
 
 PATH = "/etc/x.conf"
 ENTRY = File(PATH, b"new\n")
@@ -346,9 +346,9 @@ class TestLogs:
     KEPT = Found("f", 0o640, ("www-data", "33"), ("adm", "4"), "1")
 
     def test_logs_are_made_before_nginx_makes_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        steps = Steps(logs, monkeypatch, {})
+        steps = Steps(log_files, monkeypatch, {})
         steps.facts["TreeState"] = TreeFound({"/a.log": self.KEPT, "/b.log": NOTHING}, "")
-        [script] = steps.run(logs.log_files_present, ["/a.log", "/b.log"])
+        [script] = steps.run(log_files.log_files_present, ["/a.log", "/b.log"])
         assert script.splitlines() == [
             "set -eu; umask 077",
             "[ -f /b.log ] && [ ! -L /b.log ] || { rm -f /b.log; : >/b.log; }",
@@ -359,5 +359,5 @@ class TestLogs:
         assert steps.asked == [("TreeState", {"paths": ["/a.log", "/b.log"]})]
         assert [one[0] for one in steps.told] == ["entries_differ"]
         steps.facts["TreeState"] = TreeFound({"/a.log": self.KEPT}, "")
-        assert steps.run(logs.log_files_present, ["/a.log"]) == []
+        assert steps.run(log_files.log_files_present, ["/a.log"]) == []
         assert steps.told == []

@@ -17,8 +17,8 @@ from vllm_hosts.facts.base import END
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.paths import FIREWALL_RULES, WAY_BACK
 from vllm_hosts.host.way_back import (
-    Definition,
     Guarded,
+    KeptDefinition,
     Stored,
     Target,
     Undone,
@@ -37,8 +37,8 @@ AT = "2026-11-26 09:00:00 UTC"
 TOKEN = SecretStr("hf_0123456789")
 
 
-def definition(**changes: Any) -> Definition:
-    return Definition.of(settings(**{"agents": [QWEN, CODER]} | changes), ID)
+def definition(**changes: Any) -> KeptDefinition:
+    return KeptDefinition.of(settings(**{"agents": [QWEN, CODER]} | changes), ID)
 
 
 def stored(digest: str, **changes: Any) -> Stored:
@@ -106,7 +106,7 @@ class TestObstacles:
         "token": False,
     }
 
-    def found(self, wanted: Definition | None = None, **changes: Any) -> list[str]:
+    def found(self, wanted: KeptDefinition | None = None, **changes: Any) -> list[str]:
         return list(obstacles(wanted or definition(), **self.FITS | changes))
 
     def test_what_fits_is_put_back(self) -> None:
@@ -162,7 +162,7 @@ class TestDefinition:
     def test_it_is_read_as_it_was_written(self) -> None:
         made = definition(vllm={"network": "198.19.0.0/20"})
         assert made.text.count("\n") == 1
-        assert Definition.read(made.text) == made
+        assert KeptDefinition.read(made.text) == made
         assert made.cells["coder"] == settings(
             agents=[QWEN, CODER], vllm={"network": "198.19.0.0/20"}
         ).cell("coder")
@@ -180,7 +180,7 @@ class TestDefinition:
         }
 
     def test_another_version_s_form_is_nothing(self) -> None:
-        assert Definition.read(definition().text.replace('"format":1', '"format":2')) is None
+        assert KeptDefinition.read(definition().text.replace('"format":1', '"format":2')) is None
 
     @pytest.mark.parametrize(
         ("one", "other"),
@@ -190,7 +190,7 @@ class TestDefinition:
         text = definition().text
         assert one in text
         with pytest.raises(ValueError):
-            Definition.read(text.replace(one, other))
+            KeptDefinition.read(text.replace(one, other))
 
     @pytest.mark.parametrize("token", [None, TOKEN])
     def test_env_is_what_a_deploy_of_then_would_write_with_the_keys_of_now(
@@ -200,7 +200,7 @@ class TestDefinition:
         then = settings(agents=[QWEN, CODER], **named)
         keys = HostKeys(SecretStr("internal"), (), token)
         by_agent = {name: keys.internal_of(name) for name in ("coder", "qwen", "another")}
-        made = Definition.of(then, ID)
+        made = KeptDefinition.of(then, ID)
         assert made.env(by_agent, TOKEN) == secret_entries(then, keys)[-1]
         # A token that the settings no longer give is left out.
         assert b"HF_TOKEN" not in made.env(by_agent, None).content

@@ -23,7 +23,7 @@ _LEAST = 0.1
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldMemory:
     """Others hold so much of an agent's card that its vLLM would not start.
 
     :ivar certain: even if vLLM itself needed nothing before it measures; else by an estimate.
@@ -33,7 +33,7 @@ class Held:
     sentence: str
 
 
-def held(agent: Agent, cards: Iterable[Card], programs: Sequence[Holder]) -> Held | None:
+def held(agent: Agent, cards: Iterable[Card], programs: Sequence[Holder]) -> HeldMemory | None:
     """What others hold of an agent's cards, if it is too much.
 
     What agents of ours hold does not count: one that is replaced gives it back first, and settings
@@ -53,7 +53,7 @@ def held(agent: Agent, cards: Iterable[Card], programs: Sequence[Holder]) -> Hel
         own, seen = estimates.context(len(agent.gpus)), whole - estimates.DRIVER
         if certain or used + own > (1 - part) * seen:
             most = int(100 * (1 - (used + own) / max(seen, 1))) / 100
-            return Held(certain, _sentence(agent, card, others, used, certain, most))
+            return HeldMemory(certain, _sentence(agent, card, others, used, certain, most))
     return None
 
 
@@ -83,7 +83,7 @@ def beside_others(
     return replace(plan, agents=found)
 
 
-def _beside(plan: AgentPlan, found: Held | None) -> AgentPlan:
+def _beside(plan: AgentPlan, found: HeldMemory | None) -> AgentPlan:
     if found is None:
         return plan
     if found.certain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.model import Model
+from vllm_hosts.capacity.model_shape import Model
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.paths import FIREWALL_RULES, WAY_BACK
-from vllm_hosts.host.way_back import Definition, Guarded, Stored, Undone, WayBack
+from vllm_hosts.host.way_back import Guarded, KeptDefinition, Stored, Undone, WayBack
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Bytes of a definition.
@@ -64,7 +64,7 @@ def _stored(lines: list[str]) -> Stored | None:
     if not lines:
         return None
     digest, at, text = lines
-    definition = Definition.read(text)
+    definition = KeptDefinition.read(text)
     return None if definition is None else Stored(definition, _digest(digest), at)
 
 

@@ -83,7 +83,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Copy:
+class CopiedFile:
     """A regular file that gets the content of another one, which root alone can write there."""
 
     path: str

@@ -148,7 +148,7 @@ def before_taken(further: Iterable[str]) -> str:
         set -eu; umask 077; export LC_ALL=C
         (umask 022; mkdir -p {folder.rpartition("/")[0]})
         rm -rf {folder} {folder}.new; mkdir {folder}.new; cd {folder}.new; mkdir files
-        {dpkg.asked()} | sed -n 's/^.i.|\\([^|]*\\)|.*/\\1/p' | sort -u >packages
+        {dpkg.query()} | sed -n 's/^.i.|\\([^|]*\\)|.*/\\1/p' | sort -u >packages
         apt-mark showhold | sort -u >held
         : >enabled; : >active
         for unit in {units}; do

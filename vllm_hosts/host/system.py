@@ -26,7 +26,7 @@ class ModelFolder:
 
 
 @dataclass(frozen=True)
-class Route:
+class NetworkRoute:
     """A route to a network. Only IPv4, and not the default route."""
 
     network: IPv4Network
@@ -58,7 +58,7 @@ class System:
     gpu_failure: Failure | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
     containers: frozenset[str] = frozenset()
-    routes: tuple[Route, ...] = ()
+    routes: tuple[NetworkRoute, ...] = ()
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
     gpu_notes: tuple[str, ...] = ()
     programs: tuple[Holder, ...] = ()

@@ -53,7 +53,7 @@ class KeptAgent(_Record):
         return cell(network, self.name, self.port)
 
 
-class Definition(_Record):
+class KeptDefinition(_Record):
     """What compose.yaml beside it does not say by itself. ``token``: .env had the hub's token."""
 
     format: Literal[1] = FORMAT
@@ -157,7 +157,7 @@ class Definition(_Record):
 class Stored:
     """A definition on a host. ``compose``: the digest of its compose.yaml; ``at``: since when."""
 
-    definition: Definition
+    definition: KeptDefinition
     compose: str
     at: str
 
@@ -234,7 +234,7 @@ def target(found: WayBack, *, unfinished: bool) -> Target | str:
 
 
 def obstacles(
-    wanted: Definition,
+    wanted: KeptDefinition,
     guarded: Guarded,
     *,
     directory: str,
@@ -295,7 +295,7 @@ def _below_floor(version: str | None) -> bool:
         return True
 
 
-def strangers_to_the_edge(wanted: Definition, present: Definition) -> list[str]:
+def strangers_to_the_edge(wanted: KeptDefinition, present: KeptDefinition) -> list[str]:
     """Agents that the edge does not know as they were: by name and port."""
     known = {(agent.name, agent.port) for agent in present.agents}
     return [agent.name for agent in wanted.agents if (agent.name, agent.port) not in known]

@@ -25,7 +25,7 @@ from vllm_hosts.host.agent_changes import (
     serving,
     with_new_key,
 )
-from vllm_hosts.host.compose import COMPOSE, Project
+from vllm_hosts.host.compose import COMPOSE, ComposeFound
 from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import Entry, differing
 from vllm_hosts.host.gpus import turns
@@ -66,11 +66,11 @@ class Agents:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenAgents:
     """What has to change on a host. ``different``: compose.yaml, if it has to be written."""
 
     different: Sequence[Entry]
-    found: Project
+    found: ComposeFound
     changed: Sequence[Change]
 
     @property
@@ -78,7 +78,7 @@ class Seen:
         return [change.agent for change in self.changed]
 
 
-def _seen(wanted: Agents) -> Seen:
+def _seen(wanted: Agents) -> SeenAgents:
     definition = wanted.definition()
     file = definition.file
     remember([file])
@@ -93,7 +93,7 @@ def _seen(wanted: Agents) -> Seen:
     found = look(ComposeProject, directory=wanted.directory, project=wanted.project, **asked)
     # While a run is prepared, .env still has the old keys.
     new_key = with_new_key(definition, found, salt) if asked else set[str]()
-    return Seen(different, found, changes(wanted.names, found, new_key))
+    return SeenAgents(different, found, changes(wanted.names, found, new_key))
 
 
 @host_operation
@@ -167,7 +167,7 @@ def answers_again(up: Callable[[], bool]) -> bool:
     return False
 
 
-def brought(wanted: Agents, seen: Seen) -> Commands:
+def brought(wanted: Agents, seen: SeenAgents) -> Commands:
     """The commands that bring agents to what they should be."""
     directory, cards, found = wanted.directory, wanted.cards, seen.found
     changed, by_service = seen.names, {one.service: one for one in seen.found.containers}
@@ -238,7 +238,7 @@ def _shared(agent: str, others: Sequence[str], cards: Mapping[str, Collection[in
     return any(set(cards.get(agent, ())) & set(cards.get(other, ())) for other in others)
 
 
-def _moved(found: Project, cells: Mapping[str, Cell]) -> dict[str, str]:
+def _moved(found: ComposeFound, cells: Mapping[str, Cell]) -> dict[str, str]:
     """By agent, its present network if that is the wrong one, which Compose would not change."""
     return {
         network.key: network.name
@@ -257,7 +257,7 @@ def _left(compose: str, moved: Mapping[str, str], agents: Sequence[str]) -> str:
     return f"{compose} rm --stop --force {' '.join(leaving)} && docker network rm {names} && "
 
 
-def _unused(found: Project, cells: Mapping[str, Cell]) -> list[str]:
+def _unused(found: ComposeFound, cells: Mapping[str, Cell]) -> list[str]:
     """The project's networks that no agent uses, except those with other containers."""
     ours = {container.name for container in found.containers}
     return [

@@ -34,7 +34,7 @@ _BACK = f"""
 
 
 @dataclass(frozen=True)
-class Nginx:
+class NginxAfter:
     """What becomes of nginx. ``ran`` and ``enabled``: what it was before us."""
 
     stays: bool
@@ -43,7 +43,7 @@ class Nginx:
 
 
 @host_operation
-def edge_closed(becomes: Callable[[], Nginx]) -> Commands:
+def edge_closed(becomes: Callable[[], NginxAfter]) -> Commands:
     """Take the edge out of nginx, and its keys off the host. Sites of others go on."""
     found = look(TreeState, paths=list(_EDGE)).paths
     there = [path for path in _EDGE if found[path].kind != "-"]

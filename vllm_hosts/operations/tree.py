@@ -14,7 +14,7 @@ from pyinfra.api.command import StringCommand
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.host.files import Absent, Copy, Entry, File, Folder, Found, Kept, differing
+from vllm_hosts.host.files import Absent, CopiedFile, Entry, File, Folder, Found, Kept, differing
 from vllm_hosts.host.paths import COPIES, DEPLOYED, STAMPS
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs, entries_differ, remember
@@ -143,7 +143,7 @@ def noting(entries: Sequence[File | Absent]) -> StringCommand:
 def change(
     different: Sequence[Entry],
     *,
-    copies: Sequence[Copy] = (),
+    copies: Sequence[CopiedFile] = (),
     validate: str | None = None,
     activate: str | None = None,
     stamp: tuple[str, str] | None = None,

@@ -12,7 +12,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.connect import lock
-from vllm_hosts.connect.hosts import carry_out
+from vllm_hosts.connect.connections import carry_out
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import ComposeProject
@@ -22,12 +22,12 @@ from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.facts.vllm_images import ImagesUsed
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.agent_changes import changes, sentences, serving
-from vllm_hosts.host.compose import COMPOSE, Project
-from vllm_hosts.host.files import Absent, Copy, Entry, File, Folder
+from vllm_hosts.host.compose import COMPOSE, ComposeFound
+from vllm_hosts.host.files import Absent, CopiedFile, Entry, File, Folder
 from vllm_hosts.host.paths import PROJECT, WAY_BACK, key_variable
 from vllm_hosts.host.way_back import (
     TOKEN,
-    Definition,
+    KeptDefinition,
     Target,
     WayBack,
     obstacles,
@@ -36,7 +36,7 @@ from vllm_hosts.host.way_back import (
 )
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.checks import say
-from vllm_hosts.operations.compose import Agents, Seen, answers_again, brought
+from vllm_hosts.operations.compose import Agents, SeenAgents, answers_again, brought
 from vllm_hosts.operations.differences import asked_for
 from vllm_hosts.operations.edge import taken_up
 from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to
@@ -67,7 +67,7 @@ class Way:
 
 @host_operation
 def kept_for_a_way_back(
-    file: Callable[[], File], made: Callable[[str], Definition], directory: str, image: str
+    file: Callable[[], File], made: Callable[[str], KeptDefinition], directory: str, image: str
 ) -> Commands:
     """Keep the definition with which all agents are healthy; what it follows is kept as well.
 
@@ -93,10 +93,10 @@ def kept_for_a_way_back(
         File(f"{_NOW}/compose.yaml", wanted.content, mode=0o600),
         File(f"{_NOW}/definition.json", definition.text.encode(), mode=0o600),
     ]
-    copies: list[Copy] = []
+    copies: list[CopiedFile] = []
     if now is not None and not same:
         entries.append(Folder(_BEFORE, mode=0o700))
-        copies = [Copy(f"{_BEFORE}/{name}", f"{_NOW}/{name}", mode=0o600) for name in _FILES]
+        copies = [CopiedFile(f"{_BEFORE}/{name}", f"{_NOW}/{name}", mode=0o600) for name in _FILES]
     if undone is not None:
         entries.append(Absent(_UNDONE))
     yield change(entries, copies=copies)
@@ -221,12 +221,14 @@ def gone_back(way: Way) -> Commands:
         if goal.name == "before":
             yield change(
                 [Absent(f"{_BEFORE}/{name}") for name in _FILES],
-                copies=[Copy(f"{_NOW}/{name}", f"{_BEFORE}/{name}", mode=0o600) for name in _FILES],
+                copies=[
+                    CopiedFile(f"{_NOW}/{name}", f"{_BEFORE}/{name}", mode=0o600) for name in _FILES
+                ],
             )
         say(["the settings still say otherwise: set them back, or the next deploy undoes this"])
 
 
-def _agents(way: Way, definition: Definition) -> Agents:
+def _agents(way: Way, definition: KeptDefinition) -> Agents:
     names = definition.names
 
     def none() -> None:
@@ -246,23 +248,23 @@ def _agents(way: Way, definition: Definition) -> Agents:
     )
 
 
-def _seen(agents: Agents) -> Seen:
+def _seen(agents: Agents) -> SeenAgents:
     """What has to change now that compose.yaml is the one of before."""
     found = look(ComposeProject, directory=agents.directory, project=agents.project)
-    return Seen((), found, changes(agents.names, found))
+    return SeenAgents((), found, changes(agents.names, found))
 
 
-def _foreseen(agents: Agents, goal: Target) -> Seen:
+def _foreseen(agents: Agents, goal: Target) -> SeenAgents:
     """The same while compose.yaml is another one."""
     variables = sorted({TOKEN, *(key_variable(name) for name in agents.names)})
-    found: Project = look(
+    found: ComposeFound = look(
         ComposeProject,
         directory=agents.directory,
         project=agents.project,
         names=variables,
         path=f"{WAY_BACK}/{goal.name}/compose.yaml",
     )
-    return Seen((), found, changes(agents.names, found))
+    return SeenAgents((), found, changes(agents.names, found))
 
 
 def _say_effects(agents: Agents, goal: Target, found: WayBack) -> None:
@@ -276,7 +278,7 @@ def _say_effects(agents: Agents, goal: Target, found: WayBack) -> None:
         leads_to(f"agent {name} is removed; the edge answers for it with 502 until it is deployed")
 
 
-def _gone(found: WayBack, definition: Definition) -> list[str]:
+def _gone(found: WayBack, definition: KeptDefinition) -> list[str]:
     """Agents that were healthy last, and are none of this definition."""
     last = found.now.definition.names if found.now is not None else ()
     return sorted(set(last) - set(definition.names))
@@ -298,7 +300,7 @@ def _goal(way: Way) -> Target:
     return goal
 
 
-def _obstacles(way: Way, found: WayBack, definition: Definition) -> list[str]:
+def _obstacles(way: Way, found: WayBack, definition: KeptDefinition) -> list[str]:
     paths = sorted({agent.folder for agent in definition.agents})
     folders = look(TreeState, paths=paths).paths
     return list(
@@ -328,7 +330,9 @@ def _restored(way: Way, found: WayBack, goal: Target) -> StringCommand:
             definition.env(keys, way.token),
             File(_UNDONE, f"{taken_back}\n".encode(), mode=0o600),
         ],
-        copies=[Copy(f"{way.directory}/compose.yaml", f"{WAY_BACK}/{goal.name}/compose.yaml")],
+        copies=[
+            CopiedFile(f"{way.directory}/compose.yaml", f"{WAY_BACK}/{goal.name}/compose.yaml")
+        ],
         validate=f"{COMPOSE} --project-directory {way.directory} config --quiet",
     )
 

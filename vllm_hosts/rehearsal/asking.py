@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from secrets import token_hex
 
 from vllm_hosts.capacity import estimates
-from vllm_hosts.capacity.others import Held, held
-from vllm_hosts.capacity.result import Gpu
-from vllm_hosts.capacity.sources import gpus_of
+from vllm_hosts.capacity.inputs import gpus_of
+from vllm_hosts.capacity.others import HeldMemory, held
+from vllm_hosts.capacity.result import PlannedGpu
 from vllm_hosts.errors import HostError, LostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import HubModels, asked_of
 from vllm_hosts.host.models import download, models_of
 from vllm_hosts.host.paths import models_folder
 from vllm_hosts.host.services import service
+from vllm_hosts.hub.hub_models import Fetched, HubModel
 from vllm_hosts.hub.local import LocalFile, contents, small_files
-from vllm_hosts.hub.model import Fetched, HubModel
 from vllm_hosts.rehearsal import remembered
 from vllm_hosts.rehearsal.answer import Answer, unrehearsed
-from vllm_hosts.rehearsal.command import MODELS, Asked, Rehearsed, Request, key
+from vllm_hosts.rehearsal.container import MODELS, Asked, Rehearsed, Request, key
 from vllm_hosts.rehearsal.fact import Grounds, Heard, RehearsalGrounds, Rehearsals
 from vllm_hosts.rehearsal.on_host import Fetch, copied, packed
 from vllm_hosts.rehearsal.on_host import small_files as fetched_files
@@ -44,7 +44,7 @@ class Said:
     remembered: bool = False
     image: str = ""
     alike: bool = True
-    held: Held | None = None
+    held: HeldMemory | None = None
 
     @property
     def source(self) -> str:
@@ -55,7 +55,7 @@ class Said:
         return f"vLLM {self.answer.vllm or 'itself'}{where}{earlier}"
 
 
-def ask(
+def ask_vllm(
     settings: HostSettings, agents: Sequence[Agent], *, again: Callable[[Answer], bool]
 ) -> dict[str, Said]:
     """By agent what its own vLLM says, or why it could not be asked. Changes nothing on the host.
@@ -81,12 +81,12 @@ class _Host:
         # Around answers, and in the names of all that lasts as long as they take.
         self.mark = token_hex(16)
         self.models = {agent.name: models_of(agent) for agent in agents}
-        self.cards: Mapping[int, Gpu] = {}
+        self.cards: Mapping[int, PlannedGpu] = {}
         #: Small files of folders that are not on the host yet, by agents' ``model``.
         self.copies: dict[str, tuple[LocalFile, ...]] = {}
 
     def asked(self) -> dict[str, Said]:
-        """What ``ask`` returns."""
+        """What ``ask_vllm`` returns."""
         settings = self.settings
         grounds = look(
             RehearsalGrounds,
@@ -229,7 +229,7 @@ def question(
     agent: Agent,
     mark: str,
     folders: Mapping[str, str],
-    cards: Sequence[Gpu],
+    cards: Sequence[PlannedGpu],
     needs: tuple[str, ...] = (),
 ) -> Asked:
     """What vLLM is asked about an agent.

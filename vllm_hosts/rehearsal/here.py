@@ -14,18 +14,18 @@ from pathlib import Path
 from secrets import token_hex
 from threading import Timer
 
-from vllm_hosts.capacity.result import Gpu
+from vllm_hosts.capacity.result import PlannedGpu
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.host.fetching import PROGRAM
 from vllm_hosts.host.models import models_of
 from vllm_hosts.host.nvidia_smi import QUERY, parse
+from vllm_hosts.hub.hub_models import HubModel
 from vllm_hosts.hub.local import contents, small_files
-from vllm_hosts.hub.model import HubModel
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.rehearsal import remembered
 from vllm_hosts.rehearsal.answer import Answer, read, unrehearsed
 from vllm_hosts.rehearsal.asking import Said, question
-from vllm_hosts.rehearsal.command import MODELS, MOST, Asked, container, key, script, words
+from vllm_hosts.rehearsal.container import MODELS, MOST, Asked, container, key, script, words
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.text import clean
 
@@ -38,7 +38,7 @@ _WORD, _FETCH = 30, 180
 
 
 @dataclass(frozen=True)
-class Engine:
+class ContainerEngine:
     """A container engine of this machine, and an image that it has.
 
     :ivar program: ``docker`` or ``podman``.
@@ -52,7 +52,7 @@ class Engine:
     cards: Mapping[int, str]
 
 
-def engine(image: str) -> Engine:
+def engine(image: str) -> ContainerEngine:
     """The engine here that has an image.
 
     :raises SettingsError: there is none, it does not answer, or it does not have the image.
@@ -70,7 +70,7 @@ def engine(image: str) -> Engine:
         code, said = _run(program, "image", "inspect", "--format", "{{.Id}}", image)
         digest = said.removeprefix("sha256:")
         if not code and re.fullmatch(r"[0-9a-f]{64}", digest):
-            return Engine(program, image, f"sha256:{digest}", _cards(program))
+            return ContainerEngine(program, image, f"sha256:{digest}", _cards(program))
         if _run(program, "info")[0]:
             problems.append(
                 f"{program} does not answer here: {clean(said, 300) or 'it says nothing'}; start"
@@ -109,10 +109,10 @@ def _cards(program: str) -> Mapping[int, str]:
 
 
 def ask_here(
-    has: Engine,
+    has: ContainerEngine,
     settings: HostSettings,
     agents: Sequence[Agent],
-    cards: Mapping[int, Gpu],
+    cards: Mapping[int, PlannedGpu],
     copies: Mapping[str, Path],
     *,
     offline: bool = False,
@@ -139,13 +139,13 @@ class _One:
     """One agent that is asked about."""
 
     def __init__(
-        self, has: Engine, settings: HostSettings, agent: Agent, place: Path, offline: bool
+        self, has: ContainerEngine, settings: HostSettings, agent: Agent, place: Path, offline: bool
     ) -> None:
         self.has, self.settings, self.agent = has, settings, agent
         self.place, self.offline = place, offline
         self.models: dict[str, str] = {}
 
-    def said(self, cards: Sequence[Gpu], copy: Path | None) -> Said:
+    def said(self, cards: Sequence[PlannedGpu], copy: Path | None) -> Said:
         """:param copy: a folder with the agent's model."""
         agent, own = self.agent, list(models_of(self.agent))
         folders: dict[str, str] = {}

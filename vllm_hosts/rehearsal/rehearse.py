@@ -383,8 +383,8 @@ def files_decide(config: Any) -> bool:
     if getattr(config.quant_config, "modules_in_block_to_quantize", None) != []:
         return False
     place = "vllm.model_executor.layers.quantization.utils.gptq_utils"
-    ask = getattr(importlib.import_module(place), "is_layer_gptq_quantized", None)
-    return ask is None or not ask("model.layers.0.mlp.up_proj", [])
+    ask_engine = getattr(importlib.import_module(place), "is_layer_gptq_quantized", None)
+    return ask_engine is None or not ask_engine("model.layers.0.mlp.up_proj", [])
 
 
 def offloads(config: Any) -> bool:
@@ -420,8 +420,8 @@ class Engine:
         self.core = importlib.import_module("vllm.v1.engine.core").EngineCore
         worker = importlib.import_module("vllm.v1.worker.worker_base").WorkerBase
         # vLLM 0.32 asks for it, 0.26 does not have it.
-        ask: Any = getattr(worker, "get_supported_kv_cache_layouts", lambda _: [])
-        supported = ask(SimpleNamespace(vllm_config=config))
+        ask_engine: Any = getattr(worker, "get_supported_kv_cache_layouts", lambda _: [])
+        supported = ask_engine(SimpleNamespace(vllm_config=config))
         self.executor = SimpleNamespace(
             get_kv_cache_specs=lambda: copy.deepcopy(self.specs),
             get_supported_kv_cache_layouts=lambda: [supported] * len(specs),
@@ -512,7 +512,7 @@ def fit(request: dict[str, Any], engine: Engine, answer: dict[str, Any]) -> None
     for what in request.get("others", [])[:8]:
         other = estimated(what, answer) if isinstance(what, list) else int(what)
         room = fixed or left(memory, other, answer)
-        rooms.append({"other": other, "room": room, **ask(engine, room)})
+        rooms.append({"other": other, "room": room, **ask_engine(engine, room)})
 
 
 def estimated(parts: list[int], answer: dict[str, Any]) -> int:
@@ -530,7 +530,7 @@ def left(memory: Any, other: int, answer: dict[str, Any]) -> int:
     return int(memory * answer["utilization"]) - weights - other
 
 
-def ask(engine: Engine, room: int) -> dict[str, Any]:
+def ask_engine(engine: Engine, room: int) -> dict[str, Any]:
     """vLLM's answer to so many bytes for the cache."""
     try:
         _, length, times = engine.start(room)
