@@ -16,10 +16,10 @@ import yaml
 
 from tests.made import replaced
 from tests.unit.samples import settings
-from vllm_hosts.capacity import AgentPlan, Gpu, ModelFiles, estimates, plan_host
-from vllm_hosts.capacity.cache import BLOCK, Cache, cache
+from vllm_hosts.capacity import AgentPlan, ModelFiles, PlannedGpu, estimates, plan_host
 from vllm_hosts.capacity.estimates import GIB
-from vllm_hosts.capacity.model import Model, describe
+from vllm_hosts.capacity.kv_cache import BLOCK, KvCache, cache
+from vllm_hosts.capacity.model_shape import Model, describe
 from vllm_hosts.capacity.sizes import weight_size
 
 HERE = Path(__file__).resolve().parent
@@ -87,7 +87,7 @@ def rows() -> Iterator[Row]:
 
 
 def _figures(
-    log: dict[str, Any], known: Model, held: Cache, tp: int
+    log: dict[str, Any], known: Model, held: KvCache, tp: int
 ) -> Iterator[tuple[str, str, float, float]]:
     if logged := log.get("weights"):
         yield "weights", "weights, GiB", logged, weight_size(known, tp).bytes / GIB
@@ -125,7 +125,7 @@ def _room(known: Model, given: dict[str, Any], tp: int) -> float:
 def on_a_16_gb_card(name: str) -> AgentPlan:
     """The plan of a model alone on a card of 16 GB (RTX 4080: 16376 MiB), with defaults."""
     agent = {"name": "it", "model": f"Qwen/{name}", "port": 8001}
-    card = Gpu(0, "NVIDIA GeForce RTX 4080", 16376 * 1024**2)
+    card = PlannedGpu(0, "NVIDIA GeForce RTX 4080", 16376 * 1024**2)
     return plan_host(settings(agents=[agent]), {0: card}, {f"Qwen/{name}": files(name)}).agents[0]
 
 

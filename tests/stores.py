@@ -6,9 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 from vllm_hosts.keys import KeyStore
-from vllm_hosts.keys.files import private_folder
-from vllm_hosts.keys.model import Content, new_content
 from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.keys.private_files import private_folder
+from vllm_hosts.keys.store_content import Content, new_content
 
 
 def made(store: KeyStore) -> Content:

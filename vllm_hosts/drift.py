@@ -15,7 +15,7 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from pyinfra_cli.util import load_deploy_file
 
-from vllm_hosts.connect.hosts import Connections
+from vllm_hosts.connect.connections import Connections
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.base import has_ended

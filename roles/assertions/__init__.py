@@ -13,7 +13,7 @@ from pyinfra.api.deploy import deploy
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import SshPorts
-from vllm_hosts.facts.promises import ListeningSockets
+from vllm_hosts.facts.sockets import ListeningSockets
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host import probe
 from vllm_hosts.host.sockets import unexpected_sockets

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from vllm_hosts.host.files import Found
-from vllm_hosts.host.probe import Answer
+from vllm_hosts.host.probe import Response
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import closed_ports
 
@@ -28,7 +28,7 @@ NOBODY = "no-such-agent"
 class Ask(Protocol):
     """Sends one GET for a path to the host's edge, without a key."""
 
-    def __call__(self, path: str) -> Answer: ...
+    def __call__(self, path: str) -> Response: ...
 
 
 def env_problems(path: str, found: Found) -> Iterator[str]:

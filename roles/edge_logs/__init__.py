@@ -12,7 +12,7 @@ from functools import partial
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts.operations.apt import packages_present
-from vllm_hosts.operations.logs import log_files_present
+from vllm_hosts.operations.log_files import log_files_present
 from vllm_hosts.operations.service import units_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run

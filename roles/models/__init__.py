@@ -11,8 +11,8 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts.host.models import copies, download, hub_models
-from vllm_hosts.operations.cache import cache_adopted
 from vllm_hosts.operations.hub import models_fetched
+from vllm_hosts.operations.model_cache import cache_adopted
 from vllm_hosts.operations.model_copy import models_copied
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run

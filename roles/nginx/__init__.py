@@ -33,9 +33,9 @@ from vllm_hosts.operations.service import nginx_enabled
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
-from vllm_hosts.roles.nginx.connections import LIMITS_CONF, connection_entries
 from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
 from vllm_hosts.roles.nginx.trial import trial_entries
+from vllm_hosts.roles.nginx.worker_connections import LIMITS_CONF, connection_entries
 
 #: Debian 13's, which is assumed until nginx is installed.
 _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))

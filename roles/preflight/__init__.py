@@ -11,14 +11,14 @@ from datetime import timedelta
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts.capacity import ModelFiles
-from vllm_hosts.capacity.hub import Hub
-from vllm_hosts.capacity.sources import cards, model_folders, models_of
+from vllm_hosts.capacity.hub_client import HubClient
+from vllm_hosts.capacity.inputs import cards, model_folders, models_of
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptSourceFiles
 from vllm_hosts.facts.docker import DockerUnit, OwnPorts
 from vllm_hosts.facts.nginx_sites import NginxSites
-from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
+from vllm_hosts.facts.sockets import ListeningSockets
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.host.nginx_sites import site_ports, site_problems
@@ -34,7 +34,7 @@ from vllm_hosts.settings import HostSettings
 #: Seconds. The hub is queried about a model that the host does not have, once a week. An
 #: unreachable hub costs this long, once an hour.
 _SECONDS, _REST = 5, timedelta(hours=1)
-_hubs: dict[str, Hub] = {}
+_hubs: dict[str, HubClient] = {}
 
 
 @deploy("Preflight")
@@ -84,5 +84,5 @@ def _others(settings: HostSettings) -> list[str]:
 def _models(settings: HostSettings, system: System) -> dict[str, ModelFiles | str]:
     source = repr(settings.secrets)
     if source not in _hubs:
-        _hubs[source] = Hub(lambda: hf_token(settings), seconds=_SECONDS, rest=_REST)
+        _hubs[source] = HubClient(lambda: hf_token(settings), seconds=_SECONDS, rest=_REST)
     return models_of(settings, system.models, _hubs[source])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vllm_hosts.capacity import Gpu, ModelFiles, plan_host
+from vllm_hosts.capacity import ModelFiles, PlannedGpu, plan_host
 from vllm_hosts.settings import HostSettings
 
 
 def memory(
-    settings: HostSettings, gpus: Mapping[int, Gpu], models: Mapping[str, ModelFiles | str]
+    settings: HostSettings, gpus: Mapping[int, PlannedGpu], models: Mapping[str, ModelFiles | str]
 ) -> list[str]:
     """Sentences to be said. They stop no host: vLLM itself is asked before an agent is touched.
 

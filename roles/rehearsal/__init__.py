@@ -20,7 +20,7 @@ from vllm_hosts.host.paths import PROJECT
 from vllm_hosts.host.services import compose_file, variable_names
 from vllm_hosts.operations.checks import promise_kept, say
 from vllm_hosts.project import run
-from vllm_hosts.rehearsal.asking import ask
+from vllm_hosts.rehearsal.asking import ask_vllm
 from vllm_hosts.rehearsal.verdict import judged
 from vllm_hosts.settings import Agent, HostSettings
 
@@ -39,7 +39,7 @@ def _refusals(settings: HostSettings) -> list[str]:
     if not agents:
         return []
     # A refusal may be about the host: it is not taken from memory.
-    said = ask(settings, agents, again=lambda answer: answer.refused is not None)
+    said = ask_vllm(settings, agents, again=lambda answer: answer.refused is not None)
     found = judged(settings, agents, {name: one.answer for name, one in said.items()})
     say(found.warnings)
     return found.problems

@@ -139,7 +139,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if not asked:
         return
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "vllm_hosts.verify.outside.look"],
+        [sys.executable, "-P", "-m", "vllm_hosts.verify.outside.all_scans"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -282,7 +282,7 @@ class Edge:
         key: SecretStr | None = None,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
-    ) -> probe.Answer:
+    ) -> probe.Response:
         """What the edge answers, when it is not busy with the refusals of other tests."""
         return probe.patiently(lambda: self.ask_once(path, key=key, method=method, headers=headers))
 
@@ -293,7 +293,7 @@ class Edge:
         key: SecretStr | None = None,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
-    ) -> probe.Answer:
+    ) -> probe.Response:
         """What the edge answers now.
 
         :param key: sent as ``Authorization``; others go into ``headers``.

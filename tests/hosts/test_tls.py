@@ -15,7 +15,7 @@ from testinfra.host import Host
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.host.paths import TLS_CERTIFICATE
 from vllm_hosts.keys.authority import ca_warnings
-from vllm_hosts.keys.ending import left, to_do
+from vllm_hosts.keys.expiry import left, to_do
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.conftest import Edge
 from vllm_hosts.suite.looks import Outside

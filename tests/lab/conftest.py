@@ -15,7 +15,7 @@ from lab import hosts as lab_hosts
 from lab import layout
 from tests.lab.deploys import ROOT, Run, deploy
 from tests.lab.watch import ArgumentWatch
-from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.project.inventory import load, validate
 from vllm_hosts.settings import HostSettings
@@ -65,7 +65,8 @@ def deployed(lab: None) -> Deployed:
     # The first deploy would make them, and they are looked for in what it prints.
     now = utc_now()
     store.update(
-        lambda content: model.with_internal(content, HOSTS, now), start=model.new_content(now)
+        lambda content: store_content.with_internal(content, HOSTS, now),
+        start=store_content.new_content(now),
     )
     client = store.client_key("default")
     canaries = {

@@ -10,7 +10,7 @@ import pytest
 
 from lab import hosts as lab_hosts
 from tests.lab.conftest import Deployed
-from vllm_hosts.settings.words import Words, arguments, meant, variables
+from vllm_hosts.settings.vllm_words import Words, arguments, meant, variables
 
 #: What the parser of `vllm serve` takes, and every variable of vLLM. Modules move between versions.
 _DUMP = """

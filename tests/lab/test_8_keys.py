@@ -16,7 +16,7 @@ from lab import hosts as lab_hosts
 from tests.lab.conftest import HOSTS, INVENTORY, Deployed
 from tests.lab.deploys import TWINS, Run, changes, command, deploy
 from tests.lab.traffic import Traffic, began
-from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.pki import utc_now
 
 LAB = "inventory/lab.py"
@@ -216,12 +216,12 @@ def test_ten_thousand_keys_cost_a_request_nothing(deployed: Deployed) -> None:
     few = KeyStore(INVENTORY).read()
     key = KeyStore(INVENTORY).client_key("default")
 
-    def fill(content: model.Content) -> model.Content:
+    def fill(content: store_content.Content) -> store_content.Content:
         now = utc_now()
         clients = dict(few.clients)
         for number in range(10_000):
-            clients[f"client-{number}"] = model.ClientRecord(
-                created=now, keys=(model.new_key(now, timedelta(days=30)),)
+            clients[f"client-{number}"] = store_content.ClientRecord(
+                created=now, keys=(store_content.new_key(now, timedelta(days=30)),)
             )
         return content.model_copy(update={"clients": clients})
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from vllm_hosts.rehearsal.command import SCRIPT
+from vllm_hosts.rehearsal.container import SCRIPT
 
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent

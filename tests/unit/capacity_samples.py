@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.capacity_docs import files
 from tests.unit.samples import settings
-from vllm_hosts.capacity import AgentPlan, Gpu, HostPlan, ModelFiles, plan_host
+from vllm_hosts.capacity import AgentPlan, HostPlan, ModelFiles, PlannedGpu, plan_host
 
 MODEL = "org/model"
 CARD_16 = 16376 * 1024**2
@@ -18,7 +18,7 @@ def agent(**changes: Any) -> dict[str, Any]:
 
 def host(name: str | ModelFiles, *agents: dict[str, Any], card: int = CARD_16) -> HostPlan:
     """Two cards; every agent with the same model."""
-    gpus = {index: Gpu(index, "NVIDIA GeForce RTX 4080", card) for index in (0, 1)}
+    gpus = {index: PlannedGpu(index, "NVIDIA GeForce RTX 4080", card) for index in (0, 1)}
     given = files(name) if isinstance(name, str) else name
     return plan_host(settings(agents=list(agents)), gpus, {MODEL: given})
 

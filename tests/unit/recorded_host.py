@@ -33,13 +33,13 @@ from vllm_hosts.facts.vllm_images import RECORD as IMAGES_RECORD
 from vllm_hosts.facts.vllm_images import recorded
 from vllm_hosts.host.agent_changes import digest
 from vllm_hosts.host.certificates import Certificate
-from vllm_hosts.host.compose import Project
+from vllm_hosts.host.compose import ComposeFound
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.paths import STAMPS, STORE_MARK, TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.rehearsal.answer import Answer
-from vllm_hosts.rehearsal.command import Asked
+from vllm_hosts.rehearsal.container import Asked
 from vllm_hosts.rehearsal.fact import Heard
 from vllm_hosts.rehearsal.on_host import Fetch
 from vllm_hosts.settings import HostSettings
@@ -203,9 +203,9 @@ class Host:
         pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         return Certificate(self.contents[TLS_CERTIFICATE], pem)
 
-    def _ComposeProject(self, salt: str = "", **_: Any) -> Project:
+    def _ComposeProject(self, salt: str = "", **_: Any) -> ComposeFound:
         """What .env has, as the host digests it."""
-        project: Project = self.facts["ComposeProject"]
+        project: ComposeFound = self.facts["ComposeProject"]
         text = self.contents.get(f"{self.settings.vllm.directory}/.env", b"").decode()
         lines = [line.split("=", 1) for line in text.splitlines() if not line.startswith("#")]
         env = {name: digest(salt, name, SecretStr(value)) for name, value in lines}

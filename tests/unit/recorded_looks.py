@@ -17,7 +17,7 @@ from vllm_hosts.facts.docker import Daemon, ImageFound, Served
 from vllm_hosts.facts.firewall import Loaded, Others
 from vllm_hosts.facts.nginx import Nginx
 from vllm_hosts.facts.vllm_images import ImagesFound, ImageUse
-from vllm_hosts.host.compose import Network, Project
+from vllm_hosts.host.compose import ComposeFound, Network
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.docker_unit import DockerOptions
 from vllm_hosts.host.files import Found
@@ -27,7 +27,7 @@ from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.host.nvidia_smi import NOT_INSTALLED, parse
 from vllm_hosts.host.system import ModelFolder, System
 from vllm_hosts.host.systemctl import UnitState
-from vllm_hosts.hub.model import Fetched
+from vllm_hosts.hub.hub_models import Fetched
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.operations.gpu import GpuCheck
 from vllm_hosts.rehearsal.fact import Grounds
@@ -98,7 +98,7 @@ FRESH: dict[str, Any] = {
     "OtherFirewalls": Others(()),
     "HubModels": {"Qwen/Qwen3-8B": Fetched(None, "", {}, {})},
     "ModelCopy": FILES,
-    "ComposeProject": Project({"qwen": "h1", "coder": "h2"}, (), None),
+    "ComposeProject": ComposeFound({"qwen": "h1", "coder": "h2"}, (), None),
     "EdgeRuns": False,
     "AgentStates": {},
     "RehearsalGrounds": Grounds(IMAGE_ID, {}, CARDS),
@@ -195,7 +195,7 @@ AFTER: dict[str, dict[str, Any]] = {
         "HubModels": {"Qwen/Qwen3-8B": Fetched("c" * 40, "c" * 40, FILES, FILES)}
     },
     "starting qwen coder": {
-        "ComposeProject": Project({"qwen": "h1", "coder": "h2"}, _CONTAINERS, None, _NETWORKS),
+        "ComposeProject": ComposeFound({"qwen": "h1", "coder": "h2"}, _CONTAINERS, None, _NETWORKS),
         "AgentStates": {one.name: one for one in _CONTAINERS},
         "ListeningSockets": (
             *FRESH["ListeningSockets"],

@@ -226,9 +226,9 @@ class Recorder:
         self.tried.add((address, port, timeout))
         return port in self.open
 
-    def _ask(self, address: str, port: int, path: str, **how: Any) -> probe.Answer:
+    def _ask(self, address: str, port: int, path: str, **how: Any) -> probe.Response:
         self.asked.append((address, port, how["name"], how["ca_file"]))
-        return probe.Answer(self.edge(path), {}, b"")
+        return probe.Response(self.edge(path), {}, b"")
 
     def _fact(
         self, state: State, host: object, fact: type[Any], kwargs: dict[str, Any], **_: object
@@ -239,11 +239,11 @@ class Recorder:
         return self.host.answer(fact, **kwargs)
 
     def _together(
-        self, host: object, asked: list[ahead.Look], options: object
-    ) -> dict[ahead.Look, ahead.Value]:
+        self, host: object, asked: list[ahead.Query], options: object
+    ) -> dict[ahead.Query, ahead.Value]:
         """What the host answers now, whatever becomes of it until somebody wants to know."""
         self._executions.append(f"asks for {len(asked)} facts")
-        answers: dict[ahead.Look, ahead.Value] = {}
+        answers: dict[ahead.Query, ahead.Value] = {}
         for look in asked:
             # Where a recorded host has no answer, a real one has.
             with suppress(LookupError):

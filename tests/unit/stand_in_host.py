@@ -9,7 +9,7 @@ from secrets import token_hex
 from typing import Any
 
 from tests.unit.fakes import inspect_line
-from vllm_hosts.doctor.look import DoctorLook
+from vllm_hosts.doctor.query import DoctorLook
 from vllm_hosts.doctor.seen import Seen
 
 KEY = "internal-Key_0123456789/abc"

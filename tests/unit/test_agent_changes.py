@@ -21,7 +21,7 @@ from vllm_hosts.host.agent_changes import (
     serving,
     with_new_key,
 )
-from vllm_hosts.host.compose import Project
+from vllm_hosts.host.compose import ComposeFound
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.files import File
 from vllm_hosts.host.services import compose_entry
@@ -41,7 +41,7 @@ def container(name: str, hash_: str = "new", status: str = "running") -> Contain
 
 
 def test_what_changes_and_why() -> None:
-    found = Project(
+    found = ComposeFound(
         dict.fromkeys(("a", "b", "c", "d", "e"), "new"),
         (container("a"), container("b", "old"), container("c", status="exited"), container("e")),
         None,
@@ -57,7 +57,7 @@ def test_what_changes_and_why() -> None:
 
 def test_an_agent_that_is_not_up_may_still_be_taken_down() -> None:
     states = ("restarting", "paused", "created", "dead")
-    found = Project(
+    found = ComposeFound(
         dict.fromkeys(states, "new"), tuple(container(one, status=one) for one in states), None
     )
     assert [one.runs for one in changes(states, found)] == [True, True, False, False]
@@ -90,7 +90,7 @@ def test_what_happens_is_said_in_words() -> None:
     ]
 
 
-def asked(folder: Path, script: str, env: str | None, **words: object) -> Project:
+def asked(folder: Path, script: str, env: str | None, **words: object) -> ComposeFound:
     """The fact, by this machine's own shell, with a docker that answers so."""
     opt = folder / "opt"
     opt.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.fakes import docker
 from vllm_hosts.agents.logs import Reader, fresh
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine, Logs
+from vllm_hosts.facts.agents import AgentLines, AgentLogs, LogLine, Logs
 from vllm_hosts.facts.base import END
 
 A_MINUTE = timedelta(minutes=1)
@@ -23,7 +23,7 @@ TOKEN = "hf_0123456789abcdef"
 
 def logs(
     folder: Path, text: str, since: dict[str, str] | None = None, everything: bool = False
-) -> AgentLog:
+) -> AgentLines:
     (folder / "log").write_text(text)
     environment = docker(
         folder, f'[ "$1" = ps ] && echo one || {{ echo "$*" >{folder}/asked; cat {folder}/log; }}'
@@ -40,7 +40,7 @@ def logs(
     assert done.stderr == b""
     found = AgentLogs().process(done.stdout.decode().split("\n"))
     assert abs(datetime.fromisoformat(found.read_at[:19] + "+00:00") - datetime.now(UTC)) < A_MINUTE
-    assert found.agents["gone"] == AgentLog(None)
+    assert found.agents["gone"] == AgentLines(None)
     return found.agents["one"]
 
 
@@ -98,8 +98,8 @@ def test_reading_on(tmp_path: Path) -> None:
     asked = (tmp_path / "asked").read_text()
     assert asked == f"logs --timestamps --tail 7 --since {stamp} one\n"
     old, new = LogLine(stamp, "old"), LogLine("2026-11-25T09:00:00.123456790Z", "new")
-    assert fresh(AgentLog((old, new)), stamp) == [new]
-    assert fresh(AgentLog((old, new)), None) == [old, new]
+    assert fresh(AgentLines((old, new)), stamp) == [new]
+    assert fresh(AgentLines((old, new)), None) == [old, new]
 
 
 def access(path: str, status: str, before: str = "") -> str:
@@ -135,9 +135,9 @@ def test_checks_that_went_well_are_left_out_and_do_not_count(tmp_path: Path) -> 
 def test_following_an_agent_that_says_nothing_reads_no_more_with_time() -> None:
     first = LogLine("2026-11-25T09:00:00.000000001Z", "first")
     answers = [
-        Logs("2026-11-25T09:00:00.500000000Z", {"one": AgentLog((first,))}),
-        Logs("2026-11-25T10:00:00.500000000Z", {"one": AgentLog(())}),
-        Logs("2026-11-25T10:00:01.500000000Z", {"one": AgentLog(())}),
+        Logs("2026-11-25T09:00:00.500000000Z", {"one": AgentLines((first,))}),
+        Logs("2026-11-25T10:00:00.500000000Z", {"one": AgentLines(())}),
+        Logs("2026-11-25T10:00:01.500000000Z", {"one": AgentLines(())}),
     ]
     asked: list[str] = []
 

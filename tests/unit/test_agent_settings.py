@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vllm_hosts.settings import Agent, words
+from vllm_hosts.settings import Agent, vllm_words
 from vllm_hosts.settings.agent import RequestLimits
 
 MINIMAL: dict[str, Any] = {"name": "qwen", "model": "Qwen/Qwen3-8B", "port": 8001}
@@ -241,7 +241,7 @@ class TestArguments:
 
     def test_risks_are_named_together(self) -> None:
         arguments = ["--trust-remote-code", "--middleware=a.b"]
-        sentences = list(words.unaccepted("qwen", arguments, {}, ()))
+        sentences = list(vllm_words.unaccepted("qwen", arguments, {}, ()))
         assert len(sentences) == 2
         assert refused(extra_args=arguments) == f"Value error, {'; '.join(sentences)}"
         found = agent(

@@ -124,7 +124,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return well if fact is AgentsInspected else True
 
     monkeypatch.setattr(operations, "carry_out", carry_out)
-    monkeypatch.setattr(operations, "ask", answer)
+    monkeypatch.setattr(operations, "ask_host", answer)
     monkeypatch.setattr(operations, "wait_healthy", lambda *_: did.append("wait"))
     monkeypatch.setattr(operations, "_say", lambda _: None)
     return did

@@ -274,7 +274,7 @@ def test_somebody_who_wants_to_see_each_command_sees_it(tmp_path: Path, clock: C
 
 def test_hosts_that_left_are_forgotten(tmp_path: Path, clock: Clock) -> None:
     file = tmp_path / "asked.json"
-    one = asked.Asked("OsRelease")
+    one = asked.Question("OsRelease")
     asked.write(file, {"deploy.py": {"gone": (one,)}, "keys.py": {"gone": (one,)}})
     run(Machine(), LOOKS, file, clock)
     kept = asked.read(file)

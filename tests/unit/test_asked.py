@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.unit.recording import InLine, deploy_py
 from vllm_hosts.facts import ahead, asked
-from vllm_hosts.facts.asked import Asked, read, write
+from vllm_hosts.facts.asked import Question, read, write
 
-OS, PACKAGES = Asked("OsRelease"), Asked("AptPackages", '{"names":["nginx","libc6"]}')
+OS, PACKAGES = Question("OsRelease"), Question("AptPackages", '{"names":["nginx","libc6"]}')
 LISTS: asked.Lists = {"deploy.py": {"gpu1": (OS, PACKAGES, OS), "gpu2": (PACKAGES,)}}
 
 
@@ -96,8 +96,8 @@ class TestOthers:
     )  # fmt: skip
     def test_no_argument_is_more_than_a_word(self, file: Path, word: str) -> None:
         """Neither when it is written nor when it is read: facts put their arguments into shell."""
-        assert Asked.of("AptPackages", {"names": ["nginx", word]}) is None
-        assert Asked.of("AptPackages", {"names": {"a": 1}}) is None
+        assert Question.of("AptPackages", {"names": ["nginx", word]}) is None
+        assert Question.of("AptPackages", {"names": {"a": 1}}) is None
         table = [["AptPackages", {"names": [word]}], ["OsRelease", {}]]
         write(file, LISTS)
         content = {"version": 1, "asked": table, "hosts": {"deploy.py": {"gpu1": [0, 1]}}}
@@ -107,9 +107,9 @@ class TestOthers:
     def test_only_facts_that_may_be_asked_ahead_become_commands(self) -> None:
         """And only as the present code asks them."""
         for name in ("AgentLog", "ComposeProject", "FactBase", "Command", "os.system", ""):
-            assert ahead._known(Asked(name, '{"agent": "a"}')) is None
-        assert ahead._known(Asked("AptPackages", '{"another": "argument"}')) is None
-        assert ahead._known(Asked("AptPackages", '{"names": 7}')) is None
+            assert ahead._known(Question(name, '{"agent": "a"}')) is None
+        assert ahead._known(Question("AptPackages", '{"another": "argument"}')) is None
+        assert ahead._known(Question("AptPackages", '{"names": 7}')) is None
         known = ahead._known(PACKAGES)
         assert known is not None and "dpkg-query" in known.command and "libc6" in known.command
 
@@ -142,7 +142,7 @@ def test_a_damaged_file_is_none(content: Any, tmp_path_factory: pytest.TempPathF
     for hosts in read(file).values():
         for looks in hosts.values():
             for one in looks:
-                assert Asked.of(one.fact, one.given()) == one
+                assert Question.of(one.fact, one.given()) == one
                 ahead._known(one)
 
 

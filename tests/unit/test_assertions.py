@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import NOTHING, Found
-from vllm_hosts.host.probe import Answer
+from vllm_hosts.host.probe import Response
 from vllm_hosts.roles.assertions.plan import edge_problems, env_problems, reachable_problems
 from vllm_hosts.settings import HostSettings
 
@@ -45,8 +45,8 @@ def test_any_other_env_is_a_problem(
 
 
 def edge(answers: Mapping[str, int] | None = None, asked: HostSettings = SETTINGS) -> list[str]:
-    def ask(path: str) -> Answer:
-        return Answer((answers or {}).get(path, 401), {}, b"")
+    def ask(path: str) -> Response:
+        return Response((answers or {}).get(path, 401), {}, b"")
 
     return list(edge_problems(asked, ask))
 
@@ -60,9 +60,9 @@ def test_a_closed_edge_has_no_problems() -> None:
 def test_what_is_asked_without_a_key() -> None:
     paths: list[str] = []
 
-    def ask(path: str) -> Answer:
+    def ask(path: str) -> Response:
         paths.append(path)
-        return Answer(401, {}, b"")
+        return Response(401, {}, b"")
 
     assert list(edge_problems(SETTINGS, ask)) == []
     assert paths == [
@@ -106,7 +106,7 @@ def test_an_edge_that_refuses_this_network_says_one_thing() -> None:
 def test_an_edge_that_does_not_answer_is_asked_once(asked: HostSettings, hint: str) -> None:
     paths: list[str] = []
 
-    def ask(path: str) -> Answer:
+    def ask(path: str) -> Response:
         paths.append(path)
         raise OSError("connection refused")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import files as atomic
-from vllm_hosts.keys.files import (
+from vllm_hosts.keys import private_files as atomic
+from vllm_hosts.keys.private_files import (
     check_unshared,
     locked,
     make_folder,

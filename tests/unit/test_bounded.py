@@ -16,12 +16,12 @@ from tests.unit.samples import settings
 from vllm_hosts.bounded import BoundError, parse_json, read_file
 from vllm_hosts.capacity import Verdict, plan_host
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.files import parse_config, read_folder, total_size
-from vllm_hosts.capacity.model import ModelFiles
-from vllm_hosts.capacity.sources import supposed_gpus
+from vllm_hosts.capacity.inputs import supposed_gpus
+from vllm_hosts.capacity.model_folder import parse_config, read_folder, total_size
+from vllm_hosts.capacity.model_shape import ModelFiles
 
 MODELS = Path(__file__).parent / "models"
-OWN_PROCESSES = ("frames", "look", "neighbours", "scan", "shapes", "tls")
+OWN_PROCESSES = ("all_scans", "neighbours", "scan", "shapes", "syn_packets", "tls_grades")
 
 
 @pytest.mark.parametrize(

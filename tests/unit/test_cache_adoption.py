@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_hosts.operations import cache
-from vllm_hosts.operations.cache import adopt_script
+from vllm_hosts.operations import model_cache
+from vllm_hosts.operations.model_cache import adopt_script
 
 
 class Host:
@@ -43,7 +43,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    monkeypatch.setattr(cache, "MODELS", str(tmp_path / "notes"))
+    monkeypatch.setattr(model_cache, "MODELS", str(tmp_path / "notes"))
     return Host(tmp_path)
 
 

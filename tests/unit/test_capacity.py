@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.capacity_docs import files, model
 from tests.unit.capacity_samples import MODEL, agent, changed, host, one
 from tests.unit.samples import settings
-from vllm_hosts.capacity import Gpu, ModelFiles, Verdict, plan_host
-from vllm_hosts.capacity.cache import cache
+from vllm_hosts.capacity import ModelFiles, PlannedGpu, Verdict, plan_host
 from vllm_hosts.capacity.estimates import GIB, activations
-from vllm_hosts.capacity.model import describe
+from vllm_hosts.capacity.kv_cache import cache
+from vllm_hosts.capacity.model_shape import describe
 from vllm_hosts.capacity.show import as_json, bar, lines
 from vllm_hosts.capacity.sizes import weight_size
 
@@ -130,7 +130,7 @@ class TestTensorParallelism:
             given = changed("Qwen3-32B", num_attention_heads=60, num_key_value_heads=kv_heads)
             plan = plan_host(
                 settings(agents=[agent(gpus=[0, 1, 2, 3, 4, 5])]),
-                {index: Gpu(index, "L40S", 48 * GIB) for index in range(6)},
+                {index: PlannedGpu(index, "L40S", 48 * GIB) for index in range(6)},
                 {MODEL: given},
             ).agents[0]
             return any("KV heads of org/model cannot be divided" in p for p in plan.warnings)
@@ -142,7 +142,7 @@ class TestTensorParallelism:
         assert not any("divided" in problem for problem in plan.warnings)
         three = plan_host(
             settings(agents=[agent(gpus=[0, 1, 2])]),
-            {index: Gpu(index, "L40S", 48 * GIB) for index in range(3)},
+            {index: PlannedGpu(index, "L40S", 48 * GIB) for index in range(3)},
             {MODEL: files("Qwen2.5-7B-Instruct")},
         ).agents[0]
         assert (

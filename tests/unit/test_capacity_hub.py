@@ -14,8 +14,8 @@ from pydantic import SecretStr
 
 from tests.unit.hub_server import HubServer, serving
 from vllm_hosts.capacity import ModelFiles
-from vllm_hosts.capacity import hub as hub_module
-from vllm_hosts.capacity.hub import Hub
+from vllm_hosts.capacity import hub_client as hub_module
+from vllm_hosts.capacity.hub_client import HubClient
 from vllm_hosts.errors import SettingsError
 
 CONFIG = {"architectures": ["Qwen3ForCausalLM"], "hidden_size": 64}
@@ -33,23 +33,23 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
 
 
 @pytest.fixture
-def asking(tmp_path: Path) -> Callable[..., Hub]:
-    def make(token: str | None = None, **options: object) -> Hub:
+def asking(tmp_path: Path) -> Callable[..., HubClient]:
+    def make(token: str | None = None, **options: object) -> HubClient:
         given = {"seconds": 10, "folder": tmp_path / "kept", **options}
         secret = SecretStr(token) if token else None
-        return Hub(lambda: secret, **given)  # type: ignore[arg-type]
+        return HubClient(lambda: secret, **given)  # type: ignore[arg-type]
 
     return make
 
 
-def test_config_and_index_are_read(server: HubServer, asking: Callable[..., Hub]) -> None:
+def test_config_and_index_are_read(server: HubServer, asking: Callable[..., HubClient]) -> None:
     found = asking().read(MODEL, server.url)
     assert found == ModelFiles(CONFIG, 123456)
     assert not any(".safetensors" in path and "index" not in path for _, path in server.requests)
 
 
 def test_a_single_file_is_measured_and_not_fetched(
-    server: HubServer, asking: Callable[..., Hub]
+    server: HubServer, asking: Callable[..., HubClient]
 ) -> None:
     server.add("org/single", CONFIG, **{"model.safetensors": b"x" * 5000})
     assert asking().read("org/single", server.url) == ModelFiles(CONFIG, 5000)
@@ -57,7 +57,7 @@ def test_a_single_file_is_measured_and_not_fetched(
 
 
 def test_the_hub_is_asked_once_and_then_not_for_a_week(
-    server: HubServer, asking: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+    server: HubServer, asking: Callable[..., HubClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = asking()
     first = hub.read(MODEL, server.url)
@@ -71,7 +71,7 @@ def test_the_hub_is_asked_once_and_then_not_for_a_week(
 
 
 def test_offline_takes_what_is_kept_and_asks_nobody(
-    server: HubServer, asking: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+    server: HubServer, asking: Callable[..., HubClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = asking(offline=True).read(MODEL, server.url)
     assert isinstance(said, str)
@@ -84,7 +84,9 @@ def test_offline_takes_what_is_kept_and_asks_nobody(
     assert len(server.requests) == before
 
 
-def test_another_hub_s_answer_is_another(server: HubServer, asking: Callable[..., Hub]) -> None:
+def test_another_hub_s_answer_is_another(
+    server: HubServer, asking: Callable[..., HubClient]
+) -> None:
     asking().read(MODEL, server.url)
     with serving() as other:
         other.add(MODEL, {**CONFIG, "hidden_size": 128})
@@ -93,7 +95,7 @@ def test_another_hub_s_answer_is_another(server: HubServer, asking: Callable[...
     assert found.config["hidden_size"] == 128
 
 
-def test_a_model_that_does_not_exist(server: HubServer, asking: Callable[..., Hub]) -> None:
+def test_a_model_that_does_not_exist(server: HubServer, asking: Callable[..., HubClient]) -> None:
     said = asking().read("org/nothing", server.url)
     assert said == (
         "the hub has no model org/nothing, or shows it to nobody without a token; check the name,"
@@ -102,7 +104,7 @@ def test_a_model_that_does_not_exist(server: HubServer, asking: Callable[..., Hu
 
 
 def test_a_gated_model_without_a_token(
-    server: HubServer, asking: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+    server: HubServer, asking: Callable[..., HubClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.gated.add(MODEL)
     said = asking().read(MODEL, server.url)
@@ -117,18 +119,18 @@ def test_a_gated_model_without_a_token(
     assert "hf_wrong_token" not in str(said)
 
 
-def test_a_model_without_a_config(server: HubServer, asking: Callable[..., Hub]) -> None:
+def test_a_model_without_a_config(server: HubServer, asking: Callable[..., HubClient]) -> None:
     server.files["org/gguf", "model.gguf"] = b""
     said = asking().read("org/gguf", server.url)
     assert said == "org/gguf has no config.json on the hub, and cannot be planned"
 
 
-def test_a_damaged_config(server: HubServer, asking: Callable[..., Hub]) -> None:
+def test_a_damaged_config(server: HubServer, asking: Callable[..., HubClient]) -> None:
     server.files["org/bad", "config.json"] = b"{"
     assert "the config.json of org/bad is not JSON" in str(asking().read("org/bad", server.url))
 
 
-def test_a_hub_that_is_not_there_costs_its_time_once(asking: Callable[..., Hub]) -> None:
+def test_a_hub_that_is_not_there_costs_its_time_once(asking: Callable[..., HubClient]) -> None:
     with serving() as server:
         server.hold = threading.Event()
         hub = asking(seconds=0.5, rest=timedelta(hours=1))
@@ -144,7 +146,7 @@ def test_a_hub_that_is_not_there_costs_its_time_once(asking: Callable[..., Hub])
         assert len(server.requests) == asked
 
 
-def test_a_refused_connection_is_a_sentence(asking: Callable[..., Hub]) -> None:
+def test_a_refused_connection_is_a_sentence(asking: Callable[..., HubClient]) -> None:
     with serving() as server:
         url = server.url
     said = asking().read(MODEL, url)
@@ -156,13 +158,13 @@ def test_a_token_that_cannot_be_had_is_a_sentence(tmp_path: Path) -> None:
     def broken() -> SecretStr:
         raise SettingsError(["secrets.hf_token_command: pass ended with 1"])
 
-    hub = Hub(broken, seconds=5, folder=tmp_path)
+    hub = HubClient(broken, seconds=5, folder=tmp_path)
     said = hub.read(MODEL, "https://127.0.0.1:1")
     assert said == "secrets.hf_token_command: pass ended with 1"
 
 
 def test_damaged_answers_on_the_disk_are_asked_for_again(
-    server: HubServer, asking: Callable[..., Hub], tmp_path: Path
+    server: HubServer, asking: Callable[..., HubClient], tmp_path: Path
 ) -> None:
     asking().read(MODEL, server.url)
     for path in (tmp_path / "kept").glob("*.json"):

@@ -16,9 +16,9 @@ from tests.capacity_docs import (
     rows,
     with_tables,
 )
-from vllm_hosts.capacity.cache import cache
 from vllm_hosts.capacity.estimates import GIB, USUAL_BATCH
-from vllm_hosts.capacity.model import describe
+from vllm_hosts.capacity.kv_cache import cache
+from vllm_hosts.capacity.model_shape import describe
 from vllm_hosts.capacity.sizes import weight_size
 
 ROWS = list(rows())

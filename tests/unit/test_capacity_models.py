@@ -9,10 +9,10 @@ import pytest
 from tests.capacity_docs import files
 from tests.unit.capacity_samples import MODEL, agent, changed, one
 from tests.unit.samples import settings
-from vllm_hosts.capacity import Gpu, ModelFiles, Verdict, plan_host
+from vllm_hosts.capacity import ModelFiles, PlannedGpu, Verdict, plan_host
 from vllm_hosts.capacity.estimates import GIB
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.model import describe
+from vllm_hosts.capacity.model_shape import describe
 from vllm_hosts.capacity.quantization import quantization
 from vllm_hosts.capacity.sizes import weight_size
 
@@ -224,7 +224,7 @@ class TestWhatIsNotKnown:
 
     def test_a_card_that_does_not_say_its_memory(self) -> None:
         plan = plan_host(
-            settings(agents=[agent()]), {0: Gpu(0, "GB10", None)}, {MODEL: files("Qwen3-8B")}
+            settings(agents=[agent()]), {0: PlannedGpu(0, "GB10", None)}, {MODEL: files("Qwen3-8B")}
         ).agents[0]
         assert plan.warnings == ("GPU 0 does not report its memory; set capacity.gpu_memory",)
 

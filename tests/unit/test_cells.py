@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
-from vllm_hosts.host.system import Route
+from vllm_hosts.host.system import NetworkRoute
 from vllm_hosts.roles.preflight.plan import problems
 from vllm_hosts.settings.cells import CONTAINER_PORT, FETCHING, Cell, cell
 
@@ -91,6 +91,6 @@ def test_an_agent_that_fetches_media_has_to_reach_them(egress: dict[str, Any] | 
 def test_a_network_that_the_host_reaches_is_never_shadowed(
     network: str, interface: str, refused: bool
 ) -> None:
-    found = replace(GOOD, routes=(Route(IPv4Network(network), interface),))
+    found = replace(GOOD, routes=(NetworkRoute(IPv4Network(network), interface),))
     said = [one for one in problems(settings(), GOOD_RELEASE, found) if "vllm.network" in one]
     assert bool(said) == refused

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.fakes import inspect_line
 from vllm_hosts.host.agent_changes import serving
-from vllm_hosts.host.compose import Project
+from vllm_hosts.host.compose import ComposeFound
 from vllm_hosts.host.containers import INSPECT, Container, Standing, published, read
 
 
@@ -40,7 +40,7 @@ def test_one_that_does_not_run_serves_nobody_whatever_its_last_health() -> None:
         Container(name, state, "healthy", service=name)
         for name, state in (("runs", "running"), ("stands", "paused"), ("ended", "exited"))
     )
-    assert serving(["runs", "stands", "ended"], Project({}, there, None)) == {"runs"}
+    assert serving(["runs", "stands", "ended"], ComposeFound({}, there, None)) == {"runs"}
 
 
 def test_docker_is_not_asked_for_keys() -> None:

@@ -11,7 +11,7 @@ import pyrage
 import pytest
 
 from tests.stores import made
-from vllm_hosts.capacity.hub import _keep
+from vllm_hosts.capacity.hub_client import _keep
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 

@@ -18,7 +18,7 @@ from tests.unit.doctor_cases import (
 )
 from tests.unit.doctor_hosts import NOW, agent, cards, health, healthy, with_gpus
 from tests.unit.samples import QWEN, settings
-from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
+from vllm_hosts.doctor import examine  # noqa: F401  registers all diagnoses
 from vllm_hosts.doctor.diagnoses import Diagnosis, Text, diagnose, finds, registered, texts
 from vllm_hosts.doctor.doctors_words import SAYINGS
 from vllm_hosts.doctor.seen import Disk, Seen

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tests.unit.projects import Project, own_lock
 from vllm_hosts.cli import doctor as doctor_cli
 from vllm_hosts.doctor.diagnoses import Certainty, Diagnosis
-from vllm_hosts.doctor.run import Examined
+from vllm_hosts.doctor.examine import Examined
 
 WRONG = Diagnosis(
     "disk-full",

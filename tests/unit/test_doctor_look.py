@@ -15,9 +15,9 @@ import pytest
 
 from tests.unit.samples import settings
 from tests.unit.stand_in_host import CLIENT, KEY, OTHER, TOKEN, StandInHost
-from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
+from vllm_hosts.doctor import examine  # noqa: F401  registers all diagnoses
 from vllm_hosts.doctor.diagnoses import diagnose
-from vllm_hosts.doctor.look import DoctorLook, _ahead
+from vllm_hosts.doctor.query import DoctorLook, _ahead
 from vllm_hosts.doctor.seen import EMPTY
 from vllm_hosts.errors import HostError
 

@@ -14,10 +14,10 @@ from tests.unit.doctor_cases import crashed, refused
 from tests.unit.doctor_hosts import agent, healthy
 from tests.unit.samples import settings
 from vllm_hosts.data import DATA
-from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
+from vllm_hosts.doctor import examine  # noqa: F401  registers all diagnoses
 from vllm_hosts.doctor.diagnoses import Diagnosis, diagnose, texts
 from vllm_hosts.doctor.doctors_words import SAYINGS
-from vllm_hosts.doctor.words import last_error, shortened
+from vllm_hosts.doctor.messages import last_error, shortened
 
 LINES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "doctor_lines.json").read_text())
 #: They only say that it does not run.

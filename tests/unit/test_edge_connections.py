@@ -11,7 +11,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.nginx import NginxMainConf
 from vllm_hosts.host.files import Absent, File
 from vllm_hosts.host.nginx import MAIN_CONF, MainConf
-from vllm_hosts.roles.nginx.connections import (
+from vllm_hosts.roles.nginx.worker_connections import (
     LIMITS_CONF,
     connection_entries,
     open_files,

@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.unit.samples import settings
-from vllm_hosts.keys.ending import Left, to_do
+from vllm_hosts.keys.expiry import TimeLeft, to_do
 
 ENDS = datetime(2026, 12, 24, 18, 30, tzinfo=UTC)
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 UNTIL = "2026-12-24 18:30 UTC"
 
 
-def with_left(time: timedelta) -> Left:
-    return Left(ENDS, time, due=30 * DAY, short=5 * DAY)
+def with_left(time: timedelta) -> TimeLeft:
+    return TimeLeft(ENDS, time, due=30 * DAY, short=5 * DAY)
 
 
 def test_when_it_is_due_and_when_that_is_too_late() -> None:

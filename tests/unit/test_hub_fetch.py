@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lab.hub import Hub, Repo, RepoFile, Server
-from vllm_hosts.hub.fetch import REFUSED, Cache, RefusedError, Remote, chosen, sentence
+from vllm_hosts.hub.fetch import REFUSED, Cache, FetchRefusedError, Remote, chosen, sentence
 
 PROGRAM = Path(__file__).resolve().parents[2] / "vllm_hosts" / "hub" / "fetch.py"
 WEIGHTS = b"weights " * 40_000
@@ -343,9 +343,9 @@ def test_files_are_chosen_by_what_vllm_reads() -> None:
 def test_one_kind_of_pickle_is_enough() -> None:
     files = ["a.bin", "b.bin", "c.pt", "optimizer.bin", "sub/d.bin"]
     assert names(*files, allow_pickle=True) == ["a.bin", "b.bin"]
-    with pytest.raises(RefusedError, match="only a.bin and the like"):
+    with pytest.raises(FetchRefusedError, match="only a.bin and the like"):
         names(*files)
-    with pytest.raises(RefusedError, match="no other weights"):
+    with pytest.raises(FetchRefusedError, match="no other weights"):
         names("model.gguf", allow_pickle=True)
 
 

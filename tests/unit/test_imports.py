@@ -12,10 +12,8 @@ from tests import architecture
 from tests.architecture import ROOT, edges, floors, imported, modules, reached, room
 
 PURE = {name for kind, rooms in floors() if kind == "pure" for name in rooms}
-#: The memory plan decides too; only ``sources`` asks a host for its figures.
-PLANNING = {
-    module for module in modules() if room(module) == "capacity" and "sources" not in module
-}
+#: The memory plan decides too; only ``inputs`` asks a host for its figures.
+PLANNING = {module for module in modules() if room(module) == "capacity" and "inputs" not in module}
 
 
 def forbidden(path: Path) -> Iterator[str]:

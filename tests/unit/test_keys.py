@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.samples import settings
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore, model
+from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore, store_content
 from vllm_hosts.settings import HostSettings
 
 GPU1 = settings()
@@ -29,7 +29,7 @@ def made(store: KeyStore, chosen: HostSettings) -> HostKeys:
     """A host's keys, and the store with them as a deploy leaves it."""
     opened = OpenedStore(store)
     keys = opened.host_keys(chosen)
-    opened.keep(chosen.name, model.DeployedHost())
+    opened.keep(chosen.name, store_content.DeployedHost())
     assert values(store.host_keys(chosen)) == values(keys)
     return keys
 
@@ -155,7 +155,7 @@ class TestOtherSources:
 class TestChanges:
     """What commands do to the store's content."""
 
-    content = model.add_client(model.Content(), "alice", NOW, agents=["b", "a"])
+    content = store_content.add_client(store_content.Content(), "alice", NOW, agents=["b", "a"])
 
     def test_a_client_has_a_scope(self) -> None:
         record = self.content.client("alice")
@@ -165,14 +165,16 @@ class TestChanges:
     @pytest.mark.parametrize("name", ["", "Alice", "a b", "-a", "a-", "a" * 65, "a\n", 'a"'])
     def test_a_bad_name(self, name: str) -> None:
         with pytest.raises(SettingsError, match="is not a client name"):
-            model.add_client(self.content, name, NOW)
+            store_content.add_client(self.content, name, NOW)
 
     def test_a_name_that_is_taken(self) -> None:
         with pytest.raises(SettingsError, match="client 'alice' already exists"):
-            model.add_client(self.content, "alice", NOW)
+            store_content.add_client(self.content, "alice", NOW)
 
     def test_rotation_overlaps_and_ends(self) -> None:
-        rotated = model.rotate(self.content, "alice", NOW, timedelta(hours=24)).client("alice")
+        rotated = store_content.rotate(self.content, "alice", NOW, timedelta(hours=24)).client(
+            "alice"
+        )
         old, new = rotated.keys
         assert old.value == self.content.client("alice").keys[0].value
         assert rotated.valid_keys(NOW + timedelta(hours=23)) == (old, new)
@@ -180,42 +182,44 @@ class TestChanges:
         assert rotated.agents == ("a", "b")
 
     def test_rotation_without_overlap_ends_the_old_key_at_once(self) -> None:
-        rotated = model.rotate(self.content, "alice", NOW, timedelta()).client("alice")
+        rotated = store_content.rotate(self.content, "alice", NOW, timedelta()).client("alice")
         assert len(rotated.keys) == 1
         assert rotated.keys[0].value != self.content.client("alice").keys[0].value
 
     def test_rotation_never_lengthens_a_key_s_life(self) -> None:
-        short = model.add_client(model.Content(), "bob", NOW, lifetime=timedelta(hours=1))
-        old, new = model.rotate(short, "bob", NOW, timedelta(days=9)).client("bob").keys
+        short = store_content.add_client(
+            store_content.Content(), "bob", NOW, lifetime=timedelta(hours=1)
+        )
+        old, new = store_content.rotate(short, "bob", NOW, timedelta(days=9)).client("bob").keys
         assert old.expires == NOW + timedelta(hours=1)
         assert new.expires == NOW + timedelta(hours=1)
 
     def test_two_rotations_keep_what_still_overlaps(self) -> None:
-        once = model.rotate(self.content, "alice", NOW, timedelta(hours=24))
-        twice = model.rotate(once, "alice", NOW + timedelta(hours=1), timedelta(hours=48))
+        once = store_content.rotate(self.content, "alice", NOW, timedelta(hours=24))
+        twice = store_content.rotate(once, "alice", NOW + timedelta(hours=1), timedelta(hours=48))
         ends = [key.expires for key in twice.client("alice").keys]
         assert ends == [NOW + timedelta(hours=24), NOW + timedelta(hours=49), None]
 
     def test_a_revoked_client_is_gone(self) -> None:
-        assert model.revoke(self.content, "alice").clients == {}
+        assert store_content.revoke(self.content, "alice").clients == {}
         with pytest.raises(SettingsError, match="there is no client 'bob'; there is alice"):
-            model.revoke(self.content, "bob")
+            store_content.revoke(self.content, "bob")
 
     def test_internal_keys_rotate_for_chosen_hosts_only(self) -> None:
-        before = model.with_internal(self.content, ["gpu1", "gpu2"], NOW)
-        after = model.rotate_internal(before, ["gpu2"], NOW)
+        before = store_content.with_internal(self.content, ["gpu1", "gpu2"], NOW)
+        after = store_content.rotate_internal(before, ["gpu2"], NOW)
         assert after.internal["gpu1"] == before.internal["gpu1"]
         assert after.internal["gpu2"].value != before.internal["gpu2"].value
 
     def test_a_client_of_other_hosts_is_not_on_this_one(self) -> None:
-        content = model.add_client(self.content, "bob", NOW, hosts=["gpu2"])
+        content = store_content.add_client(self.content, "bob", NOW, hosts=["gpu2"])
         assert set(content.for_host("gpu1")) == {"alice"}
         assert set(content.for_host("gpu2")) == {"alice", "bob"}
 
     def test_json_and_back(self) -> None:
-        content = model.with_internal(self.content, ["gpu1"], NOW)
+        content = store_content.with_internal(self.content, ["gpu1"], NOW)
         text = content.model_dump_json()
-        assert model.Content.model_validate_json(text) == content
+        assert store_content.Content.model_validate_json(text) == content
         assert json.loads(text)["clients"]["alice"]["agents"] == ["a", "b"]
 
 

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from vllm_hosts.cli import common as cli_common
 from vllm_hosts.cli.main import main
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.hosts import with_host
-from vllm_hosts.keys.model import Content, DeployedHost
 from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.keys.store_content import Content, DeployedHost
 from vllm_hosts.project import left_behind
 from vllm_hosts.project.inventory import LEFT, deployed, load, neighbours
 from vllm_hosts.project.loaded import Project
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def remembering(*names: str, data: dict[str, bool | int | str] | None = None) -> Content:
-    content = model.new_content(utc_now())
+    content = store_content.new_content(utc_now())
     for name in names:
         content = with_host(content, name, DeployedHost(data=data or {}, agents=("one",)))
     return content
@@ -119,7 +119,7 @@ class TestJoining:
     def test_a_name_without_a_way_is_named_only(self, file: Path) -> None:
         """As in stores of earlier versions."""
         inventory = load(file)
-        content = model.with_internal(remembering(), ["old"], utc_now())
+        content = store_content.with_internal(remembering(), ["old"], utc_now())
         left_behind.join(inventory, content)
         assert "old" not in inventory.hosts
         assert left_behind.of(content, inventory) == ["old"]

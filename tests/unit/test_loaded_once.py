@@ -26,10 +26,10 @@ from vllm_hosts.cli import verify
 from vllm_hosts.cli.docs import every_command
 from vllm_hosts.cli.main import main
 from vllm_hosts.keys import KeyStore, provided
-from vllm_hosts.keys.files import version_of
 from vllm_hosts.keys.hosts import with_host
-from vllm_hosts.keys.model import Content, DeployedHost
 from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.keys.private_files import version_of
+from vllm_hosts.keys.store_content import Content, DeployedHost
 from vllm_hosts.project import inventory, run
 from vllm_hosts.project.layers import host_settings
 from vllm_hosts.project.loaded import Project

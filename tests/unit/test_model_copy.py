@@ -17,8 +17,8 @@ from tests.unit.test_tree_operation import apply
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import CopyFound, ModelCopy
+from vllm_hosts.hub.hub_models import Copy
 from vllm_hosts.hub.local import local_model
-from vllm_hosts.hub.model import Copy
 from vllm_hosts.operations import model_copy as operation
 from vllm_hosts.operations.model_copy import _compare, _send
 

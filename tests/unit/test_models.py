@@ -14,7 +14,7 @@ from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import HubModels, asked_of
 from vllm_hosts.host.models import copies, download, hub_models
-from vllm_hosts.hub.model import Download, Fetched, HubModel
+from vllm_hosts.hub.hub_models import Download, Fetched, HubModel
 from vllm_hosts.operations import hub as operation
 from vllm_hosts.operations.hub import fetch_script
 from vllm_hosts.roles.vllm.plan import peers

@@ -17,9 +17,9 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore, authority
 from vllm_hosts.keys.authority import ca_warnings
 from vllm_hosts.keys.ca import begin, cancel, finish, phase, trusted
-from vllm_hosts.keys.model import Content
 from vllm_hosts.keys.pki import LocalCa
 from vllm_hosts.keys.store import _dumped
+from vllm_hosts.keys.store_content import Content
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from cryptography import x509
 from tests.stores import made
 from tests.unit.ca_change import MONTH, PROD, START, Clock, accepts, deployed, file_of
 from vllm_hosts.keys import KeyStore, authority
-from vllm_hosts.keys.files import locked, write_private
-from vllm_hosts.keys.model import Content
+from vllm_hosts.keys.private_files import locked, write_private
+from vllm_hosts.keys.store_content import Content
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ from vllm_hosts.facts.docker import DockerDaemon, ImageVersion
 from vllm_hosts.facts.firewall import FirewallLoaded, HostSurroundings, SshPorts
 from vllm_hosts.facts.gpu import GpuState
 from vllm_hosts.facts.nginx import NginxMainConf, NginxState
-from vllm_hosts.facts.promises import ListeningSockets
 from vllm_hosts.facts.release import OsRelease
+from vllm_hosts.facts.sockets import ListeningSockets
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.facts.tree import FileTexts, TreeState
 from vllm_hosts.facts.units import Units
@@ -49,7 +49,7 @@ from vllm_hosts.host.sockets import unexpected_sockets
 from vllm_hosts.host.vllm_metrics import http_body, metrics
 from vllm_hosts.roles.nginx.plan import parse_version
 from vllm_hosts.suite.listening import read as read_listeners
-from vllm_hosts.top.look import _gpus
+from vllm_hosts.top.poll import _gpus
 
 #: What programs print beside their answers, as seen.
 STRAY = (

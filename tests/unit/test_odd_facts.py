@@ -22,7 +22,7 @@ from tests.unit.test_doors import EDGE, SETTINGS
 from tests.unit.test_doors import GOOD as RULES
 from tests.unit.test_odd_answers import FACTS as FED
 from tests.unit.test_odd_answers import HTTP, METRICS, STATS, STRAY, TOP_ROW, mutated
-from vllm_hosts.doctor.look import DoctorLook
+from vllm_hosts.doctor.query import DoctorLook
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentLogs
 from vllm_hosts.facts.apt import AptPackages
@@ -46,7 +46,7 @@ from vllm_hosts.rehearsal.fact import RehearsalGrounds, Rehearsals
 from vllm_hosts.suite.doors import wrong
 from vllm_hosts.suite.packets import Table, listing
 from vllm_hosts.suite.test_firewall import strangers_first
-from vllm_hosts.top.look import Doing
+from vllm_hosts.top.poll import Doing
 
 SHA = "a" * 64
 COMMIT = "b" * 40

@@ -14,7 +14,7 @@ from tests.unit.doctor_hosts import healthy
 from tests.unit.fakes import docker
 from tests.unit.projects import ROOT
 from tests.unit.samples import settings
-from vllm_hosts.doctor import run  # noqa: F401  registers all diagnoses
+from vllm_hosts.doctor import examine  # noqa: F401  registers all diagnoses
 from vllm_hosts.doctor.diagnoses import diagnose
 from vllm_hosts.doctor.seen import NginxSeen
 from vllm_hosts.errors import HostError
@@ -24,7 +24,7 @@ from vllm_hosts.facts.nginx import NginxMainConf
 from vllm_hosts.facts.units import Units
 from vllm_hosts.host.nginx import MAIN_CONF, MainConf
 from vllm_hosts.host.systemctl import Active, UnitState
-from vllm_hosts.roles.nginx.connections import connection_entries
+from vllm_hosts.roles.nginx.worker_connections import connection_entries
 
 #: Of a command: which modules have it. The suite reads for itself (decision 19).
 COMMANDS = {
@@ -37,7 +37,7 @@ COMMANDS = {
     # What Docker says of a container's state; other questions have no answer to read but one word.
     r"\.State\.(Status|Health|ExitCode|Error|OOMKilled)": {"vllm_hosts/host/containers.py"},
     r"docker stats": {"vllm_hosts/host/docker_stats.py"},
-    r"printf 'GET /metrics ": {"vllm_hosts/top/look.py"},
+    r"printf 'GET /metrics ": {"vllm_hosts/top/poll.py"},
     r"nft .*list table inet": {"vllm_hosts/facts/firewall.py"},
     r"nginx -V": {"vllm_hosts/facts/nginx.py"},
     # With -q, systemctl's exit code is a condition in a script, and has no answer to read.

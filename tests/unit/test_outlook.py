@@ -253,7 +253,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
         " from vllm_hosts.host.services import compose_file;"
         " from vllm_hosts.roles.secrets.plan import secret_entries;"
         " import sys; path = Path('inventory/prod.py'); host = validate(load(path))['@local'];"
-        " from vllm_hosts.keys.model import new_content, with_internal;"
+        " from vllm_hosts.keys.store_content import new_content, with_internal;"
         " from vllm_hosts.keys.pki import utc_now; store = KeyStore(path);"
         " store.update(lambda content: with_internal(content, ['@local'], utc_now()),"
         " start=new_content(utc_now()));"

@@ -15,27 +15,27 @@ import pytest
 from vllm_hosts.errors import HostError
 from vllm_hosts.suite.looks import Outside
 from vllm_hosts.suite.test_firewall import differences, neighbours, strangers_first
-from vllm_hosts.verify.outside import frames, look, scan, shapes
+from vllm_hosts.verify.outside import all_scans, scan, shapes, syn_packets
 from vllm_hosts.verify.outside.shapes import Met, Shape
 
 HOST = "gpu.example.com"
 
 
 def test_a_syn_has_good_checksums() -> None:
-    packet = frames.syn("192.0.2.1", "127.0.0.1", 40000, 8001)
+    packet = syn_packets.syn("192.0.2.1", "127.0.0.1", 40000, 8001)
     assert len(packet) == 40
     # The sum over a header with its checksum in it is zero (RFC 1071).
-    assert frames.checksum(packet[:20]) == 0
+    assert syn_packets.checksum(packet[:20]) == 0
     pseudo = packet[12:20] + struct.pack("!BBH", 0, 6, 20)
-    assert frames.checksum(pseudo + packet[20:]) == 0
+    assert syn_packets.checksum(pseudo + packet[20:]) == 0
 
 
 @pytest.mark.parametrize(("flags", "seen"), [(0x12, True), (0x14, False), (0x02, False)])
 def test_only_a_syn_ack_accepts(flags: int, seen: bool) -> None:
-    packet = bytearray(frames.syn("192.0.2.7", "192.0.2.1", 443, 40000))
+    packet = bytearray(syn_packets.syn("192.0.2.7", "192.0.2.1", 443, 40000))
     packet[33] = flags
     expected = ("192.0.2.7", 443, 40000) if seen else None
-    assert frames.accepted(bytes(14) + bytes(packet)) == expected
+    assert syn_packets.accepted(bytes(14) + bytes(packet)) == expected
 
 
 def test_a_scan_finds_exactly_what_listens() -> None:
@@ -129,16 +129,16 @@ class TestFromTheHostItself:
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         """What the look is asked; what it starts ends at once, and has seen a port."""
         scan_saw = {"tcp": [443], "udp": {}}
-        monkeypatch.setattr(look, "_start", lambda command, said="": command)
+        monkeypatch.setattr(all_scans, "_start", lambda command, said="": command)
         monkeypatch.setattr(
-            look,
+            all_scans,
             "_finish",
             lambda command, keys: (
                 [scan_saw] * len(keys) if isinstance(keys, list) else {key: {} for key in keys}
             ),
         )
         monkeypatch.setattr(
-            look,
+            all_scans,
             "_ask",
             lambda neighbours, request, limit: {
                 name: {
@@ -161,7 +161,9 @@ class TestFromTheHostItself:
         }
 
     def test_it_is_blind_and_says_how_others_look(self, asked: dict[str, Any]) -> None:
-        seen = {name: Outside(found) for name, found in look.look(asked).items()}
+        seen = {
+            name: Outside(found) for name, found in all_scans.scan_from_everywhere(asked).items()
+        }
         with pytest.raises(HostError, match="cannot be checked from the host itself") as found:
             seen["here"].scans("ipv4", set())
         assert seen["here"].blind == str(found.value)
@@ -169,13 +171,17 @@ class TestFromTheHostItself:
         assert list(seen["there"].scans("ipv4", {443})) == ["controller"]
         command = str(found.value).partition("ssh OTHER ")[2].replace("python3", sys.executable)
         done = subprocess.run(
-            command, shell=True, cwd=Path(look.__file__).parents[3], capture_output=True, check=True
+            command,
+            shell=True,
+            cwd=Path(all_scans.__file__).parents[3],
+            capture_output=True,
+            check=True,
         )
         [there] = json.loads(done.stdout)
         assert (there["address"], there["tcp"]) == ("127.0.0.1", [])
 
     def test_a_neighbour_sees_it(self, asked: dict[str, Any]) -> None:
-        found = look.look(asked | {"neighbours": ["next"]})
+        found = all_scans.scan_from_everywhere(asked | {"neighbours": ["next"]})
         assert list(Outside(found["here"]).scans("ipv4", {443})) == ["next"]
         assert list(Outside(found["there"]).scans("ipv4", {443})) == ["next", "controller"]
         assert Outside(found["here"]).behind() == {"next": []}
@@ -188,10 +194,10 @@ class TestFromTheHostItself:
             neighbours(settings, Outside({"frames": {}, "blind": None}))
 
     def test_whose_address_it_is(self) -> None:
-        assert look.is_here("127.0.0.1")
-        assert look.is_here("127.0.1.1")
-        assert not look.is_here("192.0.2.1")
-        assert not look.is_here("2001:db8::1")
+        assert all_scans.is_here("127.0.0.1")
+        assert all_scans.is_here("127.0.1.1")
+        assert not all_scans.is_here("192.0.2.1")
+        assert not all_scans.is_here("2001:db8::1")
 
 
 def chain(table: str, hook: str, kind: str, priority: int) -> dict[str, object]:
@@ -222,10 +228,10 @@ class TestNeighboursThatFail:
     SAW: ClassVar = {"scans": [1, 2], "frames": {"gpu1": 3}}
 
     def ask(self, monkeypatch: pytest.MonkeyPatch, script: str) -> dict[str, Any]:
-        start = look._start
-        monkeypatch.setattr(look, "_start", lambda command, said: start(script, said))
+        start = all_scans._start
+        monkeypatch.setattr(all_scans, "_start", lambda command, said: start(script, said))
         request = {"scans": json.dumps([{}, {}]), "hosts": {"gpu1": {}}}
-        return look._ask(["near"], request, 1)["near"]
+        return all_scans._ask(["near"], request, 1)["near"]
 
     def test_silence_is_asked_again(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         mark = tmp_path / "asked"

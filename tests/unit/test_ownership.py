@@ -15,11 +15,11 @@ from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.host.files import File, Found
-from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore, model
+from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore, store_content
 from vllm_hosts.keys.hosts import identified, left_behind, released, with_host
-from vllm_hosts.keys.model import Content, DeployedHost
 from vllm_hosts.keys.ownership import Claim
 from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.keys.store_content import Content, DeployedHost
 from vllm_hosts.keys.store_marks import Mark, Marked, Signs, Whose, ca_name, digests, whose
 from vllm_hosts.roles.client_keys.plan import clients_map
 from vllm_hosts.roles.secrets.plan import secret_entries
@@ -215,12 +215,12 @@ class TestTheStore:
 
     def test_a_store_of_an_earlier_version_gets_one_identifier(self) -> None:
         """In two clones, also where one of them has deployed to a new host by then."""
-        before = model.with_internal(model.new_content(NOW), ["gpu1"], NOW)
+        before = store_content.with_internal(store_content.new_content(NOW), ["gpu1"], NOW)
         before = before.model_copy(update={"id": None})
-        later = model.with_internal(before, ["gpu2"], NOW + timedelta(hours=1))
+        later = store_content.with_internal(before, ["gpu2"], NOW + timedelta(hours=1))
         assert identified(before).id == identified(later).id
         assert identified(identified(before)) == identified(before)
-        without = model.new_content(NOW).model_copy(update={"id": None})
+        without = store_content.new_content(NOW).model_copy(update={"id": None})
         assert identified(without).id == identified(without).id
         assert identified(Content()).id
         secrets = [key.value.get_secret_value() for key in before.internal.values()]
@@ -255,8 +255,8 @@ class TestTheStore:
 
 
 class TestHostsOfAStore:
-    content = model.with_internal(
-        with_host(model.new_content(NOW), "gpu2", WAY), ["gpu1", "gpu2", "old"], NOW
+    content = store_content.with_internal(
+        with_host(store_content.new_content(NOW), "gpu2", WAY), ["gpu1", "gpu2", "old"], NOW
     )
 
     def test_those_that_are_left(self) -> None:
@@ -278,7 +278,7 @@ class TestHostsOfAStore:
         assert Mark.read(mark.text()) == mark
 
     def test_digests_know_every_key_of_a_client(self) -> None:
-        rotated = model.rotate(self.content, "default", NOW, timedelta())
+        rotated = store_content.rotate(self.content, "default", NOW, timedelta())
         assert digests(self.content, "x", ()) != digests(rotated, "x", ())
         keys = HostKeys(SecretStr("a"), (), None)
         assert keys.internal_of("qwen") != keys.internal_of("coder")

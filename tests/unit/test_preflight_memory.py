@@ -10,14 +10,14 @@ import pytest
 from tests.capacity_docs import MODELS, files
 from tests.unit.projects import AGENT, SMI, Project
 from tests.unit.samples import QWEN, settings
-from vllm_hosts.capacity import Gpu, ModelFiles
-from vllm_hosts.capacity.hub import Hub
-from vllm_hosts.capacity.sources import gpus_of, model_folders, models_of
+from vllm_hosts.capacity import ModelFiles, PlannedGpu
+from vllm_hosts.capacity.hub_client import HubClient
+from vllm_hosts.capacity.inputs import gpus_of, model_folders, models_of
 from vllm_hosts.host.nvidia_smi import parse
 from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.roles.preflight.memory import memory
 
-CARD = {0: Gpu(0, "NVIDIA GeForce RTX 4080", 16376 * 1024**2)}
+CARD = {0: PlannedGpu(0, "NVIDIA GeForce RTX 4080", 16376 * 1024**2)}
 
 
 def judged(model: str, **changes: Any) -> list[str]:
@@ -40,7 +40,7 @@ def test_what_fits_is_not_mentioned() -> None:
     assert judged("Qwen2.5-7B-Instruct-AWQ") == []
 
 
-class NoHub(Hub):
+class NoHub(HubClient):
     """Fails the test if anybody is asked."""
 
     def __init__(self) -> None:
@@ -80,8 +80,8 @@ def test_cards_say_their_memory_and_some_do_not() -> None:
     lines = [f"0, NVIDIA H200, GPU-0, 143771, {rest}", f"1, NVIDIA GB10, GPU-1, [N/A], {rest}"]
     cards = parse([*lines, "exit 0"]).gpus
     assert gpus_of(cards) == {
-        0: Gpu(0, "NVIDIA H200", 143771 * 1024**2),
-        1: Gpu(1, "NVIDIA GB10", None),
+        0: PlannedGpu(0, "NVIDIA H200", 143771 * 1024**2),
+        1: PlannedGpu(1, "NVIDIA GB10", None),
     }
     assert gpus_of(cards, 100)[1].memory == 100 * 1024**3
 

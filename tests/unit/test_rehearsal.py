@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from vllm_hosts.capacity import AgentPlan, Gpu, Verdict, estimates
+from vllm_hosts.capacity import AgentPlan, PlannedGpu, Verdict, estimates
 from vllm_hosts.capacity.estimates import DRIVER
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
-from vllm_hosts.hub.model import Download, HubModel
+from vllm_hosts.hub.hub_models import Download, HubModel
 from vllm_hosts.rehearsal import remembered
 from vllm_hosts.rehearsal.answer import Answer, Room, read, unrehearsed
 from vllm_hosts.rehearsal.asking import Said, beside
-from vllm_hosts.rehearsal.command import MOST, Asked, Rehearsed, Request, key, script, words
+from vllm_hosts.rehearsal.container import MOST, Asked, Rehearsed, Request, key, script, words
 from vllm_hosts.rehearsal.fact import Heard, Rehearsals
 from vllm_hosts.rehearsal.on_host import Fetch
 from vllm_hosts.rehearsal.planned import instead, planned, taken
@@ -526,7 +526,7 @@ def test_unrehearsed_says_why() -> None:
 
 def test_figures_of_the_plan_are_vllms_own() -> None:
     answer = recorded("fits")
-    card = Gpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
+    card = PlannedGpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
     made = planned(agent(), answer, [card])
     assert made.verdict is Verdict.FITS and not made.problems and not made.warnings
     assert made.needs is not None and made.needs.weights.exact
@@ -545,7 +545,7 @@ def test_a_plan_of_what_vllm_refuses_or_does_not_say() -> None:
 
 
 def test_a_plan_says_whose_figures_it_has() -> None:
-    card = Gpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
+    card = PlannedGpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
     formulas = AgentPlan("qwen", "Qwen/Qwen3-8B", (0,), Verdict.FITS)
     asked = instead(agent(), Said(recorded("fits")), formulas, [card])
     assert asked.source == "vLLM 0.32.0" and asked.needs and asked.needs.weights.exact

@@ -15,12 +15,12 @@ from tests.unit.projects import ROOT
 from tests.unit.samples import settings
 from vllm_hosts.verify.promises import promises
 from vllm_hosts.verify.report.collect import Collector, compared, html
-from vllm_hosts.verify.report.results import AgentSummary, HostReport, Look, Outcome, Report, worst
+from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Outcome, Report, worst
 
 
 def host(name: str, **outcomes: Outcome) -> HostReport:
     looks = [
-        Look(identifier.replace("_", "-"), name, None, outcome, "because <b>", 0.1)
+        Check(identifier.replace("_", "-"), name, None, outcome, "because <b>", 0.1)
         for identifier, outcome in outcomes.items()
     ]
     agent = AgentSummary(
@@ -201,7 +201,7 @@ def test_what_to_type_names_the_inventory_s_file_everywhere(tmp_path: Path) -> N
 def test_a_warning_breaks_nothing_and_is_shown(tmp_path: Path) -> None:
     """In the terminal, in the JSON and on the page, with the inventory's own file."""
     collector = Collector({"gpu1": settings()}, "prod", str(tmp_path), "inventory/prod.py")
-    collector.report.hosts[0].looks.append(Look("TLS-04", "gpu1", None, "kept", "", 0.1))
+    collector.report.hosts[0].looks.append(Check("TLS-04", "gpu1", None, "kept", "", 0.1))
     collector.warn("gpu1", "its certificate expires: deploy: pyinfra INVENTORY deploy.py \x1b[2J")
     collector.pytest_sessionfinish()
     said = "its certificate expires: deploy: pyinfra inventory/prod.py deploy.py "

@@ -13,7 +13,7 @@ from tests.unit.test_edge_conf import DEBIAN_13
 from vllm_hosts.facts.vllm_images import Image, ImagesFound, Used
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.nginx_sites import Sites
-from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.operations.edge import RELOADED
 from vllm_hosts.roles import nginx as nginx_role
@@ -29,7 +29,9 @@ class TestKeys:
     def test_a_new_client_is_one_write_and_one_reload(self, in_line: InLine) -> None:
         recorder = in_line()
         store = KeyStore(recorder.inventory)
-        store.update(lambda content: model.add_client(content, "alice", utc_now(), agents=["qwen"]))
+        store.update(
+            lambda content: store_content.add_client(content, "alice", utc_now(), agents=["qwen"])
+        )
         done = recorder.run(keys_py)
         assert done.changed == ["Client keys | The edge accepts exactly the keys of the store"]
         assert done.effects == [RELOADED]

@@ -12,9 +12,9 @@ from tests.unit.recording import InLine, Recorder
 from tests.unit.samples import CODER, QWEN
 from tests.unit.test_rehearsal import recorded
 from vllm_hosts.errors import HostError, LostError
-from vllm_hosts.hub.model import Fetched
+from vllm_hosts.hub.hub_models import Fetched
 from vllm_hosts.rehearsal.answer import Answer, unrehearsed
-from vllm_hosts.rehearsal.command import Asked
+from vllm_hosts.rehearsal.container import Asked
 from vllm_hosts.rehearsal.fact import RehearsalGrounds, Rehearsals
 from vllm_hosts.roles.rehearsal import rehearsal
 from vllm_hosts.roles.vllm import vllm

@@ -17,11 +17,11 @@ import pytest
 from tests.stores import made
 from tests.unit.samples import settings
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import KeyStore, age, model
+from vllm_hosts.keys import KeyStore, age, store_content
 from vllm_hosts.keys import store as module
-from vllm_hosts.keys.files import LOCK_FILE, locked, write_private
-from vllm_hosts.keys.model import Content, new_content
 from vllm_hosts.keys.pki import CA_KEY_FILE, utc_now
+from vllm_hosts.keys.private_files import LOCK_FILE, locked, write_private
+from vllm_hosts.keys.store_content import Content, new_content
 
 
 class Person:
@@ -68,7 +68,7 @@ def problem(do: Callable[[], object]) -> str:
 
 
 def with_client(name: str) -> Callable[[Content], Content]:
-    return lambda content: model.add_client(content, name, utc_now())
+    return lambda content: store_content.add_client(content, name, utc_now())
 
 
 def locked_by_us(store: KeyStore) -> bool:
@@ -207,7 +207,9 @@ def test_a_host_that_was_never_deployed_to_has_no_keys(store: KeyStore) -> None:
     host = settings(name="gpu7")
     words = f"{store.path} has no key for gpu7; deploy to it first"
     assert problem(lambda: store.host_keys(host)) == words
-    content = store.update(lambda content: model.with_internal(content, ["gpu7"], utc_now()))
+    content = store.update(
+        lambda content: store_content.with_internal(content, ["gpu7"], utc_now())
+    )
     assert store.host_keys(host).internal == content.internal["gpu7"].value
 
 
@@ -216,8 +218,8 @@ def test_a_client_s_key_is_the_newest_that_has_not_ended(
 ) -> None:
     made(store)
     now = utc_now()
-    store.update(lambda old: model.add_client(old, "bob", now, lifetime=timedelta(hours=2)))
-    content = store.update(lambda old: model.rotate(old, "bob", now, timedelta(hours=1)))
+    store.update(lambda old: store_content.add_client(old, "bob", now, lifetime=timedelta(hours=2)))
+    content = store.update(lambda old: store_content.rotate(old, "bob", now, timedelta(hours=1)))
     assert store.client_key("bob") == content.client("bob").keys[-1].value
     monkeypatch.setattr(module, "utc_now", lambda: now + timedelta(hours=3))
     assert problem(lambda: store.client_key("bob")) == (

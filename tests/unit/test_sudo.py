@@ -17,7 +17,7 @@ from pyinfra.context import ctx_host
 from tests.unit.projects import AGENT, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.connect import sudo
-from vllm_hosts.connect.hosts import Connections
+from vllm_hosts.connect.connections import Connections
 from vllm_hosts.connect.testinfra import Hosts
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.keys import sources

@@ -26,7 +26,7 @@ from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
 from vllm_hosts.verify.report.collect import html
-from vllm_hosts.verify.report.results import AgentSummary, HostReport, Look, Report
+from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Report
 
 HARDENED = settings(ssh_hardening={"enabled": True})
 #: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML
@@ -61,9 +61,9 @@ def logs() -> list[Entry]:
 def report() -> str:
     agent = AgentSummary("one", "org/model", "one", 8001, (0,), ("10.0.0.0/8",), ("--x <lets>",))
     looks = [
-        Look("NET-01", "gpu1", None, "kept", "", 0.1),
-        Look("SEC-01", "gpu1", "one", "broken", "because <b>", 0.25),
-        Look("TLS-01", "gpu1", None, "not checked", "nobody answers", 2.0),
+        Check("NET-01", "gpu1", None, "kept", "", 0.1),
+        Check("SEC-01", "gpu1", "one", "broken", "because <b>", 0.25),
+        Check("TLS-01", "gpu1", None, "not checked", "nobody answers", 2.0),
     ]
     hosts = [
         HostReport("gpu1", "192.0.2.1", [agent], {"Docker": "29.1.0"}, looks, ["soon <b>"]),

@@ -36,7 +36,7 @@ from vllm_hosts.host.containers import Container, named
 from vllm_hosts.operations import differences
 from vllm_hosts.operations.base import fail
 from vllm_hosts.text import clean, clean_styled
-from vllm_hosts.top.look import _metrics
+from vllm_hosts.top.poll import _metrics
 
 #: Name -> what a host sends, and what is left of it.
 TRICKS = {

@@ -21,9 +21,9 @@ from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.files import File, Kept
 from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
 from vllm_hosts.keys import KeyStore
-from vllm_hosts.keys.ending import left
-from vllm_hosts.keys.model import Content, renew_certificates
+from vllm_hosts.keys.expiry import left
 from vllm_hosts.keys.pki import LocalCa
+from vllm_hosts.keys.store_content import Content, renew_certificates
 from vllm_hosts.roles.tls.plan import from_local_ca
 
 NOW = datetime(2026, 11, 26, 9, 0, 0, 400, tzinfo=UTC)

@@ -18,7 +18,7 @@ from vllm_hosts.host.nvidia_smi import Gpu
 from vllm_hosts.host.vllm_metrics import Metrics, http_body, metrics
 from vllm_hosts.top.draw import View, lines, picture
 from vllm_hosts.top.export import as_json
-from vllm_hosts.top.look import Doing, _gpus
+from vllm_hosts.top.poll import Doing, _gpus
 from vllm_hosts.top.sample import AgentSample, HostSample, Rates, rates
 
 RECORDED = Path(__file__).with_name("recorded")

@@ -17,7 +17,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.compose import ComposeProject
 from vllm_hosts.facts.tree import TreeFound, TreeState
 from vllm_hosts.host.agent_changes import Definition
-from vllm_hosts.host.compose import COMPOSE, Project
+from vllm_hosts.host.compose import COMPOSE, ComposeFound
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.files import File, Found
 from vllm_hosts.host.gpus import turns
@@ -57,7 +57,7 @@ class Steps:
     """What ``agents_running`` does on a host, with what it sees there."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *containers: Container) -> None:
-        self.found = Project(dict.fromkeys(NAMES, "new"), containers, None)
+        self.found = ComposeFound(dict.fromkeys(NAMES, "new"), containers, None)
         self.story: list[str] = []
         self.turn: Turn | None = None
         self.edge = False

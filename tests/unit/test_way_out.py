@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_hosts.settings.words import arguments, refused_argument, refused_variable, variables
+from vllm_hosts.settings.vllm_words import arguments, refused_argument, refused_variable, variables
 
 ROOT = Path(__file__).parents[2]
 #: Where sentences are made that refuse a host or its settings.

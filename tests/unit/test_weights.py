@@ -15,9 +15,9 @@ from tests.unit.samples import QWEN, settings
 from tests.unit.test_facts import SYSTEM
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.files import INDEX, read_folder, total_size
-from vllm_hosts.capacity.hub import Hub
-from vllm_hosts.capacity.sources import models_of
+from vllm_hosts.capacity.hub_client import HubClient
+from vllm_hosts.capacity.inputs import models_of
+from vllm_hosts.capacity.model_folder import INDEX, read_folder, total_size
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.system import SystemState, _models_script
@@ -101,7 +101,7 @@ def test_the_host_is_refused_before_anything_is_changed() -> None:
     assert problems(asked, GOOD_RELEASE, system) == [
         f"model /srv/models/mine on this host {damage}"
     ]
-    found = models_of(asked, system.models, Hub(lambda: None, seconds=0, offline=True))
+    found = models_of(asked, system.models, HubClient(lambda: None, seconds=0, offline=True))
     assert found["/srv/models/mine"] == f"/srv/models/mine on the host {damage}"
 
 

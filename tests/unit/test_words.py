@@ -12,7 +12,7 @@ from tests.unit.samples import settings
 from vllm_hosts.host.services import compose_file
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
-from vllm_hosts.settings.words import arguments, meant, variables
+from vllm_hosts.settings.vllm_words import arguments, meant, variables
 
 
 def agent(**changes: Any) -> HostSettings:

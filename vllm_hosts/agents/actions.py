@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pyinfra.context import ctx_host
 
-from vllm_hosts.connect.hosts import ask, carry_out
+from vllm_hosts.connect.connections import ask_host, carry_out
 from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.host.compose import COMPOSE
@@ -42,12 +42,12 @@ def start(settings: HostSettings, agents: Sequence[str]) -> None:
 
     :raises HostError: Compose cannot start one, or one does not become healthy.
     """
-    found = ask(AgentsInspected, agents=list(agents))
+    found = ask_host(AgentsInspected, agents=list(agents))
     stopped = [agent for agent in agents if not found[agent].up]
     for agent in agents:
         if agent not in stopped:
             _say(f"{agent} is already running")
-    edge = bool(stopped) and ask(EdgeRuns)
+    edge = bool(stopped) and ask_host(EdgeRuns)
     cards = {agent.name: agent.gpus for agent in settings.agents}
     before: list[str] = []
     for turn in turns(stopped, cards):
@@ -68,7 +68,7 @@ def stop(settings: HostSettings, agents: Sequence[str]) -> None:
 
     :raises HostError: Compose cannot stop one.
     """
-    found = ask(AgentsInspected, agents=list(agents))
+    found = ask_host(AgentsInspected, agents=list(agents))
     running = [agent for agent in agents if found[agent].standing not in _GONE]
     for agent in agents:
         if agent not in running:
@@ -86,8 +86,8 @@ def restart(settings: HostSettings, agent: str) -> None:
 
     :raises HostError: it does not come back. Where it has a twin, that one keeps answering.
     """
-    found = ask(AgentsInspected, agents=[other.name for other in settings.agents])
-    edge = ask(EdgeRuns)
+    found = ask_host(AgentsInspected, agents=[other.name for other in settings.agents])
+    edge = ask_host(EdgeRuns)
     plan = planned(settings, agent, found) if edge else Plan(agent, None)
     recreate = watched(
         f"restarting {agent}", f"{_compose(settings)} up {_UP} --force-recreate {agent}"

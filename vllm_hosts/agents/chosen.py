@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vllm_hosts.connect.hosts import Connections
+from vllm_hosts.connect.connections import Connections
 from vllm_hosts.settings import HostSettings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_hosts.connect.hosts import ask
+from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.facts.tree import FileTexts, TreeState
 from vllm_hosts.host.changes import NOT_TEXT, changed_lines
 from vllm_hosts.host.files import Found
@@ -32,7 +32,7 @@ def edited(settings: HostSettings) -> list[Edited]:
     directory, others = settings.vllm.directory, compose_overrides(settings)
     compose, env = f"{directory}/compose.yaml", f"{directory}/.env"
     copy = f"{COPIES}{compose}"
-    found = ask(TreeState, paths=[compose, copy, env, *others]).paths
+    found = ask_host(TreeState, paths=[compose, copy, env, *others]).paths
     said = [
         Edited(f"{path} exists, which no deploy wrote and Compose reads")
         for path in others
@@ -58,7 +58,7 @@ def edited(settings: HostSettings) -> list[Edited]:
     if found[copy].kind != "f" or found[copy].sha256 not in there.deployed:
         lines = [f"what was deployed cannot be shown: {copy} does not match the record"]
     else:
-        texts = ask(FileTexts, paths=[copy, compose], directory=directory)
+        texts = ask_host(FileTexts, paths=[copy, compose], directory=directory)
         before, after = texts[copy], texts[compose]
         lines = [NOT_TEXT] if before is None or after is None else changed_lines(before, after)
     return [*said, Edited(f"{compose} is not what was deployed", tuple(lines))]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from vllm_hosts.agents.chosen import Chosen
-from vllm_hosts.connect.hosts import ask
+from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentLog, AgentLogs, LogLine, Logs
+from vllm_hosts.facts.agents import AgentLines, AgentLogs, LogLine, Logs
 
 #: Seconds in which a host must answer.
 LIMIT = 30.0
@@ -74,7 +74,7 @@ class Reader:
 
     def _ask(self, host: str) -> Logs:
         since = self._seen.get(host, {})
-        return ask(
+        return ask_host(
             AgentLogs,
             agents=self.chosen.agents[host],
             directory=self.chosen.settings[host].vllm.directory,
@@ -84,7 +84,7 @@ class Reader:
         )
 
 
-def fresh(log: AgentLog, after: str | None) -> list[LogLine]:
+def fresh(log: AgentLines, after: str | None) -> list[LogLine]:
     """The lines that were printed after a stamp; ``docker logs --since`` repeats those at it."""
     return [line for line in log.lines or () if after is None or line.stamp > after]
 

@@ -8,7 +8,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.agents.images import Row, gigabytes, judged, next_record, old_ones
-from vllm_hosts.connect.hosts import ask, carry_out
+from vllm_hosts.connect.connections import ask_host, carry_out
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.vllm_images import RECORD, ImageRoom, ImagesThere, ImagesUsed
@@ -61,9 +61,9 @@ def remove(row: Row) -> int:
     :returns: bytes of the disk that are free since.
     :raises HostError: Docker does not remove it.
     """
-    before = ask(ImageRoom)
+    before = ask_host(ImageRoom)
     carry_out([StringCommand(remove_script(row))])
-    return max(0, ask(ImageRoom) - before)
+    return max(0, ask_host(ImageRoom) - before)
 
 
 def remove_script(row: Row) -> str:

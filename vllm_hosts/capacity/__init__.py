@@ -5,16 +5,16 @@ longest sequence, in tokens, that would fit. See docs/capacity.md.
 """
 
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.model import ModelFiles
-from vllm_hosts.capacity.plan import plan_host
-from vllm_hosts.capacity.result import AgentPlan, Gpu, HostPlan, Needs, Verdict
+from vllm_hosts.capacity.memory_plan import plan_host
+from vllm_hosts.capacity.model_shape import ModelFiles
+from vllm_hosts.capacity.result import AgentPlan, HostPlan, Needs, PlannedGpu, Verdict
 
 __all__ = [
     "AgentPlan",
-    "Gpu",
     "HostPlan",
     "ModelFiles",
     "Needs",
+    "PlannedGpu",
     "UnplannableError",
     "Verdict",
     "plan_host",

@@ -6,7 +6,7 @@ published measurements, whose sources stand beside them; docs/capacity.md shows 
 
 from __future__ import annotations
 
-from vllm_hosts.capacity.model import Model
+from vllm_hosts.capacity.model_shape import Model
 
 GIB = 1024**3
 

@@ -13,7 +13,7 @@ FORMULAS = "formulas"
 
 
 @dataclass(frozen=True)
-class Gpu:
+class PlannedGpu:
     """A card. ``memory``: bytes, as nvidia-smi's memory.total has it; None: it does not say."""
 
     index: int
@@ -93,7 +93,7 @@ class HostPlan:
     """One host: its cards, and its agents in the order of the settings."""
 
     host: str
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[PlannedGpu, ...]
     agents: tuple[AgentPlan, ...]
 
     def agent(self, name: str) -> AgentPlan:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
-from vllm_hosts.capacity.plan import gib
-from vllm_hosts.capacity.result import AgentPlan, Gpu, HostPlan, Verdict
+from vllm_hosts.capacity.memory_plan import gib
+from vllm_hosts.capacity.result import AgentPlan, HostPlan, PlannedGpu, Verdict
 
 _WIDTH = 60
 LEGEND = "W weights  K KV cache  o activations, CUDA graphs, libraries  . free"
@@ -23,44 +23,46 @@ _ROW = "  {:<14} {:>7} {:>8} {:>6} {:>6} {:>8} {:>8}"
 
 
 @dataclass(frozen=True)
-class Line:
+class OutputLine:
     """One line of text, and its colour; None: none."""
 
     text: str
     colour: str | None = None
 
 
-def lines(plan: HostPlan) -> Iterator[Line]:
+def lines(plan: HostPlan) -> Iterator[OutputLine]:
     """A host: its cards with a bar, its agents with their figures, and every sentence."""
     for gpu in plan.gpus:
-        yield Line(f"  GPU {gpu.index}  {gpu.name}, {_usable(gpu)}")
-        yield Line(f"  [{bar(plan, gpu)}]")
+        yield OutputLine(f"  GPU {gpu.index}  {gpu.name}, {_usable(gpu)}")
+        yield OutputLine(f"  [{bar(plan, gpu)}]")
     if plan.gpus:
-        yield Line(f"   {LEGEND}")
-    yield Line(_ROW.format("agent", "weights", "KV cache", "other", "budget", "longest", "at once"))
+        yield OutputLine(f"   {LEGEND}")
+    yield OutputLine(
+        _ROW.format("agent", "weights", "KV cache", "other", "budget", "longest", "at once")
+    )
     for agent in plan.agents:
-        yield Line(_row(agent), _COLOURS[agent.verdict])
+        yield OutputLine(_row(agent), _COLOURS[agent.verdict])
     for agent in plan.agents:
         if agent.gpus:
-            yield Line(_wrapped(f"{agent.agent}: figures from {agent.source}"))
+            yield OutputLine(_wrapped(f"{agent.agent}: figures from {agent.source}"))
     for agent in plan.agents:
         for sentence in agent.problems:
-            yield Line(_wrapped(sentence), "red")
+            yield OutputLine(_wrapped(sentence), "red")
         for sentence in agent.warnings:
-            yield Line(_wrapped(sentence), "yellow")
+            yield OutputLine(_wrapped(sentence), "yellow")
 
 
 def _wrapped(sentence: str) -> str:
     return fill(sentence, 79, initial_indent="  - ", subsequent_indent="    ")
 
 
-def _usable(gpu: Gpu) -> str:
+def _usable(gpu: PlannedGpu) -> str:
     if gpu.usable is None:
         return "which does not report its memory"
     return f"{gib(gpu.usable)} GiB for programs"
 
 
-def bar(plan: HostPlan, gpu: Gpu) -> str:
+def bar(plan: HostPlan, gpu: PlannedGpu) -> str:
     """The card's memory in columns: each agent's weights, cache and the rest, then what is free."""
     if not gpu.usable:
         return "?" * _WIDTH

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.model import Model
+from vllm_hosts.capacity.model_shape import Model
+from vllm_hosts.capacity.parameters import Weight
 from vllm_hosts.capacity.quantization import Quantization
-from vllm_hosts.capacity.weights import Weight
 
 #: What vLLM can quantise while it loads 16-bit files, and the bits of each parameter then.
 _WHILE_LOADING = {"fp8": 8.0}

@@ -25,7 +25,7 @@ from vllm_hosts.agents.status import status_json, status_table
 from vllm_hosts.cli.choice import WithHosts, choose, host_option, name_argument
 from vllm_hosts.cli.command import Exit, agreed, show_lines, yes_option
 from vllm_hosts.cli.common import inventory_argument, say_errors
-from vllm_hosts.connect.hosts import ask
+from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.connect.lock import Purpose, holding
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
@@ -67,7 +67,7 @@ def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: b
     chosen = choose(inventory, hosts, name)
     found = chosen.connections.each(
         chosen.agents,
-        lambda host: ask(AgentsInspected, agents=chosen.agents[host]),
+        lambda host: ask_host(AgentsInspected, agents=chosen.agents[host]),
         limit=_LIMIT,
     )
     if as_json:

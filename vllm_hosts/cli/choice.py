@@ -9,7 +9,7 @@ import click
 from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.cli.command import Group
 from vllm_hosts.cli.common import only, opened
-from vllm_hosts.connect.hosts import Connections
+from vllm_hosts.connect.connections import Connections
 
 
 class WithHosts(Group):

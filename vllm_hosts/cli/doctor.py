@@ -15,7 +15,7 @@ from vllm_hosts.cli.choice import host_option
 from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.doctor.diagnoses import Certainty, Diagnosis
-from vllm_hosts.doctor.run import Examined, examine
+from vllm_hosts.doctor.examine import Examined, examine
 from vllm_hosts.keys.places import pyinfra_line
 
 _WIDTH = 80

@@ -11,9 +11,9 @@ import click
 from vllm_hosts.cli.choice import choose, host_option
 from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.common import inventory_argument, say_errors
-from vllm_hosts.connect.hosts import ask
+from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.lock import Change, HostHistory
+from vllm_hosts.facts.lock import HistoryEntry, HostHistory
 
 #: Seconds in which a host must answer.
 _LIMIT = 60.0
@@ -42,7 +42,7 @@ def history(inventory: Path, hosts: tuple[str, ...], lines: int, as_json: bool) 
     """
     chosen = choose(inventory, hosts, None)
     found = chosen.connections.each(
-        chosen.agents, lambda _: ask(HostHistory, lines=lines), limit=_LIMIT
+        chosen.agents, lambda _: ask_host(HostHistory, lines=lines), limit=_LIMIT
     )
     if as_json:
         click.echo(json.dumps([_as_json(host, one) for host, one in found.items()], indent=2))
@@ -54,7 +54,7 @@ def history(inventory: Path, hosts: tuple[str, ...], lines: int, as_json: bool) 
         sys.exit(Exit.WRONG)
 
 
-def _show(host: str, changes: tuple[Change, ...]) -> None:
+def _show(host: str, changes: tuple[HistoryEntry, ...]) -> None:
     click.secho(host, bold=True, nl=not changes)
     if not changes:
         click.echo("  nothing was changed since this is kept")
@@ -70,7 +70,7 @@ def _show(host: str, changes: tuple[Change, ...]) -> None:
             click.echo(f"      {step}")
 
 
-def _as_json(host: str, found: tuple[Change, ...] | HostError) -> dict[str, object]:
+def _as_json(host: str, found: tuple[HistoryEntry, ...] | HostError) -> dict[str, object]:
     """The names here are the names in the JSON, and stay."""
     if isinstance(found, HostError):
         return {"host": host, "runs": None, "error": str(found)}

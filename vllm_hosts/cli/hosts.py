@@ -12,15 +12,15 @@ import click
 
 from vllm_hosts.cli.command import Group, agreed, yes_option
 from vllm_hosts.cli.common import identity_option, inventory_argument, name_left, only, opened
-from vllm_hosts.connect.hosts import Connections, ask, carry_out
+from vllm_hosts.connect.connections import Connections, ask_host, carry_out
 from vllm_hosts.connect.lock import Purpose, holding
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.hosts import released
-from vllm_hosts.keys.model import Content, DeployedHost
 from vllm_hosts.keys.ownership import Claim
 from vllm_hosts.keys.places import pyinfra_line
+from vllm_hosts.keys.store_content import Content, DeployedHost
 from vllm_hosts.keys.store_marks import Marked, Whose
 from vllm_hosts.keys.store_marks import inventory_of as inventory_named
 from vllm_hosts.operations.tree import change
@@ -99,7 +99,7 @@ def adopt(inventory: Path, host: str, yes: bool, identity: Path | None) -> None:
     claim = _claim(project, host)
     connections = Connections(project.inventory)
     try:
-        found = connections.at(host, partial(ask, HostMark, directory=claim.directory))
+        found = connections.at(host, partial(ask_host, HostMark, directory=claim.directory))
         judged = claim.judge(found)
         if judged is Whose.OURS and found.is_right(claim.mark):
             click.echo(f"{host} already belongs to {inventory}")

@@ -19,7 +19,7 @@ from vllm_hosts.agents.prune import remove
 from vllm_hosts.cli.choice import choose, host_option
 from vllm_hosts.cli.command import Command, Exit, agreed, yes_option
 from vllm_hosts.cli.common import inventory_argument, say_errors
-from vllm_hosts.connect.hosts import ask
+from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.connect.lock import Purpose, holding
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.vllm_images import ImagesThere
@@ -110,7 +110,7 @@ def _prune(chosen: Chosen, found: Found, yes: bool, purpose: Purpose) -> None:
 def _look(chosen: Chosen, keep: int) -> dict[str, list[Row] | HostError]:
     return chosen.connections.each(
         chosen.agents,
-        lambda host: judged(ask(ImagesThere), chosen.settings[host].vllm.image, keep),
+        lambda host: judged(ask_host(ImagesThere), chosen.settings[host].vllm.image, keep),
         limit=_LIMIT,
     )
 

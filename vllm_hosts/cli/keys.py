@@ -22,11 +22,11 @@ from vllm_hosts.cli.common import (
 from vllm_hosts.cli.new_ca import new_ca
 from vllm_hosts.cli.recipients import recipients
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import KeyStore, model
+from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.age import own_recipients
-from vllm_hosts.keys.model import ApiKey, ClientRecord
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import pyinfra_line
+from vllm_hosts.keys.store_content import ApiKey, ClientRecord
 from vllm_hosts.project.loaded import Project
 
 client_argument = click.argument("client")
@@ -89,10 +89,10 @@ def add(
     store = project.store
     new = not store.path.exists()
     content = store.update(
-        lambda content: model.add_client(
+        lambda content: store_content.add_client(
             content, client, utc_now(), agents=agents, hosts=hosts, lifetime=expires or None
         ),
-        start=model.new_content(utc_now()),
+        start=store_content.new_content(utc_now()),
     )
     if new:
         click.echo(f"{inventory} had no key store; {store.path} was created", err=True)
@@ -176,7 +176,7 @@ def rotate(
     """
     store = _store(inventory, identity)
     content = store.update(
-        lambda content: model.rotate(content, client, utc_now(), overlap, expires)
+        lambda content: store_content.rotate(content, client, utc_now(), overlap, expires)
     )
     click.echo(f"{client} has a new key, {_end(content.client(client).keys[-1])}")
     click.echo(f"to print it: {_show(inventory, client)}")
@@ -197,7 +197,9 @@ def extend(inventory: Path, client: str, expires: timedelta, identity: Path | No
     Example: vllm-hosts keys extend inventory/prod.py alice --expires 30d
     """
     store = _store(inventory, identity)
-    content = store.update(lambda content: model.extend(content, client, utc_now(), expires))
+    content = store.update(
+        lambda content: store_content.extend(content, client, utc_now(), expires)
+    )
     click.echo(f"{client}'s key is valid {_end(content.client(client).keys[-1])}")
     hosts = content.client(client).hosts
     _say_next(inventory, hosts or _reached(opened_with(store, inventory), content))
@@ -214,9 +216,9 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
     """
     hosts: list[tuple[str, ...] | None] = []
 
-    def change(content: model.Content) -> model.Content:
+    def change(content: store_content.Content) -> store_content.Content:
         hosts.append(content.client(client).hosts)
-        return model.revoke(content, client)
+        return store_content.revoke(content, client)
 
     # Before the inventory is loaded: nothing in it may hold up a revocation.
     store = _store(inventory, identity)
@@ -234,7 +236,7 @@ def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Pa
     project = opened(inventory, identity)
     _check_known("host", hosts, project.hosts)
     chosen = hosts or project.hosts
-    project.store.update(lambda content: model.rotate_internal(content, chosen, utc_now()))
+    project.store.update(lambda content: store_content.rotate_internal(content, chosen, utc_now()))
     click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
     click.echo(f"  {pyinfra_line(inventory)}")
 
@@ -246,7 +248,7 @@ def _store(inventory: Path, identity: Path | None) -> KeyStore:
     return KeyStore(inventory, identity)
 
 
-def _reached(project: Project, content: model.Content) -> list[str]:
+def _reached(project: Project, content: store_content.Content) -> list[str]:
     """Hosts that keys.py reaches: the inventory's, and those that only the store remembers."""
     left = [name for name in project.left(content) if name in content.hosts]
     return [*project.hosts, *left]

@@ -12,7 +12,7 @@ import click
 from vllm_hosts.cli.choice import WithHosts, choose, host_option
 from vllm_hosts.cli.command import Exit, agreed, yes_option
 from vllm_hosts.cli.common import inventory_argument, say_errors
-from vllm_hosts.connect.hosts import ask
+from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.lock import LockFound, LockState, Released
 
@@ -47,7 +47,7 @@ def status(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     a host did not answer.
     """
     chosen = choose(inventory, hosts, None)
-    found = chosen.connections.each(chosen.agents, lambda _: ask(LockState), limit=_LIMIT)
+    found = chosen.connections.each(chosen.agents, lambda _: ask_host(LockState), limit=_LIMIT)
     if as_json:
         click.echo(json.dumps([_as_json(host, one) for host, one in found.items()], indent=2))
     else:
@@ -115,7 +115,7 @@ def release(inventory: Path, hosts: tuple[str, ...], yes: bool) -> None:
     Example: vllm-hosts lock inventory/prod.py release --host gpu1.example.com
     """
     chosen = choose(inventory, hosts, None)
-    found = chosen.connections.each(chosen.agents, lambda _: ask(LockState), limit=_LIMIT)
+    found = chosen.connections.each(chosen.agents, lambda _: ask_host(LockState), limit=_LIMIT)
     _show(found)
     failed = say_errors(found)
     owners = {
@@ -128,7 +128,7 @@ def release(inventory: Path, hosts: tuple[str, ...], yes: bool) -> None:
         agreed(f"End {one}?", yes=yes)
     ended = chosen.connections.each(
         owners,
-        lambda host: ask(Released, pid=owners[host].pid, boot=owners[host].boot),
+        lambda host: ask_host(Released, pid=owners[host].pid, boot=owners[host].boot),
         limit=_LIMIT,
     )
     for host, free in ended.items():

@@ -14,9 +14,9 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.ca import cancel as check_cancel
 from vllm_hosts.keys.ca import phase, shown
-from vllm_hosts.keys.model import NextCa
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import CA_FILE, pyinfra_line
+from vllm_hosts.keys.store_content import NextCa
 
 
 @click.command("new-ca", cls=Command, problems="The CA cannot be replaced:")

@@ -10,22 +10,22 @@ from pathlib import Path
 import click
 
 from vllm_hosts.capacity import HostPlan, Verdict, plan_host
-from vllm_hosts.capacity.hub import Hub
-from vllm_hosts.capacity.show import as_json, lines, totals
-from vllm_hosts.capacity.sources import (
+from vllm_hosts.capacity.hub_client import HubClient
+from vllm_hosts.capacity.inputs import (
     cards,
     look_at,
     models_of,
     supposed_gpus,
 )
+from vllm_hosts.capacity.show import as_json, lines, totals
 from vllm_hosts.cli.choice import host_option
 from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.common import inventory_argument, only, opened
-from vllm_hosts.connect.hosts import Connections
+from vllm_hosts.connect.connections import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
-from vllm_hosts.rehearsal.asking import Said, ask
+from vllm_hosts.rehearsal.asking import Said, ask_vllm
 from vllm_hosts.rehearsal.planned import instead
 from vllm_hosts.settings import HostSettings
 
@@ -112,7 +112,7 @@ def plan(
     unasked: dict[str, str] = {}
     plans = []
     for name, host in chosen.items():
-        hub = Hub(lambda host=host: hf_token(host), seconds=_SECONDS, offline=offline)  # type: ignore[misc]
+        hub = HubClient(lambda host=host: hf_token(host), seconds=_SECONDS, offline=offline)  # type: ignore[misc]
         looked = answers.get(name)
         system = looked.system if isinstance(looked, Looked) else looked
         made = _plan(host, system, gpu_memory, dict(copies), hub)
@@ -143,7 +143,7 @@ def _looked(settings: HostSettings, rehearse: bool) -> Looked:
     there = {gpu.index for gpu in system.gpus}
     # A container gets no card that is not there, nor any from a driver that does not answer.
     agents = [agent for agent in settings.agents if there.issuperset(agent.gpus)]
-    said = ask(settings, agents, again=lambda _: False) if rehearse and agents else {}
+    said = ask_vllm(settings, agents, again=lambda _: False) if rehearse and agents else {}
     return Looked(system, said)
 
 
@@ -164,7 +164,7 @@ def _plan(
     system: System | HostError | None,
     gpu_memory: float | None,
     copies: dict[str, Path],
-    hub: Hub,
+    hub: HubClient,
 ) -> HostPlan | str:
     """A host's plan, or why there is none."""
     there = system if isinstance(system, System) else None

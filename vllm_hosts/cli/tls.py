@@ -19,9 +19,9 @@ from vllm_hosts.cli.command import Exit
 from vllm_hosts.cli.common import identity_option, inventory_argument, only, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.host.probe import certificate
-from vllm_hosts.keys import model
+from vllm_hosts.keys import store_content
 from vllm_hosts.keys.authority import Authority, ca_warnings
-from vllm_hosts.keys.ending import Left, left, to_do
+from vllm_hosts.keys.expiry import TimeLeft, left, to_do
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.settings import HostSettings
@@ -44,7 +44,7 @@ def tls(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None
 class _Seen:
     """A host's certificate: what it has left and who signed it, or why it could not be seen."""
 
-    found: Left | None = None
+    found: TimeLeft | None = None
     issuer: str = ""
     warnings: tuple[str, ...] = ()
     problem: str = ""
@@ -143,7 +143,9 @@ def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> Non
             [f"{name}: {to_do(one, quote(str(inventory)))}" for name, one in own.items()]
         )
     names = [name for name in chosen if name not in own]
-    project.store.update(lambda content: model.renew_certificates(content, names, utc_now()))
+    project.store.update(
+        lambda content: store_content.renew_certificates(content, names, utc_now())
+    )
     limits = " ".join(f"--limit {quote(name)}" for name in names) if hosts or own else ""
     click.echo(f"{', '.join(names)}: a new certificate with the next deploy:")
     click.echo(f"  {pyinfra_line(inventory, options=limits)}")

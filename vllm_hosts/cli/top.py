@@ -55,7 +55,7 @@ def top(
         return
     logging.disable(logging.CRITICAL)
     watch = Watch(chosen)
-    watch.look_twice()
+    watch.poll_twice()
     if json_too:
         click.echo(json.dumps(as_json(watch.views), indent=2))
     else:

@@ -15,7 +15,7 @@ from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host as TestinfraHost
 
 from vllm_hosts.connect import pyinfra_output
-from vllm_hosts.connect.hosts import Connections
+from vllm_hosts.connect.connections import Connections
 from vllm_hosts.connect.reach import named, saying
 from vllm_hosts.errors import HostError
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from re import Match
 
-from vllm_hosts.doctor import words
+from vllm_hosts.doctor import messages
 from vllm_hosts.doctor.diagnoses import Certainty, Finding, Remedy, finds
+from vllm_hosts.doctor.messages import last_error, line_of, said_by, saying
 from vllm_hosts.doctor.seen import AgentSeen, Seen
-from vllm_hosts.doctor.words import last_error, line_of, said_by, saying
 from vllm_hosts.host.containers import Container, Standing
 from vllm_hosts.settings import Agent, HostSettings
 
@@ -26,7 +26,7 @@ def _settings(settings: HostSettings, name: str) -> Agent:
 @finds("context-too-long")
 def context_too_long(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The model's own limit."""
-    for agent, match in saying(seen, words.TOO_LONG):
+    for agent, match in saying(seen, messages.TOO_LONG):
         values = {"agent": agent.name, "asked": match["asked"], "limit": match["limit"]}
         yield Finding(line_of(match), values=values)
 
@@ -34,17 +34,17 @@ def context_too_long(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("argument-refused")
 def argument_refused(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """vLLM's command line."""
-    for agent, match in saying(seen, words.ARGUMENT):
-        yield Finding(words.shortened(match[0].rstrip("')")), values={"agent": agent.name})
+    for agent, match in saying(seen, messages.ARGUMENT):
+        yield Finding(messages.shortened(match[0].rstrip("')")), values={"agent": agent.name})
 
 
 @finds("model-unsupported")
 def model_unsupported(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """vLLM does not know the architecture."""
-    for agent, match in saying(seen, words.ARCHITECTURE):
+    for agent, match in saying(seen, messages.ARCHITECTURE):
         values = {"agent": agent.name, "architecture": match["what"]}
         yield Finding(line_of(match), values=values)
-    for agent, match in saying(seen, words.MODEL_TYPE):
+    for agent, match in saying(seen, messages.MODEL_TYPE):
         values = {"agent": agent.name, "architecture": match["what"] or match["other"]}
         yield Finding(line_of(match), values=values)
 
@@ -57,11 +57,11 @@ def _hub(settings: HostSettings, agent: AgentSeen, match: Match[str]) -> Finding
 @finds("token-refused")
 def token_refused(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The hub's own message."""
-    for agent, match in saying(seen, words.TOKEN_REFUSED):
+    for agent, match in saying(seen, messages.TOKEN_REFUSED):
         yield _hub(settings, agent, match)
     if settings.secrets.has_hf_token:
-        for agent, match in saying(seen, words.ANONYMOUS):
-            if not said_by(agent, words.TOKEN_REFUSED):
+        for agent, match in saying(seen, messages.ANONYMOUS):
+            if not said_by(agent, messages.TOKEN_REFUSED):
                 found = _hub(settings, agent, match)
                 yield replace(found, certainty=Certainty.LIKELY)
 
@@ -69,9 +69,9 @@ def token_refused(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("model-gated")
 def model_gated(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """There is no token, or its owner has not accepted the terms."""
-    for agent, match in saying(seen, words.GATED):
+    for agent, match in saying(seen, messages.GATED):
         found = _hub(settings, agent, match)
-        if said_by(agent, words.NOT_AUTHORIZED):
+        if said_by(agent, messages.NOT_AUTHORIZED):
             remedy = Remedy(
                 "Your token is good, but its owner may not read this model: request access at"
                 " huggingface.co/{model} and wait for approval; then deploy.",
@@ -84,10 +84,10 @@ def model_gated(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("model-not-found")
 def model_not_found(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """Private models look the same. Where there is another reason, vLLM says this as well."""
-    for agent, match in saying(seen, words.NOT_FOUND):
-        others = [words.TOKEN_REFUSED, words.GATED, words.UNREACHABLE]
+    for agent, match in saying(seen, messages.NOT_FOUND):
+        others = [messages.TOKEN_REFUSED, messages.GATED, messages.UNREACHABLE]
         if settings.secrets.has_hf_token:
-            others.append(words.ANONYMOUS)
+            others.append(messages.ANONYMOUS)
         if not any(said_by(agent, other) for other in others):
             yield _hub(settings, agent, match)
 
@@ -95,7 +95,7 @@ def model_not_found(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("revision-not-found")
 def revision_not_found(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The model is there, in other revisions."""
-    for agent, match in saying(seen, words.NO_REVISION):
+    for agent, match in saying(seen, messages.NO_REVISION):
         found = _hub(settings, agent, match)
         revision = _settings(settings, agent.name).revision or "main"
         yield replace(found, values=found.values | {"revision": revision})
@@ -104,7 +104,7 @@ def revision_not_found(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("hub-unreachable")
 def hub_unreachable(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No connection, and nothing in the cache."""
-    for agent, match in saying(seen, words.UNREACHABLE):
+    for agent, match in saying(seen, messages.UNREACHABLE):
         yield _hub(settings, agent, match)
 
 
@@ -142,7 +142,7 @@ def agent_stopped(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             said = found.error or (last_error(agent.log) if found.exit_code else "")
             values = _name(agent) | {"status": found.state, "code": found.exit_code}
             yield Finding(
-                words.shortened(said) or f"docker ps: {found.state}",
+                messages.shortened(said) or f"docker ps: {found.state}",
                 Certainty.LIKELY,
                 values,
                 remedy=_after_the_reason(found),
@@ -184,7 +184,7 @@ def agent_loading(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         age = _age(agent.container, seen)
         loading = agent.container.standing is Standing.STARTING and not _looping(agent)
         if loading and age <= settings.vllm.health_timeout:
-            said = words.shortened(agent.log[-1]) if agent.log else "no word in its log yet"
+            said = messages.shortened(agent.log[-1]) if agent.log else "no word in its log yet"
             values = {"minutes": int(age // 60), "timeout": settings.vllm.health_timeout}
             yield Finding(said, Certainty.POSSIBLE, _name(agent) | values)
 

@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
+from vllm_hosts.doctor.messages import shortened
 from vllm_hosts.doctor.seen import EMPTY, Requests, Seen
-from vllm_hosts.doctor.words import shortened
 from vllm_hosts.host.nginx import INTERNAL_MAP
 from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY, key_variable
 from vllm_hosts.settings import HostSettings

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from re import Pattern
 
-from vllm_hosts.doctor import words
+from vllm_hosts.doctor import messages
 from vllm_hosts.doctor.diagnoses import Certainty, Finding, finds
+from vllm_hosts.doctor.messages import in_kernel, line_of, saying
 from vllm_hosts.doctor.seen import GpusSeen, Seen
-from vllm_hosts.doctor.words import in_kernel, line_of, saying
 from vllm_hosts.host.nvidia_smi import Gpu
 from vllm_hosts.settings import HostSettings
 
@@ -68,7 +68,7 @@ def secure_boot_key(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     gpus = _broken(seen)
     if gpus is None or "nvidia" in gpus.modules:
         return
-    if rejected := in_kernel(seen, words.KEY_REJECTED):
+    if rejected := in_kernel(seen, messages.KEY_REJECTED):
         yield Finding(line_of(rejected[-1]))
     elif gpus.smi.installed and gpus.secure_boot:
         evidence = "mokutil: SecureBoot enabled; NVIDIA's module is not loaded"
@@ -83,7 +83,7 @@ def nouveau_holds_card(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         return
     for driver in ("nouveau", "nova_core"):
         if driver in gpus.modules:
-            held = in_kernel(seen, words.HELD)
+            held = in_kernel(seen, messages.HELD)
             evidence = line_of(held[-1]) if held else f"the kernel has loaded {driver}, not nvidia"
             yield Finding(evidence, values={"driver": driver})
 
@@ -91,9 +91,9 @@ def nouveau_holds_card(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("driver-mismatch")
 def driver_mismatch(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """NVML's own message, or CUDA's in a container."""
-    found = list(_driver_says(seen, words.MISMATCH))
+    found = list(_driver_says(seen, messages.MISMATCH))
     yield from found
-    for agent, match in saying(seen, words.CUDA_MISMATCH) if not found else ():
+    for agent, match in saying(seen, messages.CUDA_MISMATCH) if not found else ():
         yield Finding(f"{agent.name}: {line_of(match)}")
 
 
@@ -103,10 +103,10 @@ def gpu_lost(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     for index, why in sorted(seen.gpus.smi.lost.items()) if seen.gpus else ():
         yield Finding(f"nvidia-smi reports for GPU {index}: {why}")
         return
-    if seen.gpus and seen.gpus.smi.answers and words.LOST.search(seen.gpus.smi.said):
+    if seen.gpus and seen.gpus.smi.answers and messages.LOST.search(seen.gpus.smi.said):
         yield Finding(f"nvidia-smi: {seen.gpus.smi.said}")
         return
-    yield from _driver_says(seen, words.LOST)
+    yield from _driver_says(seen, messages.LOST)
 
 
 @finds("driver-missing")
@@ -121,13 +121,13 @@ def driver_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def driver_not_loaded(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """nvidia-smi fails for this reason, or for one that nobody here knows."""
     gpus = _broken(seen)
-    known = (words.MISMATCH, words.LOST)
+    known = (messages.MISMATCH, messages.LOST)
     if gpus is None:
-        for agent, match in saying(seen, words.NOT_LOADED):
+        for agent, match in saying(seen, messages.NOT_LOADED):
             yield Finding(f"{agent.name}: {line_of(match)}")
     if gpus is None or not gpus.smi.installed or any(look.search(gpus.smi.said) for look in known):
         return
-    sure = words.NOT_LOADED.search(gpus.smi.said)
+    sure = messages.NOT_LOADED.search(gpus.smi.said)
     yield Finding(
         f"nvidia-smi: {gpus.smi.said or 'no answer'} (exit code {gpus.smi.code})",
         Certainty.CERTAIN if sure else Certainty.LIKELY,
@@ -145,7 +145,7 @@ def gpu_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             shown = ", ".join(str(index) for index in sorted(there)) or "none"
             values = {"agent": agent.name, "gpu": gpu, "there": shown}
             yield Finding(f"nvidia-smi lists {len(there)} GPU(s)", values=values)
-    for found, match in saying(seen, words.NO_GPU):
+    for found, match in saying(seen, messages.NO_GPU):
         shown = ", ".join(str(index) for index in sorted(there)) or "none"
         values = {"agent": found.name, "gpu": match["gpu"], "there": shown}
         yield Finding(line_of(match), values=values)
@@ -154,7 +154,7 @@ def gpu_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("toolkit-missing")
 def toolkit_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """Docker's own message, or there is no hook that it could call."""
-    said = [f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, words.NO_TOOLKIT)]
+    said = [f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, messages.NO_TOOLKIT)]
     if said:
         yield Finding(said[0])
     elif seen.gpus and seen.deployed and not seen.gpus.toolkit:
@@ -170,7 +170,7 @@ def fabric_manager_missing(settings: HostSettings, seen: Seen) -> Iterator[Findi
     idle = not gpus.fabric_manager.runs
     state = {"state": f"is {gpus.fabric_manager or 'not installed'}" if idle else "is not ready"}
     said = [
-        f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, words.CUDA_NOT_READY)
+        f"{agent.name}: {line_of(match)}" for agent, match in saying(seen, messages.CUDA_NOT_READY)
     ]
     if gpus.switches and idle:
         evidence = said[0] if said else "/proc/driver/nvidia-nvswitch/devices is not empty"
@@ -182,7 +182,7 @@ def fabric_manager_missing(settings: HostSettings, seen: Seen) -> Iterator[Findi
 @finds("driver-too-old")
 def driver_too_old(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """CUDA's own message."""
-    for agent, match in saying(seen, words.CUDA_OLD_DRIVER):
+    for agent, match in saying(seen, messages.CUDA_OLD_DRIVER):
         yield Finding(line_of(match), values={"agent": agent.name})
 
 
@@ -194,16 +194,16 @@ def container_without_gpu(settings: HostSettings, seen: Seen) -> Iterator[Findin
     for agent in seen.agents:
         values = {"agent": agent.name}
         said = " ".join(agent.gpus or ())
-        if words.NOT_RUNNING.search(said):
+        if messages.NOT_RUNNING.search(said):
             continue  # it ended while it was checked
         if said and not any(line.startswith("GPU ") for line in agent.gpus or ()):
-            sure = words.NVML_UNKNOWN.search(said)
+            sure = messages.NVML_UNKNOWN.search(said)
             yield Finding(
-                f"nvidia-smi in {agent.name}: {words.shortened(said)}",
+                f"nvidia-smi in {agent.name}: {messages.shortened(said)}",
                 Certainty.CERTAIN if sure else Certainty.LIKELY,
                 values=values,
             )
-        elif agent.gpus is None and (match := words.said_by(agent, words.NO_DEVICE)):
+        elif agent.gpus is None and (match := messages.said_by(agent, messages.NO_DEVICE)):
             yield Finding(line_of(match), Certainty.LIKELY, values=values)
 
 
@@ -227,7 +227,7 @@ def gpu_ecc(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("gpu-xid")
 def gpu_xid(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The last error of each kind and card that the kernel's log has."""
-    last = {(match["card"], int(match["number"])): match for match in in_kernel(seen, words.XID)}
+    last = {(match["card"], int(match["number"])): match for match in in_kernel(seen, messages.XID)}
     for (card, number), match in last.items():
         if number in _HARMLESS_XIDS:
             continue

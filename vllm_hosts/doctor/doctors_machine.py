@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vllm_hosts.doctor.diagnoses import Certainty, Finding, Remedy, finds
+from vllm_hosts.doctor.messages import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
 from vllm_hosts.doctor.seen import DeployProcess, Disk, Seen
-from vllm_hosts.doctor.words import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
 from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.marks import readable
 from vllm_hosts.host.sockets import DOCKER

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vllm_hosts.doctor import words
+from vllm_hosts.doctor import messages
 from vllm_hosts.doctor.diagnoses import Finding, Remedy, finds
+from vllm_hosts.doctor.messages import line_of, said_by, saying
 from vllm_hosts.doctor.seen import Seen
-from vllm_hosts.doctor.words import line_of, said_by, saying
 from vllm_hosts.settings import Agent, HostSettings
 
 #: vLLM's blocks of KV cache hold 16 tokens.
@@ -42,7 +42,7 @@ def _lower(share: float) -> str:
 @finds("kv-cache-too-small")
 def kv_cache_too_small(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """vLLM says how much is missing and what would fit."""
-    for agent, match in saying(seen, words.KV_TOO_SMALL):
+    for agent, match in saying(seen, messages.KV_TOO_SMALL):
         asked, needed, available = (
             int(match["asked"]),
             float(match["needed"]),
@@ -62,7 +62,7 @@ def kv_cache_too_small(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             },
         )
 
-    for agent, match in saying(seen, words.KV_TOO_SHORT):
+    for agent, match in saying(seen, messages.KV_TOO_SHORT):
         yield Finding(
             line_of(match),
             values={
@@ -93,7 +93,7 @@ def _or_more_memory(settings: HostSettings, seen: Seen, name: str, missing: floa
 @finds("weights-too-large")
 def weights_too_large(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """Nothing is left after the weights."""
-    for found, match in saying(seen, words.NO_KV):
+    for found, match in saying(seen, messages.NO_KV):
         agent = _settings(settings, found.name)
         room = _room(settings, agent)
         more = "Choose"
@@ -114,7 +114,7 @@ def _by_the_plan(seen: Seen, agent: str) -> Remedy | None:
 @finds("card-taken")
 def card_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """Somebody else was on the card before."""
-    for found, match in saying(seen, words.CARD_TAKEN):
+    for found, match in saying(seen, messages.CARD_TAKEN):
         free, total = float(match["free"]), float(match["total"])
         yield Finding(
             line_of(match),
@@ -131,7 +131,7 @@ def card_taken(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 @finds("cuda-out-of-memory")
 def cuda_out_of_memory(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """PyTorch could not get what it wanted."""
-    for found, match in saying(seen, words.CUDA_OOM):
+    for found, match in saying(seen, messages.CUDA_OOM):
         share = _settings(settings, found.name).gpu_memory_utilization
         values = {"agent": found.name, "asked": match["asked"] or "some", "share": f"{share:g}"}
         values["fits"] = _lower(share - 0.05)
@@ -148,15 +148,15 @@ def host_memory(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
             for line in seen.kernel or ()
             if "oom-kill" in line and agent.container.id and agent.container.id[:12] in line
         ]
-        if match := said_by(agent, words.HOST_TAKEN):
+        if match := said_by(agent, messages.HOST_TAKEN):
             yield Finding(line_of(match), values=values)
         elif agent.container.oom_killed or (killed and not agent.well):
-            evidence = words.shortened(killed[-1]) if killed else "Docker says OOMKilled"
+            evidence = messages.shortened(killed[-1]) if killed else "Docker says OOMKilled"
             yield Finding(evidence, values=values)
 
 
 @finds("shared-memory-too-small")
 def shared_memory_too_small(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """vLLM's processes, and NCCL between GPUs, talk through it."""
-    for agent, match in saying(seen, words.SHARED_MEMORY):
-        yield Finding(words.shortened(line_of(match)), values={"agent": agent.name})
+    for agent, match in saying(seen, messages.SHARED_MEMORY):
+        yield Finding(messages.shortened(line_of(match)), values={"agent": agent.name})

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from re import Pattern
 
 from vllm_hosts.doctor.diagnoses import Certainty, Doctor, Finding, finds
+from vllm_hosts.doctor.messages import line_of, saying
 from vllm_hosts.doctor.seen import Seen
-from vllm_hosts.doctor.words import line_of, saying
 from vllm_hosts.settings import HostSettings
 
 #: By identifier. What a pattern calls ``what`` or ``other`` is the text's ``{what}``.

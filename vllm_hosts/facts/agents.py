@@ -62,7 +62,7 @@ class LogLine:
 
 
 @dataclass(frozen=True)
-class AgentLog:
+class AgentLines:
     """``lines`` is None where the agent has no container."""
 
     lines: tuple[LogLine, ...] | None
@@ -73,7 +73,7 @@ class Logs:
     """``read_at``: the host's time before it read them, as a stamp."""
 
     read_at: str
-    agents: dict[str, AgentLog]
+    agents: dict[str, AgentLines]
 
 
 class AgentLogs(HostFact[Logs]):
@@ -120,7 +120,7 @@ class AgentLogs(HostFact[Logs]):
         return Logs(
             read_at,
             {
-                agent: AgentLog(tuple(_line(line) for line in printed[1:]) if printed else None)
+                agent: AgentLines(tuple(_line(line) for line in printed[1:]) if printed else None)
                 for agent, printed in parts.items()
             },
         )

@@ -25,7 +25,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State, StateStage
 
 from vllm_hosts.facts import asked, touched
-from vllm_hosts.facts.asked import Asked
+from vllm_hosts.facts.asked import Question
 from vllm_hosts.host import frames
 
 #: Off where this is 0.
@@ -41,7 +41,7 @@ Value = Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Look:
+class Query:
     """One fact as it is asked of a host: two of the same command are the same."""
 
     fact: type[FactBase[Any]]
@@ -49,7 +49,7 @@ class Look:
     arguments: Mapping[str, Any] = field(compare=False)
 
     @classmethod
-    def of(cls, fact: type[FactBase[Any]], arguments: Mapping[str, Any]) -> Look:
+    def of(cls, fact: type[FactBase[Any]], arguments: Mapping[str, Any]) -> Query:
         return cls(fact, str(fact().command(**arguments)), arguments)
 
     def read(self, lines: list[str]) -> Any:
@@ -65,13 +65,13 @@ class _AtHost:
     """One host of a run. ``answers`` count as long as ``valid_for`` stays what it is."""
 
     #: What the last run asked, and how far this one has come in it.
-    last: tuple[Asked, ...] = ()
+    last: tuple[Question, ...] = ()
     at: int = 0
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[Question] = field(default_factory=list)
     executing: bool | None = None
     #: What was done at the host by the time that this stage began.
     before: int = 0
-    answers: dict[Look, Value] = field(default_factory=dict)
+    answers: dict[Query, Value] = field(default_factory=dict)
     valid_for: tuple[object, ...] = ()
     until: float = 0.0
     #: Answers that were thrown away, and looks after which it is tried again: a run that changes
@@ -92,7 +92,7 @@ class _AtHost:
             self.at = self.wasted = self.rest = 0
             self.asked, self.answers, self.valid_for = [], {}, ()
 
-    def follow(self, one: Asked) -> bool:
+    def follow(self, one: Question) -> bool:
         """Go on in what the last run asked. Whether it asked this."""
         near = self.last[self.at : self.at + _NEAR]
         if one in near:
@@ -178,7 +178,7 @@ def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
     if here is None:
         here = run.hosts[host] = _AtHost(run.lists.get(run.name, {}).get(host.name, ()))
     here.stage(host, executing=state.is_executing)
-    one = Asked.of(fact.__name__, arguments)
+    one = Question.of(fact.__name__, arguments)
     if one is None:
         return None
     here.asked.append(one)
@@ -187,7 +187,7 @@ def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
     late = here.strict and touched.times(host) != here.before
     if not here.follow(one) or shown or late or not host.connected:
         return None
-    look, options = Look.of(fact, arguments), here.options_at(host)
+    look, options = Query.of(fact, arguments), here.options_at(host)
     valid_for = (touched.times(host), here.how)
     if here.valid_for != valid_for or time.monotonic() > here.until:
         here.forget()
@@ -199,7 +199,7 @@ def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
     return here.answers.get(look)
 
 
-def _ask(here: _AtHost, host: Host, first: Look, options: dict[str, Any]) -> None:
+def _ask(here: _AtHost, host: Host, first: Query, options: dict[str, Any]) -> None:
     """Ask for what is about to be asked, and for all that the last run asked from here on."""
     later = (_known(one) for one in dict.fromkeys(here.last[here.at :]))
     looks = list(dict.fromkeys([first, *(look for look in later if look is not None)]))
@@ -225,11 +225,11 @@ def strictly(host: Host) -> Iterator[None]:
         here.strict = False
 
 
-def _known(one: Asked) -> Look | None:
+def _known(one: Question) -> Query | None:
     """The present code's command for something that was asked by some earlier version."""
     fact = _steady().get(one.fact)
     try:
-        return Look.of(fact, one.given()) if fact is not None else None
+        return Query.of(fact, one.given()) if fact is not None else None
     except Exception:
         # Whatever another version asked in another way.
         return None
@@ -245,7 +245,7 @@ def _below(fact: type[Any]) -> Iterator[type[Any]]:
         yield from _below(one)
 
 
-def asked_together(host: Host, looks: list[Look], options: dict[str, Any]) -> dict[Look, Value]:
+def asked_together(host: Host, looks: list[Query], options: dict[str, Any]) -> dict[Query, Value]:
     """What the host answers, in one execution. One that does not is asked again, one by one, and
     what is wrong with it is said then."""
     shell = options.get("_shell_executable")
@@ -269,5 +269,5 @@ def asked_together(host: Host, looks: list[Look], options: dict[str, Any]) -> di
     return found
 
 
-def _reading(look: Look, lines: list[str]) -> Value:
+def _reading(look: Query, lines: list[str]) -> Value:
     return lambda: look.read(lines)

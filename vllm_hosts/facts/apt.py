@@ -28,7 +28,7 @@ class AptPackages(HostFact[Packages]):
         return ending(
             f"""
             echo '== installed'
-            {dpkg.asked(names)}
+            {dpkg.query(names)}
             echo '== held'; apt-mark showhold {" ".join(names)}
             """
         )
@@ -48,7 +48,7 @@ class AllPackages(HostFact[Packages]):
         return ending(
             f"""
             echo '== installed'
-            {dpkg.asked()}
+            {dpkg.query()}
             echo '== held'; apt-mark showhold
             """
         )

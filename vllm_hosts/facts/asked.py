@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hosts.bounded import SIZE, parse_json
-from vllm_hosts.keys.files import write_private
+from vllm_hosts.keys.private_files import write_private
 
 FILE = "asked.json"
 _VERSION = 1
@@ -28,14 +28,14 @@ _MOST = 1000
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """One question: a fact by name, and its arguments as JSON with sorted names."""
 
     fact: str
     arguments: str = "{}"
 
     @classmethod
-    def of(cls, fact: str, arguments: Mapping[str, object]) -> Asked | None:
+    def of(cls, fact: str, arguments: Mapping[str, object]) -> Question | None:
         """None: it is not kept, since an argument is more than plain words."""
         given = {name: _plain(value) for name, value in arguments.items()}
         if any(value is _ODD for value in given.values()):
@@ -62,7 +62,7 @@ def _plain(value: object) -> object:
     return _ODD
 
 
-Lists = dict[str, dict[str, tuple[Asked, ...]]]
+Lists = dict[str, dict[str, tuple[Question, ...]]]
 
 
 def read(path: Path) -> Lists:
@@ -108,18 +108,18 @@ def _parsed(content: bytes) -> Lists:
     }
 
 
-def _asked(fact: str, arguments: Mapping[str, object]) -> Asked | None:
+def _asked(fact: str, arguments: Mapping[str, object]) -> Question | None:
     # By the same rules as when it was written: what is in the file is not believed.
-    return Asked.of(fact, arguments) if isinstance(fact, str) else None
+    return Question.of(fact, arguments) if isinstance(fact, str) else None
 
 
-def _at(table: Sequence[Asked | None], number: int) -> Asked | None:
+def _at(table: Sequence[Question | None], number: int) -> Question | None:
     return table[number] if 0 <= number < len(table) else None
 
 
 def write(path: Path, lists: Lists) -> None:
     """Keep these for the next run. One that cannot be kept costs the next run time, no more."""
-    numbers: dict[Asked, int] = {}
+    numbers: dict[Question, int] = {}
     hosts = {
         run: {host: list(_numbered(asked, numbers)) for host, asked in by_host.items()}
         for run, by_host in lists.items()
@@ -132,6 +132,6 @@ def write(path: Path, lists: Lists) -> None:
             write_private(path, f"{text}\n".encode())
 
 
-def _numbered(asked: Sequence[Asked], numbers: dict[Asked, int]) -> Iterator[int]:
+def _numbered(asked: Sequence[Question], numbers: dict[Question, int]) -> Iterator[int]:
     for one in asked[:_MOST]:
         yield numbers.setdefault(one, len(numbers))

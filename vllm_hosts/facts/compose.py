@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.host.compose import COMPOSE, STARTS, Network, Project
+from vllm_hosts.host.compose import COMPOSE, STARTS, ComposeFound, Network
 from vllm_hosts.host.containers import INSPECT, Container, read
 from vllm_hosts.host.masks import MASKED, keys
 
@@ -21,7 +21,7 @@ _NETWORK = (
 )
 
 
-class ComposeProject(HostFact[Project]):
+class ComposeProject(HostFact[ComposeFound]):
     """Compose's own hashes of what should run beside those of what does."""
 
     what = "the agents' containers"
@@ -65,7 +65,7 @@ class ComposeProject(HostFact[Project]):
             """
         )
 
-    def parse(self, lines: list[str]) -> Project:
+    def parse(self, lines: list[str]) -> ComposeFound:
         parts = sections(lines)
         *hashes, code = parts["hashes"]
         good = code == "exit 0"
@@ -76,7 +76,7 @@ class ComposeProject(HostFact[Project]):
         }
         if good and hashes and not wanted:
             raise ValueError(f"Compose says no hash: {' '.join(hashes)[:300]!r}")
-        return Project(
+        return ComposeFound(
             wanted=wanted if good else {},
             containers=tuple(read(parts["containers"])),
             error=None if good else " ".join(hashes),

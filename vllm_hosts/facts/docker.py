@@ -48,7 +48,7 @@ class DockerDaemon(HostFact[Daemon]):
             f"""
             echo '== version'; docker version --format '{{{{.Server.Version}}}}' 2>/dev/null
             echo '== compose'; docker compose version --short 2>/dev/null
-            {systemctl.asked("docker.service")}
+            {systemctl.query("docker.service")}
             echo '== config'; [ ! -e {DAEMON_JSON} ] || {{ echo present; base64 {DAEMON_JSON}; }}
             echo '== stale'
             pid=$({systemctl.MAIN_PID} docker.service 2>/dev/null)

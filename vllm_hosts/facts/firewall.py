@@ -39,7 +39,7 @@ class FirewallLoaded(HostFact[Loaded]):
             echo '== live'; {listing} 2>/dev/null | sha256sum
             echo '== file'; unshare -n sh -c 'nft -f {rules} && {listing}' 2>/dev/null | sha256sum
             echo '== rules'; [ -s {rules} ] && command -v nft >/dev/null && echo present
-            {systemctl.asked(unit)}
+            {systemctl.query(unit)}
             """
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
-from vllm_hosts.hub.model import Fetched, HubModel
+from vllm_hosts.hub.hub_models import Fetched, HubModel
 
 #: One small file for each model: what was there when it was complete.
 MODELS = "/var/lib/vllm-hosts/models"

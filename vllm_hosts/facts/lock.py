@@ -84,7 +84,7 @@ class Released(HostFact[bool]):
 
 
 @dataclass(frozen=True)
-class Change:
+class HistoryEntry:
     """A line of a host's history: ``at`` is when it ended, on the host's clock; ``address`` where
     sshd saw it come from, ``changed`` the steps that changed something."""
 
@@ -99,7 +99,7 @@ class Change:
     changed: tuple[str, ...]
 
 
-class HostHistory(HostFact[tuple[Change, ...]]):
+class HostHistory(HostFact[tuple[HistoryEntry, ...]]):
     """What runs have changed on a host, the last one at the end."""
 
     what = "the host's history, as root (check ssh_user, _sudo and the sudo password),"
@@ -114,13 +114,13 @@ class HostHistory(HostFact[tuple[Change, ...]]):
             """
         )
 
-    def parse(self, lines: list[str]) -> tuple[Change, ...]:
+    def parse(self, lines: list[str]) -> tuple[HistoryEntry, ...]:
         parts = sections(lines)
         _require_root(parts)
         return tuple(_change(line) for line in parts["history"] if line)
 
 
-def _change(line: str) -> Change:
+def _change(line: str) -> HistoryEntry:
     """Of a line; one that somebody edited does not hide the others."""
     at, _, rest = line.partition(" ")
     address, _, text = rest.partition(" ")
@@ -132,7 +132,7 @@ def _change(line: str) -> Change:
     except (KeyError, TypeError, ValueError):
         words = dict.fromkeys(("who", "what", "since", "commit", "version"), "unknown")
         words["ended"], changed = "this line cannot be read", ()
-    return Change(clean(at, 32), clean(address, 64), changed=changed, **words)
+    return HistoryEntry(clean(at, 32), clean(address, 64), changed=changed, **words)
 
 
 def _require_root(parts: dict[str, list[str]]) -> None:

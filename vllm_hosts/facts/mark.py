@@ -28,7 +28,7 @@ class HostMark(HostFact[Marked]):
                 done
             }}
             echo '== user'; id -u
-            echo '== file'; {stat.asked(STORE_MARK)}
+            echo '== file'; {stat.query(STORE_MARK)}
             echo '== mark'; [ ! -f {STORE_MARK} ] || head -c 2000 {STORE_MARK}; echo
             if [ ! -e {STORE_MARK} ]; then
                 echo '== certificate'; head -c 20000 {TLS_CERTIFICATE} 2>/dev/null; echo

@@ -39,7 +39,7 @@ class NginxState(HostFact[Nginx]):
         return ending(
             f"""
             echo '== version'; ! command -v nginx >/dev/null || nginx -V 2>&1
-            {systemctl.asked("nginx.service")}
+            {systemctl.query("nginx.service")}
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== names'
             for file in /etc/nginx/nginx.conf /etc/nginx/conf.d/*.conf /etc/nginx/sites-enabled/*
@@ -78,7 +78,7 @@ class NginxMainConf(HostFact[MainConf | None]):
     def command(self) -> str:
         return ending(
             f"""
-            echo '== stat'; {stat.asked(MAIN_CONF)}
+            echo '== stat'; {stat.query(MAIN_CONF)}
             echo '== content'; [ ! -f {MAIN_CONF} ] || base64 -w 0 {MAIN_CONF}
             """
         )

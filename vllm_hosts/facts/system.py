@@ -15,7 +15,7 @@ from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import IMAGES, image_places
 from vllm_hosts.host.nvidia_smi import QUERY, parse
 from vllm_hosts.host.sockets import LISTENING, OWNERS, read
-from vllm_hosts.host.system import ModelFolder, Route, System
+from vllm_hosts.host.system import ModelFolder, NetworkRoute, System
 from vllm_hosts.hub.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
 from vllm_hosts.text import clean
 
@@ -101,7 +101,7 @@ class SystemState(HostFact[System]):
                 echo "path $(command -v dockerd)"; echo "daemon $(dockerd --version 2>/dev/null)"
                 echo "compose $(docker compose version --short 2>/dev/null)"
             fi
-            {dpkg.asked(_DOCKER_PACKAGES, mark="package ")}
+            {dpkg.query(_DOCKER_PACKAGES, mark="package ")}
             {IMAGES}
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
@@ -161,14 +161,14 @@ def _docker(lines: list[str]) -> DockerThere:
     )
 
 
-def _routes(lines: list[str]) -> Iterator[Route]:
+def _routes(lines: list[str]) -> Iterator[NetworkRoute]:
     """From what ``ip -o -4 route show`` prints: ``[KIND] NETWORK ... dev NAME ...``."""
     for line in lines:
         words = line.split()
         target = words[1] if words[0].isalpha() and words[0] != "default" else words[0]
         if target != "default":
             interface = words[words.index("dev") + 1] if "dev" in words else words[0]
-            yield Route(IPv4Network(target), interface)
+            yield NetworkRoute(IPv4Network(target), interface)
 
 
 def _container_ports(lines: list[str]) -> dict[int, str]:

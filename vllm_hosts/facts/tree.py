@@ -35,7 +35,7 @@ class TreeState(HostFact[TreeFound]):
         words = " ".join(quote(path) for path in paths)
         return ending(
             f"""
-            echo '== stat'; {stat.asked(words)}
+            echo '== stat'; {stat.query(words)}
             echo '== sha256'
             # Opens no link and no FIFO, and nothing that is not there.
             find {words} -maxdepth 0 -type f -exec sha256sum -- {{}} + 2>/dev/null

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from vllm_hosts.host.compose import Project
+from vllm_hosts.host.compose import ComposeFound
 from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import File
 
@@ -40,7 +40,7 @@ def digest(salt: str, name: str, value: SecretStr) -> str:
     return hashlib.sha256(f"{salt}{name}={value.get_secret_value()}".encode()).hexdigest()
 
 
-def with_new_key(definition: Definition, found: Project, salt: str) -> set[str]:
+def with_new_key(definition: Definition, found: ComposeFound, salt: str) -> set[str]:
     """Agents whose variables in .env will change."""
     return {
         agent
@@ -49,7 +49,9 @@ def with_new_key(definition: Definition, found: Project, salt: str) -> set[str]:
     }
 
 
-def changes(agents: Sequence[str], found: Project, new_key: Collection[str] = ()) -> list[Change]:
+def changes(
+    agents: Sequence[str], found: ComposeFound, new_key: Collection[str] = ()
+) -> list[Change]:
     """Agents that do not run as they should.
 
     :param found: with hashes of the compose.yaml that is about to be written.
@@ -72,7 +74,7 @@ def changes(agents: Sequence[str], found: Project, new_key: Collection[str] = ()
     return result
 
 
-def serving(agents: Sequence[str], found: Project) -> set[str]:
+def serving(agents: Sequence[str], found: ComposeFound) -> set[str]:
     """Agents that answer clients now."""
     return {
         container.service

@@ -26,7 +26,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Project:
+class ComposeFound:
     """``wanted``: configuration hashes by service, as Compose computes them from file and .env now.
 
     ``error``: Compose's message if it could not. ``env``: salted digests of .env's lines by name,

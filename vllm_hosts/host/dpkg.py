@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
-def asked(names: Sequence[str] = (), *, mark: str = "") -> str:
+def query(names: Sequence[str] = (), *, mark: str = "") -> str:
     """Shell: a line for each of these packages that dpkg knows; without names, for all of them.
 
     :param mark: how each line begins.

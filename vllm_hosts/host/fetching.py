@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 
 from vllm_hosts import hub
-from vllm_hosts.hub.model import Download, HubModel
+from vllm_hosts.hub.hub_models import Download, HubModel
 from vllm_hosts.settings.cells import FETCHING
 
 PROGRAM = Path(hub.__file__).with_name("fetch.py")

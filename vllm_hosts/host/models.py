@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_hosts.hub.model import Copy, Download, HubModel
+from vllm_hosts.hub.hub_models import Copy, Download, HubModel
 from vllm_hosts.settings import Agent, HostSettings
 
 #: What agents set for their own way to the hub is taken for the download too.

@@ -19,7 +19,7 @@ SHORTEST, LONGEST = 0.25, 2.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """The answer. ``body`` may hold a client's data, so it is not shown in a repr."""
 
     status: int
@@ -84,7 +84,7 @@ def get(
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     timeout: float = TIMEOUT,
-) -> Answer:
+) -> Response:
     """One request to exactly this address, whatever DNS says about the name.
 
     :param name: name or address that the certificate must carry, also sent as Host; None: plain
@@ -110,12 +110,12 @@ def get(
             )
         with pool:
             response = pool.request(method, path, headers=sent, redirect=False)
-            return Answer(response.status, dict(response.headers), response.data)
+            return Response(response.status, dict(response.headers), response.data)
     except urllib3.exceptions.HTTPError as error:
         raise OSError(str(error)) from error
 
 
-def patiently(ask: Callable[[], Answer], *, times: int = 30, pause: float = 1.0) -> Answer:
+def patiently(ask: Callable[[], Response], *, times: int = 30, pause: float = 1.0) -> Response:
     """The answer, after waiting while the edge says "too many requests".
 
     Edges limit refused requests by source, and checks of what they refuse make many of them.

@@ -16,7 +16,7 @@ _KINDS = {
 }
 
 
-def asked(words: str) -> str:
+def query(words: str) -> str:
     """Shell: a line for each of these paths that is there. No link is followed.
 
     :param words: the paths, quoted.

@@ -25,7 +25,7 @@ class ModelFolder:
 
 
 @dataclass(frozen=True)
-class Route:
+class NetworkRoute:
     """A route to a network. Only IPv4, and not the default route."""
 
     network: IPv4Network
@@ -54,7 +54,7 @@ class System:
     gpus: tuple[Gpu, ...]
     gpu_failure: Failure | None
     models: dict[str, ModelFolder] = field(default_factory=dict)
-    routes: tuple[Route, ...] = ()
+    routes: tuple[NetworkRoute, ...] = ()
     gpus_lost: Mapping[int, str] = field(default_factory=dict)
     gpu_notes: tuple[str, ...] = ()
     ipv6: bool = True

@@ -50,7 +50,7 @@ class UnitState:
     active: bool
 
 
-def asked(unit: str) -> str:
+def query(unit: str) -> str:
     """Shell: a section for each of the two answers."""
     return (
         f"echo '== active'; {IS_ACTIVE} {unit} 2>/dev/null\n"

@@ -47,7 +47,7 @@ _FOREIGN = ("original/*", "onnx/*", "openvino/*", "metal/*", "coreml/*", "flax/*
 _TRAINING = ("training_args*", "optimizer*", "scheduler*", "rng_state*", "trainer_state*")
 
 
-class RefusedError(Exception):
+class FetchRefusedError(Exception):
     """Why a model cannot be fetched, as a sentence."""
 
 
@@ -86,9 +86,11 @@ def chosen(
                 file for file in usable if file.name.endswith(suffix) and "/" not in file.name
             ]
         if not weights:
-            raise RefusedError(f"{model} has no safetensors, and no other weights that vLLM reads")
+            raise FetchRefusedError(
+                f"{model} has no safetensors, and no other weights that vLLM reads"
+            )
         if not allow_pickle:
-            raise RefusedError(
+            raise FetchRefusedError(
                 f"{model} has no safetensors, only {weights[0].name} and the like, and loading"
                 " pickle files can run code; name another model, or set allow_pickle = True"
             )
@@ -199,7 +201,7 @@ def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
             )
     if _sha256(partial) != file.sha256:
         partial.unlink()
-        raise RefusedError(
+        raise FetchRefusedError(
             f"{file.name} of {model} arrived damaged (its SHA-256 is not the hub's) and was"
             " removed; run again"
         )
@@ -234,7 +236,7 @@ def fetch(
     if small:
         files = [file for file in files if is_text(file) and file.size <= _SMALL]
         if not files:
-            raise RefusedError(f"{model} has no config.json; name a model in vLLM's format")
+            raise FetchRefusedError(f"{model} has no config.json; name a model in vLLM's format")
     # The list of a gated model is public, its files are not: ask for one before all.
     get_hf_file_metadata(hf_hub_url(model, files[0].name, revision=commit))
     cache = Cache(model)
@@ -247,7 +249,7 @@ def fetch(
     large = [file for file in files if file.sha256 and file.size <= _LARGEST]
     absent = [file for file in large if not cache.blob(file).is_file()]
     if absent and missing + RESERVE > free:
-        raise RefusedError(
+        raise FetchRefusedError(
             f"{model} needs {_gb(missing)} more and {_gb(RESERVE)} of reserve in {shown_cache}, and"
             f" {_gb(free)} are free; make room, or set vllm.cache_directory to a larger disk"
         )
@@ -265,10 +267,10 @@ def fetch(
     # Agents would expect every file on the hub's list, also those that were not fetched.
     (cache.blobs.parent / "trees" / f"{commit}.json").unlink(missing_ok=True)
     if Path(folder).name != commit:
-        raise RefusedError(f"revision {revision} of {model} changed meanwhile; run again")
+        raise FetchRefusedError(f"revision {revision} of {model} changed meanwhile; run again")
     for file in files:
         if (Path(folder) / file.name).stat().st_size != file.size:
-            raise RefusedError(
+            raise FetchRefusedError(
                 f"{file.name} of {model} has another size than the hub says; run again"
             )
     return commit, files
@@ -289,7 +291,7 @@ def _gb(count: int) -> str:
 
 def sentence(error: Exception, model: str, revision: str, endpoint: str, has_token: bool) -> str:
     """An error, as a sentence for whoever asked for the model."""
-    if isinstance(error, RefusedError):
+    if isinstance(error, FetchRefusedError):
         return str(error)
     cause = _cause(error)
     status = getattr(getattr(cause, "response", None), "status_code", None)

@@ -11,10 +11,10 @@ from cryptography import x509
 
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import ca
-from vllm_hosts.keys.files import locked, private_folder, write_private
-from vllm_hosts.keys.model import Content, NextCa, StoredCa
 from vllm_hosts.keys.pki import CA_KEY_FILE, LocalCa, signed_by, utc_now
 from vllm_hosts.keys.places import CA_FILE
+from vllm_hosts.keys.private_files import locked, private_folder, write_private
+from vllm_hosts.keys.store_content import Content, NextCa, StoredCa
 
 _END = "-----END CERTIFICATE-----"
 

@@ -10,8 +10,8 @@ from shlex import quote
 
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.hosts import identified
-from vllm_hosts.keys.model import Content
 from vllm_hosts.keys.store import KeyStore
+from vllm_hosts.keys.store_content import Content
 
 
 def stores_beside(store: KeyStore) -> Iterator[tuple[KeyStore, Content]]:

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys.model import Content, NextCa
 from vllm_hosts.keys.pki import LocalCa
+from vllm_hosts.keys.store_content import Content, NextCa
 
 #: ``both``: the old CA signs, and clients already trust both. ``after``: the new one signs, and the
 #: old one is still trusted, for hosts that were not deployed to yet. ``over``: it no longer is.

@@ -10,8 +10,8 @@ from datetime import datetime
 from pydantic import SecretStr
 
 from vllm_hosts.keys import sources
-from vllm_hosts.keys.model import Content
 from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.keys.store_content import Content
 from vllm_hosts.settings import HostSettings
 
 

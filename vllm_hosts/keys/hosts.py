@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys.model import Content, DeployedHost, new_content
+from vllm_hosts.keys.store_content import Content, DeployedHost, new_content
 
 
 def identified(content: Content) -> Content:

@@ -11,8 +11,8 @@ from vllm_hosts.host.files import File
 from vllm_hosts.host.paths import STORE_MARK
 from vllm_hosts.keys import OpenedStore
 from vllm_hosts.keys.beside import inventory_of, moved, named_beside, shown, stores_beside
-from vllm_hosts.keys.model import DeployedHost
 from vllm_hosts.keys.store import KeyStore
+from vllm_hosts.keys.store_content import DeployedHost
 from vllm_hosts.keys.store_marks import Mark, Marked, Signs, Whose, digests, whose
 from vllm_hosts.keys.store_marks import inventory_of as inventory_named
 

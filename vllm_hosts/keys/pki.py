@@ -25,8 +25,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import SecretBytes, SecretStr
 
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys.files import LOCK_FILE, locked, private_folder, read_private, write_private
 from vllm_hosts.keys.places import CA_FILE
+from vllm_hosts.keys.private_files import (
+    LOCK_FILE,
+    locked,
+    private_folder,
+    read_private,
+    write_private,
+)
 
 CA_KEY_FILE = "ca.key"
 #: The local CA's name, followed by its inventory's name in parentheses.

@@ -12,7 +12,7 @@ from functools import cache
 from pydantic import SecretStr
 
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys.model import SAFE_SECRET
+from vllm_hosts.keys.store_content import SAFE_SECRET
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.sections import Secrets
 

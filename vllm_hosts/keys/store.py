@@ -11,7 +11,10 @@ from pydantic import SecretStr, ValidationError
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import age
 from vllm_hosts.keys.authority import Authority, stored
-from vllm_hosts.keys.files import (
+from vllm_hosts.keys.host_keys import HostKeys, host_keys
+from vllm_hosts.keys.pki import CA_KEY_FILE, LocalCa, utc_now
+from vllm_hosts.keys.places import state_folder
+from vllm_hosts.keys.private_files import (
     Version,
     check_unshared,
     locked,
@@ -21,10 +24,7 @@ from vllm_hosts.keys.files import (
     version_of,
     write_private,
 )
-from vllm_hosts.keys.host_keys import HostKeys, host_keys
-from vllm_hosts.keys.model import Content, new_content
-from vllm_hosts.keys.pki import CA_KEY_FILE, LocalCa, utc_now
-from vllm_hosts.keys.places import state_folder
+from vllm_hosts.keys.store_content import Content, new_content
 from vllm_hosts.settings import HostSettings
 
 

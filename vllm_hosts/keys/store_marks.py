@@ -13,8 +13,8 @@ from cryptography.x509.oid import NameOID
 
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.keys.model import Content
 from vllm_hosts.keys.pki import CA_NAME, signed_by
+from vllm_hosts.keys.store_content import Content
 
 _MARK = re.compile(r"store ([0-9a-f]{32})\ninventory ([^\x00-\x1f]{1,100})")
 

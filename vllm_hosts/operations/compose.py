@@ -25,7 +25,7 @@ from vllm_hosts.host.agent_changes import (
     serving,
     with_new_key,
 )
-from vllm_hosts.host.compose import COMPOSE, Project
+from vllm_hosts.host.compose import COMPOSE, ComposeFound
 from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import Entry, differing
 from vllm_hosts.host.gpus import turns
@@ -67,7 +67,7 @@ class _Seen:
     """What has to change on a host. ``different``: compose.yaml, if it has to be written."""
 
     different: Sequence[Entry]
-    found: Project
+    found: ComposeFound
     changed: Sequence[Change]
 
     @property
@@ -229,7 +229,7 @@ def _shared(agent: str, others: Sequence[str], cards: Mapping[str, Collection[in
     return any(set(cards.get(agent, ())) & set(cards.get(other, ())) for other in others)
 
 
-def _moved(found: Project, cells: Mapping[str, Cell]) -> dict[str, str]:
+def _moved(found: ComposeFound, cells: Mapping[str, Cell]) -> dict[str, str]:
     """By agent, its present network if that is the wrong one, which Compose would not change."""
     return {
         network.key: network.name
@@ -248,7 +248,7 @@ def _left(compose: str, moved: Mapping[str, str], agents: Sequence[str]) -> str:
     return f"{compose} rm --stop --force {' '.join(leaving)} && docker network rm {names} && "
 
 
-def _unused(found: Project, cells: Mapping[str, Cell]) -> list[str]:
+def _unused(found: ComposeFound, cells: Mapping[str, Cell]) -> list[str]:
     """The project's networks that no agent uses, except those with other containers."""
     ours = {container.name for container in found.containers}
     return [

@@ -8,7 +8,7 @@ from shlex import quote
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import MODELS, HubModels, asked_of
 from vllm_hosts.host import fetching
-from vllm_hosts.hub.model import Download, HubModel
+from vllm_hosts.hub.hub_models import Download, HubModel
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 

@@ -14,8 +14,8 @@ from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import MODELS, CopyFound, ModelCopy
 from vllm_hosts.host.files import File
+from vllm_hosts.hub.hub_models import Copy
 from vllm_hosts.hub.local import LocalFile, LocalModel, local_model
-from vllm_hosts.hub.model import Copy
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.tree import change

@@ -11,7 +11,7 @@ from pyinfra.api.inventory import Inventory
 
 from vllm_hosts.connect.addresses import machine
 from vllm_hosts.keys.hosts import left_behind
-from vllm_hosts.keys.model import Content, DeployedHost
+from vllm_hosts.keys.store_content import Content, DeployedHost
 from vllm_hosts.project.inventory import LEFT, deployed
 from vllm_hosts.project.layers import layers_of
 from vllm_hosts.text import clean

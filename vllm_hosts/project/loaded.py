@@ -11,8 +11,8 @@ from types import MappingProxyType
 from pyinfra.api.inventory import Inventory
 
 from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore
-from vllm_hosts.keys.model import Content
 from vllm_hosts.keys.ownership import Claim
+from vllm_hosts.keys.store_content import Content
 from vllm_hosts.project import left_behind
 from vllm_hosts.project.inventory import deployed, load, neighbours, validate
 from vllm_hosts.settings import HostSettings

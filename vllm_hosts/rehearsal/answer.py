@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_hosts.bounded import parse_json
-from vllm_hosts.rehearsal.command import MOST
+from vllm_hosts.rehearsal.container import MOST
 from vllm_hosts.text import clean
 
 #: Of rehearse.py's answers. Another one is not read.
@@ -47,7 +47,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Group:
+class LayerGroup:
     """Layers that keep the same in the cache."""
 
     kind: str
@@ -81,7 +81,7 @@ class Answer:
     weights: int | None = None
     cache: int | None = None
     cache_token: float | None = None
-    groups: tuple[Group, ...] = ()
+    groups: tuple[LayerGroup, ...] = ()
     rooms: tuple[Room, ...] = ()
     refused: Refusal | None = None
     unknown: Mapping[str, str] = field(default_factory=dict)
@@ -168,9 +168,9 @@ def _refusal(found: dict[str, Any]) -> Refusal:
     return Refusal(found["stage"], clean(found["sentence"], _SENTENCE))
 
 
-def _group(found: dict[str, Any]) -> Group:
+def _group(found: dict[str, Any]) -> LayerGroup:
     layers, block_size = _count(found, "layers"), _count(found, "block_size")
-    return Group(clean(found["kind"], 60), layers or 0, block_size or 0)
+    return LayerGroup(clean(found["kind"], 60), layers or 0, block_size or 0)
 
 
 def _room(found: dict[str, Any]) -> Room:

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from vllm_hosts.capacity import estimates
-from vllm_hosts.capacity.result import Gpu
-from vllm_hosts.capacity.sources import gpus_of
+from vllm_hosts.capacity.inputs import gpus_of
+from vllm_hosts.capacity.result import PlannedGpu
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.hub import HubModels, asked_of
 from vllm_hosts.host.models import download, models_of
 from vllm_hosts.host.paths import models_folder
 from vllm_hosts.host.services import service
-from vllm_hosts.hub.model import Fetched, HubModel
+from vllm_hosts.hub.hub_models import Fetched, HubModel
 from vllm_hosts.rehearsal import remembered
 from vllm_hosts.rehearsal.answer import Answer, unrehearsed
-from vllm_hosts.rehearsal.command import MODELS, Asked, Rehearsed, Request, key
+from vllm_hosts.rehearsal.container import MODELS, Asked, Rehearsed, Request, key
 from vllm_hosts.rehearsal.fact import Grounds, Heard, RehearsalGrounds, Rehearsals
 from vllm_hosts.rehearsal.on_host import Fetch, small_files
 from vllm_hosts.settings import Agent, HostSettings
@@ -35,7 +35,7 @@ class Said:
     remembered: bool = False
 
 
-def ask(
+def ask_vllm(
     settings: HostSettings, agents: Sequence[Agent], *, again: Callable[[Answer], bool]
 ) -> dict[str, Said]:
     """By agent what its own vLLM says, or why it could not be asked. Changes nothing on the host.
@@ -61,10 +61,10 @@ class _Host:
         # Around answers, and in the names of all that lasts as long as they take.
         self.mark = token_hex(16)
         self.models = {agent.name: models_of(agent) for agent in agents}
-        self.cards: Mapping[int, Gpu] = {}
+        self.cards: Mapping[int, PlannedGpu] = {}
 
     def asked(self) -> dict[str, Said]:
-        """What ``ask`` returns."""
+        """What ``ask_vllm`` returns."""
         settings = self.settings
         grounds = look(
             RehearsalGrounds,

@@ -11,7 +11,7 @@ from shlex import quote
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
 from vllm_hosts.host.nvidia_smi import QUERY, Smi, parse
 from vllm_hosts.rehearsal.answer import Answer, read, unrehearsed
-from vllm_hosts.rehearsal.command import Asked
+from vllm_hosts.rehearsal.container import Asked
 from vllm_hosts.rehearsal.on_host import LACKING, Fetch, shell
 
 #: What is not weights, in a folder with a model: names and sizes of all, and what small ones say.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from shlex import quote
 
 from vllm_hosts.host import fetching
-from vllm_hosts.hub.model import Download, HubModel
-from vllm_hosts.rehearsal.command import CONTAINERS, MOST, Asked, container, script, words
+from vllm_hosts.hub.hub_models import Download, HubModel
+from vllm_hosts.rehearsal.container import CONTAINERS, MOST, Asked, container, script, words
 
 #: KiB of main memory that have to be free for one rehearsal. 0.7 GiB were measured with vLLM's CPU
 #: build; what its CUDA libraries take beside that is read from files, and can be dropped.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vllm_hosts.capacity import estimates
-from vllm_hosts.capacity.result import FORMULAS, AgentPlan, Gpu, Needs, Verdict
+from vllm_hosts.capacity.result import FORMULAS, AgentPlan, Needs, PlannedGpu, Verdict
 from vllm_hosts.capacity.sizes import Size
 from vllm_hosts.rehearsal.answer import Answer
 from vllm_hosts.rehearsal.asking import Said
@@ -29,7 +29,7 @@ def taken(agent: Agent, answer: Answer) -> tuple[int, int, int]:
     return drawing + hidden, graphs, estimates.context(len(agent.gpus))
 
 
-def instead(agent: Agent, said: Said, plan: AgentPlan, gpus: Sequence[Gpu]) -> AgentPlan:
+def instead(agent: Agent, said: Said, plan: AgentPlan, gpus: Sequence[PlannedGpu]) -> AgentPlan:
     """An agent's plan by formulas, or what its own vLLM said in its place, and which it is.
 
     :param gpus: the agent's cards.
@@ -42,7 +42,7 @@ def instead(agent: Agent, said: Said, plan: AgentPlan, gpus: Sequence[Gpu]) -> A
     return replace(planned(agent, answer, gpus), source=source)
 
 
-def planned(agent: Agent, answer: Answer, gpus: Sequence[Gpu]) -> AgentPlan:
+def planned(agent: Agent, answer: Answer, gpus: Sequence[PlannedGpu]) -> AgentPlan:
     """An agent's plan from what its own vLLM said.
 
     :param gpus: the agent's cards.

@@ -495,7 +495,7 @@ def fit(request: dict[str, Any], engine: Engine, answer: dict[str, Any]) -> None
     for what in request.get("others", [])[:8]:
         other = estimated(what, answer) if isinstance(what, list) else int(what)
         room = fixed or left(memory, other, answer)
-        rooms.append({"other": other, "room": room, **ask(engine, room)})
+        rooms.append({"other": other, "room": room, **ask_engine(engine, room)})
 
 
 def estimated(parts: list[int], answer: dict[str, Any]) -> int:
@@ -513,7 +513,7 @@ def left(memory: Any, other: int, answer: dict[str, Any]) -> int:
     return int(memory * answer["utilization"]) - weights - other
 
 
-def ask(engine: Engine, room: int) -> dict[str, Any]:
+def ask_engine(engine: Engine, room: int) -> dict[str, Any]:
     """vLLM's answer to so many bytes for the cache."""
     try:
         _, length, times = engine.start(room)

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vllm_hosts.bounded import read_file
-from vllm_hosts.capacity.hub import cache_folder
-from vllm_hosts.keys.files import make_folder, write_private
+from vllm_hosts.capacity.hub_client import cache_folder
+from vllm_hosts.keys.private_files import make_folder, write_private
 from vllm_hosts.rehearsal.answer import FORMAT, Answer, read_text
 
 #: Files that are kept; those that were asked for least lately go first.

@@ -53,7 +53,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AgentVerdict:
     """``sentence``: for people, whole; empty where there is nothing to say."""
 
     outcome: Outcome
@@ -65,20 +65,20 @@ class Verdict:
         return self.outcome is Outcome.REFUSED
 
 
-def verdict(agent: Agent, answer: Answer) -> Verdict:
+def verdict(agent: Agent, answer: Answer) -> AgentVerdict:
     """What an agent's answer means for its deploy."""
     name = f"agent {agent.name!r}"
     version = f"vLLM {answer.vllm}" if answer.vllm else "vLLM"
     if answer.refused is not None and not agent.offline and answer.refused.stage != "arguments":
         # What it will find on the hub is not known here.
         said = clean(answer.refused.sentence, _SAID).rstrip(". ")
-        return Verdict(
+        return AgentVerdict(
             Outcome.DOUBTED, f"{name} asks the hub as it starts; without it {version} says: {said}"
         )
     if answer.refused is not None:
         # vLLM lists all that it knows; whoever mistyped one word needs the beginning.
         said = clean(answer.refused.sentence, _SAID).rstrip(". ")
-        return Verdict(
+        return AgentVerdict(
             Outcome.REFUSED,
             f"{name}: {version} would not start with this: {said}; change"
             f" {setting(agent, answer.refused.sentence)}",
@@ -86,10 +86,10 @@ def verdict(agent: Agent, answer: Answer) -> Verdict:
     certain = [room for room in answer.rooms if room.other == 0]
     for room in certain:
         if sentence := _too_small(agent, answer, room):
-            return Verdict(Outcome.REFUSED, f"{name}: {version} would not start: {sentence}")
+            return AgentVerdict(Outcome.REFUSED, f"{name}: {version} would not start: {sentence}")
     for room in answer.rooms:
         if room.other and (sentence := _too_small(agent, answer, room)):
-            return Verdict(
+            return AgentVerdict(
                 Outcome.DOUBTED,
                 f"{name} probably does not fit, going by an estimate of {_gib(room.other)} GiB for"
                 f" what vLLM takes beside weights and cache: {sentence}",
@@ -97,10 +97,10 @@ def verdict(agent: Agent, answer: Answer) -> Verdict:
     if answer.unknown:
         what = "" if "all" in answer.unknown else f" its {' and '.join(sorted(answer.unknown))}"
         why = "; ".join(answer.unknown.values())
-        return Verdict(
+        return AgentVerdict(
             Outcome.UNKNOWN, f"{name}:{what or ' it'} could not be rehearsed ({why}); going on"
         )
-    return Verdict(Outcome.ACCEPTED)
+    return AgentVerdict(Outcome.ACCEPTED)
 
 
 @dataclass(frozen=True)

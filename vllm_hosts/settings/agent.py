@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vllm_hosts.settings import words
+from vllm_hosts.settings import vllm_words
 from vllm_hosts.settings.types import (
     Cidr,
     DnsName,
@@ -256,7 +256,7 @@ class Agent(Section):
                 raise ValueError(
                     "an argument must be a non-empty single line without control characters"
                 )
-            if problem := words.refused_argument(argument):
+            if problem := vllm_words.refused_argument(argument):
                 raise ValueError(problem)
             if match := _WITH_ITS_VALUE.fullmatch(argument):
                 # What follows may be anything, so it is not shown.
@@ -272,7 +272,7 @@ class Agent(Section):
     @classmethod
     def _environment_allowed(cls, env: dict[str, str]) -> dict[str, str]:
         for name, value in env.items():
-            if problem := words.refused_variable(name, value):
+            if problem := vllm_words.refused_variable(name, value):
                 raise ValueError(problem)
             if not value.isprintable():
                 raise ValueError(
@@ -282,7 +282,7 @@ class Agent(Section):
 
     @model_validator(mode="after")
     def _risks_are_accepted(self) -> Self:
-        found = words.unaccepted(self.name, self.extra_args, self.env, self.accepted_risks)
+        found = vllm_words.unaccepted(self.name, self.extra_args, self.env, self.accepted_risks)
         if problems := "; ".join(found):
             raise ValueError(problems)
         return self
@@ -355,7 +355,7 @@ class Agent(Section):
     @property
     def risks(self) -> dict[str, str]:
         """Risks that were accepted: name -> what it lets others do."""
-        return words.risks(self.extra_args, self.env)
+        return vllm_words.risks(self.extra_args, self.env)
 
     @property
     def listen_addresses(self) -> tuple[str, ...]:

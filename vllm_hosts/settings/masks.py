@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from vllm_hosts.settings.words import LOGIN_IN_URL, SECRET_VALUE
+from vllm_hosts.settings.vllm_words import LOGIN_IN_URL, SECRET_VALUE
 
 MASK = "*MASKED*"
 #: Characters of a line. The rest is cut off, so that matching stays cheap whatever a host sends.

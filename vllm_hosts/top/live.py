@@ -11,11 +11,11 @@ import gevent
 from rich.console import Console
 
 from vllm_hosts.agents.chosen import Chosen
-from vllm_hosts.connect.hosts import ask
+from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.errors import HostError
 from vllm_hosts.text import clean
 from vllm_hosts.top.draw import View, picture
-from vllm_hosts.top.look import Doing
+from vllm_hosts.top.poll import Doing
 from vllm_hosts.top.sample import HostSample
 from vllm_hosts.top.terminal import keys
 
@@ -33,7 +33,7 @@ class Watch:
         self._chosen = chosen
         self.views: dict[str, View] = {host: View() for host in chosen.agents}
 
-    def look(self, host: str) -> None:
+    def poll(self, host: str) -> None:
         """Ask one host once. What goes wrong is shown, and stops nothing."""
         view = self.views[host]
         try:
@@ -46,14 +46,14 @@ class Watch:
             return
         self.views[host] = View(before=view.now, now=now)
 
-    def look_twice(self) -> None:
+    def poll_twice(self) -> None:
         """Ask every host twice, all at the same time."""
 
         def twice(host: str) -> None:
-            self.look(host)
+            self.poll(host)
             gevent.sleep(_APART)
             if self.views[host].problem is None:
-                self.look(host)
+                self.poll(host)
 
         gevent.joinall([gevent.spawn(twice, host) for host in self.views], raise_error=True)
 
@@ -62,14 +62,14 @@ class Watch:
 
         def on(host: str) -> None:
             while True:
-                self.look(host)
+                self.poll(host)
                 gevent.sleep(interval)
 
         return [gevent.spawn(on, host) for host in self.views]
 
     def _ask(self, host: str) -> HostSample:
         ports = {agent.name: agent.port for agent in self._chosen.settings[host].agents}
-        return ask(Doing, ports=ports)
+        return ask_host(Doing, ports=ports)
 
 
 def live(chosen: Chosen, title: str, interval: float) -> None:

@@ -20,16 +20,16 @@ from vllm_hosts.project.inventory import load
 from vllm_hosts.text import clean
 
 _HERE = Path(__file__).resolve().parent
-_SCAN, _FRAMES = _HERE / "scan.py", _HERE / "frames.py"
+_SCAN, _FRAMES = _HERE / "scan.py", _HERE / "syn_packets.py"
 _ROOM = "ulimit -n 26000 2>/dev/null || ulimit -n $(ulimit -Hn) 2>/dev/null || :"
 _PYTHON = "PYTHONDONTWRITEBYTECODE=1 python3"
 
 
-def look(asked: dict[str, Any]) -> dict[str, Any]:
+def scan_as_neighbour(asked: dict[str, Any]) -> dict[str, Any]:
     """What one neighbour sees.
 
     :param asked: ``inventory``, a path; ``neighbour``, its name; ``scans``, as scan.py takes them;
-        and ``hosts`` as in :func:`vllm_hosts.verify.outside.look.look`.
+        and ``hosts`` as in :func:`vllm_hosts.verify.outside.all_scans.scan_from_everywhere`.
     :returns: ``scans``, in the order asked for; ``frames``: by host what answers behind it.
     :raises HostError: it cannot be reached, has no Python, or is not entered as root.
     """
@@ -59,7 +59,7 @@ def main() -> None:
     """Request and answer as JSON; one sentence and exit code 1 where a check is not possible."""
     sudo.ask_nobody()
     try:
-        print(json.dumps(look(json.loads(sys.stdin.read()))))
+        print(json.dumps(scan_as_neighbour(json.loads(sys.stdin.read()))))
     except HostError as error:
         sys.exit(str(error))
     except ValueError as error:

@@ -137,7 +137,7 @@ def _refused(error: OSError) -> str:
     return f"cannot be scanned: {error.strerror}"
 
 
-def look(asked: dict[str, object], at_once: int) -> dict[str, object]:
+def scan_all(asked: dict[str, object], at_once: int) -> dict[str, object]:
     """One address as asked: what answers there, or why that cannot be told."""
     address, tcp, udp = asked["address"], asked["tcp"], asked["udp"]
     assert isinstance(address, str)
@@ -167,7 +167,7 @@ def main(request: str) -> None:
                 index = left.pop()
             except IndexError:
                 return
-            seen[index] = look(asked[index], at_once)
+            seen[index] = scan_all(asked[index], at_once)
 
     workers = [threading.Thread(target=work) for _ in range(min(ADDRESSES, len(asked)))]
     for worker in workers:

@@ -19,7 +19,7 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
 from vllm_hosts.text import clean
 from vllm_hosts.verify.promises import BrokenError, promises
-from vllm_hosts.verify.report.results import AgentSummary, HostReport, Look, Outcome, Report
+from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Outcome, Report
 
 _LIMIT = 600  # characters of a reason: a list of everything helps nobody
 _MARKS: dict[Outcome, str] = {
@@ -96,7 +96,7 @@ class Collector:
         # For junit.xml, which pytest writes itself.
         item.user_properties += [("outcome", outcome), ("why", why)]
         self._by_name[parameters["host_name"]].looks.append(
-            Look(
+            Check(
                 marker.args[0],
                 parameters["host_name"],
                 parameters.get("agent_name"),

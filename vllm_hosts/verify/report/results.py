@@ -19,7 +19,7 @@ _MANY = 3
 
 
 @dataclass(frozen=True)
-class Look:
+class Check:
     """One test of a promise on a host, or on one of its agents."""
 
     promise: str
@@ -51,7 +51,7 @@ class HostReport:
     address: str
     agents: list[AgentSummary]
     notes: dict[str, str] = field(default_factory=dict)
-    looks: list[Look] = field(default_factory=list)
+    looks: list[Check] = field(default_factory=list)
     #: What breaks no promise yet, and will.
     warnings: list[str] = field(default_factory=list)
 

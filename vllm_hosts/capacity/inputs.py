@@ -7,10 +7,10 @@ from pathlib import Path
 
 from vllm_hosts.capacity.estimates import GIB
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.files import parse_config, read_folder
-from vllm_hosts.capacity.hub import Hub
-from vllm_hosts.capacity.model import ModelFiles
-from vllm_hosts.capacity.result import Gpu
+from vllm_hosts.capacity.hub_client import HubClient
+from vllm_hosts.capacity.model_folder import parse_config, read_folder
+from vllm_hosts.capacity.model_shape import ModelFiles
+from vllm_hosts.capacity.result import PlannedGpu
 from vllm_hosts.facts import look
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.host.nvidia_smi import Gpu as Card
@@ -37,13 +37,13 @@ def model_folders(settings: HostSettings) -> list[str]:
     )
 
 
-def gpus_of(cards: Iterable[Card], gpu_memory: float | None = None) -> dict[int, Gpu]:
+def gpus_of(cards: Iterable[Card], gpu_memory: float | None = None) -> dict[int, PlannedGpu]:
     """Cards by index.
 
     :param gpu_memory: GiB, for a card that does not say, as one that shares the host's memory.
     """
     return {
-        card.index: Gpu(
+        card.index: PlannedGpu(
             card.index,
             card.name,
             _bytes(gpu_memory) if card.memory_mib is None else card.memory_mib * 1024**2,
@@ -52,16 +52,16 @@ def gpus_of(cards: Iterable[Card], gpu_memory: float | None = None) -> dict[int,
     }
 
 
-def supposed_gpus(settings: HostSettings, gpu_memory: float) -> dict[int, Gpu]:
+def supposed_gpus(settings: HostSettings, gpu_memory: float) -> dict[int, PlannedGpu]:
     """The cards that agents ask for, with so many GiB each: of a host that cannot be asked."""
     indices = sorted({gpu for agent in settings.agents for gpu in agent.gpus})
-    return {index: Gpu(index, "supposed", _bytes(gpu_memory)) for index in indices}
+    return {index: PlannedGpu(index, "supposed", _bytes(gpu_memory)) for index in indices}
 
 
 def models_of(
     settings: HostSettings,
     found: Mapping[str, ModelFolder],
-    hub: Hub,
+    hub: HubClient,
     copies: Mapping[str, Path] | None = None,
 ) -> dict[str, ModelFiles | str]:
     """By ``model``: its files, or why they are not known. For agents with GPUs.
@@ -84,7 +84,7 @@ def _read(
     settings: HostSettings,
     agent: Agent,
     found: Mapping[str, ModelFolder],
-    hub: Hub,
+    hub: HubClient,
     copy: Path | None,
 ) -> ModelFiles | str:
     folder = model_folder(settings, agent)
@@ -116,7 +116,7 @@ def _bytes(gpu_memory: float | None) -> int | None:
     return None if gpu_memory is None else int(gpu_memory * GIB)
 
 
-def cards(system: System, settings: HostSettings) -> dict[int, Gpu] | None:
+def cards(system: System, settings: HostSettings) -> dict[int, PlannedGpu] | None:
     """A host's cards as it says; None: its driver does not answer, or is not there yet."""
     if system.gpu_failure is not None:
         return None

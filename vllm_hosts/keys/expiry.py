@@ -14,7 +14,7 @@ _MONTH = timedelta(days=30)
 
 
 @dataclass(frozen=True)
-class Left:
+class TimeLeft:
     """The time that a host's certificate has left.
 
     With less than ``due`` it should be renewed, and somebody should be told. With less than
@@ -48,7 +48,7 @@ class Left:
         return f"it has {left} left, until {self.ends:%Y-%m-%d %H:%M} UTC"
 
 
-def left(certificate: x509.Certificate, settings: HostSettings, now: datetime) -> Left:
+def left(certificate: x509.Certificate, settings: HostSettings, now: datetime) -> TimeLeft:
     """Judge a certificate by its own lifetime: some are valid for years, some for six days.
 
     One from the local CA is due as soon as a deploy would renew it. A user's own is due in the last
@@ -63,7 +63,7 @@ def left(certificate: x509.Certificate, settings: HostSettings, now: datetime) -
         short = min(short, due / 2)
     else:
         due = min(2 * _MONTH, life / 3)
-    return Left(ends, ends - now, due, short)
+    return TimeLeft(ends, ends - now, due, short)
 
 
 def to_do(settings: HostSettings, inventory: str = "INVENTORY") -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from vllm_hosts.capacity.model import Model
+from vllm_hosts.capacity.model_shape import Model
 
 #: Tokens in a block: vLLM's usual size. Other sizes change the figures by less than a block.
 BLOCK = 16
@@ -18,7 +18,7 @@ _LONGEST = 2**24
 
 
 @dataclass(frozen=True)
-class Cache:
+class KvCache:
     """The KV cache of one agent on one of its GPUs.
 
     Blocks are shared by groups of layers of one kind. ``groups``: window (None: none) and number of
@@ -71,7 +71,9 @@ class Cache:
         return low * BLOCK or None
 
 
-def cache(model: Model, tp: int, element_bits: int, batched: int, *, hybrid: bool = True) -> Cache:
+def cache(
+    model: Model, tp: int, element_bits: int, batched: int, *, hybrid: bool = True
+) -> KvCache:
     """The cache of a model on one of ``tp`` GPUs.
 
     Keys and values: 2 x KV heads x head size x bytes for each token and layer; MLA: one vector of
@@ -92,4 +94,4 @@ def cache(model: Model, tp: int, element_bits: int, batched: int, *, hybrid: boo
     # Groups of one size, as in _get_kv_cache_groups_uniform_page_size: the last may have gaps.
     layers = most if most < 1.25 * least else least
     groups = tuple((window, -(-count // layers)) for window, count in kinds.items())
-    return Cache(layer_block, layers, groups, batched)
+    return KvCache(layer_block, layers, groups, batched)

@@ -57,7 +57,7 @@ UDP_PORTS = (
 )
 
 
-def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def scan_from_everywhere(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Everything that can be seen from outside, by host.
 
     :param asked: ``inventory``, a path; names of ``neighbours``; ``promises`` that somebody wants
@@ -99,7 +99,7 @@ def look(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     python = quote(sys.executable)
     running = {
         "scan": _start(f"{_ROOM}; exec {python} {scan}"),
-        "tls": _start(f"exec {python} -m vllm_hosts.verify.outside.tls", edges),
+        "tls": _start(f"exec {python} -m vllm_hosts.verify.outside.tls_grades", edges),
         "shapes": _start(
             f"exec {python} -m vllm_hosts.verify.outside.shapes {' '.join(sorted(wanted))}", edges
         ),
@@ -230,4 +230,4 @@ def _end(process: subprocess.Popen[str], limit: float) -> tuple[Any, str | None]
 
 
 if __name__ == "__main__":
-    print(json.dumps(look(json.loads(sys.stdin.read()))))
+    print(json.dumps(scan_from_everywhere(json.loads(sys.stdin.read()))))

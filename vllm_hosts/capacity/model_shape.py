@@ -9,8 +9,8 @@ from typing import Any
 
 from vllm_hosts.capacity.families import FAMILIES, Family
 from vllm_hosts.capacity.fields import Fields, UnplannableError
+from vllm_hosts.capacity.parameters import Weight, head_size, mxfp4_padding, weights
 from vllm_hosts.capacity.quantization import Quantization, quantization
-from vllm_hosts.capacity.weights import Weight, head_size, mxfp4_padding, weights
 
 #: Names under which files say how long a sequence may be (vllm/config/model.py).
 _LENGTHS = (

@@ -35,7 +35,7 @@ class Connections:
         self.state.cwd = self.state.cwd or keys_from(inventory)
 
     def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
-        """Do something at a host: with ``ask``, ``carry_out``, or facts.
+        """Do something at a host: with ``ask_host``, ``carry_out``, or facts.
 
         :param limit: seconds; a host that has not answered by then is reconnected to next time.
         :raises HostError: the host cannot be reached, sudo is refused, or ``do`` raises it.
@@ -115,7 +115,7 @@ def connect_as_root(host: Host) -> None:
         raise
 
 
-def ask(fact: type[HostFact[T]], **arguments: object) -> T:
+def ask_host(fact: type[HostFact[T]], **arguments: object) -> T:
     """Read a fact of the current host. Prints nothing: the exception says what went wrong.
 
     :raises HostError: the connection is lost, or the fact cannot be read.

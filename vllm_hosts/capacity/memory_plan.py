@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from vllm_hosts.capacity import estimates
 from vllm_hosts.capacity.arguments import Arguments, arguments, offloads
-from vllm_hosts.capacity.cache import BLOCK, Cache, cache
 from vllm_hosts.capacity.estimates import GIB
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.model import Model, ModelFiles, describe
-from vllm_hosts.capacity.result import AgentPlan, Gpu, HostPlan, Needs, Verdict
+from vllm_hosts.capacity.kv_cache import BLOCK, KvCache, cache
+from vllm_hosts.capacity.model_shape import Model, ModelFiles, describe
+from vllm_hosts.capacity.result import AgentPlan, HostPlan, Needs, PlannedGpu, Verdict
 from vllm_hosts.capacity.sizes import weight_size
 from vllm_hosts.host.gpus import not_there
 from vllm_hosts.hub.weights import LARGEST
@@ -27,7 +27,7 @@ _NOTHING = "give it more or larger GPUs, or a smaller or quantised model"
 
 
 def plan_host(
-    settings: HostSettings, gpus: Mapping[int, Gpu], models: Mapping[str, ModelFiles | str]
+    settings: HostSettings, gpus: Mapping[int, PlannedGpu], models: Mapping[str, ModelFiles | str]
 ) -> HostPlan:
     """Plan every agent of a host.
 
@@ -43,7 +43,7 @@ def plan_host(
 
 
 def _plan(
-    settings: HostSettings, agent: Agent, gpus: Mapping[int, Gpu], files: ModelFiles | str
+    settings: HostSettings, agent: Agent, gpus: Mapping[int, PlannedGpu], files: ModelFiles | str
 ) -> AgentPlan:
     base = AgentPlan(agent.name, agent.model, agent.gpus, Verdict.NO_GPU)
     if not agent.gpus:
@@ -66,7 +66,7 @@ def _plan(
 def _planned(
     settings: HostSettings,
     agent: Agent,
-    cards: Sequence[Gpu],
+    cards: Sequence[PlannedGpu],
     files: ModelFiles | str,
     base: AgentPlan,
 ) -> AgentPlan:
@@ -85,7 +85,7 @@ def _planned(
         ) from error
 
 
-def _too_large(agent: Agent, cards: Sequence[Gpu], files: ModelFiles | str) -> str | None:
+def _too_large(agent: Agent, cards: Sequence[PlannedGpu], files: ModelFiles | str) -> str | None:
     """What can be said of a model of which only the size of its files is known."""
     if isinstance(files, str) or agent.quantization:
         return None
@@ -118,7 +118,7 @@ class _Planner:
         self,
         settings: HostSettings,
         agent: Agent,
-        cards: Sequence[Gpu],
+        cards: Sequence[PlannedGpu],
         given: Arguments,
         model: Model,
     ) -> None:
@@ -136,7 +136,7 @@ class _Planner:
         self._sequences = given.sequences or sequences
         self._limit = None if given.trusts_length else model.limit
         bits = given.cache_bits or model.quantization.cache_bits or given.plain_bits
-        self._cache: Cache = cache(model, self._tp, bits, self._batched, hybrid=given.hybrid)
+        self._cache: KvCache = cache(model, self._tp, bits, self._batched, hybrid=given.hybrid)
         self._weights = weight_size(model, self._tp, agent.quantization, given.plain_bits)
 
     def plan(self, base: AgentPlan) -> AgentPlan:
@@ -237,7 +237,7 @@ class _Planner:
         return _NOTHING
 
 
-def _memory(card: Gpu) -> int:
+def _memory(card: PlannedGpu) -> int:
     if card.memory is None:
         raise UnplannableError(
             f"GPU {card.index} does not report its memory; set capacity.gpu_memory"

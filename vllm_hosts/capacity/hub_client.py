@@ -18,10 +18,10 @@ from pydantic import SecretStr
 
 from vllm_hosts.bounded import INDEX_SIZE, BoundError, parse_json, read_file
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.files import CONFIG_SIZE, INDEX, SINGLE, parse_config, total_size
-from vllm_hosts.capacity.model import ModelFiles
+from vllm_hosts.capacity.model_folder import CONFIG_SIZE, INDEX, SINGLE, parse_config, total_size
+from vllm_hosts.capacity.model_shape import ModelFiles
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys.files import make_folder, write_private
+from vllm_hosts.keys.private_files import make_folder, write_private
 
 #: What was read is good for this long before the hub is queried again.
 _FRESH = timedelta(days=7)
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
     return user_cache_path("vllm-hosts") / "models"
 
 
-class Hub:
+class HubClient:
     """Asks a hub about models: at most once for each, with what it said kept on the disk.
 
     :param token: gives the Hugging Face token when it is needed; None: there is none.

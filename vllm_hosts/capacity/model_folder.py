@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm_hosts.bounded import INDEX_SIZE, BoundError, parse_json, read_file, why
 from vllm_hosts.capacity.fields import UnplannableError
-from vllm_hosts.capacity.model import ModelFiles
+from vllm_hosts.capacity.model_shape import ModelFiles
 from vllm_hosts.hub.weights import IS_POINTER, LARGEST, is_pointer, parts, read_total, tensor_bytes
 
 INDEX = "model.safetensors.index.json"

@@ -1,6 +1,6 @@
 """Single TCP SYN packets to addresses that no route leads to, through a host on the same network.
 
-python3 frames.py '{"via": "192.0.2.7", "targets": [["172.18.0.2", 8000], ["127.0.0.1", 8001]]}'
+python3 syn_packets.py '{"via": "192.0.2.7", "targets": [["172.18.0.2", 8000], ["10.0.0.9", 80]]}'
 
 As anybody on a host's LAN can: the packet goes to the host's Ethernet address, whatever its IP
 address says. Needs root and Linux. Plain Python, so that any neighbour can run it from stdin.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vllm_hosts.capacity import plan_host
-from vllm_hosts.capacity.hub import Hub
-from vllm_hosts.capacity.sources import cards, look_at, models_of
-from vllm_hosts.connect.hosts import Connections
+from vllm_hosts.capacity.hub_client import HubClient
+from vllm_hosts.capacity.inputs import cards, look_at, models_of
+from vllm_hosts.connect.connections import Connections
 
 # Each registers the diagnoses that it finds.
 from vllm_hosts.doctor import (  # noqa: F401
@@ -20,9 +20,9 @@ from vllm_hosts.doctor import (  # noqa: F401
     doctors_words,
 )
 from vllm_hosts.doctor.diagnoses import Diagnosis, diagnose
-from vllm_hosts.doctor.look import seen
+from vllm_hosts.doctor.messages import UNSIZED, said_by
+from vllm_hosts.doctor.query import seen
 from vllm_hosts.doctor.seen import Seen
-from vllm_hosts.doctor.words import UNSIZED, said_by
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.probe import reachable
 from vllm_hosts.project.loaded import Project
@@ -82,6 +82,6 @@ def _fitting(settings: HostSettings, look: Seen) -> dict[str, str]:
     except HostError:
         # The diagnosis stands without it, and another one says what is wrong with the host.
         return {}
-    models = models_of(settings, system.models, Hub(lambda: None, seconds=1, offline=True))
+    models = models_of(settings, system.models, HubClient(lambda: None, seconds=1, offline=True))
     plan = plan_host(settings, cards(system, settings) or {}, models)
     return {agent.agent: agent.remedy for agent in plan.agents if agent.remedy}
