@@ -26,16 +26,22 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import SecretStr
 
 from vllm_hosts.facts.apt import Packages
-from vllm_hosts.facts.hub import MODELS, CopyFound
+from vllm_hosts.facts.hub import CopyFound
 from vllm_hosts.facts.nginx import EdgeFound
 from vllm_hosts.facts.tree import TreeFound
-from vllm_hosts.facts.vllm_images import RECORD as IMAGES_RECORD
 from vllm_hosts.facts.vllm_images import recorded
 from vllm_hosts.host.agent_changes import digest
 from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.compose import ComposeFound
 from vllm_hosts.host.files import NOTHING, Found
-from vllm_hosts.host.paths import STAMPS, STORE_MARK, TLS_CERTIFICATE, TLS_KEY
+from vllm_hosts.host.paths import (
+    IMAGES_RECORD,
+    MODEL_NOTES,
+    STAMPS,
+    STORE_MARK,
+    TLS_CERTIFICATE,
+    TLS_KEY,
+)
 from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.keys.store_marks import Marked
 from vllm_hosts.rehearsal.answer import Answer
@@ -212,7 +218,7 @@ class Host:
         return replace(project, env=env)
 
     def _ModelCopy(self, folder: str, staging: str, key: str) -> CopyFound:
-        stamp = self.contents.get(f"{MODELS}/{key}", b"").decode().splitlines()
+        stamp = self.contents.get(f"{MODEL_NOTES}/{key}", b"").decode().splitlines()
         sources = frozenset(line.split()[1] for line in stamp if line.startswith("source "))
         files = [line.split()[1:] for line in stamp if line.startswith("file ")]
         present = {name: self.facts["ModelCopy"][name] for _, name in files}

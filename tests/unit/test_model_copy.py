@@ -84,7 +84,7 @@ class Site:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site(tmp_path)
     for module in (facts, operation):
-        monkeypatch.setattr(module, "MODELS", str(site.notes))
+        monkeypatch.setattr(module, "MODEL_NOTES", str(site.notes))
     monkeypatch.setattr(operation, "_PIECE", 100_000)
     monkeypatch.setattr(operation, "_RESERVE", 0)
     yield site
