@@ -27,10 +27,9 @@ from pydantic import SecretStr
 
 from vllm_hosts.facts.apt import Packages
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.hub import MODELS, CopyFound
+from vllm_hosts.facts.hub import CopyFound
 from vllm_hosts.facts.nginx import EdgeFound
 from vllm_hosts.facts.tree import TreeFound
-from vllm_hosts.facts.vllm_images import RECORD as IMAGES_RECORD
 from vllm_hosts.facts.vllm_images import recorded
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.agent_changes import digest
@@ -39,6 +38,8 @@ from vllm_hosts.host.compose import ComposeFound
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.paths import (
     FIREWALL_RULES,
+    IMAGES_RECORD,
+    MODEL_NOTES,
     STAMPS,
     STORE_MARK,
     TLS_CERTIFICATE,
@@ -248,7 +249,7 @@ class Host:
         return WayBackFound().process([*lines, END])
 
     def _ModelCopy(self, folder: str, staging: str, key: str) -> CopyFound:
-        stamp = self.contents.get(f"{MODELS}/{key}", b"").decode().splitlines()
+        stamp = self.contents.get(f"{MODEL_NOTES}/{key}", b"").decode().splitlines()
         sources = frozenset(line.split()[1] for line in stamp if line.startswith("source "))
         files = [line.split()[1:] for line in stamp if line.startswith("file ")]
         present = {name: self.facts["ModelCopy"][name] for _, name in files}

@@ -43,7 +43,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    monkeypatch.setattr(model_cache, "MODELS", str(tmp_path / "notes"))
+    monkeypatch.setattr(model_cache, "MODEL_NOTES", str(tmp_path / "notes"))
     return Host(tmp_path)
 
 

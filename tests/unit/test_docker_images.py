@@ -12,9 +12,10 @@ import pytest
 
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE
-from vllm_hosts.facts.docker import DAEMON_JSON, RAN
+from vllm_hosts.facts.docker import DAEMON_JSON
 from vllm_hosts.host.docker_there import DockerThere
 from vllm_hosts.host.image_places import IMAGES, ImagePlaces, image_places
+from vllm_hosts.host.paths import RAN
 from vllm_hosts.operations.docker import RESTART
 from vllm_hosts.roles.preflight.plan import problems
 

@@ -73,7 +73,7 @@ class Fake:
         self.program = self.host.project.patched(
             "from vllm_hosts.agents import prune",
             "from vllm_hosts.facts import vllm_images",
-            f"prune.RECORD = vllm_images.RECORD = {str(self.record)!r}",
+            f"prune.IMAGES_RECORD = vllm_images.IMAGES_RECORD = {str(self.record)!r}",
         )
         self.images: list[dict[str, Any]] = []
         self.containers: list[dict[str, Any]] = []
@@ -223,7 +223,7 @@ from vllm_hosts.facts import vllm_images
 from vllm_hosts.agents import prune as images
 from vllm_hosts.operations import tree
 
-vllm_images.RECORD = images.RECORD = {record!r}
+vllm_images.IMAGES_RECORD = images.IMAGES_RECORD = {record!r}
 for name in ("DEPLOYED", "COPIES", "PREVIOUS"):
     setattr(tree, name, {record!r} + "-" + name)
 

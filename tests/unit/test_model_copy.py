@@ -86,7 +86,7 @@ class Site:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site(tmp_path)
     for module in (facts, operation):
-        monkeypatch.setattr(module, "MODELS", str(site.notes))
+        monkeypatch.setattr(module, "MODEL_NOTES", str(site.notes))
     known = brought
     monkeypatch.setattr(
         operation,

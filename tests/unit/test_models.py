@@ -93,7 +93,7 @@ class TestComplete:
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (facts, operation):
-        monkeypatch.setattr(module, "MODELS", str(tmp_path / "models"))
+        monkeypatch.setattr(module, "MODEL_NOTES", str(tmp_path / "models"))
     return tmp_path / "models"
 
 

@@ -75,6 +75,8 @@ TYPES = {
     "UnitState": "vllm_hosts/host/systemctl.py",
     "Found": "vllm_hosts/host/files.py",
 }
+#: Where deploys leave what others read: in the package, one module knows the paths.
+PLACES = ("/var/lib/vllm-hosts", "/etc/vllm-hosts", "/etc/nginx/vllm-hosts")
 #: Docker's words for health and state are compared where they are read, and shown elsewhere.
 WORDS = {"healthy", "unhealthy", "restarting"}
 #: So are those of systemctl and stat.
@@ -125,6 +127,13 @@ def test_a_program_is_asked_in_one_place(pattern: str) -> None:
     # What the doctor shows of a program is a sentence for people.
     found = {name for name in found if "/doctor/doctors_" not in name}
     assert found == COMMANDS[pattern]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_paths_that_several_modules_use_stand_in_one(place: str) -> None:
+    paths = [path for path in modules() if path.is_relative_to(ROOT / "vllm_hosts")]
+    found = {str(path.relative_to(ROOT)) for path in paths if place in commands(path)}
+    assert found == {"vllm_hosts/host/paths.py"}
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -16,8 +16,9 @@ from pyinfra.api.command import StringCommand
 
 from tests.unit.projects import ROOT
 from vllm_hosts.host.files import Absent, CopiedFile, Entry, File, Folder, Kept
+from vllm_hosts.host.paths import PREVIOUS
 from vllm_hosts.operations import tree as operation
-from vllm_hosts.operations.tree import PREVIOUS, archive, change
+from vllm_hosts.operations.tree import archive, change
 
 #: The script's last words where something was changed.
 BACK = "what was there before is back in place"

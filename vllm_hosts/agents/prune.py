@@ -11,8 +11,9 @@ from vllm_hosts.agents.images import Row, gigabytes, judged, next_record, old_on
 from vllm_hosts.connect.connections import ask_host, carry_out
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.vllm_images import RECORD, ImageRoom, ImagesThere, ImagesUsed
+from vllm_hosts.facts.vllm_images import ImageRoom, ImagesThere, ImagesUsed
 from vllm_hosts.host.files import File
+from vllm_hosts.host.paths import IMAGES_RECORD
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import asked_for
 from vllm_hosts.operations.tree import change
@@ -30,7 +31,7 @@ def images_noted(image: str) -> Commands:
     record = next_record(use, image)
     if record != use.record:
         text = "".join(f"{used.id} {used.name}\n" for used in record)
-        yield change([File(RECORD, text.encode(), mode=0o600)])
+        yield change([File(IMAGES_RECORD, text.encode(), mode=0o600)])
 
 
 @host_operation
@@ -76,7 +77,7 @@ def remove_script(row: Row) -> str:
     lines += [
         f"! docker image inspect {identifier} >/dev/null 2>&1 ||"
         f" docker image rm {identifier} >/dev/null",
-        f"awk -v id={identifier} '$1 != id' {RECORD} >{RECORD}.new",
-        f"mv -fT {RECORD}.new {RECORD}",
+        f"awk -v id={identifier} '$1 != id' {IMAGES_RECORD} >{IMAGES_RECORD}.new",
+        f"mv -fT {IMAGES_RECORD}.new {IMAGES_RECORD}",
     ]
     return "\n".join(lines)

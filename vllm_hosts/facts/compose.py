@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.host.compose import COMPOSE, STARTS, ComposeFound, Network
+from vllm_hosts.host.compose import COMPOSE, ComposeFound, Network
 from vllm_hosts.host.containers import INSPECT, Container, read
 from vllm_hosts.host.masks import MASKED, keys
+from vllm_hosts.host.paths import STARTS
 
 #: A service's name and its hash. No warning has just two words, the second of this form.
 _HASH = re.compile(r"([a-z0-9][a-z0-9_.-]*) ([0-9a-z]{3,128})")

@@ -10,15 +10,12 @@ from shlex import quote
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.facts.compose import start_seconds
 from vllm_hosts.host import daemon_json, systemctl
-from vllm_hosts.host.compose import STARTS
 from vllm_hosts.host.containers import INSPECT, published, read
 from vllm_hosts.host.docker_unit import DockerOptions
-from vllm_hosts.host.paths import STAMPS
+from vllm_hosts.host.paths import RAN, STAMPS, STARTS
 from vllm_hosts.text import clean
 
 DAEMON_JSON = daemon_json.PATH
-#: Ids of containers that ran before Docker was replaced or restarted, and are to run afterwards.
-RAN = "/var/lib/vllm-hosts/containers-that-ran"
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
+from vllm_hosts.host.paths import MODEL_NOTES
 from vllm_hosts.hub.hub_models import Fetched, HubModel
-
-#: One small file for each model: what was there when it was complete.
-MODELS = "/var/lib/vllm-hosts/models"
-
 
 #: Given a repository, a commit and a revision; file names by pipe. What lies there was written by a
 #: container, so it is checked with no more rights than that had.
@@ -42,7 +39,7 @@ class HubModels(HostFact[dict[str, Fetched]]):
             "\n".join(
                 f"""
                 (   echo {quote(f"== {key}")}
-                    stamp={MODELS}/{key}
+                    stamp={MODEL_NOTES}/{key}
                     [ -f "$stamp" ] || exit 0
                     cat "$stamp"
                     commit=$(sed -n 's/^commit //p' "$stamp")
@@ -113,7 +110,7 @@ class ModelCopy(HostFact[CopyFound]):
             fi
             echo '== staged'
             [ ! -d {staging} ] || find {staging} -type f -printf '%s %P\\n'
-            echo '== stamp'; cat {MODELS}/{key} 2>/dev/null
+            echo '== stamp'; cat {MODEL_NOTES}/{key} 2>/dev/null
             """
         )
 

@@ -7,10 +7,18 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.facts.vllm_images import RECORD, recorded
+from vllm_hosts.facts.vllm_images import recorded
 from vllm_hosts.host.manifest import LISTS, before_of, manifest_of
 from vllm_hosts.host.packages import Package, alternatives
-from vllm_hosts.host.paths import BEFORE, COPIES, DEPLOYED, EDGE_CONF, MANIFEST, NGINX_WELCOME
+from vllm_hosts.host.paths import (
+    BEFORE,
+    COPIES,
+    DEPLOYED,
+    EDGE_CONF,
+    IMAGES_RECORD,
+    MANIFEST,
+    NGINX_WELCOME,
+)
 from vllm_hosts.host.remains import DockerHolds, Inhabitant, Remains, Version
 from vllm_hosts.text import clean
 
@@ -65,7 +73,7 @@ class HostRemains(HostFact[Remains]):
             ! systemctl --quiet is-active nftables.service 2>/dev/null || echo active
             echo '== docker'
             ! command -v docker >/dev/null || echo installed
-            echo '== images used'; cat {RECORD} 2>/dev/null
+            echo '== images used'; cat {IMAGES_RECORD} 2>/dev/null
             if docker info >/dev/null 2>&1; then
                 echo '== containers'
                 docker ps -aq --no-trunc | xargs -r docker inspect --format {quote(_CONTAINER)}

@@ -10,12 +10,8 @@ from vllm_hosts.bounded import json_object
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.containers import INSPECT, Container, read
 from vllm_hosts.host.image_places import IMAGES, image_places
-from vllm_hosts.host.paths import PROJECT, WAY_BACK
+from vllm_hosts.host.paths import IMAGES_RECORD, PROJECT, WAY_BACK
 from vllm_hosts.text import clean
-
-#: Identifier and name of each image that agents have used, the last one at the end. Whatever is not
-#: in it was brought by somebody else.
-RECORD = "/var/lib/vllm-hosts/images"
 
 _IMAGE = (
     '{"id":{{json .Id}},"tags":{{json .RepoTags}},"digests":{{json .RepoDigests}},"size":{{.Size}}}'
@@ -61,7 +57,7 @@ class ImagesThere(HostFact[ImagesFound]):
     def command(self) -> str:
         return ending(
             f"""
-            echo '== record'; cat {RECORD} 2>/dev/null
+            echo '== record'; cat {IMAGES_RECORD} 2>/dev/null
             echo '== images'; ids=$(docker image ls --no-trunc --quiet) || exit 1
             [ -z "$ids" ] || printf '%s\\n' "$ids" | sort -u |
                 xargs docker image inspect --format {quote(_IMAGE)} || exit 1
@@ -137,7 +133,7 @@ class ImagesUsed(HostFact[ImageUse]):
         ours = f"label=com.docker.compose.project={PROJECT}"
         return ending(
             f"""
-            echo '== record'; cat {RECORD} 2>/dev/null
+            echo '== record'; cat {IMAGES_RECORD} 2>/dev/null
             echo '== agents'
             if command -v docker >/dev/null; then
                 ids=$(docker ps --all --quiet --filter {ours}) || exit 1

@@ -6,10 +6,6 @@ from dataclasses import dataclass, field
 
 from vllm_hosts.host.containers import Container
 
-#: By agent, the seconds that its last start took.
-STARTS = "/var/lib/vllm-hosts/starts"
-
-
 #: So that secrets come from .env alone, never from the environment of whoever logs in.
 COMPOSE = 'env -i PATH="$PATH" HOME="${HOME:-/root}" docker compose'
 

@@ -64,23 +64,35 @@ def model_folder(settings: HostSettings, agent: Agent) -> str:
     return f"{models_folder(settings)}/hub/models--{cached}"
 
 
+#: What deploys note on a host, for those that come after them.
+STATE = "/var/lib/vllm-hosts"
 #: One small file per service: the digest of the files that it last loaded.
-STAMPS = "/var/lib/vllm-hosts/stamps"
+STAMPS = f"{STATE}/stamps"
+#: One small file for each model: what was there when it was complete.
+MODEL_NOTES = f"{STATE}/models"
+#: One small file for each agent: the seconds that it took to start.
+STARTS = f"{STATE}/starts"
+#: Images that agents used, the last one at the end.
+IMAGES_RECORD = f"{STATE}/images"
+#: Ids of containers that ran before Docker was replaced or restarted, and are to run afterwards.
+RAN = f"{STATE}/containers-that-ran"
+#: Earlier versions of files that are not secret.
+PREVIOUS = f"{STATE}/previous"
 
 
 #: What was deployed to this host: SHA-256 and path, `-` for a path where nothing should be. While a
 #: change is under way a path has two lines, so that a run that is cut off leaves nothing false.
-DEPLOYED = "/var/lib/vllm-hosts/deployed"
+DEPLOYED = f"{STATE}/deployed"
 
 
 #: Copies of deployed files that are not secret, valid only if their digest is in that record.
-COPIES = "/var/lib/vllm-hosts/deployed-files"
+COPIES = f"{STATE}/deployed-files"
 
 
 #: What the host had before its first deploy, for root only.
-BEFORE = "/var/lib/vllm-hosts/before"
+BEFORE = f"{STATE}/before"
 #: What deploys brought besides files, a line each, for root only.
-MANIFEST = "/var/lib/vllm-hosts/manifest"
+MANIFEST = f"{STATE}/manifest"
 
 
 #: Held by the deploy or command that changes this host, for root only. What is there after a boot
@@ -89,7 +101,7 @@ LOCK = "/run/vllm-hosts.lock"
 #: Folders of changes that the host rolls back unless they are confirmed.
 UNDO = "/run/vllm-hosts-undo"
 #: A line for each run that changed something here, for root only.
-HISTORY = "/var/lib/vllm-hosts/history"
+HISTORY = f"{STATE}/history"
 #: What deploys have seen healthy, for a way back: `now`, the last one, and `before`, the one before
 #: that. For root only, and without secrets.
-WAY_BACK = "/var/lib/vllm-hosts/way-back"
+WAY_BACK = f"{STATE}/way-back"

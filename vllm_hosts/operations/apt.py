@@ -14,12 +14,12 @@ from vllm_hosts.host.apt_entries import Edit, in_the_way, is_key, mentioned
 from vllm_hosts.host.archives import Archive
 from vllm_hosts.host.files import differing
 from vllm_hosts.host.manifest import BROUGHT, brought
+from vllm_hosts.host.paths import PREVIOUS
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import will_change
 from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.operations.outage import outage
-from vllm_hosts.operations.tree import PREVIOUS
 
 #: Waits for another apt (unattended-upgrades on a fresh boot) instead of failing at once, keeps
 #: configuration that people changed, and never asks.

@@ -12,12 +12,13 @@ from pyinfra.context import ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.docker import DAEMON_JSON, RAN, DockerDaemon, ImageId
+from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.daemon_json import merged
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
 from vllm_hosts.host.files import File
+from vllm_hosts.host.paths import RAN
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.foreseen import may_have_changed

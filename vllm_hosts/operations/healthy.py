@@ -11,8 +11,8 @@ from pyinfra.context import ctx_host, ctx_state
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import AgentLog, AgentStates
-from vllm_hosts.host.compose import STARTS
 from vllm_hosts.host.containers import Container, Standing
+from vllm_hosts.host.paths import STARTS
 from vllm_hosts.operations.base import OFTEN, Commands, host_operation
 from vllm_hosts.operations.confirmed import connector_options
 

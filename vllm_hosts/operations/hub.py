@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from shlex import quote
 
 from vllm_hosts.facts import look
-from vllm_hosts.facts.hub import MODELS, HubModels, asked_of
+from vllm_hosts.facts.hub import HubModels, asked_of
 from vllm_hosts.host import fetching
+from vllm_hosts.host.paths import MODEL_NOTES
 from vllm_hosts.hub.hub_models import Download, HubModel
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
@@ -41,7 +42,7 @@ def fetch_script(model: HubModel, download: Download, *, distrust: bool) -> str:
 
     :param distrust: trust nothing in the cache: read all of it, and compare it with the hub.
     """
-    stamp = f"{MODELS}/{model.key}"
+    stamp = f"{MODEL_NOTES}/{model.key}"
     fetch = fetching.run(
         model,
         download,
@@ -55,7 +56,7 @@ def fetch_script(model: HubModel, download: Download, *, distrust: bool) -> str:
         docker rm --force {CONTAINER} >/dev/null 2>&1 || :
         {fetching.network()}
         trap '{fetching.no_network()}' EXIT
-        (umask 022; mkdir -p {MODELS})
+        (umask 022; mkdir -p {MODEL_NOTES})
         {fetching.surroundings(download)}
         code=0
         {fetch} >{stamp}.new || code=$?

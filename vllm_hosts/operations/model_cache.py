@@ -7,9 +7,9 @@ import shlex
 from pyinfra.api.command import StringCommand
 
 from vllm_hosts.facts import look
-from vllm_hosts.facts.hub import MODELS
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.files import Found
+from vllm_hosts.host.paths import MODEL_NOTES
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs
 
@@ -76,7 +76,7 @@ def adopt_script(cache_directory: str, owner: str, image: str) -> str:
             if [ -L $name ] || [ ! -d $name ] ||
                 {{ [ $name = agents ] && [ "$(stat -c %u agents)" != 0 ]; }}; then aside $name; fi
         done
-        [ ! -d {MODELS} ] || grep -ls '^commit ' {MODELS}/* | xargs -r rm -f
+        [ ! -d {MODEL_NOTES} ] || grep -ls '^commit ' {MODEL_NOTES}/* | xargs -r rm -f
         [ ! -d huggingface ] || docker run {shlex.join(_OPTIONS)} --mount {mount} \
             {shlex.quote(image)} -c {shlex.quote(inside)}
     """

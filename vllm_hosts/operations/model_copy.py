@@ -12,9 +12,10 @@ from pyinfra.api.command import FileUploadCommand, StringCommand
 
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.hub import MODELS, CopyFound, ModelCopy
+from vllm_hosts.facts.hub import CopyFound, ModelCopy
 from vllm_hosts.host.files import File
 from vllm_hosts.host.manifest import brought
+from vllm_hosts.host.paths import MODEL_NOTES
 from vllm_hosts.hub.hub_models import Copy
 from vllm_hosts.hub.local import LocalFile, LocalModel, local_model
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
@@ -71,9 +72,9 @@ def _compare(copy: Copy, local: LocalModel, found: CopyFound) -> Commands:
             f"comparing {copy.target}",
             f"""
             cd {copy.target}
-            different=$(sha256sum --check --quiet {MODELS}/{copy.key}.new 2>/dev/null |
+            different=$(sha256sum --check --quiet {MODEL_NOTES}/{copy.key}.new 2>/dev/null |
                 sed -n 's/: FAILED.*$//p')
-            rm -f {MODELS}/{copy.key}.new
+            rm -f {MODEL_NOTES}/{copy.key}.new
             [ -z "$different" ] || {{
                 echo {quote(before)}"$(echo $different)"{quote(after)}; exit 1; }}
             """,
@@ -125,7 +126,7 @@ def _prepared(copy: Copy, local: LocalModel, unusable: set[str]) -> str:
     places = sorted({f"{copy.staging}/{file.name}".rpartition("/")[0] for file in local.files})
     lines = [
         "set -eu",
-        f"(umask 022; mkdir -p {parent} {MODELS}); umask 077; mkdir -p {' '.join(places)}",
+        f"(umask 022; mkdir -p {parent} {MODEL_NOTES}); umask 077; mkdir -p {' '.join(places)}",
         brought("model", [copy.target]),
         f"cd {copy.staging}",
     ]
@@ -139,9 +140,9 @@ def check_script(copy: Copy) -> str:
     return f"""
         set -eu
         cd {copy.staging}
-        damaged=$(sha256sum --check --quiet {MODELS}/{copy.key}.new 2>/dev/null |
+        damaged=$(sha256sum --check --quiet {MODEL_NOTES}/{copy.key}.new 2>/dev/null |
             sed -n 's/: FAILED.*$//p')
-        rm -f {MODELS}/{copy.key}.new
+        rm -f {MODEL_NOTES}/{copy.key}.new
         if [ -n "$damaged" ]; then
             rm -f $damaged
             echo "$(echo $damaged) of {copy.target} arrived damaged and was removed; run again"
@@ -170,13 +171,13 @@ def _digests(local: LocalModel) -> dict[str, str]:
 
 def _manifest(copy: Copy, local: LocalModel) -> StringCommand:
     lines = [f"{digest}  {name}\n" for name, digest in _digests(local).items()]
-    return change([File(f"{MODELS}/{copy.key}.new", "".join(lines).encode())])
+    return change([File(f"{MODEL_NOTES}/{copy.key}.new", "".join(lines).encode())])
 
 
 def _stamp(copy: Copy, local: LocalModel, sources: frozenset[str]) -> StringCommand:
     lines = [f"source {source}\n" for source in sorted({*sources, local.fingerprint})]
     lines += [f"file {digest} {name}\n" for name, digest in _digests(local).items()]
-    return change([File(f"{MODELS}/{copy.key}", "".join(lines).encode())])
+    return change([File(f"{MODEL_NOTES}/{copy.key}", "".join(lines).encode())])
 
 
 def _gb(count: int) -> str:

@@ -23,10 +23,8 @@ from vllm_hosts.operations.apt import purge
 from vllm_hosts.operations.base import Commands, fail, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.foreseen import leads_to
-from vllm_hosts.operations.tree import PREVIOUS
 from vllm_hosts.text import clean
 
-_STATE = paths.BEFORE.rpartition("/")[0]
 _ETC = paths.STORE_MARK.rpartition("/")[0]
 _UNITS = "/etc/systemd/system"
 #: Says to the shell that holds the host where its last line goes: into the system's log.
@@ -164,7 +162,9 @@ def sources_restored(
     going = there(ours())
     found = _Digests()
     returning = [
-        path for path in back(found) if f"{PREVIOUS}{path}" in there([f"{PREVIOUS}{path}"])
+        path
+        for path in back(found)
+        if f"{paths.PREVIOUS}{path}" in there([f"{paths.PREVIOUS}{path}"])
     ]
     if not (going or returning):
         return
@@ -173,7 +173,7 @@ def sources_restored(
     script = ["set -eu", *map(_as_before, going)]
     for path in map(quote, returning):
         script.append(
-            f"mkdir -p $(dirname {path}); cp -a --remove-destination {PREVIOUS}{path} {path}"
+            f"mkdir -p $(dirname {path}); cp -a --remove-destination {paths.PREVIOUS}{path} {path}"
         )
     script.append("apt-get indextargets >/dev/null")
     yield StringCommand("\n".join(script))
@@ -245,15 +245,15 @@ def forgotten(claim: Claim, if_empty: Callable[[], Sequence[str]]) -> Commands:
 
     :param if_empty: folders that go where nothing is left in them.
     """
-    going = there([_ETC, _STATE, paths.UNDO])
+    going = there([_ETC, paths.STATE, paths.UNDO])
     if going:
-        differs(_STATE, "is there")
+        differs(paths.STATE, "is there")
         script = [
             "set -eu",
             f": >{_GONE}",
             *(f"rmdir {path} 2>/dev/null || :" for path in if_empty()),
             f"rm -rf {_ETC} {paths.UNDO}",
-            f"rm -rf {_STATE}",
+            f"rm -rf {paths.STATE}",
         ]
         yield StringCommand("\n".join(script))
     content = claim.opened.store.peek()

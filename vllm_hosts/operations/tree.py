@@ -15,17 +15,14 @@ from pyinfra.api.command import StringCommand
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.files import Absent, CopiedFile, Entry, File, Folder, Found, Kept, differing
-from vllm_hosts.host.paths import COPIES, DEPLOYED, STAMPS
+from vllm_hosts.host.paths import COPIES, DEPLOYED, PREVIOUS, STAMPS, STATE
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import leads_to, may_have_changed, will_change
 from vllm_hosts.operations.notes import NOTES
 
-#: Holds the previous version of each file that is not secret.
-PREVIOUS = "/var/lib/vllm-hosts/previous"
 #: Suffix of new content beside its target, until it is renamed over it.
 _NEW = ".vllm-hosts-new"
-_STATE = "/var/lib/vllm-hosts"
 
 _FUNCTIONS = r"""
 set -eu; umask 077
@@ -167,7 +164,7 @@ def change(
     kept += [copy.path for copy in copies]
     brought = [*(entry.path for entry in files), *(copy.path for copy in copies)]
     # Our own records are not part of the host's configuration.
-    known = [path for path in changed if not path.startswith(f"{_STATE}/")]
+    known = [path for path in changed if not path.startswith(f"{STATE}/")]
     script = [
         f"suffix={_NEW}; previous={PREVIOUS}; touched=; activated=; finished=",
         f"deployed={DEPLOYED}; copies={COPIES}",
