@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+import gevent
 import pytest
 from pyinfra.api.config import Config
 from pyinfra.api.inventory import Inventory
@@ -20,7 +22,7 @@ from tests.unit.projects import AGENT, Project
 from tests.unit.recording import Recorder, Run, deploy_py, first_deploy, keys_py
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.host.marks import Left, left_of
-from vllm_hosts.project import run
+from vllm_hosts.project import pyinfra_command, run
 
 RECORD = (
     '4711 962bd73d-5bb1 192.0.2.7 {"who": "ada@laptop", "what": "deploy.py of prod.py",'
@@ -140,6 +142,18 @@ def test_what_a_run_is_for(deployed: tuple[Recorder, Run], tmp_path: Path) -> No
     recorder = deployed[0].copied(tmp_path)
     with recorder._begun(State(Inventory((["gpu1"], {})), Config())):
         assert run.purpose().what == "deploy.py of prod.py"
+        assert run._run is not None
+        run._run.what = "rollback.py"
+        # Hosts are worked at in greenlets, which have no click context of their own.
+        assert gevent.spawn(lambda: run.purpose().what).get() == "rollback.py of prod.py"
+
+
+def test_a_run_is_named_by_its_files() -> None:
+    with click.Context(click.Command("pyinfra")) as context:
+        context.params = {"operations": ("x/rollback.py", "keys.py")}
+        assert pyinfra_command.what_runs(ours=False) == "rollback.py+keys.py"
+        assert gevent.spawn(pyinfra_command.what_runs, ours=False).get() == "deploy.py"
+        assert pyinfra_command.what_runs(ours=True) == "deploy.py"
 
 
 #: Paths of the host, in a folder of the test; and what a run does there.

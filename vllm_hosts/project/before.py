@@ -36,6 +36,8 @@ class Run:
         out.
     :param keys_only: it is about keys alone, and so for hosts that were taken out as well.
     :param removal: it takes away what others have put there.
+    :param what: the file that it runs. Asked once: greenlets that change hosts do not see what was
+        typed.
     :param project: known once the inventory is loaded.
     :param chosen: hosts that it is for, once their settings are known to be valid.
     """
@@ -45,6 +47,7 @@ class Run:
     ours: bool
     keys_only: bool = False
     removal: bool = False
+    what: str = "deploy.py"
     project: Project | None = None
     chosen: tuple[Host, ...] = ()
 
@@ -125,8 +128,7 @@ def initialise(
         _open_secrets(run, run.loaded(inventory))
         run.chosen = tuple(chosen)
     assert run.project is not None
-    what = pyinfra_command.what_runs(ours=run.ours)
-    ahead.begin(run.project.opened.folder / asked.FILE, what)
+    ahead.begin(run.project.opened.folder / asked.FILE, run.what)
     state.add_callback_handler(Reaching())
     deploy_output.install(state)
     state.add_callback_handler(one_by_one.Ending())

@@ -126,6 +126,7 @@ def install(project: Project | None = None) -> None:
         Path(named),
         dry=bool(options.get("dry")),
         ours=project is not None,
+        what=pyinfra_command.what_runs(ours=project is not None),
         keys_only=pyinfra_command.only_keys(options.get("operations") or ()),
         removal=pyinfra_command.only_removal(options.get("operations") or ()),
         project=project,
@@ -182,7 +183,7 @@ def current() -> Current:
 def purpose() -> Purpose:
     """What hosts are held for by this run, as others there read it."""
     project = _loaded()
-    return held_for(pyinfra_command.what_runs(ours=_run is None or _run.ours), project.file)
+    return held_for(_run.what if _run else "deploy.py", project.file)
 
 
 def at_hand() -> AtHand:
