@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from lab import hosts as lab_hosts
-from lab import states
+from lab import layout, states
+from lab.settings import AGENTS
 from tests.lab.deploys import BIN, INVENTORY, ROOT, Run, changes, command, deploy
 from tests.lab.faults.run import wait_free
 from tests.lab.test_8_states import from_outside
@@ -149,7 +150,8 @@ def test_a_fresh_host_is_what_it_was(host: str, cut_off: str | None) -> None:
 
 
 def test_models_stay_unless_they_are_named_and_a_deploy_uses_them_again(host: str) -> None:
-    run = deploy("--limit", host)
+    hub = {"hosts": {host: {"agents": [AGENTS[0] | {"model": layout.HUB_MODEL}]}}}
+    run = deploy("--limit", host, settings=hub)
     assert run.code == 0, run.output[-6000:]
     listed = "cd /var/lib/vllm/huggingface && find . -type f | sort | xargs sha256sum"
     models = lab_hosts.run(host, listed).stdout
@@ -158,9 +160,9 @@ def test_models_stay_unless_they_are_named_and_a_deploy_uses_them_again(host: st
     assert gone.code == 0, gone.output[-8000:]
     assert "--data remove_models=true removes them" in gone.output
     assert lab_hosts.run(host, listed).stdout == models
-    again = deploy("--limit", host)
+    again = deploy("--limit", host, settings=hub)
     assert again.code == 0, again.output[-6000:]
-    found = command("vllm-hosts", "verify", INVENTORY, "--host", host)
+    found = command("vllm-hosts", "verify", INVENTORY, "--host", host, settings=hub)
     assert found.code == 0, found.output[-4000:]
 
 
@@ -174,7 +176,7 @@ chmod 0640 /etc/docker/daemon.json
 apt-get -qq -y install nftables >/dev/null
 cat >/etc/nftables.conf <<'END'
 #!/usr/sbin/nft -f
-table inet theirs {{ chain input {{ type filter hook input priority 10; tcp dport 9 drop; }} }}
+table inet theirs {{ chain input {{ type filter hook input priority 10; tcp dport 9 drop; }}; }}
 END
 systemctl enable --now nftables.service
 echo 'net.ipv4.tcp_keepalive_time = 600' >/etc/sysctl.d/90-theirs.conf

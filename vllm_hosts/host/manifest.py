@@ -30,6 +30,8 @@ DOCKER_FOLDERS = (
     "/etc/docker",
     "/etc/containerd",
     "/opt/containerd",
+    "/etc/cni/net.d",
+    "/etc/cni",
 )
 #: nginx's package makes it, and leaves it behind.
 WELCOME_PAGE = "/var/www/html/index.nginx-debian.html"
