@@ -174,7 +174,7 @@ class TestDocker:
         assert "/var/www/html/index.nginx-debian.html" not in found.left_by_packages
         assert found.left_by_packages == [
             *("/var/lib/docker", "/var/lib/containerd", "/var/lib/docker-engine"),
-            *("/etc/containerd", "/opt/containerd"),
+            *("/etc/containerd", "/opt/containerd", "/etc/cni/net.d", "/etc/cni"),
         ]
         assert found.groups == ["docker"]
 
