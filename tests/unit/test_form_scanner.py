@@ -40,6 +40,10 @@ SHAPES: dict[str, tuple[str, str]] = {
     "two": (MODEL + MODEL + END, OTHER),
     "a file of that name": (part("model", "w", '; filename="x"') + END, NONE),
     "another name": (part("models", "w") + part("xmodel", "w") + END, NONE),
+    "a semicolon at the end": (part("model", "w", " ; ") + END, "'w'"),
+    "two semicolons at the end": (part("model", "w", "; ;") + END, NONE),
+    "blanks at the end": (part("model", "w", " " * 1000) + END, "'w'"),
+    "more parameters than anybody sends": (part("model", "w", "; a=b" * 16) + END, NONE),
     "a name in capitals": (part("Model", "w") + END, NONE),
     "the name in a file's name": (part("x", "w", '; filename="; name=model"') + END, NONE),
     "in the text of another": (part("prompt", MODEL.replace("xYz", "xYy")) + END, NONE),
@@ -112,3 +116,11 @@ def test_thirty_megabytes_hold_nobody_up(lua: Scanners, filling: bytes) -> None:
     assert found.model == "'whisper'"
     assert found.slowest < 0.1 and found.seconds < 3
     assert found.kilobytes < 1024
+
+
+@pytest.mark.parametrize("more", [" " * 8000 + "x", ";a=b" * 2000, " ;" * 4000, ";a" + " " * 8000])
+def test_heads_hold_nobody_up_either(lua: Scanners, more: str) -> None:
+    content = part("model", "", more) * (2 * MB // len(more)) + MODEL + END
+    [found] = lua.scan([Body(content.encode(), form=TYPE)])
+    assert found.model == "'whisper'"
+    assert found.slowest < 0.1 and found.seconds < 0.5

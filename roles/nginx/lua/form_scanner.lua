@@ -13,6 +13,8 @@ local M = {}
 
 M.PIECE = 262144
 local MAX_HEAD, MAX_VALUE = 8192, 2048
+-- Of a part's disposition; clients send two or three.
+local MAX_PARAMETERS = 16
 -- What was left of the piece before, and the piece. For one call at a time: nothing waits within one.
 local buffer = ffi.new("uint8_t[?]", M.PIECE + MAX_HEAD + 1024)
 
@@ -47,7 +49,7 @@ local function is_model(head)
     for line in head:gmatch("[^\r\n]+") do
         if line:lower():find("^content%-disposition:%s*form%-data%s*;") then
             local at, name = line:find(";", 1, true), nil
-            while true do
+            for _ = 1, MAX_PARAMETERS do
                 local _, last, key, value = line:find('^%s*;%s*([%w%*%-]+)%s*=%s*("[^"]*")', at)
                 if not last then
                     _, last, key, value = line:find('^%s*;%s*([%w%*%-]+)%s*=%s*([^%s;"]+)', at)
@@ -58,7 +60,8 @@ local function is_model(head)
                 if key == "name" then name = value:gsub('"', "") end
                 at = last + 1
             end
-            return name == "model" and line:find("^%s*;?%s*$", at) ~= nil
+            -- Two patterns: in one, each blank would be tried as the end of the first run of them.
+            return name == "model" and (line:find("^%s*$", at) or line:find("^%s*;%s*$", at)) ~= nil
         end
     end
     return false
