@@ -350,6 +350,12 @@ def test_requests_of_a_client_are_limited(tmp_path: Path) -> None:
             assert statuses.count(429) >= 3 and 429 not in statuses[:4], statuses
 
 
+def test_a_model_by_its_name_is_counted_also_where_it_is_refused(tmp_path: Path) -> None:
+    with RealEdge(tmp_path, SETTINGS, KEYS, narrow=True) as edge:
+        statuses = [edge.ask("/v1/models/org/twin", CAROL).status for _ in range(8)]
+        assert statuses[0] == 403 and statuses[-1] == 429, statuses
+
+
 def test_a_worker_holds_others_up_for_no_body(edge: RealEdge) -> None:
     """Ten large bodies at the same time: others are answered meanwhile, and memory stays small."""
     worker = int(

@@ -118,7 +118,8 @@ function M.new(folder, names)
         local name = ngx.var.vllm_hosts_named
         if not name or name == "" then return named_by_body() end
         local agent = choose(name)
-        if not agent then return ngx.exec("@error403") end
+        -- Nothing has counted this request yet; what refuses it does.
+        if not agent then return ngx.exec("/./403") end
         return ngx.exec("/./model/" .. agent)
     end
 end
