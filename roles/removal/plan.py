@@ -117,7 +117,7 @@ class Removal:
             return "it is not known whether it was there before"
         if "nginx" in before.packages:
             return "it was there before"
-        return f"it has other sites: {few(sites)}" if sites else ""
+        return f"it has files of others: {few(sites)}" if sites else ""
 
     @property
     def _docker_is_ours(self) -> bool:

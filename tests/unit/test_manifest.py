@@ -69,3 +69,22 @@ def test_the_look_runs_and_is_understood() -> None:
     found = fact.process(done.stdout.splitlines())
     assert "dpkg" in found.packages
     assert ("tar",) in found.packages["dpkg"].needs
+    assert "/etc/nginx/mime.types" not in found.sites
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-query"), reason="needs dpkg")
+def test_files_of_others_in_nginx_s_folder_are_seen(tmp_path: Path) -> None:
+    """nginx's package takes all of the folder along, also what no site uses at the moment."""
+    etc = tmp_path / "nginx"
+    theirs = ["conf.d/wiki.conf", "sites-available/off", "snippets/sso.conf", "modules-enabled/x"]
+    ours = ["conf.d/vllm-hosts.conf", "modules-enabled/00-vllm-hosts-limits.conf"]
+    ours += ["vllm-hosts/tls.conf", "vllm-hosts-lua/chooser.lua"]
+    for name in (*theirs, *ours):
+        (etc / name).parent.mkdir(parents=True, exist_ok=True)
+        (etc / name).touch()
+    (etc / "modules-enabled/50-lua.conf").symlink_to("/usr/share/nginx/lua.conf")
+    fact = HostRemains()
+    command = fact.command(directory="/opt/x", project="x", fetching="y", bridges="x-")
+    done = sh(command.replace("/etc/nginx", str(etc)))
+    found = fact.process(done.stdout.splitlines())
+    assert sorted(found.sites) == sorted(f"{etc}/{name}" for name in theirs)

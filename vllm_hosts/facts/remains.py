@@ -9,12 +9,15 @@ from shlex import quote
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.facts.vllm_images import recorded
 from vllm_hosts.host.manifest import LISTS, before_of, manifest_of
+from vllm_hosts.host.nginx import LIMITS_CONF
 from vllm_hosts.host.packages import Package, alternatives
 from vllm_hosts.host.paths import (
     BEFORE,
     COPIES,
     DEPLOYED,
     EDGE_CONF,
+    EDGE_FOLDER,
+    EDGE_LUA,
     IMAGES_RECORD,
     MANIFEST,
     NGINX_WELCOME,
@@ -68,6 +71,14 @@ class HostRemains(HostFact[Remains]):
                 welcome={NGINX_WELCOME}  # as the distribution has it
             find /etc/nginx/conf.d /etc/nginx/sites-enabled -mindepth 1 \\
                 ! -path {EDGE_CONF} ! -path "${{welcome:--}}" 2>/dev/null
+            # Where nginx's packages go, all of this folder goes with them.
+            [ -z "$known" ] || [ -n "$welcome" ] || [ ! -e $theirs ] || echo $theirs
+            owned=$(dpkg-query -S '/etc/nginx/*' 2>/dev/null | sed 's/^[^/]*: //')
+            find /etc/nginx -mindepth 1 ! -type d ! -path {LIMITS_CONF} ! -name '*.dpkg-*' \\
+                ! -path '/etc/nginx/conf.d/*' ! -path '/etc/nginx/sites-enabled/*' \\
+                ! -path '{EDGE_FOLDER}/*' ! -path '{EDGE_LUA}/*' \\
+                ! '(' -type l -path '/etc/nginx/modules-enabled/*' ')' 2>/dev/null |
+                grep -vxF "$owned"
             echo '== rules'
             ! systemctl --quiet is-enabled nftables.service 2>/dev/null || echo enabled
             ! systemctl --quiet is-active nftables.service 2>/dev/null || echo active

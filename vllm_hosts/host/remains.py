@@ -36,8 +36,8 @@ class DockerHolds:
 
 @dataclass(frozen=True)
 class Remains:
-    """All of that. ``sites``: files in nginx's folders of sites that are not the edge's;
-    ``own_rules``: whether nftables.service loads rules of somebody's."""
+    """All of that. ``sites``: files in nginx's folder that neither the edge nor a package has put
+    there; ``own_rules``: whether nftables.service loads rules of somebody's."""
 
     manifest: Manifest = field(default_factory=Manifest)
     packages: Mapping[str, Package] = field(default_factory=dict)
