@@ -199,7 +199,8 @@ class TestTheRest:
         assert "nginx" in removal().packages(firewall=False)
         found = removal(sites=("/etc/nginx/conf.d/wiki.conf",))
         assert "nginx" not in found.packages(firewall=False)
-        assert "nginx stays: it has files of others: /etc/nginx/conf.d/wiki.conf" in list(stays(found))
+        said = "nginx stays: it has files of others: /etc/nginx/conf.d/wiki.conf"
+        assert said in list(stays(found))
 
     def test_the_firewall_s_package_goes_after_the_firewall(self) -> None:
         assert "nftables" not in removal().packages(firewall=False)
