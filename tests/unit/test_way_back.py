@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -191,6 +192,13 @@ class TestDefinition:
         assert one in text
         with pytest.raises(ValueError):
             KeptDefinition.read(text.replace(one, other))
+
+    @pytest.mark.parametrize("word", ["x\n[gpu2] Success", "x\x1b[2K", "x\u2028y", "x\x9b1m"])
+    def test_no_word_of_a_host_makes_lines_of_its_own(self, word: str) -> None:
+        said = json.loads(definition().text)
+        said["agents"][0]["serves"] = word
+        with pytest.raises(ValueError, match="serves"):
+            KeptDefinition.read(json.dumps(said))
 
     @pytest.mark.parametrize("token", [None, TOKEN])
     def test_env_is_what_a_deploy_of_then_would_write_with_the_keys_of_now(

@@ -28,7 +28,8 @@ from vllm_hosts.text import clean
 #: Of what is written; what another version of the toolkit wrote in another form is nothing.
 FORMAT: Final = 1
 TOKEN = "HF_TOKEN"  # noqa: S105
-_Word = Annotated[str, Field(max_length=5000)]
+# A host's own words stand in sentences about other hosts: no line of their own in there.
+_Word = Annotated[str, Field(max_length=5000, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
 
 
 class _Record(BaseModel):
