@@ -42,6 +42,9 @@ def test_what_was_there_before_is_written_down(
 ) -> None:
     """On this machine, into a folder of the test's."""
     monkeypatch.setattr(paths, "BEFORE", f"{tmp_path}/state/before")
+    anothers = tmp_path / "state/way-back"
+    monkeypatch.setattr(paths, "WAY_BACK", str(anothers))
+    (anothers / "now").mkdir(parents=True)
     theirs = tmp_path / "daemon.json"
     theirs.write_text('{"mtu": 1400}')
     theirs.chmod(0o640)
@@ -49,6 +52,7 @@ def test_what_was_there_before_is_written_down(
     for _ in range(2):
         done = sh(manifest.before_taken([str(tmp_path), "/not/there"]))
         assert done.returncode == 0, done.stderr
+    assert not anothers.exists(), "agents of another inventory could be put back"
     before = tmp_path / "state/before"
     assert before.stat().st_mode & 0o777 == 0o700
     kept = Path(f"{before}/files{theirs}")

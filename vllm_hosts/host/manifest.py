@@ -149,7 +149,9 @@ def before_taken(further: Iterable[str]) -> str:
     return f"""
         set -eu; umask 077; export LC_ALL=C
         (umask 022; mkdir -p {folder.rpartition("/")[0]})
-        rm -rf {folder} {folder}.new; mkdir {folder}.new; cd {folder}.new; mkdir files
+        # Agents that somebody else had here are no way back for ours.
+        rm -rf {folder} {folder}.new {paths.WAY_BACK}; mkdir {folder}.new
+        cd {folder}.new; mkdir files
         {dpkg.query()} | sed -n 's/^.i.|\\([^|]*\\)|.*/\\1/p' | sort -u >packages
         apt-mark showhold | sort -u >held
         : >enabled; : >active
