@@ -132,7 +132,7 @@ class TestObstacles:
                 {"guarded": Guarded("198.19.0.0/16", frozenset({8001, 8002}))},
                 "they were at 198.18.0.0/16, which the firewall does not guard any more; set",
             ),
-            ({"guarded": Guarded()}, "they were at ports 8001, 8002, which"),
+            ({"guarded": Guarded()}, "is not in force; load it (systemctl restart vllm-"),
         ],
     )
     def test_what_stands_against_it(self, changes: dict[str, Any], words: str) -> None:
@@ -226,12 +226,16 @@ class TestLook:
         (tmp_path / "firewall.nft").write_text(rules)
         return tmp_path
 
-    def look(self, here: Path) -> WayBack:
+    def look(self, here: Path, *, in_force: bool = True) -> WayBack:
+        (here / "bin").mkdir(exist_ok=True)
+        (here / "bin/nft").write_text(f"#!/bin/sh\nexit {0 if in_force else 1}\n")
+        (here / "bin/nft").chmod(0o755)
+        environment = {**os.environ, "PATH": f"{here}/bin:{os.environ['PATH']}"}
         script = WayBackFound().command(str(here / "opt"))
         script = script.replace(WAY_BACK, str(here))
         script = script.replace(FIREWALL_RULES, str(here / "firewall.nft"))
         done = subprocess.run(
-            ["sh", "-c", script], capture_output=True, text=True, check=True, env=os.environ
+            ["sh", "-c", script], capture_output=True, text=True, check=True, env=environment
         )
         assert done.stderr == ""
         return WayBackFound().process(done.stdout.splitlines())
@@ -246,6 +250,9 @@ class TestLook:
         assert (found.now, found.before, found.undone, found.good) == (None, None, None, False)
         assert len(found.present) == 64
         assert found.guarded == Guarded("198.18.0.0/16", frozenset({8001, 8002}))
+
+    def test_rules_that_are_not_in_force_guard_nothing(self, here: Path) -> None:
+        assert self.look(here, in_force=False).guarded == Guarded()
 
     def test_a_fresh_host(self, tmp_path: Path) -> None:
         assert self.look(tmp_path) == WayBack("")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from vllm_hosts.bounded import json_object
 from vllm_hosts.host.files import File
-from vllm_hosts.host.paths import key_variable, model_folder
+from vllm_hosts.host.paths import FIREWALL_UNIT, key_variable, model_folder
 from vllm_hosts.host.services import env_file, secrets_of
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.agent import AgentName
@@ -281,7 +281,12 @@ def obstacles(
         )
     # Local users would reach agents' routes that ask for no key.
     open_ports = sorted({agent.port for agent in wanted.agents} - guarded.ports)
-    if str(wanted.network) != guarded.network or open_ports:
+    if guarded == Guarded():
+        yield (
+            "the firewall, which keeps local users from them, is not in force; load it (systemctl"
+            f" restart {FIREWALL_UNIT}) or deploy, and run this again"
+        )
+    elif str(wanted.network) != guarded.network or open_ports:
         where = f"ports {', '.join(map(str, open_ports))}" if open_ports else str(wanted.network)
         yield (
             f"they were at {where}, which the firewall does not guard any more; set agents' ports"
