@@ -72,13 +72,13 @@ def verdict(agent: Agent, answer: Answer) -> AgentVerdict:
     version = f"vLLM {answer.vllm}" if answer.vllm else "vLLM"
     if answer.refused is not None and not agent.offline and answer.refused.stage != "arguments":
         # What it will find on the hub is not known here.
-        said = clean(answer.refused.sentence, _SAID).rstrip(". ")
+        said = clean(answer.refused.sentence, _SAID).rstrip(" .,:;")
         return AgentVerdict(
             Outcome.DOUBTED, f"{name} asks the hub as it starts; without it {version} says: {said}"
         )
     if answer.refused is not None:
         # vLLM lists all that it knows; whoever mistyped one word needs the beginning.
-        said = clean(answer.refused.sentence, _SAID).rstrip(". ")
+        said = clean(answer.refused.sentence, _SAID).rstrip(" .,:;")
         return AgentVerdict(
             Outcome.REFUSED,
             f"{name}: {version} would not start with this: {said}; change"
