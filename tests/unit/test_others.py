@@ -135,8 +135,11 @@ def test_memory_of_agents_of_ours_and_of_other_cards_does_not_count() -> None:
     assert held(agent(), [CARD], [large]) is not None
 
 
-def test_a_loader_that_keeps_weights_elsewhere_is_not_refused() -> None:
-    found = held(agent(extra_args=["--load-format", "ipc"]), [CARD], [Holder(5, 99999, UUID, "x")])
+@pytest.mark.parametrize(
+    "words", [["--load-format", "ipc"], ["--load-format=ipc"], ["--load_format=ipc"]]
+)
+def test_a_loader_that_keeps_weights_elsewhere_is_not_refused(words: list[str]) -> None:
+    found = held(agent(extra_args=words), [CARD], [Holder(5, 99999, UUID, "x")])
     assert found is not None and not found.certain
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vllm_hosts.capacity import estimates
+from vllm_hosts.capacity.arguments import gives
 from vllm_hosts.capacity.memory_plan import gib
 from vllm_hosts.capacity.result import FORMULAS, AgentPlan, Needs, PlannedGpu, Verdict
 from vllm_hosts.capacity.sizes import Size
@@ -26,7 +27,7 @@ def taken(agent: Agent, answer: Answer) -> tuple[int, int, int]:
     """Estimates of what vLLM takes beside weights and cache: activations, graphs, libraries."""
     drawing = (answer.sequences or 0) * (answer.vocabulary or 0) * estimates.SAMPLER
     hidden = 2 * (answer.batched_tokens or 0) * (answer.hidden or 0)
-    graphs = estimates.graphs("--enforce-eager" in agent.extra_args)
+    graphs = estimates.graphs(gives(agent, "--enforce-eager"))
     return drawing + hidden, graphs, estimates.context(len(agent.gpus))
 
 
@@ -96,9 +97,10 @@ def _without_cache(plan: AgentPlan, needs: Needs) -> AgentPlan:
     left = (plan.budget or 0) - needs.total
     if left >= 0 or plan.verdict is not Verdict.FITS:
         return replace(plan, cache=0, largest_max_model_len=plan.limit)
+    weights = gib(needs.weights.bytes)
     sentence = (
-        f"agent {plan.agent!r} probably does not fit: weights take {gib(needs.weights.bytes)} GiB on"
-        f" each GPU, {gib(needs.overhead)} more are estimated beside them, and it has"
+        f"agent {plan.agent!r} probably does not fit: weights take {weights} GiB on each GPU,"
+        f" {gib(needs.overhead)} more are estimated beside them, and it has"
         f" {gib(plan.budget or 0)}; raise gpu_memory_utilization, give it larger GPUs, or take a"
         " smaller model"
     )
