@@ -339,6 +339,13 @@ def test_a_model_that_is_accepted() -> None:
             "--speculative-config",
         ),
         ("dtype", {"extra_args": ["--kv-cache-dtype", "fp9"]}, "fp9", "--kv-cache-dtype"),
+        (
+            "load_format",
+            {"extra_args": ["--load-format", "nonsense"]},
+            "Load format `nonsense` is not supported",
+            "extra_args (--load-format)",
+        ),
+        ("ends", {"extra_args": ["--help"]}, "ends with exit code 0", "extra_args"),
     ],
 )
 def test_what_vllm_refuses_is_one_sentence_of_its_own_with_the_way_out(
@@ -522,6 +529,11 @@ def test_the_setting_that_a_sentence_is_about() -> None:
         "extra_args (--dtype)"
     )
     assert setting(agent(), "argument --max-model-len: invalid int") == "max_model_len"
+    # Fields of vLLM's configuration classes.
+    given = agent(extra_args=["--max-num-seqs", "0", "--hf-overrides={bad", "--seed", "1"])
+    assert setting(given, "max_num_seqs: Input should be") == "extra_args (--max-num-seqs)"
+    assert setting(given, "hf_overrides.dict[str,any]: Input") == "extra_args (--hf-overrides)"
+    assert setting(given, "tensor parallel size, and Seeds") == "tensor_parallel_size"
     assert setting(agent(), "something else") == "the model, or vllm.image"
     assert setting(agent(env={"VLLM_USE_X": "1"}), "else") == "extra_args, env, or the model"
 
@@ -582,6 +594,9 @@ def test_a_fixed_cache_is_refused_by_the_plan_too_where_weights_are_unknown() ->
     asked = instead(agent(), Said(answer), formulas, [PlannedGpu(0, "NVIDIA L4", 8 << 30)])
     assert verdict(agent(), answer).stops
     assert asked.verdict is Verdict.DOES_NOT_FIT and asked.problems
+    given = agent(extra_args=["--kv-cache-memory-bytes=1"])
+    said = verdict(given, answer).sentence
+    assert said.endswith("raise extra_args (--kv-cache-memory-bytes), or lower max_model_len")
 
 
 def test_a_plan_of_what_vllm_refuses_or_does_not_say() -> None:
