@@ -193,7 +193,7 @@ class TestWhatIsNotKnown:
             "agent 'it' probably does not fit on GPU 0: the weights of org/model alone are 60.0"
         )
         assert "BrandNewForCausalLM" in plan.warnings[1]
-        wide = config | {"torch_dtype": "float32"}
+        wide = {**config, "torch_dtype": "float32"}
         kept = one(ModelFiles(wide, 20 * GIB), extra_args=["--dtype", "float32"])
         assert kept.verdict is Verdict.PROBABLY_NOT
         for known in (

@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,7 +53,7 @@ class Gibibytes(click.FloatRange):
     """A size that a card can have. Nothing compares with NaN, so that a range lets it through."""
 
     def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         size: float = super().convert(value, param, ctx)
         if math.isnan(size):
