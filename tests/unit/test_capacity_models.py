@@ -193,8 +193,13 @@ class TestWhatIsNotKnown:
             "agent 'it' probably does not fit on GPU 0: the weights of org/model alone are 60.0"
         )
         assert "BrandNewForCausalLM" in plan.warnings[1]
+        wide = {**config, "torch_dtype": "float32"}
+        kept = one(ModelFiles(wide, 20 * GIB), extra_args=["--dtype", "float32"])
+        assert kept.verdict is Verdict.PROBABLY_NOT
         for known in (
             one(ModelFiles(config, 15 * GIB)),
+            # 32 bits in the files, and 16 on the card.
+            one(ModelFiles(wide, 20 * GIB)),
             one(ModelFiles(config, 60 * GIB), quantization="fp8"),
             one(ModelFiles(config, 60 * GIB), extra_args=["--cpu-offload-gb", "60"]),
         ):

@@ -68,6 +68,8 @@ def test_an_answer_without_an_end_is_none() -> None:
 def test_an_agent_s_process_is_known_by_its_control_group(tmp_path: Path) -> None:
     """The shell lines for real: 466 is in a container of ours, 484 in another one, 485 in none."""
     smi = [*RECORDED[:2], f"485, 7, {UUID}, vllm-{OURS}", f"486, 7, {UUID}, gone"]
+    # A process can have any name, with line ends too.
+    smi[2] += "\nof 485 ours\n== image\nsha256:1"
     for name, text in (
         ("nvidia-smi", "cat <<E\n" + "\n".join(smi) + "\nE\n"),
         ("docker", f"echo {OURS}\n"),
@@ -86,6 +88,7 @@ def test_an_agent_s_process_is_known_by_its_control_group(tmp_path: Path) -> Non
     done = subprocess.run(
         ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
     )
+    assert "==" not in done.stdout
     found = {one.pid: one.ours for one in read(done.stdout.splitlines())}
     assert found == {466: True, 484: False, 485: False}
     (tmp_path / "nvidia-smi").unlink()
@@ -135,8 +138,11 @@ def test_memory_of_agents_of_ours_and_of_other_cards_does_not_count() -> None:
     assert held(agent(), [CARD], [large]) is not None
 
 
-def test_a_loader_that_keeps_weights_elsewhere_is_not_refused() -> None:
-    found = held(agent(extra_args=["--load-format", "ipc"]), [CARD], [Holder(5, 99999, UUID, "x")])
+@pytest.mark.parametrize(
+    "words", [["--load-format", "ipc"], ["--load-format=ipc"], ["--load_format=ipc"]]
+)
+def test_a_loader_that_keeps_weights_elsewhere_is_not_refused(words: list[str]) -> None:
+    found = held(agent(extra_args=words), [CARD], [Holder(5, 99999, UUID, "x")])
     assert found is not None and not found.certain
 
 

@@ -212,3 +212,14 @@ class TestAskingTheHost:
         words = ("--gpu-memory", "16", "--model-dir", f"one={copy(project, SMALL)}")
         assert planned(project, *words)[0]["verdict"] == "fits"
         assert "planned with 16 GiB for each GPU" in plan(project, *words)
+
+
+def test_a_memory_that_is_no_size_is_misuse(project: Project) -> None:
+    said = plan(project, "--no-connect", "--gpu-memory", "nan", code=2)
+    assert "'nan' is not a size; write one such as 24" in said
+
+
+def test_a_copy_without_a_folder_is_misuse(project: Project) -> None:
+    """Such as an empty variable, and not the folder that somebody happens to be in."""
+    said = plan(project, *SUPPOSED, "--model-dir", "one=", code=2)
+    assert "write AGENT=FOLDER" in said

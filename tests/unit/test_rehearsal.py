@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 
-from vllm_hosts.capacity import AgentPlan, PlannedGpu, Verdict, estimates
+from tests.rehearsal.record import ANSWERS
+from vllm_hosts.capacity import AgentPlan, HostPlan, PlannedGpu, Verdict, estimates
 from vllm_hosts.capacity.estimates import DRIVER
+from vllm_hosts.capacity.show import as_json, lines
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.hub.hub_models import Download, HubModel
@@ -148,7 +150,8 @@ shift; exec sh "$@"
 FAKE_PYTHON = """#!/bin/sh
 cat >/dev/null; mark=$(printf %s "$2" | sed 's/.*"mark": "\\([^"]*\\)".*/\\1/')
 said=$(printf %s "$3" | sed 's/"/\\\\"/g')
-echo "== noise"; echo "$mark{\\"format\\": 1, \\"vllm\\": \\"$said\\"}$mark"; exit ${END:-0}
+echo "== noise"; printf '%s{"format": 1, "vllm": "%s", "weights": 1}%s' "$mark" "$said" "$mark"
+exit ${END:-0}
 """
 
 
@@ -336,6 +339,13 @@ def test_a_model_that_is_accepted() -> None:
             "--speculative-config",
         ),
         ("dtype", {"extra_args": ["--kv-cache-dtype", "fp9"]}, "fp9", "--kv-cache-dtype"),
+        (
+            "load_format",
+            {"extra_args": ["--load-format", "nonsense"]},
+            "Load format `nonsense` is not supported",
+            "extra_args (--load-format)",
+        ),
+        ("ends", {"extra_args": ["--help"]}, "ends with exit code 0", "extra_args"),
     ],
 )
 def test_what_vllm_refuses_is_one_sentence_of_its_own_with_the_way_out(
@@ -476,6 +486,13 @@ def test_what_cannot_be_rehearsed_goes_on_and_says_so(name: str, what: str, why:
             0,
             "refusal",
         ),
+        (f'{MARK}{{"format": 1, "vllm": "0.33.0"}}{MARK}', 0, "neither figures nor why"),
+        (f'{MARK}{{"format": 1, "unknown": {{"all": "\\u001b"}}}}{MARK}', 0, "does not say why"),
+        (
+            f'{MARK}{{"format": 1, "weights": 1, "rooms": [{{"room": 1, "fits": false}}]}}{MARK}',
+            0,
+            "not of what is to fit",
+        ),
         (f"{MARK}{'[' * 1000}{MARK}", 0, "nested"),
         (f"{MARK}{' ' * MOST}{{}}{MARK}", 0, "larger than"),
         (f"{MARK} cut off", 137, "killed for its memory"),
@@ -512,6 +529,11 @@ def test_the_setting_that_a_sentence_is_about() -> None:
         "extra_args (--dtype)"
     )
     assert setting(agent(), "argument --max-model-len: invalid int") == "max_model_len"
+    # Fields of vLLM's configuration classes.
+    given = agent(extra_args=["--max-num-seqs", "0", "--hf-overrides={bad", "--seed", "1"])
+    assert setting(given, "max_num_seqs: Input should be") == "extra_args (--max-num-seqs)"
+    assert setting(given, "hf_overrides.dict[str,any]: Input") == "extra_args (--hf-overrides)"
+    assert setting(given, "tensor parallel size, and Seeds") == "tensor_parallel_size"
     assert setting(agent(), "something else") == "the model, or vllm.image"
     assert setting(agent(env={"VLLM_USE_X": "1"}), "else") == "extra_args, env, or the model"
 
@@ -536,6 +558,45 @@ def test_figures_of_the_plan_are_vllms_own() -> None:
     assert (made.needs.weights.bytes, made.needs.cache) == (answer.weights, answer.cache)
     assert made.largest_max_model_len == 40960 and made.sequences == answer.rooms[1].times
     assert made.budget == int(42949672960 * 0.92)
+
+
+def test_how_many_at_once_is_left_out_where_vllm_does_not_say() -> None:
+    """Not every version keeps that figure."""
+    answer = recorded("fits")
+    answer = replace(answer, rooms=tuple(replace(room, times=None) for room in answer.rooms))
+    card = PlannedGpu(0, "NVIDIA A100-SXM4-40GB", 42949672960 + DRIVER)
+    made = planned(agent(), answer, [card])
+    assert made.verdict is Verdict.FITS and made.sequences is None
+    host = HostPlan("gpu1", (card,), (made,))
+    [row] = [line.text for line in lines(host) if line.text.endswith("  fits")]
+    assert row.split()[-2:] == ["-", "fits"] and as_json(host)["agents"][0]["sequences"] is None
+
+
+def test_a_model_that_keeps_no_cache_is_planned_by_what_vllm_said() -> None:
+    """One for embeddings, of an architecture that formulas do not know."""
+    models = json.loads(ANSWERS.read_text())
+    answer = read(f"{MARK}{json.dumps(models['bge-m3'])}{MARK}", MARK)
+    formulas = AgentPlan("qwen", "BAAI/bge-m3", (0,), Verdict.UNKNOWN)
+    asked = instead(agent(), Said(answer), formulas, [PlannedGpu(0, "NVIDIA L4", 8 << 30)])
+    assert asked.verdict is Verdict.FITS and asked.source == "vLLM 0.32.0"
+    assert asked.needs is not None and asked.needs.weights.bytes == answer.weights
+    assert asked.largest_max_model_len == answer.max_model_len and asked.sequences is None
+    small = instead(agent(), Said(answer), formulas, [PlannedGpu(0, "NVIDIA L4", 1 << 30)])
+    assert small.verdict is Verdict.PROBABLY_NOT
+    assert "weights take 1.1 GiB" in small.warnings[0]
+
+
+def test_a_fixed_cache_is_refused_by_the_plan_too_where_weights_are_unknown() -> None:
+    """--kv-cache-memory-bytes beside weights that are quantised while they are loaded."""
+    room = Room(other=0, room=1, fits=False, longest=0)
+    answer = replace(recorded("quantised_while_loading"), rooms=(room,))
+    formulas = AgentPlan("qwen", "Qwen/Qwen3-8B", (0,), Verdict.UNKNOWN)
+    asked = instead(agent(), Said(answer), formulas, [PlannedGpu(0, "NVIDIA L4", 8 << 30)])
+    assert verdict(agent(), answer).stops
+    assert asked.verdict is Verdict.DOES_NOT_FIT and asked.problems
+    given = agent(extra_args=["--kv-cache-memory-bytes=1"])
+    said = verdict(given, answer).sentence
+    assert said.endswith("raise extra_args (--kv-cache-memory-bytes), or lower max_model_len")
 
 
 def test_a_plan_of_what_vllm_refuses_or_does_not_say() -> None:

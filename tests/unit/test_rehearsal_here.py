@@ -115,6 +115,25 @@ def test_asking_and_not_asking_is_misuse(here: Here) -> None:
     assert "leave one of them out" in said
 
 
+@pytest.mark.parametrize("image", ["", "-x", "--help", "a b", "x;id"])
+def test_what_is_no_image_is_misuse(here: Here, image: str) -> None:
+    """An empty variable would ask nobody, and an engine would take it for an option of its own."""
+    here.engine()
+    said = plan(here.project, *CARD, f"--image={image}", code=2)
+    assert f"{image!r} does not name an image; write one such as" in said
+    assert not here.log.read_text()
+
+
+def test_a_folder_that_leads_elsewhere_is_named_as_it_was_given(here: Here) -> None:
+    here.engine()
+    folder = copy(here.project, SMALL)
+    Path(folder, "vocab.json").symlink_to("/etc/hostname")
+    [found] = planned(here.project, *CARD, "--image", IMAGE, "--model-dir", f"one={folder}")
+    said = found["source"]
+    assert f"--model-dir one={folder} has the link vocab.json -> /etc/hostname" in said
+    assert "copy_from" not in said and not here.runs
+
+
 @pytest.mark.parametrize("name", ["docker", "podman"])
 def test_figures_say_that_they_were_asked_for_here(here: Here, name: str) -> None:
     here.engine(name)

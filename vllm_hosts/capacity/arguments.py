@@ -79,7 +79,7 @@ def arguments(agent: Agent) -> Arguments:
             )
     return Arguments(
         cache_bits=_cache_bits(agent, given.get("--kv-cache-dtype") or "auto"),
-        plain_bits=32 if given.get("--dtype") in ("float32", "float") else 16,
+        plain_bits=plain_bits(agent),
         batched=_number(agent, given, "--max-num-batched-tokens"),
         sequences=_number(agent, given, "--max-num-seqs"),
         eager="--enforce-eager" in given,
@@ -99,6 +99,16 @@ def arguments(agent: Agent) -> Arguments:
 def offloads(agent: Agent) -> bool:
     """Whether not all weights are on the GPU, or not on these GPUs alone."""
     return any(name in _pairs(agent.extra_args) for name in _UNKNOWN)
+
+
+def plain_bits(agent: Agent) -> int:
+    """Bits of a parameter that is not quantised: 32-bit files are loaded in 16, unless told not."""
+    return 32 if _pairs(agent.extra_args).get("--dtype") in ("float32", "float") else 16
+
+
+def gives(agent: Agent, name: str) -> bool:
+    """Whether an agent has an argument, however it is written."""
+    return name in _pairs(agent.extra_args)
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str | None]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from vllm_hosts.capacity import estimates
-from vllm_hosts.capacity.arguments import Arguments, arguments, offloads
+from vllm_hosts.capacity.arguments import Arguments, arguments, offloads, plain_bits
 from vllm_hosts.capacity.estimates import GIB
 from vllm_hosts.capacity.fields import UnplannableError
 from vllm_hosts.capacity.kv_cache import BLOCK, KvCache, cache
-from vllm_hosts.capacity.model_shape import Model, ModelFiles, describe
+from vllm_hosts.capacity.model_shape import Model, ModelFiles, describe, stored_as_float32
 from vllm_hosts.capacity.result import AgentPlan, HostPlan, Needs, PlannedGpu, Verdict
 from vllm_hosts.capacity.sizes import weight_size
 from vllm_hosts.host.gpus import not_there
@@ -95,6 +95,8 @@ def _too_large(agent: Agent, cards: Sequence[PlannedGpu], files: ModelFiles | st
     if len(sizes) < len(cards) or offloads(agent):
         return None
     share = files.weight_bytes / len(cards)
+    if stored_as_float32(files.config) and plain_bits(agent) == 16:
+        share /= 2
     budget = min(sizes) * agent.gpu_memory_utilization
     # Less than all of it, since files may have parts that are not loaded.
     if _LOADED * share <= budget:

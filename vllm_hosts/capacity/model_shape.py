@@ -99,8 +99,7 @@ def describe(name: str, files: ModelFiles) -> Model:
         raise UnplannableError(
             f"the architecture {named[0]} of {name} is not known to the plan; its memory is unknown"
         )
-    text = config.get("text_config")
-    data: Mapping[str, Any] = {**config, **text} if isinstance(text, Mapping) else config
+    data = _about_text(config)
     fields = Fields(name, data, family.defaults)
     heads = fields.number("num_attention_heads")
     return Model(
@@ -120,9 +119,20 @@ def describe(name: str, files: ModelFiles) -> Model:
         limit=(limit := _limit(fields, family)),
         unset=_unset(fields, limit),
         quantization=quantization(fields.group("quantization_config")),
-        stored_as_float32=(data.get("dtype") or data.get("torch_dtype")) == "float32",
+        stored_as_float32=stored_as_float32(config),
         file_bytes=files.weight_bytes,
     )
+
+
+def stored_as_float32(config: Mapping[str, Any]) -> bool:
+    """Whether a model's files have 32 bits for each parameter, of any architecture."""
+    data = _about_text(config)
+    return (data.get("dtype") or data.get("torch_dtype")) == "float32"
+
+
+def _about_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, Mapping) else config
 
 
 def _head_size(fields: Fields) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vllm_hosts.capacity import estimates
+from vllm_hosts.capacity.arguments import gives
 from vllm_hosts.capacity.estimates import GIB
 from vllm_hosts.capacity.result import AgentPlan, HostPlan, Verdict
 from vllm_hosts.host.nvidia_apps import Holder
@@ -49,7 +50,7 @@ def held(agent: Agent, cards: Iterable[Card], programs: Sequence[Holder]) -> Hel
         part, whole = agent.gpu_memory_utilization, card.memory_mib << 20
         # CUDA sees less than nvidia-smi says, so that this is the least that is missing. Loaders
         # that keep weights elsewhere are asked for less.
-        certain = used > (1 - part) * whole and "--load-format" not in agent.extra_args
+        certain = used > (1 - part) * whole and not gives(agent, "--load-format")
         own, seen = estimates.context(len(agent.gpus)), whole - estimates.DRIVER
         if certain or used + own > (1 - part) * seen:
             most = int(100 * (1 - (used + own) / max(seen, 1))) / 100

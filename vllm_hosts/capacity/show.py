@@ -94,7 +94,7 @@ def _row(agent: AgentPlan) -> str:
             "~" + gib(agent.needs.overhead),
             gib(agent.budget),
             longest if agent.largest_max_model_len == agent.limit else f"~{longest}",
-            f"~{agent.sequences:.1f}",
+            "-" if agent.sequences is None else f"~{agent.sequences:.1f}",
         )
         + f"  {agent.verdict}"
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,10 +43,39 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
     ) -> tuple[str, Path]:
         if isinstance(value, tuple):
             return value
-        agent, equals, folder = str(value).partition("=")
-        if not agent or not equals or not Path(folder).is_dir():
+        agent, _, folder = str(value).partition("=")
+        if not (agent and folder) or not Path(folder).is_dir():
             self.fail(f"{value!r} does not name an agent and a folder; write AGENT=FOLDER")
         return agent, Path(folder)
+
+
+class Gibibytes(click.FloatRange):
+    """A size that a card can have. Nothing compares with NaN, so that a range lets it through."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        size: float = super().convert(value, param, ctx)
+        if math.isnan(size):
+            self.fail(f"{value!r} is not a size; write one such as 24", param, ctx)
+        return size
+
+
+class Image(click.ParamType[str]):
+    """An image as engines name it. Theirs is the word; but none of their options is one."""
+
+    name = "image"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", str(value)):
+            self.fail(
+                f"{value!r} does not name an image; write one such as vllm/vllm-openai:v0.33.0",
+                param,
+                ctx,
+            )
+        return str(value)
 
 
 @click.command(cls=Command, problems="The plan cannot be made:")
@@ -57,7 +89,7 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
 )
 @click.option(
     "--gpu-memory",
-    type=click.FloatRange(min=0, min_open=True, max=10000),
+    type=Gibibytes(min=0, min_open=True, max=10000),
     metavar="GIB",
     help="Memory of each GPU, for hosts that are not queried or cannot be reached.",
 )
@@ -77,6 +109,7 @@ class ModelDir(click.ParamType[tuple[str, Path]]):
 )
 @click.option(
     "--image",
+    type=Image(),
     metavar="IMAGE",
     help="Ask the vLLM of this image on this machine, with Docker or Podman, and not the hosts'.",
 )

@@ -20,11 +20,13 @@ _FIELDS = "pid,used_memory,gpu_uuid,process_name"
 _MOST, _MOST_PROGRAMS = 200_000, 1000
 
 #: Shell: the list, its exit code, then ``of PID`` with ``ours`` or ``gone``. A process is an
-#: agent's if its control group is that of one of our containers: a name can be anybody's.
+#: agent's if its control group is that of one of our containers: a name can be anybody's, and
+#: have line ends, behind which nothing may pass for a line of ours.
 APPS = f"""
 if command -v nvidia-smi >/dev/null; then
     programs=$({{ timeout -k 5 {PATIENCE} nvidia-smi --format=csv,noheader,nounits 2>&1 \\
-        --query-compute-apps={_FIELDS}; echo "exit $?"; }} | head -c {_MOST})
+        --query-compute-apps={_FIELDS}; echo "exit $?"; }} | head -c {_MOST} |
+        grep -aE '^([1-9][0-9]*, |exit [0-9]+$)')
     echo "$programs"
     pids=$(echo "$programs" | sed -n 's/^\\([1-9][0-9]*\\),.*/\\1/p' | head -n {_MOST_PROGRAMS})
     own=

@@ -107,7 +107,7 @@ def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
     if not root.is_dir():
         raise SettingsError([f"copy_from {folder} is not a folder on the controller; correct it"])
     try:
-        files = tuple(_files(folder, root.resolve(strict=True), allow_pickle))
+        files = tuple(_files(f"copy_from {folder}", root.resolve(strict=True), allow_pickle))
     except OSError as error:
         raise SettingsError(
             [f"copy_from {folder} cannot be read: {error}; correct its rights, or name another"]
@@ -128,22 +128,23 @@ def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
     return LocalModel(folder, files)
 
 
-def small_files(folder: str) -> tuple[LocalFile, ...]:
+def small_files(folder: str, option: str = "copy_from ") -> tuple[LocalFile, ...]:
     """What a model's folder has beside its weights, by the same rules for links; weights may be
     missing.
 
+    :param option: by which somebody named the folder, up to its name.
     :raises SettingsError: it cannot be read, or has no config.json.
     """
-    root = Path(folder).expanduser()
+    root, named = Path(folder).expanduser(), f"{option}{folder}"
     try:
-        files = tuple(_files(folder, root.resolve(strict=True), False))
+        files = tuple(_files(named, root.resolve(strict=True), False))
     except OSError as error:
         raise SettingsError(
-            [f"copy_from {folder} cannot be read: {error}; correct its rights, or name another"]
+            [f"{named} cannot be read: {error}; correct its rights, or name another"]
         ) from error
     small = [one for one in files if not one.name.endswith(_WEIGHTS) and one.size <= _SMALL]
     if not any(one.name in ("config.json", "params.json") for one in small):
-        raise SettingsError([f"copy_from {folder} has no config.json; name a model's folder"])
+        raise SettingsError([f"{named} has no config.json; name a model's folder"])
     return tuple(small)
 
 
@@ -192,7 +193,7 @@ def _opened(file: LocalFile) -> BufferedReader:
         raise SettingsError([str(error)]) from error
 
 
-def _files(folder: str, root: Path, allow_pickle: bool) -> Iterator[LocalFile]:
+def _files(named: str, root: Path, allow_pickle: bool) -> Iterator[LocalFile]:
     """Files in a fixed order, without names that begin with a dot, such as ``.git``."""
     count = 0
     for place, folders, names in os.walk(root, onerror=_raise):
@@ -208,25 +209,25 @@ def _files(folder: str, root: Path, allow_pickle: bool) -> Iterator[LocalFile]:
             count += 1
             if count > _MOST_FILES:
                 raise SettingsError(
-                    [f"copy_from {folder} has more than {_MOST_FILES} files; name a model's folder"]
+                    [f"{named} has more than {_MOST_FILES} files; name a model's folder"]
                 )
-            yield _file(folder, root, path)
+            yield _file(named, root, path)
 
 
-def _file(folder: str, root: Path, path: Path) -> LocalFile:
+def _file(named: str, root: Path, path: Path) -> LocalFile:
     name = str(path.relative_to(root))
     if not _SAFE_NAME.fullmatch(name):
         raise SettingsError(
             [
-                f"copy_from {folder} has a file {name!r}, and names may have letters,"
+                f"{named} has a file {name!r}, and names may have letters,"
                 " digits and . _ @ + - only, a letter or digit first; rename or remove it"
             ]
         )
-    target = _followed(folder, root, path, name) if path.is_symlink() else path
+    target = _followed(named, root, path, name) if path.is_symlink() else path
     found = target.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise SettingsError(
-            [f"copy_from {folder} has {name}, which is neither a file nor a folder; remove it"]
+            [f"{named} has {name}, which is neither a file nor a folder; remove it"]
         )
     return LocalFile(name, target, found.st_size, found.st_mtime_ns, _identity(found))
 
@@ -236,7 +237,7 @@ def _identity(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
-def _followed(folder: str, root: Path, path: Path, name: str) -> Path:
+def _followed(named: str, root: Path, path: Path, name: str) -> Path:
     """A link's target, with all links resolved.
 
     :raises SettingsError: it is a folder, does not exist, or is outside of the folder and of the
@@ -247,7 +248,7 @@ def _followed(folder: str, root: Path, path: Path, name: str) -> Path:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):
         raise SettingsError(
-            [f"copy_from {folder} has the link {name} -> {says}, which leads nowhere; remove it"]
+            [f"{named} has the link {name} -> {says}, which leads nowhere; remove it"]
         ) from None
     inside = target.is_relative_to(root) and not any(
         # Folders that are not copied, such as .git, may hold a password.
@@ -257,14 +258,14 @@ def _followed(folder: str, root: Path, path: Path, name: str) -> Path:
     if not inside and not any(target.parent == blobs for blobs in _blobs(root)):
         raise SettingsError(
             [
-                f"copy_from {folder} has the link {name} -> {says}, which leads out of the folder"
+                f"{named} has the link {name} -> {says}, which leads out of the folder"
                 f" to {target}; put the file itself there, or remove the link"
             ]
         )
     if target.is_dir():
         raise SettingsError(
             [
-                f"copy_from {folder} has the link {name} -> {says} to a folder; put the folder"
+                f"{named} has the link {name} -> {says} to a folder; put the folder"
                 " itself there, or remove the link"
             ]
         )

@@ -136,7 +136,7 @@ def _answer(found: dict[str, Any]) -> Answer:
     if found["format"] != FORMAT:
         raise ValueError(f"it is of format {clean(found['format'], 20)}")
     refused = found.get("refused")
-    return Answer(
+    answer = Answer(
         vllm=_word(found, "vllm"),
         platform=_word(found, "platform"),
         architecture=_word(found, "architecture"),
@@ -156,10 +156,15 @@ def _answer(found: dict[str, Any]) -> Answer:
         rooms=tuple(_room(one) for one in found.get("rooms", [])[:8]),
         refused=_refusal(refused) if refused else None,
         unknown={
-            clean(name, 20): clean(why, _SENTENCE)
+            clean(name, 20): clean(why, _SENTENCE).strip() or "it does not say why"
             for name, why in list(found.get("unknown", {}).items())[:16]
         },
     )
+    if answer.weights is None and answer.whole and answer.refused is None:
+        raise ValueError("it says neither figures nor why there are none")
+    if answer.rooms and (answer.cache is None or answer.max_model_len is None):
+        raise ValueError("it says of rooms, and not of what is to fit there")
+    return answer
 
 
 def _refusal(found: dict[str, Any]) -> Refusal:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from secrets import token_hex
 
 from vllm_hosts.capacity import estimates
+from vllm_hosts.capacity.arguments import gives
 from vllm_hosts.capacity.inputs import gpus_of
 from vllm_hosts.capacity.others import HeldMemory, held
 from vllm_hosts.capacity.result import PlannedGpu
@@ -263,6 +264,6 @@ def beside(agent: Agent) -> tuple[int, int, int]:
     Of activations only what needs no knowledge of the architecture.
     """
     whole = int(agent.gpu_memory_utilization * estimates.DRIVER)
-    whole += estimates.graphs("--enforce-eager" in agent.extra_args)
+    whole += estimates.graphs(gives(agent, "--enforce-eager"))
     whole += estimates.context(len(agent.gpus))
     return whole, estimates.SAMPLER, 2

@@ -149,8 +149,9 @@ class _One:
         """:param copy: a folder with the agent's model."""
         agent, own = self.agent, list(models_of(self.agent))
         folders: dict[str, str] = {}
+        option = f"--model-dir {agent.name}="
         if agent.is_folder and copy is None and agent.copy_from:
-            copy = Path(agent.copy_from).expanduser()
+            copy, option = Path(agent.copy_from).expanduser(), "copy_from "
         if agent.is_folder and copy is None:
             raise HostError(
                 f"{agent.model} is a folder of the host's; name a copy of it:"
@@ -158,7 +159,7 @@ class _One:
             )
         if copy is not None:
             target = agent.model if agent.is_folder else _COPY
-            folders[target] = self._copied(copy)
+            folders[target] = self._copied(copy, option)
             own = own if agent.is_folder else own[1:]
         asked = question(self.settings, agent, token_hex(16), folders, cards)
         gpus = (
@@ -204,9 +205,9 @@ class _One:
         cards = [f"{index} here: {self.has.cards[int(index)]}" for index in asked.agent.gpus]
         return key(asked, self.has.digest, self.models, tuple(cards or ["none here"]))
 
-    def _copied(self, folder: Path) -> str:
+    def _copied(self, folder: Path, option: str) -> str:
         """The small files of a folder, where a container's user can read them."""
-        target, files = self.place / "copy", small_files(str(folder))
+        target, files = self.place / "copy", small_files(str(folder), option)
         for file in files:
             (target / file.name).parent.mkdir(parents=True, exist_ok=True)
             with file.open() as content:

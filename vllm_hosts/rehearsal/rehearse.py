@@ -119,7 +119,12 @@ def parse(words: list[str]) -> Any:
     parser = tools.FlexibleArgumentParser(prog="vllm")
     command = serve.cmd_init()[0]
     command.subparser_init(parser.add_subparsers(required=False, dest="subparser"))
-    arguments = parser.parse_args(sys.argv[1:])
+    try:
+        arguments = parser.parse_args(sys.argv[1:])
+    except SystemExit as end:
+        # Such as --help, which prints something and ends.
+        said = f"with these arguments it ends with exit code {end.code or 0} before it serves"
+        raise RefusedError({"stage": "arguments", "sentence": said}) from None
     command.validate(arguments)
     if getattr(arguments, "model_tag", None) is not None:
         arguments.model = arguments.model_tag
@@ -267,6 +272,18 @@ def keep_maps_here(torch: Any) -> None:
         manager.__init__ = make_here
 
 
+def check_loader(config: Any) -> None:
+    """The format of files, which vLLM checks as it makes their loader; nothing is read."""
+    loading = importlib.import_module("vllm.model_executor.model_loader")
+    try:
+        loading.get_model_loader(config.load_config)
+    except ValueError:
+        raise
+    except Exception:
+        # A loader that wants more than there is here is no reason to leave the rest unasked.
+        return
+
+
 def models_of(config: Any) -> tuple[list[Any], dict[str, str]]:
     """The model, and the one that drafts for it; and what could not be built."""
     torch = importlib.import_module("torch")
@@ -286,6 +303,7 @@ def models_of(config: Any) -> tuple[list[Any], dict[str, str]]:
         return found[-1]
 
     keep_maps_here(torch)
+    check_loader(config)
     # The loader of every format, and of draft models too, but nothing is read.
     loading.BaseModelLoader.load_model = load_model
     loader = loading.BaseModelLoader

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from vllm_hosts.capacity.arguments import gives
+from vllm_hosts.capacity.memory_plan import gib
 from vllm_hosts.capacity.others import HeldMemory
 from vllm_hosts.rehearsal.answer import Answer, Room
 from vllm_hosts.settings import Agent, HostSettings
@@ -39,6 +41,8 @@ _ABOUT = (
     (r"quantiz|ScaledMM|kernel", "quantization"),
     (r"gpu_memory_utilization|KV cache|memory", "max_model_len"),
 )
+#: With these the cache has a size of its own, whatever else there is.
+_FIXED = ("--kv-cache-memory-bytes", "--kv-cache-memory")
 _MODEL = "model, or vllm.image for a version that knows it"
 
 
@@ -72,13 +76,13 @@ def verdict(agent: Agent, answer: Answer) -> AgentVerdict:
     version = f"vLLM {answer.vllm}" if answer.vllm else "vLLM"
     if answer.refused is not None and not agent.offline and answer.refused.stage != "arguments":
         # What it will find on the hub is not known here.
-        said = clean(answer.refused.sentence, _SAID).rstrip(". ")
+        said = clean(answer.refused.sentence, _SAID).rstrip(" .,:;")
         return AgentVerdict(
             Outcome.DOUBTED, f"{name} asks the hub as it starts; without it {version} says: {said}"
         )
     if answer.refused is not None:
         # vLLM lists all that it knows; whoever mistyped one word needs the beginning.
-        said = clean(answer.refused.sentence, _SAID).rstrip(". ")
+        said = clean(answer.refused.sentence, _SAID).rstrip(" .,:;")
         return AgentVerdict(
             Outcome.REFUSED,
             f"{name}: {version} would not start with this: {said}; change"
@@ -142,6 +146,12 @@ def _too_small(agent: Agent, answer: Answer, room: Room) -> str:
     if room.fits or (answer.auto_length and room.longest > 0):
         return ""
     weights = f"weights take {_gib(answer.weights)} GiB" if answer.weights else "there are weights"
+    if fixed := next((name for name in _FIXED if gives(agent, name)), None):
+        return (
+            f"its KV cache is set to {gib(room.room)} GiB, and one sequence of"
+            f" {answer.max_model_len} tokens needs {gib(answer.cache or 0)}; raise"
+            f" extra_args ({fixed}), or lower max_model_len"
+        )
     if room.longest <= 0:
         more = "gpu_memory_utilization, " if agent.gpu_memory_utilization < 1 else ""
         return (
@@ -165,6 +175,13 @@ def setting(agent: Agent, sentence: str) -> str:
                 return f"extra_args ({found})"
         if found in _SETTINGS and sentence.startswith(("argument", "ambiguous", "expected")):
             return _SETTINGS[found]
+    for given in agent.extra_args:
+        name = given.partition("=")[0].partition(".")[0].strip("-")
+        words = [re.escape(word) for word in re.split("[-_]", name)]
+        # As a field of a configuration, or as people say it; one word alone may mean anything else.
+        flags = re.IGNORECASE if len(words) > 1 else re.NOFLAG
+        if given.startswith("--") and re.search(rf"\b{'[-_ ]'.join(words)}\b", sentence, flags):
+            return f"extra_args (--{name})"
     for pattern, about in _ABOUT:
         if re.search(pattern, sentence, re.IGNORECASE):
             if about.startswith("--"):
