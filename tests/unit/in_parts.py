@@ -24,7 +24,7 @@ MOST = 4
 LONG = (
     *("suite_shapes", "reach", "agents_cli", "drift", "ownership_runs", "top_cli", "doctor_look"),
     *("keys_cli", "hub_fetch", "ahead_deploy", "model_scanner", "edge_by_model", "ahead_ssh"),
-    *("mutants", "apt_script", "inventories_md", "model_copy"),
+    *("rehearsal_here", "mutants", "apt_script", "inventories_md", "model_copy"),
 )
 
 
