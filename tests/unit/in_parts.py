@@ -22,8 +22,9 @@ MOST = 4
 #: What takes longest begins first, so that nobody waits for one of these at the end: seconds of
 #: processor time, from the most to the least, as they were measured.
 LONG = (
-    *("suite_shapes", "hub_fetch", "reach", "keys_cli", "agents_cli", "mutants", "doctor_look"),
-    *("drift", "ownership_runs", "apt_script", "inventories_md", "model_copy", "top_cli"),
+    *("suite_shapes", "reach", "agents_cli", "drift", "ownership_runs", "top_cli", "doctor_look"),
+    *("keys_cli", "hub_fetch", "ahead_deploy", "model_scanner", "edge_by_model", "ahead_ssh"),
+    *("rehearsal_here", "mutants", "apt_script", "inventories_md", "model_copy"),
 )
 
 

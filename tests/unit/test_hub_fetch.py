@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from lab.hub import Hub, Repo, RepoFile, Server
+from tests.unit import hub_program
+from tests.unit.hub_program import PROGRAM
 from vllm_hosts.hub.fetch import REFUSED, Cache, FetchRefusedError, Remote, chosen, sentence
 
-PROGRAM = Path(__file__).resolve().parents[2] / "vllm_hosts" / "hub" / "fetch.py"
 WEIGHTS = b"weights " * 40_000
 FILES = {
     "config.json": RepoFile(b"{}"),
@@ -52,13 +53,17 @@ class Local:
         self.server = Server(self.hub, "127.0.0.1", 0)
         port = self.server.server_address[1]
         self.endpoint, self.hub.cdn = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        # How long it takes to end, at most.
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def start(self, *words: str, token: str | None = None) -> subprocess.Popen[str]:
+    def environment(self, token: str | None) -> dict[str, str]:
         environment = {"PATH": os.environ["PATH"], "HF_HOME": str(self.cache), "HOME": "/nowhere"}
         environment |= {"HF_ENDPOINT": self.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         if token:
             environment["HF_TOKEN"] = token
+        return environment
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             # Its text comes by standard input, as in the container.
             [sys.executable, "-", *words],
@@ -66,13 +71,12 @@ class Local:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=self.environment(None),
         )
 
     def run(self, *words: str, token: str | None = None) -> tuple[int, str, str]:
-        process = self.start(*words, token=token)
-        out, err = process.communicate(timeout=60)
-        return process.returncode, out, err
+        done = hub_program.run(*words, environment=self.environment(token))
+        return done.returncode, done.stdout, done.stderr
 
     def refused(self, *words: str, token: str | None = None) -> str:
         """The one sentence; nothing was put into the cache's snapshots."""
@@ -97,8 +101,9 @@ def local(tmp_path: Path) -> Iterator[Local]:
 
 
 def test_what_agents_need_is_laid_out_as_huggingface_hub_does(local: Local) -> None:
-    code, out, err = local.run("org/model")
-    assert code == 0, err
+    process = local.start("org/model")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
     commit, *files = out.splitlines()
     assert commit == f"commit {local.hub.repos['org/model'].commit}"
     assert sorted(files) == [
@@ -124,13 +129,8 @@ def test_vllm_finds_the_model_without_the_hub(local: Local, revision: str) -> No
         f" b = s('org/model', revision={revision!r}, allow_patterns='*.safetensors',"
         " local_files_only=True); assert a == b; print(a)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", look_up],
-        env={"HF_HOME": str(local.cache), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    offline = {"HF_HOME": str(local.cache), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
+    done = hub_program.run(environment=offline, text=look_up)
     assert done.returncode == 0, done.stderr
     folder = local.cache / "hub/models--org--model/snapshots" / FILES_COMMIT
     assert Path(done.stdout.strip()) == folder

@@ -23,12 +23,21 @@ from vllm_hosts.keys.age import named_recipients
 PROD = "inventory/prod.py"
 
 
+@pytest.fixture(scope="module")
+def own_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's, made once."""
+    path = tmp_path_factory.mktemp("own") / "id_ed25519"
+    ssh_key(path, "me@laptop")
+    return path
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path, own_key: Path) -> Project:
     """A project with two hosts, of a user with an SSH key without passphrase."""
     home = tmp_path / "home"
     (home / ".ssh").mkdir(parents=True, mode=0o700)
-    ssh_key(home / ".ssh" / "id_ed25519", "me@laptop")
+    for path in (own_key, own_key.with_name(own_key.name + ".pub")):
+        shutil.copy2(path, home / ".ssh")
     (tmp_path / "project").mkdir()
     project = Project(tmp_path / "project")
     project.environment = {"HOME": str(home)}

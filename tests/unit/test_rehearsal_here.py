@@ -235,7 +235,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
         "model.safetensors": RepoFile(b"weights", weights=True),
     }
     server = Server(Hub({"org/model": Repo(files)}, tmp_path / "tokens"), "127.0.0.1", 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()

@@ -4,6 +4,7 @@ not checked or does not apply, and pytest itself never breaks."""
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
@@ -49,9 +50,15 @@ inventories = st.tuples(st.lists(hosts, min_size=1, max_size=3), st.booleans())
 
 
 def verified(
-    folder: Path, inventory: str, *words: str, chosen: Collection[str] = ()
+    folder: Path,
+    inventory: str,
+    *words: str,
+    chosen: Collection[str] = (),
+    programs: Path | None = None,
 ) -> dict[str, Any]:
     project = Project(folder)
+    if programs is not None:
+        project.environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
     project.write("inventory/prod.py", inventory)
     done = project.run(
         *("vllm-hosts", "verify", "inventory/prod.py", "--ports", "1-2"),
@@ -171,7 +178,14 @@ def test_hosts_that_are_reached(
         assert all(one["why"] for one in found[name].values() if one["outcome"] != "kept")
 
 
-# All files and processes of this machine are searched once.
+#: In the place of find: instead of all files, of which there may be many, it searches a few.
+_FIND = """#!/bin/sh
+[ "$1" != / ] || { shift; set -- /usr/bin "$@"; }
+exec /usr/bin/find "$@"
+"""
+
+
+# All processes of this machine are searched once.
 @pytest.mark.parametrize(("gpus", "chosen"), [([], []), ([0], _LOOKED_AT)], ids=["gpus0", "gpus1"])
 def test_this_machine_with_nothing_deployed(
     tmp_path: Path, gpus: list[int], chosen: list[str]
@@ -182,7 +196,16 @@ def test_this_machine_with_nothing_deployed(
         "edge": {"https_port": 65001, "http_port": 65002},
     }
     words = [word for one in chosen for word in ("--promise", one)]
-    report = verified(tmp_path, f"gpu_hosts = [('@local', {host!r})]\n", *words, chosen=chosen)
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/find").write_text(_FIND)
+    (tmp_path / "programs/find").chmod(0o755)
+    report = verified(
+        tmp_path,
+        f"gpu_hosts = [('@local', {host!r})]\n",
+        *words,
+        chosen=chosen,
+        programs=tmp_path / "programs",
+    )
     [found] = report["hosts"]
     assert {one["outcome"] for one in found["promises"].values()} >= {"not checked"}
     applies = found["promises"]["GPU-03"]["outcome"] != "does not apply"

@@ -51,7 +51,7 @@ def host(tmp_path: Path) -> Iterator[LocalHost]:
     """Agent one answers, agent two has exited, and a second host refuses connections."""
     host = LocalHost.make(tmp_path)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Vllm)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     agents = [dict(AGENT, port=server.server_port), dict(AGENT, name="two", port=8002, gpus=[1])]
     host.project.group(agents=agents, vllm={"directory": str(host.folder / "opt")})
     host.program("nvidia-smi", NVIDIA_SMI)
