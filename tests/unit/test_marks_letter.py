@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -12,7 +13,8 @@ from vllm_hosts.host.marks import Left, Owner, deploy_mark, functions, left_of, 
 
 BOOT = "962bd73d-5bb1"
 SAID = {"who": "ada@laptop", "what": "deploy.py of prod.py", "since": "2026-11-26T08:00:00Z"}
-ADA = Owner(**SAID, pid=4711, boot=BOOT, address="192.0.2.7")
+BARE = Owner(SAID["who"], SAID["what"], SAID["since"])
+ADA = replace(BARE, pid=4711, boot=BOOT, address="192.0.2.7")
 
 
 def record(pid: str = "4711", boot: str = BOOT, address: str = "192.0.2.7", **said: object) -> str:
@@ -29,9 +31,8 @@ def test_who_holds_a_host() -> None:
     assert owner_of(f" {record()}\n") == ADA
     sentence = "deploy.py of prod.py of ada@laptop{}, since 2026-11-26 08:00:00 UTC"
     assert ADA.sentence == sentence.format(" (192.0.2.7)")
-    bare = Owner(**SAID)
-    assert (bare.pid, bare.boot, bare.address) == (0, "", "")
-    assert bare.sentence == Owner(**SAID, address="-").sentence == sentence.format("")
+    assert (BARE.pid, BARE.boot, BARE.address) == (0, "", "")
+    assert BARE.sentence == replace(BARE, address="-").sentence == sentence.format("")
     for address in ("-", "fe80::1%eth0", "2001:DB8::1"):
         found = owner_of(record(address=address))
         assert found is not None and found.address == address

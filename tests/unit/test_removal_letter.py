@@ -75,6 +75,12 @@ def test_why_docker_and_nginx_stay() -> None:
     assert (removal().docker_stays, removal().nginx_stays) == ("", "")
 
 
+def test_a_docker_that_stays_is_ours_unless_it_is_the_one_of_before() -> None:
+    both = INSTALLED | {"docker.io": Package()}
+    assert "docker-ce" in removal(had={"docker.io"}, packages=both).packages(firewall=True)
+    assert "docker-ce" not in removal(had={"docker.io"}).packages(firewall=True)
+
+
 def test_packages_that_deploys_brought() -> None:
     found = removal()
     gone = {name: one for name, one in INSTALLED.items() if name != "docker-ce"}
