@@ -64,14 +64,16 @@ def by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("whose", [Whose.ANOTHERS, Whose.UNREADABLE])
 def test_another_store_s_host_is_refused(steps: Steps, whose: Whose) -> None:
-    for run, listed in (
-        (lambda claim: steps.run(not_anothers, claim), True),
-        (lambda claim: steps.run(owned, claim), True),
-        (lambda claim: steps.run(owned, claim, listed=False), False),
-    ):
+    runs: list[tuple[Any, dict[str, bool]]] = [
+        (not_anothers, {}),
+        (owned, {}),
+        (owned, {"listed": False}),
+    ]
+    for operation, given in runs:
+        listed = given.get("listed", True)
         claim = Claim(whose)
         with pytest.raises(HostError, match=f"^another's, listed {listed}$"):
-            run(claim)
+            steps.run(operation, claim, **given)
         assert claim.opened.anothers == {"gpu1"}
         assert steps.asked == [("HostMark", {"directory": "/opt/vllm"})]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +14,6 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys import store_content
 from vllm_hosts.keys.store_content import (
     ApiKey,
     ClientRecord,
@@ -164,11 +165,12 @@ class TestClients:
 
     def test_one_that_is_not_there(self) -> None:
         two = add_client(add_client(Content(), "bob", NOW), "ada", NOW)
-        for change in (
+        changes: list[Callable[[Content], Content]] = [
             lambda content: revoke(content, "eve"),
             lambda content: rotate(content, "eve", NOW, DAY),
             lambda content: extend(content, "eve", NOW, DAY),
-        ):
+        ]
+        for change in changes:
             with pytest.raises(SettingsError) as caught:
                 change(two)
             assert caught.value.problems == ["there is no client 'eve'; there is ada, bob"]
@@ -189,7 +191,7 @@ class TestClients:
 class TestRotation:
     @pytest.fixture(autouse=True)
     def new(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_content.secrets, "token_urlsafe", lambda size: f"new-{size}")
+        monkeypatch.setattr(secrets, "token_urlsafe", lambda size: f"new-{size}")
 
     def test_present_keys_end_with_the_overlap_or_earlier(self) -> None:
         content = one(key("gone", NOW), key("soon", NOW + DAY / 2), key("old"))
