@@ -78,6 +78,7 @@ def test_the_model_of_each_agent() -> None:
         ModelRoute("/coder/v1/models/coder-14b", "coder", "coder-14b"),
     ]
     # Without a choice the first one answers where there is no prefix.
+    assert not any(route.shared for route in (*own, *model_routes(APART)))
     assert model_routes(APART) == [ModelRoute("/v1/models/org/m", "qwen", "org/m"), *own]
     # With one each by its name, and adapters are not models of their own.
     assert model_routes(TWO) == [
