@@ -62,7 +62,10 @@ def answer(**given: Any) -> Answer:
 
 def test_every_value_is_read() -> None:
     assert answer() == ANSWER
-    assert read_text('{"format": 1}') == Answer()
+    why = {"memory": "a reason"}
+    assert read_text(json.dumps({"format": 1, "unknown": why})) == Answer(unknown=why)
+    with pytest.raises(ValueError, match="neither figures nor why"):
+        read_text('{"format": 1}')
     assert Answer().auto_length is False
     assert STAGES == ("arguments", "configuration", "model")
 

@@ -40,7 +40,11 @@ COMMANDS = {
     r"\.State\.(Status|Health|ExitCode|Error|OOMKilled)": {"vllm_hosts/host/containers.py"},
     r"docker stats": {"vllm_hosts/host/docker_stats.py"},
     r"printf 'GET /metrics ": {"vllm_hosts/top/poll.py"},
-    r"nft .*list table inet": {"vllm_hosts/facts/firewall.py"},
+    r"nft .*list table inet": {
+        "vllm_hosts/facts/firewall.py",
+        # Whether it is in force at all, by the exit code.
+        "vllm_hosts/facts/way_back.py",
+    },
     r"nginx -V": {"vllm_hosts/facts/nginx.py"},
     # With -q, systemctl's exit code is a condition in a script, and has no answer to read.
     r"systemctl (is-(active|enabled)|show)": {

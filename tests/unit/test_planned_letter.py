@@ -73,7 +73,7 @@ def test_what_does_not_fit() -> None:
 @pytest.mark.parametrize(
     ("changes", "cards"),
     [
-        ({"weights": None}, [CARD]), ({"cache": None}, [CARD]), ({"rooms": ()}, [CARD]),
+        ({"weights": None}, [CARD]),
         ({}, [UNKNOWN]), ({}, []),
     ],
 )  # fmt: skip

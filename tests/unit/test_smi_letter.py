@@ -300,4 +300,4 @@ def test_what_is_asked_of_programs() -> None:
     words = nvidia_apps.APPS
     assert f"timeout -k 5 {nvidia_smi.PATIENCE} nvidia-smi --format=csv,noheader,nounits" in words
     assert '--query-compute-apps=pid,used_memory,gpu_uuid,process_name; echo "exit $?"' in words
-    assert "| head -c 200000)" in words and "| head -n 1000)" in words
+    assert "| head -c 200000 |" in words and "| head -n 1000)" in words

@@ -61,7 +61,7 @@ class Gibibytes(click.FloatRange):
         return size
 
 
-class Image(click.ParamType[str]):
+class ImageName(click.ParamType[str]):
     """An image as engines name it. Theirs is the word; but none of their options is one."""
 
     name = "image"
@@ -109,7 +109,7 @@ class Image(click.ParamType[str]):
 )
 @click.option(
     "--image",
-    type=Image(),
+    type=ImageName(),
     metavar="IMAGE",
     help="Ask the vLLM of this image on this machine, with Docker or Podman, and not the hosts'.",
 )
