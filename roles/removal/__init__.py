@@ -16,6 +16,7 @@ from functools import partial
 from pyinfra.api.deploy import deploy
 from pyinfra.context import ctx_host
 
+from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.remains import HostRemains
 from vllm_hosts.host.files import Absent
@@ -99,7 +100,14 @@ def _now(settings: HostSettings, models: bool) -> Removal:
         fetching=CONTAINER,
         bridges=BRIDGE_PREFIX,
     )
-    return Removal(settings, found, models)
+    plan = Removal(settings, found, models)
+    if plan.elsewhere:
+        # Agents would be taken for somebody else's, and stay behind an edge that is gone.
+        raise HostError(
+            f"deploys keep the agents of this host in {plan.elsewhere}, and the settings say"
+            f" {settings.vllm.directory}; set vllm.directory = {plan.elsewhere!r}, and run again"
+        )
+    return plan
 
 
 def _nginx(now: Callable[[], Removal]) -> NginxAfter:

@@ -72,6 +72,18 @@ class Removal:
         return not (self.known or self.remains.manifest.files or self.agents)
 
     @property
+    def elsewhere(self) -> str:
+        """Where deploys have kept the agents, if that is not where the settings say."""
+        files = [
+            path
+            for path in self.remains.manifest.files
+            if path.endswith("/compose.yaml") and not path.startswith(f"{paths.STATE}/")
+        ]
+        if not files or f"{self.settings.vllm.directory}/compose.yaml" in files:
+            return ""
+        return files[-1].rpartition("/")[0]
+
+    @property
     def docker(self) -> DockerHolds:
         """What is in Docker.
 

@@ -71,6 +71,18 @@ def test_golden_what_a_host_loses(gone: Recorder) -> None:
     check_golden("roles/removal.txt", "".join(f"{line}\n" for line in (*lines, *effects)))
 
 
+def test_a_host_whose_agents_are_elsewhere_is_left_alone(gone: Recorder) -> None:
+    remains = gone.host.facts["HostRemains"]
+    files = tuple(path.replace("/opt/vllm/", "/srv/vllm/") for path in remains.manifest.files)
+    manifest = replace(remains.manifest, files=files)
+    gone.host.facts["HostRemains"] = replace(remains, manifest=manifest)
+    done = gone.run(remove_py)
+    assert done.operations == []
+    [refused] = done.refused
+    assert "keep the agents of this host in /srv/vllm, and the settings say /opt/vllm" in refused
+    assert "set vllm.directory = '/srv/vllm'" in refused
+
+
 def test_the_edge_closes_first_and_the_firewall_opens_last(gone: Recorder) -> None:
     names = [name.partition(" | ")[2] for name in gone.run(remove_py).changed]
     edge = names.index("The edge is closed, and its keys are gone")
