@@ -89,7 +89,11 @@ def form_says(content: bytes, boundary: bytes) -> str:
         head, blank, value = (part + b"\r\n").partition(b"\r\n\r\n")
         if not part.startswith(b"\r\n") or not blank or number == len(parts) - 1:
             return REFUSED
-        if b'Content-Disposition: form-data; name="model"' in re.split(rb"[\r\n]+", head):
+        lines = re.split(rb"[\r\n]+", head)
+        # Parsers take the first or the last of two.
+        if sum(line.startswith(b"Content-Disposition:") for line in lines) > 1:
+            return REFUSED
+        if b'Content-Disposition: form-data; name="model"' in lines:
             found.append(value.removesuffix(b"\r\n"))
     return REFUSED
 

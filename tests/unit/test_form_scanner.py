@@ -54,6 +54,10 @@ SHAPES: dict[str, tuple[str, str]] = {
     "another delimiter": (MODEL.replace("xYz", "abc"), REFUSED),
     "a longer delimiter": (MODEL.replace("xYz", "xYzz") + END, REFUSED),
     "cut off": (MODEL, REFUSED),
+    "two dispositions": (
+        MODEL.replace("\r\n\r\n", "\r\ncontent-disposition : x\r\n\r\n") + END,
+        REFUSED,
+    ),
     "cut off in the value": (MODEL[:-6], REFUSED),
     "nothing": ("", REFUSED),
     "JSON": ('{"model": "whisper"}', REFUSED),

@@ -4,6 +4,8 @@ that answers what vLLM answered."""
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,9 @@ from tests.unit.projects import AGENT, SMI, Project
 from tests.unit.test_plan_cli import PROD, SMALL, copy, plan, planned
 from tests.unit.test_rehearsal import RECORDED, agent, option, recorded
 from vllm_hosts.capacity import AgentPlan, PlannedGpu, Verdict
+from vllm_hosts.errors import SettingsError
 from vllm_hosts.rehearsal.asking import Said
+from vllm_hosts.rehearsal.here import engine
 from vllm_hosts.rehearsal.planned import instead
 
 IMAGE = "vllm/vllm-openai-cpu:v0.32.0"
@@ -89,6 +93,16 @@ def refused(here: Here, *words: str) -> str:
 def test_without_an_engine_here_the_way_out_is_said(here: Here) -> None:
     said = refused(here)
     assert "there is neither docker nor podman; install one, or leave --image out" in said
+
+
+def test_an_engine_that_is_slow_may_have_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(words: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(words, 30)
+
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "docker" else None)
+    monkeypatch.setattr(subprocess, "run", slow)
+    with pytest.raises(SettingsError, match="docker does not answer here: nothing within 30 sec"):
+        engine(IMAGE)
 
 
 def test_an_engine_that_does_not_answer_is_quoted(here: Here) -> None:

@@ -35,6 +35,8 @@ _COPY = "/copy"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 #: Seconds for one word of the engine's, and for one model's small files.
 _WORD, _FETCH = 30, 180
+#: The exit code of timeout(1), for one that did not end in time.
+_LATE = 124
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def engine(image: str) -> ContainerEngine:
         digest = said.removeprefix("sha256:")
         if not code and re.fullmatch(r"[0-9a-f]{64}", digest):
             return ContainerEngine(program, image, f"sha256:{digest}", _cards(program))
-        if _run(program, "info")[0]:
+        if code == _LATE or _run(program, "info")[0]:
             problems.append(
                 f"{program} does not answer here: {clean(said, 300) or 'it says nothing'}; start"
                 " it, or leave --image out and have the hosts asked"
@@ -89,7 +91,9 @@ def _run(program: str, *words: str) -> tuple[int, str]:
         done = subprocess.run(
             [program, *words], capture_output=True, timeout=_WORD, check=False, text=True
         )
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        return _LATE, f"nothing within {_WORD} seconds"
+    except (OSError, ValueError) as error:
         return 1, str(error)
     return done.returncode, (done.stdout if not done.returncode else done.stderr).strip()
 

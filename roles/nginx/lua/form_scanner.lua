@@ -44,27 +44,36 @@ local function find(from, length, text)
     return tonumber(ffi.cast("uint8_t *", found) - buffer)
 end
 
--- Whether a part's head is that of the field.
+-- Whether a disposition is that of the field.
+local function names_model(line)
+    local at, name = line:find(";", 1, true), nil
+    for _ = 1, MAX_PARAMETERS do
+        local _, last, key, value = line:find('^%s*;%s*([%w%*%-]+)%s*=%s*("[^"]*")', at)
+        if not last then
+            _, last, key, value = line:find('^%s*;%s*([%w%*%-]+)%s*=%s*([^%s;"]+)', at)
+        end
+        if not last then break end
+        key = key:lower()
+        if key == "filename" or key == "filename*" then return false end
+        if key == "name" then name = value:gsub('"', "") end
+        at = last + 1
+    end
+    -- Two patterns: in one, each blank would be tried as the end of the first run of them.
+    return name == "model" and (line:find("^%s*$", at) or line:find("^%s*;%s*$", at)) ~= nil
+end
+
+-- Whether a part's head is that of the field; nil: it has two dispositions, of which parsers take
+-- the first or the last.
 local function is_model(head)
+    local answer
     for line in head:gmatch("[^\r\n]+") do
-        if line:lower():find("^content%-disposition:%s*form%-data%s*;") then
-            local at, name = line:find(";", 1, true), nil
-            for _ = 1, MAX_PARAMETERS do
-                local _, last, key, value = line:find('^%s*;%s*([%w%*%-]+)%s*=%s*("[^"]*")', at)
-                if not last then
-                    _, last, key, value = line:find('^%s*;%s*([%w%*%-]+)%s*=%s*([^%s;"]+)', at)
-                end
-                if not last then break end
-                key = key:lower()
-                if key == "filename" or key == "filename*" then return false end
-                if key == "name" then name = value:gsub('"', "") end
-                at = last + 1
-            end
-            -- Two patterns: in one, each blank would be tried as the end of the first run of them.
-            return name == "model" and (line:find("^%s*$", at) or line:find("^%s*;%s*$", at)) ~= nil
+        local start = line:lower()
+        if start:find("^content%-disposition%s*:") then
+            if answer ~= nil then return nil end
+            answer = start:find("^content%-disposition:%s*form%-data%s*;") ~= nil and names_model(line)
         end
     end
-    return false
+    return answer or false
 end
 
 -- Each reads from `from` on, with `left` bytes to go. How many it is done with; nil: it needs more.
@@ -108,7 +117,12 @@ steps[HEAD] = function(self, from, left)
         self.at = FAILED
         return 0
     end
-    self.at = is_model(head) and VALUE or SKIPPED
+    local model = is_model(head)
+    if model == nil then
+        self.at = FAILED
+        return 0
+    end
+    self.at = model and VALUE or SKIPPED
     -- The line's end stays: it may be the beginning of the delimiter after an empty part.
     return length + 2
 end
