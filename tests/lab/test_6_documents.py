@@ -39,6 +39,7 @@ def for_the_lab(text: str, deployed: Deployed) -> str:
     agent = AGENTS[0]["name"]
     for example, real in {
         "https://llm.example.com/qwen3-8b": f"https://{deployed.settings['gpu1'].address}/{agent}",
+        "https://llm.example.com/v1": f"https://{deployed.settings['gpu1'].address}/v1",
         "inventory/prod.py": "inventory/lab.py",
         ".vllm-hosts/prod/": ".vllm-hosts/lab/",
         "qwen3-8b": agent,
