@@ -35,6 +35,8 @@ from paramiko.common import (
     OPEN_SUCCEEDED,
 )
 
+#: Seconds within which the reply to a request is certainly on its way.
+_REPLIED = 0.03
 #: It listens on 127.0.0.1 and on the addresses after it.
 ADDRESSES = 16
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +197,7 @@ class _Server(paramiko.ServerInterface):
             _pass_on(channel, there)
 
     def _run(self, channel: paramiko.Channel, command: bytes) -> None:
+        began = time.monotonic()
         process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             stdin=subprocess.PIPE,
@@ -209,6 +212,9 @@ class _Server(paramiko.ServerInterface):
         _say(process.stdout, channel.sendall)
         said.join()
         channel.send_exit_status(process.wait())
+        # The other thread has to have said first that it takes the request: sshd never ends a
+        # channel before.
+        time.sleep(max(0.0, began + _REPLIED - time.monotonic()))
         channel.close()
 
 
