@@ -8,13 +8,11 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -653,38 +651,3 @@ def test_answers_are_kept_until_they_are_asked_for_again(
     monkeypatch.setattr(remembered, "MOST", 2)
     keep("newest", recorded("fits"))
     assert recall("newest") and len(list(remembered.folder().iterdir())) == 2
-
-
-# What the script itself does where the lab's vLLM does otherwise
-
-
-@pytest.fixture
-def rehearse() -> dict[str, Any]:
-    """The script's functions."""
-    found: dict[str, Any] = {"__name__": "rehearse"}
-    exec(compile(script(), "rehearse.py", "exec"), found)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("modules", "quantised", "decide"),
-    [([], True, False), ([], False, True), ([], None, True), (["a.up_proj"], False, False)]
-    + [(None, False, False)],
-)
-def test_layers_that_only_files_tell_are_not_weighed(
-    rehearse: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    modules: list[str] | None,
-    quantised: bool | None,
-    decide: bool,
-) -> None:
-    """vLLM 0.26 on an H200 counted 27.5 GiB for a GPTQ model of 9.3, having no files of it."""
-    utils = ModuleType("gptq_utils")
-    if quantised is not None:
-        utils.is_layer_gptq_quantized = lambda prefix, layers: quantised  # type: ignore[attr-defined]
-    place = "vllm.model_executor.layers.quantization.utils.gptq_utils"
-    monkeypatch.setitem(sys.modules, place, utils)
-    monkeypatch.setattr(rehearse["importlib"], "import_module", sys.modules.__getitem__)
-    quant = SimpleNamespace(modules_in_block_to_quantize=modules)
-    assert rehearse["files_decide"](SimpleNamespace(quant_config=quant)) is decide
-    assert rehearse["files_decide"](SimpleNamespace(quant_config=None)) is False
