@@ -1,0 +1,113 @@
+"""Faults that a seeded run draws from: what is done to a host or to the deploy, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import hosts as lab_hosts
+from tests.lab.deploys import BIN, INVENTORY, ROOT
+from tests.lab.faults import filled
+
+#: What a fault is handed: the host and the deploy.
+Begin = Callable[[str, "subprocess.Popen[str]"], None]
+_SNIPPET = "/etc/nginx/conf.d/zz-of-somebody.conf"
+_LOG = "/var/tmp/lab-second-deploy"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``begin`` at the drawn moment, ``end`` once the deploy has ended.
+
+    ``codes`` are the exit codes that the deploy may end with if it was met by it. ``small`` is a
+    folder that gets a file system of its own for the run. ``whole`` says whether the host has to
+    keep all its promises while the fault lasts.
+    """
+
+    begin: Begin
+    codes: frozenset[int]
+    end: Callable[[str], None] = lambda host: None
+    small: str = ""
+    whole: bool = True
+
+
+def _on(script: str) -> Callable[..., None]:
+    def run(host: str, process: object = None) -> None:
+        lab_hosts.run(host, script, check=False, timeout=120)
+
+    return run
+
+
+def _signal(number: signal.Signals) -> Begin:
+    return lambda host, process: process.send_signal(number)
+
+
+def _stalled(host: str, process: object) -> None:
+    """No packet of SSH for some seconds, as where a link is congested."""
+    pids = lab_hosts.run(host, "pgrep -f '^sshd(-session)?: ' || :").stdout.split()
+    if pids:
+        lab_hosts.run(host, f"kill -STOP {' '.join(pids)}; sleep 8; kill -CONT {' '.join(pids)}")
+
+
+def _second(host: str, process: object) -> None:
+    """Somebody else deploys to the same host."""
+    with open(_LOG, "w") as log:
+        subprocess.Popen(
+            [str(BIN / "pyinfra"), "-y", INVENTORY, "deploy.py", "--limit", host],
+            cwd=ROOT,
+            env=os.environ | {"PYINFRA_PROGRESS": "off"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _second_is_done(host: str) -> None:
+    until = time.monotonic() + 400
+    while lab_hosts.run(host, "flock -n -s /run/vllm-hosts.lock true", check=False).returncode:
+        assert time.monotonic() < until, Path(_LOG).read_text()[-4000:]
+        time.sleep(1)
+
+
+def _power_lost(host: str, process: object) -> None:
+    lab_hosts.restart(host)
+
+
+def _unwell(folder: str, kind: str) -> Fault:
+    begin, end = (f"at={folder}\n{script}" for script in filled.KINDS[kind])
+    return Fault(_on(begin), frozenset({0, 1}), _on(end), small=folder, whole=False)
+
+
+FAULTS: dict[str, Fault] = {
+    "killed": Fault(_signal(signal.SIGKILL), frozenset({-signal.SIGKILL})),
+    "interrupted": Fault(_signal(signal.SIGINT), frozenset({130})),
+    "terminated": Fault(_signal(signal.SIGTERM), frozenset({143})),
+    "terminal closed": Fault(_signal(signal.SIGHUP), frozenset({129})),
+    "connection dropped": Fault(_on("pkill -f '^sshd(-session)?: ' || :"), frozenset({1})),
+    "connection stalled": Fault(_stalled, frozenset({0})),
+    "second deploy": Fault(_second, frozenset({0}), _second_is_done),
+    "docker stopped": Fault(
+        _on("systemctl stop docker.service"),
+        frozenset({0, 1}),
+        _on("systemctl start docker.service"),
+        whole=False,
+    ),
+    "docker hung": Fault(
+        _on("pkill -STOP -x dockerd; sleep 12; pkill -CONT -x dockerd"), frozenset({0, 1})
+    ),
+    "nginx broken by a snippet": Fault(
+        _on(f"echo 'nonsense here;' >{_SNIPPET}"),
+        frozenset({0, 1}),
+        _on(f"rm {_SNIPPET}"),
+        whole=False,
+    ),
+    "/etc/nginx full": _unwell("/etc/nginx", "full"),
+    "/opt/vllm read-only": _unwell("/opt/vllm", "read-only"),
+    "/var/lib/vllm-hosts without inodes": _unwell("/var/lib/vllm-hosts", "without inodes"),
+    "power lost": Fault(_power_lost, frozenset({1})),
+}
