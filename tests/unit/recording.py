@@ -234,9 +234,10 @@ class Recorder:
         self, state: State, host: object, fact: type[Any], kwargs: dict[str, Any], **_: object
     ) -> Any:
         # The script is not run, and it has to be one. pyinfra's own arguments are not the fact's.
-        assert fact().command(**{n: v for n, v in kwargs.items() if n[0] != "_"}).strip()
+        own = {name: value for name, value in kwargs.items() if name != "_timeout"}
+        assert fact().command(**{n: v for n, v in own.items() if n[0] != "_"}).strip()
         self._executions.append(f"asks {fact.__name__}")
-        return self.host.answer(fact, **kwargs)
+        return self.host.answer(fact, **own)
 
     def _together(
         self, host: object, asked: list[ahead.Query], options: object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from shlex import quote
 from typing import ClassVar, Final, Generic, TypeVar, cast
 
@@ -25,6 +26,9 @@ class HostFact(FactBase[T], Generic[T]):
 
     abstract = True
     what = "the host's state"
+    #: In which it has to answer. What hangs on a host (Docker, a network file system) would hold
+    #: the run for ever.
+    seconds: ClassVar[int] = 300
     #: Whether its answer stays true until somebody changes something: no clock, no health of a
     #: container, nothing that anybody waits for. Such a fact may be asked ahead (``ahead``).
     steady: ClassVar[bool] = False
@@ -105,15 +109,22 @@ def look(fact: type[HostFact[T]], **arguments: object) -> T:
         except Exception as error:
             # Asked again, it may be understood; if not, that is said as ever.
             logger.debug(f"{host.name}: {fact.__name__} was not understood ahead: {error!r}")
+    began = time.monotonic()
+    given = {"_timeout": fact.seconds, **arguments}
     try:
         with touched.asking(host):
-            value = get_fact(host.state, host, fact, kwargs=arguments, apply_failed_hosts=False)
+            value = get_fact(host.state, host, fact, kwargs=given, apply_failed_hosts=False)
     except EOFError as error:
         # pyinfra takes this one of paramiko's for a fault of its own.
         raise LostError(_LOST) from error
     if value is _UNREAD:
         if has_ended(host):
             raise LostError(_LOST)
+        if time.monotonic() - began >= fact.seconds:
+            raise HostError(
+                f"{fact.what} could not be read within {fact.seconds} s: something on the host hangs;"
+                " see what waits there (`ps -eo pid,stat,etime,args`), end it, and run this again"
+            )
         raise HostError(f"{fact.what} could not be read; see the host's output above")
     return cast(T, value)
 
