@@ -123,7 +123,8 @@ def look(fact: type[HostFact[T]], **arguments: object) -> T:
         if time.monotonic() - began >= fact.seconds:
             raise HostError(
                 f"{fact.what} could not be read within {fact.seconds} s: something on the host"
-                " hangs; see what waits there (`ps -eo pid,stat,etime,args`), end it, and run this again"
+                " hangs; see what waits there (`ps -eo pid,stat,etime,args`), end it, and run this"
+                " again"
             )
         raise HostError(f"{fact.what} could not be read; see the host's output above")
     return cast(T, value)
