@@ -137,8 +137,8 @@ def test_memory_that_others_hold_touches_no_agent(deployed: Deployed) -> None:
     card = "nvidia-smi --query-gpu=uuid --format=csv,noheader | head -n 1"
     apps = "/etc/lab-gpu-apps.csv"
     changed = {"hosts": {"gpu1": {"agents": [TINY | {"max_model_len": 768}, SPARE]}}}
-    said = "97.7 GiB of GPU 0 are in use by game (pid 1), not by an agent of ours"
-    lab_hosts.run("gpu1", f'echo "1, 99999, $({card}), /usr/games/game" >{apps}')
+    said = "97.7 GiB of GPU 0 are in use by systemd (pid 1), not by an agent of ours"
+    lab_hosts.run("gpu1", f'echo "1, 99999, $({card})" >{apps}')
     try:
         run = deploy(settings=changed)
         assert run.code != 0 and said in run.output, run.output[-6000:]
@@ -146,7 +146,7 @@ def test_memory_that_others_hold_touches_no_agent(deployed: Deployed) -> None:
         same = deploy()
         assert same.code == 0 and said in same.output, same.output[-6000:]
         plan = command("vllm-hosts", "plan", INVENTORY, "--host", "gpu1")
-        assert plan.code == 3 and "in use by game (pid 1)" in " ".join(plan.output.split())
+        assert plan.code == 3 and "in use by systemd (pid 1)" in " ".join(plan.output.split())
         assert {host: running(host) for host in HOSTS} == before
         # A process of the agent's own container is not somebody else.
         pid = lab_hosts.run("gpu1", "docker inspect --format '{{.State.Pid}}' tiny").stdout.strip()

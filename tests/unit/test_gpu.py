@@ -379,11 +379,14 @@ class TestTheLabsStandIn:
         assert any("MIG 3g.40gb" in line for line in listed) is (card == "h100-mig")
 
     def test_it_lists_programs_as_a_real_card(self, root: Path) -> None:
-        program = "--query-compute-apps=pid"
+        program = "--query-compute-apps=pid,used_memory,gpu_uuid"
         assert self.ask(root, program) == []
         real = (RECORDED.parent / "nvidia-apps" / "h200.txt").read_text().splitlines()[:-1]
         (root / "etc/lab-gpu-apps.csv").write_text("".join(f"{line}\n" for line in real))
         assert self.ask(root, program) == real
+        assert self.ask(root, "--query-compute-apps=gpu_uuid,pid")[0].endswith(", 466")
+        [refused] = self.ask(root, "--query-compute-apps=pid,name")
+        assert refused == 'Field "name" is not a valid field to query.'
 
     @pytest.mark.parametrize("mode", ["no-driver", "nvml-missing", "mismatch", "lost"])
     def test_it_fails_as_recorded(self, root: Path, mode: str) -> None:

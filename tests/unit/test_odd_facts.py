@@ -88,7 +88,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
             *["== image", f"sha256:{SHA}", "== folders", f"folder {SHA} /srv/models/coder"],
             *["folder - /srv/models/none", "== gpus"],
             "0, NVIDIA H200, GPU-0, 143771, 590.48.01, 9.0, Disabled, Enabled",
-            *["exit 0", "== programs", "7, 5638, GPU-0, python3", "exit 0", "of 7 ours"],
+            *["exit 0", "== programs", "7, 5638, GPU-0", "exit 0", "name 7 python3", "of 7 ours"],
         ],
     ),
     (

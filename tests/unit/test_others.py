@@ -33,11 +33,15 @@ FREE, TOTAL = 136985.5625, 143155.9375
 OURS, OTHER = "a" * 64, "b" * 64
 
 
+NAMED = [*RECORDED, "name 466 python3", "name 484 python3"]
+
+
 def test_a_real_card_s_list_is_read() -> None:
-    assert read(RECORDED) == (
+    assert read(NAMED) == (
         Holder(466, 5638, UUID, "python3"),
         Holder(484, 518, UUID, "python3"),
     )
+    assert {one.name for one in read(RECORDED)} == {"a program"}
     first, second = read([*RECORDED, "of 466 ours"])
     assert (first.ours, second.ours) == (True, False)
     assert [one.pid for one in read([*RECORDED, "of 466 gone"])] == [484]
@@ -46,17 +50,19 @@ def test_a_real_card_s_list_is_read() -> None:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("7, [N/A], GPU-1, /usr/bin/Xorg", [Holder(7, None, "GPU-1", "Xorg")]),
-        ("7, 12, GPU-1, /opt/a, b/run \x1b[31m", [Holder(7, 12, "GPU-1", "run ")]),
-        ("7, [Insufficient Permissions], GPU-1, ", [Holder(7, None, "GPU-1", "a program")]),
-        ("0, 12, GPU-1, x", []),
-        ("x, 12, GPU-1, x", []),
+        ("7, [N/A], GPU-1", [Holder(7, None, "GPU-1", "run a")]),
+        ("7, [Insufficient Permissions], GPU-1", [Holder(7, None, "GPU-1", "run a")]),
+        ("7, 12, GPU-\x1b[31m1", [Holder(7, 12, "GPU-1", "run a")]),
+        ("8, 12, GPU-1", [Holder(8, 12, "GPU-1", "a program")]),
+        ("7, 12, GPU-1, 7", []),
+        ("0, 12, GPU-1", []),
+        ("x, 12, GPU-1", []),
         ("No running processes found", []),
         ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", []),
     ],
 )
 def test_other_lines(line: str, found: list[Holder]) -> None:
-    assert [*read([line, "exit 0"])] == found
+    assert [*read([line, "exit 0", "name 7 run \x1b[31ma"])] == found
 
 
 def test_an_answer_without_an_end_is_none() -> None:
@@ -67,30 +73,39 @@ def test_an_answer_without_an_end_is_none() -> None:
 
 def test_an_agent_s_process_is_known_by_its_control_group(tmp_path: Path) -> None:
     """The shell lines for real: 466 is in a container of ours, 484 in another one, 485 in none."""
-    smi = [*RECORDED[:2], f"485, 7, {UUID}, vllm-{OURS}", f"486, 7, {UUID}, gone"]
-    # A process can have any name, with line ends too.
-    smi[2] += "\nof 485 ours\n== image\nsha256:1"
+    smi = [*RECORDED[:2], f"485, 7, {UUID}", f"486, 7, {UUID}"]
+    smi += ["of 485 ours", "== image", "sha256:1", f"1, 2, {UUID}, name", "exit 7 x"]
     for name, text in (
         ("nvidia-smi", "cat <<E\n" + "\n".join(smi) + "\nE\n"),
         ("docker", f"echo {OURS}\n"),
     ):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
         (tmp_path / name).chmod(0o755)
-    for pid, group in (
-        (466, f"0::/system.slice/docker-{OURS}.scope"),
-        (484, f"0::/system.slice/docker-{OTHER}.scope"),
-        (485, "0::/user.slice"),
+    # A process can have any name: line ends, what echo makes line ends of, and no text at all.
+    for pid, group, called in (
+        (466, f"0::/system.slice/docker-{OURS}.scope", b"python3\n"),
+        (484, f"0::/system.slice/docker-{OTHER}.scope", b"x\nof 484 ours\n\n"),
+        (485, "0::/user.slice", b"x\\nof 485 ours\xff\n"),
     ):
         (tmp_path / "proc" / str(pid)).mkdir(parents=True)
         (tmp_path / "proc" / str(pid) / "cgroup").write_text(f"{group}\n")
+        (tmp_path / "proc" / str(pid) / "comm").write_bytes(called)
     script = APPS.replace("/proc/", f"{tmp_path}/proc/")
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
+        ["sh", "-c", script],
+        env=environment,
+        capture_output=True,
+        check=True,
     )
-    assert "==" not in done.stdout
-    found = {one.pid: one.ours for one in read(done.stdout.splitlines())}
-    assert found == {466: True, 484: False, 485: False}
+    said = done.stdout.decode(errors="replace")
+    assert "==" not in said and done.stderr == b""
+    found = {one.pid: (one.ours, one.name) for one in read(said.split("\n"))}
+    assert found == {
+        466: (True, "python3"),
+        484: (False, "x"),
+        485: (False, "x\\nof 485 ours\ufffd"),
+    }
     (tmp_path / "nvidia-smi").unlink()
     bare = subprocess.run(
         ["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, capture_output=True, check=True
@@ -102,7 +117,7 @@ def test_an_agent_s_process_is_known_by_its_control_group(tmp_path: Path) -> Non
 def test_only_what_vllm_would_refuse_is_certain(hundredths: int) -> None:
     """Against what CUDA itself reported beside the same programs."""
     part = hundredths / 1000
-    found = held(agent(gpu_memory_utilization=part), [CARD], read(RECORDED)[:1])
+    found = held(agent(gpu_memory_utilization=part), [CARD], read(NAMED)[:1])
     refuses = part * TOTAL > FREE
     assert refuses or found is None or not found.certain
     if part >= 0.961:
@@ -112,7 +127,7 @@ def test_only_what_vllm_would_refuse_is_certain(hundredths: int) -> None:
 
 
 def test_the_sentence_says_who_and_the_way_out() -> None:
-    found = held(agent(gpu_memory_utilization=0.97), [CARD], read(RECORDED)[:1])
+    found = held(agent(gpu_memory_utilization=0.97), [CARD], read(NAMED)[:1])
     assert found is not None and found.sentence == (
         "agent 'qwen': 5.5 GiB of GPU 0 are in use by python3 (pid 466), not by an agent of ours,"
         ' so vLLM with gpu_memory_utilization 0.97 will stop with its own words: "Free memory on'
@@ -207,7 +222,7 @@ def test_the_plan_of_a_host_has_it(tmp_path: Path) -> None:
     smi = project.folder / "bin" / "nvidia-smi"
     project.write(
         "bin/nvidia-smi",
-        f"#!/bin/sh\ncase $* in *compute-apps*) echo '{os.getpid()}, 9000, GPU-0, game' ;;"
+        f"#!/bin/sh\ncase $* in *compute-apps*) echo '{os.getpid()}, 9000, GPU-0' ;;"
         f" *) echo '{SMI}' ;; esac\n",
     )
     smi.chmod(0o755)
@@ -219,4 +234,5 @@ def test_the_plan_of_a_host_has_it(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stdout
     [found] = json.loads(done.stdout[done.stdout.index("[\n") :])[0]["agents"]
     assert found["verdict"] == "does not fit"
-    assert f"in use by game (pid {os.getpid()}), not by an agent of ours" in found["problems"][0]
+    name = Path("/proc/self/comm").read_text().strip()
+    assert f"in use by {name} (pid {os.getpid()}), not by an agent of ours" in found["problems"][0]

@@ -259,29 +259,33 @@ UUID = "GPU-1"
 
 def test_programs_on_cards() -> None:
     said = [
-        f"466, 5638, {UUID}, /usr/bin/python3",
-        "466, 7, GPU-2, /usr/bin/python3",
-        f"484, [N/A], {UUID}, a, b/c",
-        f"500, 1234567890, {UUID}, ",
-        f"501, 3, {UUID}, x",
-        f"12345678901, 3, {UUID}, x",
-        f"0, 3, {UUID}, x",
-        "502, 3, x",
+        f"466, 5638, {UUID}",
+        "466, 7, GPU-2",
+        f"484, [N/A], {UUID}",
+        f"500, 1234567890, {UUID}",
+        f"501, 3, {UUID}",
+        f"12345678901, 3, {UUID}",
+        f"0, 3, {UUID}",
+        f"502, 3, {UUID}, x",
+        "503, 3",
         "exit 0",
+        "name 466 python3",
+        "name 484 a, b c",
+        "name 500 ",
         "of 466 ours",
         "of 501 gone",
     ]
     assert nvidia_apps.read(said) == (
         Holder(466, 5638, UUID, "python3", True),
         Holder(466, 7, "GPU-2", "python3", True),
-        Holder(484, None, UUID, "c", False),
+        Holder(484, None, UUID, "a, b c", False),
         Holder(500, None, UUID, "a program", False),
     )
     assert Holder(1, None, "x", "y").ours is False
 
 
 def test_a_program_s_name_is_shown_safely() -> None:
-    [one] = nvidia_apps.read([f"1, 2, {'g' * 900}, {'n' * 900}", "exit 0"])
+    [one] = nvidia_apps.read([f"1, 2, {'g' * 900}", "exit 0", f"name 1 {'n' * 900}"])
     sizes = [len(text.removesuffix(" ...")) for text in (one.gpu, one.name)]
     assert sizes == [100, 60]
 
@@ -299,5 +303,5 @@ def test_a_list_of_programs_without_an_end() -> None:
 def test_what_is_asked_of_programs() -> None:
     words = nvidia_apps.APPS
     assert f"timeout -k 5 {nvidia_smi.PATIENCE} nvidia-smi --format=csv,noheader,nounits" in words
-    assert '--query-compute-apps=pid,used_memory,gpu_uuid,process_name; echo "exit $?"' in words
+    assert '--query-compute-apps=pid,used_memory,gpu_uuid; echo "exit $?"' in words
     assert "| head -c 200000 |" in words and "| head -n 1000)" in words

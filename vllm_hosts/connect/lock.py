@@ -44,8 +44,8 @@ PATIENCE = 300
 _ENDING = 10.0
 #: Characters of a line of the history; the host cuts at 2000.
 _LINE = 1800
-#: Bytes of what a host says where the lock's shell does not run.
-_MOST = 2000
+#: Bytes of a line of the lock's shell, and of what a host says where it does not run.
+_MOST = 4000
 #: Seconds between two words about somebody who is waited for.
 _SAY_EVERY = 60
 
@@ -252,7 +252,10 @@ class _OverSsh:
 
     def __init__(self, connector: SSHConnector, command: str, given: list[str]) -> None:
         assert connector.client is not None
-        self._in, self._out, self._errors = connector.client.exec_command(command)
+        self._in, out, errors = connector.client.exec_command(command)
+        # Bytes: what is no UTF-8 would otherwise end the reader.
+        self._out = out.channel.makefile("rb")
+        self._errors = errors.channel.makefile_stderr("rb")
         for line in given:
             self.send(f"{line}\n")
 
@@ -261,12 +264,10 @@ class _OverSsh:
         self._in.flush()
 
     def line(self) -> str:
-        found = self._out.readline()
-        return found if isinstance(found, str) else found.decode(errors="replace")
+        return str(self._out.readline(_MOST).decode(errors="replace"))
 
     def errors(self) -> str:
-        found = self._errors.read(_MOST)
-        return found if isinstance(found, str) else found.decode(errors="replace")
+        return str(self._errors.read(_MOST).decode(errors="replace"))
 
     def close(self) -> None:
         self._in.channel.shutdown_write()
@@ -288,7 +289,7 @@ class _Here:
         self._process.stdin.flush()
 
     def line(self) -> str:
-        return str(self._process.stdout.readline().decode(errors="replace"))
+        return str(self._process.stdout.readline(_MOST).decode(errors="replace"))
 
     def errors(self) -> str:
         return str(self._process.stderr.read(_MOST).decode(errors="replace"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from paramiko.file import BufferedFile
 from pyinfra import logger
 from pyinfra.api import facts, operations, util
 from pyinfra.api.host import Host
@@ -21,8 +22,12 @@ from pyinfra.connectors.util import CommandOutput, OutputLine, read_buffer
 
 from vllm_hosts.text import clean, clean_styled
 
-#: Characters of a line, and of a command's whole output: listing many models takes megabytes.
-LONGEST, WHOLE = 64 << 20, 256 << 20
+#: Bytes of a line, and of a command's whole output: listing many models takes megabytes.
+LONGEST, WHOLE = 32 << 20, 128 << 20
+#: Bytes of memory that a line takes besides its text.
+_LINE = 200
+#: Bytes that are read at a time.
+_PIECE = 64 << 10
 _connectors_util = sys.modules["pyinfra.connectors.util"]
 _print_whole = util.print_host_combined_output
 _installed = False
@@ -66,20 +71,46 @@ def _read_buffer(
     read_buffer(name, _bounded(io), output_queue, print_output, shown)
 
 
-def _bounded(io: Iterable[Any]) -> Iterator[Any]:
+def _bounded(io: Iterable[Any]) -> Iterator[str]:
     """A host's lines, up to more than any command of ours prints: then the command is cut off, and
-    its caller gets an answer without an end."""
-    source: Any = io
-    read = getattr(source, "readline", None)
+    its caller gets an answer without an end.
+
+    What is no UTF-8 is replaced: pyinfra's reader would end with it, and lose all that follows.
+    """
     total = 0
-    for line in iter(partial(read, LONGEST), read(0)) if read else source:
-        total += len(line)
+    for line in _lines(io):
+        total += len(line) + _LINE
         if len(line) >= LONGEST or total > WHOLE:
             logger.error("a command printed more than is read, and was cut off")
+            source: Any = io
             # An SSH channel; a local process finds its pipe closed.
             getattr(source, "channel", source).close()
             return
-        yield line
+        yield line.decode(errors="replace")
+
+
+def _lines(io: Any) -> Iterator[bytes]:
+    """Lines with their ends; one that is too long in parts, of which the first is LONGEST."""
+    if not isinstance(io, BufferedFile):
+        read = getattr(io, "readline", None)
+        for line in iter(partial(read, LONGEST), read(0)) if read else io:
+            yield line.encode() if isinstance(line, str) else line
+        return
+    # paramiko's own readline copies all that has arrived for each line, and for each part of one:
+    # 30 MB take it minutes, in which no other host is attended to.
+    begun = bytearray()
+    receive: Any = io
+    while piece := receive._read(_PIECE):
+        first, *rest = piece.split(b"\n")
+        begun += first
+        for line in rest:
+            yield bytes(begun) + b"\n"
+            begun = bytearray(line)
+        if len(begun) >= LONGEST:
+            yield bytes(begun)
+            begun = bytearray()
+    if begun:
+        yield bytes(begun)
 
 
 def _print_output(host: Host, output: CommandOutput) -> None:
