@@ -1,4 +1,4 @@
-"""The CA that signs, its file for clients, and a change of it where runs cross or a clone is old."""
+"""The CA that signs, its file for clients, and its change, where runs cross or a clone is old."""
 
 from __future__ import annotations
 
