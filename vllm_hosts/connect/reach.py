@@ -98,7 +98,8 @@ def saying(host: Host) -> Iterator[None]:
         raise
     except (OSError, EOFError, SSHException) as error:
         host.connected = False
-        raise HostError(f"the connection is lost: {error or type(error).__name__}") from error
+        words = str(error) or type(error).__name__
+        raise HostError(f"the connection is lost: {words}") from error
     except Exception as error:
         raise HostError(f"could not be completed: {why(error, host)}") from error
 
