@@ -28,7 +28,8 @@ def logs(
     environment = docker(
         folder, f'[ "$1" = ps ] && echo one || {{ echo "$*" >{folder}/asked; cat {folder}/log; }}'
     )
-    command = AgentLogs().command(
+    fact = AgentLogs()
+    command = fact.command(
         agents=["one", "gone"],
         directory=str(folder),
         lines=7,
@@ -38,7 +39,7 @@ def logs(
     )
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=True)
     assert done.stderr == b""
-    found = AgentLogs().process(done.stdout.decode().split("\n"))
+    found = fact.process(done.stdout.decode().split("\n"))
     assert abs(datetime.fromisoformat(found.read_at[:19] + "+00:00") - datetime.now(UTC)) < A_MINUTE
     assert found.agents["gone"] == AgentLines(None)
     return found.agents["one"]
@@ -83,12 +84,30 @@ def test_what_a_line_could_do_to_a_terminal(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("at", ["now", "2026-13-25T09:00:00Z", "0001-01-01T00:00:00Z", "\x1b[2J"])
+def test_a_time_that_is_none(at: str) -> None:
+    fact = AgentLogs()
+    fact.asked = ["one"]
+    with pytest.raises(HostError, match="could not be understood"):
+        fact.process(["== read at", at, "== one", "present", END])
+
+
+def test_an_agent_that_nobody_asked_for_has_no_lines() -> None:
+    fact = AgentLogs()
+    fact.asked = ["one"]
+    lines = ["== read at", "2026-10-02T11:20:42.1Z", "== one", "== \x1b]0;owned\x07", "present"]
+    assert fact.process([*lines, END]).agents == {"one": AgentLines(None)}
+    with pytest.raises(HostError, match="KeyError"):
+        fact.process([*lines[:2], END])
+
+
 def test_bytes_that_are_no_text_cost_no_line(tmp_path: Path) -> None:
     (tmp_path / "raw").write_bytes(b"2026-11-25T09:00:00.1Z caf\xc3\xa9 \xff\xfe!\n")
     environment = docker(tmp_path, f'[ "$1" = ps ] && echo one || cat {tmp_path}/raw')
-    command = AgentLogs().command(["one"], str(tmp_path), 7, {}, str(tmp_path))
+    fact = AgentLogs()
+    command = fact.command(["one"], str(tmp_path), 7, {}, str(tmp_path))
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=True)
-    found = AgentLogs().process(done.stdout.decode().splitlines())
+    found = fact.process(done.stdout.decode().splitlines())
     assert found.agents["one"].lines == (LogLine("2026-11-25T09:00:00.1Z", "caf\u00e9 !"),)
 
 
@@ -163,5 +182,7 @@ def test_what_docker_says_in_the_place_of_a_log_is_an_error(tmp_path: Path) -> N
 def test_a_key_that_was_cut_in_two_stays_so(between: str) -> None:
     line = f"> 2026-10-02T11:20:41.123456789Z first{between}second"
     lines = ["== read at", "2026-10-02T11:20:42.000000000Z", "== one", "present", line, END]
-    [found] = AgentLogs().process(lines).agents["one"].lines or ()
+    fact = AgentLogs()
+    fact.asked = ["one"]
+    [found] = fact.process(lines).agents["one"].lines or ()
     assert "firstsecond" not in found.text and found.text.isprintable()

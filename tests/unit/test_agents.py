@@ -28,9 +28,20 @@ ONE = Container("one", "running", "healthy")
 STARTED = datetime(2026, 11, 25, 7, 1, 2, tzinfo=UTC)
 
 
+def asked(*names: str) -> AgentsInspected:
+    fact = AgentsInspected()
+    assert fact.command(agents=list(names))
+    return fact
+
+
+def test_what_nobody_asked_for_is_not_shown() -> None:
+    lines = [json.dumps(inspected(name)) for name in ("one", "\x1b]0;owned\x07", "two")]
+    assert [*asked("two", "gone").process(["== containers", *lines, END])] == ["two", "gone"]
+
+
 def test_a_container_as_docker_describes_it() -> None:
-    found = AgentsInspected().process(
-        ["== asked", "one two gone", "== containers", json.dumps(inspected("one"))]
+    found = asked("one", "two", "gone").process(
+        ["== containers", json.dumps(inspected("one"))]
         + [json.dumps(inspected("two", "exited", None)), END]
     )
     one, two = found["one"], found["two"]
@@ -47,7 +58,7 @@ def test_a_container_as_docker_describes_it() -> None:
 
 def test_a_container_that_never_started_has_no_time() -> None:
     made = inspected("one", "created", None) | {"finished": "0001-01-01T00:00:00Z"}
-    found = AgentsInspected().process(["== asked", "one", "== containers", json.dumps(made), END])
+    found = asked("one").process(["== containers", json.dumps(made), END])
     assert found["one"].since is None
 
 

@@ -25,7 +25,7 @@ from tests.unit.test_facts import SYSTEM
 from tests.unit.test_gpu import BARE, RECORDED
 from tests.unit.test_sockets import GOOD
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentsInspected
+from vllm_hosts.facts.agents import AgentLogs, AgentsInspected
 from vllm_hosts.facts.apt import AllPackages, AptKeyFingerprints, AptSourceFiles, AptVersions
 from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentStates, ComposeProject
@@ -105,6 +105,9 @@ def mutated(draw: st.DrawFn, lines: Sequence[str]) -> list[str]:
 #: Parts of the answers of facts, without the marker at the end.
 SHA = "a" * 64
 ROW = "0, NVIDIA H200, GPU-0, 143771, 590.48.01, 9.0, Disabled, Enabled"
+INSPECTED, LOGGED = AgentsInspected(), AgentLogs()
+# What they were asked, they are told with their commands.
+INSPECTED.asked, LOGGED.asked = ["one", "two"], ["qwen", "coder"]
 FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (GpuState(), [*BARE, ROW, "exit 0"]),
     (
@@ -129,8 +132,8 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (AgentStates(), ["== states", inspect_line("qwen"), inspect_line("coder", "exited", None)]),
     (
-        AgentsInspected(),
-        ["== asked", "one two", "== containers", json.dumps(inspected("one")),
+        INSPECTED,
+        ["== containers", json.dumps(inspected("one")),
          json.dumps(inspected("two", "exited", None))],
     ),
     (ImageVersion(), ["== id", "sha256:a", "== note", "sha256:a 0.33.0"]),

@@ -22,10 +22,9 @@ from tests.unit.stand_in_host import StandInHost
 from tests.unit.test_doors import EDGE, SETTINGS
 from tests.unit.test_doors import GOOD as RULES
 from tests.unit.test_odd_answers import FACTS as FED
-from tests.unit.test_odd_answers import HTTP, METRICS, STATS, STRAY, TOP_ROW, mutated
+from tests.unit.test_odd_answers import HTTP, LOGGED, METRICS, STATS, STRAY, TOP_ROW, mutated
 from vllm_hosts.doctor.query import DoctorLook
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.agents import AgentLogs
 from vllm_hosts.facts.apt import AptPackages
 from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentLog
@@ -96,7 +95,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== log", "INFO 11-25 09:00:00 [x.py:1] Starting", "== heading of its own", "ValueError"],
     ),
     (
-        AgentLogs(),
+        LOGGED,
         ["== read at", "2026-11-25T09:00:00.123456789Z", "== qwen", "present",
          "> 2026-11-25T08:59:00.5Z INFO: started", "== coder"],
     ),

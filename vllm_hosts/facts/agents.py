@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
@@ -32,11 +33,12 @@ class AgentsInspected(HostFact[dict[str, Container]]):
     what = "the agents' containers"
 
     def command(self, agents: list[str]) -> str:
-        return ending(f"echo '== asked'; echo {' '.join(agents)}\n{inspection(agents)}")
+        self.asked = list(agents)
+        return ending(inspection(agents))
 
     def parse(self, lines: list[str]) -> dict[str, Container]:
-        parts = sections(lines)
-        return named(parts["containers"], parts["asked"][0].split())
+        found = named(sections(lines)["containers"], self.asked)
+        return {name: found[name] for name in self.asked}
 
 
 #: Lines of vLLM's access log for checks that went well, after Docker's stamp: the container's own
@@ -48,7 +50,7 @@ _ROUTINE = (
 #: Lines among which the last ones are found that are none of those.
 _AMONG = 200_000
 
-_STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
+_STAMP = re.compile(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 #: Of a line of a log; longer ones are a program that lost its way.
 _LONGEST = 8000
 
@@ -95,6 +97,7 @@ class AgentLogs(HostFact[Logs]):
         everything: bool = False,
     ) -> str:
         """:param since: by agent, the stamp from which on lines are wanted."""
+        self.asked = list(agents)
         script = [
             "echo '== read at'; date -u +%Y-%m-%dT%H:%M:%S.%NZ",
             "names=$(docker ps --all --format '{{.Names}}') || exit 1",
@@ -116,14 +119,15 @@ class AgentLogs(HostFact[Logs]):
 
     def parse(self, lines: list[str]) -> Logs:
         parts = sections(lines)
-        [read_at] = parts.pop("read at")
-        return Logs(
-            read_at,
-            {
-                agent: AgentLines(tuple(_line(line) for line in printed[1:]) if printed else None)
-                for agent, printed in parts.items()
-            },
-        )
+        [read_at] = parts["read at"]
+        if not _STAMP.fullmatch(read_at):
+            raise ValueError(read_at[:200])
+        datetime.fromisoformat(read_at[:19])
+        found = {}
+        for agent in self.asked:
+            there, *printed = parts[agent] or [""]
+            found[agent] = AgentLines(tuple(map(_line, printed)) if there else None)
+        return Logs(read_at, found)
 
 
 def _line(line: str) -> LogLine:

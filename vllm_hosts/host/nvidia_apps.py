@@ -20,8 +20,8 @@ _FIELDS = "pid,used_memory,gpu_uuid"
 _MOST, _MOST_PROGRAMS = 200_000, 1000
 
 #: Shell: the list, its exit code, then ``name PID`` with the first line of what the kernel calls
-#: it, and ``of PID`` with ``ours`` or ``gone``. A process is an agent's if its control group is that
-#: of one of our containers.
+#: it, and ``of PID`` with ``ours`` or ``gone``. A process is an agent's if its control group is of
+#: one of our containers.
 APPS = f"""
 if command -v nvidia-smi >/dev/null; then
     programs=$({{ timeout -k 5 {PATIENCE} nvidia-smi --format=csv,noheader,nounits 2>&1 \\
