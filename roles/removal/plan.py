@@ -34,6 +34,8 @@ _ALWAYS = (
     "/etc/systemd/system/vllm-hosts-keys.service",
     "/etc/systemd/system/vllm-hosts-edge-logs.timer",
     "/etc/systemd/system/vllm-hosts-edge-logs.service",
+    "/etc/systemd/system/vllm-hosts-watchdog.timer",
+    "/etc/systemd/system/vllm-hosts-watchdog.service",
     "/etc/systemd/system/nginx.service.d/vllm-hosts.conf",
 )
 #: Timers of ours.

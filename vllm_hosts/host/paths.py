@@ -72,6 +72,9 @@ STAMPS = f"{STATE}/stamps"
 MODEL_NOTES = f"{STATE}/models"
 #: One small file for each agent: the seconds that it took to start.
 STARTS = f"{STATE}/starts"
+#: One small file for each agent: what the watchdog has seen of it, and when it restarted it. For
+#: root only.
+WATCHDOG = f"{STATE}/watchdog"
 #: Images that agents used, the last one at the end.
 IMAGES_RECORD = f"{STATE}/images"
 #: Ids of containers that ran before Docker was replaced or restarted, and are to run afterwards.
