@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from vllm_hosts.host.paths import WATCHDOG
+from vllm_hosts.host.paths import WATCHDOG, WATCHDOG_SEEN
 from vllm_hosts.operations.removal import folders_removed, timers_stopped
 from vllm_hosts.operations.service import units_enabled
 from vllm_hosts.operations.tree import tree_synced
@@ -35,4 +35,6 @@ def watchdog() -> None:
     else:
         timers_stopped([TIMER], name="No watchdog restarts agents")
         tree_synced(nothing(), activate=_RELOAD, name="Nothing of a watchdog is installed")
-        folders_removed(lambda: [WATCHDOG], name="Nothing that a watchdog noted is there")
+        folders_removed(
+            lambda: [WATCHDOG, WATCHDOG_SEEN], name="Nothing that a watchdog noted is there"
+        )

@@ -10,7 +10,7 @@ from shlex import quote
 from vllm_hosts.data import DATA
 from vllm_hosts.host.containers import BRIEFLY
 from vllm_hosts.host.files import Absent, Entry, File, Folder
-from vllm_hosts.host.paths import LOCK, WATCHDOG, key_variable
+from vllm_hosts.host.paths import LOCK, WATCHDOG, WATCHDOG_SEEN, key_variable
 from vllm_hosts.host.render import render
 from vllm_hosts.host.vllm_metrics import MOVED_BY_THE_ENGINE
 from vllm_hosts.host.watchdog import REASONS
@@ -38,7 +38,13 @@ class _Asked:
 def watchdog_entries(settings: HostSettings) -> list[Entry]:
     """The script and its units."""
     vllm = settings.vllm
-    service = render(f"watchdog/{_SERVICE}.j2", script=SCRIPT, state=WATCHDOG, network=vllm.network)
+    service = render(
+        f"watchdog/{_SERVICE}.j2",
+        script=SCRIPT,
+        counts=WATCHDOG,
+        seen=WATCHDOG_SEEN.removeprefix("/run/"),
+        network=vllm.network,
+    )
     timer = render(f"watchdog/{TIMER}.j2", interval=vllm.watchdog_interval)
     return [
         Folder("/usr/local/lib/vllm-hosts"),
@@ -60,7 +66,8 @@ def script(settings: HostSettings) -> str:
     known = render(
         "watchdog/watch.sh.j2",
         {"shell": quote},
-        state=WATCHDOG,
+        seen=WATCHDOG_SEEN,
+        counts=WATCHDOG,
         lock=LOCK,
         env=f"{vllm.directory}/.env",
         inspect=BRIEFLY,

@@ -116,7 +116,7 @@ class Host:
 
     def __init__(self, folder: Path, port: int, *others: dict[str, Any]) -> None:
         self.folder = folder
-        for name in ("containers", "state", "bin"):
+        for name in ("containers", "seen", "counts", "bin"):
             (folder / name).mkdir()
         (folder / "bin/docker").write_text(DOCKER.format(folder=folder))
         (folder / "bin/docker").chmod(0o755)
@@ -128,7 +128,8 @@ class Host:
         )
         text = script(host)
         for old, new in (
-            (f"state_folder={paths.WATCHDOG}\n", f"state_folder={folder}/state\n"),
+            (f"seen={paths.WATCHDOG_SEEN}\n", f"seen={folder}/seen\n"),
+            (f"counts={paths.WATCHDOG}\n", f"counts={folder}/counts\n"),
             (f"lock={paths.LOCK}\n", f"lock={folder}/lock\n"),
             ("env=/opt/vllm/.env\n", f"env={folder}/.env\n"),
             ("looks=10\n", f"looks={LOOKS}\n"),
@@ -166,7 +167,8 @@ class Host:
             assert done.stderr == ""
             said += done.stdout
         assert not (self.folder / "odd").exists()
-        assert {one.name for one in (self.folder / "state").iterdir()} <= {"qwen", "coder"}
+        kept = [*(self.folder / "seen").iterdir(), *(self.folder / "counts").iterdir()]
+        assert {one.name for one in kept} <= {"qwen", "coder"}
         return said
 
     @property
@@ -174,11 +176,22 @@ class Host:
         path = self.folder / "restarted"
         return path.read_text().split() if path.exists() else []
 
-    def noted(self, name: str = "qwen") -> list[str]:
-        return (self.folder / "state" / name).read_text().splitlines()
+    def noted(self) -> list[str]:
+        paths = [self.folder / name / "qwen" for name in ("seen", "counts")]
+        return [
+            line
+            for path in paths
+            if path.exists()
+            for line in path.read_text(errors="replace").splitlines()
+        ]
 
     def note(self, *lines: str) -> None:
-        (self.folder / "state/qwen").write_text("".join(f"{line}\n" for line in lines))
+        counts = [line for line in lines if line.split()[0] in ("total", "gave-up", "restart")]
+        for name, part in (
+            ("counts", counts),
+            ("seen", [one for one in lines if one not in counts]),
+        ):
+            (self.folder / name / "qwen").write_text("".join(f"{line}\n" for line in part))
 
 
 @pytest.fixture
@@ -195,7 +208,7 @@ def host(tmp_path: Path, agent: Agent) -> Host:
 
 def sourced(host: Host, commands: str) -> list[str]:
     """What functions of the script print."""
-    words = ["bash", "-c", f". {host.folder}/watch; cd {host.folder}/state; {commands}"]
+    words = ["bash", "-c", f". {host.folder}/watch; cd {host.folder}; {commands}"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return done.stdout.split("\n")[:-1]
 
@@ -491,16 +504,26 @@ class TestWhatItKeeps:
     def test_it_is_small_and_for_root_only(self, host: Host, agent: Agent) -> None:
         now = int(time.time())
         lines = [f"restart {now - 90000 + number} stalled" for number in range(50)]
-        host.note("began start-1", "loaded yes", "total 50", *lines)
-        host.look()
-        path = host.folder / "state/qwen"
-        assert path.stat().st_mode & 0o777 == 0o600
-        assert path.stat().st_size < 1000
-        assert watched(host.noted()).restarts == watched(lines).restarts[-10:]
-        assert [one.name for one in path.parent.iterdir()] == ["qwen"]
+        host.note("total 50", *lines)
+        (host.folder / "counts/qwen").chmod(0o600)
+        (host.folder / "seen/qwen").unlink()
+        agent.die()
+        host.look(LOOKS)
+        for folder in ("seen", "counts"):
+            path = host.folder / folder / "qwen"
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert path.stat().st_size < 500
+        kept = watched(host.noted()).restarts
+        assert (len(kept), kept[:9]) == (10, watched(lines).restarts[-9:])
+
+    def test_nothing_is_written_to_the_disk_where_nothing_happens(
+        self, host: Host, agent: Agent
+    ) -> None:
+        host.look(2)
+        assert [*(host.folder / "counts").iterdir()] == []
 
     def test_what_is_damaged_counts_as_nothing(self, host: Host, agent: Agent) -> None:
-        (host.folder / "state/qwen").write_bytes(
+        (host.folder / "counts/qwen").write_bytes(
             b"row a[$(touch /tmp/x)]\ntotal 0x1\nrestart x\nrestart 1 2 3\n\xff\xfe" + b"x" * 9000
         )
         assert host.look() == ""
@@ -508,15 +531,17 @@ class TestWhatItKeeps:
         assert (seen.total, seen.restarts) == (0, ())
 
     def test_an_agent_that_is_gone_is_forgotten(self, host: Host) -> None:
-        (host.folder / "state/former").touch()
+        files = [host.folder / folder / "former" for folder in ("seen", "counts")]
+        for file in files:
+            file.touch()
         host.look()
-        assert not (host.folder / "state/former").exists()
+        assert [file.exists() for file in files] == [False, False]
 
     def test_what_cannot_be_counted_is_not_done(self, host: Host, agent: Agent) -> None:
         said = sourced(
             host,
             f"PATH={host.folder}/bin:$PATH; recall qwen; began=start-1;"
-            " remember() { return 1; }; restart qwen stalled",
+            " count() { return 1; }; restart qwen stalled",
         )
         assert host.restarted == []
         assert "it is not restarted, since" in said[0]
@@ -579,12 +604,12 @@ def test_the_key_is_in_no_argument_and_no_environment(host: Host, agent: Agent) 
     for name in ("timeout", "bash", "cat", "head", "awk", "tr"):
         real = subprocess.check_output(["sh", "-c", f"command -v {name}"], text=True).strip()
         (host.folder / "bin" / name).write_text(
-            f'#!/bin/sh\n{{ echo {name} "$@"; env; }} >>{quote(str(host.folder))}/seen\n'
+            f'#!/bin/sh\n{{ echo {name} "$@"; env; }} >>{quote(str(host.folder))}/started\n'
             f'exec {real} "$@"\n'
         )
         (host.folder / "bin" / name).chmod(0o755)
     host.look()
     assert agent.asked[0][2] == f"Bearer {KEY}"
-    seen = (host.folder / "seen").read_text()
+    seen = (host.folder / "started").read_text()
     assert "timeout -k 5" in seen
     assert KEY not in seen

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Managed by vllm-hosts. Restarts an agent whose engine is dead or frozen behind an API that still answers.
 # Run by vllm-hosts-watchdog.timer, as root.
-state_folder=/var/lib/vllm-hosts/watchdog
+seen=/run/vllm-hosts-watchdog
+counts=/var/lib/vllm-hosts/watchdog
 lock=/run/vllm-hosts.lock
 env=/opt/vllm/.env
 inspect='{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{else}}-{{end}} {{.State.StartedAt}}'
@@ -54,11 +55,11 @@ decide() { # LOOKS-IN-A-ROW RESTARTS GAVE-UP
     fi
 }
 
-# What is remembered of an agent. Whatever does not read as it was written counts as nothing.
+# What is remembered of an agent: since the boot what was seen of it, and for good how often it was
+# restarted. Whatever does not read as it was written counts as nothing.
 recall() { # NAME
     began='' loaded=no progress='' row=0 route='' gave_up='' total=0 restarts=()
     local word value
-    [ -f "$1" ] || return 0
     while read -r word value; do
         case $word in
             began) began=$value ;;
@@ -70,15 +71,18 @@ recall() { # NAME
             total) ! number "$value" || total=$value ;;
             restart) ! [[ $value =~ ^[0-9]{1,12}\ [a-z]+$ ]] || restarts+=("$value") ;;
         esac
-    done < <(head -c 4000 "$1")
+    done < <(head -qc 4000 "$counts/$1" "$seen/$1" 2>/dev/null)
 }
 
 remember() { # NAME
+    printf '%s\n' "began $began" "loaded $loaded" "progress $progress" "row $row" "route $route" >"$seen/$1"
+}
+
+count() { # NAME
     {
-        printf '%s\n' "began $began" "loaded $loaded" "progress $progress" "row $row" "route $route" \
-            "gave-up $gave_up" "total $total"
+        printf '%s\n' "total $total" "gave-up $gave_up"
         [ ${#restarts[@]} = 0 ] || printf 'restart %s\n' "${restarts[@]}" | tail -n "$kept"
-    } >"$1.new" && mv -fT "$1.new" "$1"
+    } >"$counts/$1.new" && mv -fT "$counts/$1.new" "$counts/$1"
 }
 
 # Another start is another agent: nothing that was seen before says anything of it.
@@ -189,13 +193,13 @@ restart() { # NAME VERDICT
         total=$((total + 1)) row=0
         printf -v now '%(%s)T' -1
         restarts+=("$now $2")
-        if remember "$1"; then
+        if count "$1"; then
             say "agent $1: ${why[$2]}; restarting it"
             # Nobody waits for what a dead engine is at.
             timeout -k 5 150 docker restart -t 5 "$1" >/dev/null 2>&1 9>&- ||
                 say "agent $1: Docker could not restart it; see journalctl -u docker"
         else
-            say "agent $1: ${why[$2]}; it is not restarted, since $state_folder cannot be written"
+            say "agent $1: ${why[$2]}; it is not restarted, since $counts cannot be written"
         fi
     fi
     : >"$lock"
@@ -203,18 +207,19 @@ restart() { # NAME VERDICT
 }
 
 recent() { # how many of the restarts were within the last hour, whatever the clock did since
-    local one now count=0
+    local one now found=0
     printf -v now '%(%s)T' -1
     for one in ${restarts[@]+"${restarts[@]}"}; do
         one=$((now - ${one%% *}))
-        [ $one -ge 3600 ] || [ $one -le -3600 ] || count=$((count + 1))
+        [ $one -ge 3600 ] || [ $one -le -3600 ] || found=$((found + 1))
     done
-    echo $count
+    echo $found
 }
 
 consider() { # NAME, and what its look said
-    local name=$1 state=$2 health=$3 since=$4 said=$5 now=$6 busy=$7 moved=$8 answer=$9 path=${10} verdict
+    local name=$1 state=$2 health=$3 since=$4 said=$5 now=$6 busy=$7 moved=$8 answer=$9 path=${10} verdict before
     recall "$name"
+    before=$gave_up
     renew "$health" "$since"
     [ "$said" != known ] || progress=$now
     [ "$answer" != answered ] || route=$path
@@ -231,15 +236,15 @@ consider() { # NAME, and what its look said
             say "agent $name: ${why[$verdict]}; it was restarted $limit times within an hour, and is left as it is"
             ;;
     esac
+    [ "$gave_up" = "$before" ] || count "$name"
     remember "$name"
 }
 
 main() {
     local name file line
     declare -A looking
-    cd "$state_folder" || exit 1
-    for file in *; do
-        [ "$file" = '*' ] || [ -n "${address[$file]+known}" ] || rm -f -- "$file"
+    for file in "$seen"/* "$counts"/*; do
+        [ ! -e "$file" ] || [ -n "${address[${file##*/}]+known}" ] || rm -f -- "$file"
     done
     if held; then
         # Whoever changes agents has them restart, and load, and compete for the processors.
