@@ -5,6 +5,7 @@ It is written by ``data/watchdog.sh``, a file for each agent in ``paths.WATCHDOG
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ REASONS = {
     "stuck": "requests run, and no token moved",
     "silent": "nothing answers on its port",
 }
-_DIGITS = 12
+_NUMBER = re.compile(r"[0-9]{1,11}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def watched(lines: Iterable[str]) -> Watched:
     total, restarts, gave_up = 0, [], None
     for line in lines:
         word, _, value = line.partition(" ")
-        if word == "total" and value.isdigit() and len(value) < _DIGITS:
+        if word == "total" and _NUMBER.fullmatch(value):
             total = int(value)
         elif word in ("restart", "gave-up") and (found := _restart(value)) is not None:
             if word == "restart":
@@ -55,6 +56,6 @@ def watched(lines: Iterable[str]) -> Watched:
 
 def _restart(value: str) -> Restart | None:
     seconds, _, verdict = value.partition(" ")
-    if not (seconds.isdigit() and len(seconds) < _DIGITS and verdict in REASONS):
+    if not (_NUMBER.fullmatch(seconds) and verdict in REASONS):
         return None
     return Restart(datetime.fromtimestamp(int(seconds), UTC), REASONS[verdict])
