@@ -19,6 +19,7 @@ from vllm_hosts.roles.ssh_hardening import ssh_hardening
 from vllm_hosts.roles.tls import tls
 from vllm_hosts.roles.vllm import vllm
 from vllm_hosts.roles.vllm_image import vllm_image
+from vllm_hosts.roles.watchdog import watchdog
 
 lock()  # one deploy at a time on a host
 preflight()  # can this host take the deploy: system, ports, disk, GPUs
@@ -34,6 +35,7 @@ secrets()  # .env with the agents' keys, for root only
 rehearsal()  # vLLM itself accepts the agents that change, before anything of them is touched
 models()  # weights on the host, whole, before an agent needs them
 vllm()  # the agents, each in a network of its own, healthy
+watchdog()  # the host restarts an agent whose engine hangs behind an API that answers
 tls()  # the edge's certificate
 edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits

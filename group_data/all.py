@@ -137,6 +137,16 @@ vllm = {
     "roll_back": True,
     # Seconds that in-flight requests get to finish when an agent stops
     "drain_timeout": 20,
+    # Whether the host restarts an agent whose engine is dead or frozen behind an API that still
+    # answers
+    "watchdog": True,
+    # Seconds between two looks of the watchdog at an agent
+    "watchdog_interval": 30,
+    # Looks in a row without a sign of life, after which the watchdog restarts an agent; vLLM
+    # itself gives one step of an engine 300 seconds
+    "watchdog_looks": 10,
+    # Restarts of one agent within an hour, after which the watchdog leaves it as it is
+    "watchdog_restarts": 3,
 }
 
 # Whether vLLM takes the agents and they fit their GPUs. See docs/capacity.md.

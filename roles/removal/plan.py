@@ -34,6 +34,8 @@ _ALWAYS = (
     "/etc/systemd/system/vllm-hosts-keys.service",
     "/etc/systemd/system/vllm-hosts-edge-logs.timer",
     "/etc/systemd/system/vllm-hosts-edge-logs.service",
+    "/etc/systemd/system/vllm-hosts-watchdog.timer",
+    "/etc/systemd/system/vllm-hosts-watchdog.service",
     "/etc/systemd/system/nginx.service.d/vllm-hosts.conf",
 )
 #: Timers of ours.
@@ -207,6 +209,7 @@ class Removal:
         """Folders that go with all that is in them."""
         vllm = self.settings.vllm
         found = [f"{vllm.cache_directory}/agents", paths.EDGE_LOGS, _ROTATED]
+        found += [paths.WATCHDOG_SEEN]
         return [*found, *(self.model_folders if self.models else [])]
 
     @property

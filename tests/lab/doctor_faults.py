@@ -17,6 +17,7 @@ from tests.lab.doctor_parts import (
     processes,
     real,
     until,
+    watched,
 )
 from tests.lab.sabotage.parts import CONF, IMAGE, MAPS, RELOAD, listen, recreated
 from tests.unit import doctor_words as words
@@ -284,6 +285,20 @@ FAULTS = [
         says="KeyError: 42",
     ),
     Fault("agent-stopped", "docker stop -t 1 spare"),
+    # tests/lab/test_8_watchdog.py makes engines hang; the timer would see that this one does not.
+    Fault(
+        "agent-given-up",
+        "systemctl stop vllm-hosts-watchdog.timer; "
+        + watched("total 3", "gave-up $(date +%s) stalled", "restart $(date +%s) stalled"),
+        undo="rm /var/lib/vllm-hosts/watchdog/spare; systemctl start vllm-hosts-watchdog.timer",
+        says="did not come back",
+    ),
+    Fault(
+        "agent-was-restarted",
+        watched("total 9", "restart $(date +%s) stuck", "restart $(date +%s) failed"),
+        undo="rm /var/lib/vllm-hosts/watchdog/spare",
+        says="2 times",
+    ),
     Fault(
         "agent-unhealthy",
         processes("STOP")

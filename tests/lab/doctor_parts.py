@@ -89,6 +89,12 @@ def processes(signal: str) -> str:
     )
 
 
+def watched(*lines: str) -> str:
+    """What the watchdog notes of agent spare; a shell fills the lines in."""
+    text = "\n".join(lines)
+    return f'(umask 077; echo "{text}" >/var/lib/vllm-hosts/watchdog/spare)'
+
+
 def certificate(options: str, key: str = "-key key.pem") -> str:
     return (
         f"cd {TLS} && openssl req -x509 {key} -subj /CN=lab {options}"

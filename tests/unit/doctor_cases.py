@@ -22,6 +22,10 @@ from vllm_hosts.doctor.seen import (
 from vllm_hosts.host.containers import ABSENT
 from vllm_hosts.host.sockets import Socket
 from vllm_hosts.host.systemctl import Active
+from vllm_hosts.host.watchdog import REASONS, Restart, Watched
+
+RESTART = Restart(NOW - timedelta(hours=3), REASONS["stuck"])
+OLD_RESTART = Restart(NOW - timedelta(hours=25), REASONS["stalled"])
 
 
 @dataclass(frozen=True)
@@ -302,6 +306,24 @@ FAULTS = [
         lambda seen: agent(seen, **STOPPED),
         do="Start it: vllm-hosts agents INVENTORY start qwen --host gpu1. If somebody stopped it",
         certainty=Certainty.LIKELY,
+    ),
+    Fault(
+        "agent-given-up",
+        lambda seen: agent(seen, watched=Watched(5, (RESTART,) * 3, replace(RESTART, at=NOW))),
+        says="as often as it may within an hour (3)",
+        certainty=Certainty.LIKELY,
+    ),
+    Fault(
+        "agent-was-restarted",
+        lambda seen: agent(seen, watched=Watched(5, (OLD_RESTART, RESTART, RESTART))),
+        says="restarted agent qwen 2 times within the last day, since its engine hung: requests",
+        certainty=Certainty.POSSIBLE,
+    ),
+    Fault(
+        "agent-was-restarted",
+        lambda seen: agent(seen, watched=Watched(1, (RESTART,))),
+        says="restarted agent qwen once",
+        certainty=Certainty.POSSIBLE,
     ),
     Fault(
         "agent-unhealthy",

@@ -110,6 +110,7 @@ FRESH: dict[str, Any] = {
             "nvidia-fabricmanager.service",
             "vllm-hosts-edge-logs.timer",
             "vllm-hosts-keys.timer",
+            "vllm-hosts-watchdog.timer",
         )
     },
 }

@@ -87,6 +87,9 @@ class StandInHost:
         script = script.replace("edge_folder=/etc/nginx/vllm-hosts", f"edge_folder={self.edge}")
         assert "mark=VLLM_HOSTS_DEPLOY\n" in script
         script = script.replace("mark=VLLM_HOSTS_DEPLOY\n", f"mark={self.mark}\n")
+        script = script.replace(
+            "watchdog=/var/lib/vllm-hosts/watchdog", f"watchdog={self.folder}/watchdog"
+        )
         script = script.replace("/var/log/vllm-hosts/access.log", f"{self.folder}/access.log")
         done = subprocess.run(
             ["sh", "-c", script],

@@ -125,6 +125,20 @@ class TestAgents:
         assert seen.firewall is True
         assert seen.agents[0].log[0] == "== whole"
 
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_what_the_watchdog_notes(self, host: StandInHost, exists: bool) -> None:
+        (host.folder / "watchdog").mkdir()
+        now = int(datetime.now(UTC).timestamp())
+        lines = ["total 2", "gave-up ", f"restart {now - 99_999} failed", f"restart {now} stalled"]
+        host.write(
+            "watchdog/qwen", "".join(f"{line}\n" for line in [*lines, "== whole", "x" * 9000])
+        )
+        host.exists = exists
+        [agent] = host.seen().agents
+        assert agent.watched.total == 2
+        assert [one.at.timestamp() for one in agent.watched.restarts] == [now - 99_999, now]
+        assert ("agent-was-restarted" in names(host)) is True
+
     def test_no_container(self, host: StandInHost) -> None:
         host.exists = False
         assert names(host) == {"agent-missing"}

@@ -39,6 +39,7 @@ COMMANDS = {
     # What Docker says of a container's state; other questions have no answer to read but one word.
     r"\.State\.(Status|Health|ExitCode|Error|OOMKilled)": {"vllm_hosts/host/containers.py"},
     r"docker stats": {"vllm_hosts/host/docker_stats.py"},
+    # The watchdog asks by itself on its host: data/watchdog.sh.
     r"printf 'GET /metrics ": {"vllm_hosts/top/poll.py"},
     r"nft .*list table inet": {
         "vllm_hosts/facts/firewall.py",

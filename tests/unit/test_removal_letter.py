@@ -22,6 +22,8 @@ ALWAYS = [
     "/etc/systemd/system/vllm-hosts-edge-logs.timer",
     "/etc/systemd/system/vllm-hosts-keys.service",
     "/etc/systemd/system/vllm-hosts-keys.timer",
+    "/etc/systemd/system/vllm-hosts-watchdog.service",
+    "/etc/systemd/system/vllm-hosts-watchdog.timer",
 ]
 
 
@@ -32,7 +34,11 @@ def had(*paths: str, **more: frozenset[str]) -> Before:
 def test_files_of_every_version_go_whatever_the_record_says() -> None:
     found = removal()
     assert found.files == [*ALWAYS, "/opt/vllm/.env", "/opt/vllm/compose.yaml"]
-    assert list(TIMERS) == ["vllm-hosts-keys.timer", "vllm-hosts-edge-logs.timer"]
+    assert list(TIMERS) == [
+        "vllm-hosts-keys.timer",
+        "vllm-hosts-edge-logs.timer",
+        "vllm-hosts-watchdog.timer",
+    ]
     bare = Removal(settings(), Remains())
     assert bare.files == found.files
 

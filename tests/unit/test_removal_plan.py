@@ -226,7 +226,8 @@ class TestTheRest:
         kept, gone = removal(), removal(models=True)
         models = ["/var/lib/vllm/huggingface", "/srv/models/coder"]
         assert kept.folders == [
-            *("/var/lib/vllm/agents", "/var/log/vllm-hosts", "/var/lib/logrotate/vllm-hosts-edge")
+            *("/var/lib/vllm/agents", "/var/log/vllm-hosts", "/var/lib/logrotate/vllm-hosts-edge"),
+            "/run/vllm-hosts-watchdog",
         ]
         assert gone.folders == [*kept.folders, *models]
         assert "--data remove_models=true removes them" in " ".join(stays(kept))

@@ -77,6 +77,7 @@ OPERATIONS = {
         "The agents are healthy",
         "What is healthy is kept for a way back",
     ],
+    "watchdog": ["The host restarts agents whose engine hangs", "The timer for it runs"],
     "tls": ["The edge has a valid certificate"],
     "edge_logs": [
         "logrotate is installed",

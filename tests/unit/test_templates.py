@@ -25,6 +25,7 @@ from vllm_hosts.roles.nginx.plan import by_model, edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
+from vllm_hosts.roles.watchdog.plan import watchdog_entries
 from vllm_hosts.verify.report.collect import html
 from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Report
 
@@ -56,6 +57,10 @@ def within(entries: Callable[[], Iterable[Entry]], ending: str) -> Callable[[], 
 
 def logs() -> list[Entry]:
     return log_entries(PLAIN.edge)
+
+
+def watched() -> list[Entry]:
+    return watchdog_entries(settings(agents=[QWEN, CODER]))
 
 
 def report() -> str:
@@ -155,6 +160,11 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "two-agents.yaml": lambda: compose_file(settings(agents=[QWEN, CODER]), MEMORY),
         "exposed.yaml": lambda: compose_file(EXPOSED, MEMORY),
     },
+    "watchdog/vllm-hosts-watchdog.service": {
+        "vllm-hosts-watchdog.service": within(watched, ".service")
+    },
+    "watchdog/vllm-hosts-watchdog.timer": {"vllm-hosts-watchdog.timer": within(watched, ".timer")},
+    "watchdog/watch.sh": {"watch.sh": within(watched, "/watch-agents")},
 }
 
 

@@ -1,7 +1,7 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
 # directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
 # inspect (the format of docker inspect), sockets (a command), gpu_fields and gpu_health (lists of
-# what nvidia-smi is asked for), is_active and main_pid (of systemctl), secure_boot (a command), gpu_patience (seconds), masks (functions of awk).
+# what nvidia-smi is asked for), watchdog (a folder), is_active and main_pid (of systemctl), secure_boot (a command), gpu_patience (seconds), masks (functions of awk).
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
 
 # Keys are compared by digests with a salt that stays here: outside they say nothing.
@@ -81,6 +81,10 @@ look() {
         echo "== edge key $agent"
         [ ! -e "$edge_folder/internal.map" ] ||
             sed -n "s/^vllm_hosts_$agent \"\\(.*\\)\";\$/\\1/p" "$edge_folder/internal.map" | digest
+    done
+    for agent in $agents; do
+        echo "== watchdog $agent"
+        [ ! -f "$watchdog/$agent" ] || head -c 4000 "$watchdog/$agent" | quoted
     done
     echo '== models'
     for folder in $folders; do

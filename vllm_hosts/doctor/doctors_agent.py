@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from re import Match
 
 from vllm_hosts.doctor import messages
@@ -11,10 +12,14 @@ from vllm_hosts.doctor.diagnoses import Certainty, Finding, Remedy, finds
 from vllm_hosts.doctor.messages import last_error, line_of, said_by, saying
 from vllm_hosts.doctor.seen import AgentSeen, Seen
 from vllm_hosts.host.containers import Container, Standing
+from vllm_hosts.host.paths import WATCHDOG
+from vllm_hosts.host.watchdog import Restart
 from vllm_hosts.settings import Agent, HostSettings
 
 #: Docker restarted it so often that it will not come up by itself.
 _LOOPS = 2
+#: Seconds for which a restart that helped is of interest: as long as the kernel's messages.
+_RECENT = 86_400
 #: Exit codes of a program that was asked to end, or killed.
 _STOPPED = (0, 137, 143)
 
@@ -165,6 +170,34 @@ def _after_the_reason(agent: Container) -> Remedy | None:
     return None
 
 
+@finds("agent-given-up")
+def agent_given_up(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """It hangs, and restarts by the host's watchdog did not help."""
+    for agent in seen.agents:
+        if end := agent.watched.gave_up:
+            values = _name(agent) | {"limit": settings.vllm.watchdog_restarts, "why": end.why}
+            yield Finding(_watchdog(agent, end), Certainty.LIKELY, values)
+
+
+@finds("agent-was-restarted")
+def agent_was_restarted(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """By the host's watchdog, within the last day."""
+    for agent in seen.agents:
+        recent = [one for one in agent.watched.restarts if _ago(one.at, seen) < _RECENT]
+        if recent and not agent.watched.gave_up:
+            values = _name(agent) | {"times": _times(len(recent)), "why": recent[-1].why}
+            yield Finding(_watchdog(agent, recent[-1]), Certainty.POSSIBLE, values)
+
+
+def _watchdog(agent: AgentSeen, last: Restart) -> str:
+    total = agent.watched.total
+    return f"{WATCHDOG}/{agent.name}: last at {last.at:%Y-%m-%d %H:%M:%S} UTC, {total} in all"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
 @finds("agent-unhealthy")
 def agent_unhealthy(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """It runs and does not answer, or loads for longer than it may."""
@@ -195,6 +228,9 @@ def _name(agent: AgentSeen) -> dict[str, object]:
 
 def _age(agent: Container, seen: Seen) -> float:
     """Seconds since it was started, by the host's own clock."""
-    if agent.started is None or seen.now is None:
-        return 0.0
-    return (seen.now - agent.started).total_seconds() + seen.clock
+    return 0.0 if agent.started is None else _ago(agent.started, seen)
+
+
+def _ago(then: datetime, seen: Seen) -> float:
+    """Seconds since a time of the host's own clock."""
+    return 0.0 if seen.now is None else (seen.now - then).total_seconds() + seen.clock

@@ -30,6 +30,7 @@ from vllm_hosts.host.masks import FUNCTIONS
 from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import LISTENING, read
 from vllm_hosts.host.systemctl import Active
+from vllm_hosts.host.watchdog import watched
 from vllm_hosts.settings import HostSettings
 
 _SCRIPT = DATA / "doctor.sh"
@@ -72,6 +73,7 @@ class DoctorLook(HostFact[Seen]):
             "main_pid": systemctl.MAIN_PID,
             "gpu_patience": str(_PATIENCE),
             "masks": FUNCTIONS,
+            "watchdog": paths.WATCHDOG,
         }
         assigned = "\n".join(f"{name}={quote(value)}" for name, value in variables.items())
         return ending(f"{functions()}\n{assigned}\n{_script()}")
@@ -180,8 +182,9 @@ def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
     edge_key = "".join(parts[f"edge key {name}"])
     env_key = "".join(parts[f"env key {name}"])
     container = named(parts.get(f"agent {name}", []), [name])[name]
+    restarts = watched(_quoted(parts[f"watchdog {name}"]))
     if not container.exists:
-        return AgentSeen(container, edge_key=edge_key, env_key=env_key)
+        return AgentSeen(container, edge_key=edge_key, env_key=env_key, watched=restarts)
     return AgentSeen(
         container,
         key="".join(parts[f"key {name}"]),
@@ -189,6 +192,7 @@ def _agent(name: str, parts: dict[str, list[str]]) -> AgentSeen:
         env_key=env_key,
         log=_quoted(parts.get(f"log {name}", [])),
         gpus=_quoted(parts[f"gpus in {name}"]) if f"gpus in {name}" in parts else None,
+        watched=restarts,
     )
 
 

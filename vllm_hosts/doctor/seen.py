@@ -10,6 +10,7 @@ from vllm_hosts.host.containers import Container
 from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import Socket
 from vllm_hosts.host.systemctl import Active
+from vllm_hosts.host.watchdog import Watched
 
 #: In the place of a key's digest: there is none, or an empty one, which vLLM takes for none.
 EMPTY = "empty"
@@ -35,7 +36,7 @@ class AgentSeen:
     has for it. Digests are of keys, salted afresh in each query: they can only be compared with
     each other.
     ``log``: what it printed lately, where it is not healthy. ``gpus``: what ``nvidia-smi -L`` says
-    in it.
+    in it. ``watched``: what the host's watchdog notes of it.
     """
 
     container: Container
@@ -44,6 +45,7 @@ class AgentSeen:
     env_key: str = ""
     log: tuple[str, ...] = ()
     gpus: tuple[str, ...] | None = None
+    watched: Watched = field(default_factory=Watched)
 
     @property
     def name(self) -> str:

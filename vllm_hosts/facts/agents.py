@@ -42,10 +42,13 @@ class AgentsInspected(HostFact[dict[str, Container]]):
 
 
 #: Lines of vLLM's access log for checks that went well, after Docker's stamp: the container's own
-#: health check, the edge's, and whoever reads metrics. There is one every few seconds.
+#: health check, the edge's, and whoever reads metrics. There is one every few seconds. The host's
+#: watchdog has a token made, and alone speaks HTTP/1.0.
 _ROUTINE = (
     r"^[^ ]+ (\([A-Za-z]+ pid=[0-9]+\) )?INFO: +[^ ]+ - "
-    r'"(GET|HEAD) /(health|metrics)/? HTTP/[0-9.]+" 2[0-9][0-9]( [A-Za-z ]*)?.?$'
+    r'"((GET|HEAD) /(health|metrics)/? HTTP/[0-9.]+'
+    r"|POST /(v1/completions|v1/embeddings|pooling|classify) HTTP/1\.0)"
+    r'" 2[0-9][0-9]( [A-Za-z ]*)?.?$'
 )
 #: Lines among which the last ones are found that are none of those.
 _AMONG = 200_000

@@ -31,6 +31,11 @@ INSPECT = (
     '"service":{{json (index .Config.Labels "com.docker.compose.service")}},'
     '"hash":{{json (index .Config.Labels "com.docker.compose.config-hash")}}}'
 )
+#: The same for a shell that compares words: state, health (``-`` where nobody asks) and start.
+BRIEFLY = (
+    "{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{else}}-{{end}}"
+    " {{.State.StartedAt}}"
+)
 #: Of what is in a container, beside what Docker makes of it.
 _LONGEST = 4000
 

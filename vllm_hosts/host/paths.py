@@ -72,6 +72,10 @@ STAMPS = f"{STATE}/stamps"
 MODEL_NOTES = f"{STATE}/models"
 #: One small file for each agent: the seconds that it took to start.
 STARTS = f"{STATE}/starts"
+#: One small file for each agent: how often the watchdog restarted it, and when. For root only.
+WATCHDOG = f"{STATE}/watchdog"
+#: The same for what it has seen of an agent since the boot.
+WATCHDOG_SEEN = "/run/vllm-hosts-watchdog"
 #: Images that agents used, the last one at the end.
 IMAGES_RECORD = f"{STATE}/images"
 #: Ids of containers that ran before Docker was replaced or restarted, and are to run afterwards.

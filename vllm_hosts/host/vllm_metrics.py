@@ -40,6 +40,16 @@ _NAMES: Final = {
     "prefix_hits": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
     "prefix_queries": ("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
 }
+#: Numbers that reach /metrics only with a step of the engine, and not from the API's process alone.
+#: The first one is of requests that run.
+MOVED_BY_THE_ENGINE: Final = (
+    tuple(
+        name
+        for field in ("running", "waiting", "kv_cache", "prompt_tokens", "generation_tokens")
+        for name in _NAMES[field]
+    )
+    + _NAMES["prefix_queries"]
+)
 _WANTED: Final = frozenset(name for names in _NAMES.values() for name in names)
 _NAME: Final = re.compile(r"[^{\s]*")
 

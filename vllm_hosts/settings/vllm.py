@@ -80,6 +80,28 @@ class Vllm(Section):
         le=3600,
         description="Seconds that in-flight requests get to finish when an agent stops",
     )
+    watchdog: bool = Field(
+        True,
+        description="Whether the host restarts an agent whose engine is dead or frozen behind an"
+        " API that still answers",
+    )
+    watchdog_interval: int = Field(
+        30, ge=5, le=600, description="Seconds between two looks of the watchdog at an agent"
+    )
+    watchdog_looks: int = Field(
+        10,
+        ge=3,
+        le=100,
+        description="Looks in a row without a sign of life, after which the watchdog restarts an"
+        " agent; vLLM itself gives one step of an engine 300 seconds",
+    )
+    watchdog_restarts: int = Field(
+        3,
+        ge=1,
+        le=10,
+        description="Restarts of one agent within an hour, after which the watchdog leaves it as it"
+        " is",
+    )
 
     @field_validator("image")
     @classmethod

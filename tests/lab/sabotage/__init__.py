@@ -28,6 +28,7 @@ ROUNDS = {
         "certificate-key-readable",
         "log-rotation-stopped",
         "expiry-stopped",
+        "watchdog-stopped",
         "container-with-all-capabilities",
         "agents-folder-writable",
         "edge-without-keys",

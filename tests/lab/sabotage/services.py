@@ -216,6 +216,24 @@ ROWS = [
         "LOG-01",
         "systemctl disable --now vllm-hosts-edge-logs.timer",
     ),
+    row(
+        "watchdog-stopped",
+        "AGENT-12",
+        "systemctl disable --now vllm-hosts-watchdog.timer",
+    ),
+    row(
+        "watchdog-without-an-agent",
+        "AGENT-12",
+        "sed -i '/^address.spare/d' /usr/local/lib/vllm-hosts/watch-agents",
+    ),
+    row(
+        "watchdog-that-does-nothing",
+        "AGENT-12",
+        "mkdir -p /etc/systemd/system/vllm-hosts-watchdog.service.d && printf"
+        " '[Service]\\nExecStart=\\nExecStart=/bin/true\\n'"
+        " >/etc/systemd/system/vllm-hosts-watchdog.service.d/lab.conf && systemctl daemon-reload",
+        undo="rm -r /etc/systemd/system/vllm-hosts-watchdog.service.d; systemctl daemon-reload",
+    ),
     row("edge-log-readable", "LOG-01", "chmod 644 /var/log/vllm-hosts/access.log"),
     row(
         "edge-log-without-bound",
