@@ -62,11 +62,10 @@ def _opened(settings: HostSettings) -> Callable[[str, int], bool]:
 
 def _edge(current: Current) -> list[str]:
     settings = current.settings
-    ask = partial(
-        probe.get,
+    with probe.visit(
         settings.address,
         settings.edge.https_port,
         name=settings.edge_names[0],
         ca_file=current.ca_file,
-    )
-    return list(edge_problems(settings, lambda path: probe.patiently(partial(ask, path))))
+    ) as ask:
+        return list(edge_problems(settings, lambda path: probe.patiently(partial(ask, path))))

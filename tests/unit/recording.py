@@ -209,7 +209,7 @@ class Recorder:
             patch.setattr(ahead, "asked_together", self._together)
             ahead.begin(self.inventory.with_name("asked.json"), "deploy.py")
             patch.setattr(lock, "opened", self._opened)
-            patch.setattr(probe, "get", self._ask)
+            patch.setattr(probe, "visit", self._visit)
             patch.setattr(probe, "reachable", self._reachable)
             patch.setattr(probe, "round_trip", lambda *_: 0.04)
             one_by_one.begin()
@@ -226,9 +226,15 @@ class Recorder:
         self.tried.add((address, port, timeout))
         return port in self.open
 
-    def _ask(self, address: str, port: int, path: str, **how: Any) -> probe.Response:
-        self.asked.append((address, port, how["name"], how["ca_file"]))
-        return probe.Response(self.edge(path), {}, b"")
+    @contextmanager
+    def _visit(
+        self, address: str, port: int, **how: Any
+    ) -> Iterator[Callable[..., probe.Response]]:
+        def ask(path: str, **_: Any) -> probe.Response:
+            self.asked.append((address, port, how["name"], how["ca_file"]))
+            return probe.Response(self.edge(path), {}, b"")
+
+        yield ask
 
     def _fact(
         self, state: State, host: object, fact: type[Any], kwargs: dict[str, Any], **_: object

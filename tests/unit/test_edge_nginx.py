@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 from pydantic import SecretStr
 
 from tests.http2 import flood
 from tests.unit.real_nginx import RealEdge
 from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.host import probe
 from vllm_hosts.keys import ClientKey, HostKeys
+from vllm_hosts.roles.assertions.plan import edge_problems
 
 ALICE, BOB = "KEY-A", "KEY-B"
 KEYS = HostKeys(
@@ -68,6 +71,27 @@ def test_without_a_key_every_path_is_the_same(edge: RealEdge, path: str) -> None
     assert json.loads(here.body)["error"]["code"] == "invalid_api_key"
     assert (here.status, here.body) == (first.status, first.body)
     assert here.headers | {"Date": ""} == first.headers | {"Date": ""}
+
+
+def test_a_run_checks_all_that_it_refuses_over_one_connection(
+    edge: RealEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each TLS handshake is two round trips, and most of what the check costs here."""
+    opened: list[object] = []
+    connect = urllib3.connection.HTTPSConnection.connect
+
+    def counted(connection: urllib3.connection.HTTPSConnection) -> None:
+        opened.append(connection)
+        connect(connection)
+
+    monkeypatch.setattr(urllib3.connection.HTTPSConnection, "connect", counted)
+    ca_file = str(edge.folder / "ca/ca.pem")
+    with probe.visit("127.0.0.1", edge.port, name=edge.name, ca_file=ca_file) as ask:
+        assert list(edge_problems(SETTINGS, ask)) == []
+        answers = [ask("/v1/models", headers={"Authorization": f"Bearer {ALICE}"})]
+        answers.append(ask("/v1/models"))
+    assert [answer.status for answer in answers] == [200, 401]
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize("path", [*DISGUISED, *UNKNOWN])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
+import pyinfra
 import pytest
 from pyinfra.api import arguments
 from pyinfra.api.config import Config
+from pyinfra.api.exceptions import ArgumentTypeError
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
 
@@ -18,6 +22,14 @@ from vllm_hosts.host import render
 #: Of theirs, what they do not say that they have.
 connectors: Any = import_module("pyinfra.api.connectors")
 util: Any = import_module("pyinfra.api.util")
+#: Functions of theirs, by name and module. Another test of this process may have installed ours.
+PYINFRA_S: dict[str, tuple[Any, Any]] = {
+    name: (module, getattr(vars(module)[name], "original", vars(module)[name]))
+    for module, name in (
+        (util, "get_operation_order_from_stack"),
+        (import_module("pyinfra.api.arguments"), "pop_global_arguments"),
+    )
+}
 
 
 @pytest.fixture
@@ -92,44 +104,168 @@ def test_packages_are_asked_for_connectors_once(monkeypatch: pytest.MonkeyPatch)
     assert expected["ssh"].handles_execution
 
 
-def test_operations_are_in_order_without_reading_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = State(Inventory(([], {})), Config())
-    state.current_deploy_filename = __file__
-    read: list[object] = []
-    plain = inspect.findsource
+@pytest.fixture
+def theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyinfra's own functions in their places, whatever another test has installed."""
+    for name, (home, function) in PYINFRA_S.items():
+        for module in list(sys.modules.values()):
+            if name in vars(module) and module.__name__ not in (__name__, home.__name__):
+                monkeypatch.setattr(module, name, function)
+        monkeypatch.setattr(home, name, function)
 
-    def counted(code: object) -> Any:
-        read.append(code)
-        return plain(code)  # type: ignore[arg-type]
 
-    def lines() -> Any:
+class TestOrder:
+    """Operations are put in order by lines of code."""
+
+    @staticmethod
+    def lines(state: State) -> Any:
         return util.get_operation_order_from_stack(state)
 
-    monkeypatch.setattr(inspect, "findsource", counted)
-    monkeypatch.setattr(util, "stack", inspect.stack)
-    monkeypatch.setattr(util, "getframeinfo", inspect.getframeinfo)
-    found = []
-    for _ in range(2):
-        # On one line, so that both are called from the same one.
-        found.append(lines())
-        if len(found) == 1:
-            assert read
-            read.clear()
+    @pytest.mark.parametrize("cli", [True, False])
+    @pytest.mark.parametrize("deploy", [__file__, "deploy.py", None], ids=["here", "none", "no"])
+    def test_the_lines_are_the_same(
+        self, cli: bool, deploy: str | None, theirs: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pyinfra, "is_cli", cli)
+        state = State(Inventory(([], {})), Config())
+        state.current_deploy_filename = deploy
+        state.current_op_file_number = 7
+        found = []
+        for _ in range(2):
+            # On one line, so that both are called from the same one.
+            found.append((lambda: self.lines(state))())
             pyinfra_speed.install()
-    assert not read
-    assert found[0] == found[1]
-    # This function and the one above, and pytest's frames before this file are none.
-    assert len(found[0]) == 2
-    pyinfra_speed.install()
-    assert lines()[1:] == found[0][1:]
+        assert found[0] == found[1]
+        assert (found[0][:1] == [7]) is cli
+        # This function, the one on its line and the one above; pytest's frames are none of them.
+        assert deploy != __file__ or len(found[0]) == 3 + cli
+
+    def test_no_file_is_looked_for_twice(
+        self, theirs: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[object] = []
+        plain = inspect.getsourcefile
+
+        def counted(code: Any) -> Any:
+            asked.append(code)
+            return plain(code)
+
+        monkeypatch.setattr(inspect, "getsourcefile", counted)
+        state = State(Inventory(([], {})), Config())
+        self.lines(state)
+        assert len(asked) > 20
+        pyinfra_speed.install()
+        self.lines(state)
+        asked.clear()
+        assert self.lines(state) and not asked
+
+    def test_it_is_in_the_place_of_each_import(self, theirs: None) -> None:
+        pyinfra_speed.install()
+        pyinfra_speed.install()
+        operation = sys.modules["pyinfra.api.operation"]
+        assert (
+            vars(operation)["get_operation_order_from_stack"]
+            is vars(util)["get_operation_order_from_stack"]
+        )
+        assert isinstance(util.get_operation_order_from_stack, partial)
+
+    def test_another_version_s_is_left_alone(
+        self, theirs: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def other() -> list[object]:
+            return []
+
+        plain = util.get_operation_order_from_stack
+        monkeypatch.setattr(util, "stack", other)
+        pyinfra_speed.install()
+        assert util.get_operation_order_from_stack is plain
 
 
-def test_code_is_found_as_before_in_a_version_that_looks_in_another_way(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def other() -> list[object]:
-        return []
+class TestArguments:
+    """What an operation runs with: as it is called, as its deploy is, as the host's data and the
+    configuration say."""
 
-    monkeypatch.setattr(util, "stack", other)
-    pyinfra_speed.install()
-    assert util.stack is other
+    GIVEN: ClassVar[list[dict[str, Any]]] = [
+        {},
+        {"name": "x", "_env": {"A": "b"}, "own": 1},
+        {"_sudo_user": "mine", "_timeout": 7, "_stdin": ["a"], "_if": lambda: True},
+        {"_sudo": False, "_retries": 2, "_serial": True},
+    ]
+
+    @pytest.fixture
+    def state(self) -> State:
+        data = {"_env": {"FROM": "host"}, "_timeout": 9, "x_mine": 1}
+        groups = {"some": (["gpu1"], {"_sudo": True, "_env": {"FROM": "group"}})}
+        inventory = Inventory(([("gpu1", data)], {"_chdir": "/all"}), **groups)
+        return State(inventory, Config(SUDO_USER="config", ENV={"OF": "config"}))
+
+    def popped(self, state: State) -> Any:
+        [host] = state.inventory
+        deploy: Any = {"_su_user": "deploy", "_ignore_errors": True}
+        host.current_deploy_kwargs = deploy
+        found = []
+        for given in self.GIVEN:
+            given = dict(given)
+            [taken, names] = arguments.pop_global_arguments(state, host, given)
+            found.append(({**taken, "_retry_until": 0}, names, given))
+        return found
+
+    def test_they_are_the_same(self, state: State, theirs: None) -> None:
+        expected = self.popped(state)
+        pyinfra_speed.install()
+        assert self.popped(state) == expected
+        assert expected[0][0]["_env"] == {"OF": "config", "FROM": "host"}
+
+    def test_what_is_assigned_in_a_run_counts(self, state: State, theirs: None) -> None:
+        pyinfra_speed.install()
+        [host] = state.inventory
+        host.data._sudo_user = "assigned"
+        assert arguments.pop_global_arguments(state, host, {})[0]["_sudo_user"] == "assigned"
+        taken: Any = arguments.pop_global_arguments(state, host, {})[0]
+        taken["_env"]["more"] = "x"
+        assert "more" not in arguments.pop_global_arguments(state, host, {})[0]["_env"]
+
+    @pytest.mark.parametrize(
+        "wrong", [{"_sudo": "yes"}, {"_env": {"OF": 1}}, {"_env": ["A"]}, {"_timeout": "1"}]
+    )
+    def test_a_wrong_type_is_refused_as_before(
+        self, state: State, theirs: None, wrong: dict[str, Any]
+    ) -> None:
+        said = []
+        [host] = state.inventory
+        for _ in range(2):
+            with pytest.raises((ArgumentTypeError, ValueError)) as refused:
+                arguments.pop_global_arguments(state, host, dict(wrong))
+            said.append((refused.type, str(refused.value)))
+            pyinfra_speed.install()
+        assert said[0] == said[1]
+        assert said[0][1]
+
+    def test_the_host_s_data_is_put_together_once(
+        self, state: State, theirs: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[object] = []
+        plain: Any = Inventory.get_groups_data
+
+        def counted(inventory: Inventory, groups: Any) -> Any:
+            asked.append(None)
+            return plain(inventory, groups)
+
+        monkeypatch.setattr(Inventory, "get_groups_data", counted)
+        [host] = state.inventory
+        arguments.pop_global_arguments(state, host, {})
+        assert len(asked) > 20
+        pyinfra_speed.install()
+        asked.clear()
+        arguments.pop_global_arguments(state, host, {})
+        assert len(asked) == 1
+
+    def test_another_version_s_is_left_alone(
+        self, theirs: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def other(state: object, host: object, kwargs: object) -> object:
+            return None
+
+        monkeypatch.setattr(arguments, "pop_global_arguments", other)
+        pyinfra_speed.install()
+        assert arguments.pop_global_arguments is other

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Mapping
+from copy import copy
 from functools import cache, partial
 from inspect import signature
-from typing import Any
+from types import CodeType
+from typing import Any, get_args, get_origin
+
+import pyinfra
+from pyinfra.api.exceptions import ArgumentTypeError
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from pyinfra.context import ctx_config
 
 
 def install() -> None:
@@ -15,6 +24,7 @@ def install() -> None:
     _types_of_arguments()
     _connectors()
     _places_in_code()
+    _arguments_at_hosts()
 
 
 def _types_of_arguments() -> None:
@@ -37,9 +47,100 @@ def _connectors() -> None:
 
 
 def _places_in_code() -> None:
-    """Operations are put in order by lines of code, for which it reads the source of every function
-    on the stack, for each operation and each host. It uses none of that."""
+    """Operations are put in order by lines of code, for which it looks for the source of every
+    function on the stack, and on the disk, for each operation and each host."""
     util: Any = sys.modules["pyinfra.api.util"]
-    for name in ("stack", "getframeinfo"):
-        if getattr(util, name, None) is getattr(inspect, name):
-            setattr(util, name, partial(getattr(inspect, name), context=0))
+    order: Any = getattr(util, _ORDER, None)
+    known = all(getattr(util, name, None) is getattr(inspect, name) for name in _LOOKS_AT_CODE)
+    if order is None or not known or [*signature(order).parameters] != ["state"]:
+        return
+    _everywhere(order, partial(_order_from_stack, pyinfra_s=util.PYINFRA_INSTALL_DIR))
+
+
+_ORDER = "get_operation_order_from_stack"
+_LOOKS_AT_CODE = ("stack", "getframeinfo")
+
+
+def _order_from_stack(state: State, *, pyinfra_s: str) -> list[int]:
+    frames = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        frames.append((_source(frame.f_code), frame.f_lineno))
+        frame = frame.f_back  # type: ignore[assignment]
+    frames.reverse()
+    names = [name for name, _ in frames]
+    deploy = state.current_deploy_filename
+    start = 0 if not deploy else names.index(deploy) if deploy in names else len(names)
+    lines = [state.current_op_file_number] if pyinfra.is_cli else []
+    return lines + [line for name, line in frames[start:] if not name.startswith(pyinfra_s)]
+
+
+@cache
+def _source(code: CodeType) -> str:
+    return inspect.getsourcefile(code) or inspect.getfile(code)
+
+
+def _arguments_at_hosts() -> None:
+    """For each of 36 arguments it asks all layers of a host's data, and makes one of the host's
+    groups each time: for each operation, each deploy and each fact of each host."""
+    arguments: Any = sys.modules["pyinfra.api.arguments"]
+    pop: Any = getattr(arguments, "pop_global_arguments", None)
+    parts = ("all_global_arguments", "all_argument_meta", "raise_if_bad_type", "default_sentinel")
+    known = pop is not None and {*parts} < {*pop.__code__.co_names}
+    if not known or [*signature(pop).parameters] != ["state", "host", "kwargs"]:
+        return
+    _everywhere(pop, _pop_arguments)
+
+
+def _pop_arguments(
+    state: State, host: Host, kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """As in pyinfra 3.10, with the host's data put together once."""
+    arguments: Any = sys.modules["pyinfra.api.arguments"]
+    config = ctx_config.get() if ctx_config.isset() else state.config
+    deploy: Mapping[str, Any] = host.current_deploy_kwargs or {}
+    data = host.data.dict()
+    found: dict[str, Any] = {}
+    popped = []
+    for key, type_ in arguments.all_global_arguments():
+        meta = arguments.all_argument_meta[key]
+        default = copy(data[key]) if key in data else meta.default(config)
+        if key in kwargs:
+            popped.append(key)
+            value = kwargs.pop(key)
+        else:
+            value = deploy.get(key, default)
+        if meta.handler:
+            value = meta.handler(config, value)
+        if value != default and not _surely(value, type_):
+            arguments.raise_if_bad_type(
+                value, type_, ArgumentTypeError, f"Invalid argument `{key}`:"
+            )
+        found[key] = value
+    return found, popped
+
+
+def _surely(value: object, type_: object) -> bool:
+    """Whether a value is of a type, where that is seen at once: one word, or an environment."""
+    if type_ is type(value):
+        return True
+    return (
+        type(value) is dict
+        and _maps_words(type_)
+        and all(type(word) is str for pair in value.items() for word in pair)
+    )
+
+
+@cache
+def _maps_words(type_: Any) -> bool:
+    of, to = get_args(type_) if get_origin(type_) is Mapping else (None, None)
+    return of is str and (to is str or str in get_args(to))
+
+
+def _everywhere(original: Any, ours: Any) -> None:
+    """In the place of a function in each module that has imported it by name."""
+    ours.original = original
+    for module in list(sys.modules.values()):
+        # Not by getattr: some modules import others when they are asked for a name.
+        if vars(module).get(original.__name__) is original:
+            setattr(module, original.__name__, ours)

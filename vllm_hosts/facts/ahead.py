@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ class _Run:
     hosts: dict[Host, _AtHost] = field(default_factory=dict)
     lists: asked.Lists = field(default_factory=dict)
     off: bool = False
+    #: Most hosts are asked the same.
+    queries: dict[Question, Query] = field(default_factory=dict)
+
+    def query(self, one: Question) -> Query | None:
+        """As ``_known``, looked up once for all hosts."""
+        if one not in self.queries and (query := _known(one)) is not None:
+            self.queries[one] = query
+        return self.queries.get(one)
 
 
 _run: _Run | None = None
@@ -194,14 +203,14 @@ def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
         if here.rest:
             here.rest -= 1
             return None
-        _ask(here, host, look, options)
+        _ask(run, here, host, look, options)
         here.valid_for = valid_for
     return here.answers.get(look)
 
 
-def _ask(here: _AtHost, host: Host, first: Query, options: dict[str, Any]) -> None:
+def _ask(run: _Run, here: _AtHost, host: Host, first: Query, options: dict[str, Any]) -> None:
     """Ask for what is about to be asked, and for all that the last run asked from here on."""
-    later = (_known(one) for one in dict.fromkeys(here.last[here.at :]))
+    later = (run.query(one) for one in dict.fromkeys(here.last[here.at :]))
     looks = list(dict.fromkeys([first, *(look for look in later if look is not None)]))
     if len(looks) > 1:
         with touched.asking(host):
@@ -254,7 +263,7 @@ def asked_together(host: Host, looks: list[Query], options: dict[str, Any]) -> d
             StringCommand(frames.program(shell if isinstance(shell, str) else "sh")),
             print_output=False,
             print_input=False,
-            **{**options, "_stdin": frames.given([look.command for look in looks])},
+            **{**options, "_stdin": _given(tuple(look.command for look in looks))},
         )
         lines = frames.answers(output.stdout_lines, len(looks)) if done else []
     except (OSError, EOFError, ValueError, SSHException, PyinfraError) as error:
@@ -267,6 +276,12 @@ def asked_together(host: Host, looks: list[Query], options: dict[str, Any]) -> d
     }
     logger.debug(f"{host.name}: {len(found)} of {len(looks)} facts are known ahead")
     return found
+
+
+@lru_cache(maxsize=16)
+def _given(commands: tuple[str, ...]) -> list[str]:
+    """Packed once for all hosts that are asked the same."""
+    return frames.given(commands)
 
 
 def _reading(look: Query, lines: list[str]) -> Value:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import urllib3
 
@@ -74,6 +76,73 @@ def certificate(address: str, port: int, name: str, timeout: float = TIMEOUT) ->
         return tls.getpeercert(binary_form=True) or b""
 
 
+class Ask(Protocol):
+    """Sends one request for a path.
+
+    :raises OSError: no connection, or TLS failed; the text says which.
+    """
+
+    def __call__(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Response: ...
+
+
+@contextmanager
+def visit(
+    address: str,
+    port: int,
+    *,
+    name: str | None,
+    ca_file: str | None = None,
+    timeout: float = TIMEOUT,
+) -> Iterator[Ask]:
+    """Requests to exactly this address, whatever DNS says about the name: over one connection, as
+    long as the server keeps it.
+
+    :param name: name or address that the certificate must carry, also sent as Host; None: plain
+        HTTP.
+    :param ca_file: PEM file with the CA to trust; None: the system's.
+    """
+    wait = urllib3.Timeout(total=timeout)
+    if name is None:
+        pool = urllib3.HTTPConnectionPool(address, port, timeout=wait, retries=False)
+    else:
+        pool = urllib3.HTTPSConnectionPool(
+            address,
+            port,
+            timeout=wait,
+            retries=False,
+            ca_certs=ca_file,
+            server_hostname=name,
+            assert_hostname=name,
+        )
+
+    def ask(
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Response:
+        sent = {
+            **({"Host": host_header(name, port)} if name is not None else {}),
+            **(headers or {}),
+        }
+        try:
+            response = pool.request(method, path, body=body, headers=sent, redirect=False)
+            return Response(response.status, dict(response.headers), response.data)
+        except urllib3.exceptions.HTTPError as error:
+            raise OSError(str(error)) from error
+
+    with pool:
+        yield ask
+
+
 def get(
     address: str,
     port: int,
@@ -86,34 +155,12 @@ def get(
     body: bytes | None = None,
     timeout: float = TIMEOUT,
 ) -> Response:
-    """One request to exactly this address, whatever DNS says about the name.
+    """One request, as ``visit`` sends it.
 
-    :param name: name or address that the certificate must carry, also sent as Host; None: plain
-        HTTP.
-    :param ca_file: PEM file with the CA to trust; None: the system's.
-    :raises OSError: no connection, or TLS failed; the text says which.
+    :raises OSError: as ``Ask``.
     """
-    wait = urllib3.Timeout(total=timeout)
-    sent = dict(headers or {})
-    try:
-        if name is None:
-            pool = urllib3.HTTPConnectionPool(address, port, timeout=wait, retries=False)
-        else:
-            sent.setdefault("Host", host_header(name, port))
-            pool = urllib3.HTTPSConnectionPool(
-                address,
-                port,
-                timeout=wait,
-                retries=False,
-                ca_certs=ca_file,
-                server_hostname=name,
-                assert_hostname=name,
-            )
-        with pool:
-            response = pool.request(method, path, body=body, headers=sent, redirect=False)
-            return Response(response.status, dict(response.headers), response.data)
-    except urllib3.exceptions.HTTPError as error:
-        raise OSError(str(error)) from error
+    with visit(address, port, name=name, ca_file=ca_file, timeout=timeout) as ask:
+        return ask(path, method=method, headers=headers, body=body)
 
 
 def patiently(ask: Callable[[], Response], *, times: int = 30, pause: float = 1.0) -> Response:

@@ -24,7 +24,7 @@ from vllm_hosts.operations.locked import Releasing
 from vllm_hosts.project import deploy_output, ending, left_behind, pyinfra_command
 from vllm_hosts.project.inventory import LEFT, deployed, load_problem, require_hosts
 from vllm_hosts.project.loaded import Project
-from vllm_hosts.project.site import belongs_to
+from vllm_hosts.project.site import belongs_to, commit_of
 
 
 @dataclass
@@ -128,6 +128,9 @@ def initialise(
         _open_secrets(run, run.loaded(inventory))
         run.chosen = tuple(chosen)
     assert run.project is not None
+    if not (run.dry or run.ours):
+        # Asked once for all hosts, which would ask git side by side.
+        commit_of(run.file)
     ahead.begin(run.project.opened.folder / asked.FILE, run.what)
     state.add_callback_handler(Reaching())
     deploy_output.install(state)

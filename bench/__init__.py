@@ -1,0 +1,1 @@
+"""What a run costs: measured, and never part of what users install."""
