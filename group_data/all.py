@@ -210,6 +210,9 @@ edge = {
     # On a host with several agents, `/v1` serves all of them: the request's `model` says which.
     # Needs the distribution's package `libnginx-mod-http-lua`; False: `/v1` is the first agent's
     "by_model": True,
+    # The access log has each request's prompt, cached and completion tokens, for `vllm-hosts
+    # usage`. Needs the distribution's package `libnginx-mod-http-lua`
+    "count_tokens": True,
     # Origins of web pages that may use this host from a browser, such as
     # `https://app.example.com`; empty: none
     "cors_origins": [],

@@ -48,7 +48,7 @@ def nginx_asked() -> None:
     """Install nginx, and let it test the edge's configuration before anything that takes long."""
     current = run.current()
     packages: dict[str, str | None] = {"nginx": None}
-    if current.settings.chooses_by_model:
+    if current.settings.edge_runs_lua:
         packages["libnginx-mod-http-lua"] = None
     packages_present(packages, without_starting=("nginx.service",), name="nginx is installed")
     configuration_accepted(partial(_trial, current), name="nginx accepts the edge's configuration")

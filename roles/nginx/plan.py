@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import paths
@@ -15,6 +14,7 @@ from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
+from vllm_hosts.roles.nginx.lua_files import lua_entries, lua_paths, model_body
 from vllm_hosts.roles.nginx.routes import (
     browser_paths,
     chosen_paths,
@@ -93,9 +93,6 @@ _MODEL_ERRORS = {
         "length_required",
     ),
 }
-#: Lua that no setting changes.
-_LUA = ("chooser", "model_scanner", "form_scanner")
-_LUA_FOLDER = Path(__file__).with_name("lua")
 #: Statuses that nginx itself produces, and where they are handled. 494 to 497 are about malformed
 #: TLS or headers. A request without a readable path cannot go to a named location.
 _ERROR_PAGES = (
@@ -175,39 +172,8 @@ def edge_entries(
         File(INTERNAL_MAP, internal_map(settings, keys).encode(), mode=0o600, secret=True),
         # Agents answer for themselves, even if a run that was cut off left a diversion here.
         File(TARGETS_MAP, b"", mode=0o600),
-        *_lua_entries(settings),
+        *lua_entries(settings),
     ]
-
-
-def _lua_entries(settings: HostSettings) -> Iterator[Entry]:
-    """What nginx's workers run to choose an agent; nothing of it where they choose none."""
-    chooses = settings.chooses_by_model
-    if chooses:
-        yield Folder(paths.EDGE_LUA, mode=0o755)
-    for path in _lua_paths():
-        name = path.rpartition("/")[2]
-        if not chooses:
-            yield Absent(path)
-        elif name == "by_model.lua":
-            yield File(path, by_model(settings).encode())
-        else:
-            yield File(path, (_LUA_FOLDER / name).read_bytes())
-
-
-def _lua_paths() -> list[str]:
-    return [f"{paths.EDGE_LUA}/{name}.lua" for name in ("by_model", *_LUA)]
-
-
-def by_model(settings: HostSettings) -> str:
-    """Which agents answer to which model. Holds no secret."""
-    return render(
-        "nginx/by_model.lua.j2",
-        folder=paths.EDGE_LUA,
-        names=[
-            {"name": name, "agents": [agent.name for agent in agents], "body": _model_body(name)}
-            for name, agents in settings.model_names.items()
-        ],
-    )
 
 
 def edge_paths(settings: HostSettings) -> list[str]:
@@ -220,8 +186,8 @@ def edge_paths(settings: HostSettings) -> list[str]:
         *names,
         INTERNAL_MAP,
         TARGETS_MAP,
-        *([paths.EDGE_LUA] if settings.chooses_by_model else []),
-        *_lua_paths(),
+        *([paths.EDGE_LUA] if settings.edge_runs_lua else []),
+        *lua_paths(),
     ]
 
 
@@ -263,6 +229,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         hidden_headers=_HIDDEN,
         encoded_models=encoded_models(settings),
         by_model=settings.chooses_by_model,
+        agent_models={agent.name: agent.client_model_name for agent in settings.agents},
         lua=paths.EDGE_LUA,
         chosen_paths=chosen_paths(settings),
         model_errors={
@@ -270,7 +237,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
             for name, (status, message, kind, code) in _MODEL_ERRORS.items()
         },
         model_routes=model_routes(settings),
-        models={agent.name: _model_body(agent.client_model_name) for agent in settings.agents},
+        models={agent.name: model_body(agent.client_model_name) for agent in settings.agents},
     )
 
 
@@ -326,7 +293,3 @@ def _has_http2_directive(version: NginxVersion) -> bool:
 
 def _error_body(message: str, kind: str, code: str, param: str | None = None) -> str:
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
-
-
-def _model_body(name: str) -> str:
-    return json.dumps({"id": name, "object": "model", "created": 0, "owned_by": "vllm"})

@@ -11,6 +11,8 @@ from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.edge import SERVED
 
 MODELS = "/v1/models"
+#: Where vLLM says how many tokens a stream has only to those who ask.
+_ASKED = ("/v1/chat/completions", "/v1/completions")
 _RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
 
 
@@ -18,7 +20,8 @@ _RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
 class Route:
     """One location: how it matches, its only method, the agent, and the path there.
 
-    ``logged`` replaces the path in the log, so that no client's identifier gets there.
+    ``logged`` replaces the path in the log, so that no client's identifier gets there. ``asks``:
+    the agent is asked how many tokens a stream has; ``counts``: they are read from its answer.
     """
 
     match: str
@@ -26,6 +29,8 @@ class Route:
     agent: str
     path: str
     logged: str
+    asks: bool = False
+    counts: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,16 @@ def routes(settings: HostSettings) -> Iterator[Route]:
     for prefix, agent in prefixes(settings):
         for method, path in _wanted(settings):
             if f"= {prefix}{path}" not in chosen:
-                yield Route(f"= {prefix}{path}", method, agent.name, path, f"{prefix}{path}")
+                counts = settings.edge.count_tokens and method == "POST"
+                yield Route(
+                    f"= {prefix}{path}",
+                    method,
+                    agent.name,
+                    path,
+                    f"{prefix}{path}",
+                    asks=counts and path in _ASKED,
+                    counts=counts,
+                )
         # A named group: later regular expressions overwrite numbered ones. And \z: a $ would let
         # an encoded line feed pass.
         group = f"(?<vllm_hosts_id>{_RESPONSE_ID})"

@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,15 +53,21 @@ class StandInAgent(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked: list[tuple[str, str, dict[str, str]]]
     healthy: bool
+    speaks: Callable[[str, bytes], tuple[str, Iterable[bytes]]] | None
 
     def _answer(self) -> None:
         left, digest = int(self.headers.get("Content-Length") or 0), hashlib.sha256()
+        speaks, content = self.server.speaks, b""  # type: ignore[attr-defined]
         while piece := self.rfile.read(min(left, 65536)):
             left -= len(piece)
             digest.update(piece)
+            content += piece if speaks else b""
         self.server.bodies.append(digest.hexdigest())  # type: ignore[attr-defined]
         self.server.asked.append((self.command, self.path, dict(self.headers)))  # type: ignore[attr-defined]
         healthy = self.server.healthy  # type: ignore[attr-defined]
+        if speaks and healthy:
+            self._speak(*speaks(self.path, content))
+            return
         body = b"" if self.path == "/health" else b'{"answered": "by the agent"}'
         self.send_response(self.server.status if healthy else 503)  # type: ignore[attr-defined]
         self.send_header("Content-Length", str(len(body)))
@@ -70,6 +77,19 @@ class StandInAgent(BaseHTTPRequestHandler):
         self.send_header("Access-Control-Allow-Origin", "*")
         self.end_headers()
         self.wfile.write(body)
+
+    def _speak(self, kind: str, pieces: Iterable[bytes]) -> None:
+        """In chunks, each sent when it is there."""
+        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        self.send_header("Content-Type", kind)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(OSError):
+            for piece in pieces:
+                self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        self.close_connection = True
 
     do_GET = do_POST = do_HEAD = do_OPTIONS = _answer
 
@@ -185,7 +205,7 @@ class RealEdge:
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         (self.folder / "nginx.conf").write_text(
-            f"{_modules() if self.settings.chooses_by_model else ''}"
+            f"{_modules() if self.settings.edge_runs_lua else ''}"
             f"{user} worker_processes 1; pid {self.folder}/pid;"
             f" error_log {self.folder}/main.log; events {{ worker_connections 512; }}"
             f" http {{ {temporary} {more} access_log off; include {self.folder}/edge/{main}; }}"
@@ -266,6 +286,7 @@ def _stand_in() -> ThreadingHTTPServer:
     agent = ThreadingHTTPServer(("127.0.0.1", 0), StandInAgent)
     agent.asked, agent.bodies, agent.healthy = [], [], True  # type: ignore[attr-defined]
     agent.hostile, agent.status = {}, 200  # type: ignore[attr-defined]
+    agent.speaks = None  # type: ignore[attr-defined]
     return agent
 
 

@@ -2,7 +2,8 @@
 -- standard input "KIND LENGTH PIECE TYPE" and the body, again and again; on standard output a line for each.
 local ffi = require "ffi"
 package.path = arg[1] .. "/?.lua;" .. package.path
-local scanners = {json = require "model_scanner", form = require "form_scanner"}
+local json = require "model_scanner"
+local scanners = {json = json, asks = json, form = require "form_scanner"}
 
 local function hex(text)
     return (text:gsub(".", function(c) return string.format("%02x", c:byte()) end))
@@ -29,6 +30,11 @@ for line in io.lines() do
     if scanner then whole, model = scanner:finish() end
     local said = not whole and "refused" or model == nil and "none" or model == false and "other"
         or "model " .. hex(model)
+    if kind == "asks" and whole then
+        -- What is told of a stream, as the first letters of its values, and where the object ends.
+        local letters = {scanner.stream or 45, scanner.options or 45, scanner.include or 45, scanner.continuous or 45}
+        said = string.char(unpack(letters)) .. " " .. tonumber(scanner.last)
+    end
     io.write(string.format("%.6f %.6f %d %s\n", os.clock() - began, slowest, most, said))
     io.flush()
 end

@@ -23,11 +23,15 @@ DEPTH = 1000
 
 @dataclass(frozen=True)
 class Body:
-    """One body, in pieces of so many bytes; ``form``: the type of a form, and empty for JSON."""
+    """One body, in pieces of so many bytes; ``form``: the type of a form, and empty for JSON.
+
+    ``asks``: what is wanted of it is how it asks for a stream.
+    """
 
     content: bytes
     piece: int = 262_144
     form: str = ""
+    asks: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Scanners:
     def scan(self, bodies: Iterable[Body]) -> Iterator[Scanned]:
         assert self._process.stdin and self._process.stdout
         for body in bodies:
-            kind = "form" if body.form else "json"
+            kind = "form" if body.form else "asks" if body.asks else "json"
             head = f"{kind} {len(body.content)} {body.piece} {body.form}\n".encode()
             self._process.stdin.write(head + body.content)
             self._process.stdin.flush()

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from tests.unit.samples import QWEN, settings
+from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_edge_conf import DEBIAN_13, KEYS, OPEN, PLAIN, RICH
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Absent, Entry, File, Folder
@@ -20,8 +20,12 @@ from vllm_hosts.roles.nginx.plan import (
     internal_map,
     parse_version,
 )
+from vllm_hosts.settings import HostSettings
 
-LUA = ("by_model", "chooser", "model_scanner", "form_scanner")
+CHOOSING = ("by_model", "chooser", "request_body", "model_scanner", "form_scanner")
+COUNTING = ("request_body", "model_scanner", "tokens", "counter", "usage_scanner")
+LUA = (*CHOOSING, *COUNTING[2:])
+UNCOUNTED = settings(edge={"count_tokens": False})
 BUILT = "built with OpenSSL 3.0.8 7 Feb 2023"
 RUNS = f"{BUILT} (running with OpenSSL 3.5.1 1 Jul 2025)"
 
@@ -115,8 +119,8 @@ class TestNames:
 class TestFiles:
     def test_for_whose_eyes(self) -> None:
         names = ["tls", "common", "checks", "refused", "error", "upstream"]
-        entries = edge_entries(PLAIN, KEYS, DEBIAN_13)
-        assert [one.path for one in entries] == edge_paths(PLAIN)
+        entries = edge_entries(UNCOUNTED, KEYS, DEBIAN_13)
+        assert [one.path for one in entries] == edge_paths(UNCOUNTED)
         assert [one.path for one in entries] == [
             "/etc/nginx/vllm-hosts",
             "/etc/nginx/sites-enabled/default",
@@ -126,8 +130,8 @@ class TestFiles:
             "/etc/nginx/vllm-hosts/targets.map",
             *(f"/etc/nginx/vllm-hosts-lua/{name}.lua" for name in LUA),
         ]
-        assert all(isinstance(one, Absent) for one in entries[-4:]), "one agent is not chosen"
-        folder, welcome, main, *others = entries[:-4]
+        assert all(isinstance(one, Absent) for one in entries[-8:]), "nothing to choose or count"
+        folder, welcome, main, *others = entries[:-8]
         assert folder == Folder("/etc/nginx/vllm-hosts", 0o700)
         assert isinstance(welcome, Absent)
         assert isinstance(main, File) and main.mode == 0o644
@@ -151,13 +155,29 @@ class TestFiles:
     def test_workers_read_how_agents_are_chosen(self) -> None:
         entries = edge_entries(RICH, KEYS, DEBIAN_13)
         assert [one.path for one in entries] == edge_paths(RICH)
-        folder, *files = entries[-5:]
+        folder, *files = entries[-9:]
         assert folder == Folder("/etc/nginx/vllm-hosts-lua", 0o755)
         for file, name in zip(files, LUA, strict=True):
             assert isinstance(file, File)
             assert file.path == f"/etc/nginx/vllm-hosts-lua/{name}.lua"
             # They are not root, and nobody else may write what they run.
             assert (file.mode, file.owner, file.secret) == (0o644, "root", False)
+
+    @pytest.mark.parametrize(
+        ("host", "names"),
+        [
+            (PLAIN, COUNTING),
+            (settings(agents=[QWEN, CODER], edge={"count_tokens": False}), CHOOSING),
+            (settings(agents=[QWEN, CODER], edge={"by_model": False}), COUNTING),
+        ],
+    )
+    def test_only_the_lua_that_is_run_is_there(
+        self, host: HostSettings, names: tuple[str, ...]
+    ) -> None:
+        entries = edge_entries(host, KEYS, DEBIAN_13)
+        assert [one.path for one in entries] == edge_paths(host)
+        there = {one.path for one in entries if isinstance(one, File) and ".lua" in one.path}
+        assert there == {f"/etc/nginx/vllm-hosts-lua/{name}.lua" for name in names}
 
     def test_cors_is_there_for_web_pages_only(self) -> None:
         path = "/etc/nginx/vllm-hosts/cors.conf"

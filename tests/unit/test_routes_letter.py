@@ -21,6 +21,8 @@ from vllm_hosts.roles.nginx.routes import (
 from vllm_hosts.settings.edge import SERVED
 
 ONE = settings(edge={"routes": ["POST /v1/more", "GET /v1/extra"]})
+UNCOUNTED = settings(edge={"count_tokens": False})
+ASKED = ("/v1/chat/completions", "/v1/completions")
 ORG = QWEN | {"served_model_name": "org/m"}
 TWO = settings(
     agents=[ORG | {"extra_args": ["--lora-modules", "sql=/x"]}, CODER],
@@ -33,7 +35,15 @@ ID = "(?<vllm_hosts_id>[A-Za-z0-9_-]{1,128})"
 
 def fixed(prefix: str, agent: str) -> list[Route]:
     return [
-        Route(f"= {prefix}{path}", method, agent, path, f"{prefix}{path}")
+        Route(
+            f"= {prefix}{path}",
+            method,
+            agent,
+            path,
+            f"{prefix}{path}",
+            asks=path in ASKED,
+            counts=method == "POST",
+        )
         for method, path in WANTED
     ]
 
@@ -59,6 +69,10 @@ def test_one_agent_is_served_everywhere() -> None:
         *fixed("/qwen", "qwen"), *responses("/qwen", "qwen"),
     ]  # fmt: skip
     assert chosen_paths(ONE) == {}
+
+
+def test_where_nobody_counts() -> None:
+    assert not any(route.asks or route.counts for route in routes(UNCOUNTED))
 
 
 def test_where_the_model_chooses_no_agent_has_the_plain_paths() -> None:

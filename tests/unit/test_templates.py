@@ -21,7 +21,8 @@ from vllm_hosts.project import new_site
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
-from vllm_hosts.roles.nginx.plan import by_model, edge_conf, included
+from vllm_hosts.roles.nginx.lua_files import by_model, tokens
+from vllm_hosts.roles.nginx.plan import edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
@@ -29,6 +30,7 @@ from vllm_hosts.roles.watchdog.plan import watchdog_entries
 from vllm_hosts.verify.report.collect import html
 from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Report
 
+UNCOUNTED = settings(agents=[QWEN, CODER], edge={"count_tokens": False})
 HARDENED = settings(ssh_hardening={"enabled": True})
 #: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML
 #: would take for something else.
@@ -123,7 +125,10 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
             lambda: firewall_entries(settings(), [22], AROUND), ".service"
         )
     },
-    "nginx/by_model.lua": {"by_model.lua": lambda: by_model(RICH)},
+    "nginx/by_model.lua": {
+        "by_model.lua": lambda: by_model(RICH),
+        "by_model-without-counting.lua": lambda: by_model(UNCOUNTED),
+    },
     "nginx/checks.conf": {
         "checks.conf": lambda: included(PLAIN, UBUNTU_22)["checks"],
         "checks-with-web-pages.conf": lambda: included(OPEN, DEBIAN_13)["checks"],
@@ -144,6 +149,7 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "tls.conf": lambda: included(RICH, DEBIAN_13)["tls"],
         "tls-nginx-1.18.conf": lambda: included(RICH, UBUNTU_22)["tls"],
     },
+    "nginx/tokens.lua": {"tokens.lua": lambda: tokens(RICH)},
     "nginx/upstream.conf": {"upstream.conf": lambda: included(RICH, DEBIAN_13)["upstream"]},
     "nvidia_driver/nouveau.conf": {"nouveau.conf": within(driver_files, "nouveau.conf")},
     "nvidia_driver/nvidia-persistenced.service": {

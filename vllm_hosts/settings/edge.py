@@ -88,6 +88,11 @@ class Edge(Section):
         " says which. Needs the distribution's package `libnginx-mod-http-lua`; False: `/v1` is the"
         " first agent's",
     )
+    count_tokens: bool = Field(
+        True,
+        description="The access log has each request's prompt, cached and completion tokens, for"
+        " `vllm-hosts usage`. Needs the distribution's package `libnginx-mod-http-lua`",
+    )
     cors_origins: tuple[Origin, ...] = Field(
         (),
         description="Origins of web pages that may use this host from a browser, such as"

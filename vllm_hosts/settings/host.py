@@ -158,6 +158,11 @@ class HostSettings(Section):
         return self.edge.by_model and len(self.agents) > 1
 
     @property
+    def edge_runs_lua(self) -> bool:
+        """Whether nginx needs its module for Lua."""
+        return self.chooses_by_model or self.edge.count_tokens
+
+    @property
     def model_names(self) -> dict[str, tuple[Agent, ...]]:
         """What clients may write as ``model``, with the agents that answer to it."""
         found: dict[str, tuple[Agent, ...]] = {}

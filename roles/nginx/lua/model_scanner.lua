@@ -1,4 +1,5 @@
--- Managed by vllm-hosts. Finds the top-level "model" of a JSON object that comes in pieces.
+-- Managed by vllm-hosts. Finds the top-level "model" of a JSON object that comes in pieces, how it wants its
+-- answer ("stream", "stream_options"), and where it ends.
 --
 -- One table says for each state and byte what comes next: all of JSON as Python's json takes it, UTF-8
 -- included. Nothing is built, and no text of a body becomes a Lua string except the model's value,
@@ -16,7 +17,7 @@ local MAX_DEPTH = 1000
 local MAX_VALUE = 2048
 
 -- A row of the table is a state, named by where it begins; 0 is an error, which nothing leaves.
-local STATES = 512
+local STATES = 1024
 local table_of = ffi.new("uint32_t[?]", STATES * 256)
 local FAILED = 0
 local used = 1
@@ -32,6 +33,7 @@ end
 local EVENTS = STATES * 256
 local OPEN_OBJECT, OPEN_LIST, CLOSE = EVENTS, EVENTS + 1, EVENTS + 2
 local VALUE_BEGINS, VALUE_ENDS, OTHER_VALUE = EVENTS + 3, EVENTS + 4, EVENTS + 5
+local STREAM, OPTIONS, INCLUDE, CONTINUOUS = EVENTS + 6, EVENTS + 7, EVENTS + 8, EVENTS + 9
 
 local function on(row, bytes, target)
     for i = 1, #bytes do
@@ -166,50 +168,88 @@ local nested = object(function(colon)
     return string_states(colon).inside
 end)
 
--- The model's value: a string is kept, anything else is what it is elsewhere at the top.
-local model_value, model_text = state(), state()
-local kept = string_states(VALUE_ENDS)
+-- The colon behind a key of which more is wanted than that it is JSON, and its value: an event as it begins.
+local function wanted(which)
+    local colon, value = state(), state()
+    on(colon, SPACE, colon)
+    on(colon, ":", value)
+    on(value, SPACE, value)
+    on_range(value, 0x21, 0x7f, which)
+    return colon, value
+end
 
--- A key at the top is compared while it passes, however its letters are written.
-local top = object(function(colon)
-    local other = string_states(colon)
-    local model_colon = state()
-    on(model_colon, SPACE, model_colon)
-    on(model_colon, ":", model_value)
-    local name = "model"
-    local begin = state()
-    local from = begin
-    for i = 1, #name do
-        local letter = name:byte(i)
-        local target = state()
-        copy(from, other.inside)
-        on(from, name:sub(i, i), target)
-        -- \u006d and its like; any digit that differs makes it another key.
-        local escaped = state()
-        copy(escaped, other.escaped)
-        on(from, "\\", escaped)
-        local digits = string.format("%04x", letter)
-        local hex = escaped
-        local step = state()
-        on(hex, "u", step)
-        for j = 1, 4 do
-            local done = j < 4 and state() or target
-            copy(step, other.hex[j])
-            local digit = digits:sub(j, j)
-            on(step, digit .. digit:upper(), done)
-            step = done
+-- Keys are compared while they pass, however their letters are written. `keys`: each with what comes
+-- after its quote.
+local function compared(keys)
+    return function(colon)
+        local other = string_states(colon)
+
+        -- A letter as \u006d and its like: `left` has the digits that are still to come, and where
+        -- each leads; any other digit makes it another key.
+        local function spell(row, place, left)
+            copy(row, other.hex[place])
+            local groups = {}
+            for digits, target in pairs(left) do
+                local digit = digits:sub(1, 1)
+                groups[digit] = groups[digit] or {}
+                groups[digit][digits:sub(2)] = target
+            end
+            for digit, group in pairs(groups) do
+                local target = group[""]
+                if not target then
+                    target = state()
+                    spell(target, place + 1, group)
+                end
+                on(row, digit .. digit:upper(), target)
+            end
         end
-        from = target
-    end
-    copy(from, other.inside)
-    on(from, '"', model_colon)
-    return begin
-end)
 
-on(model_value, SPACE, model_value)
-on_range(model_value, 0x21, 0x7f, OTHER_VALUE)
+        -- So much of a key has passed.
+        local function after(passed)
+            local row, spelled = state(), {}
+            copy(row, other.inside)
+            for key, ended in pairs(keys) do
+                if key == passed then
+                    on(row, '"', ended)
+                elseif key:sub(1, #passed) == passed then
+                    local letter = key:sub(#passed + 1, #passed + 1)
+                    local digits = string.format("%04x", letter:byte())
+                    if not spelled[digits] then
+                        spelled[digits] = after(passed .. letter)
+                        on(row, letter, spelled[digits])
+                    end
+                end
+            end
+            if next(spelled) then
+                local escaped, digits = state(), state()
+                copy(escaped, other.escaped)
+                on(row, "\\", escaped)
+                on(escaped, "u", digits)
+                spell(digits, 1, spelled)
+            end
+            return row
+        end
+        return after("")
+    end
+end
+
+-- The model's value: a string is kept, anything else is what it is elsewhere at the top.
+local kept = string_states(VALUE_ENDS)
+local model_colon, model_value = wanted(OTHER_VALUE)
 on(model_value, '"', VALUE_BEGINS)
-model_text = kept.inside
+local model_text = kept.inside
+
+-- What "stream_options" has.
+local options = object(compared({
+    include_usage = wanted(INCLUDE),
+    continuous_usage_stats = wanted(CONTINUOUS),
+}))
+
+local top = object(compared({
+    model = model_colon,
+    stream = wanted(STREAM),
+    stream_options = wanted(OPTIONS),
+}))
 
 -- Around the object: a byte order mark, space, and nothing else.
 local begin, blank, done = state(), state(), state()
@@ -229,16 +269,20 @@ function M.new()
     return setmetatable({
         at = begin,
         depth = 0,
-        -- What encloses each bracket that is open: 1 a list, 2 an object, 3 the top.
+        -- What each bracket that is open began: 1 a list, 2 an object, 3 the top, 4 "stream_options".
         stack = ffi.new("uint8_t[?]", MAX_DEPTH + 1),
         -- The model's value while it passes, its length, and whether a string is under way.
         value = nil, length = 0, inside = false,
         -- nil: none yet; false: one that no model can have.
         model = nil,
+        -- The first byte of other values, which says what they are; nil: none yet.
+        stream = nil, options = nil, include = nil, continuous = nil,
+        -- Bytes in the pieces before this one, and before the bracket that ends the object.
+        passed = 0, last = nil,
     }, mt)
 end
 
-local BACK = {[1] = list_after, [2] = nested.after, [3] = top.after}
+local BACK = {[1] = list_after, [2] = nested.after, [3] = top.after, [4] = options.after}
 
 local ESCAPED = {b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ["/"] = "/", ["\\"] = "\\", ['"'] = '"'}
 
@@ -308,7 +352,10 @@ local function event(self, which, at, p, i)
     elseif which == CLOSE then
         local depth = self.depth - 1
         self.depth = depth
-        if depth == 0 then return done, 1 end
+        if depth == 0 then
+            self.last = self.passed + i
+            return done, 1
+        end
         return BACK[self.stack[depth]], 1
     elseif which == VALUE_BEGINS then
         self.value, self.length, self.inside = "", 0, true
@@ -317,6 +364,21 @@ local function event(self, which, at, p, i)
         -- The last of several counts, as in Python.
         self.model = false
         return top.value, 0
+    elseif which == STREAM then
+        self.stream = p[i]
+        return top.value, 0
+    elseif which == OPTIONS then
+        self.options, self.include, self.continuous = p[i], nil, nil
+        local depth = self.depth
+        if p[i] ~= 123 then return top.value, 0 end
+        self.depth, self.stack[depth + 1] = depth + 1, 4
+        return options.first, 1
+    elseif which == INCLUDE then
+        self.include = p[i]
+        return options.value, 0
+    elseif which == CONTINUOUS then
+        self.continuous = p[i]
+        return options.value, 0
     end
     return top.after, 1
 end
@@ -343,7 +405,7 @@ function M.feed(self, p, n)
         end
     end
     if self.inside and at ~= FAILED then keep(self, p + kept_from, n - kept_from) end
-    self.at = at
+    self.at, self.passed = at, self.passed + n
     return at ~= FAILED
 end
 

@@ -1,0 +1,186 @@
+-- Managed by vllm-hosts. Counts the tokens of a request while its answer passes, for the access log.
+--
+-- vLLM says how many there were at the end of an answer, and in a stream only to those who ask. So the edge
+-- asks, for each event, since a stream that is cut off has no end; and takes out again what the client did
+-- not ask for. Whatever is not as expected goes on as it came, and is not counted.
+
+local ffi = require "ffi"
+local ngx = ngx
+
+local M = {}
+
+local WANTED = ',"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
+-- An event of a stream that is longer passes as it is.
+local MAX_EVENT = 65536
+-- Of one request's choices, each counts for itself.
+local MAX_CHOICES = 1024
+local TRUE, FALSE, NULL, OBJECT = ("tfn{"):byte(1, -1)
+
+local function number(text, key)
+    local digits = text:match('"' .. key .. '"%s*:%s*(%d+)')
+    return digits and #digits <= 12 and tonumber(digits) or nil
+end
+
+local function note(count, text)
+    local input = number(text, "input_tokens")
+    local read = number(text, "cache_read_input_tokens")
+    if input then
+        -- Anthropic's do not contain what came from the cache, or went there.
+        input = input + (read or 0) + (number(text, "cache_creation_input_tokens") or 0)
+    end
+    count.prompt = number(text, "prompt_tokens") or input or count.prompt
+    count.cached = number(text, "cached_tokens") or read or count.cached
+    return number(text, "completion_tokens") or number(text, "output_tokens")
+end
+
+function M.new(folder)
+    local body = dofile(folder .. "/request_body.lua")
+    local json = dofile(folder .. "/model_scanner.lua")
+    local usage = dofile(folder .. "/usage_scanner.lua")
+    local whole = usage.new(true)
+    local counter = {}
+
+    -- What a client wants to hear of tokens, by what was found in its request: whether at the end, and in
+    -- each event. nil: it wants no stream, or it is not certain what vLLM would take it for.
+    local function wishes(scanner)
+        local options, include, each = scanner.options, scanner.include, scanner.continuous
+        if scanner.stream ~= TRUE then return nil end
+        if options and options ~= NULL and options ~= OBJECT then return nil end
+        for _, first in pairs({include or FALSE, each or FALSE}) do
+            if first ~= TRUE and first ~= FALSE and first ~= NULL then return nil end
+        end
+        return include == TRUE, each == TRUE
+    end
+
+    -- Asks vLLM for what is to be counted, where the request is one for a stream.
+    function counter.ask(scanner)
+        local path = ngx.var.vllm_hosts_path
+        if not path:find("/v1/chat/completions$") and not path:find("/v1/completions$") then return end
+        local at_end, each = wishes(scanner)
+        if at_end == nil or at_end and each then return end
+        body.insert(scanner.last, scanner.passed, WANTED)
+        ngx.ctx.vllm_hosts_asked = {at_end = at_end}
+    end
+
+    -- The same for a request whose agent is known already.
+    local function ask_unread()
+        local scanner = json.new()
+        if body.scan(scanner) and scanner:finish() then counter.ask(scanner) end
+    end
+
+    -- What is done with an answer, at its first bytes. false: nothing.
+    local function begin()
+        local kind = (ngx.header["Content-Type"] or ""):lower()
+        local events = kind:find("^text/event%-stream") ~= nil
+        if ngx.status ~= 200 or ngx.header["Content-Encoding"] then return false end
+        if not events and not kind:find("^application/json") then return false end
+        local asked = ngx.ctx.vllm_hosts_asked
+        local count = {events = events, choices = {}, completion = nil, done = false}
+        if asked and events and not ngx.header["Content-Length"] then
+            count.held, count.at_end, count.passing = "", asked.at_end, false
+        else
+            count.scanner = usage.new(events)
+            count.found = function(text)
+                count.completion = note(count, text) or count.completion
+            end
+        end
+        return count
+    end
+
+    local function look(count, piece)
+        count.scanner:feed(ffi.cast("const uint8_t *", piece), #piece, count.found)
+    end
+
+    -- One event of a stream that we asked for usage, as the client is to get it.
+    local function event_for_client(count, event)
+        if not event:find('"usage"', 1, true) or not event:find("^data: ?{[^\n]*}\n\n$") then
+            return event
+        end
+        local said, from, to
+        whole:restart()
+        whole:feed(ffi.cast("const uint8_t *", event), #event, function(text, comma, behind)
+            said, from, to = text, comma, behind
+        end)
+        if not said then return event end
+        local completion = note(count, said)
+        if whole.empty then
+            count.completion, count.done = completion or count.completion, true
+            return count.at_end and event or ""
+        end
+        local choice = tonumber(event:match('"choices":%[{"index":(%d+)') or 0)
+        if completion and not count.done and choice < MAX_CHOICES then
+            count.completion = (count.completion or 0) + completion - (count.choices[choice] or 0)
+            count.choices[choice] = completion
+        end
+        if not from then return event end
+        return event:sub(1, from) .. event:sub(to + 1)
+    end
+
+    -- What of a stream goes on now: whole events. The rest is of no use to a client before its end comes.
+    local function take(count, piece, last)
+        local text, from, parts = count.held .. piece, 1, {}
+        while true do
+            local _, ended = text:find("\n\n", from, true)
+            if not ended then break end
+            local event = text:sub(from, ended)
+            if count.passing then
+                count.passing = false
+            else
+                event = event_for_client(count, event)
+            end
+            parts[#parts + 1] = event
+            from = ended + 1
+        end
+        count.held = text:sub(from)
+        if last or #count.held > MAX_EVENT then
+            -- A line feed at its end may be half of what ends the event.
+            local keep = (not last and count.held:sub(-1) == "\n") and 1 or 0
+            parts[#parts + 1] = count.held:sub(1, #count.held - keep)
+            count.held, count.passing = count.held:sub(#count.held - keep + 1), true
+        end
+        return table.concat(parts)
+    end
+
+    local function filter()
+        local ctx = ngx.ctx
+        local count = ctx.vllm_hosts_count
+        if count == nil then
+            count = begin()
+            ctx.vllm_hosts_count = count
+        end
+        if not count then return end
+        local piece, last = ngx.arg[1], ngx.arg[2]
+        if count.scanner then
+            if piece ~= "" and not pcall(look, count, piece) then ctx.vllm_hosts_count = false end
+            return
+        end
+        if piece == "" and not last then return end
+        local held = count.held
+        local fine, text = pcall(take, count, piece, last)
+        if not fine then
+            -- Never seen; an answer is worth more than its count.
+            text = held .. piece
+            ctx.vllm_hosts_count = false
+        end
+        if text ~= piece then ngx.arg[1] = text end
+    end
+
+    local function log()
+        local count = ngx.ctx.vllm_hosts_count
+        if not count then return end
+        local completion = count.completion
+        if count.scanner and count.events and count.scanner.deltas > 0 and (completion or 0) == 0 then
+            -- It was cut off before it was said: what came is at least as many.
+            completion = count.scanner.deltas
+        end
+        if count.prompt and not completion then completion = 0 end
+        ngx.var.vllm_hosts_prompt_tokens = count.prompt
+        ngx.var.vllm_hosts_cached_tokens = count.cached
+        ngx.var.vllm_hosts_completion_tokens = completion
+    end
+
+    local phases = {access = ask_unread, body_filter = filter, log = log}
+    return setmetatable(counter, {__call = function() return phases[ngx.get_phase()]() end})
+end
+
+return M
