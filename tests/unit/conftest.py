@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit import examples
+from tests.unit import examples, spawning
 
 if TYPE_CHECKING:
     from tests.unit.recording import InLine, Recorder, Run
@@ -20,6 +20,7 @@ SHARED = "VLLM_HOSTS_TESTS_TAKEN"
 
 
 examples.register()
+spawning.install()
 # A fifth of the time went to looking through what thousands of tests consist of for garbage.
 gc.set_threshold(20_000, 20, 50)
 

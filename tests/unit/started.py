@@ -29,6 +29,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parents[2]
 # For the process that forks, before gevent puts others in their places.
 _poll, _pidfd_open, _waitpid = select.poll, os.pidfd_open, os.waitpid
 
@@ -138,6 +139,9 @@ def _serve() -> Callable[[], object] | None:
 
     from vllm_hosts.connect import pyinfra_speed
 
+    sys.path.insert(0, str(ROOT))
+    import_module("tests.unit.spawning").install()
+    del sys.path[0]
     # Which connectors are installed is known to all forks then.
     pyinfra_speed.install()
     get_all_connectors()
