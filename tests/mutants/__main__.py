@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,23 @@ def main() -> int:
         print(result, flush=True)
         results.append(result)
     if len(results) > 1:
-        print("\n" + "\n".join(map(str, results)))
+        print("\n" + "\n".join([*map(str, results), total(results)]))
     return 0 if all(result.well for result in results) else 1
+
+
+def total(results: Sequence[Judged]) -> str:
+    """All modules in one line, with those that are not well."""
+    noticed, made = (sum(getattr(one, name) for one in results) for name in ("noticed", "made"))
+    percent = 100 * noticed / made if made else 0.0
+    said = (
+        f"total: {noticed} / {made} noticed in {len(results)} modules, {percent:.1f} %,"
+        f" {sum(one.equivalent for one in results)} equivalent,"
+        f" {sum(one.seconds for one in results) / 60:.0f} minutes"
+    )
+    below = [one.module for one in results if one.percent < one.floor]
+    wrong = [one.module for one in results if one.wrong and one.module not in below]
+    said += f"; below their floor: {', '.join(below)}" if below else ""
+    return said + (f"; listed wrongly (see above): {', '.join(wrong)}" if wrong else "")
 
 
 if __name__ == "__main__":

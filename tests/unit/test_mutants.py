@@ -169,6 +169,21 @@ def test_a_list_of_equivalent_changes_stays_true(folder: Path, said: dict[str, A
     assert not result.well
 
 
+def test_a_total_names_the_modules_that_are_not_well() -> None:
+    [change] = changes("x = 1")
+    good = tool.Judged("good", 90, noticed=19, missed=[change], equivalent=2, seconds=70)
+    assert tool.total([good, good]) == (
+        "total: 38 / 40 noticed in 2 modules, 95.0 %, 4 equivalent, 2 minutes"
+    )
+    bad = tool.Judged("bad", 90, noticed=1, missed=[change])
+    odd = tool.Judged("odd", 90, noticed=1, wrong=["no such change any more"])
+    assert tool.total([good, bad, odd]) == (
+        "total: 21 / 23 noticed in 3 modules, 91.3 %, 2 equivalent, 1 minutes; below their floor:"
+        " bad; listed wrongly (see above): odd"
+    )
+    assert tool.total([tool.Judged("none", 90)]).startswith("total: 0 / 0 noticed in 1 modules")
+
+
 @pytest.mark.parametrize(
     ("test", "words"),
     [
