@@ -33,7 +33,7 @@ from tests.unit.recorded_host import Host, Operation
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.connect import lock
 from vllm_hosts.facts import ahead, base
-from vllm_hosts.host import probe
+from vllm_hosts.host import frames, probe
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.operations import differences, foreseen, one_by_one
 from vllm_hosts.project import run
@@ -54,6 +54,8 @@ class Run:
     failed: bool = False
     #: Executions over SSH, in order: what was asked alone, together, or done.
     executions: list[str] = field(default_factory=list)
+    #: Bytes of what was asked together, as they are sent.
+    sent: int = 0
 
     def __getitem__(self, name: str) -> Operation:
         [found] = [one for one in self.operations if one.name.partition(" | ")[2] == name]
@@ -145,6 +147,7 @@ class Recorder:
         #: What the edge was asked.
         self.asked: list[tuple[Any, ...]] = []
         self._executions: list[str] = []
+        self._done = Run()
         #: Who holds the host, in the last run.
         self.shell = Shell()
         #: What that one says first, in the next run.
@@ -166,7 +169,7 @@ class Recorder:
         [host] = state.inventory
         # What operations ask a host while the run is prepared is none of theirs.
         known = {"recorded": self.host, "operation": Operation("before"), "run": done}
-        self._executions = done.executions
+        self._executions, self._done = done.executions, done
         connector = type("_Recording", (_Connector,), known)
         host.connector, host.connected = connector(state, host), True
 
@@ -250,6 +253,8 @@ class Recorder:
     ) -> dict[ahead.Query, ahead.Value]:
         """What the host answers now, whatever becomes of it until somebody wants to know."""
         self._executions.append(f"asks for {len(asked)} facts")
+        lines = frames.given([look.command for look in asked])
+        self._done.sent += len(frames.program()) + sum(len(line) + 1 for line in lines)
         answers: dict[ahead.Query, ahead.Value] = {}
         for look in asked:
             # Where a recorded host has no answer, a real one has.

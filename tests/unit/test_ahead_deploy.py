@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyinfra.api.command import StringCommand
+from pyinfra.context import ctx_host
 
 from tests.unit import recorded_looks as looks
 from tests.unit.examples import examples
@@ -17,6 +19,7 @@ from tests.unit.fakes import listening
 from tests.unit.recording import InLine, Recorder, Run, deploy_py
 from vllm_hosts.facts import ahead, asked
 from vllm_hosts.host.files import NOTHING
+from vllm_hosts.operations import one_by_one
 
 
 def test_a_run_that_fails_forgets_nothing(in_line: InLine) -> None:
@@ -57,12 +60,41 @@ class TestDeploy:
         recorder.run(deploy_py)
         on, off = both(recorder, tmp_path)
         # While pyinfra prepares it as well: with -y it does not.
-        executed = on.executions[on.executions.index("asks AgentStates") - 3 :]
+        executed = on.executions[on.executions.index("asks AgentStates") - 2 :]
         print(f"executions of a host: {len(off.executions)} before, {len(on.executions)} now,")
         print(f"of which {len(executed)} with -y: {', '.join(executed)}")
         assert executed[0].startswith("asks for ")
-        assert len(executed) <= 4 and len(on.executions) <= 7
+        # With the one that holds the host, four.
+        assert executed[1:] == ["asks ComposeProject", "asks AgentStates"]
+        assert len(on.executions) <= 6
         assert not on.changed and shown(on) == shown(off)
+        # More is no mistake, but has to be meant: raise them together with what needs it.
+        print(f"{len(on.operations)} operations, {on.sent} bytes sent for looks")
+        assert len(on.operations) <= 58
+        assert on.sent <= 2 * 16_000
+
+    def test_compose_is_asked_again_once_its_answer_is_old(
+        self, in_line: InLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recorder = in_line()
+        recorder.run(deploy_py)
+        assert recorder.run(deploy_py).executions.count("asks ComposeProject") == 3
+        monkeypatch.setattr(ahead, "FRESH", -1.0)
+        assert recorder.run(deploy_py).executions.count("asks ComposeProject") == 4
+
+    def test_compose_is_asked_again_where_something_was_done_meanwhile(
+        self, in_line: InLine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recorder = in_line()
+        recorder.run(deploy_py)
+        plain = one_by_one.announced
+
+        def announced() -> Any:
+            ctx_host.get().run_shell_command(StringCommand("true"))
+            return plain()
+
+        monkeypatch.setattr("vllm_hosts.operations.compose.announced", announced)
+        assert recorder.run(deploy_py).executions.count("asks ComposeProject") == 4
 
     def test_one_change_costs_one_more_look_ahead(self, in_line: InLine, tmp_path: Path) -> None:
         recorder = in_line()

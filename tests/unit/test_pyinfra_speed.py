@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import resource
 import sys
 from functools import partial
 from importlib import import_module
@@ -269,3 +270,32 @@ class TestArguments:
         monkeypatch.setattr(arguments, "pop_global_arguments", other)
         pyinfra_speed.install()
         assert arguments.pop_global_arguments is other
+
+
+@pytest.mark.parametrize(
+    ("said", "hosts", "found"), [(0, 3, 3), (0, 1000, 100), (7, 1000, 7), (0, 0, 1)]
+)
+def test_a_hundred_hosts_at_once_unless_somebody_says(said: int, hosts: int, found: int) -> None:
+    config = Config(PARALLEL=said)
+    pyinfra_speed.at_once(config, hosts)
+    assert found == config.PARALLEL
+
+
+@pytest.mark.parametrize(
+    ("limits", "found"),
+    [
+        ((1024, 1 << 20), (65536, 1 << 20)),
+        ((1024, 4096), (4096, 4096)),
+        ((100000, 1 << 20), (100000, 1 << 20)),
+        ((1024, resource.RLIM_INFINITY), (65536, resource.RLIM_INFINITY)),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None),
+    ],
+)
+def test_a_fleet_has_more_connections_than_a_program_has_files(
+    limits: tuple[int, int], found: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_: list[object] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, what: set_.append(what))
+    pyinfra_speed.many_connections()
+    assert set_ == ([found] if found else [])

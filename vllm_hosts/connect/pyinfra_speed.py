@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import resource
 import sys
 from collections.abc import Mapping
 from copy import copy
@@ -12,9 +13,10 @@ from types import CodeType
 from typing import Any, get_args, get_origin
 
 import pyinfra
+from pyinfra.api.config import Config
 from pyinfra.api.exceptions import ArgumentTypeError
 from pyinfra.api.host import Host
-from pyinfra.api.state import State
+from pyinfra.api.state import MAX_PARALLEL, State
 from pyinfra.context import ctx_config
 
 
@@ -25,6 +27,27 @@ def install() -> None:
     _connectors()
     _places_in_code()
     _arguments_at_hosts()
+
+
+def at_once(config: Config, hosts: int) -> None:
+    """How many hosts a run works on at the same time, where nobody said (``--parallel``): pyinfra
+    takes 20 for each processor, and all that a run does is wait for them."""
+    config.PARALLEL = config.PARALLEL or min(_AT_ONCE, MAX_PARALLEL, max(hosts, 1))
+
+
+#: More logins at the same time are more than a jump host is likely to take.
+_AT_ONCE = 100
+
+
+def many_connections() -> None:
+    """Each host is an open file, and programs are given a thousand by default."""
+    used, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if used != resource.RLIM_INFINITY:
+        most = _FILES if allowed == resource.RLIM_INFINITY else min(_FILES, allowed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(used, most), allowed))
+
+
+_FILES = 65536
 
 
 def _types_of_arguments() -> None:
@@ -139,8 +162,8 @@ def _maps_words(type_: Any) -> bool:
 
 def _everywhere(original: Any, ours: Any) -> None:
     """In the place of a function in each module that has imported it by name."""
-    ours.original = original
+    name, ours.original = original.__name__, original
     for module in list(sys.modules.values()):
         # Not by getattr: some modules import others when they are asked for a name.
-        if vars(module).get(original.__name__) is original:
-            setattr(module, original.__name__, ours)
+        if vars(module).get(name) is original:
+            setattr(module, name, ours)

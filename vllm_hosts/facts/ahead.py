@@ -24,6 +24,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.api.state import State, StateStage
+from pyinfra.context import ctx_host
 
 from vllm_hosts.facts import asked, touched
 from vllm_hosts.facts.asked import Question
@@ -217,6 +218,27 @@ def _ask(run: _Run, here: _AtHost, host: Host, first: Query, options: dict[str, 
             here.answers = asked_together(host, looks, options)
     # What was not answered is not tried again for each fact.
     here.until = time.monotonic() + FRESH
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When the current host was asked something that is asked alone, such as what containers do."""
+
+    done: int
+    until: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        """To be taken before the question."""
+        host = ctx_host.get() if _run is not None else None
+        return cls(touched.times(host) if host else 0, time.monotonic() + FRESH)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the answer still counts, as one that was given ahead would."""
+        if _run is None or _run.off:
+            return False
+        return self.done == touched.times(ctx_host.get()) and time.monotonic() <= self.until
 
 
 @contextmanager

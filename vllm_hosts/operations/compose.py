@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any
 
@@ -13,7 +13,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_state
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts import look
+from vllm_hosts.facts import ahead, look
 from vllm_hosts.facts.compose import ComposeProject
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.tree import TreeState
@@ -63,6 +63,8 @@ class Agents:
     #: Puts back what ran before, if agents do not come up: given why, it returns the sentence that
     #: the host fails with. None: nothing was done.
     put_back: Callable[[str], str | None] = lambda why: None
+    #: What its host said when it announced that nothing changes.
+    lately: list[tuple[ahead.Moment, SeenAgents]] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def agents_announced(wanted: Agents) -> Commands:
 
     All hosts do this before any of them continues.
     """
+    asked = ahead.Moment.now()
     seen = _seen(wanted)
     models = wanted.serving.of(seen.names)
     serves = wanted.serving.of(serving(wanted.names, seen.found))
@@ -110,6 +113,7 @@ def agents_announced(wanted: Agents) -> Commands:
         serves |= wanted.serving.of([change.agent for change in seen.changed if not change.runs])
     if ctx_state.get().is_executing:
         announce(models, serves)
+        wanted.lately[:] = [(asked, seen)]
     agents_change(lambda: Changing(models, serves, wanted.serving.together))
     yield from ()
 
@@ -128,7 +132,9 @@ def agents_running(wanted: Agents) -> Commands:
     """
     turn = announced() if ctx_state.get().is_executing else None
     if turn is None or not turn.models:
-        yield from brought(wanted, _seen(wanted))
+        # Compose takes long to say the same again.
+        lately = [seen for asked, seen in wanted.lately if asked.lasts]
+        yield from brought(wanted, lately[0] if lately else _seen(wanted))
         return
     was_up = bool(turn.serving) and wanted.edge_is_up()
     with turn_taken(turn, together=wanted.serving.together):

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from pyinfra.api.config import Config
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
 
-from vllm_hosts.connect import sudo
+from vllm_hosts.connect import pyinfra_speed, sudo
 from vllm_hosts.connect.reach import Reaching
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts import ahead, asked
@@ -102,6 +103,7 @@ def initialise(
     state: State,
     original: Callable[..., None],
     inventory: Inventory,
+    config: Config,
     *args: object,
     initial_limit: Sequence[Host] | None = None,
     **kwargs: object,
@@ -120,7 +122,9 @@ def initialise(
     ]
     if not run.ours:
         pyinfra_command.check_chosen(chosen)
-    original(inventory, *args, initial_limit=chosen, **kwargs)
+    pyinfra_speed.at_once(config, len(chosen))
+    pyinfra_speed.many_connections()
+    original(inventory, config, *args, initial_limit=chosen, **kwargs)
     # Typed for --same-sudo-password: pyinfra would put it into arguments on hosts.
     sudo.take(state.config.SUDO_PASSWORD)
     state.config.SUDO_PASSWORD = None
