@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 
 import pytest
 from paramiko import SSHException
+from pyinfra import logger
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.state import StateStage
 
-from vllm_hosts.facts import ahead, asked
+from vllm_hosts.facts import ahead, asked, touched
 from vllm_hosts.facts.ahead import Query
 from vllm_hosts.facts.asked import Question
 from vllm_hosts.facts.base import END, HostFact
+from vllm_hosts.host import frames
 
 
 class Word(HostFact[str]):
@@ -76,13 +79,13 @@ class World:
         )  # fmt: skip
         self.host = self.another("gpu1")
         patch.setattr(ahead, "_run", None)
-        patch.setattr(ahead.touched, "install", lambda: None)
-        patch.setattr(ahead.touched, "times", lambda host: self.times)
-        patch.setattr(ahead.touched, "asking", self._asking)
-        patch.setattr(ahead.time, "monotonic", lambda: self.now)
-        patch.setattr(ahead.asked, "read", self._read)
-        patch.setattr(ahead.asked, "write", lambda *given: self.written.append(given))
-        patch.setattr(ahead.logger, "warning", self.warned.append)
+        patch.setattr(touched, "install", lambda: None)
+        patch.setattr(touched, "times", lambda host: self.times)
+        patch.setattr(touched, "asking", self._asking)
+        patch.setattr(time, "monotonic", lambda: self.now)
+        patch.setattr(asked, "read", self._read)
+        patch.setattr(asked, "write", lambda *given: self.written.append(given))
+        patch.setattr(logger, "warning", self.warned.append)
         patch.setattr(ahead, "asked_together", lambda host, *given: host.answered(*given))
         patch.setattr(ahead, "pop_global_arguments", lambda state, host, given: (given, []))
         patch.delenv(ahead.SWITCH, raising=False)
@@ -396,11 +399,11 @@ class TestTogether:
             return self.done, SimpleNamespace(stdout_lines=self.lines)
 
     @pytest.fixture(autouse=True)
-    def frames(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ahead.frames, "program", lambda shell: f"program of {shell}")
-        monkeypatch.setattr(ahead.frames, "given", lambda scripts: list(scripts))
+    def framed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(frames, "program", lambda shell: f"program of {shell}")
+        monkeypatch.setattr(frames, "given", lambda scripts: list(scripts))
         said = lambda lines, count: [line.split() if line else None for line in lines]  # noqa: E731
-        monkeypatch.setattr(ahead.frames, "answers", said)
+        monkeypatch.setattr(frames, "answers", said)
 
     def asked(self, machine: Any, **options: Any) -> dict[str, Any]:
         found = ahead.asked_together(machine, [query("a"), query("b")], options)

@@ -18,7 +18,7 @@ from vllm_hosts.host.nvidia_apps import Holder
 from vllm_hosts.host.nvidia_smi import Gpu, Smi
 from vllm_hosts.hub.hub_models import Fetched, HubModel
 from vllm_hosts.hub.local import contents, small_files
-from vllm_hosts.rehearsal import asking
+from vllm_hosts.rehearsal import asking, remembered
 from vllm_hosts.rehearsal.answer import Answer, unrehearsed
 from vllm_hosts.rehearsal.asking import Said, ask_vllm, beside, question
 from vllm_hosts.rehearsal.container import Asked, Rehearsed, Request
@@ -54,8 +54,8 @@ class World:
         self.keys: list[Any] = []
         patch.setattr(asking, "look", self.look)
         patch.setattr(asking, "token_hex", lambda size: MARK if size == 16 else "")
-        patch.setattr(asking.remembered, "recall", self.kept.get)
-        patch.setattr(asking.remembered, "keep", self.kept.__setitem__)
+        patch.setattr(remembered, "recall", self.kept.get)
+        patch.setattr(remembered, "keep", self.kept.__setitem__)
         patch.setattr(asking, "key", self.key)
 
     def look(self, fact: type, **given: Any) -> Any:

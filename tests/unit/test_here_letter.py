@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
@@ -17,11 +18,12 @@ from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.capacity.result import PlannedGpu
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.host.fetching import PROGRAM
+from vllm_hosts.host.models import models_of
 from vllm_hosts.host.nvidia_smi import Gpu, Smi
 from vllm_hosts.hub.local import contents, small_files
-from vllm_hosts.rehearsal import here
+from vllm_hosts.rehearsal import here, remembered
 from vllm_hosts.rehearsal.answer import Answer, unrehearsed
-from vllm_hosts.rehearsal.asking import Said
+from vllm_hosts.rehearsal.asking import Said, question
 from vllm_hosts.rehearsal.container import MOST, Asked, Request
 from vllm_hosts.rehearsal.here import ContainerEngine, ask_here, engine
 
@@ -39,7 +41,7 @@ class TestEngine:
         """What each word of an engine's is answered with; without one it is not here."""
         found: dict[str, tuple[int, str]] = {}
         monkeypatch.setattr(
-            here.shutil, "which",
+            shutil, "which",
             lambda program: next((one for one in found if one.startswith(program)), None),
         )  # fmt: skip
         monkeypatch.setattr(here, "_run", lambda *words: found[" ".join(words)])
@@ -148,8 +150,8 @@ class World:
         self.kept: dict[str, Answer] = {}
         self.keys: list[Any] = []
         patch.setattr(here, "token_hex", lambda size: MARK if size == 16 else "")
-        patch.setattr(here.remembered, "recall", self.kept.get)
-        patch.setattr(here.remembered, "keep", self.kept.__setitem__)
+        patch.setattr(remembered, "recall", self.kept.get)
+        patch.setattr(remembered, "keep", self.kept.__setitem__)
         patch.setattr(here, "key", self.key)
         patch.setattr(here._One, "_answer", lambda one, asked: self.answer(asked))
         patch.setattr(here._One, "_fetched", lambda one, model: self.fetch(one, model))
@@ -358,11 +360,11 @@ class TestFetched:
             (folder / "link").symlink_to("/not/there") if not (folder / "link").is_symlink() else 0
             return SimpleNamespace(**dict(zip(("returncode", "stdout", "stderr"), seen["done"])))  # noqa: B905
 
-        monkeypatch.setattr(here.subprocess, "run", run)
+        monkeypatch.setattr(subprocess, "run", run)
         return seen
 
     def model(self, one: Any) -> Any:
-        return here.models_of(one.agent)[0]
+        return models_of(one.agent)[0]
 
     def test_small_files_come_as_a_host_gets_them(
         self, one: Any, ran: dict[str, Any], tmp_path: Path
@@ -456,7 +458,7 @@ class TestAnswer:
         monkeypatch.setattr(here, "read", lambda said, mark, code: (said, mark, code))
         monkeypatch.setattr(here, "script", lambda: "the script")
         host = settings(agents=[QWEN])
-        asked = here.question(host, host.agents[0], MARK, {}, [])
+        asked = question(host, host.agents[0], MARK, {}, [])
 
         def run(program: str, seconds: int = 9) -> Any:
             started: list[Any] = []
@@ -488,7 +490,7 @@ class TestAnswer:
     def test_no_more_is_read_than_an_answer_has(
         self, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert MOST == here.MOST
+        assert MOST == 256 << 10
         monkeypatch.setattr(here, "MOST", 10)
         said, _, _ = run("trap '' PIPE; yes 2>/dev/null")
         assert said == b"y\n" * 5

@@ -232,11 +232,11 @@ class TestSideBySide:
     def most(self, machine: Machine, expected: int, number: int) -> int:
         """How many ran at once: each waits until so many are there, and a little for more."""
         machine.docker = f"""
-            echo + >>"$place/now"; tries=0
-            until [ "$(grep -c + "$place/now")" -ge {expected} ] || [ $tries = 200 ]; do
+            : >"$place/now-$agent"; tries=0
+            until [ "$(ls "$place" | grep -c now-)" -ge {expected} ] || [ $tries = 200 ]; do
                 sleep 0.02; tries=$((tries + 1))
             done
-            sleep 0.1; grep -c + "$place/now"; sleep 0.1; sed -i 1d "$place/now"
+            sleep 0.1; ls "$place" | grep -c now-; sleep 0.1; rm "$place/now-$agent"
         """
         found = machine.said(agents(number))
         assert len(found) == number
