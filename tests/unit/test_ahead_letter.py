@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from paramiko import SSHException
 from pyinfra import logger
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.facts import FactBase
 from pyinfra.api.state import StateStage
 
 from vllm_hosts.facts import ahead, asked, touched
@@ -39,6 +41,13 @@ class Word(HostFact[str]):
 
 class Passing(Word):
     steady = False
+
+
+class Another(FactBase[str]):
+    """A fact of somebody's, which says nothing of that."""
+
+    def command(self, word: str) -> str:
+        return f"say {word}"
 
 
 def question(word: str) -> Question:
@@ -79,7 +88,8 @@ class World:
         )  # fmt: skip
         self.host = self.another("gpu1")
         patch.setattr(ahead, "_run", None)
-        patch.setattr(touched, "install", lambda: None)
+        self.counts = 0
+        patch.setattr(touched, "install", self._counting)
         patch.setattr(touched, "times", lambda host: self.times)
         patch.setattr(touched, "asking", self._asking)
         patch.setattr(time, "monotonic", lambda: self.now)
@@ -94,6 +104,9 @@ class World:
     def _asking(self, host: Any) -> Iterator[None]:
         self.asking += 1
         yield
+
+    def _counting(self) -> None:
+        self.counts += 1
 
     def _read(self, path: Path) -> Any:
         if isinstance(self.lists, Exception):
@@ -134,7 +147,9 @@ class TestRun:
         world.last("a", "b", "c")
         assert [world.look(word) for word in "abc"] == ["say a", "say b", "say c"]
         assert world.host.together == [["a", "b", "c"]]
-        assert world.asking == 1
+        assert (world.asking, world.counts) == (1, 1)
+        # As pyinfra would run them.
+        assert set(world.host.options) == set(CONNECTOR_ARGUMENT_KEYS)
 
     def test_what_it_did_not_ask_is_asked_alone(self, world: World) -> None:
         world.last("a", "b")
@@ -152,6 +167,7 @@ class TestRun:
     def test_what_passes_is_never_asked_ahead(self, world: World) -> None:
         world.last("a", "b")
         assert world.look("a", fact=Passing) is None
+        assert world.look("a", fact=Another) is None
         assert world.host.together == []
 
     def test_what_is_no_plain_word_is_not_kept(self, world: World) -> None:
@@ -276,6 +292,13 @@ class TestFollow:
         world.look("w3")
         assert world.host.together[1] == ["w3", *words[26:]]
 
+    def test_one_that_comes_again_soon_is_the_next_one(self, world: World) -> None:
+        world.last("a", "b", "a", "c")
+        world.look("a")
+        world.times += 1
+        world.look("a")
+        assert world.host.together == [["a", "b", "c"], ["a", "c"]]
+
     def test_ten_looks_are_near(self, world: World) -> None:
         world.last("x", "x", *"abcdefgh", "x", "y", "x", "z")
         world.look("x")
@@ -300,7 +323,7 @@ class TestShown:
         assert world.look("a") is None
 
     def test_what_a_run_checks_at_its_end_is_asked_now(self, world: World) -> None:
-        world.last(*"abcd")
+        world.last(*"abcde")
         world.look("a")
         with ahead.strictly(world.host):
             assert world.look("b") == "say b"
@@ -309,8 +332,9 @@ class TestShown:
             assert world.look("c") is None
         with pytest.raises(ValueError), ahead.strictly(world.host):
             raise ValueError
-        assert world.look("d") is None
         assert len(world.host.together) == 1
+        # Whatever comes of it, the rest goes on as ever.
+        assert world.look("c") == "say c"
 
 
 class TestEnd:
@@ -438,6 +462,7 @@ class TestKnown:
     def test_the_present_code_s_commands_alone(self) -> None:
         assert ahead._known(question("a")) == query("a")
         assert ahead._known(Question("Passing", '{"word":"a"}')) is None
+        assert ahead._known(Question("Another", '{"word":"a"}')) is None
         assert ahead._known(Question("Nothing", '{"word":"a"}')) is None
         assert ahead._known(Question("Word", '{"other":"a"}')) is None
 
