@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,17 @@ from typing import Any
 
 import pytest
 from paramiko import SSHException
+from pyinfra import logger
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.facts import FactBase
 from pyinfra.api.state import StateStage
 
-from vllm_hosts.facts import ahead, asked
+from vllm_hosts.facts import ahead, asked, touched
 from vllm_hosts.facts.ahead import Query
 from vllm_hosts.facts.asked import Question
 from vllm_hosts.facts.base import END, HostFact
+from vllm_hosts.host import frames
 
 
 class Word(HostFact[str]):
@@ -36,6 +41,13 @@ class Word(HostFact[str]):
 
 class Passing(Word):
     steady = False
+
+
+class Another(FactBase[str]):
+    """A fact of somebody's, which says nothing of that."""
+
+    def command(self, word: str) -> str:
+        return f"say {word}"
 
 
 def question(word: str) -> Question:
@@ -76,13 +88,14 @@ class World:
         )  # fmt: skip
         self.host = self.another("gpu1")
         patch.setattr(ahead, "_run", None)
-        patch.setattr(ahead.touched, "install", lambda: None)
-        patch.setattr(ahead.touched, "times", lambda host: self.times)
-        patch.setattr(ahead.touched, "asking", self._asking)
-        patch.setattr(ahead.time, "monotonic", lambda: self.now)
-        patch.setattr(ahead.asked, "read", self._read)
-        patch.setattr(ahead.asked, "write", lambda *given: self.written.append(given))
-        patch.setattr(ahead.logger, "warning", self.warned.append)
+        self.counts = 0
+        patch.setattr(touched, "install", self._counting)
+        patch.setattr(touched, "times", lambda host: self.times)
+        patch.setattr(touched, "asking", self._asking)
+        patch.setattr(time, "monotonic", lambda: self.now)
+        patch.setattr(asked, "read", self._read)
+        patch.setattr(asked, "write", lambda *given: self.written.append(given))
+        patch.setattr(logger, "warning", self.warned.append)
         patch.setattr(ahead, "asked_together", lambda host, *given: host.answered(*given))
         patch.setattr(ahead, "pop_global_arguments", lambda state, host, given: (given, []))
         patch.delenv(ahead.SWITCH, raising=False)
@@ -91,6 +104,9 @@ class World:
     def _asking(self, host: Any) -> Iterator[None]:
         self.asking += 1
         yield
+
+    def _counting(self) -> None:
+        self.counts += 1
 
     def _read(self, path: Path) -> Any:
         if isinstance(self.lists, Exception):
@@ -131,7 +147,9 @@ class TestRun:
         world.last("a", "b", "c")
         assert [world.look(word) for word in "abc"] == ["say a", "say b", "say c"]
         assert world.host.together == [["a", "b", "c"]]
-        assert world.asking == 1
+        assert (world.asking, world.counts) == (1, 1)
+        # As pyinfra would run them.
+        assert set(world.host.options) == set(CONNECTOR_ARGUMENT_KEYS)
 
     def test_what_it_did_not_ask_is_asked_alone(self, world: World) -> None:
         world.last("a", "b")
@@ -149,6 +167,7 @@ class TestRun:
     def test_what_passes_is_never_asked_ahead(self, world: World) -> None:
         world.last("a", "b")
         assert world.look("a", fact=Passing) is None
+        assert world.look("a", fact=Another) is None
         assert world.host.together == []
 
     def test_what_is_no_plain_word_is_not_kept(self, world: World) -> None:
@@ -273,6 +292,13 @@ class TestFollow:
         world.look("w3")
         assert world.host.together[1] == ["w3", *words[26:]]
 
+    def test_one_that_comes_again_soon_is_the_next_one(self, world: World) -> None:
+        world.last("a", "b", "a", "c")
+        world.look("a")
+        world.times += 1
+        world.look("a")
+        assert world.host.together == [["a", "b", "c"], ["a", "c"]]
+
     def test_ten_looks_are_near(self, world: World) -> None:
         world.last("x", "x", *"abcdefgh", "x", "y", "x", "z")
         world.look("x")
@@ -297,7 +323,7 @@ class TestShown:
         assert world.look("a") is None
 
     def test_what_a_run_checks_at_its_end_is_asked_now(self, world: World) -> None:
-        world.last(*"abcd")
+        world.last(*"abcde")
         world.look("a")
         with ahead.strictly(world.host):
             assert world.look("b") == "say b"
@@ -306,8 +332,9 @@ class TestShown:
             assert world.look("c") is None
         with pytest.raises(ValueError), ahead.strictly(world.host):
             raise ValueError
-        assert world.look("d") is None
         assert len(world.host.together) == 1
+        # Whatever comes of it, the rest goes on as ever.
+        assert world.look("c") == "say c"
 
 
 class TestEnd:
@@ -396,11 +423,11 @@ class TestTogether:
             return self.done, SimpleNamespace(stdout_lines=self.lines)
 
     @pytest.fixture(autouse=True)
-    def frames(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ahead.frames, "program", lambda shell: f"program of {shell}")
-        monkeypatch.setattr(ahead.frames, "given", lambda scripts: list(scripts))
+    def framed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(frames, "program", lambda shell: f"program of {shell}")
+        monkeypatch.setattr(frames, "given", lambda scripts: list(scripts))
         said = lambda lines, count: [line.split() if line else None for line in lines]  # noqa: E731
-        monkeypatch.setattr(ahead.frames, "answers", said)
+        monkeypatch.setattr(frames, "answers", said)
 
     def asked(self, machine: Any, **options: Any) -> dict[str, Any]:
         found = ahead.asked_together(machine, [query("a"), query("b")], options)
@@ -435,6 +462,7 @@ class TestKnown:
     def test_the_present_code_s_commands_alone(self) -> None:
         assert ahead._known(question("a")) == query("a")
         assert ahead._known(Question("Passing", '{"word":"a"}')) is None
+        assert ahead._known(Question("Another", '{"word":"a"}')) is None
         assert ahead._known(Question("Nothing", '{"word":"a"}')) is None
         assert ahead._known(Question("Word", '{"other":"a"}')) is None
 

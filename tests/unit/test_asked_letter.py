@@ -152,7 +152,7 @@ class TestOthers:
             return os.stat_result(changed)
 
         if whose == "file":
-            monkeypatch.setattr(asked.os, "fstat", lambda one: theirs(fstat(one)))
+            monkeypatch.setattr(os, "fstat", lambda one: theirs(fstat(one)))
         else:
             monkeypatch.setattr(Path, "stat", lambda self, **_: theirs(real(self)))
         with pytest.raises(PermissionError):

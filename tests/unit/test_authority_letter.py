@@ -20,6 +20,7 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore, authority
 from vllm_hosts.keys.authority import Authority, ca_warnings
 from vllm_hosts.keys.pki import LocalCa
+from vllm_hosts.keys.private_files import locked, write_private
 
 OVER = 2 * MONTH + timedelta(days=1)
 
@@ -179,11 +180,11 @@ class TestRunsThatCross:
     def test_nobody_else_writes_meanwhile(
         self, over: KeyStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        write, seen = authority.write_private, []
+        seen: list[tuple[str, bool]] = []
 
         def written(path: Path, data: bytes) -> None:
             seen.append((path.name, locked_by_us(over)))
-            write(path, data)
+            write_private(path, data)
 
         monkeypatch.setattr(authority, "write_private", written)
         over.authority.settle()
@@ -193,7 +194,7 @@ class TestRunsThatCross:
     def test_one_that_another_run_has_completed_is_left_alone(
         self, over: KeyStore, clock: Clock, monkeypatch: pytest.MonkeyPatch, gone: bool
     ) -> None:
-        lock = authority.locked
+        lock = locked
 
         @contextmanager
         def after_another(folder: Path) -> Iterator[None]:

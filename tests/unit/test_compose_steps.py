@@ -4,6 +4,7 @@ waited for, removed, and what is said of it before."""
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import FrozenInstanceError
@@ -74,7 +75,7 @@ class Running(Steps):
         put("agents_change", lambda make: self.told.append(("agents_change", make())))
         put("announced", lambda: self.turn)
         put("turn_taken", self.taken)
-        monkeypatch.setattr(compose.time, "sleep", self.slept.append)
+        monkeypatch.setattr(time, "sleep", self.slept.append)
 
     def tried(self, command: tuple[str, str], otherwise: Any) -> tuple[str, str]:
         self.otherwise = otherwise

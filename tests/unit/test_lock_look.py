@@ -10,6 +10,7 @@ import json
 import subprocess
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,10 +99,14 @@ class TestHeld:
 
     def test_another_user_would_see_nothing(self, machine: Machine) -> None:
         machine.user = "1000"
-        for fact in (LockState(), HostHistory(), Released()):
-            words = {HostHistory: (1,), Released: (1, BOOT)}.get(type(fact), ())
+        looks: list[tuple[HostFact[Any], str]] = [
+            (LockState(), LockState().command()),
+            (HostHistory(), HostHistory().command(1)),
+            (Released(), Released().command(1, BOOT)),
+        ]
+        for fact, script in looks:
             with pytest.raises(HostError) as found:
-                machine.ran(fact, fact.command(*words))
+                machine.ran(fact, script)
             assert str(found.value) == NOT_ROOT
 
     def test_a_look_is_kept_as_it_was(self) -> None:
@@ -203,8 +208,8 @@ class TestReleased:
 
 class TestHistory:
     def line(self, number: int = 1, **changes: object) -> str:
-        said = {"who": "ada@laptop", "what": "deploy.py", "since": "s", "commit": "c"}
-        said |= {"version": "1", "ended": "done", "changed": ["a", "b"]} | changes  # type: ignore[dict-item]
+        said: dict[str, object] = {"who": "ada@laptop", "what": "deploy.py", "since": "s"}
+        said |= {"commit": "c", "version": "1", "ended": "done", "changed": ["a", "b"]} | changes
         return f"2026-11-26T08:00:0{number}Z 192.0.2.7 {json.dumps(said)}"
 
     def test_the_last_ones_in_order(self, machine: Machine) -> None:

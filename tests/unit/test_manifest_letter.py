@@ -82,7 +82,7 @@ def test_each_list_has_what_the_host_s_programs_say(host: Host) -> None:
     # It is on the disk before anything counts on it.
     assert (host.bin / "said").read_text() == "sync -f .\n"
     found = before_of(host.lists())
-    assert (found.packages, found.active) == ({"docker-ce", "nginx"}, {"docker.service"})
+    assert found.packages == {"docker-ce", "nginx"} and found.active == {"docker.service"}
 
 
 def test_it_is_root_s_alone_and_the_folder_around_it_stays_open(host: Host) -> None:

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra import logger
 from pyinfra.api.command import StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host, ctx_state
 
+from vllm_hosts.connect import lock
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.operations import base
 from vllm_hosts.operations.base import Shown, Tried, fail, failure, host_operation, note, watched
@@ -65,11 +67,11 @@ class Yields:
         self.history: list[str] = []
         self.foreseen: list[Any] = []
         self.refused, self.prepared, self.closed = False, False, 0
-        patch.setattr(base.lock, "changing", self.history.append)
+        patch.setattr(lock, "changing", self.history.append)
         patch.setattr(base, "refused", lambda: self.refused)
         patch.setattr(base, "would_fail", self.would_fail)
 
-        def making(word: str) -> Iterator[Any]:
+        def making(word: str) -> Any:
             """What it makes."""
             try:
                 yield f"{word}1"
@@ -79,14 +81,14 @@ class Yields:
             finally:
                 self.closed += 1
 
-        self.operation: Any = host_operation(making)  # type: ignore[arg-type]
+        self.operation: Any = host_operation(making)
 
     def would_fail(self, sentence: str, *, lost: bool) -> bool:
         self.foreseen.append((sentence, lost))
         return self.prepared
 
     def commands(self) -> Iterator[Any]:
-        with ctx_state.use(self.state), ctx_host.use(self.host):  # type: ignore[arg-type]
+        with ctx_state.use(self.state), ctx_host.use(self.host):
             yield from self.operation._inner("a")
 
     def run(self) -> list[Any]:
@@ -149,7 +151,7 @@ class TestSentences:
         command = failure("no\x1b[2J disk")
         assert command.function is fail
         assert fail(state, host, *command.args) is False  # type: ignore[arg-type]
-        assert host.said == [("no disk", "red", base.logger.error)]
+        assert host.said == [("no disk", "red", logger.error)]
 
     def test_a_note_fails_nobody(self, host: Host, state: Any) -> None:
         command: Any = note("going\x1b[2J on")
@@ -192,7 +194,7 @@ class TestShown:
         assert (asked, host.said) == ([], [])
         host.done = False
         assert self.execute(command, host, state)[0] is False
-        assert host.said == [(self.sentence, "red", base.logger.error)]
+        assert host.said == [(self.sentence, "red", logger.error)]
         self.sentence = None
         assert self.execute(command, host, state)[0] is False
         assert (len(asked), len(host.said)) == (2, 1)

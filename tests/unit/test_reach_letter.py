@@ -13,7 +13,7 @@ import pytest
 from paramiko import SSHException
 from pyinfra.connectors.ssh import SSHConnector
 
-from vllm_hosts.connect import reach
+from vllm_hosts.connect import reach, sudo
 from vllm_hosts.connect.reach import Reaching
 from vllm_hosts.connect.sudo import NotRootError
 from vllm_hosts.connect.why import UnreachedError
@@ -39,8 +39,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def step(name: str) -> Callable[..., None]:
         return lambda *given: done.append((name, *given))
 
-    monkeypatch.setattr(reach.sudo, "install", step("install"))
-    monkeypatch.setattr(reach.sudo, "settle", step("settle"))
+    monkeypatch.setattr(sudo, "install", step("install"))
+    monkeypatch.setattr(sudo, "settle", step("settle"))
     monkeypatch.setattr(reach, "check_known_hosts", step("known hosts"))
     monkeypatch.setattr(reach, "check_key", step("key"))
     return done

@@ -17,6 +17,7 @@ from vllm_hosts.host.files import Absent
 from vllm_hosts.host.manifest import Before
 from vllm_hosts.host.remains import Remains
 from vllm_hosts.operations.partly import NginxAfter
+from vllm_hosts.project import run
 from vllm_hosts.roles import lock, rollback
 from vllm_hosts.roles import removal as role
 from vllm_hosts.roles.removal.plan import TIMERS
@@ -67,12 +68,12 @@ class TestRemoval:
             steps = Steps(role, [*self.NAMES], monkeypatch)
             monkeypatch.setattr(role, "look", look)
             current = SimpleNamespace(settings=settings())
-            monkeypatch.setattr(role.run, "current", lambda: current)
+            monkeypatch.setattr(run, "current", lambda: current)
             hand = SimpleNamespace(claim="the claim")
-            monkeypatch.setattr(role.run, "at_hand", lambda: hand)
+            monkeypatch.setattr(run, "at_hand", lambda: hand)
             host: Any = SimpleNamespace(data=data)
             with ctx_host.use(host):
-                role.removal._inner()  # type: ignore[attr-defined]
+                role.removal._inner()
             return steps
 
         return made
@@ -212,9 +213,9 @@ class TestRemoval:
 def test_a_way_back_is_checked_announced_and_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["no_problems", "way_back_announced", "gone_back"]
     steps = Steps(rollback, names, monkeypatch)
-    monkeypatch.setattr(rollback.run, "current", lambda: SimpleNamespace(way="the way"))
+    monkeypatch.setattr(run, "current", lambda: SimpleNamespace(way="the way"))
     monkeypatch.setattr(rollback, "refusals", lambda way: [f"no {way}"])
-    rollback.rollback._inner()  # type: ignore[attr-defined]
+    rollback.rollback._inner()
     assert steps.operations == names
     assert [*steps] == [
         "There is something to go back to",
@@ -227,8 +228,8 @@ def test_a_way_back_is_checked_announced_and_gone(monkeypatch: pytest.MonkeyPatc
 
 def test_a_host_is_held_for_what_this_run_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(lock, ["host_held"], monkeypatch)
-    monkeypatch.setattr(lock.run, "purpose", lambda: "deploy.py of prod.py")
-    lock.lock._inner()  # type: ignore[attr-defined]
+    monkeypatch.setattr(run, "purpose", lambda: "deploy.py of prod.py")
+    lock.lock._inner()
     assert steps == {"No other deploy is at work on the host": ("deploy.py of prod.py",)}
 
 

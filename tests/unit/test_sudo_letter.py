@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,8 +25,9 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 from vllm_hosts.connect import sudo
 from vllm_hosts.errors import HostError, SettingsError
 
+Answer = tuple[bool, list[str], list[str]]
 PASSWORD = SecretStr("pa'ss $w")
-ASKS = (False, [], ["sudo: a password is required"])
+ASKS: Answer = (False, [], ["sudo: a password is required"])
 CHECK = "LC_ALL=C sudo -H -k -n sh -c true"
 TRIED = "LC_ALL=C sudo -H -k -S -p '' sh -c 'echo mark'"
 STATE: Any = SimpleNamespace()
@@ -34,7 +37,7 @@ RIGHT = "give ada the right to use sudo for everything there, or log in as root"
 class Connector(LocalConnector):
     """Answers what a test has for it, in turn."""
 
-    def __init__(self, *answers: tuple[bool, list[str], list[str]] | BaseException) -> None:
+    def __init__(self, *answers: Answer | BaseException) -> None:
         self.answers = list(answers)
         self.ran: list[tuple[str, dict[str, Any]]] = []
 
@@ -56,7 +59,10 @@ class Host:
     def __init__(self, connector: object, **data: Any) -> None:
         self.connector, self.data, self.groups = connector, data, ["gpu_hosts", "eu"]
         self.secrets: dict[str, dict[str, Any]] = {}
-        of = lambda place: {"secrets": self.secrets.get(place)}  # noqa: E731
+
+        def of(place: str) -> dict[str, Any]:
+            return {"secrets": self.secrets.get(place)}
+
         self.inventory = SimpleNamespace(
             get_data=lambda: of("all"),
             get_group_data=of,
@@ -75,7 +81,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sudo, "_has_terminal", lambda: False)
     monkeypatch.setattr(sudo, "getuser", lambda: "ada")
     monkeypatch.setattr(sudo, "sudo_password", lambda found: (PASSWORD, "from a test"))
-    monkeypatch.setattr(sudo.secrets, "token_hex", lambda size: "mark" if size == 8 else "odd")
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "mark" if size == 8 else "odd")
     given = {"_sudo": True}
     monkeypatch.setattr(
         sudo, "pop_global_arguments", lambda state, host, _: ({**given, **host.data}, [])
@@ -95,7 +101,8 @@ def refused(host: Any) -> str:
 
 class TestSettled:
     def test_where_it_does_not_ask_it_gets_none(self) -> None:
-        for answer in ((True, [], []), (False, [], ["sudo: command not found"])):
+        answers: list[Answer] = [(True, [], []), (False, [], ["sudo: command not found"])]
+        for answer in answers:
             connector = Connector(answer)
             assert settled(Host(connector)) is None
             [(command, arguments)] = connector.ran
@@ -207,7 +214,9 @@ class TestWhose:
         def client(transport: object) -> object:
             return SimpleNamespace(client=SimpleNamespace(get_transport=lambda: transport))
 
-        named = lambda name: SimpleNamespace(get_username=lambda: name)  # noqa: E731
+        def named(name: str) -> object:
+            return SimpleNamespace(get_username=lambda: name)
+
         assert self.user(client(named("admin"))) == "admin"
         assert self.user(client(named(""))) == "the login"
         assert self.user(client(None)) == self.user(object()) == "ada"
@@ -316,15 +325,20 @@ class TestTyped:
     def test_a_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         opened: list[object] = []
-        monkeypatch.setattr(sudo.os, "open", lambda *given: opened.append(given) or 7)
-        monkeypatch.setattr(sudo.os, "close", opened.append)
+
+        def open_(*given: object) -> int:
+            opened.append(given)
+            return 7
+
+        monkeypatch.setattr(os, "open", open_)
+        monkeypatch.setattr(os, "close", opened.append)
         assert sudo._has_terminal() is True
-        assert opened == [("/dev/tty", sudo.os.O_RDWR | sudo.os.O_NOCTTY), 7]
+        assert opened == [("/dev/tty", os.O_RDWR | os.O_NOCTTY), 7]
 
         def none(*given: object) -> int:
             raise OSError
 
-        monkeypatch.setattr(sudo.os, "open", none)
+        monkeypatch.setattr(os, "open", none)
         assert sudo._has_terminal() is False
 
 

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from tests.unit.operation_steps import Steps
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_way_back import AT, BY_TOKEN, ID, A, B, C, stored
+from vllm_hosts.connect import lock
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.compose import COMPOSE, ComposeFound
@@ -67,7 +68,7 @@ class Back(Steps):
         put("agents_change", lambda make: self.told.append(("agents_change", make())))
         put("turn_taken", self.taken)
         put("say", self.telling("say"))
-        monkeypatch.setattr(way_back.lock, "changing", self.telling("history"))
+        monkeypatch.setattr(lock, "changing", self.telling("history"))
 
     @staticmethod
     def project(*containers: Container, error: str | None = None) -> ComposeFound:
@@ -453,9 +454,9 @@ class TestGoneBack:
     def test_those_that_were_healthy_last_are_put_back(
         self, back: Back, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(way_back, "put_back", lambda way, why: (way.directory, why))
+        monkeypatch.setattr(way_back, "put_back", lambda way, why: f"{way.directory} {why}")
         self.run(back)
-        assert back.put_back("why") == (OPT, "why") == back.agents.put_back("why")
+        assert back.put_back("why") == f"{OPT} why" == back.agents.put_back("why")
 
     def test_before_it_is_confirmed_its_effects_are_said(self, back: Back) -> None:
         back.executing, back.turn = False, "the turn"
