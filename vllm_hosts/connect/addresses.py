@@ -34,7 +34,8 @@ def problems(host: Host) -> Iterator[str]:
     """Why a host's name, or what its data says of the way there, leads nowhere."""
     for name in _TEXTS:
         value = host.data.get(name)
-        if value is not None and not isinstance(value, str | PathLike):
+        text = isinstance(value, str | PathLike) and str(value).isprintable()
+        if value is not None and not text:
             yield (
                 f"the inventory: {name} of {host.name!r} is {quoted(value)}; write it as text in"
                 " quotes"
