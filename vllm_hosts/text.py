@@ -43,6 +43,15 @@ def clean(text: object, limit: int = LIMIT, *, keep: str = "\t", instead: str = 
     return found if whole else f"{found[:limit]} ..."
 
 
+def quoted(value: object, limit: int = 200) -> str:
+    """A value as Python writes it, for a sentence that refuses it: whatever it is."""
+    try:
+        return clean(repr(value), limit)
+    except (RecursionError, ValueError):
+        # Nested in itself, or an integer with more digits than Python writes.
+        return f"a {type(value).__name__} that is too large to show"
+
+
 def clean_styled(text: object, limit: int = 16 * LIMIT) -> str:
     """The same for our own output, in which colours and lines stay."""
     given = str(text)[: 8 * limit]

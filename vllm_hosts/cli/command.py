@@ -110,6 +110,8 @@ def show_lines(lines: Iterable[str], *, err: bool = False) -> None:
         click.secho(f"      {line}", fg=colour, err=err)
 
 
+#: A hundred years: what ends later has no date.
+_LONGEST = timedelta(days=36500)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -128,7 +130,10 @@ class Duration(click.ParamType[timedelta]):
         match = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", str(value))
         if match is None:
             self.fail(f"{value!r} is not a duration; write it as 90m, 24h or 30d", param, ctx)
-        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+        found = timedelta(**{_UNITS[match[2]]: int(match[1])})
+        if found > _LONGEST:
+            self.fail(f"{value!r} is more than {_LONGEST.days} days; write less", param, ctx)
+        return found
 
 
 class Names(click.ParamType[tuple[str, ...]]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyinfra.api.host import Host
 from pyinfra.connectors.sshuserclient.client import get_ssh_config
 
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.text import quoted
 
 _NAME = re.compile(
     r"(?i)[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*\.?|[0-9a-f:]*:[0-9a-f:.]+"
@@ -23,8 +25,26 @@ _WHOLE = re.compile(
 )
 
 
+#: What pyinfra takes as text.
+_TEXTS = ("ssh_hostname", "ssh_user", "ssh_key", "ssh_key_password")
+_TEXTS += ("ssh_config_file", "ssh_known_hosts_file")
+
+
 def problems(host: Host) -> Iterator[str]:
-    """Why a host's name, or its ``ssh_hostname``, is not an address."""
+    """Why a host's name, or what its data says of the way there, leads nowhere."""
+    for name in _TEXTS:
+        value = host.data.get(name)
+        text = isinstance(value, str | PathLike) and str(value).isprintable()
+        if value is not None and not text:
+            yield (
+                f"the inventory: {name} of {host.name!r} is {quoted(value)}; write it as text in"
+                " quotes"
+            )
+    if port_of(port := host.data.get("ssh_port")) is None:
+        yield (
+            f"the inventory: ssh_port of {host.name!r} is {quoted(port)}; write a number from 1 to"
+            " 65535"
+        )
     hostname = host.data.get("ssh_hostname")
     kind = "is not a DNS name or an IP address"
     if isinstance(hostname, str) and hostname and not _NAME.fullmatch(hostname):
@@ -58,12 +78,12 @@ def ssh_entry(host: Host) -> Mapping[str, Any]:
 
     :raises SettingsError: it cannot be read.
     """
-    named = host.data.get("ssh_hostname") or host.name
+    named = str(host.data.get("ssh_hostname") or host.name)
     if "." in named or ":" in named:
         return {}
     file = host.data.get("ssh_config_file")
     try:
-        config = get_ssh_config(str(Path(file).expanduser()) if file else None)
+        config = get_ssh_config(str(Path(str(file)).expanduser()) if file else None)
         found = config.lookup(named) if config else {}
     except Exception as error:
         # Whatever the parser raises, pyinfra would fail with it when it connects.
@@ -101,7 +121,17 @@ def address(host: Host, edge: object) -> tuple[str, str | None]:
 def machine(name: str, ssh_hostname: object, ssh_port: object) -> tuple[str, str, int]:
     """A value that two names of one machine have in common."""
     named = str(ssh_hostname or name).lower().rstrip(".")
-    return (name if name.startswith("@") else "", named, int(str(ssh_port or 22)))
+    # A port that is none is refused on its own.
+    return (name if name.startswith("@") else "", named, port_of(ssh_port) or 22)
+
+
+def port_of(value: object) -> int | None:
+    """What stands as ``ssh_port``; None: no port."""
+    if not value:
+        return 22 if value is None or value == "" else None
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value):
+        value = int(value)
+    return value if type(value) is int and 0 < value < 65536 else None
 
 
 def twice(hosts: Iterable[Host]) -> Iterator[str]:

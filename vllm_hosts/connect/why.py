@@ -10,7 +10,7 @@ from paramiko import AuthenticationException, BadHostKeyException, SSHException
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 
-from vllm_hosts.connect.addresses import ssh_entry
+from vllm_hosts.connect.addresses import port_of, ssh_entry
 from vllm_hosts.connect.ssh_files import known_hosts, passphrase
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.text import clean
@@ -120,4 +120,4 @@ def _address(host: Host) -> str:
 
 
 def _port(host: Host) -> int:
-    return int(host.data.get("ssh_port") or 22)
+    return port_of(host.data.get("ssh_port")) or 22

@@ -11,7 +11,9 @@ from typing import Any
 import click
 import pyrage
 
+from vllm_hosts.bounded import BoundError, read_file
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.text import clean
 
 #: Environment variable with the path of an age or SSH identity.
 IDENTITY_ENV = "VLLM_HOSTS_IDENTITY"
@@ -21,6 +23,19 @@ _KINDS = ("ssh-ed25519", "ssh-rsa")
 #: pyrage's own types: one for SSH, one for age.
 Recipient = Any
 Identity = Any
+
+
+def read_whole(path: Path) -> bytes:
+    """A file of keys or recipients.
+
+    :raises SettingsError: it cannot be read, or is no file.
+    """
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
+    except BoundError as error:
+        raise SettingsError([f"{path} cannot be read: {error}; {_RESTORE}"]) from error
 
 
 def parse_recipient(text: str) -> Recipient:
@@ -49,12 +64,10 @@ def read_recipients(path: Path) -> list[str]:
 
     :raises SettingsError: it cannot be read, or lists nobody.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
-    stripped = [line.strip() for line in lines]
+    stripped = [line.strip() for line in read_whole(path).decode(errors="replace").split("\n")]
     found = [line for line in stripped if line and not line.startswith("#")]
+    if any(clean(line) != line or "\ufffd" in line for line in found):
+        raise SettingsError([f"{path} has a line that is no text; {_RESTORE}"])
     if not found:
         raise SettingsError(
             [f"{path} lists no recipient, and nobody could decrypt the keys; add one"]
@@ -148,9 +161,11 @@ def _identities(chosen: Path | None) -> Iterator[_Found]:
 
 def _read(path: Path) -> _Found:
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         return _Found(path, (), f"cannot be read: {error.strerror}")
+    except BoundError as error:
+        return _Found(path, (), f"cannot be read: {error}")
     try:
         if b"AGE-SECRET-KEY-" in content:
             lines = [line.strip() for line in content.decode().splitlines()]
@@ -186,7 +201,7 @@ def own_recipients(chosen: Path | None) -> list[str]:
             else:
                 public = place.path.with_name(place.path.name + ".pub")
                 if public.is_file():
-                    found.append(public.read_text().strip())
+                    found.append(public.read_text(errors="replace").strip())
                 else:
                     refusals.append(f"{public} is missing")
     if not found:

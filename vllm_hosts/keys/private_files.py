@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vllm_hosts.bounded import BoundError, read_file
 from vllm_hosts.errors import SettingsError
 
 LOCK_FILE = ".lock"
@@ -63,11 +64,15 @@ def read_private(path: Path) -> bytes | None:
     """
     try:
         _check_private(path, "600")
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
+    except BoundError as error:
+        raise SettingsError(
+            [f"{path} cannot be read: {error}; restore it from a backup"]
+        ) from error
 
 
 #: Another one for every change of a file's content, owner or mode.

@@ -227,9 +227,8 @@ class KeyStore:
         if not self.encrypted:
             data = read_private(self.plain_path)
         else:
-            data = age.decrypt(
-                self.encrypted_path, self.encrypted_path.read_bytes(), self._identity
-            )
+            content = age.read_whole(self.encrypted_path)
+            data = age.decrypt(self.encrypted_path, content, self._identity)
         if data is None:
             return None
         try:

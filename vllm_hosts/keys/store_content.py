@@ -14,12 +14,14 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     ConfigDict,
+    Field,
     PlainSerializer,
     SecretStr,
     StringConstraints,
 )
 
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.text import clean
 
 DEFAULT_CLIENT = "default"
 _CLIENT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
@@ -41,7 +43,28 @@ Secret = Annotated[
 ]
 
 
-#: Both get into nginx's configuration, and the store may come from a colleague.
+def _shown(text: str) -> str:
+    if clean(text, keep="") != text:
+        raise ValueError("a name has characters that do not show")
+    return text
+
+
+def _near(time: datetime) -> datetime:
+    if not 1900 < time.year < 9000:
+        raise ValueError("a time that nobody can have meant")
+    return time
+
+
+def _pem(text: str) -> str:
+    if not re.fullmatch(r"[ -~\n]*", text):
+        raise ValueError("a certificate has characters that PEM has not")
+    return text
+
+
+#: What stands in a terminal's line or in arithmetic: the store may come from a colleague.
+Shown = Annotated[str, AfterValidator(_shown)]
+Time = Annotated[AwareDatetime, AfterValidator(_near)]
+#: Both get into nginx's configuration, too.
 ClientName = Annotated[str, StringConstraints(pattern=rf"^{_CLIENT_NAME.pattern}$")]
 DeployedAgent = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
@@ -54,8 +77,8 @@ class ApiKey(_Model):
     """A client's key. ``expires``: from then on it is refused."""
 
     value: Secret
-    created: AwareDatetime
-    expires: AwareDatetime | None = None
+    created: Time
+    expires: Time | None = None
 
     def valid(self, now: datetime) -> bool:
         """Whether the key is accepted at this time."""
@@ -70,10 +93,10 @@ class ApiKey(_Model):
 class ClientRecord(_Model):
     """A named holder of keys. ``agents``, ``hosts``: those that it may use; None: all."""
 
-    created: AwareDatetime
-    keys: tuple[ApiKey, ...]
-    agents: tuple[str, ...] | None = None
-    hosts: tuple[str, ...] | None = None
+    created: Time
+    keys: Annotated[tuple[ApiKey, ...], Field(min_length=1)]
+    agents: tuple[Shown, ...] | None = None
+    hosts: tuple[Shown, ...] | None = None
 
     def valid_keys(self, now: datetime) -> tuple[ApiKey, ...]:
         """Keys that are accepted at this time, newest last."""
@@ -84,13 +107,13 @@ class InternalKey(_Model):
     """The key between a host's edge and its agents."""
 
     value: Secret
-    created: AwareDatetime
+    created: Time
 
 
 class StoredCa(_Model):
     """The local CA, if the store holds it."""
 
-    certificate: str
+    certificate: Annotated[str, AfterValidator(_pem)]
     key: Annotated[
         SecretStr, PlainSerializer(lambda secret: secret.get_secret_value(), when_used="json")
     ]
@@ -102,9 +125,9 @@ class NextCa(StoredCa):
     It signs from ``takes_over`` on; until ``old_ends`` clients are told to trust the old one too.
     """
 
-    begun: AwareDatetime
-    takes_over: AwareDatetime
-    old_ends: AwareDatetime
+    begun: Time
+    takes_over: Time
+    old_ends: Time
 
 
 class DeployedHost(_Model):
@@ -113,7 +136,7 @@ class DeployedHost(_Model):
     :param data: pyinfra's own names, none of them a password.
     """
 
-    data: Mapping[str, bool | int | str] = {}
+    data: Mapping[Shown, bool | int | Shown] = {}
     agents: tuple[DeployedAgent, ...] = ()
 
 
@@ -128,12 +151,12 @@ class Content(_Model):
 
     version: Literal[1] = 1
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
-    hosts: Mapping[str, DeployedHost] = {}
+    hosts: Mapping[Shown, DeployedHost] = {}
     clients: Mapping[ClientName, ClientRecord] = {}
-    internal: Mapping[str, InternalKey] = {}
+    internal: Mapping[Shown, InternalKey] = {}
     ca: StoredCa | None = None
     next_ca: NextCa | None = None
-    renew: Mapping[str, AwareDatetime] = {}
+    renew: Mapping[Shown, Time] = {}
 
     def client(self, name: str) -> ClientRecord:
         """A client by name.

@@ -74,7 +74,7 @@ def load_our_way(run: Run) -> None:
         with refused():
             try:
                 inventory: Inventory = make(*args, **kwargs)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise SettingsError([load_problem(run.file, error)]) from error
             store = run.loaded(inventory).store
             if run.keys_only and (content := store.peek()) is not None:

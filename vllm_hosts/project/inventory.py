@@ -39,7 +39,7 @@ def load(path: Path) -> Inventory:
         # pyinfra's own command has its context by now.
         with ctx_state.use(State()):
             inventory: Inventory = make_inventory(str(path), cwd=import_from(path))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingsError([load_problem(path, error)]) from error
     belongs_to(inventory, path)
     require_hosts(path, inventory)
@@ -62,7 +62,7 @@ def require_hosts(path: Path, inventory: Inventory) -> None:
     raise SettingsError([f"{path} has no hosts; add one to the group gpu_hosts"])
 
 
-def load_problem(path: Path, error: Exception) -> str:
+def load_problem(path: Path, error: BaseException) -> str:
     """Where Python stopped, and why; the file may be the inventory or one in group_data."""
     cause = getattr(error, "exception", error)
     if isinstance(cause, SyntaxError):

@@ -19,6 +19,7 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.project.site import from_site, site
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.problems import sentences
+from vllm_hosts.text import quoted
 
 #: Settings that are groups of settings: they merge name by name over the layers.
 SECTIONS = (
@@ -145,8 +146,10 @@ def _argument_names() -> frozenset[str]:
     return frozenset(name for name, _ in all_global_arguments())
 
 
-def _unknown(name: str, layer: Layer) -> str | None:
+def _unknown(name: object, layer: Layer) -> str | None:
     """Why a name is no setting. Names for pyinfra (``_sudo``, ``ssh_user``) and ``x_`` are fine."""
+    if not isinstance(name, str):
+        return f"{layer.source}: {quoted(name)} is no name of a setting; write it as text in quotes"
     pyinfra_s = _connector_names() | _argument_names()
     if name.startswith("x_") or name in pyinfra_s:
         return None

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_hosts.settings.agent import Agent, Expose, RequestLimits
 from vllm_hosts.settings.host import HostSettings
 from vllm_hosts.settings.types import AcrossError
+from vllm_hosts.text import LIMIT, quoted
 
 #: pydantic's names for the members of a union.
 _UNION = ("int", "constrained-int", "literal['auto']")
@@ -67,7 +68,7 @@ def _sentence(item: dict[str, Any], path: list[int | str], dotted: str) -> str:
         )
     if kind == "value_error":
         return f"{dotted}: {context['error']}" if dotted else str(context["error"])
-    got = "" if "env" in path else f", not {item['input']!r}"
+    got = "" if "env" in path else f", not {quoted(item['input'], LIMIT)}"
     if kind in _TYPES:
         return f"{dotted} must be {_TYPES[kind]}{got}"
     if kind == "literal_error":

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from vllm_hosts.text import quoted
+
 Network = IPv4Network | IPv6Network
 
 
@@ -34,7 +36,7 @@ def _matches(pattern: str, hint: str) -> AfterValidator:
 
     def check(value: str) -> str:
         if not compiled.fullmatch(value):
-            raise ValueError(f"{value!r} is not {hint}")
+            raise ValueError(f"{quoted(value)} is not {hint}")
         return value
 
     return AfterValidator(check)
@@ -49,7 +51,8 @@ def _network(value: object) -> Network:
     except ValueError:
         pass
     raise ValueError(
-        f"{value!r} is not a network; write it like '10.0.0.0/8', '192.0.2.7/32' or '2001:db8::/32'"
+        f"{quoted(value)} is not a network; write it like '10.0.0.0/8', '192.0.2.7/32' or"
+        " '2001:db8::/32'"
     )
 
 
@@ -61,7 +64,9 @@ def _cells(value: object) -> IPv4Network:
     network = _network(value)
     if isinstance(network, IPv4Network) and 12 <= network.prefixlen <= 26:
         return network
-    raise ValueError(f"{value!r} is not an IPv4 network of /12 to /26, such as '198.18.0.0/16'")
+    raise ValueError(
+        f"{quoted(value)} is not an IPv4 network of /12 to /26, such as '198.18.0.0/16'"
+    )
 
 
 #: Where agents' own networks of eight addresses are taken from.
@@ -114,8 +119,8 @@ def _tokens(value: object) -> object:
         if tokens:
             return tokens
     raise ValueError(
-        f"{value!r} is not a number of tokens; write 16384, or in vLLM's notation '16k' (16000) or"
-        " '16K' (16384), or 'auto'"
+        f"{quoted(value)} is not a number of tokens; write 16384, or in vLLM's notation '16k'"
+        " (16000) or '16K' (16384), or 'auto'"
     )
 
 
