@@ -28,8 +28,8 @@ from vllm_hosts.roles.watchdog.plan import script
 
 KEY = "internal-key-of-qwen"
 LOOKS, LIMIT = 2, 2
-#: Seconds in which an agent has to answer here.
-PATIENCE = 0.3
+#: Seconds in which an agent has to answer, where one does not.
+PATIENCE = 2
 #: In the place of Docker: states are files, and a restart is a line and another start.
 DOCKER = """#!/bin/bash
 case "$1 $2" in
@@ -49,13 +49,15 @@ class Agent:
 
     def __init__(self, address: str, port: int = 0) -> None:
         self.tokens, self.running, self.waiting = 100, 0, 0
-        #: What comes of a request for a token: a status, or None if nothing ever does.
+        #: What comes of a request for a token: a status, or None for an end without an answer.
         self.answers: dict[str, int | None] = {"/v1/completions": 200}
         self.metrics: int | None = 200
         #: Tokens that others get while one waits.
         self.others = 0
         self.more = b""
         self.asked: list[tuple[str, dict[str, Any], str | None]] = []
+        #: Who is asked says nothing, and does not end.
+        self.hangs = False
         self.ended = threading.Event()
         agent = self
 
@@ -72,7 +74,8 @@ class Agent:
 
             def say(self, status: int | None, body: bytes) -> None:
                 if status is None:
-                    agent.ended.wait(10)
+                    if agent.hangs:
+                        agent.ended.wait(30)
                     return
                 self.send_response(status)
                 self.end_headers()
@@ -102,7 +105,7 @@ class Agent:
         return "\n".join([*lines, ""]).encode() + self.more
 
     def die(self, status: int | None = 500) -> None:
-        """The engine; None: it is frozen, which takes longer to see."""
+        """The engine; None: it says nothing."""
         self.answers = dict.fromkeys(self.answers, status)
 
     def close(self) -> None:
@@ -134,7 +137,6 @@ class Host:
             ("env=/opt/vllm/.env\n", f"env={folder}/.env\n"),
             ("looks=10\n", f"looks={LOOKS}\n"),
             ("port=8000\n", f"port={port}\n"),
-            ("patience=20\n", f"patience={PATIENCE}\n"),
             (f"={host.cell('qwen').address} ", "=127.0.0.1 "),
             *[(f"={host.cell('coder').address} ", "=127.0.0.2 ") for _ in others],
         ):
@@ -142,6 +144,10 @@ class Host:
             text = text.replace(old, new)
         (folder / "watch").write_text(text)
         self.container("qwen")
+
+    def impatient(self) -> None:
+        script = self.folder / "watch"
+        script.write_text(script.read_text().replace("patience=20\n", f"patience={PATIENCE}\n"))
 
     def container(self, name: str, state: str = "running", health: str = "healthy") -> None:
         self.start = getattr(self, "start", 0) + 1
@@ -354,6 +360,14 @@ class TestAnAgentThatHangs:
         assert (host.folder / "lock").read_text() == ""
         # It loads now.
         host.look(LOOKS)
+        assert host.restarted == ["qwen"]
+
+    def test_one_that_keeps_the_request_for_ever(self, host: Host, agent: Agent) -> None:
+        agent.die(None)
+        agent.hangs = True
+        host.impatient()
+        host.note("began start-1", "loaded yes", f"row {LOOKS - 1}")
+        assert REASONS["stalled"] in host.look()
         assert host.restarted == ["qwen"]
 
     def test_one_whose_engine_is_dead(self, host: Host, agent: Agent) -> None:
@@ -583,6 +597,7 @@ class TestWhatAnAgentSays:
 
     def test_an_answer_without_end_is_none(self, host: Host, agent: Agent) -> None:
         agent.more = b"x" * 20_000_000
+        agent.more += b"\nvllm:generation_tokens_total 5\n"
         assert self.numbers(host)[0] == "silent"
 
     def test_one_that_counts_nothing_is_not_judged(self, host: Host, agent: Agent) -> None:
