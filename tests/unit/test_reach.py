@@ -322,3 +322,5 @@ def test_a_host_that_answers_nothing_any_more_is_given_up() -> None:
     assert asked == [15]
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 90_000
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    # Between two signs of life, and not ten times a second, as paramiko has it.
+    assert 1 <= (sock.gettimeout() or 0) <= asked[0] / 2

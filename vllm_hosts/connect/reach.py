@@ -29,6 +29,8 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 #: Seconds between signs of life while a command says nothing, and after which a connection whose
 #: other side acknowledges none is given up.
 _KEEP_ALIVE, _UNANSWERED = 15, 90
+#: Seconds after which a connection that says nothing is looked at again.
+_WAKE_UP = 5.0
 
 
 class Reaching(BaseStateCallback):
@@ -69,6 +71,9 @@ class Reaching(BaseStateCallback):
             # A host that lost its power answers nothing, not even that: without something to
             # acknowledge, and an end to waiting for that, a command there is waited for for ever.
             transport.set_keepalive(_KEEP_ALIVE)
+            # paramiko wakes up ten times a second to see whether that is due: a thousand hosts
+            # that are only waited for would take most of a processor.
+            transport.sock.settimeout(_WAKE_UP)
             if limit := getattr(socket, "TCP_USER_TIMEOUT", None):
                 transport.sock.setsockopt(socket.IPPROTO_TCP, limit, 1000 * _UNANSWERED)
 
