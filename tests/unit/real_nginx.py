@@ -282,8 +282,13 @@ class RealEdge:
             return found
 
 
+class _Server(ThreadingHTTPServer):
+    # On a busy machine it takes connections up late.
+    request_queue_size = 128
+
+
 def _stand_in() -> ThreadingHTTPServer:
-    agent = ThreadingHTTPServer(("127.0.0.1", 0), StandInAgent)
+    agent = _Server(("127.0.0.1", 0), StandInAgent)
     agent.asked, agent.bodies, agent.healthy = [], [], True  # type: ignore[attr-defined]
     agent.hostile, agent.status = {}, 200  # type: ignore[attr-defined]
     agent.speaks = None  # type: ignore[attr-defined]

@@ -304,6 +304,7 @@ PASSING = {
     "Rehearsals": "runs vLLM",
     "HostRemains": "asked by remove.py, each of whose steps changes it",
     "Released": "ends a run",
+    "TokenUsage": "nginx writes the log",
     "Versions": "asked by remove.py, once",
 }
 

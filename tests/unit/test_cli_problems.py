@@ -35,6 +35,7 @@ HEADINGS = {
     "lock": "The locks cannot be shown or released:",
     "plan": "The plan cannot be made:",
     "tls": "The certificates cannot be shown or renewed:",
+    "usage": "The usage cannot be shown:",
 }
 
 

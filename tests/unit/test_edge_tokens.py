@@ -1,4 +1,4 @@
-"""Tokens counted where they pass, in a real nginx with Lua, for an agent that writes as vLLM does."""
+"""Tokens counted where they pass, in a real nginx; the agent writes as vLLM does."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ from vllm_hosts.facts.remains import HostRemains, Versions
 from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.facts.tls import HostCertificate
+from vllm_hosts.facts.usage import TokenUsage
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.docker_unit import unit_problems
@@ -169,6 +170,10 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          f"{SHA}|/qwen|vllm|/opt/vllm|true", f"{SHA}|/db|||false", "== networks", "bridge||docker0",
          "vllm_qwen|vllm|vllm-8001", "vllm-fetch||vllm-fetch", "theirs||", "== images",
          f"sha256:{SHA}", "== volumes", "data", "== answers"],
+    ),
+    (
+        TokenUsage(),
+        ["== user", "0", "== usage", "since 2026-11-01", "12 3400 1000 560 1 alice"],
     ),
     (
         Versions(),

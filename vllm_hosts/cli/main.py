@@ -27,6 +27,7 @@ _COMMANDS = {
     "settings": "Print every setting: its type, default and meaning.",
     "tls": "Show when the edges' certificates expire, or renew them.",
     "top": "Watch GPUs, requests, tokens and KV caches.",
+    "usage": "Add up the tokens that went through the edges.",
     "verify": "Verify every host independently, from inside and from outside.",
 }
 

@@ -7,8 +7,9 @@ local M = {}
 
 -- `names`: each a list of the model's name and the agents that answer to it. `tokens`: what counts them.
 function M.new(folder, names, tokens)
-    local body = dofile(folder .. "/request_body.lua")
-    local json = dofile(folder .. "/model_scanner.lua")
+    -- One of each is enough for a worker.
+    local body = tokens and tokens.body or dofile(folder .. "/request_body.lua")
+    local json = tokens and tokens.json or dofile(folder .. "/model_scanner.lua")
     local form = dofile(folder .. "/form_scanner.lua")
     local agents_of, turns = {}, {}
     for _, entry in ipairs(names) do

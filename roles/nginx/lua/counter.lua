@@ -38,7 +38,7 @@ function M.new(folder)
     local json = dofile(folder .. "/model_scanner.lua")
     local usage = dofile(folder .. "/usage_scanner.lua")
     local whole = usage.new(true)
-    local counter = {}
+    local counter = {body = body, json = json}
 
     -- What a client wants to hear of tokens, by what was found in its request: whether at the end, and in
     -- each event. nil: it wants no stream, or it is not certain what vLLM would take it for.
