@@ -101,6 +101,12 @@ def test_settings_are_valid_or_refused_in_sentences(random: Random) -> None:
         ({"ssh_user": ["root"]}, "ssh_user of 'gpu1' is ['root']; write it as text"),
         ({"ssh_config_file": 1}, "ssh_config_file of 'gpu1' is 1; write it as text"),
         ({5: 1}, "5 is no name of a setting; write it as text in quotes"),
+        # Not what they hold.
+        (
+            {"ssh_password": 471147},
+            "ssh_password of 'gpu1' is not text; write it as text in quotes",
+        ),
+        ({"ssh_key_password": b"471147"}, "ssh_key_password of 'gpu1' is not text; write it as"),
     ],
 )
 def test_the_way_to_a_host_is_a_way(way: dict[str, object], words: str) -> None:
@@ -108,6 +114,7 @@ def test_the_way_to_a_host_is_a_way(way: dict[str, object], words: str) -> None:
     with pytest.raises(SettingsError) as refused:
         validate(Inventory((hosts, {}), gpu_hosts=(hosts, {"agents": [QWEN]})))
     assert any(words in problem for problem in refused.value.problems), refused.value.problems
+    assert "471147" not in str(refused.value)
 
 
 def test_a_port() -> None:

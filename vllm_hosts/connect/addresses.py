@@ -25,21 +25,23 @@ _WHOLE = re.compile(
 )
 
 
+#: Never shown, not even where it is wrong.
+_SECRET = ("ssh_key_password", "ssh_password")
 #: What pyinfra takes as text.
-_TEXTS = ("ssh_hostname", "ssh_user", "ssh_key", "ssh_key_password")
-_TEXTS += ("ssh_config_file", "ssh_known_hosts_file")
+_TEXTS: tuple[str, ...] = (
+    *("ssh_hostname", "ssh_user", "ssh_key", "ssh_config_file", "ssh_known_hosts_file"),
+    *_SECRET,
+)
 
 
 def problems(host: Host) -> Iterator[str]:
     """Why a host's name, or what its data says of the way there, leads nowhere."""
     for name in _TEXTS:
         value = host.data.get(name)
-        text = isinstance(value, str | PathLike) and str(value).isprintable()
+        text = isinstance(value, str | PathLike) and (name in _SECRET or str(value).isprintable())
         if value is not None and not text:
-            yield (
-                f"the inventory: {name} of {host.name!r} is {quoted(value)}; write it as text in"
-                " quotes"
-            )
+            shown = "not text" if name in _SECRET else quoted(value)
+            yield f"the inventory: {name} of {host.name!r} is {shown}; write it as text in quotes"
     if port_of(port := host.data.get("ssh_port")) is None:
         yield (
             f"the inventory: ssh_port of {host.name!r} is {quoted(port)}; write a number from 1 to"
