@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -102,6 +103,21 @@ class TestHosts:
 
 
 class TestWhatItNotes:
+    def test_its_words_for_people(self) -> None:
+        """As sentences have them: in the host's log, and in the doctor's."""
+        assert REASONS == {
+            "stalled": "a request for one token did not come back, and no token moved",
+            "failed": "a request for one token got an error of the server, and no token moved",
+            "stuck": "requests run, and no token moved",
+            "silent": "nothing answers on its port",
+        }
+
+    def test_what_was_noted_stays_as_it_was(self) -> None:
+        restart = Restart(datetime.now(UTC), "x")
+        for value, name in ((Watched(), "total"), (restart, "why")):
+            with pytest.raises(FrozenInstanceError):
+                setattr(value, name, None)
+
     def test_of_an_agent_that_it_restarted(self) -> None:
         found = watched(["total 12", "gave-up 1795700000 failed", "restart 1795690000 stuck"])
         assert found.total == 12

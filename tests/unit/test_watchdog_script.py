@@ -54,7 +54,7 @@ class Agent:
         self.metrics: int | None = 200
         #: Tokens that others get while one waits.
         self.others = 0
-        self.more = b""
+        self.first, self.more = b"", b""
         self.asked: list[tuple[str, dict[str, Any], str | None]] = []
         #: Who is asked says nothing, and does not end.
         self.hangs = False
@@ -102,7 +102,7 @@ class Agent:
             f"process_cpu_seconds_total {time.monotonic()}",
             f"vllm:admission_rejections_total{label} {time.monotonic()}",
         ]
-        return "\n".join([*lines, ""]).encode() + self.more
+        return self.first + "\n".join([*lines, ""]).encode() + self.more
 
     def die(self, status: int | None = 500) -> None:
         """The engine; None: it says nothing."""
@@ -581,6 +581,11 @@ class TestWhatAnAgentSays:
         # As our own reader has it.
         known = read_metrics(agent.page().decode())
         assert (known.running, known.prompt_tokens, known.generation_tokens) == (2, 1234567, 100)
+
+    def test_an_answer_in_chunks_reads_the_same(self, host: Host, agent: Agent) -> None:
+        """HTTP/1.0 knows none, and a server may send them all the same."""
+        agent.first, agent.more = b"1f4\r\n", b"\r\n0\r\n\r\n"
+        assert self.numbers(host) == ["known", "0,0,0.25,0,1234567,100,0,0", "no"]
 
     @pytest.mark.parametrize(
         "more",
