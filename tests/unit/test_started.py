@@ -81,7 +81,7 @@ def test_several_pytests_share_one_that_forks(tmp_path: Path) -> None:
 def test_waits_are_as_long_as_they_say(tmp_path: Path) -> None:
     """Also in a fork of a process that has been idle for longer than they last."""
     (tmp_path / "wait.py").write_text(
-        "import subprocess\nsubprocess.run(['sleep', '0.1'], timeout=1, check=True)\n"
+        "import subprocess\nsubprocess.run(['sleep', '0.1'], timeout=1, check=True, capture_output=True)\n"
     )
     starter = started.Starter()
     for _ in range(2):
@@ -89,5 +89,5 @@ def test_waits_are_as_long_as_they_say(tmp_path: Path) -> None:
             (str(tmp_path / "wait.py"),), folder=tmp_path, environment={**os.environ}, timeout=60
         )
         assert done.returncode == 0, done.stdout
-        time.sleep(1.5)
+        time.sleep(1.2)
     starter.close()
