@@ -1,10 +1,8 @@
-"""Several pytests share these files: each takes the next one that nobody has. See in_parts.py."""
+"""What all unit tests share."""
 
 from __future__ import annotations
 
 import gc
-import os
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +13,6 @@ from tests.unit import examples, spawning
 if TYPE_CHECKING:
     from tests.unit.recording import InLine, Recorder, Run
 
-#: A folder of what is taken.
-SHARED = "VLLM_HOSTS_TESTS_TAKEN"
-
 
 examples.register()
 spawning.install()
@@ -26,24 +21,9 @@ gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    return None if _mine(item.path.name) else True
-
-
-@cache
-def _mine(name: str) -> bool:
-    taken = os.environ.get(SHARED)
-    if taken is None:
-        return True
-    try:
-        Path(taken, name).touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
+    # Once: in_parts.py collects file after file.
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

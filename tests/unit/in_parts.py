@@ -1,4 +1,7 @@
-"""The unit tests with a pytest for each processor: ``python -m tests.unit.in_parts``.
+"""The unit tests in several processes: ``python -m tests.unit.in_parts``.
+
+One process imports what all need and forks. Each fork is a pytest that takes the next file that
+nobody has, reads it, and runs its tests; what nobody has to wait for is read by one only.
 
 pytest-xdist does not do: its workers wait for a thread that began before gevent, which pyinfra
 brings, put its own locks in the place of Python's, and neither ever hears of the other.
@@ -6,63 +9,170 @@ brings, put its own locks in the place of Python's, and neither ever hears of th
 
 from __future__ import annotations
 
+# First: gevent replaces the socket module, before anybody uses ssl.
+import pyinfra_cli  # isort: skip # noqa: F401
+
+import gc
 import os
+import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
+from typing import Any, NamedTuple
 
-from tests.unit.conftest import SHARED
+import pytest
+from _pytest.runner import collect_one_node
+
+from tests.unit import started
 
 HERE = Path(__file__).parent
-#: More would mostly wait for each other.
-MOST = 4
-#: What takes longest begins first, so that nobody waits for one of these at the end: seconds of
-#: processor time, from the most to the least, as they were measured.
-LONG = (
-    *("suite_shapes", "reach", "agents_cli", "drift", "ownership_runs", "top_cli", "doctor_look"),
-    *("keys_cli", "hub_fetch", "ahead_deploy", "model_scanner", "edge_by_model", "ahead_ssh"),
-    *("rehearsal_here", "mutants", "apt_script", "inventories_md", "model_copy"),
-)
+ROOT = HERE.parents[1]
+#: For each processor: tests wait for programs about as long as they calculate.
+FOR_EACH = 2
+#: What takes longest begins first, so that nobody waits for one of these at the end: from the most
+#: to the least, as measured, and into how many parts a file's tests are dealt.
+LONG = {
+    "reach": 3, "suite_shapes": 1, "agents_cli": 2, "apt_script": 2, "model_copy": 2, "top_cli": 1,
+    "hub_fetch": 1, "keys_cli": 1, "ownership_runs": 1, "doctor_look": 1, "drift": 1,
+    "reach_shapes": 1, "ahead_deploy": 1, "model_scanner": 1, "edge_by_model": 1, "ahead_ssh": 1,
+    "rehearsal_here": 1, "mutants": 1, "inventories_md": 1, "run_ending": 1, "hold_script": 1,
+    "outside": 1, "agents_edited": 1, "doors": 1,
+}  # fmt: skip
+#: Memory in the place of a disk, whose writes tests wait for; and how much there has to be.
+_MEMORY, _ENOUGH = Path("/dev/shm"), 2 << 30
+#: pytest's options: one line for all files, and only what is not as it should be.
+_OPTIONS = ("-q", "-o", "console_output_style=classic", "-p", "no:cacheprovider")
+
+
+class Part(NamedTuple):
+    """Of a file's tests each ``of``-th, from the one with this number on."""
+
+    file: Path
+    number: int
+    of: int
+
+
+def parts() -> list[Part]:
+    """All tests, those first that take longest."""
+    others = sorted({path.stem.removeprefix("test_") for path in HERE.glob("test_*.py")} - {*LONG})
+    return [
+        Part(HERE / f"test_{name}.py", number, of)
+        for name, of in [*LONG.items(), *((name, 1) for name in others)]
+        for number in range(of)
+    ]
+
+
+class Share:
+    """pytest's loop over tests, of the parts that nobody else has taken."""
+
+    def __init__(self, taken: Path) -> None:
+        self._taken = taken
+        self._files: dict[Path, Any] = {}
+
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        """The files, but none is read before it is taken."""
+        session.perform_collect([str(HERE)], genitems=False)
+        return True
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item | pytest.Collector]) -> None:
+        """First the folder comes here. Behind this conftest.py would be forgotten."""
+        if not self._files:
+            [folder] = items
+            assert isinstance(folder, pytest.Collector)
+            self._files = {node.path: node for node in collect_one_node(folder).result}
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        items, found = self._items(session), 0
+        item = next(items, None)
+        while item is not None:
+            # The next one is known before: what it needs too is kept.
+            following = next(items, None)
+            found += 1
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.shouldstop:
+                raise session.Interrupted(session.shouldstop)
+            item = following
+        session.testscollected = found
+        return True
+
+    def _items(self, session: pytest.Session) -> Iterator[pytest.Item]:
+        for part in parts():
+            try:
+                Path(self._taken, f"{part.file.name}-{part.number}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            items = list(session.genitems(self._files[part.file]))
+            hook = session.config.hook
+            hook.pytest_collection_modifyitems(session=session, config=session.config, items=items)
+            yield from items[part.number :: part.of]
 
 
 def main() -> int:
-    words = [sys.executable, "-m", "pytest", *sys.argv[1:]]
-    with tempfile.TemporaryDirectory() as folder:
-        taken = Path(folder, "taken")
-        taken.mkdir()
-        running = []
-        outputs = [Path(folder, f"output-{number}") for number in range(_parts())]
-        for number, output in enumerate(outputs):
-            with output.open("w") as to:
-                environment = {**os.environ, SHARED: str(taken)}
-                running.append(
-                    subprocess.Popen(
-                        [*words, *files(number)],
-                        env=environment,
-                        stdout=to,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        codes = [process.wait() for process in running]
+    workers = range(FOR_EACH * len(os.sched_getaffinity(0)))
+    with _quick_folder() as folder, started.shared(folder / "starter"):
+        (folder / "taken").mkdir()
+        _import_all()
+        outputs = [folder / f"output-{number}" for number in workers]
+        pids = [_fork(folder, output) for output in outputs]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         texts = [output.read_text() for output in outputs]
     print(*texts, sep="\n")
     print(together([text.splitlines()[-1] for text in texts]))
-    return max(map(abs, codes))
+    # Where there are fewer files than pytests, one of them has nothing to do.
+    return max(abs(code) for code in codes if code != pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
-def files(number: int) -> list[str]:
-    """All of them for each, as each takes what is left. Every second one begins at the other end:
-    what one has compiled by then, in a fresh checkout, the other does not compile again."""
-    first = [str(HERE / f"test_{name}.py") for name in LONG]
-    others = sorted({str(path) for path in HERE.glob("test_*.py")} - {*first})
-    return first + (others[::-1] if number % 2 else others)
+@contextmanager
+def _quick_folder() -> Iterator[Path]:
+    """For all files of the tests."""
+    free = os.statvfs(_MEMORY) if _MEMORY.is_dir() else None
+    quick = free is not None and free.f_bavail * free.f_frsize > _ENOUGH
+    usable = quick and free is not None and not free.f_flag & os.ST_NOEXEC
+    folder = Path(tempfile.mkdtemp(dir=_MEMORY if usable else None))
+    # Some tests look as another user.
+    folder.chmod(0o711)
+    (folder / "files").mkdir(mode=0o1777)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "files")
+    try:
+        yield folder
+    finally:
+        # TemporaryDirectory would remove it at the end of each fork, too.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parts() -> int:
-    return min(len(os.sched_getaffinity(0)), MOST)
+def _import_all() -> None:
+    """What each would import for itself. What pytest has to rewrite before is left to it."""
+    for name in ("hypothesis", "tests.unit.projects", "paramiko", "yaml", "jinja2", "pygments"):
+        import_module(name)
+    package = import_module("vllm_hosts")
+    for found in walk_packages(package.__path__, "vllm_hosts."):
+        if not found.name.startswith(("vllm_hosts.suite", "vllm_hosts.steps")):
+            import_module(found.name)
+    gc.collect()
+    gc.freeze()
+
+
+def _fork(folder: Path, output: Path) -> int:
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        to = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for descriptor in (1, 2):
+            os.dup2(to, descriptor)
+        random.seed()
+        code = pytest.main([*_OPTIONS, *sys.argv[1:], str(HERE)], plugins=[Share(folder / "taken")])
+    finally:
+        started.end(code)
+    return 0
 
 
 def together(last_lines: list[str]) -> str:

@@ -44,6 +44,8 @@ def install() -> None:
         start(self, *given, -1 if group is None else group)
         # Nothing of the loop runs in between that could take its end away.
         fork_and_watch(self._on_child, self._loop, True, lambda: self.pid)
+        # A wait for it with an end begins now, and not when something waited last.
+        self._loop.update_now()
 
     _THERE._execute_child = execute_child
     for name in ("_close_pipe_fds", "_posix_spawn"):

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,8 +35,8 @@ from paramiko.common import (
     OPEN_SUCCEEDED,
 )
 
-#: Seconds within which the reply to a request is certainly on its way.
-_REPLIED = 0.03
+#: Seconds within which the reply to a request is certainly on its way; nobody waits for that long.
+_REPLIED = 5.0
 #: It listens on 127.0.0.1 and on the addresses after it.
 ADDRESSES = 16
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,9 +145,26 @@ def _forked(folder: Path, cut_after: int) -> tuple[int, int]:
     return int(pid), int(port)
 
 
+class _Transport(paramiko.Transport):
+    """Its thread takes requests, and says when the reply to one is on its way."""
+
+    _replied: threading.Event | None = None
+
+    def next_reply(self) -> threading.Event:
+        """From the transport's own thread, which replies as soon as it goes on."""
+        self._replied = threading.Event()
+        return self._replied
+
+    def _send_user_message(self, data: Any) -> None:
+        super()._send_user_message(data)  # type: ignore[misc]
+        if threading.current_thread() is self and self._replied is not None:
+            self._replied.set()
+            self._replied = None
+
+
 class _Server(paramiko.ServerInterface):
     def __init__(
-        self, folder: Path, cut: threading.Semaphore, transport: paramiko.Transport
+        self, folder: Path, cut: threading.Semaphore, transport: _Transport
     ) -> None:
         self._folder, self._transport = folder, transport
         self._client = paramiko.Ed25519Key.from_private_key_file(str(folder / "client"))
@@ -170,7 +187,8 @@ class _Server(paramiko.ServerInterface):
             return False
         with (self._folder / "executions").open("ab") as file:
             file.write(b".")
-        threading.Thread(target=self._run, args=(channel, command), daemon=True).start()
+        replied = self._transport.next_reply()
+        threading.Thread(target=self._run, args=(channel, command, replied), daemon=True).start()
         return True
 
     def check_channel_direct_tcpip_request(
@@ -196,8 +214,7 @@ class _Server(paramiko.ServerInterface):
             back.start()
             _pass_on(channel, there)
 
-    def _run(self, channel: paramiko.Channel, command: bytes) -> None:
-        began = time.monotonic()
+    def _run(self, channel: paramiko.Channel, command: bytes, replied: threading.Event) -> None:
         process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             stdin=subprocess.PIPE,
@@ -214,7 +231,7 @@ class _Server(paramiko.ServerInterface):
         channel.send_exit_status(process.wait())
         # The other thread has to have said first that it takes the request: sshd never ends a
         # channel before.
-        time.sleep(max(0.0, began + _REPLIED - time.monotonic()))
+        replied.wait(_REPLIED)
         channel.close()
 
 
@@ -281,7 +298,9 @@ def _accept(
 ) -> None:
     while True:
         connection, _ = listener.accept()
-        transport = paramiko.Transport(connection)
+        # As sshd does: no small packet waits for a word about the one before.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport = _Transport(connection)
         transport.add_server_key(key)
         try:
             transport.start_server(server=_Server(folder, cut, transport))

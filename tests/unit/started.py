@@ -15,30 +15,35 @@ import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
 # For the process that forks, before gevent puts others in their places.
 _poll, _pidfd_open, _waitpid = select.poll, os.pidfd_open, os.waitpid
+_socket = socket.socket
+#: Where the process listens that several pytests share.
+_SHARED = "VLLM_HOSTS_TESTS_STARTER"
 
 
 class Starter:
     """The process that forks, as tests see it. It starts with the first command."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Forking | None = None
         self._one_by_one = threading.Lock()
 
     def run(
@@ -78,41 +83,78 @@ class Starter:
                 done.append(subprocess.CompletedProcess(list(words), code, *said))
         return done
 
+    def close(self) -> None:
+        """It forks no more."""
+        if self._process is not None:
+            self._process.end()
+            self._process = None
+
     def _ask(self, asked: dict[str, Any]) -> list[int | None]:
-        process = self._process or self._start()
-        assert process.stdin is not None and process.stdout is not None
+        self._process = process = self._process or _Forking()
         try:
-            process.stdin.write(json.dumps(asked).encode() + b"\n")
-            process.stdin.flush()
-            codes: list[int | None] = json.loads(process.stdout.readline())
+            process.to.write(json.dumps(asked).encode() + b"\n")
+            process.to.flush()
+            codes: list[int | None] = json.loads(process.answers.readline())
         except BaseException:
             # Whatever it would answer is nobody's answer any more.
-            process.kill()
-            self._process = None
+            self.close()
             raise
         return codes
 
-    def _start(self) -> subprocess.Popen[bytes]:
+
+class _Forking:
+    """A process of its own, or a fork of the one that several pytests share."""
+
+    def __init__(self) -> None:
+        self._own: subprocess.Popen[bytes] | None = None
+        if place := os.environ.get(_SHARED):
+            self._line = socket.socket(socket.AF_UNIX)
+            self._line.connect(place)
+            self.to: IO[bytes] = self._line.makefile("wb")
+            self.answers: IO[bytes] = self._line.makefile("rb")
+            return
         words = [sys.executable, __file__]
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._process = process
-        atexit.register(_end, process)
-        return process
+        self._own = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._own.stdin is not None and self._own.stdout is not None
+        self.to, self.answers = self._own.stdin, self._own.stdout
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        if self._own is None:
+            for one in (self.to, self.answers, self._line):
+                with suppress(OSError):
+                    one.close()
+            return
+        self._own.kill()
+        # So that its time counts as the tests'.
+        self._own.wait()
 
 
 starter = Starter()
+
+
+@contextmanager
+def shared(place: Path) -> Iterator[None]:
+    """One process that forks for this one and those that it forks; it imports meanwhile."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        words = [sys.executable, __file__, str(listener.fileno())]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+    assert process.stdin is not None
+    os.environ[_SHARED] = str(place)
+    try:
+        yield
+    finally:
+        del os.environ[_SHARED]
+        process.stdin.close()
+        process.wait()
 
 
 def _text(folder: str, name: str) -> str:
     """Nothing from one that was killed at once: it has not made its file yet."""
     file = Path(folder, name)
     return file.read_text() if file.exists() else ""
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """So that its time counts as the tests'."""
-    process.kill()
-    process.wait()
 
 
 def _umask() -> int:
@@ -152,6 +194,8 @@ def _serve() -> Callable[[], object] | None:
         import_module(f"vllm_hosts.roles.{found.name}")
     vars(verify)["subprocess"] = SimpleNamespace(run=_run_suite)
     gc.freeze()
+    if sys.argv[1:] and not _answer(int(sys.argv[1])):
+        return None
     programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}
     while line := sys.stdin.buffer.readline():
         asked = json.loads(line)
@@ -172,10 +216,39 @@ def _serve() -> Callable[[], object] | None:
     return None
 
 
+def _answer(listening: int) -> bool:
+    """A fork for each pytest that connects, with that as its input and output; False: all have
+    gone."""
+    any_ready = _poll()
+    for descriptor in (0, listening):
+        any_ready.register(descriptor)
+    while 0 not in [ready for ready, _ in any_ready.poll()]:
+        with _socket(fileno=os.dup(listening)) as listener:
+            connection, _ = listener.accept()
+            if not _fork():
+                os.close(listening)
+                # It has become a socket of gevent's.
+                os.set_blocking(connection.fileno(), True)
+                for descriptor in (0, 1):
+                    os.dup2(connection.fileno(), descriptor)
+                connection.close()
+                return True
+            connection.close()
+    with suppress(ChildProcessError):
+        while _waitpid(-1, 0):
+            pass
+    return False
+
+
 def _fork() -> int:
+    from gevent import get_hub
     from gevent.os import fork_gevent
 
     pid: int = fork_gevent()
+    if not pid:
+        # Whose clock stands where it stood when something waited last: minutes ago, perhaps, and
+        # every wait with an end would end at once.
+        get_hub().loop.update_now()
     return pid
 
 
@@ -235,8 +308,13 @@ def _end_quickly(do: Callable[[], object]) -> NoReturn:
     code: object = 0
     try:
         code = do()
-    except SystemExit as end:
-        code = end.code
+    except SystemExit as end_of_it:
+        code = end_of_it.code
+    end(code)
+
+
+def end(code: object) -> NoReturn:
+    """As ``sys.exit`` in a fork."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.unit.fakes import LocalHost
-from tests.unit.projects import AGENT, BIN
+from tests.unit.projects import AGENT
 
 AGENTS = ("vllm-hosts", "agents", "inventory/prod.py")
 
@@ -133,15 +134,18 @@ def test_a_restart_recreates_one_agent_after_the_other(host: LocalHost) -> None:
 def test_a_restart_waits_for_health(host: LocalHost) -> None:
     host.becomes("one", "running", "starting")
     started = time.monotonic()
-    argv = [str(BIN / AGENTS[0]), *AGENTS[1:], "restart", "one"]
+    often = host.project.patched(
+        "from vllm_hosts.operations import healthy", "healthy._LOOK_EVERY = 0.25"
+    )
+    argv = [sys.executable, often, *AGENTS[1:], "restart", "one"]
     environment = {**os.environ, **host.project.environment}
     with subprocess.Popen(
         argv, cwd=host.project.folder, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
         while not composed(host):
             assert time.monotonic() < started + 20
-            time.sleep(0.1)
-        time.sleep(3)
+            time.sleep(0.02)
+        time.sleep(1)
         assert process.poll() is None, "it is not healthy yet"
         host.becomes("one", "running", "healthy")
         output, _ = process.communicate(timeout=20)
@@ -279,7 +283,8 @@ def test_following_shows_each_line_once_and_ends_with_ctrl_c(host: LocalHost, li
     host.file("one.log", first)
     host.file("two.log", "")
     # What runs in the background has been told to ignore Ctrl-C.
-    argv = ["env", "--default-signal=INT", str(BIN / AGENTS[0]), *AGENTS[1:]]
+    often = host.project.patched("from vllm_hosts.cli import agents", "agents._FOLLOW_EVERY = 0.2")
+    argv = ["env", "--default-signal=INT", sys.executable, often, *AGENTS[1:]]
     argv += ["logs", "--follow", f"--lines={lines}"]
     environment = {**os.environ, **host.project.environment}
     with subprocess.Popen(
@@ -289,12 +294,14 @@ def test_following_shows_each_line_once_and_ends_with_ctrl_c(host: LocalHost, li
         if lines:
             assert process.stdout.readline() == "@local one | first\n"
         while len(host.asked()) < 4:
-            time.sleep(0.1)
+            time.sleep(0.02)
         host.file("one.log", first + "2099-11-25T09:00:00.3Z third\n")
         host.file("two.log", "2099-11-25T09:00:00.2Z second\n")
         shown = sorted(process.stdout.readline() for _ in range(2))
         assert shown == ["@local one | third\n", "@local two | second\n"]
-        time.sleep(1.5)
+        looks = len(host.asked())
+        while len(host.asked()) < looks + 4:
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, "")

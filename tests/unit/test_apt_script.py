@@ -138,7 +138,7 @@ class TestTheScript:
         ]  # fmt: skip
         assert (root / f"previous{root}{FOLDER}third.list").read_text() == f"{DEBIAN}{LINE}"
 
-    @pytest.mark.parametrize("fault", ["exit 100", "kill -TERM $PPID; sleep 2"])
+    @pytest.mark.parametrize("fault", ["exit 100", "kill -TERM $PPID; sleep 0.5"])
     def test_after_any_end_all_is_there_or_all_is_as_it_was(self, root: Path, fault: str) -> None:
         for name, said in (self.BEFORE[0], self.BEFORE[3]):
             (root / f"etc{FOLDER[4:]}{name}").write_text(said)

@@ -92,7 +92,7 @@ def test_only_what_changed_or_takes_long_is_printed(project: Project) -> None:
 
 
 def test_a_failure_has_its_operation_and_its_reason(project: Project) -> None:
-    code, lines = run(project, problems="['the disk is full']")
+    code, lines = run(project, problems="['the disk is full']", work="echo done")
     assert code != 0
     at = lines.index("Second | Nothing is wrong ...")
     assert lines[at + 1] == "[@local] the disk is full"
@@ -160,7 +160,7 @@ def test_the_end_has_a_line_for_each_host() -> None:
 
 
 def test_v_prints_all_that_pyinfra_prints(project: Project) -> None:
-    code, lines = run(project, "-v")
+    code, lines = run(project, "-v", work="echo done")
     assert code == 0
     text = "\n".join(lines)
     assert text.count("--> Starting operation: ") == 7

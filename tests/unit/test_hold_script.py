@@ -34,6 +34,9 @@ class Host:
         self.undo = folder / "undo"
         self.programs = folder / "programs"
         self.programs.mkdir()
+        # The script's seconds are short ones here, and no disk is waited for.
+        self.program("sleep", 'exec /bin/sleep "0.$1"')
+        self.program("sync", ":")
         # Of the timers that roll changes back; none is there.
         self.program("systemctl", "exit 1")
 
@@ -76,7 +79,7 @@ class Host:
     def left(self, seconds: float) -> Iterator[int]:
         """A program of a deploy whose login is gone."""
         file = self.folder / "left.pid"
-        script = f"setsid sleep {seconds} & echo $! >{file}"
+        script = f"setsid /bin/sleep {seconds} & echo $! >{file}"
         subprocess.run(["sh", "-c", script], env=self.environment, check=True)
         pid = int(file.read_text())
         # Whoever has reaped it, no process of Python's stands above it any more.
@@ -161,7 +164,7 @@ def test_who_waits_in_vain_is_told_whose_the_host_is(host: Host) -> None:
 
 
 def test_what_a_deploy_has_left_is_waited_for(host: Host) -> None:
-    with host.left(4) as pid:
+    with host.left(1) as pid:
         second = host.start()
         kind, _, rest = second.line().partition(" left ")
         left = left_of(rest.split(";"))

@@ -274,7 +274,7 @@ def test_a_run_that_fails_says_where(machine: Machine, server: SshServer) -> Non
 @rooted
 def test_a_controller_that_is_killed_frees_the_host(machine: Machine, server: SshServer) -> None:
     file = machine.folder / "begun"
-    machine.started(hosts(server)[1], f"echo >{file}; sleep 3; echo >>{file}")
+    machine.started(hosts(server)[1], f"echo >{file}; sleep 1.5; echo >>{file}")
     first = machine.begun()
     while not file.exists():
         time.sleep(0.05)

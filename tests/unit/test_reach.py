@@ -14,7 +14,7 @@ import click
 import pytest
 from pyinfra.api.state import StateStage
 
-from tests.unit.projects import ROOT, Project
+from tests.unit.projects import ROOT, Project, own_lock
 from tests.unit.ssh_server import SshServer, hanging_up, ssh_server, write_key
 from vllm_hosts.connect.reach import Reaching
 from vllm_hosts.project import pyinfra_command
@@ -141,7 +141,9 @@ def faults(server: SshServer, folder: Path, hang_up: int) -> dict[str, tuple[obj
 
 def inventory(project: Project, hosts: Mapping[str, object]) -> None:
     project.group(edge={"names": ["llm.example.com"]})
-    project.write("inventory/prod.py", f"gpu_hosts = {list(hosts.items())!r}\n")
+    # Other tests deploy on this machine meanwhile.
+    own = own_lock(project.folder)
+    project.write("inventory/prod.py", f"{own}gpu_hosts = {list(hosts.items())!r}\n")
 
 
 def one_line(text: str) -> str:

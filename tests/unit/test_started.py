@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.unit.in_parts import files, together
+from tests.unit import started
+from tests.unit.in_parts import parts, together
 from tests.unit.projects import Project
 
 
@@ -47,7 +50,44 @@ def test_pytests_are_counted_together() -> None:
     assert together(said) == "Together: 484 passed, 2 errors, 1 failed, 3 deselected"
 
 
-def test_each_part_has_every_file_once() -> None:
-    there = sorted(str(path) for path in Path(__file__).parent.rglob("test_*.py"))
-    assert sorted(files(0)) == sorted(files(1)) == there
-    assert files(0) != files(1)
+def test_every_file_has_all_its_parts_once() -> None:
+    there = {path: set[int]() for path in Path(__file__).parent.rglob("test_*.py")}
+    for part in parts():
+        assert part.number not in there[part.file]
+        there[part.file].add(part.number)
+        assert part.number < part.of
+    sizes = {part.file: part.of for part in parts()}
+    assert {file: set(range(sizes[file])) for file in there} == there
+
+
+def test_several_pytests_share_one_that_forks(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    with started.shared(tmp_path / "starter"):
+        for _ in range(2):
+            one, other = started.Starter(), started.Starter()
+            for starter in (one, other, one):
+                [done] = starter.run(
+                    ("vllm-hosts", "check", "inventory/prod.py"),
+                    folder=project.folder,
+                    environment={**os.environ},
+                    timeout=60,
+                )
+                assert done.returncode == 0, done.stdout
+            one.close()
+            other.close()
+
+
+def test_waits_are_as_long_as_they_say(tmp_path: Path) -> None:
+    """Also in a fork of a process that has been idle for longer than they last."""
+    (tmp_path / "wait.py").write_text(
+        "import subprocess\nsubprocess.run(['sleep', '0.1'], timeout=1, check=True, capture_output=True)\n"
+    )
+    starter = started.Starter()
+    for _ in range(2):
+        [done] = starter.run(
+            (str(tmp_path / "wait.py"),), folder=tmp_path, environment={**os.environ}, timeout=60
+        )
+        assert done.returncode == 0, done.stdout
+        time.sleep(1.2)
+    starter.close()

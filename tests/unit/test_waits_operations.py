@@ -32,6 +32,7 @@ class Agents:
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         monkeypatch.setattr(healthy, "time", clock)
+        monkeypatch.setattr(healthy, "_LOOK_SOON", healthy._LOOK_EVERY)
         monkeypatch.setattr(healthy, "look", self.look)
 
     def sleep(self, seconds: float) -> None:
@@ -74,6 +75,14 @@ def test_only_those_that_are_not_are_waited_for(monkeypatch: pytest.MonkeyPatch)
         (["a"], 4.0),
     ]
     assert agents.said == ["    c is healthy after 2 s", "    a is healthy after 4 s"]
+
+
+def test_the_first_looks_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon = healthy._LOOK_SOON
+    agents = Agents(monkeypatch, *[{"a": STARTS}] * 6, {"a": WELL})
+    monkeypatch.setattr(healthy, "_LOOK_SOON", soon)
+    agents.wait("a")
+    assert [now for _, _, now in agents.asked] == [0, 0.25, 0.75, 1.75, 3.75, 5.75, 7.75]
 
 
 def test_something_is_said_after_ten_seconds_and_every_half_minute(

@@ -16,8 +16,9 @@ from vllm_hosts.host.paths import STARTS
 from vllm_hosts.operations.base import OFTEN, Commands, host_operation
 from vllm_hosts.operations.confirmed import connector_options
 
-#: Seconds between polls of an agent that is not healthy yet, and until the first line about it.
-_LOOK_EVERY = 2.0
+#: Seconds between polls of an agent that is not healthy yet, the first ones sooner; and until the
+#: first line about it.
+_LOOK_SOON, _LOOK_EVERY = 0.25, 2.0
 _SAY_AFTER = 10.0
 #: If vLLM exits this often while we wait, it will not come up by itself.
 _CRASHES = 2
@@ -75,8 +76,10 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
     waiting = {agent: first[agent] for agent in agents if not first[agent].well}
     late = list(waiting)
     failed: list[str] = []
+    pause = _LOOK_SOON
     while waiting:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(pause)
+        pause = min(2 * pause, _LOOK_EVERY)
         now = look(AgentStates, agents=list(waiting))
         seconds = time.monotonic() - started
         for agent in list(waiting):

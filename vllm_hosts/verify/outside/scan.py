@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import select
+import selectors
 import socket
 import sys
 import threading
@@ -110,22 +111,26 @@ def reached_udp(address: str, ports: list[int]) -> dict[int, str]:
         one.setblocking(False)
         one.connect((address, port))
         sockets[one] = port
-    found = {}
-    for _ in range(2):
+    found: dict[int, str] = {}
+    with selectors.DefaultSelector() as silent:
         for one, port in sockets.items():
-            try:
-                one.send(_QUESTIONS.get(port, bytes(8)))
-            except OSError as error:
-                found[port] = _refused(error)
-        time.sleep(PATIENCE)
-        for one, port in sockets.items():
-            try:
-                one.recv(4096)
-                found[port] = "answers"
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                found[port] = _refused(error)
+            silent.register(one, selectors.EVENT_READ, port)
+        for _ in range(2):
+            for key in list(silent.get_map().values()):
+                try:
+                    key.fileobj.send(_QUESTIONS.get(key.data, bytes(8)))
+                except OSError as error:
+                    found[key.data] = _refused(error)
+                    silent.unregister(key.fileobj)
+            until = time.monotonic() + PATIENCE
+            while silent.get_map() and (left := until - time.monotonic()) > 0:
+                for key, _ in silent.select(left):
+                    try:
+                        key.fileobj.recv(4096)
+                        found[key.data] = "answers"
+                    except OSError as error:
+                        found[key.data] = _refused(error)
+                    silent.unregister(key.fileobj)
     for one in sockets:
         one.close()
     return found

@@ -3,6 +3,11 @@
         ( make
         ) >"$log" 2>&1 </dev/null &
         job=$!; waited=0; due=5
+        # What takes no second is not waited for so long.
+        for pause in 0.02 0.03 0.05 0.1 0.2 0.3 0.3; do
+            kill -0 $job 2>/dev/null || break; sleep $pause
+        done
+        waited=1
         while kill -0 $job 2>/dev/null; do
             sleep 1; waited=$((waited + 1))
             [ $waited -ge $due ] || continue
