@@ -114,9 +114,14 @@ class TestRun:
     @pytest.fixture
     def runtimes(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         said = ["runc nvidia "]
-        monkeypatch.setattr(
-            here, "_run", lambda *words: (0, said[0]) if "docker" in words else None
-        )
+        asks = ("docker", "info", "--format", "{{range $name, $_ := .Runtimes}}{{$name}} {{end}}")
+        answers = {asks: (0, said)}
+
+        def run(*words: str) -> tuple[int, str]:
+            code, lines = answers[words]
+            return code, lines[0]
+
+        monkeypatch.setattr(here, "_run", run)
         monkeypatch.setattr(here, "QUERY", "printf 'a\\nb\\n'")
         monkeypatch.setattr(
             here, "parse", lambda lines: Smi((Gpu(1, f"{lines}"), Gpu(0, "L4")), None)
@@ -166,7 +171,7 @@ class World:
             if Path(folder).name == "copy":
                 files = [one for one in Path(folder).rglob("*") if one.is_file()]
                 self.small.append(sorted(str(one.relative_to(folder)) for one in files))
-                assert {oct(one.stat().st_mode & 0o777) for one in files} <= {"0o644"}
+                assert {oct(one.stat().st_mode & 0o777) for one in files} == {"0o644"}
                 assert Path(folder).stat().st_mode & 0o777 == 0o755
         return SAID
 
@@ -191,6 +196,7 @@ def model(tmp_path: Path) -> Path:
     (folder / "sub").mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "sub/tokenizer.json").write_text("{}")
+    (folder / "sub/vocab.json").write_text("{}")
     (folder / "model.safetensors").write_text("weights")
     for path in (folder, folder / "sub", folder / "config.json"):
         path.chmod(0o700)
@@ -243,12 +249,17 @@ class TestAsked:
         self, monkeypatch: pytest.MonkeyPatch, model: Path
     ) -> None:
         world = World(monkeypatch, QWEN)
-        found = world.run(copies={"qwen": model}, offline=True)
+        # Whatever whoever asks keeps from others.
+        before = os.umask(0o077)
+        try:
+            found = world.run(copies={"qwen": model}, offline=True)
+        finally:
+            os.umask(before)
         assert found["qwen"].answer == SAID and world.fetched == []
         [asked] = world.asked
         assert set(asked.agent.folders) == {"/copy"}
         assert asked.agent.command[0] == "/copy" and "Qwen/Qwen3-8B" not in asked.agent.command
-        assert world.small == [["config.json", "sub/tokenizer.json"]]
+        assert world.small == [["config.json", "sub/tokenizer.json", "sub/vocab.json"]]
         assert world.keys[-1][1] == {"Qwen/Qwen3-8B": contents(small_files(str(model)))}
 
     def test_what_it_reads_besides_is_fetched(
