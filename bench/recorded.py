@@ -135,12 +135,14 @@ def main() -> None:
         pyinfra_main()
     except SystemExit as ended:
         code = ended.code
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    used, below = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     Path(figures).write_text(
         json.dumps(
             {
                 "wall": time.monotonic() - begun,
-                "cpu": used.ru_utime + used.ru_stime,
+                "cpu": sum(one.ru_utime + one.ru_stime for one in (used, below)),
                 "rss": used.ru_maxrss * 1024,
                 "code": code,
                 "count": count,
