@@ -28,7 +28,7 @@ lint: setup ## Style and types
 	$(STEP) "ruff format" $(BIN)/ruff format --check .
 	$(STEP) "mypy" $(BIN)/mypy
 
-unit: setup ## Unit tests, which need no host: minutes
+unit: setup ## Unit tests, which need no host: about a minute
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
 
 wheel: setup ## What users install, in dist/

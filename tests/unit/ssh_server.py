@@ -163,9 +163,7 @@ class _Transport(paramiko.Transport):
 
 
 class _Server(paramiko.ServerInterface):
-    def __init__(
-        self, folder: Path, cut: threading.Semaphore, transport: _Transport
-    ) -> None:
+    def __init__(self, folder: Path, cut: threading.Semaphore, transport: _Transport) -> None:
         self._folder, self._transport = folder, transport
         self._client = paramiko.Ed25519Key.from_private_key_file(str(folder / "client"))
         self._path = f"{folder / 'programs'}:{os.environ['PATH']}"

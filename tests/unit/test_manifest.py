@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from vllm_hosts.host import manifest, paths
 def sh(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", "-c", script], capture_output=True, text=True, check=False,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment},
+        env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", **environment},
     )  # fmt: skip
 
 

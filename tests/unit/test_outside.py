@@ -7,6 +7,8 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,6 +56,32 @@ def test_a_udp_port_that_refuses_was_reached() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     assert "reach" in scan.reached_udp("127.0.0.1", [port])[port]
+
+
+def test_udp_ports_are_waited_for_only_as_long_as_they_are_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as answers,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent,
+    ):
+        for one in (answers, silent):
+            one.bind(("127.0.0.1", 0))
+
+        def answer() -> None:
+            _, asker = answers.recvfrom(100)
+            answers.sendto(b"yes", asker)
+
+        threading.Thread(target=answer, daemon=True).start()
+        port, other = answers.getsockname()[1], silent.getsockname()[1]
+        began = time.monotonic()
+        assert scan.reached_udp("127.0.0.1", []) == {}
+        assert scan.reached_udp("127.0.0.1", [port]) == {port: "answers"}
+        assert time.monotonic() - began < scan.PATIENCE
+        monkeypatch.setattr(scan, "PATIENCE", 0.05)
+        assert scan.reached_udp("127.0.0.1", [other]) == {}
+        # A packet may be lost.
+        assert [silent.recv(100), silent.recv(100)] == [bytes(8)] * 2
 
 
 def test_the_scan_runs_without_this_package() -> None:

@@ -81,7 +81,8 @@ def test_several_pytests_share_one_that_forks(tmp_path: Path) -> None:
 def test_waits_are_as_long_as_they_say(tmp_path: Path) -> None:
     """Also in a fork of a process that has been idle for longer than they last."""
     (tmp_path / "wait.py").write_text(
-        "import subprocess\nsubprocess.run(['sleep', '0.1'], timeout=1, check=True, capture_output=True)\n"
+        "import subprocess\n"
+        "subprocess.run(['sleep', '0.1'], timeout=1, check=True, capture_output=True)\n"
     )
     starter = started.Starter()
     for _ in range(2):

@@ -114,23 +114,23 @@ def reached_udp(address: str, ports: list[int]) -> dict[int, str]:
     found: dict[int, str] = {}
     with selectors.DefaultSelector() as silent:
         for one, port in sockets.items():
-            silent.register(one, selectors.EVENT_READ, port)
+            silent.register(one, selectors.EVENT_READ, (one, port))
         for _ in range(2):
-            for key in list(silent.get_map().values()):
+            for one, port in [key.data for key in silent.get_map().values()]:
                 try:
-                    key.fileobj.send(_QUESTIONS.get(key.data, bytes(8)))
+                    one.send(_QUESTIONS.get(port, bytes(8)))
                 except OSError as error:
-                    found[key.data] = _refused(error)
-                    silent.unregister(key.fileobj)
+                    found[port] = _refused(error)
+                    silent.unregister(one)
             until = time.monotonic() + PATIENCE
             while silent.get_map() and (left := until - time.monotonic()) > 0:
-                for key, _ in silent.select(left):
+                for one, port in [key.data for key, _ in silent.select(left)]:
                     try:
-                        key.fileobj.recv(4096)
-                        found[key.data] = "answers"
+                        one.recv(4096)
+                        found[port] = "answers"
                     except OSError as error:
-                        found[key.data] = _refused(error)
-                    silent.unregister(key.fileobj)
+                        found[port] = _refused(error)
+                    silent.unregister(one)
     for one in sockets:
         one.close()
     return found
