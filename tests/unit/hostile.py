@@ -54,7 +54,21 @@ _EVIL = re.compile(
 )
 
 #: Values that are JSON and not what anybody expects.
-VALUES = (None, True, -1, 1.5, 10**30, -(10**30), "", [], {}, [None], {"x": None}, ["x"], *WORDS)
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1.5,
+    10**30,
+    -(10**30),
+    "",
+    [],
+    {},
+    [None],
+    {"x": None},
+    ["x"],
+    *WORDS,
+)
 
 #: What hypothesis chooses: the rest follows from it, which costs little, and is done in any
 #: greenlet.

@@ -26,8 +26,14 @@ _WHOLE = re.compile(
 
 
 #: What pyinfra takes as text.
-_TEXTS = ("ssh_hostname", "ssh_user", "ssh_key", "ssh_key_password")
-_TEXTS += ("ssh_config_file", "ssh_known_hosts_file")
+_TEXTS = (
+    "ssh_hostname",
+    "ssh_user",
+    "ssh_key",
+    "ssh_key_password",
+    "ssh_config_file",
+    "ssh_known_hosts_file",
+)
 
 
 def problems(host: Host) -> Iterator[str]:
