@@ -30,6 +30,7 @@ from vllm_hosts.capacity.fields import UnplannableError
 from vllm_hosts.capacity.hub_client import HubClient
 from vllm_hosts.capacity.model_folder import parse_config, read_folder, total_size
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.host import probe
 from vllm_hosts.hub.local import LocalModel, local_model, small_files
 from vllm_hosts.hub.weights import tensor_bytes
 
@@ -132,6 +133,28 @@ def test_a_hub_that_is_hostile(tmp_path: Path, how: str, monkeypatch: pytest.Mon
         assert found and not hostile.evil(found)
     else:
         assert "elsewhere" in how and found.config == {"architectures": ["X"]}
+
+
+@pytest.mark.parametrize(
+    ("sent", "endless", "why"),
+    [
+        (said("Content-Length: 99999999"), b"x" * 65536, "an answer of more than 1 MB"),
+        (said("Content-Encoding: gzip", body=BOMB), b"", "an answer of more than 1 MB"),
+        (said("Content-Length: 99999"), b"x", "an answer that does not end"),
+    ],
+    ids=["large", "packed", "slow"],
+)
+def test_an_edge_that_is_hostile(
+    sent: bytes, endless: bytes, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert probe.MOST == 16 << 20
+    monkeypatch.setattr(probe, "MOST", 1 << 20)
+    began = time.monotonic()
+    with hub(b"", sent, endless, 0.05 if len(endless) == 1 else 0) as url:
+        port = int(url.rpartition(":")[2])
+        with pytest.raises(OSError, match=why):
+            probe.get("127.0.0.1", port, "/config.json", name=None, timeout=0.5)
+    assert time.monotonic() - began < 10
 
 
 NAMES = (

@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import urllib3
@@ -14,6 +15,8 @@ from vllm_hosts.bounded import parse_json
 
 #: Long enough for a handshake around the world, short enough for a run over many hosts.
 TIMEOUT = 5.0
+#: Bytes of an answer: those of an edge have a few kilobytes.
+MOST = 16 << 20
 #: How long a connection is waited for that a firewall should drop.
 SHORTEST, LONGEST = 0.25, 2.0
 
@@ -110,10 +113,29 @@ def get(
                 assert_hostname=name,
             )
         with pool:
-            response = pool.request(method, path, body=body, headers=sent, redirect=False)
-            return Response(response.status, dict(response.headers), response.data)
+            response = pool.request(
+                method, path, body=body, headers=sent, redirect=False, preload_content=False
+            )
+            content = _content(response, time.monotonic() + timeout)
+            return Response(response.status, dict(response.headers), content)
     except urllib3.exceptions.HTTPError as error:
         raise OSError(str(error)) from error
+
+
+def _content(response: urllib3.BaseHTTPResponse, end: float) -> bytes:
+    """What a server sends, unpacked.
+
+    :raises OSError: more than any answer of an edge has, or not all of it in time.
+    """
+    found = bytearray()
+    with closing(response):
+        while piece := response.read1(64 << 10):
+            found += piece
+            if len(found) > MOST:
+                raise OSError(f"an answer of more than {MOST >> 20} MB")
+            if time.monotonic() > end:
+                raise OSError("an answer that does not end")
+    return bytes(found)
 
 
 def patiently(ask: Callable[[], Response], *, times: int = 30, pause: float = 1.0) -> Response:
