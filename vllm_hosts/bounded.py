@@ -17,6 +17,9 @@ SIZE = 16 << 20
 #: The index of a model with a trillion parameters has 12 MB.
 INDEX_SIZE = 64 << 20
 DEPTH = 100
+#: Strings, lists and objects: ten times as many as that index has. Each takes more memory than its
+#: text, and time.
+PARTS = 4_000_000
 #: Digits: more than any count of bytes or tokens has; Python's own limit is 4300.
 DIGITS = 100
 
@@ -25,7 +28,7 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*\\?(?:"|\Z)|[\[{]|[\]}]', re.DOTALL
 
 
 class BoundError(ValueError):
-    """Above a bound: too large, too deep, or not a finite number."""
+    """Above a bound: too large, too deep, of too many parts, or not a finite number."""
 
 
 def parse_json(text: str | bytes, *, size: int = SIZE) -> Any:
@@ -38,7 +41,7 @@ def parse_json(text: str | bytes, *, size: int = SIZE) -> Any:
         raise BoundError(f"it is larger than {_megabytes(size)}")
     if isinstance(text, bytes):
         text = text.decode()
-    _check_depth(text)
+    _check_shape(text)
     try:
         return json.loads(text, parse_int=_whole, parse_float=_real, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
@@ -59,9 +62,11 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _check_depth(text: str) -> None:
+def _check_shape(text: str) -> None:
     depth = 0
-    for match in _TOKEN.finditer(text):
+    for count, match in enumerate(_TOKEN.finditer(text), 1):
+        if count > PARTS:
+            raise BoundError(f"it has more than {PARTS} strings, lists and objects")
         first = text[match.start()]
         if first in "[{":
             depth += 1

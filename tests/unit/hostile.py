@@ -54,7 +54,7 @@ _EVIL = re.compile(
 )
 
 #: Values that are JSON and not what anybody expects.
-VALUES: tuple[object, ...] = (
+VALUES: tuple[Any, ...] = (
     None,
     True,
     -1,

@@ -55,6 +55,9 @@ COMMANDS = (
     ("plan", "--offline", "--json"),
     ("top", "--once"),
     ("top", "--once", "--json"),
+    ("usage",),
+    ("usage", "--by", "model", "--csv"),
+    ("usage", "--json"),
 )
 #: Others: they ask no host with facts, or as deploys do (test_hostile_deploys.py), or with tests.
 WITHOUT = {

@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.lock import BoundedSemaphore
@@ -22,6 +23,9 @@ from vllm_hosts.capacity.model_folder import CONFIG_SIZE, INDEX, SINGLE, parse_c
 from vllm_hosts.capacity.model_shape import ModelFiles
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.private_files import make_folder, write_private
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 #: What was read is good for this long before the hub is queried again.
 _FRESH = timedelta(days=7)
@@ -144,8 +148,10 @@ def _fetch(
     """config.json and the index, or the size of the only file with weights."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Slow to import, and needed by few commands.
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils._headers import build_hf_headers
 
     # False: not the token of whoever is logged in here, since the host would not have it.
     secret = token.get_secret_value() if token else False
@@ -158,11 +164,15 @@ def _fetch(
         # Asked first, since a download tries again for half a minute where nobody answers.
         if (size(name) or 0) > most:
             raise UnplannableError(f"the {name} of {model} is not read: it is too large")
-        found = hf_hub_download(model, name, revision=revision, token=secret, endpoint=endpoint)
-        try:
-            return read_file(Path(found), most)
-        except BoundError as error:
-            raise UnplannableError(f"the {name} of {model} is not read: {error}") from None
+        url = hf_hub_url(model, name, revision=revision, endpoint=endpoint)
+        # Not into huggingface_hub's own cache: its files there have the names that a hub gives
+        # them in headers, which may lead anywhere.
+        with Received(most) as received:
+            try:
+                http_get(url, received, headers=build_hf_headers(token=secret))
+            except BoundError as error:
+                raise UnplannableError(f"the {name} of {model} is not read: {error}") from None
+            return received.getvalue()
 
     try:
         config = parse_config(model, text("config.json", CONFIG_SIZE))
@@ -178,6 +188,23 @@ def _fetch(
         raise
     except Exception as error:
         raise _why(model, error) from None
+
+
+class Received(BytesIO):
+    """What arrives from a hub, which may say one size and send another."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def write(self, data: Buffer) -> int:
+        """As a file's.
+
+        :raises BoundError: it is more than may arrive.
+        """
+        if self.tell() + len(memoryview(data)) > self._most:
+            raise BoundError("it is too large")
+        return super().write(data)
 
 
 def _why(model: str, error: Exception) -> UnplannableError:

@@ -11,6 +11,7 @@ class TokenUsage(HostFact[access_log.Usage]):
     """All logs that the host has kept, rotated ones as well, added up there."""
 
     what = "the edge's access log, as root (check ssh_user, _sudo and the sudo password),"
+    seconds = access_log.LIMIT + 60
 
     def command(self, by: str, since: str) -> str:
         """:param since: a day as ``2026-11-26``, or empty."""

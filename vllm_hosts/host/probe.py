@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,8 @@ from vllm_hosts.bounded import parse_json
 
 #: Long enough for a handshake around the world, short enough for a run over many hosts.
 TIMEOUT = 5.0
+#: Bytes of an answer: those of an edge have a few kilobytes.
+MOST = 16 << 20
 #: How long a connection is waited for that a firewall should drop.
 SHORTEST, LONGEST = 0.25, 2.0
 
@@ -134,8 +136,11 @@ def visit(
             **(headers or {}),
         }
         try:
-            response = pool.request(method, path, body=body, headers=sent, redirect=False)
-            return Response(response.status, dict(response.headers), response.data)
+            response = pool.request(
+                method, path, body=body, headers=sent, redirect=False, preload_content=False
+            )
+            content = _content(response, time.monotonic() + timeout)
+            return Response(response.status, dict(response.headers), content)
         except urllib3.exceptions.HTTPError as error:
             raise OSError(str(error)) from error
 
@@ -161,6 +166,22 @@ def get(
     """
     with visit(address, port, name=name, ca_file=ca_file, timeout=timeout) as ask:
         return ask(path, method=method, headers=headers, body=body)
+
+
+def _content(response: urllib3.BaseHTTPResponse, end: float) -> bytes:
+    """What a server sends, unpacked.
+
+    :raises OSError: more than any answer of an edge has, or not all of it in time.
+    """
+    found = bytearray()
+    with closing(response):
+        while piece := response.read1(64 << 10):
+            found += piece
+            if len(found) > MOST:
+                raise OSError(f"an answer of more than {MOST >> 20} MB")
+            if time.monotonic() > end:
+                raise OSError("an answer that does not end")
+    return bytes(found)
 
 
 def patiently(ask: Callable[[], Response], *, times: int = 30, pause: float = 1.0) -> Response:

@@ -14,8 +14,9 @@ from vllm_hosts.bounded import parse_json
 #: A clone without git-lfs has this instead of every large file, in at most 1024 bytes.
 POINTER = "version https://git-lfs.github.com/spec/"
 POINTER_SIZE = 1024
-#: The library itself refuses longer headers (safetensors, tensor.rs, MAX_HEADER_SIZE).
-HEADER_SIZE = 100_000_000
+#: A third of what the library reads (safetensors, tensor.rs, MAX_HEADER_SIZE): files of large
+#: models have headers of a few hundred kilobytes.
+HEADER_SIZE = 32 << 20
 #: Bytes of weights. No model has a pebibyte.
 LARGEST = 1 << 50
 

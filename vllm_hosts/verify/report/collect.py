@@ -7,6 +7,7 @@ import operator
 import time
 from collections.abc import Callable, Generator, Mapping, Sized
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from vllm_hosts.host.render import render
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import exposed
-from vllm_hosts.text import clean
+from vllm_hosts.text import clean, clean_styled
 from vllm_hosts.verify.promises import BrokenError, promises
 from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Outcome, Report
 
@@ -28,6 +29,18 @@ _MARKS: dict[Outcome, str] = {
     "not checked": "?",
     "does not apply": "·",
 }
+
+
+class Shown(str):
+    """A failure's text as pytest takes it, with the line for summaries where it looks for that."""
+
+    __slots__ = ("reprcrash",)
+    reprcrash: SimpleNamespace
+
+    def __new__(cls, text: str, message: str) -> Shown:
+        made = super().__new__(cls, text)
+        made.reprcrash = SimpleNamespace(message=message)
+        return made
 
 
 class Collector:
@@ -93,7 +106,11 @@ class Collector:
             return report
         parameters = item.callspec.params  # type: ignore[attr-defined]
         outcome, why = _judge(report, call, self._differs)
-        # For junit.xml, which pytest writes itself.
+        # For junit.xml and options of pytest's own, which show what was raised as it is.
+        if isinstance(report.longrepr, tuple):
+            report.longrepr = (*report.longrepr[:2], clean(report.longrepr[2], _LIMIT))
+        elif report.longrepr is not None:
+            report.longrepr = Shown(clean_styled(report.longreprtext), why)
         item.user_properties += [("outcome", outcome), ("why", why)]
         self._by_name[parameters["host_name"]].looks.append(
             Check(
