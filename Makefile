@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STEP = @bash lab/step.sh
 BEGAN := $(shell date +%s)
 
-.PHONY: help setup lint unit packaging wheel lab-up lab-down lab-reset deploy verify demo demo-steps docs test test-lab nightly mutants clean clean-cache
+.PHONY: help setup lint unit packaging wheel bench lab-up lab-down lab-reset deploy verify demo demo-steps docs test test-lab nightly mutants clean clean-cache
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,10 @@ lint: setup ## Style and types
 
 unit: setup ## Unit tests, which need no host: about a minute
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
+
+bench: setup ## Measure runs: many recorded hosts, and the lab's (make lab-up) beside Ansible; into bench/results
+	@$(BIN)/python -m bench.scale
+	@$(BIN)/python -m bench.compare
 
 wheel: setup ## What users install, in dist/
 	$(STEP) "Wheel in dist" $(BIN)/python -m build --no-isolation --outdir dist .

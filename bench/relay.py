@@ -34,19 +34,28 @@ class Relay:
         self.connections = self.carried = 0
 
     async def _serve(self, target: Target) -> asyncio.Server:
-        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.connections += 1
-            await asyncio.sleep(self.round_trip)
-            try:
-                onward = await asyncio.open_connection(target.address, target.port)
-            except OSError:
-                writer.close()
-                return
-            for one in (writer, onward[1]):
-                one.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.gather(self._carry(reader, onward[1]), self._carry(onward[0], writer))
+        tasks = set[asyncio.Task[None]]()
+
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.create_task(self._accepted(target, reader, writer))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
         return await asyncio.start_server(accepted, "127.0.0.1", 0, limit=_PIECE)
+
+    async def _accepted(
+        self, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.connections += 1
+        await asyncio.sleep(self.round_trip)
+        try:
+            onward = await asyncio.open_connection(target.address, target.port)
+        except OSError:
+            writer.close()
+            return
+        for one in (writer, onward[1]):
+            one.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.gather(self._carry(reader, onward[1]), self._carry(onward[0], writer))
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One direction. What comes is written when it would have arrived."""
@@ -94,6 +103,10 @@ class Relay:
             asyncio.set_event_loop(loop)
             loop.create_task(serve())  # noqa: RUF006
             loop.run_forever()
+            for task in (begun := asyncio.all_tasks(loop)):
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*begun, return_exceptions=True))
+            loop.close()
 
         thread = Thread(target=run, daemon=True)
         thread.start()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
+from bench import compare
+from bench.far import kept, known
 from bench.figures import Measured, plot, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +64,10 @@ with relay.running(Target("127.0.0.1", server.getsockname()[1]), Target("127.0.0
     relay.round_trip = 0.0
     with socket.create_connection(("127.0.0.1", ports[1])) as one:
         assert one.recv(9) == b""
+    # What is still open ends with the relay.
+    left = socket.create_connection(("127.0.0.1", ports[0]))
+    left.sendall(b"x")
+    left.recv(9)
 print(json.dumps([took, relay.connections, relay.carried]))
 """
 
@@ -65,11 +76,11 @@ def test_the_relay_makes_a_host_far_away() -> None:
     done = subprocess.run(
         [sys.executable, "-c", RELAYED], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     took, connections, carried = json.loads(done.stdout)
     near, far = took["0.0"], took["0.2"]
-    assert connections == 3
-    assert carried == 2 * 2 * (2 + 20000) + 2 * len("bye")
+    assert connections == 4
+    assert carried == 2 * 2 * (2 + 20000) + 2 * len("bye") + 2
     # The first answer takes the handshake's round trip as well.
     assert far[0] - near[0] > 0.35
     assert far[1] - far[0] > 0.19
@@ -125,3 +136,117 @@ def test_a_fleet_of_recorded_hosts_has_nothing_to_change(tmp_path: Path) -> None
     }
     assert kinds["edge"] == 1
     assert 0 < found["cpu"] < time.monotonic() - begun
+
+
+def test_ansible_keeps_what_the_deploy_has_written(tmp_path: Path) -> None:
+    files = {
+        "opt/vllm/compose.yaml": b"""services:
+  one: {image: "vllm:1", ports: ["127.0.0.1:8001:8000"]}
+  two: {image: "vllm:1", ports: ["[::]:8002:8000"]}
+""",
+        "opt/vllm/.env": b"SECRET=1\n",
+        "var/lib/vllm-hosts/manifest": b"hold nginx\npackage nginx\nsource /x\nmodel /srv/m m\n",
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode, member.uname = len(content), 0o600, "root"
+            tar.addfile(member, io.BytesIO(content))
+    found = kept(buffer.getvalue(), tmp_path)
+    assert [one["path"] for one in found["managed"]] == ["/opt/vllm/compose.yaml", "/opt/vllm/.env"]
+    assert found["managed"][1] | {"group": ""} == {
+        "path": "/opt/vllm/.env",
+        "mode": "0600",
+        "owner": "root",
+        "group": "",
+    }
+    assert (tmp_path / "opt/vllm/.env").read_bytes() == b"SECRET=1\n"
+    assert (found["packages"], found["held"], found["image"]) == (["nginx"], ["nginx"], "vllm:1")
+    assert found["agents"] == [{"name": "one", "port": 8001}, {"name": "two", "port": 8002}]
+
+
+def test_hosts_are_known_by_the_relay_s_ports() -> None:
+    lines = "10.87.0.11,fd87::11 ssh-ed25519 AAAA\n10.87.0.9 ssh-ed25519 BBBB\n"
+    assert known(lines, {"10.87.0.11": 2201}) == "[127.0.0.1]:2201 ssh-ed25519 AAAA\n"
+
+
+class TestComparing:
+    """With a shell in the place of programs."""
+
+    def once(self, script: str) -> Any:
+        """In a process of its own, since gevent waits for all processes of this one."""
+        program = (
+            "import json, sys; from bench import compare; from bench.relay import Relay\n"
+            "words = [sys.executable, '-c', sys.argv[1]]\n"
+            "way = compare.Way('x', [words, words], {'OF_THE_WAY': '1'}, r'\\] 0 changed')\n"
+            "try: print(json.dumps(vars(compare.once(way, Relay(), 2))))\n"
+            "except compare.ChangedError as error: print(json.dumps(str(error)))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, script], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def test_what_a_run_needs(self) -> None:
+        found = self.once(
+            "import os, time; assert os.environ['OF_THE_WAY']; end = time.process_time() + 0.1\n"
+            "while time.process_time() < end: pass\nprint('\\x1b[36m[h] 0 changed\\x1b[0m')"
+        )
+        assert found["cpu"] > 0.2
+        assert found["wall"] > 0.1
+        assert found["memory"] > 1e6
+        assert (found["connections"], found["carried"]) == (0, 0)
+
+    @pytest.mark.parametrize(
+        "script", ["print('[h] 1 changed')", "print('[h] 0 changed'); raise SystemExit(1)"]
+    )
+    def test_who_changes_something_is_not_compared(self, script: str) -> None:
+        assert re.search(r"x ended with \[., .\]:\n\[h\] . changed", self.once(script))
+
+    def test_the_table(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(compare, "RESULTS", tmp_path / "results")
+
+        def run(wall: float) -> compare.Once:
+            return compare.Once(wall, wall / 2, 50_000_000, 2, 30_000)
+
+        results = {
+            0.02: {
+                compare.EXEC: [run(1.0), run(2.0)],
+                compare.OURS: [run(2.0), run(4.0)],
+                # The last round was cut off.
+                compare.THEIRS: [run(24.0)],
+            }
+        }
+        # Ratios are of the rounds that all have.
+        text = compare.written(results, 2)
+        lines = [line.split(" | ") for line in text.splitlines()[2:]]
+        assert [line[1:5] for line in lines] == [
+            ["`pyinfra exec -- true`", "1.50 (1.00 to 2.00) s", "0.50", "1.00"],
+            ["`deploy.py`", "3.00 (2.00 to 4.00) s", "1.00", "2.00"],
+            ["`ansible-playbook`", "24.00 s", "12.00", "24.00"],
+        ]
+        assert (tmp_path / "results/compare.md").read_text() == text
+        assert "Nothing to change on 2 hosts" in (tmp_path / "results/compare.svg").read_text()
+
+
+def test_the_playbook_keeps_each_file_once() -> None:
+    """Tasks choose files by expressions, which together have to be all of them."""
+    tasks = yaml.safe_load((ROOT / "bench/ansible/site.yml").read_text())[0]["tasks"]
+    chosen = [task["loop"] for task in tasks if "ansible.builtin.copy" in task]
+    *some, rest = chosen
+    found = [re.search(r"'path', '(match|search)', '([^']*)'", one) for one in some]
+    paths = ["/etc/apt/keyrings/docker.asc", "/etc/docker/daemon.json", "/opt/vllm/.env"]
+    paths += [
+        "/etc/vllm-hosts/firewall.nft",
+        "/etc/vllm-hosts/tls/key.pem",
+        "/etc/nginx/nginx.conf",
+    ]
+    for path in paths:
+        matching = [one for one in found if one and getattr(re, one[1])(one[2], path)]
+        assert len(matching) == 1, path
+    left = re.findall(r"rejectattr\('path', '(match|search)', '([^']*)'\)", rest)
+    assert len(left) == 2
+    assert all(any(getattr(re, how)(what, path) for how, what in left) for path in paths)
+    assert not any(getattr(re, how)(what, "/etc/vllm-hosts/store") for how, what in left)
