@@ -213,6 +213,13 @@ edge = {
     # The access log has each request's prompt, cached and completion tokens, for `vllm-hosts
     # usage`. Needs the distribution's package `libnginx-mod-http-lua`
     "count_tokens": True,
+    # Whose requests share a prefix cache: `client`, nobody's, so that no client can tell from the
+    # time of an answer what another one has asked (CVE-2025-46570); `off`, everybody's. Needs the
+    # distribution's package `libnginx-mod-http-lua`
+    "cache_isolation": "client",
+    # Clients that share a prefix cache nevertheless, such as `[["alice", "bob"], ["chat-1",
+    # "chat-2"]]`
+    "cache_groups": [],
     # Origins of web pages that may use this host from a browser, such as
     # `https://app.example.com`; empty: none
     "cors_origins": [],

@@ -1,4 +1,4 @@
-"""What nginx's workers run: to choose an agent by a request's model, and to count tokens.
+"""What nginx's workers run, to choose agents by models, count tokens and keep prefix caches apart.
 
 Touches no host.
 """
@@ -12,21 +12,22 @@ from pathlib import Path
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Absent, Entry, File, Folder
 from vllm_hosts.host.render import render
+from vllm_hosts.roles.nginx.routes import ASKED, SALTED
 from vllm_hosts.settings import HostSettings
 
 #: What is not rendered is the same on all hosts.
 _CHOOSING = ("by_model", "chooser", "request_body", "model_scanner", "form_scanner")
-_COUNTING = ("tokens", "counter", "request_body", "model_scanner", "usage_scanner")
+_ADDING = ("tokens", "counting", "counter", "request_body", "model_scanner", "usage_scanner")
 _FOLDER = Path(__file__).with_name("lua")
 
 
 def lua_entries(settings: HostSettings) -> Iterator[Entry]:
-    """Files of Lua, none of which holds a secret; none where nginx neither chooses nor counts."""
+    """Files of Lua, none of which holds a secret; none where nginx needs no Lua."""
     wanted = {
         *(_CHOOSING if settings.chooses_by_model else ()),
-        *(_COUNTING if settings.edge.count_tokens else ()),
+        *(_ADDING if settings.edge.changes_requests else ()),
     }
-    rendered = {"by_model": by_model, "tokens": tokens}
+    rendered = {"by_model": by_model, "tokens": tokens, "counting": counting}
     if wanted:
         yield Folder(paths.EDGE_LUA, mode=0o755)
     for name, path in zip(_names(), lua_paths(), strict=True):
@@ -44,7 +45,7 @@ def lua_paths() -> list[str]:
 
 
 def _names() -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*_CHOOSING, *_COUNTING)))
+    return tuple(dict.fromkeys((*_CHOOSING, *_ADDING)))
 
 
 def by_model(settings: HostSettings) -> str:
@@ -52,7 +53,7 @@ def by_model(settings: HostSettings) -> str:
     return render(
         "nginx/by_model.lua.j2",
         folder=paths.EDGE_LUA,
-        count_tokens=settings.edge.count_tokens,
+        adds=settings.edge.changes_requests,
         names=[
             {"name": name, "agents": [agent.name for agent in agents], "body": model_body(name)}
             for name, agents in settings.model_names.items()
@@ -61,8 +62,20 @@ def by_model(settings: HostSettings) -> str:
 
 
 def tokens(_: HostSettings) -> str:
-    """What counts tokens."""
+    """What nginx runs for a request and for its answer."""
     return render("nginx/tokens.lua.j2", folder=paths.EDGE_LUA)
+
+
+def counting(settings: HostSettings) -> str:
+    """What is counted and told apart. Salts are derived on the host, and stand nowhere."""
+    edge = settings.edge
+    return render(
+        "nginx/counting.lua.j2",
+        folder=paths.EDGE_LUA,
+        asked=ASKED if edge.count_tokens else (),
+        salted=SALTED if edge.cache_isolation != "off" else (),
+        groups={client: " ".join(sorted(group)) for group in edge.cache_groups for client in group},
+    )
 
 
 def model_body(name: str) -> str:

@@ -12,7 +12,12 @@ from vllm_hosts.settings.edge import SERVED
 
 MODELS = "/v1/models"
 #: Where vLLM says how many tokens a stream has only to those who ask.
-_ASKED = ("/v1/chat/completions", "/v1/completions")
+ASKED = ("/v1/chat/completions", "/v1/completions")
+#: Where a request can say whose prefix cache it is (vLLM 0.32 and 0.33, read).
+SALTED = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
+    *("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/v1/score"),
+)
 _RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
 
 
@@ -20,8 +25,9 @@ _RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
 class Route:
     """One location: how it matches, its only method, the agent, and the path there.
 
-    ``logged`` replaces the path in the log, so that no client's identifier gets there. ``asks``:
-    the agent is asked how many tokens a stream has; ``counts``: they are read from its answer.
+    ``logged`` replaces the path in the log, so that no client's identifier gets there. ``adds``:
+    something is added to the request (how many tokens a stream has is asked for, or whose prefix
+    cache it is); ``counts``: tokens are read from its answer.
     """
 
     match: str
@@ -29,7 +35,7 @@ class Route:
     agent: str
     path: str
     logged: str
-    asks: bool = False
+    adds: bool = False
     counts: bool = False
 
 
@@ -61,13 +67,14 @@ def routes(settings: HostSettings) -> Iterator[Route]:
         for method, path in _wanted(settings):
             if f"= {prefix}{path}" not in chosen:
                 counts = settings.edge.count_tokens and method == "POST"
+                salted = SALTED if settings.edge.cache_isolation != "off" else ()
                 yield Route(
                     f"= {prefix}{path}",
                     method,
                     agent.name,
                     path,
                     f"{prefix}{path}",
-                    asks=counts and path in _ASKED,
+                    adds=path in (*(ASKED if counts else ()), *salted),
                     counts=counts,
                 )
         # A named group: later regular expressions overwrite numbered ones. And \z: a $ would let

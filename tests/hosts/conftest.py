@@ -313,22 +313,26 @@ class Edge:
 
     def ask_for(self, model: str, *, key: SecretStr) -> probe.Response:
         """What comes of a request for a model by its name that costs no token."""
+        # The model stands last, as clients write it; no vLLM completes with less than one token.
+        body = {"prompt": "x", "max_tokens": -1, "model": model}
+        return self.post("/v1/completions", body, key=key)
+
+    def post(self, path: str, body: Mapping[str, object], *, key: SecretStr) -> probe.Response:
+        """What comes of a request with JSON in it."""
         headers = {
             "Authorization": f"Bearer {key.get_secret_value()}",
             "Content-Type": "application/json",
         }
-        # The model stands last, as clients write it; no vLLM completes with less than one token.
-        body = json.dumps({"prompt": "x", "max_tokens": -1, "model": model}).encode()
         return probe.patiently(
             lambda: probe.get(
                 self.settings.address,
                 self.settings.edge.https_port,
-                "/v1/completions",
+                path,
                 name=self.settings.edge_names[0],
                 ca_file=self.ca_file,
                 method="POST",
                 headers=headers,
-                body=body,
+                body=json.dumps(body).encode(),
             )
         )
 

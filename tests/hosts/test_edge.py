@@ -257,3 +257,20 @@ def test_the_edge_has_connections_for_all_its_clients(host: Host, settings: Host
     if not files:
         raise HostError("nginx has no worker; is it running?")
     assert min(map(int, files)) >= int(found["worker_connections"])
+
+
+@promise("EDGE-18")
+def test_no_client_chooses_whose_prefix_cache_it_is(settings: HostSettings, edge: Edge) -> None:
+    if settings.edge.cache_isolation == "off":
+        return
+    # No vLLM takes that salt, and it says so; and it completes nothing with less than one token.
+    body = {"cache_salt": "/", "prompt": "x", "input": [], "max_tokens": -1}
+    passed = []
+    for agent in settings.agents:
+        for path in ("/v1/completions", "/v1/embeddings", "/v1/score"):
+            asked = body | {"model": agent.client_model_name}
+            answer = edge.post(f"/{agent.name}{path}", asked, key=edge.key)
+            if b"cache_salt" in answer.body:
+                passed.append(f"/{agent.name}{path}")
+    if passed:
+        raise BrokenError(f"a client's own cache_salt reached {', '.join(passed)}")

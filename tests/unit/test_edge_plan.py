@@ -23,9 +23,10 @@ from vllm_hosts.roles.nginx.plan import (
 from vllm_hosts.settings import HostSettings
 
 CHOOSING = ("by_model", "chooser", "request_body", "model_scanner", "form_scanner")
-COUNTING = ("request_body", "model_scanner", "tokens", "counter", "usage_scanner")
+COUNTING = ("request_body", "model_scanner", "tokens", "counting", "counter", "usage_scanner")
 LUA = (*CHOOSING, *COUNTING[2:])
-UNCOUNTED = settings(edge={"count_tokens": False})
+NEITHER = {"count_tokens": False, "cache_isolation": "off"}
+UNCOUNTED = settings(edge=NEITHER)
 BUILT = "built with OpenSSL 3.0.8 7 Feb 2023"
 RUNS = f"{BUILT} (running with OpenSSL 3.5.1 1 Jul 2025)"
 
@@ -130,8 +131,8 @@ class TestFiles:
             "/etc/nginx/vllm-hosts/targets.map",
             *(f"/etc/nginx/vllm-hosts-lua/{name}.lua" for name in LUA),
         ]
-        assert all(isinstance(one, Absent) for one in entries[-8:]), "nothing to choose or count"
-        folder, welcome, main, *others = entries[:-8]
+        assert all(isinstance(one, Absent) for one in entries[-9:]), "nothing to choose or count"
+        folder, welcome, main, *others = entries[:-9]
         assert folder == Folder("/etc/nginx/vllm-hosts", 0o700)
         assert isinstance(welcome, Absent)
         assert isinstance(main, File) and main.mode == 0o644
@@ -155,7 +156,7 @@ class TestFiles:
     def test_workers_read_how_agents_are_chosen(self) -> None:
         entries = edge_entries(RICH, KEYS, DEBIAN_13)
         assert [one.path for one in entries] == edge_paths(RICH)
-        folder, *files = entries[-9:]
+        folder, *files = entries[-10:]
         assert folder == Folder("/etc/nginx/vllm-hosts-lua", 0o755)
         for file, name in zip(files, LUA, strict=True):
             assert isinstance(file, File)
@@ -167,7 +168,8 @@ class TestFiles:
         ("host", "names"),
         [
             (PLAIN, COUNTING),
-            (settings(agents=[QWEN, CODER], edge={"count_tokens": False}), CHOOSING),
+            (settings(agents=[QWEN, CODER], edge=NEITHER), CHOOSING),
+            (settings(edge=NEITHER | {"cache_isolation": "client"}), COUNTING),
             (settings(agents=[QWEN, CODER], edge={"by_model": False}), COUNTING),
         ],
     )

@@ -32,6 +32,8 @@ EDGE = {
     "requests_per_second": 1000,
     "burst": 1000,
     "max_body_size": "33m",
+    # tests/unit/test_edge_caches.py has the other way.
+    "cache_isolation": "off",
 }
 CHAT, OWN = "/v1/chat/completions", "/coder/v1/chat/completions"
 TALK = Talk(prompt=17, choices=(("Hel", "lo", ' "usage":{"x":1}', "\n\n"),), cached=3)
@@ -73,12 +75,15 @@ def asked(**more: object) -> str:
 def post(edge: RealEdge, body: str | bytes, path: str = CHAT, status: int = 200) -> Answer:
     logged(edge)
     answer = edge.ask(path, ALICE, "POST", body)
+    # Waited for by each, so that nobody takes it for the next one's.
+    _LAST[edge.folder] = logged(edge, wait=True)
     assert answer.status == status
     return answer
 
 
-#: Lines of each edge's log that were read.
+#: Lines of each edge's log that were read, and the last one that nobody has looked at.
 _READ: dict[Path, int] = {}
+_LAST: dict[Path, dict[str, Any]] = {}
 
 
 def logged(edge: RealEdge, *, wait: bool = False) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def logged(edge: RealEdge, *, wait: bool = False) -> dict[str, Any]:
     path = edge.folder / "logs/access.log"
     until = time.monotonic() + 10
     while True:
-        lines = path.read_text().splitlines()
+        lines = path.read_text().rpartition("\n")[0].splitlines()
         if len(lines) > _READ.get(path, 0) or not wait:
             _READ[path] = len(lines)
             return json.loads(lines[-1]) if lines else {}
@@ -96,7 +101,7 @@ def logged(edge: RealEdge, *, wait: bool = False) -> dict[str, Any]:
 
 def counts(edge: RealEdge) -> tuple[int | None, int | None, int | None]:
     """Of the last request: prompt, cached, completion."""
-    entry = logged(edge, wait=True)
+    entry = _LAST.pop(edge.folder, None) or logged(edge, wait=True)
     assert entry["client"] == "alice" and entry["agent"] == "coder"
     return entry["prompt_tokens"], entry["cached_tokens"], entry["completion_tokens"]
 
@@ -197,6 +202,7 @@ def test_a_body_in_chunks_is_asked_with(edge: RealEdge) -> None:
         "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     )
     logged(edge)
+    _LAST.pop(edge.folder, None)
     with speaking(edge, TALK.answer) as received:
         assert edge.raw(head.encode() + chunks + b"0\r\n\r\n").split()[1] == b"200"
     assert json.loads(received[0])["stream_options"]["include_usage"] is True
@@ -219,6 +225,7 @@ def test_a_stream_that_is_cut_off_is_counted_as_far_as_it_came(edge: RealEdge) -
 
     body = asked(stream=True)
     logged(edge)
+    _LAST.pop(edge.folder, None)
     with speaking(edge, slow), edge.connection() as connection:
         head = (
             f"POST {CHAT} HTTP/1.1\r\nHost: {edge.name}\r\nAuthorization: Bearer {ALICE}\r\n"
@@ -300,7 +307,9 @@ def test_what_is_not_as_expected_passes_untouched(
         size = 999
     pieces = [content[at : at + size] for at in range(0, len(content), size)]
     with speaking(edge, lambda *_: (kind, pieces)):
+        logged(edge)
         raw = _raw_post(edge, asked(stream=True))
+    logged(edge, wait=True)
     assert raw == content
 
 
@@ -381,7 +390,7 @@ def test_a_host_with_one_agent_counts_too_and_says_its_model(tmp_path: Path) -> 
         for path in (CHAT, "/qwen/v1/chat/completions"):
             answer = post(running, asked(stream=True), path)
             assert "usage" not in answer.body.replace('\\"usage\\"', "")
-            entry = logged(running, wait=True)
+            entry = _LAST.pop(running.folder)
             assert (entry["prompt_tokens"], entry["model"]) == (17, "Qwen/Qwen3-8B")
 
 
@@ -393,7 +402,7 @@ def test_where_nobody_counts_there_is_no_lua(tmp_path: Path) -> None:
         server.speaks = TALK.answer
         body = asked(stream=True)
         assert post(running, body).body == direct(TALK, CHAT, body)
-        entry = logged(running, wait=True)
+        entry = _LAST.pop(running.folder)
         assert entry["prompt_tokens"] is None and entry["client"] == "alice"
 
 

@@ -21,8 +21,13 @@ from vllm_hosts.roles.nginx.routes import (
 from vllm_hosts.settings.edge import SERVED
 
 ONE = settings(edge={"routes": ["POST /v1/more", "GET /v1/extra"]})
-UNCOUNTED = settings(edge={"count_tokens": False})
+UNCOUNTED = settings(edge={"count_tokens": False, "cache_isolation": "off"})
+TOGETHER = settings(edge={"cache_isolation": "off"})
 ASKED = ("/v1/chat/completions", "/v1/completions")
+SALTED = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
+    *("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/v1/score"),
+)
 ORG = QWEN | {"served_model_name": "org/m"}
 TWO = settings(
     agents=[ORG | {"extra_args": ["--lora-modules", "sql=/x"]}, CODER],
@@ -41,7 +46,7 @@ def fixed(prefix: str, agent: str) -> list[Route]:
             agent,
             path,
             f"{prefix}{path}",
-            asks=path in ASKED,
+            adds=path in (*ASKED, *SALTED),
             counts=method == "POST",
         )
         for method, path in WANTED
@@ -72,7 +77,8 @@ def test_one_agent_is_served_everywhere() -> None:
 
 
 def test_where_nobody_counts() -> None:
-    assert not any(route.asks or route.counts for route in routes(UNCOUNTED))
+    assert {route.path for route in routes(TOGETHER) if route.adds} == {*ASKED}
+    assert not any(route.adds or route.counts for route in routes(UNCOUNTED))
 
 
 def test_where_the_model_chooses_no_agent_has_the_plain_paths() -> None:

@@ -21,7 +21,7 @@ from vllm_hosts.project import new_site
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
-from vllm_hosts.roles.nginx.lua_files import by_model, tokens
+from vllm_hosts.roles.nginx.lua_files import by_model, counting, tokens
 from vllm_hosts.roles.nginx.plan import edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
@@ -30,7 +30,9 @@ from vllm_hosts.roles.watchdog.plan import watchdog_entries
 from vllm_hosts.verify.report.collect import html
 from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Report
 
-UNCOUNTED = settings(agents=[QWEN, CODER], edge={"count_tokens": False})
+NEITHER = {"count_tokens": False, "cache_isolation": "off"}
+UNCOUNTED = settings(agents=[QWEN, CODER], edge=NEITHER)
+GROUPED = settings(edge={"cache_groups": [["bob", "alice"], ["carol"]]})
 HARDENED = settings(ssh_hardening={"enabled": True})
 #: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML
 #: would take for something else.
@@ -148,6 +150,10 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
     "nginx/tls.conf": {
         "tls.conf": lambda: included(RICH, DEBIAN_13)["tls"],
         "tls-nginx-1.18.conf": lambda: included(RICH, UBUNTU_22)["tls"],
+    },
+    "nginx/counting.lua": {
+        "counting.lua": lambda: counting(GROUPED),
+        "counting-without-caches.lua": lambda: counting(settings(edge={"cache_isolation": "off"})),
     },
     "nginx/tokens.lua": {"tokens.lua": lambda: tokens(RICH)},
     "nginx/upstream.conf": {"upstream.conf": lambda: included(RICH, DEBIAN_13)["upstream"]},

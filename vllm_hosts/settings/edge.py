@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vllm_hosts.settings.types import Cidr, HostName, Origin, Port, Section, Size
+from vllm_hosts.settings.types import CacheIsolation, Cidr, HostName, Origin, Port, Section, Size
 
 #: What clients of a chat, embedding, transcription or reranking model need. vLLM serves more, much
 #: of it without requiring its key: everything else is 404.
@@ -93,6 +93,18 @@ class Edge(Section):
         description="The access log has each request's prompt, cached and completion tokens, for"
         " `vllm-hosts usage`. Needs the distribution's package `libnginx-mod-http-lua`",
     )
+    cache_isolation: CacheIsolation = Field(
+        "client",
+        description="Whose requests share a prefix cache: `client`, nobody's, so that no client can"
+        " tell from the time of an answer what another one has asked (CVE-2025-46570); `off`,"
+        " everybody's. Needs the distribution's package `libnginx-mod-http-lua`",
+    )
+    cache_groups: tuple[tuple[str, ...], ...] = Field(
+        (),
+        description="Clients that share a prefix cache nevertheless, such as"
+        ' `[["alice", "bob"], ["chat-1", "chat-2"]]`',
+        strict=False,
+    )
     cors_origins: tuple[Origin, ...] = Field(
         (),
         description="Origins of web pages that may use this host from a browser, such as"
@@ -128,6 +140,34 @@ class Edge(Section):
                 )
         return routes
 
+    @field_validator("cache_groups", mode="before")
+    @classmethod
+    def _groups_are_lists(cls, groups: object) -> object:
+        """Lists as users write them."""
+        if isinstance(groups, (list, tuple)):
+            return tuple(tuple(one) if isinstance(one, list) else one for one in groups)
+        return groups
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        clients = [client for group in self.cache_groups for client in group]
+        for client in clients:
+            if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?", client):
+                raise ValueError(
+                    f"edge.cache_groups has {client!r}, which is no client's name; write it as"
+                    " vllm-hosts keys list shows it"
+                )
+            if clients.count(client) > 1:
+                raise ValueError(
+                    f"edge.cache_groups has {client!r} twice; leave it in one group only"
+                )
+        if self.cache_groups and self.cache_isolation == "off":
+            raise ValueError(
+                "edge.cache_groups means nothing while edge.cache_isolation is 'off'; remove one of"
+                " them"
+            )
+        return self
+
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         if self.https_port == self.http_port:
@@ -143,6 +183,11 @@ class Edge(Section):
                 f" room for at most {_MOST_CONNECTIONS}; lower one of them"
             )
         return self
+
+    @property
+    def changes_requests(self) -> bool:
+        """Whether the edge adds to requests, to count tokens or to keep caches apart."""
+        return self.count_tokens or self.cache_isolation != "off"
 
 
 def _route_problem(route: str) -> str | None:

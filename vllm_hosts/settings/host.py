@@ -160,7 +160,7 @@ class HostSettings(Section):
     @property
     def edge_runs_lua(self) -> bool:
         """Whether nginx needs its module for Lua."""
-        return self.chooses_by_model or self.edge.count_tokens
+        return self.chooses_by_model or self.edge.changes_requests
 
     @property
     def model_names(self) -> dict[str, tuple[Agent, ...]]:

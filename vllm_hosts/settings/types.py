@@ -175,6 +175,7 @@ Origin = Annotated[
     ),
 ]
 
+CacheIsolation = Literal["client", "off"]
 CapacityCheck = Literal["refuse", "warn", "off"]
 DockerSource = Literal["docker-ce", "distro"]
 DriverMode = Literal["present", "install"]

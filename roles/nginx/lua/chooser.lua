@@ -50,7 +50,7 @@ function M.new(folder, names, tokens)
         if not name or not agents_of[name] then return ngx.exec("@model-unknown") end
         if not choose(name) then return ngx.exec("@error403") end
         ngx.var.vllm_hosts_named_model = name
-        if tokens then tokens.ask(scanner) end
+        if tokens then tokens.add(scanner) end
     end
 
     local function listed()

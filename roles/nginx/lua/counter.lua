@@ -1,4 +1,5 @@
--- Managed by vllm-hosts. Counts the tokens of a request while its answer passes, for the access log.
+-- Managed by vllm-hosts. Counts the tokens of a request while its answer passes, for the access log, and tells
+-- the agent whose prefix cache the request is about.
 --
 -- vLLM says how many there were at the end of an answer, and in a stream only to those who ask. So the edge
 -- asks, for each event, since a stream that is cut off has no end; and takes out again what the client did
@@ -33,7 +34,9 @@ local function note(count, text)
     return number(text, "completion_tokens") or number(text, "output_tokens")
 end
 
-function M.new(folder)
+-- `paths`: of vLLM's, where it is asked for tokens and where it is told of a cache; `paths.groups`: of clients
+-- that share one.
+function M.new(folder, paths)
     local body = dofile(folder .. "/request_body.lua")
     local json = dofile(folder .. "/model_scanner.lua")
     local usage = dofile(folder .. "/usage_scanner.lua")
@@ -52,20 +55,45 @@ function M.new(folder)
         return include == TRUE, each == TRUE
     end
 
-    -- Asks vLLM for what is to be counted, where the request is one for a stream.
-    function counter.ask(scanner)
+    -- Whether a path of ours, /AGENT before it or not, is one of vLLM's.
+    local function is_one(path, of_vllm)
+        for _, one in ipairs(of_vllm) do
+            if path:sub(-#one) == one then return true end
+        end
+        return false
+    end
+
+    -- What nobody can guess who has not the agent's key: neither another client nor this one.
+    local function salt()
+        local client = ngx.var.vllm_hosts_client
+        local group = paths.groups[client]
+        local whose = group and "group " .. group or "client " .. client
+        local made = ngx.hmac_sha1(ngx.var.vllm_hosts_internal, "vllm-hosts prefix cache of " .. whose)
+        return (made:gsub(".", function(byte) return string.format("%02x", byte:byte()) end))
+    end
+
+    -- Adds to a request what it lacks, as the last of its keys, which is the one that counts: whose prefix cache
+    -- it is about, and where it is one for a stream, that we want to know of tokens.
+    function counter.add(scanner)
         local path = ngx.var.vllm_hosts_path
-        if not path:find("/v1/chat/completions$") and not path:find("/v1/completions$") then return end
-        local at_end, each = wishes(scanner)
-        if at_end == nil or at_end and each then return end
-        body.insert(scanner.last, scanner.passed, WANTED)
-        ngx.ctx.vllm_hosts_asked = {at_end = at_end}
+        -- A form has no place for it, nor any of these paths a form.
+        if not scanner.last or scanner.empty then return end
+        local added = ""
+        if is_one(path, paths.salted) then added = ',"cache_salt":"' .. salt() .. '"' end
+        if is_one(path, paths.asked) then
+            local at_end, each = wishes(scanner)
+            if at_end ~= nil and not (at_end and each) then
+                added = added .. WANTED
+                ngx.ctx.vllm_hosts_asked = {at_end = at_end}
+            end
+        end
+        if added ~= "" then body.insert(scanner.last, scanner.passed, added) end
     end
 
     -- The same for a request whose agent is known already.
-    local function ask_unread()
+    local function add_unread()
         local scanner = json.new()
-        if body.scan(scanner) and scanner:finish() then counter.ask(scanner) end
+        if body.scan(scanner) and scanner:finish() then counter.add(scanner) end
     end
 
     -- What is done with an answer, at its first bytes. false: nothing.
@@ -179,7 +207,7 @@ function M.new(folder)
         ngx.var.vllm_hosts_completion_tokens = completion
     end
 
-    local phases = {access = ask_unread, body_filter = filter, log = log}
+    local phases = {access = add_unread, body_filter = filter, log = log}
     return setmetatable(counter, {__call = function() return phases[ngx.get_phase()]() end})
 end
 

@@ -279,6 +279,8 @@ function M.new()
         stream = nil, options = nil, include = nil, continuous = nil,
         -- Bytes in the pieces before this one, and before the bracket that ends the object.
         passed = 0, last = nil,
+        -- Whether there is nothing before that.
+        empty = false,
     }, mt)
 end
 
@@ -353,7 +355,7 @@ local function event(self, which, at, p, i)
         local depth = self.depth - 1
         self.depth = depth
         if depth == 0 then
-            self.last = self.passed + i
+            self.last, self.empty = self.passed + i, at == top.first
             return done, 1
         end
         return BACK[self.stack[depth]], 1

@@ -40,6 +40,7 @@ def row(
 CONF = "/etc/nginx/conf.d/vllm-hosts.conf"
 MARK = "/etc/vllm-hosts/store"
 MAPS = "/etc/nginx/vllm-hosts"
+LUA = "/etc/nginx/vllm-hosts-lua"
 LIMITS = "/etc/nginx/modules-enabled/00-vllm-hosts-limits.conf"
 RELOAD = "nginx -t -q && systemctl reload nginx && sleep 1"
 IMAGE = "$(docker inspect tiny --format '{{.Config.Image}}')"

@@ -10,6 +10,7 @@ from tests.lab.sabotage.parts import (
     KEY,
     KEYS,
     LIMITS,
+    LUA,
     MAPS,
     RELOAD,
     edited,
@@ -210,6 +211,11 @@ ROWS = [
         "few-open-files",
         "EDGE-17",
         f"printf 'worker_rlimit_nofile 1024;' >{LIMITS} && {RELOAD}",
+    ),
+    row(
+        "prefix-caches-shared",
+        "EDGE-18",
+        edited('/salted = {/,/},/ s|"/v[12]/|"/none/|', f"{LUA}/counting.lua"),
     ),
     row(
         "log-rotation-stopped",

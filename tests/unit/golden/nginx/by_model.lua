@@ -1,9 +1,7 @@
 -- Managed by vllm-hosts. nginx runs this for each request; the first one in a worker makes the rest.
 local chooser = package.loaded.vllm_hosts_chooser
 if not chooser then
-    local counter = package.loaded.vllm_hosts_counter
-        or dofile("/etc/nginx/vllm-hosts-lua/counter.lua").new("/etc/nginx/vllm-hosts-lua")
-    package.loaded.vllm_hosts_counter = counter
+    local counter = package.loaded.vllm_hosts_counter or dofile("/etc/nginx/vllm-hosts-lua/counting.lua")
     chooser = dofile("/etc/nginx/vllm-hosts-lua/chooser.lua").new("/etc/nginx/vllm-hosts-lua", {
         {
             name = "qwen",
