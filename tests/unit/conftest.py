@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 examples.register()
 spawning.install()
 # A fifth of the time went to looking through what thousands of tests consist of for garbage.
-gc.set_threshold(20_000, 20, 50)
+gc.set_threshold(100_000, 20, 50)
 
 
 def pytest_collection_finish() -> None:

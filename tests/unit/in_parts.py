@@ -47,8 +47,12 @@ LONG = {
 }  # fmt: skip
 #: Memory in the place of a disk, whose writes tests wait for; and how much there has to be.
 _MEMORY, _ENOUGH = Path("/dev/shm"), 2 << 30
-#: pytest's options: one line for all files, and only what is not as it should be.
-_OPTIONS = ("-q", "-o", "console_output_style=classic", "-p", "no:cacheprovider")
+#: pytest's options: one line for all files, and only what is not as it should be. Plugins are
+#: imported already, and asserts of theirs are not the tests'.
+_OPTIONS = (
+    *("-q", "-o", "console_output_style=classic", "-p", "no:cacheprovider"),
+    "-Wignore::pytest.PytestAssertRewriteWarning",
+)
 
 
 #: What it says is this machine's, and asked for once.

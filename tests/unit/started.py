@@ -194,6 +194,8 @@ def _serve() -> Callable[[], object] | None:
         import_module(f"vllm_hosts.roles.{found.name}")
     vars(verify)["subprocess"] = SimpleNamespace(run=_run_suite)
     gc.freeze()
+    # Commands end before there is much of it.
+    gc.set_threshold(100_000, 20, 50)
     if sys.argv[1:] and not _answer(int(sys.argv[1])):
         return None
     programs: dict[str, Callable[[], object]] = {"pyinfra": pyinfra, "vllm-hosts": vllm_hosts}
