@@ -198,3 +198,23 @@ def test_what_came_with_ours_goes_all_the_way_down() -> None:
     # One that stays keeps all that it needs, and that in turn.
     assert removable(installed, {"ours"}, set(), {"a"}) == []
     assert removable(installed, {"ours"}, set(), {"c"}) == ["a", "b", "ours"]
+
+
+@pytest.mark.parametrize(
+    ("files", "where"),
+    [
+        ((), ""),
+        (("/opt/vllm/compose.yaml",), ""),
+        (("/srv/vllm/compose.yaml", "/opt/vllm/compose.yaml"), ""),
+        (("/old/compose.yaml", "/srv/vllm/compose.yaml", "/etc/x"), "/srv/vllm"),
+        # A kept definition is no agent's, and another file of ours is in any folder.
+        (("/var/lib/vllm-hosts/way-back/now/compose.yaml", "/srv/vllm/.env"), ""),
+    ],
+)
+def test_where_agents_are_kept_if_not_where_the_settings_say(
+    files: tuple[str, ...], where: str
+) -> None:
+    found = removal()
+    manifest = replace(found.remains.manifest, files=files)
+    there = Removal(found.settings, replace(found.remains, manifest=manifest))
+    assert there.elsewhere == where
