@@ -80,12 +80,14 @@ def ssh_entry(host: Host) -> Mapping[str, Any]:
 
     :raises SettingsError: it cannot be read.
     """
-    named = str(host.data.get("ssh_hostname") or host.name)
+    named = _named(host)
     if "." in named or ":" in named:
         return {}
     file = host.data.get("ssh_config_file")
+    if not isinstance(file, str | PathLike):
+        file = None
     try:
-        config = get_ssh_config(str(Path(str(file)).expanduser()) if file else None)
+        config = get_ssh_config(str(Path(file).expanduser()) if file else None)
         found = config.lookup(named) if config else {}
     except Exception as error:
         # Whatever the parser raises, pyinfra would fail with it when it connects.
@@ -104,7 +106,7 @@ def address(host: Host, edge: object) -> tuple[str, str | None]:
 
     :param edge: the section `edge` of the settings, as it was written.
     """
-    named = str(host.data.get("ssh_hostname") or host.name)
+    named = _named(host)
     entry = ssh_entry(host)
     if not entry:
         return named, None
@@ -120,9 +122,16 @@ def address(host: Host, edge: object) -> tuple[str, str | None]:
     )
 
 
+def _named(host: Host) -> str:
+    """What a host is called on the network; one that is no text is refused on its own."""
+    named = host.data.get("ssh_hostname")
+    return named if isinstance(named, str) and named else host.name
+
+
 def machine(name: str, ssh_hostname: object, ssh_port: object) -> tuple[str, str, int]:
     """A value that two names of one machine have in common."""
-    named = str(ssh_hostname or name).lower().rstrip(".")
+    hostname = ssh_hostname if isinstance(ssh_hostname, str) else ""
+    named = (hostname or name).lower().rstrip(".")
     # A port that is none is refused on its own.
     return (name if name.startswith("@") else "", named, port_of(ssh_port) or 22)
 
@@ -141,7 +150,7 @@ def twice(hosts: Iterable[Host]) -> Iterator[str]:
     taken: dict[tuple[str, str, int], str] = {}
     for host in hosts:
         where = machine(host.name, host.data.get("ssh_hostname"), host.data.get("ssh_port"))
-        named = str(host.data.get("ssh_hostname") or host.name)
+        named = _named(host)
         other = taken.setdefault(where, host.name)
         if other != host.name:
             yield (
