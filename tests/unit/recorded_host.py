@@ -34,7 +34,7 @@ from vllm_hosts.facts.vllm_images import recorded
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.agent_changes import digest
 from vllm_hosts.host.certificates import Certificate
-from vllm_hosts.host.compose import ComposeFound
+from vllm_hosts.host.compose import ComposeFound, Hashes
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.paths import (
     FIREWALL_RULES,
@@ -215,6 +215,11 @@ class Host:
         public = load_pem_private_key(self.contents[TLS_KEY], None).public_key()
         pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         return Certificate(self.contents[TLS_CERTIFICATE], pem)
+
+    def _ComposeHashes(self, directory: str) -> Hashes:
+        # A test may have its own in the place of that one.
+        project = self._ComposeProject()
+        return Hashes(project.wanted, project.error)
 
     def _ComposeProject(self, salt: str = "", **_: Any) -> ComposeFound:
         """What .env has, as the host digests it."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from tests.unit.fakes import docker, inspect_line
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.compose import ComposeProject
+from vllm_hosts.facts.compose import ComposeHashes, ComposeProject
 from vllm_hosts.facts.docker import AgentsServed, Served
 from vllm_hosts.host.agent_changes import (
     Change,
@@ -92,17 +94,22 @@ def test_what_happens_is_said_in_words() -> None:
 
 def asked(folder: Path, script: str, env: str | None, **words: object) -> ComposeFound:
     """The fact, by this machine's own shell, with a docker that answers so."""
+    fact = ComposeProject()
+    command = fact.command(directory=str(folder / "opt"), project="vllm", **words)  # type: ignore[arg-type]
+    return fact.process(said(folder, script, env, command))
+
+
+def said(folder: Path, script: str, env: str | None, command: str) -> list[str]:
     opt = folder / "opt"
     opt.mkdir(exist_ok=True)
     if env is not None:
         (opt / ".env").write_text(env)
-    command = ComposeProject().command(directory=str(opt), project="vllm", **words)  # type: ignore[arg-type]
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, check=True,
         env=docker(folder, script),
     )  # fmt: skip
     assert KEY.get_secret_value() not in done.stdout
-    return ComposeProject().process(done.stdout.splitlines())
+    return done.stdout.splitlines()
 
 
 #: Compose reads the file from standard input, and needs every variable.
@@ -141,6 +148,22 @@ def test_compose_is_asked_about_the_file_that_there_will_be(tmp_path: Path) -> N
     odd = "qwen 4567\nx: '$$HOME %s \"`id`\"'\n"
     found = asked(tmp_path, COMPOSE + "\ntrue", env, file=odd, names=DEFINITION.names)
     assert found.wanted == {"qwen": "4567"}
+
+
+@pytest.mark.parametrize("env", ["VLLM_API_KEY_CODER=1\n", None], ids=["whole", "without a key"])
+def test_hashes_alone_are_the_same(tmp_path: Path, env: str | None) -> None:
+    """And whoever has them asks Compose nothing any more."""
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt/compose.yaml").write_text("qwen now\n")
+    whole = asked(tmp_path, COMPOSE, env)
+    command = ComposeHashes().command(directory=str(tmp_path / "opt"))
+    found = ComposeHashes().process(said(tmp_path, COMPOSE, env, command))
+    assert (found.wanted, found.error) == (whole.wanted, whole.error)
+    assert bool(found.error) is (env is None)
+    never = 'case "$*" in *compose*config*) exit 9 ;; esac'
+    without = asked(tmp_path, never, env, hashes=False)
+    assert (without.wanted, without.error) == ({}, None)
+    assert replace(whole, wanted={}, error=None) == without
 
 
 def test_keys_are_compared_without_being_said(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentLogs, AgentsInspected
 from vllm_hosts.facts.apt import AllPackages, AptKeyFingerprints, AptSourceFiles, AptVersions
 from vllm_hosts.facts.base import END, HostFact
-from vllm_hosts.facts.compose import AgentStates, ComposeProject
+from vllm_hosts.facts.compose import AgentStates, ComposeHashes, ComposeProject
 from vllm_hosts.facts.docker import DockerDaemon, ImageVersion
 from vllm_hosts.facts.firewall import FirewallLoaded, HostSurroundings, SshPorts
 from vllm_hosts.facts.gpu import GpuState
@@ -130,6 +130,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          inspect_line("qwen", hash=SHA), "== networks",
          "qwen vllm_qwen 198.18.250.8/29 vllm-8001 qwen"],
     ),
+    (ComposeHashes(), ["== hashes", f"qwen {SHA}", STRAY[2], f"coder {SHA}", "exit 0"]),
     (AgentStates(), ["== states", inspect_line("qwen"), inspect_line("coder", "exited", None)]),
     (
         INSPECTED,

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.compose import ComposeProject
+from vllm_hosts.facts.compose import ComposeHashes, ComposeProject
 from vllm_hosts.facts.tree import TreeFound, TreeState
 from vllm_hosts.host.agent_changes import Definition
-from vllm_hosts.host.compose import COMPOSE, ComposeFound
+from vllm_hosts.host.compose import COMPOSE, ComposeFound, Hashes
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.files import File, Found
 from vllm_hosts.host.gpus import turns
@@ -84,8 +84,11 @@ class Steps:
             there = Found("f", 0o644, ("root", "0"), ("root", "0"), self.digest)
             return TreeFound({FILE.path: there}, "")
         if fact is ComposeProject:
+            assert asked.get("hashes", True) == (self.digest != FILE.sha256)
             assert ("file" in asked) == (self.digest != FILE.sha256)
             return self.found
+        if fact is ComposeHashes:
+            return Hashes(self.found.wanted, self.found.error)
         return self.edge
 
     @contextmanager

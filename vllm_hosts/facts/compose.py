@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.host.compose import COMPOSE, ComposeFound, Network
+from vllm_hosts.host.compose import COMPOSE, ComposeFound, Hashes, Network
 from vllm_hosts.host.containers import INSPECT, Container, read
 from vllm_hosts.host.masks import MASKED, keys
 from vllm_hosts.host.paths import STARTS
@@ -22,10 +22,25 @@ _NETWORK = (
 )
 
 
+class ComposeHashes(HostFact[Hashes]):
+    """Compose's own hashes of what should run, by the files that are there: the part that takes
+    Compose long to say, and that follows from those alone."""
+
+    what = "Compose's hashes of the agents"
+    steady = True
+
+    def command(self, directory: str) -> str:
+        return ending(_evaluated(directory))
+
+    def parse(self, lines: list[str]) -> Hashes:
+        return _hashes_of(sections(lines)["hashes"])
+
+
 class ComposeProject(HostFact[ComposeFound]):
     """Compose's own hashes of what should run beside those of what does."""
 
     what = "the agents' containers"
+    _evaluated = True
 
     def command(
         self,
@@ -35,25 +50,20 @@ class ComposeProject(HostFact[ComposeFound]):
         names: Sequence[str] = (),
         salt: str | None = None,
         path: str | None = None,
+        hashes: bool = True,
     ) -> str:
         """
         :param file: the compose file that there will be; None: the one that is there.
         :param path: where such a file lies on the host.
         :param names: variables of .env that it may ask for before they are there.
+        :param hashes: whether Compose is asked at all.
         :param salt: for digests of .env's lines; None: they are not asked for.
         """
-        there = (
-            "true" if file is not None or path is not None else f"[ -e {directory}/compose.yaml ]"
-        )
+        self._evaluated = hashes
+        evaluated = _evaluated(directory, file, names, path) if hashes else ""
         return ending(
             f"""
-            echo '== hashes'
-            if {there} && command -v docker >/dev/null; then
-                {_hashes(directory, file, names, path)} 2>&1
-                echo "exit $?"
-            else
-                echo 'exit -'
-            fi
+            {evaluated}
             echo '== containers'
             if command -v docker >/dev/null; then
                 docker ps -aq --filter label=com.docker.compose.project={project} |
@@ -72,23 +82,42 @@ class ComposeProject(HostFact[ComposeFound]):
 
     def parse(self, lines: list[str]) -> ComposeFound:
         parts = sections(lines)
-        *hashes, code = parts["hashes"]
-        good = code == "exit 0"
-        # Warnings stand between the hashes. No hash at all among lines is no empty project, which
-        # would have every agent recreated.
-        wanted = {
-            found[1]: found[2] for line in hashes if (found := _HASH.fullmatch(line)) is not None
-        }
-        if good and hashes and not wanted:
-            raise ValueError(f"Compose says no hash: {' '.join(hashes)[:300]!r}")
+        found = _hashes_of(parts["hashes"]) if self._evaluated else Hashes({}, None)
         return ComposeFound(
-            wanted=wanted if good else {},
+            wanted=found.wanted,
             containers=tuple(read(parts["containers"])),
-            error=None if good else " ".join(hashes),
+            error=found.error,
             networks=tuple(_network(line) for line in parts["networks"]),
             env=dict(line.split(" ") for line in parts.get("env", ())),
             starts=dict(start_seconds(line) for line in parts.get("starts", ())),
         )
+
+
+def _evaluated(
+    directory: str, file: str | None = None, names: Sequence[str] = (), path: str | None = None
+) -> str:
+    """Shell: what Compose makes of a file, if there is one, and how that ended."""
+    there = "true" if file is not None or path is not None else f"[ -e {directory}/compose.yaml ]"
+    return f"""
+            echo '== hashes'
+            if {there} && command -v docker >/dev/null; then
+                {_hashes(directory, file, names, path)} 2>&1
+                echo "exit $?"
+            else
+                echo 'exit -'
+            fi"""
+
+
+def _hashes_of(lines: list[str]) -> Hashes:
+    *hashes, code = lines
+    if code != "exit 0":
+        return Hashes({}, " ".join(hashes))
+    # Warnings stand between the hashes. No hash at all among lines is no empty project, which
+    # would have every agent recreated.
+    wanted = {found[1]: found[2] for line in hashes if (found := _HASH.fullmatch(line)) is not None}
+    if hashes and not wanted:
+        raise ValueError(f"Compose says no hash: {' '.join(hashes)[:300]!r}")
+    return Hashes(wanted, None)
 
 
 def _hashes(directory: str, file: str | None, names: Sequence[str], path: str | None) -> str:

@@ -22,6 +22,14 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Hashes:
+    """``wanted`` and ``error`` of ``ComposeFound``."""
+
+    wanted: dict[str, str]
+    error: str | None
+
+
+@dataclass(frozen=True)
 class ComposeFound:
     """``wanted``: configuration hashes by service, as Compose computes them from file and .env now.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from secrets import token_hex
 from typing import Any
 
@@ -14,7 +14,7 @@ from pyinfra.context import ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import ahead, look
-from vllm_hosts.facts.compose import ComposeProject
+from vllm_hosts.facts.compose import ComposeHashes, ComposeProject
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.agent_changes import (
@@ -92,7 +92,15 @@ def _seen(wanted: Agents) -> SeenAgents:
     if different or not ctx_state.get().is_executing:
         # Compose evaluates the future file as it would the present one.
         asked = {"file": file.content.decode(), "names": definition.names, "salt": salt}
-    found = look(ComposeProject, directory=wanted.directory, project=wanted.project, **asked)
+    found = look(
+        ComposeProject,
+        directory=wanted.directory,
+        project=wanted.project,
+        **asked or {"hashes": False},
+    )
+    if not asked:
+        hashes = look(ComposeHashes, directory=wanted.directory)
+        found = replace(found, wanted=hashes.wanted, error=hashes.error)
     # While a run is prepared, .env still has the old keys.
     new_key = with_new_key(definition, found, salt) if asked else set[str]()
     return SeenAgents(different, found, changes(wanted.names, found, new_key))
