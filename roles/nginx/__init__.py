@@ -2,7 +2,8 @@
 
 Promises: TLS by Mozilla's intermediate profile; only named clients, whose keys no agent sees, only
 exact paths; streams are not buffered; limits answer 429, for strangers too; no query and no key in
-a log; connections for all clients; at /v1 the agent whose model a request names.
+a log; connections for all clients; at /v1 the agent whose model a request names; tokens counted;
+prefix caches of clients apart.
 Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts,
 /etc/nginx/vllm-hosts-lua, one number in nginx.conf and a file in modules-enabled; removes the
 distribution's welcome page, but no site of somebody's own.

@@ -120,6 +120,48 @@ def test_a_scope_holds_for_models_by_their_names(deployed: Deployed) -> None:
     assert status(tiny) == 403
 
 
+@pytest.mark.nightly
+def test_one_client_s_prefix_cache_is_not_another_s(deployed: Deployed) -> None:
+    """By vLLM's own count of the tokens that it found in its cache."""
+    one, other = added("first-reader"), added("second-reader")
+    keys_deploy()
+    host = deployed.settings["gpu1"]
+    agent = host.agents[0]
+    prompt = f"{time.time_ns()} " + "one two three four " * 80
+
+    def hits() -> float:
+        address = host.cell(agent.name).address
+        said = lab_hosts.run(
+            "gpu1",
+            f"bash -c 'exec 3<>/dev/tcp/{address}/8000;"
+            ' printf "GET /metrics HTTP/1.0\\r\\n\\r\\n" >&3; cat <&3\'',
+        ).stdout
+        found = [line for line in said.splitlines() if line.startswith("vllm:prefix_cache_hits")]
+        return sum(float(line.split()[-1]) for line in found if "_created" not in line)
+
+    def found_in_cache(key: SecretStr, **more: str) -> float:
+        before = hits()
+        answer = requests.post(
+            f"https://{host.address}/v1/completions",
+            headers={"Authorization": f"Bearer {key.get_secret_value()}"},
+            json={
+                "prompt": prompt,
+                "max_tokens": 1,
+                "model": agent.client_model_name,
+            }
+            | more,
+            verify=str(deployed.ca_file),
+            timeout=60,
+        )
+        assert answer.status_code == 200, answer.text
+        return hits() - before
+
+    assert found_in_cache(one) == 0
+    assert found_in_cache(one) > 0, "a client has its own"
+    assert found_in_cache(other) == 0
+    assert found_in_cache(other, cache_salt="a") > 0, "its own salt means nothing"
+
+
 def test_keys_py_does_nothing_else_and_nothing_twice(deployed: Deployed) -> None:
     before = {host: vllm_processes(host) for host in HOSTS}
     added("another")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import pytest
@@ -239,6 +240,39 @@ def test_a_stream_that_is_cut_off_is_counted_as_far_as_it_came(edge: RealEdge) -
     prompt, cached, completion = counts(edge)
     assert (prompt, cached) == (1000, None)
     assert completion is not None and got.count(b'content":"a') + 3 <= completion < 100
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+def test_no_event_waits_for_the_next_one(edge: RealEdge, path: str) -> None:
+    """The agent makes each only when the client has the one before."""
+    arrived = Semaphore(0)
+
+    def one_by_one(*_: object) -> tuple[str, Iterator[bytes]]:
+        def events() -> Iterator[bytes]:
+            for chunk in TALK.chunks(True, True):
+                yield f"data: {dumped(chunk)}\n\n".encode()
+                # The last one is not for the client.
+                assert not chunk["choices"] or arrived.acquire(timeout=5), "it was held back"
+
+        return "text/event-stream", events()
+
+    body = asked(stream=True)
+    logged(edge)
+    with speaking(edge, one_by_one), edge.connection() as connection:
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {edge.name}\r\nAuthorization: Bearer {ALICE}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+        )
+        connection.sendall(head.encode())
+        got, seen = b"", 0
+        while piece := connection.recv(65536):
+            got += piece
+            for _ in range(got.count(b'"index"') - seen):
+                arrived.release()
+            seen = got.count(b'"index"')
+    logged(edge, wait=True)
+    assert seen == len(TALK.chunks(True, True)) - 1
+    assert got.endswith(b"0\r\n\r\n")
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,8 @@ function M.new(folder, paths)
         local ctx = ngx.ctx
         local count = ctx.vllm_hosts_count
         if count == nil then
-            count = begin()
+            local fine, begun = pcall(begin)
+            count = fine and begun
             ctx.vllm_hosts_count = count
         end
         if not count then return end
