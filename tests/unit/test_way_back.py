@@ -284,3 +284,28 @@ class TestLook:
     def test_one_agent_in_the_firewall(self) -> None:
         lines = ["== present", "== now", "== before", "== undone", "== guarded", "ports 8001", END]
         assert WayBackFound().process(lines).guarded == Guarded("", frozenset({8001}))
+
+    def test_what_is_noted_without_its_end_is_read(self, here: Path) -> None:
+        (here / "undone").write_text(C)
+        found = self.look(here).undone
+        assert found is not None and found.compose == C
+
+    @pytest.mark.parametrize("part", ["present", "undone"])
+    def test_a_digest_that_is_none_is_named(self, part: str) -> None:
+        lines = {name: [f"== {name}"] for name in ("present", "now", "before", "undone", "guarded")}
+        text = f"{C}{'x' * 99}"
+        lines[part] += [text, AT][: 1 if part == "present" else 2]
+        with pytest.raises(HostError) as found:
+            WayBackFound().process([*(line for one in lines.values() for line in one), END])
+        assert str(found.value).endswith(f"could not be understood: ValueError({text[:100]!r})")
+
+    def test_a_definition_without_end_ends_no_look(self, here: Path) -> None:
+        self.keep(here, "now", "services: {}\n")
+        text = definition().text
+        (here / "now/definition.json").write_text(text.rstrip() + " " * (256 << 10))
+        with pytest.raises(HostError, match="could not be understood"):
+            self.look(here)
+        assert f"head -c {256 << 10} definition.json" in WayBackFound().command("/opt/vllm")
+
+    def test_it_is_true_until_somebody_changes_something(self) -> None:
+        assert WayBackFound.steady is True
