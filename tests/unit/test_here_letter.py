@@ -115,7 +115,7 @@ class TestRun:
     def runtimes(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         said = ["runc nvidia "]
         asks = ("docker", "info", "--format", "{{range $name, $_ := .Runtimes}}{{$name}} {{end}}")
-        answers = {asks: (0, said)}
+        answers: dict[tuple[str, ...], tuple[int, list[str]]] = {asks: (0, said)}
 
         def run(*words: str) -> tuple[int, str]:
             code, lines = answers[words]
