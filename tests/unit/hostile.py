@@ -46,6 +46,7 @@ WORDS = (
     "== host",
     "vllm-hosts-end",
     "exit 0",
+    "[/] [bold red]forged[/bold red] [link=https://example.com]x[/link]",
     "-----BEGIN CERTIFICATE-----",
 )
 #: Characters that a terminal obeys, or that end a line or hide something.

@@ -363,3 +363,23 @@ def test_progress_counts_parts_and_wholes(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_unknown_error_is_still_one_sentence() -> None:
     said = sentence(ValueError("a\nb"), "org/model", "main", "https://hub", False)
     assert said == "org/model cannot be fetched from https://hub: ValueError: a b"
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("etag", "../../../../../owned"), ("oid", "../../owned"), ("sha256", "../../../owned")],
+)
+def test_a_hub_that_names_files_elsewhere(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, word: str
+) -> None:
+    """In a header of one file, or in its list: nothing is written or removed there."""
+    monkeypatch.setattr(RepoFile, name, property(lambda _: word))
+    before = {path for path in tmp_path.rglob("*") if local.cache not in path.parents}
+    code, out, said = local.run("org/model")
+    assert (code, out) == (REFUSED, "")
+    assert "which could lead anywhere; tell who runs it" in said.splitlines()[-1]
+    assert {path for path in tmp_path.rglob("*") if local.cache not in path.parents} <= {
+        *before,
+        local.cache,
+    }
+    assert not list(tmp_path.rglob("*owned*"))

@@ -141,6 +141,9 @@ class TestOtherSources:
             ("echo leaked value", "echo printed no key in its first line"),
             ("true", "true printed no key in its first line"),
             ("no-such-program x", "no-such-program ended with 127"),
+            (r"printf 'leaked\377value\n'", "printf printed no key in its first line"),
+            ("echo 'leaked", "echo ended with"),
+            (" ", "the command printed no key"),
         ],
     )
     def test_a_command_that_fails_never_shows_its_output(

@@ -14,6 +14,7 @@ import fnmatch
 import glob
 import hashlib
 import os
+import re
 import shutil
 import sys
 import threading
@@ -21,8 +22,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    file_download,
+    get_hf_file_metadata,
+    hf_hub_url,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -47,6 +56,12 @@ _FOREIGN = ("original/*", "onnx/*", "openvino/*", "metal/*", "coreml/*", "flax/*
 _TRAINING = ("training_args*", "optimizer*", "scheduler*", "rng_state*", "trainer_state*")
 
 
+#: Commits and digests, in a hub's list.
+_DIGEST = re.compile(r"[0-9a-f]{40,64}")
+#: What a header may make the name of a file in the cache: nothing that leads elsewhere.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:=+-]{0,199}")
+
+
 class FetchRefusedError(Exception):
     """Why a model cannot be fetched, as a sentence."""
 
@@ -62,6 +77,38 @@ class Remote:
     size: int
     sha256: str | None
     blob: str | None = None
+
+
+def _checked(word: str | None, form: re.Pattern[str] = _DIGEST) -> str | None:
+    """A word of the hub's that becomes a file's name.
+
+    :raises FetchRefusedError: it is none.
+    """
+    if word is not None and not form.fullmatch(word):
+        raise FetchRefusedError(
+            f"the hub names a file of the cache {ascii(word)[:80]}, which could lead anywhere; tell"
+            " who runs it, or set hub.endpoint to another hub"
+        )
+    return word
+
+
+def guard() -> None:
+    """Have huggingface_hub take no names from headers that lead out of the model's folder."""
+    ask: Any = file_download.get_hf_file_metadata
+
+    def asked(*words: Any, **how: Any) -> Any:
+        found = ask(*words, **how)
+        for word in (found.etag, found.commit_hash):
+            _checked(word, _NAME)
+        return found
+
+    file_download.get_hf_file_metadata = asked
+    # The other way to the same names, where it has one; without it, the headers are asked for.
+    if hasattr(file_download, _FROM_LIST):
+        setattr(file_download, _FROM_LIST, lambda **_: None)
+
+
+_FROM_LIST = "_xet_file_metadata_from_tree_cache"
 
 
 def chosen(
@@ -227,9 +274,14 @@ def fetch(
     :raises RefusedError: it cannot be had, with the reason.
     """
     info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=30)
-    commit = str(info.sha)
+    commit = str(_checked(str(info.sha)))
     listing = [
-        Remote(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None, item.blob_id)
+        Remote(
+            item.rfilename,
+            item.size or 0,
+            _checked(item.lfs.sha256) if item.lfs else None,
+            _checked(item.blob_id),
+        )
         for item in info.siblings or []
     ]
     files = chosen(listing, model, allow_pickle=allow_pickle, ignored=ignored)
@@ -354,6 +406,7 @@ def main() -> int:
     parser.add_argument("--distrust", action="store_true")
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
+    guard()
     try:
         commit, files = fetch(
             given.model,

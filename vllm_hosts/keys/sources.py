@@ -115,12 +115,11 @@ def _judged_variable(
 @cache
 def _from_command(setting: str, command: str, safe: re.Pattern[str] = SAFE_SECRET) -> SecretStr:
     """The first line that a command prints. It is run once, and its output is never shown."""
-    program = shlex.split(command)[0]
+    program = _program(command)
     try:
         done = subprocess.run(
             ["/bin/sh", "-c", command],
             stdout=subprocess.PIPE,
-            text=True,
             timeout=_TIMEOUT,
             check=False,
         )
@@ -130,7 +129,10 @@ def _from_command(setting: str, command: str, safe: re.Pattern[str] = SAFE_SECRE
         raise SettingsError(
             [f"{setting}: {program} ended with {done.returncode}; see its output above"]
         )
-    value = done.stdout.partition("\n")[0]
+    try:
+        value = done.stdout.partition(b"\n")[0].decode()
+    except UnicodeDecodeError:
+        value = ""
     value = value.rstrip("\r") if safe is _PASSWORD else value.strip()
     if not safe.fullmatch(value):
         what = "password" if safe is _PASSWORD else "key"
@@ -138,3 +140,13 @@ def _from_command(setting: str, command: str, safe: re.Pattern[str] = SAFE_SECRE
             [f"{setting}: {program} printed no {what} in its first line (its output is not shown)"]
         )
     return SecretStr(value)
+
+
+def _program(command: str) -> str:
+    """The first word of a shell command, for people."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        # The shell says what is wrong with it.
+        words = command.split()
+    return words[0] if words else "the command"

@@ -56,7 +56,7 @@ def _near(time: datetime) -> datetime:
 
 
 def _pem(text: str) -> str:
-    if not re.fullmatch(r"[ -~\n]*", text):
+    if not re.fullmatch(r"[\x20-\x7e\n]*", text):
         raise ValueError("a certificate has characters that PEM has not")
     return text
 

@@ -40,12 +40,10 @@ def commit_of(path: Path) -> str:
     """The commit of an inventory's site, with a mark if files differ from it; empty: no git."""
     words = ["git", "-C", str(site_of(path)), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(
-            [*words, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run([*words, "--exclude=*"], capture_output=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return clean(done.stdout.strip(), 60)
+    return clean(done.stdout.decode(errors="replace").strip(), 60)
 
 
 def held_for(what: str, path: Path) -> Purpose:

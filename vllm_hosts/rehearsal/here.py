@@ -88,14 +88,13 @@ def engine(image: str) -> ContainerEngine:
 def _run(program: str, *words: str) -> tuple[int, str]:
     """How one word of the engine's ended, and what it said."""
     try:
-        done = subprocess.run(
-            [program, *words], capture_output=True, timeout=_WORD, check=False, text=True
-        )
+        done = subprocess.run([program, *words], capture_output=True, timeout=_WORD, check=False)
     except subprocess.TimeoutExpired:
         return _LATE, f"nothing within {_WORD} seconds"
     except (OSError, ValueError) as error:
         return 1, str(error)
-    return done.returncode, (done.stdout if not done.returncode else done.stderr).strip()
+    said = done.stdout if not done.returncode else done.stderr
+    return done.returncode, said.decode(errors="replace").strip()
 
 
 def _cards(program: str) -> Mapping[int, str]:
@@ -107,7 +106,10 @@ def _cards(program: str) -> Mapping[int, str]:
         ["sh", "-c", QUERY], stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     try:
-        return {one.index: one.name for one in parse(done.stdout.decode().splitlines()).gpus}
+        return {
+            one.index: one.name
+            for one in parse(done.stdout.decode(errors="replace").splitlines()).gpus
+        }
     except ValueError:
         return {}
 
@@ -237,14 +239,15 @@ class _One:
                 capture_output=True,
                 timeout=_FETCH,
                 check=False,
-                text=True,
                 umask=0o022,
             )
         except subprocess.TimeoutExpired:
             raise HostError(f"the hub took {_FETCH} s for {model.model}; try again") from None
-        commit = re.search(r"^commit ([0-9a-f]{40,64})$", done.stdout, re.MULTILINE)
+        told = done.stdout.decode(errors="replace")
+        commit = re.search(r"^commit ([0-9a-f]{40,64})$", told, re.MULTILINE)
         if done.returncode or commit is None:
-            said = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
+            words = done.stderr.decode(errors="replace")
+            said = words.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
             raise HostError(f"{model.model} could not be fetched here: {clean(said[0], 500)}")
         _readable(self.place / "hub")
         return commit[1]

@@ -31,13 +31,13 @@ _MARKS: dict[Outcome, str] = {
 }
 
 
-class Shown(str):
+class _Shown(str):
     """A failure's text as pytest takes it, with the line for summaries where it looks for that."""
 
     __slots__ = ("reprcrash",)
     reprcrash: SimpleNamespace
 
-    def __new__(cls, text: str, message: str) -> Shown:
+    def __new__(cls, text: str, message: str) -> _Shown:
         made = super().__new__(cls, text)
         made.reprcrash = SimpleNamespace(message=message)
         return made
@@ -110,7 +110,7 @@ class Collector:
         if isinstance(report.longrepr, tuple):
             report.longrepr = (*report.longrepr[:2], clean(report.longrepr[2], _LIMIT))
         elif report.longrepr is not None:
-            report.longrepr = Shown(clean_styled(report.longreprtext), why)
+            report.longrepr = _Shown(clean_styled(report.longreprtext), why)
         item.user_properties += [("outcome", outcome), ("why", why)]
         self._by_name[parameters["host_name"]].looks.append(
             Check(
