@@ -28,8 +28,9 @@ RESULTS = ROOT / "bench/results"
 ANSIBLE = ROOT / "bench/ansible"
 BIN = Path(sys.executable).parent
 INVENTORY = "inventory/lab.py"
-OURS, WITHOUT, EXEC, SSH, THEIRS = (
+OURS, ALONE, WITHOUT, EXEC, SSH, THEIRS = (
     "deploy.py",
+    "deploy.py, one host",
     "deploy.py, VLLM_HOSTS_LOOKAHEAD=0",
     "pyinfra exec -- true",
     "ssh true",
@@ -48,6 +49,7 @@ class Way:
     commands: Sequence[Sequence[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
     unchanged: str = ""
+    hosts: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,17 @@ class ChangedError(Exception):
 
 def ways(far: Far, ansible: Path | None) -> Iterator[Way]:
     """All programs, in the order of a round."""
-    pyinfra = [str(BIN / "pyinfra"), "-y", *far.pyinfra(), INVENTORY]
-    deploy = [*pyinfra, "deploy.py"]
+    pyinfra, count = [str(BIN / "pyinfra"), "-y"], len(far.hosts)
+    every = [*pyinfra, *far.pyinfra(*far.hosts), INVENTORY]
+    deploy, unchanged = [*every, "deploy.py"], r"\] 0 changed, \d+ unchanged"
+    first = [*pyinfra, *far.pyinfra(next(iter(far.hosts))), INVENTORY, "deploy.py"]
     yield Way(SSH, [far.ssh(host, "true") for host in far.hosts])
-    yield Way(EXEC, [[*pyinfra, "exec", "--", "true"]])
-    yield Way(OURS, [deploy], unchanged=r"\] 0 changed, \d+ unchanged")
+    yield Way(EXEC, [[*every, "exec", "--", "true"]])
+    yield Way(OURS, [deploy], unchanged=unchanged, hosts=count)
+    # The difference is what a further host costs.
+    yield Way(ALONE, [first], unchanged=unchanged)
     off = {"VLLM_HOSTS_LOOKAHEAD": "0"}
-    yield Way(WITHOUT, [deploy], off, unchanged=r"\] 0 changed, \d+ unchanged")
+    yield Way(WITHOUT, [deploy], off, unchanged, count)
     if ansible is not None:
         play = [str(ansible / "bin/ansible-playbook"), "-i", str(far.inventory), "site.yml"]
         yield Way(
@@ -82,10 +88,11 @@ def ways(far: Far, ansible: Path | None) -> Iterator[Way]:
             [play],
             {"ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg")},
             unchanged=r": ok=\d+ +changed=0 +unreachable=0 +failed=0",
+            hosts=count,
         )
 
 
-def once(way: Way, relay: Relay, expected: int) -> Once:
+def once(way: Way, relay: Relay) -> Once:
     """Run a program.
 
     :raises ChangedError: it failed, or found something to change.
@@ -123,8 +130,8 @@ def once(way: Way, relay: Relay, expected: int) -> Once:
             memory = max(memory, used.ru_maxrss * 1024)
         wall = time.monotonic() - begun
         said = _STYLE.sub("", "".join(file.read_text(errors="replace") for file in output))
-    found = len(re.findall(way.unchanged, said)) if way.unchanged else expected
-    if any(codes) or found != expected:
+    found = len(re.findall(way.unchanged, said)) if way.unchanged else way.hosts
+    if any(codes) or found != way.hosts:
         raise ChangedError(f"{way.name} ended with {codes}:\n{said[-3000:]}")
     return Once(wall, cpu, memory, relay.connections - before[0], relay.carried - before[1])
 
@@ -213,12 +220,12 @@ def main() -> None:
         programs = list(ways(far, ansible))
         print("once without measuring", flush=True)
         for way in programs:
-            once(way, relay, len(far.hosts))
+            once(way, relay)
         for delay in given.round_trips:
             relay.round_trip = delay / 1000
             for number in range(given.rounds):
                 for way in programs:
-                    run = once(way, relay, len(far.hosts))
+                    run = once(way, relay)
                     results.setdefault(relay.round_trip, {}).setdefault(way.name, []).append(run)
                     print(
                         f"{delay:g} ms, round {number + 1}: {way.name}: {run.wall:.2f} s,"

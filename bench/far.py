@@ -65,10 +65,10 @@ class Far:
         self.known_hosts.write_text(known(layout.KNOWN_HOSTS.read_text(), ports))
         return self
 
-    def pyinfra(self) -> list[str]:
-        """Options of pyinfra's."""
+    def pyinfra(self, *hosts: layout.Host) -> list[str]:
+        """Options of pyinfra's, for these hosts."""
         data = {"ssh_config_file": self.config, "ssh_known_hosts_file": self.known_hosts}
-        limits = [word for host in self.hosts for word in ("--limit", host.name)]
+        limits = [word for host in hosts for word in ("--limit", host.name)]
         return [*limits, *(word for name in data for word in ("--data", f"{name}={data[name]}"))]
 
     def ssh(self, host: layout.Host, command: str) -> list[str]:

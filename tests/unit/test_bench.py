@@ -179,8 +179,8 @@ class TestComparing:
         program = (
             "import json, sys; from bench import compare; from bench.relay import Relay\n"
             "words = [sys.executable, '-c', sys.argv[1]]\n"
-            "way = compare.Way('x', [words, words], {'OF_THE_WAY': '1'}, r'\\] 0 changed')\n"
-            "try: print(json.dumps(vars(compare.once(way, Relay(), 2))))\n"
+            "way = compare.Way('x', [words, words], {'OF_THE_WAY': '1'}, r'\\] 0 changed', 2)\n"
+            "try: print(json.dumps(vars(compare.once(way, Relay()))))\n"
             "except compare.ChangedError as error: print(json.dumps(str(error)))"
         )
         done = subprocess.run(

@@ -299,3 +299,12 @@ def test_a_fleet_has_more_connections_than_a_program_has_files(
     monkeypatch.setattr(resource, "setrlimit", lambda _, what: set_.append(what))
     pyinfra_speed.many_connections()
     assert set_ == ([found] if found else [])
+
+
+def test_a_system_that_allows_no_more_files_stops_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int, what: object) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    pyinfra_speed.many_connections()

@@ -6,6 +6,7 @@ import inspect
 import resource
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import copy
 from functools import cache, partial
 from inspect import signature
@@ -44,7 +45,9 @@ def many_connections() -> None:
     used, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     if used != resource.RLIM_INFINITY:
         most = _FILES if allowed == resource.RLIM_INFINITY else min(_FILES, allowed)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(used, most), allowed))
+        # macOS has another limit besides, and refuses more than that.
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(used, most), allowed))
 
 
 _FILES = 65536

@@ -11,9 +11,7 @@ from functools import cache
 from shlex import quote
 from typing import Any
 
-import yaml
-
-from vllm_hosts.data import DATA
+from vllm_hosts.data import table
 from vllm_hosts.doctor.seen import Seen
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.text import clean
@@ -115,7 +113,7 @@ def texts() -> dict[str, Text]:
     :raises ValueError: the data file is not as it should be.
     """
     found = {}
-    for identifier, fields in yaml.safe_load((DATA / "diagnoses.yaml").read_text()).items():
+    for identifier, fields in table("diagnoses.yaml").items():
         if set(fields) - {"deploys"} != {"where", "symptom", "what", "do"}:
             raise ValueError(f"diagnoses.yaml: {identifier} has other fields than it should")
         found[identifier] = Text(

@@ -35,6 +35,7 @@ SWITCH = "VLLM_HOSTS_LOOKAHEAD"
 #: Seconds for which an answer counts: a run may have waited meanwhile, for a person or a model.
 FRESH = 30.0
 
+_OPTIONS = frozenset(CONNECTOR_ARGUMENT_KEYS)
 #: Where this run asks something else than the last one, so many looks further it may go on.
 _NEAR = 10
 
@@ -107,7 +108,10 @@ class _AtHost:
         """As which user, with which shell and so on pyinfra runs commands at this point."""
         operation = host.current_op_global_arguments
         if operation is None or operation is not self.operation:
-            given, _ = pop_global_arguments(host.state, host, dict(operation or {}))
+            given: Mapping[str, Any] = operation or {}
+            if not given.keys() >= _OPTIONS:
+                # Outside of operations. Those have them all.
+                given, _ = pop_global_arguments(host.state, host, dict(given))
             self.operation = operation
             self.options = {key: given.get(key) for key in CONNECTOR_ARGUMENT_KEYS}
             self.how = repr(self.options)

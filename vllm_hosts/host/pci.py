@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import yaml
-
-from vllm_hosts.data import DATA
+from vllm_hosts.data import table
 
 #: PCI vendor of NVIDIA.
 NVIDIA = 0x10DE
@@ -65,13 +63,13 @@ class PciDevice:
 
 @cache
 def _ranges() -> dict[str, tuple[tuple[int, int], ...]]:
-    table: dict[str, list[str]] = yaml.safe_load((DATA / "nvidia_pci.yaml").read_text())
+    cards: dict[str, list[str]] = table("nvidia_pci.yaml")
     return {
         name: tuple(
             (int(first, 16), int(last, 16))
             for first, _, last in (item.partition("-") for item in items)
         )
-        for name, items in table.items()
+        for name, items in cards.items()
     }
 
 

@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import yaml
+from vllm_hosts.data import table
 
-from vllm_hosts.data import DATA
-
-_FILE = DATA / "vllm_words.yaml"
+_FILE = "vllm_words.yaml"
 
 #: Names of variables that hold secrets. Switches may have such names too.
 _SECRET_NAME = re.compile(
@@ -68,7 +66,7 @@ def variables() -> Words:
 
 
 def _read(kind: str) -> Words:
-    data = yaml.safe_load(_FILE.read_text())[kind]
+    data = table(_FILE)[kind]
     left_out = {name: f"{why}; leave it out" for name, why in data["refused"].items()}
     return Words(
         left_out | data["instead"],

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-import yaml
 from packaging.version import Version
 
-from vllm_hosts.data import DATA
+from vllm_hosts.data import table
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def floors() -> dict[str, tuple[tuple[str, ...], tuple[Hole, ...]]]:
                 for hole in entry["holes"]
             ),
         )
-        for product, entry in yaml.safe_load((DATA / "floors.yaml").read_text()).items()
+        for product, entry in table("floors.yaml").items()
     }
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import yaml
-
-from vllm_hosts.data import DATA
+from vllm_hosts.data import table
 
 
 class BrokenError(AssertionError):
@@ -36,7 +34,7 @@ def promises() -> dict[str, Promise]:
     :raises ValueError: the data file is not as it should be.
     """
     found = {}
-    for identifier, fields in yaml.safe_load((DATA / "promises.yaml").read_text()).items():
+    for identifier, fields in table("promises.yaml").items():
         try:
             found[identifier] = Promise(identifier, **fields)
         except TypeError as error:
