@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import pytest
 from _pytest.runner import collect_one_node
 
-from tests.unit import started
+from tests.unit import forking, started
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -195,7 +195,7 @@ def _fork(folder: Path, output: Path) -> int:
         random.seed()
         code = pytest.main([*_OPTIONS, *sys.argv[1:], str(HERE)], plugins=[Share(folder / "taken")])
     finally:
-        started.end(code)
+        forking.end(code)
     return 0
 
 
