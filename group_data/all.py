@@ -217,8 +217,7 @@ edge = {
     # time of an answer what another one has asked (CVE-2025-46570); `off`, everybody's. Needs the
     # distribution's package `libnginx-mod-http-lua`
     "cache_isolation": "client",
-    # Clients that share a prefix cache nevertheless, such as `[["alice", "bob"], ["chat-1",
-    # "chat-2"]]`
+    # Lists of clients; those of one list share a prefix cache nevertheless. See docs/clients.md
     "cache_groups": [],
     # Origins of web pages that may use this host from a browser, such as
     # `https://app.example.com`; empty: none

@@ -101,8 +101,8 @@ class Edge(Section):
     )
     cache_groups: tuple[tuple[str, ...], ...] = Field(
         (),
-        description="Clients that share a prefix cache nevertheless, such as"
-        ' `[["alice", "bob"], ["chat-1", "chat-2"]]`',
+        description="Lists of clients; those of one list share a prefix cache nevertheless."
+        " See docs/clients.md",
         strict=False,
     )
     cors_origins: tuple[Origin, ...] = Field(
