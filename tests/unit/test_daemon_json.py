@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.golden import check_golden
 from vllm_hosts.errors import HostError
-from vllm_hosts.host.daemon_json import merged
+from vllm_hosts.host.daemon_json import PATH, merged, restored
 from vllm_hosts.roles.docker.plan import daemon_settings
 from vllm_hosts.roles.nvidia_container_toolkit.plan import RUNTIME
 from vllm_hosts.settings import Docker
@@ -94,3 +94,44 @@ def test_merging_adds_what_is_wanted_and_loses_nothing_else(
         if not isinstance(value, dict):
             assert result[key] == value
     assert merged(json.dumps(result).encode(), lambda current: ours) is None
+
+
+class TestRestored:
+    """On a host that is left: our keys as they were, and everybody's else as it is."""
+
+    LIVE = {"live-restore": True}  # noqa: RUF012
+
+    def text(self, now: object, before: object, deployed: object) -> bytes | None:
+        packed = [
+            None if one is None else json.dumps(one).encode() for one in (now, before, deployed)
+        ]
+        return restored(*packed)
+
+    def test_it_is_written_as_people_read_it(self) -> None:
+        assert PATH == "/etc/docker/daemon.json"
+        found = self.text(self.LIVE | {"mtu": 1400}, None, self.LIVE)
+        assert found == b'{\n    "mtu": 1400\n}\n'
+
+    def test_an_object_that_was_there_empty_stays(self) -> None:
+        options = {"log-opts": {"max-size": "50m"}, "x": 1}
+        assert (
+            self.text(options, {"log-opts": {}}, options)
+            == b'{\n    "log-opts": {},\n    "x": 1\n}\n'
+        )
+        # One that came with ours goes, at each depth; what somebody has put beside it stays.
+        deep = {"runtimes": {"nvidia": {"args": [], "path": "p"}}, "x": 1}
+        assert self.text(deep, None, deep) == b'{\n    "x": 1\n}\n'
+        more = {"runtimes": {"nvidia": {"args": [], "path": "p"}, "kata": {}}}
+        assert self.text(more, None, deep) == (
+            b'{\n    "runtimes": {\n        "kata": {}\n    }\n}\n'
+        )
+
+    def test_what_has_another_form_by_now_is_somebody_s(self) -> None:
+        now = {"log-opts": "none", "runtimes": {"nvidia": []}}
+        deployed = {"log-opts": {"max-size": "50m"}, "runtimes": {"nvidia": {"path": "p"}}}
+        found = self.text(now, None, deployed)
+        assert found is not None and json.loads(found) == now
+
+    def test_what_nobody_deployed_is_not_ours(self) -> None:
+        found = self.text(self.LIVE, None, None)
+        assert found is not None and json.loads(found) == self.LIVE

@@ -314,3 +314,12 @@ class TestFetched:
         download = replace(DOWNLOAD, user="64102:64103")
         script = shell([], Fetch({MODEL.key: MODEL}, download), MARK)
         assert f"mkdir -m 0750 {RUN}/models; chown 64102:64103 {RUN}/models" in script
+
+
+def test_every_container_goes_and_every_model_is_waited_for() -> None:
+    asked = [Asked(one, Request(MARK, None), ("one", "two")) for one in agents(2)]
+    script = shell(asked, Fetch(), MARK)
+    names = " ".join(f"vllm-hosts-rehearsal-{name}-01234567" for name in ("a0", "a1", "fetch"))
+    assert f"docker rm --force {names} >/dev/null" in script
+    assert "for lack in memory time one two; do" in script
+    assert "for number in 0 1; do" in script

@@ -12,6 +12,8 @@ from pydantic import SecretStr
 from tests.unit.driver_hosts import DEBIAN_12, DEBIAN_13, UBUNTU_22, UBUNTU_24
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import File, Folder, Kept
+from vllm_hosts.host.nvidia_apps import Holder
+from vllm_hosts.host.nvidia_smi import Gpu
 from vllm_hosts.host.release import Release
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.keys.pki import utc_now
@@ -19,7 +21,7 @@ from vllm_hosts.roles.docker import plan as docker
 from vllm_hosts.roles.edge_logs import plan as edge_logs
 from vllm_hosts.roles.models.plan import cache_folders
 from vllm_hosts.roles.nvidia_container_toolkit import plan as toolkit
-from vllm_hosts.roles.preflight.memory import memory
+from vllm_hosts.roles.preflight.memory import memory, occupied
 from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.roles.tls import plan as tls
 from vllm_hosts.settings import Docker
@@ -172,3 +174,13 @@ def test_the_memory_plan_only_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     said = memory(host, gpus, {})  # type: ignore[arg-type]
     assert said == [f"memory plan: {number}" for number in ("one", "two", "three")]
     assert given == [(host, gpus, {})]
+
+
+def test_what_others_hold_of_cards_is_said_of_each_agent_that_needs_them() -> None:
+    host = settings(agents=[QWEN, QWEN | {"name": "beta", "port": 8002, "gpus": [1]}])
+    card = Gpu(0, "L4", "u0", 23034)
+    seen: Any = SimpleNamespace(gpus=(card,), programs=(Holder(7, 22000, "u0", "blender"),))
+    [sentence] = occupied(host, seen)
+    assert "'qwen'" in sentence and "blender" in sentence
+    seen.programs = ()
+    assert occupied(host, seen) == []

@@ -11,7 +11,7 @@ from tests.unit.samples import settings
 from tests.unit.test_removal_plan import AGENT, HAD, IMAGE, INSTALLED, OTHER, removal
 from vllm_hosts.host.manifest import Before, Manifest
 from vllm_hosts.host.packages import Package, alternatives, removable
-from vllm_hosts.host.remains import DockerHolds, Remains
+from vllm_hosts.host.remains import DockerHolds, Inhabitant, Remains, Version
 from vllm_hosts.roles.removal.plan import TIMERS, Removal, few
 
 UNITS = "/etc/systemd/system"
@@ -218,3 +218,14 @@ def test_where_agents_are_kept_if_not_where_the_settings_say(
     manifest = replace(found.remains.manifest, files=files)
     there = Removal(found.settings, replace(found.remains, manifest=manifest))
     assert there.elsewhere == where
+
+
+def test_a_look_stays_as_it_was_and_says_nothing_that_was_not_seen() -> None:
+    nobody = Inhabitant("a", "x", ours=False, running=False)
+    for one, name in (
+        (nobody, "ours"), (DockerHolds(), "answers"), (Remains(), "sites"), (Version(), "now"),
+    ):  # fmt: skip
+        with pytest.raises(FrozenInstanceError):
+            setattr(one, name, True)
+    assert (DockerHolds().installed, DockerHolds().answers) == (False, False)
+    assert Remains().own_rules is False

@@ -206,3 +206,37 @@ class TestJudged:
 )
 def test_the_setting_to_change(given: dict[str, Any], sentence: str, found: str) -> None:
     assert setting(agent(**given), sentence) == found
+
+
+@pytest.mark.parametrize("name", ["--kv-cache-memory-bytes", "--kv-cache-memory"])
+def test_a_cache_of_a_size_of_its_own(name: str) -> None:
+    given = agent(extra_args=[f"{name}=1073741824"])
+    answer = replace(HAS, rooms=(SHORT,))
+    assert verdict(given, answer).sentence == (
+        "agent 'qwen': vLLM 0.33.0 would not start: its KV cache is set to 1.0 GiB, and one"
+        f" sequence of 4096 tokens needs 1.5; raise extra_args ({name}), or lower max_model_len"
+    )
+    assert "needs 0.0; raise" in verdict(given, replace(answer, cache=None)).sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence", "found"),
+    [
+        ([], "argument --tool-call-parser: invalid choice", "tool_call_parser"),
+        ([], "argument --tensor_parallel_size: invalid int", "tensor_parallel_size"),
+        (["--max-num-seqs=0"], "Max num seqs has to be positive", "extra_args (--max-num-seqs)"),
+        (["--max_num_seqs=0"], "max_num_seqs: odd", "extra_args (--max_num_seqs)"),
+        # One word alone may mean anything, and begins a sentence.
+        (["--seed=1"], "Seed is odd", "extra_args, env, or the model"),
+        (["--seed=1"], "seed: odd", "extra_args (--seed)"),
+        (["--seed=1"], "seeds: odd", "extra_args, env, or the model"),
+        (["--hf-overrides.x=1"], "hf overrides are odd", "extra_args (--hf-overrides)"),
+    ],
+)
+def test_words_of_arguments_in_a_sentence(given: list[str], sentence: str, found: str) -> None:
+    assert setting(agent(extra_args=given), sentence) == found
+
+
+def test_what_all_agents_have_to_say_is_kept() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Judged([], []).problems = []  # type: ignore[misc]
