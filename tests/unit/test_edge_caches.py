@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import hmac
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from tests.http2 import post_without_length
 from tests.unit.real_nginx import RealEdge
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_edge_tokens import CHAT, EDGE, MB, OWN, TALK, asked, direct, speaking
@@ -100,16 +102,73 @@ def test_a_large_stream_has_both_and_the_client_sees_neither(edge: RealEdge, siz
     assert received[0].decode() == f'{body[:-1]},"cache_salt":"{one}",{options}}}'
 
 
-@pytest.mark.parametrize(
-    "body", ["{}", " { } ", "[]", "no JSON", '{"a":1', '{"a":"\xff"}'.encode("latin-1"), b""]
-)
-def test_what_is_no_request_goes_on_as_it_is(edge: RealEdge, body: str | bytes) -> None:
-    """The agent refuses it, and nothing of a salted request's cache is to be had by it."""
-    content = body.encode() if isinstance(body, str) else body
+@pytest.mark.parametrize("body", ["{}", " { } "])
+def test_an_empty_request_goes_on_as_it_is(edge: RealEdge, body: str) -> None:
+    """The agent refuses it."""
     answers = lambda *_: ("application/json", [b"{}"])  # noqa: E731
     with speaking(edge, answers) as received:
         assert edge.ask(OWN, "KEY-carol", "POST", body).status == 200
-    assert received == [content]
+    assert received == [body.encode()]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("[]", "no JSON", '{"a":1', '{"a":"\xff"}'.encode("latin-1"), b""),
+        *(asked(cache_salt="of another").encode(how) for how in ("utf-16", "utf-16-le", "utf-32")),
+        f"{asked(cache_salt='of another')} x",
+        f"{asked()}{asked(cache_salt='of another')}",
+        f"{asked()}\0",
+        gzip.compress(asked(cache_salt="of another").encode()),
+    ],
+)
+def test_what_cannot_be_salted_goes_nowhere(edge: RealEdge, body: str | bytes) -> None:
+    """vLLM reads some of these: they would be in a cache without a salt, or in that of another."""
+    with speaking(edge, TALK.answer) as received:
+        answer = edge.ask(OWN, "KEY-carol", "POST", body, Content_Encoding="gzip")
+    assert (answer.status, received) == (400, [])
+    assert json.loads(answer.body)["error"]["code"] == "invalid_body"
+
+
+def test_a_request_that_does_not_say_how_long_it_is_is_no_way_around(edge: RealEdge) -> None:
+    """With HTTP/2; some modules of Lua read it, and others refuse to."""
+    with speaking(edge, TALK.answer) as received:
+        said = post_without_length(edge.port, edge.name, OWN, "KEY-carol", asked())
+    assert b'"length_required"' in said or b'"cache_salt":"' in received[0]
+
+
+class _Unread(RealEdge):
+    """Its Lua refuses to read a body, as newer modules do in HTTP/2."""
+
+    def _moved(self, text: str) -> str:
+        return super()._moved(text.replace("pcall(ngx.req.read_body)", "pcall(error)"))
+
+
+def test_what_lua_does_not_read_goes_nowhere(tmp_path: Path) -> None:
+    one = settings(agents=[QWEN], edge=APART)
+    with _Unread(tmp_path, one, KEYS) as running:
+        answer = running.ask("/qwen/v1/messages", "KEY-carol", "POST", asked())
+        assert (answer.status, running.asked) == (411, [])
+        assert json.loads(answer.body)["error"]["code"] == "length_required"
+
+
+def test_pipelined_requests_are_salted_one_by_one(edge: RealEdge) -> None:
+    """What is added to one moves nothing of the next."""
+    bodies = [asked(), asked(prompt="x" * 300_000), asked(prompt="y")]
+    sent = b"".join(
+        f"POST {OWN} HTTP/1.1\r\nHost: {edge.name}\r\nAuthorization: Bearer KEY-{client}\r\n"
+        f"Content-Length: {len(body)}\r\n{last}\r\n{body}".encode()
+        for client, body, last in zip(
+            ("carol", "alice-bob", "carol"), bodies, ("", "", "Connection: close\r\n"), strict=True
+        )
+    )
+    with speaking(edge, TALK.answer) as received:
+        assert edge.raw(sent).count(b"HTTP/1.1 200") == 3
+    one, other = salt(edge, "carol"), salt(edge, "alice-bob")
+    assert [content.decode() for content in received] == [
+        f'{body[:-1]},"cache_salt":"{whose}"}}'
+        for body, whose in zip(bodies, (one, other, one), strict=True)
+    ]
 
 
 def test_what_has_no_prefix_goes_on_as_it_is(edge: RealEdge) -> None:

@@ -148,16 +148,18 @@ def test_an_answer_in_one_piece_is_counted_and_nothing_asked(edge: RealEdge, pat
 @pytest.mark.parametrize(
     "more",
     [
-        {"stream": 1},
-        {"stream": "true"},
+        {"stream": False},
         {"stream": None},
+        {"stream": []},
+        {"stream": {"stream": True}},
         {"stream": True, "stream_options": []},
-        {"stream": True, "stream_options": {"include_usage": "yes"}},
-        {"stream": True, "stream_options": {"continuous_usage_stats": 1}},
+        {"stream": True, "stream_options": "x"},
+        {"stream": True, "stream_options": {"include_usage": []}},
+        {"stream": True, "stream_options": {"continuous_usage_stats": {}}},
         {"messages": [{"stream": True}]},
     ],
 )
-def test_a_request_that_could_be_meant_otherwise_goes_on_as_it_is(
+def test_what_is_no_stream_or_what_vllm_refuses_goes_on_as_it_is(
     edge: RealEdge, more: dict[str, object]
 ) -> None:
     body = asked(**more)
@@ -165,6 +167,52 @@ def test_a_request_that_could_be_meant_otherwise_goes_on_as_it_is(
         assert post(edge, body).body == "data: {}\n\n"
     assert received == [body.encode()]
     assert counts(edge) == (None, None, None)
+
+
+@pytest.mark.parametrize("stream", ["1", '"yes"', "1.0", '"\\u0074rue"', "10e-1"])
+@pytest.mark.parametrize("path", [CHAT, OWN])
+def test_a_stream_that_is_asked_for_in_other_words_is_counted(
+    edge: RealEdge, stream: str, path: str
+) -> None:
+    """vLLM takes all of these for true, and would say nothing of tokens."""
+    body = f'{{"stream":{stream},{asked()[1:]}'
+    with speaking(edge, TALK.answer):
+        assert post(edge, body, path).body == direct(TALK, path, body)
+    assert counts(edge) == (17, 3, 4)
+
+
+@pytest.mark.parametrize("stream", ["0", "0.1e1", "-0"])
+def test_what_is_zero_or_nearly_is_no_stream(edge: RealEdge, stream: str) -> None:
+    body = f'{{"stream":{stream},{asked()[1:]}'
+    with speaking(edge, TALK.answer) as received:
+        post(edge, body)
+    assert json.loads(received[0])["stream"] is False
+    assert counts(edge) == (17, 3, 4)
+
+
+def test_options_in_other_words_are_no_way_around(edge: RealEdge) -> None:
+    body = asked(stream=True, stream_options={"include_usage": "yes"})
+    with speaking(edge, TALK.answer):
+        answer = post(edge, body)
+    assert '"choices":[],"usage"' in answer.body and answer.body.count('"usage":{"p') == 1
+    assert counts(edge) == (17, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        asked(stream=True).encode("utf-16"),
+        asked(stream=True).encode("utf-32-le"),
+        asked(stream=True, x="?").encode().replace(b"?", b"\xed\xa0\x80"),
+        f'{{"x":{"[" * 1000}{"]" * 1000},{asked(stream=True)[1:]}'.encode(),
+    ],
+)
+def test_what_only_vllm_can_read_goes_nowhere(edge: RealEdge, body: bytes) -> None:
+    """Python's json reads all of these, the last from 3.12 on: nobody would count the answer."""
+    with speaking(edge, TALK.answer) as received:
+        answer = post(edge, body, OWN, status=400)
+    assert json.loads(answer.body)["error"]["code"] == "invalid_body"
+    assert received == []
 
 
 def test_the_last_of_two_keys_counts_as_it_does_for_the_agent(edge: RealEdge) -> None:
@@ -240,6 +288,67 @@ def test_a_stream_that_is_cut_off_is_counted_as_far_as_it_came(edge: RealEdge) -
     prompt, cached, completion = counts(edge)
     assert (prompt, cached) == (1000, None)
     assert completion is not None and got.count(b'content":"a') + 3 <= completion < 100
+
+
+def cut_off(edge: RealEdge, body: str, path: str, events: list[object]) -> dict[str, Any]:
+    """What the log says of a stream of which the client has had these events, and no end."""
+    sent = Semaphore(0)
+
+    def unfinished(*_: object) -> tuple[str, Iterator[bytes]]:
+        def pieces() -> Iterator[bytes]:
+            for event in events:
+                yield f"data: {dumped(event)}\n\n".encode()
+            sent.acquire(timeout=5)
+            yield b": and so on\n\n" * 9
+
+        return "text/event-stream", pieces()
+
+    logged(edge)
+    _LAST.pop(edge.folder, None)
+    with speaking(edge, unfinished):
+        with edge.connection() as connection:
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: {edge.name}\r\nAuthorization: Bearer {ALICE}\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n{body}"
+            )
+            connection.sendall(head.encode())
+            got = b""
+            while got.count(b'"index"') < len(events):
+                got += connection.recv(65536)
+        entry = logged(edge, wait=True)
+        sent.release()
+    return entry
+
+
+def event(index: int, prompt: int, completion: int) -> dict[str, Any]:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return {"choices": [{"index": index, "text": "a"}], "usage": usage}
+
+
+def test_who_asks_for_usage_and_hangs_up_pays_for_all_answers(edge: RealEdge) -> None:
+    body = asked(stream=True, n=3, **WISHES["both"])
+    events: list[object] = [event(0, 7, 50), event(1, 7, 60), event(2, 7, 1)]
+    entry = cut_off(edge, body, OWN, events)
+    assert (entry["prompt_tokens"], entry["completion_tokens"]) == (7, 111)
+
+
+@pytest.mark.parametrize(
+    ("n", "prompts"), [(None, 7 + 8 + 9 + 9), (1, 7 + 8 + 9 + 9), (2, 7 + 9), (10, 7)]
+)
+def test_all_prompts_of_a_request_that_is_cut_off_are_counted(
+    edge: RealEdge, n: int | None, prompts: int
+) -> None:
+    """vLLM numbers the answers of the first prompt, and then those of the next one."""
+    body = asked(stream=True, prompt=["a"] * 4, **({} if n is None else {"n": n}))
+    events: list[object] = [event(place, tokens, 2) for place, tokens in enumerate((7, 8, 9, 9))]
+    entry = cut_off(edge, body, "/coder/v1/completions", [*events, event(0, 7, 3)])
+    assert (entry["prompt_tokens"], entry["completion_tokens"]) == (prompts, 9)
+
+
+def test_more_answers_than_are_told_apart_count_by_their_events(edge: RealEdge) -> None:
+    events: list[object] = [event(9999, 7, 400), event(0, 7, 2), event(9999, 7, 401)]
+    entry = cut_off(edge, asked(stream=True), OWN, events)
+    assert (entry["prompt_tokens"], entry["completion_tokens"]) == (7, 4)
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages"])

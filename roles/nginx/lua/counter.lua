@@ -3,7 +3,8 @@
 --
 -- vLLM says how many there were at the end of an answer, and in a stream only to those who ask. So the edge
 -- asks, for each event, since a stream that is cut off has no end; and takes out again what the client did
--- not ask for. Whatever is not as expected goes on as it came, and is not counted.
+-- not ask for. An answer that is not as expected goes on as it came, and is not counted; a request that is not
+-- goes nowhere, since vLLM may understand it and would neither count it nor keep it apart.
 
 local ffi = require "ffi"
 local ngx = ngx
@@ -13,9 +14,10 @@ local M = {}
 local WANTED = ',"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
 -- An event of a stream that is longer passes as it is.
 local MAX_EVENT = 65536
--- Of one request's choices, each counts for itself.
-local MAX_CHOICES = 1024
-local TRUE, FALSE, NULL, OBJECT = ("tfn{"):byte(1, -1)
+-- Of one request's choices, each counts for itself; events of further ones count as one token.
+local MAX_CHOICES = 8192
+local TRUE, FALSE, NULL, OBJECT, LIST, ZERO, MINUS = ("tfn{[0-"):byte(1, -1)
+local NAN, INFINITY = ("NI"):byte(1, -1)
 
 local function number(text, key)
     local digits = text:match('"' .. key .. '"%s*:%s*(%d+)')
@@ -43,16 +45,24 @@ function M.new(folder, paths)
     local whole = usage.new(true)
     local counter = {body = body, json = json}
 
+    -- What vLLM takes for no truth value at all, by its first byte, and refuses.
+    local function refused(first)
+        return first == OBJECT or first == LIST or first == NAN or first == INFINITY
+    end
+
+    -- What it takes for a true one, or may: pydantic knows "yes" and 1.
+    local function is_true(first)
+        return first ~= nil and first ~= FALSE and first ~= NULL and first ~= ZERO and first ~= MINUS
+    end
+
     -- What a client wants to hear of tokens, by what was found in its request: whether at the end, and in
-    -- each event. nil: it wants no stream, or it is not certain what vLLM would take it for.
+    -- each event. nil: it wants no stream, or what vLLM refuses.
     local function wishes(scanner)
         local options, include, each = scanner.options, scanner.include, scanner.continuous
-        if scanner.stream ~= TRUE then return nil end
+        if refused(scanner.stream) or not is_true(scanner.stream) then return nil end
         if options and options ~= NULL and options ~= OBJECT then return nil end
-        for _, first in pairs({include or FALSE, each or FALSE}) do
-            if first ~= TRUE and first ~= FALSE and first ~= NULL then return nil end
-        end
-        return include == TRUE, each == TRUE
+        if refused(include) or refused(each) then return nil end
+        return is_true(include), is_true(include) and is_true(each)
     end
 
     -- Whether a path of ours, /AGENT before it or not, is one of vLLM's.
@@ -82,9 +92,15 @@ function M.new(folder, paths)
         if is_one(path, paths.salted) then added = ',"cache_salt":"' .. salt() .. '"' end
         if is_one(path, paths.asked) then
             local at_end, each = wishes(scanner)
-            if at_end ~= nil and not (at_end and each) then
-                added = added .. WANTED
-                ngx.ctx.vllm_hosts_asked = {at_end = at_end}
+            if at_end ~= nil then
+                local said = scanner.include == TRUE and scanner.continuous == TRUE
+                if not said then added = added .. WANTED end
+                -- A chat is one prompt, however many answers it has.
+                local n = path:find("/chat/", 1, true) and math.huge or scanner.n
+                ngx.ctx.vllm_hosts_asked = {at_end = at_end, each = each, n = n}
+            elseif scanner.stream == ZERO or scanner.stream == MINUS then
+                -- Such as 0.1e1, which is 1: nobody means that, and it would be a stream that says nothing.
+                added = added .. ',"stream":false'
             end
         end
         if added ~= "" then body.insert(scanner.last, scanner.passed, added) end
@@ -93,7 +109,9 @@ function M.new(folder, paths)
     -- The same for a request whose agent is known already.
     local function add_unread()
         local scanner = json.new()
-        if body.scan(scanner) and scanner:finish() then counter.add(scanner) end
+        if not body.scan(scanner) then return ngx.exec("@model-length") end
+        if not scanner:finish() then return ngx.exec("@model-body") end
+        counter.add(scanner)
     end
 
     -- What is done with an answer, at its first bytes. false: nothing.
@@ -103,9 +121,10 @@ function M.new(folder, paths)
         if ngx.status ~= 200 or ngx.header["Content-Encoding"] then return false end
         if not events and not kind:find("^application/json") then return false end
         local asked = ngx.ctx.vllm_hosts_asked
-        local count = {events = events, choices = {}, completion = nil, done = false}
+        local count = {events = events, completion = nil, done = false}
         if asked and events and not ngx.header["Content-Length"] then
-            count.held, count.at_end, count.passing = "", asked.at_end, false
+            count.held, count.passing, count.choices, count.prompts = "", false, {}, {}
+            count.at_end, count.each, count.n = asked.at_end, asked.each, asked.n
         else
             count.scanner = usage.new(events)
             count.found = function(text)
@@ -119,6 +138,27 @@ function M.new(folder, paths)
         count.scanner:feed(ffi.cast("const uint8_t *", piece), #piece, count.found)
     end
 
+    -- An event says what its own choice has so far, and how long that one's prompt is.
+    local function add_event(count, event, said)
+        local choice = tonumber(event:match('"choices":%[{"index":(%d+)') or 0)
+        local prompts, before = count.prompts, count.prompt
+        local completion = note(count, said)
+        local prompt, place = count.prompt, math.floor(choice / count.n)
+        count.prompt = before
+        if choice >= MAX_CHOICES then
+            count.completion = (count.completion or 0) + 1
+            return
+        end
+        if prompt and not prompts[place] and number(said, "prompt_tokens") then
+            prompts[place] = true
+            count.prompt = (before or 0) + prompt
+        end
+        if completion then
+            count.completion = (count.completion or 0) + completion - (count.choices[choice] or 0)
+            count.choices[choice] = completion
+        end
+    end
+
     -- One event of a stream that we asked for usage, as the client is to get it.
     local function event_for_client(count, event)
         if not event:find('"usage"', 1, true) or not event:find("^data: ?{[^\n]*}\n\n$") then
@@ -130,17 +170,12 @@ function M.new(folder, paths)
             said, from, to = text, comma, behind
         end)
         if not said then return event end
-        local completion = note(count, said)
         if whole.empty then
-            count.completion, count.done = completion or count.completion, true
+            count.completion, count.done = note(count, said) or count.completion, true
             return count.at_end and event or ""
         end
-        local choice = tonumber(event:match('"choices":%[{"index":(%d+)') or 0)
-        if completion and not count.done and choice < MAX_CHOICES then
-            count.completion = (count.completion or 0) + completion - (count.choices[choice] or 0)
-            count.choices[choice] = completion
-        end
-        if not from then return event end
+        if not count.done then add_event(count, event, said) end
+        if count.each or not from then return event end
         return event:sub(1, from) .. event:sub(to + 1)
     end
 

@@ -1,5 +1,5 @@
 -- Managed by vllm-hosts. Finds the top-level "model" of a JSON object that comes in pieces, how it wants its
--- answer ("stream", "stream_options"), and where it ends.
+-- answer ("stream", "stream_options", "n"), and where it ends.
 --
 -- One table says for each state and byte what comes next: all of JSON as Python's json takes it, UTF-8
 -- included. Nothing is built, and no text of a body becomes a Lua string except the model's value,
@@ -34,6 +34,7 @@ local EVENTS = STATES * 256
 local OPEN_OBJECT, OPEN_LIST, CLOSE = EVENTS, EVENTS + 1, EVENTS + 2
 local VALUE_BEGINS, VALUE_ENDS, OTHER_VALUE = EVENTS + 3, EVENTS + 4, EVENTS + 5
 local STREAM, OPTIONS, INCLUDE, CONTINUOUS = EVENTS + 6, EVENTS + 7, EVENTS + 8, EVENTS + 9
+local NO_COUNT, DIGIT = EVENTS + 10, EVENTS + 11
 
 local function on(row, bytes, target)
     for i = 1, #bytes do
@@ -135,6 +136,7 @@ local function values(row, after)
     word(row, "NaN")
     word(row, "Infinity")
     word(minus, "Infinity")
+    return {point = point, power = power}
 end
 
 -- A list below the top: its elements and what comes after one.
@@ -153,7 +155,7 @@ local function object(key_states)
     on(after, SPACE, after)
     on(after, ",", next_key)
     on(after, "}", CLOSE)
-    values(value, after)
+    local number = values(value, after)
     on(colon, SPACE, colon)
     on(colon, ":", value)
     on(next_key, SPACE, next_key)
@@ -161,7 +163,7 @@ local function object(key_states)
     copy(first, next_key)
     on(first, SPACE, first)
     on(first, "}", CLOSE)
-    return {first = first, after = after, value = value}
+    return {first = first, after = after, value = value, number = number}
 end
 
 local nested = object(function(colon)
@@ -245,11 +247,22 @@ local options = object(compared({
     continuous_usage_stats = wanted(CONTINUOUS),
 }))
 
+-- How many answers each prompt has: a number of which the digits are kept.
+local count_colon, count_value = wanted(NO_COUNT)
+on(count_value, "123456789", DIGIT)
+
 local top = object(compared({
     model = model_colon,
+    n = count_colon,
     stream = wanted(STREAM),
     stream_options = wanted(OPTIONS),
 }))
+
+local count_digits = state()
+copy(count_digits, top.after)
+on(count_digits, DIGITS, DIGIT)
+on(count_digits, ".", top.number.point)
+on(count_digits, "eE", top.number.power)
 
 -- Around the object: a byte order mark, space, and nothing else.
 local begin, blank, done = state(), state(), state()
@@ -277,6 +290,8 @@ function M.new()
         model = nil,
         -- The first byte of other values, which says what they are; nil: none yet.
         stream = nil, options = nil, include = nil, continuous = nil,
+        -- How many answers each prompt has.
+        n = 1,
         -- Bytes in the pieces before this one, and before the bracket that ends the object.
         passed = 0, last = nil,
         -- Whether there is nothing before that.
@@ -369,6 +384,13 @@ local function event(self, which, at, p, i)
     elseif which == STREAM then
         self.stream = p[i]
         return top.value, 0
+    elseif which == NO_COUNT then
+        self.n = 1
+        return top.value, 0
+    elseif which == DIGIT then
+        local before = at == count_digits and self.n or 0
+        self.n = math.min(before * 10 + p[i] - 48, 1e6)
+        return count_digits, 1
     elseif which == OPTIONS then
         self.options, self.include, self.continuous = p[i], nil, nil
         local depth = self.depth
