@@ -40,7 +40,7 @@ from vllm_hosts.facts.remains import HostRemains, Versions
 from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.facts.tls import HostCertificate
-from vllm_hosts.facts.usage import TokenUsage
+from vllm_hosts.facts.token_usage import TokenUsage
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.docker_unit import unit_problems

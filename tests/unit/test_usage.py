@@ -20,8 +20,8 @@ from tests.unit.examples import examples
 from tests.unit.fakes import LocalHost
 from tests.unit.projects import own_lock
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.usage import TokenUsage
-from vllm_hosts.host.access_log import Counts, Usage, read_usage, script, together
+from vllm_hosts.facts.token_usage import TokenUsage
+from vllm_hosts.host.access_log import Counts, TokenSums, read_usage, script, together
 
 PROD = "inventory/prod.py"
 
@@ -61,7 +61,7 @@ def ran(folder: Path, by: str = "client", since: str = "") -> list[str]:
     return done.stdout.splitlines()
 
 
-def used(folder: Path, by: str = "client", since: str = "") -> Usage:
+def used(folder: Path, by: str = "client", since: str = "") -> TokenSums:
     return read_usage(ran(folder, by, since))
 
 
@@ -99,7 +99,7 @@ def logs(tmp_path: Path) -> Path:
 
 
 def test_all_generations_are_added_up(logs: Path) -> None:
-    assert used(logs) == Usage(
+    assert used(logs) == TokenSums(
         "2026-11-20",
         {"alice": Counts(3, 6_000_000_007, 4, 8, 1), "bob": Counts(1, 10, 0, 5, 0)},
     )
@@ -124,7 +124,7 @@ def test_lines_of_before_have_no_tokens(tmp_path: Path) -> None:
 
 def test_an_empty_log(tmp_path: Path) -> None:
     (tmp_path / "access.log").touch()
-    assert used(tmp_path) == Usage(None, {})
+    assert used(tmp_path) == TokenSums(None, {})
 
 
 def test_logs_that_rotate_meanwhile_are_read_again(tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_any_log_adds_up_as_in_python(
 
 def test_hosts_are_added() -> None:
     one, other = (
-        Usage("a", {"x": Counts(1, 2, 3, 4, 5)}),
-        Usage(None, {"x": Counts(1), "y": Counts()}),
+        TokenSums("a", {"x": Counts(1, 2, 3, 4, 5)}),
+        TokenSums(None, {"x": Counts(1), "y": Counts()}),
     )
     assert together([one, other]) == {"x": Counts(2, 2, 3, 4, 5), "y": Counts()}
 

@@ -17,8 +17,8 @@ from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.common import inventory_argument, say_errors
 from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.usage import TokenUsage
-from vllm_hosts.host.access_log import KEYS, LIMIT, Counts, Usage, together
+from vllm_hosts.facts.token_usage import TokenUsage
+from vllm_hosts.host.access_log import KEYS, LIMIT, Counts, TokenSums, together
 
 _COLUMNS = tuple(field.name for field in fields(Counts))
 
@@ -78,7 +78,7 @@ def usage(
     found = chosen.connections.each(
         chosen.agents, lambda _: ask_host(TokenUsage, by=by, since=since or ""), limit=LIMIT + 60.0
     )
-    read = {host: one for host, one in found.items() if isinstance(one, Usage)}
+    read = {host: one for host, one in found.items() if isinstance(one, TokenSums)}
     sums = _sorted(together(read.values()), by)
     if as_json:
         click.echo(json.dumps(_as_json(by, sums, found), indent=2))
@@ -103,7 +103,7 @@ def _sorted(sums: Mapping[str, Counts], by: str) -> dict[str, Counts]:
     return dict(sorted(sums.items(), key=tokens))
 
 
-def _show(by: str, sums: Mapping[str, Counts], read: Mapping[str, Usage]) -> None:
+def _show(by: str, sums: Mapping[str, Counts], read: Mapping[str, TokenSums]) -> None:
     heads = [by, *(name.removesuffix("_tokens") for name in _COLUMNS)]
     whole = sum(sums.values(), Counts())
     rows = [
@@ -120,7 +120,7 @@ def _show(by: str, sums: Mapping[str, Counts], read: Mapping[str, Usage]) -> Non
 
 
 def _as_json(
-    by: str, sums: Mapping[str, Counts], found: Mapping[str, Usage | HostError]
+    by: str, sums: Mapping[str, Counts], found: Mapping[str, TokenSums | HostError]
 ) -> dict[str, object]:
     """The names here are the names in the JSON, and stay."""
     return {
@@ -129,7 +129,7 @@ def _as_json(
         "hosts": [
             {
                 "host": host,
-                "logs_since": one.since if isinstance(one, Usage) else None,
+                "logs_since": one.since if isinstance(one, TokenSums) else None,
                 "error": str(one) if isinstance(one, HostError) else None,
             }
             for host, one in found.items()

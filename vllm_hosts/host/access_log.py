@@ -35,7 +35,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Usage:
+class TokenSums:
     """What a host's logs say: from when on they reach, and the counts by client, model or day."""
 
     since: str | None
@@ -111,7 +111,7 @@ def _awk(by: str) -> str:
         }}"""
 
 
-def read_usage(lines: list[str]) -> Usage:
+def read_usage(lines: list[str]) -> TokenSums:
     """Of what the script printed.
 
     :raises ValueError: it is something else.
@@ -128,7 +128,7 @@ def read_usage(lines: list[str]) -> Usage:
             raise ValueError(f"{row[:80]!r} is no line of counts")
         key = clean(name, 200)
         counts[key] = counts.get(key, Counts()) + found
-    return Usage(clean(since, 10) or None, counts)
+    return TokenSums(clean(since, 10) or None, counts)
 
 
 def _number(text: str) -> int:
@@ -137,7 +137,7 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def together(found: Iterable[Usage]) -> dict[str, Counts]:
+def together(found: Iterable[TokenSums]) -> dict[str, Counts]:
     """The sums over hosts."""
     sums: dict[str, Counts] = {}
     for usage in found:

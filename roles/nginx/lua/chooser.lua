@@ -49,7 +49,7 @@ function M.new(folder, names, tokens)
         if name == nil or name == "" then return ngx.exec("@model-missing") end
         if not name or not agents_of[name] then return ngx.exec("@model-unknown") end
         if not choose(name) then return ngx.exec("@error403") end
-        ngx.var.vllm_hosts_named_model = name
+        ngx.var.vllm_hosts_chosen = name
         if tokens then tokens.add(scanner) end
     end
 

@@ -238,9 +238,9 @@ function M.new(folder, paths)
             completion = count.scanner.deltas
         end
         if count.prompt and not completion then completion = 0 end
-        ngx.var.vllm_hosts_prompt_tokens = count.prompt
-        ngx.var.vllm_hosts_cached_tokens = count.cached
-        ngx.var.vllm_hosts_completion_tokens = completion
+        ngx.var.vllm_hosts_in_n = count.prompt
+        ngx.var.vllm_hosts_hit_n = count.cached
+        ngx.var.vllm_hosts_out_n = completion
     end
 
     local phases = {access = add_unread, body_filter = filter, log = log}

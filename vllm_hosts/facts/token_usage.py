@@ -7,7 +7,7 @@ from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import access_log, paths
 
 
-class TokenUsage(HostFact[access_log.Usage]):
+class TokenUsage(HostFact[access_log.TokenSums]):
     """All logs that the host has kept, rotated ones as well, added up there."""
 
     what = "the edge's access log, as root (check ssh_user, _sudo and the sudo password),"
@@ -24,7 +24,7 @@ class TokenUsage(HostFact[access_log.Usage]):
             """
         )
 
-    def parse(self, lines: list[str]) -> access_log.Usage:
+    def parse(self, lines: list[str]) -> access_log.TokenSums:
         parts = sections(lines)
         if parts["user"] != ["0"]:
             raise HostError("commands do not run as root; connect as root, or set _sudo = True")
