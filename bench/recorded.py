@@ -71,10 +71,11 @@ def install(recorded: Host, delay: float, count: dict[str, int]) -> None:
         raise AssertionError(f"a run that changes nothing runs {command}")
 
     def fact(state: Any, host: Any, kind: Any, kwargs: dict[str, Any], **_: Any) -> Any:
-        kind().command(**{n: v for n, v in kwargs.items() if n[0] != "_"})
+        own = {name: value for name, value in kwargs.items() if name != "_timeout"}
+        kind().command(**{n: v for n, v in own.items() if n[0] != "_"})
         wait("fact", _EXECUTE)
         count[kind.__name__] = count.get(kind.__name__, 0) + 1
-        return recorded.answer(kind, **kwargs)
+        return recorded.answer(kind, **own)
 
     def together(host: Any, looks: list[Any], options: object) -> dict[Any, Callable[[], Any]]:
         ahead._given(tuple(look.command for look in looks))

@@ -87,7 +87,8 @@ class TestRecipients:
             f"{file} lists no recipient, and nobody could decrypt the keys; add one"
         )
         assert problem(lambda: age.read_recipients(tmp_path)) == (
-            f"{tmp_path} cannot be read: Is a directory"
+            f"{tmp_path} cannot be read: it is not a regular file; restore it, for instance with:"
+            " git checkout -- FILE"
         )
 
 

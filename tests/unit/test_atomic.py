@@ -164,7 +164,10 @@ def test_what_is_not_there_is_no_error_and_what_cannot_be_read_is_one(tmp_path: 
     check_unshared(tmp_path / "none")
     (tmp_path / "folder").mkdir(mode=0o700)
     (tmp_path / "file").touch()
-    for path, why in ((tmp_path / "folder", "Is a directory"), (tmp_path / "file/x", "Not a dir")):
+    for path, why in (
+        (tmp_path / "folder", "it is not a regular file"),
+        (tmp_path / "file/x", "Not a dir"),
+    ):
         with pytest.raises(SettingsError) as refused:
             read_private(path)
         assert refused.value.problems[0].startswith(f"{path} cannot be read: {why}")

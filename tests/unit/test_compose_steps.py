@@ -18,7 +18,7 @@ from tests.unit.operation_steps import Steps
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.agent_changes import Definition
-from vllm_hosts.host.compose import COMPOSE, ComposeFound, Network
+from vllm_hosts.host.compose import COMPOSE, ComposeFound, Hashes, Network
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.files import File, Found
 from vllm_hosts.operations import compose
@@ -54,6 +54,7 @@ class Running(Steps):
         facts = {
             "TreeState": TreeFound({FILE.path: known}, ""),
             "ComposeProject": None,
+            "ComposeHashes": None,
             "EdgeRuns": True,
         }
         super().__init__(compose, monkeypatch, facts)
@@ -90,6 +91,7 @@ class Running(Steps):
     def found(self, *containers: Container, **more: Any) -> None:
         wanted = dict.fromkeys("abc", "new")
         self.facts["ComposeProject"] = ComposeFound(wanted, containers, None, **more)
+        self.facts["ComposeHashes"] = Hashes(wanted, None)
 
     def wanted(self, *names: str, **changes: Any) -> Agents:
         serving = Serving(
@@ -143,7 +145,8 @@ class TestSeen:
             FILE.path: steps.facts["TreeState"].paths[FILE.path]})]  # fmt: skip
         assert steps.asked == [
             ("TreeState", {"paths": [FILE.path]}),
-            ("ComposeProject", {"directory": "/opt/vllm", "project": "vllm"}),
+            ("ComposeProject", {"directory": "/opt/vllm", "project": "vllm", "hashes": False}),
+            ("ComposeHashes", {"directory": "/opt/vllm"}),
         ]
 
     def test_another_one_is_written_first_and_has_to_be_valid(self, steps: Running) -> None:

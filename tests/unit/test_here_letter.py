@@ -369,7 +369,8 @@ class TestFetched:
             folder.mkdir(exist_ok=True)
             (folder / "config.json").touch(mode=0o600)
             (folder / "link").symlink_to("/not/there") if not (folder / "link").is_symlink() else 0
-            return SimpleNamespace(**dict(zip(("returncode", "stdout", "stderr"), seen["done"])))  # noqa: B905
+            code, told, words = seen["done"]
+            return SimpleNamespace(returncode=code, stdout=told.encode(), stderr=words.encode())
 
         monkeypatch.setattr(subprocess, "run", run)
         return seen
@@ -388,7 +389,7 @@ class TestFetched:
         given = ran["given"]
         environment = given.pop("env")
         assert given == {
-            "capture_output": True, "timeout": 180, "check": False, "text": True, "umask": 0o022,
+            "capture_output": True, "timeout": 180, "check": False, "umask": 0o022,
         }  # fmt: skip
         assert environment["HF_HOME"] == f"{tmp_path}/hub"
         assert environment["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"

@@ -319,9 +319,17 @@ class Streams:
             close=lambda: ended("closed"),
         )
         self.stdin = SimpleNamespace(write=ended, flush=lambda: ended("flushed"), channel=channel)
-        self.said: str | bytes = "word\n"
-        self.stdout = SimpleNamespace(readline=lambda: self.said)
-        self.stderr = SimpleNamespace(read=lambda most: self.said * (most == 2000))
+        self.said = b"word\n"
+        said = SimpleNamespace(
+            readline=lambda most: self.said * (most == 4000),
+            read=lambda most: self.said * (most == 4000),
+        )
+        # As bytes: what is no UTF-8 would end paramiko's own.
+        files = SimpleNamespace(
+            makefile=lambda mode: said if mode == "rb" else None,
+            makefile_stderr=lambda mode: said if mode == "rb" else None,
+        )
+        self.stdout = self.stderr = SimpleNamespace(channel=files)
 
     def exec_command(self, command: str) -> Any:
         self.story.append(("runs", command))
@@ -337,7 +345,7 @@ def test_a_channel_of_the_deploy_s_own_connection() -> None:
         ("runs", "command"), "password\n", "flushed", "gate\n", "flushed",
         "no more", "waited", "closed",
     ]  # fmt: skip
-    for said, line in (("word\n", "word\n"), (b"w\xff\n", "w\ufffd\n")):
+    for said, line in ((b"word\n", "word\n"), (b"w\xff\n", "w\ufffd\n")):
         streams.said = said
         assert (channel.line(), channel.errors()) == (line, line)
 
@@ -351,8 +359,8 @@ def test_a_channel_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
             flush=lambda: story.append("flushed"),
             close=lambda: story.append("no more"),
         )
-        stdout = SimpleNamespace(readline=lambda: b"w\xff\n")
-        stderr = SimpleNamespace(read=lambda most: b"e\xff" * (most == 2000))
+        stdout = SimpleNamespace(readline=lambda most: b"w\xff\n" * (most == 4000))
+        stderr = SimpleNamespace(read=lambda most: b"e\xff" * (most == 4000))
 
         def wait(self) -> None:
             story.append("waited")

@@ -254,8 +254,10 @@ class TestWatched:
         assert third.startswith("    fetching: 12 s, ")
 
     def test_a_line_for_people_may_come_from_another_program(self, tmp_path: Path) -> None:
-        done = self.run(tmp_path, "echo a b c; sleep 0.2", seconds=1, summary="wc -w")
-        assert done.stdout.splitlines()[0] == "    fetching: 1 s, 3"
+        script = f"echo a b c; until [ -e {tmp_path}/enough ]; do sleep 0.01; done"
+        before = f'echo() {{ printf "%s\\n" "$*"; [ "$1" = a ] || : >{tmp_path}/enough; }}\n'
+        done = self.run(tmp_path, script, before=before, seconds=2, summary="wc -w")
+        assert done.stdout.splitlines()[0] == "    fetching: 2 s, 3"
 
     def test_when_it_is_said_where_nobody_says_otherwise(self) -> None:
         text = watched("fetching", "true").get_raw_value()

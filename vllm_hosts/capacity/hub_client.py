@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gevent
 from gevent.lock import BoundedSemaphore
@@ -23,9 +23,6 @@ from vllm_hosts.capacity.model_folder import CONFIG_SIZE, INDEX, SINGLE, parse_c
 from vllm_hosts.capacity.model_shape import ModelFiles
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.private_files import make_folder, write_private
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer as Buffer
 
 #: What was read is good for this long before the hub is queried again.
 _FRESH = timedelta(days=7)
@@ -197,7 +194,7 @@ class Received(BytesIO):
         super().__init__()
         self._most = most
 
-    def write(self, data: Buffer) -> int:
+    def write(self, data: Any) -> int:
         """As a file's.
 
         :raises BoundError: it is more than may arrive.

@@ -78,7 +78,7 @@ def certificate(address: str, port: int, name: str, timeout: float = TIMEOUT) ->
         return tls.getpeercert(binary_form=True) or b""
 
 
-class Ask(Protocol):
+class Asking(Protocol):
     """Sends one request for a path.
 
     :raises OSError: no connection, or TLS failed; the text says which.
@@ -102,7 +102,7 @@ def visit(
     name: str | None,
     ca_file: str | None = None,
     timeout: float = TIMEOUT,
-) -> Iterator[Ask]:
+) -> Iterator[Asking]:
     """Requests to exactly this address, whatever DNS says about the name: over one connection, as
     long as the server keeps it.
 
@@ -162,7 +162,7 @@ def get(
 ) -> Response:
     """One request, as ``visit`` sends it.
 
-    :raises OSError: as ``Ask``.
+    :raises OSError: as ``Asking``.
     """
     with visit(address, port, name=name, ca_file=ca_file, timeout=timeout) as ask:
         return ask(path, method=method, headers=headers, body=body)
