@@ -155,9 +155,20 @@ def test_another_answer_is_none(said: list[str]) -> None:
         TokenUsage().process(["== user", "0", "== usage", *said, "vllm-hosts-end"])
 
 
-def test_names_of_a_host_are_cleaned() -> None:
-    assert read_usage(["since 2026-11-01", "1 2 3 4 5 a\x1b[2Jb"]).counts == {
-        "ab": Counts(1, 2, 3, 4, 5)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a\x1b[2Jb", "=cmd|'/C calc'!A0", "+1+1", "-1", "@SUM(A1)", '{"time":"2026', "a b"),
+        *('"x', "a,b", "\u202eabc", "a" * 999),
+    ],
+)
+def test_what_is_no_name_is_counted_and_never_shown(name: str) -> None:
+    """A host may lie, and a spreadsheet would compute it; a full disk leaves half a line."""
+    assert read_usage(
+        ["since 2026-11-01", f"1 2 3 4 5 {name}", "1 0 0 0 0 org/x.y_Z-1"]
+    ).counts == {
+        "": Counts(1, 2, 3, 4, 5),
+        "org/x.y_Z-1": Counts(1),
     }
 
 

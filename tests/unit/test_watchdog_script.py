@@ -33,7 +33,14 @@ PATIENCE = 2
 #: In the place of Docker: states are files, and a restart is a line and another start.
 DOCKER = """#!/bin/bash
 case "$1 $2" in
-    'container inspect') cat "{folder}/containers/$5" || exit 1 ;;
+    'container inspect')
+        case "$4" in '{{{{.Name}}}} '*) named=yes ;; *) named= ;; esac
+        # As Docker does it: by name, and otherwise by the beginning of an identifier.
+        if [ -e "{folder}/containers/$5" ]; then
+            echo "${{named:+/$5 }}$(cat "{folder}/containers/$5")"
+        else
+            [ -e "{folder}/other" ] && echo "${{named:+/somebody-s }}$(cat "{folder}/other")"
+        fi ;;
     'restart -t')
         echo "$4" >>{folder}/restarted
         cp {folder}/lock {folder}/lock-then
@@ -58,6 +65,8 @@ class Agent:
         self.asked: list[tuple[str, dict[str, Any], str | None]] = []
         #: Who is asked says nothing, and does not end.
         self.hangs = False
+        #: Seconds that it takes for a request for a token.
+        self.delay = 0.0
         self.ended = threading.Event()
         agent = self
 
@@ -68,6 +77,7 @@ class Agent:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 agent.asked.append((self.path, body, self.headers["Authorization"]))
+                time.sleep(agent.delay)
                 status = agent.answers.get(self.path, 404)
                 agent.tokens += agent.others + (status == 200)
                 self.say(status, b'{"text": "\xff\x00\x1b[31m"}')
@@ -336,6 +346,17 @@ class TestAnAgentThatIsWell:
         assert host.restarted == []
         assert "row 0" in host.noted()
 
+    def test_one_whose_name_begins_the_identifier_of_another_container(self, host: Host) -> None:
+        """Docker answers with that one, and would restart it."""
+        (host.folder / "containers/qwen").unlink()
+        (host.folder / "other").write_text("running unhealthy start-1\n")
+        host.note("began start-1", "loaded yes", f"row {LOOKS - 1}")
+        (host.folder / "watch").write_text(
+            (host.folder / "watch").read_text().replace("=127.0.0.1 ", "=127.0.0.9 ")
+        )
+        assert host.look(LOOKS) == ""
+        assert host.restarted == []
+
     def test_one_without_a_container(self, host: Host) -> None:
         (host.folder / "containers/qwen").unlink()
         assert host.look(2) == ""
@@ -600,10 +621,23 @@ class TestWhatAnAgentSays:
         agent.more = more
         assert self.numbers(host) == ["known", "0,0,0.25,0,1234567,100,0,0", "no"]
 
+    def test_a_line_of_words_only_costs_no_memory(self, host: Host, agent: Agent) -> None:
+        """One agent could otherwise end the watchdog, which has a limit, for all of them."""
+        agent.first = b"vllm:num_requests_running" + b" 1" * 7_000_000 + b"\n"
+        said = sourced(host, "ulimit -v 100000; numbers qwen")
+        assert said[0].split()[0] == "known"
+
     def test_an_answer_without_end_is_none(self, host: Host, agent: Agent) -> None:
         agent.more = b"x" * 20_000_000
         agent.more += b"\nvllm:generation_tokens_total 5\n"
         assert self.numbers(host)[0] == "silent"
+
+    def test_answers_that_take_their_time_hold_nobody_up(self, host: Host, agent: Agent) -> None:
+        """Each path of those that may have a token, a little before it would be too late."""
+        agent.answers, agent.delay = {}, 1.2
+        host.impatient()
+        assert sourced(host, "probe qwen ''") == ["refused -"]
+        assert len(agent.asked) <= 2
 
     def test_one_that_counts_nothing_is_not_judged(self, host: Host, agent: Agent) -> None:
         agent.metrics = 404

@@ -6,6 +6,7 @@ line for each client, model or day.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from shlex import quote
@@ -14,6 +15,8 @@ from vllm_hosts.text import clean
 
 #: Of what is counted, by its name on the command line: how awk finds it in a line.
 KEYS = {"client": 'word("client")', "model": 'word("model")', "day": "day"}
+#: What clients, models and days look like. Spreadsheets, which compute "=1+1", get it too.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}")
 #: More lines than people read, or clients that anybody has.
 MOST_ROWS = 5000
 #: Seconds for all logs of a host.
@@ -126,7 +129,8 @@ def read_usage(lines: list[str]) -> TokenSums:
         found = Counts(*(_number(one) for one in numbers))
         if len(numbers) != 5:
             raise ValueError(f"{row[:80]!r} is no line of counts")
-        key = clean(name, 200)
+        # Of clients, models and days; a line that the log lost half of has something else.
+        key = name if _NAME.fullmatch(name) else ""
         counts[key] = counts.get(key, Counts()) + found
     return TokenSums(clean(since, 10) or None, counts)
 

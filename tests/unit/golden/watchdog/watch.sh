@@ -21,8 +21,10 @@ address[coder]=198.18.250.18 variable[coder]=VLLM_API_KEY_CODER model[coder]='"c
 
 # What an agent answers is data: its size is bounded, and only numbers and a status are taken from it.
 set -u -o pipefail; umask 077; export LC_ALL=C
-# Bytes of an answer of /metrics: a busy agent has 300 kB.
+# Bytes of an answer of /metrics, and of one line of it: a busy agent has 300 kB, and labels of some hundred bytes.
+# awk would make 400 MB of a line that has only words, and all agents have one limit of memory.
 size=16777216
+width=4096
 # Of those, the last restarts that are kept for people, and for the limit.
 kept=10
 
@@ -92,7 +94,13 @@ renew() { # HEALTH BEGAN
 }
 
 standing() { # NAME: Docker's words for its state and health, and when it started
-    timeout 20 docker container inspect --format "$inspect" "$1" 2>/dev/null || echo absent - -
+    local said
+    said=$(timeout 20 docker container inspect --format "{{.Name}} $inspect" "$1" 2>/dev/null)
+    # Where no container has that name, Docker takes one whose identifier begins so.
+    case $said in
+        "/$1 "*) echo "${said#"/$1 "}" ;;
+        *) echo absent - - ;;
+    esac
 }
 
 # Sends standard input to an agent, at its own address, which no local user can take over. bash speaks
@@ -108,7 +116,7 @@ numbers() { # NAME
     local said
     said=$(
         printf 'GET /metrics HTTP/1.0\r\nHost: agent\r\nConnection: close\r\n\r\n' | exchange "$1" |
-            head -c "$size" | awk -v wanted="$metrics" '
+            head -c "$size" | cut -b "-$width" | awk -v wanted="$metrics" '
                 BEGIN { count = split(wanted, names, " "); for (i in names) known[names[i]] = 1 }
                 NR == 1 { answers = $0 ~ /^HTTP\/1\.[01] 200 /; next }
                 { sub(/\r$/, "") }
@@ -131,12 +139,14 @@ numbers() { # NAME
 # One token, of whatever the model makes: answered, refused (it may be well), failed or silent, and the
 # path that answered.
 probe() { # NAME PATH: the one that answered before
-    local name=$1 before=$2 key='' line path status tried=''
+    local name=$1 before=$2 key='' line path status tried='' until=$((SECONDS + patience))
     while IFS= read -r line; do
         case $line in "${variable[$name]}="*) key=${line#*=} ;; esac
     done <"$env"
     for path in ${before:+"$before"} /v1/completions /v1/embeddings /pooling /classify; do
         case " $tried " in *" $path "*) continue ;; esac
+        # All of them together may take as long as one: other agents wait for the end of this look.
+        [ $SECONDS -lt $until ] || break
         tried="$tried $path"
         case $path in
             /v1/completions) line="{\"model\": ${model[$name]}, \"prompt\": \"a\", \"max_tokens\": 1}" ;;
