@@ -75,7 +75,8 @@ def folder(tmp_path: Path) -> Path:
 
 #: What others leave in this machine's /run is nothing to do with it; names of what it leaves itself
 #: go to a file.
-_OWN_RUN = 'mount -t tmpfs run /run && mkdir /run/mount && { sh -c "$2"; code=$?; ls -A /run >"$1"; exit $code; }'
+_OWN_RUN = """mount -t tmpfs run /run && mkdir /run/mount || exit
+sh -c "$2"; code=$?; ls -A /run >"$1"; exit $code"""
 
 
 def left(folder: Path) -> str:
