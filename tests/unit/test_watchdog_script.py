@@ -601,9 +601,11 @@ class TestWhatAnAgentSays:
         assert self.numbers(host) == ["known", "0,0,0.25,0,1234567,100,0,0", "no"]
 
     def test_an_answer_without_end_is_none(self, host: Host, agent: Agent) -> None:
-        agent.more = b"x" * 20_000_000
+        assert int(sourced(host, 'echo "$size"')[0]) == 16 << 20
+        agent.more = b"x" * 200_000
         agent.more += b"\nvllm:generation_tokens_total 5\n"
-        assert self.numbers(host)[0] == "silent"
+        assert self.numbers(host)[0] == "known"
+        assert sourced(host, "size=100000; numbers qwen")[0].split()[0] == "silent"
 
     def test_one_that_counts_nothing_is_not_judged(self, host: Host, agent: Agent) -> None:
         agent.metrics = 404
