@@ -11,9 +11,10 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 #: What a terminal is told to switch to the other screen and back, and to hide the cursor and back.
@@ -21,25 +22,53 @@ OTHER_SCREEN, FIRST_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 HIDDEN_CURSOR, CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
+class Process(Protocol):
+    """What is asked of a program that runs."""
+
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+#: Words, folder, environment, and the terminal that becomes the controlling one.
+Begin = Callable[[list[str], Path, Mapping[str, str], int], Process]
+
+
+def _begin(argv: list[str], cwd: Path, environment: Mapping[str, str], terminal: int) -> Process:
+    return subprocess.Popen(
+        # Ctrl-C is a signal until it says otherwise. A test that runs in the background has been
+        # told to ignore it.
+        ["env", "--default-signal=INT", "setsid", "--ctty", *argv],
+        cwd=cwd,
+        env=environment,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+
+
 class Terminal:
     """Between enter and exit, a program with a terminal of 80 columns and 24 lines."""
 
-    def __init__(self, argv: list[str], cwd: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        argv: list[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        begin: Begin = _begin,
+    ) -> None:
         self._master, self._slave = pty.openpty()
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.modes = termios.tcgetattr(self._slave)
         self.output = ""
         without = {k: v for k, v in environment.items() if k not in ("COLUMNS", "LINES")}
-        self.process = subprocess.Popen(
-            # The terminal becomes its controlling one: Ctrl-C is a signal until it says otherwise.
-            # A test that runs in the background has been told to ignore it.
-            ["env", "--default-signal=INT", "setsid", "--ctty", *argv],
-            cwd=cwd,
-            env={**without, "TERM": "xterm-256color"},
-            stdin=self._slave,
-            stdout=self._slave,
-            stderr=self._slave,
-        )
+        self.process = begin(argv, cwd, {**without, "TERM": "xterm-256color"}, self._slave)
 
     def __enter__(self) -> Terminal:
         return self
@@ -77,6 +106,7 @@ class Terminal:
             assert time.monotonic() < deadline, f"it does not end: {self.text[-2000:]!r}"
             self._read(0.1)
         self._read(0.1)
+        assert self.process.returncode is not None
         return self.process.returncode
 
     def assert_restored(self) -> None:

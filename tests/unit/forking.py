@@ -24,6 +24,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from pkgutil import iter_modules
 from types import SimpleNamespace
@@ -31,8 +32,8 @@ from typing import Any, NoReturn
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
-# Before gevent puts others in their places.
-_poll, _pidfd_open, _waitpid = select.poll, os.pidfd_open, os.waitpid
+# Before gevent puts others in their places: its close() waits for its loop.
+_close, _poll, _pidfd_open, _waitpid = os.close, select.poll, os.pidfd_open, os.waitpid
 _socket = socket.socket
 #: The length of what is asked comes first, in this many digits, and with it the open files: the
 #: kernel passes no more of them at once.
@@ -54,15 +55,12 @@ def serve(listening: int) -> _Do | None:
         any_ready.register(descriptor)
     while 0 not in [ready for ready, _ in any_ready.poll()]:
         with _socket(fileno=os.dup(listening)) as listener:
-            connection, _ = listener.accept()
-            with connection:
-                if not _fork():
-                    os.close(listening)
-                    # It has become a socket of gevent's.
-                    os.set_blocking(connection.fileno(), True)
-                    with _socket(fileno=os.dup(connection.fileno())) as line:
-                        connection.close()
-                        return _commands(line, programs)
+            # accept() would make it a socket of gevent's.
+            connection, _ = listener._accept()  # type: ignore[attr-defined]
+        with _socket(fileno=connection) as line:
+            if not _fork():
+                _close(listening)
+                return _commands(line, programs)
     with suppress(ChildProcessError):
         while _waitpid(-1, 0):
             pass
@@ -119,7 +117,7 @@ def _commands(line: socket.socket, programs: dict[str, _Do]) -> _Do | None:
                 return programs[words[0]]
             pids.append(pid)
         for file in files:
-            os.close(file)
+            _close(file)
         with suppress(BrokenPipeError):
             line.sendall(json.dumps(pids).encode() + b"\n")
         timeout = asked["timeout"]
@@ -155,13 +153,15 @@ def _become(words: list[str], asked: dict[str, Any], files: list[int], number: i
     for stream in (0, 1, 2):
         os.dup2(files[3 * number + stream], stream)
     for file in files:
-        os.close(file)
+        _close(file)
     if asked["terminal"]:
         # The controlling one: Ctrl-C is a signal until it says otherwise.
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=stream is sys.stderr or os.isatty(1))
+    # What it says it flushes itself, but at a terminal.
+    for opened, buffered in ((sys.stdout, not os.isatty(1)), (sys.stderr, False)):
+        assert isinstance(opened, TextIOWrapper)
+        opened.reconfigure(line_buffering=not buffered)
     os.chdir(asked["folder"])
     os.umask(asked["umask"])
     os.environ.clear()
@@ -180,7 +180,7 @@ def _code(pid: int, until: float | None, line: socket.socket) -> int | None:
     late = handle not in [ready for ready, _ in ended.poll(left)]
     if late:
         os.kill(pid, signal.SIGKILL)
-    os.close(handle)
+    _close(handle)
     _, status = _waitpid(pid, 0)
     return None if late else os.waitstatus_to_exitcode(status)
 

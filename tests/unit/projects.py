@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 
-from tests.unit.started import BIN, starter
+from tests.terminal import Terminal
+from tests.unit.started import BIN, Begun, programs, starter
 
 __all__ = ["AGENT", "BIN", "ROOT", "SMI", "Project"]
 
@@ -68,10 +69,41 @@ class Project:
         lines = [f"{name} = {value!r}\n" for name, value in {"agents": [AGENT], **data}.items()]
         self.write("group_data/gpu_hosts.py", "".join(lines))
 
-    def run(self, *words: str, apart: bool = False) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, apart: bool = False, typed: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """One of the toolkit's commands, in this folder; with ``apart``, errors are no output."""
-        [done] = self.run_at_once(words, apart=apart)
+        [done] = self.run_at_once(words, apart=apart, typed=typed)
         return done
+
+    def begin(self, *words: str, apart: bool = False) -> Begun:
+        """One that goes on while the test does."""
+        return starter.begin(*words, folder=self.folder, environment=self._all(), apart=apart)
+
+    def terminal(self, *words: str) -> Terminal:
+        """One in a terminal of its own."""
+
+        def begin(
+            words: list[str], folder: Path, environment: Mapping[str, str], terminal: int
+        ) -> Begun:
+            return starter.begin(*words, folder=folder, environment=environment, terminal=terminal)
+
+        return Terminal([*words], self.folder, {**os.environ, **self.environment}, begin)
+
+    def shell(self, script: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """A script that calls them as people type them; it ends with the first that fails."""
+        path = f"{programs(self.folder.parent / 'typed')}:{self._all()['PATH']}"
+        return subprocess.run(
+            ["bash", "-e", "-c", script],
+            cwd=folder or self.folder,
+            env={**self._all(), "PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=120,
+        )
 
     def run_at_once(
         self,
@@ -79,16 +111,21 @@ class Project:
         timeout: float = 60,
         killed: bool = False,
         apart: bool = False,
+        typed: str = "",
     ) -> list[subprocess.CompletedProcess[str]]:
         """Several of them at the same time; with ``killed`` until they end or time is up."""
         return starter.run(
             *commands,
             folder=self.folder,
-            environment={**os.environ, **_ENVIRONMENT, **self.environment},
+            environment=self._all(),
             timeout=timeout,
             killed=killed,
             apart=apart,
+            typed=typed,
         )
+
+    def _all(self) -> dict[str, str]:
+        return {**os.environ, **_ENVIRONMENT, **self.environment}
 
     def patched(self, *lines: str) -> str:
         """A program like ``vllm-hosts`` that does this before it begins."""

@@ -106,19 +106,21 @@ class Starter:
         folder: Path,
         environment: Mapping[str, str],
         terminal: int | None = None,
+        apart: bool = False,
     ) -> Begun:
-        """One that goes on meanwhile: without input, or with this terminal as its own."""
-        output = None
-        files = (terminal, terminal, terminal)
-        if terminal is None:
-            null, (reads, writes) = os.open(os.devnull, os.O_RDONLY), os.pipe()
-            files, output = (null, writes, writes), FileObjectPosix(reads, "r")
+        """One that goes on meanwhile: without input, or with this terminal as its own.
+
+        :param apart: errors are not among its output, but this process's.
+        """
         line = _Line(self._place())
-        line.send([words], folder, environment, files, terminal=terminal is not None)
-        if terminal is None:
-            os.close(null)
-            os.close(writes)
-        return Begun(words, line, output)
+        if terminal is not None:
+            line.send([words], folder, environment, [terminal] * 3, terminal=True)
+            return Begun(words, line, None)
+        null, (reads, writes) = os.open(os.devnull, os.O_RDONLY), os.pipe()
+        line.send([words], folder, environment, [null, writes, 2 if apart else writes])
+        os.close(null)
+        os.close(writes)
+        return Begun(words, line, FileObjectPosix(reads, "r"))
 
     def close(self) -> None:
         """It forks no more."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -137,11 +135,7 @@ def test_a_restart_waits_for_health(host: LocalHost) -> None:
     often = host.project.patched(
         "from vllm_hosts.operations import healthy", "healthy._LOOK_EVERY = 0.25"
     )
-    argv = [sys.executable, often, *AGENTS[1:], "restart", "one"]
-    environment = {**os.environ, **host.project.environment}
-    with subprocess.Popen(
-        argv, cwd=host.project.folder, env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with host.project.begin(often, *AGENTS[1:], "restart", "one", apart=True) as process:
         while not composed(host):
             assert time.monotonic() < started + 20
             time.sleep(0.02)
@@ -282,14 +276,9 @@ def test_following_shows_each_line_once_and_ends_with_ctrl_c(host: LocalHost, li
     first = "2026-11-25T09:00:00.1Z first\n" if lines else ""
     host.file("one.log", first)
     host.file("two.log", "")
-    # What runs in the background has been told to ignore Ctrl-C.
     often = host.project.patched("from vllm_hosts.cli import agents", "agents._FOLLOW_EVERY = 0.2")
-    argv = ["env", "--default-signal=INT", sys.executable, often, *AGENTS[1:]]
-    argv += ["logs", "--follow", f"--lines={lines}"]
-    environment = {**os.environ, **host.project.environment}
-    with subprocess.Popen(
-        argv, cwd=host.project.folder, env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
+    words = [*AGENTS[1:], "logs", "--follow", f"--lines={lines}"]
+    with host.project.begin(often, *words, apart=True) as process:
         assert process.stdout is not None
         if lines:
             assert process.stdout.readline() == "@local one | first\n"

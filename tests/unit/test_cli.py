@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -153,15 +152,8 @@ def test_what_endpoints_prints_holds_in_any_folder(project: Project, tmp_path: P
     [first, _] = json.loads(project.run(*words).stdout)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = subprocess.run(
-        ["sh", "-c", first["key_command"]],
-        cwd=elsewhere,
-        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, len(done.stdout.strip())) == (0, 43), done.stderr
+    done = project.shell(first["key_command"], elsewhere)
+    assert (done.returncode, len(done.stdout.strip())) == (0, 43), done.stdout
     files = {"mode": "files", "certificate": "a.pem", "key": "a.key", "ca_file": "own.pem"}
     host = samples.settings(tls=files)
     [own, *_] = endpoints({host.name: host}, project.folder, "show", "default")

@@ -18,7 +18,7 @@ from tests.unit.stand_in_host import CLIENT, KEY, OTHER, TOKEN, StandInHost
 from vllm_hosts.doctor import examine  # noqa: F401  registers all diagnoses
 from vllm_hosts.doctor.diagnoses import diagnose
 from vllm_hosts.doctor.query import DoctorLook, _ahead
-from vllm_hosts.doctor.seen import EMPTY
+from vllm_hosts.doctor.seen import EMPTY, Seen
 from vllm_hosts.errors import HostError
 
 
@@ -29,14 +29,18 @@ def host(tmp_path: Path) -> StandInHost:
 
 def names(host: StandInHost) -> set[str]:
     """What is found wrong, but for what a stand-in host lacks."""
-    found = {one.identifier for one in diagnose(settings(), host.seen())}
+    return names_of(host.seen())
+
+
+def names_of(seen: Seen) -> set[str]:
+    found = {one.identifier for one in diagnose(settings(), seen)}
     # Other tests deploy to this machine.
     return found - {"certificate-missing", "clock-off", "deploy-running", "deploy-cut-off"}
 
 
 def test_a_host_is_seen(host: StandInHost) -> None:
     seen = host.seen()
-    assert names(host) == set()
+    assert names_of(seen) == set()
     assert list(seen.blind()) == []
     assert seen.agents[0].container.started == datetime(2026, 10, 2, 11, 20, 41, tzinfo=UTC)
     assert seen.agents[0].gpus == ("GPU 0: NVIDIA H200 (UUID: GPU-1)",)
@@ -80,8 +84,9 @@ class TestKeys:
 
     def test_an_empty_key_of_the_container(self, host: StandInHost) -> None:
         host.container_key = ""
-        assert host.seen().agents[0].key == EMPTY
-        assert names(host) == {"key-not-loaded"}
+        seen = host.seen()
+        assert seen.agents[0].key == EMPTY
+        assert names_of(seen) == {"key-not-loaded"}
 
     def test_another_key_in_the_container(self, host: StandInHost) -> None:
         host.container_key = OTHER
@@ -134,10 +139,11 @@ class TestAgents:
             "watchdog/qwen", "".join(f"{line}\n" for line in [*lines, "== whole", "x" * 9000])
         )
         host.exists = exists
-        [agent] = host.seen().agents
+        seen = host.seen()
+        [agent] = seen.agents
         assert agent.watched.total == 2
         assert [one.at.timestamp() for one in agent.watched.restarts] == [now - 99_999, now]
-        assert ("agent-was-restarted" in names(host)) is True
+        assert "agent-was-restarted" in names_of(seen)
 
     def test_no_container(self, host: StandInHost) -> None:
         host.exists = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.stores import made
-from tests.unit.projects import BIN, ROOT, Project
+from tests.unit.projects import ROOT, Project
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.project.inventory import load, validate
 
@@ -44,17 +43,7 @@ def key(path: Path) -> None:
 
 
 def typed(project: Project, script: str, folder: Path | None = None) -> str:
-    done = subprocess.run(
-        ["bash", "-e", "-c", script],
-        cwd=folder or project.folder,
-        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **project.environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = project.shell(script, folder)
     assert done.returncode == 0, done.stdout
     return done.stdout
 

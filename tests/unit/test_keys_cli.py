@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 import shutil
-import signal
 import subprocess
 import time
 from datetime import datetime, timedelta
@@ -16,7 +13,7 @@ import pyrage
 import pytest
 
 from tests.stores import made
-from tests.unit.projects import AGENT, BIN, ROOT, Project
+from tests.unit.projects import AGENT, ROOT, Project
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.age import named_recipients
 
@@ -236,8 +233,7 @@ class TestEncryption:
         keys(project, "recipients", "add", PROD, str(backup.to_public()))
         (tmp_path / "home" / ".ssh" / "id_ed25519").unlink()
         keys(project, "list", PROD, code=1)
-        path = f"PATH={BIN}:$PATH "
-        done = project.run("sh", "-c", path + typed.replace("BACKUP", str(tmp_path / "backup")))
+        done = project.shell(typed.replace("BACKUP", str(tmp_path / "backup")))
         assert done.returncode == 0, done.stdout
         assert done.stdout.startswith("default ")
 
@@ -314,22 +310,16 @@ class TestEncryption:
         keys(project, "init", PROD)
         before = (project.folder / "keys" / "prod.age").read_bytes()
 
-        def limited() -> None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-
-        done = subprocess.run(
-            [str(BIN / "vllm-hosts"), "keys", "rotate", PROD, "default"],
-            cwd=project.folder,
-            env={**os.environ, **project.environment, "PYTHONDONTWRITEBYTECODE": "1"},
-            preexec_fn=limited,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+        limited = project.patched(
+            "import resource, signal, sys",
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))",
+            "sys.dont_write_bytecode = True",
         )
-        assert done.returncode == 1, done.stdout
-        assert "prod.age cannot be written: File too large; it is unchanged" in done.stdout
+        with project.begin(limited, "keys", "rotate", PROD, "default") as process:
+            said, _ = process.communicate(timeout=20)
+        assert process.returncode == 1, said
+        assert "prod.age cannot be written: File too large; it is unchanged" in said
         assert (project.folder / "keys" / "prod.age").read_bytes() == before
         shown(project, "default")
 

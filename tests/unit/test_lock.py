@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from pyinfra.api.state import State
 from tests.unit.projects import AGENT, Project
 from tests.unit.recording import Recorder, Run, deploy_py, first_deploy, keys_py
 from tests.unit.ssh_server import SshServer, ssh_server
+from tests.unit.started import Begun
 from vllm_hosts.host.marks import Left, left_of
 from vllm_hosts.project import pyinfra_command, run
 
@@ -203,21 +202,8 @@ class Machine(Project):
         lines = (self.folder / "there/history").read_text().splitlines()
         return [json.loads(line.split(" ", 2)[2]) for line in lines]
 
-    def begun(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [
-                str(Path(sys.executable).with_name("pyinfra")),
-                "-y",
-                "inventory/prod.py",
-                "deploy.py",
-            ],
-            cwd=self.folder,
-            env={**os.environ, **self.environment, "PYINFRA_PROGRESS": "off"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def begun(self) -> Begun:
+        return self.begin("pyinfra", "-y", "inventory/prod.py", "deploy.py")
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.unit.fakes import LocalHost
-from tests.unit.projects import BIN, own_lock
+from tests.unit.projects import own_lock
+from tests.unit.started import Begun
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the lock belongs to root")
 
@@ -29,19 +29,12 @@ def run(host: LocalHost, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def busy(host: LocalHost) -> subprocess.Popen[bytes]:
+def busy(host: LocalHost) -> Begun:
     """A command that holds the host until it is ended: Compose does not come to an end."""
     host.program("docker", (host.folder / "bin/docker").read_text().replace(
         '"compose "*)', f'"compose "*) : >{host.folder}/begun; sleep 60 ;;\n    "never "*)'
     ))  # fmt: skip
-    process = subprocess.Popen(
-        [str(BIN / "vllm-hosts"), "agents", PROD, "stop", "one"],
-        cwd=host.project.folder,
-        env={**os.environ, **host.project.environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = host.project.begin("vllm-hosts", "agents", PROD, "stop", "one")
     while not (host.folder / "begun").exists():
         time.sleep(0.05)
         assert process.poll() is None

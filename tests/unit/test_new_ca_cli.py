@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from cryptography import x509
 
 from tests.stores import made
-from tests.terminal import Terminal
 from tests.unit.ca_change import PROD
 from tests.unit.projects import BIN, Project
 from vllm_hosts.keys import KeyStore
@@ -44,9 +42,7 @@ class TestCommand:
             in done.stdout
         )
         assert file.read_bytes() == before
-        argv = [str(BIN / "vllm-hosts"), "keys", "new-ca", PROD]
-        environment = {**os.environ, **project.environment}
-        with Terminal(argv, project.folder, environment) as terminal:
+        with project.terminal("vllm-hosts", "keys", "new-ca", PROD) as terminal:
             terminal.wait_for("Create a new CA for inventory/prod.py?")
             terminal.type("n\n")
             assert terminal.wait() == 1

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.unit.fakes import LocalHost, inspect_line
-from tests.unit.projects import AGENT, BIN, Project
+from tests.unit.projects import AGENT, Project
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.operations.foreseen import Changing, Foreseen
 from vllm_hosts.project.outlook import effects
@@ -165,16 +162,8 @@ def test_a_run_that_somebody_agrees_to_names_refused_hosts_at_its_end(
     tmp_path: Path, server: SshServer, more: tuple[str, ...]
 ) -> None:
     made = project(tmp_path, server, "gpu2")
-    done = subprocess.run(
-        [str(BIN / "pyinfra"), *more, "inventory/prod.py", "deploy.py"],
-        cwd=tmp_path,
-        env={**os.environ, **made.environment, "PYINFRA_PROGRESS": "off"},
-        input="\n",
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
+    words = ("pyinfra", *more, "inventory/prod.py", "deploy.py")
+    done = made.run(*words, apart=True, typed="\n")
     assert done.returncode == 1
     end = done.stderr.partition("--> Results:")[2]
     assert ("--> Refused before the run, and unchanged: gpu2" in end) == bool(more)
@@ -247,7 +236,7 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
     assert row(found, "vLLM | The agents run as in compose.yaml")[0] == "1 (@local)"
     assert not (host.folder / "opt/compose.yaml").exists(), "a dry run wrote a file"
     # As a deploy leaves it: file and keys are there.
-    script = (
+    (tmp_path / "as_deployed.py").write_text(
         "from pathlib import Path; from vllm_hosts.project.inventory import load, validate;"
         " from vllm_hosts.keys import KeyStore; from vllm_hosts.facts.system import HostMemory;"
         " from vllm_hosts.host.services import compose_file;"
@@ -262,7 +251,8 @@ def test_a_dry_run_names_the_agent_that_is_recreated(tmp_path: Path) -> None:
         " (out / '.env').write_bytes(secret_entries(host, keys)[1].content)"
     )
     memory = str(host_memory())
-    subprocess.run([sys.executable, "-c", script, memory], cwd=made.folder, check=True)
+    done = made.run(str(tmp_path / "as_deployed.py"), memory)
+    assert done.returncode == 0, done.stdout
     found = dry()
     assert "@local: nothing is restarted, recreated or reloaded" in found
     assert row(found, "vLLM | The agents run as in compose.yaml")[0] == "-"

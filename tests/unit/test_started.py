@@ -45,6 +45,63 @@ def test_several_at_once_end_as_each_does(project: Project) -> None:
     assert codes == [0, 2, 0]
 
 
+def test_one_goes_on_until_a_signal_ends_it(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text(
+        "import signal, sys, time\n"
+        "def end(number, frame): print('ended by', number); sys.exit(7)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('begun', flush=True)\n"
+        "while True: time.sleep(0.05)\n"
+    )
+    for number, code, words in (
+        (signal.SIGTERM, 7, "ended by 15\n"),
+        (signal.SIGKILL, -signal.SIGKILL, ""),
+    ):
+        with project.begin(str(tmp_path / "waits.py")) as process:
+            assert process.stdout is not None and process.stdout.readline() == "begun\n"
+            assert process.poll() is None
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.05)
+            process.send_signal(number)
+            assert process.communicate(timeout=20) == (words, None)
+            assert (process.returncode, process.poll()) == (code, code)
+
+
+def test_nobody_s_command_is_ended(project: Project, tmp_path: Path) -> None:
+    """As where a test's process is killed, which cannot end what it began."""
+    (tmp_path / "waits.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    process = project.begin(str(tmp_path / "waits.py"))
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process._line.close()
+    assert process.stdout.read() == "", "it would be open"
+    process.stdout.close()
+
+
+def test_a_terminal_is_its_own(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "asks.py").write_text(
+        "import os, sys\n"
+        "print(sys.stdin.isatty(), os.tcgetpgrp(0) == os.getpid() == os.getsid(0))\n"
+        "try: input('Well? ')\n"
+        "except KeyboardInterrupt: print('interrupted'); sys.exit(3)\n"
+    )
+    with project.terminal(str(tmp_path / "asks.py")) as terminal:
+        terminal.wait_for("True True")
+        terminal.wait_for("Well?")
+        terminal.type("\x03")
+        assert terminal.wait() == 3
+        assert "interrupted" in terminal.text
+
+
+def test_scripts_call_them_as_people_type(project: Project) -> None:
+    done = project.shell(
+        "vllm-hosts no-such 2>errors || echo code $?\n"
+        "cd inventory; vllm-hosts check prod.py | wc -l"
+    )
+    assert done.returncode == 0 and done.stdout.startswith("code 2\n"), done.stdout
+    assert "No such command" in (project.folder / "errors").read_text()
+    assert int(done.stdout.split()[-1]) > 0
+
+
 def test_pytests_are_counted_together() -> None:
     said = ["84 passed, 2 errors in 52.41s", "1 failed, 400 passed, 3 deselected in 60.00s (0:01)"]
     assert together(said) == "Together: 484 passed, 2 errors, 1 failed, 3 deselected"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 
 from tests.terminal import Terminal
 from tests.unit.fakes import LocalHost
-from tests.unit.projects import AGENT, BIN
+from tests.unit.projects import AGENT
 
 RECORDED = (Path(__file__).with_name("recorded") / "metrics-0.33.txt").read_text()
 TOP = ("vllm-hosts", "top", "inventory/prod.py")
@@ -63,8 +62,7 @@ def host(tmp_path: Path) -> Iterator[LocalHost]:
 
 
 def terminal(host: LocalHost, *options: str) -> Terminal:
-    argv = [str(BIN / TOP[0]), *TOP[1:], *options]
-    return Terminal(argv, host.project.folder, {**os.environ, **host.project.environment})
+    return host.project.terminal(*TOP, *options)
 
 
 def test_once_as_json(host: LocalHost) -> None:

@@ -628,9 +628,11 @@ class TestWhatAnAgentSays:
         assert said[0].split()[0] == "known"
 
     def test_an_answer_without_end_is_none(self, host: Host, agent: Agent) -> None:
-        agent.more = b"x" * 20_000_000
+        assert int(sourced(host, 'echo "$size"')[0]) == 16 << 20
+        agent.more = b"x" * 200_000
         agent.more += b"\nvllm:generation_tokens_total 5\n"
-        assert self.numbers(host)[0] == "silent"
+        assert self.numbers(host)[0] == "known"
+        assert sourced(host, "size=100000; numbers qwen")[0].split()[0] == "silent"
 
     def test_answers_that_take_their_time_hold_nobody_up(self, host: Host, agent: Agent) -> None:
         """Each path of those that may have a token, a little before it would be too late."""
