@@ -369,8 +369,8 @@ class TestFetched:
             folder.mkdir(exist_ok=True)
             (folder / "config.json").touch(mode=0o600)
             (folder / "link").symlink_to("/not/there") if not (folder / "link").is_symlink() else 0
-            code, told, words = seen["done"]
-            return SimpleNamespace(returncode=code, stdout=told.encode(), stderr=words.encode())
+            code, told, odd = seen["done"]
+            return SimpleNamespace(returncode=code, stdout=told.encode(), stderr=odd.encode())
 
         monkeypatch.setattr(subprocess, "run", run)
         return seen
