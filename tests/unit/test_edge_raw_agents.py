@@ -52,8 +52,9 @@ class Evil(RealEdge):
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evil]:
     one = settings(agents=[QWEN], edge=EDGE)
-    with Evil(tmp_path_factory.mktemp("edge"), one, KEYS) as running:
-        yield running
+    made = Evil(tmp_path_factory.mktemp("edge"), one, KEYS)
+    with made:
+        yield made
 
 
 @pytest.mark.parametrize("interim", ["100 Continue", "101 Switching Protocols", "103 Early Hints"])
