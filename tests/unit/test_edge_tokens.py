@@ -333,13 +333,19 @@ def test_who_asks_for_usage_and_hangs_up_pays_for_all_answers(edge: RealEdge) ->
 
 
 @pytest.mark.parametrize(
-    ("n", "prompts"), [(None, 7 + 8 + 9 + 9), (1, 7 + 8 + 9 + 9), (2, 7 + 9), (10, 7)]
+    ("n", "prompts"),
+    [
+        ("", 7 + 8 + 9 + 9),
+        *(("1", 7 + 8 + 9 + 9), ("2", 7 + 9), ("2.0", 7 + 9), ("10", 7), ('1,"n":2', 7 + 9)),
+        # One that nobody writes counts as one answer, and so as more prompts rather than fewer.
+        *(('"2"', 7 + 8 + 9 + 9), ("0.2e1", 7 + 8 + 9 + 9), ('{"n":4}', 7 + 8 + 9 + 9)),
+    ],
 )
 def test_all_prompts_of_a_request_that_is_cut_off_are_counted(
-    edge: RealEdge, n: int | None, prompts: int
+    edge: RealEdge, n: str, prompts: int
 ) -> None:
     """vLLM numbers the answers of the first prompt, and then those of the next one."""
-    body = asked(stream=True, prompt=["a"] * 4, **({} if n is None else {"n": n}))
+    body = (f'{{"n":{n},' if n else "{") + asked(stream=True, prompt=["a"] * 4)[1:]
     events: list[object] = [event(place, tokens, 2) for place, tokens in enumerate((7, 8, 9, 9))]
     entry = cut_off(edge, body, "/coder/v1/completions", [*events, event(0, 7, 3)])
     assert (entry["prompt_tokens"], entry["completion_tokens"]) == (prompts, 9)

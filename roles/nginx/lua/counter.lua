@@ -243,7 +243,15 @@ function M.new(folder, paths)
         ngx.var.vllm_hosts_out_n = completion
     end
 
-    local phases = {access = add_unread, body_filter = filter, log = log}
+    -- After an interim answer, or one without a status (HTTP/0.9), nginx sends an agent's bytes as they are: whoever
+    -- took it over could write headers that are not let through.
+    local function check()
+        if (ngx.var.upstream_status or "") == "" then return end
+        if ngx.req.http_version() == 0.9 then return ngx.exit(ngx.ERROR) end
+        if ngx.status < 200 then return ngx.exit(503) end
+    end
+
+    local phases = {access = add_unread, header_filter = check, body_filter = filter, log = log}
     return setmetatable(counter, {__call = function() return phases[ngx.get_phase()]() end})
 end
 
