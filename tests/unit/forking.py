@@ -150,6 +150,8 @@ def _fork() -> int:
 
 def _become(words: list[str], asked: dict[str, Any], files: list[int], number: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # With nohup it has been ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for stream in (0, 1, 2):
         os.dup2(files[3 * number + stream], stream)
     for file in files:
