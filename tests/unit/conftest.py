@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,11 @@ def pytest_collection_finish() -> None:
     # Once: in_parts.py collects file after file.
     if not gc.get_freeze_count():
         gc.freeze()
+
+
+def pytest_runtest_teardown() -> None:
+    # `top` wants no log while it draws, and ends with its process.
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

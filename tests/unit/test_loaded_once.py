@@ -3,7 +3,6 @@ and what is read does not grow with the number of hosts."""
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -86,8 +85,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[object]]:
     monkeypatch.setattr(KeyStore, "_read_file", reading)
     monkeypatch.setattr(run, "_run", None)
     yield count
-    # top --once wants no log, and drift leaves pyinfra where a run would.
-    logging.disable(logging.NOTSET)
+    # drift leaves pyinfra where a run would.
     for context in (ctx_host, ctx_state, ctx_config, ctx_inventory):
         context.reset()
 
