@@ -38,8 +38,9 @@ KINDS = {
         f'rm "$at/{_FILLER}"',
     ),
     "without inodes": (
-        'mount -o remount,nr_inodes=$(df --output=iused "$at" | tail -n 1) "$at"',
-        'mount -o remount,nr_inodes=0 "$at"',
+        # What is used, without the blanks that df puts before it.
+        'mount -o remount,nr_inodes=$(($(df --output=iused "$at" | tail -n 1))) "$at"',
+        'mount -o remount,nr_inodes=50000 "$at"',
     ),
     "read-only": ('mount -o remount,ro "$at"', 'mount -o remount,rw "$at"'),
 }
