@@ -190,7 +190,8 @@ def test_an_expired_key_ends_on_the_host_by_itself(deployed: Deployed) -> None:
     keys_deploy()
     assert models(deployed, "gpu1", brief).status_code == 200
     for host in HOSTS:
-        deadline = time.monotonic() + 75
+        # The timer comes once a minute; a machine that is at much else may miss one.
+        deadline = time.monotonic() + 130
         while models(deployed, host, brief).status_code == 200:
             assert time.monotonic() < deadline, "the timer does not end the key"
             time.sleep(1)
