@@ -28,7 +28,7 @@ lint: setup ## Style and types
 	$(STEP) "ruff format" $(BIN)/ruff format --check .
 	$(STEP) "mypy" $(BIN)/mypy
 
-unit: setup ## Unit tests, which need no host: about a minute
+unit: setup ## Unit tests, which need no host: one to two minutes
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
 
 bench: setup ## Measure runs: many recorded hosts, and the lab's (make lab-up) beside Ansible; into bench/results
