@@ -229,3 +229,21 @@ edge = {
     # If less than this is free on the logs' file system, the edge's oldest logs are removed
     "log_reserve": "1g",
 }
+
+# Hosts of the group `gateways`: one address for the models of all hosts. See docs/fleet.md.
+gateway = {
+    # Port of a GPU host's edge that only gateways reach, over mutual TLS
+    "port": 8443,
+    # Where this gateway's connections to hosts come from; empty: its SSH address, which has to be
+    # an IP address then
+    "networks": [],
+    # Seconds that running requests have to end before an agent of a host that changes is stopped
+    # nevertheless
+    "drain_timeout": 600,
+    # No agent gets more than this, times its fair share of requests, for the sake of its prefix
+    # cache
+    "fair_share": 1.25,
+    # Header by which clients name a conversation, whose requests go to the same agent; without
+    # it, client and the beginning of the prompt do
+    "session_header": "X-Session-Id",
+}

@@ -33,6 +33,7 @@ SECTIONS = (
     "capacity",
     "tls",
     "edge",
+    "gateway",
 )
 SETTINGS = ("agents", *SECTIONS)
 #: What one run of remove.py is told: given with ``--data``, and never kept in a file.

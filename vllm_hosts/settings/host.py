@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.cells import Cell, cell
 from vllm_hosts.settings.edge import Edge
+from vllm_hosts.settings.fleet import GatewayHost, Pool
+from vllm_hosts.settings.gateway import Gateway
 from vllm_hosts.settings.sections import (
     Capacity,
     Docker,
@@ -29,6 +31,9 @@ class HostSettings(Section):
 
     ``name`` and ``address`` come from the inventory: the host's name there, and what the
     controller connects to (``ssh_hostname``, or the name).
+
+    A gateway has no containers: ``agents`` are those of the hosts behind it, each name once, and
+    ``pools`` are who answers for them. A host behind gateways has these in ``gateways``.
     """
 
     name: str
@@ -47,6 +52,10 @@ class HostSettings(Section):
     capacity: Capacity = Field(default_factory=lambda: Capacity())
     tls: Tls = Field(default_factory=lambda: Tls())
     edge: Edge = Field(default_factory=lambda: Edge())
+    gateway: Gateway = Field(default_factory=lambda: Gateway())
+    #: From the whole inventory, after each host's own settings are validated.
+    pools: tuple[Pool, ...] = Field((), exclude=True)
+    gateways: tuple[GatewayHost, ...] = Field((), exclude=True)
 
     @model_validator(mode="after")
     def _agents_fit_together(self) -> Self:
@@ -151,6 +160,22 @@ class HostSettings(Section):
                         " one another served_model_name, or set edge.by_model to False"
                     )
         return self
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether this host runs no agents, and passes requests on to those of other hosts."""
+        return bool(self.pools)
+
+    @property
+    def behind_gateways(self) -> bool:
+        """Whether clients reach this host's agents through gateways only."""
+        return bool(self.gateways)
+
+    def pool(self, agent: str) -> Pool:
+        """Of a gateway: who answers for an agent."""
+        [model] = [one.client_model_name for one in self.agents if one.name == agent]
+        [found] = [pool for pool in self.pools if pool.model == model]
+        return found
 
     @property
     def chooses_by_model(self) -> bool:

@@ -1,0 +1,65 @@
+"""What gateways serve: the agents of all hosts behind them, by the model that clients ask for.
+
+Computed from the settings of all hosts of an inventory; nobody writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+#: A domain that is nobody's: names in certificates between gateways and hosts end with it.
+INNER_DOMAIN = "vllm-hosts.internal"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One agent of one host, as gateways reach it.
+
+    :param address: what gateways connect to, at ``port``.
+    :param weight: its share of requests, relative to the other replicas of its pool; 1 to 256.
+    """
+
+    host: str
+    agent: str
+    address: str
+    port: int
+    weight: int = 1
+
+    @property
+    def server(self) -> str:
+        """Its name in HAProxy: unique in a pool, and of characters that HAProxy takes."""
+        return f"{self.agent}.{host_label(self.host)}"
+
+    @property
+    def inner_name(self) -> str:
+        """What a gateway asks for in its handshake, which the host's certificate has to cover."""
+        return inner_name(self.host, self.agent)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All replicas of one model. ``name`` is an agent's, and names HAProxy's backend and socket."""
+
+    name: str
+    model: str
+    replicas: tuple[Replica, ...]
+
+
+@dataclass(frozen=True)
+class GatewayHost:
+    """A gateway, as hosts know it. ``networks``: where its connections come from."""
+
+    name: str
+    networks: tuple[IPv4Network | IPv6Network, ...]
+
+
+def host_label(host: str) -> str:
+    """A host's name as one DNS label, whatever the inventory calls it."""
+    return "h" + hashlib.sha256(host.encode()).hexdigest()[:16]
+
+
+def inner_name(host: str, agent: str) -> str:
+    """An agent of a host, in certificates between gateways and hosts."""
+    return f"{agent}.{host_label(host)}.{INNER_DOMAIN}"
