@@ -240,7 +240,7 @@ gateway = {
     # Seconds that running requests have to end before an agent of a host that changes is stopped
     # nevertheless
     "drain_timeout": 600,
-    # No agent gets more than this, times its fair share of requests, for the sake of its prefix
+    # No agent gets more than this times its fair share of requests, for the sake of its prefix
     # cache
     "fair_share": 1.25,
     # Header by which clients name a conversation, whose requests go to the same agent; without

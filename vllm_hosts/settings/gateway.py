@@ -30,7 +30,7 @@ class Gateway(Section):
         1.25,
         ge=1.01,
         le=10.0,
-        description="No agent gets more than this, times its fair share of requests, for the sake of"
+        description="No agent gets more than this times its fair share of requests, for the sake of"
         " its prefix cache",
     )
     session_header: str = Field(
