@@ -198,6 +198,11 @@ class HostSettings(Section):
         return self.edge.by_model and len(self.agents) > 1
 
     @property
+    def serves_all_at_v1(self) -> bool:
+        """Whether clients reach every agent at ``/v1``, as on a host with only one."""
+        return self.chooses_by_model or len(self.agents) == 1
+
+    @property
     def edge_runs_lua(self) -> bool:
         """Whether nginx needs its module for Lua."""
         return self.chooses_by_model or self.edge.changes_requests
