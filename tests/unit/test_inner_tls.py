@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.unit.fleets import fleet
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.facts.tls import GatewayCertificate
-from vllm_hosts.host.certificates import Certificate
+from vllm_hosts.host.certificates import Certificate, left_over
 from vllm_hosts.host.files import Entry, File, Folder, Kept
 from vllm_hosts.host.paths import (
     GATEWAY_CA,
@@ -155,3 +155,12 @@ def test_the_key_in_the_certificate_s_file_stays_on_the_host(tmp_path: Path) -> 
     file.write_text("")
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert GatewayCertificate().process(done.stdout.splitlines()) == NOTHING
+
+
+def test_what_a_host_was_before_is_left_over() -> None:
+    def paths(host: HostSettings) -> set[str]:
+        return {entry.path for entry in left_over(host)}
+
+    assert paths(fleet()["gw1"]) == {INNER_CERTIFICATE, INNER_KEY}
+    assert paths(fleet()["gpu1"]) == {GATEWAY_CLIENT}
+    assert paths(settings()) == {INNER_CERTIFICATE, INNER_KEY, GATEWAY_CLIENT, GATEWAY_CA}

@@ -172,6 +172,11 @@ class HostSettings(Section):
         return bool(self.pools)
 
     @property
+    def in_fleet(self) -> bool:
+        """Whether this host is a gateway, or behind some."""
+        return self.is_gateway or self.behind_gateways
+
+    @property
     def runs_agents(self) -> bool:
         """Whether this host has containers with vLLM."""
         return not self.is_gateway
