@@ -25,6 +25,21 @@ NOUVEAU = "/etc/modprobe.d/vllm-hosts-nouveau.conf"
 TLS_FOLDER = "/etc/vllm-hosts/tls"
 TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"
+#: What gateways and the hosts behind them show each other, and what they trust.
+GATEWAY_FOLDER = "/etc/vllm-hosts/gateway"
+GATEWAY_CLIENT = f"{GATEWAY_FOLDER}/client.pem"
+GATEWAY_CA = f"{GATEWAY_FOLDER}/ca.pem"
+INNER_CERTIFICATE = f"{GATEWAY_FOLDER}/inner.pem"
+INNER_KEY = f"{GATEWAY_FOLDER}/inner.key"
+
+
+#: HAProxy's sockets on a gateway.
+BALANCER_RUN = "/run/vllm-hosts-balancer"
+
+
+def pool_socket(pool: str) -> str:
+    """Where a gateway's HAProxy takes requests for one pool from nginx."""
+    return f"{BALANCER_RUN}/{pool}.sock"
 
 
 #: Compose reads these beside compose.yaml, unasked; we never write them.
