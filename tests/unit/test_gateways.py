@@ -203,7 +203,7 @@ def test_a_change_of_ca_needs_a_deploy_of_both_ends(project: Project) -> None:
     assert "Deploy once before it takes over as well" in shown
     said(project, "keys", "new-ca", PROD, "--cancel", "--yes")
     shown = said(project, "keys", "new-ca", PROD, "--overlap", "0", "--yes")
-    assert "Until that deploy has ended, gateways may refuse hosts, and hosts gateways." in shown
+    assert "Until that deploy has ended, gateways and hosts may refuse each other." in shown
     project.write(PROD, "gpu_hosts = ['192.0.2.11']\n")
     shown = said(project, "keys", "new-ca", PROD, "--overlap", "0", "--yes")
     assert "gateways" not in shown

@@ -83,9 +83,7 @@ def _replace(project: Project, inventory: Path, overlap: timedelta, yes: bool) -
         click.echo(f"Every client needs the new {CA_FILE} at once: from the next deploy on, a")
         click.echo("client without it refuses to connect to hosts.")
         if project.gateways:
-            click.echo(
-                "Until that deploy has ended, gateways may refuse hosts, and hosts gateways."
-            )
+            click.echo("Until that deploy has ended, gateways and hosts may refuse each other.")
     agreed(f"Create a new CA for {inventory}?", yes=yes)
     following = store.authority.replace(overlap)
     if overlap:

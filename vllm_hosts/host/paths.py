@@ -39,6 +39,15 @@ INNER_FILES = (GATEWAY_CA, INNER_CERTIFICATE, INNER_KEY)
 GATEWAY_FILES = (GATEWAY_CA, GATEWAY_CLIENT)
 
 
+#: HAProxy's sockets on a gateway.
+BALANCER_RUN = "/run/vllm-hosts-balancer"
+
+
+def pool_socket(pool: str) -> str:
+    """Where a gateway's HAProxy takes requests for one pool from nginx."""
+    return f"{BALANCER_RUN}/{pool}.sock"
+
+
 #: Compose reads these beside compose.yaml, unasked; we never write them.
 _OVERRIDES = (
     "compose.override.yaml",
