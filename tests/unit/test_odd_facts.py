@@ -26,8 +26,8 @@ from tests.unit.test_odd_answers import HTTP, LOGGED, METRICS, STATS, STRAY, TOP
 from vllm_hosts.doctor.query import DoctorLook
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.apt import AptPackages
-from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.balancer import BalancerState
+from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentLog
 from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId, OwnPorts
 from vllm_hosts.facts.edge import EdgeRuns

@@ -11,7 +11,7 @@ import pytest
 
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
-from tests.unit.test_balancer_plan import GATEWAY
+from tests.unit.test_balancer_plan import BALANCED
 from tests.unit.test_compose_file import MEMORY
 from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH, UBUNTU_22
 from tests.unit.test_firewall import AROUND, BEHIND, GATEWAY, NARROW, OWN_PORTS
@@ -101,10 +101,10 @@ def of_site(name: str) -> Callable[[], str]:
 
 
 GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
-    "balancer/haproxy.cfg": {"haproxy.cfg": lambda: configuration(GATEWAY)},
+    "balancer/haproxy.cfg": {"haproxy.cfg": lambda: configuration(BALANCED)},
     "balancer/save-balancer-state.sh": {"save-balancer-state.sh": save_script},
     "balancer/vllm-hosts-balancer.service": {
-        "vllm-hosts-balancer.service": within(lambda: balancer_entries(GATEWAY), ".service")
+        "vllm-hosts-balancer.service": within(lambda: balancer_entries(BALANCED), ".service")
     },
     "client_keys/clients.map": {"clients.map": lambda: clients_map(KEYS.clients)},
     "client_keys/expire.sh": {"expire.sh": within(expiry_entries, "/expire-client-keys")},
