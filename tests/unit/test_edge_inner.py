@@ -33,9 +33,8 @@ SETTINGS = behind(edge={"names": ["gpu1.example.com"], "routes": ["POST /v2/embe
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealInner]:
-    made = RealInner(tmp_path_factory.mktemp("host"), SETTINGS, KEYS)
-    with made:
-        yield made
+    with RealInner(tmp_path_factory.mktemp("host"), SETTINGS, KEYS) as running:
+        yield running
 
 
 def asked(host: RealInner, agent: str = "qwen") -> list[Any]:
@@ -175,8 +174,7 @@ def test_a_request_has_a_client(host: RealInner, name: str | None) -> None:
 
 
 def test_strangers_are_logged_boundedly(tmp_path: Path) -> None:
-    host = RealInner(tmp_path, SETTINGS, KEYS)
-    with host:
+    with RealInner(tmp_path, SETTINGS, KEYS) as host:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         said = b""
@@ -236,8 +234,7 @@ def test_an_agent_steers_neither_nginx_nor_gateways(host: RealInner) -> None:
 
 
 def test_an_agent_that_is_gone_is_503_in_our_format(tmp_path: Path) -> None:
-    host = RealInner(tmp_path, SETTINGS, KEYS)
-    with host:
+    with RealInner(tmp_path, SETTINGS, KEYS) as host:
         host.agents["qwen"].shutdown()
         host.agents["qwen"].server_close()
         answer = host.through(CHAT, "POST", "{}")
