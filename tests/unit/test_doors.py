@@ -82,6 +82,9 @@ SETTINGS: Any = SimpleNamespace(
         ssh_from=(ip_network("10.0.0.0/8"),), extra_tcp_ports=(), extra_udp_ports=(51820,)
     ),
     edge=SimpleNamespace(http_port=80, https_port=443, allow_from=()),
+    gateway=SimpleNamespace(port=8443),
+    gateways=(),
+    is_gateway=False,
     agents=(
         SimpleNamespace(name="one", port=8001, expose=None, egress=None),
         SimpleNamespace(
