@@ -8,7 +8,7 @@ import click
 
 from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.cli.command import Group
-from vllm_hosts.cli.common import only, opened
+from vllm_hosts.cli.common import only, opened, with_agents
 from vllm_hosts.connect.connections import Connections
 
 
@@ -50,15 +50,20 @@ host_option = click.option(
 name_argument = click.argument("name", required=False)
 
 
-def choose(inventory: Path, hosts: tuple[str, ...], name: str | None) -> Chosen:
+def choose(
+    inventory: Path, hosts: tuple[str, ...], name: str | None, *, gateways: bool = False
+) -> Chosen:
     """What a command is about.
 
+    :param gateways: whether it is about them too, which run no agents.
     :raises SettingsError: the settings cannot be deployed.
     :raises click.UsageError: there is no such host, or no such agent on these hosts.
     """
     project = opened(inventory)
+    chosen = only(project, hosts)
     there = {
-        host: [agent.name for agent in one.agents] for host, one in only(project, hosts).items()
+        host: [agent.name for agent in one.agents]
+        for host, one in (chosen if gateways else with_agents(chosen)).items()
     }
     if name is None:
         return Chosen(Connections(project.inventory), project.settings, there)

@@ -153,7 +153,7 @@ def unexpected_sockets(
     :param ssh_ports: where sshd really listens.
     """
     ssh = set(ssh_ports)
-    agents = {agent.port: agent for agent in settings.agents}
+    agents = {agent.port: agent for agent in settings.agents if not settings.is_gateway}
     for socket in sockets:
         if socket.protocol == "tcp" and socket.port in agents:
             agent = agents[socket.port]
@@ -209,7 +209,8 @@ def _expected(socket: Socket, settings: HostSettings, ssh: set[int]) -> bool:
             or socket.port in settings.firewall.extra_udp_ports
             or socket.held_by(*_CLIENT_UDP.get(socket.port, ()))
         )
-    if socket.port in (settings.edge.https_port, settings.edge.http_port):
+    edge = {settings.edge.https_port, settings.edge.http_port}
+    if socket.port in edge | ({settings.gateway.port} if settings.behind_gateways else set()):
         return socket.held_by("nginx")
     if socket.loopback or socket.port in settings.firewall.extra_tcp_ports:
         return True

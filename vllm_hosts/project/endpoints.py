@@ -54,12 +54,14 @@ class Endpoint:
 def endpoints(
     settings: Mapping[str, HostSettings], folder: Path, key_command: str, client: str
 ) -> Iterator[Endpoint]:
-    """All agents of all hosts.
+    """All agents of all hosts that clients call: where there are gateways, of these.
 
     :param folder: the inventory's private folder on the controller.
     :param key_command: what prints the key of ``client`` in a shell here.
     """
     for host in settings.values():
+        if host.behind_gateways:
+            continue
         name = host_header(host.edge_names[0], host.edge.https_port)
         ca_file = client_ca_file(host, folder)
         for agent in host.agents:
