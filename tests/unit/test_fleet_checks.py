@@ -53,9 +53,7 @@ def test_a_router_may_give_the_controller_a_gateway_s_address() -> None:
     public = GatewayHost("gw1", (ip_network("9.9.9.9/32"),))
     host = behind().model_copy(update={"gateways": (public,)})
     for source, count in (("10.0.0.5", 0), ("8.8.4.4", 1)):
-        found = reachable_problems(
-            host, lambda _, port: port == 8443, source=lambda _, at=source: at
-        )  # type: ignore[misc]
+        found = reachable_problems(host, lambda _, port: port == 8443, {host.address: source}.get)
         assert len(list(found)) == count, source
 
 
