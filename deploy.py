@@ -5,6 +5,7 @@ from vllm_hosts.roles.client_keys import client_keys, key_expiry
 from vllm_hosts.roles.docker import docker
 from vllm_hosts.roles.edge_logs import edge_logs
 from vllm_hosts.roles.firewall import firewall
+from vllm_hosts.roles.inner_tls import inner_tls
 from vllm_hosts.roles.lock import lock
 from vllm_hosts.roles.models import models
 from vllm_hosts.roles.nginx import nginx, nginx_asked
@@ -37,6 +38,7 @@ models()  # weights on the host, whole, before an agent needs them
 vllm()  # the agents, each in a network of its own, healthy
 watchdog()  # the host restarts an agent whose engine hangs behind an API that answers
 tls()  # the edge's certificate
+inner_tls()  # certificates between gateways and the hosts behind them, where there are gateways
 edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
 client_keys()  # clients' keys at the edge, as the store has them
