@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.packets import Packet, Table
 
 #: Strangers, one of which is in no network that settings name.
@@ -78,7 +78,7 @@ def _from_outside(
             passes |= port == settings.gateway.port and _among(source, gateways_of(settings))
             passes |= any(
                 port == agent.port and _among(source, agent.expose.networks)
-                for agent in _own(settings)
+                for agent in settings.own_agents
                 if agent.expose is not None
             )
             what = f"what comes from {source} to port {port}"
@@ -97,7 +97,7 @@ def _from_outside(
 def _to_containers(
     sources: list[str], settings: HostSettings
 ) -> Iterator[tuple[Packet, bool, str]]:
-    cells = {agent.port: settings.cell(agent.name) for agent in _own(settings)}
+    cells = {agent.port: settings.cell(agent.name) for agent in settings.own_agents}
     bridges = [*_BRIDGES, *(cell.bridge for cell in cells.values())]
     for source in sources:
         to = "172.17.0.2" if ":" not in source else "fd00:17::2"
@@ -105,7 +105,7 @@ def _to_containers(
             for port, protocol in ((80, "tcp"), (_INSIDE, "tcp"), (53, "udp")):
                 packet = Packet("forward", source, to, port, protocol, leaves_by=bridge)
                 yield packet, False, f"what comes from {source} to a container on {bridge}"
-        for agent in _own(settings):
+        for agent in settings.own_agents:
             cell = cells[agent.port]
             passes = agent.expose is not None and _among(source, agent.expose.networks)
             if ":" in source:
@@ -205,18 +205,13 @@ def gateways_of(settings: HostSettings) -> list[IPv4Network | IPv6Network]:
     return [network for gateway in settings.gateways for network in gateway.networks]
 
 
-def _own(settings: HostSettings) -> tuple[Agent, ...]:
-    """Agents that run on the host itself: a gateway's are those of others."""
-    return () if settings.is_gateway else settings.agents
-
-
 def _sources(settings: HostSettings) -> list[str]:
     """One address of every network that settings name, and a stranger of each family."""
     named: list[IPv4Network | IPv6Network] = [
         *settings.firewall.ssh_from,
         *settings.edge.allow_from,
         *gateways_of(settings),
-        *(net for agent in _own(settings) if agent.expose for net in agent.expose.networks),
+        *(net for agent in settings.own_agents if agent.expose for net in agent.expose.networks),
     ]
     strangers = []
     for some in (_STRANGERS, _STRANGERS_V6):

@@ -138,11 +138,9 @@ def must_see(settings: HostSettings) -> set[int]:
 
 def exposed_to(settings: HostSettings, address: str) -> set[int]:
     """Ports besides the edge's that this address may reach by the settings."""
-    if settings.is_gateway:
-        return set()
     found = {
         agent.port
-        for agent in settings.agents
+        for agent in settings.own_agents
         if agent.expose and any(ip_address(address) in net for net in agent.expose.networks)
     }
     if any(ip_address(address) in network for network in gateways_of(settings)):

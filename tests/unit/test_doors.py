@@ -100,6 +100,9 @@ SETTINGS: Any = SimpleNamespace(
 )
 
 
+SETTINGS.own_agents = SETTINGS.agents
+
+
 def loaded(text: str) -> Table:
     """The table as the kernel's own tool has it, in an empty network namespace."""
     done = subprocess.run(

@@ -21,14 +21,14 @@ def check(inventory: Path) -> None:
     settings = opened(inventory).settings
     for host in settings.values():
         click.secho(f"{host.name} ({host.address})", bold=True)
-        for agent in () if host.is_gateway else host.agents:
+        for agent in host.own_agents:
             click.echo(f"  {agent.name:16} {agent.model:32} port {agent.port}  {_gpus(agent.gpus)}")
         for pool in host.pools:
             agents_of = ", ".join(f"{one.agent} on {one.host}" for one in pool.replicas)
             click.echo(f"  {pool.model:32} by {agents_of}")
         for sentence in exposed(host):
             click.secho(f"  {sentence}", fg="yellow")
-    agents = sum(len(host.agents) for host in settings.values() if not host.is_gateway)
+    agents = sum(len(host.own_agents) for host in settings.values())
     click.echo(
         f"{_count(len(settings), 'host')} and {_count(agents, 'agent')}: all settings are valid"
     )

@@ -91,7 +91,7 @@ def with_agents(chosen: Mapping[str, HostSettings]) -> dict[str, HostSettings]:
 
     :raises click.UsageError: only gateways were chosen.
     """
-    found = {name: one for name, one in chosen.items() if not one.is_gateway}
+    found = {name: one for name, one in chosen.items() if one.runs_agents}
     if not found:
         raise click.UsageError(
             f"{', '.join(chosen)} is a gateway and runs no agents; name one of the hosts behind it"

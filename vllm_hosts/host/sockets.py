@@ -153,7 +153,7 @@ def unexpected_sockets(
     :param ssh_ports: where sshd really listens.
     """
     ssh = set(ssh_ports)
-    agents = {agent.port: agent for agent in settings.agents if not settings.is_gateway}
+    agents = {agent.port: agent for agent in settings.own_agents}
     for socket in sockets:
         if socket.protocol == "tcp" and socket.port in agents:
             agent = agents[socket.port]
