@@ -35,14 +35,15 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 \
 openssl req -new -key key.pem -subj {nobody} 2>/dev/null
 echo "$folder"
 """
-#: What each gets, one line for each: its status, or 0 where it got none. With `-brief` openssl says
+#: What each gets where it claims to ask for a client, as gateways do: one line for each: its status, or 0 where it got none. With `-brief` openssl says
 #: on stderr that a connection came about, and whose it is.
 _TRY = """
 set -u; cd {folder}; trap 'rm -rf {folder}' EXIT
 printf '%s' {signed} >signed.pem
 try() {{
     local who=$1; shift
-    printf 'GET /v1/models HTTP/1.1\\r\\nHost: {name}\\r\\nConnection: close\\r\\n\\r\\n' |
+    printf '%s\\r\\n' 'GET /v1/models HTTP/1.1' 'Host: {name}' 'X-Vllm-Hosts-Client: nobody' \\
+        'Connection: close' '' |
         timeout 10 openssl s_client -brief -ign_eof -connect 127.0.0.1:{port} "$@" >out 2>err
     echo "$who|$(sed -n 's|^HTTP/1.1 \\([0-9]*\\).*|\\1|p' out | head -n 1)|$(grep -c {shown} err)"
 }}

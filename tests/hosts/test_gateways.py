@@ -35,6 +35,8 @@ from vllm_hosts.suite.test_logs import lines_with
 
 _SOCKETS = "/run/vllm-hosts-balancer"
 _UNIT = "vllm-hosts-balancer"
+#: By which it is told what to do.
+_OWN_SOCKETS = {"admin.sock", "master.sock"}
 #: Keys of clients that are tried at a host behind gateways, and hosts behind a gateway that are
 #: searched: one that is wrong is enough.
 _TRIED = 10
@@ -100,7 +102,8 @@ def _packet(source: str, port: int) -> Packet:
 def test_the_balancer_listens_for_root_and_nginx_only(host: Host, settings: HostSettings) -> None:
     unit_runs(host, _UNIT)
     wrong = [f"HAProxy listens on {one}" for one in listeners(host) if "haproxy" in one.programs]
-    names = {f"{pool.name}.sock" for pool in settings.pools} | {"admin.sock"}
+    pools = {f"{pool.name}.sock" for pool in settings.pools}
+    names = pools | _OWN_SOCKETS
     listing = host.check_output(f"find {_SOCKETS} -type s -printf '%f\\n'").split()
     if missing := sorted(names - set(listing)):
         raise BrokenError(f"{', '.join(missing)}: missing in {_SOCKETS}")
@@ -116,8 +119,8 @@ def test_the_balancer_listens_for_root_and_nginx_only(host: Host, settings: Host
             raise HostError(f"not even root can open {path}")
         if _opens(host, path, "65534:65534"):
             wrong.append(f"any user of the host can open {path}")
-        if _opens(host, path, nginx) != (name != "admin.sock"):
-            can = "cannot" if name != "admin.sock" else "can"
+        if _opens(host, path, nginx) != (name in pools):
+            can = "cannot" if name in pools else "can"
             wrong.append(f"nginx's user {can} open {path}")
     assert wrong == []
 

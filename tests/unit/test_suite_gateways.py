@@ -75,6 +75,7 @@ http {{
         ssl_client_certificate {folder}/ca.pem;
         ssl_verify_client on;
         {named}
+        if ($http_x_vllm_hosts_client = "") {{ return 400; }}
         return 200 "answered";
     }}
 }}

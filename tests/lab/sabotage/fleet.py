@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.lab.sabotage.parts import CONF, MAPS, RELOAD, Sabotage, edited, row
+from tests.lab.sabotage.parts import MAPS, RELOAD, Sabotage, edited, row
 
 _FOLDER = "/etc/vllm-hosts/gateway"
+_INNER = f"{MAPS}/inner.conf"
+#: Whoever is not known is taken for a gateway.
+_ANY = '/^map "$ssl_client_verify/,/^}/ s/default "";/default "gw1";/'
+_RESTART = "systemctl restart vllm-hosts-balancer && sleep 3"
 _BALANCER = "/etc/vllm-hosts/balancer/haproxy.cfg"
 _SOCKETS = "/run/vllm-hosts-balancer"
 _OTHER_CA = (
@@ -24,8 +28,9 @@ ROWS = [
     row(
         "gateways-without-a-certificate",
         "GW-01",
-        edited("s/ssl_verify_client on;/ssl_verify_client optional_no_ca;/"),
+        edited(f"s/ssl_verify_client on;/ssl_verify_client optional_no_ca;/; {_ANY}", _INNER),
     ),
+    row("gateway-of-any-name", "GW-01", edited(_ANY, _INNER)),
     row(
         "gateway-port-open",
         "NET-03 NET-08 NET-09 GW-02",
@@ -52,7 +57,8 @@ ROWS = [
         row(
             "pool-s-socket-for-everybody",
             "GW-03",
-            f"chmod 755 {_SOCKETS} && chmod 666 {_SOCKETS}/tiny.sock",
+            f"chmod 666 {_SOCKETS}/tiny.sock",
+            undo=_RESTART,
         )
     ),
     on_gateway(
@@ -60,6 +66,7 @@ ROWS = [
             "runtime-socket-for-nginx",
             "GW-03",
             f"chown root:www-data {_SOCKETS}/admin.sock && chmod 660 {_SOCKETS}/admin.sock",
+            undo=_RESTART,
         )
     ),
     on_gateway(
@@ -74,10 +81,10 @@ ROWS = [
         row(
             "name-from-a-client",
             "GW-04",
-            "grep -rl X-Vllm-Hosts-Client"
-            f" {CONF} {MAPS} | xargs sed -i"
-            " 's/X-Vllm-Hosts-Client .*;/X-Vllm-Hosts-Client $http_x_vllm_hosts_client;/'"
-            f" && {RELOAD}",
+            edited(
+                "s/X-Vllm-Hosts-Client .*;/X-Vllm-Hosts-Client $http_x_vllm_hosts_client;/",
+                f"{MAPS}/upstream.conf",
+            ),
         )
     ),
     on_gateway(row("gateway-s-key-readable", "GW-05", f"chmod 644 {_FOLDER}/client.pem")),
