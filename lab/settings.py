@@ -42,6 +42,12 @@ AGENTS: list[dict[str, Any]] = [
     },
 ]
 
+#: What hosts behind gateways run: the first model on each of them, the second on gpu1 only.
+FLEET_AGENTS: list[dict[str, Any]] = [
+    AGENTS[0] | {"name": "chat", "served_model_name": "lab/chat"},
+    AGENTS[1] | {"name": "draft", "served_model_name": "lab/draft"},
+]
+
 
 def settings() -> dict[str, Any]:
     """What the group `lab` sets. LAB_SETTINGS (JSON) changes it for one run of a test."""
@@ -83,6 +89,26 @@ def host_data(name: str, login: dict[str, Any]) -> dict[str, Any]:
     """
     changed = _changed()
     usual = {} if name == "gpu1" or "agents" in changed else {"agents": AGENTS[:1]}
+    own: dict[str, Any] = changed.get("hosts", {}).get(name, {})
+    return {key: value for key, value in (login | usual | own).items() if value is not None}
+
+
+def fleet_settings() -> dict[str, Any]:
+    """What the group `lab` of the inventory with gateways sets: agents are their hosts' own."""
+    # Clients of a load share a key and an address.
+    edge = {"requests_per_second": 10_000, "burst": 2000, "connections": 1000}
+    usual = settings()
+    usual["edge"] = edge | usual["edge"]
+    del usual["agents"]
+    return usual
+
+
+def fleet_host_data(name: str, login: dict[str, Any]) -> dict[str, Any]:
+    """How a GPU host behind gateways is entered, and its agents. LAB_SETTINGS changes them as it
+    does in the inventory without gateways."""
+    changed = _changed()
+    agents = changed.get("agents", FLEET_AGENTS)
+    usual = {"agents": agents if name == "gpu1" else agents[:1]}
     own: dict[str, Any] = changed.get("hosts", {}).get(name, {})
     return {key: value for key, value in (login | usual | own).items() if value is not None}
 

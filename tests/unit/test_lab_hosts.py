@@ -1,0 +1,79 @@
+"""Which hosts the lab has, and what its inventory with gateways says about them."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import archive, hosts, layout, network
+from tests.unit.projects import ROOT
+
+FLEET = ROOT / "inventory/lab_fleet.py"
+
+
+@pytest.fixture
+def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "hosts.json"
+    monkeypatch.setattr(hosts, "_LIST", path)
+    monkeypatch.setattr(network, "is_up", lambda: True)
+    monkeypatch.setattr(archive, "fingerprints", lambda: {"docker": "A" * 40, "nvidia": "B" * 40})
+    return path
+
+
+def boots(path: Path, *words: Any) -> None:
+    path.write_text(json.dumps([found.name for found in hosts._wanted(*words)]))
+
+
+def test_every_host_has_a_name_and_addresses_of_its_own() -> None:
+    every = [*layout.gpu_hosts(9), *layout.gateways(9), *layout.FURTHER.values(), layout.NEIGHBOUR]
+    for what in ("name", "ipv4", "ipv6"):
+        assert len({getattr(one, what) for one in every}) == len(every)
+    assert {hosts.host(one.name) for one in every} == set(every)
+
+
+def test_gateways_are_no_gpu_hosts(listed: Path) -> None:
+    boots(listed, 3, ["debian12"], 2)
+    assert hosts.gpu_host_names() == ["gpu1", "gpu2", "gpu3", "debian12"]
+    assert hosts.gateway_names() == ["gw1", "gw2"]
+    assert {hosts.host(name).gpus for name in hosts.gateway_names()} == {0}
+    assert hosts.are(3, ["debian12"], 2)
+    assert not hosts.are(3, ["debian12"])
+    boots(listed, 2, [], 0)
+    assert hosts.gateway_names() == []
+    assert hosts.are(2)
+
+
+def test_the_inventory_with_gateways(listed: Path) -> None:
+    boots(listed, 3, [], 2)
+    found = runpy.run_path(str(FLEET))
+    agents = {name: [one["name"] for one in data["agents"]] for name, data in found["gpu_hosts"]}
+    assert agents == {"gpu1": ["chat", "draft"], "gpu2": ["chat"], "gpu3": ["chat"]}
+    models = {one["served_model_name"] for _, data in found["gpu_hosts"] for one in data["agents"]}
+    assert len(models) == 2
+    assert [name for name, _ in found["gateways"]] == ["gw1", "gw2"]
+    assert not any("agents" in data for _, data in found["gateways"])
+    names, settings = found["lab"]
+    assert names == ["gw1", "gw2", "gpu1", "gpu2", "gpu3"]
+    assert "agents" not in settings
+    assert settings["edge"]["expected_clients"] * settings["edge"]["connections"] < 5000
+
+
+def test_one_run_s_settings_are_its_hosts_(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boots(listed, 2, [], 1)
+    other = {"name": "other"}
+    changed = {"hosts": {"gpu2": {"agents": [other]}}, "gateway": {"drain_timeout": 5}}
+    monkeypatch.setenv("LAB_SETTINGS", json.dumps(changed))
+    found = runpy.run_path(str(FLEET))
+    assert dict(found["gpu_hosts"])["gpu2"]["agents"] == [other]
+    assert len(dict(found["gpu_hosts"])["gpu1"]["agents"]) == 2
+    assert found["lab"][1]["gateway"] == {"drain_timeout": 5}
+
+
+def test_without_gateways_it_says_how_to_have_some(listed: Path) -> None:
+    boots(listed, 2, [], 0)
+    with pytest.raises(RuntimeError, match="make lab-up HOSTS=3 GATEWAYS=2"):
+        runpy.run_path(str(FLEET))
