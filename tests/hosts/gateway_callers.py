@@ -36,8 +36,7 @@ openssl req -new -key key.pem -subj {nobody} 2>/dev/null
 echo "$folder"
 """
 #: What each gets where it claims to ask for a client, as gateways do: one line for each with its
-#: status, or 0 where it got none. With `-brief` openssl says on stderr that there is a connection, and
-#: whose it is.
+#: status, or 0 where it got none. With `-brief` openssl says on stderr whose connection it has.
 _TRY = """
 set -u; cd {folder}; trap 'rm -rf {folder}' EXIT
 printf '%s' {signed} >signed.pem

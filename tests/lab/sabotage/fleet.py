@@ -57,7 +57,7 @@ ROWS = [
         row(
             "pool-s-socket-for-everybody",
             "GW-03",
-            f"chmod 666 {_SOCKETS}/tiny.sock",
+            f"chmod 666 {_SOCKETS}/chat.sock",
             undo=_RESTART,
         )
     ),
