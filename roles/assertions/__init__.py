@@ -32,7 +32,7 @@ def assertions() -> None:
     current = run.current()
     settings = current.settings
     promise_kept(partial(_sockets, current), name="Only the expected sockets listen")
-    if not settings.is_gateway:
+    if settings.runs_agents:
         promise_kept(partial(_env, current), name=".env is readable by root only")
         promise_kept(
             lambda: list(reachable_problems(settings, _opened(settings))),

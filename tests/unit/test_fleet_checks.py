@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.fakes import listening
-from tests.unit.fleets import behind, gateway
+from tests.unit.fleets import fleet
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.host import probe
 from vllm_hosts.host.sockets import unexpected_sockets
 from vllm_hosts.project.endpoints import endpoints
 from vllm_hosts.roles.assertions.plan import reachable_problems
+from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import closed_ports, exposed
 from vllm_hosts.settings.fleet import GatewayHost
 
 NGINX = 'users:(("nginx",pid=5,fd=3))'
 RISKY = QWEN | {"extra_args": ["--trust-remote-code"], "accepted_risks": ["--trust-remote-code"]}
+
+
+def behind(**values: Any) -> HostSettings:
+    return fleet(**{"agents": [QWEN]} | values)["gpu1"]
+
+
+def gateway(**values: Any) -> HostSettings:
+    return fleet(**{"agents": [QWEN]} | values)["gw1"]
 
 
 def test_ports_that_nobody_outside_may_reach() -> None:
@@ -36,7 +46,7 @@ def test_what_a_host_allows_is_not_said_of_its_gateway() -> None:
     ("source", "said"),
     [
         ("192.0.2.9", True),
-        ("192.0.2.21", False),  # a gateway
+        ("192.0.2.2", False),  # a gateway
         ("192.0.2.11", False),  # the host itself
         (None, True),
     ],

@@ -7,29 +7,24 @@ from typing import Any
 
 import pytest
 
+from tests.unit.fleets import gateway
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import Pool, Replica
-from vllm_hosts.settings.host import OF_A_GATEWAY
 from vllm_hosts.settings.joined import contradictions, joined
 
 
-def gateway(name: str = "gw1", **values: Any) -> HostSettings:
-    given = {"name": name, "address": "192.0.2.1", "agents": []} | values
-    return HostSettings.model_validate(given, context=OF_A_GATEWAY)
-
-
-def fleet(*hosts: HostSettings) -> dict[str, HostSettings]:
+def hosts_of(*hosts: HostSettings) -> dict[str, HostSettings]:
     return {host.name: host for host in hosts}
 
 
 def told(*hosts: HostSettings) -> list[tuple[str, tuple[str, ...]]]:
     front = [host.name for host in hosts if not host.agents]
-    return list(contradictions(fleet(*hosts), front))
+    return list(contradictions(hosts_of(*hosts), front))
 
 
 def test_without_gateways_every_host_is_what_it_was() -> None:
-    hosts = fleet(settings(), settings(name="gpu2", agents=[{**QWEN, "model": "org/other"}]))
+    hosts = hosts_of(settings(), settings(name="gpu2", agents=[{**QWEN, "model": "org/other"}]))
     assert list(contradictions(hosts, [])) == []
     found = joined(hosts, [])
     assert all(found[name] is host for name, host in hosts.items())
@@ -39,7 +34,7 @@ def test_gateways_know_pools_and_hosts_know_gateways() -> None:
     one = settings(name="gpu1", address="192.0.2.11", agents=[QWEN | {"weight": 2}, CODER])
     two = settings(name="gpu2", address="gpu2.example.com", gateway={"port": 9443})
     second = gateway("gw2", gateway={"networks": ["10.0.0.0/24", "2001:db8::7/128"]})
-    found = joined(fleet(gateway(), one, second, two), ["gw1", "gw2"])
+    found = joined(hosts_of(gateway(), one, second, two), ["gw1", "gw2"])
     assert found["gw1"].pools == (
         Pool(
             "qwen",
@@ -71,7 +66,7 @@ def test_nothing_of_an_agent_runs_on_a_gateway() -> None:
         "egress": {"networks": ["10.0.0.0/8"]},
         "expose": {"networks": ["10.0.0.0/8"], "unguarded_routes": "accepted"},
     }
-    [agent] = joined(fleet(gateway(), settings(agents=[open_one])), ["gw1"])["gw1"].agents
+    [agent] = joined(hosts_of(gateway(), settings(agents=[open_one])), ["gw1"])["gw1"].agents
     assert (agent.gpus, agent.tensor_parallel_size, agent.copy_from) == ((), None, None)
     assert (agent.egress, agent.expose) == (None, None)
     assert (agent.client_model_name, agent.max_model_len) == ("coder-14b", 16384)
@@ -81,7 +76,7 @@ def test_agents_of_different_names_answer_for_one_model() -> None:
     one = settings(name="gpu1", agents=[QWEN | {"name": "one", "served_model_name": "q"}])
     two = settings(name="gpu2", agents=[QWEN | {"name": "two", "served_model_name": "q"}])
     assert told(gateway(), one, two) == []
-    found = joined(fleet(gateway(), one, two), ["gw1"])["gw1"]
+    found = joined(hosts_of(gateway(), one, two), ["gw1"])["gw1"]
     [pool] = found.pools
     assert (pool.name, pool.model) == ("one", "q")
     assert [replica.server.partition(".")[0] for replica in pool.replicas] == ["one", "two"]

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from tests.stores import kept_ca
-from tests.unit.fleets import behind, gateway
+from tests.unit.fleets import fleet
 from tests.unit.here import Here
 from tests.unit.real_nginx import free_ports, program
-from tests.unit.samples import settings
+from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import inner_name
 from vllm_hosts.suite import gateway_callers
 from vllm_hosts.suite.gateway_callers import callers
@@ -23,6 +24,14 @@ from vllm_hosts.suite.test_firewall import exposed_to
 from vllm_hosts.verify.promises import promises
 
 REFUSED = {400, 403}
+
+
+def behind(**values: Any) -> HostSettings:
+    return fleet(**{"agents": [QWEN]} | values)["gpu1"]
+
+
+def gateway() -> HostSettings:
+    return fleet()["gw1"]
 
 
 @pytest.mark.parametrize(
@@ -55,9 +64,9 @@ def test_a_gateway_is_promised_all_but_what_is_about_agents() -> None:
 
 
 def test_only_gateways_may_see_their_port() -> None:
-    assert exposed_to(behind(), "192.0.2.21") == {8443}
-    assert exposed_to(behind(), "192.0.2.22") == set()
-    assert exposed_to(settings(), "192.0.2.21") == set()
+    assert exposed_to(behind(), "192.0.2.2") == {8443}
+    assert exposed_to(behind(), "192.0.2.3") == set()
+    assert exposed_to(settings(), "192.0.2.2") == set()
 
 
 NAMED = 'if ($ssl_client_s_dn != "CN=gw1") { return 403; }'
