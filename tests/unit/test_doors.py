@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.lab.sabotage import SABOTAGE, Sabotage
+from tests.unit.fleets import fleet
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.firewall import Surroundings
@@ -160,6 +161,22 @@ def test_the_file_that_a_deploy_writes(changed: dict[str, Any]) -> None:
     host = settings(**{"agents": [QWEN, CODER]} | changed)
     table = loaded(rules(host, [22], Surroundings(edge_user=EDGE[0])))
     assert wrong(table, host, {22}, EDGE) == []
+
+
+@pytest.mark.parametrize("name", ["gw1", "gpu1"])
+def test_the_file_that_a_deploy_writes_where_there_are_gateways(name: str) -> None:
+    host = fleet()[name]
+    text = rules(host, [22], Surroundings(edge_user=EDGE[0]))
+    assert wrong(loaded(text), host, {22}, EDGE) == []
+    # The port for gateways is theirs, and on a gateway nobody's.
+    for source in ("ip saddr 203.0.113.9 ", ""):
+        opened = text.replace(
+            "ct state invalid drop", f"ct state invalid drop\n{source}tcp dport 8443 accept", 1
+        )
+        assert any("port 8443 passes" in one for one in wrong(loaded(opened), host, {22}, EDGE))
+    if name == "gpu1":
+        closed = text.replace("tcp dport { 8443 } accept", "tcp dport { 8443 } drop")
+        assert any("is kept out" in one for one in wrong(loaded(closed), host, {22}, EDGE))
 
 
 @pytest.mark.parametrize(
