@@ -37,6 +37,13 @@ INNER_KEY = f"{GATEWAY_FOLDER}/inner.key"
 #: What nginx of a host behind gateways reads of these, and HAProxy of a gateway.
 INNER_FILES = (GATEWAY_CA, INNER_CERTIFICATE, INNER_KEY)
 GATEWAY_FILES = (GATEWAY_CA, GATEWAY_CLIENT)
+#: HAProxy's sockets on a gateway.
+BALANCER_RUN = "/run/vllm-hosts-balancer"
+
+
+def pool_socket(pool: str) -> str:
+    """Where a gateway's HAProxy takes requests for one pool from nginx."""
+    return f"{BALANCER_RUN}/{pool}.sock"
 
 
 #: Compose reads these beside compose.yaml, unasked; we never write them.
