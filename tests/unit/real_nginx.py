@@ -125,7 +125,7 @@ class RealEdge:
             agent.name: _stand_in() for agent in settings.agents[: None if all_run else 1]
         }
         self.agent = self.agents[settings.agents[0].name]
-        ports = dict(zip(("https", "http"), free_ports(2), strict=True))
+        ports = dict(zip(("https", "http"), _free_ports(2), strict=True))
         self.port, self.http_port = ports["https"], ports["http"]
         self.settings = settings.model_copy(
             update={
@@ -315,7 +315,7 @@ def _read(connection: socket.socket, method: str) -> Answer:
     return Answer(response.status, dict(response.headers), response.read().decode())
 
 
-def free_ports(count: int) -> list[int]:
+def _free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [found.getsockname()[1] for found in sockets]
     for found in sockets:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from tests.stores import kept_ca
+from tests.lab.sabotage import FLEET
+from tests.lab.sabotage.parts import RELOAD
 from tests.unit.fleets import fleet
 from tests.unit.here import Here
-from tests.unit.real_nginx import free_ports, program
+from tests.unit.real_gateway import RealInner
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import HostError
-from vllm_hosts.keys.pki import utc_now
+from vllm_hosts.host.paths import EDGE_FOLDER
+from vllm_hosts.keys import ClientKey, HostKeys
+from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.roles.nginx.plan import NginxVersion
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.settings.fleet import inner_name
 from vllm_hosts.suite import gateway_callers
 from vllm_hosts.suite.gateway_callers import callers
 from vllm_hosts.suite.test_firewall import exposed_to
@@ -69,90 +72,83 @@ def test_only_gateways_may_see_their_port() -> None:
     assert exposed_to(settings(), "192.0.2.2") == set()
 
 
-NAMED = 'if ($ssl_client_s_dn != "CN=gw1") { return 403; }'
-CONF = """
-daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{
-    access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
-    fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-    server {{
-        listen 127.0.0.1:{port} ssl;
-        server_name _;
-        ssl_certificate {folder}/inner.pem;
-        ssl_certificate_key {folder}/inner.key;
-        ssl_client_certificate {folder}/ca.pem;
-        ssl_verify_client on;
-        {named}
-        if ($http_x_vllm_hosts_client = "") {{ return 400; }}
-        return 200 "answered";
-    }}
-}}
-"""
+KEYS = HostKeys(
+    internal=SecretStr("INTERNAL-KEY"),
+    clients=(ClientKey("controller", SecretStr("KEY-C")),),
+    hf_token=None,
+)
+
+
+class Sabotaged(RealInner):
+    """A host behind gateways whose configuration somebody has changed, as a row does in the lab."""
+
+    edit = ""
+
+    def _write(self, version: NginxVersion, more: str = "") -> None:
+        super()._write(version, more)
+        if self.edit:
+            done = self.edit.partition(f" && {RELOAD}")[0].replace(
+                EDGE_FOLDER, f"{self.folder}/edge"
+            )
+            subprocess.run(["/bin/sh", "-ec", done], check=True)
 
 
 class _Authority:
-    def __init__(self, ca: Any) -> None:
+    def __init__(self, ca: LocalCa) -> None:
         self.ca = ca
 
-    def found(self) -> Any:
+    def found(self) -> LocalCa:
         return self.ca
 
 
-@pytest.fixture
-def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Tries the callers at a real nginx that is set up like a host's, with one text replaced."""
-    [port] = free_ports(1)
-    host = behind(gateway={"port": port})
-    ca = kept_ca(tmp_path / "ca", "test", utc_now())
-    issued = ca.issue([inner_name("gpu1", "qwen")], 20, utc_now())
-    (tmp_path / "inner.pem").write_bytes(issued.certificate_pem)
-    (tmp_path / "inner.key").write_bytes(issued.key_pem.get_secret_value())
-    (tmp_path / "ca.pem").write_bytes(ca.certificate_pem)
-    for name in ("INNER_CERTIFICATE", "TLS_CERTIFICATE"):
-        monkeypatch.setattr(gateway_callers, name, str(tmp_path / "inner.pem"))
-    for name in ("INNER_KEY", "TLS_KEY"):
-        monkeypatch.setattr(gateway_callers, name, str(tmp_path / "inner.key"))
-    (tmp_path / "programs").mkdir()
-    here: Any = Here(tmp_path / "programs")
-    authority: Any = _Authority(ca)
-
-    def at(old: str = "", new: str = "") -> dict[str, int]:
-        text = CONF.format(folder=tmp_path, port=port, named=NAMED)
-        assert old in text
-        (tmp_path / "nginx.conf").write_text(text.replace(old, new) if old else text)
-        process = subprocess.Popen([program("nginx"), "-c", str(tmp_path / "nginx.conf")])
-        try:
-            time.sleep(0.5)
-            return callers(here, host, authority)
-        finally:
-            process.terminate()
-            process.wait(20)
-
-    at.nobody = lambda: callers(here, host, authority)  # type: ignore[attr-defined]
-    return at
+def tried(folder: Path, monkeypatch: pytest.MonkeyPatch, edit: str = "") -> dict[str, int]:
+    """What callers get that are no gateway, at a real nginx."""
+    (folder / "programs").mkdir()
+    (folder / "host").mkdir()
+    here: Any = Here(folder / "programs")
+    made = Sabotaged(folder / "host", behind(), KEYS)
+    made.edit = edit
+    for name, file in (
+        ("INNER_CERTIFICATE", "gateway/inner.pem"),
+        ("INNER_KEY", "gateway/inner.key"),
+        ("TLS_CERTIFICATE", "tls/certificate.pem"),
+        ("TLS_KEY", "tls/key.pem"),
+    ):
+        monkeypatch.setattr(gateway_callers, name, str(folder / "host" / file))
+    authority: Any = _Authority(made.ca)
+    with made:
+        # A gateway is answered, so that a refusal says something.
+        assert made.through("/v1/models").status == 200
+        return callers(here, made.settings, authority)
 
 
-def test_callers_that_are_no_gateway_are_refused(tried: Any) -> None:
-    found = tried()
+def test_callers_that_are_no_gateway_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tried(tmp_path, monkeypatch)
     assert len(found) == 6
     assert set(found.values()) <= REFUSED, found
     assert list(Path("/run").glob("vllm-hosts-verify.*")) == []
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "who"),
+    ("name", "who"),
     [
-        (f"ssl_verify_client on;\n        {NAMED}", "", "a caller without a certificate"),
-        ("ssl_verify_client on;", "ssl_verify_client optional_no_ca;", "nobody signed"),
-        (NAMED, "", "does not have"),
+        ("gateways-without-a-certificate", "a caller without a certificate"),
+        ("gateways-without-a-certificate", "a certificate that nobody signed"),
+        ("gateway-of-any-name", "a gateway that this inventory does not have"),
     ],
 )
-def test_a_caller_that_is_answered_is_seen(tried: Any, old: str, new: str, who: str) -> None:
-    answered = [name for name, status in tried(old, new).items() if status not in REFUSED]
-    assert any(who in name for name in answered), answered
+def test_a_caller_that_is_answered_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, who: str
+) -> None:
+    [row] = [row for row in FLEET if row.name == name]
+    assert tried(tmp_path, monkeypatch, row.do)[who] not in REFUSED
 
 
-def test_a_port_where_nobody_listens_proves_nothing(tried: Any) -> None:
-    with pytest.raises(HostError, match="nobody answers on port"):
-        tried.nobody()
+def test_a_port_where_nobody_listens_proves_nothing(tmp_path: Path) -> None:
+    here: Any = Here(tmp_path)
+    authority: Any = _Authority(LocalCa.create("test", utc_now()))
+    host = behind(gateway={"port": 1})
+    with pytest.raises(HostError, match="nobody answers on port 1;"):
+        callers(here, host, authority)
