@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from typing import Protocol
 
 from vllm_hosts.host import probe
+from vllm_hosts.host.balancer import Does, Server, Servers
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.probe import Response
 from vllm_hosts.settings import HostSettings
@@ -86,6 +87,25 @@ def reachable_problems(
         ):
             if opens and not (port == settings.gateway.port and _may(settings, source)):
                 yield f"port {port} of {settings.address} can be reached from the controller"
+
+
+def pool_problems(settings: HostSettings, servers: Servers) -> Iterator[str]:
+    """Each model has an agent that gets requests."""
+    for pool in settings.pools:
+        found = {one: servers.get((pool.name, one.server)) for one in pool.replicas}
+        if not any(server and server.does is Does.SERVES for server in found.values()):
+            why = "; ".join(
+                f"{one.agent} on {one.host} {_stands(server)}" for one, server in found.items()
+            )
+            yield f"no agent answers for the model {pool.model!r}: {why}"
+
+
+def _stands(server: Server | None) -> str:
+    if server is None:
+        return "is not known to HAProxy"
+    if server.does is Does.DRAINS:
+        return "is drained"
+    return f"is down ({server.check or 'not checked yet'})"
 
 
 def _may(settings: HostSettings, source: Callable[[str], str | None]) -> bool:
