@@ -20,12 +20,15 @@ def check(inventory: Path) -> None:
     """
     settings = opened(inventory).settings
     for host in settings.values():
-        click.secho(f"{host.name} ({host.address})", bold=True)
-        for agent in host.own_agents:
+        kind = ", a gateway" if host.is_gateway else ""
+        click.secho(f"{host.name} ({host.address}){kind}", bold=True)
+        if host.is_gateway:
+            for pool in host.pools:
+                who = ", ".join(dict.fromkeys(replica.host for replica in pool.replicas))
+                click.echo(f"  {pool.model:32} of {who}")
+            continue
+        for agent in host.agents:
             click.echo(f"  {agent.name:16} {agent.model:32} port {agent.port}  {_gpus(agent.gpus)}")
-        for pool in host.pools:
-            agents_of = ", ".join(f"{one.agent} on {one.host}" for one in pool.replicas)
-            click.echo(f"  {pool.model:32} by {agents_of}")
         for sentence in exposed(host):
             click.secho(f"  {sentence}", fg="yellow")
     agents = sum(len(host.own_agents) for host in settings.values())
