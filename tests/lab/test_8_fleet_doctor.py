@@ -1,4 +1,4 @@
-"""The doctor on gateways: which agents get no requests, and that nothing is asked of Docker there."""
+"""The doctor on gateways: which agents get no requests, and why."""
 
 from __future__ import annotations
 
