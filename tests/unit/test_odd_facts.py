@@ -40,7 +40,7 @@ from vllm_hosts.facts.remains import HostRemains, Versions
 from vllm_hosts.facts.rotation import AgentsBusy, BalancerSeen
 from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
-from vllm_hosts.facts.tls import HostCertificate
+from vllm_hosts.facts.tls import GatewayCertificate, HostCertificate
 from vllm_hosts.facts.token_usage import TokenUsage
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.facts.way_back import WayBackFound
@@ -143,6 +143,11 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (EdgeState(), [*NGINX, END, *MAIN, END, *SITES, END, *TREE]),
     (
         HostCertificate(),
+        ["== certificate", "-----BEGIN CERTIFICATE-----", "AAAA", "-----END CERTIFICATE-----",
+         "== public key", "-----BEGIN PUBLIC KEY-----", "AAAA", "-----END PUBLIC KEY-----"],
+    ),
+    (
+        GatewayCertificate(),
         ["== certificate", "-----BEGIN CERTIFICATE-----", "AAAA", "-----END CERTIFICATE-----",
          "== public key", "-----BEGIN PUBLIC KEY-----", "AAAA", "-----END PUBLIC KEY-----"],
     ),
@@ -300,6 +305,7 @@ ODD: list[tuple[HostFact[Any], list[str]]] = [
     (BalancerSeen(), ["== stat", "== states", "1", "== by hand"]),
     (BalancerSeen(), ["== stat", "# pxname,svname,qcur,scur", "q,q.h,0,0", "== states", "2",
                       "== by hand"]),
+    (GatewayCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostRemains(), ["== asked", "a|b|c|d", "== manifest", "no line of ours"]),
     (Versions(), ["== now /etc/docker/daemon.json", "there", "no base64"]),
