@@ -22,9 +22,11 @@ from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.facts.base import END
 from vllm_hosts.host.containers import Container
 from vllm_hosts.operations.edge import taken_up
+from vllm_hosts.operations.rotation import Rotation
 
 TWIN = QWEN | {"name": "twin", "port": 8002, "gpus": [1], "served_model_name": "qwen"}
 ONE = Container("one", "running", "healthy")
+NOWHERE = Rotation("gpu1")
 STARTED = datetime(2026, 11, 25, 7, 1, 2, tzinfo=UTC)
 
 
@@ -142,12 +144,12 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_an_agent_with_a_twin_restarts_behind_it(done: list[str]) -> None:
-    restart(settings(agents=[QWEN, TWIN]), "qwen")
+    restart(settings(agents=[QWEN, TWIN]), "qwen", NOWHERE)
     assert done == ["divert", "recreate", "wait", "take up"]
 
 
 def test_an_agent_without_a_twin_gets_its_key_before_it_answers(done: list[str]) -> None:
-    restart(settings(agents=[QWEN]), "qwen")
+    restart(settings(agents=[QWEN]), "qwen", NOWHERE)
     assert done == ["recreate", "take up", "wait"]
 
 
@@ -159,7 +161,7 @@ def test_a_twin_goes_on_answering_for_an_agent_that_does_not_come_back(
 
     monkeypatch.setattr(operations, "wait_healthy", fail)
     with pytest.raises(HostError):
-        restart(settings(agents=[QWEN, TWIN]), "qwen")
+        restart(settings(agents=[QWEN, TWIN]), "qwen", NOWHERE)
     assert done == ["divert", "recreate"]
 
 

@@ -19,7 +19,7 @@ from vllm_hosts.facts.rotation import AgentsBusy, BalancerSeen
 from vllm_hosts.host import probe
 from vllm_hosts.host.rotation import Balancer, Server
 from vllm_hosts.operations import rotation
-from vllm_hosts.operations.rotation import Gate, Rotation
+from vllm_hosts.operations.rotation import Gate, Rotation, alone
 from vllm_hosts.settings.fleet import host_label
 
 ONE, TWO = host_label("gpu1"), host_label("gpu2")
@@ -214,7 +214,7 @@ def test_the_last_one_is_not_drained_for_nothing(fleet: Fleet, other: dict[str, 
         "no other agent answers for qwen at gw1, gw2, so requests go on to it until it stops"
     ]
     assert fleet.now < 1, "nor waited for"
-    assert fleet.rotation().alone(["qwen"]) == {"qwen": ["gw1", "gw2"]}
+    assert alone({fleet.rotation(): ["qwen"]}) == {"qwen": ["gw1", "gw2"]}
     for gate in fleet.gates:
         fleet.put(gate, running=0)
     fleet.busy = {"qwen": 0}
@@ -255,7 +255,7 @@ def test_one_that_gets_no_requests_needs_no_drain(
 def test_a_gateway_that_only_clients_reach_stops_it(fleet: Fleet) -> None:
     fleet.gates["gw2"] = HostError("cannot be reached: no answer")
     fleet.reaches = {"gw2.example.com"}
-    for do in (Rotation.out, Rotation.back, Rotation.alone):
+    for do in (Rotation.out, Rotation.back, lambda one, agents: alone({one: agents})):
         with pytest.raises(HostError) as raised:
             do(fleet.rotation(), ["qwen"])
         assert "gw2 answers clients and cannot be asked to send them elsewhere: cannot be" in str(

@@ -51,7 +51,7 @@ def of_this_run() -> Connections:
     return Connections(state.inventory, state)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rotation:
     """The gateways in front of a host, and its agents there. Without gateways, nothing is done.
 
@@ -87,7 +87,7 @@ class Rotation:
         """
         if not (self.gates and agents):
             return
-        looks, going = self.looks(), {self._server(agent) for agent in agents}
+        looks, going = self.looks(), {self.server(agent) for agent in agents}
         alone = {} if last else _alone(looks, going)
         wanted: dict[str, list[Server]] = {}
         leaving: dict[str, set[str]] = {}
@@ -113,13 +113,6 @@ class Rotation:
         if leaving:
             self._empty(leaving, alone)
 
-    def alone(self, agents: Collection[str]) -> dict[str, list[str]]:
-        """By agent, the gateways at which nobody would answer in the place of these.
-
-        :raises HostError: as ``looks``.
-        """
-        return _alone(self.looks(), {self._server(agent) for agent in agents})
-
     def back(
         self, agents: Collection[str], *, by_hand: bool = False, tolerant: bool = False
     ) -> None:
@@ -133,7 +126,7 @@ class Rotation:
         if not (self.gates and agents):
             return
         looks = self.looks(tolerant=tolerant)
-        names = {self._server(agent) for agent in agents}
+        names = {self.server(agent) for agent in agents}
         out = {gate: [one for one in seen.of(names) if one.drained] for gate, seen in looks.items()}
         if not by_hand:
             for agent in _agents(one for ones in out.values() for one in ones if one.by_hand):
@@ -200,7 +193,8 @@ class Rotation:
                 found[gate.name] = seen
         return found
 
-    def _server(self, agent: str) -> str:
+    def server(self, agent: str) -> str:
+        """An agent's name in HAProxy."""
         return f"{agent}.{host_label(self.host)}"
 
     def _say(self, text: str) -> None:
@@ -302,6 +296,16 @@ class Rotation:
                 )
             time.sleep(pause)
             pause = min(2 * pause, _LOOK_EVERY)
+
+
+def alone(going: Mapping[Rotation, Collection[str]]) -> dict[str, list[str]]:
+    """By agent, the gateways at which nobody would answer in the place of these. All are agents of
+    hosts that are behind the same gateways.
+
+    :raises HostError: as ``Rotation.looks``.
+    """
+    servers = {one.server(agent) for one, agents in going.items() for agent in agents}
+    return _alone(next(iter(going)).looks(), servers) if going else {}
 
 
 def _alone(looks: Mapping[str, Balancer], going: Collection[str]) -> dict[str, list[str]]:

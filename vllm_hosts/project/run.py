@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,15 +37,20 @@ from vllm_hosts.settings import HostSettings
 class Current:
     """What a role needs to know of the current host.
 
-    ``on_hosts``: by model, how many hosts of the inventory serve it; ``rotation``: the gateways in
-    front of this one.
+    ``on_hosts``: by model, how many hosts of the inventory serve it; ``in_front``: makes what the
+    gateways in front of this one are told by.
     """
 
     settings: HostSettings
     keys: HostKeys
     store: OpenedStore
     on_hosts: Mapping[str, int] = field(default_factory=dict)
-    rotation: Rotation = field(default_factory=Rotation)
+    in_front: Callable[[], Rotation] = Rotation
+
+    @property
+    def rotation(self) -> Rotation:
+        """The gateways in front of this host."""
+        return self.in_front()
 
     @property
     def serving(self) -> Serving:
@@ -196,7 +201,7 @@ def current() -> Current:
         project.keys[name],
         project.opened,
         project.on_hosts,
-        rotation_of(project, name),
+        partial(rotation_of, project, name),
     )
 
 
