@@ -311,9 +311,9 @@ def alone(going: Mapping[Rotation, Collection[str]]) -> dict[str, list[str]]:
 def _alone(looks: Mapping[str, Balancer], going: Collection[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for gate, seen in looks.items():
-        for server in seen.of(going):
-            if server.takes and not seen.others_take(server, going):
-                found.setdefault(server.agent, []).append(gate)
+        last = [one for one in seen.of(going) if one.takes and not seen.others_take(one, going)]
+        for agent in _agents(last):
+            found.setdefault(agent, []).append(gate)
     return found
 
 
