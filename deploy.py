@@ -2,6 +2,7 @@
 
 from vllm_hosts.project import run
 from vllm_hosts.roles.assertions import assertions
+from vllm_hosts.roles.balancer import balancer
 from vllm_hosts.roles.client_keys import client_keys, key_expiry
 from vllm_hosts.roles.docker import docker
 from vllm_hosts.roles.edge_logs import edge_logs
@@ -45,6 +46,7 @@ if agents:
     watchdog()  # the host restarts an agent whose engine hangs behind an API that answers
 tls()  # the edge's certificate
 inner_tls()  # certificates between gateways and the hosts behind them, where there are gateways
+balancer()  # HAProxy of a gateway: requests go to agents that work, each to its fair share
 edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
 client_keys()  # clients' keys at the edge, as the store has them

@@ -15,9 +15,12 @@ from pathlib import Path
 #: Seconds until the first word about something that takes long, and between further ones.
 _SOON, _OFTEN = 10, 30
 #: nginx with what its Lua needs, of one archive, so that they fit each other; and Lua by itself.
+#: HAProxy with what asks its runtime socket, and their libraries on whichever Debian this is.
 _UNPACKED = (
     *("nginx", "libnginx-mod-http-lua", "libnginx-mod-http-ndk"),
     *("lua-resty-core", "lua-resty-lrucache", "libluajit2-5.1-2", "libpcre3", "luajit"),
+    *("haproxy", "socat", "liblua5.3-0", "liblua5.4-0", "libwrap0"),
+    *("libopentracing-c-wrapper0", "libopentracing1"),
 )
 _APT = {"DEBIAN_FRONTEND": "noninteractive"}
 
@@ -40,7 +43,8 @@ def main(folder: str) -> None:
     packages = ["-r", "requirements.txt", "-r", "requirements-dev.txt", "-c", "requirements.lock"]
     quietly([*pip, *packages], "installing Python packages")
     _keep_wheels(Path(folder))
-    if may_install and not (Path(folder) / "debian/usr/bin/luajit").exists():
+    programs = [Path(folder) / "debian" / name for name in ("usr/bin/luajit", "usr/sbin/haproxy")]
+    if may_install and not all(program.exists() for program in programs):
         _unpack(_UNPACKED, Path(folder) / "debian")
 
 

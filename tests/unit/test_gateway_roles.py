@@ -55,6 +55,9 @@ OPERATIONS = [
     "sshd accepts keys only, if the settings ask for it",
     "The edge has a valid certificate",
     "Gateways and hosts know each other by certificates",
+    "HAProxy is installed",
+    "The balancer is configured and HAProxy has loaded it",
+    "The balancer runs, now and at boot",
     "logrotate is installed",
     "The edge's logs are rotated by size",
     "Only root and adm read the edge's logs",
@@ -82,7 +85,14 @@ def test_docker_cards_and_models_are_none_of_a_gateway_s(deployed: tuple[Recorde
     ours = ("Docker", "Gpu", "Image", "Hub", "Compose", "Agent", "Model", "OwnPorts")
     assert [fact for fact in made.host.arguments if any(word in fact for word in ours)] == []
     assert [fact for fact in asked if any(word in fact for word in ours)] == []
-    assert sorted(made.host.packages) == ["libnginx-mod-http-lua", "logrotate", "nftables", "nginx"]
+    assert sorted(made.host.packages) == [
+        "haproxy",
+        "libnginx-mod-http-lua",
+        "logrotate",
+        "nftables",
+        "nginx",
+        "socat",
+    ]
     assert not [path for path in made.host.paths if "docker" in path or path.startswith("/opt")]
 
 

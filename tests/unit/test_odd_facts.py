@@ -26,6 +26,7 @@ from tests.unit.test_odd_answers import HTTP, LOGGED, METRICS, STATS, STRAY, TOP
 from vllm_hosts.doctor.query import DoctorLook
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.apt import AptPackages
+from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentLog
 from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId, OwnPorts
@@ -130,6 +131,17 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== containers", json.dumps(inspected("one")), "== gpus", TOP_ROW, "exit 0",
          "== metrics one", "1234.56", base64.b64encode(gzip.compress(SAID)).decode(),
          "== stats", STATS],
+    ),
+    (
+        BalancerState(),
+        ["== user", "0", "== admin", "1",
+         "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_port",
+         "3 qwen 7 qwen.h1 192.0.2.1 2 0 8443", "3 qwen 9 qwen.h2 192.0.2.2 1 8 8443", "",
+         "== now", "# pxname,svname,scur,status,check_status,check_desc,",
+         "qwen,qwen.h1,3,UP,L7OK,Layer7 check passed,",
+         'qwen,qwen.h2,1,DOWN 1/2,L7STS,"Layer7 wrong, ""status""",',
+         "", "== before 4711", "# pxname,svname,scur,status,check_status,check_desc,",
+         "qwen,qwen.h2,2,UP,L7OK,Layer7 check passed,", ""],
     ),
     (
         DockerUnit(),

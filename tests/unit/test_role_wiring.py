@@ -81,6 +81,8 @@ OPERATIONS = {
     "tls": ["The edge has a valid certificate"],
     # Without gateways nothing: tests/unit/test_gateway_roles.py.
     "inner_tls": [],
+    # Nothing on a host that is no gateway: tests/unit/test_role_balancer.py.
+    "balancer": [],
     "edge_logs": [
         "logrotate is installed",
         "The edge's logs are rotated by size",

@@ -11,13 +11,15 @@ import pytest
 
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
+from tests.unit.test_balancer_plan import BALANCED
 from tests.unit.test_compose_file import MEMORY
 from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH, UBUNTU_22
-from tests.unit.test_firewall import AROUND, NARROW, OWN_PORTS
+from tests.unit.test_firewall import AROUND, BEHIND, GATEWAY, NARROW, OWN_PORTS
 from vllm_hosts.host import render as rendering
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.host.services import compose_file
 from vllm_hosts.project import new_site
+from vllm_hosts.roles.balancer.plan import balancer_entries, configuration, save_script
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
@@ -99,6 +101,11 @@ def of_site(name: str) -> Callable[[], str]:
 
 
 GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
+    "balancer/haproxy.cfg": {"haproxy.cfg": lambda: configuration(BALANCED)},
+    "balancer/save-balancer-state.sh": {"save-balancer-state.sh": save_script},
+    "balancer/vllm-hosts-balancer.service": {
+        "vllm-hosts-balancer.service": within(lambda: balancer_entries(BALANCED), ".service")
+    },
     "client_keys/clients.map": {"clients.map": lambda: clients_map(KEYS.clients)},
     "client_keys/expire.sh": {"expire.sh": within(expiry_entries, "/expire-client-keys")},
     "client_keys/nginx-before.conf": {
@@ -121,6 +128,8 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "default.nft": lambda: rules(settings(), [22], AROUND),
         "narrow.nft": lambda: rules(NARROW, [2222, 22], AROUND),
         "exposed.nft": lambda: rules(OWN_PORTS, [22], AROUND),
+        "behind-gateways.nft": lambda: rules(BEHIND, [22], AROUND),
+        "gateway.nft": lambda: rules(GATEWAY, [22], AROUND),
     },
     "firewall/vllm-hosts-firewall.service": {
         "vllm-hosts-firewall.service": within(

@@ -37,6 +37,11 @@ INNER_KEY = f"{GATEWAY_FOLDER}/inner.key"
 #: What nginx of a host behind gateways reads of these, and HAProxy of a gateway.
 INNER_FILES = (GATEWAY_CA, INNER_CERTIFICATE, INNER_KEY)
 GATEWAY_FILES = (GATEWAY_CA, GATEWAY_CLIENT)
+#: HAProxy of a gateway: its configuration, its unit, and the folder with its sockets.
+BALANCER_FOLDER = "/etc/vllm-hosts/balancer"
+BALANCER_CONF = f"{BALANCER_FOLDER}/haproxy.cfg"
+BALANCER_UNIT = "vllm-hosts-balancer.service"
+BALANCER_RUN = "/run/vllm-hosts-balancer"
 
 
 #: Compose reads these beside compose.yaml, unasked; we never write them.
@@ -88,6 +93,8 @@ STARTS = f"{STATE}/starts"
 WATCHDOG = f"{STATE}/watchdog"
 #: The same for what it has seen of an agent since the boot.
 WATCHDOG_SEEN = "/run/vllm-hosts-watchdog"
+#: What HAProxy of a gateway knows of its servers, such as those that are drained. For root only.
+BALANCER_STATE = f"{STATE}/balancer"
 #: Images that agents used, the last one at the end.
 IMAGES_RECORD = f"{STATE}/images"
 #: Ids of containers that ran before Docker was replaced or restarted, and are to run afterwards.

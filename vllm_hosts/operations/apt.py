@@ -232,6 +232,7 @@ def packages_present(
     conflicting: Sequence[str] = (),
     before_removing: str = ":",
     without_starting: Sequence[str] = (),
+    without_enabling: Sequence[str] = (),
     serving: Serving | None = None,
 ) -> Commands:
     """Install packages, at a version where one is given.
@@ -242,6 +243,7 @@ def packages_present(
     :param conflicting: packages to remove first. Their data stays.
     :param before_removing: shell command to run first if any of those are installed.
     :param without_starting: units that Debian would start at once, before we configure them.
+    :param without_enabling: units of newly installed packages that are not to start at boot either.
     :param serving: the host's agents, which go down when conflicting packages are removed.
     """
     yield from packages_installed(
@@ -250,6 +252,7 @@ def packages_present(
         conflicting=conflicting,
         before_removing=before_removing,
         without_starting=without_starting,
+        without_enabling=without_enabling,
         serving=serving,
     )
 
@@ -261,6 +264,7 @@ def packages_installed(
     conflicting: Sequence[str] = (),
     before_removing: str = ":",
     without_starting: Sequence[str] = (),
+    without_enabling: Sequence[str] = (),
     anew: bool = False,
     first: str = ":",
     serving: Serving | None = None,
@@ -289,7 +293,8 @@ def packages_installed(
     removal = f"{before_removing}\n{removing}" if remove else ""
     new = [name for name in wanted if name not in found.versions]
     first = f"{first}; {brought('package', new)}"
-    commands = _installation(wanted, remove, removal, missing, hold, without_starting, first)
+    quiet = (without_starting, without_enabling if new else ())
+    commands = _installation(wanted, remove, removal, missing, hold, quiet, first)
     if remove:
         removed = f"packages {' '.join(remove)} are replaced by {' '.join(wanted)}"
         yield from outage(commands, serving, removed)
@@ -309,7 +314,7 @@ def _installation(
     removal: str,
     missing: Sequence[str],
     hold: Sequence[str],
-    without_starting: Sequence[str],
+    quiet: tuple[Sequence[str], Sequence[str]],
     first: str,
 ) -> Commands:
     if remove:
@@ -321,9 +326,12 @@ def _installation(
             f" --allow-change-held-packages {words}"
         )
         # A masked unit cannot be started, until it is unmasked or the host boots.
-        units = " ".join(without_starting)
+        units, disabled = (" ".join(names) for names in quiet)
+        disable = f"; systemctl disable --quiet {disabled}" if disabled else ""
         mask = f"systemctl mask --runtime --quiet {units};" if units else ""
-        unmask = f"trap 'systemctl unmask --runtime --quiet {units}' EXIT;" if units else ""
+        unmask = (
+            f"trap 'systemctl unmask --runtime --quiet {units}{disable}' EXIT;" if units else ""
+        )
         yield watched(
             f"installing {' '.join(wanted)}",
             f"set -e; {unmask} {mask} {_read_lists()}; {first}; {_finished(install)}",

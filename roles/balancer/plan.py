@@ -1,0 +1,153 @@
+"""HAProxy of a gateway, from settings. Touches no host."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+
+from vllm_hosts.host.balancer import SAVE_SCRIPT
+from vllm_hosts.host.files import Entry, File, Folder
+from vllm_hosts.host.paths import (
+    BALANCER_CONF,
+    BALANCER_FOLDER,
+    BALANCER_RUN,
+    BALANCER_STATE,
+    BALANCER_UNIT,
+    GATEWAY_CA,
+    GATEWAY_CLIENT,
+)
+from vllm_hosts.host.render import render
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.fleet import INNER_DOMAIN, Pool, Replica
+
+#: nginx's workers, on Debian and Ubuntu.
+_NGINX_USER = "www-data"
+#: What the gateway's nginx says a request is to be balanced by.
+_AFFINITY = "X-Vllm-Hosts-Affinity"
+#: Bytes. It bounds what a request may have to be retried after it was sent: some 15,000 tokens of
+#: English. Each request that waits for its answer holds one, so 5,000 of them hold 320 MB.
+_BUFFER = 65536
+#: Points on the ring for each unit of HAProxy's weight. Few make shares uneven.
+_MOST_WEIGHT, _ENOUGH = 256, 16
+#: HAProxy multiplies a server's number by 4096 in 32 bits.
+_NUMBERS = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Server:
+    name: str
+    address: str
+    id: int
+    weight: int
+    inner_name: str
+
+
+@dataclass(frozen=True)
+class _Backend:
+    name: str
+    model: str
+    servers: tuple[_Server, ...]
+
+
+def balancer_entries(settings: HostSettings) -> list[Entry]:
+    """The configuration, the unit, and the script that keeps what is drained."""
+    unit = render(
+        f"balancer/{BALANCER_UNIT}.j2",
+        haproxy="/usr/sbin/haproxy",
+        conf=BALANCER_CONF,
+        run=BALANCER_RUN,
+        state=BALANCER_STATE,
+        script=SAVE_SCRIPT,
+        open_files=_open_files(settings),
+    )
+    return [
+        Folder(BALANCER_FOLDER),
+        Folder("/usr/local/lib/vllm-hosts"),
+        Folder(BALANCER_STATE, mode=0o700),
+        File(BALANCER_CONF, configuration(settings).encode()),
+        File(SAVE_SCRIPT, save_script().encode(), mode=0o700),
+        File(f"/etc/systemd/system/{BALANCER_UNIT}", unit.encode()),
+    ]
+
+
+def configuration(settings: HostSettings) -> str:
+    """HAProxy's configuration."""
+    edge, gateway = settings.edge, settings.gateway
+    return render(
+        "balancer/haproxy.cfg.j2",
+        maxconn=_connections(settings),
+        buffer=_BUFFER,
+        # What an old process still does ends by itself, or is as silent as a client may be.
+        hard_stop=max(edge.timeout, gateway.drain_timeout),
+        run=BALANCER_RUN,
+        state=BALANCER_STATE,
+        timeout=edge.timeout,
+        affinity=_AFFINITY,
+        balance_factor=round(gateway.fair_share * 100),
+        domain=INNER_DOMAIN,
+        ca=GATEWAY_CA,
+        client=GATEWAY_CLIENT,
+        nginx_user=_NGINX_USER,
+        pools=[_backend(pool) for pool in settings.pools],
+    )
+
+
+def save_script() -> str:
+    """What a gateway runs before HAProxy is reloaded or stopped, and after a server is drained."""
+    return render(
+        "balancer/save-balancer-state.sh.j2",
+        run=BALANCER_RUN,
+        conf=BALANCER_CONF,
+        state=BALANCER_STATE,
+    )
+
+
+def _connections(settings: HostSettings) -> int:
+    """As many requests as nginx lets in, and some for the runtime socket."""
+    return settings.edge.connections * settings.edge.expected_clients + 256
+
+
+def _open_files(settings: HostSettings) -> int:
+    """Two for a request, connections to hosts that wait for the next one, and one for a check."""
+    servers = sum(len(pool.replicas) for pool in settings.pools)
+    return 3 * _connections(settings) + 2 * servers + 4096
+
+
+def _backend(pool: Pool) -> _Backend:
+    finer = max(1, min(_ENOUGH, _MOST_WEIGHT // max(one.weight for one in pool.replicas)))
+    numbers = _numbers(one.server for one in pool.replicas)
+    servers = tuple(
+        _Server(
+            name=one.server,
+            address=_address(one),
+            id=numbers[one.server],
+            weight=one.weight * finer,
+            inner_name=one.inner_name,
+        )
+        for one in pool.replicas
+    )
+    return _Backend(pool.name, pool.model, servers)
+
+
+def _numbers(names: Iterable[str]) -> dict[str, int]:
+    """A server's place on the ring follows from its name alone: it is the same on all gateways, and
+    stays where it is when others come and go."""
+    found: dict[str, int] = {}
+    for name in sorted(names):
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+        while (number := number % _NUMBERS or 1) in found.values():
+            number += 1
+        found[name] = number
+    return found
+
+
+def _address(replica: Replica) -> str:
+    try:
+        address = ip_address(replica.address)
+    except ValueError:
+        return f"{replica.address}:{replica.port}"
+    if isinstance(address, IPv6Address):
+        return f"ipv6@[{address}]:{replica.port}"
+    return f"ipv4@{address}:{replica.port}"

@@ -1,0 +1,338 @@
+"""A real HAProxy on this machine, with a gateway's own configuration, and replicas on loopback.
+
+Each replica asks for a gateway's certificate and shows its own, as nginx of a host does."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any
+
+from tests.stores import kept_ca
+from tests.unit.real_nginx import LUA_LIBRARIES, program
+from vllm_hosts.facts.balancer import BalancerState
+from vllm_hosts.facts.base import ending
+from vllm_hosts.host import balancer, paths
+from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.roles.balancer.plan import configuration, save_script
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.fleet import Pool, Replica
+
+#: Nobody's host: all of them are this machine.
+ADDRESS = "127.0.0.1"
+ENVIRONMENT = os.environ | {"LD_LIBRARY_PATH": LUA_LIBRARIES}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: StandIn
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        self.request.settimeout(30)
+        with suppress(OSError):
+            self.request.do_handshake()
+        super().setup()
+
+    def do_GET(self) -> None:
+        alive = self.server.alive
+        if alive is None:
+            self.server.go_on.wait(20)
+        if self.server.fails_once.is_set():
+            self.server.fails_once.clear()
+            alive = False
+        self._say(200 if alive else 503, b"")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        one = self.server
+        with one.lock:
+            one.asked.append((dict(self.headers), len(body)))
+            one.running += 1
+            one.most = max(one.most, one.running)
+        try:
+            self._answer(one.answers)
+        finally:
+            with one.lock:
+                one.running -= 1
+
+    def _answer(self, how: str) -> None:
+        one = self.server
+        if how == "nothing":
+            self.close_connection = True
+        elif how == "busy":
+            self._say(503, b"busy")
+        elif how == "half":
+            self._begin()
+            self.wfile.write(b"5\r\nfirst\r\n")
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        elif how == "stream":
+            self._begin()
+            self.wfile.write(b"5\r\nfirst\r\n")
+            one.go_on.wait(20)
+            self.wfile.write(b"4\r\nlast\r\n0\r\n\r\n")
+        else:
+            if how == "waits":
+                one.go_on.wait(20)
+            self._say(200, one.name.encode())
+
+    def _begin(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def _say(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class StandIn(ThreadingHTTPServer):
+    """A replica. ``answers``: what requests get; ``alive``: what checks get, None: no answer."""
+
+    daemon_threads = True
+    request_queue_size = 512
+
+    def __init__(self, name: str, inner_name: str, folder: Path, ca: LocalCa) -> None:
+        super().__init__((ADDRESS, 0), _Handler)
+        self.name, self.inner_name, self.folder = name, inner_name, folder
+        self.answers = "all"
+        self.alive: bool | None = True
+        self.fails_once = Event()
+        self.asked: list[tuple[dict[str, str], int]] = []
+        self.names: list[str | None] = []
+        self.running = self.most = 0
+        self.lock, self.go_on = Lock(), Event()
+        self.shows(ca, inner_name)
+        Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def shows(self, ca: LocalCa, name: str) -> None:
+        """From now on, a certificate of this CA for this name."""
+        issued = ca.issue([name], 20, utc_now())
+        text = issued.certificate_pem + issued.key_pem.get_secret_value()
+        (self.folder / f"{self.name}.pem").write_bytes(text)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.folder / f"{self.name}.pem")
+        context.load_verify_locations(self.folder / "ca.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.sni_callback = lambda _, asked, __: self.names.append(asked)
+        self.context = context
+
+    def get_request(self) -> tuple[Any, Any]:
+        plain, address = super().get_request()
+        wrapped = self.context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+        return wrapped, address
+
+    def handle_error(self, *_: Any) -> None:
+        pass
+
+    def ends(self) -> None:
+        self.go_on.set()
+        self.shutdown()
+        self.server_close()
+
+
+@dataclass
+class Answer:
+    status: int
+    body: str
+
+
+@dataclass
+class RealBalancer:
+    """Starts with ``with``, in a folder of its own.
+
+    :param hurried: replicas are checked more often than they really are.
+    """
+
+    folder: Path
+    settings: HostSettings
+    count: int = 3
+    weights: tuple[int, ...] = ()
+    hurried: bool = True
+    process: subprocess.Popen[str] = field(init=False)
+    replicas: list[StandIn] = field(init=False, default_factory=list)
+
+    def __enter__(self) -> RealBalancer:
+        for name in ("run", "state"):
+            (self.folder / name).mkdir()
+        ca = kept_ca(self.folder / "ca", "test", utc_now())
+        self.ca = ca
+        (self.folder / "ca.pem").write_bytes(ca.certificate_pem)
+        self.becomes("gw1", ca)
+        known = []
+        for number in range(self.count):
+            replica = Replica(f"gpu{number + 1}", "qwen", ADDRESS, 1)
+            one = StandIn(replica.server, replica.inner_name, self.folder, ca)
+            self.replicas.append(one)
+            weight = self.weights[number] if self.weights else 1
+            known.append(Replica(replica.host, replica.agent, ADDRESS, one.server_port, weight))
+        pool = Pool("qwen", "Qwen/Qwen3-8B", tuple(known))
+        self.settings = self.settings.model_copy(update={"pools": (pool,)})
+        self.write()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        for one in self.replicas:
+            one.ends()
+
+    def becomes(self, name: str, ca: LocalCa) -> None:
+        """The gateway shows another certificate."""
+        issued = ca.issue([name], 20, utc_now(), "client")
+        text = issued.certificate_pem + issued.key_pem.get_secret_value()
+        (self.folder / "client.pem").write_bytes(text)
+
+    def write(self) -> None:
+        (self.folder / "haproxy.cfg").write_text(self._moved(configuration(self.settings)))
+        (self.folder / "save").write_text(self._moved(save_script()))
+
+    def _moved(self, text: str) -> str:
+        """The same with folders of the test's, as its user, and with less time between checks."""
+        text = text.replace(paths.BALANCER_CONF, f"{self.folder}/haproxy.cfg")
+        text = text.replace(paths.BALANCER_RUN, f"{self.folder}/run")
+        text = text.replace(paths.BALANCER_STATE, f"{self.folder}/state")
+        text = text.replace(paths.GATEWAY_CLIENT, f"{self.folder}/client.pem")
+        text = text.replace(paths.GATEWAY_CA, f"{self.folder}/ca.pem")
+        text = text.replace(" socat ", f" {program('socat')} ")
+        text = re.sub(r"    (user|group) haproxy\n", "", text)
+        of_nginx = "user nobody group root " if os.geteuid() == 0 else ""
+        text = text.replace("user www-data group root ", of_nginx)
+        if not self.hurried:
+            return text
+        text = text.replace("timeout check 3s", "timeout check 500ms")
+        return text.replace("inter 1200ms fastinter 400ms", "inter 200ms fastinter 50ms")
+
+    def start(self) -> None:
+        if not (self.folder / "state/servers").exists():
+            (self.folder / "state/servers").write_text("1\n")
+        words = ["-Ws", "-f", str(self.folder / "haproxy.cfg")]
+        words += ["-S", f"{self.folder}/run/master.sock,mode,600"]
+        self.log = (self.folder / "log").open("a")
+        self.process = subprocess.Popen(
+            [program("haproxy"), *words], stderr=self.log, text=True, env=ENVIRONMENT
+        )
+        self.until(lambda: self.known(), "HAProxy does not start")
+
+    def known(self) -> bool:
+        with suppress(OSError):
+            return "Pid:" in self.say("show info")
+        return False
+
+    def until(self, condition: Any, why: str, seconds: float = 15) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            said = (self.folder / "log").read_text()
+            assert time.monotonic() < end and self.process.poll() is None, f"{why}: {said}"
+            time.sleep(0.02)
+
+    def say(self, command: str, where: str = "admin") -> str:
+        """To the runtime socket."""
+        with socket.socket(socket.AF_UNIX) as one:
+            one.settimeout(10)
+            one.connect(f"{self.folder}/run/{where}.sock")
+            one.sendall(f"{command}\n".encode())
+            one.shutdown(socket.SHUT_WR)
+            found = b""
+            while piece := one.recv(65536):
+                found += piece
+        return found.decode()
+
+    def pid(self) -> str:
+        [found] = re.findall(r"^Pid: (\d+)$", self.say("show info"), re.MULTILINE)
+        return str(found)
+
+    def reload(self) -> None:
+        """As the unit does it, until the new process serves."""
+        before = self.pid()
+        self.save()
+        self.process.send_signal(signal.SIGUSR2)
+        self.until(lambda: self.known() and self.pid() != before, "HAProxy does not reload")
+
+    def save(self) -> None:
+        subprocess.run(["sh", self.folder / "save"], check=True, env=ENVIRONMENT, timeout=20)
+
+    @contextmanager
+    def asking(
+        self, affinity: str | None = "a", body: bytes = b"{}", **headers: str
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = http.client.HTTPConnection("gateway", timeout=30)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(30)
+        connection.sock.connect(f"{self.folder}/run/qwen.sock")
+        try:
+            sent = {"Connection": "close", **headers}
+            if affinity is not None:
+                sent["X-Vllm-Hosts-Affinity"] = affinity
+            connection.request("POST", "/v1/chat/completions", body, sent)
+            yield connection.getresponse()
+        finally:
+            connection.close()
+
+    def ask(self, affinity: str | None = "a", body: bytes = b"{}", **headers: str) -> Answer:
+        with self.asking(affinity, body, **headers) as answer:
+            return Answer(answer.status, answer.read().decode())
+
+    def servers(self) -> list[balancer.Server]:
+        """As the fact reads them."""
+        script = f"echo '== user'; id -u\n{balancer.query(f'{self.folder}/run')}"
+        said = subprocess.run(
+            ["sh", "-c", ending(self._moved(script))],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=ENVIRONMENT,
+        )
+        found = BalancerState().process(said.stdout.splitlines())
+        return [found["qwen", one.name] for one in self.replicas]
+
+    def tell(self, one: StandIn, state: balancer.State) -> None:
+        """Drain a replica, or let it serve again, as operators' commands do."""
+        script = balancer.told("qwen", one.name, state, f"{self.folder}/run")
+        script = script.replace(balancer.SAVE_SCRIPT, f"sh {self.folder}/save")
+        subprocess.run(["sh", "-ec", self._moved(script)], check=True, env=ENVIRONMENT, timeout=20)
+
+    def quiet(self) -> None:
+        """Wait until HAProxy knows that everything is answered: what runs counts for shares."""
+        self.until(lambda: not any(one.running for one in self.servers()), "something runs")
+
+    def home(self, affinity: str) -> StandIn:
+        """Who answers requests with this affinity, where nothing else runs."""
+        self.quiet()
+        return self.of(self.ask(affinity).body)
+
+    def alive(self, one: StandIn) -> bool:
+        return next(found.alive for found in self.servers() if found.name == one.name)
+
+    def swap(self, one: StandIn, other: StandIn) -> None:
+        """In the settings they have each other's port."""
+        [pool] = self.settings.pools
+        port = {one.name: other.server_port, other.name: one.server_port}
+        replicas = tuple(
+            replace(known, port=port.get(known.server, known.port)) for known in pool.replicas
+        )
+        pools = (replace(pool, replicas=replicas),)
+        self.settings = self.settings.model_copy(update={"pools": pools})
+
+    def of(self, name: str) -> StandIn:
+        [found] = [one for one in self.replicas if one.name == name]
+        return found

@@ -1,0 +1,312 @@
+"""What a real HAProxy does with a gateway's configuration."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from math import ceil
+from pathlib import Path
+from pwd import getpwuid
+from threading import Event
+
+import pytest
+
+from tests.stores import kept_ca
+from tests.unit.real_haproxy import RealBalancer, StandIn
+from tests.unit.samples import settings
+from vllm_hosts.host.balancer import State
+from vllm_hosts.keys.pki import utc_now
+
+#: In one buffer: more than this cannot be retried.
+LARGE = b"x" * 300_000
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[RealBalancer]:
+    with RealBalancer(tmp_path, settings()) as one:
+        yield one
+
+
+def others(gateway: RealBalancer, but: StandIn) -> list[StandIn]:
+    return [one for one in gateway.replicas if one is not but]
+
+
+def asked(gateway: RealBalancer) -> list[int]:
+    return [len(one.asked) for one in gateway.replicas]
+
+
+def test_nothing_listens_and_only_nginx_s_user_may_open_the_sockets(gateway: RealBalancer) -> None:
+    found = {
+        path.name: (oct(path.stat().st_mode & 0o777), path.owner())
+        for path in (gateway.folder / "run").iterdir()
+    }
+    us = getpwuid(os.geteuid()).pw_name
+    assert found == {
+        "admin.sock": ("0o600", us),
+        "master.sock": ("0o600", us),
+        "qwen.sock": ("0o600", "nobody" if us == "root" else us),
+    }
+    lines = Path("/proc", gateway.pid(), "net/tcp").read_text().splitlines()[1:]
+    held = {link.resolve().name for link in Path("/proc", gateway.pid(), "fd").iterdir()}
+    listening = {f"socket:[{line.split()[9]}]" for line in lines if line.split()[3] == "0A"}
+    assert not listening & held
+
+
+def test_it_speaks_mutual_tls_and_names_the_agent(gateway: RealBalancer) -> None:
+    names = {gateway.home(key).names[-1] for key in "abcdefgh"}
+    assert names <= {f"{one.name}.vllm-hosts.internal" for one in gateway.replicas}
+    for one in gateway.replicas:
+        assert set(one.names) == {f"{one.name}.vllm-hosts.internal"}
+
+
+def test_what_nginx_sends_arrives_as_it_is(gateway: RealBalancer) -> None:
+    body = LARGE * 10
+    home = gateway.of(gateway.ask("a", body, **{"X-Request-Id": "1", "Cookie": "a=b"}).body)
+    headers, size = home.asked[-1]
+    assert size == len(body)
+    found = {name.lower(): value for name, value in headers.items()}
+    assert found["x-request-id"] == "1"
+    assert not {"x-forwarded-for", "via", "forwarded"} & set(found)
+
+
+def test_nobody_else_s_certificate_is_accepted(gateway: RealBalancer) -> None:
+    """Neither one for another agent of the same CA, nor one of another CA."""
+    home = gateway.home("a")
+    other = kept_ca(gateway.folder / "other-ca", "other", utc_now())
+    for ca, name in ((gateway.ca, "qwen.other.vllm-hosts.internal"), (other, home.inner_name)):
+        home.shows(ca, name)
+        gateway.until(lambda: not gateway.alive(home), "it is still trusted")
+        before = len(home.asked)
+        assert gateway.ask("a").status == 200
+        assert len(home.asked) == before
+        home.shows(gateway.ca, home.inner_name)
+        gateway.until(lambda: gateway.alive(home), "it does not come back")
+
+
+class TestShares:
+    def test_a_key_stays_with_its_agent(self, gateway: RealBalancer) -> None:
+        homes = {key: gateway.home(key).name for key in map(str, range(12))}
+        assert len(set(homes.values())) == 3
+        assert homes == {key: gateway.home(key).name for key in homes}
+
+    def test_only_those_of_an_agent_that_goes_move(self, gateway: RealBalancer) -> None:
+        homes = {key: gateway.home(key) for key in map(str, range(12))}
+        gone = homes["0"]
+        gateway.tell(gone, State.DRAIN)
+        now = {key: gateway.home(key) for key in homes}
+        assert gone not in now.values()
+        assert {key: one for key, one in now.items() if homes[key] is not gone} == {
+            key: one for key, one in homes.items() if one is not gone
+        }
+
+    @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 1, 2)])
+    @pytest.mark.parametrize("keys", [1, 40])
+    def test_none_has_more_than_its_fair_share(
+        self, tmp_path: Path, weights: tuple[int, ...], keys: int
+    ) -> None:
+        """Also where all requests are of one conversation."""
+        running = 40
+        with RealBalancer(tmp_path, settings(), weights=weights, hurried=False) as gateway:
+            for one in gateway.replicas:
+                one.answers = "waits"
+            with ThreadPoolExecutor(running) as pool:
+                waiting = [pool.submit(gateway.ask, str(key % keys)) for key in range(running)]
+                gateway.until(
+                    lambda: sum(one.running for one in gateway.replicas) == running, "not all run"
+                )
+                for one in gateway.replicas:
+                    one.go_on.set()
+                assert {one.result().status for one in waiting} == {200}
+            shares = [running * weight / sum(weights) for weight in weights]
+            for one, share in zip(gateway.replicas, shares, strict=True):
+                assert one.most <= ceil(1.25 * share)
+
+
+class TestRetries:
+    @pytest.mark.parametrize("how", ["busy", "nothing"])
+    def test_another_agent_answers(self, gateway: RealBalancer, how: str) -> None:
+        home = gateway.home("a")
+        home.answers = how
+        gateway.quiet()
+        before = asked(gateway)
+        began = time.monotonic()
+        answer = gateway.ask("a", b"x" * 50_000)
+        assert (answer.status, answer.body != home.name) == (200, True)
+        assert time.monotonic() - began < 0.9
+        assert sum(asked(gateway)) - sum(before) == 2
+
+    def test_of_an_agent_that_is_gone(self, gateway: RealBalancer) -> None:
+        """Large requests too: nothing of them was sent."""
+        home = gateway.home("a")
+        home.answers = "waits"
+        home.ends()
+        answers = [gateway.ask("a", body) for body in (b"{}", LARGE)]
+        assert {one.status for one in answers} == {200}
+
+    @pytest.mark.parametrize("how", ["busy", "nothing"])
+    def test_nobody_is_asked_twice(self, gateway: RealBalancer, how: str) -> None:
+        for one in gateway.replicas:
+            one.answers = how
+        gateway.quiet()
+        answer = gateway.ask("a")
+        assert answer.status in (502, 503)
+        assert sorted(asked(gateway)) == [0, 1, 1]
+
+    @pytest.mark.parametrize("how", ["busy", "nothing"])
+    def test_nor_the_only_one(self, gateway: RealBalancer, how: str) -> None:
+        last = gateway.home("a")
+        for one in others(gateway, last):
+            gateway.tell(one, State.DRAIN)
+        last.answers = how
+        gateway.quiet()
+        before = len(last.asked)
+        assert gateway.ask("a").status in (502, 503)
+        assert len(last.asked) - before == 1
+
+    def test_none_after_the_first_byte(self, gateway: RealBalancer) -> None:
+        for one in gateway.replicas:
+            one.answers = "half"
+        with pytest.raises(http.client.IncompleteRead):
+            gateway.ask("a")
+        assert sum(asked(gateway)) == 1
+
+    def test_what_fits_in_no_buffer_is_sent_once(self, gateway: RealBalancer) -> None:
+        for one in gateway.replicas:
+            one.answers = "busy"
+        answer = gateway.ask("a", LARGE)
+        assert (answer.status, answer.body) == (503, "busy")
+        assert sum(asked(gateway)) == 1
+
+    def test_with_nobody_left(self, gateway: RealBalancer) -> None:
+        for one in gateway.replicas:
+            one.alive = False
+        gateway.until(lambda: not any(map(gateway.alive, gateway.replicas)), "they still serve")
+        assert gateway.ask("a").status == 503
+        assert sum(asked(gateway)) == 0
+
+
+class TestHealth:
+    @pytest.mark.parametrize("alive", [False, None])
+    def test_a_frozen_engine_s_requests_go_elsewhere(
+        self, gateway: RealBalancer, alive: bool | None
+    ) -> None:
+        """Those that have no answer yet; the others end. It comes back by itself."""
+        home = gateway.home("a")
+        home.answers = "waits"
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(gateway.ask, "a")
+            gateway.until(lambda: home.running, "it is not asked")
+            home.alive = alive
+            assert waiting.result().body in {one.name for one in others(gateway, home)}
+        home.go_on.set()
+        home.alive, home.answers = True, "all"
+        gateway.until(lambda: gateway.alive(home), "it does not come back")
+
+    def test_one_check_that_fails_is_none(self, gateway: RealBalancer) -> None:
+        home = gateway.home("a")
+        home.answers = "stream"
+        with gateway.asking("a") as answer:
+            assert answer.read(5) == b"first"
+            home.fails_once.set()
+            gateway.until(lambda: not home.fails_once.is_set(), "it is not checked")
+            time.sleep(0.3)
+            home.go_on.set()
+            assert answer.read() == b"last"
+
+
+class TestDraining:
+    def test_what_runs_ends_and_nothing_new_comes(self, gateway: RealBalancer) -> None:
+        home = gateway.home("a")
+        home.answers = "stream"
+        with gateway.asking("a") as answer:
+            assert answer.read(5) == b"first"
+            gateway.tell(home, State.DRAIN)
+            [found] = [one for one in gateway.servers() if one.name == home.name]
+            assert (found.alive, found.drained, found.running) == (True, True, 1)
+            now = {gateway.of(gateway.ask(key).body) for key in "abcdef"}
+            assert now <= set(others(gateway, home))
+            home.go_on.set()
+            assert answer.read() == b"last"
+        gateway.tell(home, State.READY)
+        home.answers = "all"
+        assert gateway.home("a") is home
+
+    def test_it_survives_reloads_restarts_and_kills(self, gateway: RealBalancer) -> None:
+        home = gateway.home("a")
+        gateway.tell(home, State.DRAIN)
+        gateway.reload()
+        assert [one.drained for one in gateway.servers()] == [
+            one is home for one in gateway.replicas
+        ]
+        gateway.process.kill()
+        gateway.process.wait(20)
+        gateway.start()
+        assert [one.drained for one in gateway.servers()] == [
+            one is home for one in gateway.replicas
+        ]
+        gateway.tell(home, State.READY)
+        gateway.reload()
+        assert not any(one.drained for one in gateway.servers())
+
+    def test_a_server_s_new_port_is_not_lost_to_it(self, gateway: RealBalancer) -> None:
+        """HAProxy would take the old one from the file."""
+        first, second, third = gateway.replicas
+        gateway.swap(first, second)
+        gateway.tell(third, State.DRAIN)
+        gateway.write()
+        gateway.reload()
+        gateway.until(
+            lambda: not gateway.alive(first) and not gateway.alive(second), "ports of old"
+        )
+        assert [one.drained for one in gateway.servers()] == [False, False, True]
+
+
+class TestReloads:
+    def test_under_load_they_lose_nothing(self, gateway: RealBalancer) -> None:
+        done, numbers = Event(), count()
+
+        def ask() -> Counter[int]:
+            found: Counter[int] = Counter()
+            while not done.is_set():
+                found[gateway.ask(str(next(numbers))).status] += 1
+            return found
+
+        with ThreadPoolExecutor(8) as pool:
+            running = [pool.submit(ask) for _ in range(8)]
+            for _ in range(5):
+                gateway.reload()
+                time.sleep(0.1)
+            done.set()
+            total = sum((one.result() for one in running), Counter())
+        assert set(total) == {200}
+        assert total[200] > 50
+
+    def test_streams_go_on_and_are_counted(self, gateway: RealBalancer) -> None:
+        home = gateway.home("a")
+        home.answers = "stream"
+        with gateway.asking("a") as answer:
+            assert answer.read(5) == b"first"
+            gateway.reload()
+            assert sum(one.running for one in gateway.servers()) == 1
+            home.go_on.set()
+            assert answer.read() == b"last"
+        gateway.quiet()
+
+    def test_a_new_certificate_is_shown(self, gateway: RealBalancer) -> None:
+        """And one that hosts do not trust opens nothing."""
+        other = kept_ca(gateway.folder / "other-ca", "other", utc_now())
+        gateway.becomes("gw1", other)
+        gateway.reload()
+        gateway.until(lambda: not any(map(gateway.alive, gateway.replicas)), "they still serve")
+        before = asked(gateway)
+        assert gateway.ask("a").status == 503
+        gateway.becomes("gw1", gateway.ca)
+        gateway.reload()
+        gateway.until(lambda: all(map(gateway.alive, gateway.replicas)), "they do not serve")
+        assert asked(gateway) == before
+        assert gateway.ask("a").status == 200

@@ -1,0 +1,183 @@
+"""HAProxy of a gateway: what its runtime socket says, and is told. Touches no host."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vllm_hosts.host.paths import BALANCER_RUN
+from vllm_hosts.text import clean
+
+#: Keeps what HAProxy knows of its servers, for the process that comes after it.
+SAVE_SCRIPT = "/usr/local/lib/vllm-hosts/save-balancer-state"
+#: Bytes of one answer, and rows of it: a thousand hosts with eight agents each have a third.
+_ANSWER, _ROWS = 16 << 20, 30_000
+#: Processes that a reload has replaced, and that finish what they have.
+_OLD = 50
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
+_STATUS = re.compile(r"(UP|DOWN|DRAIN|NOLB|MAINT|no check)( [0-9]{1,4}/[0-9]{1,4}| ?\([^)]*\))?")
+#: Bits of an administrative state: maintenance and draining, whoever asked for them.
+_MAINTENANCE, _DRAINED = 0x01 | 0x02 | 0x04 | 0x20, 0x08 | 0x10
+
+
+class Does(StrEnum):
+    """What a server does for new requests."""
+
+    SERVES = "serves"
+    DRAINS = "drains"
+    DOWN = "down"
+
+
+class State(StrEnum):
+    """What the runtime socket can be told of a server."""
+
+    DRAIN = "drain"
+    READY = "ready"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A replica, as a gateway's HAProxy sees it.
+
+    :param alive: whether its last checks found an engine that works.
+    :param drained: whether somebody has asked that it gets no new requests.
+    :param running: requests that it has now, those of processes before the last reload included.
+    :param check: the last check's result, for people.
+    """
+
+    pool: str
+    name: str
+    alive: bool
+    drained: bool
+    running: int
+    check: str
+
+    @property
+    def does(self) -> Does:
+        """Whether new requests go there, and if not, why."""
+        if not self.alive:
+            return Does.DOWN
+        return Does.DRAINS if self.drained else Does.SERVES
+
+
+Servers = dict[tuple[str, str], Server]
+
+
+def asking(run: str = BALANCER_RUN) -> str:
+    """Shell: the function ``ask SOCKET COMMAND``, which prints what HAProxy answers."""
+    return f"""ask() {{
+            printf '%s\\n' "$2" | timeout 20 socat -t 20 - UNIX-CONNECT:{run}/$1.sock |
+                head -c {_ANSWER}
+        }}"""
+
+
+def query(run: str = BALANCER_RUN) -> str:
+    """Shell: sections for ``servers``."""
+    return rf"""
+        {asking(run)}
+        echo '== admin'; ask admin 'show servers state'
+        echo '== now'; ask admin 'show stat -1 4 -1'
+        for pid in $(ask master 'show proc' |
+            awk '/^# /{{ old = $2 == "old" }} old && $1 ~ /^[0-9]+$/ {{ print $1 }}' |
+            head -n {_OLD})
+        do echo "== before $pid"; ask master "@!$pid show stat -1 4 -1"; done
+    """
+
+
+def told(pool: str, server: str, state: State, run: str = BALANCER_RUN) -> str:
+    """Shell: let a server drain or get requests again, and remember it for the next process.
+
+    Fails, with HAProxy's words, where it does not do so. Can be run again.
+    """
+    for name in (pool, server):
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a pool or a server")
+    return f"""
+        {asking(run)}
+        said=$(ask admin 'set server {pool}/{server} state {state}') || exit 1
+        [ -z "$said" ] || {{ echo "HAProxy: $said" >&2; exit 1; }}
+        {SAVE_SCRIPT}
+    """
+
+
+def servers(parts: Mapping[str, Sequence[str]]) -> Servers:
+    """From the sections of ``query``.
+
+    :raises ValueError: HAProxy does not answer, or answers as no HAProxy does.
+    :raises KeyError: the same, of parts of an answer.
+    """
+    drained = dict(_drained(parts["admin"]))
+    found: Servers = {}
+    for row in _rows(parts["now"]):
+        key = _key(row)
+        status = _STATUS.fullmatch(row["status"])
+        if status is None:
+            raise ValueError(f"a server's status is {row['status'][:80]!r}")
+        if key in found:
+            raise ValueError(f"{key} is there twice")
+        alive = status[1] in ("UP", "DRAIN", "NOLB", "no check")
+        check = clean(f"{row['check_status']} {row['check_desc']}".strip(), 120)
+        found[key] = Server(*key, alive, drained[key], _count(row["scur"]), check)
+    for heading, lines in parts.items():
+        if heading.startswith("before "):
+            for key, running in _before(lines):
+                # A server that the configuration no longer has may still answer what it was asked.
+                one = found.get(key) or Server(*key, False, True, 0, "no longer configured")
+                found[key] = Server(*key, one.alive, one.drained, one.running + running, one.check)
+    return found
+
+
+def _drained(lines: Iterable[str]) -> Iterator[tuple[tuple[str, str], bool]]:
+    """Of ``show servers state``: its format's version, names of columns, and a server a line."""
+    rows = [line.split(" ") for line in lines if line]
+    if len(rows) < 2 or rows[0] != ["1"] or rows[1][0] != "#":
+        raise ValueError("HAProxy does not list its servers")
+    if len(rows) > _ROWS:
+        raise ValueError(f"more than {_ROWS} servers")
+    columns = rows[1][1:]
+    for row in rows[2:]:
+        one = dict(zip(columns, row, strict=True))
+        state = _count(one["srv_admin_state"])
+        yield (
+            (_name(one["be_name"]), _name(one["srv_name"])),
+            bool(state & (_DRAINED | _MAINTENANCE)),
+        )
+
+
+def _rows(lines: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Of ``show stat``: CSV with names of columns, which begin with a number sign."""
+    there = [line for line in lines if line]
+    if not there or not there[0].startswith("# pxname,svname,"):
+        raise ValueError("HAProxy does not show its servers")
+    if len(there) > _ROWS:
+        raise ValueError(f"more than {_ROWS} servers")
+    columns = there[0][2:].split(",")
+    for row in csv.reader(there[1:], strict=True):
+        yield dict(zip(columns, row, strict=True))
+
+
+def _before(lines: Sequence[str]) -> Iterator[tuple[tuple[str, str], int]]:
+    """Of a process that a reload has replaced; it may have ended since it was listed."""
+    if lines and lines[0].startswith("# pxname,"):
+        for row in _rows(lines):
+            if running := _count(row["scur"]):
+                yield _key(row), running
+
+
+def _key(row: Mapping[str, str]) -> tuple[str, str]:
+    return _name(row["pxname"]), _name(row["svname"])
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} is no name of a pool or a server")
+    return text
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError(f"{text[:80]!r} is no count")
+    return int(text)
