@@ -3,8 +3,8 @@
 Promises: every agent runs as its settings say, on 127.0.0.1 only, without privileges, in a network
 of its own, and is healthy. Needs: docker, secrets (.env), models (image and weights). Writes:
 compose.yaml, a folder for each agent, and what is healthy for a way back. Restarts: only an agent
-whose definition or secret changed, on hosts with the same model one after the other. What does not
-become healthy is put back to what was.
+whose definition or secret changed, on hosts with the same model one after the other, out of
+gateways' rotation meanwhile. What does not become healthy is put back to what was.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vllm_hosts.host.services import compose_entry
 from vllm_hosts.host.way_back import KeptDefinition
 from vllm_hosts.operations.compose import Agents, agents_announced, agents_running
 from vllm_hosts.operations.healthy import agents_healthy
+from vllm_hosts.operations.rotation import in_rotation
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.operations.way_back import kept_for_a_way_back, put_back
 from vllm_hosts.project import run
@@ -46,6 +47,7 @@ def vllm() -> None:
         internal_keys={agent: current.keys.internal_of(agent) for agent in names},
         edge_is_up=current.edge_is_up,
         put_back=partial(put_back, current.way),
+        rotation=current.rotation,
     )
     tree_synced(folders(settings), name="The agents' folders are there")
     agents_announced(wanted, name="Hosts with the same model take turns")
@@ -57,6 +59,8 @@ def vllm() -> None:
         wanted.put_back,
         name="The agents are healthy",
     )
+    if settings.behind_gateways:
+        in_rotation(current.rotation, names, name="Gateways send them requests")
     kept_for_a_way_back(
         lambda: _definition(current).file,
         partial(KeptDefinition.of, settings),

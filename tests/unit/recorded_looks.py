@@ -112,6 +112,7 @@ FRESH: dict[str, Any] = {
             "vllm-hosts-edge-logs.timer",
             "vllm-hosts-keys.timer",
             "vllm-hosts-watchdog.timer",
+            "vllm-hosts-balancer.service",
         )
     },
 }
@@ -130,7 +131,7 @@ OFFERED = {
     "libnginx-mod-http-lua": "1:0.10.28-2",
     "nftables": "1.1.3-1",
     "logrotate": "3.22.0-1",
-    "haproxy": "3.0.11-1",
+    "haproxy": "3.0.11-1+deb13u1",
     "socat": "1.8.0.3-1",
 }
 

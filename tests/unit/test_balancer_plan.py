@@ -16,7 +16,7 @@ def gateway(*pools: Pool, **values: object) -> HostSettings:
     return settings(agents=[QWEN, CODER], **values).model_copy(update={"pools": pools})
 
 
-GATEWAY = gateway(
+BALANCED = gateway(
     Pool(
         "qwen",
         "Qwen/Qwen3-8B",
@@ -42,7 +42,7 @@ def servers(settings: HostSettings) -> dict[str, dict[str, str]]:
 
 
 def test_where_it_lies_and_who_may_read_it() -> None:
-    entries = balancer_entries(GATEWAY)
+    entries = balancer_entries(BALANCED)
     assert [(one.path, one.mode) for one in entries if isinstance(one, File | Folder)] == [
         ("/etc/vllm-hosts/balancer", 0o755),
         ("/usr/local/lib/vllm-hosts", 0o755),
@@ -54,7 +54,7 @@ def test_where_it_lies_and_who_may_read_it() -> None:
 
 
 def test_addresses_of_every_kind() -> None:
-    assert [one["address"] for one in servers(GATEWAY).values()] == [
+    assert [one["address"] for one in servers(BALANCED).values()] == [
         "ipv4@192.0.2.11:8443",
         "ipv4@192.0.2.11:8443",
         "ipv6@[2001:db8::12]:9443",
@@ -63,7 +63,7 @@ def test_addresses_of_every_kind() -> None:
 
 
 def test_nothing_listens_on_tcp() -> None:
-    binds = [line.split()[1] for line in configuration(GATEWAY).splitlines() if "bind " in line]
+    binds = [line.split()[1] for line in configuration(BALANCED).splitlines() if "bind " in line]
     assert binds == [f"unix@/run/vllm-hosts-balancer/{name}.sock" for name in ("qwen", "coder")]
 
 
@@ -94,7 +94,7 @@ def test_a_server_s_number_follows_from_its_name_alone() -> None:
 def test_what_settings_say_is_there() -> None:
     text = configuration(
         gateway(
-            *GATEWAY.pools,
+            *BALANCED.pools,
             edge={"timeout": 77, "connections": 100, "expected_clients": 50},
             gateway={"fair_share": 1.5, "drain_timeout": 900},
         )
@@ -105,7 +105,7 @@ def test_what_settings_say_is_there() -> None:
 
 
 def test_open_files_are_enough() -> None:
-    [unit] = [one for one in balancer_entries(GATEWAY) if one.path.endswith(".service")]
+    [unit] = [one for one in balancer_entries(BALANCED) if one.path.endswith(".service")]
     assert isinstance(unit, File)
     [limit] = re.findall(rb"^LimitNOFILE=(\d+)$", unit.content, re.MULTILINE)
     assert int(limit) > 2 * 4352

@@ -96,8 +96,14 @@ def test_docker_cards_and_models_are_none_of_a_gateway_s(deployed: tuple[Recorde
     ours = ("Docker", "Gpu", "Image", "Hub", "Compose", "Agent", "Model", "OwnPorts")
     assert [fact for fact in made.host.arguments if any(word in fact for word in ours)] == []
     assert [fact for fact in asked if any(word in fact for word in ours)] == []
-    packages = {"libnginx-mod-http-lua", "logrotate", "nftables", "nginx", "haproxy", "socat"}
-    assert set(made.host.packages) == packages
+    assert sorted(made.host.packages) == [
+        "haproxy",
+        "libnginx-mod-http-lua",
+        "logrotate",
+        "nftables",
+        "nginx",
+        "socat",
+    ]
     assert not [path for path in made.host.paths if "docker" in path or path.startswith("/opt")]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, behind, gateway, settings
-from tests.unit.test_balancer_plan import GATEWAY as BALANCED
+from tests.unit.test_balancer_plan import BALANCED
 from tests.unit.test_compose_file import MEMORY
 from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH, UBUNTU_22
 from tests.unit.test_firewall import AROUND, NARROW, OWN_PORTS

@@ -10,6 +10,8 @@ from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.cli.command import Group
 from vllm_hosts.cli.common import only, opened, with_agents
 from vllm_hosts.connect.connections import Connections
+from vllm_hosts.project.loaded import Project
+from vllm_hosts.project.rotation import rotation_of
 
 
 class WithHosts(Group):
@@ -66,10 +68,20 @@ def choose(
         for host, one in (chosen if gateways else with_agents(chosen)).items()
     }
     if name is None:
-        return Chosen(Connections(project.inventory), project.settings, there)
+        return _chosen(project, there)
     agents = {host: [name] for host, names in there.items() if name in names}
     if not agents:
         known = sorted({agent for names in there.values() for agent in names})
         where = f"on {', '.join(hosts)}" if hosts else f"in {inventory}"
         raise click.UsageError(f"there is no agent {name} {where}; there is {', '.join(known)}")
-    return Chosen(Connections(project.inventory), project.settings, agents)
+    return _chosen(project, agents)
+
+
+def _chosen(project: Project, agents: dict[str, list[str]]) -> Chosen:
+    connections = Connections(project.inventory)
+    return Chosen(
+        connections,
+        project.settings,
+        agents,
+        lambda host: rotation_of(project, host, lambda: connections),
+    )

@@ -35,6 +35,7 @@ from vllm_hosts.operations.edge import divert, give_back, taken_up
 from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to
 from vllm_hosts.operations.healthy import wait_or_put_back
 from vllm_hosts.operations.one_by_one import Serving, announce, announced, turn_taken
+from vllm_hosts.operations.rotation import Rotation
 from vllm_hosts.operations.tree import change
 from vllm_hosts.settings.cells import Cell
 
@@ -63,6 +64,8 @@ class Agents:
     #: Puts back what ran before, if agents do not come up: given why, it returns the sentence that
     #: the host fails with. None: nothing was done.
     put_back: Callable[[str], str | None] = lambda why: None
+    #: The gateways in front of the host.
+    rotation: Rotation = field(default_factory=Rotation)
     #: What its host said when it announced that nothing changes.
     lately: list[tuple[ahead.Moment, SeenAgents]] = field(default_factory=list, compare=False)
 
@@ -120,9 +123,10 @@ def agents_announced(wanted: Agents) -> Commands:
         # An agent that leaves may have served what new ones will: it may only have another name.
         serves |= wanted.serving.of([change.agent for change in seen.changed if not change.runs])
     if ctx_state.get().is_executing:
-        announce(models, serves)
+        announce(models, serves, wanted.serving.at_once)
         wanted.lately[:] = [(asked, seen)]
-    agents_change(lambda: Changing(models, serves, wanted.serving.together))
+    serving_ = wanted.serving
+    agents_change(lambda: Changing(models, serves, serving_.together, serving_.at_once))
     yield from ()
 
 
@@ -136,7 +140,8 @@ def agents_running(wanted: Agents) -> Commands:
     before it is healthy.
 
     Hosts that serve the same model do this one after the other. If one fails, the others stop, and
-    keep their compose.yaml and agents as they are.
+    keep their compose.yaml and agents as they are. Behind gateways, agents are out of rotation from
+    before they stop until they answer again.
     """
     turn = announced() if ctx_state.get().is_executing else None
     if turn is None or not turn.models:
@@ -165,6 +170,7 @@ def agents_running(wanted: Agents) -> Commands:
                 "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
             )
+        wanted.rotation.back(seen.names)
 
 
 def _wait(wanted: Agents, names: Sequence[str]) -> None:
@@ -199,6 +205,13 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
     for sentence in sentences(seen.changed, removed, found.starts, rolled):
         leads_to(sentence)
     at_once = [agent for agent in changed if agent not in rolled]
+    rotation = _rotation(wanted)
+    if rotation.gates and (at_once or rolled):
+        leads_to("their requests go to other hosts meanwhile, where gateways know one that answers")
+    if ctx_state.get().is_executing:
+        if rolled:
+            rotation.reachable()
+        rotation.out([*at_once, *removed])
     moved = _moved(found, wanted.cells)
     compose = f"{COMPOSE} --project-directory {directory} --progress plain"
     up = f"{compose} up --detach --no-deps"
@@ -206,6 +219,8 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
         validate = f"{COMPOSE} --project-directory {directory} config --quiet"
         yield change(seen.different, validate=validate)
     for agent, twin in rolled.items():
+        if ctx_state.get().is_executing:
+            rotation.out([agent])
         yield divert(agent, twin)
         yield Tried(
             watched(f"recreating {agent}", f"{_left(compose, moved, [agent])}{up} {agent}"),
@@ -214,6 +229,8 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
         if ctx_state.get().is_executing:
             _wait(wanted, [agent])
         yield give_back(agent, wanted.internal_keys[agent])
+        if ctx_state.get().is_executing:
+            rotation.back([agent])
     starting = [
         name
         for name, container in by_service.items()
@@ -245,6 +262,11 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
     if unused := _unused(found, wanted.cells):
         differs(f"network {' '.join(unused)}", "is no longer needed")
         yield StringCommand(f"docker network rm {' '.join(unused)} >/dev/null")
+
+
+def _rotation(wanted: Agents) -> Rotation:
+    """Where all hosts change together, nobody is left who could answer."""
+    return Rotation() if wanted.serving.together else wanted.rotation
 
 
 def _shared(agent: str, others: Sequence[str], cards: Mapping[str, Collection[int]]) -> bool:
