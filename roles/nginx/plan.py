@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import paths
+from vllm_hosts.host.certificates import left_over
 from vllm_hosts.host.files import Absent, Entry, File, Folder
 from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
@@ -132,6 +133,7 @@ def edge_entries(
             for name, text in included(settings, version).items()
         ),
         *([] if settings.behind_gateways else [Absent(_INNER_CONF)]),
+        *left_over(settings),
         File(INTERNAL_MAP, internal_map(settings, keys).encode(), mode=0o600, secret=True),
         # Agents answer for themselves, even if a run that was cut off left a diversion here.
         File(TARGETS_MAP, b"", mode=0o600),
@@ -148,6 +150,7 @@ def edge_paths(settings: HostSettings) -> list[str]:
         paths.EDGE_CONF,
         *names,
         _INNER_CONF,
+        *(entry.path for entry in left_over(settings)),
         INTERNAL_MAP,
         TARGETS_MAP,
         *([paths.EDGE_LUA] if settings.edge_runs_lua else []),

@@ -10,6 +10,7 @@ from tests.unit.samples import CODER, QWEN, behind, gateway, settings
 from tests.unit.test_edge_conf import DEBIAN_13, KEYS, OPEN, PLAIN, RICH
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.host.paths import GATEWAY_FILES, INNER_FILES
 from vllm_hosts.roles.nginx.plan import (
     NginxVersion,
     Upstream,
@@ -122,6 +123,7 @@ class TestNames:
 class TestFiles:
     def test_for_whose_eyes(self) -> None:
         names = ["tls", "common", "checks", "refused", "error", "upstream"]
+        between = sorted({*GATEWAY_FILES, *INNER_FILES})
         entries = edge_entries(UNCOUNTED, KEYS, DEBIAN_13)
         assert [one.path for one in entries] == edge_paths(UNCOUNTED)
         assert [one.path for one in entries] == [
@@ -130,6 +132,7 @@ class TestFiles:
             "/etc/nginx/conf.d/vllm-hosts.conf",
             *(f"/etc/nginx/vllm-hosts/{name}.conf" for name in names),
             "/etc/nginx/vllm-hosts/inner.conf",
+            *between,
             "/etc/nginx/vllm-hosts/internal.map",
             "/etc/nginx/vllm-hosts/targets.map",
             *(f"/etc/nginx/vllm-hosts-lua/{name}.lua" for name in LUA),
@@ -137,9 +140,9 @@ class TestFiles:
         lua = len(LUA)
         assert all(isinstance(one, Absent) for one in entries[-lua:]), "nothing to choose or count"
         folder, welcome, main, *others = entries[:-lua]
-        [inner] = [one for one in others if one.path.endswith("inner.conf")]
-        assert isinstance(inner, Absent), "no gateways"
-        others.remove(inner)
+        inner = [one for one in others if isinstance(one, Absent)]
+        assert [one.path for one in inner] == ["/etc/nginx/vllm-hosts/inner.conf", *between]
+        others = [one for one in others if one not in inner]
         assert folder == Folder("/etc/nginx/vllm-hosts", 0o700)
         assert isinstance(welcome, Absent)
         assert isinstance(main, File) and main.mode == 0o644
