@@ -1,10 +1,12 @@
 """From fresh hosts to closed vLLM endpoints: `pyinfra inventory/prod.py deploy.py`."""
 
+from vllm_hosts.project import run
 from vllm_hosts.roles.assertions import assertions
 from vllm_hosts.roles.client_keys import client_keys, key_expiry
 from vllm_hosts.roles.docker import docker
 from vllm_hosts.roles.edge_logs import edge_logs
 from vllm_hosts.roles.firewall import firewall
+from vllm_hosts.roles.inner_tls import inner_tls
 from vllm_hosts.roles.lock import lock
 from vllm_hosts.roles.models import models
 from vllm_hosts.roles.nginx import nginx, nginx_asked
@@ -21,22 +23,28 @@ from vllm_hosts.roles.vllm import vllm
 from vllm_hosts.roles.vllm_image import vllm_image
 from vllm_hosts.roles.watchdog import watchdog
 
+agents = run.current().settings.runs_agents  # a gateway has none, and needs nothing of theirs
+
 lock()  # one deploy at a time on a host
 preflight()  # can this host take the deploy: system, ports, disk, GPUs
 ownership()  # does the host belong to this inventory: its keys and its CA
-nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
-docker()  # Docker Engine and Compose v2, daemon.json merged
+if agents:
+    nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
+    docker()  # Docker Engine and Compose v2, daemon.json merged
 nginx_asked()  # nginx would accept the edge's configuration: tested before what takes long
-vllm_image()  # vLLM's image, without known vulnerabilities that bypass its key
-nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
+if agents:
+    vllm_image()  # vLLM's image, without known vulnerabilities that bypass its key
+    nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
 firewall()  # only SSH and the edge from outside; nothing to containers, nothing out of agents
 ssh_hardening()  # no passwords over SSH, where the settings ask for it
-secrets()  # .env with the agents' keys, for root only
-rehearsal()  # vLLM itself accepts the agents that change, before anything of them is touched
-models()  # weights on the host, whole, before an agent needs them
-vllm()  # the agents, each in a network of its own, healthy
-watchdog()  # the host restarts an agent whose engine hangs behind an API that answers
+if agents:
+    secrets()  # .env with the agents' keys, for root only
+    rehearsal()  # vLLM itself accepts the agents that change, before anything of them is touched
+    models()  # weights on the host, whole, before an agent needs them
+    vllm()  # the agents, each in a network of its own, healthy
+    watchdog()  # the host restarts an agent whose engine hangs behind an API that answers
 tls()  # the edge's certificate
+inner_tls()  # certificates between gateways and the hosts behind them, where there are gateways
 edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
 client_keys()  # clients' keys at the edge, as the store has them

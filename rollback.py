@@ -3,6 +3,7 @@
 See docs/reliability.md.
 """
 
+from vllm_hosts.project import run
 from vllm_hosts.roles.assertions import assertions
 from vllm_hosts.roles.lock import lock
 from vllm_hosts.roles.ownership import ownership
@@ -10,5 +11,6 @@ from vllm_hosts.roles.rollback import rollback
 
 lock()  # one run at a time on a host
 ownership(first=False)  # only a host of this inventory
-rollback()  # image, options and models of before; keys, certificates and firewall stay
+if run.current().settings.runs_agents:
+    rollback()  # image, options and models of before; keys, certificates and firewall stay
 assertions()  # the run fails if a promise does not hold

@@ -8,8 +8,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lab.layout import ARCHIVE_NAME, HUB_CDN_NAME, HUB_NAME, LAB_CA, REGISTRY_NAME, STATE
-from vllm_hosts.keys.pki import LocalCa, reason_to_renew, utc_now
+from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.keys.private_files import private_folder
+from vllm_hosts.keys.renewal import reason_to_renew
 
 _FOLDER = STATE / "ca"
 

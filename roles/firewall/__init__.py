@@ -1,9 +1,10 @@
 """Our own nftables table.
 
 Promises: from outside, only SSH, the edge and ICMP can be reached, and no source can take all of
-the edge's connections; nobody outside can open a connection to a container network, whatever its
-name and whatever Docker publishes; agents open only connections that settings name; on the host
-only root and the edge reach agents; the same for IPv4 and IPv6; in force at boot before Docker.
+the edge's connections; gateways alone reach the port for them; nobody outside can open a
+connection to a container network, whatever its name and whatever Docker publishes; agents open only
+connections that settings name; on the host only root and the edge reach agents; the same for IPv4
+and IPv6; in force at boot before Docker.
 Needs: preflight. Writes: /etc/vllm-hosts/firewall.nft and a systemd unit. Restarts: nothing. Other
 tables, and ufw's or Docker's rules, are never touched. The host itself undoes a change after a
 minute if new SSH connections fail.
@@ -19,6 +20,7 @@ from pyinfra.api.deploy import deploy
 from vllm_hosts.facts import look
 from vllm_hosts.facts.firewall import HostSurroundings, SshPorts
 from vllm_hosts.host.files import Entry
+from vllm_hosts.host.sockets import edge_ports
 from vllm_hosts.operations import outside
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.firewall import firewall_in_force, other_firewalls_noted
@@ -40,9 +42,7 @@ def firewall() -> None:
         afterwards=partial(_tried, settings),
         name="The firewall is in force, now and at boot",
     )
-    other_firewalls_noted(
-        [settings.edge.https_port, settings.edge.http_port], name="Other firewalls are known"
-    )
+    other_firewalls_noted([*edge_ports(settings)], name="Other firewalls are known")
 
 
 def _tried(settings: HostSettings) -> None:

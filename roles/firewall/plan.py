@@ -46,13 +46,17 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
         *_accept(ports, settings.firewall.ssh_from, "SSH"),
         *_accept([edge.http_port, edge.https_port], edge.allow_from, "the edge"),
     ]
+    if settings.behind_gateways:
+        sources = [network for one in settings.gateways for network in one.networks]
+        # Not counted by source: a gateway's connections are those of many clients.
+        accepted += _accept([settings.gateway.port], sources, "gateways")
     further = settings.firewall
     if further.extra_tcp_ports:
         accepted += _accept(further.extra_tcp_ports, (), "firewall.extra_tcp_ports")
     if further.extra_udp_ports:
         accepted += _accept(further.extra_udp_ports, (), "firewall.extra_udp_ports", "udp dport")
     exposed = []
-    for agent in settings.agents:
+    for agent in settings.own_agents:
         if agent.expose is not None:
             comment = f"agent {agent.name} is exposed"
             # Published ports are forwarded; what Docker's own proxy accepts is input to the host.
@@ -70,7 +74,7 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
         cells=settings.vllm.network,
         users=", ".join(map(str, sorted({0, around.edge_user}))),
         edge_ports=", ".join(map(str, sorted({edge.http_port, edge.https_port}))),
-        agent_ports=", ".join(str(port) for port in sorted(a.port for a in settings.agents)),
+        agent_ports=", ".join(str(port) for port in sorted(a.port for a in settings.own_agents)),
         per_source=edge.connections_per_source,
         # Whoever has an IPv6 network has many subnets: an IPv6 /48 counts as four sources.
         per_site=4 * edge.connections_per_source,
@@ -93,7 +97,7 @@ def _published(settings: HostSettings, agent: Agent, comment: str) -> list[str]:
 
 def _egress(settings: HostSettings) -> Iterator[str]:
     """What agents may connect to."""
-    for agent in settings.agents:
+    for agent in settings.own_agents:
         if agent.egress is not None:
             bridge = settings.cell(agent.name).bridge
             comment = f"egress of agent {agent.name}"
@@ -120,7 +124,7 @@ def _accept(
         return [rule]
     lines = []
     for family, kind in (("ip", IPv4Network), ("ip6", IPv6Network)):
-        chosen = sorted(str(source) for source in sources if isinstance(source, kind))
+        chosen = sorted({str(source) for source in sources if isinstance(source, kind)})
         if chosen:
             lines.append(f"{family} {to} {{ {', '.join(chosen)} }} {rule}")
     return lines

@@ -23,8 +23,9 @@ def ownership(*, first: bool = True) -> None:
     here, folders = run.at_hand(), list[str]()
     if first:
         not_anothers(here.claim, name="The host belongs to no other inventory")
-        vllm = run.current().settings.vllm
-        folders = [vllm.directory, vllm.cache_directory]
+        settings = run.current().settings
+        if settings.runs_agents:
+            folders = [settings.vllm.directory, settings.vllm.cache_directory]
     owned(
         here.claim,
         first=first,

@@ -14,7 +14,7 @@ from vllm_hosts.capacity import ModelFiles
 from vllm_hosts.capacity.hub_client import HubClient
 from vllm_hosts.capacity.inputs import cards, model_folders, models_of
 from vllm_hosts.facts import look
-from vllm_hosts.facts.apt import AptSourceFiles
+from vllm_hosts.facts.apt import AptPackages, AptSourceFiles, AptVersions
 from vllm_hosts.facts.docker import DockerUnit, OwnPorts
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
@@ -27,6 +27,7 @@ from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.project import run
+from vllm_hosts.roles.preflight.haproxy import haproxy_problems
 from vllm_hosts.roles.preflight.memory import memory, occupied
 from vllm_hosts.roles.preflight.plan import archives, folders, notes, own_folders, problems
 from vllm_hosts.settings import HostSettings
@@ -45,6 +46,8 @@ def preflight() -> None:
 
 
 def _problems(settings: HostSettings) -> list[str]:
+    if settings.is_gateway:
+        return _of_a_gateway(settings)
     planned = settings.needs_gpu and settings.capacity.preflight != "off"
     system = look(
         SystemState,
@@ -71,11 +74,32 @@ def _problems(settings: HostSettings) -> list[str]:
     return found
 
 
+def _of_a_gateway(settings: HostSettings) -> list[str]:
+    """A gateway needs nginx and HAProxy; Docker, cards and models there are none of ours."""
+    system = look(
+        SystemState,
+        folders=folders(settings),
+        image=settings.vllm.image,
+        reader=settings.vllm.fetch_user,
+        models=[],
+    )
+    release = look(OsRelease)
+    found = problems(settings, release, system)
+    installed = look(AptPackages, names=["haproxy"])
+    offered = look(AptVersions, names=["haproxy"])
+    found += haproxy_problems(release, installed.versions, offered)
+    if system.user == "0":
+        found += _others(settings)
+    say(notes(settings, system))
+    return found
+
+
 def _others(settings: HostSettings) -> list[str]:
     """Other people's sites and programs with which a deploy could not succeed."""
     sites = look(NginxSites)
     sockets = look(ListeningSockets)
-    own = look(OwnPorts, directory=settings.vllm.directory)
+    agents = settings.runs_agents
+    own = look(OwnPorts, directory=settings.vllm.directory) if agents else frozenset[int]()
     return [
         *site_problems(settings, sites),
         *strangers(sockets, settings, own=own, of_sites=site_ports(sites)),

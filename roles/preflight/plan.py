@@ -11,7 +11,7 @@ from vllm_hosts.host.docker_there import docker_problems
 from vllm_hosts.host.gpus import silent, unusable
 from vllm_hosts.host.paths import model_folder
 from vllm_hosts.host.release import Release
-from vllm_hosts.host.sockets import DOCKER, Socket
+from vllm_hosts.host.sockets import DOCKER, Socket, edge_ports
 from vllm_hosts.host.system import System
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
@@ -25,12 +25,17 @@ SUPPORTED = {
 ARCHITECTURES = ("amd64", "arm64")
 DOCKER_FOLDER = "/var/lib/docker"
 GIB = 1024**3
+#: Where packages go, and what apt fetches. nginx and HAProxy with all that they need take 60 MB.
+_PACKAGES = ("/usr", "/var")
+_PACKAGES_NEED = GIB // 4
 #: Seconds. A few are HOST-01's matter; with hours apt refuses archives.
 _CLOCK = 3600.0
 
 
 def folders(settings: HostSettings) -> list[str]:
     """Folders whose free space matters, whether or not they exist yet."""
+    if settings.is_gateway:
+        return [*_PACKAGES]
     return [
         DOCKER_FOLDER,
         settings.vllm.cache_directory,
@@ -40,11 +45,19 @@ def folders(settings: HostSettings) -> list[str]:
 
 def own_folders(settings: HostSettings) -> list[str]:
     """Folders with models that somebody else put on the host, so that nobody has verified them."""
-    return [agent.model for agent in settings.agents if agent.is_folder and not agent.copy_from]
+    own = settings.own_agents
+    return [agent.model for agent in own if agent.is_folder and not agent.copy_from]
 
 
 def problems(settings: HostSettings, release: Release, system: System) -> list[str]:
     """Everything that would prevent a deploy, one sentence each; empty: go ahead."""
+    if settings.is_gateway:
+        return [
+            *_machine(release, system),
+            *_ports(settings, system),
+            *_addresses(settings, system),
+            *_room(system),
+        ]
     return [
         *_machine(release, system),
         *docker_problems(settings.docker.source, release, system.docker),
@@ -89,8 +102,8 @@ def _machine(release: Release, system: System) -> Iterator[str]:
 
 
 def _ports(settings: HostSettings, system: System) -> Iterator[str]:
-    ours = {agent.port: agent.name for agent in settings.agents}
-    edge = {settings.edge.https_port: "edge.https_port", settings.edge.http_port: "edge.http_port"}
+    ours = {agent.port: agent.name for agent in settings.own_agents}
+    edge = edge_ports(settings)
     for listener in system.listeners:
         container = system.container_ports.get(listener.port)
         # While a container that keeps ending is between two starts, its proxy may still be there
@@ -143,11 +156,21 @@ def _addresses(settings: HostSettings, system: System) -> Iterator[str]:
     no = "and this host has no IPv6 (ipv6.disable=1)"
     if names := [name for name in settings.edge_names if ":" in name]:
         yield f"clients should use the address {names[0]}, {no}; correct edge.names"
-    for agent in settings.agents:
+    for agent in settings.own_agents:
         if "::" in agent.listen_addresses:
             yield (
                 f"agent {agent.name!r} is exposed to an IPv6 network, {no}; take the network out of"
                 " its expose.networks, or switch IPv6 on"
+            )
+
+
+def _room(system: System) -> Iterator[str]:
+    """A gateway gets packages, and nothing else that is large."""
+    for folder in _PACKAGES:
+        if system.free[folder] < _PACKAGES_NEED:
+            yield (
+                f"{folder} has {system.free[folder] / GIB:.1f} GiB free, and a gateway's packages"
+                f" need {_PACKAGES_NEED / GIB:g}; make room"
             )
 
 

@@ -20,8 +20,10 @@ from vllm_hosts.project import run
 def record() -> None:
     """Record what earlier versions of the toolkit left unrecorded, and name old images."""
     deployed_noted(name="The host has a record of what was deployed")
-    old_images_named(
-        run.current().settings.vllm.image,
-        shown(run.at_hand().claim.inventory),
-        name="Old images are known",
-    )
+    settings = run.current().settings
+    if settings.runs_agents:
+        old_images_named(
+            settings.vllm.image,
+            shown(run.at_hand().claim.inventory),
+            name="Old images are known",
+        )

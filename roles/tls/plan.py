@@ -8,7 +8,8 @@ from pathlib import Path
 from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.files import Entry, File, Folder, Kept
 from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_FOLDER, TLS_KEY
-from vllm_hosts.keys.pki import LocalCa, reason_to_renew
+from vllm_hosts.keys.pki import LocalCa
+from vllm_hosts.keys.renewal import reason_to_renew
 from vllm_hosts.settings import HostSettings
 
 

@@ -42,8 +42,6 @@ from vllm_hosts.host.paths import (
     MODEL_NOTES,
     STAMPS,
     STORE_MARK,
-    TLS_CERTIFICATE,
-    TLS_KEY,
     WAY_BACK,
 )
 from vllm_hosts.host.systemctl import UnitState
@@ -210,11 +208,16 @@ class Host:
         return Marked(self.contents[STORE_MARK].decode().strip(), Found("f", 0o644, ROOT, ROOT))
 
     def _HostCertificate(self, certificate: str, key: str) -> Certificate:
-        if TLS_KEY not in self.contents:
+        if key not in self.contents:
             return Certificate(None, None)
-        public = load_pem_private_key(self.contents[TLS_KEY], None).public_key()
+        # One file may have both.
+        private = self.contents[key][self.contents[key].index(b"-----BEGIN PRIVATE") :]
+        public = load_pem_private_key(private, None).public_key()
         pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        return Certificate(self.contents[TLS_CERTIFICATE], pem)
+        return Certificate(self.contents[certificate], pem)
+
+    def _GatewayCertificate(self, certificate: str, key: str) -> Certificate:
+        return self._HostCertificate(certificate, key)
 
     def _ComposeHashes(self, directory: str) -> Hashes:
         # A test may have its own in the place of that one.

@@ -157,7 +157,11 @@ class Recorder:
         """The same host and store once more, below another folder, with other settings."""
         shutil.copytree(self.inventory.parent, folder / "inventory", dirs_exist_ok=True)
         host = deepcopy(self.host)
-        host.settings = settings(**{**self.host.settings.model_dump(), **changes})
+        known = self.host.settings
+        made = settings(**{**known.model_dump(), **changes})
+        # What it is in its inventory is not set for it, and stays.
+        fleet = {"pools": known.pools, "gateways": known.gateways}
+        host.settings = made.model_copy(update=fleet)
         return Recorder(folder, host)
 
     def run(self, *roles: Callable[[], object], dry: bool = False) -> Run:

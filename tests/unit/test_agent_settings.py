@@ -46,6 +46,7 @@ def test_defaults() -> None:
         "shm_size": "8g",
         "memory": None,
         "pids": 8192,
+        "weight": 1,
         "egress": None,
         "expose": None,
         "allowed_media_domains": (),

@@ -39,7 +39,7 @@ from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.remains import HostRemains, Versions
 from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
-from vllm_hosts.facts.tls import HostCertificate
+from vllm_hosts.facts.tls import GatewayCertificate, HostCertificate
 from vllm_hosts.facts.token_usage import TokenUsage
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.facts.way_back import WayBackFound
@@ -127,6 +127,11 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (EdgeState(), [*NGINX, END, *MAIN, END, *SITES, END, *TREE]),
     (
         HostCertificate(),
+        ["== certificate", "-----BEGIN CERTIFICATE-----", "AAAA", "-----END CERTIFICATE-----",
+         "== public key", "-----BEGIN PUBLIC KEY-----", "AAAA", "-----END PUBLIC KEY-----"],
+    ),
+    (
+        GatewayCertificate(),
         ["== certificate", "-----BEGIN CERTIFICATE-----", "AAAA", "-----END CERTIFICATE-----",
          "== public key", "-----BEGIN PUBLIC KEY-----", "AAAA", "-----END PUBLIC KEY-----"],
     ),
@@ -280,6 +285,7 @@ def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
 ODD: list[tuple[HostFact[Any], list[str]]] = [
     (AgentsServed(), ["== live", "True?", "== containers", "== starts"]),
     (EdgeRuns(), ["== edge", "activ"]),
+    (GatewayCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostRemains(), ["== asked", "a|b|c|d", "== manifest", "no line of ours"]),
     (Versions(), ["== now /etc/docker/daemon.json", "there", "no base64"]),

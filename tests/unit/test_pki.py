@@ -27,8 +27,9 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.files import File, Kept
 from vllm_hosts.host.paths import TLS_CERTIFICATE, TLS_KEY
-from vllm_hosts.keys.pki import LocalCa, certificate_names, reason_to_renew
+from vllm_hosts.keys.pki import LocalCa, certificate_names
 from vllm_hosts.keys.provided import check_ca_file, check_files
+from vllm_hosts.keys.renewal import reason_to_renew
 from vllm_hosts.keys.weak_keys import weaknesses
 from vllm_hosts.roles.tls.plan import from_local_ca
 

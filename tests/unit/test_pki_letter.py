@@ -23,8 +23,9 @@ from pydantic import SecretStr
 
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import pki
-from vllm_hosts.keys.pki import LocalCa, certificate_names, reason_to_renew, utc_now
+from vllm_hosts.keys.pki import LocalCa, certificate_names, utc_now
 from vllm_hosts.keys.private_files import LOCK_FILE
+from vllm_hosts.keys.renewal import reason_to_renew
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NAMES = ["llm.example.com", "192.0.2.11"]

@@ -79,6 +79,8 @@ OPERATIONS = {
     ],
     "watchdog": ["The host restarts agents whose engine hangs", "The timer for it runs"],
     "tls": ["The edge has a valid certificate"],
+    # Without gateways nothing: tests/unit/test_gateway_roles.py.
+    "inner_tls": [],
     "edge_logs": [
         "logrotate is installed",
         "The edge's logs are rotated by size",

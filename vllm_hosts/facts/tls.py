@@ -29,5 +29,19 @@ class HostCertificate(HostFact[Certificate]):
         return Certificate(_pem(parts["certificate"]), public)
 
 
+class GatewayCertificate(HostCertificate):
+    """The same between gateways and hosts, where the key may be in the certificate's own file."""
+
+    what = "the certificate between gateways and hosts"
+
+    def command(self, certificate: str, key: str) -> str:
+        return ending(
+            f"""
+            echo '== certificate'; openssl x509 -in {certificate} 2>/dev/null; echo
+            echo '== public key'; openssl pkey -in {key} -pubout 2>/dev/null
+            """
+        )
+
+
 def _pem(lines: list[str]) -> bytes | None:
     return ("\n".join(lines) + "\n").encode() if lines else None

@@ -25,6 +25,18 @@ NOUVEAU = "/etc/modprobe.d/vllm-hosts-nouveau.conf"
 TLS_FOLDER = "/etc/vllm-hosts/tls"
 TLS_CERTIFICATE = f"{TLS_FOLDER}/certificate.pem"
 TLS_KEY = f"{TLS_FOLDER}/key.pem"
+#: What gateways and the hosts behind them know each other by.
+GATEWAY_FOLDER = "/etc/vllm-hosts/gateway"
+#: The CAs whose certificates they accept from each other.
+GATEWAY_CA = f"{GATEWAY_FOLDER}/ca.pem"
+#: Of a gateway: its certificate followed by its key, as HAProxy reads them.
+GATEWAY_CLIENT = f"{GATEWAY_FOLDER}/client.pem"
+#: Of a host behind gateways: for the names of its agents among each other.
+INNER_CERTIFICATE = f"{GATEWAY_FOLDER}/inner.pem"
+INNER_KEY = f"{GATEWAY_FOLDER}/inner.key"
+#: What nginx of a host behind gateways reads of these, and HAProxy of a gateway.
+INNER_FILES = (GATEWAY_CA, INNER_CERTIFICATE, INNER_KEY)
+GATEWAY_FILES = (GATEWAY_CA, GATEWAY_CLIENT)
 
 
 #: Compose reads these beside compose.yaml, unasked; we never write them.

@@ -153,7 +153,7 @@ def unexpected_sockets(
     :param ssh_ports: where sshd really listens.
     """
     ssh = set(ssh_ports)
-    agents = {agent.port: agent for agent in settings.agents}
+    agents = {agent.port: agent for agent in settings.own_agents}
     for socket in sockets:
         if socket.protocol == "tcp" and socket.port in agents:
             agent = agents[socket.port]
@@ -182,8 +182,7 @@ def strangers(
         may be those of the present edge.
     """
     # A port that is taken has a sentence of its own.
-    wanted = {agent.port for agent in settings.agents}
-    wanted |= {settings.edge.https_port, settings.edge.http_port}
+    wanted = {*(agent.port for agent in settings.own_agents), *edge_ports(settings)}
     for socket in sockets:
         ssh = {socket.port}
         if socket.port in wanted or _expected(socket, settings, ssh):
@@ -192,6 +191,13 @@ def strangers(
             continue
         if not (socket.held_by(*DOCKER) and socket.port in own):
             yield _unexpected(socket)
+
+
+def edge_ports(settings: HostSettings) -> dict[int, str]:
+    """Where nginx listens, with the settings that say so."""
+    edge = settings.edge
+    found = {edge.https_port: "edge.https_port", edge.http_port: "edge.http_port"}
+    return found | ({settings.gateway.port: "gateway.port"} if settings.behind_gateways else {})
 
 
 def _unexpected(socket: Socket) -> str:
@@ -209,7 +215,7 @@ def _expected(socket: Socket, settings: HostSettings, ssh: set[int]) -> bool:
             or socket.port in settings.firewall.extra_udp_ports
             or socket.held_by(*_CLIENT_UDP.get(socket.port, ()))
         )
-    if socket.port in (settings.edge.https_port, settings.edge.http_port):
+    if socket.port in edge_ports(settings):
         return socket.held_by("nginx")
     if socket.loopback or socket.port in settings.firewall.extra_tcp_ports:
         return True

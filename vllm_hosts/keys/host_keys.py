@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from vllm_hosts.keys import sources
 from vllm_hosts.keys.pki import utc_now
-from vllm_hosts.keys.store_content import Content
+from vllm_hosts.keys.store_content import CONTROLLER, Content
 from vllm_hosts.settings import HostSettings
 
 
@@ -43,26 +43,50 @@ class HostKeys:
 
         HMAC-SHA-256 (RFC 2104) of the agent's name under ``internal``, in base64url.
         """
-        secret = self.internal.get_secret_value().encode()
-        made = hmac.digest(secret, f"vllm-hosts agent {agent}".encode(), "sha256")
-        return SecretStr(base64.urlsafe_b64encode(made).decode().rstrip("="))
+        return _derived(self.internal, f"vllm-hosts agent {agent}")
+
+
+def controller_key(internal: SecretStr) -> ClientKey:
+    """The only key that a host behind gateways accepts: whoever has its secrets can make it."""
+    return ClientKey(CONTROLLER, _derived(internal, f"vllm-hosts {CONTROLLER}"))
+
+
+def _derived(secret: SecretStr, purpose: str) -> SecretStr:
+    made = hmac.digest(secret.get_secret_value().encode(), purpose.encode(), "sha256")
+    return SecretStr(base64.urlsafe_b64encode(made).decode().rstrip("="))
 
 
 def host_keys(content: Content, settings: HostSettings) -> HostKeys:
-    """The secrets of a host that has an internal key.
+    """The secrets of a host that has an internal key, or of a gateway: those have one together,
+    which no agent has.
 
     :raises SettingsError: the source of a secret yields nothing usable.
     """
+    renew_since = content.renew.get(settings.name)
+    if settings.is_gateway:
+        assert content.gateways is not None
+        clients = client_keys(content, settings.name)
+        return HostKeys(content.gateways.value, clients, None, renew_since)
+    internal = sources.internal_key(settings) or content.internal[settings.name].value
+    behind = settings.behind_gateways
     return HostKeys(
-        internal=sources.internal_key(settings) or content.internal[settings.name].value,
-        clients=client_keys(content, settings.name),
+        internal=internal,
+        clients=(controller_key(internal),) if behind else client_keys(content, settings.name),
         hf_token=sources.hf_token(settings),
-        renew_since=content.renew.get(settings.name),
+        renew_since=renew_since,
     )
 
 
+def remembered_keys(content: Content, host: str) -> tuple[ClientKey, ...]:
+    """The keys that a host's edge accepts now, where only the store knows the host."""
+    if host not in content.hosts or not content.hosts[host].behind:
+        return client_keys(content, host)
+    internal = content.internal.get(host)
+    return (controller_key(internal.value),) if internal else ()
+
+
 def client_keys(content: Content, host: str) -> tuple[ClientKey, ...]:
-    """The keys that a host's edge accepts now."""
+    """The clients' keys that the edge of a host or gateway accepts now."""
     now = utc_now()
     return tuple(
         ClientKey(name, key.value, key.expires, record.agents)

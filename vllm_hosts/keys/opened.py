@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys.host_keys import ClientKey, HostKeys, client_keys, host_keys
+from vllm_hosts.keys.host_keys import ClientKey, HostKeys, host_keys, remembered_keys
 from vllm_hosts.keys.hosts import identified, with_host
 from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.keys.store import KeyStore
-from vllm_hosts.keys.store_content import Content, DeployedHost, new_content, with_internal
+from vllm_hosts.keys.store_content import (
+    Content,
+    DeployedHost,
+    new_content,
+    with_gateways,
+    with_internal,
+)
 from vllm_hosts.settings import HostSettings
 
 
@@ -56,7 +62,10 @@ class OpenedStore:
 
         :raises SettingsError: the source of a secret yields nothing usable.
         """
-        self.make_key(settings.name)
+        if settings.is_gateway:
+            self._content = with_gateways(self._content, utc_now())
+        else:
+            self.make_key(settings.name)
         return host_keys(self._content, settings)
 
     def make_key(self, host: str) -> None:
@@ -65,7 +74,7 @@ class OpenedStore:
 
     def client_keys(self, host: str) -> tuple[ClientKey, ...]:
         """The keys that a host's edge accepts, even if its settings are no longer known."""
-        return client_keys(self._content, host)
+        return remembered_keys(self._content, host)
 
     def local_ca(self) -> LocalCa:
         """The inventory's CA, created if there is none.
@@ -77,6 +86,16 @@ class OpenedStore:
             self._ca, self._ca_kept = LocalCa.create(self.store.name, utc_now()), False
         return self._ca
 
+    def trusted(self) -> bytes:
+        """The CAs whose certificates gateways and hosts accept from each other, in PEM: during a
+        change of CA, both.
+
+        :raises SettingsError: as ``local_ca``.
+        """
+        made = self.local_ca()
+        given = self.store.ca_certificate() or made.certificate_pem
+        return given.strip() + b"\n"
+
     def kept(self, host: str, way: DeployedHost) -> bool:
         """Whether the store holds everything that the host gets, and records how it was reached."""
         found = self._found
@@ -85,6 +104,7 @@ class OpenedStore:
             and found.id == self._content.id
             and found.hosts.get(host) == way
             and (host in found.internal or host not in self._content.internal)
+            and found.gateways == self._content.gateways
             and self._ca_kept
         )
 
@@ -100,11 +120,14 @@ class OpenedStore:
             key = planned.internal.get(host)
             if key and host not in content.internal:
                 content = content.model_copy(update={"internal": {**content.internal, host: key}})
+            if planned.gateways and not content.gateways:
+                content = content.model_copy(update={"gateways": planned.gateways})
             return with_host(content, host, way)
 
         # Other hosts' keys are written when it is their turn.
         kept = self.store.update(change, start=planned.model_copy(update={"internal": {}}))
         same = kept.id == planned.id and kept.internal.get(host) == planned.internal.get(host)
+        same = same and kept.gateways == planned.gateways
         if same and self._ca is not None and not self._ca_kept:
             same = self.store.authority.keep(self._ca).certificate == self._ca.certificate
             self._ca_kept = same

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -18,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -39,7 +39,14 @@ CA_KEY_FILE = "ca.key"
 CA_NAME = "vllm-hosts local CA"
 _CA_YEARS = 10
 #: So that clients whose clock is a little slow accept a certificate that was just issued.
-_BACKDATED = timedelta(minutes=10)
+BACKDATED = timedelta(minutes=10)
+
+#: Which end of a connection a certificate is for.
+Role = Literal["server", "client"]
+_PURPOSES = {
+    "server": ExtendedKeyUsageOID.SERVER_AUTH,
+    "client": ExtendedKeyUsageOID.CLIENT_AUTH,
+}
 
 
 @dataclass(frozen=True)
@@ -145,21 +152,28 @@ class LocalCa:
         """The CA's own key in PEM."""
         return SecretStr(_private_pem(self._key).decode())
 
-    def issue(self, names: Sequence[str], valid_days: int, now: datetime) -> Issued:
-        """Issue a certificate for a host's names and addresses, with a new ECDSA P-256 key."""
+    def issue(
+        self, names: Sequence[str], valid_days: int, now: datetime, role: Role = "server"
+    ) -> Issued:
+        """Issue a certificate for a host's names and addresses, with a new ECDSA P-256 key.
+
+        :param role: a client's is for one name, its subject, and no server can use it.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-        certificate = (
+        builder = (
             _builder(
                 subject, self.certificate.subject, key.public_key(), now, timedelta(days=valid_days)
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(
-                x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
-            )
-            .add_extension(
+            .add_extension(x509.ExtendedKeyUsage([_PURPOSES[role]]), critical=False)
+        )
+        if role == "server":
+            alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
+            builder = builder.add_extension(alternative, critical=False)
+        certificate = (
+            builder.add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
             )
             .add_extension(
@@ -191,7 +205,7 @@ def _builder(
     now: datetime,
     life: timedelta,
 ) -> x509.CertificateBuilder:
-    start = now - _BACKDATED
+    start = now - BACKDATED
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -244,53 +258,17 @@ def certificate_names(certificate: x509.Certificate) -> set[str]:
 
 def covers(certificate: x509.Certificate, name: str) -> bool:
     """Whether a client that connects to ``name`` accepts the certificate (RFC 6125)."""
-    wanted = _canonical(name)
+    wanted = canonical(name)
     names = certificate_names(certificate)
     return wanted in names or f"*.{wanted.partition('.')[2]}" in names
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
+    """A name or address as it is compared."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
         return name.lower()
-
-
-def reason_to_renew(
-    certificate_pem: bytes | None,
-    public_key_pem: bytes | None,
-    ca: LocalCa,
-    names: Iterable[str],
-    renew_before_days: int,
-    now: datetime,
-    asked_since: datetime | None = None,
-) -> str | None:
-    """Why a host needs a new certificate from the local CA; None: the one it has is good.
-
-    :param public_key_pem: public half of the key that is beside the certificate on the host.
-    :param asked_since: when a new one was requested; an older one has to be replaced.
-    """
-    if certificate_pem is None or public_key_pem is None:
-        return "there is none"
-    try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
-    except ValueError:
-        return "it is damaged"
-    public = certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    if public.strip() != public_key_pem.strip():
-        return "its key is another one"
-    if not ca.signed(certificate):
-        return "another CA signed it"
-    if certificate_names(certificate) != {_canonical(name) for name in names}:
-        return "it is for other names"
-    if certificate.not_valid_before_utc > now:
-        return "it is not valid yet"
-    left = certificate.not_valid_after_utc - now
-    if left < timedelta(days=renew_before_days):
-        return f"it has {max(left.days, 0)} days left"
-    if asked_since is not None and certificate.not_valid_before_utc + _BACKDATED < asked_since:
-        return f"a new one was requested on {asked_since:%Y-%m-%d %H:%M} UTC"
-    return None
 
 
 def utc_now() -> datetime:

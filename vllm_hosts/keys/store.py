@@ -124,7 +124,8 @@ class KeyStore:
             secret gives nothing usable.
         """
         content = self.read()
-        if settings.name not in content.internal:
+        known = content.gateways if settings.is_gateway else content.internal.get(settings.name)
+        if known is None:
             raise SettingsError([f"{self.path} has no key for {settings.name}; deploy to it first"])
         return host_keys(content, settings)
 
@@ -277,5 +278,5 @@ def _keys_folder(inventory_file: Path) -> Path:
 
 def _dumped(content: Content) -> bytes:
     # Left out if empty: an older version would take the file for a damaged one.
-    unused = {name for name in ("next_ca", "renew") if not getattr(content, name)}
+    unused = {name for name in ("next_ca", "renew", "gateways") if not getattr(content, name)}
     return (content.model_dump_json(indent=2, exclude=unused) + os.linesep).encode()

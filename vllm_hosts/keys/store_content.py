@@ -24,6 +24,8 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.text import clean
 
 DEFAULT_CLIENT = "default"
+#: Whose key a host behind gateways accepts: ours, to look whether it answers as it should.
+CONTROLLER = "controller"
 _CLIENT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 #: Characters that need no quoting in .env, in nginx and in an HTTP header.
 SAFE_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]+")
@@ -134,17 +136,21 @@ class DeployedHost(_Model):
     """A host that has keys from the store: how it was reached, and which keys its edge has.
 
     :param data: pyinfra's own names, none of them a password.
+    :param behind: it is behind gateways, and accepts no client's key.
     """
 
     data: Mapping[Shown, bool | int | Shown] = {}
     agents: tuple[DeployedAgent, ...] = ()
+    # Left out where it says nothing: an older version would take the store for a damaged one.
+    behind: bool = Field(False, exclude_if=lambda behind: not behind)
 
 
 class Content(_Model):
     """Everything that a store holds.
 
     ``ca``: only in an encrypted store; else the CA has files of its own. ``renew``: by host, a
-    time; certificates from before have to be replaced.
+    time; certificates from before have to be replaced. ``gateways``: what all gateways derive from,
+    since requests of a client get the same salt at each of them.
 
     :param id: identifies the store on hosts, and is not secret; None: from an earlier version.
     """
@@ -154,6 +160,7 @@ class Content(_Model):
     hosts: Mapping[Shown, DeployedHost] = {}
     clients: Mapping[ClientName, ClientRecord] = {}
     internal: Mapping[Shown, InternalKey] = {}
+    gateways: InternalKey | None = None
     ca: StoredCa | None = None
     next_ca: NextCa | None = None
     renew: Mapping[Shown, Time] = {}
@@ -211,6 +218,13 @@ def add_client(
     if not _CLIENT_NAME.fullmatch(name):
         raise SettingsError(
             [f"{name!r} is not a client name; use 1 to 64 lower-case letters, digits and dashes"]
+        )
+    if name == CONTROLLER:
+        raise SettingsError(
+            [
+                f"{name!r} is what the toolkit calls itself on hosts behind gateways; give the"
+                " client another name"
+            ]
         )
     if name in content.clients:
         raise SettingsError([f"client {name!r} already exists; rotate its key, or revoke it"])
@@ -281,6 +295,19 @@ def with_internal(content: Content, hosts: Iterable[str], now: datetime) -> Cont
         if host not in content.internal
     }
     return content.model_copy(update={"internal": {**content.internal, **missing}})
+
+
+def with_gateways(content: Content, now: datetime) -> Content:
+    """Add the gateways' common secret if there is none."""
+    if content.gateways is not None:
+        return content
+    made = InternalKey(value=SecretStr(secrets.token_urlsafe(32)), created=now)
+    return content.model_copy(update={"gateways": made})
+
+
+def rotate_gateways(content: Content, now: datetime) -> Content:
+    """Replace the gateways' common secret."""
+    return with_gateways(content.model_copy(update={"gateways": None}), now)
 
 
 def rotate_internal(content: Content, hosts: Iterable[str], now: datetime) -> Content:

@@ -155,7 +155,7 @@ def _open_secrets(run: Run, project: Project) -> None:
     wrong with them stops no run half way."""
     opened = project.opened
     modes = {project.settings[name].tls.mode for name in project.keys}
-    if "local-ca" in modes:
+    if "local-ca" in modes or project.gateways:
         opened.local_ca()
     if opened.new:
         who = "a deploy" if run.dry or run.ours else "this run"

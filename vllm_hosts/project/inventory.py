@@ -22,9 +22,12 @@ from vllm_hosts.keys.sources import problems
 from vllm_hosts.project.layers import host_settings
 from vllm_hosts.project.site import belongs_to, import_from
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.joined import contradictions, joined
 
 #: Hosts of this group are never deployed to: they only scan the others from outside.
 NEIGHBOURS = "neighbours"
+#: Hosts of this group run no agents: they are the address of all others.
+GATEWAYS = "gateways"
 #: Hosts of this group are in no inventory any more, and their store still remembers them.
 LEFT = "left-behind"
 
@@ -83,8 +86,13 @@ def neighbours(inventory: Inventory) -> list[str]:
     return [host.name for host in inventory if NEIGHBOURS in host.groups]
 
 
+def gateways(inventory: Inventory) -> list[str]:
+    """Names of the hosts through which clients reach all others; empty: each is an address."""
+    return [host.name for host in deployed(inventory) if GATEWAYS in host.groups]
+
+
 def validate(inventory: Inventory) -> dict[str, HostSettings]:
-    """Settings by host name.
+    """Settings by host name. With gateways, each host knows what it is in the whole inventory.
 
     :raises SettingsError: with every problem of every host, each sentence once.
     """
@@ -94,17 +102,38 @@ def validate(inventory: Inventory) -> dict[str, HostSettings]:
     outside = _Outside()
     for host in hosts:
         try:
-            settings[host.name] = host_settings(host)
+            settings[host.name] = host_settings(host, gateway=GATEWAYS in host.groups)
             found = list(outside.problems(settings[host.name]))
         except SettingsError as error:
             found = error.problems
         for problem in found:
             where.setdefault(problem, []).append(host.name)
-    for problem in addresses.twice(hosts):
+    for problem in (*addresses.twice(hosts), *_both(inventory)):
         where.setdefault(problem, [])
+    front = gateways(inventory)
+    if not where:
+        # What several hosts say is compared only once each makes sense by itself.
+        for problem, on in contradictions(settings, front):
+            where.setdefault(problem, []).extend(on)
     if where:
         raise SettingsError([problem + _on(on, len(hosts)) for problem, on in where.items()])
-    return settings
+    return joined(settings, front)
+
+
+def _both(inventory: Inventory) -> Iterator[str]:
+    """Sentences about gateways that are to be something else as well."""
+    for host in inventory:
+        others = [name for name in (_GPU_HOSTS, NEIGHBOURS) if name in host.groups]
+        if GATEWAYS in host.groups and others:
+            yield (
+                f"the inventory: {host.name!r} is in the groups {GATEWAYS} and {others[0]}, and a"
+                " gateway is that alone; leave it in one of them, and use another machine for the"
+                " other"
+            )
+
+
+#: Where agents are usually set.
+_GPU_HOSTS = "gpu_hosts"
 
 
 class _Outside:

@@ -18,6 +18,7 @@ from vllm_hosts.connect import addresses, sudo
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.project.site import from_site, site
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.host import OF_A_GATEWAY
 from vllm_hosts.settings.problems import sentences
 from vllm_hosts.text import quoted
 
@@ -48,9 +49,10 @@ class Layer:
     data: Mapping[str, Any]
 
 
-def host_settings(host: Host) -> HostSettings:
+def host_settings(host: Host, *, gateway: bool = False) -> HostSettings:
     """One host's settings from all layers.
 
+    :param gateway: it is one, and runs no agents; those of others are added later.
     :raises SettingsError: with every problem of this host.
     """
     layers = list(layers_of(host))
@@ -78,12 +80,18 @@ def host_settings(host: Host) -> HostSettings:
             f' write ({host.name!r}, {{"ssh_hostname": "192.0.2.7"}}) with its own'
         )
         raise SettingsError(found)
+    if gateway:
+        found += _agents_of_a_gateway(layers, host) if merged.pop("agents", None) else ()
+        merged["agents"] = []
     if "agents" not in merged:
         found.append(addresses.group_problem(host, site(host.inventory)))
         raise SettingsError(found)
     merged = from_site(merged, site(host.inventory))
     try:
-        settings = HostSettings.model_validate({**merged, "name": host.name, "address": address})
+        settings = HostSettings.model_validate(
+            {**merged, "name": host.name, "address": address},
+            context=OF_A_GATEWAY if gateway else None,
+        )
     except ValidationError as error:
         found += sentences(error, lambda name, key: _source(layers, name, key))
     else:
@@ -97,6 +105,15 @@ def host_settings(host: Host) -> HostSettings:
     if found:
         raise SettingsError(found)
     return settings
+
+
+def _agents_of_a_gateway(layers: list[Layer], host: Host) -> Iterator[str]:
+    """Why a gateway has agents; a host that is in their group as well is refused on its own."""
+    if "gpu_hosts" not in host.groups:
+        yield (
+            f"{_source(layers, 'agents', None)}: agents are set for a host of the group gateways,"
+            " which runs none; set them in group_data/gpu_hosts.py, for the hosts of that group"
+        )
 
 
 def _of_a_run(layer: Layer, name: str, value: object) -> Iterator[str]:

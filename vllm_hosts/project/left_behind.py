@@ -38,7 +38,7 @@ _WAY = (
 )
 
 
-def way_to(host: Host, agents: Iterable[str]) -> DeployedHost:
+def way_to(host: Host, agents: Iterable[str], *, behind: bool = False) -> DeployedHost:
     """What a store remembers of a host."""
     merged = {
         name: value
@@ -51,7 +51,7 @@ def way_to(host: Host, agents: Iterable[str]) -> DeployedHost:
         for name in _WAY
         if isinstance(merged.get(name), bool | int | str | Path)
     }
-    return DeployedHost(data=data, agents=tuple(agents))
+    return DeployedHost(data=data, agents=tuple(agents), behind=behind)
 
 
 def of(content: Content | None, inventory: Inventory) -> list[str]:

@@ -14,7 +14,7 @@ from vllm_hosts.keys import HostKeys, KeyStore, OpenedStore
 from vllm_hosts.keys.ownership import Claim
 from vllm_hosts.keys.store_content import Content
 from vllm_hosts.project import left_behind
-from vllm_hosts.project.inventory import deployed, load, neighbours, validate
+from vllm_hosts.project.inventory import deployed, gateways, load, neighbours, validate
 from vllm_hosts.settings import HostSettings
 
 
@@ -55,6 +55,11 @@ class Project:
         return tuple(host.name for host in deployed(self.inventory))
 
     @cached_property
+    def gateways(self) -> tuple[str, ...]:
+        """Names of the gateways, whether or not settings are valid; empty: there are none."""
+        return tuple(gateways(self.inventory))
+
+    @cached_property
     def neighbours(self) -> tuple[str, ...]:
         """Names of the hosts that scan the others from outside, and are never changed."""
         return tuple(neighbours(self.inventory))
@@ -90,8 +95,12 @@ class Project:
             self.file,
             self.opened,
             left_behind.way_to(
-                self.inventory.get_host(name), [agent.name for agent in settings.agents]
+                self.inventory.get_host(name),
+                [agent.name for agent in settings.agents],
+                behind=settings.behind_gateways,
             ),
             settings.vllm.directory,
-            given.internal_key_env is None and given.internal_key_command is None,
+            settings.runs_agents
+            and given.internal_key_env is None
+            and given.internal_key_command is None,
         )

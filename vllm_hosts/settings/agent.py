@@ -217,6 +217,13 @@ class Agent(Section):
     pids: int = Field(
         8192, ge=256, description="Processes and threads that the agent may have at the same time"
     )
+    weight: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Behind gateways: its share of requests beside other hosts' agents with the"
+        " same model, such as 2 where it has twice the GPUs",
+    )
     egress: Egress | None = Field(
         None,
         description="Networks that the agent itself may connect to: a dictionary with `networks`,"

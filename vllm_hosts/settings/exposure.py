@@ -11,16 +11,16 @@ def exposed(settings: HostSettings) -> list[str]:
     ports = [
         f"agent {agent.name!r} is exposed: port {agent.port} is open to"
         f" {', '.join(map(str, agent.expose.networks))}, with vLLM's routes that require no key"
-        for agent in settings.agents
+        for agent in settings.own_agents
         if agent.expose is not None
     ]
     return ports + [
         f"agent {agent.name!r} has an accepted risk: {name} {what}"
-        for agent in settings.agents
+        for agent in settings.own_agents
         for name, what in agent.risks.items()
     ]
 
 
 def closed_ports(settings: HostSettings) -> list[int]:
     """Ports of agents that nobody outside may reach."""
-    return [agent.port for agent in settings.agents if agent.expose is None]
+    return [agent.port for agent in settings.own_agents if agent.expose is None]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from vllm_hosts.settings.types import Cidr, Port, Section
+from vllm_hosts.settings.types import Cidr, Network, Port, Section
 
 
 class Gateway(Section):
@@ -39,3 +39,14 @@ class Gateway(Section):
         description="Header by which clients name a conversation, whose requests go to the same"
         " agent; without it, client and the beginning of the prompt do",
     )
+
+    @field_validator("networks")
+    @classmethod
+    def _not_everybody(cls, networks: tuple[Network, ...]) -> tuple[Network, ...]:
+        for network in networks:
+            if network.prefixlen == 0:
+                raise ValueError(
+                    f"{network} means everybody, and hosts accept gateways only; write where their"
+                    " connections come from, such as '192.0.2.7/32'"
+                )
+        return networks

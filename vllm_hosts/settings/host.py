@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.cells import Cell, cell
@@ -24,6 +24,9 @@ from vllm_hosts.settings.sections import (
 )
 from vllm_hosts.settings.types import AcrossError, Section
 from vllm_hosts.settings.vllm import Vllm
+
+#: The context in which a gateway's settings are validated: without agents, which come later.
+OF_A_GATEWAY = {"gateway": True}
 
 
 class HostSettings(Section):
@@ -58,7 +61,9 @@ class HostSettings(Section):
     gateways: tuple[GatewayHost, ...] = Field((), exclude=True)
 
     @model_validator(mode="after")
-    def _agents_fit_together(self) -> Self:
+    def _agents_fit_together(self, info: ValidationInfo) -> Self:
+        if not self.agents and info.context == OF_A_GATEWAY:
+            return self
         if not self.agents:
             raise AcrossError("agents is empty; add at least one agent", section="agents")
         _refuse_twice(self.agents)
@@ -165,6 +170,16 @@ class HostSettings(Section):
     def is_gateway(self) -> bool:
         """Whether this host runs no agents, and passes requests on to those of other hosts."""
         return bool(self.pools)
+
+    @property
+    def runs_agents(self) -> bool:
+        """Whether this host has containers with vLLM."""
+        return not self.is_gateway
+
+    @property
+    def own_agents(self) -> tuple[Agent, ...]:
+        """The agents that run on this host itself: on a gateway none."""
+        return self.agents if self.runs_agents else ()
 
     @property
     def behind_gateways(self) -> bool:

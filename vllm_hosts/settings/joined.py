@@ -1,0 +1,247 @@
+"""The hosts of an inventory with gateways as one: who serves which model, and what contradicts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from vllm_hosts.settings.agent import Agent
+from vllm_hosts.settings.fleet import GatewayHost, Pool, Replica
+from vllm_hosts.settings.host import HostSettings
+from vllm_hosts.settings.types import in_bytes
+from vllm_hosts.text import quoted
+
+#: A sentence, and the hosts that it is about where it does not name them.
+Problem = tuple[str, tuple[str, ...]]
+#: What a certificate's subject, nginx and a log carry as it is.
+_NAME = re.compile(r"[A-Za-z0-9@][A-Za-z0-9@._:-]{0,63}")
+#: Settings of the edge by which a gateway takes what the hosts behind it refuse.
+_LIMITS: Mapping[str, Callable[[HostSettings], int]] = {
+    "max_body_size": lambda host: in_bytes(host.edge.max_body_size),
+    "timeout": lambda host: host.edge.timeout,
+}
+
+
+def joined(hosts: Mapping[str, HostSettings], gateways: Collection[str]) -> dict[str, HostSettings]:
+    """Settings by host name, where each gateway knows its pools and each other host its gateways.
+
+    Without gateways nothing changes.
+
+    :param hosts: all of an inventory, each valid by itself; those of gateways without agents.
+    :param gateways: names of the gateways among them.
+    """
+    if not gateways:
+        return dict(hosts)
+    front, behind = _apart(hosts, gateways)
+    of_fleet = {"agents": _agents(behind), "pools": _pools(behind)}
+    known = tuple(GatewayHost(one.name, _networks(one)) for one in front)
+    return {
+        name: host.model_copy(update=of_fleet if name in gateways else {"gateways": known})
+        for name, host in hosts.items()
+    }
+
+
+def contradictions(
+    hosts: Mapping[str, HostSettings], gateways: Collection[str]
+) -> Iterator[Problem]:
+    """Why the hosts of an inventory cannot be one fleet; the parameters are those of ``joined``."""
+    if not gateways:
+        return
+    front, behind = _apart(hosts, gateways)
+    if not behind:
+        yield (
+            f"the inventory: no host is behind the gateways {', '.join(gateways)}; add hosts with"
+            " agents to the group gpu_hosts, or leave the group gateways out",
+            (),
+        )
+        return
+    yield from _names(front)
+    for host in behind:
+        yield from _port(host)
+    yield from _agents_differ(behind)
+    yield from _models_differ(behind)
+    yield from _adapters_differ(behind)
+    for gateway in front:
+        yield from _limits_differ(gateway, behind)
+
+
+def _apart(
+    hosts: Mapping[str, HostSettings], gateways: Collection[str]
+) -> tuple[list[HostSettings], list[HostSettings]]:
+    front = [host for name, host in hosts.items() if name in gateways]
+    return front, [host for name, host in hosts.items() if name not in gateways]
+
+
+def _each(behind: Sequence[HostSettings]) -> Iterator[tuple[HostSettings, Agent]]:
+    for host in behind:
+        for agent in host.agents:
+            yield host, agent
+
+
+def _agents(behind: Sequence[HostSettings]) -> tuple[Agent, ...]:
+    """Each agent of the fleet once, as a gateway knows it: nothing of it runs there."""
+    elsewhere = {
+        "gpus": (),
+        "tensor_parallel_size": None,
+        "expose": None,
+        "egress": None,
+        "copy_from": None,
+    }
+    found: dict[str, Agent] = {}
+    for _, agent in _each(behind):
+        found.setdefault(agent.name, agent.model_copy(update=elsewhere))
+    return tuple(found.values())
+
+
+def _pools(behind: Sequence[HostSettings]) -> tuple[Pool, ...]:
+    """Who answers for each model, in the order in which models appear."""
+    names: dict[str, str] = {}
+    replicas: dict[str, list[Replica]] = {}
+    for host, agent in _each(behind):
+        model = agent.client_model_name
+        names.setdefault(model, agent.name)
+        replicas.setdefault(model, []).append(
+            Replica(host.name, agent.name, host.address, host.gateway.port, agent.weight)
+        )
+    return tuple(Pool(names[model], model, tuple(found)) for model, found in replicas.items())
+
+
+def _networks(gateway: HostSettings) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Where a gateway's connections come from; empty: nobody has said so."""
+    if gateway.gateway.networks:
+        return gateway.gateway.networks
+    try:
+        return (ip_network(gateway.address),)
+    except ValueError:
+        return ()
+
+
+def _names(front: Sequence[HostSettings]) -> Iterator[Problem]:
+    for gateway in front:
+        if not _NAME.fullmatch(gateway.name):
+            yield (
+                f"the inventory: the gateway {quoted(gateway.name)} is to be known to hosts by that"
+                " name; call it by up to 64 letters, digits and . - _, and give its address as"
+                " ssh_hostname",
+                (),
+            )
+        if not _networks(gateway):
+            shown = '{"gateway": {"networks": ["192.0.2.7/32"]}}'
+            yield (
+                f"the inventory: hosts accept the gateway {gateway.name!r} by its address only,"
+                f" which {gateway.address!r} is not; add to its data where its connections come"
+                f" from: {shown}",
+                (),
+            )
+
+
+def _port(host: HostSettings) -> Iterator[Problem]:
+    port = host.gateway.port
+    taken = {agent.port: f"the port of agent {agent.name!r}" for agent in host.agents}
+    taken |= {host.edge.https_port: "edge.https_port", host.edge.http_port: "edge.http_port"}
+    if port in taken:
+        yield f"gateway.port {port} is {taken[port]}; set one of them to another", (host.name,)
+    if port in host.firewall.extra_tcp_ports:
+        yield (
+            f"firewall.extra_tcp_ports opens {port} (gateway.port) to everybody, which only"
+            " gateways are to reach; remove it there, or set gateway.port",
+            (host.name,),
+        )
+
+
+def _agents_differ(behind: Sequence[HostSettings]) -> Iterator[Problem]:
+    """Keys, paths and logs name agents, whichever host they are on."""
+    first: dict[str, tuple[HostSettings, Agent]] = {}
+    told: set[str] = set()
+    for host, agent in _each(behind):
+        there, known = first.setdefault(agent.name, (host, agent))
+        if _meaning(agent) != _meaning(known) and agent.name not in told:
+            told.add(agent.name)
+            yield (
+                f"agent {agent.name!r} is {_meaning(known)} on {there.name} and"
+                f" {_meaning(agent)} on {host.name}, and behind gateways an agent's name stands for"
+                " one model; give one of them another name",
+                (),
+            )
+
+
+def _meaning(agent: Agent) -> str:
+    called = agent.client_model_name
+    return _model(agent) + (f" as {called!r}" if called != agent.name else "")
+
+
+def _model(agent: Agent) -> str:
+    return agent.model + (f" at {agent.revision}" if agent.revision else "")
+
+
+def _models_differ(behind: Sequence[HostSettings]) -> Iterator[Problem]:
+    first: dict[str, tuple[HostSettings, Agent]] = {}
+    told: set[str] = set()
+    for host in behind:
+        for name, agents in host.model_names.items():
+            for agent in agents:
+                there, known = first.setdefault(name, (host, agent))
+                # The same agent's name has been told already.
+                same = agent.name == known.name or _model(agent) == _model(known)
+                if not same and name not in told:
+                    told.add(name)
+                    yield (
+                        f"clients who ask for {name!r} would get {_model(known)} from agent"
+                        f" {known.name!r} on {there.name} and {_model(agent)} from agent"
+                        f" {agent.name!r} on {host.name}; give one of them another"
+                        " served_model_name",
+                        (),
+                    )
+
+
+def _adapters_differ(behind: Sequence[HostSettings]) -> Iterator[Problem]:
+    first: dict[str, tuple[HostSettings, Agent]] = {}
+    told: set[str] = set()
+    for host, agent in _each(behind):
+        model = agent.client_model_name
+        there, known = first.setdefault(model, (host, agent))
+        here, others = sorted(agent.adapter_names), sorted(known.adapter_names)
+        if here != others and _model(agent) == _model(known) and model not in told:
+            told.add(model)
+            yield (
+                f"agent {known.name!r} on {there.name} has {_adapters(others)} and agent"
+                f" {agent.name!r} on {host.name} has {_adapters(here)}, and requests for"
+                f" {model!r} may go to either; give both the same --lora-modules, or one of them"
+                " another served_model_name",
+                (),
+            )
+
+
+def _adapters(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names))
+    return f"the adapter{'' if len(names) == 1 else 's'} {shown}" if names else "no adapter"
+
+
+def _limits_differ(gateway: HostSettings, behind: Sequence[HostSettings]) -> Iterator[Problem]:
+    """A host must take whatever a gateway passes on to it."""
+    for setting, of in _LIMITS.items():
+        less = [host for host in behind if of(host) < of(gateway)]
+        if less:
+            theirs = getattr(less[0].edge, setting)
+            yield (
+                f"edge.{setting} of the gateway {gateway.name} is"
+                f" {getattr(gateway.edge, setting)}, and {_listed(less)} behind it would cut off"
+                f" what it accepts, with {theirs}; set it no larger for the gateway (in"
+                " group_data/gateways.py), or no smaller for the hosts",
+                (),
+            )
+    for route in gateway.edge.routes:
+        without = [host for host in behind if route not in host.edge.routes]
+        if without:
+            yield (
+                f"edge.routes of the gateway {gateway.name} has {route!r}, which"
+                f" {_listed(without)} behind it would refuse; add it there too, or leave it out for"
+                " the gateway",
+                (),
+            )
+
+
+def _listed(hosts: Sequence[HostSettings]) -> str:
+    more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
+    return ", ".join(host.name for host in hosts[:3]) + more
