@@ -10,15 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.unit.projects import ROOT
 from vllm_hosts.keys.pki import LocalCa, utc_now
@@ -34,31 +29,6 @@ network.is_up = lambda: True
 from tests.lab import fleet_load
 fleet_load.main()
 """
-
-
-def client_certificate(ca: LocalCa) -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    issuer = x509.load_pem_x509_certificate(ca.certificate_pem)
-    text = ca.key_text().get_secret_value().encode()
-    signer = serialization.load_pem_private_key(text, None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gw1")]))
-        .issuer_name(issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(utc_now() - timedelta(days=1))
-        .not_valid_after(utc_now() + timedelta(days=1))
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .sign(
-            signer,
-            hashes.SHA256(),
-        )
-    )
-    plain = serialization.NoEncryption()
-    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    return made.public_bytes(pem) + key.private_bytes(pem, form, plain)
 
 
 def port() -> int:
@@ -81,7 +51,8 @@ class Served:
         self.certificate.write_bytes(issued.certificate_pem)
         self.key.write_bytes(issued.key_pem.get_secret_value())
         self.both = folder / "both.pem"
-        self.both.write_bytes(client_certificate(ca))
+        own = ca.issue(["gw1"], 10, utc_now(), "client")
+        self.both.write_bytes(own.certificate_pem + own.key_pem.get_secret_value())
         self.ports = [port(), port()]
         job = {
             "address": "127.0.0.1",

@@ -11,6 +11,7 @@ import pytest
 
 from lab import archive, hosts, layout, network
 from tests.unit.projects import ROOT
+from vllm_hosts.project.inventory import load, validate
 
 FLEET = ROOT / "inventory/lab_fleet.py"
 
@@ -60,6 +61,15 @@ def test_the_inventory_with_gateways(listed: Path) -> None:
     assert names == ["gw1", "gw2", "gpu1", "gpu2", "gpu3"]
     assert "agents" not in settings
     assert settings["edge"]["expected_clients"] * settings["edge"]["connections"] < 5000
+
+
+def test_the_settings_of_the_fleet_make_sense(listed: Path) -> None:
+    boots(listed, 3, [], 2)
+    found = validate(load(FLEET))
+    assert {name for name, host in found.items() if host.is_gateway} == {"gw1", "gw2"}
+    pools = {pool.model: [one.host for one in pool.replicas] for pool in found["gw1"].pools}
+    assert pools == {"lab/chat": ["gpu1", "gpu2", "gpu3"], "lab/draft": ["gpu1"]}
+    assert all(found[host].behind_gateways for host in ("gpu1", "gpu2", "gpu3"))
 
 
 def test_one_run_s_settings_are_its_hosts_(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
