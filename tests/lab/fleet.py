@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +66,7 @@ class Fleet:
 
     def states(self, gateway: str) -> dict[str, str]:
         """HAProxy's word for each agent, such as UP, DOWN or DRAIN, by what it calls them."""
-        said = lab_hosts.run(gateway, _STAT).stdout
-        rows = csv.DictReader(io.StringIO(said.removeprefix("# ")))
-        pools = {pool.name for pool in self.settings["gw1"].pools}
-        return {
-            row["svname"]: row["status"]
-            for row in rows
-            if row["pxname"] in pools and row["svname"] not in ("FRONTEND", "BACKEND")
-        }
+        return states(gateway, self.settings[gateway].pools)
 
     def up(self, gateway: str, host: str, model: str = CHAT) -> bool:
         """Whether a gateway sends a host's agent requests: HAProxy counts the way down too."""
@@ -119,6 +112,17 @@ class Fleet:
             )
             time.sleep(0.2)
         return took
+
+
+def states(gateway: str, pools: Sequence[Pool]) -> dict[str, str]:
+    """As ``Fleet.states``."""
+    said = lab_hosts.run(gateway, _STAT).stdout
+    names = {pool.name for pool in pools}
+    return {
+        row["svname"]: row["status"]
+        for row in csv.DictReader(io.StringIO(said.removeprefix("# ")))
+        if row["pxname"] in names and row["svname"] not in ("FRONTEND", "BACKEND")
+    }
 
 
 def asked(

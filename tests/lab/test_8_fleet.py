@@ -115,7 +115,7 @@ def test_usage_counts_each_request_once(fleet: Fleet, tmp_path: Path) -> None:
         )
 
     before = counted()
-    with Load(fleet, tmp_path, clients=4, requests=60, streams=False) as load:
+    with Load(fleet, tmp_path, clients=4, requests=60, streams="none") as load:
         load.wait_for(20)
     load.assert_none_failed()
     time.sleep(1)
@@ -210,7 +210,7 @@ def test_without_a_session_the_beginning_of_a_prompt_decides(fleet: Fleet) -> No
 
 def test_saturated_agents_stay_in_rotation(fleet: Fleet, tmp_path: Path) -> None:
     seen: set[str] = set()
-    job = {"clients": 64, "requests": 1500, "seconds": 40, "tokens": 150, "streams": True}
+    job = {"clients": 64, "requests": 1500, "seconds": 40, "tokens": 150}
     with Load(fleet, tmp_path, **job) as load:
         until = time.monotonic() + 30
         while time.monotonic() < until:

@@ -54,9 +54,10 @@ class Served:
         own = ca.issue(["gw1"], 10, utc_now(), "client")
         self.both.write_bytes(own.certificate_pem + own.key_pem.get_secret_value())
         self.ports = [port(), port()]
+        files = (self.certificate, self.key)
         job = {
-            "address": "127.0.0.1",
-            "ports": [(one, str(self.certificate), str(self.key)) for one in self.ports],
+            "hosts": [("127.0.0.1", one, *map(str, files)) for one in self.ports],
+            "counts_file": str(folder / "counts"),
             "ca_file": str(folder / "ca.pem"),
             "interval": 0.05,
         }
@@ -169,3 +170,17 @@ def test_it_is_bounded(served: Served, job: dict[str, Any]) -> None:
     with served.started(**job) as program:
         assert program.wait(30) == 1
     assert not (served.folder / "out").exists()
+
+
+def test_the_stand_in_tells_agents_apart(served: Served) -> None:
+    served.load(name=AGENT, streams="all", requests=8, tokens=2)
+    served.program.send_signal(signal.SIGUSR1)
+    deadline = time.monotonic() + 20
+    while not (served.folder / "counts").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    served.program.terminate()
+    assert served.program.wait(20) == 0
+    [(agent, (total, most))] = json.loads((served.folder / "counts").read_text()).items()
+    assert AGENT.startswith(f"{agent}.") and agent.startswith("chat.")
+    assert total == 8
+    assert 1 < most <= 4

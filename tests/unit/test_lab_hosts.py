@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lab import archive, hosts, layout, network
+from tests.lab import fleet_many
 from tests.unit.projects import ROOT
 from vllm_hosts.project.inventory import load, validate
 
@@ -87,3 +88,18 @@ def test_without_gateways_it_says_how_to_have_some(listed: Path) -> None:
     boots(listed, 2, [], 0)
     with pytest.raises(RuntimeError, match="make lab-up HOSTS=3 GATEWAYS=2"):
         runpy.run_path(str(FLEET))
+
+
+def test_the_inventory_of_stand_ins(listed: Path, tmp_path: Path) -> None:
+    """One gateway in front of as many agents as issue 16 wants, at addresses of no lab host."""
+    boots(listed, 2, [], 3)
+    path = tmp_path / "inventory/many.py"
+    path.parent.mkdir()
+    path.write_text(fleet_many._TEXT)
+    found = validate(load(path))
+    gateway = found[fleet_many.GATEWAY]
+    assert [len(pool.replicas) for pool in gateway.pools] == [50] * 4
+    replicas = [one for pool in gateway.pools for one in pool.replicas]
+    assert len({(one.address, one.inner_name) for one in replicas}) == 200
+    every = [*layout.gpu_hosts(9), *layout.gateways(9), *layout.FURTHER.values(), layout.NEIGHBOUR]
+    assert {one.address for one in replicas}.isdisjoint(str(one.ipv4) for one in every)
