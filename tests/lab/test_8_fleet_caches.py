@@ -58,7 +58,8 @@ def in_turn(fleet: Fleet) -> Iterator[None]:
     lab_hosts.run(
         "gw1",
         "sed -i -E '/^ *hash-(type|balance-factor) /d; s/^( *)balance .*/\\1balance roundrobin/'"
-        f" {_CONF} && grep -q roundrobin {_CONF} && systemctl reload vllm-hosts-balancer && sleep 3",
+        f" {_CONF} && grep -q roundrobin {_CONF}"
+        " && systemctl reload vllm-hosts-balancer && sleep 3",
     )
     try:
         yield

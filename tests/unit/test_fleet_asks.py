@@ -148,12 +148,17 @@ def test_only_new_lines_that_came_through_a_gateway_count(written: Written) -> N
 
 def test_haproxy_s_words_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     said = (
-        "# pxname,svname,status,weight,\nchat,FRONTEND,OPEN,,\nchat,chat.h1,UP,1,\n"
-        "chat,chat.h2,DOWN 1/2,1,\nchat,BACKEND,UP,2,\nstats,chat.h1,MAINT,1,\n\n"
+        "# pxname,svname,status,weight,uweight,\nchat,FRONTEND,OPEN,,,\nchat,chat.h1,UP,1,1,\n"
+        "chat,chat.h2,DOWN 1/2,1,1,\nchat,BACKEND,UP,2,2,\nchat,chat.h3,UP,1,16,\n"
+        "stats,chat.h1,MAINT,1,1,\n\n"
     )
     monkeypatch.setattr(lab_hosts, "run", lambda *_: SimpleNamespace(stdout=said))
     pools = [Pool("chat", "lab/chat", ())]
-    assert fleet.states("gw1", pools) == {"chat.h1": "UP", "chat.h2": "DOWN 1/2"}
+    assert fleet.states("gw1", pools) == {
+        "chat.h1": "UP",
+        "chat.h2": "DOWN 1/2",
+        "chat.h3": "UP, slow",
+    }
 
 
 def test_tests_of_gateways_come_last() -> None:
