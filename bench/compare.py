@@ -72,7 +72,7 @@ def ways(far: Far, ansible: Path | None) -> Iterator[Way]:
     """All programs, in the order of a round."""
     pyinfra, count = [str(BIN / "pyinfra"), "-y"], len(far.hosts)
     every = [*pyinfra, *far.pyinfra(*far.hosts), INVENTORY]
-    deploy, unchanged = [*every, "deploy.py"], r"\] 0 changed, \d+ unchanged"
+    deploy, unchanged = [*every, "deploy.py"], r"\] +0 changed, \d+ unchanged"
     first = [*pyinfra, *far.pyinfra(next(iter(far.hosts))), INVENTORY, "deploy.py"]
     yield Way(SSH, [far.ssh(host, "true") for host in far.hosts])
     yield Way(EXEC, [[*every, "exec", "--", "true"]])

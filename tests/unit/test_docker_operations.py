@@ -122,7 +122,7 @@ def test_which_compose_will_do(
     steps.executing = executing
     if not refused:
         assert steps.run(docker.compose_available) == []
-        assert steps.asked == [("DockerDaemon", {"read_at_start": []})]
+        assert steps.asked == [("DockerDaemon", {"read_at_start": [JSON]})]
         return
     with pytest.raises(HostError) as error:
         steps.run(docker.compose_available)

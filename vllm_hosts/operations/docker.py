@@ -121,7 +121,7 @@ def compose_available() -> Commands:
 
     Changes nothing.
     """
-    daemon = look(DockerDaemon, read_at_start=[])
+    daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON])
     try:
         version = Version((daemon.compose_version or "").split("-")[0].split("+")[0])
     except InvalidVersion:
