@@ -13,7 +13,7 @@ from tests.golden import check_golden
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_compose_file import MEMORY
 from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH, UBUNTU_22
-from tests.unit.test_firewall import AROUND, NARROW, OWN_PORTS
+from tests.unit.test_firewall import AROUND, BEHIND, GATEWAY, NARROW, OWN_PORTS
 from vllm_hosts.host import render as rendering
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.host.services import compose_file
@@ -121,6 +121,8 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "default.nft": lambda: rules(settings(), [22], AROUND),
         "narrow.nft": lambda: rules(NARROW, [2222, 22], AROUND),
         "exposed.nft": lambda: rules(OWN_PORTS, [22], AROUND),
+        "behind-gateways.nft": lambda: rules(BEHIND, [22], AROUND),
+        "gateway.nft": lambda: rules(GATEWAY, [22], AROUND),
     },
     "firewall/vllm-hosts-firewall.service": {
         "vllm-hosts-firewall.service": within(

@@ -25,7 +25,7 @@ def ca(inventory: Path, identity: Path | None) -> None:
     Example: vllm-hosts ca inventory/prod.py > ca.pem
     """
     project = opened(inventory, identity)
-    hosts = project.settings.values()
+    hosts = [project.settings[name] for name in project.edges]
     if any(host.tls.mode == "local-ca" for host in hosts):
         authority = project.store.authority
         certificate = authority.trusted()

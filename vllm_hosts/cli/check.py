@@ -20,12 +20,18 @@ def check(inventory: Path) -> None:
     """
     settings = opened(inventory).settings
     for host in settings.values():
-        click.secho(f"{host.name} ({host.address})", bold=True)
+        kind = ", a gateway" if host.is_gateway else ""
+        click.secho(f"{host.name} ({host.address}){kind}", bold=True)
+        if host.is_gateway:
+            for pool in host.pools:
+                who = ", ".join(dict.fromkeys(replica.host for replica in pool.replicas))
+                click.echo(f"  {pool.model:32} of {who}")
+            continue
         for agent in host.agents:
             click.echo(f"  {agent.name:16} {agent.model:32} port {agent.port}  {_gpus(agent.gpus)}")
         for sentence in exposed(host):
             click.secho(f"  {sentence}", fg="yellow")
-    agents = sum(len(host.agents) for host in settings.values())
+    agents = sum(len(host.own_agents) for host in settings.values())
     click.echo(
         f"{_count(len(settings), 'host')} and {_count(agents, 'agent')}: all settings are valid"
     )

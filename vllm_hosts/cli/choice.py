@@ -58,7 +58,9 @@ def choose(inventory: Path, hosts: tuple[str, ...], name: str | None) -> Chosen:
     """
     project = opened(inventory)
     there = {
-        host: [agent.name for agent in one.agents] for host, one in only(project, hosts).items()
+        host: [agent.name for agent in one.agents]
+        for host, one in only(project, hosts).items()
+        if one.runs_agents
     }
     if name is None:
         return Chosen(Connections(project.inventory), project.settings, there)

@@ -24,6 +24,7 @@ from vllm_hosts.cli.recipients import recipients
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.age import own_recipients
+from vllm_hosts.keys.hosts import rotate_secrets
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import pyinfra_line
 from vllm_hosts.keys.store_content import ApiKey, ClientRecord
@@ -83,6 +84,7 @@ def add(
     """
     project = opened(inventory, identity)
     _check_known("host", hosts, project.hosts)
+    _check_edges(hosts, project)
     if agents is not None:
         settings = project.settings.values()
         _check_known("agent", agents, {agent.name for host in settings for agent in host.agents})
@@ -236,7 +238,9 @@ def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Pa
     project = opened(inventory, identity)
     _check_known("host", hosts, project.hosts)
     chosen = hosts or project.hosts
-    project.store.update(lambda content: store_content.rotate_internal(content, chosen, utc_now()))
+    project.store.update(
+        lambda content: rotate_secrets(content, chosen, project.gateways, utc_now())
+    )
     click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
     click.echo(f"  {pyinfra_line(inventory)}")
 
@@ -249,9 +253,22 @@ def _store(inventory: Path, identity: Path | None) -> KeyStore:
 
 
 def _reached(project: Project, content: store_content.Content) -> list[str]:
-    """Hosts that keys.py reaches: the inventory's, and those that only the store remembers."""
-    left = [name for name in project.left(content) if name in content.hosts]
-    return [*project.hosts, *left]
+    """Hosts that keys.py brings clients' keys to: the inventory's, or its gateways, and those that
+    only the store remembers."""
+    known = content.hosts
+    left = [name for name in project.left(content) if name in known and not known[name].behind]
+    return [*project.edges, *left]
+
+
+def _check_edges(hosts: Iterable[str] | None, project: Project) -> None:
+    """A client's key belongs where clients connect."""
+    if behind := [name for name in hosts or () if name not in project.edges]:
+        raise SettingsError(
+            [
+                f"{behind[0]} is behind gateways, and takes no client's key; name gateways"
+                f" ({', '.join(project.edges)}), or leave --hosts out"
+            ]
+        )
 
 
 def _check_known(kind: str, names: Iterable[str] | None, known: Iterable[str]) -> None:

@@ -136,7 +136,7 @@ def plan(
     Example: vllm-hosts plan inventory/prod.py --no-connect --gpu-memory 24
     """
     project = opened(inventory)
-    chosen = only(project, hosts)
+    chosen = {name: one for name, one in only(project, hosts).items() if one.runs_agents}
     known = {agent.name for host in project.settings.values() for agent in host.agents}
     if strangers := [name for name, _ in copies if name not in known]:
         raise click.UsageError(

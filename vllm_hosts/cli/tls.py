@@ -138,6 +138,8 @@ def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> Non
     project = opened(inventory, identity)
     chosen = only(project, hosts)
     own = {name: one for name, one in chosen.items() if one.tls.mode == "files"}
+    # Between gateways and hosts certificates are the inventory's, whoever signs those for clients.
+    inner = {name: own.pop(name) for name, one in [*own.items()] if one.in_fleet}
     if own and (hosts or len(own) == len(chosen)):
         raise SettingsError(
             [f"{name}: {to_do(one, quote(str(inventory)))}" for name, one in own.items()]
@@ -151,3 +153,8 @@ def renew(inventory: Path, hosts: tuple[str, ...], identity: Path | None) -> Non
     click.echo(f"  {pyinfra_line(inventory, options=limits)}")
     for name, one in own.items():
         click.echo(f"{name} is left out: {to_do(one, quote(str(inventory)))}")
+    for name, one in inner.items():
+        click.echo(
+            f"{name}: the one between gateways and hosts; as for the one that clients see,"
+            f" {to_do(one, quote(str(inventory)))}"
+        )

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from secrets import token_urlsafe
+
+from pydantic import SecretStr
 
 from vllm_hosts.errors import SettingsError
-from vllm_hosts.keys.store_content import Content, DeployedHost, new_content
+from vllm_hosts.keys.store_content import (
+    Content,
+    DeployedHost,
+    InternalKey,
+    new_content,
+    rotate_internal,
+)
 
 
 def identified(content: Content) -> Content:
@@ -36,6 +45,24 @@ def with_host(content: Content, name: str, host: DeployedHost) -> Content:
     return content.model_copy(update={"hosts": {**content.hosts, name: host}})
 
 
+def with_gateways(content: Content, now: datetime) -> Content:
+    """Add the gateways' common secret if there is none."""
+    if content.gateways is not None:
+        return content
+    made = InternalKey(value=SecretStr(token_urlsafe(32)), created=now)
+    return content.model_copy(update={"gateways": made})
+
+
+def rotate_secrets(
+    content: Content, hosts: Iterable[str], gateways: Iterable[str], now: datetime
+) -> Content:
+    """Replace the internal keys of these hosts; gateways have one secret together."""
+    chosen, front = set(hosts), set(gateways)
+    if chosen & front:
+        content = with_gateways(content.model_copy(update={"gateways": None}), now)
+    return rotate_internal(content, chosen - front, now)
+
+
 def left_behind(content: Content, deployed: Iterable[str], others: Iterable[str] = ()) -> list[str]:
     """Hosts that have keys from the store, but that the inventory no longer deploys to.
 
@@ -61,3 +88,15 @@ def released(content: Content, name: str) -> Content:
             "internal": {host: key for host, key in content.internal.items() if host != name},
         }
     )
+
+
+def nowhere(content: Content, gateways: Iterable[str]) -> Iterator[str]:
+    """Sentences about clients whose keys no gateway accepts, since they were limited to hosts."""
+    known = set(gateways)
+    for name, record in sorted(content.clients.items()):
+        if known and record.hosts is not None and known.isdisjoint(record.hosts):
+            yield (
+                f"client {name!r} is limited to {', '.join(record.hosts)}, and only gateways"
+                f" ({', '.join(sorted(known))}) accept clients' keys: revoke it, and add it again"
+                " without --hosts"
+            )

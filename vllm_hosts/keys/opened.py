@@ -6,14 +6,13 @@ from pathlib import Path
 
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.host_keys import ClientKey, HostKeys, host_keys, remembered_keys
-from vllm_hosts.keys.hosts import identified, with_host
+from vllm_hosts.keys.hosts import identified, with_gateways, with_host
 from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.keys.store import KeyStore
 from vllm_hosts.keys.store_content import (
     Content,
     DeployedHost,
     new_content,
-    with_gateways,
     with_internal,
 )
 from vllm_hosts.settings import HostSettings

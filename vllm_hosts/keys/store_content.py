@@ -297,19 +297,6 @@ def with_internal(content: Content, hosts: Iterable[str], now: datetime) -> Cont
     return content.model_copy(update={"internal": {**content.internal, **missing}})
 
 
-def with_gateways(content: Content, now: datetime) -> Content:
-    """Add the gateways' common secret if there is none."""
-    if content.gateways is not None:
-        return content
-    made = InternalKey(value=SecretStr(secrets.token_urlsafe(32)), created=now)
-    return content.model_copy(update={"gateways": made})
-
-
-def rotate_gateways(content: Content, now: datetime) -> Content:
-    """Replace the gateways' common secret."""
-    return with_gateways(content.model_copy(update={"gateways": None}), now)
-
-
 def rotate_internal(content: Content, hosts: Iterable[str], now: datetime) -> Content:
     """Replace the internal keys of these hosts."""
     chosen = set(hosts)

@@ -20,6 +20,7 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.facts import ahead, asked
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.beside import shown
+from vllm_hosts.keys.hosts import nowhere
 from vllm_hosts.operations import one_by_one
 from vllm_hosts.operations.locked import Releasing
 from vllm_hosts.project import deploy_output, ending, left_behind, pyinfra_command
@@ -163,6 +164,8 @@ def _open_secrets(run: Run, project: Project) -> None:
         click.echo(f"--> There is no key store yet; {who} creates one in {where}", err=True)
     elif not (run.dry or run.ours):
         opened.store.authority.settle()
+    for sentence in () if run.ours else nowhere(opened.content, project.gateways):
+        click.secho(f"--> {sentence}", fg="yellow", err=True)
     left = project.left(opened.content)
     if left and not run.ours:
         said = left_behind.sentence(left, opened.content, run.file)

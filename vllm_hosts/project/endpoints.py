@@ -54,19 +54,25 @@ class Endpoint:
 def endpoints(
     settings: Mapping[str, HostSettings], folder: Path, key_command: str, client: str
 ) -> Iterator[Endpoint]:
-    """All agents of all hosts.
+    """All agents of all hosts; with gateways, all models of each gateway, and no host behind one.
 
     :param folder: the inventory's private folder on the controller.
     :param key_command: what prints the key of ``client`` in a shell here.
     """
-    for host in settings.values():
+    gateways = [host for host in settings.values() if host.is_gateway]
+    for host in gateways or settings.values():
         name = host_header(host.edge_names[0], host.edge.https_port)
         ca_file = client_ca_file(host, folder)
+        # A pool is named after one of its agents.
+        pools = {pool.name for pool in host.pools}
         for agent in host.agents:
+            if pools and agent.name not in pools:
+                continue
+            own_path = "" if host.is_gateway and host.serves_all_at_v1 else f"/{agent.name}"
             yield Endpoint(
                 host=host.name,
                 agent=agent.name,
-                base_url=f"https://{name}/{agent.name}/v1",
+                base_url=f"https://{name}{own_path}/v1",
                 ca_file=str(Path(ca_file).absolute()) if ca_file else None,
                 served_model_name=agent.client_model_name,
                 client=client,

@@ -59,6 +59,11 @@ class Project:
         """Names of the gateways, whether or not settings are valid; empty: there are none."""
         return tuple(gateways(self.inventory))
 
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Names of the hosts that clients use, and that take their keys."""
+        return self.gateways or self.hosts
+
     @cached_property
     def neighbours(self) -> tuple[str, ...]:
         """Names of the hosts that scan the others from outside, and are never changed."""

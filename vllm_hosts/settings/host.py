@@ -172,6 +172,11 @@ class HostSettings(Section):
         return bool(self.pools)
 
     @property
+    def in_fleet(self) -> bool:
+        """Whether this host is a gateway, or behind some."""
+        return self.is_gateway or self.behind_gateways
+
+    @property
     def runs_agents(self) -> bool:
         """Whether this host has containers with vLLM."""
         return not self.is_gateway
@@ -196,6 +201,11 @@ class HostSettings(Section):
     def chooses_by_model(self) -> bool:
         """Whether the edge reads from a request's body which agent it is for."""
         return self.edge.by_model and len(self.agents) > 1
+
+    @property
+    def serves_all_at_v1(self) -> bool:
+        """Whether clients reach every agent at ``/v1``, as on a host with only one."""
+        return self.chooses_by_model or len(self.agents) == 1
 
     @property
     def edge_runs_lua(self) -> bool:
