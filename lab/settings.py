@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from lab import archive, layout
+from lab import archive, hosts, layout
 
 #: vLLM's CPU build: no compiler in the image, little memory for the KV cache, and one thread on any
 #: processor. By itself every agent binds its threads to the first, where one that starts behind a
@@ -93,6 +93,19 @@ def host_data(name: str, login: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in (login | usual | own).items() if value is not None}
 
 
+def login(name: str) -> dict[str, Any]:
+    """How a host of the lab is entered."""
+    host = hosts.host(name)
+    return {
+        "ssh_hostname": str(host.ipv4),
+        "ssh_user": host.ssh_user,
+        "ssh_key": str(layout.SSH_KEY),
+        "ssh_known_hosts_file": str(layout.KNOWN_HOSTS),
+        "ssh_strict_host_key_checking": "yes",
+        "_sudo": host.ssh_user != "root",
+    }
+
+
 def fleet_settings() -> dict[str, Any]:
     """What the group `lab` of the inventory with gateways sets: agents are their hosts' own."""
     # Clients of a load share a key and an address.
@@ -103,14 +116,14 @@ def fleet_settings() -> dict[str, Any]:
     return usual
 
 
-def fleet_host_data(name: str, login: dict[str, Any]) -> dict[str, Any]:
+def fleet_host_data(name: str) -> dict[str, Any]:
     """How a GPU host behind gateways is entered, and its agents. LAB_SETTINGS changes them as it
     does in the inventory without gateways."""
     changed = _changed()
     agents = changed.get("agents", FLEET_AGENTS)
-    usual = {"agents": agents if name == "gpu1" else agents[:1]}
+    usual = login(name) | {"agents": agents if name == "gpu1" else agents[:1]}
     own: dict[str, Any] = changed.get("hosts", {}).get(name, {})
-    return {key: value for key, value in (login | usual | own).items() if value is not None}
+    return {key: value for key, value in (usual | own).items() if value is not None}
 
 
 def _changed() -> dict[str, Any]:

@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,22 +65,16 @@ class Fleet:
         return found
 
     def states(self, gateway: str) -> dict[str, str]:
-        """HAProxy's word for each agent, such as UP, DOWN or DRAIN, by what it calls them."""
-        said = lab_hosts.run(gateway, _STAT).stdout
-        rows = csv.DictReader(io.StringIO(said.removeprefix("# ")))
-        pools = {pool.name for pool in self.settings["gw1"].pools}
-        return {
-            row["svname"]: row["status"]
-            for row in rows
-            if row["pxname"] in pools and row["svname"] not in ("FRONTEND", "BACKEND")
-        }
+        """HAProxy's word for each agent, by what it calls it: UP, DOWN or DRAIN; ``UP, slow`` while
+        one that came back gets only a part of its share."""
+        return states(gateway, self.settings[gateway].pools)
 
     def up(self, gateway: str, host: str, model: str = CHAT) -> bool:
-        """Whether a gateway sends a host's agent requests: HAProxy counts the way down too."""
-        return self.states(gateway)[self.server(host, model)].partition(" ")[0] == "UP"
+        """Whether a gateway sends a host's agent requests, also on its way up or down."""
+        return self.states(gateway)[self.server(host, model)].startswith("UP")
 
     def wait_whole(self, timeout: float = BACK) -> None:
-        """Until every agent gets requests from every gateway."""
+        """Until every agent gets its share of requests from every gateway."""
         names = {one.server for pool in self.settings["gw1"].pools for one in pool.replicas}
         deadline = time.monotonic() + timeout
         while True:
@@ -119,6 +113,21 @@ class Fleet:
             )
             time.sleep(0.2)
         return took
+
+
+def states(gateway: str, pools: Sequence[Pool]) -> dict[str, str]:
+    """As ``Fleet.states``."""
+    said = lab_hosts.run(gateway, _STAT).stdout
+    names = {pool.name for pool in pools}
+    return {
+        row["svname"]: row["status"] + (", slow" if _slow(row) else "")
+        for row in csv.DictReader(io.StringIO(said.removeprefix("# ")))
+        if row["pxname"] in names and row["svname"] not in ("FRONTEND", "BACKEND")
+    }
+
+
+def _slow(row: Mapping[str, str]) -> bool:
+    return row["status"] == "UP" and row["weight"] != row["uweight"]
 
 
 def asked(

@@ -11,24 +11,39 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
+
+from pydantic import SecretStr
 
 from lab import hosts as lab_hosts
 from tests.lab.deploys import ROOT
-from tests.lab.fleet import CHAT, GPU_HOSTS, Fleet
+from tests.lab.fleet import CHAT, GPU_HOSTS
 from tests.lab.fleet_load import Asked, Job
 
 LOG = "var/log/vllm-hosts/access.log"
-#: Requests that were answered before anything happens.
-_WARM = 40
 #: Seconds in which clients finish what they have asked.
 _ENDING = 120
 
 
-class Load:
-    """Between enter and exit, clients ask; see ``fleet_load.Job`` for what can be chosen."""
+class Front(Protocol):
+    """Gateways, and a client that they know."""
 
-    def __init__(self, fleet: Fleet, folder: Path, **job: Any) -> None:
+    @property
+    def urls(self) -> list[str]: ...
+    @property
+    def ca_file(self) -> Path: ...
+    @property
+    def client_key(self) -> SecretStr: ...
+
+
+class Load:
+    """Between enter and exit, clients ask; see ``fleet_load.Job`` for what can be chosen.
+
+    :param warm: how many requests have to end before anything happens.
+    """
+
+    def __init__(self, fleet: Front, folder: Path, *, warm: int = 40, **job: Any) -> None:
+        self._warm = warm
         self._out = folder / f"asked-{time.monotonic_ns()}"
         self._errors = self._out.with_suffix(".err")
         usual = {
@@ -56,7 +71,7 @@ class Load:
         self._program.stdin.write(json.dumps(asdict(self._job)))
         self._program.stdin.close()
         try:
-            self.wait_for(_WARM)
+            self.wait_for(self._warm)
         except BaseException:
             self._program.kill()
             self._program.wait()
@@ -103,6 +118,15 @@ class Load:
                 f"only {there - goal + more} of {more} requests in {timeout:.0f} s"
             )
             time.sleep(0.2)
+
+    def wait_over(self, timeout: float) -> None:
+        """Until all clients have asked as often as they were to."""
+        assert self._program
+        try:
+            code = self._program.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{len(self.asked)} requests ended in {timeout:.0f} s") from None
+        assert code == 0, self._errors.read_text()[-3000:]
 
     def of(self, client: str) -> list[Asked]:
         """One client's requests, in the order in which they began."""

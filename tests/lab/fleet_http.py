@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 #: Seconds for a connection and its handshake, and between two pieces of an answer.
-CONNECT, SILENCE = 3.0, 45.0
+CONNECT, SILENCE = 10.0, 45.0
 #: What a connection may fail with, however it ends.
 BROKEN = (OSError, EOFError, TimeoutError, ValueError, asyncio.LimitOverrunError)
 

@@ -11,12 +11,13 @@ import asyncio
 import ipaddress
 import json
 import re
+import resource
 import signal
 import ssl
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 from urllib.parse import urlsplit
 
 from lab import layout, network
@@ -50,7 +51,7 @@ class Job:
     seconds: float = 90.0
     pause: float = 0.0
     tokens: int = 12
-    streams: bool = True
+    streams: Literal["half", "all", "none"] = "half"
     failover: bool = False
     conversation: int = 5
     headers: dict[str, str] = field(default_factory=dict)
@@ -131,6 +132,12 @@ class _Load:
         await asyncio.gather(*clients, return_exceptions=False)
         guard.cancel()
 
+    @property
+    def _goes_on(self) -> bool:
+        return (
+            not self._stopped and time.monotonic() < self._end and self._next < self._job.requests
+        )
+
     def _stop(self) -> None:
         self._stopped = True
 
@@ -152,19 +159,20 @@ class _Load:
         # Not all in the same moment.
         await asyncio.sleep(job.pause * which / job.clients)
         asked = 0
-        while not self._stopped and time.monotonic() < self._end and self._next < job.requests:
+        while self._goes_on:
             number, self._next = self._next, self._next + 1
             done = await self._ask(connections, which, number, asked)
             asked += 1
             print(json.dumps(asdict(done)), file=self._out, flush=True)
-            await asyncio.sleep(max(job.pause, 0.25) if done.failed else job.pause)
+            if self._goes_on:
+                await asyncio.sleep(max(job.pause, 0.25) if done.failed else job.pause)
 
     async def _ask(
         self, connections: list[Connection], which: int, number: int, asked: int
     ) -> Asked:
         job = self._job
         name, key = job.keys[which % len(job.keys)]
-        streamed = job.streams and number % 2 == 1
+        streamed = job.streams == "all" or (job.streams == "half" and number % 2 == 1)
         session = f"{name}-{which}-{asked // job.conversation}" if job.conversation else ""
         body: dict[str, Any] = {
             "model": job.model,
@@ -203,7 +211,7 @@ async def _read(done: Asked, connection: Connection, head: Head) -> None:
     try:
         async for piece in connection.pieces(head):
             text += piece
-            if not done.id and (found := _ID.search(text.decode(errors="replace"))):
+            if not done.id and (found := _ID.search(text[:2000].decode(errors="replace"))):
                 done.id = found[1]
     except CutShort as error:
         done.why = f"cut short: {error}; the end is {text[-80:]!r}"
@@ -218,11 +226,18 @@ async def _read(done: Asked, connection: Connection, head: Head) -> None:
         done.tokens, done.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
 
 
+def many_files() -> None:
+    """As many connections as this machine lets one process have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> None:
     """Do the job that standard input has."""
     if not network.is_up():
         raise SystemExit("the lab is not up")
     job = Job(**json.load(sys.stdin))
+    many_files()
     with open(job.out, "w") as out:
         asyncio.run(_Load(job, out).run())
 

@@ -2,8 +2,8 @@
 
 A program: a job as JSON on its standard input. It listens on one port for each host, wants a
 certificate of the CA as hosts do, tells agents apart by the name in the handshake, and answers
-`GET /pulse` and chat completions, whole and streamed. Each answer's id has the agent's name, and
-`GET /counts` says how many requests each agent has had, and how many at most at the same time.
+`GET /pulse` and chat completions, whole and streamed. At SIGUSR1 it writes down how many requests
+each agent has had since the last time, and how many at most at the same time.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import json
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from tests.lab.fleet_load import many_files
 
 _CONTENT = "word "
 
@@ -25,13 +28,13 @@ _CONTENT = "word "
 class Job:
     """What to serve.
 
-    :param ports: of each host, its port and the files of its certificate and key.
+    :param hosts: of each, its address and port, and the files of its certificate and key.
     :param interval: seconds between two tokens of a stream.
     """
 
-    address: str
-    ports: list[tuple[int, str, str]]
+    hosts: list[tuple[str, int, str, str]]
     ca_file: str
+    counts_file: str
     tokens: int = 20
     interval: float = 0.5
 
@@ -48,6 +51,13 @@ class _Served:
     job: Job
     counts: dict[str, _Count] = field(default_factory=dict)
 
+    def written_down(self) -> None:
+        seen = {name: [one.total, one.most] for name, one in self.counts.items()}
+        self.counts.clear()
+        new = Path(f"{self.job.counts_file}.new")
+        new.write_text(json.dumps(seen))
+        new.rename(self.job.counts_file)
+
     def context(self, certificate: str, key: str) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.job.ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -63,25 +73,28 @@ class _Served:
                 _, path, _ = head.split(" ", 2)
                 lines = [line.partition(":") for line in head.split("\r\n")[1:]]
                 headers = {name.lower(): value.strip() for name, _, value in lines}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                await self._answer(agent, path, body, writer)
+                body = await _body(reader, headers)
+                await self._answer(agent, path, headers, body, writer)
         writer.close()
 
     async def _answer(
-        self, agent: str, path: str, body: bytes, writer: asyncio.StreamWriter
+        self,
+        agent: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        writer: asyncio.StreamWriter,
     ) -> None:
         if path == "/pulse":
             return _whole(writer, "ok")
-        if path == "/counts":
-            seen = {name: [one.total, one.most] for name, one in self.counts.items()}
-            return _whole(writer, json.dumps(seen))
         count = self.counts.setdefault(agent, _Count())
         count.total, count.now = count.total + 1, count.now + 1
         count.most = max(count.most, count.now)
         try:
             asked = json.loads(body)
             tokens = min(int(asked.get("max_tokens", self.job.tokens)), 1000)
-            answer: dict[str, Any] = {"id": f"chatcmpl-{agent}", "model": asked.get("model")}
+            name = headers.get("x-request-id", "unknown")
+            answer: dict[str, Any] = {"id": f"chatcmpl-{name}", "model": asked.get("model")}
             if not asked.get("stream"):
                 answer["choices"] = [{"message": {"content": _CONTENT * tokens}, "index": 0}]
                 answer["usage"] = {"prompt_tokens": 1, "completion_tokens": tokens}
@@ -117,6 +130,16 @@ class _Served:
         yield "[DONE]"
 
 
+async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
+    if headers.get("transfer-encoding") != "chunked":
+        return await reader.readexactly(int(headers.get("content-length", 0)))
+    body = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readuntil(b"\r\n")
+    return body
+
+
 def _remember(there: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
     there.asked_for = (name or "unknown").partition(".vllm-hosts.")[0]  # type: ignore[attr-defined]
 
@@ -129,25 +152,17 @@ def _whole(writer: asyncio.StreamWriter, text: str) -> None:
     )
 
 
-async def serve(job: Job) -> list[asyncio.Server]:
-    """Begin to serve; the servers run until they are closed."""
-    served = _Served(job)
-    return [
-        await asyncio.start_server(
-            served.serve,
-            job.address,
-            port,
-            ssl=served.context(certificate, key),
-            backlog=4096,
-        )
-        for port, certificate, key in job.ports
-    ]
-
-
 async def _until_told(job: Job) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    servers = await serve(job)
+    served = _Served(job)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, served.written_down)
+    servers = [
+        await asyncio.start_server(
+            served.serve, address, port, ssl=served.context(certificate, key), backlog=4096
+        )
+        for address, port, certificate, key in job.hosts
+    ]
     print("serves", flush=True)
     with suppress(TimeoutError):
         await asyncio.wait_for(ended.wait(), 1800)
@@ -156,4 +171,5 @@ async def _until_told(job: Job) -> None:
 
 
 if __name__ == "__main__":
+    many_files()
     asyncio.run(_until_told(Job(**json.load(sys.stdin))))

@@ -10,15 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.unit.projects import ROOT
 from vllm_hosts.keys.pki import LocalCa, utc_now
@@ -34,31 +29,6 @@ network.is_up = lambda: True
 from tests.lab import fleet_load
 fleet_load.main()
 """
-
-
-def client_certificate(ca: LocalCa) -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    issuer = x509.load_pem_x509_certificate(ca.certificate_pem)
-    text = ca.key_text().get_secret_value().encode()
-    signer = serialization.load_pem_private_key(text, None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gw1")]))
-        .issuer_name(issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(utc_now() - timedelta(days=1))
-        .not_valid_after(utc_now() + timedelta(days=1))
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .sign(
-            signer,
-            hashes.SHA256(),
-        )
-    )
-    plain = serialization.NoEncryption()
-    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    return made.public_bytes(pem) + key.private_bytes(pem, form, plain)
 
 
 def port() -> int:
@@ -81,11 +51,13 @@ class Served:
         self.certificate.write_bytes(issued.certificate_pem)
         self.key.write_bytes(issued.key_pem.get_secret_value())
         self.both = folder / "both.pem"
-        self.both.write_bytes(client_certificate(ca))
+        own = ca.issue(["gw1"], 10, utc_now(), "client")
+        self.both.write_bytes(own.certificate_pem + own.key_pem.get_secret_value())
         self.ports = [port(), port()]
+        files = (self.certificate, self.key)
         job = {
-            "address": "127.0.0.1",
-            "ports": [(one, str(self.certificate), str(self.key)) for one in self.ports],
+            "hosts": [("127.0.0.1", one, *map(str, files)) for one in self.ports],
+            "counts_file": str(folder / "counts"),
             "ca_file": str(folder / "ca.pem"),
             "interval": 0.05,
         }
@@ -198,3 +170,17 @@ def test_it_is_bounded(served: Served, job: dict[str, Any]) -> None:
     with served.started(**job) as program:
         assert program.wait(30) == 1
     assert not (served.folder / "out").exists()
+
+
+def test_the_stand_in_tells_agents_apart(served: Served) -> None:
+    served.load(name=AGENT, streams="all", requests=8, tokens=2)
+    served.program.send_signal(signal.SIGUSR1)
+    deadline = time.monotonic() + 20
+    while not (served.folder / "counts").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    served.program.terminate()
+    assert served.program.wait(20) == 0
+    [(agent, (total, most))] = json.loads((served.folder / "counts").read_text()).items()
+    assert AGENT.startswith(f"{agent}.") and agent.startswith("chat.")
+    assert total == 8
+    assert 1 < most <= 4

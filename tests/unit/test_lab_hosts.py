@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from lab import archive, hosts, layout, network
+from tests.lab import fleet_many
 from tests.unit.projects import ROOT
+from vllm_hosts.project.inventory import load, validate
 
 FLEET = ROOT / "inventory/lab_fleet.py"
 
@@ -62,6 +64,15 @@ def test_the_inventory_with_gateways(listed: Path) -> None:
     assert settings["edge"]["expected_clients"] * settings["edge"]["connections"] < 5000
 
 
+def test_the_settings_of_the_fleet_make_sense(listed: Path) -> None:
+    boots(listed, 3, [], 2)
+    found = validate(load(FLEET))
+    assert {name for name, host in found.items() if host.is_gateway} == {"gw1", "gw2"}
+    pools = {pool.model: [one.host for one in pool.replicas] for pool in found["gw1"].pools}
+    assert pools == {"lab/chat": ["gpu1", "gpu2", "gpu3"], "lab/draft": ["gpu1"]}
+    assert all(found[host].behind_gateways for host in ("gpu1", "gpu2", "gpu3"))
+
+
 def test_one_run_s_settings_are_its_hosts_(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boots(listed, 2, [], 1)
     other = {"name": "other"}
@@ -77,3 +88,18 @@ def test_without_gateways_it_says_how_to_have_some(listed: Path) -> None:
     boots(listed, 2, [], 0)
     with pytest.raises(RuntimeError, match="make lab-up HOSTS=3 GATEWAYS=2"):
         runpy.run_path(str(FLEET))
+
+
+def test_the_inventory_of_stand_ins(listed: Path, tmp_path: Path) -> None:
+    """One gateway in front of as many agents as issue 16 wants, at addresses of no lab host."""
+    boots(listed, 2, [], 3)
+    path = tmp_path / "inventory/many.py"
+    path.parent.mkdir()
+    path.write_text(fleet_many._TEXT)
+    found = validate(load(path))
+    gateway = found[fleet_many.GATEWAY]
+    assert [len(pool.replicas) for pool in gateway.pools] == [50] * 4
+    replicas = [one for pool in gateway.pools for one in pool.replicas]
+    assert len({(one.address, one.inner_name) for one in replicas}) == 200
+    every = [*layout.gpu_hosts(9), *layout.gateways(9), *layout.FURTHER.values(), layout.NEIGHBOUR]
+    assert {one.address for one in replicas}.isdisjoint(str(one.ipv4) for one in every)
