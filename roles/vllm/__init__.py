@@ -47,7 +47,6 @@ def vllm() -> None:
         internal_keys={agent: current.keys.internal_of(agent) for agent in names},
         edge_is_up=current.edge_is_up,
         put_back=partial(put_back, current.way),
-        rotation=current.rotation,
     )
     tree_synced(folders(settings), name="The agents' folders are there")
     agents_announced(wanted, name="Hosts with the same model take turns")

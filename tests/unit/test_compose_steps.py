@@ -492,7 +492,8 @@ class TestRotation:
         return story
 
     def wanted(self, steps: Running, *names: str, **changes: Any) -> Agents:
-        return replace(steps.wanted(*names, **changes), rotation=self.gates)
+        wanted = steps.wanted(*names, **changes)
+        return replace(wanted, serving=replace(wanted.serving, rotation=self.gates))
 
     def test_out_before_anything_is_written_and_back_once_they_answer(
         self, steps: Running, story: list[str]

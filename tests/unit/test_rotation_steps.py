@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ import gevent
 import pytest
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.rotation import AgentsBusy, BalancerSeen
+from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.host import probe
 from vllm_hosts.host.rotation import Balancer, Server
 from vllm_hosts.operations import rotation
@@ -37,13 +36,11 @@ class Place:
 
 @dataclass
 class Fleet:
-    """Two gateways before two hosts with the agent qwen. ``events``: at which second what happens;
-    ``busy``: requests on gpu1 itself."""
+    """Two gateways before two hosts with the agent qwen. ``events``: what happens when."""
 
     gates: dict[str, list[Server] | HostError | None]
     now: float = 0.0
     events: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
-    busy: dict[str, int] | HostError = field(default_factory=lambda: {"qwen": 0})
     reaches: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -67,20 +64,8 @@ class Fleet:
         finally:
             HERE.reset(token)
 
-    def each(self, names: list[str], do: Callable[[str], Any]) -> dict[str, Any]:
-        try:
-            return {name: self.at(name, partial(do, name)) for name in names}
-        except HostError as error:
-            return dict.fromkeys(names, error)
-
     # What is done there:
     def ask_host(self, fact: type, **given: Any) -> Any:
-        if fact is AgentsBusy:
-            assert HERE.get() == "gpu1"
-            assert given == {"ports": {"qwen": 8001}}
-            if isinstance(self.busy, HostError):
-                raise self.busy
-            return self.busy
         assert fact is BalancerSeen
         self.asked.append(HERE.get())
         found = self.gates[HERE.get()]
@@ -129,7 +114,7 @@ class Fleet:
     def rotation(self, **changes: Any) -> Rotation:
         gates = tuple(Gate(name, f"{name}.example.com", 443) for name in self.gates)
         connections: Any = lambda: self  # noqa: E731
-        given: dict[str, Any] = {"timeout": 600, "ports": {"qwen": 8001}, "gates": gates} | changes
+        given: dict[str, Any] = {"timeout": 600, "gates": gates} | changes
         return Rotation("gpu1", answers=self.answers, connections=connections, **given)
 
 
@@ -177,20 +162,20 @@ def test_agents_leave_rotation_when_nothing_runs_there_any_more(fleet: Fleet) ->
     assert re.fullmatch(r"qwen: no request runs, after 5\d s", fleet.said[-1])
 
 
-def test_what_an_earlier_haproxy_still_has_is_waited_for(fleet: Fleet) -> None:
-    """After a reload the new process does not know the requests of the old one."""
-    fleet.busy = {"qwen": 2}
-    fleet.events = [(10.0, lambda: fleet.busy.update(qwen=0))]  # type: ignore[union-attr]
+def test_what_runs_at_a_server_that_is_gone_is_waited_for(fleet: Fleet) -> None:
+    """Its pool has another name since the gateway's last reload."""
+    fleet.put("gw1", drained=False, up=False, gone=True, running=2)
+    fleet.events = [(10.0, lambda: fleet.put("gw1", running=0))]
     fleet.rotation().out(["qwen"])
+    assert fleet.told == ["gw2 drain qwen"]
     assert 10 <= fleet.now <= 13
-    assert any("qwen 2 on the host" in line for line in fleet.said)
 
 
-def test_a_host_that_does_not_answer_can_be_drained(fleet: Fleet) -> None:
-    fleet.busy = HostError("cannot be reached")
+def test_what_hangs_at_one_that_is_down_is_not_waited_for(fleet: Fleet) -> None:
+    for gate in fleet.gates:
+        fleet.put(gate, up=False, running=2)
     fleet.rotation().out(["qwen"])
-    assert fleet.told == ["gw1 drain qwen", "gw2 drain qwen"]
-    assert fleet.now < 1
+    assert (fleet.told, fleet.said) == ([], [])
 
 
 def test_a_stream_that_does_not_end_is_not_waited_for_for_ever(fleet: Fleet) -> None:
@@ -207,7 +192,6 @@ def test_the_last_one_is_not_drained_for_nothing(fleet: Fleet, other: dict[str, 
     for gate in fleet.gates:
         fleet.put(gate, TWO, **other)
         fleet.put(gate, running=5)
-    fleet.busy = {"qwen": 10}
     fleet.rotation().out(["qwen"])
     assert fleet.told == []
     assert fleet.said == [
@@ -217,14 +201,12 @@ def test_the_last_one_is_not_drained_for_nothing(fleet: Fleet, other: dict[str, 
     assert alone({fleet.rotation(): ["qwen"]}) == {"qwen": ["gw1", "gw2"]}
     for gate in fleet.gates:
         fleet.put(gate, running=0)
-    fleet.busy = {"qwen": 0}
     fleet.rotation().out(["qwen"], last=True)
     assert fleet.told == ["gw1 drain qwen", "gw2 drain qwen"]
 
 
-def test_where_one_gateway_has_no_other_the_host_s_requests_are_no_sign(fleet: Fleet) -> None:
+def test_where_one_gateway_has_no_other_it_goes_on_there(fleet: Fleet) -> None:
     fleet.put("gw2", TWO, up=False)
-    fleet.busy = {"qwen": 4}
     fleet.rotation().out(["qwen"])
     assert fleet.told == ["gw1 drain qwen"]
     assert fleet.now < 1

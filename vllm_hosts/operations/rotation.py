@@ -20,8 +20,9 @@ from pyinfra.context import ctx_state
 
 from vllm_hosts.connect.connections import Connections, ask_host, carry_out
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.rotation import AgentsBusy, BalancerSeen
+from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.host import probe
+from vllm_hosts.host.balancer import State
 from vllm_hosts.host.rotation import Balancer, Server, agent_of, telling
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.settings.fleet import host_label
@@ -56,14 +57,12 @@ class Rotation:
     """The gateways in front of a host, and its agents there. Without gateways, nothing is done.
 
     :param timeout: seconds that running requests have to end.
-    :param ports: by agent, where it is asked on the host how much it has to do.
     :param answers: asks the host's own edge for an agent's token; returns why it has none.
     """
 
     host: str = ""
     gates: tuple[Gate, ...] = ()
     timeout: int = 0
-    ports: Mapping[str, int] = field(default_factory=dict)
     answers: Callable[[str], str | None] = lambda agent: None
     connections: Callable[[], Connections] = of_this_run
 
@@ -97,7 +96,8 @@ class Rotation:
                     continue
                 if server.takes or (by_hand and not server.by_hand):
                     wanted.setdefault(gate, []).append(server)
-                if server.takes or server.drained:
+                # Of one that is down, HAProxy has ended the requests.
+                if server.takes or server.drained or (server.gone and server.running):
                     leaving.setdefault(gate, set()).add(server.name)
         for agent, gates in sorted(alone.items()):
             self._say(
@@ -108,10 +108,10 @@ class Rotation:
             names = _agents(one for ones in wanted.values() for one in ones)
             self._say(f"{', '.join(wanted)}: no new requests to {', '.join(names)}")
             self._tell(
-                {gate: telling(ones, "drain", by_hand=by_hand) for gate, ones in wanted.items()}
+                {gate: telling(ones, State.DRAIN, by_hand=by_hand) for gate, ones in wanted.items()}
             )
         if leaving:
-            self._empty(leaving, alone)
+            self._empty(leaving)
 
     def back(
         self, agents: Collection[str], *, by_hand: bool = False, tolerant: bool = False
@@ -145,7 +145,7 @@ class Rotation:
                     f" answer for it: {why}; see vllm-hosts doctor, and deploy again: that puts it"
                     " back"
                 )
-        self._tell({gate: telling(ones, "ready", by_hand=False) for gate, ones in out.items()})
+        self._tell({gate: telling(ones, State.READY, by_hand=False) for gate, ones in out.items()})
         self._found_well({gate: {one.name for one in ones} for gate, ones in out.items()})
 
     def drained(self) -> dict[str, list[str]]:
@@ -214,15 +214,12 @@ class Rotation:
                     f" vllm-hosts doctor there, and run this again"
                 ) from job.value
 
-    def _empty(self, leaving: Mapping[str, Collection[str]], alone: Collection[str]) -> None:
-        """Wait until nothing runs at these servers, and print who has how much to do.
-
-        :param alone: agents that get requests from some gateway all the same.
-        """
+    def _empty(self, leaving: Mapping[str, Collection[str]]) -> None:
+        """Wait until nothing runs at these servers, and print who has how much to do."""
         began, due, pause = time.monotonic(), _SAY_AFTER, _LOOK_SOON
         agents = {agent_of(name) for names in leaving.values() for name in names}
         while True:
-            busy = self._busy(leaving, agents.difference(alone))
+            busy = self._busy(leaving)
             waited = time.monotonic() - began
             if not busy:
                 self._say(f"{_listed(agents)}: no request runs, after {waited:.0f} s")
@@ -242,26 +239,16 @@ class Rotation:
             time.sleep(min(pause, max(0.0, self.timeout - waited)))
             pause = min(2 * pause, _LOOK_EVERY)
 
-    def _busy(self, leaving: Mapping[str, Collection[str]], agents: set[str]) -> list[str]:
+    def _busy(self, leaving: Mapping[str, Collection[str]]) -> list[str]:
         """Who still runs how many, in words."""
         looks = self.looks(tolerant=True)
-        busy = [
+        return [
             f"{one.agent} {one.running} from {gate}"
             for gate, names in leaving.items()
             if gate in looks
             for one in looks[gate].of(names)
             if one.running
         ]
-        ports = {agent: port for agent, port in self.ports.items() if agent in agents}
-        if busy or not ports:
-            return busy
-        # What came through a gateway before it read its configuration again is known here alone.
-        here = self.connections().each([self.host], lambda _: ask_host(AgentsBusy, ports=ports))
-        said = here[self.host]
-        if isinstance(said, HostError):
-            # A host may be drained because it does not answer.
-            return []
-        return [f"{agent} {number} on the host" for agent, number in said.items() if number]
 
     def _asked(self, agent: str) -> str | None:
         """Why the host's edge does not answer for an agent, after some time."""

@@ -33,7 +33,6 @@ def rotation_of(
         host=host,
         gates=tuple(Gate(one.name, one.address, one.edge.https_port) for one in gates),
         timeout=settings.gateway.drain_timeout,
-        ports={agent.name: agent.port for agent in settings.agents},
         answers=partial(_answers, project, host),
         connections=connections or of_this_run,
     )
