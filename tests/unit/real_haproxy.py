@@ -25,8 +25,9 @@ from tests.unit.real_nginx import LUA_LIBRARIES, program
 from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.base import ending
 from vllm_hosts.host import balancer, paths
+from vllm_hosts.host.files import File
 from vllm_hosts.keys.pki import LocalCa, utc_now
-from vllm_hosts.roles.balancer.plan import configuration, save_script
+from vllm_hosts.roles.balancer.plan import balancer_entries, configuration, save_script
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import Pool, Replica
 
@@ -214,9 +215,11 @@ class RealBalancer:
         text = text.replace(paths.GATEWAY_CLIENT, f"{self.folder}/client.pem")
         text = text.replace(paths.GATEWAY_CA, f"{self.folder}/ca.pem")
         text = text.replace(" socat ", f" {program('socat')} ")
-        text = re.sub(r"    (user|group) haproxy\n", "", text)
-        of_nginx = "user nobody group root " if os.geteuid() == 0 else ""
-        text = text.replace("user www-data group root ", of_nginx)
+        for of, us in {
+            "    user haproxy\n    group haproxy\n": "    user nobody\n    group nogroup\n",
+            "user www-data group root ": "user nobody group root ",
+        }.items():
+            text = text.replace(of, us if os.geteuid() == 0 else "")
         if not self.hurried:
             return text
         text = text.replace("timeout check 3s", "timeout check 500ms")
@@ -229,9 +232,21 @@ class RealBalancer:
         words += ["-S", f"{self.folder}/run/master.sock,mode,600"]
         self.log = (self.folder / "log").open("a")
         self.process = subprocess.Popen(
-            [program("haproxy"), *words], stderr=self.log, text=True, env=ENVIRONMENT
+            [*self._rights(), program("haproxy"), *words],
+            stderr=self.log,
+            text=True,
+            env=ENVIRONMENT,
         )
         self.until(lambda: self.known(), "HAProxy does not start")
+
+    def _rights(self) -> list[str]:
+        """What the unit leaves to root."""
+        [unit] = [one for one in balancer_entries(self.settings) if one.path.endswith(".service")]
+        assert isinstance(unit, File)
+        [line] = re.findall(r"^CapabilityBoundingSet=(.*)$", unit.content.decode(), re.MULTILINE)
+        kept = [f"+{name.removeprefix('CAP_').lower()}" for name in line.split()]
+        words = ["setpriv", "--no-new-privs", "--bounding-set", ",".join(["-all", *kept])]
+        return words if os.geteuid() == 0 else []
 
     def known(self) -> bool:
         with suppress(OSError):
@@ -309,7 +324,8 @@ class RealBalancer:
         """Drain a replica, or let it serve again, as operators' commands do."""
         script = balancer.told("qwen", one.name, state, f"{self.folder}/run")
         script = script.replace(balancer.SAVE_SCRIPT, f"sh {self.folder}/save")
-        subprocess.run(["sh", "-ec", self._moved(script)], check=True, env=ENVIRONMENT, timeout=20)
+        words = ["sh", "-ec", self._moved(script)]
+        subprocess.run(words, check=True, env=ENVIRONMENT, timeout=20, capture_output=True)
 
     def quiet(self) -> None:
         """Wait until HAProxy knows that everything is answered: what runs counts for shares."""

@@ -12,6 +12,7 @@ from itertools import count
 from math import ceil
 from pathlib import Path
 from pwd import getpwuid
+from subprocess import CalledProcessError
 from threading import Event
 
 import pytest
@@ -235,6 +236,13 @@ class TestDraining:
         gateway.tell(home, State.READY)
         home.answers = "all"
         assert gateway.home("a") is home
+
+    def test_one_that_is_not_there(self, gateway: RealBalancer) -> None:
+        """HAProxy's own words are the error."""
+        gateway.replicas[0].name = "qwen.other"
+        with pytest.raises(CalledProcessError) as error:
+            gateway.tell(gateway.replicas[0], State.DRAIN)
+        assert "HAProxy: No such server." in str(error.value.stderr)
 
     def test_it_survives_reloads_restarts_and_kills(self, gateway: RealBalancer) -> None:
         home = gateway.home("a")

@@ -155,7 +155,11 @@ def _rows(lines: Sequence[str]) -> Iterator[dict[str, str]]:
     if len(there) > _ROWS:
         raise ValueError(f"more than {_ROWS} servers")
     columns = there[0][2:].split(",")
-    for row in csv.reader(there[1:], strict=True):
+    try:
+        rows = list(csv.reader(there[1:], strict=True))
+    except csv.Error as error:
+        raise ValueError(f"HAProxy does not show its servers: {error}") from error
+    for row in rows:
         yield dict(zip(columns, row, strict=True))
 
 
