@@ -28,7 +28,7 @@ case $words in
         case $words in *drain*) new=8 ;; *) new=0 ;; esac
         while read -r name status admin; do
             case $words in *"one/$name state"*) admin=$new ;; esac; echo "$name $status $admin"
-        done <servers >servers.new; mv servers.new servers ;;
+        done <servers >servers.$$; mv servers.$$ servers ;;
 esac
 echo
 """
