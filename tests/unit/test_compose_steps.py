@@ -520,6 +520,17 @@ class TestRotation:
             "wait a b", "back a b",
         ]  # fmt: skip
 
+    def test_one_that_moves_is_back_only_once_the_edge_follows(
+        self, steps: Running, story: list[str]
+    ) -> None:
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.found(there("a"), there("b"), networks=[network("a", 8077), network("b", 8002)])
+        steps.up = [True]
+        steps.commands(self.wanted(steps, "a", "b", peers={"a": ["b"]}))
+        assert [line for line in story if line.startswith(("out", "back"))] == [
+            "out b", "out a", "back ", "back b",
+        ]  # fmt: skip
+
     def test_while_a_run_is_prepared_nobody_is_told(self, steps: Running, story: list[str]) -> None:
         steps.executing = False
         steps.found(there("a"))

@@ -159,7 +159,7 @@ def agents_running(wanted: Agents) -> Commands:
         for agent in replaced if edge else ():
             yield taken_up(agent)
         _wait(wanted, seen.names)
-        # The edge follows what moves or goes once the nginx role has run.
+        # The edge follows what moves or goes once the nginx role has run, and gateways only then.
         stays = {one.service for one in seen.found.containers} <= set(wanted.names)
         stays = stays and not _moved(seen.found, wanted.cells)
         if was_up and stays and not answers_again(wanted.edge_is_up):
@@ -167,7 +167,8 @@ def agents_running(wanted: Agents) -> Commands:
                 "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
             )
-        wanted.serving.rotation.back(seen.names)
+        moved = _moved(seen.found, wanted.cells)
+        wanted.serving.rotation.back([agent for agent in seen.names if agent not in moved])
 
 
 def _wait(wanted: Agents, names: Sequence[str]) -> None:
@@ -227,7 +228,7 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
             _wait(wanted, [agent])
         yield give_back(agent, wanted.internal_keys[agent])
         if ctx_state.get().is_executing:
-            rotation.back([agent])
+            rotation.back([agent] if agent not in moved else [])
     starting = [
         name
         for name, container in by_service.items()

@@ -355,7 +355,7 @@ def _told(connections: Connections, gate: str, script: str) -> HostError | None:
 @host_operation
 def in_rotation(rotation: Rotation, agents: Sequence[str]) -> Commands:
     """Put agents back that a run which was cut off, or failed, has left out of rotation. To be
-    called once they are healthy. Never counts as a change."""
+    called once their host's edge has its keys. Never counts as a change."""
     if ctx_state.get().is_executing:
         rotation.back(agents, tolerant=True)
     yield from ()
