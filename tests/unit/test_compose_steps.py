@@ -504,7 +504,7 @@ class TestRotation:
         steps.up = [True, True]
         steps.commands(self.wanted(steps, "a", "b"))
         assert story == [
-            "out a z", "change 1", "watched starting a", "wait a", "back a",
+            "reachable", "out a z", "change 1", "watched starting a", "wait a", "back a",
         ]  # fmt: skip
 
     def test_with_a_twin_each_one_goes_by_itself(self, steps: Running, story: list[str]) -> None:
@@ -514,7 +514,7 @@ class TestRotation:
         peers = {"a": ["b"], "b": ["a"]}
         steps.commands(self.wanted(steps, "a", "b", peers=peers))
         assert story == [
-            "reachable", "out ",
+            "reachable", "reachable", "out ",
             "out a", "divert a", "watched recreating a", "wait a", "give_back a", "back a",
             "out b", "divert b", "watched recreating b", "wait b", "give_back b", "back b",
             "wait a b", "back a b",
@@ -563,7 +563,21 @@ class TestRotation:
         steps.up = [True]
         with pytest.raises(HostError, match="gw1"):
             steps.commands(self.wanted(steps, "a"))
-        assert story == []
+        assert story == ["reachable"]
+
+    def test_where_a_gateway_cannot_be_asked_no_turn_begins(
+        self, steps: Running, story: list[str]
+    ) -> None:
+        def reachable() -> None:
+            raise HostError("gateway gw1 answers clients and cannot be asked")
+
+        self.gates.reachable = reachable
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.found(there("a"))
+        steps.up = [True]
+        with pytest.raises(HostError, match="gw1"):
+            steps.commands(self.wanted(steps, "a"))
+        assert (story, steps.done) == ([], [])
 
 
 def test_agents_of_whom_nothing_more_is_known() -> None:

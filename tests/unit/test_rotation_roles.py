@@ -15,7 +15,7 @@ from tests.unit.test_role_removal import leaving, remove_py
 from vllm_hosts.host import probe
 from vllm_hosts.host.rotation import Balancer, Server
 from vllm_hosts.keys import KeyStore
-from vllm_hosts.operations.rotation import Gate
+from vllm_hosts.operations.balancers import Gate
 from vllm_hosts.project.loaded import Project
 from vllm_hosts.project.rotation import rotation_of
 from vllm_hosts.roles.rotation import rotation

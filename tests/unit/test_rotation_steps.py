@@ -17,8 +17,9 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.host import probe
 from vllm_hosts.host.rotation import Balancer, Server
-from vllm_hosts.operations import rotation
-from vllm_hosts.operations.rotation import Gate, Rotation, alone
+from vllm_hosts.operations import balancers, rotation
+from vllm_hosts.operations.balancers import Gate
+from vllm_hosts.operations.rotation import Rotation, alone
 from vllm_hosts.settings.fleet import host_label
 
 ONE, TWO = host_label("gpu1"), host_label("gpu2")
@@ -128,9 +129,10 @@ def qwen(host: str, **changes: Any) -> Server:
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
     made = Fleet({gate: [qwen(ONE), qwen(TWO)] for gate in ("gw1", "gw2")})
-    monkeypatch.setattr(rotation, "ask_host", made.ask_host)
-    monkeypatch.setattr(rotation, "carry_out", made.carry_out)
+    monkeypatch.setattr(balancers, "ask_host", made.ask_host)
+    monkeypatch.setattr(balancers, "carry_out", made.carry_out)
     monkeypatch.setattr(rotation, "time", made)
+    monkeypatch.setattr(balancers, "time", made)
     monkeypatch.setattr(probe, "reachable", lambda address, port: address in made.reaches)
     return made
 
@@ -256,6 +258,17 @@ def test_a_gateway_that_nothing_reaches_counts_as_down(fleet: Fleet) -> None:
     assert "gw2 counts as down: neither SSH nor port 443 answers" in fleet.said
 
 
+def test_one_that_is_down_is_not_asked_again_while_others_are_waited_for(fleet: Fleet) -> None:
+    """Each try takes as long as a connection takes to fail."""
+    fleet.gates["gw2"] = HostError("cannot be reached: no answer")
+    fleet.put("gw1", running=1)
+    fleet.events = [(60, lambda: fleet.put("gw1", running=0))]
+    fleet.rotation().out(["qwen"])
+    assert fleet.asked.count("gw2") == 1
+    assert fleet.asked.count("gw1") > 20
+    assert len([line for line in fleet.said if "gw2" in line]) == 1
+
+
 def test_agents_come_back_once_they_answer_and_gateways_find_them(fleet: Fleet) -> None:
     for gate in fleet.gates:
         fleet.put(gate, drained=True, up=False)
@@ -370,7 +383,7 @@ def test_haproxy_that_does_not_do_it_stops_the_host(
     def refuse(commands: Any) -> None:
         raise HostError("No such server.")
 
-    monkeypatch.setattr(rotation, "carry_out", refuse)
+    monkeypatch.setattr(balancers, "carry_out", refuse)
     with pytest.raises(
         HostError, match="HAProxy of gateway gw1 did not do what it was told: No su"
     ):

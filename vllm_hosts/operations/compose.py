@@ -147,6 +147,8 @@ def agents_running(wanted: Agents) -> Commands:
         yield from brought(wanted, lately[0] if lately else _seen(wanted))
         return
     was_up = bool(turn.serving) and wanted.edge_is_up()
+    # Otherwise each host says so itself, and none has failed in its turn.
+    wanted.serving.leaving.reachable()
     with turn_taken(turn, together=wanted.serving.together):
         # Other hosts may have taken long.
         seen = _seen(wanted)

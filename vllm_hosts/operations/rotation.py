@@ -10,20 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import gevent
-from gevent.lock import BoundedSemaphore
-from pyinfra.api.command import StringCommand
-from pyinfra.api.host import Host
 from pyinfra.context import ctx_state
 
-from vllm_hosts.connect.connections import Connections, ask_host, carry_out
+from vllm_hosts.connect.connections import Connections
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.host import probe
 from vllm_hosts.host.balancer import State
 from vllm_hosts.host.rotation import Balancer, Server, agent_of, telling
+from vllm_hosts.operations.balancers import Gate, of_this_run, seen_at, told_at
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.settings.fleet import host_label
 
@@ -35,21 +31,6 @@ _SAY_AFTER, _SAY_EVERY = 5.0, 30.0
 _UP_WITHIN = 60.0
 #: How often the host's own edge is asked for a token, and seconds in between.
 _ASKED, _ASKED_EVERY = 15, 2.0
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A gateway: its name in the inventory, and where clients reach it."""
-
-    name: str
-    address: str
-    port: int
-
-
-def of_this_run() -> Connections:
-    """The connections of the run that the current host is in."""
-    state = ctx_state.get()
-    return Connections(state.inventory, state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +46,7 @@ class Rotation:
     timeout: int = 0
     answers: Callable[[str], str | None] = lambda agent: None
     connections: Callable[[], Connections] = of_this_run
+    said: set[str] = field(default_factory=set, init=False)
 
     def reachable(self) -> None:
         """Have every gateway asked once.
@@ -161,23 +143,30 @@ class Rotation:
                     found.setdefault(server.name.removesuffix(mine), []).append(gate)
         return found
 
-    def looks(self, *, tolerant: bool = False) -> dict[str, Balancer]:
+    def looks(
+        self, *, tolerant: bool = False, only: Collection[str] | None = None
+    ) -> dict[str, Balancer]:
         """What gateways see now; without those that pass nothing on.
 
         A gateway that answers neither SSH nor clients from here counts as down: waiting for it
         would mean that with one of two gateways lost, nothing can be repaired behind the other.
 
         :param tolerant: without those that cannot be asked as well.
+        :param only: the names of those to ask; None: all.
         :raises HostError: one cannot be asked, and answers clients.
         """
         connections, asked = self.connections(), time.monotonic()
-        jobs = {gate: gevent.spawn(_seen, connections, gate.name, asked) for gate in self.gates}
+        jobs = {
+            gate: gevent.spawn(seen_at, connections, gate.name, asked)
+            for gate in self.gates
+            if only is None or gate.name in only
+        }
         gevent.joinall(jobs.values(), raise_error=True)
         found = {}
         for gate, job in jobs.items():
             if isinstance(seen := job.value, HostError):
                 if tolerant:
-                    self._say(f"{gate.name} is not asked: {seen}")
+                    self._say_once(f"{gate.name} is not asked: {seen}")
                 elif probe.reachable(gate.address, gate.port):
                     raise HostError(
                         f"gateway {gate.name} answers clients and cannot be asked to send them"
@@ -186,7 +175,7 @@ class Rotation:
                         " again"
                     )
                 else:
-                    self._say(
+                    self._say_once(
                         f"{gate.name} counts as down: neither SSH nor port {gate.port} answers"
                     )
             elif seen is not None:
@@ -200,11 +189,17 @@ class Rotation:
     def _say(self, text: str) -> None:
         self.connections().state.inventory.get_host(self.host).log(f"    {text}")
 
+    def _say_once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            self._say(text)
+
     def _tell(self, scripts: Mapping[str, str]) -> None:
         """Run a script at each of these gateways."""
         connections = self.connections()
         jobs = {
-            gate: gevent.spawn(_told, connections, gate, script) for gate, script in scripts.items()
+            gate: gevent.spawn(told_at, connections, gate, script)
+            for gate, script in scripts.items()
         }
         gevent.joinall(jobs.values(), raise_error=True)
         for gate, job in jobs.items():
@@ -241,7 +236,7 @@ class Rotation:
 
     def _busy(self, leaving: Mapping[str, Collection[str]]) -> list[str]:
         """Who still runs how many, in words."""
-        looks = self.looks(tolerant=True)
+        looks = self.looks(tolerant=True, only=leaving)
         return [
             f"{one.agent} {one.running} from {gate}"
             for gate, names in leaving.items()
@@ -263,7 +258,7 @@ class Rotation:
     def _found_well(self, waiting: Mapping[str, Collection[str]]) -> None:
         began, pause = time.monotonic(), _LOOK_SOON
         while True:
-            looks = self.looks(tolerant=True)
+            looks = self.looks(tolerant=True, only=waiting)
             missing = [
                 f"{one.agent} at {gate}"
                 for gate, names in waiting.items()
@@ -310,46 +305,6 @@ def _agents(servers: Iterable[Server]) -> list[str]:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
-
-
-@dataclass
-class _Look:
-    """The last look at a gateway. One at a time: its sshd allows ten sessions over a connection,
-    and many hosts may ask at once."""
-
-    turn: BoundedSemaphore = field(default_factory=BoundedSemaphore)
-    began: float = float("-inf")
-    seen: Balancer | HostError | None = None
-
-
-_looks: WeakKeyDictionary[Host, _Look] = WeakKeyDictionary()
-
-
-def _last(connections: Connections, gate: str) -> _Look:
-    return _looks.setdefault(connections.state.inventory.get_host(gate), _Look())
-
-
-def _seen(connections: Connections, gate: str, asked: float) -> Balancer | HostError | None:
-    """What a gateway sees, from a look that began since somebody asked."""
-    last = _last(connections, gate)
-    with last.turn:
-        if last.began < asked:
-            began = time.monotonic()
-            try:
-                last.seen = connections.at(gate, lambda: ask_host(BalancerSeen))
-            except HostError as error:
-                last.seen = error
-            last.began = began
-        return last.seen
-
-
-def _told(connections: Connections, gate: str, script: str) -> HostError | None:
-    with _last(connections, gate).turn:
-        try:
-            connections.at(gate, lambda: carry_out([StringCommand(script)]))
-        except HostError as error:
-            return error
-    return None
 
 
 @host_operation

@@ -198,6 +198,8 @@ def gone_back(way: Way) -> Commands:
     turn = announced() if ctx_state.get().is_executing else None
     taken = turn_taken(turn, together=way.serving.together) if turn else nullcontext()
     was_up = ctx_state.get().is_executing and way.edge_is_up()
+    if ctx_state.get().is_executing:
+        way.serving.leaving.reachable()
     with taken:
         found = look(WayBackFound, directory=way.directory)
         goal = _goal(way)
