@@ -3,10 +3,11 @@
 Promises: TLS by Mozilla's intermediate profile; only named clients, whose keys no agent sees, only
 exact paths; streams are not buffered; limits answer 429, for strangers too; no query and no key in
 a log; connections for all clients; at /v1 the agent whose model a request names; tokens counted;
-prefix caches of clients apart.
-Needs: tls, vllm, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf, /etc/nginx/vllm-hosts,
-/etc/nginx/vllm-hosts-lua, one number in nginx.conf and a file in modules-enabled; removes the
-distribution's welcome page, but no site of somebody's own.
+prefix caches of clients apart. A gateway's asks HAProxy, and names what to choose a host by; a host
+behind gateways has a server for them alone, which also says whether engines live.
+Needs: tls, vllm or balancer, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf,
+/etc/nginx/vllm-hosts, /etc/nginx/vllm-hosts-lua, one number in nginx.conf and a file in
+modules-enabled; removes the distribution's welcome page, but no site of somebody's own.
 Reloads nginx when its files or the certificate changed, after `nginx -t`; a configuration that it
 rejects is undone, and is not even written if nginx rejects it before images and models are fetched.
 """
@@ -37,6 +38,7 @@ from vllm_hosts.project.run import Current
 from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries, edge_paths, parse_version
 from vllm_hosts.roles.nginx.trial import trial_entries
 from vllm_hosts.roles.nginx.worker_connections import connection_entries
+from vllm_hosts.settings import HostSettings
 
 #: Debian 13's, which is assumed until nginx is installed.
 _USUAL = NginxVersion((1, 26, 3), (3, 5, 0))
@@ -60,7 +62,7 @@ def nginx() -> None:
     """Open the edge: configure it, and load the configuration without dropping streams."""
     tree_synced(
         lambda: _entries(run.current(), look(NginxState), look(NginxMainConf), look(NginxSites)),
-        watch=[paths.TLS_CERTIFICATE, paths.TLS_KEY],
+        watch=_watched(run.current().settings),
         validate="nginx -t -q",
         activate=RELOAD,
         stamp="nginx",
@@ -70,6 +72,12 @@ def nginx() -> None:
     nginx_enabled(name="nginx runs, now and at boot")
 
 
+def _watched(settings: HostSettings) -> list[str]:
+    """Others' files that nginx has to load anew."""
+    inner = [paths.INNER_CERTIFICATE, paths.INNER_KEY, paths.GATEWAY_CA]
+    return [paths.TLS_CERTIFICATE, paths.TLS_KEY, *(inner if settings.behind_gateways else [])]
+
+
 def _entries(current: Current, state: Nginx, main: MainConf | None, sites: Sites) -> list[Entry]:
     try:
         version = parse_version(state.version_text) if state.version_text else _USUAL
@@ -77,7 +85,8 @@ def _entries(current: Current, state: Nginx, main: MainConf | None, sites: Sites
         raise HostError(f"the version of nginx cannot be determined: {error}") from error
     version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
     edge = _edge(current, version, sites.welcome == "own")
-    return [*edge, *connection_entries(current.settings.edge, main)]
+    settings = current.settings
+    return [*edge, *connection_entries(settings.edge, main, len(settings.gateways))]
 
 
 def _edge(current: Current, version: NginxVersion, own_site: bool) -> list[Entry]:

@@ -1,4 +1,5 @@
-"""What nginx's workers run, to choose agents by models, count tokens and keep prefix caches apart.
+"""What nginx's workers run, to choose agents by models, count tokens and keep prefix caches apart;
+on a gateway, to choose among hosts, and on a host behind one, to say whether engines live.
 
 Touches no host.
 """
@@ -12,12 +13,15 @@ from pathlib import Path
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Absent, Entry, File, Folder
 from vllm_hosts.host.render import render
+from vllm_hosts.roles.nginx.inner import pulse
 from vllm_hosts.roles.nginx.routes import ASKED, SALTED
 from vllm_hosts.settings import HostSettings
 
 #: What is not rendered is the same on all hosts.
 _CHOOSING = ("by_model", "chooser", "request_body", "model_scanner", "form_scanner")
 _ADDING = ("tokens", "counting", "counter", "request_body", "model_scanner", "usage_scanner")
+_BALANCING = (*_ADDING, "balance", "balancing", "affinity_scanner")
+_ANSWERING = ("pulse", "engine_pulse", "heads")
 _FOLDER = Path(__file__).with_name("lua")
 
 
@@ -26,8 +30,13 @@ def lua_entries(settings: HostSettings) -> Iterator[Entry]:
     wanted = {
         *(_CHOOSING if settings.chooses_by_model else ()),
         *(_ADDING if settings.edge.changes_requests else ()),
+        *(_BALANCING if settings.is_gateway else ()),
+        *(_ANSWERING if settings.behind_gateways else ()),
     }
-    rendered = {"by_model": by_model, "tokens": tokens, "counting": counting}
+    rendered = {
+        **{"by_model": by_model, "tokens": tokens, "counting": counting},
+        **{"balance": balance, "pulse": pulse},
+    }
     if wanted:
         yield Folder(paths.EDGE_LUA, mode=0o755)
     for name, path in zip(_names(), lua_paths(), strict=True):
@@ -45,7 +54,7 @@ def lua_paths() -> list[str]:
 
 
 def _names() -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*_CHOOSING, *_ADDING)))
+    return tuple(dict.fromkeys((*_CHOOSING, *_BALANCING, *_ANSWERING)))
 
 
 def by_model(settings: HostSettings) -> str:
@@ -53,7 +62,7 @@ def by_model(settings: HostSettings) -> str:
     return render(
         "nginx/by_model.lua.j2",
         folder=paths.EDGE_LUA,
-        adds=settings.edge.changes_requests,
+        adds=settings.edge.changes_requests or settings.is_gateway,
         names=[
             {"name": name, "agents": [agent.name for agent in agents], "body": model_body(name)}
             for name, agents in settings.model_names.items()
@@ -66,14 +75,21 @@ def tokens(_: HostSettings) -> str:
     return render("nginx/tokens.lua.j2", folder=paths.EDGE_LUA)
 
 
+def balance(_: HostSettings) -> str:
+    """What nginx runs on a gateway besides."""
+    return render("nginx/balance.lua.j2", folder=paths.EDGE_LUA)
+
+
 def counting(settings: HostSettings) -> str:
     """What is counted and told apart. Salts are derived on the host, and stand nowhere."""
-    edge = settings.edge
+    edge, header = settings.edge, settings.gateway.session_header
     return render(
         "nginx/counting.lua.j2",
         folder=paths.EDGE_LUA,
         asked=ASKED if edge.count_tokens else (),
         salted=SALTED if edge.cache_isolation != "off" else (),
+        # nginx's name for the header.
+        session=f"http_{header.lower().replace('-', '_')}" if settings.is_gateway else "",
         groups={client: " ".join(sorted(group)) for group in edge.cache_groups for client in group},
     )
 

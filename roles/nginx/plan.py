@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import paths
+from vllm_hosts.host.certificates import left_over
 from vllm_hosts.host.files import Absent, Entry, File, Folder
 from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
+from vllm_hosts.roles.nginx.errors import ERRORS, INNER_ERRORS, MODEL_ERRORS
+from vllm_hosts.roles.nginx.inner import inner_conf
 from vllm_hosts.roles.nginx.lua_files import lua_entries, lua_paths, model_body
 from vllm_hosts.roles.nginx.routes import (
     browser_paths,
@@ -55,44 +57,6 @@ _CORS_HEADERS = (
     "Anthropic-Dangerous-Direct-Browser-Access",
 )
 
-#: Status that the edge answers itself -> message, type and code in OpenAI's error format.
-_ERRORS = {
-    400: ("The request could not be understood.", "invalid_request_error", "bad_request"),
-    401: ("Missing or wrong API key.", "invalid_request_error", "invalid_api_key"),
-    403: ("This key or network may not use this model.", "invalid_request_error", "forbidden"),
-    404: ("There is nothing at this address.", "invalid_request_error", "not_found"),
-    405: ("This method is not allowed here.", "invalid_request_error", "method_not_allowed"),
-    413: ("The request is too large.", "invalid_request_error", "request_too_large"),
-    429: ("Too many requests; slow down.", "rate_limit_error", "rate_limit_exceeded"),
-    503: ("The model is not ready; try again.", "server_error", "model_not_ready"),
-}
-#: What the edge says of a body by which it is to choose: name -> status, message, type and code.
-_MODEL_ERRORS = {
-    "body": (
-        400,
-        "The body is no JSON object, or no complete form.",
-        "invalid_request_error",
-        "invalid_body",
-    ),
-    "missing": (
-        400,
-        "The request names no model; GET /v1/models lists those that this key may use.",
-        "invalid_request_error",
-        "model_missing",
-    ),
-    "unknown": (
-        404,
-        "There is no such model here; GET /v1/models lists those that this key may use.",
-        "invalid_request_error",
-        "model_not_found",
-    ),
-    "length": (
-        411,
-        "The request does not say how long it is; send a Content-Length.",
-        "invalid_request_error",
-        "length_required",
-    ),
-}
 #: Statuses that nginx itself produces, and where they are handled. 494 to 497 are about malformed
 #: TLS or headers. A request without a readable path cannot go to a named location.
 _ERROR_PAGES = (
@@ -108,7 +72,7 @@ _ERROR_PAGES = (
 #: Those that strangers can cause, which are rate-limited before they are answered.
 _REFUSALS = (400, 401, 403, 404, 405, 413)
 
-
+_INNER_CONF = f"{paths.EDGE_FOLDER}/inner.conf"
 #: Bytes. nginx rounds smaller buckets up to the processor's cache line.
 _CACHE_LINE = 64
 
@@ -150,8 +114,7 @@ class Upstream:
     """An agent as the edge reaches it."""
 
     name: str
-    address: str
-    port: int
+    server: str
 
 
 def edge_entries(
@@ -169,6 +132,8 @@ def edge_entries(
             File(f"{paths.EDGE_FOLDER}/{name}.conf", text.encode(), mode=0o600)
             for name, text in included(settings, version).items()
         ),
+        *([] if settings.behind_gateways else [Absent(_INNER_CONF)]),
+        *left_over(settings),
         File(INTERNAL_MAP, internal_map(settings, keys).encode(), mode=0o600, secret=True),
         # Agents answer for themselves, even if a run that was cut off left a diversion here.
         File(TARGETS_MAP, b"", mode=0o600),
@@ -184,6 +149,8 @@ def edge_paths(settings: HostSettings) -> list[str]:
         paths.NGINX_WELCOME,
         paths.EDGE_CONF,
         *names,
+        _INNER_CONF,
+        *(entry.path for entry in left_over(settings)),
         INTERNAL_MAP,
         TARGETS_MAP,
         *([paths.EDGE_LUA] if settings.edge_runs_lua else []),
@@ -192,9 +159,17 @@ def edge_paths(settings: HostSettings) -> list[str]:
 
 
 def internal_map(settings: HostSettings, keys: HostKeys) -> str:
-    """The map from upstreams to their keys. Contains keys."""
+    """The map from upstreams to their keys. Contains keys.
+
+    On a gateway they are what salts of prefix caches are made from, and agents of one pool have the
+    same caches.
+    """
     lines = sorted(
-        internal_line(agent.name, keys.internal_of(agent.name)) for agent in settings.agents
+        internal_line(
+            agent.name,
+            keys.internal_of(settings.pool(agent.name).name if settings.is_gateway else agent.name),
+        )
+        for agent in settings.agents
     )
     return "".join(f"{line}\n" for line in lines)
 
@@ -212,9 +187,11 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         folder=paths.EDGE_FOLDER,
         allow_from=[str(network) for network in edge.allow_from],
         upstreams=[
-            Upstream(agent.name, str(settings.cell(agent.name).address), CONTAINER_PORT)
-            for agent in settings.agents
+            Upstream(agent.name, _server(settings, agent.name)) for agent in settings.agents
         ],
+        gateway=settings.is_gateway,
+        behind_gateways=settings.behind_gateways,
+        changes_requests=edge.changes_requests or settings.is_gateway,
         url=f"https://{name}",
         server_names=names,
         listen_options="" if _has_http2_directive(version) else " http2",
@@ -222,7 +199,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         cors_origins=edge.cors_origins,
         cors_headers=_CORS_HEADERS,
         browser_paths=browser_paths(settings),
-        errors={status: _error_body(*error) for status, error in _ERRORS.items()},
+        errors=ERRORS,
         error_pages=_ERROR_PAGES,
         refusals=_REFUSALS,
         routes=list(routes(settings)),
@@ -232,13 +209,17 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         agent_models={agent.name: agent.client_model_name for agent in settings.agents},
         lua=paths.EDGE_LUA,
         chosen_paths=chosen_paths(settings),
-        model_errors={
-            name: (status, _error_body(message, kind, code, param="model"))
-            for name, (status, message, kind, code) in _MODEL_ERRORS.items()
-        },
+        model_errors=MODEL_ERRORS,
         model_routes=model_routes(settings),
         models={agent.name: model_body(agent.client_model_name) for agent in settings.agents},
     )
+
+
+def _server(settings: HostSettings, agent: str) -> str:
+    """Where an agent is: on a gateway, whoever knows the hosts that have it."""
+    if settings.is_gateway:
+        return f"unix:{paths.pool_socket(settings.pool(agent).name)}"
+    return f"{settings.cell(agent).address}:{CONTAINER_PORT}"
 
 
 def _names_bucket(names: Sequence[str], there: int | None) -> int | None:
@@ -265,6 +246,7 @@ def _names_bucket(names: Sequence[str], there: int | None) -> int | None:
 
 def included(settings: HostSettings, version: NginxVersion) -> dict[str, str]:
     """Files that the main file includes more than once, by name. Contain no secret."""
+    curves = (_ML_KEM, *_CURVES) if version.openssl >= (3, 5, 0) else _CURVES
     values = {
         "folder": paths.EDGE_FOLDER,
         "logs": paths.EDGE_LOGS,
@@ -275,10 +257,17 @@ def included(settings: HostSettings, version: NginxVersion) -> dict[str, str]:
         "certificate": paths.TLS_CERTIFICATE,
         "key": paths.TLS_KEY,
         "ciphers": CIPHERS,
-        "curves": (_ML_KEM, *_CURVES) if version.openssl >= (3, 5, 0) else _CURVES,
+        "curves": curves,
+        "gateway": settings.is_gateway,
+        "behind_gateways": settings.behind_gateways,
     }
     names = _included_names(settings)
-    return {name: render(f"nginx/{name}.conf.j2", **values) for name in names}
+    found = {name: render(f"nginx/{name}.conf.j2", **values) for name in names}
+    if settings.behind_gateways:
+        found["inner"] = inner_conf(
+            settings, ipv6=version.ipv6, curves=curves, errors=INNER_ERRORS, hidden_headers=_HIDDEN
+        )
+    return found
 
 
 def _included_names(settings: HostSettings) -> list[str]:
@@ -289,7 +278,3 @@ def _included_names(settings: HostSettings) -> list[str]:
 def _has_http2_directive(version: NginxVersion) -> bool:
     """Whether HTTP/2 is a directive, as from 1.25.1 on; before it is an option of ``listen``."""
     return version.nginx >= (1, 25, 1)
-
-
-def _error_body(message: str, kind: str, code: str, param: str | None = None) -> str:
-    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})

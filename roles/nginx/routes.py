@@ -67,7 +67,9 @@ def routes(settings: HostSettings) -> Iterator[Route]:
         for method, path in _wanted(settings):
             if f"= {prefix}{path}" not in chosen:
                 counts = settings.edge.count_tokens and method == "POST"
-                salted = SALTED if settings.edge.cache_isolation != "off" else ()
+                # A gateway chooses by the beginning of a prompt.
+                isolated = settings.edge.cache_isolation != "off" or settings.is_gateway
+                salted = SALTED if isolated else ()
                 yield Route(
                     f"= {prefix}{path}",
                     method,
@@ -77,14 +79,26 @@ def routes(settings: HostSettings) -> Iterator[Route]:
                     adds=path in (*(ASKED if counts else ()), *salted),
                     counts=counts,
                 )
-        # A named group: later regular expressions overwrite numbered ones. And \z: a $ would let
-        # an encoded line feed pass.
-        group = f"(?<vllm_hosts_id>{_RESPONSE_ID})"
-        base, logged = f'"^{prefix}/v1/responses/{group}', f"{prefix}/v1/responses/ID"
-        target = "/v1/responses/$vllm_hosts_id"
-        yield Route(rf'~ {base}\z"', "GET", agent.name, target, logged)
-        cancel = f"{target}/cancel", f"{logged}/cancel"
-        yield Route(rf'~ {base}/cancel\z"', "POST", agent.name, *cancel)
+        yield from _responses(prefix, agent.name)
+
+
+def inner_routes(settings: HostSettings) -> Iterator[Route]:
+    """What gateways may ask of any agent: vLLM's own paths. They name the agent otherwise."""
+    for method, path in _wanted(settings):
+        yield Route(f"= {path}", method, "", path, path)
+    yield from _responses("", "")
+
+
+def _responses(prefix: str, agent: str) -> Iterator[Route]:
+    """One response by its identifier."""
+    # A named group: later regular expressions overwrite numbered ones. And \z: a $ would let
+    # an encoded line feed pass.
+    group = f"(?<vllm_hosts_id>{_RESPONSE_ID})"
+    base, logged = f'"^{prefix}/v1/responses/{group}', f"{prefix}/v1/responses/ID"
+    target = "/v1/responses/$vllm_hosts_id"
+    yield Route(rf'~ {base}\z"', "GET", agent, target, logged)
+    cancel = f"{target}/cancel", f"{logged}/cancel"
+    yield Route(rf'~ {base}/cancel\z"', "POST", agent, *cancel)
 
 
 def chosen_paths(settings: HostSettings) -> dict[str, str]:

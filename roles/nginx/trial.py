@@ -14,22 +14,36 @@ from vllm_hosts.settings import HostSettings
 
 
 def trial_entries(settings: HostSettings, entries: Sequence[Entry]) -> list[Entry]:
-    """The edge's files, with a certificate, and with logs of their own.
+    """The edge's files, with certificates, and with logs of their own.
 
     The certificate is the user's, or one for this trial alone: the CA issues its own later, and the
     result of the test does not depend on it.
     """
     certificate, key = _certificate(settings)
+    inner = LocalCa.create("trial", utc_now()) if settings.behind_gateways else None
     return [
         *(_moved(entry) if isinstance(entry, File) else entry for entry in entries),
         File(f"{TRIAL_FOLDER}/certificate.pem", certificate),
         File(f"{TRIAL_FOLDER}/key.pem", key, 0o600, secret=True),
+        *(_for_gateways(inner) if inner else []),
+    ]
+
+
+def _for_gateways(ca: LocalCa) -> list[Entry]:
+    issued = ca.issue(["trial"], 1, utc_now())
+    return [
+        File(f"{TRIAL_FOLDER}/{name}", content, 0o600, secret=True)
+        for name, content in (
+            ("ca.pem", ca.certificate_pem),
+            ("inner.pem", issued.certificate_pem),
+            ("inner.key", issued.key_pem.get_secret_value()),
+        )
     ]
 
 
 def _moved(entry: File) -> File:
     content = entry.content
-    for folder in (paths.TLS_FOLDER, paths.EDGE_LOGS):
+    for folder in (paths.TLS_FOLDER, paths.EDGE_LOGS, paths.GATEWAY_FOLDER):
         content = content.replace(f"{folder}/".encode(), f"{TRIAL_FOLDER}/".encode())
     return replace(entry, content=content)
 

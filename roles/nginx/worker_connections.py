@@ -29,12 +29,14 @@ class _Directive:
     end: int
 
 
-def worker_connections(edge: Edge) -> int:
+def worker_connections(edge: Edge, gateways: int = 0) -> int:
     """Connections that each worker must be able to hold, since one worker may get all of them.
 
     A request that is forwarded to an agent takes two: the client's and the agent's.
+
+    :param gateways: how many there are, each of which lets clients have that many.
     """
-    return 2 * edge.connections * edge.expected_clients + _STRANGERS
+    return 2 * edge.connections * edge.expected_clients * max(1, gateways) + _STRANGERS
 
 
 def open_files(connections: int) -> int:
@@ -45,7 +47,7 @@ def open_files(connections: int) -> int:
 _KINDS = {"d": "directory", "l": "symbolic link"}
 
 
-def connection_entries(edge: Edge, found: MainConf | None) -> list[Entry]:
+def connection_entries(edge: Edge, found: MainConf | None, gateways: int = 0) -> list[Entry]:
     """nginx.conf with its numbers raised if they are too small, otherwise byte for byte as it is.
 
     :param found: the host's; None: nginx is not installed yet.
@@ -59,7 +61,7 @@ def connection_entries(edge: Edge, found: MainConf | None) -> list[Entry]:
             f"{MAIN_CONF} is a {kind}, so its worker_connections cannot be raised; make it a"
             " regular file"
         )
-    connections = worker_connections(edge)
+    connections = worker_connections(edge, gateways)
     text = found.content.decode("latin-1")
     text, has_limit = raised(text, connections)
     main = File(

@@ -6,10 +6,11 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from tests.unit.samples import CODER, QWEN, settings
+from tests.unit.samples import CODER, QWEN, behind, gateway, settings
 from tests.unit.test_edge_conf import DEBIAN_13, KEYS, OPEN, PLAIN, RICH
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.host.paths import GATEWAY_FILES, INNER_FILES
 from vllm_hosts.roles.nginx.plan import (
     NginxVersion,
     Upstream,
@@ -24,7 +25,9 @@ from vllm_hosts.settings import HostSettings
 
 CHOOSING = ("by_model", "chooser", "request_body", "model_scanner", "form_scanner")
 COUNTING = ("request_body", "model_scanner", "tokens", "counting", "counter", "usage_scanner")
-LUA = (*CHOOSING, *COUNTING[2:])
+BALANCING = ("balance", "balancing", "affinity_scanner")
+ANSWERING = ("pulse", "engine_pulse", "heads")
+LUA = (*CHOOSING, *COUNTING[2:], *BALANCING, *ANSWERING)
 NEITHER = {"count_tokens": False, "cache_isolation": "off"}
 UNCOUNTED = settings(edge=NEITHER)
 BUILT = "built with OpenSSL 3.0.8 7 Feb 2023"
@@ -74,7 +77,7 @@ class TestVersions:
 
     def test_a_version_is_a_value(self) -> None:
         assert NginxVersion((1, 26, 3), (3, 5, 0)).ipv6
-        for value, name in ((DEBIAN_13, "ipv6"), (Upstream("a", "192.0.2.1", 8000), "port")):
+        for value, name in ((DEBIAN_13, "ipv6"), (Upstream("a", "192.0.2.1:8000"), "server")):
             with pytest.raises(FrozenInstanceError):
                 setattr(value, name, 1)
 
@@ -120,6 +123,7 @@ class TestNames:
 class TestFiles:
     def test_for_whose_eyes(self) -> None:
         names = ["tls", "common", "checks", "refused", "error", "upstream"]
+        between = sorted({*GATEWAY_FILES, *INNER_FILES})
         entries = edge_entries(UNCOUNTED, KEYS, DEBIAN_13)
         assert [one.path for one in entries] == edge_paths(UNCOUNTED)
         assert [one.path for one in entries] == [
@@ -127,12 +131,18 @@ class TestFiles:
             "/etc/nginx/sites-enabled/default",
             "/etc/nginx/conf.d/vllm-hosts.conf",
             *(f"/etc/nginx/vllm-hosts/{name}.conf" for name in names),
+            "/etc/nginx/vllm-hosts/inner.conf",
+            *between,
             "/etc/nginx/vllm-hosts/internal.map",
             "/etc/nginx/vllm-hosts/targets.map",
             *(f"/etc/nginx/vllm-hosts-lua/{name}.lua" for name in LUA),
         ]
-        assert all(isinstance(one, Absent) for one in entries[-9:]), "nothing to choose or count"
-        folder, welcome, main, *others = entries[:-9]
+        lua = len(LUA)
+        assert all(isinstance(one, Absent) for one in entries[-lua:]), "nothing to choose or count"
+        folder, welcome, main, *others = entries[:-lua]
+        inner = [one for one in others if isinstance(one, Absent)]
+        assert [one.path for one in inner] == ["/etc/nginx/vllm-hosts/inner.conf", *between]
+        others = [one for one in others if one not in inner]
         assert folder == Folder("/etc/nginx/vllm-hosts", 0o700)
         assert isinstance(welcome, Absent)
         assert isinstance(main, File) and main.mode == 0o644
@@ -156,9 +166,10 @@ class TestFiles:
     def test_workers_read_how_agents_are_chosen(self) -> None:
         entries = edge_entries(RICH, KEYS, DEBIAN_13)
         assert [one.path for one in entries] == edge_paths(RICH)
-        folder, *files = entries[-10:]
+        folder, *files = entries[-len(LUA) - 1 :]
         assert folder == Folder("/etc/nginx/vllm-hosts-lua", 0o755)
-        for file, name in zip(files, LUA, strict=True):
+        there = LUA[: -len((*BALANCING, *ANSWERING))]
+        for file, name in zip(files[: len(there)], there, strict=True):
             assert isinstance(file, File)
             assert file.path == f"/etc/nginx/vllm-hosts-lua/{name}.lua"
             # They are not root, and nobody else may write what they run.
@@ -171,6 +182,8 @@ class TestFiles:
             (settings(agents=[QWEN, CODER], edge=NEITHER), CHOOSING),
             (settings(edge=NEITHER | {"cache_isolation": "client"}), COUNTING),
             (settings(agents=[QWEN, CODER], edge={"by_model": False}), COUNTING),
+            (gateway(edge=NEITHER), (*CHOOSING, *COUNTING, *BALANCING)),
+            (behind(edge=NEITHER), (*CHOOSING, *ANSWERING)),
         ],
     )
     def test_only_the_lua_that_is_run_is_there(

@@ -41,7 +41,7 @@ OWN_PORTS = settings(
 )
 AROUND = Surroundings(33, ("br0",))
 #: One gateway is known by its address, the other by what somebody said of both families.
-BEHIND = joined(
+BEHIND_TWO = joined(
     {
         "gw1": gateway("gw1"),
         "gw2": gateway("gw2", gateway={"networks": ["192.0.2.1/32", "2001:db8::7/128"]}),
@@ -49,7 +49,7 @@ BEHIND = joined(
     },
     ["gw1", "gw2"],
 )["gpu1"]
-GATEWAY = fleet({"edge": {"allow_from": ["10.0.0.0/8"]}})["gw1"]
+ITS_GATEWAY = fleet({"edge": {"allow_from": ["10.0.0.0/8"]}})["gw1"]
 
 
 def test_golden_open_to_everybody() -> None:
@@ -65,15 +65,15 @@ def test_golden_exposed() -> None:
 
 
 def test_golden_behind_gateways() -> None:
-    check_golden("firewall/behind-gateways.nft", rules(BEHIND, [22], AROUND))
+    check_golden("firewall/behind-gateways.nft", rules(BEHIND_TWO, [22], AROUND))
 
 
 def test_golden_of_a_gateway() -> None:
-    check_golden("firewall/gateway.nft", rules(GATEWAY, [22], AROUND))
+    check_golden("firewall/gateway.nft", rules(ITS_GATEWAY, [22], AROUND))
 
 
 def test_gateways_alone_reach_their_port_and_none_is_counted() -> None:
-    text = rules(BEHIND, [22], AROUND)
+    text = rules(BEHIND_TWO, [22], AROUND)
     assert [line.strip() for line in text.splitlines() if "9443" in line] == [
         'ip saddr { 192.0.2.1/32 } tcp dport { 9443 } accept comment "gateways"',
         'ip6 saddr { 2001:db8::7/128 } tcp dport { 9443 } accept comment "gateways"',
@@ -82,8 +82,8 @@ def test_gateways_alone_reach_their_port_and_none_is_counted() -> None:
 
 
 def test_a_gateway_opens_its_edge_and_nothing_of_agents() -> None:
-    text = rules(GATEWAY, [22], AROUND)
-    for word in ("8001", "8002", "8443", str(GATEWAY.vllm.network)):
+    text = rules(ITS_GATEWAY, [22], AROUND)
+    for word in ("8001", "8002", "8443", str(ITS_GATEWAY.vllm.network)):
         assert word in rules(settings(agents=[QWEN, CODER]), [22], AROUND) or word == "8443"
         assert word not in text
 
@@ -131,7 +131,7 @@ def test_a_network_of_one_family_opens_nothing_for_the_other() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("which", [settings(), NARROW, OWN_PORTS, BEHIND, GATEWAY])
+@pytest.mark.parametrize("which", [settings(), NARROW, OWN_PORTS, BEHIND_TWO, ITS_GATEWAY])
 def test_loads_twice_and_leaves_other_tables_alone(which: object, tmp_path: Path) -> None:
     path = tmp_path / "firewall.nft"
     path.write_text(rules(which, [22], AROUND))  # type: ignore[arg-type]

@@ -193,3 +193,17 @@ def test_gateways_need_the_inventory_s_ca_whoever_signs_for_clients(
     shown = said(project, "tls", PROD, "renew", "--host", "gw2")
     assert "gw2: a new certificate with the next deploy" in shown
     assert "gw2: the one between gateways and hosts; as for the one that clients see" in shown
+
+
+def test_a_change_of_ca_needs_a_deploy_of_both_ends(project: Project) -> None:
+    store = KeyStore(project.folder / PROD)
+    made(store)
+    store.local_ca()
+    shown = said(project, "keys", "new-ca", PROD, "--yes")
+    assert "Deploy once before it takes over as well" in shown
+    said(project, "keys", "new-ca", PROD, "--cancel", "--yes")
+    shown = said(project, "keys", "new-ca", PROD, "--overlap", "0", "--yes")
+    assert "Until that deploy has ended, gateways and hosts may refuse each other." in shown
+    project.write(PROD, "gpu_hosts = ['192.0.2.11']\n")
+    shown = said(project, "keys", "new-ca", PROD, "--overlap", "0", "--yes")
+    assert "gateways" not in shown

@@ -10,11 +10,11 @@ import jinja2
 import pytest
 
 from tests.golden import check_golden
-from tests.unit.samples import CODER, QWEN, settings
+from tests.unit.samples import CODER, QWEN, behind, gateway, settings
 from tests.unit.test_balancer_plan import BALANCED
 from tests.unit.test_compose_file import MEMORY
 from tests.unit.test_edge_conf import AGENTS, DEBIAN_13, KEYS, OPEN, PLAIN, RICH, UBUNTU_22
-from tests.unit.test_firewall import AROUND, BEHIND, GATEWAY, NARROW, OWN_PORTS
+from tests.unit.test_firewall import AROUND, BEHIND_TWO, ITS_GATEWAY, NARROW, OWN_PORTS
 from vllm_hosts.host import render as rendering
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.host.services import compose_file
@@ -23,7 +23,8 @@ from vllm_hosts.roles.balancer.plan import balancer_entries, configuration, save
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
-from vllm_hosts.roles.nginx.lua_files import by_model, counting, tokens
+from vllm_hosts.roles.nginx.inner import pulse
+from vllm_hosts.roles.nginx.lua_files import balance, by_model, counting, tokens
 from vllm_hosts.roles.nginx.plan import edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
@@ -35,6 +36,8 @@ from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Re
 NEITHER = {"count_tokens": False, "cache_isolation": "off"}
 UNCOUNTED = settings(agents=[QWEN, CODER], edge=NEITHER)
 GROUPED = settings(edge={"cache_groups": [["bob", "alice"], ["carol"]]})
+GATEWAY = gateway(edge={"names": ["llm.example.com"]})
+BEHIND = behind(edge={"names": ["gpu1.example.com"]})
 HARDENED = settings(ssh_hardening={"enabled": True})
 #: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML
 #: would take for something else.
@@ -128,8 +131,8 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "default.nft": lambda: rules(settings(), [22], AROUND),
         "narrow.nft": lambda: rules(NARROW, [2222, 22], AROUND),
         "exposed.nft": lambda: rules(OWN_PORTS, [22], AROUND),
-        "behind-gateways.nft": lambda: rules(BEHIND, [22], AROUND),
-        "gateway.nft": lambda: rules(GATEWAY, [22], AROUND),
+        "behind-gateways.nft": lambda: rules(BEHIND_TWO, [22], AROUND),
+        "gateway.nft": lambda: rules(ITS_GATEWAY, [22], AROUND),
     },
     "firewall/vllm-hosts-firewall.service": {
         "vllm-hosts-firewall.service": within(
@@ -146,7 +149,10 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
     },
     "nginx/common.conf": {"common.conf": lambda: included(PLAIN, UBUNTU_22)["common"]},
     "nginx/cors.conf": {"cors.conf": lambda: included(OPEN, DEBIAN_13)["cors"]},
+    "nginx/balance.lua": {"balance.lua": lambda: balance(GATEWAY)},
     "nginx/edge.conf": {
+        "gateway.conf": lambda: edge_conf(GATEWAY, DEBIAN_13),
+        "behind-gateways.conf": lambda: edge_conf(BEHIND, DEBIAN_13),
         "one-agent.conf": lambda: edge_conf(PLAIN, DEBIAN_13),
         "two-agents-nginx-1.18.conf": lambda: edge_conf(RICH, UBUNTU_22),
         "with-web-pages.conf": lambda: edge_conf(OPEN, DEBIAN_13),
@@ -162,10 +168,20 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
     },
     "nginx/counting.lua": {
         "counting.lua": lambda: counting(GROUPED),
+        "counting-on-a-gateway.lua": lambda: counting(GATEWAY),
         "counting-without-caches.lua": lambda: counting(settings(edge={"cache_isolation": "off"})),
     },
+    "nginx/inner.conf": {
+        "inner.conf": lambda: included(BEHIND, DEBIAN_13)["inner"],
+        "inner-nginx-1.18.conf": lambda: included(BEHIND, UBUNTU_22)["inner"],
+    },
+    "nginx/pulse.lua": {"pulse.lua": lambda: pulse(BEHIND)},
     "nginx/tokens.lua": {"tokens.lua": lambda: tokens(RICH)},
-    "nginx/upstream.conf": {"upstream.conf": lambda: included(RICH, DEBIAN_13)["upstream"]},
+    "nginx/upstream.conf": {
+        "upstream.conf": lambda: included(RICH, DEBIAN_13)["upstream"],
+        "upstream-of-a-gateway.conf": lambda: included(GATEWAY, DEBIAN_13)["upstream"],
+        "upstream-behind-gateways.conf": lambda: included(BEHIND, DEBIAN_13)["upstream"],
+    },
     "nvidia_driver/nouveau.conf": {"nouveau.conf": within(driver_files, "nouveau.conf")},
     "nvidia_driver/nvidia-persistenced.service": {
         "nvidia-persistenced.service": lambda: persistence_unit().content.decode()

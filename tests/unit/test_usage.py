@@ -307,3 +307,14 @@ class TestCommand:
         done = host.project.run("vllm-hosts", "usage", PROD, *words)
         assert done.returncode == 2
         assert said in done.stdout
+
+
+def test_what_came_through_a_gateway_is_counted_there(tmp_path: Path) -> None:
+    """At the host, its line says the gateway; its own edge's lines do not."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    passed = {"time": "2026-11-20T10:00:00+01:00", "gateway": "gw1.example.com"} | entry()
+    refused = {"time": "2026-11-20T10:00:00+01:00", "gateway": ""} | entry(status=400)
+    own = counted(5, None, 2, client="controller")
+    (folder / "access.log").write_text(lines([passed, passed | {"prompt_tokens": 7}, refused, own]))
+    assert used(folder).counts == {"controller": Counts(1, 5, 0, 2)}

@@ -17,6 +17,7 @@ from vllm_hosts.keys.ca import phase, shown
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import CA_FILE, pyinfra_line
 from vllm_hosts.keys.store_content import NextCa
+from vllm_hosts.project.loaded import Project
 
 
 @click.command("new-ca", cls=Command, problems="The CA cannot be replaced:")
@@ -50,7 +51,8 @@ def new_ca(
     """
     if finish and cancel:
         raise click.UsageError("--finish and --cancel exclude each other; choose one")
-    store = opened(inventory, identity).store
+    project = opened(inventory, identity)
+    store = project.store
     try:
         # Nobody is asked to confirm what cannot be done.
         if cancel:
@@ -61,13 +63,14 @@ def new_ca(
         elif finish:
             _finish(store, inventory, yes)
         else:
-            _replace(store, inventory, overlap, yes)
+            _replace(project, inventory, overlap, yes)
     except SettingsError as error:
         file = quote(str(inventory))
         raise SettingsError([one.replace("INVENTORY", file) for one in error.problems]) from error
 
 
-def _replace(store: KeyStore, inventory: Path, overlap: timedelta, yes: bool) -> None:
+def _replace(project: Project, inventory: Path, overlap: timedelta, yes: bool) -> None:
+    store = project.store
     store.authority.check_replace(overlap)
     if overlap:
         by = shown(utc_now() + overlap)
@@ -79,10 +82,15 @@ def _replace(store: KeyStore, inventory: Path, overlap: timedelta, yes: bool) ->
     else:
         click.echo(f"Every client needs the new {CA_FILE} at once: from the next deploy on, a")
         click.echo("client without it refuses to connect to hosts.")
+        if project.gateways:
+            click.echo("Until that deploy has ended, gateways and hosts may refuse each other.")
     agreed(f"Create a new CA for {inventory}?", yes=yes)
     following = store.authority.replace(overlap)
     if overlap:
         _say_what_clients_do(store, inventory, following)
+        if project.gateways:
+            click.echo("Deploy once before it takes over as well, with the same line: gateways and")
+            click.echo("hosts know each other by this CA, and then accept both.")
     else:
         _say_at_once(store, inventory)
 

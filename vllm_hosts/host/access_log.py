@@ -91,6 +91,8 @@ def _awk(by: str) -> str:
             day = substr(word("time"), 1, 10)
             if (day !~ /^[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]$/) next
             if (first == "" || day < first) first = day
+            # What came through a gateway is counted there.
+            if (index($0, "\\"gateway\\":\\"")) next
             if (day < since || index($0, "\\"client\\":\\"\\"")) next
             prompt = number("prompt_tokens"); completion = number("completion_tokens")
             if (prompt < 0 && completion < 0) {{

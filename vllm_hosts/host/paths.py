@@ -44,6 +44,11 @@ BALANCER_UNIT = "vllm-hosts-balancer.service"
 BALANCER_RUN = "/run/vllm-hosts-balancer"
 
 
+def pool_socket(pool: str) -> str:
+    """Where a gateway's HAProxy takes requests for one pool from nginx."""
+    return f"{BALANCER_RUN}/{pool}.sock"
+
+
 #: Compose reads these beside compose.yaml, unasked; we never write them.
 _OVERRIDES = (
     "compose.override.yaml",

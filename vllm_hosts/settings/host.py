@@ -210,7 +210,12 @@ class HostSettings(Section):
     @property
     def edge_runs_lua(self) -> bool:
         """Whether nginx needs its module for Lua."""
-        return self.chooses_by_model or self.edge.changes_requests
+        return (
+            self.chooses_by_model
+            or self.edge.changes_requests
+            or self.is_gateway
+            or self.behind_gateways
+        )
 
     @property
     def model_names(self) -> dict[str, tuple[Agent, ...]]:
