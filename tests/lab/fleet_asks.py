@@ -21,6 +21,8 @@ from tests.lab.fleet import CHAT, GPU_HOSTS
 from tests.lab.fleet_load import Asked, Job
 
 LOG = "var/log/vllm-hosts/access.log"
+#: What Python runs.
+PROGRAM: tuple[str, ...] = ("-m", "tests.lab.fleet_load")
 #: Seconds in which clients finish what they have asked.
 _ENDING = 120
 #: Seconds until a host has logged what it answered.
@@ -62,7 +64,7 @@ class Load:
     def __enter__(self) -> Load:
         with self._errors.open("w") as errors:
             self._program = subprocess.Popen(
-                [sys.executable, "-m", "tests.lab.fleet_load"],
+                [sys.executable, *PROGRAM],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=errors,
