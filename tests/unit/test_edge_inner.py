@@ -12,7 +12,6 @@ from threading import Event
 from typing import Any
 
 import pytest
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import SecretStr
 
 from tests.unit.real_gateway import RealInner
@@ -105,7 +104,7 @@ def refused(host: RealInner, status: int, path: str = CHAT, **how: Any) -> dict[
 @pytest.mark.parametrize("path", [CHAT, "/pulse", "/", "/health", "/v1/models"])
 def test_without_a_gateway_s_certificate_nothing_is_reached(host: RealInner, path: str) -> None:
     other = LocalCa.create("other", utc_now())
-    public = host.client("gw1.example.com", ExtendedKeyUsageOID.SERVER_AUTH)
+    public = host.client("gw1.example.com", "server")
     for certificate, status in (
         (Path(), 400),
         (host.client("gw1.example.com", ca=other), 400),

@@ -104,8 +104,10 @@ class _Handler(BaseRequestHandler):
                 self.server.token(self.request, what.removeprefix("POST "))
 
 
-def answer(connection: socket.socket, status: str, text: str = "") -> None:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+def answer(
+    connection: socket.socket, status: str, text: str = "", kind: str = "text/plain"
+) -> None:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n"
     connection.sendall((head + text).encode())
 
 

@@ -74,7 +74,7 @@ def usage(
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other; leave one out")
-    chosen = choose(inventory, hosts, None)
+    chosen = choose(inventory, hosts, None, gateways=True)
     found = chosen.connections.each(
         chosen.agents, lambda _: ask_host(TokenUsage, by=by, since=since or ""), limit=LIMIT + 60.0
     )
