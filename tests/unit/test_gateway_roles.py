@@ -147,7 +147,7 @@ def test_nothing_on_a_gateway_goes_back(deployed: tuple[Recorder, Run], tmp_path
     done = deployed[0].copied(tmp_path).run(rollback_py)
     assert not done.failed
     assert [name for name in done.names if name.startswith("Roll back")] == []
-    assert done.names[-1] == "Assertions | The edge answers only to keys, on its own paths"
+    assert done.names[-1].startswith("Assertions | ")
 
 
 def rollback_py() -> None:
