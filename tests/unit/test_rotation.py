@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -131,6 +133,38 @@ def test_a_real_one_is_drained_and_put_back(gateway: Gateway) -> None:
     real.until(lambda: not any(one.running for one in gateway.seen()), "it runs on")
     gateway.tell(gateway.seen(), State.READY)
     real.until(lambda: all(one.takes for one in gateway.seen()), "not all are back")
+
+
+def test_clients_do_not_notice_that_a_real_one_changes(gateway: Gateway) -> None:
+    """What they would get of it meanwhile is an answer that breaks off."""
+    real, statuses, over = gateway.real, list[str](), Event()
+    first, _ = gateway.seen()
+
+    def asks(number: int) -> None:
+        while not over.is_set():
+            answer = real.ask(f"client {number}")
+            statuses.append(f"{answer.status} {answer.body}")
+            time.sleep(0.01)
+
+    clients = [Thread(target=asks, args=(number,)) for number in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        for _ in range(2):
+            gateway.tell([first], State.DRAIN)
+            real.until(lambda: not gateway.seen()[0].running, "it runs on")
+            real.of(first.name).answers = "half"
+            before = len(statuses)
+            real.until(lambda before=before: len(statuses) > before + 40, "nobody asks")
+            real.of(first.name).answers = "all"
+            gateway.tell([first], State.READY)
+            real.until(lambda: gateway.seen()[0].takes, "it is not back")
+    finally:
+        over.set()
+        for client in clients:
+            client.join(30)
+    assert {status[:4] for status in statuses} == {"200 "}
+    assert len(set(statuses)) == 2, "both have answered"
 
 
 def test_a_real_one_keeps_who_drained_it(gateway: Gateway) -> None:
