@@ -21,7 +21,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.facts.base import END
 from vllm_hosts.host.containers import Container
-from vllm_hosts.host.rotation import Balancer, Server
+from vllm_hosts.host.rotation import Balancer, Member
 from vllm_hosts.operations.edge import taken_up
 from vllm_hosts.operations.rotation import Rotation
 from vllm_hosts.settings.fleet import Replica
@@ -204,8 +204,8 @@ def test_behind_gateways_what_starts_gets_requests_again(done: list[str]) -> Non
 
 def test_what_is_drained_is_shown() -> None:
     server = Replica("gpu1", "one", "", 0).server
-    drained = Server("one", server, up=True, drained=True, running=0)
-    taking = Server("one", server, up=True, drained=False, running=0)
+    drained = Member("one", server, up=True, drained=True, running=0)
+    taking = Member("one", server, up=True, drained=False, running=0)
     seen = Drained(
         {
             "gw1": Balancer((drained,)), "gw2": Balancer((taking,)), "gw3": None,

@@ -297,6 +297,8 @@ PASSING = {
     "Doing": "what a host does now",
     "EdgeRuns": "asked while agents change",
     "FileTexts": "asked by drift, of what differs",
+    "BalancerSeen": "changes with each request",
+    "BalancerState": "changes with each request",
     "HostHistory": "asked by vllm-hosts history",
     "ImageRoom": "asked before and after an image is removed",
     "LockState": "who holds a host now",

@@ -60,7 +60,7 @@ class Gateway:
             "from vllm_hosts.operations import rotation as _steps\n"
             "from vllm_hosts.host import balancer as _haproxy\n"
             "_haproxy.SAVE_SCRIPT = 'true'\n"
-            f"_facts.BY_HAND = _words.BY_HAND = {str(folder / 'drained')!r}\n"
+            f"_facts.DRAINED = _words.DRAINED = {str(folder / 'drained')!r}\n"
             "_steps._ASKED = 1\n"
             f"gateways = [('@local', {networks!r})]\n"
             f"gpu_hosts = {hosts!r}\n",

@@ -61,7 +61,8 @@ COMMANDS = (
 )
 #: Others: they ask no host with facts, or as deploys do (test_hostile_deploys.py), or with tests.
 WITHOUT = {
-    "agents restart", "ca", "check", "drift", "endpoints", "hosts list", "hosts release", "init",
+    "agents drain", "agents restart", "agents undrain", "ca", "check", "drift", "endpoints",
+    "hosts list", "hosts release", "init",
     "keys add", "keys extend", "keys init", "keys list", "keys new-ca",
     "keys recipients add", "keys recipients list", "keys recipients remove", "keys revoke",
     "keys rotate", "keys rotate-internal", "keys show", "settings", "tls renew", "tls status",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -14,7 +16,8 @@ from tests.unit.real_haproxy import ENVIRONMENT, RealBalancer
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.host.balancer import SAVE_SCRIPT, State
-from vllm_hosts.host.rotation import BY_HAND, Balancer, Server, agent_of, balancer, telling
+from vllm_hosts.host.paths import DRAINED
+from vllm_hosts.host.rotation import Balancer, Member, agent_of, balancer, telling
 
 STATES = [
     "1",
@@ -42,11 +45,11 @@ def seen(*by_hand: str) -> Balancer:
 
 def test_what_it_says() -> None:
     assert seen("qwen.haaaa", "qwen.hbbbb").servers == (
-        Server("qwen", "qwen.haaaa", up=True, drained=True, running=3, by_hand=True),
+        Member("qwen", "qwen.haaaa", up=True, drained=True, running=3, by_hand=True),
         # A mark of a time before says nothing.
-        Server("qwen", "qwen.hbbbb", up=True, drained=False, running=1),
-        Server("qwen", "coder.hcccc", up=False, drained=False, running=0),
-        Server("old", "qwen.haaaa", up=False, drained=False, running=4, by_hand=True, gone=True),
+        Member("qwen", "qwen.hbbbb", up=True, drained=False, running=1),
+        Member("qwen", "coder.hcccc", up=False, drained=False, running=0),
+        Member("old", "qwen.haaaa", up=False, drained=False, running=4, by_hand=True, gone=True),
     )
     assert [server.takes for server in seen().servers] == [False, True, False, False]
     assert [server.agent for server in seen().servers] == ["qwen", "qwen", "coder", "qwen"]
@@ -58,7 +61,7 @@ def test_who_answers_in_the_place_of_whom() -> None:
     assert seen().others_take(one, ())
     assert not seen().others_take(one, ["qwen.hbbbb"])
     assert not seen().others_take(two, ())
-    other = Balancer((two, Server("other", "qwen.hdddd", up=True, drained=False, running=0)))
+    other = Balancer((two, Member("other", "qwen.hdddd", up=True, drained=False, running=0)))
     assert not other.others_take(two, ()), "of another pool"
     assert [found.pool for found in seen().of(["qwen.haaaa", "none"])] == ["qwen", "old"]
     assert seen().others_take(three, ())
@@ -83,7 +86,7 @@ class Gateway:
 
     def sh(self, script: str) -> str:
         script = script.replace(SAVE_SCRIPT, f"sh {self.folder}/save")
-        script = self.real._moved(script).replace(BY_HAND, f"{self.folder}/drained")
+        script = self.real._moved(script).replace(DRAINED, f"{self.folder}/drained")
         path = f"{self.folder}/bin:{os.environ['PATH']}"
         done = subprocess.run(
             ["sh", "-c", script],
@@ -92,13 +95,13 @@ class Gateway:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def seen(self) -> list[Server]:
+    def seen(self) -> list[Member]:
         fact = BalancerSeen()
         found = fact.process(self.sh(fact.command()).splitlines())
         assert found is not None
         return list(found.servers)
 
-    def tell(self, servers: list[Server], state: State, *, by_hand: bool = False) -> None:
+    def tell(self, servers: list[Member], state: State, *, by_hand: bool = False) -> None:
         self.sh(telling(servers, state, by_hand=by_hand))
 
 
@@ -132,6 +135,38 @@ def test_a_real_one_is_drained_and_put_back(gateway: Gateway) -> None:
     real.until(lambda: all(one.takes for one in gateway.seen()), "not all are back")
 
 
+def test_clients_do_not_notice_that_a_real_one_changes(gateway: Gateway) -> None:
+    """What they would get of it meanwhile is an answer that breaks off."""
+    real, statuses, over = gateway.real, list[str](), Event()
+    first, _ = gateway.seen()
+
+    def asks(number: int) -> None:
+        while not over.is_set():
+            answer = real.ask(f"client {number}")
+            statuses.append(f"{answer.status} {answer.body}")
+            time.sleep(0.01)
+
+    clients = [Thread(target=asks, args=(number,)) for number in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        for _ in range(2):
+            gateway.tell([first], State.DRAIN)
+            real.until(lambda: not gateway.seen()[0].running, "it runs on")
+            real.of(first.name).answers = "half"
+            before = len(statuses)
+            real.until(lambda before=before: len(statuses) > before + 40, "nobody asks")
+            real.of(first.name).answers = "all"
+            gateway.tell([first], State.READY)
+            real.until(lambda: gateway.seen()[0].takes, "it is not back")
+    finally:
+        over.set()
+        for client in clients:
+            client.join(30)
+    assert {status[:4] for status in statuses} == {"200 "}
+    assert len(set(statuses)) == 2, "both have answered"
+
+
 def test_a_real_one_keeps_who_drained_it(gateway: Gateway) -> None:
     first, second = gateway.seen()
     gateway.tell([first], State.DRAIN, by_hand=True)
@@ -152,7 +187,7 @@ def test_a_real_one_that_dies_while_it_is_drained_is_known_to_be_down(gateway: G
 
 
 def test_one_that_it_does_not_know_is_an_error(gateway: Gateway) -> None:
-    stranger = Server("qwen", "qwen.hzzzz", up=True, drained=False, running=0)
+    stranger = Member("qwen", "qwen.hzzzz", up=True, drained=False, running=0)
     with pytest.raises(AssertionError, match="No such server"):
         gateway.tell([stranger, *gateway.seen()], State.DRAIN)
     assert not any(one.drained for one in gateway.seen()), "it went on"

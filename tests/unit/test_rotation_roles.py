@@ -13,7 +13,7 @@ from tests.unit.recording import InLine, Recorder
 from tests.unit.test_removal_plan import AGENT, removal
 from tests.unit.test_role_removal import leaving, remove_py
 from vllm_hosts.host import probe
-from vllm_hosts.host.rotation import Balancer, Server
+from vllm_hosts.host.rotation import Balancer, Member
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.operations.balancers import Gate
 from vllm_hosts.project.loaded import Project
@@ -30,7 +30,7 @@ def behind(recorder: Recorder, **mine: bool) -> Recorder:
     host.settings = host.settings.model_copy(update={"gateways": front})
     labels = {host_label(host.settings.name): mine, "h0123": {}}
     servers = tuple(
-        Server(agent.name, f"{agent.name}.{label}", True, how.get("drained", False), 0)
+        Member(agent.name, f"{agent.name}.{label}", True, how.get("drained", False), 0)
         for agent in host.settings.agents
         for label, how in labels.items()
     )

@@ -16,7 +16,7 @@ import pytest
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.host import probe
-from vllm_hosts.host.rotation import Balancer, Server
+from vllm_hosts.host.rotation import Balancer, Member
 from vllm_hosts.operations import balancers, rotation
 from vllm_hosts.operations.balancers import Gate
 from vllm_hosts.operations.rotation import Rotation, alone
@@ -39,7 +39,7 @@ class Place:
 class Fleet:
     """Two gateways before two hosts with the agent qwen. ``events``: what happens when."""
 
-    gates: dict[str, list[Server] | HostError | None]
+    gates: dict[str, list[Member] | HostError | None]
     now: float = 0.0
     events: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     reaches: set[str] = field(default_factory=set)
@@ -122,8 +122,8 @@ class Fleet:
 HERE: ContextVar[str] = ContextVar("HERE")
 
 
-def qwen(host: str, **changes: Any) -> Server:
-    return replace(Server("qwen", f"qwen.{host}", up=True, drained=False, running=0), **changes)
+def qwen(host: str, **changes: Any) -> Member:
+    return replace(Member("qwen", f"qwen.{host}", up=True, drained=False, running=0), **changes)
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_where_one_gateway_has_no_other_it_goes_on_there(fleet: Fleet) -> None:
 def test_agents_that_go_together_do_not_answer_for_each_other(fleet: Fleet) -> None:
     for servers in fleet.gates.values():
         assert isinstance(servers, list)
-        servers[1] = Server("qwen", f"twin.{ONE}", up=True, drained=False, running=0)
+        servers[1] = Member("qwen", f"twin.{ONE}", up=True, drained=False, running=0)
     fleet.rotation().out(["qwen", "twin"])
     assert fleet.told == []
     fleet.rotation().out(["qwen"])
@@ -227,7 +227,7 @@ def test_agents_that_go_together_do_not_answer_for_each_other(fleet: Fleet) -> N
 
 @pytest.mark.parametrize("servers", [[], [qwen(TWO)], [qwen(ONE, up=False), qwen(TWO)], None])
 def test_one_that_gets_no_requests_needs_no_drain(
-    fleet: Fleet, servers: list[Server] | None
+    fleet: Fleet, servers: list[Member] | None
 ) -> None:
     fleet.gates = {"gw1": servers, "gw2": servers}
     fleet.rotation().out(["qwen"])

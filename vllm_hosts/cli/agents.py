@@ -50,7 +50,7 @@ as_is_option = click.option(
 @host_option
 @click.pass_context
 def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None:
-    """Show, start, stop, restart and drain agents, and read their logs.
+    """Show, start, stop, restart and drain agents; read logs.
 
     Example: vllm-hosts agents inventory/prod.py restart qwen3-8b
     """

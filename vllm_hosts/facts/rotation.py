@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.balancer import query
-from vllm_hosts.host.paths import BALANCER_UNIT
-from vllm_hosts.host.rotation import BY_HAND, Balancer, balancer
+from vllm_hosts.host.paths import BALANCER_UNIT, DRAINED
+from vllm_hosts.host.rotation import Balancer, balancer
 
 
 class BalancerSeen(HostFact[Balancer | None]):
@@ -18,7 +18,7 @@ class BalancerSeen(HostFact[Balancer | None]):
         return ending(f"""
             if systemctl -q is-active {BALANCER_UNIT}; then
                 {query()}
-                echo '== by hand'; [ ! -d {BY_HAND} ] || ls -1 {BY_HAND}
+                echo '== by hand'; [ ! -d {DRAINED} ] || ls -1 {DRAINED}
             else
                 echo '== none'
             fi

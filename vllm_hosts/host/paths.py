@@ -100,6 +100,9 @@ WATCHDOG = f"{STATE}/watchdog"
 WATCHDOG_SEEN = "/run/vllm-hosts-watchdog"
 #: What HAProxy of a gateway knows of its servers, such as those that are drained. For root only.
 BALANCER_STATE = f"{STATE}/balancer"
+#: Of a gateway: a file for each of HAProxy's servers that somebody drained by hand, and that no
+#: deploy puts back therefore.
+DRAINED = f"{STATE}/drained"
 #: Images that agents used, the last one at the end.
 IMAGES_RECORD = f"{STATE}/images"
 #: Ids of containers that ran before Docker was replaced or restarted, and are to run afterwards.

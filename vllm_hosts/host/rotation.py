@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from vllm_hosts.host import balancer as haproxy
 from vllm_hosts.host.balancer import State
-
-#: On a gateway: a file for each server that somebody drained by hand, which no deploy puts back.
-BY_HAND: Final = "/var/lib/vllm-hosts/drained"
+from vllm_hosts.host.paths import DRAINED
 
 
 @dataclass(frozen=True)
-class Server:
+class Member:
     """One agent, as one gateway sees it. ``running``: requests that it has, those of processes of
     before a reload included.
 
@@ -45,13 +42,13 @@ class Server:
 class Balancer:
     """All agents, as one gateway sees them."""
 
-    servers: tuple[Server, ...]
+    servers: tuple[Member, ...]
 
-    def of(self, names: Collection[str]) -> list[Server]:
+    def of(self, names: Collection[str]) -> list[Member]:
         """The servers with these names, in whichever pools they are."""
         return [server for server in self.servers if server.name in names]
 
-    def others_take(self, server: Server, going: Collection[str]) -> bool:
+    def others_take(self, server: Member, going: Collection[str]) -> bool:
         """Whether somebody else gets the requests of a server, if these go as well."""
         return any(
             other.pool == server.pool and other.takes and other.name not in {server.name, *going}
@@ -75,7 +72,7 @@ def balancer(parts: Mapping[str, Sequence[str]], by_hand: Collection[str]) -> Ba
     configured = haproxy.servers({name: parts[name] for name in ("admin", "now")})
     return Balancer(
         tuple(
-            Server(
+            Member(
                 one.pool,
                 one.name,
                 up=one.alive,
@@ -90,17 +87,17 @@ def balancer(parts: Mapping[str, Sequence[str]], by_hand: Collection[str]) -> Ba
     )
 
 
-def telling(servers: Iterable[Server], state: State, *, by_hand: bool) -> str:
+def telling(servers: Iterable[Member], state: State, *, by_hand: bool) -> str:
     """Shell: drain servers, or put them back. Fails with HAProxy's words if it does not do so.
 
     :param by_hand: keep that somebody drained them, for deploys. Whoever puts one back takes that
         away.
     """
     wanted = list(servers)
-    kept = " ".join(sorted({f"{BY_HAND}/{one.name}" for one in wanted}))
+    kept = " ".join(sorted({f"{DRAINED}/{one.name}" for one in wanted}))
     note = f"rm -f {kept}"
     if state is State.DRAIN:
-        note = f"mkdir -p {BY_HAND}; touch {kept}" if by_hand else ":"
+        note = f"mkdir -p {DRAINED}; touch {kept}" if by_hand else ":"
     # The mark is first: without it, the next deploy would undo what is cut off between the two.
     told = "".join(haproxy.told(one.pool, one.name, state) for one in wanted)
     return f"set -eu; umask 077; {note}\n{told}"

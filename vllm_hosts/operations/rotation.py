@@ -18,7 +18,7 @@ from vllm_hosts.connect.connections import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import probe
 from vllm_hosts.host.balancer import State
-from vllm_hosts.host.rotation import Balancer, Server, agent_of, telling
+from vllm_hosts.host.rotation import Balancer, Member, agent_of, telling
 from vllm_hosts.operations.balancers import Gate, of_this_run, seen_at, told_at
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.settings.fleet import host_label
@@ -70,7 +70,7 @@ class Rotation:
             return
         looks, going = self.looks(), {self.server(agent) for agent in agents}
         alone = {} if last else _alone(looks, going)
-        wanted: dict[str, list[Server]] = {}
+        wanted: dict[str, list[Member]] = {}
         leaving: dict[str, set[str]] = {}
         for gate, seen in looks.items():
             for server in seen.of(going):
@@ -299,7 +299,7 @@ def _alone(looks: Mapping[str, Balancer], going: Collection[str]) -> dict[str, l
     return found
 
 
-def _agents(servers: Iterable[Server]) -> list[str]:
+def _agents(servers: Iterable[Member]) -> list[str]:
     return sorted({one.agent for one in servers})
 
 
