@@ -206,8 +206,9 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str, tupl
         {},
         {},
         "the inventory: hosts accept the gateway 'gw1' by its address only, which"
-        " 'gw1.example.com' is not; add to its data where its connections come from:"
-        ' {"gateway": {"networks": ["192.0.2.7/32"]}}',
+        " 'gw1.example.com' is not; say where its connections come from, in its data:"
+        ' {"gateway": {"networks": ["192.0.2.7/32"]}}, or for all of them in'
+        " group_data/gateways.py",
         (),
     ),
     "a gateway with an odd name": (

@@ -72,9 +72,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[object]]:
         count["inventory", Path(path).resolve()] += 1
         return _make(path, **how)
 
-    def validating(host: object) -> object:
+    def validating(host: object, **how: bool) -> object:
         count["settings", str(host)] += 1
-        return _validated(host)  # type: ignore[arg-type]
+        return _validated(host, **how)  # type: ignore[arg-type]
 
     def reading(store: KeyStore) -> Content | None:
         count["store", version_of(store.path)] += 1

@@ -130,8 +130,8 @@ def _names(front: Sequence[HostSettings]) -> Iterator[Problem]:
             shown = '{"gateway": {"networks": ["192.0.2.7/32"]}}'
             yield (
                 f"the inventory: hosts accept the gateway {gateway.name!r} by its address only,"
-                f" which {gateway.address!r} is not; add to its data where its connections come"
-                f" from: {shown}",
+                f" which {gateway.address!r} is not; say where its connections come from, in its"
+                f" data: {shown}, or for all of them in group_data/gateways.py",
                 (),
             )
 
