@@ -27,6 +27,7 @@ from vllm_hosts.facts.base import ending
 from vllm_hosts.host import balancer, paths
 from vllm_hosts.host.files import File
 from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.operations.balancer import RELOAD
 from vllm_hosts.roles.balancer.plan import balancer_entries, configuration, save_script
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import Pool, Replica
@@ -284,6 +285,27 @@ class RealBalancer:
         self.save()
         self.process.send_signal(signal.SIGUSR2)
         self.until(lambda: self.known() and self.pid() != before, "HAProxy does not reload")
+
+    def load(self) -> subprocess.CompletedProcess[str]:
+        """As deploys do it, with a systemctl that does what the unit says."""
+        folder = self.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        haproxy, conf = program("haproxy"), self.folder / "haproxy.cfg"
+        (folder / "systemctl").write_text(
+            f"#!/bin/sh\n[ $1 = reload ] || exit 0\nsh {self.folder}/save\n"
+            f"{haproxy} -c -f {conf} || exit 1\nkill -USR2 {self.process.pid}\n"
+        )
+        (folder / "systemctl").chmod(0o755)
+        script = self._moved(RELOAD).replace("+ 60", "+ 3")
+        path = {"PATH": f"{folder}:{os.environ['PATH']}"}
+        return subprocess.run(
+            ["sh", "-c", script],
+            env=ENVIRONMENT | path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
 
     def save(self) -> None:
         subprocess.run(["sh", self.folder / "save"], check=True, env=ENVIRONMENT, timeout=20)

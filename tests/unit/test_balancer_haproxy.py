@@ -309,6 +309,27 @@ class TestReloads:
             assert answer.read() == b"last"
         gateway.quiet()
 
+    def test_a_deploy_waits_until_the_new_one_serves(self, gateway: RealBalancer) -> None:
+        before = gateway.pid()
+        done = gateway.load()
+        assert done.returncode == 0, done.stderr
+        assert gateway.pid() != before
+
+    def test_a_deploy_fails_where_it_is_not_taken_up(self, gateway: RealBalancer) -> None:
+        before = gateway.pid()
+        conf = gateway.folder / "haproxy.cfg"
+        conf.write_text(f"{conf.read_text()}\nbackend odd\n    server odd nowhere:odd\n")
+        done = gateway.load()
+        assert done.returncode == 1
+        assert "odd" in done.stderr
+        # What the check does not see: the socket is somewhere that does not exist.
+        gateway.write()
+        conf.write_text(conf.read_text().replace("/run/qwen.sock", "/nowhere/qwen.sock"))
+        done = gateway.load()
+        assert done.returncode == 1
+        assert "HAProxy does not take up its new configuration; see journalctl" in done.stdout
+        assert (gateway.pid(), gateway.ask("a").status) == (before, 200)
+
     def test_a_new_certificate_is_shown(self, gateway: RealBalancer) -> None:
         """And one that hosts do not trust opens nothing."""
         other = kept_ca(gateway.folder / "other-ca", "other", utc_now())
