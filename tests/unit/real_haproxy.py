@@ -170,7 +170,7 @@ class RealBalancer:
     settings: HostSettings
     count: int = 3
     weights: tuple[int, ...] = ()
-    hurried: bool = True
+    hurried: bool = False
     process: subprocess.Popen[str] = field(init=False)
     replicas: list[StandIn] = field(init=False, default_factory=list)
 
@@ -362,7 +362,13 @@ class RealBalancer:
 
     def quiet(self) -> None:
         """Wait until HAProxy knows that everything is answered: what runs counts for shares."""
-        self.until(lambda: not any(one.running for one in self.servers()), "something runs")
+        self.until(lambda: not any(one.running for one in self._now()), "something runs")
+
+    def _now(self) -> list[balancer.Server]:
+        """The same of this process alone, without starting another one to ask it."""
+        asked = {"admin": "show servers state", "now": "show stat -1 4 -1"}
+        parts = {name: self.say(command).splitlines() for name, command in asked.items()}
+        return list(balancer.servers(parts).values())
 
     def home(self, affinity: str) -> StandIn:
         """Who answers requests with this affinity, where nothing else runs."""
@@ -370,7 +376,7 @@ class RealBalancer:
         return self.of(self.ask(affinity).body)
 
     def alive(self, one: StandIn) -> bool:
-        return next(found.alive for found in self.servers() if found.name == one.name)
+        return next(found.alive for found in self._now() if found.name == one.name)
 
     def swap(self, one: StandIn, other: StandIn) -> None:
         """In the settings they have each other's port."""
