@@ -181,7 +181,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          "== before groups", "root", "== installed",
          "ii |nginx|, nginx-common (= 1.26.3), iproute2 | net-tools (>= 1)|a|httpd, h-cgi (= 1)",
          "rc |docker.io|,||", "== automatic", "nginx-common:all", "== held", "nginx", "== sites",
-         "/etc/nginx/conf.d/wiki.conf", "== rules", "enabled",
+         "/etc/nginx/conf.d/wiki.conf", "== rules", "enabled", "== haproxy",
          "== docker", "installed", "== images used",
          f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== containers",
          f"{SHA}|/qwen|vllm|/opt/vllm|true", f"{SHA}|/db|||false", "== networks", "bridge||docker0",
