@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 HOSTS ?= 2
+GATEWAYS ?= 0
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,8 +39,8 @@ bench: setup ## Measure runs: many recorded hosts, and the lab's (make lab-up) b
 wheel: setup ## What users install, in dist/
 	$(STEP) "Wheel in dist" $(BIN)/python -m build --no-isolation --outdir dist .
 
-lab-up: setup ## Boot the lab: HOSTS=2 GPU hosts and a neighbour
-	$(STEP) "Lab with $(HOSTS) hosts" $(BIN)/python -m lab up --hosts $(HOSTS)
+lab-up: setup ## Boot the lab: HOSTS=2 GPU hosts, GATEWAYS=0 gateways, and a neighbour
+	$(STEP) "Lab with $(HOSTS) hosts" $(BIN)/python -m lab up --hosts $(HOSTS) --gateways $(GATEWAYS)
 
 lab-down: ## Stop the lab and remove its hosts; caches are kept for the next time
 	@[ ! -x $(BIN)/python ] || $(BIN)/python -m lab down

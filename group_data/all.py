@@ -247,3 +247,10 @@ gateway = {
     # it, client and the beginning of the prompt do
     "session_header": "X-Session-Id",
 }
+
+# How a run goes over hosts that serve the same model.
+rolling = {
+    # How many hosts that serve the same model change their agents at the same time: a number, or
+    # a share such as `25%`; always at least one, and never all of several
+    "batch": 1,
+}

@@ -34,14 +34,21 @@ def main() -> None:
     multiple=True,
     help="An additional host; its system is built if needed. May be repeated.",
 )
-def up(count: int, further: tuple[str, ...]) -> None:
+@click.option(
+    "--gateways",
+    type=click.IntRange(0, 9),
+    default=0,
+    show_default=True,
+    help="How many gateways, which have no GPUs. See inventory/lab_fleet.py.",
+)
+def up(count: int, further: tuple[str, ...], gateways: int) -> None:
     """Boot the hosts and what serves them; repair what is half there."""
-    if hosts.is_up() and hosts.are(count, further) and _services_run():
+    if hosts.is_up() and hosts.are(count, further, gateways) and _services_run():
         recipe.say("is up")
         return
     started = time.monotonic()
     try:
-        hosts.up(count, further)
+        hosts.up(count, further, gateways)
     except RuntimeError as error:
         raise click.ClickException(str(error)) from error
     recipe.say(f"up after {time.monotonic() - started:.0f} s")
@@ -64,7 +71,7 @@ def clean(old: bool) -> None:
 @main.command()
 def status() -> None:
     """Say what runs. Exit code 0: everything does."""
-    for name in hosts.gpu_host_names() + [layout.NEIGHBOUR.name]:
+    for name in [*hosts.gpu_host_names(), *hosts.gateway_names(), layout.NEIGHBOUR.name]:
         found = hosts.host(name)
         state = "up" if hosts.alive(name) else "down"
         click.echo(f"{name:10} {state:5} {found.ipv4!s:12} {found.ipv6!s:20} {found.ssh_user}")

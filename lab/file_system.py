@@ -56,11 +56,13 @@ def _hosts_file(found: Host) -> str:
     lines = ["127.0.0.1 localhost", f"127.0.1.1 {found.name}", "::1 localhost"]
     lines += [f"{BRIDGE_V4.ip} {ARCHIVE_NAME} {REGISTRY_NAME} {HUB_NAME} {HUB_CDN_NAME}"]
     lines += [
-        f"{other.ipv4} {other.name}.lab"
-        for other in [*layout.gpu_hosts(9), *layout.FURTHER.values(), NEIGHBOUR]
-        if other.name != found.name
+        f"{other.ipv4} {other.name}.lab" for other in _everybody() if other.name != found.name
     ]
     return "\n".join([*lines, ""])
+
+
+def _everybody() -> list[Host]:
+    return [*layout.gpu_hosts(9), *layout.gateways(9), *layout.FURTHER.values(), NEIGHBOUR]
 
 
 def _authorize(root: Path) -> None:

@@ -24,19 +24,20 @@ from lab.nspawn import run as run
 _LIST = STATE / "hosts.json"
 
 
-def up(count: int, further: Sequence[str] = ()) -> None:
+def up(count: int, further: Sequence[str] = (), gateways: int = 0) -> None:
     """Bring up ``count`` GPU hosts and the neighbour, with the services they need.
 
     What runs is left alone, what a crash left behind is repaired.
 
     :param further: of ``layout.FURTHER``, what to bring up besides.
+    :param gateways: how many hosts without cards to bring up besides.
     :raises RuntimeError: something does not come up; the text says what and where its log is.
     """
     with _locked():
         recipe.ensure_packages(base.MACHINE_PACKAGES)
         network.up()
         ca.prepare()
-        wanted = _wanted(count, further)
+        wanted = _wanted(count, further, gateways)
         services.up(found.release for found in wanted)
         make_keys()
         _LIST.write_text(json.dumps([found.name for found in wanted]))
@@ -101,17 +102,23 @@ def host(name: str) -> Host:
     """
     if name == NEIGHBOUR.name:
         return NEIGHBOUR
-    return (layout.FURTHER | {found.name: found for found in layout.gpu_hosts(200)})[name]
+    every = [*layout.gpu_hosts(9), *layout.gateways(9)]
+    return (layout.FURTHER | {found.name: found for found in every})[name]
 
 
 def gpu_host_names() -> list[str]:
     """The GPU hosts that the lab has; the usual two where it was never up."""
-    return [name for name in _known() if name != NEIGHBOUR.name] or ["gpu1", "gpu2"]
+    return [name for name in _known() if host(name).gpus] or ["gpu1", "gpu2"]
 
 
-def are(count: int, further: Sequence[str] = ()) -> bool:
+def gateway_names() -> list[str]:
+    """The gateways that the lab has."""
+    return [name for name in _known() if name.startswith("gw")]
+
+
+def are(count: int, further: Sequence[str] = (), gateways: int = 0) -> bool:
     """Whether the lab has exactly the hosts that ``up`` would bring up."""
-    return _known() == [found.name for found in _wanted(count, further)]
+    return _known() == [found.name for found in _wanted(count, further, gateways)]
 
 
 def is_up() -> bool:
@@ -120,10 +127,11 @@ def is_up() -> bool:
     return bool(names) and network.is_up() and all(alive(name) for name in names)
 
 
-def _wanted(count: int, further: Sequence[str]) -> list[Host]:
+def _wanted(count: int, further: Sequence[str], gateways: int) -> list[Host]:
     return [
         *layout.gpu_hosts(count),
         *(layout.FURTHER[name] for name in dict.fromkeys(further)),
+        *layout.gateways(gateways),
         NEIGHBOUR,
     ]
 

@@ -70,6 +70,14 @@ def gpu_hosts(count: int) -> list[Host]:
     ]
 
 
+def gateways(count: int) -> list[Host]:
+    """Hosts without cards; gw1 is entered as root, the others as an unprivileged user with sudo."""
+    return [
+        _host(f"gw{n}", 40 + n, "root" if n == 1 else SUDO_USER, gpus=0)
+        for n in range(1, count + 1)
+    ]
+
+
 NEIGHBOUR = _host("neighbour", 9, "root", gpus=0)
 #: Hosts that the lab has only where they are named (`up --with NAME`): a usual run needs none.
 FURTHER = {

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from lab import archive, layout
+from lab import archive, hosts, layout
 
 #: vLLM's CPU build: no compiler in the image, little memory for the KV cache, and one thread on any
 #: processor. By itself every agent binds its threads to the first, where one that starts behind a
@@ -40,6 +40,12 @@ AGENTS: list[dict[str, Any]] = [
         "max_model_len": 512,
         **_CPU,
     },
+]
+
+#: What hosts behind gateways run: the first model on each of them, the second on gpu1 only.
+FLEET_AGENTS: list[dict[str, Any]] = [
+    AGENTS[0] | {"name": "chat", "served_model_name": "lab/chat"},
+    AGENTS[1] | {"name": "draft", "served_model_name": "lab/draft"},
 ]
 
 
@@ -85,6 +91,39 @@ def host_data(name: str, login: dict[str, Any]) -> dict[str, Any]:
     usual = {} if name == "gpu1" or "agents" in changed else {"agents": AGENTS[:1]}
     own: dict[str, Any] = changed.get("hosts", {}).get(name, {})
     return {key: value for key, value in (login | usual | own).items() if value is not None}
+
+
+def login(name: str) -> dict[str, Any]:
+    """How a host of the lab is entered."""
+    host = hosts.host(name)
+    return {
+        "ssh_hostname": str(host.ipv4),
+        "ssh_user": host.ssh_user,
+        "ssh_key": str(layout.SSH_KEY),
+        "ssh_known_hosts_file": str(layout.KNOWN_HOSTS),
+        "ssh_strict_host_key_checking": "yes",
+        "_sudo": host.ssh_user != "root",
+    }
+
+
+def fleet_settings() -> dict[str, Any]:
+    """What the group `lab` of the inventory with gateways sets: agents are their hosts' own."""
+    # Clients of a load share a key and an address.
+    edge = {"requests_per_second": 10_000, "burst": 2000, "connections": 1000}
+    usual = settings()
+    usual["edge"] = edge | usual["edge"]
+    del usual["agents"]
+    return usual
+
+
+def fleet_host_data(name: str) -> dict[str, Any]:
+    """How a GPU host behind gateways is entered, and its agents. LAB_SETTINGS changes them as it
+    does in the inventory without gateways."""
+    changed = _changed()
+    agents = changed.get("agents", FLEET_AGENTS)
+    usual = login(name) | {"agents": agents if name == "gpu1" else agents[:1]}
+    own: dict[str, Any] = changed.get("hosts", {}).get(name, {})
+    return {key: value for key, value in (usual | own).items() if value is not None}
 
 
 def _changed() -> dict[str, Any]:

@@ -6,12 +6,14 @@ and restarts nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts.facts import look
+from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.firewall import SshPorts
 from vllm_hosts.facts.sockets import ListeningSockets
 from vllm_hosts.facts.tree import TreeState
@@ -21,9 +23,17 @@ from vllm_hosts.operations import outside
 from vllm_hosts.operations.checks import promise_kept, said
 from vllm_hosts.project import run
 from vllm_hosts.project.run import Current
-from vllm_hosts.roles.assertions.plan import edge_problems, env_problems, reachable_problems
+from vllm_hosts.roles.assertions.plan import (
+    edge_problems,
+    env_problems,
+    pool_problems,
+    reachable_problems,
+)
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import closed_ports, exposed
+
+#: Seconds until each model has to have an agent, and between two looks.
+_PATIENCE, _AGAIN = 60, 2
 
 
 @deploy("Assertions")
@@ -39,6 +49,8 @@ def assertions() -> None:
             name="The controller cannot reach an agent's port",
         )
     promise_kept(partial(_edge, current), name="The edge answers only to keys, on its own paths")
+    if settings.is_gateway:
+        promise_kept(partial(_pools, settings), name="Every model has an agent that answers")
     if exposures := exposed(settings):
         said(exposures, name="What its settings let others do")
 
@@ -59,6 +71,16 @@ def _opened(settings: HostSettings) -> Callable[[str, int], bool]:
     return outside.opened(
         settings.address, closed_ports(settings), answering=settings.edge.https_port
     )
+
+
+def _pools(settings: HostSettings) -> list[str]:
+    """Agents that have just started are found alive within seconds."""
+    until = time.monotonic() + _PATIENCE
+    while (found := list(pool_problems(settings, look(BalancerState)))) and (
+        time.monotonic() < until
+    ):
+        time.sleep(_AGAIN)
+    return found
 
 
 def _edge(current: Current) -> list[str]:

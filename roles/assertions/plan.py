@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from typing import Protocol
 
+from vllm_hosts.host import probe
+from vllm_hosts.host.balancer import Does, Server, Servers
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.probe import Response
 from vllm_hosts.settings import HostSettings
@@ -64,9 +67,14 @@ def _hint(settings: HostSettings) -> str:
 
 
 def reachable_problems(
-    settings: HostSettings, reachable: Callable[[str, int], bool]
+    settings: HostSettings,
+    reachable: Callable[[str, int], bool],
+    source: Callable[[str], str | None] = probe.source,
 ) -> Iterator[str]:
-    """No agent's port can be reached from the controller, except those exposed on purpose.
+    """No agent's port can be reached from the controller, except those exposed on purpose; nor the
+    one for gateways, unless the controller comes from where they do.
+
+    :param source: where connections from here to an address come from; None: unknown.
 
     A firewall that drops packets sends no answer, so all ports are tried at the same time.
     """
@@ -77,5 +85,37 @@ def reachable_problems(
         for port, opens in zip(
             ports, pool.map(lambda port: reachable(settings.address, port), ports), strict=True
         ):
-            if opens:
+            if opens and not (port == settings.gateway.port and _may(settings, source)):
                 yield f"port {port} of {settings.address} can be reached from the controller"
+
+
+def pool_problems(settings: HostSettings, servers: Servers) -> Iterator[str]:
+    """Each model has an agent that gets requests."""
+    for pool in settings.pools:
+        found = {one: servers.get((pool.name, one.server)) for one in pool.replicas}
+        if not any(server and server.does is Does.SERVES for server in found.values()):
+            why = "; ".join(
+                f"{one.agent} on {one.host} {_stands(server)}" for one, server in found.items()
+            )
+            yield f"no agent answers for the model {pool.model!r}: {why}"
+
+
+def _stands(server: Server | None) -> str:
+    if server is None:
+        return "is not known to HAProxy"
+    if server.does is Does.DRAINS:
+        return "is drained"
+    return f"is down ({server.check or 'not checked yet'})"
+
+
+def _may(settings: HostSettings, source: Callable[[str], str | None]) -> bool:
+    """Whether the controller may be where gateways are, as far as can be told from here."""
+    networks = [network for gateway in settings.gateways for network in gateway.networks]
+    found = source(settings.address)
+    if found is None:
+        return False
+    here = ip_address(found)
+    # What goes to the host itself passes no firewall; and a router may give us another address.
+    hidden = here.is_private and any(not network.is_private for network in networks)
+    same = found == settings.address or here.is_loopback
+    return same or hidden or any(here in network for network in networks)

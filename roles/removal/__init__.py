@@ -36,6 +36,7 @@ from vllm_hosts.operations.removal import (
     sources_restored,
     timers_stopped,
 )
+from vllm_hosts.operations.rotation import out_of_rotation
 from vllm_hosts.operations.ssh import sshd_configured
 from vllm_hosts.project import run
 from vllm_hosts.roles.removal.plan import TIMERS, Removal, given_way, left
@@ -52,6 +53,12 @@ def removal() -> None:
     not_anothers(claim, name="The host belongs to no other inventory")
     now = partial(_now, settings, bool(ctx_host.get().data.get("remove_models")))
     outlook(lambda: [*goes(now()), *stays(now())], name="What goes and what stays is known")
+    if settings.behind_gateways:
+        out_of_rotation(
+            run.current().rotation,
+            [agent.name for agent in settings.agents],
+            name="Gateways send no requests here",
+        )
     timers_stopped(TIMERS, name="No timer of ours runs")
     edge_closed(partial(_nginx, now), name="The edge is closed, and its keys are gone")
     containers_removed(

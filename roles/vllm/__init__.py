@@ -3,8 +3,8 @@
 Promises: every agent runs as its settings say, on 127.0.0.1 only, without privileges, in a network
 of its own, and is healthy. Needs: docker, secrets (.env), models (image and weights). Writes:
 compose.yaml, a folder for each agent, and what is healthy for a way back. Restarts: only an agent
-whose definition or secret changed, on hosts with the same model one after the other. What does not
-become healthy is put back to what was.
+whose definition or secret changed, on hosts with the same model one after the other, out of
+gateways' rotation meanwhile. What does not become healthy is put back to what was.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from vllm_hosts.keys.sources import taken
 from vllm_hosts.project.loaded import Project
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.suite.looks import Outside, asked_of
+from vllm_hosts.verify.promises import promises
 from vllm_hosts.verify.report.collect import Collector
 
 
@@ -93,16 +94,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     verified = metafunc.config.stash[_VERIFIED]
     chosen = metafunc.config.getoption("--only-host") or list(verified.settings)
     names = metafunc.fixturenames
+    marker = metafunc.definition.get_closest_marker("promise")
+    assert marker is not None, f"{metafunc.definition.name} checks no promise"
+    promise = promises()[marker.args[0]]
+    # A host that a promise is not about is said to be one, not left out.
+    exempt = {name: promise.exempt(verified.settings[name]) for name in chosen}
     if "gpu_agent" in names or "agent" in names:
         pairs = verified.with_gpu if "gpu_agent" in names else verified.agents
-        params = [pytest.param(*pair) for pair in pairs if pair[0] in chosen]
-        # A host without any is said to be one: at an empty list pytest itself would break.
-        none = pytest.mark.skip(reason="no agent of this host has a GPU")
+        pairs = [pair for pair in pairs if pair[0] in chosen and exempt[pair[0]] is None]
+        without = dict.fromkeys(chosen, "no agent of this host has a GPU")
+        without |= {name: why for name, why in exempt.items() if why is not None}
         with_some = {host for host, _ in pairs}
-        params += [pytest.param(name, None, marks=none) for name in chosen if name not in with_some]
+        params = [pytest.param(*pair) for pair in pairs]
+        # At an empty list pytest itself would break.
+        params += [
+            pytest.param(name, None, marks=pytest.mark.skip(reason=without[name]))
+            for name in chosen
+            if name not in with_some
+        ]
         metafunc.parametrize(("host_name", "agent_name"), params, scope="session")
     elif "settings" in names:
-        metafunc.parametrize("host_name", chosen, scope="session")
+        hosts = [
+            pytest.param(name, marks=[pytest.mark.skip(reason=why)] if why is not None else [])
+            for name, why in exempt.items()
+        ]
+        metafunc.parametrize("host_name", hosts, scope="session")
 
 
 def promise_of(item: pytest.Item) -> str:
@@ -124,7 +140,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Start the scan from outside before the first test; it takes half a minute."""
     verified = session.config.stash[_VERIFIED]
-    wanted = [item for item in session.items if "outside" in getattr(item, "fixturenames", ())]
+    wanted = [
+        item
+        for item in session.items
+        if "outside" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("skip")
+    ]
     if not wanted or session.config.option.collectonly:
         return
     names = {item.callspec.params["host_name"] for item in wanted}  # type: ignore[attr-defined]
@@ -201,8 +221,10 @@ _CONTAINER = (
 
 
 @pytest.fixture(scope="session")
-def containers(host: Host) -> list[dict[str, Any]]:
+def containers(host: Host, settings: HostSettings) -> list[dict[str, Any]]:
     """What Docker knows of every container on the host, checked once."""
+    if settings.is_gateway:
+        return []
     ids = host.check_output("docker ps --all --quiet --no-trunc").split()
     if not ids:
         return []

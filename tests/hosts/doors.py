@@ -53,14 +53,15 @@ def _expected(
     edge_user: tuple[int, str],
 ) -> Iterator[tuple[Packet, bool, str]]:
     tried = ports | _PORTS | ssh_ports | {agent.port for agent in settings.agents}
-    tried |= {settings.edge.http_port, settings.edge.https_port}
+    tried |= {settings.edge.http_port, settings.edge.https_port, settings.gateway.port}
     tried |= {near for port in tried for near in (port - 1, port + 1) if 0 < near < 65536}
     # A rule for a single network is met by nobody else.
     sources = sorted({*_sources(settings), *named})
     yield from _from_outside(tried, sources, settings, ssh_ports)
     yield from _to_containers(sources, settings)
-    yield from _from_agents(tried, [one for one in named if ":" not in one], settings)
-    yield from _from_users(settings, edge_user)
+    if not settings.is_gateway:
+        yield from _from_agents(tried, [one for one in named if ":" not in one], settings)
+        yield from _from_users(settings, edge_user)
 
 
 def _from_outside(
@@ -74,9 +75,10 @@ def _from_outside(
             passes = port in firewall.extra_tcp_ports
             passes |= port in ssh_ports and _among(source, firewall.ssh_from, everybody=True)
             passes |= port in edge and _among(source, settings.edge.allow_from, everybody=True)
+            passes |= port == settings.gateway.port and _among(source, gateways_of(settings))
             passes |= any(
                 port == agent.port and _among(source, agent.expose.networks)
-                for agent in settings.agents
+                for agent in settings.own_agents
                 if agent.expose is not None
             )
             what = f"what comes from {source} to port {port}"
@@ -95,7 +97,7 @@ def _from_outside(
 def _to_containers(
     sources: list[str], settings: HostSettings
 ) -> Iterator[tuple[Packet, bool, str]]:
-    cells = {agent.port: settings.cell(agent.name) for agent in settings.agents}
+    cells = {agent.port: settings.cell(agent.name) for agent in settings.own_agents}
     bridges = [*_BRIDGES, *(cell.bridge for cell in cells.values())]
     for source in sources:
         to = "172.17.0.2" if ":" not in source else "fd00:17::2"
@@ -103,7 +105,7 @@ def _to_containers(
             for port, protocol in ((80, "tcp"), (_INSIDE, "tcp"), (53, "udp")):
                 packet = Packet("forward", source, to, port, protocol, leaves_by=bridge)
                 yield packet, False, f"what comes from {source} to a container on {bridge}"
-        for agent in settings.agents:
+        for agent in settings.own_agents:
             cell = cells[agent.port]
             passes = agent.expose is not None and _among(source, agent.expose.networks)
             if ":" in source:
@@ -198,12 +200,18 @@ def _from_users(
                 yield packet, passes, f"what user {user[1]} sends to agent {agent.name} at {to}"
 
 
+def gateways_of(settings: HostSettings) -> list[IPv4Network | IPv6Network]:
+    """Where a host's gateways come from; none where it is behind none."""
+    return [network for gateway in settings.gateways for network in gateway.networks]
+
+
 def _sources(settings: HostSettings) -> list[str]:
     """One address of every network that settings name, and a stranger of each family."""
     named: list[IPv4Network | IPv6Network] = [
         *settings.firewall.ssh_from,
         *settings.edge.allow_from,
-        *(net for agent in settings.agents if agent.expose for net in agent.expose.networks),
+        *gateways_of(settings),
+        *(net for agent in settings.own_agents if agent.expose for net in agent.expose.networks),
     ]
     strangers = []
     for some in (_STRANGERS, _STRANGERS_V6):

@@ -76,6 +76,8 @@ def expected(one: Listener, settings: HostSettings, ssh_ports: set[int]) -> bool
     tcp = one.protocol == "tcp"
     if tcp and one.port in {settings.edge.https_port, settings.edge.http_port}:
         return one.held_by("nginx")
+    if tcp and settings.behind_gateways and one.port == settings.gateway.port:
+        return one.held_by("nginx")
     if one.loopback:
         return True  # closed from outside, and distributions put resolvers and time servers there
     firewall = settings.firewall

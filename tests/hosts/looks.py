@@ -41,13 +41,17 @@ def asked_of(host: Host, settings: HostSettings, store: Path) -> dict[str, Any]:
     addresses = {"ipv6" if family == socket.AF_INET6 else "ipv4": address}
     for line in host.check_output(_ADDRESSES, address).splitlines():
         addresses.setdefault("ipv6", line.split()[3].partition("/")[0])
-    behind = host.check_output(_BEHIND).split()
-    targets = [[container, 8000] for container in behind]
-    targets += [["127.0.0.1", agent.port] for agent in settings.agents]
+    ssh = sorted(ssh_ports(host))
+    if settings.is_gateway:
+        # Nothing else of it listens on its loopback, where a closed door would say nothing.
+        targets: list[list[object]] = [["127.0.0.1", port] for port in ssh]
+    else:
+        targets = [[container, 8000] for container in host.check_output(_BEHIND).split()]
+        targets += [["127.0.0.1", agent.port] for agent in settings.agents]
     name = settings.edge_names[0]
     return {
         "addresses": addresses,
-        "ssh_ports": sorted(ssh_ports(host)),
+        "ssh_ports": ssh,
         # The edge itself shows that the look can see at all.
         "targets": [[address, settings.edge.https_port], *targets],
         "edge": {

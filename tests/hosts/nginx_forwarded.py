@@ -1,8 +1,8 @@
-"""Which headers with keys nginx sends on to agents, from the configuration that it says it has."""
+"""Which headers of clients nginx sends on, from the configuration that it says it has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
@@ -43,8 +43,14 @@ file ~ /\.map$/ { next }
 }
 END { print "end" }'
 """
-#: Header that may bring a client's key -> what may be in its place.
-_REPLACED = {"authorization": "INTERNAL", "x-api-key": "EMPTY"}
+#: Header that may bring a client's key -> what may be in its place. A gateway's hosts need none.
+_KEYS = {"authorization": ("INTERNAL", "EMPTY"), "x-api-key": ("EMPTY",)}
+#: Headers by which a gateway says who asks -> what agents get, and what hosts get from gateways.
+_NAMES = {"x-vllm-hosts-client": ("EMPTY",), "x-vllm-hosts-affinity": ("EMPTY",)}
+_NAMES_AT_GATEWAYS = {
+    "x-vllm-hosts-client": ("$vllm_hosts_client",),
+    "x-vllm-hosts-affinity": ("$vllm_hosts_affinity",),
+}
 
 
 @dataclass
@@ -59,10 +65,23 @@ class _Block:
 
 
 def places_that_forward_keys(said: Iterable[str]) -> list[str]:
-    """Blocks that send requests to agents with a header that may hold a client's key.
+    """Blocks that send requests on with a header that may hold a client's key.
 
-    :raises HostError: this is not what the script prints, or no block sends anything to an agent.
+    :raises HostError: this is not what the script prints, or no block sends anything on.
     """
+    return _places(said, _KEYS)
+
+
+def places_that_forward_names(said: Iterable[str], *, gateway: bool) -> list[str]:
+    """Blocks that send on what a client itself says about who it is.
+
+    :param gateway: whether this is one, which says so itself.
+    :raises HostError: as ``places_that_forward_keys``.
+    """
+    return _places(said, _NAMES_AT_GATEWAYS if gateway else _NAMES)
+
+
+def _places(said: Iterable[str], replaced: Mapping[str, tuple[str, ...]]) -> list[str]:
     lines = list(said)
     if not lines or lines[-1] != "end" or not lines[0].startswith("file "):
         raise HostError("nginx does not show its configuration; is the edge installed?")
@@ -75,7 +94,7 @@ def places_that_forward_keys(said: Iterable[str]) -> list[str]:
             statements.append(line)
     root = _Block("nginx")
     _read(files, next(iter(files)), [root])
-    found = list(_judged(root, {}, "on"))
+    found = list(_judged(root, replaced, {}, "on"))
     if not found:
         raise HostError("nginx sends nothing to an agent; is the edge installed?")
     return [name for name, wrong in found if wrong]
@@ -107,16 +126,19 @@ def _read(files: dict[str, list[str]], name: str, inside: list[_Block]) -> None:
 
 
 def _judged(
-    block: _Block, headers: dict[str, str], request_headers: str
+    block: _Block,
+    wanted: Mapping[str, tuple[str, ...]],
+    headers: dict[str, str],
+    request_headers: str,
 ) -> Iterator[tuple[str, bool]]:
-    """Each block that asks an agent, and whether a client's key may go with it.
+    """Each block that sends requests on, and whether it has something else in a header than wanted.
 
     A block has its outer one's headers only if it sets none itself.
     """
     headers = block.headers or headers
     request_headers = block.request_headers or request_headers
     if block.passes:
-        replaced = all(headers.get(name) == value for name, value in _REPLACED.items())
+        replaced = all(headers.get(name) in values for name, values in wanted.items())
         yield block.name, not replaced and request_headers != "off"
     for one in block.blocks:
-        yield from _judged(one, headers, request_headers)
+        yield from _judged(one, wanted, headers, request_headers)

@@ -14,7 +14,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.suite.powers import more_than_an_agent_needs, mounts_of, own_mounts
 from vllm_hosts.suite.promise import BrokenError, promise
-from vllm_hosts.suite.secret_search import with_a_secret
+from vllm_hosts.suite.secret_search import kept, with_a_secret
 from vllm_hosts.verify.advisories import holes
 
 #: Asks vLLM inside its container, with or without the key that it has in its environment.
@@ -91,7 +91,7 @@ def test_the_key_is_not_on_the_agent_s_command_line(
     shown = "{{json .Config.Cmd}} {{json .Args}} {{json .Path}} {{json .Config.Labels}}"
     shown += " {{json .Config.Healthcheck}}"
     places = {agent.name: f"docker inspect --format {quote(shown)} {inspected['Id']}"}
-    found = with_a_secret(host, settings.vllm.directory, places)
+    found = with_a_secret(host, kept(settings), places)
     if found:
         raise BrokenError("a secret of .env is on the command line, or in the labels")
 

@@ -14,7 +14,7 @@ from vllm_hosts.errors import HostError
 # Only where they lie; what they do is judged here.
 from vllm_hosts.roles.firewall.plan import RULES, UNIT
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.suite.doors import wrong
+from vllm_hosts.suite.doors import gateways_of, wrong
 from vllm_hosts.suite.looks import Outside
 from vllm_hosts.suite.packets import Table, listing, understood
 from vllm_hosts.suite.promise import BrokenError, promise, unit_runs
@@ -137,12 +137,15 @@ def must_see(settings: HostSettings) -> set[int]:
 
 
 def exposed_to(settings: HostSettings, address: str) -> set[int]:
-    """Agents' ports that this address may reach by their settings."""
-    return {
+    """Ports besides the edge's that this address may reach by the settings."""
+    found = {
         agent.port
-        for agent in settings.agents
+        for agent in settings.own_agents
         if agent.expose and any(ip_address(address) in net for net in agent.expose.networks)
     }
+    if any(ip_address(address) in network for network in gateways_of(settings)):
+        found.add(settings.gateway.port)
+    return found
 
 
 def strange_tcp(

@@ -7,10 +7,10 @@ from typing import Any
 
 from testinfra.host import Host
 
-from vllm_hosts.host.paths import EDGE_FOLDER, TLS_KEY
+from vllm_hosts.host.paths import EDGE_FOLDER, GATEWAY_FOLDER, TLS_KEY
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.promise import BrokenError, promise
-from vllm_hosts.suite.secret_search import with_a_secret
+from vllm_hosts.suite.secret_search import kept, with_a_secret
 
 #: All of them: the journal is searched by its own program, and lastlog is a table with holes, as
 #: long as the largest user id.
@@ -26,7 +26,10 @@ def test_env_is_for_root_only(host: Host, settings: HostSettings) -> None:
 
 @promise("SEC-02")
 def test_only_root_can_replace_what_holds_secrets(host: Host, settings: HostSettings) -> None:
-    folders = {settings.vllm.directory, EDGE_FOLDER, TLS_KEY.rpartition("/")[0]}
+    folders = {EDGE_FOLDER, TLS_KEY.rpartition("/")[0]}
+    folders.add(GATEWAY_FOLDER if settings.is_gateway else settings.vllm.directory)
+    if settings.behind_gateways:
+        folders.add(GATEWAY_FOLDER)
     above = {
         "/".join(parts[:count]) or "/"
         for parts in (folder.split("/") for folder in folders)
@@ -45,9 +48,9 @@ def test_only_root_can_replace_what_holds_secrets(host: Host, settings: HostSett
 def test_no_key_is_in_a_process_s_arguments(host: Host, settings: HostSettings) -> None:
     # Without a program for each of them: they come and go meanwhile.
     arguments = "for p in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$p; echo; done 2>/dev/null; :"
-    found = with_a_secret(host, settings.vllm.directory, {"arguments": arguments})
+    found = with_a_secret(host, kept(settings), {"arguments": arguments})
     if found:
-        raise BrokenError("ps shows a secret of .env")
+        raise BrokenError("ps shows a key")
 
 
 @promise("SEC-05")
@@ -63,4 +66,4 @@ def test_no_key_is_in_a_log(
             # Whichever driver keeps it, and however.
             name = f"the log of {container['Name'][1:]}"
             places[name] = f"docker logs {container['Id']} 2>&1"
-    assert with_a_secret(host, settings.vllm.directory, places) == []
+    assert with_a_secret(host, kept(settings), places) == []

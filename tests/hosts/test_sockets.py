@@ -23,7 +23,7 @@ def ssh_ports(host: Host) -> set[int]:
 def test_only_expected_sockets_listen(host: Host, settings: HostSettings) -> None:
     ssh = ssh_ports(host)
     # Agents' own ports are another promise's; over UDP an agent has none.
-    agents = {("tcp", agent.port) for agent in settings.agents}
+    agents = {("tcp", agent.port) for agent in settings.own_agents}
     assert [
         f"something listens on {one}"
         for one in listeners(host)

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from lab import hosts as lab_hosts
 from lab import layout
 from tests.lab.deploys import ROOT, Run, deploy
+from tests.lab.fleet import Fleet, deployed_fleet
 from tests.lab.watch import ArgumentWatch
 from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.pki import utc_now
@@ -51,6 +52,17 @@ def lab() -> Iterator[None]:
     yield
     if not os.environ.get("LAB_KEEP"):
         lab_hosts.down()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of gateways come last: they take the hosts over, with keys of another inventory."""
+    items.sort(key=lambda item: "fleet" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def fleet(lab: None) -> Fleet:
+    """Gateways and the hosts behind them, deployed to once; from then on they are no others'."""
+    return deployed_fleet()
 
 
 @pytest.fixture(scope="session")

@@ -317,3 +317,6 @@ RECORDED = {
     "fabric-manager-missing": words.CUDA_802,
     "driver-too-old": words.CUDA_804,
 }
+
+#: What is wrong on gateways only, in the lab that has some: test_8_fleet_doctor.
+OF_FLEET = ("balancer-down", "model-without-agent", "agent-out-of-rotation", "agent-drained")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from tests.unit import doctor_words as said
 from tests.unit.doctor_hosts import NOW, OTHER_PAIR, agent, cards, certificate, health, with_gpus
 from tests.unit.fakes import listening
+from tests.unit.samples import settings
 from vllm_hosts.doctor.diagnoses import Certainty
 from vllm_hosts.doctor.seen import (
     DeployProcess,
@@ -23,6 +24,7 @@ from vllm_hosts.host.containers import ABSENT
 from vllm_hosts.host.sockets import Socket
 from vllm_hosts.host.systemctl import Active
 from vllm_hosts.host.watchdog import REASONS, Restart, Watched
+from vllm_hosts.settings import HostSettings
 
 RESTART = Restart(NOW - timedelta(hours=3), REASONS["stuck"])
 OLD_RESTART = Restart(NOW - timedelta(hours=25), REASONS["stalled"])
@@ -37,6 +39,8 @@ class Fault:
     says: str = ""
     do: str = ""
     certainty: Certainty = Certainty.CERTAIN
+    #: Of a host's settings, or of a gateway's.
+    host: HostSettings = field(default_factory=settings)
 
 
 def crashed(log: str, **values: Any) -> Callable[[Seen], Seen]:

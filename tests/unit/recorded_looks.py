@@ -108,6 +108,7 @@ FRESH: dict[str, Any] = {
         for name in (
             "nvidia-persistenced.service",
             "nvidia-fabricmanager.service",
+            "vllm-hosts-balancer.service",
             "vllm-hosts-edge-logs.timer",
             "vllm-hosts-keys.timer",
             "vllm-hosts-watchdog.timer",

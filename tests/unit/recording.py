@@ -6,12 +6,13 @@ nothing.
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host, ctx_state
 
 from tests.unit import recorded_looks as looks
+from tests.unit.fleets import gateway
 from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT as REPOSITORY
 from tests.unit.recorded_host import Host, Operation
@@ -34,8 +36,9 @@ from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.connect import lock
 from vllm_hosts.facts import ahead, base
 from vllm_hosts.host import frames, probe
+from vllm_hosts.host.rotation import Balancer
 from vllm_hosts.keys import KeyStore
-from vllm_hosts.operations import differences, foreseen, one_by_one
+from vllm_hosts.operations import differences, foreseen, one_by_one, rotation
 from vllm_hosts.project import run
 from vllm_hosts.project.before import Run as Begun
 from vllm_hosts.project.loaded import Project
@@ -146,6 +149,9 @@ class Recorder:
         self.tried: set[tuple[str, int, float]] = set()
         #: What the edge was asked.
         self.asked: list[tuple[Any, ...]] = []
+        #: What the HAProxies of gateways see, where they run, and what they were told.
+        self.balancers: dict[str, Balancer] = {}
+        self.told: list[tuple[str, str]] = []
         self._executions: list[str] = []
         self._done = Run()
         #: Who holds the host, in the last run.
@@ -206,7 +212,8 @@ class Recorder:
         settings = self.host.settings
         project = Project(self.inventory, state.inventory, KeyStore(self.inventory))
         # As if they had been read from it.
-        vars(project).update(settings={settings.name: settings})
+        front = {one.name: gateway(one.name) for one in settings.gateways}
+        vars(project).update(settings={settings.name: settings, **front})
         begun = Begun(self.inventory, dry=False, ours=True, project=project)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run, "_run", begun)
@@ -216,6 +223,8 @@ class Recorder:
             patch.setattr(ahead, "asked_together", self._together)
             ahead.begin(self.inventory.with_name("asked.json"), "deploy.py")
             patch.setattr(lock, "opened", self._opened)
+            patch.setattr(rotation, "seen_at", lambda _, gate, __: self.balancers.get(gate))
+            patch.setattr(rotation, "told_at", self._told)
             patch.setattr(probe, "visit", self._visit)
             patch.setattr(probe, "reachable", self._reachable)
             patch.setattr(probe, "round_trip", lambda *_: 0.04)
@@ -228,6 +237,17 @@ class Recorder:
         assert script.strip()
         self.shell = Shell(*self.says)
         return self.shell
+
+    def _told(self, connections: object, gate: str, script: str) -> None:
+        self.told.append((gate, script))
+        words = re.findall(r"set server (\S+)/(\S+) state (\w+)", script)
+        state = {(pool, name): state == "drain" for pool, name, state in words}
+        self.balancers[gate] = Balancer(
+            tuple(
+                replace(one, drained=state.get((one.pool, one.name), one.drained))
+                for one in self.balancers[gate].servers
+            )
+        )
 
     def _reachable(self, address: str, port: int, timeout: float) -> bool:
         self.tried.add((address, port, timeout))

@@ -82,7 +82,8 @@ class StandInHost:
             esac""",
         )
         script = DoctorLook().command(
-            str(self.folder), str(self.folder), "vllm/x:v1", ["qwen"], ["qwen"], ["/no/such"]
+            *(str(self.folder), str(self.folder), "vllm/x:v1", ["qwen"], ["qwen"], ["/no/such"]),
+            deployed=f"{self.folder}/compose.yaml",
         )
         script = script.replace("edge_folder=/etc/nginx/vllm-hosts", f"edge_folder={self.edge}")
         assert "mark=VLLM_HOSTS_DEPLOY\n" in script

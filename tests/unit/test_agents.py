@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,15 +16,19 @@ from tests.unit.fakes import docker, inspected
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.agents import actions as operations
 from vllm_hosts.agents.actions import Plan, planned, restart
-from vllm_hosts.agents.status import status_json, status_table
+from vllm_hosts.agents.status import Drained, status_json, status_table
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.facts.base import END
 from vllm_hosts.host.containers import Container
+from vllm_hosts.host.rotation import Balancer, Server
 from vllm_hosts.operations.edge import taken_up
+from vllm_hosts.operations.rotation import Rotation
+from vllm_hosts.settings.fleet import Replica
 
 TWIN = QWEN | {"name": "twin", "port": 8002, "gpus": [1], "served_model_name": "qwen"}
 ONE = Container("one", "running", "healthy")
+NOWHERE = Rotation("gpu1")
 STARTED = datetime(2026, 11, 25, 7, 1, 2, tzinfo=UTC)
 
 
@@ -142,12 +146,12 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_an_agent_with_a_twin_restarts_behind_it(done: list[str]) -> None:
-    restart(settings(agents=[QWEN, TWIN]), "qwen")
+    restart(settings(agents=[QWEN, TWIN]), "qwen", NOWHERE)
     assert done == ["divert", "recreate", "wait", "take up"]
 
 
 def test_an_agent_without_a_twin_gets_its_key_before_it_answers(done: list[str]) -> None:
-    restart(settings(agents=[QWEN]), "qwen")
+    restart(settings(agents=[QWEN]), "qwen", NOWHERE)
     assert done == ["recreate", "take up", "wait"]
 
 
@@ -159,8 +163,66 @@ def test_a_twin_goes_on_answering_for_an_agent_that_does_not_come_back(
 
     monkeypatch.setattr(operations, "wait_healthy", fail)
     with pytest.raises(HostError):
-        restart(settings(agents=[QWEN, TWIN]), "qwen")
+        restart(settings(agents=[QWEN, TWIN]), "qwen", NOWHERE)
     assert done == ["divert", "recreate"]
+
+
+class Gates(Rotation):
+    """Gateways that write down what they are told, among what is done on the host."""
+
+    def __init__(self, did: list[str]) -> None:
+        super().__init__("gpu1")
+        vars(self)["did"] = did
+
+    def out(self, agents: Collection[str], **_: object) -> None:
+        vars(self)["did"].append(f"out {' '.join(agents)}")
+
+    def back(self, agents: Collection[str], **_: object) -> None:
+        vars(self)["did"].append(f"back {' '.join(agents)}")
+
+
+def test_behind_gateways_it_gets_no_requests_until_it_answers(done: list[str]) -> None:
+    restart(settings(agents=[QWEN, TWIN]), "qwen", Gates(done))
+    assert done == ["out qwen", "divert", "recreate", "wait", "take up", "back qwen"]
+    done.clear()
+    restart(settings(agents=[QWEN]), "qwen", Gates(done))
+    assert done == ["out qwen", "recreate", "take up", "wait", "back qwen"]
+
+
+def test_behind_gateways_agents_stop_once_nothing_runs(
+    done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "carry_out", lambda commands: done.append("stop"))
+    operations.stop(settings(agents=[QWEN, TWIN]), ["qwen", "twin"], Gates(done))
+    assert done == ["out qwen twin", "stop"]
+
+
+def test_behind_gateways_what_starts_gets_requests_again(done: list[str]) -> None:
+    operations.start(settings(agents=[QWEN]), ["qwen"], Gates(done))
+    assert done == ["wait", "back qwen"]
+
+
+def test_what_is_drained_is_shown() -> None:
+    server = Replica("gpu1", "one", "", 0).server
+    drained = Server("one", server, up=True, drained=True, running=0)
+    taking = Server("one", server, up=True, drained=False, running=0)
+    seen = Drained(
+        {
+            "gw1": Balancer((drained,)), "gw2": Balancer((taking,)), "gw3": None,
+            "gw4": HostError("cannot be reached"),
+        }
+    )  # fmt: skip
+    [row] = status_json({"gpu1": ["one"]}, {"gpu1": {"one": ONE}}, seen)
+    assert row["drained"] == ["gw1"]
+    [row] = status_json({"gpu2": ["one"]}, {"gpu2": {"one": ONE}}, seen)
+    assert row["drained"] == []
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(status_table({"gpu1": {"one": ONE}, "gpu2": {"one": ONE}}, STARTED, seen))
+    assert [line.split()[2:4] for line in capture.get().splitlines()[1:]] == [
+        ["running,", "drained"],
+        ["running", "healthy"],
+    ]
 
 
 def take_up(folder: Path, environment: str) -> subprocess.CompletedProcess[str]:

@@ -7,8 +7,9 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from ipaddress import IPv4Network
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -432,19 +433,151 @@ class TestAnnounced:
         steps.found(there("a"), there("b", "new"))
         changed, served = frozenset({"m-a", "m-c"}), frozenset({"m-a", "m-b"})
         changing = [Changing(changed, served, True)]
-        assert self.told(steps, *"abc", together=True) == [[changed, served], changing]
+        assert self.told(steps, *"abc", together=True) == [[changed, served, {}], changing]
         steps.executing = False
         assert self.told(steps, *"abc", together=True) == [changing]
 
+    def test_how_many_hosts_may_change_at_once(self, steps: Running) -> None:
+        steps.found(there("a"))
+        wanted = steps.wanted("a")
+        wanted = replace(wanted, serving=replace(wanted.serving, at_once={"m-a": 3}))
+        assert steps.run(compose.agents_announced, wanted) == []
+        model = frozenset({"m-a"})
+        assert steps.told[-2:] == [
+            ("announce", model, model, {"m-a": 3}),
+            ("agents_change", Changing(model, model, False, {"m-a": 3})),
+        ]
+
     def test_one_that_gets_another_name_served_what_the_new_one_will(self, steps: Running) -> None:
         steps.found(there("z"), there("b", "old"))
-        [[changed, served], _] = self.told(steps, "a", "b")
+        [[changed, served, _], _] = self.told(steps, "a", "b")
         assert (changed, served) == ({"m-a", "m-b"}, {"m-a", "m-b"})
         # One that leaves and did not serve has served nobody.
         steps.found(there("z", health="unhealthy"))
-        assert self.told(steps, "a")[0] == [{"m-a"}, set()]
+        assert self.told(steps, "a")[0] == [{"m-a"}, set(), {}]
         steps.found(there("b", "new"))
-        assert self.told(steps, "a", "b")[0] == [{"m-a"}, {"m-b"}]
+        assert self.told(steps, "a", "b")[0] == [{"m-a"}, {"m-b"}, {}]
+
+
+class TestRotation:
+    """Behind gateways: nothing is stopped that may still get requests."""
+
+    @pytest.fixture
+    def story(self, steps: Running, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What happens, in order."""
+        story: list[str] = []
+
+        def told(name: str, value: Any) -> None:
+            def put(*given: Any, **words: Any) -> Any:
+                first = given[0]
+                story.append(f"{name} {first if isinstance(first, str) else len(first)}")
+                return value(*given, **words)
+
+            monkeypatch.setattr(compose, name, put)
+
+        for name in ("watched", "divert", "give_back", "change"):
+            told(name, getattr(compose, name))
+        told("wait_or_put_back", lambda *_: None)
+        monkeypatch.setattr(
+            compose,
+            "wait_or_put_back",
+            lambda directory, names, *_: story.append(f"wait {' '.join(names)}"),
+        )
+        self.gates: Any = SimpleNamespace(
+            gates=("gw1",),
+            reachable=lambda: story.append("reachable"),
+            out=lambda agents: story.append(f"out {' '.join(agents)}"),
+            back=lambda agents: story.append(f"back {' '.join(agents)}"),
+        )
+        return story
+
+    def wanted(self, steps: Running, *names: str, **changes: Any) -> Agents:
+        wanted = steps.wanted(*names, **changes)
+        return replace(wanted, serving=replace(wanted.serving, rotation=self.gates))
+
+    def test_out_before_anything_is_written_and_back_once_they_answer(
+        self, steps: Running, story: list[str]
+    ) -> None:
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.facts["TreeState"] = TreeFound({FILE.path: Found("-")}, "")
+        steps.found(there("a"), there("b", "new"), there("z"))
+        steps.up = [True, True]
+        steps.commands(self.wanted(steps, "a", "b"))
+        assert story == [
+            "reachable", "out a z", "change 1", "watched starting a", "wait a", "back a",
+        ]  # fmt: skip
+
+    def test_with_a_twin_each_one_goes_by_itself(self, steps: Running, story: list[str]) -> None:
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.found(there("a"), there("b"))
+        steps.up = [True, True]
+        peers = {"a": ["b"], "b": ["a"]}
+        steps.commands(self.wanted(steps, "a", "b", peers=peers))
+        assert story == [
+            "reachable", "reachable", "out ",
+            "out a", "divert a", "watched recreating a", "wait a", "give_back a", "back a",
+            "out b", "divert b", "watched recreating b", "wait b", "give_back b", "back b",
+            "wait a b", "back a b",
+        ]  # fmt: skip
+
+    def test_one_that_moves_is_back_only_once_the_edge_follows(
+        self, steps: Running, story: list[str]
+    ) -> None:
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.found(there("a"), there("b"), networks=[network("a", 8077), network("b", 8002)])
+        steps.up = [True]
+        steps.commands(self.wanted(steps, "a", "b", peers={"a": ["b"]}))
+        assert [line for line in story if line.startswith(("out", "back"))] == [
+            "out b", "out a", "back ", "back b",
+        ]  # fmt: skip
+
+    def test_while_a_run_is_prepared_nobody_is_told(self, steps: Running, story: list[str]) -> None:
+        steps.executing = False
+        steps.found(there("a"))
+        steps.commands(self.wanted(steps, "a"))
+        assert story == ["watched starting a"]
+        assert (
+            "their requests go to other hosts meanwhile, where gateways know one that answers"
+            in steps.said()
+        )
+
+    def test_where_all_hosts_change_together_nobody_is_drained(
+        self, steps: Running, story: list[str]
+    ) -> None:
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.found(there("a"))
+        steps.up = [True]
+        steps.commands(self.wanted(steps, "a", together=True))
+        assert story == ["watched starting a"]
+
+    def test_one_that_cannot_be_drained_is_left_as_it_is(
+        self, steps: Running, story: list[str]
+    ) -> None:
+        def out(agents: list[str]) -> None:
+            raise HostError("gateway gw1 answers clients and cannot be asked")
+
+        self.gates.out = out
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.facts["TreeState"] = TreeFound({FILE.path: Found("-")}, "")
+        steps.found(there("a"))
+        steps.up = [True]
+        with pytest.raises(HostError, match="gw1"):
+            steps.commands(self.wanted(steps, "a"))
+        assert story == ["reachable"]
+
+    def test_where_a_gateway_cannot_be_asked_no_turn_begins(
+        self, steps: Running, story: list[str]
+    ) -> None:
+        def reachable() -> None:
+            raise HostError("gateway gw1 answers clients and cannot be asked")
+
+        self.gates.reachable = reachable
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.found(there("a"))
+        steps.up = [True]
+        with pytest.raises(HostError, match="gw1"):
+            steps.commands(self.wanted(steps, "a"))
+        assert (story, steps.done) == ([], [])
 
 
 def test_agents_of_whom_nothing_more_is_known() -> None:

@@ -16,20 +16,27 @@ from tests.unit.doctor_cases import (
     crashed,
     smi,
 )
+from tests.unit.doctor_gateways import GATEWAY, OF_GATEWAYS, healthy_gateway
 from tests.unit.doctor_hosts import NOW, agent, cards, health, healthy, with_gpus
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.doctor import examine  # noqa: F401  registers all diagnoses
 from vllm_hosts.doctor.diagnoses import Diagnosis, Text, diagnose, finds, registered, texts
 from vllm_hosts.doctor.doctors_words import SAYINGS
-from vllm_hosts.doctor.seen import Disk, Seen
+from vllm_hosts.doctor.seen import Disk, DockerSeen, Seen
 from vllm_hosts.host.mokutil import secure_boot
+from vllm_hosts.host.systemctl import Active
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param(fault, id=f"{n}-{fault.identifier}") for n, fault in enumerate(FAULTS)]
+    "fault",
+    [
+        pytest.param(fault, id=f"{n}-{fault.identifier}")
+        for n, fault in enumerate([*FAULTS, *OF_GATEWAYS])
+    ],
 )
 def test_a_fault_is_named_first(fault: Fault) -> None:
-    first, *_ = diagnose(settings(), fault.make(healthy()))
+    seen = healthy() if fault.host.runs_agents else healthy_gateway()
+    first, *_ = diagnose(fault.host, fault.make(seen))
     assert (first.identifier, first.certainty) == (fault.identifier, fault.certainty), first
     assert fault.says in first.what
     assert fault.do in first.remedy
@@ -44,12 +51,40 @@ def test_a_remedy_that_only_says_deploy_is_marked_as_one(text: Text) -> None:
 
 
 def test_every_diagnosis_has_a_fault_here() -> None:
-    assert {fault.identifier for fault in FAULTS} | set(SAYINGS) == set(texts()) == registered()
+    made = {fault.identifier for fault in [*FAULTS, *OF_GATEWAYS]}
+    assert made | set(SAYINGS) == set(texts()) == registered()
 
 
 def test_a_healthy_host_has_nothing() -> None:
     assert diagnose(settings(), healthy()) == []
     assert list(healthy().blind()) == []
+
+
+def test_a_healthy_gateway_has_nothing() -> None:
+    assert diagnose(GATEWAY, healthy_gateway()) == []
+    assert list(healthy_gateway().blind()) == []
+
+
+def test_a_gateway_is_not_examined_for_docker() -> None:
+    """Nobody asks whether there is any."""
+    for docker in (
+        DockerSeen("", Active.SILENT, answers=False),
+        DockerSeen("/snap/bin/docker", Active.FAILED, answers=False, said="no"),
+    ):
+        assert diagnose(GATEWAY, replace(healthy_gateway(), docker=docker)) == []
+
+
+def test_a_gateway_that_is_full_needs_no_room_for_images() -> None:
+    seen = replace(healthy_gateway(), disks=(Disk("bytes", 10**12, 0, "/"),))
+    [found] = diagnose(GATEWAY, seen)
+    assert found.identifier == "disk-full"
+    assert "docker" not in found.remedy
+
+
+def test_a_gateway_that_was_not_deployed_to() -> None:
+    [found] = diagnose(GATEWAY, replace(healthy_gateway(), deployed=False, balancer=None))
+    assert found.identifier == "not-deployed"
+    assert found.evidence == "/etc/nginx/conf.d/vllm-hosts.conf does not exist"
 
 
 def test_a_healthy_host_without_gpus_has_nothing() -> None:

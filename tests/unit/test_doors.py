@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.lab.sabotage import SABOTAGE, Sabotage
+from tests.unit.fleets import fleet
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.firewall import Surroundings
@@ -82,6 +83,9 @@ SETTINGS: Any = SimpleNamespace(
         ssh_from=(ip_network("10.0.0.0/8"),), extra_tcp_ports=(), extra_udp_ports=(51820,)
     ),
     edge=SimpleNamespace(http_port=80, https_port=443, allow_from=()),
+    gateway=SimpleNamespace(port=8443),
+    gateways=(),
+    is_gateway=False,
     agents=(
         SimpleNamespace(name="one", port=8001, expose=None, egress=None),
         SimpleNamespace(
@@ -95,6 +99,9 @@ SETTINGS: Any = SimpleNamespace(
     ),
     cell=cell,
 )
+
+
+SETTINGS.own_agents = SETTINGS.agents
 
 
 def loaded(text: str) -> Table:
@@ -154,6 +161,22 @@ def test_the_file_that_a_deploy_writes(changed: dict[str, Any]) -> None:
     host = settings(**{"agents": [QWEN, CODER]} | changed)
     table = loaded(rules(host, [22], Surroundings(edge_user=EDGE[0])))
     assert wrong(table, host, {22}, EDGE) == []
+
+
+@pytest.mark.parametrize("name", ["gw1", "gpu1"])
+def test_the_file_that_a_deploy_writes_where_there_are_gateways(name: str) -> None:
+    host = fleet()[name]
+    text = rules(host, [22], Surroundings(edge_user=EDGE[0]))
+    assert wrong(loaded(text), host, {22}, EDGE) == []
+    # The port for gateways is theirs, and on a gateway nobody's.
+    for source in ("ip saddr 203.0.113.9 ", ""):
+        opened = text.replace(
+            "ct state invalid drop", f"ct state invalid drop\n{source}tcp dport 8443 accept", 1
+        )
+        assert any("port 8443 passes" in one for one in wrong(loaded(opened), host, {22}, EDGE))
+    if name == "gpu1":
+        closed = text.replace("tcp dport { 8443 } accept", "tcp dport { 8443 } drop")
+        assert any("is kept out" in one for one in wrong(loaded(closed), host, {22}, EDGE))
 
 
 @pytest.mark.parametrize(

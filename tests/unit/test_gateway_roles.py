@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from tests.unit.fleets import fleet
 from tests.unit.projects import ROOT
 from tests.unit.recorded_host import Host
 from tests.unit.recording import Recorder, Run, deploy_py, keys_py
+from vllm_hosts.host.balancer import Server
 from vllm_hosts.host.paths import (
     EDGE_FOLDER,
     GATEWAY_CA,
@@ -25,6 +29,7 @@ from vllm_hosts.host.paths import (
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.keys.pki import certificate_names, utc_now
 from vllm_hosts.keys.store_content import add_client, new_content
+from vllm_hosts.roles import assertions
 from vllm_hosts.roles.client_keys import client_keys
 from vllm_hosts.roles.inner_tls import inner_tls
 from vllm_hosts.roles.ownership import ownership
@@ -34,6 +39,11 @@ from vllm_hosts.settings.fleet import inner_name
 def recorder(folder: Path, name: str) -> Recorder:
     """A host of the fleet that was just installed."""
     host = Host(fleet()[name], looks.FRESH, looks.AFTER, offered=looks.OFFERED)
+    host.facts["BalancerState"] = {
+        (pool.name, one.server): Server(pool.name, one.server, True, False, 0, "L7OK")
+        for pool in host.settings.pools
+        for one in pool.replicas
+    }
     host.facts["SystemState"].free.update({"/usr": 1 << 30, "/var": 1 << 30})
     return Recorder(folder, host)
 
@@ -74,6 +84,7 @@ OPERATIONS = [
     "The host has a record of what was deployed",
     "Only the expected sockets listen",
     "The edge answers only to keys, on its own paths",
+    "Every model has an agent that answers",
 ]
 
 
@@ -175,3 +186,53 @@ def test_a_host_behind_gateways_has_names_of_its_agents(tmp_path: Path) -> None:
     assert clients.count(b"Bearer ") == 2
     assert b'"controller Bearer ' in clients
     assert made.run(ownership, inner_tls, client_keys).changed == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"alive": False, "check": "L4TOUT Layer4 timeout"}, "is down (L4TOUT Layer4 timeout)"),
+        ({"drained": True}, "is drained"),
+        (None, "is not known to HAProxy"),
+    ],
+)
+def test_a_gateway_has_an_agent_for_each_model_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any] | None, why: str
+) -> None:
+    monkeypatch.setattr(assertions, "_PATIENCE", 0)
+    made = recorder(tmp_path, "gw1")
+    servers = made.host.facts["BalancerState"]
+    [key] = [key for key in servers if key[0] == "coder"]
+    if changed is None:
+        del servers[key]
+    else:
+        servers[key] = replace(servers[key], **changed)
+    done = made.run(deploy_py)
+    assert done.failed
+    assert done.said[-1:] == [f"no agent answers for the model 'coder-14b': coder on gpu1 {why}"]
+
+
+def test_one_agent_of_several_is_enough_at_the_end(tmp_path: Path) -> None:
+    made = recorder(tmp_path, "gw1")
+    servers = made.host.facts["BalancerState"]
+    first = next(key for key in servers if key[0] == "qwen")
+    servers[first] = replace(servers[first], alive=False)
+    assert not made.run(deploy_py).failed
+
+
+def test_agents_that_come_up_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recorder(tmp_path, "gw1")
+    servers = dict(made.host.facts["BalancerState"])
+    down = {key: replace(one, alive=False) for key, one in servers.items()}
+    made.host.facts["BalancerState"] = down
+    paused: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        paused.append(seconds)
+        made.host.facts["BalancerState"] = servers
+
+    monkeypatch.setattr(assertions, "time", SimpleNamespace(monotonic=monotonic, sleep=sleep))
+    assert not made.run(deploy_py).failed
+    assert len(paused) == 1

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
 import pytest
 
+from tests.unit.fleets import fleet
 from tests.unit.here import Here
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_edge_conf import KEYS
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import File
 from vllm_hosts.host.paths import EDGE_CONF, EDGE_FOLDER
+from vllm_hosts.keys import HostKeys
 from vllm_hosts.roles.client_keys.plan import key_entries
 from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries
 from vllm_hosts.suite import nginx_forwarded
-from vllm_hosts.suite.nginx_forwarded import places_that_forward_keys
+from vllm_hosts.suite.nginx_forwarded import places_that_forward_keys, places_that_forward_names
 
 SETTINGS = settings(agents=[QWEN, CODER], edge={"cors_origins": ["https://app.example.com"]})
 FILES = {
@@ -41,7 +44,10 @@ def here(tmp_path: Path) -> Here:
 def said(here: Here, path: str = "", old: str = "", new: str = "") -> list[str]:
     """What the script makes of the edge's configuration, with one text in one file replaced."""
     assert not path or old in FILES[path]
-    files = FILES | ({path: FILES[path].replace(old, new, 1)} if path else {})
+    return shown(here, FILES | ({path: FILES[path].replace(old, new, 1)} if path else {}))
+
+
+def shown(here: Here, files: Mapping[str, str]) -> list[str]:
     text = "".join(f"# configuration file {name}:\n{text}\n" for name, text in files.items())
     here.program("nginx", f"cat <<'end of it'\n{text}\nend of it")
     return here.check_output(f"bash -c {quote(nginx_forwarded.SCRIPT)}").splitlines()
@@ -90,3 +96,46 @@ def test_an_nginx_that_cannot_say_is_not_checked(here: Here) -> None:
     for text in ([], ["end"], ["file /etc/nginx/nginx.conf", "end"], ["file x", "open server"]):
         with pytest.raises(HostError, match="is the edge installed"):
             places_that_forward_keys(text)
+
+
+def of_host(name: str) -> dict[str, str]:
+    """What nginx shows of a host of a fleet."""
+    host = fleet()[name]
+    keys = HostKeys(KEYS.internal, KEYS.clients, None)
+    return {
+        "/etc/nginx/nginx.conf": "events { }\nhttp {\n    include conf.d/*.conf; # ours\n}\n"
+    } | {
+        entry.path: entry.content.decode()
+        for entry in edge_entries(host, keys, NginxVersion((1, 26, 3), (3, 5, 0)))
+        if isinstance(entry, File)
+    }
+
+
+@pytest.mark.parametrize("name", ["gw1", "gpu1"])
+def test_no_client_says_who_it_is(here: Here, name: str) -> None:
+    files, gateway = of_host(name), name == "gw1"
+    found = shown(here, files)
+    assert places_that_forward_names(found, gateway=gateway) == []
+    assert places_that_forward_keys(found) == []
+    # A gateway's own way would let agents see it, and a host's would tell hosts nothing.
+    assert places_that_forward_names(found, gateway=not gateway)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "old"),
+    [
+        ("gw1", "upstream.conf", "proxy_set_header X-Vllm-Hosts-Client $vllm_hosts_client;"),
+        ("gw1", "upstream.conf", "proxy_set_header X-Vllm-Hosts-Affinity $vllm_hosts_affinity;"),
+        ("gpu1", "upstream.conf", 'proxy_set_header X-Vllm-Hosts-Client "";'),
+        ("gpu1", "inner.conf", 'proxy_set_header X-Vllm-Hosts-Client "";'),
+        ("gpu1", "inner.conf", 'proxy_set_header X-Vllm-Hosts-Affinity "";'),
+    ],
+)
+@pytest.mark.parametrize("how", ["", "proxy_set_header X-Vllm-Hosts-Client $http_x_who;"])
+def test_a_name_that_a_client_gave_itself(
+    here: Here, name: str, file: str, old: str, how: str
+) -> None:
+    files, path = of_host(name), f"{EDGE_FOLDER}/{file}"
+    assert old in files[path]
+    files[path] = files[path].replace(old, how)
+    assert places_that_forward_names(shown(here, files), gateway=name == "gw1")

@@ -38,6 +38,7 @@ from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.facts.nginx import EdgeState
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.remains import HostRemains, Versions
+from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.facts.tls import GatewayCertificate, HostCertificate
@@ -105,6 +106,14 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         AgentsServed(),
         ["== live", "true", "== containers", inspect_line("qwen"), inspect_line("coder"),
          "== starts", "/var/lib/vllm-hosts/starts/qwen:95"],
+    ),
+    (
+        BalancerSeen(),
+        ["== admin", "1", "# be_id be_name srv_id srv_name srv_op_state srv_admin_state srv_port",
+         "3 qwen 7 qwen.h1 2 8 8443", "", "== now",
+         "# pxname,svname,scur,status,check_status,check_desc,",
+         "qwen,qwen.h1,3,UP,L7OK,Layer7 check passed,", "", "== before 4711",
+         "# pxname,svname,scur,status,check_status,check_desc,", "", "== by hand", "qwen.h1"],
     ),
     (
         AptPackages(),
@@ -297,6 +306,7 @@ def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
 ODD: list[tuple[HostFact[Any], list[str]]] = [
     (AgentsServed(), ["== live", "True?", "== containers", "== starts"]),
     (EdgeRuns(), ["== edge", "activ"]),
+    (BalancerSeen(), ["== admin", "== now", "== by hand"]),
     (GatewayCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostRemains(), ["== asked", "a|b|c|d", "== manifest", "no line of ours"]),

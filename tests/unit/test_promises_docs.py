@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from tests.lab.sabotage import SABOTAGE, UNBROKEN, rounds
+from tests.lab.sabotage import FLEET, SABOTAGE, UNBROKEN, rounds
 from tests.promises_docs import DOCUMENT, with_table
 from vllm_hosts.verify.promises import promises
 
@@ -30,17 +30,29 @@ def test_every_promise_has_exactly_one_test() -> None:
 
 
 def test_every_promise_is_broken_somewhere() -> None:
-    broken = {identifier for row in SABOTAGE for identifier in row.broken}
+    rows = [*SABOTAGE, *FLEET]
+    broken = {identifier for row in rows for identifier in row.broken}
     assert broken | set(UNBROKEN) == set(promises())
     assert not broken & set(UNBROKEN)
-    assert len({row.name for row in SABOTAGE}) == len(SABOTAGE) >= 40
+    assert len({row.name for row in rows}) == len(rows) >= 40
+
+
+def test_rows_of_the_usual_lab_need_no_gateway() -> None:
+    of = {name: promise.of for name, promise in promises().items()}
+    for row in SABOTAGE:
+        assert {of[name] for name in row.broken} <= {"all", "agents"}, row.name
+        assert row.host == "gpu1", row.name
+    for row in FLEET:
+        exempt = "agents" if row.host.startswith("gw") else "gateways"
+        assert exempt not in {of[name] for name in row.broken}, row.name
 
 
 def test_rounds_break_a_dozen_promises_of_every_role() -> None:
     usual = [row for rows in rounds().values() for row in rows]
     assert len(usual) == len({row.name for row in usual}) >= 18
     roles = {promises()[identifier].role for row in usual for identifier in row.broken}
-    assert roles >= {promise.role for promise in promises().values()} - {"vllm"}
+    usual_ones = [one for one in promises().values() if one.of in ("all", "agents")]
+    assert roles >= {promise.role for promise in usual_ones} - {"vllm"}
 
 
 def test_rows_of_a_round_can_be_told_apart() -> None:

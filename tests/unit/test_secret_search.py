@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.unit.here import Here
+from tests.unit.samples import settings
 from vllm_hosts.errors import HostError
-from vllm_hosts.suite.secret_search import with_a_secret
+from vllm_hosts.suite.secret_search import Kept, kept, with_a_secret
 
 KEY = "qwen-8b-key-0123456789"
 
@@ -26,7 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 def search(folder: Path, **places: str) -> list[str]:
     here: Any = Here(folder)
-    return with_a_secret(here, str(folder), places)
+    known = Kept(f"{folder}/.env", kept(settings()).entry)
+    return with_a_secret(here, known, places)
 
 
 def test_only_what_holds_a_secret(folder: Path) -> None:

@@ -96,6 +96,29 @@ def test_hosts_that_nobody_can_reach(shape: tuple[list[dict[str, Any]], bool]) -
             assert host["promises"]["GPU-03"]["outcome"] == "does not apply"
 
 
+def test_gateways_that_nobody_can_reach() -> None:
+    made = {"agents": [{"name": "tiny", "model": "org/tiny", "port": 8001, "gpus": [0]}]}
+    text = (
+        "gateways = [('gw1', {'ssh_hostname': '127.0.0.8', 'ssh_port': 1})]\n"
+        f"gpu_hosts = [('gpu1', {{'ssh_hostname': '127.0.0.9', 'ssh_port': 1}} | {made!r})]\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        report = verified(Path(folder), text)
+    found = {
+        host["name"]: {name: seen["outcome"] for name, seen in host["promises"].items()}
+        for host in report["hosts"]
+    }
+    # No agent runs on a gateway, and only it has a balancer.
+    for name in ("DOCKER-01", "AGENT-01", "GPU-03", "SEC-01", "GW-01", "GW-02"):
+        assert found["gw1"][name] == "does not apply", name
+    for name in ("EDGE-04", "TLS-01", "KEY-01", "LOG-01", "NET-01", "GW-03", "GW-04", "GW-05"):
+        assert found["gw1"][name] == "not checked", name
+    assert found["gpu1"]["GW-03"] == "does not apply"
+    for name in ("DOCKER-01", "AGENT-01", "GPU-03", "GW-01", "GW-02", "GW-04", "GW-05"):
+        assert found["gpu1"][name] == "not checked", name
+    assert [host["agents"] == [] for host in report["hosts"]] == [True, False]
+
+
 #: What hosts with answers of every kind are asked: without the look from outside, and without what
 #: searches all of this machine's files and processes.
 _LOOKED_AT = [

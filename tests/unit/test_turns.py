@@ -208,13 +208,13 @@ def test_agents_that_change_together_are_waited_for_later(monkeypatch: pytest.Mo
 
 
 def test_hosts_tell_what_they_serve_and_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[frozenset[str], frozenset[str]]] = []
+    told: list[tuple[frozenset[str], frozenset[str], dict[str, int]]] = []
 
     def announced(steps: Steps, *names: str) -> tuple[set[str], set[str]]:
         monkeypatch.setattr(compose, "announce", lambda *what: told.append(what))
         operation: Any = compose.agents_announced._inner.__wrapped__  # type: ignore[attr-defined]
         assert list(operation(steps.wanted(names, {}))) == []
-        models, serving = told.pop()
+        models, serving, _ = told.pop()
         return set(models), set(serving)
 
     names = ("a", "b", "c")

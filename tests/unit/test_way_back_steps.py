@@ -363,7 +363,7 @@ class TestAnnounced:
         back.facts["ComposeProject"] = back.project(there("qwen", "2"), there("coder"))
         qwen = frozenset({QWEN_MODEL})
         changing = ("agents_change", Changing(qwen, qwen, True))
-        assert self.run(back) == [("announce", qwen, qwen), changing]
+        assert self.run(back) == [("announce", qwen, qwen, {}), changing]
         [given] = [given for name, given in back.asked if name == "ComposeProject"]
         assert given == {
             "directory": OPT,
@@ -381,7 +381,7 @@ class TestAnnounced:
 
     def test_an_agent_that_is_down_serves_nobody(self, back: Back) -> None:
         back.facts["ComposeProject"] = back.project(there("qwen", "2", "exited"))
-        assert self.run(back)[0] == ("announce", frozenset({QWEN_MODEL}), frozenset())
+        assert self.run(back)[0] == ("announce", frozenset({QWEN_MODEL}), frozenset(), {})
 
 
 class TestGoneBack:

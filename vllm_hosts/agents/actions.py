@@ -16,6 +16,7 @@ from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations.base import watched
 from vllm_hosts.operations.edge import divert, taken_up
 from vllm_hosts.operations.healthy import wait_healthy
+from vllm_hosts.operations.rotation import Rotation
 from vllm_hosts.settings import HostSettings
 
 #: Where there is nothing to stop.
@@ -36,9 +37,9 @@ def planned(settings: HostSettings, agent: str, found: dict[str, Container]) -> 
     return Plan(agent, well[0] if well else None)
 
 
-def start(settings: HostSettings, agents: Sequence[str]) -> None:
+def start(settings: HostSettings, agents: Sequence[str], rotation: Rotation) -> None:
     """Start agents of the current host as its compose.yaml and .env say, and wait until they are
-    healthy. One that runs is left as it is.
+    healthy. One that runs is left as it is. Gateways send them requests again.
 
     :raises HostError: Compose cannot start one, or one does not become healthy.
     """
@@ -60,13 +61,14 @@ def start(settings: HostSettings, agents: Sequence[str]) -> None:
             carry_out(taken_up(agent) for agent in turn)
         before = turn
     wait_healthy(settings.vllm.directory, agents, settings.vllm.health_timeout)
+    rotation.back(agents)
 
 
-def stop(settings: HostSettings, agents: Sequence[str]) -> None:
+def stop(settings: HostSettings, agents: Sequence[str], rotation: Rotation) -> None:
     """Stop agents of the current host, after draining their requests. They stay
     stopped, over reboots too, until a start or the next deploy.
 
-    :raises HostError: Compose cannot stop one.
+    :raises HostError: Compose cannot stop one, or a gateway cannot be told.
     """
     found = ask_host(AgentsInspected, agents=list(agents))
     running = [agent for agent in agents if found[agent].standing not in _GONE]
@@ -74,17 +76,20 @@ def stop(settings: HostSettings, agents: Sequence[str]) -> None:
         if agent not in running:
             _say(f"{agent} does not run")
     if running:
+        rotation.out(running)
         names = " ".join(running)
         carry_out([watched(f"stopping {names}", f"{_compose(settings)} stop {names}")])
         for agent in running:
             _say(f"{agent} is stopped")
 
 
-def restart(settings: HostSettings, agent: str) -> None:
+def restart(settings: HostSettings, agent: str, rotation: Rotation) -> None:
     """Recreate an agent of the current host, so that it reads .env again, and wait until it is
-    healthy. A healthy twin answers for it meanwhile. The edge sends the key that it then has.
+    healthy. A healthy twin answers for it meanwhile, and gateways send its requests elsewhere. The
+    edge sends the key that it then has.
 
-    :raises HostError: it does not come back. Where it has a twin, that one keeps answering.
+    :raises HostError: it does not come back, or a gateway cannot be told. Where it has a twin, that
+        one keeps answering.
     """
     found = ask_host(AgentsInspected, agents=[other.name for other in settings.agents])
     edge = ask_host(EdgeRuns)
@@ -92,11 +97,13 @@ def restart(settings: HostSettings, agent: str) -> None:
     recreate = watched(
         f"restarting {agent}", f"{_compose(settings)} up {_UP} --force-recreate {agent}"
     )
+    rotation.out([agent])
     if plan.twin is not None:
         _say(f"{plan.twin} answers for {agent} meanwhile")
         carry_out([divert(agent, plan.twin), recreate])
         wait_healthy(settings.vllm.directory, [agent], settings.vllm.health_timeout)
         carry_out([taken_up(agent)])
+        rotation.back([agent])
         return
     _say(f"restarting {agent}")
     carry_out([recreate])
@@ -104,6 +111,7 @@ def restart(settings: HostSettings, agent: str) -> None:
         # Before it answers, so that no request reaches it with the key that it had.
         carry_out([taken_up(agent)])
     wait_healthy(settings.vllm.directory, [agent], settings.vllm.health_timeout)
+    rotation.back([agent])
 
 
 #: A restart never touches other services. `docker compose restart` would not read .env again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,13 +12,37 @@ from rich.text import Text
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.containers import Container, Standing
+from vllm_hosts.host.rotation import Balancer
+from vllm_hosts.settings.fleet import Replica
 
 #: By host: its agents by name, or why nothing is known of them.
 Found = Mapping[str, dict[str, Container] | HostError]
 
 
-def status_json(agents: Mapping[str, list[str]], found: Found) -> list[dict[str, Any]]:
-    """One object for each agent. ``error`` says why nothing is known of it."""
+@dataclass(frozen=True)
+class Drained:
+    """Which agents get no requests. ``seen``: by gateway, what its HAProxy says; None: none runs;
+    an exception: that is not known."""
+
+    seen: Mapping[str, Balancer | HostError | None]
+
+    def of(self, host: str, agent: str) -> list[str]:
+        """The gateways at which an agent is drained."""
+        name = Replica(host, agent, "", 0).server
+        return [
+            gate
+            for gate, balancer in self.seen.items()
+            if isinstance(balancer, Balancer) and any(one.drained for one in balancer.of([name]))
+        ]
+
+
+def status_json(
+    agents: Mapping[str, list[str]], found: Found, drained: Drained | None = None
+) -> list[dict[str, Any]]:
+    """One object for each agent. ``error`` says why nothing is known of it.
+
+    :param drained: where there are gateways; each agent says then at which ones it is drained.
+    """
     rows = []
     for host, names in agents.items():
         seen = found[host]
@@ -27,7 +52,10 @@ def status_json(agents: Mapping[str, list[str]], found: Found) -> list[dict[str,
                 agent, error = None, str(seen)
             else:
                 agent, error = seen[name], None
-            rows.append(row | _described(agent) | {"error": error})
+            row |= _described(agent) | {"error": error}
+            if drained is not None:
+                row["drained"] = drained.of(host, name)
+            rows.append(row)
     return rows
 
 
@@ -51,7 +79,7 @@ def style_of(standing: Standing) -> str:
     return "yellow" if standing is Standing.STARTING else "red"
 
 
-def status_table(found: Found, now: datetime) -> Table:
+def status_table(found: Found, now: datetime, drained: Drained | None = None) -> Table:
     """The same for people: one line for each agent."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("HOST", "AGENT", "STATE", "HEALTH", "SINCE"):
@@ -66,6 +94,8 @@ def status_table(found: Found, now: datetime) -> Table:
         for agent in seen.values():
             style = style_of(agent.standing)
             state = agent.state + (f" ({agent.ended_with})" if agent.ended_with else "")
+            if drained is not None and drained.of(host, agent.name):
+                style, state = "yellow", f"{state}, drained"
             table.add_row(
                 host,
                 agent.name,

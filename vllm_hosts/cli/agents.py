@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,24 +12,25 @@ from shlex import quote
 from typing import NoReturn
 
 import click
-from pyinfra.api.output import set_echo, set_formatter
-from pyinfra_cli.log import setup_logging
 from rich.console import Console
 
 from vllm_hosts.agents import actions as operations
 from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.agents.edited import Edited, edited
 from vllm_hosts.agents.logs import News, Reader
-from vllm_hosts.agents.status import status_json, status_table
+from vllm_hosts.agents.status import Drained, status_json, status_table
 from vllm_hosts.cli.choice import WithHosts, choose, host_option, name_argument
 from vllm_hosts.cli.command import Exit, agreed, show_lines, yes_option
 from vllm_hosts.cli.common import inventory_argument, say_errors
+from vllm_hosts.cli.drains import drain, show_progress, undrain
 from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.connect.lock import Purpose, holding
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.agents import AgentsInspected
+from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import pyinfra_line
+from vllm_hosts.operations.rotation import Rotation
 from vllm_hosts.project.site import held_for
 from vllm_hosts.settings import HostSettings
 
@@ -50,11 +50,15 @@ as_is_option = click.option(
 @host_option
 @click.pass_context
 def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> None:
-    """Show, start, stop and restart agents, and read their logs.
+    """Show, start, stop, restart and drain agents, and read their logs.
 
     Example: vllm-hosts agents inventory/prod.py restart qwen3-8b
     """
     context.obj = inventory
+
+
+agents.add_command(drain)
+agents.add_command(undrain)
 
 
 @agents.command()
@@ -63,19 +67,25 @@ def agents(context: click.Context, inventory: Path, hosts: tuple[str, ...]) -> N
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @click.pass_obj
 def status(inventory: Path, name: str | None, hosts: tuple[str, ...], as_json: bool) -> None:
-    """Show agents' states. Exit code 0 only if every agent is running and healthy."""
+    """Show agents' states. Exit code 0 only if every agent is running and healthy.
+
+    An agent that gets no requests from a gateway, since it was drained, is shown as such.
+    """
     chosen = choose(inventory, hosts, name)
     found = chosen.connections.each(
         chosen.agents,
         lambda host: ask_host(AgentsInspected, agents=chosen.agents[host]),
         limit=_LIMIT,
     )
+    gateways = chosen.gateways
+    seen = chosen.connections.each(gateways, lambda gate: ask_host(BalancerSeen), limit=_LIMIT)
+    drained = Drained(seen) if gateways else None
     if as_json:
-        click.echo(json.dumps(status_json(chosen.agents, found), indent=2))
+        click.echo(json.dumps(status_json(chosen.agents, found, drained), indent=2))
     else:
         width = None if sys.stdout.isatty() else _WIDE
-        Console(width=width, highlight=False).print(status_table(found, utc_now()))
-    say_errors(found)
+        Console(width=width, highlight=False).print(status_table(found, utc_now(), drained))
+    say_errors({**found, **seen})
     if any(
         isinstance(host, HostError) or not all(agent.well for agent in host.values())
         for host in found.values()
@@ -111,7 +121,8 @@ def start(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bool
 def stop(inventory: Path, name: str | None, hosts: tuple[str, ...], yes: bool) -> None:
     """Drain in-flight requests, then stop agents. Asks first if no agent is named.
 
-    They stay stopped across reboots, until they are started or deployed again.
+    They stay stopped across reboots, until they are started or deployed again. Gateways send their
+    requests to other hosts first.
     """
     chosen = choose(inventory, hosts, name)
     if name is None:
@@ -128,10 +139,11 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
     """Restart agents one at a time, with the present contents of .env.
 
     Each has to be healthy before the next one restarts; if one does not come back, the rest are
-    left as they are. Refused if compose.yaml is not what was deployed, unless --as-is is given.
+    left as they are. Gateways send its requests to other hosts meanwhile. Refused if compose.yaml
+    is not what was deployed, unless --as-is is given.
     """
     chosen = choose(inventory, hosts, name)
-    _show_progress()
+    show_progress()
     # Nothing is touched while a host is out of reach.
     found = chosen.connections.each(
         chosen.agents, lambda host: edited(chosen.settings[host]), limit=_LIMIT
@@ -148,7 +160,8 @@ def restart(inventory: Path, name: str | None, hosts: tuple[str, ...], as_is: bo
     while left:
         host, agent = left.pop(0)
         try:
-            do = partial(operations.restart, chosen.settings[host], agent)
+            rotation = chosen.rotation(host)
+            do = partial(operations.restart, chosen.settings[host], agent, rotation)
             chosen.connections.at(host, partial(_held, purpose, f"restart of {agent}", do))
         except HostError as error:
             click.secho(f"{host}: {error}", fg="red", err=True)
@@ -207,15 +220,18 @@ def _show(news: News) -> None:
 
 
 def _at_once(
-    chosen: Chosen, do: Callable[[HostSettings, Sequence[str]], None], purpose: Purpose
+    chosen: Chosen,
+    do: Callable[[HostSettings, Sequence[str], Rotation], None],
+    purpose: Purpose,
 ) -> None:
     """All hosts at the same time; each says how far it is."""
-    _show_progress()
+    show_progress()
 
     def one(host: str) -> None:
         agents = chosen.agents[host]
         step = f"{purpose.what.split()[1]} of {', '.join(agents)}"
-        _held(purpose, step, partial(do, chosen.settings[host], agents))
+        rotation = chosen.rotation(host)
+        _held(purpose, step, partial(do, chosen.settings[host], agents, rotation))
 
     done = chosen.connections.each(chosen.agents, one)
     if say_errors(done):
@@ -252,13 +268,6 @@ def _refuse(done: str, inventory: Path, found: Mapping[str, list[Edited] | HostE
     click.echo(f"  {pyinfra_line(inventory, options=limits)}", err=True)
     click.echo("To use the files as they are until the next deploy, add --as-is", err=True)
     sys.exit(Exit.WRONG)
-
-
-def _show_progress() -> None:
-    """What hosts say while something is done there goes to standard error, as in a deploy."""
-    setup_logging(logging.INFO)
-    set_formatter(click.style)
-    set_echo(click.echo)
 
 
 def _listed(pairs: Sequence[tuple[str, str]]) -> str:

@@ -8,8 +8,10 @@ import click
 
 from vllm_hosts.agents.chosen import Chosen
 from vllm_hosts.cli.command import Group
-from vllm_hosts.cli.common import only, opened
+from vllm_hosts.cli.common import only, opened, with_agents
 from vllm_hosts.connect.connections import Connections
+from vllm_hosts.project.loaded import Project
+from vllm_hosts.project.rotation import rotation_of
 
 
 class WithHosts(Group):
@@ -50,23 +52,36 @@ host_option = click.option(
 name_argument = click.argument("name", required=False)
 
 
-def choose(inventory: Path, hosts: tuple[str, ...], name: str | None) -> Chosen:
+def choose(
+    inventory: Path, hosts: tuple[str, ...], name: str | None, *, gateways: bool = False
+) -> Chosen:
     """What a command is about.
 
+    :param gateways: whether it is about them too, which run no agents.
     :raises SettingsError: the settings cannot be deployed.
     :raises click.UsageError: there is no such host, or no such agent on these hosts.
     """
     project = opened(inventory)
+    chosen = only(project, hosts)
     there = {
         host: [agent.name for agent in one.agents]
-        for host, one in only(project, hosts).items()
-        if one.runs_agents
+        for host, one in (chosen if gateways else with_agents(chosen)).items()
     }
     if name is None:
-        return Chosen(Connections(project.inventory), project.settings, there)
+        return _chosen(project, there)
     agents = {host: [name] for host, names in there.items() if name in names}
     if not agents:
         known = sorted({agent for names in there.values() for agent in names})
         where = f"on {', '.join(hosts)}" if hosts else f"in {inventory}"
         raise click.UsageError(f"there is no agent {name} {where}; there is {', '.join(known)}")
-    return Chosen(Connections(project.inventory), project.settings, agents)
+    return _chosen(project, agents)
+
+
+def _chosen(project: Project, agents: dict[str, list[str]]) -> Chosen:
+    connections = Connections(project.inventory)
+    return Chosen(
+        connections,
+        project.settings,
+        agents,
+        lambda host: rotation_of(project, host, lambda: connections),
+    )

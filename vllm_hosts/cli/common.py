@@ -86,6 +86,19 @@ def only(project: Project, hosts: Collection[str]) -> dict[str, HostSettings]:
     return {name: one for name, one in known.items() if not hosts or name in hosts}
 
 
+def with_agents(chosen: Mapping[str, HostSettings]) -> dict[str, HostSettings]:
+    """Without gateways, which run no agents.
+
+    :raises click.UsageError: only gateways were chosen.
+    """
+    found = {name: one for name, one in chosen.items() if one.runs_agents}
+    if not found:
+        raise click.UsageError(
+            f"{', '.join(chosen)} is a gateway and runs no agents; name one of the hosts behind it"
+        )
+    return found
+
+
 def say_errors(found: Mapping[str, object]) -> bool:
     """One sentence for each host that failed; whether there was one."""
     failed = {host: seen for host, seen in found.items() if isinstance(seen, HostError)}

@@ -40,7 +40,7 @@ def history(inventory: Path, hosts: tuple[str, ...], lines: int, as_json: bool) 
 
     Example: vllm-hosts history inventory/prod.py --host gpu1.example.com
     """
-    chosen = choose(inventory, hosts, None)
+    chosen = choose(inventory, hosts, None, gateways=True)
     found = chosen.connections.each(
         chosen.agents, lambda _: ask_host(HostHistory, lines=lines), limit=_LIMIT
     )

@@ -46,7 +46,7 @@ def status(inventory: Path, hosts: tuple[str, ...], as_json: bool) -> None:
     Exit codes: 0 nobody holds a host, 3 somebody does, or what a run has left is still at work, 1
     a host did not answer.
     """
-    chosen = choose(inventory, hosts, None)
+    chosen = choose(inventory, hosts, None, gateways=True)
     found = chosen.connections.each(chosen.agents, lambda _: ask_host(LockState), limit=_LIMIT)
     if as_json:
         click.echo(json.dumps([_as_json(host, one) for host, one in found.items()], indent=2))
@@ -114,7 +114,7 @@ def release(inventory: Path, hosts: tuple[str, ...], yes: bool) -> None:
 
     Example: vllm-hosts lock inventory/prod.py release --host gpu1.example.com
     """
-    chosen = choose(inventory, hosts, None)
+    chosen = choose(inventory, hosts, None, gateways=True)
     found = chosen.connections.each(chosen.agents, lambda _: ask_host(LockState), limit=_LIMIT)
     _show(found)
     failed = say_errors(found)

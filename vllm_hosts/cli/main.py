@@ -11,7 +11,7 @@ from vllm_hosts import __version__
 from vllm_hosts.cli.lazy import LazyGroup
 
 _COMMANDS = {
-    "agents": "Show, start, stop and restart agents, and read their logs.",
+    "agents": "Show, start, stop, restart and drain agents, and read their logs.",
     "ca": "Print the CA certificate that clients need, in PEM.",
     "check": "Validate all settings, without connecting to any host.",
     "doctor": "Diagnose hosts: what is wrong, and what to do.",

@@ -20,7 +20,7 @@ from vllm_hosts.capacity.others import beside_others
 from vllm_hosts.capacity.show import as_json, lines, totals
 from vllm_hosts.cli.choice import host_option
 from vllm_hosts.cli.command import Command, Exit
-from vllm_hosts.cli.common import inventory_argument, only, opened
+from vllm_hosts.cli.common import inventory_argument, only, opened, with_agents
 from vllm_hosts.connect.connections import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.system import System
@@ -136,7 +136,7 @@ def plan(
     Example: vllm-hosts plan inventory/prod.py --no-connect --gpu-memory 24
     """
     project = opened(inventory)
-    chosen = {name: one for name, one in only(project, hosts).items() if one.runs_agents}
+    chosen = with_agents(only(project, hosts))
     known = {agent.name for host in project.settings.values() for agent in host.agents}
     if strangers := [name for name, _ in copies if name not in known]:
         raise click.UsageError(

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import click
 
-from vllm_hosts.cli.choice import host_option
+from vllm_hosts.cli.choice import choose, host_option
 from vllm_hosts.cli.command import Command, Exit
-from vllm_hosts.cli.common import inventory_argument, only, opened, say_errors
-from vllm_hosts.connect.connections import Connections, ask_host
+from vllm_hosts.cli.common import inventory_argument, say_errors
+from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.token_usage import TokenUsage
 from vllm_hosts.host.access_log import KEYS, LIMIT, Counts, TokenSums, together
@@ -75,11 +75,9 @@ def usage(
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other; leave one out")
-    project = opened(inventory)
-    found = Connections(project.inventory).each(
-        only(project, hosts),
-        lambda _: ask_host(TokenUsage, by=by, since=since or ""),
-        limit=LIMIT + 60.0,
+    chosen = choose(inventory, hosts, None, gateways=True)
+    found = chosen.connections.each(
+        chosen.agents, lambda _: ask_host(TokenUsage, by=by, since=since or ""), limit=LIMIT + 60.0
     )
     read = {host: one for host, one in found.items() if isinstance(one, TokenSums)}
     sums = _sorted(together(read.values()), by)

@@ -1,5 +1,5 @@
 # One look at a host for `vllm-hosts doctor`. Changes nothing. Before it stand, as shell variables:
-# directory, cache, image, agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
+# directory, cache, image, deployed (a file), agents, gpu_agents, folders (models), edge_folder, certificate, key, mark,
 # inspect (the format of docker inspect), sockets (a command), gpu_fields and gpu_health (lists of
 # what nvidia-smi is asked for), watchdog (a folder), is_active and main_pid (of systemctl), secure_boot (a command), gpu_patience (seconds), masks (functions of awk).
 # Sections start with "== "; what programs wrote themselves has "| " before it, so that it cannot.
@@ -47,10 +47,10 @@ look() {
 
     echo '== own addresses'; hostname -I 2>/dev/null
 
-    echo '== deployed'; [ ! -e "$directory/compose.yaml" ] || echo yes
+    echo '== deployed'; [ ! -e "$deployed" ] || echo yes
     echo '== begun'
     # The edge comes after the agents: where nginx has taken something up, somebody removed them.
-    [ -e "$directory/compose.yaml" ] || [ -e /var/lib/vllm-hosts/stamps/nginx ] ||
+    [ -e "$deployed" ] || [ -e /var/lib/vllm-hosts/stamps/nginx ] ||
         stat -c %Y "$directory/.env" /etc/vllm-hosts /var/lib/vllm-hosts 2>/dev/null | sort -n | tail -n 1
     for agent in $agents; do
         echo "== env key $agent"

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from vllm_hosts.doctor.diagnoses import Certainty, Finding, Remedy, finds
 from vllm_hosts.doctor.messages import DISK_FULL, NO_SOURCE, PORT_TAKEN, line_of, said_by, saying
+from vllm_hosts.doctor.query import deployed_file
 from vllm_hosts.doctor.seen import DeployProcess, Disk, Seen
 from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.marks import readable
+from vllm_hosts.host.paths import EDGE_LOGS
 from vllm_hosts.host.sockets import DOCKER
 from vllm_hosts.settings import HostSettings
 
@@ -17,6 +19,7 @@ _CLOCK = 5.0
 #: Below both, a file system is as good as full: a model, a log or a container's layer does not fit.
 _FULL_BYTES = 1024**3
 _FULL_PART = 0.01
+_ROOM_ON_A_GATEWAY = Remedy(f"Make room there; the edge's logs are in {EDGE_LOGS}.")
 #: What stands around the programs that do a deploy's work.
 _AROUND = ("sh", "dash", "bash", "sudo", "sleep", "tail", "timeout", "cat", "flock")
 
@@ -65,15 +68,15 @@ def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 
 @finds("not-deployed")
 def not_deployed(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
-    """There is no compose file, and no deploy that would bring it."""
+    """What a deploy ends with is not there, and no deploy that would bring it."""
     if not seen.deployed and not seen.deploys and seen.begun is None:
-        yield Finding(f"{settings.vllm.directory}/compose.yaml does not exist")
+        yield Finding(f"{deployed_file(settings)} does not exist")
 
 
 @finds("docker-missing")
 def docker_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """No docker on the path."""
-    if seen.deployed and not seen.docker.path:
+    if settings.runs_agents and seen.deployed and not seen.docker.path:
         yield Finding("the program docker is not installed")
 
 
@@ -81,7 +84,7 @@ def docker_missing(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def snap_docker(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """Docker from a snap, alone or beside another one."""
     found = seen.docker.path.split()
-    if "/snap/bin/docker" in found:
+    if settings.runs_agents and "/snap/bin/docker" in found:
         alone = found[0].startswith("/snap/")
         yield Finding(
             f"docker is {' and '.join(dict.fromkeys(found))}",
@@ -93,7 +96,7 @@ def snap_docker(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
 def docker_down(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """The daemon does not answer."""
     docker = seen.docker
-    if docker.path and not docker.answers:
+    if settings.runs_agents and docker.path and not docker.answers:
         yield Finding(
             docker.said or "docker version: no answer within 20 s",
             values={"active": docker.active or "unknown"},
@@ -114,7 +117,9 @@ def disk_full(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     full = sorted({disk.mount: disk for disk in seen.disks if _full(disk)}.items())
     for mount, disk in full:
         free = f"{disk.free / 1024**2:.0f} MiB" if disk.unit == "bytes" else f"{disk.free} inodes"
-        yield Finding(f"{free} free on {mount}", values={"mount": mount, "cache": cache})
+        remedy = None if settings.runs_agents else _ROOM_ON_A_GATEWAY
+        values = {"mount": mount, "cache": cache}
+        yield Finding(f"{free} free on {mount}", values=values, remedy=remedy)
     for agent, match in saying(seen, DISK_FULL) if not full else ():
         yield Finding(
             f"{agent.name}: {line_of(match)}",

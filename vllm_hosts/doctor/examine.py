@@ -13,6 +13,7 @@ from vllm_hosts.connect.connections import Connections
 # Each registers the diagnoses that it finds.
 from vllm_hosts.doctor import (  # noqa: F401
     doctors_agent,
+    doctors_balancer,
     doctors_edge,
     doctors_gpu,
     doctors_machine,

@@ -12,6 +12,7 @@ from shlex import quote
 from vllm_hosts.data import DATA
 from vllm_hosts.doctor.seen import (
     AgentSeen,
+    BalancerSeen,
     DeployProcess,
     Disk,
     DockerSeen,
@@ -22,6 +23,7 @@ from vllm_hosts.doctor.seen import (
 )
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
+from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import mokutil, nvidia_smi, paths, systemctl
 from vllm_hosts.host.containers import INSPECT, named
@@ -51,8 +53,11 @@ class DoctorLook(HostFact[Seen]):
         agents: list[str],
         gpu_agents: list[str],
         folders: list[str],
+        deployed: str,
     ) -> str:
+        """:param deployed: the file that is there where a deploy has come to its end."""
         variables = {
+            "deployed": deployed,
             "directory": directory,
             "cache": cache_directory,
             "image": image,
@@ -131,22 +136,37 @@ def seen(settings: HostSettings, reachable: Callable[[str, int], bool]) -> Seen:
     :raises HostError: it cannot be checked.
     """
     before = time.time()
+    agents = settings.own_agents
     found = look(
         DoctorLook,
         directory=settings.vllm.directory,
         cache_directory=settings.vllm.cache_directory,
         image=settings.vllm.image,
-        agents=[agent.name for agent in settings.agents],
-        gpu_agents=[agent.name for agent in settings.agents if agent.gpus],
-        folders=sorted({agent.model for agent in settings.agents if agent.model.startswith("/")}),
+        agents=[agent.name for agent in agents],
+        gpu_agents=[agent.name for agent in agents if agent.gpus],
+        folders=sorted({agent.model for agent in agents if agent.model.startswith("/")}),
+        deployed=deployed_file(settings),
     )
     after = time.time()
     return replace(
         found,
         clock=_ahead(found.clock, before, after),
         reachable=reachable(settings.address, settings.edge.https_port),
+        balancer=_balancer() if settings.is_gateway and found.deployed else None,
         now=datetime.fromtimestamp(after, UTC),
     )
+
+
+def deployed_file(settings: HostSettings) -> str:
+    """What is there where a deploy has come to a host's agents, or to a gateway's edge."""
+    return f"{settings.vllm.directory}/compose.yaml" if settings.runs_agents else paths.EDGE_CONF
+
+
+def _balancer() -> BalancerSeen:
+    try:
+        return BalancerSeen(look(BalancerState))
+    except HostError as error:
+        return BalancerSeen({}, str(error))
 
 
 def _ahead(clock: float, before: float, after: float) -> float:

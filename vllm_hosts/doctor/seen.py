@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from vllm_hosts.host.balancer import Servers
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import Socket
@@ -127,6 +128,14 @@ class DeployProcess:
 
 
 @dataclass(frozen=True)
+class BalancerSeen:
+    """HAProxy of a gateway. ``said``: why it does not answer; empty where it does."""
+
+    servers: Servers
+    said: str = ""
+
+
+@dataclass(frozen=True)
 class Seen:
     """A host, at one moment.
 
@@ -134,7 +143,7 @@ class Seen:
     last day about GPUs and memory. ``fitting``: by agent that ran out of memory, the setting by
     which the plan lets it fit. ``reachable``: whether the edge's port opens from the controller.
     ``deploys``: what deploys have started and is still at work. ``begun``: where a deploy has
-    written here and did not come to its end, when it last did.
+    written here and did not come to its end, when it last did. ``balancer``: of gateways only.
     """
 
     clock: float = 0.0
@@ -157,6 +166,7 @@ class Seen:
     requests: tuple[Requests, ...] = ()
     fitting: Mapping[str, str] = field(default_factory=dict)
     reachable: bool | None = None
+    balancer: BalancerSeen | None = None
     now: datetime | None = None
 
     def blind(self) -> Iterator[str]:

@@ -47,6 +47,18 @@ def reachable(address: str, port: int, timeout: float = TIMEOUT) -> bool:
         return False
 
 
+def source(address: str) -> str | None:
+    """Where connections to an address come from on this machine; None: it has no way there.
+    Nothing is sent."""
+    try:
+        [(family, _, _, _, there), *_] = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.connect(there)
+            return str(one.getsockname()[0])
+    except OSError:
+        return None
+
+
 def round_trip(address: str, port: int, timeout: float = TIMEOUT) -> float | None:
     """Seconds that a TCP connection to a port takes to open, the longest of three; None: one did
     not open within ``timeout``."""

@@ -120,9 +120,10 @@ def agents_announced(wanted: Agents) -> Commands:
         # An agent that leaves may have served what new ones will: it may only have another name.
         serves |= wanted.serving.of([change.agent for change in seen.changed if not change.runs])
     if ctx_state.get().is_executing:
-        announce(models, serves)
+        announce(models, serves, wanted.serving.at_once)
         wanted.lately[:] = [(asked, seen)]
-    agents_change(lambda: Changing(models, serves, wanted.serving.together))
+    serving_ = wanted.serving
+    agents_change(lambda: Changing(models, serves, serving_.together, serving_.at_once))
     yield from ()
 
 
@@ -136,7 +137,8 @@ def agents_running(wanted: Agents) -> Commands:
     before it is healthy.
 
     Hosts that serve the same model do this one after the other. If one fails, the others stop, and
-    keep their compose.yaml and agents as they are.
+    keep their compose.yaml and agents as they are. Behind gateways, agents are out of rotation from
+    before they stop until they answer again.
     """
     turn = announced() if ctx_state.get().is_executing else None
     if turn is None or not turn.models:
@@ -145,6 +147,8 @@ def agents_running(wanted: Agents) -> Commands:
         yield from brought(wanted, lately[0] if lately else _seen(wanted))
         return
     was_up = bool(turn.serving) and wanted.edge_is_up()
+    # Otherwise each host says so itself, and none has failed in its turn.
+    wanted.serving.leaving.reachable()
     with turn_taken(turn, together=wanted.serving.together):
         # Other hosts may have taken long.
         seen = _seen(wanted)
@@ -157,7 +161,7 @@ def agents_running(wanted: Agents) -> Commands:
         for agent in replaced if edge else ():
             yield taken_up(agent)
         _wait(wanted, seen.names)
-        # The edge follows what moves or goes once the nginx role has run.
+        # The edge follows what moves or goes once the nginx role has run, and gateways only then.
         stays = {one.service for one in seen.found.containers} <= set(wanted.names)
         stays = stays and not _moved(seen.found, wanted.cells)
         if was_up and stays and not answers_again(wanted.edge_is_up):
@@ -165,6 +169,8 @@ def agents_running(wanted: Agents) -> Commands:
                 "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
             )
+        moved = _moved(seen.found, wanted.cells)
+        wanted.serving.rotation.back([agent for agent in seen.names if agent not in moved])
 
 
 def _wait(wanted: Agents, names: Sequence[str]) -> None:
@@ -199,6 +205,13 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
     for sentence in sentences(seen.changed, removed, found.starts, rolled):
         leads_to(sentence)
     at_once = [agent for agent in changed if agent not in rolled]
+    rotation = wanted.serving.leaving
+    if rotation.gates and (at_once or rolled):
+        leads_to("their requests go to other hosts meanwhile, where gateways know one that answers")
+    if ctx_state.get().is_executing:
+        if rolled:
+            rotation.reachable()
+        rotation.out([*at_once, *removed])
     moved = _moved(found, wanted.cells)
     compose = f"{COMPOSE} --project-directory {directory} --progress plain"
     up = f"{compose} up --detach --no-deps"
@@ -206,6 +219,8 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
         validate = f"{COMPOSE} --project-directory {directory} config --quiet"
         yield change(seen.different, validate=validate)
     for agent, twin in rolled.items():
+        if ctx_state.get().is_executing:
+            rotation.out([agent])
         yield divert(agent, twin)
         yield Tried(
             watched(f"recreating {agent}", f"{_left(compose, moved, [agent])}{up} {agent}"),
@@ -214,6 +229,8 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
         if ctx_state.get().is_executing:
             _wait(wanted, [agent])
         yield give_back(agent, wanted.internal_keys[agent])
+        if ctx_state.get().is_executing:
+            rotation.back([agent] if agent not in moved else [])
     starting = [
         name
         for name, container in by_service.items()

@@ -6,7 +6,7 @@ they report here then is shown below its table, before anything is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pyinfra.context import ctx_host, ctx_state
@@ -19,11 +19,14 @@ DRIVER = "the GPU driver"
 
 @dataclass(frozen=True)
 class Changing:
-    """Agents of a host that will change: their models, and whether they serve them now."""
+    """Agents of a host that will change: their models, and whether they serve them now.
+
+    ``at_once``: as in ``one_by_one.Serving``."""
 
     models: frozenset[str] = frozenset()
     serving: frozenset[str] = frozenset()
     together: bool = False
+    at_once: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass

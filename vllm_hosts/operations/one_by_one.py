@@ -2,7 +2,8 @@
 
 pyinfra works on all hosts at the same time, in greenlets of one process. A host that is about to
 take agents of a model down announces that here, waits for its turn, and has it until they serve
-again. If it fails, the others do not change: a bad image takes down one host, not all.
+again. Turns come one at a time, or a few where the settings say so (``rolling.batch``). If one
+fails, the others do not change: a bad image takes down one host or batch, not all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.operations.confirmed import connector_options
+from vllm_hosts.operations.rotation import Rotation
 
 #: Seconds after which a waiting host reports that again. Its connection is used meanwhile, so that
 #: no device in between drops it.
@@ -31,12 +33,21 @@ _SAY_EVERY = 60.0
 class Serving:
     """What a host's agents serve. ``models``: by agent, the name that clients use; ``directory``
     holds their compose.yaml; ``timeout``: seconds until an agent has to be healthy; ``together``:
-    hosts do not wait for each other."""
+    hosts do not wait for each other; ``at_once``: by model, how many of its hosts may change at the
+    same time, 1 where nothing is said; ``rotation``: the gateways in front of the host."""
 
     models: Mapping[str, str]
     directory: str
     timeout: int
     together: bool = False
+    at_once: Mapping[str, int] = field(default_factory=dict)
+    rotation: Rotation = field(default_factory=Rotation, compare=False)
+
+    @property
+    def leaving(self) -> Rotation:
+        """The gateways to tell before agents go down. Where all hosts change together, nobody is
+        left who could answer."""
+        return Rotation() if self.together else self.rotation
 
     def of(self, agents: Collection[str]) -> frozenset[str]:
         """The models of these agents."""
@@ -51,6 +62,7 @@ class Turn:
     models: frozenset[str]
     serving: frozenset[str]
     order: int
+    at_once: Mapping[str, int] = field(default_factory=dict)
     state: Literal["announced", "waits", "changes", "done", "failed"] = "announced"
 
     @property
@@ -67,10 +79,18 @@ class Turns:
     _changed: Event = field(default_factory=Event)
 
     def announce(
-        self, host: str, models: frozenset[str], serving: frozenset[str], order: int
+        self,
+        host: str,
+        models: frozenset[str],
+        serving: frozenset[str],
+        order: int,
+        at_once: Mapping[str, int] | None = None,
     ) -> Turn:
-        """Announce that a host will change agents of some models, and which it serves now."""
-        turn = Turn(host, models, serving, order)
+        """Announce that a host will change agents of some models, and which it serves now.
+
+        :param at_once: by model, how many hosts may change together in this one's opinion.
+        """
+        turn = Turn(host, models, serving, order, at_once or {})
         self.turns.append(turn)
         return turn
 
@@ -80,20 +100,32 @@ class Turns:
         return turn.models & {model for other in self.turns for model in other.serving}
 
     def ahead(self, turn: Turn, *, everybody: bool) -> list[Turn]:
-        """The turns that a turn has to wait for.
+        """The turns of which at least one has to end before a turn can begin.
 
         :param everybody: wait for hosts that have not arrived yet too. If pyinfra works on a few
             hosts at a time, they arrive only when others have finished.
         """
         waiting = ("waits", "announced") if everybody else ("waits",)
-        return [
+        before = [
             other
             for other in self.turns
             if other is not turn
             and other.host != turn.host
-            and other.models & self.guarded(turn)
             and (other.state == "changes" or (other.state in waiting and other.rank < turn.rank))
         ]
+        full = {
+            model
+            for model in self.guarded(turn)
+            if len({other.host for other in before if model in other.models}) >= self.most_of(model)
+        }
+        return [other for other in before if other.models & full]
+
+    def most_of(self, model: str) -> int:
+        """How many hosts may change agents of a model at once: the least that any of them allows,
+        and never all that serve it."""
+        wanted = [turn.at_once.get(model, 1) for turn in self.turns if model in turn.models]
+        serving = {turn.host for turn in self.turns if turn.host and model in turn.serving}
+        return max(1, min([*wanted, len(serving) - 1]))
 
     def failed(self, turn: Turn) -> Turn | None:
         """The turn whose failure cancels this one."""
@@ -184,16 +216,19 @@ def _stopped(broken: Turn, turn: Turn) -> str:
 
 
 def in_turn(
-    hosts: Mapping[str, tuple[frozenset[str], frozenset[str]]], served: Collection[str]
+    hosts: Mapping[str, tuple[frozenset[str], frozenset[str]]],
+    served: Collection[str],
+    at_once: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Sequence[str]]:
     """For each host, the hosts that change before it.
 
     :param hosts: in the inventory's order, the models that change and those served now.
     :param served: models that some host serves.
+    :param at_once: by host, as in ``Serving``.
     """
     turns = Turns()
     for order, (name, (models, serving)) in enumerate(hosts.items()):
-        turns.announce(name, models, serving, order)
+        turns.announce(name, models, serving, order, (at_once or {}).get(name))
     turns.announce("", frozenset(), frozenset(served), len(hosts))
     return {
         turn.host: [other.host for other in ahead]
@@ -212,11 +247,13 @@ def begin() -> Turns:
     return _turns
 
 
-def announce(models: frozenset[str], serving: frozenset[str]) -> Turn:
+def announce(
+    models: frozenset[str], serving: frozenset[str], at_once: Mapping[str, int] | None = None
+) -> Turn:
     """Announce a turn of the current host, which it takes later in this run."""
     names = [host.name for host in ctx_state.get().inventory]
     name = ctx_host.get().name
-    return _turns.announce(name, models, serving, names.index(name))
+    return _turns.announce(name, models, serving, names.index(name), at_once)
 
 
 def abandon(host: str) -> None:

@@ -133,6 +133,7 @@ def put_back(way: Way, why: str) -> str | None:
         seen = _seen(agents)
         carry_out(brought(agents, seen))
         _served(agents, seen.names)
+        agents.serving.rotation.back(agents.names)
     except LostError:
         return None
     except HostError as error:
@@ -182,8 +183,8 @@ def way_back_announced(way: Way) -> Commands:
     models = agents.serving.of(seen.names)
     serves = agents.serving.of(serving(agents.names, seen.found))
     if ctx_state.get().is_executing:
-        announce(models, serves)
-    agents_change(lambda: Changing(models, serves, way.serving.together))
+        announce(models, serves, way.serving.at_once)
+    agents_change(lambda: Changing(models, serves, way.serving.together, way.serving.at_once))
     yield from ()
 
 
@@ -197,6 +198,8 @@ def gone_back(way: Way) -> Commands:
     turn = announced() if ctx_state.get().is_executing else None
     taken = turn_taken(turn, together=way.serving.together) if turn else nullcontext()
     was_up = ctx_state.get().is_executing and way.edge_is_up()
+    if ctx_state.get().is_executing:
+        way.serving.leaving.reachable()
     with taken:
         found = look(WayBackFound, directory=way.directory)
         goal = _goal(way)
@@ -218,6 +221,7 @@ def gone_back(way: Way) -> Commands:
                 "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
             )
+        agents.serving.rotation.back(agents.names)
         if goal.name == "before":
             yield change(
                 [Absent(f"{_BEFORE}/{name}") for name in _FILES],

@@ -35,6 +35,7 @@ SECTIONS = (
     "tls",
     "edge",
     "gateway",
+    "rolling",
 )
 SETTINGS = ("agents", *SECTIONS)
 #: What one run of remove.py is told: given with ``--data``, and never kept in a file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +49,16 @@ class Project:
         :raises SettingsError: with every problem of every host.
         """
         return MappingProxyType(validate(self.inventory))
+
+    @cached_property
+    def on_hosts(self) -> Mapping[str, int]:
+        """By the name that clients use, how many hosts have agents of a model."""
+        return Counter(
+            model
+            for one in self.settings.values()
+            if not one.is_gateway
+            for model in {agent.client_model_name for agent in one.agents}
+        )
 
     @cached_property
     def hosts(self) -> tuple[str, ...]:

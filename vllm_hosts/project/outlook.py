@@ -113,4 +113,5 @@ def waits(changing: Mapping[str, Changing]) -> dict[str, Sequence[str]]:
     return in_turn(
         {name: (one.models, one.serving) for name, one in changing.items() if not one.together},
         {model for one in changing.values() for model in one.serving},
+        {name: one.at_once for name, one in changing.items()},
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,21 +23,34 @@ from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.operations import one_by_one
 from vllm_hosts.operations.one_by_one import Serving
+from vllm_hosts.operations.rotation import Rotation
 from vllm_hosts.operations.way_back import Way
 from vllm_hosts.project import ending, outlook, pyinfra_command
 from vllm_hosts.project.before import Run, initialise, load_our_way
 from vllm_hosts.project.loaded import Project
+from vllm_hosts.project.rotation import rotation_of
 from vllm_hosts.project.site import held_for, import_from
 from vllm_hosts.settings import HostSettings
 
 
 @dataclass(frozen=True)
 class Current:
-    """What a role needs to know of the current host."""
+    """What a role needs to know of the current host.
+
+    ``on_hosts``: by model, how many hosts of the inventory serve it; ``in_front``: makes what the
+    gateways in front of this one are told by.
+    """
 
     settings: HostSettings
     keys: HostKeys
     store: OpenedStore
+    on_hosts: Mapping[str, int] = field(default_factory=dict)
+    in_front: Callable[[], Rotation] = Rotation
+
+    @property
+    def rotation(self) -> Rotation:
+        """The gateways in front of this host."""
+        return self.in_front()
 
     @property
     def serving(self) -> Serving:
@@ -47,6 +61,11 @@ class Current:
             settings.vllm.directory,
             settings.vllm.health_timeout,
             settings.vllm.change_together,
+            {
+                model: settings.rolling.hosts(self.on_hosts.get(model, 1))
+                for model in {agent.client_model_name for agent in settings.agents}
+            },
+            self.rotation,
         )
 
     @property
@@ -177,7 +196,13 @@ def current() -> Current:
     :raises PyinfraError: ``config.py`` was not loaded, as when run from another folder.
     """
     project, name = _loaded(), ctx_host.get().name
-    return Current(project.settings[name], project.keys[name], project.opened)
+    return Current(
+        project.settings[name],
+        project.keys[name],
+        project.opened,
+        project.on_hosts,
+        partial(rotation_of, project, name),
+    )
 
 
 def purpose() -> Purpose:

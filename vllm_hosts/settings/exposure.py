@@ -7,7 +7,7 @@ from vllm_hosts.settings.host import HostSettings
 
 def exposed(settings: HostSettings) -> list[str]:
     """A sentence for each agent whose own port is open to some networks, and for each accepted
-    risk."""
+    risk. Of a gateway none: its agents are those of hosts, which have their own."""
     ports = [
         f"agent {agent.name!r} is exposed: port {agent.port} is open to"
         f" {', '.join(map(str, agent.expose.networks))}, with vLLM's routes that require no key"
@@ -22,5 +22,6 @@ def exposed(settings: HostSettings) -> list[str]:
 
 
 def closed_ports(settings: HostSettings) -> list[int]:
-    """Ports of agents that nobody outside may reach."""
-    return [agent.port for agent in settings.own_agents if agent.expose is None]
+    """Ports of agents that nobody outside may reach, and the one that only gateways may."""
+    inner = [settings.gateway.port] if settings.behind_gateways else []
+    return [agent.port for agent in settings.own_agents if agent.expose is None] + inner

@@ -12,6 +12,7 @@ from vllm_hosts.settings.cells import Cell, cell
 from vllm_hosts.settings.edge import Edge
 from vllm_hosts.settings.fleet import GatewayHost, Pool
 from vllm_hosts.settings.gateway import Gateway
+from vllm_hosts.settings.rolling import Rolling
 from vllm_hosts.settings.sections import (
     Capacity,
     Docker,
@@ -56,6 +57,7 @@ class HostSettings(Section):
     tls: Tls = Field(default_factory=lambda: Tls())
     edge: Edge = Field(default_factory=lambda: Edge())
     gateway: Gateway = Field(default_factory=lambda: Gateway())
+    rolling: Rolling = Field(default_factory=lambda: Rolling())
     #: From the whole inventory, after each host's own settings are validated.
     pools: tuple[Pool, ...] = Field((), exclude=True)
     gateways: tuple[GatewayHost, ...] = Field((), exclude=True)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal, get_args
 
 from vllm_hosts.data import table
+from vllm_hosts.settings import HostSettings
+
+#: ``agents``: of hosts that run agents; ``behind``: of hosts behind gateways; ``fleet``: of both
+#: these and gateways.
+Of = Literal["all", "agents", "gateways", "behind", "fleet"]
 
 
 class BrokenError(AssertionError):
@@ -25,6 +31,23 @@ class Promise:
     says: str
     threat: str
     remedy: str
+    of: Of = "all"
+
+    def __post_init__(self) -> None:
+        if self.of not in get_args(Of):
+            raise TypeError(f"of is {self.of!r}")
+
+    def exempt(self, settings: HostSettings) -> str | None:
+        """Why this is not promised of a host; None: it is."""
+        if self.of == "agents" and settings.is_gateway:
+            return "a gateway runs no agents"
+        if self.of == "gateways" and not settings.is_gateway:
+            return "this host is no gateway"
+        if self.of == "behind" and not settings.behind_gateways:
+            return "this host is not behind gateways"
+        if self.of == "fleet" and not (settings.is_gateway or settings.behind_gateways):
+            return "this host is neither a gateway nor behind one"
+        return None
 
 
 @cache

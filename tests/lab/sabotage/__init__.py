@@ -1,9 +1,12 @@
 """Ways to break a promise on a host, and which promises are broken then: those, and no others."""
 
-from tests.lab.sabotage import hosts, services, walls
+from tests.lab.sabotage import fleet, hosts, services, walls
 from tests.lab.sabotage.parts import Sabotage as Sabotage
 
+#: In the lab without gateways, which most tests use.
 SABOTAGE = [*hosts.ROWS, *services.ROWS, *walls.ROWS]
+#: In the lab with gateways.
+FLEET = fleet.ROWS
 
 #: Promises that no row breaks, and why.
 UNBROKEN = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Sabotage:
-    """One way to break promises on gpu1.
+    """One way to break promises on gpu1, or on another ``host``.
 
     ``broken`` are exactly the promises that the suite must then find broken; where ``blind``, it
     may find others that cannot be checked. A deploy heals it. Where it refuses to run instead, it
@@ -22,6 +22,7 @@ class Sabotage:
     blind: bool = False
     #: Promises that this row needs and others leave out, since they take long.
     also: tuple[str, ...] = field(default=())
+    host: str = "gpu1"
 
 
 def row(

@@ -76,7 +76,7 @@ class Collector:
                         tuple(map(str, agent.expose.networks)) if agent.expose else (),
                         tuple(f"{name} {what}" for name, what in agent.risks.items()),
                     )
-                    for agent in host.agents
+                    for agent in host.own_agents
                 ],
             )
             for host in settings.values()

@@ -1,0 +1,78 @@
+"""Conversations stay where their prefix is cached: by vLLM's own count of what it found there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from lab import hosts as lab_hosts
+from tests.lab.fleet import CHAT, GPU_HOSTS, Fleet, asked, deploy, well
+
+pytestmark = pytest.mark.nightly
+#: No multiple of the hosts: in turn, each turn of a conversation would go to another host.
+CONVERSATIONS, TURNS = 13, 5
+#: Longer than a block of the cache of vLLM's CPU build, which has 128 tokens.
+_SENTENCE = "The quick brown fox jumps over the lazy dog while it rains in the harbour town. "
+_CONF = "/etc/vllm-hosts/balancer/haproxy.cfg"
+
+
+def hits(fleet: Fleet) -> float:
+    """Tokens that all agents have found in their caches."""
+    total = 0.0
+    for host in GPU_HOSTS:
+        address = fleet.settings[host].cell("chat").address
+        said = lab_hosts.run(
+            host,
+            f"bash -c 'exec 3<>/dev/tcp/{address}/8000;"
+            ' printf "GET /metrics HTTP/1.0\\r\\n\\r\\n" >&3; cat <&3\'',
+        ).stdout
+        found = [line for line in said.splitlines() if line.startswith("vllm:prefix_cache_hits")]
+        total += sum(float(line.split()[-1]) for line in found if "_created" not in line)
+    return total
+
+
+def conversations(fleet: Fleet, title: str) -> tuple[float, int]:
+    """Have some through gw1, turn by turn. What was found in caches, of how many tokens."""
+    before, tokens = hits(fleet), 0
+    said: list[list[dict[str, Any]]] = [[] for _ in range(CONVERSATIONS)]
+    for turn in range(TURNS):
+        for number, messages in enumerate(said):
+            text = f"{title} {number}, {turn}: " + _SENTENCE * 7
+            messages.append({"role": "user", "content": text})
+            answer = asked(fleet, "gw1", messages=messages, max_tokens=4)
+            assert answer.status_code == 200, answer.text
+            found = answer.json()
+            tokens += found["usage"]["prompt_tokens"]
+            messages.append(
+                {"role": "assistant", "content": found["choices"][0]["message"]["content"]}
+            )
+    return hits(fleet) - before, tokens
+
+
+@contextmanager
+def in_turn(fleet: Fleet) -> Iterator[None]:
+    """gw1 asks the hosts one after the other; afterwards as deployed."""
+    lab_hosts.run(
+        "gw1",
+        "sed -i -E '/^ *hash-(type|balance-factor) /d; s/^( *)balance .*/\\1balance roundrobin/'"
+        f" {_CONF} && grep -q roundrobin {_CONF}"
+        " && systemctl reload vllm-hosts-balancer && sleep 3",
+    )
+    try:
+        yield
+    finally:
+        well(deploy("--limit", "gw1"))
+        fleet.wait_whole()
+
+
+def test_prefixes_are_found_twice_as_often_as_in_turn(fleet: Fleet) -> None:
+    fleet.wait_whole()
+    ours, tokens = conversations(fleet, "ours")
+    with in_turn(fleet):
+        theirs, of = conversations(fleet, "theirs")
+    print(f"found in caches of {CHAT}: {ours:.0f} of {tokens} tokens; in turn {theirs:.0f} of {of}")
+    assert ours > 0.3 * tokens, f"only {ours:.0f} of {tokens} tokens"
+    assert ours >= 2 * theirs, (ours, theirs)

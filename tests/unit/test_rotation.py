@@ -1,0 +1,172 @@
+"""Who gets requests from a gateway, and who is told so, in HAProxy's words and by a real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.fleets import fleet
+from tests.unit.real_haproxy import ENVIRONMENT, RealBalancer
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.rotation import BalancerSeen
+from vllm_hosts.host.balancer import SAVE_SCRIPT, State
+from vllm_hosts.host.rotation import BY_HAND, Balancer, Server, agent_of, balancer, telling
+
+STATES = [
+    "1",
+    "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_port",
+    "3 qwen 1 qwen.haaaa 192.0.2.1 2 8 8443",
+    "3 qwen 2 qwen.hbbbb 192.0.2.2 2 0 8443",
+    "3 qwen 3 coder.hcccc 192.0.2.3 0 0 8443",
+]
+STAT = [
+    "# pxname,svname,scur,status,check_status,check_desc",
+    "qwen,qwen.haaaa,2,DRAIN,L7OK,Layer7 check passed",
+    "qwen,qwen.hbbbb,1,UP,L7OK,Layer7 check passed",
+    "qwen,coder.hcccc,0,DOWN,L4CON,Layer4 connection problem",
+]
+BEFORE = [
+    "# pxname,svname,scur,status,check_status,check_desc",
+    "qwen,qwen.haaaa,1,UP,L7OK,",
+    "old,qwen.haaaa,4,UP,L7OK,",
+]
+
+
+def seen(*by_hand: str) -> Balancer:
+    return balancer({"admin": STATES, "now": STAT, "before 47": BEFORE}, by_hand)
+
+
+def test_what_it_says() -> None:
+    assert seen("qwen.haaaa", "qwen.hbbbb").servers == (
+        Server("qwen", "qwen.haaaa", up=True, drained=True, running=3, by_hand=True),
+        # A mark of a time before says nothing.
+        Server("qwen", "qwen.hbbbb", up=True, drained=False, running=1),
+        Server("qwen", "coder.hcccc", up=False, drained=False, running=0),
+        Server("old", "qwen.haaaa", up=False, drained=False, running=4, by_hand=True, gone=True),
+    )
+    assert [server.takes for server in seen().servers] == [False, True, False, False]
+    assert [server.agent for server in seen().servers] == ["qwen", "qwen", "coder", "qwen"]
+    assert agent_of("qwen3-8b.h0123") == "qwen3-8b"
+
+
+def test_who_answers_in_the_place_of_whom() -> None:
+    one, two, three, _ = seen().servers
+    assert seen().others_take(one, ())
+    assert not seen().others_take(one, ["qwen.hbbbb"])
+    assert not seen().others_take(two, ())
+    other = Balancer((two, Server("other", "qwen.hdddd", up=True, drained=False, running=0)))
+    assert not other.others_take(two, ()), "of another pool"
+    assert [found.pool for found in seen().of(["qwen.haaaa", "none"])] == ["qwen", "old"]
+    assert seen().others_take(three, ())
+
+
+def test_nothing_runs_there() -> None:
+    assert BalancerSeen().process(["== none", END]) is None
+
+
+class Gateway:
+    """A real HAProxy, and the scripts as a gateway's shell runs them."""
+
+    def __init__(self, folder: Path, real: RealBalancer) -> None:
+        self.folder, self.real = folder, real
+        (folder / "bin").mkdir()
+        self.program("exit 0")
+
+    def program(self, text: str) -> None:
+        path = self.folder / "bin" / "systemctl"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    def sh(self, script: str) -> str:
+        script = script.replace(SAVE_SCRIPT, f"sh {self.folder}/save")
+        script = self.real._moved(script).replace(BY_HAND, f"{self.folder}/drained")
+        path = f"{self.folder}/bin:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-c", script],
+            capture_output=True, text=True, env=ENVIRONMENT | {"PATH": path}, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def seen(self) -> list[Server]:
+        fact = BalancerSeen()
+        found = fact.process(self.sh(fact.command()).splitlines())
+        assert found is not None
+        return list(found.servers)
+
+    def tell(self, servers: list[Server], state: State, *, by_hand: bool = False) -> None:
+        self.sh(telling(servers, state, by_hand=by_hand))
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    with RealBalancer(tmp_path, fleet()["gw1"], count=2) as real:
+        found = Gateway(tmp_path, real)
+        real.until(lambda: all(one.takes for one in found.seen()), "not all are up")
+        yield found
+
+
+def test_a_real_one_is_drained_and_put_back(gateway: Gateway) -> None:
+    real = gateway.real
+    home = real.home("a")
+    home.answers = "stream"
+    with real.asking("a") as answer:
+        gateway.tell(gateway.seen(), State.DRAIN)
+        found = {one.name: one for one in gateway.seen()}
+        assert {one.takes for one in found.values()} == {False}
+        assert {one.drained for one in found.values()} == {True}
+        assert found[home.name].running == 1, "it still runs"
+        # Nor is it forgotten, or drained no more, by the next process.
+        real.reload()
+        found = {one.name: one for one in gateway.seen()}
+        assert {one.drained for one in found.values()} == {True}
+        assert found[home.name].running == 1
+        home.go_on.set()
+        assert answer.read() == b"firstlast"
+    real.until(lambda: not any(one.running for one in gateway.seen()), "it runs on")
+    gateway.tell(gateway.seen(), State.READY)
+    real.until(lambda: all(one.takes for one in gateway.seen()), "not all are back")
+
+
+def test_a_real_one_keeps_who_drained_it(gateway: Gateway) -> None:
+    first, second = gateway.seen()
+    gateway.tell([first], State.DRAIN, by_hand=True)
+    gateway.tell([second], State.DRAIN)
+    assert [(one.drained, one.by_hand) for one in gateway.seen()] == [(True, True), (True, False)]
+    gateway.tell([first, second], State.READY)
+    assert [(one.drained, one.by_hand) for one in gateway.seen()] == [(False, False)] * 2
+    assert not list((gateway.folder / "drained").iterdir())
+
+
+def test_a_real_one_that_dies_while_it_is_drained_is_known_to_be_down(gateway: Gateway) -> None:
+    first, _ = gateway.seen()
+    gateway.tell([first], State.DRAIN)
+    gateway.real.of(first.name).alive = False
+    gateway.real.until(lambda: not gateway.seen()[0].up, "it counts as up")
+    gateway.tell([first], State.READY)
+    assert not gateway.seen()[0].takes
+
+
+def test_one_that_it_does_not_know_is_an_error(gateway: Gateway) -> None:
+    stranger = Server("qwen", "qwen.hzzzz", up=True, drained=False, running=0)
+    with pytest.raises(AssertionError, match="No such server"):
+        gateway.tell([stranger, *gateway.seen()], State.DRAIN)
+    assert not any(one.drained for one in gateway.seen()), "it went on"
+
+
+def test_where_it_does_not_run_nothing_passes(gateway: Gateway) -> None:
+    gateway.program("exit 3")
+    fact = BalancerSeen()
+    assert fact.process(gateway.sh(fact.command()).splitlines()) is None
+
+
+def test_one_that_does_not_answer_is_no_gateway_without_requests(gateway: Gateway) -> None:
+    (gateway.folder / "run" / "admin.sock").unlink()
+    fact = BalancerSeen()
+    said = gateway.sh(fact.command()).splitlines()
+    with pytest.raises(Exception, match="HAProxy's view of the agents could not be understood"):
+        fact.process(said)

@@ -1,0 +1,154 @@
+"""What the hosts suite makes of gateways and of the hosts behind them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from tests.lab.sabotage import FLEET
+from tests.lab.sabotage.parts import RELOAD
+from tests.unit.fleets import fleet
+from tests.unit.here import Here
+from tests.unit.real_gateway import RealInner
+from tests.unit.samples import QWEN, settings
+from vllm_hosts.errors import HostError
+from vllm_hosts.host.paths import EDGE_FOLDER
+from vllm_hosts.keys import ClientKey, HostKeys
+from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.roles.nginx.plan import NginxVersion
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite import gateway_callers
+from vllm_hosts.suite.gateway_callers import callers
+from vllm_hosts.suite.test_firewall import exposed_to
+from vllm_hosts.verify.promises import promises
+
+REFUSED = {400, 403}
+
+
+def behind(**values: Any) -> HostSettings:
+    return fleet(**{"agents": [QWEN]} | values)["gpu1"]
+
+
+def gateway() -> HostSettings:
+    return fleet()["gw1"]
+
+
+@pytest.mark.parametrize(
+    ("promise", "alone", "on_gateway", "behind_one"),
+    [
+        ("DOCKER-01", True, False, True),
+        ("AGENT-12", True, False, True),
+        ("EDGE-04", True, True, True),
+        ("NET-03", True, True, True),
+        ("GW-01", False, False, True),
+        ("GW-03", False, True, False),
+        ("GW-04", False, True, True),
+    ],
+)
+def test_of_whom_a_promise_is(
+    promise: str, alone: bool, on_gateway: bool, behind_one: bool
+) -> None:
+    found = promises()[promise]
+    for host, promised in ((settings(), alone), (gateway(), on_gateway), (behind(), behind_one)):
+        assert (found.exempt(host) is None) == promised, host.name
+
+
+def test_a_gateway_is_promised_all_but_what_is_about_agents() -> None:
+    groups = ("EDGE", "TLS", "KEY", "LOG", "SSH", "OWN")
+    for name, promise in promises().items():
+        if name.partition("-")[0] in groups:
+            assert promise.exempt(gateway()) is None, name
+        if name.partition("-")[0] in ("DOCKER", "GPU", "AGENT", "MODEL"):
+            assert promise.exempt(gateway()) == "a gateway runs no agents", name
+
+
+def test_only_gateways_may_see_their_port() -> None:
+    assert exposed_to(behind(), "192.0.2.2") == {8443}
+    assert exposed_to(behind(), "192.0.2.3") == set()
+    assert exposed_to(settings(), "192.0.2.2") == set()
+
+
+KEYS = HostKeys(
+    internal=SecretStr("INTERNAL-KEY"),
+    clients=(ClientKey("controller", SecretStr("KEY-C")),),
+    hf_token=None,
+)
+
+
+class Sabotaged(RealInner):
+    """A host behind gateways whose configuration somebody has changed, as a row does in the lab."""
+
+    edit = ""
+
+    def _write(self, version: NginxVersion, more: str = "") -> None:
+        super()._write(version, more)
+        if self.edit:
+            done = self.edit.partition(f" && {RELOAD}")[0].replace(
+                EDGE_FOLDER, f"{self.folder}/edge"
+            )
+            subprocess.run(["/bin/sh", "-ec", done], check=True)
+
+
+class _Authority:
+    def __init__(self, ca: LocalCa) -> None:
+        self.ca = ca
+
+    def found(self) -> LocalCa:
+        return self.ca
+
+
+def tried(folder: Path, monkeypatch: pytest.MonkeyPatch, edit: str = "") -> dict[str, int]:
+    """What callers get that are no gateway, at a real nginx."""
+    (folder / "programs").mkdir()
+    (folder / "host").mkdir()
+    here: Any = Here(folder / "programs")
+    made = Sabotaged(folder / "host", behind(), KEYS)
+    made.edit = edit
+    for name, file in (
+        ("INNER_CERTIFICATE", "gateway/inner.pem"),
+        ("INNER_KEY", "gateway/inner.key"),
+        ("TLS_CERTIFICATE", "tls/certificate.pem"),
+        ("TLS_KEY", "tls/key.pem"),
+    ):
+        monkeypatch.setattr(gateway_callers, name, str(folder / "host" / file))
+    authority: Any = _Authority(made.ca)
+    with made:
+        # A gateway is answered, so that a refusal says something.
+        assert made.through("/v1/models").status == 200
+        return callers(here, made.settings, authority)
+
+
+def test_callers_that_are_no_gateway_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tried(tmp_path, monkeypatch)
+    assert len(found) == 6
+    assert set(found.values()) <= REFUSED, found
+    assert list(Path("/run").glob("vllm-hosts-verify.*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "who"),
+    [
+        ("gateways-without-a-certificate", "a caller without a certificate"),
+        ("gateways-without-a-certificate", "a certificate that nobody signed"),
+        ("gateway-of-any-name", "a gateway that this inventory does not have"),
+    ],
+)
+def test_a_caller_that_is_answered_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, who: str
+) -> None:
+    [row] = [row for row in FLEET if row.name == name]
+    assert tried(tmp_path, monkeypatch, row.do)[who] not in REFUSED
+
+
+def test_a_port_where_nobody_listens_proves_nothing(tmp_path: Path) -> None:
+    here: Any = Here(tmp_path)
+    authority: Any = _Authority(LocalCa.create("test", utc_now()))
+    host = behind(gateway={"port": 1})
+    with pytest.raises(HostError, match="nobody answers on port 1;"):
+        callers(here, host, authority)
