@@ -38,7 +38,8 @@ def balancer() -> None:
     tree_synced(
         lambda: balancer_entries(settings),
         watch=[GATEWAY_CLIENT, GATEWAY_CA],
-        validate=f"haproxy -c -q -f {BALANCER_CONF}",
+        # With -q it would not say why.
+        validate=f"haproxy -c -f {BALANCER_CONF}",
         activate=RELOAD,
         stamp="balancer",
         effect=RELOADED,

@@ -21,13 +21,10 @@ def trial_entries(settings: HostSettings, entries: Sequence[Entry]) -> list[Entr
     """
     certificate, key = _certificate(settings)
     inner = LocalCa.create("trial", utc_now()) if settings.behind_gateways else None
+    # What goes elsewhere with the edge is none of the trial's.
+    seen = [entry for entry in entries if entry.path.startswith(f"{NGINX_FOLDER}/")]
     return [
-        *(
-            _moved(entry) if isinstance(entry, File) else entry
-            for entry in entries
-            # Anything else would be changed on the host itself.
-            if entry.path.startswith(f"{NGINX_FOLDER}/")
-        ),
+        *(_moved(entry) if isinstance(entry, File) else entry for entry in seen),
         File(f"{TRIAL_FOLDER}/certificate.pem", certificate),
         File(f"{TRIAL_FOLDER}/key.pem", key, 0o600, secret=True),
         *(_for_gateways(inner) if inner else []),

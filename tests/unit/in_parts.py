@@ -39,9 +39,10 @@ FOR_EACH = 2
 #: What takes longest begins first, so that nobody waits for one of these at the end: from the most
 #: to the least, as measured, and into how many parts a file's tests are dealt.
 LONG = {
-    "reach": 3, "suite_shapes": 1, "agents_cli": 2, "apt_script": 2, "model_copy": 2, "top_cli": 1,
-    "hub_fetch": 1, "keys_cli": 1, "ownership_runs": 1, "doctor_look": 1, "drift": 1,
-    "reach_shapes": 1, "ahead_deploy": 1, "model_scanner": 1, "edge_by_model": 1, "ahead_ssh": 1,
+    "edge_pulse": 1, "edge_whole_way": 1, "reach": 3, "suite_shapes": 1, "agents_cli": 2,
+    "apt_script": 2, "model_copy": 2, "top_cli": 1, "hub_fetch": 1, "keys_cli": 1,
+    "ownership_runs": 1, "doctor_look": 1, "drift": 1, "reach_shapes": 1, "ahead_deploy": 1,
+    "model_scanner": 1, "affinity_scanner": 1, "edge_by_model": 1, "ahead_ssh": 1,
     "rehearsal_here": 1, "mutants": 1, "inventories_md": 1, "run_ending": 1, "hold_script": 1,
     "outside": 1, "agents_edited": 1, "doors": 1,
 }  # fmt: skip

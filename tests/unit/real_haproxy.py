@@ -27,6 +27,7 @@ from vllm_hosts.facts.base import ending
 from vllm_hosts.host import balancer, paths
 from vllm_hosts.host.files import File
 from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.operations.balancer import RELOAD
 from vllm_hosts.roles.balancer.plan import balancer_entries, configuration, save_script
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import Pool, Replica
@@ -169,7 +170,7 @@ class RealBalancer:
     settings: HostSettings
     count: int = 3
     weights: tuple[int, ...] = ()
-    hurried: bool = True
+    hurried: bool = False
     process: subprocess.Popen[str] = field(init=False)
     replicas: list[StandIn] = field(init=False, default_factory=list)
 
@@ -285,6 +286,27 @@ class RealBalancer:
         self.process.send_signal(signal.SIGUSR2)
         self.until(lambda: self.known() and self.pid() != before, "HAProxy does not reload")
 
+    def load(self) -> subprocess.CompletedProcess[str]:
+        """As deploys do it, with a systemctl that does what the unit says."""
+        folder = self.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        haproxy, conf = program("haproxy"), self.folder / "haproxy.cfg"
+        (folder / "systemctl").write_text(
+            f"#!/bin/sh\n[ $1 = reload ] || exit 0\nsh {self.folder}/save\n"
+            f"{haproxy} -c -f {conf} || exit 1\nkill -USR2 {self.process.pid}\n"
+        )
+        (folder / "systemctl").chmod(0o755)
+        script = self._moved(RELOAD).replace("+ 60", "+ 3")
+        path = {"PATH": f"{folder}:{os.environ['PATH']}"}
+        return subprocess.run(
+            ["sh", "-c", script],
+            env=ENVIRONMENT | path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
     def save(self) -> None:
         subprocess.run(["sh", self.folder / "save"], check=True, env=ENVIRONMENT, timeout=20)
 
@@ -340,7 +362,13 @@ class RealBalancer:
 
     def quiet(self) -> None:
         """Wait until HAProxy knows that everything is answered: what runs counts for shares."""
-        self.until(lambda: not any(one.running for one in self.servers()), "something runs")
+        self.until(lambda: not any(one.running for one in self._now()), "something runs")
+
+    def _now(self) -> list[balancer.Server]:
+        """The same of this process alone, without starting another one to ask it."""
+        asked = {"admin": "show servers state", "now": "show stat -1 4 -1"}
+        parts = {name: self.say(command).splitlines() for name, command in asked.items()}
+        return list(balancer.servers(parts).values())
 
     def home(self, affinity: str) -> StandIn:
         """Who answers requests with this affinity, where nothing else runs."""
@@ -348,7 +376,7 @@ class RealBalancer:
         return self.of(self.ask(affinity).body)
 
     def alive(self, one: StandIn) -> bool:
-        return next(found.alive for found in self.servers() if found.name == one.name)
+        return next(found.alive for found in self._now() if found.name == one.name)
 
     def swap(self, one: StandIn, other: StandIn) -> None:
         """In the settings they have each other's port."""

@@ -13,7 +13,7 @@ from tests.unit.test_model_scanner import fuzzed
 
 MB = 1 << 20
 PIECES = (1, 2, 3, 7, 64, 262_144)
-FUZZED = 3000
+FUZZED = 1500
 
 
 @pytest.fixture(scope="module")

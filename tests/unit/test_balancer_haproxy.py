@@ -33,6 +33,14 @@ def gateway(tmp_path: Path) -> Iterator[RealBalancer]:
         yield one
 
 
+@pytest.fixture
+def hurried(tmp_path: Path) -> Iterator[RealBalancer]:
+    """For what waits until an agent counts as dead or alive: on a busy machine that may also be
+    because a check is late."""
+    with RealBalancer(tmp_path, settings(), hurried=True) as one:
+        yield one
+
+
 def others(gateway: RealBalancer, but: StandIn) -> list[StandIn]:
     return [one for one in gateway.replicas if one is not but]
 
@@ -75,18 +83,18 @@ def test_what_nginx_sends_arrives_as_it_is(gateway: RealBalancer) -> None:
     assert not {"x-forwarded-for", "via", "forwarded"} & set(found)
 
 
-def test_nobody_else_s_certificate_is_accepted(gateway: RealBalancer) -> None:
+def test_nobody_else_s_certificate_is_accepted(hurried: RealBalancer) -> None:
     """Neither one for another agent of the same CA, nor one of another CA."""
-    home = gateway.home("a")
-    other = kept_ca(gateway.folder / "other-ca", "other", utc_now())
-    for ca, name in ((gateway.ca, "qwen.other.vllm-hosts.internal"), (other, home.inner_name)):
+    home = hurried.home("a")
+    other = kept_ca(hurried.folder / "other-ca", "other", utc_now())
+    for ca, name in ((hurried.ca, "qwen.other.vllm-hosts.internal"), (other, home.inner_name)):
         home.shows(ca, name)
-        gateway.until(lambda: not gateway.alive(home), "it is still trusted")
+        hurried.until(lambda: not hurried.alive(home), "it is still trusted")
         before = len(home.asked)
-        assert gateway.ask("a").status == 200
+        assert hurried.ask("a").status == 200
         assert len(home.asked) == before
-        home.shows(gateway.ca, home.inner_name)
-        gateway.until(lambda: gateway.alive(home), "it does not come back")
+        home.shows(hurried.ca, home.inner_name)
+        hurried.until(lambda: hurried.alive(home), "it does not come back")
 
 
 class TestShares:
@@ -112,7 +120,7 @@ class TestShares:
     ) -> None:
         """Also where all requests are of one conversation."""
         running = 40
-        with RealBalancer(tmp_path, settings(), weights=weights, hurried=False) as gateway:
+        with RealBalancer(tmp_path, settings(), weights=weights) as gateway:
             for one in gateway.replicas:
                 one.answers = "waits"
             with ThreadPoolExecutor(running) as pool:
@@ -183,42 +191,42 @@ class TestRetries:
         assert (answer.status, answer.body) == (503, "busy")
         assert sum(asked(gateway)) == 1
 
-    def test_with_nobody_left(self, gateway: RealBalancer) -> None:
-        for one in gateway.replicas:
+    def test_with_nobody_left(self, hurried: RealBalancer) -> None:
+        for one in hurried.replicas:
             one.alive = False
-        gateway.until(lambda: not any(map(gateway.alive, gateway.replicas)), "they still serve")
-        assert gateway.ask("a").status == 503
-        assert sum(asked(gateway)) == 0
+        hurried.until(lambda: not any(map(hurried.alive, hurried.replicas)), "they still serve")
+        assert hurried.ask("a").status == 503
+        assert sum(asked(hurried)) == 0
 
 
 class TestHealth:
     @pytest.mark.parametrize("alive", [False, None])
     def test_a_frozen_engine_gets_nothing_more_until_it_lives(
-        self, gateway: RealBalancer, alive: bool | None
+        self, hurried: RealBalancer, alive: bool | None
     ) -> None:
         """What waits there for an answer gets one elsewhere, in newer ones once the agent ends."""
-        home = gateway.home("a")
+        home = hurried.home("a")
         home.answers = "waits for nothing"
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(gateway.ask, "a")
-            gateway.until(lambda: home.running, "it is not asked")
+            waiting = pool.submit(hurried.ask, "a")
+            hurried.until(lambda: home.running, "it is not asked")
             home.alive = alive
-            gateway.until(lambda: not gateway.alive(home), "it still serves")
-            assert gateway.ask("a").body in {one.name for one in others(gateway, home)}
-            if gateway.version >= (2, 7):
+            hurried.until(lambda: not hurried.alive(home), "it still serves")
+            assert hurried.ask("a").body in {one.name for one in others(hurried, home)}
+            if hurried.version >= (2, 7):
                 home.go_on.set()
-            assert waiting.result().body in {one.name for one in others(gateway, home)}
+            assert waiting.result().body in {one.name for one in others(hurried, home)}
         home.go_on.set()
         home.alive, home.answers = True, "all"
-        gateway.until(lambda: gateway.alive(home), "it does not come back")
+        hurried.until(lambda: hurried.alive(home), "it does not come back")
 
-    def test_one_check_that_fails_is_none(self, gateway: RealBalancer) -> None:
-        home = gateway.home("a")
+    def test_one_check_that_fails_is_none(self, hurried: RealBalancer) -> None:
+        home = hurried.home("a")
         home.answers = "stream"
-        with gateway.asking("a") as answer:
+        with hurried.asking("a") as answer:
             assert answer.read(5) == b"first"
             home.fails_once.set()
-            gateway.until(lambda: not home.fails_once.is_set(), "it is not checked")
+            hurried.until(lambda: not home.fails_once.is_set(), "it is not checked")
             time.sleep(0.3)
             home.go_on.set()
             assert answer.read() == b"last"
@@ -265,17 +273,17 @@ class TestDraining:
         gateway.reload()
         assert not any(one.drained for one in gateway.servers())
 
-    def test_a_server_s_new_port_is_not_lost_to_it(self, gateway: RealBalancer) -> None:
+    def test_a_server_s_new_port_is_not_lost_to_it(self, hurried: RealBalancer) -> None:
         """HAProxy would take the old one from the file."""
-        first, second, third = gateway.replicas
-        gateway.swap(first, second)
-        gateway.tell(third, State.DRAIN)
-        gateway.write()
-        gateway.reload()
-        gateway.until(
-            lambda: not gateway.alive(first) and not gateway.alive(second), "ports of old"
+        first, second, third = hurried.replicas
+        hurried.swap(first, second)
+        hurried.tell(third, State.DRAIN)
+        hurried.write()
+        hurried.reload()
+        hurried.until(
+            lambda: not hurried.alive(first) and not hurried.alive(second), "ports of old"
         )
-        assert [one.drained for one in gateway.servers()] == [False, False, True]
+        assert [one.drained for one in hurried.servers()] == [False, False, True]
 
 
 class TestReloads:
@@ -309,16 +317,37 @@ class TestReloads:
             assert answer.read() == b"last"
         gateway.quiet()
 
-    def test_a_new_certificate_is_shown(self, gateway: RealBalancer) -> None:
+    def test_a_deploy_waits_until_the_new_one_serves(self, gateway: RealBalancer) -> None:
+        before = gateway.pid()
+        done = gateway.load()
+        assert done.returncode == 0, done.stderr
+        assert gateway.pid() != before
+
+    def test_a_deploy_fails_where_it_is_not_taken_up(self, gateway: RealBalancer) -> None:
+        before = gateway.pid()
+        conf = gateway.folder / "haproxy.cfg"
+        conf.write_text(f"{conf.read_text()}\nbackend odd\n    server odd nowhere:odd\n")
+        done = gateway.load()
+        assert done.returncode == 1
+        assert "odd" in done.stderr
+        # What the check does not see: the socket is somewhere that does not exist.
+        gateway.write()
+        conf.write_text(conf.read_text().replace("/run/qwen.sock", "/nowhere/qwen.sock"))
+        done = gateway.load()
+        assert done.returncode == 1
+        assert "HAProxy does not take up its new configuration; see journalctl" in done.stdout
+        assert (gateway.pid(), gateway.ask("a").status) == (before, 200)
+
+    def test_a_new_certificate_is_shown(self, hurried: RealBalancer) -> None:
         """And one that hosts do not trust opens nothing."""
-        other = kept_ca(gateway.folder / "other-ca", "other", utc_now())
-        gateway.becomes("gw1", other)
-        gateway.reload()
-        gateway.until(lambda: not any(map(gateway.alive, gateway.replicas)), "they still serve")
-        before = asked(gateway)
-        assert gateway.ask("a").status == 503
-        gateway.becomes("gw1", gateway.ca)
-        gateway.reload()
-        gateway.until(lambda: all(map(gateway.alive, gateway.replicas)), "they do not serve")
-        assert asked(gateway) == before
-        assert gateway.ask("a").status == 200
+        other = kept_ca(hurried.folder / "other-ca", "other", utc_now())
+        hurried.becomes("gw1", other)
+        hurried.reload()
+        hurried.until(lambda: not any(map(hurried.alive, hurried.replicas)), "they still serve")
+        before = asked(hurried)
+        assert hurried.ask("a").status == 503
+        hurried.becomes("gw1", hurried.ca)
+        hurried.reload()
+        hurried.until(lambda: all(map(hurried.alive, hurried.replicas)), "they do not serve")
+        assert asked(hurried) == before
+        assert hurried.ask("a").status == 200

@@ -42,7 +42,7 @@ def test_it_is_installed_checked_loaded_and_run(fresh: Recorder, tmp_path: Path)
     assert "systemctl mask --runtime --quiet haproxy.service" in installed
     # The package enables its own service, which has nothing to listen on.
     assert "unmask --runtime --quiet haproxy.service; systemctl disable --quiet" in installed
-    assert f"( haproxy -c -q -f {BALANCER_CONF} )" in configured
+    assert f"( haproxy -c -f {BALANCER_CONF} )" in configured
     assert f"systemctl reload {UNIT}" in configured
     assert enabled.commands == [f"systemctl enable --now {UNIT}"]
     assert done.effects == []

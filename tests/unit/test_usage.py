@@ -294,6 +294,16 @@ class TestCommand:
         assert "@local: this host has no access log of an edge; deploy to it first" in done.stdout
         assert "down: cannot be reached" in done.stdout
 
+    def test_a_gateway_s_requests_are_its_own(self, host: LocalHost) -> None:
+        """It has no agents, and what clients used of all hosts'."""
+        text = (host.project.folder / PROD).read_text()
+        text = text.replace("gpu_hosts = ", "gateways = ")
+        down = "gpu_hosts = [('192.0.2.9', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n"
+        host.project.write(PROD, text + down)
+        done = host.project.run("vllm-hosts", "usage", PROD, "--host", "@local")
+        assert done.stdout.splitlines()[-1] == "@local: logs since 2026-11-20"
+        assert "alice          3  6,000,000,007" in done.stdout
+
     @pytest.mark.parametrize(
         ("words", "said"),
         [

@@ -66,7 +66,8 @@ def usage(
     """Add up the tokens that went through the edges. Changes no host.
 
     Each host adds up its own access logs, as far back as they are kept (edge.log_max_files).
-    Requests whose tokens are not known are counted apart.
+    Requests whose tokens are not known are counted apart. What comes through a gateway is counted
+    there, and not at the host that answers.
 
     Exit code 1 if a host did not answer: its tokens are missing then.
 

@@ -17,6 +17,8 @@ local EVERY, LOOK, QUIET, TOKEN, LIFE = 0.9, 4, 3, 3, 6.5
 local FIRST = 1
 -- As the host's own watchdog has them.
 local MOST, WIDTH, PIECE = 16777216, 4096, 65536
+-- What the kernel says where nobody is; whoever is there may only be busy.
+local GONE = {["connection refused"] = true, ["no route to host"] = true}
 local PATHS = {"/v1/completions", "/v1/embeddings", "/pooling", "/classify"}
 
 ffi.cdef [[
@@ -182,7 +184,7 @@ function M.new(known)
 
     local function look(premature, name, key)
         local agent = known.agents[name]
-        local said, text, busy
+        local said, text, busy = nil, "", false
         if not premature then said, text, busy = within(LOOK, numbers, agent, metrics) end
         seen:delete(name .. " looks")
         if premature then return end
@@ -192,8 +194,8 @@ function M.new(known)
             seen:set(name .. " said", text)
             moved = before ~= nil and before ~= text
             if moved then lives(name) end
-        elseif text == "connection refused" then
-            -- Nobody is there; whoever comes next is another one.
+        elseif GONE[text] then
+            -- Whoever comes next is another one.
             seen:delete(name .. " lives")
             seen:delete(name .. " said")
         end
