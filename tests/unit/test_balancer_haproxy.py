@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -305,6 +306,16 @@ class TestReloads:
             total = sum((one.result() for one in running), Counter())
         assert set(total) == {200}
         assert total[200] > 50
+
+    def test_a_request_that_has_only_connected_is_answered(self, gateway: RealBalancer) -> None:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.settimeout(10)
+            one.connect(f"{gateway.folder}/run/qwen.sock")
+            time.sleep(0.1)
+            gateway.reload()
+            time.sleep(0.3)
+            one.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}")
+            assert one.recv(65536).startswith(b"HTTP/1.1 200 ")
 
     def test_streams_go_on_and_are_counted(self, gateway: RealBalancer) -> None:
         home = gateway.home("a")
