@@ -141,4 +141,4 @@ def test_what_a_host_behind_lets_others_do_is_said_of_it_alone() -> None:
     found = fleet(agents=[open_one, CODER])
     assert len(exposed(found["gpu1"])) == 1
     assert exposed(found["gw1"]) == []
-    assert closed_ports(found["gpu1"]) == [8002]
+    assert closed_ports(found["gpu1"]) == [8002, 8443]
