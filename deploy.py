@@ -17,6 +17,7 @@ from vllm_hosts.roles.ownership import ownership
 from vllm_hosts.roles.preflight import preflight
 from vllm_hosts.roles.record import record
 from vllm_hosts.roles.rehearsal import rehearsal
+from vllm_hosts.roles.rotation import rotation
 from vllm_hosts.roles.secrets import secrets
 from vllm_hosts.roles.ssh_hardening import ssh_hardening
 from vllm_hosts.roles.tls import tls
@@ -51,5 +52,6 @@ edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
 client_keys()  # clients' keys at the edge, as the store has them
 key_expiry()  # keys expire automatically
+rotation()  # gateways send requests to the agents, where there are gateways
 record()  # what was deployed is recorded, so that drift can tell who changed it
 assertions()  # the run fails if a promise does not hold

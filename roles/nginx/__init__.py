@@ -74,8 +74,8 @@ def nginx() -> None:
 
 def _watched(settings: HostSettings) -> list[str]:
     """Others' files that nginx has to load anew."""
-    inner = [paths.INNER_CERTIFICATE, paths.INNER_KEY, paths.GATEWAY_CA]
-    return [paths.TLS_CERTIFICATE, paths.TLS_KEY, *(inner if settings.behind_gateways else [])]
+    inner = paths.INNER_FILES if settings.behind_gateways else ()
+    return [paths.TLS_CERTIFICATE, paths.TLS_KEY, *inner]
 
 
 def _entries(current: Current, state: Nginx, main: MainConf | None, sites: Sites) -> list[Entry]:

@@ -197,7 +197,10 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         listen_options="" if _has_http2_directive(version) else " http2",
         logs=paths.EDGE_LOGS,
         cors_origins=edge.cors_origins,
-        cors_headers=_CORS_HEADERS,
+        cors_headers=(
+            *_CORS_HEADERS,
+            *([settings.gateway.session_header] if settings.is_gateway else []),
+        ),
         browser_paths=browser_paths(settings),
         errors=ERRORS,
         error_pages=_ERROR_PAGES,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Entry, File
-from vllm_hosts.host.nginx import TRIAL_FOLDER
+from vllm_hosts.host.nginx import NGINX_FOLDER, TRIAL_FOLDER
 from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
 
@@ -22,7 +22,12 @@ def trial_entries(settings: HostSettings, entries: Sequence[Entry]) -> list[Entr
     certificate, key = _certificate(settings)
     inner = LocalCa.create("trial", utc_now()) if settings.behind_gateways else None
     return [
-        *(_moved(entry) if isinstance(entry, File) else entry for entry in entries),
+        *(
+            _moved(entry) if isinstance(entry, File) else entry
+            for entry in entries
+            # Anything else would be changed on the host itself.
+            if entry.path.startswith(f"{NGINX_FOLDER}/")
+        ),
         File(f"{TRIAL_FOLDER}/certificate.pem", certificate),
         File(f"{TRIAL_FOLDER}/key.pem", key, 0o600, secret=True),
         *(_for_gateways(inner) if inner else []),

@@ -152,6 +152,7 @@ class Removal:
         stays = set() if firewall and not self.remains.own_rules else set(FIREWALL)
         stays |= DOCKER if self._docker_is_ours else set()
         stays |= {"nginx"} if self.nginx_stays else set()
+        stays |= {"haproxy"} if self.remains.own_haproxy else set()
         return removable(self.remains.packages, manifest.packages, manifest.before.packages, stays)
 
     @property

@@ -21,7 +21,6 @@ from vllm_hosts.host.services import compose_entry
 from vllm_hosts.host.way_back import KeptDefinition
 from vllm_hosts.operations.compose import Agents, agents_announced, agents_running
 from vllm_hosts.operations.healthy import agents_healthy
-from vllm_hosts.operations.rotation import in_rotation
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.operations.way_back import kept_for_a_way_back, put_back
 from vllm_hosts.project import run
@@ -47,7 +46,6 @@ def vllm() -> None:
         internal_keys={agent: current.keys.internal_of(agent) for agent in names},
         edge_is_up=current.edge_is_up,
         put_back=partial(put_back, current.way),
-        rotation=current.rotation,
     )
     tree_synced(folders(settings), name="The agents' folders are there")
     agents_announced(wanted, name="Hosts with the same model take turns")
@@ -59,8 +57,6 @@ def vllm() -> None:
         wanted.put_back,
         name="The agents are healthy",
     )
-    if settings.behind_gateways:
-        in_rotation(current.rotation, names, name="Gateways send them requests")
     kept_for_a_way_back(
         lambda: _definition(current).file,
         partial(KeptDefinition.of, settings),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +21,12 @@ from tests.lab.fleet import CHAT, GPU_HOSTS
 from tests.lab.fleet_load import Asked, Job
 
 LOG = "var/log/vllm-hosts/access.log"
+#: What Python runs.
+PROGRAM: tuple[str, ...] = ("-m", "tests.lab.fleet_load")
 #: Seconds in which clients finish what they have asked.
 _ENDING = 120
+#: Seconds until a host has logged what it answered.
+_LOGGED = 3.0
 
 
 class Front(Protocol):
@@ -60,7 +64,7 @@ class Load:
     def __enter__(self) -> Load:
         with self._errors.open("w") as errors:
             self._program = subprocess.Popen(
-                [sys.executable, "-m", "tests.lab.fleet_load"],
+                [sys.executable, *PROGRAM],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=errors,
@@ -137,8 +141,8 @@ class Load:
         return [one for one in self.asked if one.failed]
 
     def hosts(self) -> dict[str, str]:
-        """Which GPU host logged which request."""
-        return self._logs.by_id()
+        """Which GPU host logged which request: all whole answers' are awaited."""
+        return self._logs.of([one.id for one in self.asked if not one.failed])
 
     def answered_by(self, asked: Sequence[Asked] | None = None) -> Counter[str]:
         """How many of the whole answers came from which host."""
@@ -205,6 +209,15 @@ class HostLogs:
                 if entry["status"] == 200 or entry["request_id"] not in found:
                     found[entry["request_id"]] = host
         return found
+
+    def of(self, ids: Collection[str]) -> dict[str, str]:
+        """As ``by_id``. A request is logged a moment after its client has the answer."""
+        deadline = time.monotonic() + _LOGGED
+        while True:
+            found = self.by_id()
+            if set(ids) <= set(found) or time.monotonic() > deadline:
+                return found
+            time.sleep(0.2)
 
     def repeated(self) -> list[str]:
         """Ids of requests that one host was sent more than once."""

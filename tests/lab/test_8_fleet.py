@@ -71,6 +71,17 @@ def test_one_address_has_all_models(fleet: Fleet, gateway: str) -> None:
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
+def test_an_answer_that_nobody_keeps_is_not_found(fleet: Fleet) -> None:
+    answer = requests.get(
+        f"{fleet.url('gw1')}/v1/responses/resp_1",
+        headers={"Authorization": f"Bearer {fleet.client_key.get_secret_value()}"},
+        verify=str(fleet.ca_file),
+        timeout=20,
+    )
+    assert answer.status_code == 404, answer.text
+    assert answer.json()["error"]["message"]
+
+
 def test_a_client_s_scope_holds_at_gateways(fleet: Fleet) -> None:
     keys("add", "narrow", "--agents", "draft")
     try:
@@ -173,8 +184,7 @@ def turns(fleet: Fleet, logs: HostLogs, session: str, count: int = 4) -> set[str
         found = _ID.search(answer.json()["id"])
         assert found, f"no request's id in {answer.json()['id']}"
         ids.append(found[0])
-    time.sleep(0.2)
-    by_id = logs.by_id()
+    by_id = logs.of(ids)
     assert set(ids) <= set(by_id), f"no host logged {set(ids) - set(by_id)}"
     return {by_id[one] for one in ids}
 

@@ -93,6 +93,21 @@ def test_a_model_that_does_not_come_up_stops_the_roll(fleet: Fleet, tmp_path: Pa
         assert all(fleet.up(gateway, host) for gateway in GATEWAYS), statuses(fleet)
 
 
+@pytest.mark.usefixtures("as_before")
+def test_a_host_from_which_everything_is_taken_off_costs_no_request(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    with Load(fleet, tmp_path, **JOB) as load:
+        run = command("pyinfra", "-y", "--limit", "gpu3", FLEET, "remove.py")
+        removed = time.monotonic()
+        load.wait_for(60)
+    well(run)
+    load.assert_none_failed()
+    assert not any(fleet.up(gateway, "gpu3") for gateway in GATEWAYS), statuses(fleet)
+    late = [one for one in load.asked if one.began > removed]
+    assert set(load.answered_by(late)) == {"gpu1", "gpu2"}
+
+
 def left_alone(run: Run) -> set[str]:
     """Hosts of which the run says that it left their agents as they are."""
     return set(re.findall(r"\[(gpu\d)\].*left as they are", run.output))

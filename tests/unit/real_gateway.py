@@ -12,27 +12,18 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.unit.real_nginx import Answer, RealEdge, StandInAgent, _free_ports
 from vllm_hosts.host import paths
 from vllm_hosts.host.paths import GATEWAY_FOLDER
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.keys.pki import LocalCa, Role, utc_now
 from vllm_hosts.roles.nginx.plan import NginxVersion
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import inner_name
-
-CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
 
 
 class _UnixServer(ThreadingMixIn, UnixStreamServer):
@@ -98,11 +89,12 @@ class RealInner(RealEdge):
             text = re.sub(there, f'"127.0.0.1", port = {agent.port}', text)
         return super()._moved(text).replace(GATEWAY_FOLDER, f"{self.folder}/gateway")
 
-    def client(self, name: str, usage: Any = CLIENT_AUTH, ca: LocalCa | None = None) -> Path:
+    def client(self, name: str, role: Role = "client", ca: LocalCa | None = None) -> Path:
         """A certificate with its key, of a gateway unless said otherwise."""
-        path = self.folder / f"gateway/{name}-{usage._name}-{'own' if ca is None else 'other'}.pem"
+        path = self.folder / f"gateway/{name}-{role}-{'own' if ca is None else 'other'}.pem"
         if not path.exists():
-            path.write_bytes(_client_pem(name, usage, ca or self.ca))
+            issued = (ca or self.ca).issue([name], 20, utc_now(), role)
+            path.write_bytes(issued.certificate_pem + issued.key_pem.get_secret_value())
         return path
 
     @contextmanager
@@ -163,24 +155,3 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         super().connect()
         self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
-
-
-def _client_pem(name: str, usage: x509.ObjectIdentifier, ca: LocalCa) -> bytes:
-    key, now = ec.generate_private_key(ec.SECP256R1()), utc_now()
-    issued = ca.issue([name], 20, now)
-    # The CA issues for servers; the rest of it is the same.
-    like = x509.load_pem_x509_certificate(issued.certificate_pem)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(like.issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=10))
-        .not_valid_after(now + timedelta(days=20))
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .sign(ca._key, hashes.SHA256())
-    )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return certificate.public_bytes(Encoding.PEM) + private

@@ -71,7 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, how: str) -> None:
         one = self.server
-        if how == "nothing":
+        if how in ("nothing", "waits for nothing"):
+            if how != "nothing":
+                one.go_on.wait(20)
             self.close_connection = True
         elif how == "busy":
             self._say(503, b"busy")
@@ -303,9 +305,18 @@ class RealBalancer:
         finally:
             connection.close()
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        [found] = re.findall(r"^Version: (\d+)\.(\d+)", self.say("show info"), re.MULTILINE)
+        return tuple(map(int, found))
+
     def ask(self, affinity: str | None = "a", body: bytes = b"{}", **headers: str) -> Answer:
-        with self.asking(affinity, body, **headers) as answer:
-            return Answer(answer.status, answer.read().decode())
+        try:
+            with self.asking(affinity, body, **headers) as answer:
+                return Answer(answer.status, answer.read().decode())
+        except http.client.RemoteDisconnected:
+            # What newer ones do after a connection that had served before. nginx makes 502 of it.
+            return Answer(502, "")
 
     def servers(self) -> list[balancer.Server]:
         """As the fact reads them."""

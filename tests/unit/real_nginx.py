@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Self
 
 from tests.stores import kept_ca
 from vllm_hosts.host import paths
@@ -156,7 +156,7 @@ class RealEdge:
             words, capture_output=True, text=True, check=False, env=_environment()
         ).stderr
 
-    def __enter__(self) -> RealEdge:
+    def __enter__(self) -> Self:
         nginx = program("nginx")
         said = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
         self._write(parse_version(said))

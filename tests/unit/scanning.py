@@ -25,13 +25,15 @@ DEPTH = 1000
 class Body:
     """One body, in pieces of so many bytes; ``form``: the type of a form, and empty for JSON.
 
-    ``asks``: what is wanted of it is how it asks for a stream.
+    ``asks``: what is wanted of it is how it asks for a stream; ``turns``: the number of its
+    prompt's beginning.
     """
 
     content: bytes
     piece: int = 262_144
     form: str = ""
     asks: bool = False
+    turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Scanners:
         assert self._process.stdin and self._process.stdout
         for body in bodies:
             kind = "form" if body.form else "asks" if body.asks else "json"
+            kind = "turns" if body.turns else kind
             head = f"{kind} {len(body.content)} {body.piece} {body.form}\n".encode()
             self._process.stdin.write(head + body.content)
             self._process.stdin.flush()

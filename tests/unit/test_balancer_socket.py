@@ -77,7 +77,8 @@ def test_who_is_drained(state: str, drained: bool) -> None:
 
 @pytest.mark.parametrize(
     ("status", "alive"),
-    [("UP", True), ("UP 1/2", True), ("DOWN", False), ("DOWN 1/2", False), ("DRAIN 0/2", True),
+    [("UP", True), ("UP 1/2", True), ("UP -1/2", True), ("DOWN", False), ("DOWN 1/2", False),
+     ("DRAIN 0/2", True),
      ("MAINT", False), ("MAINT (via a/b)", False), ("MAINT(resolution)", False),
      ("no check", True), ("NOLB", True)],
 )  # fmt: skip

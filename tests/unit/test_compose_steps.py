@@ -492,7 +492,8 @@ class TestRotation:
         return story
 
     def wanted(self, steps: Running, *names: str, **changes: Any) -> Agents:
-        return replace(steps.wanted(*names, **changes), rotation=self.gates)
+        wanted = steps.wanted(*names, **changes)
+        return replace(wanted, serving=replace(wanted.serving, rotation=self.gates))
 
     def test_out_before_anything_is_written_and_back_once_they_answer(
         self, steps: Running, story: list[str]
@@ -503,7 +504,7 @@ class TestRotation:
         steps.up = [True, True]
         steps.commands(self.wanted(steps, "a", "b"))
         assert story == [
-            "out a z", "change 1", "watched starting a", "wait a", "back a",
+            "reachable", "out a z", "change 1", "watched starting a", "wait a", "back a",
         ]  # fmt: skip
 
     def test_with_a_twin_each_one_goes_by_itself(self, steps: Running, story: list[str]) -> None:
@@ -513,10 +514,21 @@ class TestRotation:
         peers = {"a": ["b"], "b": ["a"]}
         steps.commands(self.wanted(steps, "a", "b", peers=peers))
         assert story == [
-            "reachable", "out ",
+            "reachable", "reachable", "out ",
             "out a", "divert a", "watched recreating a", "wait a", "give_back a", "back a",
             "out b", "divert b", "watched recreating b", "wait b", "give_back b", "back b",
             "wait a b", "back a b",
+        ]  # fmt: skip
+
+    def test_one_that_moves_is_back_only_once_the_edge_follows(
+        self, steps: Running, story: list[str]
+    ) -> None:
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.found(there("a"), there("b"), networks=[network("a", 8077), network("b", 8002)])
+        steps.up = [True]
+        steps.commands(self.wanted(steps, "a", "b", peers={"a": ["b"]}))
+        assert [line for line in story if line.startswith(("out", "back"))] == [
+            "out b", "out a", "back ", "back b",
         ]  # fmt: skip
 
     def test_while_a_run_is_prepared_nobody_is_told(self, steps: Running, story: list[str]) -> None:
@@ -551,7 +563,21 @@ class TestRotation:
         steps.up = [True]
         with pytest.raises(HostError, match="gw1"):
             steps.commands(self.wanted(steps, "a"))
-        assert story == []
+        assert story == ["reachable"]
+
+    def test_where_a_gateway_cannot_be_asked_no_turn_begins(
+        self, steps: Running, story: list[str]
+    ) -> None:
+        def reachable() -> None:
+            raise HostError("gateway gw1 answers clients and cannot be asked")
+
+        self.gates.reachable = reachable
+        steps.turn = Turn("gpu1", frozenset({"m-a"}), frozenset({"m-a"}), 0)
+        steps.found(there("a"))
+        steps.up = [True]
+        with pytest.raises(HostError, match="gw1"):
+            steps.commands(self.wanted(steps, "a"))
+        assert (story, steps.done) == ([], [])
 
 
 def test_agents_of_whom_nothing_more_is_known() -> None:

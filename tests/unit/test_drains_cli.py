@@ -16,18 +16,19 @@ from vllm_hosts.settings.fleet import host_label
 SOCAT = """#!/bin/sh
 cd {folder}; read -r words
 case $words in
-    'show stat')
-        echo '# pxname,svname,qcur,scur,status'
-        while read -r name op admin; do echo "one,$name,0,0,UP"; done <servers ;;
+    'show stat'*)
+        echo '# pxname,svname,scur,status,check_status,check_desc'
+        while read -r name status admin; do echo "one,$name,0,$status,L7OK,"; done <servers ;;
     'show servers state')
-        echo 1; echo '# be_name srv_name srv_op_state srv_admin_state'
-        while read -r name op admin; do echo "one $name $op $admin"; done <servers ;;
+        echo 1; echo '# be_name srv_name srv_admin_state'
+        while read -r name status admin; do echo "one $name $admin"; done <servers ;;
+    'show proc') ;;
     *)
         echo "$words" >>told
         case $words in *drain*) new=8 ;; *) new=0 ;; esac
-        while read -r name op admin; do
-            case $words in *"one/$name state"*) admin=$new ;; esac; echo "$name $op $admin"
-        done <servers >servers.new; mv servers.new servers ;;
+        while read -r name status admin; do
+            case $words in *"one/$name state"*) admin=$new ;; esac; echo "$name $status $admin"
+        done <servers >servers.$$; mv servers.$$ servers ;;
 esac
 echo
 """
@@ -57,6 +58,8 @@ class Gateway:
             "from vllm_hosts.facts import rotation as _facts\n"
             "from vllm_hosts.host import rotation as _words\n"
             "from vllm_hosts.operations import rotation as _steps\n"
+            "from vllm_hosts.host import balancer as _haproxy\n"
+            "_haproxy.SAVE_SCRIPT = 'true'\n"
             f"_facts.BY_HAND = _words.BY_HAND = {str(folder / 'drained')!r}\n"
             "_steps._ASKED = 1\n"
             f"gateways = [('@local', {networks!r})]\n"
@@ -65,7 +68,7 @@ class Gateway:
         self.project.group(agents=[AGENT])
         self.program("systemctl", "#!/bin/sh\nexit 0\n")
         self.program("socat", SOCAT.format(folder=folder))
-        self.servers(f"{ONE} 2 0\n{TWO} 2 0\n")
+        self.servers(f"{ONE} UP 0\n{TWO} UP 0\n")
 
     def program(self, name: str, text: str) -> None:
         path = self.folder / "bin" / name
@@ -121,9 +124,9 @@ def test_what_is_not_drained_is_no_reason_to_fail(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("words", "servers"),
     [
-        (("--host", "gpu1", "--host", "gpu2"), f"{ONE} 2 0\n{TWO} 2 0\n"),
-        (("--host", "gpu1"), f"{ONE} 2 0\n{TWO} 0 0\n"),
-        (("--host", "gpu1"), f"{ONE} 2 0\n{TWO} 2 8\n"),
+        (("--host", "gpu1", "--host", "gpu2"), f"{ONE} UP 0\n{TWO} UP 0\n"),
+        (("--host", "gpu1"), f"{ONE} UP 0\n{TWO} DOWN 0\n"),
+        (("--host", "gpu1"), f"{ONE} UP 0\n{TWO} UP 8\n"),
     ],
 )
 def test_the_last_ones_are_drained_only_on_purpose(
@@ -139,7 +142,7 @@ def test_the_last_ones_are_drained_only_on_purpose(
 
 
 def test_agents_that_no_gateway_knows_are_not_said_to_be_drained(gateway: Gateway) -> None:
-    gateway.servers(f"{TWO} 2 0\n")
+    gateway.servers(f"{TWO} UP 0\n")
     done = gateway.run("drain", "one", "--host", "gpu1")
     assert done.returncode == 1
     assert "gpu1: no gateway knows one, so there is nothing to drain; deploy" in done.stdout

@@ -45,6 +45,11 @@ def test_the_number_follows_the_settings() -> None:
     assert worker_connections(more) == 2 * 10 * 1000 + 8192
 
 
+def test_a_host_takes_what_all_gateways_let_in() -> None:
+    assert worker_connections(EDGE, gateways=1) == worker_connections(EDGE)
+    assert worker_connections(EDGE, gateways=3) == 3 * 2 * 128 * 32 + 8192
+
+
 def test_one_number_changes_and_nothing_else() -> None:
     text, has_limit = raised(DEBIAN, 16384)
     assert text == DEBIAN.replace("\tworker_connections 768", "\tworker_connections 16384")

@@ -43,9 +43,8 @@ Edge = RealGateway
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
-    made = RealGateway(tmp_path_factory.mktemp("gw"), gateway(edge=EDGE), KEYS)
-    with made:
-        yield made
+    with RealGateway(tmp_path_factory.mktemp("gw"), gateway(edge=EDGE), KEYS) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +53,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     one = settings(
         name="gw1", edge=EDGE | {"count_tokens": False, "cache_isolation": "off"}
     ).model_copy(update={"pools": gateway().pools[:1]})
-    made = RealGateway(tmp_path_factory.mktemp("gw"), one, KEYS)
-    with made:
-        yield made
+    with RealGateway(tmp_path_factory.mktemp("gw"), one, KEYS) as running:
+        yield running
 
 
 def pool(edge: Edge, name: str = "qwen") -> Any:
@@ -174,8 +172,7 @@ def test_an_agent_s_own_errors_pass(edge: Edge, status: int) -> None:
 
 
 def test_without_haproxy_it_is_503(tmp_path: Path) -> None:
-    edge = RealGateway(tmp_path, gateway(edge=EDGE), KEYS)
-    with edge:
+    with RealGateway(tmp_path, gateway(edge=EDGE), KEYS) as edge:
         for one in edge.sockets.iterdir():
             one.unlink()
         answer = post(edge, chat("hi"))
@@ -272,8 +269,7 @@ def test_the_same_without_counting_and_caches(plain: Edge) -> None:
 
 def test_another_header_can_name_the_session(tmp_path: Path) -> None:
     own = gateway(edge=EDGE, gateway={"session_header": "X-Chat"})
-    edge = RealGateway(tmp_path, own, KEYS)
-    with edge:
+    with RealGateway(tmp_path, own, KEYS) as edge:
         one = affinity(edge, chat("hi"), X_Chat="s1")
         assert one == affinity(edge, chat("ho"), X_Chat="s1")
         assert affinity(edge, chat("hi"), X_Session_Id="s1").startswith("alice:")
@@ -299,8 +295,7 @@ def test_agents_of_one_pool_have_one_salt(tmp_path: Path) -> None:
         received.append(content)
         return "application/json", [b"{}"]
 
-    edge = RealGateway(tmp_path, twins(), KEYS)
-    with edge:
+    with RealGateway(tmp_path, twins(), KEYS) as edge:
         pool(edge).speaks = speaks
         for _ in range(4):
             assert post(edge, chat("hi")).status == 200

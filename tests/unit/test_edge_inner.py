@@ -12,7 +12,6 @@ from threading import Event
 from typing import Any
 
 import pytest
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import SecretStr
 
 from tests.unit.real_gateway import RealInner
@@ -33,9 +32,8 @@ SETTINGS = behind(edge={"names": ["gpu1.example.com"], "routes": ["POST /v2/embe
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealInner]:
-    made = RealInner(tmp_path_factory.mktemp("host"), SETTINGS, KEYS)
-    with made:
-        yield made
+    with RealInner(tmp_path_factory.mktemp("host"), SETTINGS, KEYS) as running:
+        yield running
 
 
 def asked(host: RealInner, agent: str = "qwen") -> list[Any]:
@@ -106,7 +104,7 @@ def refused(host: RealInner, status: int, path: str = CHAT, **how: Any) -> dict[
 @pytest.mark.parametrize("path", [CHAT, "/pulse", "/", "/health", "/v1/models"])
 def test_without_a_gateway_s_certificate_nothing_is_reached(host: RealInner, path: str) -> None:
     other = LocalCa.create("other", utc_now())
-    public = host.client("gw1.example.com", ExtendedKeyUsageOID.SERVER_AUTH)
+    public = host.client("gw1.example.com", "server")
     for certificate, status in (
         (Path(), 400),
         (host.client("gw1.example.com", ca=other), 400),
@@ -175,8 +173,7 @@ def test_a_request_has_a_client(host: RealInner, name: str | None) -> None:
 
 
 def test_strangers_are_logged_boundedly(tmp_path: Path) -> None:
-    host = RealInner(tmp_path, SETTINGS, KEYS)
-    with host:
+    with RealInner(tmp_path, SETTINGS, KEYS) as host:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         said = b""
@@ -236,8 +233,7 @@ def test_an_agent_steers_neither_nginx_nor_gateways(host: RealInner) -> None:
 
 
 def test_an_agent_that_is_gone_is_503_in_our_format(tmp_path: Path) -> None:
-    host = RealInner(tmp_path, SETTINGS, KEYS)
-    with host:
+    with RealInner(tmp_path, SETTINGS, KEYS) as host:
         host.agents["qwen"].shutdown()
         host.agents["qwen"].server_close()
         answer = host.through(CHAT, "POST", "{}")

@@ -10,7 +10,9 @@ from tests.unit.samples import CODER, QWEN, behind, gateway, settings
 from tests.unit.test_edge_conf import DEBIAN_13, KEYS, OPEN, PLAIN, RICH
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.host.nginx import TRIAL_FOLDER
 from vllm_hosts.host.paths import GATEWAY_FILES, INNER_FILES
+from vllm_hosts.roles.nginx import _watched
 from vllm_hosts.roles.nginx.plan import (
     NginxVersion,
     Upstream,
@@ -21,7 +23,9 @@ from vllm_hosts.roles.nginx.plan import (
     internal_map,
     parse_version,
 )
+from vllm_hosts.roles.nginx.trial import trial_entries
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.fleet import GatewayHost
 
 CHOOSING = ("by_model", "chooser", "request_body", "model_scanner", "form_scanner")
 COUNTING = ("request_body", "model_scanner", "tokens", "counting", "counter", "usage_scanner")
@@ -207,3 +211,36 @@ class TestFiles:
             f'vllm_hosts_{name} "{KEYS.internal_of(name).get_secret_value()}";'
             for name in ("a-b", "qwen")
         ]
+
+
+class TestOfFleets:
+    def test_a_trial_has_certificates_for_gateways_of_its_own(self) -> None:
+        """nginx is asked before the real ones are there, which are nobody else's business."""
+        host = behind()
+        found = trial_entries(host, edge_entries(host, KEYS, DEBIAN_13))
+        files = {one.path: one for one in found if isinstance(one, File)}
+        for name in ("ca.pem", "inner.pem", "inner.key"):
+            assert files[f"{TRIAL_FOLDER}/{name}"].mode == 0o600
+        text = files["/etc/nginx/vllm-hosts/inner.conf"].content.decode()
+        assert f"ssl_client_certificate {TRIAL_FOLDER}/ca.pem;" in text
+        assert "/etc/vllm-hosts/" not in text
+        others = trial_entries(PLAIN, edge_entries(PLAIN, KEYS, DEBIAN_13))
+        assert f"{TRIAL_FOLDER}/ca.pem" not in {one.path for one in others}
+
+    def test_nginx_loads_what_it_shows_gateways_anew(self) -> None:
+        assert _watched(behind()) == [
+            *("/etc/vllm-hosts/tls/certificate.pem", "/etc/vllm-hosts/tls/key.pem"),
+            *("/etc/vllm-hosts/gateway/ca.pem", "/etc/vllm-hosts/gateway/inner.pem"),
+            "/etc/vllm-hosts/gateway/inner.key",
+        ]
+        assert _watched(gateway()) == _watched(PLAIN) == _watched(behind())[:2]
+
+    def test_a_gateway_s_certificate_has_sixty_four_letters_of_its_name(self) -> None:
+        long = "gw1." + "x" * 70
+        host = behind().model_copy(update={"gateways": (GatewayHost(long, ()),)})
+        assert f'"SUCCESS CN={long[:64]}" "{long}";' in included(host, DEBIAN_13)["inner"]
+
+    def test_web_pages_may_name_a_session(self) -> None:
+        origins = {"cors_origins": ["https://app.example.com"]}
+        for host, there in ((gateway(edge=origins), True), (behind(edge=origins), False)):
+            assert ("X-Session-Id" in edge_conf(host, DEBIAN_13)) == there

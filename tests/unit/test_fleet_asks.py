@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from lab import hosts as lab_hosts
-from tests.lab import fleet
+from tests.lab import fleet, fleet_asks
 from tests.lab.conftest import pytest_collection_modifyitems
 from tests.lab.fleet_asks import LOG, Front, HostLogs, Load
 from tests.lab.fleet_load import Asked
@@ -61,6 +61,7 @@ class Written:
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
     monkeypatch.setattr(lab_hosts, "root", lambda name: tmp_path / name)
+    monkeypatch.setattr(fleet_asks, "_LOGGED", 0.0)
     found = Written(tmp_path)
     for host in fleet.GPU_HOSTS:
         found.asked(host)

@@ -10,11 +10,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from pydantic import SecretStr
 
+from lab import hosts as lab_hosts
+from lab import layout
+from tests.lab import fleet_asks
+from tests.lab.fleet_asks import Front, Load
 from tests.unit.projects import ROOT
 from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.settings.fleet import inner_name
@@ -184,3 +191,47 @@ def test_the_stand_in_tells_agents_apart(served: Served) -> None:
     assert AGENT.startswith(f"{agent}.") and agent.startswith("chat.")
     assert total == 8
     assert 1 < most <= 4
+
+
+@pytest.fixture
+def front(served: Served, monkeypatch: pytest.MonkeyPatch) -> Front:
+    """The stand-ins as a fleet, which the load's own class asks."""
+    monkeypatch.setattr(layout, "BRIDGE_V4", IPv4Interface("127.0.0.1/8"))
+    monkeypatch.setattr(lab_hosts, "root", lambda name: served.folder / name)
+    monkeypatch.setattr(fleet_asks, "PROGRAM", ("-c", _HERE))
+    return cast(
+        Front,
+        SimpleNamespace(
+            urls=[f"https://127.0.0.1:{one}" for one in served.ports],
+            ca_file=served.folder / "ca.pem",
+            client_key=SecretStr("a-key"),
+        ),
+    )
+
+
+def test_a_load_goes_on_until_it_is_left(front: Front, served: Served) -> None:
+    job: dict[str, Any] = {"certificate": str(served.both), "tokens": 2, "pause": 0.01}
+    with Load(front, served.folder, **job, clients=4, requests=5000) as load:
+        load.wait_for(20)
+        before = len(load.asked)
+    assert 60 <= before <= len(load.asked) < 5000
+    load.assert_none_failed()
+    with Load(front, served.folder, **job, clients=2, requests=30, warm=1) as load:
+        load.wait_over(30)
+    assert len(load.asked) == 30
+
+
+def test_a_load_that_is_over_too_early_is_said(front: Front, served: Served) -> None:
+    with (
+        pytest.raises(AssertionError, match="the load was over after 5 requests, 40 are needed"),
+        Load(front, served.folder, certificate=str(served.both), tokens=1, requests=5),
+    ):
+        pass
+
+
+def test_a_load_that_cannot_be_is_said(front: Front, served: Served) -> None:
+    with (
+        pytest.raises(AssertionError, match="No such file"),
+        Load(front, served.folder, certificate="/nowhere", requests=5),
+    ):
+        pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +38,9 @@ def test_a_host_behind_gateways_accepts_no_client_s_key(store: KeyStore) -> None
         assert len(only.value.get_secret_value()) == 43
         assert only.value != keys.internal
         assert only.value != keys.internal_of("qwen")
+        text, purpose = keys.internal.get_secret_value().encode(), b"vllm-hosts controller"
+        known = base64.urlsafe_b64encode(hmac.digest(text, purpose, "sha256"))
+        assert only.value.get_secret_value() == known.decode().rstrip("=")
     assert one.clients != two.clients
     # Of the host's internal key, and of nothing else: the store has nothing new.
     assert opened.host_keys(FLEET["gpu1"]) == one

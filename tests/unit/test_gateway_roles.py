@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -14,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.unit import recorded_looks as looks
 from tests.unit.fleets import fleet
+from tests.unit.projects import ROOT
 from tests.unit.recorded_host import Host
 from tests.unit.recording import Recorder, Run, deploy_py, keys_py
 from vllm_hosts.host.balancer import Server
@@ -24,7 +26,9 @@ from vllm_hosts.host.paths import (
     INNER_CERTIFICATE,
     INNER_KEY,
 )
-from vllm_hosts.keys.pki import certificate_names
+from vllm_hosts.keys import KeyStore
+from vllm_hosts.keys.pki import certificate_names, utc_now
+from vllm_hosts.keys.store_content import add_client, new_content
 from vllm_hosts.roles import assertions
 from vllm_hosts.roles.client_keys import client_keys
 from vllm_hosts.roles.inner_tls import inner_tls
@@ -137,6 +141,29 @@ def test_a_gateway_is_a_client_of_hosts_and_nothing_else(deployed: tuple[Recorde
     assert "it gets a new certificate between gateways and hosts: there is none" in done.said
     root = x509.load_pem_x509_certificate(made.host.contents[GATEWAY_CA])
     certificate.verify_directly_issued_by(root)
+
+
+def test_nothing_on_a_gateway_goes_back(deployed: tuple[Recorder, Run], tmp_path: Path) -> None:
+    done = deployed[0].copied(tmp_path).run(rollback_py)
+    assert not done.failed
+    assert [name for name in done.names if name.startswith("Roll back")] == []
+    assert done.names[-1] == "Assertions | The edge answers only to keys, on its own paths"
+
+
+def rollback_py() -> None:
+    runpy.run_path(str(ROOT / "rollback.py"))
+
+
+def test_scopes_at_a_gateway_are_agents_of_the_fleet(tmp_path: Path) -> None:
+    made = recorder(tmp_path, "gw1")
+    KeyStore(made.inventory).update(
+        lambda content: add_client(content, "ada", utc_now(), agents=["coder"]),
+        start=new_content(utc_now()),
+    )
+    assert not made.run(ownership, client_keys).failed
+    scopes = made.host.contents[f"{EDGE_FOLDER}/scopes.map"].decode()
+    assert "qwen" in scopes
+    assert "coder" not in scopes
 
 
 def purposes(certificate: x509.Certificate) -> list[Any]:

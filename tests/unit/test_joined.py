@@ -244,6 +244,39 @@ def test_many_hosts_that_differ_are_one_sentence() -> None:
     assert len(told(gateway(), *hosts, *different)) == 1
 
 
+def test_each_model_is_told_once_however_many_hosts_contradict() -> None:
+    def served(number: int, **changes: object) -> HostSettings:
+        agent = QWEN | {"name": f"agent-{number}", "served_model_name": "q"} | changes
+        return settings(name=f"gpu{number}", agents=[agent])
+
+    others = [served(number, model="org/other") for number in (2, 3, 4)]
+    [(sentence, _)] = told(gateway(), served(1), *others)
+    assert "'agent-1' on gpu1 and org/other from agent 'agent-2' on gpu2" in sentence
+    lora = ["--enable-lora", "--lora-modules", "a=org/a", "b=org/b"]
+    others = [served(number, extra_args=lora) for number in (2, 3, 4)]
+    [(sentence, _)] = told(gateway(), served(1), *others)
+    assert "'agent-1' on gpu1 has no adapter and" in sentence
+    assert "agent 'agent-2' on gpu2 has the adapters 'a', 'b'" in sentence
+
+
+def test_up_to_three_hosts_are_named() -> None:
+    for number, words in (
+        (3, "gpu1, gpu2, gpu3 behind"),
+        (4, "gpu1, gpu2, gpu3 and 1 more behind"),
+    ):
+        hosts = [settings(name=f"gpu{one + 1}") for one in range(number)]
+        [(sentence, _)] = told(gateway(edge={"timeout": 7200}), *hosts)
+        assert words in sentence
+
+
+def test_the_port_that_redirects_is_taken_too() -> None:
+    [(sentence, on)] = told(gateway(), settings(gateway={"port": 80}))
+    assert (sentence, on) == (
+        "gateway.port 80 is edge.http_port; set one of them to another",
+        ("gpu1",),
+    )
+
+
 def test_a_smaller_gateway_is_fine() -> None:
     assert told(gateway(edge={"max_body_size": "1m", "timeout": 60}), settings()) == []
 

@@ -38,7 +38,7 @@ from vllm_hosts.facts.mark import HostMark
 from vllm_hosts.facts.nginx import EdgeState
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.remains import HostRemains, Versions
-from vllm_hosts.facts.rotation import AgentsBusy, BalancerSeen
+from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.facts.tls import GatewayCertificate, HostCertificate
@@ -78,13 +78,6 @@ def rehearsals() -> Rehearsals:
     return fact
 
 
-def busy() -> AgentsBusy:
-    """What it was asked, it is told with its command."""
-    fact = AgentsBusy()
-    assert fact.command(ports={"qwen": 8001, "coder": 8002})
-    return fact
-
-
 REHEARSED = [
     f"qwen 0 {b64encode(b'@@{}@@').decode()}",
     f"coder 1 {b64encode(b'ImportError: no vllm here').decode()}",
@@ -114,13 +107,13 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== live", "true", "== containers", inspect_line("qwen"), inspect_line("coder"),
          "== starts", "/var/lib/vllm-hosts/starts/qwen:95"],
     ),
-    (busy(), ["qwen 3", "coder -"]),
     (
         BalancerSeen(),
-        ["== stat", "# pxname,svname,qcur,qmax,scur,status,", "qwen,FRONTEND,,,1,OPEN,",
-         "qwen,qwen.h0123,0,0,1,DRAIN,", "qwen,BACKEND,0,0,1,UP,", "", "== states", "1",
-         "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state",
-         "3 qwen 1 qwen.h0123 192.0.2.7 2 8", "", "== by hand", "qwen.h0123"],
+        ["== admin", "1", "# be_id be_name srv_id srv_name srv_op_state srv_admin_state srv_port",
+         "3 qwen 7 qwen.h1 2 8 8443", "", "== now",
+         "# pxname,svname,scur,status,check_status,check_desc,",
+         "qwen,qwen.h1,3,UP,L7OK,Layer7 check passed,", "", "== before 4711",
+         "# pxname,svname,scur,status,check_status,check_desc,", "", "== by hand", "qwen.h1"],
     ),
     (
         AptPackages(),
@@ -197,7 +190,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          "== before groups", "root", "== installed",
          "ii |nginx|, nginx-common (= 1.26.3), iproute2 | net-tools (>= 1)|a|httpd, h-cgi (= 1)",
          "rc |docker.io|,||", "== automatic", "nginx-common:all", "== held", "nginx", "== sites",
-         "/etc/nginx/conf.d/wiki.conf", "== rules", "enabled",
+         "/etc/nginx/conf.d/wiki.conf", "== rules", "enabled", "== haproxy",
          "== docker", "installed", "== images used",
          f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== containers",
          f"{SHA}|/qwen|vllm|/opt/vllm|true", f"{SHA}|/db|||false", "== networks", "bridge||docker0",
@@ -313,10 +306,7 @@ def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
 ODD: list[tuple[HostFact[Any], list[str]]] = [
     (AgentsServed(), ["== live", "True?", "== containers", "== starts"]),
     (EdgeRuns(), ["== edge", "activ"]),
-    (busy(), ["other 0"]),
-    (BalancerSeen(), ["== stat", "== states", "1", "== by hand"]),
-    (BalancerSeen(), ["== stat", "# pxname,svname,qcur,scur", "q,q.h,0,0", "== states", "2",
-                      "== by hand"]),
+    (BalancerSeen(), ["== admin", "== now", "== by hand"]),
     (GatewayCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostRemains(), ["== asked", "a|b|c|d", "== manifest", "no line of ours"]),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from vllm_hosts.facts.apt import Packages
 from vllm_hosts.facts.docker import AgentsServed, Daemon, Served
 from vllm_hosts.operations import apt, docker, one_by_one, outage
 from vllm_hosts.operations.one_by_one import Serving, Turn, Turns
+from vllm_hosts.operations.rotation import Rotation
 
 M = frozenset({"m"})
 SERVING = Serving({"a": "m", "b": "n"}, "/opt/vllm", 9)
@@ -46,8 +48,10 @@ class Steps:
     def look(self, fact: type, **_: object) -> object:
         return self.served if fact is AgentsServed else self.daemon
 
-    def announce(self, models: frozenset[str], serving: frozenset[str]) -> Turn:
-        return self.turns.announce("gpu1", models, serving, 0)
+    def announce(
+        self, models: frozenset[str], serving: frozenset[str], at_once: dict[str, int]
+    ) -> Turn:
+        return self.turns.announce("gpu1", models, serving, 0, at_once)
 
     @contextmanager
     def taken(self, turn: Turn, *, together: bool) -> Iterator[None]:
@@ -61,11 +65,53 @@ class Steps:
         if self.wait_fails:
             raise HostError("agent a is exited")
 
-    def restarted(self, **words: Any) -> list[str]:
+    def restarted(self, serving: Serving = SERVING, **words: Any) -> list[str]:
         operation: Any = docker.daemon_configured._inner.__wrapped__  # type: ignore[attr-defined]
-        for command in operation(lambda current: {"debug": True}, serving=SERVING, **words):
+        for command in operation(lambda current: {"debug": True}, serving=serving, **words):
             self.story.append(str(command))
         return self.story
+
+
+class Gates(Rotation):
+    """Gateways that write down what they are told."""
+
+    def __init__(self, story: list[str], fails: str = "") -> None:
+        super().__init__("gpu1")
+        vars(self).update(story=story, fails=fails)
+
+    def out(self, agents: Collection[str], **_: object) -> None:
+        vars(self)["story"].append(f"out {' '.join(agents)}")
+
+    def back(self, agents: Collection[str], **_: object) -> None:
+        vars(self)["story"].append(f"back {' '.join(agents)}")
+        if vars(self)["fails"]:
+            raise HostError(vars(self)["fails"])
+
+
+def test_gateways_send_nothing_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch, served("a"))
+    serving = replace(SERVING, rotation=Gates(steps.story), at_once={"m": 3})
+    assert steps.restarted(serving) == [
+        "turn m", "out a", "write", "wait a", "back a", "turn over",
+    ]  # fmt: skip
+    assert steps.turns.turns[0].at_once == {"m": 3}
+
+
+def test_where_all_hosts_change_together_gateways_are_told_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = Steps(monkeypatch, served("a"))
+    serving = replace(SERVING, rotation=Gates(steps.story), together=True)
+    assert steps.restarted(serving) == ["turn m", "write", "wait a", "turn over"]
+
+
+def test_one_that_gateways_do_not_find_again_ends_the_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = Steps(monkeypatch, served("a"))
+    serving = replace(SERVING, rotation=Gates(steps.story, "gw1 does not find it"))
+    assert any("gw1 does not find it" in line for line in steps.restarted(serving))
+    assert steps.turns.turns[0].state == "failed"
 
 
 def served(*healthy: str, live: bool = False) -> Served:

@@ -41,7 +41,7 @@ class Host:
             "look": self.look,
             "wait_healthy": self.wait,
             "leads_to": lambda what: self.story.append(("leads to", what)),
-            "announce": lambda models, serving: (models, serving),
+            "announce": lambda models, serving, at_once: (models, serving),
             "turn_taken": self.taken,
             "abandon": lambda name: self.story.append(("abandoned", name)),
         }.items():

@@ -210,6 +210,22 @@ class TestTheRest:
         assert not {"nftables", "libnft"} & set(own.packages(firewall=True))
         assert "nftables stays: nftables.service loads rules of others" in list(stays(own))
 
+    def test_haproxy_goes_unless_somebody_uses_its_own_service(self) -> None:
+        more = INSTALLED | packages("haproxy: liblua", "liblua*", "socat")
+        ours = Manifest(before=Before(HAD), packages=OURS | {"haproxy", "socat"})
+
+        def of(own: bool) -> Removal:
+            found = replace(removal(packages=more).remains, manifest=ours, own_haproxy=own)
+            return Removal(settings(), found)
+
+        assert {"haproxy", "liblua", "socat"} <= set(of(False).packages(firewall=False))
+        kept = of(True)
+        assert not {"haproxy", "liblua"} & set(kept.packages(firewall=False))
+        assert "socat" in kept.packages(firewall=False)
+        why = "haproxy stays: haproxy.service is enabled or runs, for somebody else's use"
+        assert [line for line in stays(kept) if "haproxy" in line] == [why]
+        assert not [line for line in stays(of(False)) if "haproxy" in line]
+
     def test_only_our_holds_are_released(self) -> None:
         assert removal().holds == ["nvidia-container-toolkit-base"]
         assert (

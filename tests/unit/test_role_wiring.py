@@ -83,6 +83,8 @@ OPERATIONS = {
     "inner_tls": [],
     # Nothing on a host that is no gateway: tests/unit/test_role_balancer.py.
     "balancer": [],
+    # Without gateways nothing: tests/unit/test_rotation_roles.py.
+    "rotation": [],
     "edge_logs": [
         "logrotate is installed",
         "The edge's logs are rotated by size",

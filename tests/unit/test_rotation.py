@@ -1,140 +1,94 @@
-"""What HAProxy says of agents and is told of them, in its own words and by a real one."""
+"""Who gets requests from a gateway, and who is told so, in HAProxy's words and by a real one."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.unit.real_nginx import UNPACKED
+from tests.unit.fleets import fleet
+from tests.unit.real_haproxy import ENVIRONMENT, RealBalancer
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.rotation import AgentsBusy, BalancerSeen
-from vllm_hosts.host import rotation
-from vllm_hosts.host.rotation import Balancer, Server, agent_of, balancer, telling
+from vllm_hosts.facts.rotation import BalancerSeen
+from vllm_hosts.host.balancer import SAVE_SCRIPT, State
+from vllm_hosts.host.rotation import BY_HAND, Balancer, Server, agent_of, balancer, telling
 
-STAT = """\
-# pxname,svname,qcur,qmax,scur,smax,slim,stot,status,weight
-qwen,FRONTEND,,,3,3,2000,9,OPEN,
-qwen,qwen.haaaa,1,1,2,2,,9,DRAIN,0
-qwen,qwen.hbbbb,0,0,1,1,,0,UP,1
-qwen,coder.hcccc,0,0,0,0,,0,DOWN,1
-qwen,BACKEND,0,0,3,3,200,9,UP,1
-"""
-STATES = """\
-1
-# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight
-3 qwen 1 qwen.haaaa 192.0.2.1 2 8 1
-3 qwen 2 qwen.hbbbb 192.0.2.2 1 0 1
-3 qwen 3 coder.hcccc 192.0.2.3 0 0 1
-"""
+STATES = [
+    "1",
+    "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_port",
+    "3 qwen 1 qwen.haaaa 192.0.2.1 2 8 8443",
+    "3 qwen 2 qwen.hbbbb 192.0.2.2 2 0 8443",
+    "3 qwen 3 coder.hcccc 192.0.2.3 0 0 8443",
+]
+STAT = [
+    "# pxname,svname,scur,status,check_status,check_desc",
+    "qwen,qwen.haaaa,2,DRAIN,L7OK,Layer7 check passed",
+    "qwen,qwen.hbbbb,1,UP,L7OK,Layer7 check passed",
+    "qwen,coder.hcccc,0,DOWN,L4CON,Layer4 connection problem",
+]
+BEFORE = [
+    "# pxname,svname,scur,status,check_status,check_desc",
+    "qwen,qwen.haaaa,1,UP,L7OK,",
+    "old,qwen.haaaa,4,UP,L7OK,",
+]
 
 
-def seen(stat: str = STAT, states: str = STATES, by_hand: tuple[str, ...] = ()) -> Balancer:
-    return balancer(stat.splitlines(), states.splitlines(), by_hand)
+def seen(*by_hand: str) -> Balancer:
+    return balancer({"admin": STATES, "now": STAT, "before 47": BEFORE}, by_hand)
 
 
 def test_what_it_says() -> None:
-    assert seen(by_hand=("qwen.haaaa", "qwen.hbbbb")).servers == (
+    assert seen("qwen.haaaa", "qwen.hbbbb").servers == (
         Server("qwen", "qwen.haaaa", up=True, drained=True, running=3, by_hand=True),
         # A mark of a time before says nothing.
         Server("qwen", "qwen.hbbbb", up=True, drained=False, running=1),
         Server("qwen", "coder.hcccc", up=False, drained=False, running=0),
+        Server("old", "qwen.haaaa", up=False, drained=False, running=4, by_hand=True, gone=True),
     )
-    assert [server.takes for server in seen().servers] == [False, True, False]
-    assert [server.agent for server in seen().servers] == ["qwen", "qwen", "coder"]
+    assert [server.takes for server in seen().servers] == [False, True, False, False]
+    assert [server.agent for server in seen().servers] == ["qwen", "qwen", "coder", "qwen"]
     assert agent_of("qwen3-8b.h0123") == "qwen3-8b"
 
 
-@pytest.mark.parametrize("flags", [1, 2, 4, 0x20, 0x40])
-def test_in_maintenance_it_is_not_up(flags: int) -> None:
-    found = seen(states=STATES.replace("192.0.2.2 1 0", f"192.0.2.2 2 {flags}"))
-    assert not found.servers[1].takes
-
-
 def test_who_answers_in_the_place_of_whom() -> None:
-    one, two, three = seen().servers
+    one, two, three, _ = seen().servers
     assert seen().others_take(one, ())
     assert not seen().others_take(one, ["qwen.hbbbb"])
     assert not seen().others_take(two, ())
     other = Balancer((two, Server("other", "qwen.hdddd", up=True, drained=False, running=0)))
     assert not other.others_take(two, ()), "of another pool"
-    assert seen().of(["qwen.haaaa", "none"]) == [one]
+    assert [found.pool for found in seen().of(["qwen.haaaa", "none"])] == ["qwen", "old"]
     assert seen().others_take(three, ())
-
-
-@pytest.mark.parametrize(
-    ("stat", "states"),
-    [
-        ("", STATES),
-        (STAT, ""),
-        (STAT.replace("# pxname", "pxname"), STATES),
-        (STAT, STATES.replace("1\n#", "2\n#")),
-        (STAT, STATES.replace("2 8 1", "2 8")),
-        (STAT.replace("qwen.haaaa", "qwen'; true '"), STATES.replace("qwen.haaaa", "qwen';true'")),
-    ],
-)
-def test_what_is_not_haproxy_s_is_no_answer(stat: str, states: str) -> None:
-    with pytest.raises((ValueError, LookupError)):
-        seen(stat, states)
 
 
 def test_nothing_runs_there() -> None:
     assert BalancerSeen().process(["== none", END]) is None
 
 
-class Slow(BaseHTTPRequestHandler):
-    """Answers checks at once, and other requests when it is let."""
+class Gateway:
+    """A real HAProxy, and the scripts as a gateway's shell runs them."""
 
-    def do_GET(self) -> None:
-        if self.path != "/pulse":
-            assert self.server.let.wait(20)  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+    def __init__(self, folder: Path, real: RealBalancer) -> None:
+        self.folder, self.real = folder, real
+        (folder / "bin").mkdir()
+        self.program("exit 0")
 
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-HAPROXY = """
-global
-    stats socket {folder}/admin.sock mode 600 level admin
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 30s
-    timeout server 30s
-    option httpchk GET /pulse
-    default-server check inter 100ms fall 1 rise 1
-frontend qwen
-    bind unix@{folder}/qwen.sock
-    default_backend qwen
-backend qwen
-    server qwen.haaaa 127.0.0.1:{one}
-    server qwen.hbbbb 127.0.0.1:{two}
-"""
-
-
-class Real:
-    """A real HAProxy before two servers, and the scripts as a gateway's shell runs them."""
-
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.folder, self.environment = folder, environment
+    def program(self, text: str) -> None:
+        path = self.folder / "bin" / "systemctl"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
 
     def sh(self, script: str) -> str:
-        for path, name in ((rotation.SOCKET, "admin.sock"), (rotation.BY_HAND, "drained")):
-            script = script.replace(path, str(self.folder / name))
+        script = script.replace(SAVE_SCRIPT, f"sh {self.folder}/save")
+        script = self.real._moved(script).replace(BY_HAND, f"{self.folder}/drained")
+        path = f"{self.folder}/bin:{os.environ['PATH']}"
         done = subprocess.run(
-            ["sh", "-c", script], capture_output=True, text=True, env=self.environment, check=False
-        )
+            ["sh", "-c", script],
+            capture_output=True, text=True, env=ENVIRONMENT | {"PATH": path}, check=False,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -144,132 +98,75 @@ class Real:
         assert found is not None
         return list(found.servers)
 
-
-@pytest.fixture
-def servers() -> Iterator[list[ThreadingHTTPServer]]:
-    running = []
-    for _ in range(2):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-        server.daemon_threads = True
-        server.let = threading.Event()  # type: ignore[attr-defined]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        running.append(server)
-    yield running
-    for server in running:
-        server.let.set()  # type: ignore[attr-defined]
-        server.shutdown()
-        server.server_close()
+    def tell(self, servers: list[Server], state: State, *, by_hand: bool = False) -> None:
+        self.sh(telling(servers, state, by_hand=by_hand))
 
 
 @pytest.fixture
-def real(tmp_path: Path, servers: list[ThreadingHTTPServer]) -> Iterator[Real]:
-    path = ":".join(
-        [f"{UNPACKED}/usr/sbin", f"{UNPACKED}/usr/bin", os.environ["PATH"], "/usr/sbin"]
-    )
-    programs = [shutil.which(name, path=path) for name in ("haproxy", "socat")]
-    if None in programs:
-        pytest.skip("HAProxy and socat are not here; make setup brings them")
-    bin_ = tmp_path / "bin"
-    bin_.mkdir()
-    (bin_ / "systemctl").write_text("#!/bin/sh\nexit 0\n")
-    (bin_ / "systemctl").chmod(0o755)
-    libraries = ":".join(map(str, UNPACKED.glob("**/lib/*-linux-gnu")))
-    environment = {"PATH": f"{bin_}:{path}", "LD_LIBRARY_PATH": libraries}
-    ports = {"one": servers[0].server_port, "two": servers[1].server_port}
-    (tmp_path / "haproxy.cfg").write_text(HAPROXY.format(folder=tmp_path, **ports))
-    words = [programs[0] or "", "-q", "-db", "-f", str(tmp_path / "haproxy.cfg")]
-    with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL) as process:
-        try:
-            until(lambda: (tmp_path / "admin.sock").exists())
-            yield Real(tmp_path, environment)
-        finally:
-            process.terminate()
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    with RealBalancer(tmp_path, fleet()["gw1"], count=2) as real:
+        found = Gateway(tmp_path, real)
+        real.until(lambda: all(one.takes for one in found.seen()), "not all are up")
+        yield found
 
 
-def until(done: Any) -> None:
-    end = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.02)
+def test_a_real_one_is_drained_and_put_back(gateway: Gateway) -> None:
+    real = gateway.real
+    home = real.home("a")
+    home.answers = "stream"
+    with real.asking("a") as answer:
+        gateway.tell(gateway.seen(), State.DRAIN)
+        found = {one.name: one for one in gateway.seen()}
+        assert {one.takes for one in found.values()} == {False}
+        assert {one.drained for one in found.values()} == {True}
+        assert found[home.name].running == 1, "it still runs"
+        # Nor is it forgotten, or drained no more, by the next process.
+        real.reload()
+        found = {one.name: one for one in gateway.seen()}
+        assert {one.drained for one in found.values()} == {True}
+        assert found[home.name].running == 1
+        home.go_on.set()
+        assert answer.read() == b"firstlast"
+    real.until(lambda: not any(one.running for one in gateway.seen()), "it runs on")
+    gateway.tell(gateway.seen(), State.READY)
+    real.until(lambda: all(one.takes for one in gateway.seen()), "not all are back")
 
 
-def test_a_real_one_is_drained_and_put_back(real: Real, servers: list[Any]) -> None:
-    until(lambda: all(server.takes for server in real.seen()))
-    words = ["curl", "-s", "--unix-socket", str(real.folder / "qwen.sock"), "http://x/slow"]
-    with subprocess.Popen(words) as client:
-        until(lambda: sum(server.running for server in real.seen()) == 1)
-        real.sh(telling(real.seen(), "drain", by_hand=False))
-        found = real.seen()
-        assert [(one.up, one.drained, one.takes, one.by_hand) for one in found] == [
-            (True, True, False, False)
-        ] * 2
-        assert sum(server.running for server in found) == 1, "it still runs"
-        for server in servers:
-            server.let.set()
-        until(lambda: sum(server.running for server in real.seen()) == 0)
-        assert client.wait(20) == 0
-    first, second = real.seen()
-    real.sh(telling([first], "drain", by_hand=True))
-    assert [one.by_hand for one in real.seen()] == [True, False]
-    # Its checks go on, so that one that does not come back is known.
-    servers[1].shutdown()
-    servers[1].server_close()
-    until(lambda: not real.seen()[1].up)
-    real.sh(telling([first, second], "ready", by_hand=False))
-    found = real.seen()
-    assert [(one.drained, one.by_hand) for one in found] == [(False, False)] * 2
-    assert [one.takes for one in found] == [True, False]
-    assert not list((real.folder / "drained").iterdir())
+def test_a_real_one_keeps_who_drained_it(gateway: Gateway) -> None:
+    first, second = gateway.seen()
+    gateway.tell([first], State.DRAIN, by_hand=True)
+    gateway.tell([second], State.DRAIN)
+    assert [(one.drained, one.by_hand) for one in gateway.seen()] == [(True, True), (True, False)]
+    gateway.tell([first, second], State.READY)
+    assert [(one.drained, one.by_hand) for one in gateway.seen()] == [(False, False)] * 2
+    assert not list((gateway.folder / "drained").iterdir())
 
 
-def test_a_real_one_that_does_not_know_a_server_says_so(real: Real) -> None:
+def test_a_real_one_that_dies_while_it_is_drained_is_known_to_be_down(gateway: Gateway) -> None:
+    first, _ = gateway.seen()
+    gateway.tell([first], State.DRAIN)
+    gateway.real.of(first.name).alive = False
+    gateway.real.until(lambda: not gateway.seen()[0].up, "it counts as up")
+    gateway.tell([first], State.READY)
+    assert not gateway.seen()[0].takes
+
+
+def test_one_that_it_does_not_know_is_an_error(gateway: Gateway) -> None:
+    stranger = Server("qwen", "qwen.hzzzz", up=True, drained=False, running=0)
     with pytest.raises(AssertionError, match="No such server"):
-        real.sh(telling([Server("qwen", "qwen.hzzzz", True, False, 0)], "drain", by_hand=False))
+        gateway.tell([stranger, *gateway.seen()], State.DRAIN)
+    assert not any(one.drained for one in gateway.seen()), "it went on"
 
 
-METRICS = """\
-# HELP vllm:num_requests_running x
-vllm:num_requests_running{engine="0",model_name="m"} 2.0
-vllm:num_requests_running{engine="1",model_name="m"} 1.0
-vllm:num_requests_waiting{engine="0",model_name="m"} 4.0
-vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 9.0
-"""
+def test_where_it_does_not_run_nothing_passes(gateway: Gateway) -> None:
+    gateway.program("exit 3")
+    fact = BalancerSeen()
+    assert fact.process(gateway.sh(fact.command()).splitlines()) is None
 
 
-class Metrics(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        assert self.path == "/metrics"
-        text = self.server.text.encode()  # type: ignore[attr-defined]
-        self.send_response(self.server.status)  # type: ignore[attr-defined]
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.mark.parametrize(
-    ("text", "status", "busy"),
-    [
-        (METRICS, 200, {"qwen": 7}),
-        (
-            METRICS.replace("2.0", "0.0").replace("1.0", "0.0").replace("4.0", "0.0"),
-            200,
-            {"qwen": 0},
-        ),
-        (METRICS, 500, {}),
-        ("nothing of vLLM's", 200, {}),
-    ],
-)
-def test_what_agents_are_busy_with(text: str, status: int, busy: dict[str, int]) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
-    server.text, server.status = text, status  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    fact = AgentsBusy()
-    # Nothing listens at the other one's port.
-    script = fact.command(ports={"qwen": server.server_port, "coder": 1})
-    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
-    server.shutdown()
-    server.server_close()
-    assert fact.process(said.splitlines()) == busy
+def test_one_that_does_not_answer_is_no_gateway_without_requests(gateway: Gateway) -> None:
+    (gateway.folder / "run" / "admin.sock").unlink()
+    fact = BalancerSeen()
+    said = gateway.sh(fact.command()).splitlines()
+    with pytest.raises(Exception, match="HAProxy's view of the agents could not be understood"):
+        fact.process(said)

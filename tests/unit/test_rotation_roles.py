@@ -15,9 +15,10 @@ from tests.unit.test_role_removal import leaving, remove_py
 from vllm_hosts.host import probe
 from vllm_hosts.host.rotation import Balancer, Server
 from vllm_hosts.keys import KeyStore
-from vllm_hosts.operations.rotation import Gate
+from vllm_hosts.operations.balancers import Gate
 from vllm_hosts.project.loaded import Project
 from vllm_hosts.project.rotation import rotation_of
+from vllm_hosts.roles.rotation import rotation
 from vllm_hosts.roles.vllm import vllm
 from vllm_hosts.settings.fleet import GatewayHost, host_label
 
@@ -73,12 +74,12 @@ def test_an_agent_that_changes_is_out_of_rotation_meanwhile(in_line: InLine) -> 
 
 def test_what_a_run_left_drained_is_put_back_and_nothing_changes(in_line: InLine) -> None:
     made = behind(in_line(), drained=True)
-    done = made.run(vllm)
+    done = made.run(rotation)
     assert not done.failed
     assert states(made) == [("gw1", "ready"), ("gw2", "ready")]
     assert done.changed == []
     made.told.clear()
-    assert made.run(vllm).changed == []
+    assert made.run(rotation).changed == []
     assert made.told == []
 
 
@@ -88,14 +89,14 @@ def test_one_that_does_not_answer_stays_out_and_fails_its_host(
     monkeypatch.setattr("vllm_hosts.operations.rotation._ASKED_EVERY", 0)
     made = behind(in_line(), drained=True)
     made.edge = lambda path: 502
-    done = made.run(vllm)
+    done = made.run(rotation)
     assert done.failed
     assert made.told == []
     assert any("gets no requests from gateways" in line for line in done.said)
 
 
 def test_a_host_without_gateways_has_no_such_step(in_line: InLine) -> None:
-    assert "Gateways send them requests" not in " ".join(in_line().run(vllm).names)
+    assert in_line().run(rotation).names == []
 
 
 def test_a_host_is_drained_before_anything_of_it_goes(in_line: InLine) -> None:
@@ -124,7 +125,6 @@ def test_a_rotation_knows_its_gateways(tmp_path: Path) -> None:
     found = rotation_of(made, "gpu1")
     assert found.gates == (Gate("gw1", "192.0.2.1", 443), Gate("gw2", "192.0.2.2", 443))
     assert found.timeout == 600
-    assert found.ports == {"qwen": 8001, "coder": 8002}
     assert found.server("qwen") == made.settings["gw1"].pool("qwen").replicas[0].server
     assert rotation_of(made, "gw1").gates == ()
     assert made.on_hosts == {"qwen": 2, "coder-14b": 1}

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +14,12 @@ import gevent
 import pytest
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.rotation import AgentsBusy, BalancerSeen
+from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.host import probe
 from vllm_hosts.host.rotation import Balancer, Server
-from vllm_hosts.operations import rotation
-from vllm_hosts.operations.rotation import Gate, Rotation, alone
+from vllm_hosts.operations import balancers, rotation
+from vllm_hosts.operations.balancers import Gate
+from vllm_hosts.operations.rotation import Rotation, alone
 from vllm_hosts.settings.fleet import host_label
 
 ONE, TWO = host_label("gpu1"), host_label("gpu2")
@@ -37,13 +37,11 @@ class Place:
 
 @dataclass
 class Fleet:
-    """Two gateways before two hosts with the agent qwen. ``events``: at which second what happens;
-    ``busy``: requests on gpu1 itself."""
+    """Two gateways before two hosts with the agent qwen. ``events``: what happens when."""
 
     gates: dict[str, list[Server] | HostError | None]
     now: float = 0.0
     events: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
-    busy: dict[str, int] | HostError = field(default_factory=lambda: {"qwen": 0})
     reaches: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -67,20 +65,8 @@ class Fleet:
         finally:
             HERE.reset(token)
 
-    def each(self, names: list[str], do: Callable[[str], Any]) -> dict[str, Any]:
-        try:
-            return {name: self.at(name, partial(do, name)) for name in names}
-        except HostError as error:
-            return dict.fromkeys(names, error)
-
     # What is done there:
     def ask_host(self, fact: type, **given: Any) -> Any:
-        if fact is AgentsBusy:
-            assert HERE.get() == "gpu1"
-            assert given == {"ports": {"qwen": 8001}}
-            if isinstance(self.busy, HostError):
-                raise self.busy
-            return self.busy
         assert fact is BalancerSeen
         self.asked.append(HERE.get())
         found = self.gates[HERE.get()]
@@ -129,7 +115,7 @@ class Fleet:
     def rotation(self, **changes: Any) -> Rotation:
         gates = tuple(Gate(name, f"{name}.example.com", 443) for name in self.gates)
         connections: Any = lambda: self  # noqa: E731
-        given: dict[str, Any] = {"timeout": 600, "ports": {"qwen": 8001}, "gates": gates} | changes
+        given: dict[str, Any] = {"timeout": 600, "gates": gates} | changes
         return Rotation("gpu1", answers=self.answers, connections=connections, **given)
 
 
@@ -143,9 +129,10 @@ def qwen(host: str, **changes: Any) -> Server:
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
     made = Fleet({gate: [qwen(ONE), qwen(TWO)] for gate in ("gw1", "gw2")})
-    monkeypatch.setattr(rotation, "ask_host", made.ask_host)
-    monkeypatch.setattr(rotation, "carry_out", made.carry_out)
+    monkeypatch.setattr(balancers, "ask_host", made.ask_host)
+    monkeypatch.setattr(balancers, "carry_out", made.carry_out)
     monkeypatch.setattr(rotation, "time", made)
+    monkeypatch.setattr(balancers, "time", made)
     monkeypatch.setattr(probe, "reachable", lambda address, port: address in made.reaches)
     return made
 
@@ -177,20 +164,20 @@ def test_agents_leave_rotation_when_nothing_runs_there_any_more(fleet: Fleet) ->
     assert re.fullmatch(r"qwen: no request runs, after 5\d s", fleet.said[-1])
 
 
-def test_what_an_earlier_haproxy_still_has_is_waited_for(fleet: Fleet) -> None:
-    """After a reload the new process does not know the requests of the old one."""
-    fleet.busy = {"qwen": 2}
-    fleet.events = [(10.0, lambda: fleet.busy.update(qwen=0))]  # type: ignore[union-attr]
+def test_what_runs_at_a_server_that_is_gone_is_waited_for(fleet: Fleet) -> None:
+    """Its pool has another name since the gateway's last reload."""
+    fleet.put("gw1", drained=False, up=False, gone=True, running=2)
+    fleet.events = [(10.0, lambda: fleet.put("gw1", running=0))]
     fleet.rotation().out(["qwen"])
+    assert fleet.told == ["gw2 drain qwen"]
     assert 10 <= fleet.now <= 13
-    assert any("qwen 2 on the host" in line for line in fleet.said)
 
 
-def test_a_host_that_does_not_answer_can_be_drained(fleet: Fleet) -> None:
-    fleet.busy = HostError("cannot be reached")
+def test_what_hangs_at_one_that_is_down_is_not_waited_for(fleet: Fleet) -> None:
+    for gate in fleet.gates:
+        fleet.put(gate, up=False, running=2)
     fleet.rotation().out(["qwen"])
-    assert fleet.told == ["gw1 drain qwen", "gw2 drain qwen"]
-    assert fleet.now < 1
+    assert (fleet.told, fleet.said) == ([], [])
 
 
 def test_a_stream_that_does_not_end_is_not_waited_for_for_ever(fleet: Fleet) -> None:
@@ -207,7 +194,6 @@ def test_the_last_one_is_not_drained_for_nothing(fleet: Fleet, other: dict[str, 
     for gate in fleet.gates:
         fleet.put(gate, TWO, **other)
         fleet.put(gate, running=5)
-    fleet.busy = {"qwen": 10}
     fleet.rotation().out(["qwen"])
     assert fleet.told == []
     assert fleet.said == [
@@ -217,14 +203,12 @@ def test_the_last_one_is_not_drained_for_nothing(fleet: Fleet, other: dict[str, 
     assert alone({fleet.rotation(): ["qwen"]}) == {"qwen": ["gw1", "gw2"]}
     for gate in fleet.gates:
         fleet.put(gate, running=0)
-    fleet.busy = {"qwen": 0}
     fleet.rotation().out(["qwen"], last=True)
     assert fleet.told == ["gw1 drain qwen", "gw2 drain qwen"]
 
 
-def test_where_one_gateway_has_no_other_the_host_s_requests_are_no_sign(fleet: Fleet) -> None:
+def test_where_one_gateway_has_no_other_it_goes_on_there(fleet: Fleet) -> None:
     fleet.put("gw2", TWO, up=False)
-    fleet.busy = {"qwen": 4}
     fleet.rotation().out(["qwen"])
     assert fleet.told == ["gw1 drain qwen"]
     assert fleet.now < 1
@@ -272,6 +256,17 @@ def test_a_gateway_that_nothing_reaches_counts_as_down(fleet: Fleet) -> None:
     fleet.rotation().out(["qwen"])
     assert fleet.told == ["gw1 drain qwen"]
     assert "gw2 counts as down: neither SSH nor port 443 answers" in fleet.said
+
+
+def test_one_that_is_down_is_not_asked_again_while_others_are_waited_for(fleet: Fleet) -> None:
+    """Each try takes as long as a connection takes to fail."""
+    fleet.gates["gw2"] = HostError("cannot be reached: no answer")
+    fleet.put("gw1", running=1)
+    fleet.events = [(60, lambda: fleet.put("gw1", running=0))]
+    fleet.rotation().out(["qwen"])
+    assert fleet.asked.count("gw2") == 1
+    assert fleet.asked.count("gw1") > 20
+    assert len([line for line in fleet.said if "gw2" in line]) == 1
 
 
 def test_agents_come_back_once_they_answer_and_gateways_find_them(fleet: Fleet) -> None:
@@ -388,7 +383,7 @@ def test_haproxy_that_does_not_do_it_stops_the_host(
     def refuse(commands: Any) -> None:
         raise HostError("No such server.")
 
-    monkeypatch.setattr(rotation, "carry_out", refuse)
+    monkeypatch.setattr(balancers, "carry_out", refuse)
     with pytest.raises(
         HostError, match="HAProxy of gateway gw1 did not do what it was told: No su"
     ):

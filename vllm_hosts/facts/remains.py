@@ -82,6 +82,9 @@ class HostRemains(HostFact[Remains]):
             echo '== rules'
             ! systemctl --quiet is-enabled nftables.service 2>/dev/null || echo enabled
             ! systemctl --quiet is-active nftables.service 2>/dev/null || echo active
+            echo '== haproxy'
+            ! systemctl --quiet is-enabled haproxy.service 2>/dev/null || echo enabled
+            ! systemctl --quiet is-active haproxy.service 2>/dev/null || echo active
             echo '== docker'
             ! command -v docker >/dev/null || echo installed
             echo '== images used'; cat {IMAGES_RECORD} 2>/dev/null
@@ -109,6 +112,7 @@ class HostRemains(HostFact[Remains]):
             docker=_docker(parts),
             sites=tuple(clean(line) for line in parts["sites"]),
             own_rules=bool(parts["rules"]),
+            own_haproxy=bool(parts["haproxy"]),
         )
 
 

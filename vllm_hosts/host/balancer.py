@@ -18,7 +18,7 @@ _ANSWER, _ROWS = 16 << 20, 30_000
 #: Processes that a reload has replaced, and that finish what they have.
 _OLD = 50
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
-_STATUS = re.compile(r"(UP|DOWN|DRAIN|NOLB|MAINT|no check)( [0-9]{1,4}/[0-9]{1,4}| ?\([^)]*\))?")
+_STATUS = re.compile(r"(UP|DOWN|DRAIN|NOLB|MAINT|no check)( -?[0-9]{1,4}/[0-9]{1,4}| ?\([^)]*\))?")
 #: Bits of an administrative state: maintenance and draining, whoever asked for them.
 _MAINTENANCE, _DRAINED = 0x01 | 0x02 | 0x04 | 0x20, 0x08 | 0x10
 

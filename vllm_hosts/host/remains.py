@@ -37,7 +37,8 @@ class DockerHolds:
 @dataclass(frozen=True)
 class Remains:
     """All of that. ``sites``: files in nginx's folder that neither the edge nor a package has put
-    there; ``own_rules``: whether nftables.service loads rules of somebody's."""
+    there; ``own_rules``: whether nftables.service loads rules of somebody's; ``own_haproxy``:
+    whether the distribution's haproxy.service runs, or is to at boot, which no deploy makes it."""
 
     manifest: Manifest = field(default_factory=Manifest)
     packages: Mapping[str, Package] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Remains:
     docker: DockerHolds = field(default_factory=DockerHolds)
     sites: tuple[str, ...] = ()
     own_rules: bool = False
+    own_haproxy: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-#: On a gateway: HAProxy's runtime socket, the unit that it runs in, and a file for each server that
-#: somebody drained by hand, which no deploy puts back.
-SOCKET: Final = "/run/vllm-hosts-balancer/admin.sock"
-UNIT: Final = "vllm-hosts-balancer.service"
+from vllm_hosts.host import balancer as haproxy
+from vllm_hosts.host.balancer import State
+
+#: On a gateway: a file for each server that somebody drained by hand, which no deploy puts back.
 BY_HAND: Final = "/var/lib/vllm-hosts/drained"
-
-#: What HAProxy's names consist of here.
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-#: Bits of ``srv_admin_state`` (HAProxy's management guide, "show servers state"): of maintenance,
-#: and of a drain, each its own or inherited.
-_MAINTENANCE: Final = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
-_DRAIN: Final = 0x08 | 0x10
-#: ``srv_op_state``: starting, which is slowstart, and running.
-_UP: Final = (1, 2)
 
 
 @dataclass(frozen=True)
 class Server:
-    """One agent, as one gateway sees it. ``running``: requests that are at it or wait for it.
+    """One agent, as one gateway sees it. ``running``: requests that it has, those of processes of
+    before a reload included.
 
-    ``by_hand``: somebody drained it with ``vllm-hosts agents drain``.
+    ``by_hand``: somebody drained it with ``vllm-hosts agents drain``; ``gone``: the configuration
+    no longer has it, and what runs there began before.
     """
 
     pool: str
@@ -37,6 +28,7 @@ class Server:
     drained: bool
     running: int
     by_hand: bool = False
+    gone: bool = False
 
     @property
     def agent(self) -> str:
@@ -72,74 +64,43 @@ def agent_of(server: str) -> str:
     return server.partition(".")[0]
 
 
-def balancer(stat: Sequence[str], states: Sequence[str], by_hand: Collection[str]) -> Balancer:
-    """From the answers to ``show stat`` and ``show servers state``.
+def balancer(parts: Mapping[str, Sequence[str]], by_hand: Collection[str]) -> Balancer:
+    """From the sections of ``balancer.query``.
 
+    :param by_hand: names of servers that somebody drained. A mark of one that is not drained any
+        more, such as after HAProxy's state was lost, says nothing.
     :raises ValueError: these are not HAProxy's.
+    :raises KeyError: the same.
     """
-    admin: dict[tuple[str, str], tuple[int, int]] = {}
-    for row in _rows(states):
-        admin[(row["be_name"], row["srv_name"])] = (
-            int(row["srv_op_state"]),
-            int(row["srv_admin_state"]),
-        )
-    servers = []
-    for row in csv.DictReader(_headed(stat)):
-        pool, name = row["pxname"], row["svname"]
-        if name in ("FRONTEND", "BACKEND"):
-            continue
-        if not (_NAME.fullmatch(pool) and _NAME.fullmatch(name)):
-            raise ValueError(f"{pool[:60]!r}, {name[:60]!r}")
-        running, flags = admin[(pool, name)]
-        drained = bool(flags & _DRAIN)
-        servers.append(
+    configured = haproxy.servers({name: parts[name] for name in ("admin", "now")})
+    return Balancer(
+        tuple(
             Server(
-                pool,
-                name,
-                up=running in _UP and not flags & _MAINTENANCE,
-                drained=drained,
-                running=int(row["scur"] or 0) + int(row["qcur"] or 0),
-                by_hand=drained and name in by_hand,
+                one.pool,
+                one.name,
+                up=one.alive,
+                # HAProxy takes no word about one that is gone.
+                drained=one.drained and key in configured,
+                running=one.running,
+                by_hand=one.drained and one.name in by_hand,
+                gone=key not in configured,
             )
+            for key, one in haproxy.servers(parts).items()
         )
-    return Balancer(tuple(servers))
+    )
 
 
-def _headed(lines: Sequence[str]) -> list[str]:
-    """A table without the sign in front of its heading."""
-    rows = [line for line in lines if line.strip()]
-    if not rows or not rows[0].startswith("# "):
-        raise ValueError(f"no table: {rows[:1]!r}")
-    return [rows[0].removeprefix("# "), *rows[1:]]
-
-
-def _rows(lines: Sequence[str]) -> Iterable[dict[str, str]]:
-    """Of ``show servers state``, whose first line is the version of its form."""
-    rows = [line for line in lines if line.strip()]
-    if rows[:1] != ["1"]:
-        raise ValueError(f"an unknown form: {rows[:1]!r}")
-    heading, *rest = _headed(rows[1:])
-    names = heading.split()
-    for row in rest:
-        yield dict(zip(names, row.split(" "), strict=True))
-
-
-def telling(servers: Iterable[Server], state: Literal["drain", "ready"], *, by_hand: bool) -> str:
-    """Shell: drain servers, or put them back. HAProxy says nothing where it has done that.
+def telling(servers: Iterable[Server], state: State, *, by_hand: bool) -> str:
+    """Shell: drain servers, or put them back. Fails with HAProxy's words if it does not do so.
 
     :param by_hand: keep that somebody drained them, for deploys. Whoever puts one back takes that
         away.
     """
     wanted = list(servers)
-    words = "; ".join(f"set server {one.pool}/{one.name} state {state}" for one in wanted)
     kept = " ".join(sorted({f"{BY_HAND}/{one.name}" for one in wanted}))
     note = f"rm -f {kept}"
-    if state == "drain":
+    if state is State.DRAIN:
         note = f"mkdir -p {BY_HAND}; touch {kept}" if by_hand else ":"
     # The mark is first: without it, the next deploy would undo what is cut off between the two.
-    return f"""
-        set -eu; umask 077
-        {note}
-        said=$(printf '%s\\n' '{words}' | timeout 20 socat -t 10 - UNIX-CONNECT:{SOCKET})
-        [ -z "$said" ] || {{ printf '%s\\n' "$said" >&2; exit 1; }}
-    """.strip()
+    told = "".join(haproxy.told(one.pool, one.name, state) for one in wanted)
+    return f"set -eu; umask 077; {note}\n{told}"

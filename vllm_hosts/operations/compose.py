@@ -35,7 +35,6 @@ from vllm_hosts.operations.edge import divert, give_back, taken_up
 from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to
 from vllm_hosts.operations.healthy import wait_or_put_back
 from vllm_hosts.operations.one_by_one import Serving, announce, announced, turn_taken
-from vllm_hosts.operations.rotation import Rotation
 from vllm_hosts.operations.tree import change
 from vllm_hosts.settings.cells import Cell
 
@@ -64,8 +63,6 @@ class Agents:
     #: Puts back what ran before, if agents do not come up: given why, it returns the sentence that
     #: the host fails with. None: nothing was done.
     put_back: Callable[[str], str | None] = lambda why: None
-    #: The gateways in front of the host.
-    rotation: Rotation = field(default_factory=Rotation)
     #: What its host said when it announced that nothing changes.
     lately: list[tuple[ahead.Moment, SeenAgents]] = field(default_factory=list, compare=False)
 
@@ -150,6 +147,8 @@ def agents_running(wanted: Agents) -> Commands:
         yield from brought(wanted, lately[0] if lately else _seen(wanted))
         return
     was_up = bool(turn.serving) and wanted.edge_is_up()
+    # Otherwise each host says so itself, and none has failed in its turn.
+    wanted.serving.leaving.reachable()
     with turn_taken(turn, together=wanted.serving.together):
         # Other hosts may have taken long.
         seen = _seen(wanted)
@@ -162,7 +161,7 @@ def agents_running(wanted: Agents) -> Commands:
         for agent in replaced if edge else ():
             yield taken_up(agent)
         _wait(wanted, seen.names)
-        # The edge follows what moves or goes once the nginx role has run.
+        # The edge follows what moves or goes once the nginx role has run, and gateways only then.
         stays = {one.service for one in seen.found.containers} <= set(wanted.names)
         stays = stays and not _moved(seen.found, wanted.cells)
         if was_up and stays and not answers_again(wanted.edge_is_up):
@@ -170,7 +169,8 @@ def agents_running(wanted: Agents) -> Commands:
                 "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
             )
-        wanted.rotation.back(seen.names)
+        moved = _moved(seen.found, wanted.cells)
+        wanted.serving.rotation.back([agent for agent in seen.names if agent not in moved])
 
 
 def _wait(wanted: Agents, names: Sequence[str]) -> None:
@@ -205,7 +205,7 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
     for sentence in sentences(seen.changed, removed, found.starts, rolled):
         leads_to(sentence)
     at_once = [agent for agent in changed if agent not in rolled]
-    rotation = _rotation(wanted)
+    rotation = wanted.serving.leaving
     if rotation.gates and (at_once or rolled):
         leads_to("their requests go to other hosts meanwhile, where gateways know one that answers")
     if ctx_state.get().is_executing:
@@ -230,7 +230,7 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
             _wait(wanted, [agent])
         yield give_back(agent, wanted.internal_keys[agent])
         if ctx_state.get().is_executing:
-            rotation.back([agent])
+            rotation.back([agent] if agent not in moved else [])
     starting = [
         name
         for name, container in by_service.items()
@@ -262,11 +262,6 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
     if unused := _unused(found, wanted.cells):
         differs(f"network {' '.join(unused)}", "is no longer needed")
         yield StringCommand(f"docker network rm {' '.join(unused)} >/dev/null")
-
-
-def _rotation(wanted: Agents) -> Rotation:
-    """Where all hosts change together, nobody is left who could answer."""
-    return Rotation() if wanted.serving.together else wanted.rotation
 
 
 def _shared(agent: str, others: Sequence[str], cards: Mapping[str, Collection[int]]) -> bool:

@@ -22,6 +22,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.operations.confirmed import connector_options
+from vllm_hosts.operations.rotation import Rotation
 
 #: Seconds after which a waiting host reports that again. Its connection is used meanwhile, so that
 #: no device in between drops it.
@@ -33,13 +34,20 @@ class Serving:
     """What a host's agents serve. ``models``: by agent, the name that clients use; ``directory``
     holds their compose.yaml; ``timeout``: seconds until an agent has to be healthy; ``together``:
     hosts do not wait for each other; ``at_once``: by model, how many of its hosts may change at the
-    same time, 1 where nothing is said."""
+    same time, 1 where nothing is said; ``rotation``: the gateways in front of the host."""
 
     models: Mapping[str, str]
     directory: str
     timeout: int
     together: bool = False
     at_once: Mapping[str, int] = field(default_factory=dict)
+    rotation: Rotation = field(default_factory=Rotation, compare=False)
+
+    @property
+    def leaving(self) -> Rotation:
+        """The gateways to tell before agents go down. Where all hosts change together, nobody is
+        left who could answer."""
+        return Rotation() if self.together else self.rotation
 
     def of(self, agents: Collection[str]) -> frozenset[str]:
         """The models of these agents."""

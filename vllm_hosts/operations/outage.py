@@ -30,7 +30,7 @@ def outage(
     outlived: bool = False,
 ) -> Commands:
     """Run commands that take agents down while no other host has the same models down, and wait
-    until those agents serve again.
+    until those agents serve again. Gateways send them no requests meanwhile.
 
     :param what: what happens, such as "Docker is restarted".
     :param outlived: running containers continue if Docker's live-restore is in force.
@@ -48,10 +48,12 @@ def outage(
         yield from commands
         return
     models = serving.of(agents)
-    with turn_taken(announce(models, models), together=serving.together):
+    with turn_taken(announce(models, models, serving.at_once), together=serving.together):
+        serving.leaving.out(agents)
         yield from commands
         try:
             _wait(serving, agents)
+            serving.leaving.back(agents)
         except HostError as error:
             host = ctx_host.get()
             host.log_styled(

@@ -10,19 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import gevent
-from gevent.lock import BoundedSemaphore
-from pyinfra.api.command import StringCommand
-from pyinfra.api.host import Host
 from pyinfra.context import ctx_state
 
-from vllm_hosts.connect.connections import Connections, ask_host, carry_out
+from vllm_hosts.connect.connections import Connections
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.rotation import AgentsBusy, BalancerSeen
 from vllm_hosts.host import probe
+from vllm_hosts.host.balancer import State
 from vllm_hosts.host.rotation import Balancer, Server, agent_of, telling
+from vllm_hosts.operations.balancers import Gate, of_this_run, seen_at, told_at
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.settings.fleet import host_label
 
@@ -36,36 +33,20 @@ _UP_WITHIN = 60.0
 _ASKED, _ASKED_EVERY = 15, 2.0
 
 
-@dataclass(frozen=True)
-class Gate:
-    """A gateway: its name in the inventory, and where clients reach it."""
-
-    name: str
-    address: str
-    port: int
-
-
-def of_this_run() -> Connections:
-    """The connections of the run that the current host is in."""
-    state = ctx_state.get()
-    return Connections(state.inventory, state)
-
-
 @dataclass(frozen=True, eq=False)
 class Rotation:
     """The gateways in front of a host, and its agents there. Without gateways, nothing is done.
 
     :param timeout: seconds that running requests have to end.
-    :param ports: by agent, where it is asked on the host how much it has to do.
     :param answers: asks the host's own edge for an agent's token; returns why it has none.
     """
 
     host: str = ""
     gates: tuple[Gate, ...] = ()
     timeout: int = 0
-    ports: Mapping[str, int] = field(default_factory=dict)
     answers: Callable[[str], str | None] = lambda agent: None
     connections: Callable[[], Connections] = of_this_run
+    said: set[str] = field(default_factory=set, init=False)
 
     def reachable(self) -> None:
         """Have every gateway asked once.
@@ -97,7 +78,8 @@ class Rotation:
                     continue
                 if server.takes or (by_hand and not server.by_hand):
                     wanted.setdefault(gate, []).append(server)
-                if server.takes or server.drained:
+                # Of one that is down, HAProxy has ended the requests.
+                if server.takes or server.drained or (server.gone and server.running):
                     leaving.setdefault(gate, set()).add(server.name)
         for agent, gates in sorted(alone.items()):
             self._say(
@@ -108,10 +90,10 @@ class Rotation:
             names = _agents(one for ones in wanted.values() for one in ones)
             self._say(f"{', '.join(wanted)}: no new requests to {', '.join(names)}")
             self._tell(
-                {gate: telling(ones, "drain", by_hand=by_hand) for gate, ones in wanted.items()}
+                {gate: telling(ones, State.DRAIN, by_hand=by_hand) for gate, ones in wanted.items()}
             )
         if leaving:
-            self._empty(leaving, alone)
+            self._empty(leaving)
 
     def back(
         self, agents: Collection[str], *, by_hand: bool = False, tolerant: bool = False
@@ -145,7 +127,7 @@ class Rotation:
                     f" answer for it: {why}; see vllm-hosts doctor, and deploy again: that puts it"
                     " back"
                 )
-        self._tell({gate: telling(ones, "ready", by_hand=False) for gate, ones in out.items()})
+        self._tell({gate: telling(ones, State.READY, by_hand=False) for gate, ones in out.items()})
         self._found_well({gate: {one.name for one in ones} for gate, ones in out.items()})
 
     def drained(self) -> dict[str, list[str]]:
@@ -161,23 +143,30 @@ class Rotation:
                     found.setdefault(server.name.removesuffix(mine), []).append(gate)
         return found
 
-    def looks(self, *, tolerant: bool = False) -> dict[str, Balancer]:
+    def looks(
+        self, *, tolerant: bool = False, only: Collection[str] | None = None
+    ) -> dict[str, Balancer]:
         """What gateways see now; without those that pass nothing on.
 
         A gateway that answers neither SSH nor clients from here counts as down: waiting for it
         would mean that with one of two gateways lost, nothing can be repaired behind the other.
 
         :param tolerant: without those that cannot be asked as well.
+        :param only: the names of those to ask; None: all.
         :raises HostError: one cannot be asked, and answers clients.
         """
         connections, asked = self.connections(), time.monotonic()
-        jobs = {gate: gevent.spawn(_seen, connections, gate.name, asked) for gate in self.gates}
+        jobs = {
+            gate: gevent.spawn(seen_at, connections, gate.name, asked)
+            for gate in self.gates
+            if only is None or gate.name in only
+        }
         gevent.joinall(jobs.values(), raise_error=True)
         found = {}
         for gate, job in jobs.items():
             if isinstance(seen := job.value, HostError):
                 if tolerant:
-                    self._say(f"{gate.name} is not asked: {seen}")
+                    self._say_once(f"{gate.name} is not asked: {seen}")
                 elif probe.reachable(gate.address, gate.port):
                     raise HostError(
                         f"gateway {gate.name} answers clients and cannot be asked to send them"
@@ -186,7 +175,7 @@ class Rotation:
                         " again"
                     )
                 else:
-                    self._say(
+                    self._say_once(
                         f"{gate.name} counts as down: neither SSH nor port {gate.port} answers"
                     )
             elif seen is not None:
@@ -200,11 +189,17 @@ class Rotation:
     def _say(self, text: str) -> None:
         self.connections().state.inventory.get_host(self.host).log(f"    {text}")
 
+    def _say_once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            self._say(text)
+
     def _tell(self, scripts: Mapping[str, str]) -> None:
         """Run a script at each of these gateways."""
         connections = self.connections()
         jobs = {
-            gate: gevent.spawn(_told, connections, gate, script) for gate, script in scripts.items()
+            gate: gevent.spawn(told_at, connections, gate, script)
+            for gate, script in scripts.items()
         }
         gevent.joinall(jobs.values(), raise_error=True)
         for gate, job in jobs.items():
@@ -214,15 +209,12 @@ class Rotation:
                     f" vllm-hosts doctor there, and run this again"
                 ) from job.value
 
-    def _empty(self, leaving: Mapping[str, Collection[str]], alone: Collection[str]) -> None:
-        """Wait until nothing runs at these servers, and print who has how much to do.
-
-        :param alone: agents that get requests from some gateway all the same.
-        """
+    def _empty(self, leaving: Mapping[str, Collection[str]]) -> None:
+        """Wait until nothing runs at these servers, and print who has how much to do."""
         began, due, pause = time.monotonic(), _SAY_AFTER, _LOOK_SOON
         agents = {agent_of(name) for names in leaving.values() for name in names}
         while True:
-            busy = self._busy(leaving, agents.difference(alone))
+            busy = self._busy(leaving)
             waited = time.monotonic() - began
             if not busy:
                 self._say(f"{_listed(agents)}: no request runs, after {waited:.0f} s")
@@ -242,26 +234,16 @@ class Rotation:
             time.sleep(min(pause, max(0.0, self.timeout - waited)))
             pause = min(2 * pause, _LOOK_EVERY)
 
-    def _busy(self, leaving: Mapping[str, Collection[str]], agents: set[str]) -> list[str]:
+    def _busy(self, leaving: Mapping[str, Collection[str]]) -> list[str]:
         """Who still runs how many, in words."""
-        looks = self.looks(tolerant=True)
-        busy = [
+        looks = self.looks(tolerant=True, only=leaving)
+        return [
             f"{one.agent} {one.running} from {gate}"
             for gate, names in leaving.items()
             if gate in looks
             for one in looks[gate].of(names)
             if one.running
         ]
-        ports = {agent: port for agent, port in self.ports.items() if agent in agents}
-        if busy or not ports:
-            return busy
-        # What came through a gateway before it read its configuration again is known here alone.
-        here = self.connections().each([self.host], lambda _: ask_host(AgentsBusy, ports=ports))
-        said = here[self.host]
-        if isinstance(said, HostError):
-            # A host may be drained because it does not answer.
-            return []
-        return [f"{agent} {number} on the host" for agent, number in said.items() if number]
 
     def _asked(self, agent: str) -> str | None:
         """Why the host's edge does not answer for an agent, after some time."""
@@ -276,7 +258,7 @@ class Rotation:
     def _found_well(self, waiting: Mapping[str, Collection[str]]) -> None:
         began, pause = time.monotonic(), _LOOK_SOON
         while True:
-            looks = self.looks(tolerant=True)
+            looks = self.looks(tolerant=True, only=waiting)
             missing = [
                 f"{one.agent} at {gate}"
                 for gate, names in waiting.items()
@@ -325,50 +307,10 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-@dataclass
-class _Look:
-    """The last look at a gateway. One at a time: its sshd allows ten sessions over a connection,
-    and many hosts may ask at once."""
-
-    turn: BoundedSemaphore = field(default_factory=BoundedSemaphore)
-    began: float = float("-inf")
-    seen: Balancer | HostError | None = None
-
-
-_looks: WeakKeyDictionary[Host, _Look] = WeakKeyDictionary()
-
-
-def _last(connections: Connections, gate: str) -> _Look:
-    return _looks.setdefault(connections.state.inventory.get_host(gate), _Look())
-
-
-def _seen(connections: Connections, gate: str, asked: float) -> Balancer | HostError | None:
-    """What a gateway sees, from a look that began since somebody asked."""
-    last = _last(connections, gate)
-    with last.turn:
-        if last.began < asked:
-            began = time.monotonic()
-            try:
-                last.seen = connections.at(gate, lambda: ask_host(BalancerSeen))
-            except HostError as error:
-                last.seen = error
-            last.began = began
-        return last.seen
-
-
-def _told(connections: Connections, gate: str, script: str) -> HostError | None:
-    with _last(connections, gate).turn:
-        try:
-            connections.at(gate, lambda: carry_out([StringCommand(script)]))
-        except HostError as error:
-            return error
-    return None
-
-
 @host_operation
 def in_rotation(rotation: Rotation, agents: Sequence[str]) -> Commands:
     """Put agents back that a run which was cut off, or failed, has left out of rotation. To be
-    called once they are healthy. Never counts as a change."""
+    called once their host's edge has its keys. Never counts as a change."""
     if ctx_state.get().is_executing:
         rotation.back(agents, tolerant=True)
     yield from ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 from pyinfra import logger
@@ -42,7 +42,6 @@ from vllm_hosts.operations.edge import taken_up
 from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to
 from vllm_hosts.operations.healthy import wait_or_put_back
 from vllm_hosts.operations.one_by_one import Serving, announce, announced, turn_taken
-from vllm_hosts.operations.rotation import Rotation
 from vllm_hosts.operations.tree import change
 from vllm_hosts.text import clean
 
@@ -64,7 +63,6 @@ class Way:
     serving: Serving
     edge_is_up: Callable[[], bool]
     automatic: bool = True
-    rotation: Rotation = field(default_factory=Rotation)
 
 
 @host_operation
@@ -135,7 +133,7 @@ def put_back(way: Way, why: str) -> str | None:
         seen = _seen(agents)
         carry_out(brought(agents, seen))
         _served(agents, seen.names)
-        agents.rotation.back(agents.names)
+        agents.serving.rotation.back(agents.names)
     except LostError:
         return None
     except HostError as error:
@@ -200,6 +198,8 @@ def gone_back(way: Way) -> Commands:
     turn = announced() if ctx_state.get().is_executing else None
     taken = turn_taken(turn, together=way.serving.together) if turn else nullcontext()
     was_up = ctx_state.get().is_executing and way.edge_is_up()
+    if ctx_state.get().is_executing:
+        way.serving.leaving.reachable()
     with taken:
         found = look(WayBackFound, directory=way.directory)
         goal = _goal(way)
@@ -221,7 +221,7 @@ def gone_back(way: Way) -> Commands:
                 "the agents are healthy, but the edge, which answered before, reports that they are"
                 " not; see vllm-hosts doctor"
             )
-        agents.rotation.back(agents.names)
+        agents.serving.rotation.back(agents.names)
         if goal.name == "before":
             yield change(
                 [Absent(f"{_BEFORE}/{name}") for name in _FILES],
@@ -249,7 +249,6 @@ def _agents(way: Way, definition: KeptDefinition) -> Agents:
         cards=definition.cards,
         internal_keys={name: way.key_of(name) for name in names},
         edge_is_up=way.edge_is_up,
-        rotation=way.rotation,
     )
 
 

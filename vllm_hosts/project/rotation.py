@@ -9,7 +9,8 @@ from functools import partial
 from vllm_hosts.connect.connections import Connections
 from vllm_hosts.host import probe
 from vllm_hosts.keys.places import client_ca_file
-from vllm_hosts.operations.rotation import Gate, Rotation, of_this_run
+from vllm_hosts.operations.balancers import Gate, of_this_run
+from vllm_hosts.operations.rotation import Rotation
 from vllm_hosts.project.loaded import Project
 
 #: Seconds for one token: the first one of an agent takes longest.
@@ -33,7 +34,6 @@ def rotation_of(
         host=host,
         gates=tuple(Gate(one.name, one.address, one.edge.https_port) for one in gates),
         timeout=settings.gateway.drain_timeout,
-        ports={agent.name: agent.port for agent in settings.agents},
         answers=partial(_answers, project, host),
         connections=connections or of_this_run,
     )

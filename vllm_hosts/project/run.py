@@ -65,6 +65,7 @@ class Current:
                 model: settings.rolling.hosts(self.on_hosts.get(model, 1))
                 for model in {agent.client_model_name for agent in settings.agents}
             },
+            self.rotation,
         )
 
     @property
@@ -77,7 +78,6 @@ class Current:
             serving=self.serving,
             edge_is_up=self.edge_is_up,
             automatic=self.settings.vllm.roll_back,
-            rotation=self.rotation,
         )
 
     @property

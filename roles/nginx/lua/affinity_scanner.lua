@@ -152,7 +152,7 @@ function M.feed(self, p, n)
         if n - self.from + #self.part <= LONGEST then
             self.part = self.part .. ffi.string(p + self.from, n - self.from)
         else
-            self.from, self.part = nil, ""
+            self.from, self.part, self.text = nil, "", nil
         end
     end
 end

@@ -34,12 +34,11 @@ end
 -- What `work` returns; nothing, if that takes longer. An agent that sends a byte now and then would never end.
 local function within(seconds, work, ...)
     local working = ngx.thread.spawn(work, ...)
-    local clock = ngx.thread.spawn(ngx.sleep, seconds)
-    local _, one, two, three = ngx.thread.wait(working, clock)
-    local in_time = coroutine.status(clock) ~= "dead"
+    local clock = ngx.thread.spawn(function() ngx.sleep(seconds) end)
+    local fine, one, two, three = ngx.thread.wait(working, clock)
     ngx.thread.kill(working)
     ngx.thread.kill(clock)
-    if in_time then return one, two, three end
+    if fine then return one, two, three end
 end
 
 local function send(agent, text)
@@ -71,7 +70,7 @@ local function add_lines(text, last, sums)
         if name and sums[name] then
             local line = text:sub(begins + 1, math.min(ends - 1, begins + WIDTH))
             local number = tonumber(line:match("[ }]([0-9][0-9.eE+-]*)\r?$"))
-            if number then sums[name], sums[1] = sums[name] + number, true end
+            if number and number < math.huge then sums[name], sums[1] = sums[name] + number, true end
         end
         from = ends
     end

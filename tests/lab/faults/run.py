@@ -20,6 +20,9 @@ from tests.lab.deploys import BIN, INVENTORY, ROOT
 #: Folders that deploys write to.
 _FOLDERS = "/etc /opt/vllm /var/lib/vllm-hosts /run"
 LOCK = "/run/vllm-hosts.lock"
+#: sshd's processes for connections, by their titles. That of the one that takes new ones begins
+#: with its path: without it nobody could log in again, which is another fault.
+CONNECTIONS = "^sshd(-session)?: [a-z]"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def sent(number: signal.Signals) -> Callable[[subprocess.Popen[str]], None]:
 
 def dropped(host: str) -> Callable[[subprocess.Popen[str]], None]:
     """sshd ends every connection, as a link that breaks does; it takes new ones."""
-    script = "pkill -f '^sshd(-session)?: ' || :"
+    script = f"pkill -f '{CONNECTIONS}' || :"
     return lambda process: void(lab_hosts.run(host, script, check=False))
 
 

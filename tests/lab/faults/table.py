@@ -13,6 +13,7 @@ from pathlib import Path
 from lab import hosts as lab_hosts
 from tests.lab.deploys import BIN, INVENTORY, ROOT
 from tests.lab.faults import filled
+from tests.lab.faults.run import CONNECTIONS
 
 #: What a fault is handed: the host and the deploy.
 Begin = Callable[[str, "subprocess.Popen[str]"], None]
@@ -49,7 +50,7 @@ def _signal(number: signal.Signals) -> Begin:
 
 def _stalled(host: str, process: object) -> None:
     """No packet of SSH for some seconds, as where a link is congested."""
-    pids = lab_hosts.run(host, "pgrep -f '^sshd(-session)?: ' || :").stdout.split()
+    pids = lab_hosts.run(host, f"pgrep -f '{CONNECTIONS}' || :").stdout.split()
     if pids:
         lab_hosts.run(host, f"kill -STOP {' '.join(pids)}; sleep 8; kill -CONT {' '.join(pids)}")
 
@@ -88,7 +89,7 @@ FAULTS: dict[str, Fault] = {
     "interrupted": Fault(_signal(signal.SIGINT), frozenset({130})),
     "terminated": Fault(_signal(signal.SIGTERM), frozenset({143})),
     "terminal closed": Fault(_signal(signal.SIGHUP), frozenset({129})),
-    "connection dropped": Fault(_on("pkill -f '^sshd(-session)?: ' || :"), frozenset({1})),
+    "connection dropped": Fault(_on(f"pkill -f '{CONNECTIONS}' || :"), frozenset({1})),
     "connection stalled": Fault(_stalled, frozenset({0})),
     "second deploy": Fault(_second, frozenset({0}), _second_is_done),
     "docker stopped": Fault(
