@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_hosts.errors import HostError
+
+
+@dataclass(frozen=True)
+class Ended:
+    rc: int
+    stdout: str
+    stderr: str
 
 
 class Here:
@@ -21,7 +29,7 @@ class Here:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def check_output(self, command: str) -> str:
+    def run(self, command: str) -> Ended:
         done = subprocess.run(
             ["/bin/sh", "-c", command],
             capture_output=True,
@@ -29,6 +37,10 @@ class Here:
             check=False,
             env={**os.environ, "PATH": self._path},
         )
-        if done.returncode:
-            raise HostError(f"exit code {done.returncode}: {done.stderr}")
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def check_output(self, command: str) -> str:
+        done = self.run(command)
+        if done.rc:
+            raise HostError(f"exit code {done.rc}: {done.stderr}")
         return done.stdout.rstrip("\r\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from tests.lab.sabotage.parts import RELOAD
 from tests.unit.fleets import fleet
 from tests.unit.here import Here
 from tests.unit.real_gateway import RealInner
+from tests.unit.real_haproxy import RealBalancer
+from tests.unit.real_nginx import LUA_LIBRARIES, program
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.paths import EDGE_FOLDER
@@ -21,10 +25,11 @@ from vllm_hosts.keys import ClientKey, HostKeys
 from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.roles.nginx.plan import NginxVersion
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.suite import gateway_callers
+from vllm_hosts.suite import balancer_sockets, gateway_callers
+from vllm_hosts.suite.balancer_sockets import open_to_others
 from vllm_hosts.suite.gateway_callers import callers
 from vllm_hosts.suite.test_firewall import exposed_to
-from vllm_hosts.verify.promises import promises
+from vllm_hosts.verify.promises import BrokenError, promises
 
 REFUSED = {400, 403}
 
@@ -152,3 +157,44 @@ def test_a_port_where_nobody_listens_proves_nothing(tmp_path: Path) -> None:
     host = behind(gateway={"port": 1})
     with pytest.raises(HostError, match="nobody answers on port 1;"):
         callers(here, host, authority)
+
+
+@pytest.fixture
+def balancer(tmp_path: Path) -> Iterator[RealBalancer]:
+    tmp_path.chmod(0o755)
+    (tmp_path / "haproxy").mkdir()
+    with RealBalancer(tmp_path / "haproxy", settings(), count=1) as made:
+        yield made
+
+
+def judged(balancer: RealBalancer, folder: Path) -> list[str]:
+    """Who opens the sockets; nginx's user is nobody there, so that another one is everybody."""
+    (folder / "programs").mkdir(exist_ok=True)
+    here: Any = Here(folder / "programs")
+    here.program("socat", f'LD_LIBRARY_PATH={LUA_LIBRARIES} exec {program("socat")} "$@"')
+    return open_to_others(here, f"{balancer.folder}/run", ["qwen"], "65534:65534")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to be other users")
+def test_who_opens_haproxy_s_sockets(
+    balancer: RealBalancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one in [tmp_path, *tmp_path.parents]:
+        if str(one).startswith("/tmp/") or "pytest" in str(one):
+            one.chmod(one.stat().st_mode | 0o011)
+    monkeypatch.setattr(balancer_sockets, "_NOBODY", "12345:12345")
+    run = balancer.folder / "run"
+    run.chmod(0o711)
+    assert judged(balancer, tmp_path) == []
+    (run / "qwen.sock").chmod(0o666)
+    assert judged(balancer, tmp_path) == [f"any user of the host can open {run}/qwen.sock"]
+    (run / "qwen.sock").chmod(0o600)
+    os.chown(run / "admin.sock", 65534, 0)
+    assert judged(balancer, tmp_path) == [f"nginx's user can open {run}/admin.sock"]
+    os.chown(run / "admin.sock", 0, 0)
+    os.chown(run / "qwen.sock", 0, 0)
+    assert judged(balancer, tmp_path) == [f"nginx's user cannot open {run}/qwen.sock"]
+    os.chown(run / "qwen.sock", 65534, 0)
+    (run / "qwen.sock").rename(run / "other.sock")
+    with pytest.raises(BrokenError, match=r"^qwen\.sock: missing in "):
+        judged(balancer, tmp_path)
