@@ -6,6 +6,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from vllm_hosts.errors import HostError
 
@@ -29,9 +30,11 @@ class Here:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def run(self, command: str) -> Ended:
+    def run(self, command: str, *words: str) -> Ended:
+        # As testinfra puts words into a command.
+        script = command % tuple(map(quote, words)) if words else command
         done = subprocess.run(
-            ["/bin/sh", "-c", command],
+            ["/bin/sh", "-c", script],
             capture_output=True,
             text=True,
             check=False,
@@ -39,8 +42,8 @@ class Here:
         )
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    def check_output(self, command: str) -> str:
-        done = self.run(command)
+    def check_output(self, command: str, *words: str) -> str:
+        done = self.run(command, *words)
         if done.rc:
             raise HostError(f"exit code {done.rc}: {done.stderr}")
         return done.stdout.rstrip("\r\n")
