@@ -25,6 +25,7 @@ CLOSED = (
     "/detokenize",
     "/version",
     "/ping",
+    "/pulse",
     "/sleep",
     "/reset_prefix_cache",
     "/collective_rpc",

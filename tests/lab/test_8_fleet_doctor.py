@@ -90,3 +90,23 @@ def test_a_fault_is_named_first(fleet: Fleet, name: str) -> None:
     assert says in first["what"]
     fleet.wait_whole()
     assert doctor("gw1") == []
+
+
+def test_commands_about_agents_leave_gateways_out(fleet: Fleet) -> None:
+    for words in (("agents", FLEET, "status", "--json"), ("top", FLEET, "--once", "--json")):
+        run = command("vllm-hosts", *words)
+        assert run.code == 0, run.output
+        assert "gpu3" in run.output
+        assert not any(f'"{gateway}"' in run.output for gateway in GATEWAYS), run.output
+    asked = command("vllm-hosts", "agents", FLEET, "status", "--host", "gw1")
+    assert asked.code == 2
+    assert "gw1 is a gateway and runs no agents" in asked.output
+
+
+def test_nothing_differs_on_gateways_and_their_history_is_there(fleet: Fleet) -> None:
+    run = command("vllm-hosts", "drift", FLEET, *(f"--host={name}" for name in GATEWAYS))
+    assert run.code == 0, run.output
+    run = command("vllm-hosts", "history", FLEET, "--host", "gw1", "--json")
+    assert run.code == 0, run.output
+    [found] = json.loads(run.output[run.output.index("[") :])
+    assert any("HAProxy is installed" in step for one in found["runs"] for step in one["changed"])

@@ -10,7 +10,7 @@ from tests.unit.doctor_cases import Fault
 from tests.unit.doctor_hosts import healthy
 from tests.unit.fleets import fleet
 from vllm_hosts.doctor.diagnoses import Certainty
-from vllm_hosts.doctor.seen import BalancerSeen, DockerSeen, Seen
+from vllm_hosts.doctor.seen import DockerSeen, HaproxySeen, Seen
 from vllm_hosts.host.balancer import Server
 from vllm_hosts.host.systemctl import Active
 
@@ -29,7 +29,7 @@ def healthy_gateway() -> Seen:
         agents=(),
         gpus=None,
         docker=DockerSeen("", Active.SILENT, answers=False),
-        balancer=BalancerSeen(servers),
+        balancer=HaproxySeen(servers),
     )
 
 
@@ -43,7 +43,7 @@ def with_servers(model: str, count: int, **changed: Any) -> Callable[[Seen], See
         for one in pool.replicas[:count]:
             key = (pool.name, one.server)
             servers[key] = replace(servers[key], **changed)
-        return replace(seen, balancer=BalancerSeen(servers))
+        return replace(seen, balancer=HaproxySeen(servers))
 
     return made
 
@@ -52,14 +52,14 @@ def _forgotten(seen: Seen) -> Seen:
     assert seen.balancer is not None
     servers = dict(seen.balancer.servers)
     del servers[next(key for key in servers if key[0] == "qwen")]
-    return replace(seen, balancer=BalancerSeen(servers))
+    return replace(seen, balancer=HaproxySeen(servers))
 
 
 DOWN = {"alive": False, "check": "L7STS Layer7 wrong status"}
 OF_GATEWAYS = [
     Fault(
         "balancer-down",
-        lambda seen: replace(seen, balancer=BalancerSeen({}, "HAProxy does not answer")),
+        lambda seen: replace(seen, balancer=HaproxySeen({}, "HAProxy does not answer")),
         do="systemctl restart vllm-hosts-balancer",
         host=GATEWAY,
     ),

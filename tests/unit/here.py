@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from vllm_hosts.errors import HostError
+
+
+@dataclass(frozen=True)
+class Ended:
+    rc: int
+    stdout: str
+    stderr: str
 
 
 class Here:
@@ -21,14 +30,20 @@ class Here:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def check_output(self, command: str) -> str:
+    def run(self, command: str, *words: str) -> Ended:
+        # As testinfra puts words into a command.
+        script = command % tuple(map(quote, words)) if words else command
         done = subprocess.run(
-            ["/bin/sh", "-c", command],
+            ["/bin/sh", "-c", script],
             capture_output=True,
             text=True,
             check=False,
             env={**os.environ, "PATH": self._path},
         )
-        if done.returncode:
-            raise HostError(f"exit code {done.returncode}: {done.stderr}")
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def check_output(self, command: str, *words: str) -> str:
+        done = self.run(command, *words)
+        if done.rc:
+            raise HostError(f"exit code {done.rc}: {done.stderr}")
         return done.stdout.rstrip("\r\n")

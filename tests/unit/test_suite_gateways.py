@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,17 +17,21 @@ from tests.lab.sabotage.parts import RELOAD
 from tests.unit.fleets import fleet
 from tests.unit.here import Here
 from tests.unit.real_gateway import RealInner
+from tests.unit.real_haproxy import RealBalancer
+from tests.unit.real_nginx import LUA_LIBRARIES, program
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.paths import EDGE_FOLDER
 from vllm_hosts.keys import ClientKey, HostKeys
-from vllm_hosts.keys.pki import LocalCa, utc_now
+from vllm_hosts.keys.pki import LocalCa, Role, utc_now
 from vllm_hosts.roles.nginx.plan import NginxVersion
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.suite import gateway_callers
+from vllm_hosts.settings.fleet import inner_name
+from vllm_hosts.suite import balancer_sockets, gateway_callers, test_gateways
+from vllm_hosts.suite.balancer_sockets import open_to_others
 from vllm_hosts.suite.gateway_callers import callers
 from vllm_hosts.suite.test_firewall import exposed_to
-from vllm_hosts.verify.promises import promises
+from vllm_hosts.verify.promises import BrokenError, promises
 
 REFUSED = {400, 403}
 
@@ -152,3 +159,128 @@ def test_a_port_where_nobody_listens_proves_nothing(tmp_path: Path) -> None:
     host = behind(gateway={"port": 1})
     with pytest.raises(HostError, match="nobody answers on port 1;"):
         callers(here, host, authority)
+
+
+@pytest.fixture
+def balancer(tmp_path: Path) -> Iterator[RealBalancer]:
+    tmp_path.chmod(0o755)
+    (tmp_path / "haproxy").mkdir()
+    with RealBalancer(tmp_path / "haproxy", settings(), count=1) as made:
+        yield made
+
+
+def judged(balancer: RealBalancer, folder: Path) -> list[str]:
+    """Who opens the sockets; nginx's user is nobody there, so that another one is everybody."""
+    (folder / "programs").mkdir(exist_ok=True)
+    here: Any = Here(folder / "programs")
+    here.program("socat", f'LD_LIBRARY_PATH={LUA_LIBRARIES} exec {program("socat")} "$@"')
+    return open_to_others(here, f"{balancer.folder}/run", ["qwen"], "65534:65534")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to be other users")
+def test_who_opens_haproxy_s_sockets(
+    balancer: RealBalancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one in [tmp_path, *tmp_path.parents]:
+        if str(one).startswith("/tmp/") or "pytest" in str(one):
+            one.chmod(one.stat().st_mode | 0o011)
+    monkeypatch.setattr(balancer_sockets, "_NOBODY", "12345:12345")
+    run = balancer.folder / "run"
+    run.chmod(0o711)
+    assert judged(balancer, tmp_path) == []
+    (run / "qwen.sock").chmod(0o666)
+    assert judged(balancer, tmp_path) == [f"any user of the host can open {run}/qwen.sock"]
+    (run / "qwen.sock").chmod(0o600)
+    os.chown(run / "admin.sock", 65534, 0)
+    assert judged(balancer, tmp_path) == [f"nginx's user can open {run}/admin.sock"]
+    os.chown(run / "admin.sock", 0, 0)
+    os.chown(run / "qwen.sock", 0, 0)
+    assert judged(balancer, tmp_path) == [f"nginx's user cannot open {run}/qwen.sock"]
+    os.chown(run / "qwen.sock", 65534, 0)
+    (run / "qwen.sock").rename(run / "other.sock")
+    with pytest.raises(BrokenError, match=r"^qwen\.sock: missing in "):
+        judged(balancer, tmp_path)
+
+
+class Inside:
+    """The files between gateways and hosts, as deploys leave them, on this machine."""
+
+    def __init__(self, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.settings = fleet()[name]
+        self.folder = folder / "gateway"
+        self.folder.mkdir(mode=0o755)
+        self.here: Any = Here(folder)
+        self.ca = LocalCa.create("test", utc_now())
+        monkeypatch.setattr(test_gateways, "GATEWAY_FOLDER", str(self.folder))
+        for constant, file in (
+            ("GATEWAY_CA", "ca.pem"),
+            ("GATEWAY_CLIENT", "client.pem"),
+            ("INNER_CERTIFICATE", "inner.pem"),
+            ("INNER_KEY", "inner.key"),
+            ("TLS_CERTIFICATE", "public.pem"),
+        ):
+            monkeypatch.setattr(test_gateways, constant, str(self.folder / file))
+        self.write("ca.pem", self.ca.certificate_pem)
+        self.write("public.pem", self.ca.issue(["192.0.2.11"], 20, utc_now()).certificate_pem)
+        self.shows()
+
+    @property
+    def names(self) -> list[str]:
+        if self.settings.is_gateway:
+            return [self.settings.name]
+        return [inner_name(self.settings.name, agent.name) for agent in self.settings.agents]
+
+    def shows(
+        self, names: Sequence[str] = (), role: Role | None = None, ca: LocalCa | None = None
+    ) -> None:
+        usual: Role = "client" if self.settings.is_gateway else "server"
+        issued = (ca or self.ca).issue(list(names or self.names), 20, utc_now(), role or usual)
+        key = issued.key_pem.get_secret_value()
+        if self.settings.is_gateway:
+            self.write("client.pem", issued.certificate_pem + key, 0o600)
+        else:
+            self.write("inner.pem", issued.certificate_pem)
+            self.write("inner.key", key, 0o600)
+
+    def write(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        (self.folder / name).write_bytes(content)
+        (self.folder / name).chmod(mode)
+
+    def judged(self) -> str:
+        trusted = SimpleNamespace(trusted=lambda: self.ca.certificate_pem)
+        verified: Any = SimpleNamespace(
+            project=SimpleNamespace(store=SimpleNamespace(authority=trusted))
+        )
+        try:
+            test_gateways.test_certificates_inside_are_good_for_one_side_only(
+                self.here, self.settings, verified
+            )
+        except AssertionError as error:
+            return str(error)
+        return ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files are to be root's")
+@pytest.mark.parametrize("name", ["gw1", "gpu1"])
+def test_certificates_as_deploys_leave_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    inside = Inside(tmp_path, name, monkeypatch)
+    assert inside.judged() == ""
+    key = "client.pem" if name == "gw1" else "inner.key"
+    (inside.folder / key).chmod(0o644)
+    assert f"{key} is regular file 644 0:0" in inside.judged()
+    (inside.folder / key).chmod(0o600)
+    inside.folder.chmod(0o777)
+    assert "is 777 0:0" in inside.judged()
+    inside.folder.chmod(0o755)
+    inside.shows(role="server" if name == "gw1" else "client")
+    assert "is good for more than one side, or for none" in inside.judged()
+    inside.shows(names=["somebody-else"])
+    assert "is for" in inside.judged()
+    other = LocalCa.create("other", utc_now())
+    inside.shows(ca=other)
+    assert "is not signed by the inventory's CA" in inside.judged()
+    inside.shows()
+    inside.write("ca.pem", inside.ca.certificate_pem + other.certificate_pem)
+    assert "trusts another CA than the inventory's" in inside.judged()

@@ -12,11 +12,11 @@ from shlex import quote
 from vllm_hosts.data import DATA
 from vllm_hosts.doctor.seen import (
     AgentSeen,
-    BalancerSeen,
     DeployProcess,
     Disk,
     DockerSeen,
     GpusSeen,
+    HaproxySeen,
     NginxSeen,
     Requests,
     Seen,
@@ -162,11 +162,11 @@ def deployed_file(settings: HostSettings) -> str:
     return f"{settings.vllm.directory}/compose.yaml" if settings.runs_agents else paths.EDGE_CONF
 
 
-def _balancer() -> BalancerSeen:
+def _balancer() -> HaproxySeen:
     try:
-        return BalancerSeen(look(BalancerState))
+        return HaproxySeen(look(BalancerState))
     except HostError as error:
-        return BalancerSeen({}, str(error))
+        return HaproxySeen({}, str(error))
 
 
 def _ahead(clock: float, before: float, after: float) -> float:

@@ -128,7 +128,7 @@ class DeployProcess:
 
 
 @dataclass(frozen=True)
-class BalancerSeen:
+class HaproxySeen:
     """HAProxy of a gateway. ``said``: why it does not answer; empty where it does."""
 
     servers: Servers
@@ -166,7 +166,7 @@ class Seen:
     requests: tuple[Requests, ...] = ()
     fitting: Mapping[str, str] = field(default_factory=dict)
     reachable: bool | None = None
-    balancer: BalancerSeen | None = None
+    balancer: HaproxySeen | None = None
     now: datetime | None = None
 
     def blind(self) -> Iterator[str]:
