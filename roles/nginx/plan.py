@@ -14,7 +14,7 @@ from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.roles.nginx.errors import ERRORS, INNER_ERRORS, MODEL_ERRORS
+from vllm_hosts.roles.nginx.edge_refusals import ERRORS, INNER_ERRORS, MODEL_ERRORS
 from vllm_hosts.roles.nginx.inner import inner_conf
 from vllm_hosts.roles.nginx.lua_files import lua_entries, lua_paths, model_body
 from vllm_hosts.roles.nginx.routes import (
