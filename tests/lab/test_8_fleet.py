@@ -122,7 +122,7 @@ def test_usage_counts_each_request_once(fleet: Fleet, tmp_path: Path) -> None:
 
     before = counted()
     with Load(fleet, tmp_path, clients=4, requests=60, streams="none") as load:
-        load.wait_for(20)
+        load.wait_over(120)
     load.assert_none_failed()
     time.sleep(1)
     after = counted()

@@ -7,10 +7,12 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -171,12 +173,12 @@ class RealBalancer:
     count: int = 3
     weights: tuple[int, ...] = ()
     hurried: bool = False
+    run: Path = field(init=False)
     process: subprocess.Popen[str] = field(init=False)
     replicas: list[StandIn] = field(init=False, default_factory=list)
 
     def __enter__(self) -> RealBalancer:
-        for name in ("run", "state"):
-            (self.folder / name).mkdir()
+        self.folders()
         ca = kept_ca(self.folder / "ca", "test", utc_now())
         self.ca = ca
         (self.folder / "ca.pem").write_bytes(ca.certificate_pem)
@@ -199,6 +201,12 @@ class RealBalancer:
         self.process.wait(20)
         for one in self.replicas:
             one.ends()
+        shutil.rmtree(self.run)
+
+    def folders(self) -> None:
+        (self.folder / "state").mkdir()
+        # A socket's whole path has 97 characters at most.
+        self.run = Path(tempfile.mkdtemp(prefix="gw", dir="/tmp"))
 
     def becomes(self, name: str, ca: LocalCa) -> None:
         """The gateway shows another certificate."""
@@ -213,7 +221,7 @@ class RealBalancer:
     def _moved(self, text: str) -> str:
         """The same with folders of the test's, as its user, and with less time between checks."""
         text = text.replace(paths.BALANCER_CONF, f"{self.folder}/haproxy.cfg")
-        text = text.replace(paths.BALANCER_RUN, f"{self.folder}/run")
+        text = text.replace(paths.BALANCER_RUN, str(self.run))
         text = text.replace(paths.BALANCER_STATE, f"{self.folder}/state")
         text = text.replace(paths.GATEWAY_CLIENT, f"{self.folder}/client.pem")
         text = text.replace(paths.GATEWAY_CA, f"{self.folder}/ca.pem")
@@ -232,7 +240,7 @@ class RealBalancer:
         if not (self.folder / "state/servers").exists():
             (self.folder / "state/servers").write_text("1\n")
         words = ["-Ws", "-f", str(self.folder / "haproxy.cfg")]
-        words += ["-S", f"{self.folder}/run/master.sock,mode,600"]
+        words += ["-S", f"{self.run}/master.sock,mode,600"]
         self.log = (self.folder / "log").open("a")
         self.process = subprocess.Popen(
             [*self._rights(), program("haproxy"), *words],
@@ -267,7 +275,7 @@ class RealBalancer:
         """To the runtime socket."""
         with socket.socket(socket.AF_UNIX) as one:
             one.settimeout(10)
-            one.connect(f"{self.folder}/run/{where}.sock")
+            one.connect(f"{self.run}/{where}.sock")
             one.sendall(f"{command}\n".encode())
             one.shutdown(socket.SHUT_WR)
             found = b""
@@ -317,7 +325,7 @@ class RealBalancer:
         connection = http.client.HTTPConnection("gateway", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(30)
-        connection.sock.connect(f"{self.folder}/run/qwen.sock")
+        connection.sock.connect(f"{self.run}/qwen.sock")
         try:
             sent = {"Connection": "close", **headers}
             if affinity is not None:
@@ -342,7 +350,7 @@ class RealBalancer:
 
     def servers(self) -> list[balancer.Server]:
         """As the fact reads them."""
-        script = f"echo '== user'; id -u\n{balancer.query(f'{self.folder}/run')}"
+        script = f"echo '== user'; id -u\n{balancer.query(str(self.run))}"
         said = subprocess.run(
             ["sh", "-c", ending(self._moved(script))],
             capture_output=True,
@@ -353,9 +361,9 @@ class RealBalancer:
         found = BalancerState().process(said.stdout.splitlines())
         return [found["qwen", one.name] for one in self.replicas]
 
-    def tell(self, one: StandIn, state: balancer.State) -> None:
+    def tell(self, one: StandIn, state: balancer.ServerState) -> None:
         """Drain a replica, or let it serve again, as operators' commands do."""
-        script = balancer.told("qwen", one.name, state, f"{self.folder}/run")
+        script = balancer.told("qwen", one.name, state, str(self.run))
         script = script.replace(balancer.SAVE_SCRIPT, f"sh {self.folder}/save")
         words = ["sh", "-ec", self._moved(script)]
         subprocess.run(words, check=True, env=ENVIRONMENT, timeout=20, capture_output=True)

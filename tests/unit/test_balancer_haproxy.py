@@ -21,7 +21,7 @@ import pytest
 from tests.stores import kept_ca
 from tests.unit.real_haproxy import RealBalancer, StandIn
 from tests.unit.samples import settings
-from vllm_hosts.host.balancer import State
+from vllm_hosts.host.balancer import ServerState
 from vllm_hosts.keys.pki import utc_now
 
 #: In one buffer: more than this cannot be retried.
@@ -53,7 +53,7 @@ def asked(gateway: RealBalancer) -> list[int]:
 def test_nothing_listens_and_only_nginx_s_user_may_open_the_sockets(gateway: RealBalancer) -> None:
     found = {
         path.name: (oct(path.stat().st_mode & 0o777), path.owner())
-        for path in (gateway.folder / "run").iterdir()
+        for path in gateway.run.iterdir()
     }
     us = getpwuid(os.geteuid()).pw_name
     assert found == {
@@ -107,7 +107,7 @@ class TestShares:
     def test_only_those_of_an_agent_that_goes_move(self, gateway: RealBalancer) -> None:
         homes = {key: gateway.home(key) for key in map(str, range(12))}
         gone = homes["0"]
-        gateway.tell(gone, State.DRAIN)
+        gateway.tell(gone, ServerState.DRAIN)
         now = {key: gateway.home(key) for key in homes}
         assert gone not in now.values()
         assert {key: one for key, one in now.items() if homes[key] is not gone} == {
@@ -171,7 +171,7 @@ class TestRetries:
     def test_nor_the_only_one(self, gateway: RealBalancer, how: str) -> None:
         last = gateway.home("a")
         for one in others(gateway, last):
-            gateway.tell(one, State.DRAIN)
+            gateway.tell(one, ServerState.DRAIN)
         last.answers = how
         gateway.quiet()
         before = len(last.asked)
@@ -239,14 +239,14 @@ class TestDraining:
         home.answers = "stream"
         with gateway.asking("a") as answer:
             assert answer.read(5) == b"first"
-            gateway.tell(home, State.DRAIN)
+            gateway.tell(home, ServerState.DRAIN)
             [found] = [one for one in gateway.servers() if one.name == home.name]
             assert (found.alive, found.drained, found.running) == (True, True, 1)
             now = {gateway.of(gateway.ask(key).body) for key in "abcdef"}
             assert now <= set(others(gateway, home))
             home.go_on.set()
             assert answer.read() == b"last"
-        gateway.tell(home, State.READY)
+        gateway.tell(home, ServerState.READY)
         home.answers = "all"
         assert gateway.home("a") is home
 
@@ -254,12 +254,12 @@ class TestDraining:
         """HAProxy's own words are the error."""
         gateway.replicas[0].name = "qwen.other"
         with pytest.raises(CalledProcessError) as error:
-            gateway.tell(gateway.replicas[0], State.DRAIN)
+            gateway.tell(gateway.replicas[0], ServerState.DRAIN)
         assert "HAProxy: No such server." in str(error.value.stderr)
 
     def test_it_survives_reloads_restarts_and_kills(self, gateway: RealBalancer) -> None:
         home = gateway.home("a")
-        gateway.tell(home, State.DRAIN)
+        gateway.tell(home, ServerState.DRAIN)
         gateway.reload()
         assert [one.drained for one in gateway.servers()] == [
             one is home for one in gateway.replicas
@@ -270,7 +270,7 @@ class TestDraining:
         assert [one.drained for one in gateway.servers()] == [
             one is home for one in gateway.replicas
         ]
-        gateway.tell(home, State.READY)
+        gateway.tell(home, ServerState.READY)
         gateway.reload()
         assert not any(one.drained for one in gateway.servers())
 
@@ -278,7 +278,7 @@ class TestDraining:
         """HAProxy would take the old one from the file."""
         first, second, third = hurried.replicas
         hurried.swap(first, second)
-        hurried.tell(third, State.DRAIN)
+        hurried.tell(third, ServerState.DRAIN)
         hurried.write()
         hurried.reload()
         hurried.until(
@@ -310,7 +310,7 @@ class TestReloads:
     def test_a_request_that_has_only_connected_is_answered(self, gateway: RealBalancer) -> None:
         with socket.socket(socket.AF_UNIX) as one:
             one.settimeout(10)
-            one.connect(f"{gateway.folder}/run/qwen.sock")
+            one.connect(f"{gateway.run}/qwen.sock")
             time.sleep(0.1)
             gateway.reload()
             time.sleep(0.3)
@@ -343,7 +343,7 @@ class TestReloads:
         assert "odd" in done.stderr
         # What the check does not see: the socket is somewhere that does not exist.
         gateway.write()
-        conf.write_text(conf.read_text().replace("/run/qwen.sock", "/nowhere/qwen.sock"))
+        conf.write_text(conf.read_text().replace("/qwen.sock", "/nowhere/qwen.sock"))
         done = gateway.load()
         assert done.returncode == 1
         assert "HAProxy does not take up its new configuration; see journalctl" in done.stdout

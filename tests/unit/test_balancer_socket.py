@@ -9,7 +9,7 @@ import pytest
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.base import END
-from vllm_hosts.host.balancer import Does, Server, State, servers, told
+from vllm_hosts.host.balancer import Does, Server, ServerState, servers, told
 
 ADMIN = [
     "1",
@@ -135,4 +135,4 @@ def test_of_a_gateway_where_it_does_not_run() -> None:
 def test_only_names_reach_the_socket(name: str) -> None:
     for pool, server in ((name, "qwen.h1"), ("qwen", name)):
         with pytest.raises(ValueError, match="no name"):
-            told(pool, server, State.DRAIN)
+            told(pool, server, ServerState.DRAIN)

@@ -38,8 +38,7 @@ class Balancer(RealBalancer):
     hosts: list[Host]
 
     def __enter__(self) -> Balancer:
-        for name in ("run", "state"):
-            (self.folder / name).mkdir()
+        self.folders()
         ca = self.hosts[0].ca
         (self.folder / "ca.pem").write_bytes(ca.certificate_pem)
         self.becomes(GATEWAYS[0].name, ca)
@@ -83,7 +82,7 @@ class Way:
         balancer = Balancer(folder / "haproxy", settings, hurried=False)
         balancer.hosts = self.hosts
         self.balancer = stack.enter_context(balancer)
-        self.front = stack.enter_context(Front(folder / "front", settings, folder / "haproxy/run"))
+        self.front = stack.enter_context(Front(folder / "front", settings, balancer.run))
 
     def chat(self, *texts: str) -> tuple[int, list[str]]:
         """Its status, and the hosts whose engine was asked."""

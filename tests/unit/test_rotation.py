@@ -15,7 +15,7 @@ from tests.unit.fleets import fleet
 from tests.unit.real_haproxy import ENVIRONMENT, RealBalancer
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.rotation import BalancerSeen
-from vllm_hosts.host.balancer import SAVE_SCRIPT, State
+from vllm_hosts.host.balancer import SAVE_SCRIPT, ServerState
 from vllm_hosts.host.paths import DRAINED
 from vllm_hosts.host.rotation import Balancer, Member, agent_of, balancer, telling
 
@@ -101,7 +101,7 @@ class Gateway:
         assert found is not None
         return list(found.servers)
 
-    def tell(self, servers: list[Member], state: State, *, by_hand: bool = False) -> None:
+    def tell(self, servers: list[Member], state: ServerState, *, by_hand: bool = False) -> None:
         self.sh(telling(servers, state, by_hand=by_hand))
 
 
@@ -118,7 +118,7 @@ def test_a_real_one_is_drained_and_put_back(gateway: Gateway) -> None:
     home = real.home("a")
     home.answers = "stream"
     with real.asking("a") as answer:
-        gateway.tell(gateway.seen(), State.DRAIN)
+        gateway.tell(gateway.seen(), ServerState.DRAIN)
         found = {one.name: one for one in gateway.seen()}
         assert {one.takes for one in found.values()} == {False}
         assert {one.drained for one in found.values()} == {True}
@@ -131,7 +131,7 @@ def test_a_real_one_is_drained_and_put_back(gateway: Gateway) -> None:
         home.go_on.set()
         assert answer.read() == b"firstlast"
     real.until(lambda: not any(one.running for one in gateway.seen()), "it runs on")
-    gateway.tell(gateway.seen(), State.READY)
+    gateway.tell(gateway.seen(), ServerState.READY)
     real.until(lambda: all(one.takes for one in gateway.seen()), "not all are back")
 
 
@@ -151,13 +151,13 @@ def test_clients_do_not_notice_that_a_real_one_changes(gateway: Gateway) -> None
         client.start()
     try:
         for _ in range(2):
-            gateway.tell([first], State.DRAIN)
+            gateway.tell([first], ServerState.DRAIN)
             real.until(lambda: not gateway.seen()[0].running, "it runs on")
             real.of(first.name).answers = "half"
             before = len(statuses)
             real.until(lambda before=before: len(statuses) > before + 40, "nobody asks")
             real.of(first.name).answers = "all"
-            gateway.tell([first], State.READY)
+            gateway.tell([first], ServerState.READY)
             real.until(lambda: gateway.seen()[0].takes, "it is not back")
     finally:
         over.set()
@@ -169,27 +169,27 @@ def test_clients_do_not_notice_that_a_real_one_changes(gateway: Gateway) -> None
 
 def test_a_real_one_keeps_who_drained_it(gateway: Gateway) -> None:
     first, second = gateway.seen()
-    gateway.tell([first], State.DRAIN, by_hand=True)
-    gateway.tell([second], State.DRAIN)
+    gateway.tell([first], ServerState.DRAIN, by_hand=True)
+    gateway.tell([second], ServerState.DRAIN)
     assert [(one.drained, one.by_hand) for one in gateway.seen()] == [(True, True), (True, False)]
-    gateway.tell([first, second], State.READY)
+    gateway.tell([first, second], ServerState.READY)
     assert [(one.drained, one.by_hand) for one in gateway.seen()] == [(False, False)] * 2
     assert not list((gateway.folder / "drained").iterdir())
 
 
 def test_a_real_one_that_dies_while_it_is_drained_is_known_to_be_down(gateway: Gateway) -> None:
     first, _ = gateway.seen()
-    gateway.tell([first], State.DRAIN)
+    gateway.tell([first], ServerState.DRAIN)
     gateway.real.of(first.name).alive = False
     gateway.real.until(lambda: not gateway.seen()[0].up, "it counts as up")
-    gateway.tell([first], State.READY)
+    gateway.tell([first], ServerState.READY)
     assert not gateway.seen()[0].takes
 
 
 def test_one_that_it_does_not_know_is_an_error(gateway: Gateway) -> None:
     stranger = Member("qwen", "qwen.hzzzz", up=True, drained=False, running=0)
     with pytest.raises(AssertionError, match="No such server"):
-        gateway.tell([stranger, *gateway.seen()], State.DRAIN)
+        gateway.tell([stranger, *gateway.seen()], ServerState.DRAIN)
     assert not any(one.drained for one in gateway.seen()), "it went on"
 
 
@@ -200,7 +200,7 @@ def test_where_it_does_not_run_nothing_passes(gateway: Gateway) -> None:
 
 
 def test_one_that_does_not_answer_is_no_gateway_without_requests(gateway: Gateway) -> None:
-    (gateway.folder / "run" / "admin.sock").unlink()
+    (gateway.real.run / "admin.sock").unlink()
     fact = BalancerSeen()
     said = gateway.sh(fact.command()).splitlines()
     with pytest.raises(Exception, match="HAProxy's view of the agents could not be understood"):

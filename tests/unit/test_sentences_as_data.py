@@ -22,6 +22,7 @@ READ = {
     "vllm_hosts/facts/gpu.py": "mokutil",
     "vllm_hosts/facts/tree.py": "lines of a record on the host",
     "vllm_hosts/facts/vllm_images.py": "lines of a record on the host",
+    "vllm_hosts/host/balancer.py": "HAProxy's runtime socket",
     "vllm_hosts/host/marks.py": "the record in a lock",
     "vllm_hosts/host/mokutil.py": "mokutil",
     "vllm_hosts/host/nvidia_apps.py": "the exit code, in a line of our script",

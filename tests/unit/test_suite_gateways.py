@@ -174,7 +174,7 @@ def judged(balancer: RealBalancer, folder: Path) -> list[str]:
     (folder / "programs").mkdir(exist_ok=True)
     here: Any = Here(folder / "programs")
     here.program("socat", f'LD_LIBRARY_PATH={LUA_LIBRARIES} exec {program("socat")} "$@"')
-    return open_to_others(here, f"{balancer.folder}/run", ["qwen"], "65534:65534")
+    return open_to_others(here, str(balancer.run), ["qwen"], "65534:65534")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to be other users")
@@ -185,7 +185,7 @@ def test_who_opens_haproxy_s_sockets(
         if str(one).startswith("/tmp/") or "pytest" in str(one):
             one.chmod(one.stat().st_mode | 0o011)
     monkeypatch.setattr(balancer_sockets, "_NOBODY", "12345:12345")
-    run = balancer.folder / "run"
+    run = balancer.run
     run.chmod(0o711)
     assert judged(balancer, tmp_path) == []
     (run / "qwen.sock").chmod(0o666)

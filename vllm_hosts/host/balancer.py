@@ -31,7 +31,7 @@ class Does(StrEnum):
     DOWN = "down"
 
 
-class State(StrEnum):
+class ServerState(StrEnum):
     """What the runtime socket can be told of a server."""
 
     DRAIN = "drain"
@@ -87,7 +87,7 @@ def query(run: str = BALANCER_RUN) -> str:
     """
 
 
-def told(pool: str, server: str, state: State, run: str = BALANCER_RUN) -> str:
+def told(pool: str, server: str, state: ServerState, run: str = BALANCER_RUN) -> str:
     """Shell: let a server drain or get requests again, and remember it for the next process.
 
     Fails, with HAProxy's words, where it does not do so. Can be run again.

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_hosts.host import balancer as haproxy
-from vllm_hosts.host.balancer import State
+from vllm_hosts.host.balancer import ServerState
 from vllm_hosts.host.paths import DRAINED
 
 
@@ -87,7 +87,7 @@ def balancer(parts: Mapping[str, Sequence[str]], by_hand: Collection[str]) -> Ba
     )
 
 
-def telling(servers: Iterable[Member], state: State, *, by_hand: bool) -> str:
+def telling(servers: Iterable[Member], state: ServerState, *, by_hand: bool) -> str:
     """Shell: drain servers, or put them back. Fails with HAProxy's words if it does not do so.
 
     :param by_hand: keep that somebody drained them, for deploys. Whoever puts one back takes that
@@ -96,7 +96,7 @@ def telling(servers: Iterable[Member], state: State, *, by_hand: bool) -> str:
     wanted = list(servers)
     kept = " ".join(sorted({f"{DRAINED}/{one.name}" for one in wanted}))
     note = f"rm -f {kept}"
-    if state is State.DRAIN:
+    if state is ServerState.DRAIN:
         note = f"mkdir -p {DRAINED}; touch {kept}" if by_hand else ":"
     # The mark is first: without it, the next deploy would undo what is cut off between the two.
     told = "".join(haproxy.told(one.pool, one.name, state) for one in wanted)

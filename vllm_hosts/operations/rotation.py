@@ -17,7 +17,7 @@ from pyinfra.context import ctx_state
 from vllm_hosts.connect.connections import Connections
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import probe
-from vllm_hosts.host.balancer import State
+from vllm_hosts.host.balancer import ServerState
 from vllm_hosts.host.rotation import Balancer, Member, agent_of, telling
 from vllm_hosts.operations.balancers import Gate, of_this_run, seen_at, told_at
 from vllm_hosts.operations.base import Commands, host_operation
@@ -90,7 +90,10 @@ class Rotation:
             names = _agents(one for ones in wanted.values() for one in ones)
             self._say(f"{', '.join(wanted)}: no new requests to {', '.join(names)}")
             self._tell(
-                {gate: telling(ones, State.DRAIN, by_hand=by_hand) for gate, ones in wanted.items()}
+                {
+                    gate: telling(ones, ServerState.DRAIN, by_hand=by_hand)
+                    for gate, ones in wanted.items()
+                }
             )
         if leaving:
             self._empty(leaving)
@@ -127,7 +130,9 @@ class Rotation:
                     f" answer for it: {why}; see vllm-hosts doctor, and deploy again: that puts it"
                     " back"
                 )
-        self._tell({gate: telling(ones, State.READY, by_hand=False) for gate, ones in out.items()})
+        self._tell(
+            {gate: telling(ones, ServerState.READY, by_hand=False) for gate, ones in out.items()}
+        )
         self._found_well({gate: {one.name for one in ones} for gate, ones in out.items()})
 
     def drained(self) -> dict[str, list[str]]:
