@@ -163,43 +163,38 @@ def test_a_port_where_nobody_listens_proves_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def balancer(tmp_path: Path) -> Iterator[RealBalancer]:
-    tmp_path.chmod(0o755)
-    (tmp_path / "haproxy").mkdir()
-    with RealBalancer(tmp_path / "haproxy", settings(), count=1) as made:
+    with RealBalancer(tmp_path, settings(), count=1) as made:
         yield made
 
 
-def judged(balancer: RealBalancer, folder: Path) -> list[str]:
+def judged(balancer: RealBalancer) -> list[str]:
     """Who opens the sockets; nginx's user is nobody there, so that another one is everybody."""
-    (folder / "programs").mkdir(exist_ok=True)
-    here: Any = Here(folder / "programs")
+    # A folder that others can pass through, which those of tests are not.
+    here: Any = Here(balancer.run)
     here.program("socat", f'LD_LIBRARY_PATH={LUA_LIBRARIES} exec {program("socat")} "$@"')
     return open_to_others(here, str(balancer.run), ["qwen"], "65534:65534")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to be other users")
 def test_who_opens_haproxy_s_sockets(
-    balancer: RealBalancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    balancer: RealBalancer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for one in [tmp_path, *tmp_path.parents]:
-        if str(one).startswith("/tmp/") or "pytest" in str(one):
-            one.chmod(one.stat().st_mode | 0o011)
     monkeypatch.setattr(balancer_sockets, "_NOBODY", "12345:12345")
     run = balancer.run
     run.chmod(0o711)
-    assert judged(balancer, tmp_path) == []
+    assert judged(balancer) == []
     (run / "qwen.sock").chmod(0o666)
-    assert judged(balancer, tmp_path) == [f"any user of the host can open {run}/qwen.sock"]
+    assert judged(balancer) == [f"any user of the host can open {run}/qwen.sock"]
     (run / "qwen.sock").chmod(0o600)
     os.chown(run / "admin.sock", 65534, 0)
-    assert judged(balancer, tmp_path) == [f"nginx's user can open {run}/admin.sock"]
+    assert judged(balancer) == [f"nginx's user can open {run}/admin.sock"]
     os.chown(run / "admin.sock", 0, 0)
     os.chown(run / "qwen.sock", 0, 0)
-    assert judged(balancer, tmp_path) == [f"nginx's user cannot open {run}/qwen.sock"]
+    assert judged(balancer) == [f"nginx's user cannot open {run}/qwen.sock"]
     os.chown(run / "qwen.sock", 65534, 0)
     (run / "qwen.sock").rename(run / "other.sock")
     with pytest.raises(BrokenError, match=r"^qwen\.sock: missing in "):
-        judged(balancer, tmp_path)
+        judged(balancer)
 
 
 class Inside:
