@@ -17,6 +17,7 @@ from vllm_hosts.host.paths import (
     BALANCER_UNIT,
     GATEWAY_CA,
     GATEWAY_CLIENT,
+    pool_again,
 )
 from vllm_hosts.host.render import render
 from vllm_hosts.settings import HostSettings
@@ -26,11 +27,12 @@ from vllm_hosts.settings.fleet import INNER_DOMAIN, Pool, Replica
 _NGINX_USER = "www-data"
 #: What the gateway's nginx says a request is to be balanced by.
 _AFFINITY = "X-Vllm-Hosts-Affinity"
-#: Bytes. It bounds what a request may have to be retried after it was sent: some 15,000 tokens of
-#: English. Each request that waits for its answer holds one, so 5,000 of them hold 320 MB.
-_BUFFER = 65536
+#: Bytes: nginx takes four times 8 kB of headers, and adds its own; HAProxy keeps 1 kB for itself.
+_BUFFER = 40960
 #: Points on the ring for each unit of HAProxy's weight. Few make shares uneven.
 _MOST_WEIGHT, _ENOUGH = 256, 16
+#: Of the others in its pool, who takes an agent's refused requests.
+_OTHERS = 2
 #: HAProxy multiplies a server's number by 4096 in 32 bits.
 _NUMBERS = 1 << 20
 
@@ -42,13 +44,18 @@ class _Server:
     id: int
     weight: int
     inner_name: str
+    #: Who is asked instead where this one has refused, the first of them that works.
+    others: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Backend:
+    """``again``: its name for requests that are sent once more; empty where there is one agent."""
+
     name: str
     model: str
     servers: tuple[_Server, ...]
+    again: str
 
 
 def balancer_entries(settings: HostSettings) -> list[Entry]:
@@ -117,7 +124,8 @@ def _open_files(settings: HostSettings) -> int:
 
 def _backend(pool: Pool) -> _Backend:
     finer = max(1, min(_ENOUGH, _MOST_WEIGHT // max(one.weight for one in pool.replicas)))
-    numbers = _numbers(one.server for one in pool.replicas)
+    names = [one.server for one in pool.replicas]
+    numbers = _numbers(names)
     servers = tuple(
         _Server(
             name=one.server,
@@ -125,10 +133,15 @@ def _backend(pool: Pool) -> _Backend:
             id=numbers[one.server],
             weight=one.weight * finer,
             inner_name=one.inner_name,
+            others=tuple(
+                names[(place + step) % len(names)]
+                for step in range(1, min(_OTHERS, len(names) - 1) + 1)
+            ),
         )
-        for one in pool.replicas
+        for place, one in enumerate(pool.replicas)
     )
-    return _Backend(pool.name, pool.model, servers)
+    again = pool_again(pool.name) if len(servers) > 1 else ""
+    return _Backend(pool.name, pool.model, servers, again)
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:

@@ -111,10 +111,11 @@ def _numbers(match: re.Match[str]) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Upstream:
-    """An agent as the edge reaches it."""
+    """An agent as the edge reaches it. ``again``: where it asks a second time, on a gateway."""
 
     name: str
     server: str
+    again: str = ""
 
 
 def edge_entries(
@@ -186,9 +187,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         edge=edge,
         folder=paths.EDGE_FOLDER,
         allow_from=[str(network) for network in edge.allow_from],
-        upstreams=[
-            Upstream(agent.name, _server(settings, agent.name)) for agent in settings.agents
-        ],
+        upstreams=[_upstream(settings, agent.name) for agent in settings.agents],
         gateway=settings.is_gateway,
         behind_gateways=settings.behind_gateways,
         changes_requests=edge.changes_requests or settings.is_gateway,
@@ -218,11 +217,17 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
     )
 
 
-def _server(settings: HostSettings, agent: str) -> str:
+def _upstream(settings: HostSettings, agent: str) -> Upstream:
     """Where an agent is: on a gateway, whoever knows the hosts that have it."""
-    if settings.is_gateway:
-        return f"unix:{paths.pool_socket(settings.pool(agent).name)}"
-    return f"{settings.cell(agent).address}:{CONTAINER_PORT}"
+    if not settings.is_gateway:
+        return Upstream(agent, f"{settings.cell(agent).address}:{CONTAINER_PORT}")
+    pool = settings.pool(agent)
+    again = paths.pool_again(pool.name) if len(pool.replicas) > 1 else ""
+    return Upstream(
+        agent,
+        f"unix:{paths.pool_socket(pool.name)}",
+        f"unix:{paths.pool_socket(again)}" if again else "",
+    )
 
 
 def _names_bucket(names: Sequence[str], there: int | None) -> int | None:

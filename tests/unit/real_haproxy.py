@@ -320,12 +320,12 @@ class RealBalancer:
 
     @contextmanager
     def asking(
-        self, affinity: str | None = "a", body: bytes = b"{}", **headers: str
+        self, affinity: str | None = "a", body: bytes = b"{}", pool: str = "qwen", **headers: str
     ) -> Iterator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection("gateway", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(30)
-        connection.sock.connect(f"{self.run}/qwen.sock")
+        connection.sock.connect(f"{self.run}/{pool}.sock")
         try:
             sent = {"Connection": "close", **headers}
             if affinity is not None:
@@ -340,13 +340,24 @@ class RealBalancer:
         [found] = re.findall(r"^Version: (\d+)\.(\d+)", self.say("show info"), re.MULTILINE)
         return tuple(map(int, found))
 
-    def ask(self, affinity: str | None = "a", body: bytes = b"{}", **headers: str) -> Answer:
+    def ask(
+        self, affinity: str | None = "a", body: bytes = b"{}", pool: str = "qwen", **headers: str
+    ) -> Answer:
         try:
-            with self.asking(affinity, body, **headers) as answer:
+            with self.asking(affinity, body, pool, **headers) as answer:
                 return Answer(answer.status, answer.read().decode())
-        except http.client.RemoteDisconnected:
-            # What newer ones do after a connection that had served before. nginx makes 502 of it.
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            # Newer ones say nothing after a connection that had served before, and all of them may
+            # refuse a request before they have read it. nginx makes 502 of it.
             return Answer(502, "")
+
+    def insist(self, affinity: str = "a", body: bytes = b"{}") -> Answer:
+        """Once more where it is refused, as nginx does."""
+        name = {"X-Request-Id": os.urandom(16).hex()}
+        answer = self.ask(affinity, body, **name)
+        if answer.status in (502, 503):
+            answer = self.ask(affinity, body, pool=paths.pool_again("qwen"), **name)
+        return answer
 
     def servers(self) -> list[balancer.Server]:
         """As the fact reads them."""

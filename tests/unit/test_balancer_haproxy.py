@@ -24,7 +24,7 @@ from tests.unit.samples import settings
 from vllm_hosts.host.balancer import ServerState
 from vllm_hosts.keys.pki import utc_now
 
-#: In one buffer: more than this cannot be retried.
+#: More than HAProxy has room for.
 LARGE = b"x" * 300_000
 
 
@@ -60,6 +60,7 @@ def test_nothing_listens_and_only_nginx_s_user_may_open_the_sockets(gateway: Rea
         "admin.sock": ("0o600", us),
         "master.sock": ("0o600", us),
         "qwen.sock": ("0o600", "nobody" if us == "root" else us),
+        "qwen.again.sock": ("0o600", "nobody" if us == "root" else us),
     }
     lines = Path("/proc", gateway.pid(), "net/tcp").read_text().splitlines()[1:]
     held = {link.resolve().name for link in Path("/proc", gateway.pid(), "fd").iterdir()}
@@ -138,65 +139,72 @@ class TestShares:
 
 
 class TestRetries:
-    @pytest.mark.parametrize("how", ["busy", "nothing"])
-    def test_another_agent_answers(self, gateway: RealBalancer, how: str) -> None:
+    """What nginx does with two sockets, since it has all of a request."""
+
+    @pytest.mark.parametrize(("how", "body"), [("busy", LARGE), ("nothing", b"{}")])
+    def test_another_agent_answers(self, gateway: RealBalancer, how: str, body: bytes) -> None:
         home = gateway.home("a")
         home.answers = how
         gateway.quiet()
         before = asked(gateway)
         began = time.monotonic()
-        answer = gateway.ask("a", b"x" * 50_000)
+        answer = gateway.insist("a", body)
         assert (answer.status, answer.body != home.name) == (200, True)
-        assert time.monotonic() - began < 0.9
-        assert sum(asked(gateway)) - sum(before) == 2
+        assert time.monotonic() - began < 3
+        assert sum(asked(gateway)) - sum(before) == 2 or how == "nothing"
 
     def test_of_an_agent_that_is_gone(self, gateway: RealBalancer) -> None:
-        """Large requests too: nothing of them was sent."""
         home = gateway.home("a")
         home.answers = "waits"
         home.ends()
-        answers = [gateway.ask("a", body) for body in (b"{}", LARGE)]
+        answers = [gateway.insist("a", body) for body in (b"{}", LARGE)]
         assert {one.status for one in answers} == {200}
 
-    @pytest.mark.parametrize("how", ["busy", "nothing"])
-    def test_nobody_is_asked_twice(self, gateway: RealBalancer, how: str) -> None:
+    def test_nobody_is_asked_twice(self, gateway: RealBalancer) -> None:
         for one in gateway.replicas:
-            one.answers = how
+            one.answers = "busy"
         gateway.quiet()
-        answer = gateway.ask("a")
+        answer = gateway.insist("a")
         assert answer.status in (502, 503)
         assert sorted(asked(gateway)) == [0, 1, 1]
 
-    @pytest.mark.parametrize("how", ["busy", "nothing"])
-    def test_nor_the_only_one(self, gateway: RealBalancer, how: str) -> None:
+    def test_nor_the_only_one(self, gateway: RealBalancer) -> None:
         last = gateway.home("a")
         for one in others(gateway, last):
             gateway.tell(one, ServerState.DRAIN)
-        last.answers = how
+        last.answers = "busy"
         gateway.quiet()
         before = len(last.asked)
-        assert gateway.ask("a").status in (502, 503)
+        assert gateway.insist("a").status in (502, 503)
         assert len(last.asked) - before == 1
 
     def test_none_after_the_first_byte(self, gateway: RealBalancer) -> None:
         for one in gateway.replicas:
             one.answers = "half"
         with pytest.raises(http.client.IncompleteRead):
-            gateway.ask("a")
+            gateway.insist("a")
         assert sum(asked(gateway)) == 1
 
-    def test_what_fits_in_no_buffer_is_sent_once(self, gateway: RealBalancer) -> None:
-        for one in gateway.replicas:
-            one.answers = "busy"
-        answer = gateway.ask("a", LARGE)
-        assert (answer.status, answer.body) == (503, "busy")
-        assert sum(asked(gateway)) == 1
+    def test_where_the_others_have_their_share(self, gateway: RealBalancer) -> None:
+        """An agent that refuses at once has no requests: bounded load alone would choose it."""
+        home = gateway.home("a")
+        for one in others(gateway, home):
+            one.answers = "waits"
+        home.answers = "busy"
+        with ThreadPoolExecutor(12) as pool:
+            waiting = [pool.submit(gateway.insist, "a") for _ in range(12)]
+            gateway.until(
+                lambda: sum(one.running for one in others(gateway, home)) == 12, "not all run"
+            )
+            for one in others(gateway, home):
+                one.go_on.set()
+            assert {one.result().status for one in waiting} == {200}
 
     def test_with_nobody_left(self, hurried: RealBalancer) -> None:
         for one in hurried.replicas:
             one.alive = False
         hurried.until(lambda: not any(map(hurried.alive, hurried.replicas)), "they still serve")
-        assert hurried.ask("a").status == 503
+        assert hurried.insist("a").status in (502, 503)
         assert sum(asked(hurried)) == 0
 
 
@@ -205,17 +213,15 @@ class TestHealth:
     def test_a_frozen_engine_gets_nothing_more_until_it_lives(
         self, hurried: RealBalancer, alive: bool | None
     ) -> None:
-        """What waits there for an answer gets one elsewhere, in newer ones once the agent ends."""
+        """What waits there for an answer gets one elsewhere."""
         home = hurried.home("a")
         home.answers = "waits for nothing"
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(hurried.ask, "a")
+            waiting = pool.submit(hurried.insist, "a")
             hurried.until(lambda: home.running, "it is not asked")
             home.alive = alive
             hurried.until(lambda: not hurried.alive(home), "it still serves")
             assert hurried.ask("a").body in {one.name for one in others(hurried, home)}
-            if hurried.version >= (2, 7):
-                home.go_on.set()
             assert waiting.result().body in {one.name for one in others(hurried, home)}
         home.go_on.set()
         home.alive, home.answers = True, "all"
@@ -356,7 +362,7 @@ class TestReloads:
         hurried.reload()
         hurried.until(lambda: not any(map(hurried.alive, hurried.replicas)), "they still serve")
         before = asked(hurried)
-        assert hurried.ask("a").status == 503
+        assert hurried.ask("a").status in (502, 503)
         hurried.becomes("gw1", hurried.ca)
         hurried.reload()
         hurried.until(lambda: all(map(hurried.alive, hurried.replicas)), "they do not serve")

@@ -64,7 +64,9 @@ def test_addresses_of_every_kind() -> None:
 
 def test_nothing_listens_on_tcp() -> None:
     binds = [line.split()[1] for line in configuration(BALANCED).splitlines() if "bind " in line]
-    assert binds == [f"unix@/run/vllm-hosts-balancer/{name}.sock" for name in ("qwen", "coder")]
+    assert binds == [
+        f"unix@/run/vllm-hosts-balancer/{name}.sock" for name in ("qwen", "qwen.again", "coder")
+    ]
 
 
 def test_weights_are_finer_and_keep_their_relation() -> None:

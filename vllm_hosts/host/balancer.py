@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from vllm_hosts.host.paths import BALANCER_RUN
+from vllm_hosts.host.paths import BALANCER_RUN, pool_again
 from vllm_hosts.text import clean
 
 #: Keeps what HAProxy knows of its servers, for the process that comes after it.
@@ -111,8 +111,12 @@ def servers(parts: Mapping[str, Sequence[str]]) -> Servers:
     """
     drained = dict(_drained(parts["admin"]))
     found: Servers = {}
+    again: list[tuple[tuple[str, str], int]] = []
     for row in _rows(parts["now"]):
         key = _key(row)
+        if (base := _base(key)) != key:
+            again.append((base, _count(row["scur"])))
+            continue
         status = _STATUS.fullmatch(row["status"])
         if status is None:
             raise ValueError(f"a server's status is {row['status'][:80]!r}")
@@ -123,11 +127,17 @@ def servers(parts: Mapping[str, Sequence[str]]) -> Servers:
         found[key] = Server(*key, alive, drained[key], _count(row["scur"]), check)
     for heading, lines in parts.items():
         if heading.startswith("before "):
-            for key, running in _before(lines):
-                # A server that the configuration no longer has may still answer what it was asked.
-                one = found.get(key) or Server(*key, False, True, 0, "no longer configured")
-                found[key] = Server(*key, one.alive, one.drained, one.running + running, one.check)
+            again += _before(lines)
+    for key, running in again:
+        # A server that the configuration no longer has may still answer what it was asked.
+        one = found.get(key) or Server(*key, False, True, 0, "no longer configured")
+        found[key] = replace(one, running=one.running + running)
     return found
+
+
+def _base(key: tuple[str, str]) -> tuple[str, str]:
+    """What is sent once more is in a backend of its own, to the same servers."""
+    return key[0].removesuffix(pool_again("")), key[1]
 
 
 def _drained(lines: Iterable[str]) -> Iterator[tuple[tuple[str, str], bool]]:
@@ -168,7 +178,7 @@ def _before(lines: Sequence[str]) -> Iterator[tuple[tuple[str, str], int]]:
     if lines and lines[0].startswith("# pxname,"):
         for row in _rows(lines):
             if running := _count(row["scur"]):
-                yield _key(row), running
+                yield _base(_key(row)), running
 
 
 def _key(row: Mapping[str, str]) -> tuple[str, str]:

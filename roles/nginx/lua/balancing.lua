@@ -42,7 +42,8 @@ function M.join(folder, counter, header)
     -- HAProxy's own answers, and those of a host whose agent is gone: the client gets ours, with Retry-After.
     local function check()
         if ngx.is_subrequest then return end
-        local status = ngx.var.upstream_status
+        -- Of several tries, the last.
+        local status = (ngx.var.upstream_status or ""):match("%d+$")
         if ngx.var.vllm_hosts_replaced == "" and (status == "502" or status == "503" or status == "504") then
             -- The answer in its place has a head, too.
             ngx.var.vllm_hosts_replaced = "1"
