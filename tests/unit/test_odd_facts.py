@@ -262,6 +262,7 @@ def feed(fact: HostFact[Any], lines: list[str]) -> Any:
             or "could not be" in text
             or "as root" in text
             or "has no access log" in text
+            or "does not answer on its runtime socket" in text
         )
         return None
 
