@@ -19,7 +19,7 @@ from vllm_hosts.host import probe
 from vllm_hosts.host.rotation import Balancer, Member
 from vllm_hosts.operations import balancers, rotation
 from vllm_hosts.operations.balancers import Gate
-from vllm_hosts.operations.rotation import Rotation, alone
+from vllm_hosts.operations.rotation import NoEdge, Rotation, alone
 from vllm_hosts.settings.fleet import host_label
 
 ONE, TWO = host_label("gpu1"), host_label("gpu2")
@@ -290,6 +290,17 @@ def test_one_whose_edge_does_not_answer_stays_out(fleet: Fleet) -> None:
         fleet.rotation().back(["qwen"])
     assert set(fleet.told) == {"asked"}
     assert 20 <= fleet.now <= 60
+
+
+def test_a_host_without_an_edge_yet_is_put_back_later_in_the_run(fleet: Fleet) -> None:
+    """Such as one that was made anew while gateways know its agents."""
+    fleet.put("gw1", drained=True)
+    fleet.why = [NoEdge("refused")] * 99
+    fleet.rotation().back(["qwen"], again_later=True)
+    assert (fleet.told, fleet.now) == (["asked"], 0)
+    assert fleet.said == ["qwen gets requests once its host has its edge, later in this run"]
+    with pytest.raises(HostError, match="gets no requests from gateways.*refused"):
+        fleet.rotation().back(["qwen"])
 
 
 def test_one_that_gateways_do_not_find_fails_its_host(fleet: Fleet) -> None:

@@ -170,7 +170,9 @@ def agents_running(wanted: Agents) -> Commands:
                 " not; see vllm-hosts doctor"
             )
         moved = _moved(seen.found, wanted.cells)
-        wanted.serving.rotation.back([agent for agent in seen.names if agent not in moved])
+        wanted.serving.rotation.back(
+            [agent for agent in seen.names if agent not in moved], again_later=True
+        )
 
 
 def _wait(wanted: Agents, names: Sequence[str]) -> None:
@@ -230,7 +232,7 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
             _wait(wanted, [agent])
         yield give_back(agent, wanted.internal_keys[agent])
         if ctx_state.get().is_executing:
-            rotation.back([agent] if agent not in moved else [])
+            rotation.back([agent] if agent not in moved else [], again_later=True)
     starting = [
         name
         for name, container in by_service.items()

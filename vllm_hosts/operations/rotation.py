@@ -33,6 +33,12 @@ _UP_WITHIN = 60.0
 _ASKED, _ASKED_EVERY = 15, 2.0
 
 
+class NoEdge(str):
+    """Why an agent does not answer: its host has no edge, as before the end of a first deploy."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Rotation:
     """The gateways in front of a host, and its agents there. Without gateways, nothing is done.
@@ -99,13 +105,19 @@ class Rotation:
             self._empty(leaving)
 
     def back(
-        self, agents: Collection[str], *, by_hand: bool = False, tolerant: bool = False
+        self,
+        agents: Collection[str],
+        *,
+        by_hand: bool = False,
+        tolerant: bool = False,
+        again_later: bool = False,
     ) -> None:
         """Put agents back that are out of rotation, once their host's edge answers for them, and
         wait until every gateway finds them well.
 
         :param by_hand: those too that somebody drained by hand.
         :param tolerant: go on without a gateway that cannot be asked.
+        :param again_later: the same run does this once more, when the host has its edge.
         :raises HostError: an agent does not answer, or a gateway does not find it well.
         """
         if not (self.gates and agents):
@@ -124,7 +136,11 @@ class Rotation:
         if not out:
             return
         for agent in _agents(one for ones in out.values() for one in ones):
-            if why := self._asked(agent):
+            why = self._asked(agent, again_later=again_later)
+            if again_later and isinstance(why, NoEdge):
+                self._say(f"{agent} gets requests once its host has its edge, later in this run")
+                return
+            if why:
                 raise HostError(
                     f"agent {agent} gets no requests from gateways, since its host's edge does not"
                     f" answer for it: {why}; see vllm-hosts doctor, and deploy again: that puts it"
@@ -250,12 +266,12 @@ class Rotation:
             if one.running
         ]
 
-    def _asked(self, agent: str) -> str | None:
+    def _asked(self, agent: str, *, again_later: bool) -> str | None:
         """Why the host's edge does not answer for an agent, after some time."""
         for left in range(_ASKED, 0, -1):
             why = self.answers(agent)
-            if why is None:
-                return None
+            if why is None or (again_later and isinstance(why, NoEdge)):
+                return why
             if left > 1:
                 time.sleep(_ASKED_EVERY)
         return why

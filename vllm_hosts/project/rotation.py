@@ -10,7 +10,7 @@ from vllm_hosts.connect.connections import Connections
 from vllm_hosts.host import probe
 from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.operations.balancers import Gate, of_this_run
-from vllm_hosts.operations.rotation import Rotation
+from vllm_hosts.operations.rotation import NoEdge, Rotation
 from vllm_hosts.project.loaded import Project
 
 #: Seconds for one token: the first one of an agent takes longest.
@@ -79,7 +79,8 @@ def _answers(project: Project, host: str, name: str) -> str | None:
             # One that transcribes, for example, has no use for a word.
             answer = ask(f"/{name}/v1/models", headers=headers)
     except OSError as error:
-        return str(error)
+        there = probe.reachable(settings.address, settings.edge.https_port)
+        return str(error) if there else NoEdge(error)
     if answer.status == 200 and _has(answer, agent.client_model_name):
         return None
     return f"/v1/models gives {answer.status} without {agent.client_model_name}"
