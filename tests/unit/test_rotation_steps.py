@@ -297,7 +297,7 @@ def test_a_host_without_an_edge_yet_is_put_back_later_in_the_run(fleet: Fleet) -
     fleet.put("gw1", drained=True)
     fleet.why = [NoEdge("refused")] * 99
     fleet.rotation().back(["qwen"], again_later=True)
-    assert (fleet.told, fleet.now) == (["asked"], 0)
+    assert (fleet.told, fleet.now < 1) == (["asked"], True)
     assert fleet.said == ["qwen gets requests once its host has its edge, later in this run"]
     with pytest.raises(HostError, match="gets no requests from gateways.*refused"):
         fleet.rotation().back(["qwen"])
