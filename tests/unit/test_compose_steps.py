@@ -519,7 +519,7 @@ class TestRotation:
             "reachable", "reachable", "out ",
             "out a", "divert a", "watched recreating a", "wait a", "give_back a", "back a or later",
             "out b", "divert b", "watched recreating b", "wait b", "give_back b", "back b or later",
-            "wait a b", "back a b",
+            "wait a b", "back a b or later",
         ]  # fmt: skip
 
     def test_one_that_moves_is_back_only_once_the_edge_follows(
