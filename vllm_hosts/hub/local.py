@@ -103,8 +103,13 @@ def local_model(folder: str, *, allow_pickle: bool) -> LocalModel:
     :raises SettingsError: it cannot be read, contains something other than files and folders, or
         is no model that agents could load.
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
+    try:
+        root = Path(folder).expanduser()
+        there = root.is_dir()
+    except (OSError, RuntimeError):
+        # Such as a name that is too long, or the home of a user who is not there.
+        there = False
+    if not there:
         raise SettingsError([f"copy_from {folder} is not a folder on the controller; correct it"])
     try:
         files = tuple(_files(f"copy_from {folder}", root.resolve(strict=True), allow_pickle))
