@@ -59,7 +59,7 @@ def test_nothing_listens_and_only_nginx_s_user_may_open_the_sockets(gateway: Rea
     assert found == {
         "admin.sock": ("0o600", us),
         "master.sock": ("0o600", us),
-        "qwen.sock": ("0o600", "nobody" if us == "root" else us),
+        "in.qwen.sock": ("0o600", "nobody" if us == "root" else us),
     }
     lines = Path("/proc", gateway.pid(), "net/tcp").read_text().splitlines()[1:]
     held = {link.resolve().name for link in Path("/proc", gateway.pid(), "fd").iterdir()}
@@ -310,7 +310,7 @@ class TestReloads:
     def test_a_request_that_has_only_connected_is_answered(self, gateway: RealBalancer) -> None:
         with socket.socket(socket.AF_UNIX) as one:
             one.settimeout(10)
-            one.connect(f"{gateway.run}/qwen.sock")
+            one.connect(f"{gateway.run}/in.qwen.sock")
             time.sleep(0.1)
             gateway.reload()
             time.sleep(0.3)
@@ -343,7 +343,7 @@ class TestReloads:
         assert "odd" in done.stderr
         # What the check does not see: the socket is somewhere that does not exist.
         gateway.write()
-        conf.write_text(conf.read_text().replace("/qwen.sock", "/nowhere/qwen.sock"))
+        conf.write_text(conf.read_text().replace("/in.qwen.sock", "/nowhere/in.qwen.sock"))
         done = gateway.load()
         assert done.returncode == 1
         assert "HAProxy does not take up its new configuration; see journalctl" in done.stdout

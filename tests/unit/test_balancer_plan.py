@@ -64,7 +64,17 @@ def test_addresses_of_every_kind() -> None:
 
 def test_nothing_listens_on_tcp() -> None:
     binds = [line.split()[1] for line in configuration(BALANCED).splitlines() if "bind " in line]
-    assert binds == [f"unix@/run/vllm-hosts-balancer/{name}.sock" for name in ("qwen", "coder")]
+    assert binds == [f"unix@/run/vllm-hosts-balancer/in.{name}.sock" for name in ("qwen", "coder")]
+
+
+def test_no_agent_takes_the_place_of_a_runtime_socket() -> None:
+    names = ("admin", "master")
+    text = configuration(gateway(*(Pool(name, name, BALANCED.pools[0].replicas) for name in names)))
+    sockets = re.findall(r"(?:bind unix@|stats socket )(\S+)", text)
+    unit = next(one for one in balancer_entries(BALANCED) if one.path.endswith(".service"))
+    assert isinstance(unit, File)
+    sockets += re.findall(r" -S ([^\s,]+)", unit.content.decode())
+    assert len(sockets) == len(set(sockets)) == 4
 
 
 def test_weights_are_finer_and_keep_their_relation() -> None:
