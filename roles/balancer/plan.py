@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from vllm_hosts.host.balancer import SAVE_SCRIPT
 from vllm_hosts.host.files import Entry, File, Folder
@@ -61,6 +61,7 @@ def balancer_entries(settings: HostSettings) -> list[Entry]:
         state=BALANCER_STATE,
         script=SAVE_SCRIPT,
         open_files=_open_files(settings),
+        names=_dns_names(settings),
     )
     return [
         Folder(BALANCER_FOLDER),
@@ -143,10 +144,22 @@ def _numbers(names: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def _address(replica: Replica) -> str:
+def _dns_names(settings: HostSettings) -> list[str]:
+    """Hosts' addresses that are names, which HAProxy resolves when it starts and is reloaded."""
+    replicas = [one for pool in settings.pools for one in pool.replicas]
+    return sorted({one.address for one in replicas if _ip(one.address) is None})
+
+
+def _ip(address: str) -> IPv4Address | IPv6Address | None:
     try:
-        address = ip_address(replica.address)
+        return ip_address(address)
     except ValueError:
+        return None
+
+
+def _address(replica: Replica) -> str:
+    address = _ip(replica.address)
+    if address is None:
         return f"{replica.address}:{replica.port}"
     if isinstance(address, IPv6Address):
         return f"ipv6@[{address}]:{replica.port}"

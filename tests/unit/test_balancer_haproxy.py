@@ -19,9 +19,9 @@ from threading import Event
 import pytest
 
 from tests.stores import kept_ca
-from tests.unit.real_haproxy import RealBalancer, StandIn
+from tests.unit.real_haproxy import ADDRESS, RealBalancer, StandIn
 from tests.unit.samples import settings
-from vllm_hosts.host.balancer import ServerState
+from vllm_hosts.host.balancer import Does, ServerState
 from vllm_hosts.keys.pki import utc_now
 
 #: In one buffer: more than this cannot be retried.
@@ -285,6 +285,21 @@ class TestDraining:
             lambda: not hurried.alive(first) and not hurried.alive(second), "ports of old"
         )
         assert [one.drained for one in hurried.servers()] == [False, False, True]
+
+
+def test_a_host_whose_name_nobody_knows_is_down_until_a_reload(hurried: RealBalancer) -> None:
+    """HAProxy asks when it starts, and never again. Nobody has drained it."""
+    conf = hurried.folder / "haproxy.cfg"
+    known = f"ipv4@{ADDRESS}:{hurried.replicas[0].server_port} "
+    conf.write_text(conf.read_text().replace(known, known.replace(f"ipv4@{ADDRESS}", "no.invalid")))
+    hurried.reload()
+    first = hurried.servers()[0]
+    assert (first.does, first.drained) == (Does.DOWN, False)
+    assert first.check.startswith("no address was found for the host's name")
+    assert first.check.endswith("systemctl reload vllm-hosts-balancer.service on the gateway")
+    conf.write_text(conf.read_text().replace("no.invalid", "localhost"))
+    hurried.reload()
+    hurried.until(lambda: hurried.alive(hurried.replicas[0]), "it stays down")
 
 
 class TestReloads:
