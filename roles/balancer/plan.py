@@ -31,6 +31,8 @@ _AFFINITY = "X-Vllm-Hosts-Affinity"
 _BUFFER = 65536
 #: Points on the ring for each unit of HAProxy's weight. Few make shares uneven.
 _MOST_WEIGHT, _ENOUGH = 256, 16
+#: Headers of one request.
+_HEADERS = 2000
 #: HAProxy multiplies a server's number by 4096 in 32 bits.
 _NUMBERS = 1 << 20
 
@@ -80,6 +82,7 @@ def configuration(settings: HostSettings) -> str:
         "balancer/haproxy.cfg.j2",
         maxconn=_connections(settings),
         buffer=_BUFFER,
+        headers=_HEADERS,
         # What an old process still does ends by itself, or is as silent as a client may be.
         hard_stop=max(edge.timeout, gateway.drain_timeout),
         run=BALANCER_RUN,
