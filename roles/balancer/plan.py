@@ -110,7 +110,7 @@ def save_script() -> str:
 
 def _connections(settings: HostSettings) -> int:
     """As many requests as nginx lets in, and some for the runtime socket."""
-    return settings.edge.connections * settings.edge.expected_clients + 256
+    return settings.edge.requests + 256
 
 
 def _open_files(settings: HostSettings) -> int:

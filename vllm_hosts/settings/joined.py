@@ -35,7 +35,7 @@ def joined(hosts: Mapping[str, HostSettings], gateways: Collection[str]) -> dict
         return dict(hosts)
     front, behind = _apart(hosts, gateways)
     of_fleet = {"agents": _agents(behind), "pools": _pools(behind)}
-    known = tuple(GatewayHost(one.name, _networks(one)) for one in front)
+    known = tuple(GatewayHost(one.name, _networks(one), one.edge.requests) for one in front)
     return {
         name: host.model_copy(update=of_fleet if name in gateways else {"gateways": known})
         for name, host in hosts.items()
