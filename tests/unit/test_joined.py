@@ -229,24 +229,6 @@ def test_what_contradicts_is_one_sentence(what: str) -> None:
     assert told(gateway(**front), *hosts) == [(sentence, on)]
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1", "127.0.0.2", "::1", "0.0.0.0", "localhost", "LOCALHOST."]
-)
-def test_an_address_that_is_another_machine_everywhere(address: str) -> None:
-    host = settings(name="@local", address=address)
-    assert told(gateway(), host) == [
-        (
-            f"the inventory: gateways reach '@local' at {address!r}, which to each of them is the"
-            " gateway itself; write the host's own address as ssh_hostname",
-            (),
-        )
-    ]
-    [(said, _)] = told(gateway(address=address), settings(name="gpu1"))
-    assert said.startswith("the inventory: hosts accept the gateway 'gw1' by its address only")
-    given = {"networks": ["192.0.2.1/32"]}
-    assert told(gateway(address=address, gateway=given), settings(name="gpu1")) == []
-
-
 def test_gateways_that_differ_in_case_only() -> None:
     assert told(gateway(), gateway("GW1", address="192.0.2.3"), settings(name="gpu1")) == [
         (

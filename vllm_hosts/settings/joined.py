@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.fleet import GatewayHost, Pool, Replica
@@ -59,12 +59,6 @@ def contradictions(
     yield from _names(front)
     for host in behind:
         yield from _port(host)
-        if _is_nobody_s(host.address):
-            yield (
-                f"the inventory: gateways reach {host.name!r} at {host.address!r}, which to each of"
-                " them is the gateway itself; write the host's own address as ssh_hostname",
-                (),
-            )
     yield from _agents_differ(behind)
     yield from _models_differ(behind)
     yield from _adapters_differ(behind)
@@ -117,23 +111,10 @@ def _networks(gateway: HostSettings) -> tuple[IPv4Network | IPv6Network, ...]:
     """Where a gateway's connections come from; empty: nobody has said so."""
     if gateway.gateway.networks:
         return gateway.gateway.networks
-    if _is_nobody_s(gateway.address):
-        return ()
     try:
         return (ip_network(gateway.address),)
     except ValueError:
         return ()
-
-
-def _is_nobody_s(address: str) -> bool:
-    """Whether an address means another machine wherever it is used: the one itself."""
-    if address.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return False
-    return found.is_loopback or found.is_unspecified
 
 
 def _names(front: Sequence[HostSettings]) -> Iterator[Problem]:
