@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from vllm_hosts.host.balancer import SAVE_SCRIPT
 from vllm_hosts.host.files import Entry, File, Folder
@@ -33,6 +33,8 @@ _BUFFER = 40960
 _MOST_WEIGHT, _ENOUGH = 256, 16
 #: Of the others in its pool, who takes an agent's refused requests.
 _OTHERS = 2
+#: Headers of one request.
+_HEADERS = 2000
 #: HAProxy multiplies a server's number by 4096 in 32 bits.
 _NUMBERS = 1 << 20
 
@@ -68,6 +70,7 @@ def balancer_entries(settings: HostSettings) -> list[Entry]:
         state=BALANCER_STATE,
         script=SAVE_SCRIPT,
         open_files=_open_files(settings),
+        names=_dns_names(settings),
     )
     return [
         Folder(BALANCER_FOLDER),
@@ -86,6 +89,7 @@ def configuration(settings: HostSettings) -> str:
         "balancer/haproxy.cfg.j2",
         maxconn=_connections(settings),
         buffer=_BUFFER,
+        headers=_HEADERS,
         # What an old process still does ends by itself, or is as silent as a client may be.
         hard_stop=max(edge.timeout, gateway.drain_timeout),
         run=BALANCER_RUN,
@@ -113,7 +117,7 @@ def save_script() -> str:
 
 def _connections(settings: HostSettings) -> int:
     """As many requests as nginx lets in, and some for the runtime socket."""
-    return settings.edge.connections * settings.edge.expected_clients + 256
+    return settings.edge.requests + 256
 
 
 def _open_files(settings: HostSettings) -> int:
@@ -156,10 +160,22 @@ def _numbers(names: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def _address(replica: Replica) -> str:
+def _dns_names(settings: HostSettings) -> list[str]:
+    """Hosts' addresses that are names, which HAProxy resolves when it starts and is reloaded."""
+    replicas = [one for pool in settings.pools for one in pool.replicas]
+    return sorted({one.address for one in replicas if _ip(one.address) is None})
+
+
+def _ip(address: str) -> IPv4Address | IPv6Address | None:
     try:
-        address = ip_address(replica.address)
+        return ip_address(address)
     except ValueError:
+        return None
+
+
+def _address(replica: Replica) -> str:
+    address = _ip(replica.address)
+    if address is None:
         return f"{replica.address}:{replica.port}"
     if isinstance(address, IPv6Address):
         return f"ipv6@[{address}]:{replica.port}"

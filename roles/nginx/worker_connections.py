@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Absent, Entry, File
 from vllm_hosts.host.nginx import LIMITS_CONF, MAIN_CONF, MainConf
 from vllm_hosts.settings.edge import Edge
+from vllm_hosts.settings.fleet import GatewayHost
 
 _MODULES = "/etc/nginx/modules-enabled/*.conf"
 #: For connections without a key, also unfinished ones. The firewall limits those of one source.
@@ -29,14 +30,15 @@ class _Directive:
     end: int
 
 
-def worker_connections(edge: Edge, gateways: int = 0) -> int:
+def worker_connections(edge: Edge, gateways: Sequence[GatewayHost] = ()) -> int:
     """Connections that each worker must be able to hold, since one worker may get all of them.
 
     A request that is forwarded to an agent takes two: the client's and the agent's.
 
-    :param gateways: how many there are, each of which lets clients have that many.
+    :param gateways: those in front, which let clients in by settings of their own.
     """
-    return 2 * edge.connections * edge.expected_clients * max(1, gateways) + _STRANGERS
+    passed_on = sum(one.requests for one in gateways)
+    return 2 * max(edge.requests, passed_on) + _STRANGERS
 
 
 def open_files(connections: int) -> int:
@@ -47,7 +49,9 @@ def open_files(connections: int) -> int:
 _KINDS = {"d": "directory", "l": "symbolic link"}
 
 
-def connection_entries(edge: Edge, found: MainConf | None, gateways: int = 0) -> list[Entry]:
+def connection_entries(
+    edge: Edge, found: MainConf | None, gateways: Sequence[GatewayHost] = ()
+) -> list[Entry]:
     """nginx.conf with its numbers raised if they are too small, otherwise byte for byte as it is.
 
     :param found: the host's; None: nginx is not installed yet.

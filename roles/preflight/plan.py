@@ -9,7 +9,7 @@ from shlex import quote
 from vllm_hosts.host.archives import archive_problems
 from vllm_hosts.host.docker_there import docker_problems
 from vllm_hosts.host.gpus import silent, unusable
-from vllm_hosts.host.paths import model_folder
+from vllm_hosts.host.paths import BALANCER_STATE, agents_folder, model_folder
 from vllm_hosts.host.release import Release
 from vllm_hosts.host.sockets import DOCKER, Socket, edge_ports
 from vllm_hosts.host.system import System
@@ -35,8 +35,9 @@ _CLOCK = 3600.0
 def folders(settings: HostSettings) -> list[str]:
     """Folders whose free space matters, whether or not they exist yet."""
     if settings.is_gateway:
-        return [*_PACKAGES]
+        return [*_PACKAGES, agents_folder(settings)]
     return [
+        BALANCER_STATE,
         DOCKER_FOLDER,
         settings.vllm.cache_directory,
         *(folder for agent in settings.agents if (folder := model_folder(settings, agent))),
@@ -54,12 +55,14 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
     if settings.is_gateway:
         return [
             *_machine(release, system),
+            *_other_side(settings, system),
             *_ports(settings, system),
             *_addresses(settings, system),
             *_room(system),
         ]
     return [
         *_machine(release, system),
+        *_other_side(settings, system),
         *docker_problems(settings.docker.source, release, system.docker),
         *_ports(settings, system),
         *_network(settings, system),
@@ -99,6 +102,22 @@ def _machine(release: Release, system: System) -> Iterator[str]:
         )
     if system.user != "0":
         yield "commands do not run as root; connect as root, or set _sudo = True for this host"
+
+
+def _other_side(settings: HostSettings, system: System) -> Iterator[str]:
+    """What a machine was before it changed sides would go on there, and nothing would look after
+    it: agents without the firewall's rules for them, or an HAProxy with a key for hosts."""
+    remove = f"pyinfra INVENTORY remove.py --limit {settings.name}"
+    if settings.is_gateway and agents_folder(settings) in system.present:
+        yield (
+            "this gateway was a GPU host, and its agents are still there; take them off first:"
+            f" {remove}, and deploy again"
+        )
+    if not settings.is_gateway and BALANCER_STATE in system.present:
+        yield (
+            "this GPU host was a gateway, and its HAProxy is still there; take it off first:"
+            f" {remove}, and deploy again"
+        )
 
 
 def _ports(settings: HostSettings, system: System) -> Iterator[str]:

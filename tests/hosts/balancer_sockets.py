@@ -24,7 +24,7 @@ def open_to_others(host: Host, folder: str, pools: Iterable[str], nginx: str) ->
     :raises BrokenError: a socket is missing.
     :raises HostError: not even root can open one.
     """
-    for_nginx = {f"{pool}.sock" for pool in pools}
+    for_nginx = {f"in.{pool}.sock" for pool in pools}
     expected = for_nginx | _OWN
     there = set(host.check_output(f"find {quote(folder)} -type s -printf '%f\\n'").split())
     if missing := sorted(expected - there):

@@ -50,7 +50,7 @@ class RealGateway(RealEdge):
         self.sockets = folder / "s"
         self.sockets.mkdir()
         self.agents = {
-            pool.name: stand_in_balancer(self.sockets / f"{pool.name}.sock")
+            pool.name: stand_in_balancer(self.sockets / f"in.{pool.name}.sock")
             for pool in settings.pools
         }
         self.agent = self.agents[settings.pools[0].name]

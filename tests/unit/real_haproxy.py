@@ -325,7 +325,7 @@ class RealBalancer:
         connection = http.client.HTTPConnection("gateway", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(30)
-        connection.sock.connect(f"{self.run}/{pool}.sock")
+        connection.sock.connect(f"{self.run}/in.{pool}.sock")
         try:
             sent = {"Connection": "close", **headers}
             if affinity is not None:

@@ -157,6 +157,14 @@ def test_names_that_are_none(setting: str, values: list[str], hint: str) -> None
         assert refused(**{setting: value}) == f"Value error, {value!r} is not {hint}"
 
 
+@pytest.mark.parametrize("name", ["default", "include"])
+def test_a_name_that_is_nginx_s_own(name: str) -> None:
+    assert refused(name=name) == (
+        f"Value error, {name!r} is a word of nginx's own where its configuration names agents; call"
+        f" it otherwise, such as '{name}-1'"
+    )
+
+
 @pytest.mark.parametrize("value", ["", "a b", "a\n", "a;b", "$(id)"])
 def test_patterns_and_hub_ids_that_are_none(value: str) -> None:
     assert refused(ignore_files=[value]) == f"Value error, {value!r} is not {PATTERN}"

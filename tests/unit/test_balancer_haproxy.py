@@ -19,9 +19,9 @@ from threading import Event
 import pytest
 
 from tests.stores import kept_ca
-from tests.unit.real_haproxy import RealBalancer, StandIn
+from tests.unit.real_haproxy import ADDRESS, RealBalancer, StandIn
 from tests.unit.samples import settings
-from vllm_hosts.host.balancer import ServerState
+from vllm_hosts.host.balancer import Does, ServerState
 from vllm_hosts.keys.pki import utc_now
 
 #: More than HAProxy has room for.
@@ -59,8 +59,8 @@ def test_nothing_listens_and_only_nginx_s_user_may_open_the_sockets(gateway: Rea
     assert found == {
         "admin.sock": ("0o600", us),
         "master.sock": ("0o600", us),
-        "qwen.sock": ("0o600", "nobody" if us == "root" else us),
-        "qwen.again.sock": ("0o600", "nobody" if us == "root" else us),
+        "in.qwen.sock": ("0o600", "nobody" if us == "root" else us),
+        "in.qwen.again.sock": ("0o600", "nobody" if us == "root" else us),
     }
     lines = Path("/proc", gateway.pid(), "net/tcp").read_text().splitlines()[1:]
     held = {link.resolve().name for link in Path("/proc", gateway.pid(), "fd").iterdir()}
@@ -293,6 +293,21 @@ class TestDraining:
         assert [one.drained for one in hurried.servers()] == [False, False, True]
 
 
+def test_a_host_whose_name_nobody_knows_is_down_until_a_reload(hurried: RealBalancer) -> None:
+    """HAProxy asks when it starts, and never again. Nobody has drained it."""
+    conf = hurried.folder / "haproxy.cfg"
+    known = f"ipv4@{ADDRESS}:{hurried.replicas[0].server_port} "
+    conf.write_text(conf.read_text().replace(known, known.replace(f"ipv4@{ADDRESS}", "no.invalid")))
+    hurried.reload()
+    first = hurried.servers()[0]
+    assert (first.does, first.drained) == (Does.DOWN, False)
+    assert first.check.startswith("no address was found for the host's name")
+    assert first.check.endswith("systemctl reload vllm-hosts-balancer.service on the gateway")
+    conf.write_text(conf.read_text().replace("no.invalid", "localhost"))
+    hurried.reload()
+    hurried.until(lambda: hurried.alive(hurried.replicas[0]), "it stays down")
+
+
 class TestReloads:
     def test_under_load_they_lose_nothing(self, gateway: RealBalancer) -> None:
         done, numbers = Event(), count()
@@ -316,7 +331,7 @@ class TestReloads:
     def test_a_request_that_has_only_connected_is_answered(self, gateway: RealBalancer) -> None:
         with socket.socket(socket.AF_UNIX) as one:
             one.settimeout(10)
-            one.connect(f"{gateway.run}/qwen.sock")
+            one.connect(f"{gateway.run}/in.qwen.sock")
             time.sleep(0.1)
             gateway.reload()
             time.sleep(0.3)
@@ -349,7 +364,7 @@ class TestReloads:
         assert "odd" in done.stderr
         # What the check does not see: the socket is somewhere that does not exist.
         gateway.write()
-        conf.write_text(conf.read_text().replace("/qwen.sock", "/nowhere/qwen.sock"))
+        conf.write_text(conf.read_text().replace("/in.qwen.sock", "/nowhere/in.qwen.sock"))
         done = gateway.load()
         assert done.returncode == 1
         assert "HAProxy does not take up its new configuration; see journalctl" in done.stdout

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+from pathlib import Path
 
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.host.files import File, Folder
@@ -65,8 +68,18 @@ def test_addresses_of_every_kind() -> None:
 def test_nothing_listens_on_tcp() -> None:
     binds = [line.split()[1] for line in configuration(BALANCED).splitlines() if "bind " in line]
     assert binds == [
-        f"unix@/run/vllm-hosts-balancer/{name}.sock" for name in ("qwen", "qwen.again", "coder")
+        f"unix@/run/vllm-hosts-balancer/in.{name}.sock" for name in ("qwen", "qwen.again", "coder")
     ]
+
+
+def test_no_agent_takes_the_place_of_a_runtime_socket() -> None:
+    names = ("admin", "master")
+    text = configuration(gateway(*(Pool(name, name, BALANCED.pools[0].replicas) for name in names)))
+    sockets = re.findall(r"(?:bind unix@|stats socket )(\S+)", text)
+    unit = next(one for one in balancer_entries(BALANCED) if one.path.endswith(".service"))
+    assert isinstance(unit, File)
+    sockets += re.findall(r" -S ([^\s,]+)", unit.content.decode())
+    assert len(sockets) == len(set(sockets)) == 6
 
 
 def test_weights_are_finer_and_keep_their_relation() -> None:
@@ -111,3 +124,27 @@ def test_open_files_are_enough() -> None:
     assert isinstance(unit, File)
     [limit] = re.findall(rb"^LimitNOFILE=(\d+)$", unit.content, re.MULTILINE)
     assert int(limit) > 2 * 4352
+
+
+def test_at_boot_it_waits_for_names_until_one_is_known(tmp_path: Path) -> None:
+    def waits(settings: HostSettings) -> list[str]:
+        [unit] = [one for one in balancer_entries(settings) if one.path.endswith(".service")]
+        assert isinstance(unit, File)
+        text = unit.content.decode()
+        return re.findall(r"^ExecStartPre=-/usr/bin/timeout 60 /bin/sh -c '(.*)'$", text, re.M)
+
+    assert waits(gateway(BALANCED.pools[0])) == []
+    names = ("gpu3.example.com", "gpu4.example.com")
+    replicas = tuple(Replica(name, "coder", name, 8443) for name in reversed(names))
+    [script] = waits(gateway(Pool("coder", "coder-14b", replicas)))
+    asked = tmp_path / "asked"
+    # The second one is known when it is asked for the second time.
+    (tmp_path / "getent").write_text(
+        f'#!/bin/sh\necho "$*" >>{asked}\n[ "$(grep -c {names[1]} {asked})" = 2 ]\n'
+    )
+    (tmp_path / "getent").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    # As systemd hands it on.
+    words = ["sh", "-c", script.replace("$$", "$")]
+    subprocess.run(words, env=os.environ | path, check=True, timeout=20)
+    assert asked.read_text().split() == ["ahosts", names[0], "ahosts", names[1]] * 2

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tests.unit.fleets import gateway
 from tests.unit.samples import settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.nginx import NginxMainConf
@@ -17,6 +18,8 @@ from vllm_hosts.roles.nginx.worker_connections import (
     raised,
     worker_connections,
 )
+from vllm_hosts.settings.fleet import GatewayHost
+from vllm_hosts.settings.joined import joined
 
 #: As Debian 12 has it; Debian 13 and Ubuntu differ in what stands in http.
 DEBIAN = """user www-data;
@@ -45,9 +48,20 @@ def test_the_number_follows_the_settings() -> None:
     assert worker_connections(more) == 2 * 10 * 1000 + 8192
 
 
+def gateways_of(count: int, edge: dict[str, int] | None = None) -> tuple[GatewayHost, ...]:
+    """As a host behind them knows them."""
+    front = [gateway(f"gw{number}", edge=edge or {}) for number in range(count)]
+    hosts = {host.name: host for host in (*front, settings(name="gpu1"))}
+    return joined(hosts, [host.name for host in front])["gpu1"].gateways
+
+
 def test_a_host_takes_what_all_gateways_let_in() -> None:
-    assert worker_connections(EDGE, gateways=1) == worker_connections(EDGE)
-    assert worker_connections(EDGE, gateways=3) == 3 * 2 * 128 * 32 + 8192
+    assert worker_connections(EDGE, gateways_of(1)) == worker_connections(EDGE)
+    assert worker_connections(EDGE, gateways_of(3)) == 3 * 2 * 128 * 32 + 8192
+    # They have settings of their own, but a host is asked directly as well.
+    many = gateways_of(2, {"expected_clients": 100})
+    assert worker_connections(EDGE, many) == 2 * 2 * 128 * 100 + 8192
+    assert worker_connections(EDGE, gateways_of(2, {"expected_clients": 1})) == 2 * 128 * 32 + 8192
 
 
 def test_one_number_changes_and_nothing_else() -> None:

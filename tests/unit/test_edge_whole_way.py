@@ -151,6 +151,16 @@ def test_a_request_arrives_with_its_name_and_the_host_s_own_key(way: Way) -> Non
     assert ALICE not in head and "x-vllm" not in head.lower()
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{f"X-{n}": "a" for n in range(900)}, {f"X-{n}": "a" * 8000 for n in range(3)}],
+    ids=["many", "large"],
+)
+def test_headers_that_the_gateway_takes_arrive(way: Way, headers: dict[str, str]) -> None:
+    body = '{"model": "qwen", "messages": []}'
+    assert way.front.ask(CHAT, ALICE, "POST", body, **headers).status == 200
+
+
 def test_conversations_stay_and_are_spread(way: Way) -> None:
     homes: list[str] = []
     for number in range(12):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.fakes import listening
 from tests.unit.fleets import fleet
-from tests.unit.samples import CODER, QWEN
+from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_preflight import GOOD, GOOD_RELEASE, NGINX, PROXY
 from vllm_hosts.host.nvidia_smi import NOT_INSTALLED
 from vllm_hosts.host.release import Release
@@ -32,7 +32,7 @@ HAPROXY = 'users:(("haproxy",pid=4,fd=5))'
 
 
 def test_a_small_machine_is_enough_for_a_gateway() -> None:
-    assert folders(GATEWAY) == ["/usr", "/var"]
+    assert folders(GATEWAY) == ["/usr", "/var", "/var/lib/vllm/agents"]
     assert own_folders(GATEWAY) == []
     assert problems(GATEWAY, GOOD_RELEASE, SMALL) == []
 
@@ -57,6 +57,22 @@ def test_a_small_machine_is_enough_for_a_gateway() -> None:
 )
 def test_what_a_gateway_lacks(system: System, sentence: str) -> None:
     assert problems(GATEWAY, GOOD_RELEASE, system) == [sentence]
+
+
+def test_a_machine_that_changes_sides_is_emptied_first() -> None:
+    """Agents would go on behind a firewall without the rules for them, and HAProxy with its key."""
+    out = "; take {} off first: pyinfra INVENTORY remove.py --limit {}, and deploy again"
+    was = replace(SMALL, present=frozenset({"/var/lib/vllm/agents"}))
+    assert problems(GATEWAY, GOOD_RELEASE, was) == [
+        "this gateway was a GPU host, and its agents are still there" + out.format("them", "gw1")
+    ]
+    assert problems(BEHIND, GOOD_RELEASE, replace(GOOD, present=GOOD.present | was.present)) == []
+    was = replace(GOOD, present=GOOD.present | {"/var/lib/vllm-hosts/balancer"})
+    for host in (BEHIND, settings(name="gpu1")):
+        assert problems(host, GOOD_RELEASE, was) == [
+            "this GPU host was a gateway, and its HAProxy is still there" + out.format("it", "gpu1")
+        ]
+    assert "/var/lib/vllm-hosts/balancer" in folders(BEHIND)
 
 
 def test_the_port_for_gateways_is_nginx_s() -> None:

@@ -91,7 +91,14 @@ class TestNames:
             f"the inventory: {written!r} is not a DNS name or an IP address; write {right} (on"
         )
 
-    @pytest.mark.parametrize("written", ["gpu1, gpu2", "gpu1 gpu2", "https://gpu1/v1", "gpu1/24"])
+    @pytest.mark.parametrize(
+        "written",
+        [
+            *("gpu1, gpu2", "gpu1 gpu2", "https://gpu1/v1", "gpu1/24"),
+            # To write the same again would be no help.
+            *("gpü.example.com", "gpu;1", "-gpu1", "admin@gpu;1"),
+        ],
+    )
     def test_what_nobody_can_read(self, project: Project, written: str) -> None:
         [problem] = refused(project, f"gpu_hosts = [{written!r}]\n")
         assert "is not a DNS name or an IP address; give its address as ssh_hostname" in problem

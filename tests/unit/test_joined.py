@@ -229,6 +229,16 @@ def test_what_contradicts_is_one_sentence(what: str) -> None:
     assert told(gateway(**front), *hosts) == [(sentence, on)]
 
 
+def test_gateways_that_differ_in_case_only() -> None:
+    assert told(gateway(), gateway("GW1", address="192.0.2.3"), settings(name="gpu1")) == [
+        (
+            "the inventory: hosts tell the gateways 'gw1' and 'GW1' apart by their names without"
+            " regard to case; call one of them otherwise",
+            (),
+        )
+    ]
+
+
 def test_a_gateway_needs_a_host() -> None:
     [(sentence, _)] = told(gateway())
     assert sentence == (

@@ -65,7 +65,9 @@ def test_a_wrong_clock(clock: float, away: str) -> None:
 
 
 def test_which_folders_matter() -> None:
-    assert folders(SETTINGS) == ["/var/lib/docker", "/var/lib/vllm", HUB, "/srv/models/coder"]
+    was_a_gateway = "/var/lib/vllm-hosts/balancer"
+    ours = ["/var/lib/docker", "/var/lib/vllm", HUB, "/srv/models/coder"]
+    assert folders(SETTINGS) == [was_a_gateway, *ours]
     assert own_folders(SETTINGS) == ["/srv/models/coder"]
     copied = settings(agents=[CODER | {"copy_from": "/models/coder"}])
     assert own_folders(copied) == []

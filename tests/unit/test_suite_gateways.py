@@ -183,17 +183,17 @@ def test_who_opens_haproxy_s_sockets(
     run = balancer.run
     run.chmod(0o711)
     assert judged(balancer) == []
-    (run / "qwen.sock").chmod(0o666)
-    assert judged(balancer) == [f"any user of the host can open {run}/qwen.sock"]
-    (run / "qwen.sock").chmod(0o600)
+    (run / "in.qwen.sock").chmod(0o666)
+    assert judged(balancer) == [f"any user of the host can open {run}/in.qwen.sock"]
+    (run / "in.qwen.sock").chmod(0o600)
     os.chown(run / "admin.sock", 65534, 0)
     assert judged(balancer) == [f"nginx's user can open {run}/admin.sock"]
     os.chown(run / "admin.sock", 0, 0)
-    os.chown(run / "qwen.sock", 0, 0)
-    assert judged(balancer) == [f"nginx's user cannot open {run}/qwen.sock"]
-    os.chown(run / "qwen.sock", 65534, 0)
-    (run / "qwen.sock").rename(run / "other.sock")
-    with pytest.raises(BrokenError, match=r"^qwen\.sock: missing in "):
+    os.chown(run / "in.qwen.sock", 0, 0)
+    assert judged(balancer) == [f"nginx's user cannot open {run}/in.qwen.sock"]
+    os.chown(run / "in.qwen.sock", 65534, 0)
+    (run / "in.qwen.sock").rename(run / "other.sock")
+    with pytest.raises(BrokenError, match=r"^in\.qwen\.sock: missing in "):
         judged(balancer)
 
 

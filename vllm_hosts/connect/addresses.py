@@ -62,6 +62,8 @@ def _instead(name: str | None, written: str) -> str:
     if match is None:
         return "; give its address as ssh_hostname"
     bare, data = match["host"].strip("[]"), {}
+    if not _NAME.fullmatch(bare):
+        return "; give its address as ssh_hostname"
     if name is not None:
         data["ssh_hostname"] = repr(bare)
     if match["user"]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from vllm_hosts.host.paths import BALANCER_RUN, pool_again
+from vllm_hosts.host.paths import BALANCER_RUN, BALANCER_UNIT, pool_again
 from vllm_hosts.text import clean
 
 #: Keeps what HAProxy knows of its servers, for the process that comes after it.
@@ -19,8 +19,14 @@ _ANSWER, _ROWS = 16 << 20, 30_000
 _OLD = 50
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
 _STATUS = re.compile(r"(UP|DOWN|DRAIN|NOLB|MAINT|no check)( -?[0-9]{1,4}/[0-9]{1,4}| ?\([^)]*\))?")
-#: Bits of an administrative state: maintenance and draining, whoever asked for them.
-_MAINTENANCE, _DRAINED = 0x01 | 0x02 | 0x04 | 0x20, 0x08 | 0x10
+#: Bits of an administrative state: maintenance and draining, whoever asked for them. Without 0x20:
+#: nobody asks for that, the host's name was not found.
+_MAINTENANCE, _DRAINED = 0x01 | 0x02 | 0x04, 0x08 | 0x10
+_UNRESOLVED = "(resolution)"
+_NO_ADDRESS = (
+    "no address was found for the host's name; once there is one, systemctl reload"
+    f" {BALANCER_UNIT} on the gateway"
+)
 
 
 class Does(StrEnum):
@@ -124,6 +130,7 @@ def servers(parts: Mapping[str, Sequence[str]]) -> Servers:
             raise ValueError(f"{key} is there twice")
         alive = status[1] in ("UP", "DRAIN", "NOLB", "no check")
         check = clean(f"{row['check_status']} {row['check_desc']}".strip(), 120)
+        check = _NO_ADDRESS if row["status"].endswith(_UNRESOLVED) else check
         found[key] = Server(*key, alive, drained[key], _count(row["scur"]), check)
     for heading, lines in parts.items():
         if heading.startswith("before "):

@@ -45,8 +45,11 @@ BALANCER_RUN = "/run/vllm-hosts-balancer"
 
 
 def pool_socket(pool: str) -> str:
-    """Where a gateway's HAProxy takes requests for one pool from nginx."""
-    return f"{BALANCER_RUN}/{pool}.sock"
+    """Where a gateway's HAProxy takes requests for one pool from nginx.
+
+    Agents may be called ``admin`` or ``master``, as HAProxy's own sockets are.
+    """
+    return f"{BALANCER_RUN}/in.{pool}.sock"
 
 
 def pool_again(pool: str) -> str:

@@ -104,6 +104,8 @@ _WITH_ITS_VALUE = re.compile(r"(?=.*\s)\s*(--?[A-Za-z][\w.-]*)\s*(?:(?<=\s)(\S.*
 #: Other ways to use several GPUs.
 _PARALLEL = re.compile(r"--?(?:p[-_]?p|d[-_]?p|pipeline|data|decode|prefill)[\w-]*")
 
+#: In nginx's maps, whose keys are agents' names, a line that begins so is none of an agent.
+_WORDS = ("default", "include")
 #: A name that cannot exist (RFC 6761): to vLLM, an empty list means every domain.
 _NO_DOMAIN = "none.invalid"
 
@@ -256,6 +258,16 @@ class Agent(Section):
         " `--trust-remote-code`, and that you accept; shown by every run",
         strict=False,
     )
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_word_of_nginx(cls, name: str) -> str:
+        if name in _WORDS:
+            raise ValueError(
+                f"{name!r} is a word of nginx's own where its configuration names agents; call it"
+                f" otherwise, such as '{name}-1'"
+            )
+        return name
 
     @field_validator("extra_args")
     @classmethod

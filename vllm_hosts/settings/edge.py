@@ -176,13 +176,17 @@ class Edge(Section):
 
     @model_validator(mode="after")
     def _connections_fit(self) -> Self:
-        together = self.connections * self.expected_clients
-        if together > _MOST_CONNECTIONS:
+        if self.requests > _MOST_CONNECTIONS:
             raise ValueError(
-                f"edge.connections times edge.expected_clients is {together}, and nginx is given"
-                f" room for at most {_MOST_CONNECTIONS}; lower one of them"
+                f"edge.connections times edge.expected_clients is {self.requests}, and nginx is"
+                f" given room for at most {_MOST_CONNECTIONS}; lower one of them"
             )
         return self
+
+    @property
+    def requests(self) -> int:
+        """How many requests of clients are let in at the same time."""
+        return self.connections * self.expected_clients
 
     @property
     def changes_requests(self) -> bool:

@@ -49,10 +49,15 @@ class Pool:
 
 @dataclass(frozen=True)
 class GatewayHost:
-    """A gateway, as hosts know it. ``networks``: where its connections come from."""
+    """A gateway, as hosts know it.
+
+    :param networks: where its connections come from.
+    :param requests: how many it lets in at the same time.
+    """
 
     name: str
     networks: tuple[IPv4Network | IPv6Network, ...]
+    requests: int = 0
 
 
 def host_label(host: str) -> str:

@@ -35,7 +35,7 @@ def joined(hosts: Mapping[str, HostSettings], gateways: Collection[str]) -> dict
         return dict(hosts)
     front, behind = _apart(hosts, gateways)
     of_fleet = {"agents": _agents(behind), "pools": _pools(behind)}
-    known = tuple(GatewayHost(one.name, _networks(one)) for one in front)
+    known = tuple(GatewayHost(one.name, _networks(one), one.edge.requests) for one in front)
     return {
         name: host.model_copy(update=of_fleet if name in gateways else {"gateways": known})
         for name, host in hosts.items()
@@ -118,7 +118,15 @@ def _networks(gateway: HostSettings) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 def _names(front: Sequence[HostSettings]) -> Iterator[Problem]:
+    first: dict[str, str] = {}
     for gateway in front:
+        # nginx compares them so.
+        if (other := first.setdefault(gateway.name.lower(), gateway.name)) != gateway.name:
+            yield (
+                f"the inventory: hosts tell the gateways {other!r} and {gateway.name!r} apart by"
+                " their names without regard to case; call one of them otherwise",
+                (),
+            )
         if not _NAME.fullmatch(gateway.name):
             yield (
                 f"the inventory: the gateway {quoted(gateway.name)} is to be known to hosts by that"

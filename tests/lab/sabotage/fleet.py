@@ -57,7 +57,7 @@ ROWS = [
         row(
             "pool-s-socket-for-everybody",
             "GW-03",
-            f"chmod 666 {_SOCKETS}/chat.sock",
+            f"chmod 666 {_SOCKETS}/in.chat.sock",
             undo=_RESTART,
         )
     ),
