@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 examples.register()
 spawning.install()
+# A shell has what it starts in the background ignore Ctrl-C, and what tests start would do so too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A fifth of the time went to looking through what thousands of tests consist of for garbage.
 gc.set_threshold(100_000, 20, 50)
 
