@@ -20,7 +20,7 @@ _BUILT = re.compile(r"(?P<name>[a-z][a-z0-9-]*)-[0-9a-f]{12}")
 _UNFINISHED = re.compile(r"\.[a-z][a-z0-9-]*-[0-9a-f]{12}\.unfinished")
 _LOCK = re.compile(r"\.[a-z][a-z0-9-]*\.lock")
 #: Everything else that the lab makes in the two folders.
-_IN_CACHE = {"apt", "wheels"}
+_IN_CACHE = {"bench-ansible", "apt", "wheels"}
 _IN_STATE = {
     *("apt-cacher-ng", "ca", "ca.pem", "hosts", "hosts.json", "hub-tokens", "lock", "log"),
     *("archive", "registry.yml", "run", "ssh"),
