@@ -83,9 +83,14 @@ class SshServer:
 
     def program(self, name: str, script: str) -> None:
         """A program that commands find before the system's."""
-        path = self.folder / "programs" / name
+        path = self.folder / f"{name}.program"
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
+        # Written by another process: one that this one forks meanwhile would hold it open, and what
+        # is open for writing is not executed; the shell would take the system's instead.
+        subprocess.run(
+            ["cp", "-p", "--remove-destination", path, self.folder / "programs" / name], check=True
+        )
 
 
 @contextmanager
