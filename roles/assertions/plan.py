@@ -74,9 +74,9 @@ def reachable_problems(
     """No agent's port can be reached from the controller, except those exposed on purpose; nor the
     one for gateways, unless the controller comes from where they do.
 
-    :param source: where connections from here to an address come from; None: unknown.
-
     A firewall that drops packets sends no answer, so all ports are tried at the same time.
+
+    :param source: where connections from here to an address come from; None: unknown.
     """
     ports = closed_ports(settings)
     if not ports:

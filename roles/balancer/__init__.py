@@ -1,10 +1,11 @@
 """HAProxy of a gateway: from its nginx to the agents of all hosts.
 
 Promises: a request goes to an agent that works, those of one conversation to the same one, and to
-none above its fair share; where an agent fails before it answers, another one does; connections to
-hosts are over mutual TLS; nothing listens on TCP, and only nginx and root open the sockets; what is
-drained stays so.
-Needs: tls, for the gateway's certificate. Writes: /etc/vllm-hosts/balancer, a unit and a script.
+none above its fair share but for what another one has refused; where an agent fails before it
+answers, another one does; connections to hosts are over mutual TLS; nothing listens on TCP, and
+only nginx and root open the sockets; what is drained stays so.
+Needs: inner_tls, for the gateway's certificate. Writes: /etc/vllm-hosts/balancer, a unit and a
+script.
 Reloads HAProxy when its files or the certificate changed, after `haproxy -c`; a configuration that
 it rejects is undone. The distribution's haproxy.service is left alone, and does not start where we
 brought the package. Does nothing on a host that is no gateway.

@@ -17,7 +17,6 @@ from vllm_hosts.host.paths import (
     BALANCER_UNIT,
     GATEWAY_CA,
     GATEWAY_CLIENT,
-    pool_again,
 )
 from vllm_hosts.host.render import render
 from vllm_hosts.settings import HostSettings
@@ -55,7 +54,6 @@ class _Backend:
     """``again``: its name for requests that are sent once more; empty where there is one agent."""
 
     name: str
-    model: str
     servers: tuple[_Server, ...]
     again: str
 
@@ -144,8 +142,7 @@ def _backend(pool: Pool) -> _Backend:
         )
         for place, one in enumerate(pool.replicas)
     )
-    again = pool_again(pool.name) if len(servers) > 1 else ""
-    return _Backend(pool.name, pool.model, servers, again)
+    return _Backend(pool.name, servers, pool.again)
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:

@@ -222,11 +222,10 @@ def _upstream(settings: HostSettings, agent: str) -> Upstream:
     if not settings.is_gateway:
         return Upstream(agent, f"{settings.cell(agent).address}:{CONTAINER_PORT}")
     pool = settings.pool(agent)
-    again = paths.pool_again(pool.name) if len(pool.replicas) > 1 else ""
     return Upstream(
         agent,
         f"unix:{paths.pool_socket(pool.name)}",
-        f"unix:{paths.pool_socket(again)}" if again else "",
+        f"unix:{paths.pool_socket(pool.again)}" if pool.again else "",
     )
 
 

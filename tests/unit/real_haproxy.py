@@ -32,7 +32,7 @@ from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.operations.balancer import RELOAD
 from vllm_hosts.roles.balancer.plan import balancer_entries, configuration, save_script
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.settings.fleet import Pool, Replica
+from vllm_hosts.settings.fleet import AGAIN, Pool, Replica
 
 #: Nobody's host: all of them are this machine.
 ADDRESS = "127.0.0.1"
@@ -356,7 +356,7 @@ class RealBalancer:
         name = {"X-Request-Id": os.urandom(16).hex()}
         answer = self.ask(affinity, body, **name)
         if answer.status in (502, 503):
-            answer = self.ask(affinity, body, pool=paths.pool_again("qwen"), **name)
+            answer = self.ask(affinity, body, pool=f"qwen{AGAIN}", **name)
         return answer
 
     def servers(self) -> list[balancer.Server]:

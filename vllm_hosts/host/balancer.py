@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from vllm_hosts.host.paths import BALANCER_RUN, BALANCER_UNIT, pool_again
+from vllm_hosts.host.paths import BALANCER_RUN, BALANCER_UNIT
+from vllm_hosts.settings.fleet import AGAIN
 from vllm_hosts.text import clean
 
 #: Keeps what HAProxy knows of its servers, for the process that comes after it.
@@ -144,7 +145,7 @@ def servers(parts: Mapping[str, Sequence[str]]) -> Servers:
 
 def _base(key: tuple[str, str]) -> tuple[str, str]:
     """What is sent once more is in a backend of its own, to the same servers."""
-    return key[0].removesuffix(pool_again("")), key[1]
+    return key[0].removesuffix(AGAIN), key[1]
 
 
 def _drained(lines: Iterable[str]) -> Iterator[tuple[tuple[str, str], bool]]:

@@ -52,11 +52,6 @@ def pool_socket(pool: str) -> str:
     return f"{BALANCER_RUN}/in.{pool}.sock"
 
 
-def pool_again(pool: str) -> str:
-    """HAProxy's name for a pool where nginx asks once more; no agent's name has a dot."""
-    return f"{pool}.again"
-
-
 #: Compose reads these beside compose.yaml, unasked; we never write them.
 _OVERRIDES = (
     "compose.override.yaml",

@@ -9,6 +9,8 @@ import hashlib
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
+#: What a pool is called where a gateway asks once more; no agent's name has a dot.
+AGAIN = ".again"
 #: A domain that is nobody's: names in certificates between gateways and hosts end with it.
 INNER_DOMAIN = "vllm-hosts.internal"
 
@@ -45,6 +47,11 @@ class Pool:
     name: str
     model: str
     replicas: tuple[Replica, ...]
+
+    @property
+    def again(self) -> str:
+        """Its name for requests that are sent once more; empty where nobody else is to ask."""
+        return f"{self.name}{AGAIN}" if len(self.replicas) > 1 else ""
 
 
 @dataclass(frozen=True)
