@@ -1,9 +1,10 @@
 """A hundred deploys, each with a fault, a change and a moment that a seed draws: the host keeps its
 promises, the next run converges, and the one after that changes nothing.
 
-``FAULT_RUNS=10 FAULT_SEED=4711 pytest tests/lab/test_9_faults.py`` for fewer, or others. Two at a
-time, where hosts are deployed to: ``LAB_KEEP=1 LAB_REUSE=1 FAULT_RUNS=50 FAULT_HOST=gpu1 pytest``, and
-beside it ``FAULT_FIRST=50 FAULT_HOST=gpu2``.
+``FAULT_RUNS=10 FAULT_SEED=4711 pytest tests/lab/test_9_faults.py`` for fewer, or others. Two can
+run beside each other on hosts that are deployed to, with LAB_KEEP=1, LAB_REUSE=1 and the same
+HF_TOKEN_OF_THE_LAB: the first with ``FAULT_RUNS=50``, the other with ``FAULT_RUNS=50 FAULT_FIRST=50
+FAULT_HOST=gpu1``.
 """
 
 from __future__ import annotations
