@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from vllm_hosts.host.balancer import SAVE_SCRIPT
+from vllm_hosts.host.balancer import HAND_OVER_SCRIPT, SAVE_SCRIPT
 from vllm_hosts.host.files import Entry, File, Folder
 from vllm_hosts.host.paths import (
     BALANCER_CONF,
@@ -59,7 +59,7 @@ class _Backend:
 
 
 def balancer_entries(settings: HostSettings) -> list[Entry]:
-    """The configuration, the unit, and the script that keeps what is drained."""
+    """The configuration, the unit, and its scripts."""
     unit = render(
         f"balancer/{BALANCER_UNIT}.j2",
         haproxy="/usr/sbin/haproxy",
@@ -67,6 +67,7 @@ def balancer_entries(settings: HostSettings) -> list[Entry]:
         run=BALANCER_RUN,
         state=BALANCER_STATE,
         script=SAVE_SCRIPT,
+        hand_over=HAND_OVER_SCRIPT,
         open_files=_open_files(settings),
         names=_dns_names(settings),
     )
@@ -76,6 +77,7 @@ def balancer_entries(settings: HostSettings) -> list[Entry]:
         Folder(BALANCER_STATE, mode=0o700),
         File(BALANCER_CONF, configuration(settings).encode()),
         File(SAVE_SCRIPT, save_script().encode(), mode=0o700),
+        File(HAND_OVER_SCRIPT, hand_over_script().encode(), mode=0o700),
         File(f"/etc/systemd/system/{BALANCER_UNIT}", unit.encode()),
     ]
 
@@ -111,6 +113,11 @@ def save_script() -> str:
         conf=BALANCER_CONF,
         state=BALANCER_STATE,
     )
+
+
+def hand_over_script() -> str:
+    """What a gateway runs to let HAProxy end, and before another one starts."""
+    return render("balancer/hand-over-balancer.sh.j2", run=BALANCER_RUN)
 
 
 def _connections(settings: HostSettings) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.host.nginx import upstream
 from vllm_hosts.host.render import render
 from vllm_hosts.roles.nginx.inner import pulse
 from vllm_hosts.roles.nginx.routes import ASKED, SALTED
@@ -20,7 +21,7 @@ from vllm_hosts.settings import HostSettings
 #: What is not rendered is the same on all hosts.
 _CHOOSING = ("by_model", "chooser", "request_body", "model_scanner", "form_scanner")
 _ADDING = ("tokens", "counting", "counter", "request_body", "model_scanner", "usage_scanner")
-_BALANCING = (*_ADDING, "balance", "balancing", "affinity_scanner")
+_BALANCING = (*_ADDING, "balance", "balancing", "affinity_scanner", "waiting")
 _ANSWERING = ("pulse", "engine_pulse", "heads")
 _FOLDER = Path(__file__).with_name("lua")
 
@@ -90,8 +91,18 @@ def counting(settings: HostSettings) -> str:
         salted=SALTED if edge.cache_isolation != "off" else (),
         # nginx's name for the header.
         session=f"http_{header.lower().replace('-', '_')}" if settings.is_gateway else "",
+        sockets=[_sockets(settings, agent.name) for agent in settings.agents]
+        if settings.is_gateway
+        else [],
         groups={client: " ".join(sorted(group)) for group in edge.cache_groups for client in group},
     )
+
+
+def _sockets(settings: HostSettings, agent: str) -> dict[str, object]:
+    """Where HAProxy listens for an agent's requests."""
+    pool = settings.pool(agent)
+    path = paths.pool_socket(pool.name)
+    return {"name": upstream(agent), "path": path, "again": bool(pool.again)}
 
 
 def model_body(name: str) -> str:

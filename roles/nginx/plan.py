@@ -69,6 +69,8 @@ _ERROR_PAGES = (
     "429 @error429",
     "500 502 503 504 =503 @error503",
 )
+#: The same on a gateway, where a request that nobody has answered goes elsewhere first.
+_GATEWAY_PAGES = (*_ERROR_PAGES[:-1], "500 503 504 =503 @error503")
 #: Those that strangers can cause, which are rate-limited before they are answered.
 _REFUSALS = (400, 401, 403, 404, 405, 413)
 
@@ -202,7 +204,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         ),
         browser_paths=browser_paths(settings),
         errors=ERRORS,
-        error_pages=_ERROR_PAGES,
+        error_pages=_GATEWAY_PAGES if settings.is_gateway else _ERROR_PAGES,
         refusals=_REFUSALS,
         routes=list(routes(settings)),
         hidden_headers=_HIDDEN,

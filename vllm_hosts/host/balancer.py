@@ -14,9 +14,11 @@ from vllm_hosts.text import clean
 
 #: Keeps what HAProxy knows of its servers, for the process that comes after it.
 SAVE_SCRIPT = "/usr/local/lib/vllm-hosts/save-balancer-state"
+#: Lets the running HAProxy end what it has, while another one may start.
+HAND_OVER_SCRIPT = "/usr/local/lib/vllm-hosts/hand-over-balancer"
 #: Bytes of one answer, and rows of it: a thousand hosts with eight agents each have a third.
 _ANSWER, _ROWS = 16 << 20, 30_000
-#: Processes that a reload has replaced, and that finish what they have.
+#: Processes that a reload or a restart has replaced, and that finish what they have.
 _OLD = 50
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
 _STATUS = re.compile(r"(UP|DOWN|DRAIN|NOLB|MAINT|no check)( -?[0-9]{1,4}/[0-9]{1,4}| ?\([^)]*\))?")
@@ -51,7 +53,7 @@ class Server:
 
     :param alive: whether its last checks found an engine that works.
     :param drained: whether somebody has asked that it gets no new requests.
-    :param running: requests that it has now, those of processes before the last reload included.
+    :param running: requests that it has now, those of processes before the last one included.
     :param check: the last check's result, for people.
     """
 
@@ -87,10 +89,15 @@ def query(run: str = BALANCER_RUN) -> str:
         {asking(run)}
         echo '== admin'; ask admin 'show servers state'
         echo '== now'; ask admin 'show stat -1 4 -1'
-        for pid in $(ask master 'show proc' |
-            awk '/^# /{{ old = $2 == "old" }} old && $1 ~ /^[0-9]+$/ {{ print $1 }}' |
-            head -n {_OLD})
-        do echo "== before $pid"; ask master "@!$pid show stat -1 4 -1"; done
+        before() {{
+            for pid in $(ask $1 'show proc' 2>/dev/null | awk -v all=$2 '
+                /^# /{{ old = $2 == "old" || all && $2 == "workers" }}
+                old && $1 ~ /^[0-9]+$/ {{ print $1 }}' | head -n {_OLD})
+            do echo "== before $pid"; ask $1 "@!$pid show stat -1 4 -1"; done
+        }}
+        before master ''
+        for path in $(ls -1 {run} 2>/dev/null | grep '^master[.][0-9]*[.]sock$' | head -n {_OLD})
+        do before ${{path%.sock}} 1; done
     """
 
 
@@ -182,7 +189,7 @@ def _rows(lines: Sequence[str]) -> Iterator[dict[str, str]]:
 
 
 def _before(lines: Sequence[str]) -> Iterator[tuple[tuple[str, str], int]]:
-    """Of a process that a reload has replaced; it may have ended since it was listed."""
+    """Of a process that was replaced; it may have ended since it was listed."""
     if lines and lines[0].startswith("# pxname,"):
         for row in _rows(lines):
             if running := _count(row["scur"]):

@@ -12,10 +12,33 @@ local function key(session, number)
     return nil
 end
 
--- `counter`: what reads requests' bodies. `header`: the variable of the header with the session.
-function M.join(folder, counter, header)
+-- What is counted of a request, which nginx forgets where it goes to another location.
+local function kept(asked)
+    return string.format("%s %s %s", asked.at_end, asked.each, asked.n == math.huge and "any" or asked.n)
+end
+
+local function restore()
+    local counts = ngx.var.vllm_hosts_counts
+    if counts == "" then
+        ngx.ctx.vllm_hosts_count = false
+        return
+    end
+    local at_end, each, n = counts:match("^(%S+) (%S+) (%S+)$")
+    if not n then return end
+    ngx.ctx.vllm_hosts_asked = {at_end = at_end == "true", each = each == "true", n = tonumber(n) or math.huge}
+end
+
+-- `counter`: what reads requests' bodies. `header`: the variable of the header with the session. `sockets`: HAProxy's.
+function M.join(folder, counter, header, sockets)
     local scanners = dofile(folder .. "/affinity_scanner.lua")
-    local scan = counter.body.scan
+    local wait = dofile(folder .. "/waiting.lua").new(sockets)
+    local scan, add = counter.body.scan, counter.add
+
+    function counter.add(scanner)
+        add(scanner)
+        local asked = ngx.ctx.vllm_hosts_asked
+        if asked then ngx.var.vllm_hosts_counts = kept(asked) end
+    end
 
     local function set(number)
         local found = key(ngx.var[header], number)
@@ -53,6 +76,10 @@ function M.join(folder, counter, header)
     end
 
     local phases = {
+        rewrite = function()
+            restore()
+            return wait()
+        end,
         access = function() set(nil) end,
         header_filter = check,
     }

@@ -20,6 +20,10 @@ local counter = dofile("/etc/nginx/vllm-hosts-lua/counter.lua").new("/etc/nginx/
     },
 })
 -- What agents are chosen by, unless the client names a session.
-dofile("/etc/nginx/vllm-hosts-lua/balancing.lua").join("/etc/nginx/vllm-hosts-lua", counter, "http_x_session_id")
+dofile("/etc/nginx/vllm-hosts-lua/balancing.lua").join("/etc/nginx/vllm-hosts-lua", counter, "http_x_session_id", {
+    -- Where HAProxy listens for each pool, and whether it does so for second tries.
+    ["vllm_hosts_qwen"] = { path = "/run/vllm-hosts-balancer/in.qwen.sock", again = false },
+    ["vllm_hosts_coder"] = { path = "/run/vllm-hosts-balancer/in.coder.sock", again = false },
+})
 package.loaded.vllm_hosts_counter = counter
 return counter
