@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from lab import hosts as lab_hosts
 from tests.lab.deploys import command
-from tests.lab.fleet import CHAT, FLEET, GPU_HOSTS, Fleet, asked, deploy, key_of, keys, well
+from tests.lab.fleet import CHAT, DRAFT, FLEET, GPU_HOSTS, Fleet, asked, deploy, key_of, keys, well
 
 pytestmark = pytest.mark.nightly
 #: No multiple of the hosts: in turn, each turn of a conversation would go to another host.
@@ -22,11 +22,11 @@ _SENTENCE = "The quick brown fox jumps over the lazy dog while it rains in the h
 _CONF = "/etc/vllm-hosts/balancer/haproxy.cfg"
 
 
-def hits(fleet: Fleet) -> float:
-    """Tokens that all agents have found in their caches."""
+def hits(fleet: Fleet, agent: str = "chat", hosts: Sequence[str] = GPU_HOSTS) -> float:
+    """Tokens that agents have found in their caches."""
     total = 0.0
-    for host in GPU_HOSTS:
-        address = fleet.settings[host].cell("chat").address
+    for host in hosts:
+        address = fleet.settings[host].cell(agent).address
         said = lab_hosts.run(
             host,
             f"bash -c 'exec 3<>/dev/tcp/{address}/8000;"
@@ -82,8 +82,8 @@ def test_prefixes_are_found_twice_as_often_as_in_turn(fleet: Fleet) -> None:
 
 
 def with_instructions(fleet: Fleet, title: str) -> float:
-    """Conversations of four clients at one agent. The share of their tokens found in caches."""
-    before, tokens = hits(fleet), 0
+    """Conversations of four clients at one agent. The share of their tokens found in its cache."""
+    before, tokens = hits(fleet, "draft", ["gpu1"]), 0
     rules = {"role": "system", "content": f"{title}. " + _SENTENCE * 16}
     for number in range(EACH):
         for client in CLIENTS:
@@ -92,13 +92,13 @@ def with_instructions(fleet: Fleet, title: str) -> float:
                 fleet,
                 "gw1",
                 key=key_of(client),
-                headers={"X-Session-Id": title},
+                model=DRAFT,
                 messages=[rules, {"role": "user", "content": question}],
                 max_tokens=4,
             )
             assert answer.status_code == 200, answer.text
             tokens += answer.json()["usage"]["prompt_tokens"]
-    return (hits(fleet) - before) / tokens
+    return (hits(fleet, "draft", ["gpu1"]) - before) / tokens
 
 
 def test_what_it_costs_that_clients_have_caches_of_their_own(fleet: Fleet) -> None:
