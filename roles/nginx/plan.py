@@ -14,7 +14,7 @@ from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.roles.nginx.edge_refusals import ERRORS, INNER_ERRORS, MODEL_ERRORS
+from vllm_hosts.roles.nginx.edge_refusals import ERRORS, INNER_ERRORS, MODEL_ERRORS, RESPONSE_ERRORS
 from vllm_hosts.roles.nginx.inner import inner_conf
 from vllm_hosts.roles.nginx.lua_files import lua_entries, lua_paths, model_body
 from vllm_hosts.roles.nginx.routes import (
@@ -213,7 +213,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         agent_models={agent.name: agent.client_model_name for agent in settings.agents},
         lua=paths.EDGE_LUA,
         chosen_paths=chosen_paths(settings),
-        model_errors=MODEL_ERRORS,
+        model_errors=MODEL_ERRORS | (RESPONSE_ERRORS if settings.is_gateway else {}),
         model_routes=model_routes(settings),
         models={agent.name: model_body(agent.client_model_name) for agent in settings.agents},
     )

@@ -336,7 +336,12 @@ class RealBalancer:
 
     @contextmanager
     def asking(
-        self, affinity: str | None = "a", body: bytes = b"{}", pool: str = "qwen", **headers: str
+        self,
+        affinity: str | None = "a",
+        body: bytes = b"{}",
+        pool: str = "qwen",
+        path: str = "/v1/chat/completions",
+        **headers: str,
     ) -> Iterator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection("gateway", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -346,7 +351,7 @@ class RealBalancer:
             sent = {"Connection": "close", **headers}
             if affinity is not None:
                 sent["X-Vllm-Hosts-Affinity"] = affinity
-            connection.request("POST", "/v1/chat/completions", body, sent)
+            connection.request("POST", path, body, sent)
             yield connection.getresponse()
         finally:
             connection.close()
@@ -357,10 +362,10 @@ class RealBalancer:
         return tuple(map(int, found))
 
     def ask(
-        self, affinity: str | None = "a", body: bytes = b"{}", pool: str = "qwen", **headers: str
+        self, affinity: str | None = "a", body: bytes = b"{}", pool: str = "qwen", **more: str
     ) -> Answer:
         try:
-            with self.asking(affinity, body, pool, **headers) as answer:
+            with self.asking(affinity, body, pool, **more) as answer:
                 return Answer(answer.status, answer.read().decode())
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             # Newer ones say nothing after a connection that had served before, and all of them may

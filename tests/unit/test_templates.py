@@ -29,7 +29,7 @@ from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scope
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
 from vllm_hosts.roles.nginx.inner import pulse
-from vllm_hosts.roles.nginx.lua_files import balance, by_model, counting, tokens
+from vllm_hosts.roles.nginx.lua_files import balance, by_model, counting, names, tokens
 from vllm_hosts.roles.nginx.plan import edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
@@ -181,6 +181,7 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "inner.conf": lambda: included(BEHIND, DEBIAN_13)["inner"],
         "inner-nginx-1.18.conf": lambda: included(BEHIND, UBUNTU_22)["inner"],
     },
+    "nginx/names.lua": {"names.lua": lambda: names(BEHIND)},
     "nginx/pulse.lua": {"pulse.lua": lambda: pulse(BEHIND)},
     "nginx/tokens.lua": {"tokens.lua": lambda: tokens(RICH)},
     "nginx/upstream.conf": {

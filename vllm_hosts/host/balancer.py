@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vllm_hosts.host.paths import BALANCER_RUN, BALANCER_UNIT
-from vllm_hosts.settings.fleet import AGAIN
 from vllm_hosts.text import clean
 
 #: Keeps what HAProxy knows of its servers, for the process that comes after it.
 SAVE_SCRIPT = "/usr/local/lib/vllm-hosts/save-balancer-state"
+#: What a client gets where nobody has the response that it asks for, in OpenAI's format.
+RESPONSE_GONE = json.dumps(
+    {
+        "error": {
+            "message": "No agent that serves now has this response: agents keep responses in memory, if"
+            " at all, until they end. Send the whole conversation instead of its identifier.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "response_not_found",
+        }
+    }
+)
 #: Lets the running HAProxy end what it has, while another one may start.
 HAND_OVER_SCRIPT = "/usr/local/lib/vllm-hosts/hand-over-balancer"
-#: Bytes of one answer, and rows of it: a thousand hosts with eight agents each have a third.
-_ANSWER, _ROWS = 16 << 20, 30_000
+#: Bytes of one answer, and rows of it: a thousand hosts with eight agents each have half.
+_ANSWER, _ROWS = 32 << 20, 50_000
 #: Processes that a reload or a restart has replaced, and that finish what they have.
 _OLD = 50
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
@@ -151,8 +163,9 @@ def servers(parts: Mapping[str, Sequence[str]]) -> Servers:
 
 
 def _base(key: tuple[str, str]) -> tuple[str, str]:
-    """What is sent once more is in a backend of its own, to the same servers."""
-    return key[0].removesuffix(AGAIN), key[1]
+    """What is sent once more, or to one agent alone, is in backends of its own, to the same servers;
+    no pool's name has a dot."""
+    return key[0].partition(".")[0], key[1]
 
 
 def _drained(lines: Iterable[str]) -> Iterator[tuple[tuple[str, str], bool]]:

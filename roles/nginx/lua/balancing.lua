@@ -28,9 +28,15 @@ local function restore()
     ngx.ctx.vllm_hosts_asked = {at_end = at_end == "true", each = each == "true", n = tonumber(n) or math.huge}
 end
 
+-- As a host names its responses: an agent's sixteen digits, and those of one response.
+local MADE = "^resp_(" .. ("[0-9a-f]"):rep(16) .. ")" .. ("[0-9a-f]"):rep(32) .. "$"
+local RESPONSES = "/v1/responses"
+
 -- `counter`: what reads requests' bodies. `header`: the variable of the header with the session. `sockets`: HAProxy's.
-function M.join(folder, counter, header, sockets)
+-- `makers`: of each agent that may have made a response, by which names it is asked.
+function M.join(folder, counter, header, sockets, makers)
     local scanners = dofile(folder .. "/affinity_scanner.lua")
+    local links = dofile(folder .. "/link_scanner.lua")
     local wait = dofile(folder .. "/waiting.lua").new(sockets)
     local scan, add = counter.body.scan, counter.add
 
@@ -48,18 +54,35 @@ function M.join(folder, counter, header, sockets)
     -- Each body that is read for something else is read for this in the same pass.
     function counter.body.scan(scanner)
         local session = ngx.var[header]
-        if session and session ~= "" then
-            set(nil)
-            return scan(scanner)
-        end
-        local beginning = scanners.new()
-        local both = {feed = function(_, p, n)
-            beginning:feed(p, n)
+        local beginning = not (session and session ~= "") and scanners.new()
+        local link = ngx.var.vllm_hosts_path:sub(-#RESPONSES) == RESPONSES and links.new()
+        local all = {feed = function(_, p, n)
+            if beginning then beginning:feed(p, n) end
+            if link then link:feed(p, n) end
             return scanner:feed(p, n)
         end}
-        local read = scan(both)
-        set(beginning:finish())
+        local read = scan(all)
+        set(beginning and beginning:finish())
+        local id = link and link:finish()
+        -- HAProxy knows whom it balances to; it has nobody by the name of "none".
+        if id then ngx.var.vllm_hosts_made_by = id:match(MADE) or "none" end
         return read
+    end
+
+    -- A response by its identifier: only who made it has it, whatever else serves the model.
+    local function stored(id)
+        local var, maker = ngx.var, id:match(MADE)
+        local fixed, may_use = var.vllm_hosts_agent, nil
+        for _, agent in ipairs(maker and makers[maker] or {}) do
+            if fixed == "" or fixed == agent then
+                var.vllm_hosts_agent = agent
+                may_use = var.vllm_hosts_scope_refused == "0"
+                if may_use then break end
+            end
+        end
+        if may_use == nil then return ngx.exec("@model-response") end
+        if not may_use then return ngx.exec("@error403") end
+        var.vllm_hosts_made_by = maker
     end
 
     -- HAProxy's own answers, and those of a host whose agent is gone: the client gets ours, with Retry-After.
@@ -80,7 +103,11 @@ function M.join(folder, counter, header, sockets)
             restore()
             return wait()
         end,
-        access = function() set(nil) end,
+        access = function()
+            set(nil)
+            local id = ngx.var.vllm_hosts_id
+            if id and id ~= "" then return stored(id) end
+        end,
         header_filter = check,
     }
     function counter.balance() return phases[ngx.get_phase()]() end

@@ -24,6 +24,10 @@ dofile("/etc/nginx/vllm-hosts-lua/balancing.lua").join("/etc/nginx/vllm-hosts-lu
     -- Where HAProxy listens for each pool, and whether it does so for second tries.
     ["vllm_hosts_qwen"] = { path = "/run/vllm-hosts-balancer/in.qwen.sock", again = false },
     ["vllm_hosts_coder"] = { path = "/run/vllm-hosts-balancer/in.coder.sock", again = false },
+}, {
+    -- Who made a response, as its identifier says, and which agents ask there.
+    ["8440f0a3b0fb0d6d"] = { "qwen" },
+    ["a89dfcab9ebc923c"] = { "coder" },
 })
 package.loaded.vllm_hosts_counter = counter
 return counter
