@@ -44,7 +44,12 @@ AGENTS: list[dict[str, Any]] = [
 
 #: What hosts behind gateways run: the first model on each of them, the second on gpu1 only.
 FLEET_AGENTS: list[dict[str, Any]] = [
-    AGENTS[0] | {"name": "chat", "served_model_name": "lab/chat"},
+    AGENTS[0]
+    | {
+        "name": "chat",
+        "served_model_name": "lab/chat",
+        "env": _CPU["env"] | {"VLLM_ENABLE_RESPONSES_API_STORE": "1"},
+    },
     AGENTS[1] | {"name": "draft", "served_model_name": "lab/draft"},
 ]
 

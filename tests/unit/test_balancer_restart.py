@@ -46,11 +46,13 @@ class Front(RealGateway):
 
 
 class Way:
-    def __init__(self, stack: ExitStack, folder: Path) -> None:
+    """nginx and HAProxy of a gateway, and replicas."""
+
+    def __init__(self, stack: ExitStack, folder: Path, *, hurried: bool = False) -> None:
         own = settings(name="gw1", agents=[QWEN | {"served_model_name": MODEL}], edge=EDGE)
         for name in ("haproxy", "front"):
             (folder / name).mkdir()
-        self.balancer = stack.enter_context(RealBalancer(folder / "haproxy", own))
+        self.balancer = stack.enter_context(RealBalancer(folder / "haproxy", own, hurried=hurried))
         own = self.balancer.settings
         self.front = stack.enter_context(Front(folder / "front", own, self.balancer.run))
 

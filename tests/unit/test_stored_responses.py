@@ -6,6 +6,8 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from tests.unit.real_gateway import RealGateway, RealInner
 from tests.unit.real_haproxy import RealBalancer, StandIn
 from tests.unit.samples import behind, gateway, settings
+from tests.unit.test_balancer_restart import MODEL, Way
 from tests.unit.test_edge_gateway import ALICE, BOB, EDGE, KEYS
 from tests.unit.test_edge_inner import KEYS as INNER
 from vllm_hosts.host.balancer import RESPONSE_GONE, ServerState
@@ -30,14 +33,21 @@ def named(tag: str) -> str:
     return f"resp_{tag}{NUMBER}"
 
 
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealInner]:
+    edge = {"names": ["gpu1.example.com"], "count_tokens": False, "cache_isolation": "off"}
+    with RealInner(tmp_path_factory.mktemp("host"), behind(edge=edge), INNER) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealGateway]:
+    with RealGateway(tmp_path_factory.mktemp("gw"), gateway(edge=EDGE), KEYS) as running:
+        yield running
+
+
 class TestNames:
     """What a host calls its responses."""
-
-    @pytest.fixture(scope="class")
-    def host(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealInner]:
-        edge = {"names": ["gpu1.example.com"], "count_tokens": False, "cache_isolation": "off"}
-        with RealInner(tmp_path_factory.mktemp("host"), behind(edge=edge), INNER) as running:
-            yield running
 
     def got(self, host: RealInner, body: str, agent: str = "qwen") -> bytes:
         """What the agent gets for it."""
@@ -94,16 +104,15 @@ class TestNames:
 class TestAtAGateway:
     """What its nginx says to HAProxy."""
 
-    @pytest.fixture(scope="class")
-    def edge(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealGateway]:
-        with RealGateway(tmp_path_factory.mktemp("gw"), gateway(edge=EDGE), KEYS) as running:
-            yield running
-
     def made(self, edge: RealGateway, pool: str) -> str | None:
         """What the last request that came to HAProxy said of it."""
         server: Any = edge.agents[pool]
         return next(
-            (value for name, value in server.asked[-1][2].items() if name.lower() == HEADER.lower()),
+            (
+                value
+                for name, value in server.asked[-1][2].items()
+                if name.lower() == HEADER.lower()
+            ),
             None,
         )
 
@@ -185,7 +194,7 @@ class TestAtHaproxy:
         assert sum(one.running for one in hurried.servers()) == 0
 
     def test_nobody_by_that_name(self, hurried: RealBalancer) -> None:
-        answer = hurried.ask("a", **{HEADER: "none"})
+        answer = hurried.ask("a", b"", **{HEADER: "none"})
         assert (answer.status, json.loads(answer.body)) == (404, GONE)
         assert not any(one.asked for one in hurried.replicas)
 
@@ -193,7 +202,7 @@ class TestAtHaproxy:
         one = hurried.replicas[0]
         one.alive = False
         hurried.until(lambda: not hurried.alive(one), "it still serves")
-        answer = hurried.ask("a", **{HEADER: self.tag(hurried, one)})
+        answer = hurried.ask("a", b"", **{HEADER: self.tag(hurried, one)})
         assert (answer.status, json.loads(answer.body)) == (404, GONE)
         assert not any(one.asked for one in hurried.replicas)
 
@@ -204,7 +213,7 @@ class TestAtHaproxy:
         for how in ("busy", "nothing"):
             one.answers = how
             assert hurried.ask("a", **named).status in (502, 503)
-            assert hurried.ask("a", pool=f"qwen{AGAIN}", **named).status == 503
+            assert hurried.ask("a", b"", pool=f"qwen{AGAIN}", **named).status == 503
         one.ends()
         began = time.monotonic()
         assert hurried.ask("a", **named).status in (404, 502, 503)
@@ -216,7 +225,7 @@ class TestAtHaproxy:
         one = hurried.replicas[0]
         named = {HEADER: self.tag(hurried, one)}
         hurried.tell(one, ServerState.DRAIN)
-        assert hurried.ask("a", path=RESPONSES, **named).status == 404
+        assert hurried.ask("a", b"", path=RESPONSES, **named).status == 404
         assert hurried.ask("a", path=f"{RESPONSES}/x/cancel", **named).body == one.name
         hurried.tell(one, ServerState.READY)
         assert hurried.ask("a", path=RESPONSES, **named).body == one.name
@@ -231,3 +240,52 @@ class TestAtHaproxy:
             assert [found.running for found in hurried.servers()] == [1, 0, 0]
             one.go_on.set()
             assert answer.read() == b"last"
+
+
+class TestAllTheWay:
+    """A gateway's nginx and its HAProxy; hosts are the tests' own."""
+
+    @pytest.fixture
+    def way(self, tmp_path: Path) -> Iterator[Way]:
+        with ExitStack() as stack:
+            yield Way(stack, tmp_path, hurried=True)
+
+    def go_on(self, way: Way, tag: str, size: int = 1) -> tuple[int, str]:
+        body = {"model": MODEL, "input": "x" * size, "previous_response_id": f"resp_{tag}{NUMBER}"}
+        answer = way.front.ask(RESPONSES, ALICE, "POST", json.dumps(body))
+        return answer.status, answer.body
+
+    def test_it_goes_on_where_it_began(self, way: Way) -> None:
+        for one in way.balancer.replicas:
+            tag = TestAtHaproxy.tag(way.balancer, one)
+            assert {self.go_on(way, tag, size) for size in (1, 1_000_000)} == {(200, one.name)}
+
+    @pytest.mark.parametrize("size", [1, 3_000_000])
+    def test_or_is_told_at_once_that_it_cannot(self, way: Way, size: int) -> None:
+        one = way.balancer.replicas[0]
+        tag = TestAtHaproxy.tag(way.balancer, one)
+        one.alive = False
+        way.balancer.until(lambda: not way.balancer.alive(one), "it still serves")
+        for asked in (tag, "0" * 16):
+            status, body = self.go_on(way, asked, size)
+            assert (status, json.loads(body)) == (404, GONE)
+        answer = way.front.ask(f"{RESPONSES}/resp_{tag}{NUMBER}", ALICE)
+        assert (answer.status, json.loads(answer.body)) == (404, GONE)
+        entry = json.loads(way.front.log().splitlines()[-1])
+        assert (entry["status"], entry["upstream_status"]) == (404, "")
+        assert not any(other.asked for other in way.balancer.replicas)
+
+    def test_what_breaks_there_is_not_tried_elsewhere(self, way: Way) -> None:
+        one = way.balancer.replicas[0]
+        one.answers = "busy"
+        assert self.go_on(way, TestAtHaproxy.tag(way.balancer, one))[0] == 503
+        assert not any(other.asked for other in way.balancer.replicas[1:])
+
+    def test_it_waits_for_haproxy(self, way: Way) -> None:
+        one = way.balancer.replicas[0]
+        way.balancer.stop()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self.go_on, way, TestAtHaproxy.tag(way.balancer, one))
+            time.sleep(0.5)
+            way.balancer.start()
+            assert waiting.result() == (200, one.name)

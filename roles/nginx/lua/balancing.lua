@@ -35,12 +35,31 @@ local RESPONSES = "/v1/responses"
 -- `counter`: what reads requests' bodies. `header`: the variable of the header with the session. `sockets`: HAProxy's.
 -- `makers`: of each agent that may have made a response, by which names it is asked.
 function M.join(folder, counter, header, sockets, makers)
-    local scanners = dofile(folder .. "/affinity_scanner.lua")
+    local beginnings = dofile(folder .. "/affinity_scanner.lua")
     local links = dofile(folder .. "/link_scanner.lua")
     local wait = dofile(folder .. "/waiting.lua").new(sockets)
     local scan, add = counter.body.scan, counter.add
 
+    -- Whether whoever made it is gone. A body is not to be sent for that: HAProxy would answer before it had read all of
+    -- it, which nginx takes for a connection that broke.
+    local function gone()
+        local pool, socket = sockets[ngx.var.vllm_hosts_target], ngx.socket.tcp()
+        socket:settimeout(2000)
+        -- Where nobody listens, the request waits for somebody.
+        if not socket:connect("unix:" .. pool.path) then return false end
+        socket:send("HEAD " .. ngx.var.vllm_hosts_way .. " HTTP/1.1\r\nHost: vllm\r\nConnection: close\r\n"
+            .. "X-Vllm-Hosts-Made-By: " .. ngx.var.vllm_hosts_made_by .. "\r\n\r\n")
+        local line = socket:receive()
+        socket:close()
+        return line and line:find("^HTTP/1.%d 404 ") ~= nil
+    end
+
+    local function check_made()
+        if ngx.var.vllm_hosts_made_by ~= "" and gone() then return ngx.exec("@model-response") end
+    end
+
     function counter.add(scanner)
+        check_made()
         add(scanner)
         local asked = ngx.ctx.vllm_hosts_asked
         if asked then ngx.var.vllm_hosts_counts = kept(asked) end
@@ -54,7 +73,7 @@ function M.join(folder, counter, header, sockets, makers)
     -- Each body that is read for something else is read for this in the same pass.
     function counter.body.scan(scanner)
         local session = ngx.var[header]
-        local beginning = not (session and session ~= "") and scanners.new()
+        local beginning = not (session and session ~= "") and beginnings.new()
         local link = ngx.var.vllm_hosts_path:sub(-#RESPONSES) == RESPONSES and links.new()
         local all = {feed = function(_, p, n)
             if beginning then beginning:feed(p, n) end
@@ -83,6 +102,7 @@ function M.join(folder, counter, header, sockets, makers)
         if may_use == nil then return ngx.exec("@model-response") end
         if not may_use then return ngx.exec("@error403") end
         var.vllm_hosts_made_by = maker
+        check_made()
     end
 
     -- HAProxy's own answers, and those of a host whose agent is gone: the client gets ours, with Retry-After.
