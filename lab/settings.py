@@ -11,7 +11,7 @@ from lab import archive, hosts, layout
 #: vLLM's CPU build: no compiler in the image, little memory for the KV cache, and one thread on any
 #: processor. By itself every agent binds its threads to the first, where one that starts behind a
 #: busy one gets next to nothing.
-_CPU = {
+_CPU: dict[str, Any] = {
     "extra_args": ["--enforce-eager"],
     "env": {
         "OMP_NUM_THREADS": "1",

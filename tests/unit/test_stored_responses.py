@@ -1,4 +1,4 @@
-"""Responses by their identifiers, over several hosts: real nginx of both sides, and a real HAProxy."""
+"""Responses by their identifiers, over several hosts: nginx of both sides and HAProxy are real."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.unit.real_gateway import RealGateway, RealInner
-from tests.unit.real_haproxy import RealBalancer, StandIn
+from tests.unit.real_haproxy import Answer, RealBalancer, StandIn
 from tests.unit.samples import behind, gateway, settings
 from tests.unit.test_balancer_restart import MODEL, Way
 from tests.unit.test_edge_gateway import ALICE, BOB, EDGE, KEYS
@@ -104,17 +104,16 @@ class TestNames:
 class TestAtAGateway:
     """What its nginx says to HAProxy."""
 
+    @staticmethod
+    def counts(edge: RealGateway) -> list[int]:
+        servers: list[Any] = [*edge.agents.values()]
+        return [len(one.asked) for one in servers]
+
     def made(self, edge: RealGateway, pool: str) -> str | None:
         """What the last request that came to HAProxy said of it."""
         server: Any = edge.agents[pool]
-        return next(
-            (
-                value
-                for name, value in server.asked[-1][2].items()
-                if name.lower() == HEADER.lower()
-            ),
-            None,
-        )
+        sent = {name.lower(): value for name, value in server.asked[-1][2].items()}
+        return sent.get(HEADER.lower())
 
     @pytest.mark.parametrize("more", ["", "/cancel"])
     @pytest.mark.parametrize(("tag", "pool"), [(QWEN, "qwen"), (CODER, "coder")])
@@ -138,10 +137,10 @@ class TestAtAGateway:
         "name", ["resp_1", f"resp_{NUMBER}", named("0" * 16), named(QWEN).upper(), named(QWEN)[:-1]]
     )
     def test_nobody_has_made_it(self, edge: RealGateway, prefix: str, name: str) -> None:
-        before = [len(one.asked) for one in edge.agents.values()]
+        before = self.counts(edge)
         answer = edge.ask(f"{prefix}{RESPONSES}/{name}", ALICE)
         assert (answer.status, json.loads(answer.body)) == (404, GONE)
-        assert [len(one.asked) for one in edge.agents.values()] == before
+        assert self.counts(edge) == before
 
     def test_an_agent_s_path_is_its_own(self, edge: RealGateway) -> None:
         assert edge.ask(f"/qwen{RESPONSES}/{named(CODER)}", ALICE).status == 404
@@ -182,19 +181,33 @@ class TestAtHaproxy:
             yield one
 
     @staticmethod
+    def ask(
+        gateway: RealBalancer,
+        tag: str,
+        body: bytes = b"",
+        *,
+        pool: str = "qwen",
+        path: str = "/v1/chat/completions",
+        key: str = "a",
+    ) -> Answer:
+        """By default without a body, which who answers early would not read."""
+        return gateway.ask(key, body, pool, **{HEADER: tag, "path": path})
+
+    @staticmethod
     def tag(gateway: RealBalancer, one: StandIn) -> str:
         [pool] = gateway.settings.pools
         return next(known.made_by for known in pool.replicas if known.server == one.name)
 
     def test_only_who_made_it_is_asked(self, hurried: RealBalancer) -> None:
         for one in hurried.replicas:
-            asked = {hurried.ask(key, **{HEADER: self.tag(hurried, one)}).body for key in "abcd"}
+            tag = self.tag(hurried, one)
+            asked = {self.ask(hurried, tag, b"{}", key=key).body for key in "abcd"}
             assert asked == {one.name}
             assert HEADER.lower() not in {name.lower() for name in one.asked[-1][0]}
         assert sum(one.running for one in hurried.servers()) == 0
 
     def test_nobody_by_that_name(self, hurried: RealBalancer) -> None:
-        answer = hurried.ask("a", b"", **{HEADER: "none"})
+        answer = self.ask(hurried, "none")
         assert (answer.status, json.loads(answer.body)) == (404, GONE)
         assert not any(one.asked for one in hurried.replicas)
 
@@ -202,38 +215,38 @@ class TestAtHaproxy:
         one = hurried.replicas[0]
         one.alive = False
         hurried.until(lambda: not hurried.alive(one), "it still serves")
-        answer = hurried.ask("a", b"", **{HEADER: self.tag(hurried, one)})
+        answer = self.ask(hurried, self.tag(hurried, one))
         assert (answer.status, json.loads(answer.body)) == (404, GONE)
         assert not any(one.asked for one in hurried.replicas)
 
     def test_it_is_tried_nowhere_else(self, hurried: RealBalancer) -> None:
         """Neither by HAProxy nor by nginx."""
         one = hurried.replicas[0]
-        named = {HEADER: self.tag(hurried, one)}
+        tag = self.tag(hurried, one)
         for how in ("busy", "nothing"):
             one.answers = how
-            assert hurried.ask("a", **named).status in (502, 503)
-            assert hurried.ask("a", b"", pool=f"qwen{AGAIN}", **named).status == 503
+            assert self.ask(hurried, tag).status in (502, 503)
+            assert self.ask(hurried, tag, pool=f"qwen{AGAIN}").status == 503
         one.ends()
         began = time.monotonic()
-        assert hurried.ask("a", **named).status in (404, 502, 503)
+        assert self.ask(hurried, tag).status in (404, 502, 503)
         assert time.monotonic() - began < 8
         assert not any(other.asked for other in hurried.replicas[1:])
 
     def test_nothing_goes_on_where_it_is_drained(self, hurried: RealBalancer) -> None:
         """But what it has can be read."""
         one = hurried.replicas[0]
-        named = {HEADER: self.tag(hurried, one)}
+        tag = self.tag(hurried, one)
         hurried.tell(one, ServerState.DRAIN)
-        assert hurried.ask("a", b"", path=RESPONSES, **named).status == 404
-        assert hurried.ask("a", path=f"{RESPONSES}/x/cancel", **named).body == one.name
+        assert self.ask(hurried, tag, path=RESPONSES).status == 404
+        assert self.ask(hurried, tag, path=f"{RESPONSES}/x/cancel").body == one.name
         hurried.tell(one, ServerState.READY)
-        assert hurried.ask("a", path=RESPONSES, **named).body == one.name
+        assert self.ask(hurried, tag, path=RESPONSES).body == one.name
 
     def test_it_counts_as_running(self, hurried: RealBalancer) -> None:
         one = hurried.replicas[0]
         one.answers = "stream"
-        with hurried.asking("a", **{HEADER: self.tag(hurried, one)}) as answer:
+        with hurried.asking("a", b"", "qwen", **{HEADER: self.tag(hurried, one)}) as answer:
             assert answer.read(5) == b"first"
             assert [found.running for found in hurried.servers()] == [1, 0, 0]
             hurried.restart()

@@ -18,8 +18,9 @@ SAVE_SCRIPT = "/usr/local/lib/vllm-hosts/save-balancer-state"
 RESPONSE_GONE = json.dumps(
     {
         "error": {
-            "message": "No agent that serves now has this response: agents keep responses in memory, if"
-            " at all, until they end. Send the whole conversation instead of its identifier.",
+            "message": "No agent that serves now has this response: agents keep responses in"
+            " memory, if at all, until they end. Send the whole conversation instead of its"
+            " identifier.",
             "type": "invalid_request_error",
             "param": None,
             "code": "response_not_found",
@@ -163,8 +164,8 @@ def servers(parts: Mapping[str, Sequence[str]]) -> Servers:
 
 
 def _base(key: tuple[str, str]) -> tuple[str, str]:
-    """What is sent once more, or to one agent alone, is in backends of its own, to the same servers;
-    no pool's name has a dot."""
+    """What is sent once more, or to one agent alone, is in backends of its own, to the same
+    servers; no pool's name has a dot."""
     return key[0].partition(".")[0], key[1]
 
 
