@@ -11,7 +11,7 @@ from lab import archive, hosts, layout
 #: vLLM's CPU build: no compiler in the image, little memory for the KV cache, and one thread on any
 #: processor. By itself every agent binds its threads to the first, where one that starts behind a
 #: busy one gets next to nothing.
-_CPU = {
+_CPU: dict[str, Any] = {
     "extra_args": ["--enforce-eager"],
     "env": {
         "OMP_NUM_THREADS": "1",
@@ -44,7 +44,12 @@ AGENTS: list[dict[str, Any]] = [
 
 #: What hosts behind gateways run: the first model on each of them, the second on gpu1 only.
 FLEET_AGENTS: list[dict[str, Any]] = [
-    AGENTS[0] | {"name": "chat", "served_model_name": "lab/chat"},
+    AGENTS[0]
+    | {
+        "name": "chat",
+        "served_model_name": "lab/chat",
+        "env": _CPU["env"] | {"VLLM_ENABLE_RESPONSES_API_STORE": "1"},
+    },
     AGENTS[1] | {"name": "draft", "served_model_name": "lab/draft"},
 ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.host.nginx import upstream
 from vllm_hosts.host.render import render
 from vllm_hosts.roles.nginx.inner import pulse
 from vllm_hosts.roles.nginx.routes import ASKED, SALTED
@@ -20,8 +21,9 @@ from vllm_hosts.settings import HostSettings
 #: What is not rendered is the same on all hosts.
 _CHOOSING = ("by_model", "chooser", "request_body", "model_scanner", "form_scanner")
 _ADDING = ("tokens", "counting", "counter", "request_body", "model_scanner", "usage_scanner")
-_BALANCING = (*_ADDING, "balance", "balancing", "affinity_scanner")
-_ANSWERING = ("pulse", "engine_pulse", "heads")
+_BALANCING = (*_ADDING, "balance", "balancing", "affinity_scanner", "waiting", "link_scanner")
+_NAMING = ("names", "naming", "request_body", "model_scanner")
+_ANSWERING = ("pulse", "engine_pulse", "heads", *_NAMING)
 _FOLDER = Path(__file__).with_name("lua")
 
 
@@ -35,7 +37,7 @@ def lua_entries(settings: HostSettings) -> Iterator[Entry]:
     }
     rendered = {
         **{"by_model": by_model, "tokens": tokens, "counting": counting},
-        **{"balance": balance, "pulse": pulse},
+        **{"balance": balance, "pulse": pulse, "names": names},
     }
     if wanted:
         yield Folder(paths.EDGE_LUA, mode=0o755)
@@ -80,6 +82,11 @@ def balance(_: HostSettings) -> str:
     return render("nginx/balance.lua.j2", folder=paths.EDGE_LUA)
 
 
+def names(_: HostSettings) -> str:
+    """What nginx runs behind gateways where a response is to be made."""
+    return render("nginx/names.lua.j2", folder=paths.EDGE_LUA)
+
+
 def counting(settings: HostSettings) -> str:
     """What is counted and told apart. Salts are derived on the host, and stand nowhere."""
     edge, header = settings.edge, settings.gateway.session_header
@@ -90,8 +97,30 @@ def counting(settings: HostSettings) -> str:
         salted=SALTED if edge.cache_isolation != "off" else (),
         # nginx's name for the header.
         session=f"http_{header.lower().replace('-', '_')}" if settings.is_gateway else "",
+        sockets=[_sockets(settings, agent.name) for agent in settings.agents]
+        if settings.is_gateway
+        else [],
+        makers=_makers(settings),
         groups={client: " ".join(sorted(group)) for group in edge.cache_groups for client in group},
     )
+
+
+def _sockets(settings: HostSettings, agent: str) -> dict[str, object]:
+    """Where HAProxy listens for an agent's requests."""
+    pool = settings.pool(agent)
+    path = paths.pool_socket(pool.name)
+    return {"name": upstream(agent), "path": path, "again": bool(pool.again)}
+
+
+def _makers(settings: HostSettings) -> dict[str, str]:
+    """On a gateway: who made a response -> names by which clients reach that agent."""
+    return {
+        one.made_by: '", "'.join(
+            agent.name for agent in settings.agents if settings.pool(agent.name) is pool
+        )
+        for pool in settings.pools
+        for one in pool.replicas
+    }
 
 
 def model_body(name: str) -> str:

@@ -14,7 +14,7 @@ from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.roles.nginx.edge_refusals import ERRORS, INNER_ERRORS, MODEL_ERRORS
+from vllm_hosts.roles.nginx.edge_refusals import ERRORS, INNER_ERRORS, MODEL_ERRORS, RESPONSE_ERRORS
 from vllm_hosts.roles.nginx.inner import inner_conf
 from vllm_hosts.roles.nginx.lua_files import lua_entries, lua_paths, model_body
 from vllm_hosts.roles.nginx.routes import (
@@ -69,6 +69,8 @@ _ERROR_PAGES = (
     "429 @error429",
     "500 502 503 504 =503 @error503",
 )
+#: The same on a gateway, where a request that nobody has answered goes elsewhere first.
+_GATEWAY_PAGES = (*_ERROR_PAGES[:-1], "500 503 504 =503 @error503")
 #: Those that strangers can cause, which are rate-limited before they are answered.
 _REFUSALS = (400, 401, 403, 404, 405, 413)
 
@@ -202,7 +204,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         ),
         browser_paths=browser_paths(settings),
         errors=ERRORS,
-        error_pages=_ERROR_PAGES,
+        error_pages=_GATEWAY_PAGES if settings.is_gateway else _ERROR_PAGES,
         refusals=_REFUSALS,
         routes=list(routes(settings)),
         hidden_headers=_HIDDEN,
@@ -211,7 +213,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         agent_models={agent.name: agent.client_model_name for agent in settings.agents},
         lua=paths.EDGE_LUA,
         chosen_paths=chosen_paths(settings),
-        model_errors=MODEL_ERRORS,
+        model_errors=MODEL_ERRORS | (RESPONSE_ERRORS if settings.is_gateway else {}),
         model_routes=model_routes(settings),
         models={agent.name: model_body(agent.client_model_name) for agent in settings.agents},
     )

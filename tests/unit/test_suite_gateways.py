@@ -192,6 +192,13 @@ def test_who_opens_haproxy_s_sockets(
     os.chown(run / "in.qwen.sock", 0, 0)
     assert judged(balancer) == [f"nginx's user cannot open {run}/in.qwen.sock"]
     os.chown(run / "in.qwen.sock", 65534, 0)
+    # As one that was restarted leaves it, which is gone before long.
+    (run / "master.17.sock").hardlink_to(run / "master.sock")
+    assert judged(balancer) == []
+    (run / "master.sock").chmod(0o666)
+    names = ("master.17.sock", "master.sock")
+    assert judged(balancer) == [f"any user of the host can open {run}/{name}" for name in names]
+    (run / "master.sock").chmod(0o600)
     (run / "in.qwen.sock").rename(run / "other.sock")
     with pytest.raises(BrokenError, match=r"^in\.qwen\.sock: missing in "):
         judged(balancer)
