@@ -123,9 +123,9 @@ def virtual_problems(virtual: VirtualAddress, ground: Ground) -> Iterator[str]:
         own = there[0].network_of(virtual.address)
         assert own is not None
         yield (
-            f"{said} is in the network of {own} ({clean(there[0].name, 20)}), and this gateway would"
-            f" speak with the others from {virtual.own}; set gateway.virtual_source in its data to"
-            f" {str(own.ip)!r}"
+            f"{said} is in the network of {own} ({clean(there[0].name, 20)}), and this gateway"
+            f" would speak with the others from {virtual.own}; set gateway.virtual_source in its"
+            f" data to {str(own.ip)!r}"
         )
         return
     inside = chosen.network_of(virtual.address)

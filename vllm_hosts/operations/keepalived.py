@@ -22,7 +22,7 @@ if systemctl -q is-active {KEEPALIVED_UNIT}; then
     systemctl reload {KEEPALIVED_UNIT} || exit 1
     sleep 2
     [ "$(cat {KEEPALIVED_RUN}/vrrp.pid)" = "$process" ] && kill -0 "$process" || {{
-        echo 'keepalived does not take up its new configuration; see journalctl -u {KEEPALIVED_UNIT}'
+        echo 'keepalived does not take its new configuration; see journalctl -u {KEEPALIVED_UNIT}'
         exit 1
     }}
 fi

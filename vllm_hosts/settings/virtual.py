@@ -24,9 +24,8 @@ def virtual_of(gateway: HostSettings, front: Sequence[HostSettings]) -> VirtualA
     if address is None or own is None:
         return None
     others = [found for one in front if one is not gateway and (found := _own(one)) is not None]
-    return VirtualAddress(
-        address, own, tuple(others), [one is gateway for one in front].index(True)
-    )
+    place = [one is gateway for one in front].index(True)
+    return VirtualAddress(address, own, tuple(others), place)
 
 
 def virtual_contradictions(
