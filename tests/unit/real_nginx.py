@@ -163,9 +163,7 @@ class RealEdge:
         for agent in self.agents.values():
             Thread(target=agent.serve_forever, args=(0.05,), daemon=True).start()
         words = [nginx, "-c", str(self.folder / "nginx.conf"), "-g", "daemon off;"]
-        self.process = subprocess.Popen(
-            words, stderr=subprocess.PIPE, text=True, env=environment()
-        )
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment())
         until = time.monotonic() + 20
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
