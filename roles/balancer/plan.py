@@ -20,7 +20,7 @@ from vllm_hosts.host.paths import (
 )
 from vllm_hosts.host.render import render
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.settings.fleet import INNER_DOMAIN, MADE, Pool, Replica
+from vllm_hosts.settings.fleet import ALIVE, INNER_DOMAIN, MADE, Pool, Replica
 
 #: nginx's workers, on Debian and Ubuntu.
 _NGINX_USER = "www-data"
@@ -108,6 +108,7 @@ def configuration(settings: HostSettings) -> str:
         client=GATEWAY_CLIENT,
         nginx_user=_NGINX_USER,
         pools=[_backend(pool) for pool in settings.pools],
+        alive=ALIVE if settings.virtual else "",
     )
 
 

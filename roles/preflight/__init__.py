@@ -20,10 +20,12 @@ from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.sockets import ListeningSockets
 from vllm_hosts.facts.system import SystemState
+from vllm_hosts.facts.virtual_address import VirtualGround
 from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.host.nginx_sites import site_ports, site_problems
 from vllm_hosts.host.sockets import strangers
 from vllm_hosts.host.system import System
+from vllm_hosts.host.virtual_address import virtual_problems
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.project import run
@@ -88,6 +90,10 @@ def _of_a_gateway(settings: HostSettings) -> list[str]:
     installed = look(AptPackages, names=["haproxy"])
     offered = look(AptVersions, names=["haproxy"])
     found += haproxy_problems(release, installed.versions, offered)
+    if shared := settings.virtual:
+        peers = [str(peer) for peer in shared.peers]
+        ground = look(VirtualGround, address=str(shared.address), peers=peers)
+        found += virtual_problems(shared, ground)
     if system.user == "0":
         found += _others(settings)
     say(notes(settings, system))

@@ -153,6 +153,7 @@ class Removal:
         stays |= DOCKER if self._docker_is_ours else set()
         stays |= {"nginx"} if self.nginx_stays else set()
         stays |= {"haproxy"} if self.remains.own_haproxy else set()
+        stays |= {"keepalived"} if self.remains.own_keepalived else set()
         return removable(self.remains.packages, manifest.packages, manifest.before.packages, stays)
 
     @property

@@ -307,6 +307,7 @@ PASSING = {
     "HostRemains": "asked by remove.py, each of whose steps changes it",
     "Released": "ends a run",
     "TokenUsage": "nginx writes the log",
+    "VirtualState": "keepalived moves the address by itself",
     "Versions": "asked by remove.py, once",
 }
 

@@ -26,6 +26,8 @@ def check(inventory: Path) -> None:
             for pool in host.pools:
                 who = ", ".join(dict.fromkeys(replica.host for replica in pool.replicas))
                 click.echo(f"  {pool.model:32} of {who}")
+            if host.virtual is not None:
+                click.echo(f"  shares {host.virtual.address} with the other gateways")
             continue
         for agent in host.agents:
             click.echo(f"  {agent.name:16} {agent.model:32} port {agent.port}  {_gpus(agent.gpus)}")

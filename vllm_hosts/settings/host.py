@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.cells import Cell, cell
 from vllm_hosts.settings.edge import Edge
-from vllm_hosts.settings.fleet import GatewayHost, Pool
+from vllm_hosts.settings.fleet import GatewayHost, Pool, VirtualAddress
 from vllm_hosts.settings.gateway import Gateway
 from vllm_hosts.settings.rolling import Rolling
 from vllm_hosts.settings.sections import (
@@ -61,6 +61,8 @@ class HostSettings(Section):
     #: From the whole inventory, after each host's own settings are validated.
     pools: tuple[Pool, ...] = Field((), exclude=True)
     gateways: tuple[GatewayHost, ...] = Field((), exclude=True)
+    #: Of a gateway, where they share one.
+    virtual: VirtualAddress | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _agents_fit_together(self, info: ValidationInfo) -> Self:
@@ -257,7 +259,15 @@ class HostSettings(Section):
     @property
     def edge_names(self) -> tuple[str, ...]:
         """Names and addresses that the certificate covers; the first is used in URLs."""
-        return self.edge.names or (self.address,)
+        if self.virtual is None:
+            return self.edge.names or (self.address,)
+        shared = str(self.virtual.address)
+        if not self.edge.names:
+            return (shared, self.address)
+        # A public CA signs names, and an address that is the user's own hardly ever.
+        if self.tls.mode == "files" or shared in self.edge.names:
+            return self.edge.names
+        return (*self.edge.names, shared)
 
 
 def _refuse_twice(agents: tuple[Agent, ...]) -> None:

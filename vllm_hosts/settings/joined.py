@@ -10,6 +10,7 @@ from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.fleet import GatewayHost, Pool, Replica
 from vllm_hosts.settings.host import HostSettings
 from vllm_hosts.settings.types import in_bytes
+from vllm_hosts.settings.virtual import virtual_contradictions, virtual_of
 from vllm_hosts.text import quoted
 
 #: A sentence, and the hosts that it is about where it does not name them.
@@ -37,7 +38,11 @@ def joined(hosts: Mapping[str, HostSettings], gateways: Collection[str]) -> dict
     of_fleet = {"agents": _agents(behind), "pools": _pools(behind)}
     known = tuple(GatewayHost(one.name, _networks(one), one.edge.requests) for one in front)
     return {
-        name: host.model_copy(update=of_fleet if name in gateways else {"gateways": known})
+        name: host.model_copy(
+            update=of_fleet | {"virtual": virtual_of(host, front)}
+            if name in gateways
+            else {"gateways": known}
+        )
         for name, host in hosts.items()
     }
 
@@ -57,6 +62,7 @@ def contradictions(
         )
         return
     yield from _names(front)
+    yield from virtual_contradictions(front, behind)
     for host in behind:
         yield from _port(host)
     yield from _agents_differ(behind)

@@ -1,0 +1,325 @@
+"""Where a virtual address can be, what is refused of it, and what runs for it on gateways."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.unit import recorded_looks as looks
+from tests.unit.fleets import fleet
+from tests.unit.here import Here
+from tests.unit.real_haproxy import RealBalancer
+from tests.unit.real_nginx import LUA_LIBRARIES, program
+from tests.unit.recorded_host import Host
+from tests.unit.recording import Recorder
+from tests.unit.test_firewall import AROUND
+from vllm_hosts.doctor.examine import together
+from vllm_hosts.doctor.seen import Seen, VirtualSeen
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.virtual_address import VirtualGround
+from vllm_hosts.host.paths import BALANCER_RUN, GATEWAY_ANSWERS, KEEPALIVED_CONF
+from vllm_hosts.host.systemctl import UnitState
+from vllm_hosts.host.virtual_address import Ground, Interface, interface_for, virtual_problems
+from vllm_hosts.roles.firewall.plan import rules
+from vllm_hosts.roles.virtual_address import virtual_address
+from vllm_hosts.roles.virtual_address.plan import answers_script, configuration
+from vllm_hosts.settings import HostSettings
+from vllm_hosts.suite.packets import Table, listing
+from vllm_hosts.suite.test_virtual_address import changeable, heard
+
+UNIT = "vllm-hosts-keepalived.service"
+FLEET = fleet({"gateway": {"virtual_ip": "192.0.2.9"}})
+GATEWAY = FLEET["gw1"]
+assert GATEWAY.virtual is not None
+SHARED = GATEWAY.virtual
+
+
+def link(name: str, *addresses: str) -> Interface:
+    return Interface(name, tuple(ip_interface(one) for one in addresses))
+
+
+ETH0 = link("eth0", "192.0.2.1/24", "fe80::1/64")
+THERE = Ground((ETH0,))
+
+
+def problem(ground: Ground) -> str:
+    """The only sentence; empty: there is none."""
+    found = list(virtual_problems(SHARED, ground))
+    assert len(found) <= 1
+    return "".join(found)
+
+
+def test_the_interface_of_the_address_s_network() -> None:
+    other = link("eth1", "10.0.0.1/8")
+    assert interface_for(SHARED, Ground((other, ETH0))) == "eth0"
+    # It has the address itself, and stays the one.
+    held = link("eth0", "192.0.2.9/32", "192.0.2.1/24")
+    assert interface_for(SHARED, Ground((other, held))) == "eth0"
+    with pytest.raises(HostError, match="is in no network of this gateway"):
+        interface_for(SHARED, Ground((other,)))
+
+
+def test_an_address_outside_the_network() -> None:
+    found = problem(Ground((link("eth0", "10.0.0.1/8"), link("eth1", "fd00::1/64"))))
+    assert found == (
+        "gateway.virtual_ip 192.0.2.9 is in no network of this gateway, which has 10.0.0.1/8"
+        " (eth0), fd00::1/64 (eth1); choose a free address of a network that all gateways are in"
+    )
+    # Clouds that route each address by itself have no network for another one.
+    assert "is in no network" in problem(Ground((link("eth0", "192.0.2.1/32"),)))
+    many = Ground(tuple(link(f"eth{n}", f"10.0.{n}.1/24") for n in range(9)))
+    assert "(eth5) and 3 more;" in problem(many)
+    assert "which has no address" in problem(Ground(()))
+
+
+def test_a_gateway_that_has_another_address_in_that_network() -> None:
+    assert problem(Ground((link("eth0", "10.0.0.1/8"), link("eth1", "192.0.2.77/24")))) == (
+        "gateway.virtual_ip 192.0.2.9 is in the network of 192.0.2.77/24 (eth1), and this gateway"
+        " would speak with the others from 192.0.2.1; set gateway.virtual_source in its data to"
+        " '192.0.2.77'"
+    )
+
+
+def test_an_address_that_stands_for_a_network() -> None:
+    # 192.0.2.8 to 192.0.2.9: two machines, and none of it stands for all.
+    own = replace(SHARED, own=ip_address("192.0.2.8"))
+    assert list(virtual_problems(own, Ground((link("eth0", "192.0.2.8/31"),)))) == []
+    last = replace(SHARED, address=ip_address("192.0.2.255"))
+    [said] = virtual_problems(last, THERE)
+    assert said.startswith("gateway.virtual_ip 192.0.2.255 stands for the whole network 192.0.2.0")
+
+
+def test_an_interface_that_keepalived_cannot_name() -> None:
+    assert "whose name keepalived cannot read" in problem(Ground((link("a b", "192.0.2.1/24"),)))
+
+
+MACS = {ip_address("192.0.2.2"): "02:00:00:00:00:02", ip_address("192.0.2.254"): "02:fe"}
+
+
+def test_an_address_that_somebody_else_has() -> None:
+    alone = replace(THERE, ours=False, routers=frozenset({ip_address("192.0.2.254")}))
+    assert problem(alone) == ""
+    here = replace(alone, interfaces=(ETH0, link("eth1", "192.0.2.9/24")))
+    assert "is an address of eth1 here already, and vllm-hosts did not give it" in problem(here)
+    assert problem(replace(here, ours=True)) == ""
+
+    def answers(mac: str) -> str:
+        return problem(replace(alone, neighbours=MACS | {SHARED.address: mac}))
+
+    assert answers("02:99") == (
+        "gateway.virtual_ip 192.0.2.9 is in use: a machine that is no gateway answers for it"
+        " (02:99); choose a free address of the same network"
+    )
+    # Another gateway has it already; or the router answers for whatever it is asked.
+    assert answers("02:00:00:00:00:02") == ""
+    assert answers("02:fe") == ""
+
+
+def test_the_gateway_is_asked_only_before_it_has_the_configuration(tmp_path: Path) -> None:
+    """The script itself, with stand-ins for what it asks."""
+    here = Here(tmp_path)
+    addresses = [{"ifname": "eth0", "addr_info": [{"family": "inet", "local": "192.0.2.1"}]}]
+    addresses[0]["addr_info"][0]["prefixlen"] = 24  # type: ignore[index]
+    near = [
+        {"dst": "192.0.2.9", "lladdr": "02:99", "state": ["STALE"]},
+        {"dst": "192.0.2.2", "lladdr": "02:02", "state": ["FAILED"]},
+    ]
+    here.program(
+        "ip",
+        f"""case "$*" in
+        *address*) echo '{json.dumps(addresses)}' ;;
+        *neigh*) echo '{json.dumps(near)}' ;;
+        *get*) echo '192.0.2.9 dev eth0 src 192.0.2.1' ;;
+        *default*) echo '[]' ;;
+        esac""",
+    )
+    here.program("sleep", "exit 0")
+    here.program("bash", f'echo "$*" >>{tmp_path}/sent')
+    fact = VirtualGround()
+    script = fact.command("192.0.2.9", ["192.0.2.2"]).replace(KEEPALIVED_CONF, f"{tmp_path}/conf")
+    found = fact.process(here.check_output(script.replace("%", "%%") % ()).splitlines())
+    assert (found.ours, found.neighbours) == (False, {SHARED.address: "02:99"})
+    assert found.interfaces[0].has(SHARED.own)
+    assert (tmp_path / "sent").read_text().count("/dev/udp/") == 2
+    (tmp_path / "conf").write_text(configuration(SHARED, "eth0"))
+    assert fact.process(here.check_output(script).splitlines()).ours
+    assert (tmp_path / "sent").read_text().count("/dev/udp/") == 2
+    assert END in script
+
+
+def recorder(folder: Path, host: HostSettings = GATEWAY) -> Recorder:
+    offered = looks.OFFERED | {"keepalived": "1:2.3.3-1"}
+    made = Host(host, looks.FRESH, looks.AFTER, offered=offered)
+    made.facts["VirtualGround"] = replace(THERE, ours=False)
+    made.facts["Units"][UNIT] = UnitState(enabled=False, active=False)
+    return Recorder(folder, made)
+
+
+def test_it_is_installed_tested_loaded_and_run(tmp_path: Path) -> None:
+    made = recorder(tmp_path)
+    done = made.run(virtual_address)
+    installed, configured, enabled = done.operations
+    assert "systemctl mask --runtime --quiet keepalived.service" in installed
+    assert "keepalived --config-test" in configured
+    assert f"systemctl reload {UNIT}" in configured
+    assert configured.written[GATEWAY_ANSWERS] is not None
+    assert enabled.commands == [f"systemctl enable --now {UNIT}"]
+    assert made.run(virtual_address).changed == []
+
+
+def test_a_change_is_said_to_move_nothing(tmp_path: Path) -> None:
+    made = recorder(tmp_path)
+    assert made.run(virtual_address).effects == []
+    made.host.facts["VirtualGround"] = Ground((link("eth1", "192.0.2.1/24"),))
+    done = made.run(virtual_address)
+    assert done.effects == [
+        "keepalived is reloaded; the gateway that has the virtual address keeps it"
+    ]
+
+
+def test_a_network_that_has_changed_fails_the_host(tmp_path: Path) -> None:
+    made = recorder(tmp_path)
+    made.host.facts["VirtualGround"] = Ground((link("eth0", "10.0.0.1/8"),))
+    done = made.run(virtual_address)
+    assert done.failed
+    assert KEEPALIVED_CONF not in made.host.paths
+
+
+def test_without_the_setting_it_is_taken_away(tmp_path: Path) -> None:
+    made = recorder(tmp_path)
+    assert not made.run(virtual_address).failed
+    made.host.settings = GATEWAY.model_copy(update={"virtual": None})
+    stopped, gone = made.run(virtual_address).operations
+    assert stopped.commands == [f"systemctl disable --quiet --now {UNIT}"]
+    assert set(gone.written) == {
+        KEEPALIVED_CONF,
+        GATEWAY_ANSWERS,
+        f"/etc/systemd/system/{UNIT}",
+    }
+    assert made.run(virtual_address).changed == []
+
+
+def test_other_hosts_have_none(tmp_path: Path) -> None:
+    assert recorder(tmp_path, FLEET["gpu1"]).run(virtual_address).operations == []
+
+
+class _Redirects(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(308)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def nginx() -> Iterator[HTTPServer]:
+    """What stands for nginx's port 80."""
+    server = HTTPServer(("127.0.0.1", 0), _Redirects)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_gateway_answers_while_nginx_and_haproxy_do(tmp_path: Path, nginx: HTTPServer) -> None:
+    (tmp_path / "haproxy").mkdir()
+    (tmp_path / "programs").mkdir()
+    here = Here(tmp_path / "programs")
+    here.program("socat", f'LD_LIBRARY_PATH={LUA_LIBRARIES} exec {program("socat")} "$@"')
+    port = nginx.server_address[1]
+    with RealBalancer(tmp_path / "haproxy", GATEWAY, count=1) as balancer:
+        script = answers_script(GATEWAY).replace(BALANCER_RUN, str(balancer.run))
+        script = script.replace("TCP4:127.0.0.1:80 ", f"TCP4:127.0.0.1:{port} ")
+        # It is none of its matter whether an agent lives.
+        balancer.replicas[0].alive = False
+        assert here.run(script.replace("%", "%%") % ()).rc == 0
+        assert balancer.replicas[0].asked == []
+        assert here.run(script.replace(f":{port} ", ":1 ")).rc == 1
+    assert here.run(script).rc == 1
+
+
+def nft(text: str) -> Table:
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-ec", "nft -f - && nft -t -j list ruleset"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return Table(listing(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ("", []),
+        (
+            "ip protocol 112 accept",
+            ["lets in VRRP from 10.0.0.9", "lets in VRRP from 198.51.100.9"],
+        ),
+        ("meta l4proto vrrp accept", ["lets in VRRP from 10.0.0.9", "lets in VRRP from fd00::9"]),
+        ("ip saddr 203.0.113.77 ip protocol 112 accept", ["lets in VRRP from 203.0.113.77"]),
+        ("ip protocol 112 drop", ["keeps out VRRP from 192.0.2.2"]),
+    ],
+)
+def test_only_gateways_are_heard(rule: str, says: list[str]) -> None:
+    text = rules(GATEWAY, [22], AROUND)
+    first = 'iif "lo" accept\n'
+    found = heard(nft(text.replace(first, f"{first}\t\t{rule}\n", 1)), SHARED)
+    assert [one for one in says if f"the firewall {one}" not in found] == []
+    assert bool(found) == bool(says)
+
+
+def test_addresses_of_the_other_kind_are_heard_as_well() -> None:
+    host = fleet({"gateway": {"virtual_ip": "2001:db8::9", "virtual_source": "2001:db8::1"}})["gw1"]
+    assert host.virtual is not None
+    shared = replace(host.virtual, peers=(ip_address("2001:db8::2"),))
+    host = host.model_copy(update={"virtual": shared})
+    assert heard(nft(rules(host, [22], AROUND)), shared) == []
+
+
+def test_what_others_could_change_is_seen(tmp_path: Path) -> None:
+    folder = tmp_path / "keepalived"
+    folder.mkdir(mode=0o755)
+    for name in ("keepalived.conf", "gateway-answers"):
+        (folder / name).touch(mode=0o644)
+    here: Any = Here(tmp_path)
+    here.program("find", 'exec /usr/bin/find "$@"')
+    owner = folder.owner()
+    assert [one for one in changeable(here, str(folder)) if "root" in one] == []
+    (folder / "gateway-answers").chmod(0o777)
+    assert f"{folder}/gateway-answers is {owner}'s, with 777" in changeable(here, str(folder))
+    (folder / "keepalived.conf").unlink()
+    assert any("has no configuration" in one for one in changeable(here, str(folder)))
+
+
+def test_who_has_it_is_known_once_all_gateways_were_seen() -> None:
+    def holders(**held: bool | None) -> list[tuple[str, ...] | None]:
+        looked: dict[str, Seen | HostError] = {
+            name: HostError("gone")
+            if one is None
+            else replace(Seen(), virtual=VirtualSeen(one, True))
+            for name, one in held.items()
+        }
+        made = together(FLEET, looked)
+        assert made.keys() == looked.keys()
+        return [
+            one.virtual.holders for one in made.values() if isinstance(one, Seen) and one.virtual
+        ]
+
+    assert holders(gw1=True, gw2=False) == [("gw1",), ("gw1",)]
+    assert holders(gw1=True, gw2=True) == [("gw1", "gw2")] * 2
+    assert holders(gw1=False, gw2=False) == [(), ()]
+    assert holders(gw1=True) == [None]
+    assert holders(gw1=False, gw2=None) == [None]
