@@ -86,7 +86,8 @@ def _entries(current: Current, state: Nginx, main: MainConf | None, sites: Sites
     version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
     edge = _edge(current, version, sites.welcome == "own")
     settings = current.settings
-    return [*edge, *connection_entries(settings.edge, main, settings.gateways)]
+    front = settings.gateways
+    return [*edge, *connection_entries(settings.edge, main, front, both=settings.is_gateway)]
 
 
 def _edge(current: Current, version: NginxVersion, own_site: bool) -> list[Entry]:

@@ -28,7 +28,7 @@ _FOLDER = Path(__file__).with_name("lua")
 def lua_entries(settings: HostSettings) -> Iterator[Entry]:
     """Files of Lua, none of which holds a secret; none where nginx needs no Lua."""
     wanted = {
-        *(_CHOOSING if settings.chooses_by_model else ()),
+        *(_CHOOSING if settings.edge_side.chooses_by_model else ()),
         *(_ADDING if settings.edge.changes_requests else ()),
         *(_BALANCING if settings.is_gateway else ()),
         *(_ANSWERING if settings.behind_gateways else ()),
@@ -43,7 +43,9 @@ def lua_entries(settings: HostSettings) -> Iterator[Entry]:
         if name not in wanted:
             yield Absent(path)
         elif name in rendered:
-            yield File(path, rendered[name](settings).encode())
+            # Gateways alone ask for a pulse.
+            of = settings if name == "pulse" else settings.edge_side
+            yield File(path, rendered[name](of).encode())
         else:
             yield File(path, (_FOLDER / f"{name}.lua").read_bytes())
 

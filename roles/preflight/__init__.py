@@ -22,6 +22,7 @@ from vllm_hosts.facts.sockets import ListeningSockets
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.host.nginx_sites import site_ports, site_problems
+from vllm_hosts.host.release import Release
 from vllm_hosts.host.sockets import strangers
 from vllm_hosts.host.system import System
 from vllm_hosts.keys.sources import hf_token
@@ -46,7 +47,7 @@ def preflight() -> None:
 
 
 def _problems(settings: HostSettings) -> list[str]:
-    if settings.is_gateway:
+    if not settings.runs_agents:
         return _of_a_gateway(settings)
     planned = settings.needs_gpu and settings.capacity.preflight != "off"
     system = look(
@@ -59,6 +60,8 @@ def _problems(settings: HostSettings) -> list[str]:
     release = look(OsRelease)
     found = problems(settings, release, system)
     found += unit_problems(settings, look(DockerUnit))
+    if settings.is_gateway:
+        found += _haproxy(release)
     if not found:
         # An entry of apt's that cannot be disabled would fail the deploy half way.
         found += archives(settings, release, system, look(AptSourceFiles))
@@ -75,7 +78,8 @@ def _problems(settings: HostSettings) -> list[str]:
 
 
 def _of_a_gateway(settings: HostSettings) -> list[str]:
-    """A gateway needs nginx and HAProxy; Docker, cards and models there are none of ours."""
+    """A gateway by itself needs nginx and HAProxy; Docker, cards and models there are none of
+    ours."""
     system = look(
         SystemState,
         folders=folders(settings),
@@ -84,14 +88,17 @@ def _of_a_gateway(settings: HostSettings) -> list[str]:
         models=[],
     )
     release = look(OsRelease)
-    found = problems(settings, release, system)
-    installed = look(AptPackages, names=["haproxy"])
-    offered = look(AptVersions, names=["haproxy"])
-    found += haproxy_problems(release, installed.versions, offered)
+    found = [*problems(settings, release, system), *_haproxy(release)]
     if system.user == "0":
         found += _others(settings)
     say(notes(settings, system))
     return found
+
+
+def _haproxy(release: Release) -> list[str]:
+    installed = look(AptPackages, names=["haproxy"])
+    offered = look(AptVersions, names=["haproxy"])
+    return list(haproxy_problems(release, installed.versions, offered))
 
 
 def _others(settings: HostSettings) -> list[str]:

@@ -59,7 +59,7 @@ def endpoints(
     :param folder: the inventory's private folder on the controller.
     :param key_command: what prints the key of ``client`` in a shell here.
     """
-    gateways = [host for host in settings.values() if host.is_gateway]
+    gateways = [one for host in settings.values() if (one := host.as_gateway)]
     for host in gateways or settings.values():
         name = host_header(host.edge_names[0], host.edge.https_port)
         ca_file = client_ca_file(host, folder)
