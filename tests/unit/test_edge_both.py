@@ -19,8 +19,8 @@ from tests.unit.real_nginx import _free_ports
 from tests.unit.samples import CODER, GATEWAYS, QWEN, behind, gateway
 from tests.unit.test_edge_pulse import Host
 from tests.unit.test_edge_whole_way import ALICE, CHAT, EDGE, Balancer, makes_all
+from vllm_hosts.facts.answered_inside import AnsweredInside
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.inside import AnsweredInside
 from vllm_hosts.host import inside, paths
 from vllm_hosts.host.nginx import INTERNAL_MAP
 from vllm_hosts.host.probe import Response

@@ -10,7 +10,7 @@ import gevent
 
 from vllm_hosts.connect.connections import Connections, ask_host
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.inside import AnsweredInside
+from vllm_hosts.facts.answered_inside import AnsweredInside
 from vllm_hosts.host import probe
 from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.keys.store_content import CONTROLLER

@@ -16,7 +16,7 @@ from vllm_hosts.connect import pyinfra_output, pyinfra_speed
 from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import ahead, look
-from vllm_hosts.facts.inside import AnsweredInside
+from vllm_hosts.facts.answered_inside import AnsweredInside
 from vllm_hosts.host import probe
 from vllm_hosts.host.marks import DEPLOY_SINCE, deploy_mark
 from vllm_hosts.keys import ClientKey, HostKeys, OpenedStore
