@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 HOSTS ?= 2
 GATEWAYS ?= 0
+INVENTORY ?= inventory/lab.py
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,19 +50,20 @@ lab-reset: setup ## Return the lab's hosts to their fresh state
 	@$(BIN)/python -m lab reset
 
 deploy: lab-up ## Deploy to the lab's hosts
-	$(STEP) "pyinfra inventory/lab.py deploy.py" $(BIN)/pyinfra -y inventory/lab.py deploy.py
+	$(STEP) "pyinfra $(INVENTORY) deploy.py" $(BIN)/pyinfra -y $(INVENTORY) deploy.py
 
 verify: ## Verify the lab's hosts
-	$(STEP) "vllm-hosts verify inventory/lab.py" $(BIN)/vllm-hosts verify inventory/lab.py -q
+	$(STEP) "vllm-hosts verify $(INVENTORY)" $(BIN)/vllm-hosts verify $(INVENTORY) -q
 
-demo: ## Boot two hosts, deploy to them, verify them, and print how to call them
+demo: ## Boot two hosts and a gateway, deploy to them, verify them, and print how to call them
 	@bash lab/demo.sh begin
-	@$(MAKE) --no-print-directory demo-steps || { bash lab/demo.sh failed $(BEGAN); exit 1; }
+	@$(MAKE) --no-print-directory demo-steps GATEWAYS=$(patsubst 0,1,$(GATEWAYS)) \
+		INVENTORY=inventory/lab_fleet.py || { bash lab/demo.sh failed $(BEGAN); exit 1; }
 	@bash lab/demo.sh end $(BEGAN)
 
 demo-steps: deploy
 	@$(MAKE) --no-print-directory verify
-	@$(BIN)/vllm-hosts endpoints inventory/lab.py
+	@$(BIN)/vllm-hosts endpoints $(INVENTORY)
 
 docs: setup ## Renew the documents that are made from code
 	@$(BIN)/python -m vllm_hosts.settings.docs

@@ -4,11 +4,11 @@ case $1 in
     begin)
         cache=${VLLM_HOSTS_LAB_CACHE:-/var/cache/vllm-hosts-lab}
         if compgen -G "$cache/registry-*" >/dev/null; then
-            echo 'Two hosts, from nothing to closed and verified endpoints: about 5 minutes.'
+            echo 'Two hosts and a gateway, from nothing to one closed and verified address: about 6 minutes.'
         else
-            echo 'Two hosts, from nothing to closed and verified endpoints: about 10 minutes this time,'
-            echo "longer on a slow network. It downloads 1.5 GB and builds 6 GB of caches in $cache;"
-            echo 'from then on it takes about 5 minutes.'
+            echo 'Two hosts and a gateway, from nothing to one closed and verified address: about 11 minutes'
+            echo "this time, longer on a slow network. It downloads 1.5 GB and builds 6 GB of caches in"
+            echo "$cache; from then on it takes about 6 minutes."
         fi
         ;;
     end)

@@ -110,7 +110,7 @@ def fleet_settings() -> dict[str, Any]:
     """What the group `lab` of the inventory with gateways sets: agents are their hosts' own."""
     # Clients of a load share a key and an address. More connections would want more open files than
     # a process may have where the lab's machine is itself a container.
-    edge = {"requests_per_second": 10_000, "burst": 2000, "connections": 400}
+    edge = {"requests_per_second": 10_000, "burst": 2000, "connections": 200}
     usual = settings()
     usual["edge"] = edge | usual["edge"]
     del usual["agents"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
+from vllm_hosts.host.paths import models_folder
 from vllm_hosts.operations.ownership import not_anothers, owned
 from vllm_hosts.project import run
 
@@ -26,6 +27,7 @@ def ownership(*, first: bool = True) -> None:
         settings = run.current().settings
         if settings.runs_agents:
             folders = [settings.vllm.directory, settings.vllm.cache_directory]
+            folders += [models_folder(settings)]
     owned(
         here.claim,
         first=first,

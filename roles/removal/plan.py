@@ -215,8 +215,15 @@ class Removal:
 
     @property
     def model_folders(self) -> list[str]:
-        """Folders with models that deploys fetched or copied."""
-        return [f"{self.settings.vllm.cache_directory}/huggingface", *self.remains.manifest.models]
+        """Folders with models that deploys fetched or copied, and with none of others."""
+        fetched = [] if self.kept_models else [paths.models_folder(self.settings)]
+        return [*fetched, *self.remains.manifest.models]
+
+    @property
+    def kept_models(self) -> str:
+        """The folder of fetched models where it was there before the first deploy; else empty."""
+        before, folder = self.remains.manifest.before, paths.models_folder(self.settings)
+        return folder if before is not None and folder in before.paths else ""
 
     @property
     def if_empty(self) -> list[str]:

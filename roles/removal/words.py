@@ -24,7 +24,7 @@ def goes(removal: Removal) -> Iterator[str]:
             f", and {more} that came with them" if more else ""
         )
     yield "our files, keys, certificates and logs on the host are removed, its firewall table last"
-    if removal.models:
+    if removal.models and removal.model_folders:
         yield f"models removed: {', '.join(removal.model_folders)}"
 
 
@@ -32,7 +32,9 @@ def stays(removal: Removal) -> Iterator[str]:
     """What will stay although deploys have had to do with it, a sentence each."""
     if removal.nothing:
         return
-    if not removal.models:
+    if removal.kept_models:
+        yield f"models stay in {removal.kept_models}, which was there before: others may be in it"
+    if not removal.models and removal.model_folders:
         yield (
             f"models stay in {', '.join(removal.model_folders)};"
             " --data remove_models=true removes them"

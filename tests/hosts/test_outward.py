@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from shlex import quote
 from typing import Any
 
+import pytest
 from testinfra.host import Host
 
 from vllm_hosts.errors import HostError
@@ -47,19 +48,50 @@ print(json.dumps({"open": found, "code": code}))
 """
 
 
+@pytest.fixture(scope="session")
+def tried(
+    host: Host, verified: Verified, containers: list[dict[str, Any]], settings: HostSettings
+) -> dict[str, tuple[int, str]]:
+    """By agent that runs: how it ended to try all places, and what it printed. All at once, since
+    each waits for what is closed."""
+    there = {one["Name"] for one in containers if one["State"]["Running"]}
+    script = []
+    for agent in settings.agents:
+        if f"/{agent.name}" not in there:
+            continue
+        # No name server of the host is asked for a name that it cannot know; that it was asked
+        # shows in the answer that there is no such name. Nobody is asked in vain where names are
+        # allowed.
+        name = None if _may_ask(agent) else "vllm-hosts.invalid"
+        places = sorted(outward(host, verified, settings, agent))
+        asked = quote(json.dumps({"places": places, "name": name}))
+        run = f"docker exec {agent.name} python3 -c {quote(_OUTWARD)} {asked}"
+        script.append(
+            f"{{ said=$({run} 2>&1); code=$?; said=$(printf %s \"$said\" | tr '\\n' ' ');"
+            f" printf '%s\\n' \"{agent.name} $code $said\"; }} &"
+        )
+    lines = host.check_output("\n".join([*script, "wait"])).splitlines()
+    words = [line.split(" ", 2) for line in lines if line]
+    return {name: (int(code), said) for name, code, said in words}
+
+
+def _may_ask(agent: Agent) -> bool:
+    return agent.egress is not None and agent.egress.names
+
+
 @promise("AGENT-09")
 def test_the_agent_opens_no_connection_outward(
-    host: Host, verified: Verified, inspected: dict[str, Any], settings: HostSettings, agent: Agent
+    host: Host,
+    tried: dict[str, tuple[int, str]],
+    inspected: dict[str, Any],
+    agent: Agent,
 ) -> None:
     running(inspected, agent)
-    places = sorted(outward(host, verified, settings, agent))
-    names = agent.egress is not None and agent.egress.names
-    # No name server of the host is asked for a name that it cannot know; that it was asked shows in
-    # the answer that there is no such name. Nobody is asked in vain where names are allowed.
-    asked = json.dumps({"places": places, "name": None if names else "vllm-hosts.invalid"})
-    said = json.loads(
-        host.check_output(f"docker exec {agent.name} python3 -c {quote(_OUTWARD)} {quote(asked)}")
-    )
+    names = _may_ask(agent)
+    code, printed = tried[agent.name]
+    if code:
+        raise HostError(f"agent {agent.name} could not be asked to connect: {printed[-300:]}")
+    said = json.loads(printed)
     reached = [
         f"agent {agent.name} reaches {address} port {port}" for address, port in said["open"]
     ]

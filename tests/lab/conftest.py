@@ -69,7 +69,8 @@ def fleet(lab: None) -> Fleet:
 def deployed(lab: None) -> Deployed:
     """The first deploy, at the highest verbosity, with every process's arguments watched."""
     os.chdir(ROOT)
-    os.environ["HF_TOKEN_OF_THE_LAB"] = "hf_" + secrets.token_urlsafe(24)
+    # Two runs beside each other are given the same.
+    os.environ.setdefault("HF_TOKEN_OF_THE_LAB", "hf_" + secrets.token_urlsafe(24))
     layout.HUB_TOKENS.touch(mode=0o600)
     layout.HUB_TOKENS.write_text(os.environ["HF_TOKEN_OF_THE_LAB"])
     settings = validate(load(INVENTORY))

@@ -27,6 +27,7 @@ from lab import layout
 from lab.settings import FLEET_AGENTS, fleet_settings, login
 from tests.lab.deploys import ROOT, command
 from tests.lab.fleet import command_here, states, well
+from vllm_hosts.host.nginx import LIMITS_CONF
 from vllm_hosts.host.paths import GATEWAY_CLIENT
 from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.pki import LocalCa, utc_now
@@ -67,6 +68,15 @@ def groups() -> tuple[list[Any], list[Any], Any]:
         "connections_per_source": STREAMS + 1000,
     }
     return front, behind, ([name for name, _ in [*front, *behind]], settings)
+
+
+#: Where the lab's machine is itself a container, nobody may have as many open files as nginx asks
+#: for, and it would be left with those that it has by itself. What the machine allows does here.
+_FILES = (
+    "most=$(ulimit -Hn);"
+    f" sed -i -E 's/^(worker_rlimit_nofile) [0-9]+;/\\1 '$most';/' {LIMITS_CONF}"
+    " && systemctl reload nginx && sleep 1"
+)
 
 
 def address(number: int) -> str:
@@ -157,6 +167,7 @@ def many(folder: Path, *, tokens: int, interval: float) -> Iterator[Many]:
             )
         )
         well(command("pyinfra", "-y", "--limit", GATEWAY, INVENTORY, "deploy.py"))
+        lab_hosts.run(GATEWAY, _FILES)
         keys = {
             pool.model: store.client_key(client)
             for pool, client in zip(settings.pools, clients, strict=True)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,72 +13,24 @@ import pytest
 from lab.settings import AGENTS
 from tests.lab.conftest import HOSTS, Deployed
 from tests.lab.deploys import BIN, ROOT, command
-
-_BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
-
-
-DOCUMENTS = ("README.md", "docs/clients.md")
+from tests.lab.examples import DOCUMENTS, EXAMPLES, blocks, pasted, run
 
 
-def blocks(document: str) -> list[tuple[str, str]]:
-    """Language and text of every example. The first one says what the others need."""
-    found: list[tuple[str, str]] = _BLOCK.findall((ROOT / document).read_text())
-    return found
-
-
-EXAMPLES = [
-    pytest.param(document, number, id=f"{document}-{number}")
-    for document in DOCUMENTS
-    for number in range(1, len(blocks(document)))
-]
-
-
-def for_the_lab(text: str, deployed: Deployed) -> str:
+def in_the_lab(deployed: Deployed) -> dict[str, str]:
     """The names of the example's host, agent and inventory become the lab's."""
     agent = AGENTS[0]["name"]
-    for example, real in {
+    return {
         "https://llm.example.com/qwen3-8b": f"https://{deployed.settings['gpu1'].address}/{agent}",
         "https://llm.example.com/v1": f"https://{deployed.settings['gpu1'].address}/v1",
         "inventory/prod.py": "inventory/lab.py",
         ".vllm-hosts/prod/": ".vllm-hosts/lab/",
         "qwen3-8b": agent,
-    }.items():
-        text = text.replace(example, real)
-    return text
-
-
-def run(
-    argv: list[str], environment: dict[str, str], cwd: Path = ROOT, timeout: float = 120
-) -> str:
-    done = subprocess.run(
-        argv,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    }
 
 
 @pytest.mark.parametrize(("document", "number"), EXAMPLES)
 def test_an_example_works(deployed: Deployed, document: str, number: int) -> None:
-    first, *_ = blocks(document)
-    assert first[0] == "sh"
-    assert "export OPENAI_API_KEY" in first[1]
-    plain = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": "/root"}
-    exported = run(["sh", "-e", "-c", for_the_lab(first[1], deployed) + "\nenv -0"], plain)
-    environment = dict(line.split("=", 1) for line in exported.split("\0") if line)
-    language, text = blocks(document)[number]
-    program = ["sh", "-e", "-c"] if language == "sh" else [sys.executable, "-c"]
-    # What was exported holds in any folder.
-    said = run([*program, for_the_lab(text, deployed)], environment, cwd=Path("/"))
-    assert said.strip()
-    assert deployed.leaks(said) == []
+    assert deployed.leaks(pasted(document, number, in_the_lab(deployed))) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -1,7 +1,10 @@
 """A hundred deploys, each with a fault, a change and a moment that a seed draws: the host keeps its
 promises, the next run converges, and the one after that changes nothing.
 
-``FAULT_RUNS=10 FAULT_SEED=4711 pytest tests/lab/test_9_faults.py`` for fewer, or others.
+``FAULT_RUNS=10 FAULT_SEED=4711 pytest tests/lab/test_9_faults.py`` for fewer, or others. Two can
+run beside each other on hosts that are deployed to, with LAB_KEEP=1, LAB_REUSE=1 and the same
+HF_TOKEN_OF_THE_LAB: the first with ``FAULT_RUNS=50``, the other with ``FAULT_RUNS=50 FAULT_FIRST=50
+FAULT_HOST=gpu1``.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from tests.lab.faults.table import FAULTS
 
 pytestmark = pytest.mark.nightly
 
-HOST = "gpu2"
-RUNS = int(os.environ.get("FAULT_RUNS", "100"))
+HOST = os.environ.get("FAULT_HOST", "gpu2")
+FIRST, RUNS = int(os.environ.get("FAULT_FIRST", "0")), int(os.environ.get("FAULT_RUNS", "100"))
 #: What a run changes. The last one recreates the agent, which takes a while to be back.
 CHANGES: list[dict[str, Any]] = [
     {},
@@ -33,7 +36,7 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("number", range(RUNS))
+@pytest.mark.parametrize("number", range(FIRST, FIRST + RUNS))
 def test_a_fault_that_a_seed_draws(deployed: Deployed, number: int) -> None:
     name = list(FAULTS)[number % len(FAULTS)]
     fault = FAULTS[name]

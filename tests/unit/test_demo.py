@@ -29,9 +29,9 @@ def demo(*words: str, **environment: str) -> str:
 
 def test_the_demo_says_how_long_it_takes_and_what_comes_next(tmp_path: Path) -> None:
     first = demo("begin", VLLM_HOSTS_LAB_CACHE=str(tmp_path))
-    assert "about 10 minutes" in first and str(tmp_path) in first
+    assert "about 11 minutes" in first and str(tmp_path) in first
     (tmp_path / "registry-0123456789ab").mkdir()
-    assert "about 5 minutes" in demo("begin", VLLM_HOSTS_LAB_CACHE=str(tmp_path))
+    assert "about 6 minutes" in demo("begin", VLLM_HOSTS_LAB_CACHE=str(tmp_path))
     end = demo("end", str(int(time.time()) - 77))
     assert "done after 7" in end
     assert "make lab-down" in end and "make clean-cache" in end and "README.md" in end
@@ -43,7 +43,8 @@ def test_make_n_runs_nothing_of_the_demo() -> None:
     done = subprocess.run(
         ["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    steps = ["demo.sh begin", "lab up", "deploy.py", "verify", "endpoints", "demo.sh end"]
+    steps = ["demo.sh begin", "lab up --hosts 2 --gateways 1", "lab_fleet.py deploy.py"]
+    steps += ["verify", "endpoints", "demo.sh end"]
     places = [done.stdout.index(step) for step in steps]
     assert places == sorted(places)
     assert "FAILED" not in done.stdout + done.stderr

@@ -238,6 +238,17 @@ class TestTheRest:
         assert "/opt/vllm/.env" in files and "/opt/vllm/compose.yaml" in files
         assert not {"/etc/docker/daemon.json", "/etc/nginx/conf.d/vllm-hosts.conf"} & set(files)
 
+    def test_a_folder_of_models_that_was_there_before_stays(self) -> None:
+        before = Before(paths=frozenset({"/var/lib/vllm", "/var/lib/vllm/huggingface"}))
+        found = removal(models=True, manifest=Manifest(before, models=("/srv/models/coder",)))
+        assert found.model_folders == ["/srv/models/coder"]
+        assert "/var/lib/vllm/huggingface" not in found.folders
+        assert (
+            "models stay in /var/lib/vllm/huggingface, which was there before: others may be in it"
+        ) in list(stays(found))
+        alone = removal(models=True, manifest=Manifest(before))
+        assert not [one for one in goes(alone) if one.startswith("models removed")]
+
     def test_models_stay_unless_they_are_named(self) -> None:
         kept, gone = removal(), removal(models=True)
         models = ["/var/lib/vllm/huggingface", "/srv/models/coder"]

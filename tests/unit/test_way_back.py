@@ -66,6 +66,8 @@ class TestTarget:
             (WayBack("", NOW), "now"),
             # A way back that was cut off goes on where it was.
             (WayBack(A, NOW, BEFORE, Undone(B, AT)), "before"),
+            # One whose agents did not become healthy can be tried once more.
+            (WayBack(B, NOW, BEFORE, Undone(A, AT)), "before"),
             # A deploy after it was cut off as well.
             (WayBack(C, NOW, BEFORE, Undone(B, AT)), "now"),
         ],

@@ -219,6 +219,9 @@ def target(found: WayBack, *, unfinished: bool) -> Target | str:
             # It was cut off before these agents were healthy.
             return Target("before", before)
         return Target("now", now)
+    if before is not None and undone is not None and undone.compose == before.compose:
+        # A way back was tried, and its agents did not become healthy: these came back.
+        return Target("before", before)
     if undone is not None:
         if unfinished:
             return Target("now", now)

@@ -80,7 +80,8 @@ ROWS = [
     on_gateway(
         row(
             "name-from-a-client",
-            "GW-04",
+            # Hosts refuse who has no name.
+            "GW-04 EDGE-04",
             edited(
                 "s/X-Vllm-Hosts-Client .*;/X-Vllm-Hosts-Client $http_x_vllm_hosts_client;/",
                 f"{MAPS}/upstream.conf",

@@ -153,9 +153,10 @@ def complaint(shape: Shape, met: Met) -> str | None:
     return None
 
 
-def send(address: str, port: int, name: str, shape: Shape) -> Met:
+def send(address: str, port: int, name: str, shape: Shape, quiet: float = _QUIET) -> Met:
     """One connection, one shape, everything that comes back.
 
+    :param quiet: seconds without a word after which that is all.
     :raises OSError: no connection.
     """
     started = time.monotonic()
@@ -168,7 +169,7 @@ def send(address: str, port: int, name: str, shape: Shape) -> Met:
         connection = plain
         if not shape.plain:
             connection = context.wrap_socket(plain, server_hostname=shape.server_name or name)
-        connection.settimeout(SLOW_LIMIT if shape.slow else _QUIET)
+        connection.settimeout(SLOW_LIMIT if shape.slow else quiet)
         try:
             connection.sendall(shape.data)
             while piece := connection.recv(65536):
