@@ -92,16 +92,17 @@ def _answers_inside(
 ) -> str | None:
     """The same of a machine that is a gateway as well: it asks its own port for gateways."""
     [agent] = [one for one in settings.agents if one.name == name]
+    known = connections()
 
     def there(path: str, body: str) -> probe.Response | OSError | HostError:
-        # The current host's, if it is this one, has to stay that after it.
         at = partial(ask_host, AnsweredInside, **asked_inside(settings, name, path, body))
         try:
-            return connections().at(settings.name, at)
+            return known.at(settings.name, at)
         except HostError as error:
             return error
 
     def tried(path: str, body: str) -> probe.Response:
+        # In a greenlet of its own: in this one a host is at hand already, maybe the same one.
         found: probe.Response | OSError | HostError = gevent.spawn(there, path, body).get()
         if isinstance(found, Exception):
             raise found
