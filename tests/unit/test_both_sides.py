@@ -164,7 +164,6 @@ def test_both_groups_data_is_its_own_and_the_later_group_wins(site: Site) -> Non
         ("two", True, True),
         ("192.0.2.3", False, True),
     ]
-    # The order of groups is the inventory's, as for any host of pyinfra's in two of them.
     one, two = found["192.0.2.1"], found["two"]
     assert (one.address, two.address) == ("192.0.2.1", "192.0.2.2")
     for side in (one, front(one)):
@@ -173,6 +172,9 @@ def test_both_groups_data_is_its_own_and_the_later_group_wins(site: Site) -> Non
         assert side.gateway.drain_timeout == 60
     assert two.edge.burst == 9
     assert found["192.0.2.3"].edge.names == ()
+    site.write("inventory/other.py", "gpu_hosts = ['192.0.2.1']\ngateways = ['192.0.2.1']\n")
+    one = validate(load(site.folder / "inventory" / "other.py"))["192.0.2.1"]
+    assert (one.edge.requests_per_second, one.edge.burst) == (7, 6)
 
 
 def test_one_without_agents_is_refused(site: Site) -> None:

@@ -18,7 +18,7 @@ from vllm_hosts.host.paths import EDGE_CONF, EDGE_FOLDER
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.roles.client_keys.plan import key_entries
 from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries
-from vllm_hosts.suite import nginx_forwarded
+from vllm_hosts.suite import nginx_forwarded, nginx_maps
 from vllm_hosts.suite.nginx_forwarded import places_that_forward_keys, places_that_forward_names
 
 SETTINGS = settings(agents=[QWEN, CODER], edge={"cors_origins": ["https://app.example.com"]})
@@ -165,3 +165,18 @@ def test_what_only_gateways_send_is_not_sent_to_agents(here: Here) -> None:
     old, new = 'X-Vllm-Hosts-Client "";', "X-Vllm-Hosts-Client $vllm_hosts_client;"
     broken = files | {path: files[path].replace(old, new)}
     assert places_that_forward_names(shown(here, broken), gateway=True, agents=True)
+
+
+def test_who_is_let_in_by_a_machine_that_is_both(here: Here) -> None:
+    """The rules for gateways let no key in."""
+    files = of_host("one") | {
+        entry.path: entry.content.decode()
+        for entry in key_entries(["qwen", "coder"], KEYS.clients)
+        if isinstance(entry, File)
+    }
+    # nginx shows none of what its workers run.
+    shown(here, {path: text for path, text in files.items() if not path.endswith(".lua")})
+    entries = here.check_output(f"bash -c {quote(nginx_maps.SCRIPT)}").splitlines()
+    assert nginx_maps.strange(entries) == []
+    assert sorted({client for _, client in nginx_maps.clients(entries)}) == ["alice", "bob"]
+    assert nginx_maps.refused(entries) == {("coder", "bob")}
