@@ -54,6 +54,10 @@ FLEET_AGENTS: list[dict[str, Any]] = [
 ]
 
 
+#: Hosts that are gateways as well, in an inventory of their own.
+BOTH = ("gpu1", "gpu2")
+
+
 def settings() -> dict[str, Any]:
     """What the group `lab` sets. LAB_SETTINGS (JSON) changes it for one run of a test."""
     fingerprints = archive.fingerprints()
@@ -119,6 +123,13 @@ def fleet_settings() -> dict[str, Any]:
     usual = settings()
     usual["edge"] = edge | usual["edge"]
     del usual["agents"]
+    return usual
+
+
+def both_settings() -> dict[str, Any]:
+    """The same for hosts that are gateways too, whose nginx has connections of both kinds."""
+    usual = fleet_settings()
+    usual["edge"]["connections"] = 130
     return usual
 
 

@@ -18,14 +18,19 @@ from vllm_hosts.settings.fleet import inner_name, made_by
 def inner_conf(
     settings: HostSettings,
     *,
+    side: str,
     ipv6: bool,
     curves: Iterable[str],
     errors: Mapping[int, str],
     hidden_headers: Iterable[str],
 ) -> str:
-    """What the main file includes. Contains no secret."""
+    """What the main file includes. Contains no secret.
+
+    :param side: what the upstreams for clients are told apart by, if the machine is a gateway too.
+    """
     return render(
         "nginx/inner.conf.j2",
+        side=side,
         ipv6=ipv6,
         folder=paths.EDGE_FOLDER,
         lua=paths.EDGE_LUA,

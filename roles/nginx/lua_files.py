@@ -7,12 +7,13 @@ Touches no host.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from vllm_hosts.host import paths
 from vllm_hosts.host.files import Absent, Entry, File, Folder
-from vllm_hosts.host.nginx import upstream
+from vllm_hosts.host.nginx import FRONT, upstream
 from vllm_hosts.host.render import render
 from vllm_hosts.roles.nginx.inner import pulse
 from vllm_hosts.roles.nginx.routes import ASKED, SALTED
@@ -30,13 +31,14 @@ _FOLDER = Path(__file__).with_name("lua")
 def lua_entries(settings: HostSettings) -> Iterator[Entry]:
     """Files of Lua, none of which holds a secret; none where nginx needs no Lua."""
     wanted = {
-        *(_CHOOSING if settings.chooses_by_model else ()),
+        *(_CHOOSING if settings.edge_side.chooses_by_model else ()),
         *(_ADDING if settings.edge.changes_requests else ()),
         *(_BALANCING if settings.is_gateway else ()),
         *(_ANSWERING if settings.behind_gateways else ()),
     }
-    rendered = {
-        **{"by_model": by_model, "tokens": tokens, "counting": counting},
+    rendered: dict[str, Callable[[HostSettings], str]] = {
+        **{"by_model": by_model, "tokens": tokens},
+        "counting": partial(counting, side=side_of(settings)),
         **{"balance": balance, "pulse": pulse, "names": names},
     }
     if wanted:
@@ -45,7 +47,9 @@ def lua_entries(settings: HostSettings) -> Iterator[Entry]:
         if name not in wanted:
             yield Absent(path)
         elif name in rendered:
-            yield File(path, rendered[name](settings).encode())
+            # Gateways alone ask for a pulse.
+            of = settings if name == "pulse" else settings.edge_side
+            yield File(path, rendered[name](of).encode())
         else:
             yield File(path, (_FOLDER / f"{name}.lua").read_bytes())
 
@@ -87,8 +91,16 @@ def names(_: HostSettings) -> str:
     return render("nginx/names.lua.j2", folder=paths.EDGE_LUA)
 
 
-def counting(settings: HostSettings) -> str:
-    """What is counted and told apart. Salts are derived on the host, and stand nowhere."""
+def side_of(settings: HostSettings) -> str:
+    """What keeps a gateway's upstreams apart from those of the machine's own agents."""
+    return FRONT if settings.is_gateway and settings.runs_agents else ""
+
+
+def counting(settings: HostSettings, side: str = "") -> str:
+    """What is counted and told apart. Salts are derived on the host, and stand nowhere.
+
+    :param side: as ``side_of``.
+    """
     edge, header = settings.edge, settings.gateway.session_header
     return render(
         "nginx/counting.lua.j2",
@@ -97,7 +109,7 @@ def counting(settings: HostSettings) -> str:
         salted=SALTED if edge.cache_isolation != "off" else (),
         # nginx's name for the header.
         session=f"http_{header.lower().replace('-', '_')}" if settings.is_gateway else "",
-        sockets=[_sockets(settings, agent.name) for agent in settings.agents]
+        sockets=[_sockets(settings, agent.name, side) for agent in settings.agents]
         if settings.is_gateway
         else [],
         makers=_makers(settings),
@@ -105,11 +117,11 @@ def counting(settings: HostSettings) -> str:
     )
 
 
-def _sockets(settings: HostSettings, agent: str) -> dict[str, object]:
+def _sockets(settings: HostSettings, agent: str, side: str) -> dict[str, object]:
     """Where HAProxy listens for an agent's requests."""
     pool = settings.pool(agent)
     path = paths.pool_socket(pool.name)
-    return {"name": upstream(agent), "path": path, "again": bool(pool.again)}
+    return {"name": upstream(f"{side}{agent}"), "path": path, "again": bool(pool.again)}
 
 
 def _makers(settings: HostSettings) -> dict[str, str]:

@@ -16,7 +16,7 @@ from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.roles.nginx.edge_refusals import ERRORS, INNER_ERRORS, MODEL_ERRORS, RESPONSE_ERRORS
 from vllm_hosts.roles.nginx.inner import inner_conf
-from vllm_hosts.roles.nginx.lua_files import lua_entries, lua_paths, model_body
+from vllm_hosts.roles.nginx.lua_files import lua_entries, lua_paths, model_body, side_of
 from vllm_hosts.roles.nginx.routes import (
     browser_paths,
     chosen_paths,
@@ -165,20 +165,23 @@ def internal_map(settings: HostSettings, keys: HostKeys) -> str:
     """The map from upstreams to their keys. Contains keys.
 
     On a gateway they are what salts of prefix caches are made from, and agents of one pool have the
-    same caches.
+    same caches. A machine that is both has both kinds.
     """
-    lines = sorted(
-        internal_line(
-            agent.name,
-            keys.internal_of(settings.pool(agent.name).name if settings.is_gateway else agent.name),
-        )
-        for agent in settings.agents
-    )
-    return "".join(f"{line}\n" for line in lines)
+    lines = [internal_line(one.name, keys.internal_of(one.name)) for one in settings.own_agents]
+    if gateway := settings.as_gateway:
+        side, secret = side_of(settings), keys.edge_side
+        lines += [
+            internal_line(f"{side}{one.name}", secret.internal_of(gateway.pool(one.name).name))
+            for one in gateway.agents
+        ]
+    return "".join(f"{line}\n" for line in sorted(lines))
 
 
 def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
     """The main file of the edge. Contains no secret."""
+    side, behind = side_of(settings), settings.behind_gateways
+    inside = [_upstream(settings, one.name) for one in settings.own_agents] if side else []
+    settings = settings.edge_side
     edge = settings.edge
     name = host_header(settings.edge_names[0], edge.https_port)
     names = [f"[{name}]" if ":" in name else name for name in settings.edge_names]
@@ -191,7 +194,9 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         allow_from=[str(network) for network in edge.allow_from],
         upstreams=[_upstream(settings, agent.name) for agent in settings.agents],
         gateway=settings.is_gateway,
-        behind_gateways=settings.behind_gateways,
+        behind_gateways=behind,
+        side=side,
+        inside=inside,
         changes_requests=edge.changes_requests or settings.is_gateway,
         url=f"https://{name}",
         server_names=names,
@@ -220,8 +225,8 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
 
 
 def _upstream(settings: HostSettings, agent: str) -> Upstream:
-    """Where an agent is: on a gateway, whoever knows the hosts that have it."""
-    if not settings.is_gateway:
+    """Where an agent is: for clients of a gateway, whoever knows the hosts that have it."""
+    if settings.runs_agents:
         return Upstream(agent, f"{settings.cell(agent).address}:{CONTAINER_PORT}")
     pool = settings.pool(agent)
     return Upstream(
@@ -267,14 +272,20 @@ def included(settings: HostSettings, version: NginxVersion) -> dict[str, str]:
         "key": paths.TLS_KEY,
         "ciphers": CIPHERS,
         "curves": curves,
+        # What clients meet; of a machine that is both, what gateways meet is a file of its own.
         "gateway": settings.is_gateway,
-        "behind_gateways": settings.behind_gateways,
+        "behind_gateways": settings.edge_side.behind_gateways,
     }
     names = _included_names(settings)
     found = {name: render(f"nginx/{name}.conf.j2", **values) for name in names}
     if settings.behind_gateways:
         found["inner"] = inner_conf(
-            settings, ipv6=version.ipv6, curves=curves, errors=INNER_ERRORS, hidden_headers=_HIDDEN
+            settings,
+            side=side_of(settings),
+            ipv6=version.ipv6,
+            curves=curves,
+            errors=INNER_ERRORS,
+            hidden_headers=_HIDDEN,
         )
     return found
 
