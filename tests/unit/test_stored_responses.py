@@ -176,6 +176,12 @@ class TestAtAGateway:
 
 class TestAtHaproxy:
     @pytest.fixture
+    def usual(self, tmp_path: Path) -> Iterator[RealBalancer]:
+        """Nobody counts as dead because a check is late."""
+        with RealBalancer(tmp_path, settings()) as one:
+            yield one
+
+    @pytest.fixture
     def hurried(self, tmp_path: Path) -> Iterator[RealBalancer]:
         with RealBalancer(tmp_path, settings(), hurried=True) as one:
             yield one
@@ -198,18 +204,18 @@ class TestAtHaproxy:
         [pool] = gateway.settings.pools
         return next(known.made_by for known in pool.replicas if known.server == one.name)
 
-    def test_only_who_made_it_is_asked(self, hurried: RealBalancer) -> None:
-        for one in hurried.replicas:
-            tag = self.tag(hurried, one)
-            asked = {self.ask(hurried, tag, b"{}", key=key).body for key in "abcd"}
+    def test_only_who_made_it_is_asked(self, usual: RealBalancer) -> None:
+        for one in usual.replicas:
+            tag = self.tag(usual, one)
+            asked = {self.ask(usual, tag, b"{}", key=key).body for key in "abcd"}
             assert asked == {one.name}
             assert HEADER.lower() not in {name.lower() for name in one.asked[-1][0]}
-        assert sum(one.running for one in hurried.servers()) == 0
+        assert sum(one.running for one in usual.servers()) == 0
 
-    def test_nobody_by_that_name(self, hurried: RealBalancer) -> None:
-        answer = self.ask(hurried, "none")
+    def test_nobody_by_that_name(self, usual: RealBalancer) -> None:
+        answer = self.ask(usual, "none")
         assert (answer.status, json.loads(answer.body)) == (404, GONE)
-        assert not any(one.asked for one in hurried.replicas)
+        assert not any(one.asked for one in usual.replicas)
 
     def test_one_that_is_gone(self, hurried: RealBalancer) -> None:
         one = hurried.replicas[0]
@@ -219,38 +225,38 @@ class TestAtHaproxy:
         assert (answer.status, json.loads(answer.body)) == (404, GONE)
         assert not any(one.asked for one in hurried.replicas)
 
-    def test_it_is_tried_nowhere_else(self, hurried: RealBalancer) -> None:
+    def test_it_is_tried_nowhere_else(self, usual: RealBalancer) -> None:
         """Neither by HAProxy nor by nginx."""
-        one = hurried.replicas[0]
-        tag = self.tag(hurried, one)
+        one = usual.replicas[0]
+        tag = self.tag(usual, one)
         for how in ("busy", "nothing"):
             one.answers = how
-            assert self.ask(hurried, tag).status in (502, 503)
-            assert self.ask(hurried, tag, pool=f"qwen{AGAIN}").status == 503
+            assert self.ask(usual, tag).status in (502, 503)
+            assert self.ask(usual, tag, pool=f"qwen{AGAIN}").status == 503
         one.ends()
         began = time.monotonic()
-        assert self.ask(hurried, tag).status in (404, 502, 503)
+        assert self.ask(usual, tag).status in (404, 502, 503)
         assert time.monotonic() - began < 8
-        assert not any(other.asked for other in hurried.replicas[1:])
+        assert not any(other.asked for other in usual.replicas[1:])
 
-    def test_nothing_goes_on_where_it_is_drained(self, hurried: RealBalancer) -> None:
+    def test_nothing_goes_on_where_it_is_drained(self, usual: RealBalancer) -> None:
         """But what it has can be read."""
-        one = hurried.replicas[0]
-        tag = self.tag(hurried, one)
-        hurried.tell(one, ServerState.DRAIN)
-        assert self.ask(hurried, tag, path=RESPONSES).status == 404
-        assert self.ask(hurried, tag, path=f"{RESPONSES}/x/cancel").body == one.name
-        hurried.tell(one, ServerState.READY)
-        assert self.ask(hurried, tag, path=RESPONSES).body == one.name
+        one = usual.replicas[0]
+        tag = self.tag(usual, one)
+        usual.tell(one, ServerState.DRAIN)
+        assert self.ask(usual, tag, path=RESPONSES).status == 404
+        assert self.ask(usual, tag, path=f"{RESPONSES}/x/cancel").body == one.name
+        usual.tell(one, ServerState.READY)
+        assert self.ask(usual, tag, path=RESPONSES).body == one.name
 
-    def test_it_counts_as_running(self, hurried: RealBalancer) -> None:
-        one = hurried.replicas[0]
+    def test_it_counts_as_running(self, usual: RealBalancer) -> None:
+        one = usual.replicas[0]
         one.answers = "stream"
-        with hurried.asking("a", b"", "qwen", **{HEADER: self.tag(hurried, one)}) as answer:
+        with usual.asking("a", b"", "qwen", **{HEADER: self.tag(usual, one)}) as answer:
             assert answer.read(5) == b"first"
-            assert [found.running for found in hurried.servers()] == [1, 0, 0]
-            hurried.restart()
-            assert [found.running for found in hurried.servers()] == [1, 0, 0]
+            assert [found.running for found in usual.servers()] == [1, 0, 0]
+            usual.restart()
+            assert [found.running for found in usual.servers()] == [1, 0, 0]
             one.go_on.set()
             assert answer.read() == b"last"
 
@@ -261,7 +267,7 @@ class TestAllTheWay:
     @pytest.fixture
     def way(self, tmp_path: Path) -> Iterator[Way]:
         with ExitStack() as stack:
-            yield Way(stack, tmp_path, hurried=True)
+            yield Way(stack, tmp_path)
 
     def go_on(self, way: Way, tag: str, size: int = 1) -> tuple[int, str]:
         body = {"model": MODEL, "input": "x" * size, "previous_response_id": f"resp_{tag}{NUMBER}"}
