@@ -20,13 +20,14 @@ from tests.unit.here import Here
 from tests.unit.real_haproxy import RealBalancer
 from tests.unit.real_nginx import LUA_LIBRARIES, program
 from tests.unit.recorded_host import Host
-from tests.unit.recording import Recorder
+from tests.unit.recording import Recorder, deploy_py
 from tests.unit.test_firewall import AROUND
 from vllm_hosts.doctor.examine import together
 from vllm_hosts.doctor.seen import Seen, VirtualSeen
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.virtual_address import VirtualGround
+from vllm_hosts.host.balancer import Server
 from vllm_hosts.host.paths import BALANCER_RUN, GATEWAY_ANSWERS, KEEPALIVED_CONF
 from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.host.virtual_address import Ground, Interface, interface_for, virtual_problems
@@ -155,6 +156,40 @@ def test_the_gateway_is_asked_only_before_it_has_the_configuration(tmp_path: Pat
     assert fact.process(here.check_output(script).splitlines()).ours
     assert (tmp_path / "sent").read_text().count("/dev/udp/") == 2
     assert END in script
+
+
+def test_a_gateway_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    made = whole(tmp_path)
+    made.host.facts["VirtualGround"] = Ground((link("eth0", "10.0.0.1/8"),))
+    done = made.run(deploy_py)
+    assert done.refused
+    assert any("is in no network of this gateway" in one for one in done.refused)
+    assert made.host.packages == {}
+
+
+def test_all_of_a_deploy_and_a_second_one(tmp_path: Path) -> None:
+    made = whole(tmp_path)
+    done = made.run(deploy_py)
+    assert not done.failed
+    names = [name.partition(" | ")[2] for name in done.names]
+    # Clients are sent here once it serves them, and the firewall has let the others in.
+    runs = names.index("keepalived runs, now and at boot")
+    assert names.index("nginx runs, now and at boot") < runs
+    assert names.index("The firewall is in force, now and at boot") < runs
+    again = made.run(deploy_py)
+    assert (again.failed, again.changed, again.effects) == (False, [], [])
+
+
+def whole(folder: Path) -> Recorder:
+    """A gateway that was just installed, for all of deploy.py."""
+    made = recorder(folder)
+    made.host.facts["BalancerState"] = {
+        (pool.name, one.server): Server(pool.name, one.server, True, False, 0, "L7OK")
+        for pool in GATEWAY.pools
+        for one in pool.replicas
+    }
+    made.host.facts["SystemState"].free.update({"/usr": 1 << 30, "/var": 1 << 30})
+    return made
 
 
 def recorder(folder: Path, host: HostSettings = GATEWAY) -> Recorder:
