@@ -211,7 +211,7 @@ class Removal:
         """Folders that go with all that is in them."""
         vllm = self.settings.vllm
         found = [f"{vllm.cache_directory}/agents", paths.EDGE_LOGS, _ROTATED]
-        found += [paths.WATCHDOG_SEEN]
+        found += [paths.WATCHDOG_SEEN, paths.BALANCER_RUN]
         return [*found, *(self.model_folders if self.models else [])]
 
     @property

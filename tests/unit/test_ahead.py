@@ -297,6 +297,7 @@ PASSING = {
     "Doing": "what a host does now",
     "EdgeRuns": "asked while agents change",
     "FileTexts": "asked by drift, of what differs",
+    "AnsweredInside": "waited for: an agent's answer",
     "BalancerSeen": "changes with each request",
     "BalancerState": "changes with each request",
     "HostHistory": "asked by vllm-hosts history",

@@ -25,6 +25,7 @@ from tests.unit.test_odd_answers import FACTS as FED
 from tests.unit.test_odd_answers import HTTP, LOGGED, METRICS, STATS, STRAY, TOP_ROW, mutated
 from vllm_hosts.doctor.query import DoctorLook
 from vllm_hosts.errors import HostError
+from vllm_hosts.facts.answered_inside import AnsweredInside
 from vllm_hosts.facts.apt import AptPackages
 from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.base import END, HostFact
@@ -55,6 +56,7 @@ from vllm_hosts.suite.packets import Table, listing
 from vllm_hosts.suite.test_firewall import strangers_first
 from vllm_hosts.top.poll import Doing
 
+INSIDE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{"data": []}'
 SHA = "a" * 64
 #: As iproute2 prints them on Debian 12.
 ADDRESSES = (
@@ -127,6 +129,10 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          "# pxname,svname,scur,status,check_status,check_desc,",
          "qwen,qwen.h1,3,UP,L7OK,Layer7 check passed,", "", "== before 4711",
          "# pxname,svname,scur,status,check_status,check_desc,", "", "== by hand", "qwen.h1"],
+    ),
+    (
+        AnsweredInside(),
+        ["== said", f"answer {base64.b64encode(INSIDE).decode()}", "a word of openssl's"],
     ),
     (
         AptPackages(),
@@ -325,6 +331,7 @@ def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
 ODD: list[tuple[HostFact[Any], list[str]]] = [
     (AgentsServed(), ["== live", "True?", "== containers", "== starts"]),
     (EdgeRuns(), ["== edge", "activ"]),
+    (AnsweredInside(), ["== said", "answer no base64"]),
     (BalancerSeen(), ["== admin", "== now", "== by hand"]),
     (GatewayCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),

@@ -21,12 +21,17 @@ from vllm_hosts.host import render as rendering
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.host.services import compose_file
 from vllm_hosts.project import new_site
-from vllm_hosts.roles.balancer.plan import balancer_entries, configuration, save_script
+from vllm_hosts.roles.balancer.plan import (
+    balancer_entries,
+    configuration,
+    hand_over_script,
+    save_script,
+)
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
 from vllm_hosts.roles.nginx.inner import pulse
-from vllm_hosts.roles.nginx.lua_files import balance, by_model, counting, tokens
+from vllm_hosts.roles.nginx.lua_files import balance, by_model, counting, names, tokens
 from vllm_hosts.roles.nginx.plan import edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
@@ -126,6 +131,7 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "haproxy.cfg": lambda: configuration(BALANCED),
         "haproxy-shared-address.cfg": lambda: configuration(SHARING),
     },
+    "balancer/hand-over-balancer.sh": {"hand-over-balancer.sh": hand_over_script},
     "balancer/save-balancer-state.sh": {"save-balancer-state.sh": save_script},
     "balancer/vllm-hosts-balancer.service": {
         "vllm-hosts-balancer.service": within(lambda: balancer_entries(BALANCED), ".service")
@@ -197,6 +203,7 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "inner.conf": lambda: included(BEHIND, DEBIAN_13)["inner"],
         "inner-nginx-1.18.conf": lambda: included(BEHIND, UBUNTU_22)["inner"],
     },
+    "nginx/names.lua": {"names.lua": lambda: names(BEHIND)},
     "nginx/pulse.lua": {"pulse.lua": lambda: pulse(BEHIND)},
     "nginx/tokens.lua": {"tokens.lua": lambda: tokens(RICH)},
     "nginx/upstream.conf": {

@@ -96,7 +96,8 @@ class Disk:
 class Requests:
     """Requests for one agent's paths that one address made with one outcome, lately.
 
-    ``answered_by``: ``edge``, or ``vllm`` behind it.
+    ``answered_by``: ``edge``, or ``vllm`` behind it; ``fleet``: an agent of whichever host, where
+    this one is a gateway.
     """
 
     agent: str

@@ -60,7 +60,7 @@ def endpoints(
     :param folder: the inventory's private folder on the controller.
     :param key_command: what prints the key of ``client`` in a shell here.
     """
-    gateways = [host for host in settings.values() if host.is_gateway]
+    gateways = [one for host in settings.values() if (one := host.as_gateway)]
     # Those who share an address are one to clients.
     gateways = gateways[:1] if gateways and gateways[0].virtual else gateways
     for host in gateways or settings.values():

@@ -11,6 +11,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 #: What a pool is called where a gateway asks once more; no agent's name has a dot.
 AGAIN = ".again"
+#: Behind a pool's name and before an agent's, where a request needs what this agent has stored.
+MADE = ".made."
 #: Where HAProxy says whether it answers, as if it were a pool of that name.
 ALIVE = "gateway.alive"
 #: A domain that is nobody's: names in certificates between gateways and hosts end with it.
@@ -34,7 +36,12 @@ class Replica:
     @property
     def server(self) -> str:
         """Its name in HAProxy: unique in a pool, and of characters that HAProxy takes."""
-        return f"{self.agent}.{host_label(self.host)}"
+        return _server(self.host, self.agent)
+
+    @property
+    def made_by(self) -> str:
+        """What the identifiers of its responses begin with, behind ``resp_``."""
+        return made_by(self.host, self.agent)
 
     @property
     def inner_name(self) -> str:
@@ -97,6 +104,15 @@ class VirtualAddress:
 def host_label(host: str) -> str:
     """A host's name as one DNS label, whatever the inventory calls it."""
     return "h" + hashlib.sha256(host.encode()).hexdigest()[:16]
+
+
+def made_by(host: str, agent: str) -> str:
+    """An agent of a host, in identifiers of responses that clients get."""
+    return hashlib.sha256(f"response of {_server(host, agent)}".encode()).hexdigest()[:16]
+
+
+def _server(host: str, agent: str) -> str:
+    return f"{agent}.{host_label(host)}"
 
 
 def inner_name(host: str, agent: str) -> str:

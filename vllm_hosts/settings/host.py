@@ -38,6 +38,9 @@ class HostSettings(Section):
 
     A gateway has no containers: ``agents`` are those of the hosts behind it, each name once, and
     ``pools`` are who answers for them. A host behind gateways has these in ``gateways``.
+
+    A machine that is both is a host behind gateways here, itself among them; what it is as a
+    gateway is in ``front``.
     """
 
     name: str
@@ -61,6 +64,7 @@ class HostSettings(Section):
     #: From the whole inventory, after each host's own settings are validated.
     pools: tuple[Pool, ...] = Field((), exclude=True)
     gateways: tuple[GatewayHost, ...] = Field((), exclude=True)
+    front: HostSettings | None = Field(None, exclude=True)
     #: Of a gateway, where they share one.
     virtual: VirtualAddress | None = Field(None, exclude=True)
 
@@ -172,8 +176,18 @@ class HostSettings(Section):
 
     @property
     def is_gateway(self) -> bool:
-        """Whether this host runs no agents, and passes requests on to those of other hosts."""
-        return bool(self.pools)
+        """Whether clients reach the agents of all hosts here."""
+        return self.as_gateway is not None
+
+    @property
+    def as_gateway(self) -> HostSettings | None:
+        """What this host is as a gateway, with the agents and pools of the fleet; None: none."""
+        return self if self.pools else self.front
+
+    @property
+    def edge_side(self) -> HostSettings:
+        """What clients meet at this host's edge: where it is a gateway, the agents of the fleet."""
+        return self.as_gateway or self
 
     @property
     def in_fleet(self) -> bool:
@@ -183,16 +197,17 @@ class HostSettings(Section):
     @property
     def runs_agents(self) -> bool:
         """Whether this host has containers with vLLM."""
-        return not self.is_gateway
+        return not self.pools
 
     @property
     def own_agents(self) -> tuple[Agent, ...]:
-        """The agents that run on this host itself: on a gateway none."""
+        """The agents that run on this host itself: on a gateway that is nothing else, none."""
         return self.agents if self.runs_agents else ()
 
     @property
     def behind_gateways(self) -> bool:
-        """Whether clients reach this host's agents through gateways only."""
+        """Whether clients reach this host's agents through gateways only, itself among them where
+        it is one."""
         return bool(self.gateways)
 
     def pool(self, agent: str) -> Pool:

@@ -39,7 +39,7 @@ class Promise:
 
     def exempt(self, settings: HostSettings) -> str | None:
         """Why this is not promised of a host; None: it is."""
-        if self.of == "agents" and settings.is_gateway:
+        if self.of == "agents" and not settings.runs_agents:
             return "a gateway runs no agents"
         if self.of == "gateways" and not settings.is_gateway:
             return "this host is no gateway"
