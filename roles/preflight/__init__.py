@@ -6,6 +6,7 @@ restarts nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from pyinfra.api.deploy import deploy
@@ -15,7 +16,7 @@ from vllm_hosts.capacity.hub_client import HubClient
 from vllm_hosts.capacity.inputs import cards, model_folders, models_of
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptPackages, AptSourceFiles, AptVersions
-from vllm_hosts.facts.docker import DockerUnit, OwnPorts
+from vllm_hosts.facts.docker import ComposeVersion, DockerUnit, OwnPorts
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.sockets import ListeningSockets
@@ -31,6 +32,7 @@ from vllm_hosts.roles.preflight.haproxy import haproxy_problems
 from vllm_hosts.roles.preflight.memory import memory, occupied
 from vllm_hosts.roles.preflight.plan import archives, folders, notes, own_folders, problems
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.text import clean
 
 #: Seconds. The hub is queried about a model that the host does not have, once a week. An
 #: unreachable hub costs this long, once an hour.
@@ -56,9 +58,12 @@ def _problems(settings: HostSettings) -> list[str]:
         reader=settings.vllm.fetch_user,
         models=sorted({*(model_folders(settings) if planned else []), *own_folders(settings)}),
     )
+    if system.docker.path:
+        compose = clean(look(ComposeVersion) or "", 200)
+        system = replace(system, docker=replace(system.docker, compose=compose))
     release = look(OsRelease)
     found = problems(settings, release, system)
-    found += unit_problems(settings, look(DockerUnit))
+    found += unit_problems(settings, replace(look(DockerUnit), swarm=system.swarm))
     if not found:
         # An entry of apt's that cannot be disabled would fail the deploy half way.
         found += archives(settings, release, system, look(AptSourceFiles))

@@ -84,7 +84,8 @@ FRESH: dict[str, Any] = {
     "OwnPorts": frozenset(),
     "HostMark": Marked(None),
     "GpuState": SILENT,
-    "DockerDaemon": Daemon(None, None, False, False, None, ()),
+    "ComposeVersion": None,
+    "DockerDaemon": Daemon(False, False, None, ()),
     "AgentsServed": Served(False, False, (), {}),
     "NginxState": Nginx("", active=False, enabled=False),
     "NginxMainConf": None,
@@ -175,7 +176,8 @@ AFTER: dict[str, dict[str, Any]] = {
         "SystemState": _SYSTEM,
     },
     "installing docker-ce": {
-        "DockerDaemon": Daemon("29.1.0", "5.0.1", True, True, None, ()),
+        "ComposeVersion": "5.0.1",
+        "DockerDaemon": Daemon(True, True, None, ()),
         "AgentsServed": Served(True, False, (), {}),
     },
     "installing nginx": {

@@ -21,7 +21,7 @@ from vllm_hosts.operations import docker, model_cache
 from vllm_hosts.operations.docker import PULL_SUMMARY, RESTART
 
 JSON = "/etc/docker/daemon.json"
-WELL = Daemon("28.1.1", "2.35.0", True, True, b'{"a": 1}', ())
+WELL = Daemon(True, True, b'{"a": 1}', ())
 
 
 @pytest.fixture
@@ -118,11 +118,11 @@ class TestDaemon:
 def test_which_compose_will_do(
     steps: Steps, version: str | None, executing: bool, refused: bool
 ) -> None:
-    steps.facts["DockerDaemon"] = replace(WELL, compose_version=version)
+    steps.facts["ComposeVersion"] = version
     steps.executing = executing
     if not refused:
         assert steps.run(docker.compose_available) == []
-        assert steps.asked == [("DockerDaemon", {"read_at_start": [JSON]})]
+        assert steps.asked == [("ComposeVersion", {})]
         return
     with pytest.raises(HostError) as error:
         steps.run(docker.compose_available)

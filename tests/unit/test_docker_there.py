@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.unit.driver_hosts import DEBIAN_12, DEBIAN_13, UBUNTU_22
+from tests.unit.fakes import docker
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_facts import SYSTEM
 from tests.unit.test_preflight import GOOD
@@ -129,7 +135,6 @@ def test_preflight_sees_it() -> None:
         "== docker",
         "path /usr/bin/dockerd",
         f"daemon {OLD}",
-        "compose ",
         "package ii |docker-ce|5:20.10.24~3",
         "package un |docker.io|",
         "package rc |docker-compose|1",
@@ -150,3 +155,51 @@ def test_preflight_sees_it() -> None:
 def test_versions_as_programs_say_them(text: str, version: str | None) -> None:
     found = version_in(text)
     assert (None if found is None else str(found)) == version
+
+
+#: What docker's own program says of its daemon.
+SAYS = 'echo \'/data [["a","b|c"]]|{swarm}|{context}|26.1.5+dfsg1\''
+
+
+@pytest.mark.parametrize(
+    ("runs", "docker_says", "daemon", "swarm"),
+    [
+        # The running daemon is this very program, and has said its version.
+        (True, SAYS.format(swarm="inactive", context="default"), "26.1.5+dfsg1", False),
+        (True, SAYS.format(swarm="active", context="default"), "26.1.5+dfsg1", True),
+        # Another program runs, as after an upgrade; or docker speaks to another host's daemon.
+        (False, SAYS.format(swarm="inactive", context="default"), "28.0.0", False),
+        (True, SAYS.format(swarm="inactive", context="far"), "28.0.0", False),
+        # As it answers where no daemon runs, and as something else may that is called docker.
+        (True, "echo ' null||default|'; exit 1", "28.0.0", False),
+        (True, "echo /data", "28.0.0", False),
+        (True, "exit 1", "28.0.0", False),
+    ],
+)
+def test_a_daemon_that_runs_has_said_its_version(
+    tmp_path: Path, runs: bool, docker_says: str, daemon: str, swarm: bool
+) -> None:
+    """As true as asking the program, which takes longer than most looks together."""
+    environment = docker(tmp_path, docker_says)
+    program = tmp_path / "bin/dockerd"
+    shutil.copy(shutil.which("sleep") or "", program)
+    # Both are one program here; "sleep --version" says another version than dockerd would.
+    running = subprocess.Popen([program if runs else "sleep", "60"])
+    (tmp_path / "pid").write_text(str(running.pid))
+    script = SystemState().command(["/"], "no/image", f"{os.getuid()}:{os.getgid()}")
+    script = script.replace("/run/docker.pid", f"{tmp_path}/pid")
+    script = script.replace("$(dockerd --version 2>/dev/null)", "Docker version 28.0.0")
+    try:
+        done = subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, check=True,
+            env={**environment, "DOCKER_HOST": ""},
+        )  # fmt: skip
+    finally:
+        running.kill()
+        running.wait()
+    found = SystemState().process(done.stdout.splitlines())
+    assert (found.docker.path, str(version_in(found.docker.daemon)), found.swarm) == (
+        str(program), daemon.partition("+")[0], swarm,
+    )  # fmt: skip
+    assert found.images is not None
+    assert found.images.root[0] == ("/data" if "/data" in docker_says else "/var/lib/docker")

@@ -26,8 +26,6 @@ class Daemon:
     such a daemon has to be restarted.
     """
 
-    version: str | None
-    compose_version: str | None
     running: bool
     enabled: bool
     config: bytes | None
@@ -35,7 +33,7 @@ class Daemon:
 
 
 class DockerDaemon(HostFact[Daemon]):
-    """Versions, daemon.json, and whether the running daemon is older than what it should read."""
+    """Its daemon.json, and whether the running daemon is older than what it should read."""
 
     what = "the Docker daemon"
     steady = True
@@ -43,16 +41,15 @@ class DockerDaemon(HostFact[Daemon]):
     def command(self, read_at_start: list[str]) -> str:
         return ending(
             f"""
-            echo '== version'; docker version --format '{{{{.Server.Version}}}}' 2>/dev/null
-            echo '== compose'; docker compose version --short 2>/dev/null
             {systemctl.query("docker.service")}
             echo '== config'; [ ! -e {DAEMON_JSON} ] || {{ echo present; base64 {DAEMON_JSON}; }}
             echo '== stale'
             pid=$({systemctl.MAIN_PID} docker.service 2>/dev/null)
             if [ -n "$pid" ] && [ "$pid" != 0 ] && [ -d "/proc/$pid" ]; then
+                began=$(stat -c %Y "/proc/$pid")
                 for path in {" ".join(read_at_start)}; do
                     [ -e "$path" ] || continue
-                    [ "$(stat -c %Z "$path")" -le "$(stat -c %Y "/proc/$pid")" ] || echo "$path"
+                    [ "$(stat -c %Z "$path")" -le "$began" ] || echo "$path"
                 done
             fi
             [ ! -e {RAN} ] || echo {RAN}
@@ -63,13 +60,27 @@ class DockerDaemon(HostFact[Daemon]):
         parts = sections(lines)
         config = parts["config"]
         return Daemon(
-            version="".join(parts["version"]) or None,
-            compose_version="".join(parts["compose"]).removeprefix("v") or None,
             running=systemctl.active(parts["active"]).runs,
             enabled=systemctl.enabled(parts["enabled"]),
             config=_decoded(config[1:]) if config else None,
             stale=tuple(parts["stale"]),
         )
+
+
+class ComposeVersion(HostFact[str | None]):
+    """Which Compose v2 `docker compose` is; None: there is none.
+
+    Asked by itself, and so once for all who want to know: docker starts three programs for it.
+    """
+
+    what = "the version of Docker Compose"
+    steady = True
+
+    def command(self) -> str:
+        return ending("echo '== compose'; docker compose version --short 2>/dev/null")
+
+    def parse(self, lines: list[str]) -> str | None:
+        return "".join(sections(lines)["compose"]).removeprefix("v") or None
 
 
 @dataclass(frozen=True)
@@ -194,8 +205,6 @@ lines() {{ sed -e ':a' -e '/\\$/{{N;s/\\\n/ /;ta' -e '}}' "$1" |
     sed 's/^[[:space:]]*//' |
     grep -E '^(ExecStart|EnvironmentFile)[[:space:]]*=|^Environment[[:space:]]*=.*--' |
     sed 's/^/| /'; }}
-echo '== swarm'
-timeout 20 docker info --format '{{{{.Swarm.LocalNodeState}}}}' 2>/dev/null
 echo '== log driver'
 sed -n 's/.*"log-driver" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null | head -n 1
 set --
@@ -227,7 +236,8 @@ _FOLDERS = (
 
 
 class DockerUnit(HostFact[DockerOptions]):
-    """Options that docker.service and its drop-ins give the daemon."""
+    """Options that docker.service and its drop-ins give the daemon. Whether the host is in a swarm
+    is known from ``SystemState``, which asks the daemon anyway."""
 
     what = "docker.service"
     steady = True
@@ -245,5 +255,4 @@ class DockerUnit(HostFact[DockerOptions]):
                 if heading.startswith(kind)
             ]
 
-        swarm = parts["swarm"] not in ([], ["inactive"])
-        return DockerOptions(of("unit "), of("environment "), "".join(parts["log driver"]), swarm)
+        return DockerOptions(of("unit "), of("environment "), "".join(parts["log driver"]))

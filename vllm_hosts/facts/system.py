@@ -25,6 +25,20 @@ _DOCKER_PACKAGES = (
     *("docker.io", "docker-ce"),
     *("docker-compose", "docker-compose-v2", "docker-compose-plugin"),
 )
+#: dockerd takes long to say its version. The daemon that runs has said it, if it is this program.
+_DOCKERD = """
+if dockerd=$(command -v dockerd); then
+    echo "path $dockerd"; pid=
+    { read -r pid </run/docker.pid; } 2>/dev/null
+    if [ -n "$server" ] && [ "$context${DOCKER_HOST:-}" = default ] &&
+        [ -n "$pid" ] && [ "/proc/$pid/exe" -ef "$dockerd" ]; then
+        echo "daemon Docker version $server"
+    else
+        echo "daemon $(dockerd --version 2>/dev/null)"
+    fi
+fi
+[ -z "$swarm" ] || echo "swarm $swarm"
+""".strip()
 #: For each folder with a model its config.json, what the index says, and every file with weights:
 #: its size, the length of its header, where that says that the last tensor ends, and its name. A
 #: download of the hub's has a folder for each revision below it.
@@ -98,13 +112,10 @@ class SystemState(HostFact[System]):
                 docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
             fi
             echo '== routes'; ip -o -4 route show
-            echo '== docker'
-            if command -v dockerd >/dev/null; then
-                echo "path $(command -v dockerd)"; echo "daemon $(dockerd --version 2>/dev/null)"
-                echo "compose $(docker compose version --short 2>/dev/null)"
-            fi
-            {dpkg.query(_DOCKER_PACKAGES, mark="package ")}
             {IMAGES}
+            echo '== docker'
+            {_DOCKERD}
+            {dpkg.query(_DOCKER_PACKAGES, mark="package ")}
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
             {QUERY}
@@ -117,6 +128,7 @@ class SystemState(HostFact[System]):
     def parse(self, lines: list[str]) -> System:
         parts = sections(lines)
         smi = parse(parts["gpus"])
+        said = [line.partition(" ")[::2] for line in parts.get("docker", [])]
         return System(
             user=parts["user"][0],
             init=parts["init"][0],
@@ -146,7 +158,8 @@ class SystemState(HostFact[System]):
             programs=read_apps(parts.get("programs", [])),
             clock=int(parts["clock"][0]) - time.time() if parts.get("clock") else 0.0,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],
-            docker=_docker(parts.get("docker", [])),
+            docker=_docker(said),
+            swarm=any(kind == "swarm" and state != "inactive" for kind, state in said),
             images=image_places(parts["images"]) if parts.get("images") else None,
             models={
                 heading.removeprefix("model "): _model(content)
@@ -156,13 +169,11 @@ class SystemState(HostFact[System]):
         )
 
 
-def _docker(lines: list[str]) -> DockerThere:
-    words = [line.partition(" ")[::2] for line in lines]
+def _docker(words: list[tuple[str, str]]) -> DockerThere:
     said = {kind: rest for kind, rest in words if kind != "package"}
     return DockerThere(
         packages=dpkg.installed(rest for kind, rest in words if kind == "package"),
         daemon=clean(said.get("daemon", ""), 200),
-        compose=clean(said.get("compose", ""), 200),
         path=clean(said.get("path", ""), 200),
     )
 

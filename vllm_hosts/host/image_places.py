@@ -10,6 +10,8 @@ from vllm_hosts.host.docker_there import DockerThere, version_in
 _CONTAINERD_SINCE = 29
 
 #: Asks the daemon if it runs, and its files if it does not; prints the free bytes of each place.
+#: The daemon is asked once for all: docker starts every plugin of its own for it. What it says of
+#: its swarm, its context and its version is in variables then.
 IMAGES = r"""
 echo '== images'
 root=$(sed -n 's/.*"data-root" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null |
@@ -20,7 +22,12 @@ feature=$(cat /etc/docker/daemon.json 2>/dev/null | tr -d ' \t\n' |
 store=$(sed -n 's/^root *= *["'"'"']\([^"'"'"']*\)["'"'"'].*/\1/p' /etc/containerd/config.toml \
     2>/dev/null | head -n 1)
 store=${store:-/var/lib/containerd}
-says=$(timeout 20 docker info --format '{{.DockerRootDir}} {{json .DriverStatus}}' 2>/dev/null)
+says=$(timeout 20 docker info --format '{{.DockerRootDir}} {{json .DriverStatus}}'\
+'|{{.Swarm.LocalNodeState}}|{{.ClientInfo.Context}}|{{.ServerVersion}}' 2>/dev/null)
+case $says in *'|'*'|'*'|'*) ;; *) says="$says|||" ;; esac
+server=${says##*|}; says=${says%|*}
+context=${says##*|}; says=${says%|*}
+swarm=${says##*|}; says=${says%|*}
 case $says in /*)
     root=${says%% *}; kind=docker
     case $says in *io.containerd.snapshotter*) kind=containerd ;; esac

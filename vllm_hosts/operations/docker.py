@@ -12,7 +12,7 @@ from pyinfra.context import ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
+from vllm_hosts.facts.docker import DAEMON_JSON, ComposeVersion, DockerDaemon, ImageId
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.daemon_json import merged
@@ -121,16 +121,16 @@ def compose_available() -> Commands:
 
     Changes nothing.
     """
-    daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON])
+    found = look(ComposeVersion)
     try:
-        version = Version((daemon.compose_version or "").split("-")[0].split("+")[0])
+        version = Version((found or "").split("-")[0].split("+")[0])
     except InvalidVersion:
         version = None
-    if daemon.compose_version is None and not ctx_state.get().is_executing:
+    if found is None and not ctx_state.get().is_executing:
         return  # It comes with the packages that are installed before.
     if version is None or version < COMPOSE_FLOOR:
         raise HostError(
-            f"`docker compose` is {daemon.compose_version or 'missing'}; {COMPOSE_FLOOR} or newer"
+            f"`docker compose` is {found or 'missing'}; {COMPOSE_FLOOR} or newer"
             " is needed; set docker.source = 'docker-ce'"
         )
     yield from ()
