@@ -7,10 +7,12 @@ import os
 import pwd
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.unit.fakes import inspect_line
+from tests.unit.here import Here
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.apt import (
     AllPackages,
@@ -90,6 +92,35 @@ def test_only_installed_packages_count() -> None:
     )
     assert found.versions == {"docker-ce": "5:28", "tool": "1.20"}
     assert found.held == {"tool"}
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "held"),
+    [
+        (("ii ", "un "), False, set()),
+        (("ii ", "rh "), False, set()),
+        # A hold is a hold whether the package is there or not.
+        (("ii ", "hi "), True, {"nginx"}),
+        (("hn ", "ii "), True, {"nginx"}),
+        ((), False, set()),
+    ],
+)
+def test_apt_is_asked_what_is_held_where_dpkg_knows_a_hold(
+    tmp_path: Path, status: tuple[str, ...], asked: bool, held: set[str]
+) -> None:
+    here = Here(tmp_path)
+    rows = "".join(f"echo '{one}|hold-{at}|1-h'\n" for at, one in enumerate(status))
+    here.program("dpkg-query", f"[ $# = 5 ] || exit 2\n{rows}")
+    here.program("apt-mark", f'echo "$@" >>{tmp_path}/asked; echo nginx')
+    found = AptPackages().process(
+        here.check_output(AptPackages().command(["hold-0", "hold-1"])).splitlines()
+    )
+    assert found.held == held
+    assert set(found.versions) == {
+        f"hold-{at}" for at, one in enumerate(status) if one[1] == "i"
+    }  # fmt: skip
+    note = tmp_path / "asked"
+    assert (note.read_text() if note.exists() else "") == "showhold hold-0 hold-1\n" * asked
 
 
 def test_all_packages_are_known_with_those_that_are_held() -> None:

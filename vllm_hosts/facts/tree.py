@@ -33,18 +33,24 @@ class TreeState(HostFact[TreeFound]):
 
     def command(self, paths: list[str], stamp: str | None = None) -> str:
         words = " ".join(quote(path) for path in paths)
+        noted = f"{STAMPS}/{stamp}"
+        read_stamp = f"[ ! -f {quote(noted)} ] || cat {quote(noted)}" if stamp else ":"
         return ending(
             f"""
             echo '== stat'; {stat.query(words)}
             echo '== sha256'
             # Opens no link and no FIFO, and nothing that is not there.
-            find {words} -maxdepth 0 -type f -exec sha256sum -- {{}} + 2>/dev/null
-            echo '== stamp'; cat {quote(f"{STAMPS}/{stamp or '-'}")} 2>/dev/null; echo
+            set --
+            for path in {words}; do
+                [ ! -f "$path" ] || [ -L "$path" ] || set -- "$@" "$path"
+            done
+            [ $# = 0 ] || sha256sum -- "$@" 2>/dev/null
+            echo '== stamp'; {read_stamp} 2>/dev/null; echo
             echo '== deployed'
             [ ! -e {DEPLOYED} ] || {{
                 echo noted
-                printf '%s\\n' {words} |
-                    awk 'NR == FNR {{ asked[$0]; next }} $2 in asked' - {DEPLOYED}
+                awk 'BEGIN {{ for (n = 2; n < ARGC; n++) asked[ARGV[n]]; ARGC = 2 }} $2 in asked' \
+                    {DEPLOYED} {words}
             }}
             echo '== asked'; printf '%s\\n' {words}
             """
