@@ -91,7 +91,7 @@ FRESH: dict[str, Any] = {
     "NginxMainConf": None,
     "ImageId": "",
     "ImageVersion": ImageFound("", None),
-    "ImagesUsed": ImageUse("", (), ()),
+    "ImagesUsed": ImageUse((), ()),
     "ImagesThere": ImagesFound((), (), ()),
     "LastGpuCheck": GpuCheck((), ("GPU-0, 550.163.01", "1.18.1-1", "0,1,2")),
     "HostSurroundings": Surroundings(33),
@@ -189,7 +189,6 @@ AFTER: dict[str, dict[str, Any]] = {
     "pulling vllm/": {
         "ImageId": IMAGE_ID,
         "ImageVersion": ImageFound(IMAGE_ID, None),
-        "ImagesUsed": ImageUse(IMAGE_ID, (), ()),
     },
     "checking which vLLM": {"ImageVersion": ImageFound(IMAGE_ID, "0.33.0")},
     "running nvidia-smi in a container": {"LastGpuCheck": GpuCheck(("seen",), ("seen",))},

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.operation_steps import Steps
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.docker import Daemon
+from vllm_hosts.facts.docker import Daemon, ImageFound
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
@@ -134,10 +134,10 @@ def test_which_compose_will_do(
 
 def test_an_image_is_pulled_where_it_is_missing(steps: Steps) -> None:
     image = "registry.example/a b:1"
-    steps.facts["ImageId"] = "sha256:1"
+    steps.facts["ImageVersion"] = ImageFound("sha256:1", None)
     assert steps.run(docker.image_present, image) == []
-    assert steps.asked == [("ImageId", {"image": quote(image)})]
-    steps.facts["ImageId"] = ""
+    assert steps.asked == [("ImageVersion", {"image": image})]
+    steps.facts["ImageVersion"] = ImageFound("", None)
     project = quote('services: {image: {image: "registry.example/a b:1"}}')
     assert steps.run(docker.image_present, image) == [
         (

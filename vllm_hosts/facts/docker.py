@@ -154,14 +154,18 @@ class ImageId(HostFact[str]):
 
     def command(self, image: str) -> str:
         return ending(
-            f"echo '== id'; docker image inspect --format '{{{{.Id}}}}' {image} 2>/dev/null"
+            f"echo '== id'; docker image inspect --format '{{{{.Id}}}}' {quote(image)} 2>/dev/null"
         )
 
     def parse(self, lines: list[str]) -> str:
-        found = "".join(sections(lines)["id"])
-        if found and not re.fullmatch(r"sha256:[0-9a-f]{64}", found):
-            raise ValueError(found[:200])
-        return found
+        return _identifier(sections(lines)["id"])
+
+
+def _identifier(lines: list[str]) -> str:
+    found = "".join(lines)
+    if found and not re.fullmatch(r"sha256:[0-9a-f]{64}", found):
+        raise ValueError(found[:200])
+    return found
 
 
 #: The image that was checked last for its vLLM, and its answer.
@@ -178,7 +182,10 @@ class ImageFound:
 
 
 class ImageVersion(HostFact[ImageFound]):
-    """Which vLLM an image has, if it was checked since it came to this host."""
+    """Whether the host has an image, and which vLLM that has, if it was checked since it came.
+
+    A deploy asks this of its image wherever it has to know of it: Docker answers once for all.
+    """
 
     what = "the container images"
     steady = True
@@ -193,7 +200,7 @@ class ImageVersion(HostFact[ImageFound]):
 
     def parse(self, lines: list[str]) -> ImageFound:
         parts = sections(lines)
-        found = "".join(parts["id"])
+        found = _identifier(parts["id"])
         asked, _, version = "".join(parts["note"]).partition(" ")
         return ImageFound(found, clean(version, 100) if found and asked == found else None)
 

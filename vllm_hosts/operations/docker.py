@@ -12,7 +12,7 @@ from pyinfra.context import ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.docker import DAEMON_JSON, ComposeVersion, DockerDaemon, ImageId
+from vllm_hosts.facts.docker import DAEMON_JSON, ComposeVersion, DockerDaemon, ImageVersion
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.daemon_json import merged
@@ -158,7 +158,7 @@ PULL_SUMMARY = r"""
 @host_operation
 def image_present(image: str) -> Commands:
     """Pull an image unless the host has it, reporting progress."""
-    if look(ImageId, image=quote(image)):
+    if look(ImageVersion, image=image).id:
         return
     differs(f"image {image}", "is not on the host")
     # Compose reports the bytes of each layer; `docker pull` does so only on a terminal.
