@@ -16,7 +16,7 @@ from vllm_hosts.capacity.hub_client import HubClient
 from vllm_hosts.capacity.inputs import cards, model_folders, models_of
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptPackages, AptSourceFiles, AptVersions
-from vllm_hosts.facts.docker import ComposeVersion, DockerUnit, OwnPorts
+from vllm_hosts.facts.docker import ComposeVersion, DockerUnit
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.sockets import ListeningSockets
@@ -68,7 +68,7 @@ def _problems(settings: HostSettings) -> list[str]:
         # An entry of apt's that cannot be disabled would fail the deploy half way.
         found += archives(settings, release, system, look(AptSourceFiles))
     if system.user == "0":  # Only root sees everything.
-        found += _others(settings)
+        found += _others(settings, system)
     say(notes(settings, system))
     # Without a driver and cards that answer there is nothing to plan for.
     gpus = cards(system, settings) if planned else None
@@ -94,20 +94,20 @@ def _of_a_gateway(settings: HostSettings) -> list[str]:
     offered = look(AptVersions, names=["haproxy"])
     found += haproxy_problems(release, installed.versions, offered)
     if system.user == "0":
-        found += _others(settings)
+        found += _others(settings, system)
     say(notes(settings, system))
     return found
 
 
-def _others(settings: HostSettings) -> list[str]:
+def _others(settings: HostSettings, system: System) -> list[str]:
     """Other people's sites and programs with which a deploy could not succeed."""
     sites = look(NginxSites)
     sockets = look(ListeningSockets)
     agents = settings.runs_agents
-    own = look(OwnPorts, directory=settings.vllm.directory) if agents else frozenset[int]()
+    own = system.project_ports.get(settings.vllm.directory) if agents else None
     return [
         *site_problems(settings, sites),
-        *strangers(sockets, settings, own=own, of_sites=site_ports(sites)),
+        *strangers(sockets, settings, own=own or set(), of_sites=site_ports(sites)),
     ]
 
 

@@ -81,7 +81,6 @@ FRESH: dict[str, Any] = {
     "ListeningSockets": (listening("0.0.0.0:22", SSHD),),
     "SshPorts": (22,),
     "PasswordLogins": (),
-    "OwnPorts": frozenset(),
     "HostMark": Marked(None),
     "GpuState": SILENT,
     "ComposeVersion": None,
@@ -211,7 +210,6 @@ AFTER: dict[str, dict[str, Any]] = {
             listening("0.0.0.0:443", _NGINX),
             listening("0.0.0.0:80", _NGINX),
         ),
-        "OwnPorts": frozenset({8001, 8002}),
     },
     "systemctl enable --now nginx.service": {
         "NginxState": Nginx(NGINX_TEXT, active=True, enabled=True),

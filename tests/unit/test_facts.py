@@ -225,7 +225,7 @@ SYSTEM = [
     'tcp LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=12,fd=4))',
     'tcp LISTEN 0 4096 127.0.0.1:8001 0.0.0.0:* users:(("docker-proxy",pid=5,fd=7))',
     "== containers",
-    "qwen 127.0.0.1:8001->8000/tcp, 9000/tcp",
+    'qwen|Up 3 days (healthy)|127.0.0.1:8001->8000/tcp, 9000/tcp|"/opt/vllm"',
     "== routes",
     "default via 192.0.2.1 dev eth0 proto dhcp",
     "192.0.2.0/24 dev eth0 proto kernel scope link src 192.0.2.11",
@@ -246,6 +246,7 @@ def test_a_system_with_gpus() -> None:
     ]
     assert found.container_ports == {8001: "qwen"}
     assert found.containers == {"qwen"}
+    assert found.project_ports == {"/opt/vllm": {8001}}
     assert [(gpu.name, gpu.memory_mib) for gpu in found.gpus] == [("NVIDIA H200", 143771)]
     assert found.gpu_failure is None
     assert [(str(route.network), route.interface) for route in found.routes] == [

@@ -29,7 +29,7 @@ from vllm_hosts.facts.apt import AptPackages
 from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentLog
-from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId, OwnPorts
+from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
 from vllm_hosts.facts.hub import HubModels, ModelCopy
@@ -220,7 +220,6 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     ),
     (NginxSites(), SITES),
     (OtherFirewalls(), ["== active", "ufw", "firewalld"]),
-    (OwnPorts(), ["== ports", "127.0.0.1:8001->8000/tcp, [::1]:8001->8000/tcp", "8000/tcp"]),
     (
         WayBackFound(),
         ["== present", SHA, "== now", SHA, "2026-11-26 09:00:00 UTC", DEFINITION.text.strip(),

@@ -10,7 +10,7 @@ from shlex import quote
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.facts.compose import start_seconds
 from vllm_hosts.host import daemon_json, systemctl
-from vllm_hosts.host.containers import INSPECT, published, read
+from vllm_hosts.host.containers import INSPECT, read
 from vllm_hosts.host.docker_unit import DockerOptions
 from vllm_hosts.host.paths import RAN, STAMPS, STARTS
 from vllm_hosts.text import clean
@@ -127,23 +127,6 @@ class AgentsServed(HostFact[Served]):
 
 def _decoded(lines: list[str]) -> bytes:
     return base64.b64decode("".join(lines), validate=True)
-
-
-class OwnPorts(HostFact[frozenset[int]]):
-    """TCP and UDP ports that the containers of one Compose project publish."""
-
-    what = "the containers' ports"
-    steady = True
-
-    def command(self, directory: str) -> str:
-        label = f"label=com.docker.compose.project.working_dir={directory}"
-        return ending(
-            f"echo '== ports'; ! command -v docker >/dev/null ||"
-            f" docker ps --filter {quote(label)} --format '{{{{.Ports}}}}' 2>/dev/null || :"
-        )
-
-    def parse(self, lines: list[str]) -> frozenset[int]:
-        return frozenset[int]().union(*map(published, sections(lines)["ports"]))
 
 
 class ImageId(HostFact[str]):

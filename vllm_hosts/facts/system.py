@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from shlex import quote
 
@@ -24,6 +24,10 @@ from vllm_hosts.text import clean
 _DOCKER_PACKAGES = (
     *("docker.io", "docker-ce"),
     *("docker-compose", "docker-compose-v2", "docker-compose-plugin"),
+)
+#: A label may have line ends, and JSON has none.
+_CONTAINER = (
+    '{{.Names}}|{{.Status}}|{{.Ports}}|{{json (.Label "com.docker.compose.project.working_dir")}}'
 )
 #: dockerd takes long to say its version. The daemon that runs has said it, if it is this program.
 _DOCKERD = """
@@ -109,7 +113,7 @@ class SystemState(HostFact[System]):
             {OWNERS}
             echo '== containers'
             if command -v docker >/dev/null; then
-                docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
+                docker ps -a --format {quote(_CONTAINER)} 2>/dev/null
             fi
             echo '== routes'; ip -o -4 route show
             {IMAGES}
@@ -129,6 +133,7 @@ class SystemState(HostFact[System]):
         parts = sections(lines)
         smi = parse(parts["gpus"])
         said = [line.partition(" ")[::2] for line in parts.get("docker", [])]
+        containers = [(*line.split("|", 3), "", "", "")[:4] for line in parts["containers"]]
         return System(
             user=parts["user"][0],
             init=parts["init"][0],
@@ -148,8 +153,11 @@ class SystemState(HostFact[System]):
                 for one in read(parts["listeners"], parts.get("users", []))
                 if one.protocol == "tcp"
             ),
-            containers=frozenset(line.partition(" ")[0] for line in parts["containers"]),
-            container_ports=_container_ports(parts["containers"]),
+            containers=frozenset(name for name, *_ in containers),
+            container_ports={
+                port: name for name, _, ports, _ in containers for port in published(ports)
+            },
+            project_ports=_project_ports(containers),
             routes=tuple(_routes(parts["routes"])),
             gpus=smi.gpus,
             gpu_failure=smi.failure,
@@ -188,12 +196,14 @@ def _routes(lines: list[str]) -> Iterator[NetworkRoute]:
             yield NetworkRoute(IPv4Network(target), interface)
 
 
-def _container_ports(lines: list[str]) -> dict[int, str]:
-    """Published port -> container name, from ``docker ps``' column of ports."""
-    ports: dict[int, str] = {}
-    for line in lines:
-        name, _, shown = line.partition(" ")
-        ports |= dict.fromkeys(published(shown), name)
+def _project_ports(containers: Iterable[Sequence[str]]) -> dict[str, frozenset[int]]:
+    """What containers that run publish, by the folder of their project as JSON writes it."""
+    ports: dict[str, frozenset[int]] = {}
+    for _, status, shown, label in containers:
+        # Docker has other words for what it does not list by itself.
+        if status.startswith(("Up ", "Restarting ")):
+            folder = label.removeprefix('"').removesuffix('"')
+            ports[folder] = ports.get(folder, frozenset()) | published(shown)
     return ports
 
 
