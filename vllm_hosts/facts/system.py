@@ -48,7 +48,10 @@ fi
 #: download of the hub's has a folder for each revision below it.
 _MODELS = """
 pointer() {{
-    [ "$(head -c 40 "$1" | tr -d '\\0' | cut -c 1-30)" = '{pointer}' ] && echo "pointer ${{1##*/}}"
+    case $(head -c 40 "$1" | tr -d '\\0') in
+    '{pointer}'*) echo "pointer ${{1##*/}}" ;;
+    *) false ;;
+    esac
 }}
 for folder in {folders}; do
     at=$folder
@@ -74,11 +77,12 @@ for folder in {folders}; do
         [ -f "$file" ] || continue
         [ -z "$names" ] || echo "$names" | grep -qxF -e "$name" || continue
         pointer "$file" && continue
-        header=$(od -An -t u8 -N 8 "$file" | tr -d ' ') end=
+        header=$(od -An -t u8 -N 8 "$file") end=
+        header=${{header##* }}
         if [ ${{#header}} -le 9 ] && [ "${{header:-0}}" -le {header_size} ]; then
             end=$(tail -c +9 "$file" | head -c "${{header:-0}}" |
-                grep -ao '"data_offsets" *: *\\[ *[0-9]* *, *[0-9]*' | sed 's/.*, *//' | sort -n |
-                tail -n 1)
+                grep -ao '"data_offsets" *: *\\[ *[0-9]* *, *[0-9]*' |
+                awk -F '[, ]' '$NF + 0 >= most + 0 {{ most = $NF }} END {{ if (NR) print most }}')
         fi
         echo "file $(stat -Lc %s "$file") ${{header:--}} ${{end:-0}} $name"
     done
@@ -101,13 +105,22 @@ class SystemState(HostFact[System]):
             f"""
             echo '== user'; id -u
             echo '== clock'; date +%s
-            echo '== init'; cat /proc/1/comm
+            echo '== init'; IFS= read -r init </proc/1/comm; printf '%s\\n' "$init"
             echo '== image'; docker image inspect --format present {quote(image)} 2>/dev/null
+            set --
             for folder in {" ".join(folders)}; do
                 at=$folder; while [ ! -d "$at" ]; do at=$(dirname "$at"); done
-                echo "== free $folder"; [ "$at" != "$folder" ] || echo present
-                df --output=avail -B1 "$at" | tail -n 1
+                set -- "$@" "$at"
             done
+            [ $# = 0 ] || df --output=avail,file -B1 "$@" | {{
+                read -r free path; read -r free path  # the first line is a heading
+                for folder in {" ".join(folders)}; do
+                    echo "== free $folder"; [ "$1" != "$folder" ] || echo present
+                    # df leaves out what it cannot see.
+                    [ "$path" != "$1" ] || {{ echo "$free"; read -r free path; }}
+                    shift
+                done
+            }}
             echo '== listeners'; {LISTENING}
             echo '== users'
             {OWNERS}
