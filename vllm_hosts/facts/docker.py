@@ -192,25 +192,33 @@ class ImageVersion(HostFact[ImageFound]):
 #: left by name. Only lines with options of dockerd are shown: others may have a proxy's password.
 _UNIT = r"""
 lines() {{ sed -e ':a' -e '/\\$/{{N;s/\\\n/ /;ta' -e '}}' "$1" |
-    sed 's/^[[:space:]]*//' |
-    grep -E '^(ExecStart|EnvironmentFile)[[:space:]]*=|^Environment[[:space:]]*=.*--' |
-    sed 's/^/| /'; }}
+    sed -nE -e 's/^[[:space:]]*//' \
+        -e '/^(ExecStart|EnvironmentFile)[[:space:]]*=|^Environment[[:space:]]*=.*--/s/^/| /p'; }}
 echo '== log driver'
-sed -n 's/.*"log-driver" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null | head -n 1
+[ ! -f /etc/docker/daemon.json ] ||
+    sed -n '/.*"log-driver" *: *"\([^"]*\)".*/{{s//\1/p;q;}}' /etc/docker/daemon.json 2>/dev/null
 set --
 for folder in {folders}; do
     [ ! -f "$folder/docker.service" ] || {{ set -- "$folder/docker.service"; break; }}
 done
-for name in $(for folder in {folders}; do ls "$folder/docker.service.d" 2>/dev/null; done |
-    grep '[.]conf$' | LC_ALL=C sort -u); do
+names=
+for folder in {folders}; do
+    [ ! -d "$folder/docker.service.d" ] || names=some
+done
+[ -z "$names" ] || names=$(
+    for folder in {folders}; do ls "$folder/docker.service.d" 2>/dev/null; done |
+    grep '[.]conf$' | LC_ALL=C sort -u)
+for name in $names; do
     for folder in {folders}; do
         [ ! -e "$folder/docker.service.d/$name" ] ||
             {{ set -- "$@" "$folder/docker.service.d/$name"; break; }}
     done
 done
-for file in "$@"; do [ ! -f "$file" ] || {{ echo "== unit $file"; lines "$file"; }}; done
-for file in "$@"; do [ ! -f "$file" ] || lines "$file"; done |
-    sed -n 's/^| EnvironmentFile[[:space:]]*=[[:space:]]*-*//p' |
+said=$(for file in "$@"; do
+    [ ! -f "$file" ] || {{ echo "== unit $file"; lines "$file"; }}
+done)
+[ -z "$said" ] || printf '%s\n' "$said"
+printf '%s\n' "$said" | sed -n 's/^| EnvironmentFile[[:space:]]*=[[:space:]]*-*//p' |
     while read -r file; do
         [ -f "$file" ] || continue
         echo "== environment $file"; grep -e '^[A-Za-z_].*--' "$file" | sed 's/^/| /'
