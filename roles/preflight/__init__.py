@@ -16,7 +16,8 @@ from vllm_hosts.capacity.hub_client import HubClient
 from vllm_hosts.capacity.inputs import cards, model_folders, models_of
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptPackages, AptSourceFiles, AptVersions
-from vllm_hosts.facts.docker import ComposeVersion, DockerUnit
+from vllm_hosts.facts.docker import DockerUnit
+from vllm_hosts.facts.docker_state import DockerState
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.sockets import ListeningSockets
@@ -32,7 +33,6 @@ from vllm_hosts.roles.preflight.haproxy import haproxy_problems
 from vllm_hosts.roles.preflight.memory import memory, occupied
 from vllm_hosts.roles.preflight.plan import archives, folders, notes, own_folders, problems
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.text import clean
 
 #: Seconds. The hub is queried about a model that the host does not have, once a week. An
 #: unreachable hub costs this long, once an hour.
@@ -58,9 +58,8 @@ def _problems(settings: HostSettings) -> list[str]:
         reader=settings.vllm.fetch_user,
         models=sorted({*(model_folders(settings) if planned else []), *own_folders(settings)}),
     )
-    if system.docker.path:
-        compose = clean(look(ComposeVersion) or "", 200)
-        system = replace(system, docker=replace(system.docker, compose=compose))
+    says = look(DockerState)
+    system = replace(system, docker=says.there, images=says.images, swarm=says.swarm)
     release = look(OsRelease)
     found = problems(settings, release, system)
     found += unit_problems(settings, replace(look(DockerUnit), swarm=system.swarm))

@@ -14,6 +14,7 @@ from tests.unit.fakes import listening
 from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT
 from vllm_hosts.facts.docker import Daemon, ImageFound, Served
+from vllm_hosts.facts.docker_state import DockerSays
 from vllm_hosts.facts.firewall import Loaded, Others
 from vllm_hosts.facts.nginx import Nginx
 from vllm_hosts.facts.vllm_images import ImagesFound, ImageUse
@@ -83,7 +84,7 @@ FRESH: dict[str, Any] = {
     "PasswordLogins": (),
     "HostMark": Marked(None),
     "GpuState": SILENT,
-    "ComposeVersion": None,
+    "DockerState": DockerSays(),
     "DockerDaemon": Daemon(False, False, None, ()),
     "AgentsServed": Served(False, False, (), {}),
     "NginxState": Nginx("", active=False, enabled=False),
@@ -175,7 +176,7 @@ AFTER: dict[str, dict[str, Any]] = {
         "SystemState": _SYSTEM,
     },
     "installing docker-ce": {
-        "ComposeVersion": "5.0.1",
+        "DockerState": DockerSays(compose="5.0.1"),
         "DockerDaemon": Daemon(True, True, None, ()),
         "AgentsServed": Served(True, False, (), {}),
     },

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.operation_steps import Steps
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.docker import Daemon, ImageFound
+from vllm_hosts.facts.docker_state import DockerSays
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
@@ -118,11 +119,11 @@ class TestDaemon:
 def test_which_compose_will_do(
     steps: Steps, version: str | None, executing: bool, refused: bool
 ) -> None:
-    steps.facts["ComposeVersion"] = version
+    steps.facts["DockerState"] = DockerSays(compose=version)
     steps.executing = executing
     if not refused:
         assert steps.run(docker.compose_available) == []
-        assert steps.asked == [("ComposeVersion", {})]
+        assert steps.asked == [("DockerState", {})]
         return
     with pytest.raises(HostError) as error:
         steps.run(docker.compose_available)

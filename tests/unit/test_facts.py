@@ -23,7 +23,7 @@ from vllm_hosts.facts.apt import (
 )
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.compose import ComposeProject
-from vllm_hosts.facts.docker import ComposeVersion, DockerDaemon
+from vllm_hosts.facts.docker import DockerDaemon
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.facts.tree import TreeState
@@ -169,7 +169,6 @@ def test_a_host_without_docker_is_a_value_not_an_error() -> None:
         ["== active", "inactive", "== enabled", "== config", "== stale", END]
     )
     assert (found.running, found.config) == (False, None)
-    assert ComposeVersion().process(["== compose", "", END]) is None
 
 
 def test_daemon_json_is_read_byte_by_byte() -> None:
@@ -178,7 +177,6 @@ def test_daemon_json_is_read_byte_by_byte() -> None:
     lines += ["enabled", "== config", "present", base64.b64encode(text).decode(), "== stale"]
     found = DockerDaemon().process([*lines, "/etc/docker/daemon.json", END])
     assert found.config == text
-    assert ComposeVersion().process(["== compose", "v2.35.0", END]) == "2.35.0"
     assert found.stale == ("/etc/docker/daemon.json",)
 
 

@@ -29,7 +29,8 @@ from vllm_hosts.facts.agents import AgentLogs, AgentsInspected
 from vllm_hosts.facts.apt import AllPackages, AptKeyFingerprints, AptSourceFiles, AptVersions
 from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentStates, ComposeHashes, ComposeProject
-from vllm_hosts.facts.docker import ComposeVersion, DockerDaemon, ImageVersion
+from vllm_hosts.facts.docker import DockerDaemon, ImageVersion
+from vllm_hosts.facts.docker_state import DockerState
 from vllm_hosts.facts.firewall import FirewallLoaded, HostSurroundings, SshPorts
 from vllm_hosts.facts.gpu import GpuState
 from vllm_hosts.facts.nginx import NginxMainConf, NginxState
@@ -112,14 +113,16 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (GpuState(), [*BARE, ROW, "exit 0"]),
     (
         SystemState(),
-        [*SYSTEM, ROW, "exit 0", "== docker", "path /usr/bin/dockerd",
-         "daemon Docker version 28.5.1", "swarm inactive",
-         "package ii |docker-ce|5:28.5.1", "== images", "kind docker",
-         "feature -", "root /var/lib/docker", "free root 53687091200", "store /var/lib/containerd",
-         "free store 53687091200", "== ipv6", "present", "== model /srv/a", "config e30=",
+        [*SYSTEM, ROW, "exit 0", "== ipv6", "present", "== model /srv/a", "config e30=",
          "total 1.5e10", "file 1208 200 1000 model.safetensors"],
     ),
-    (ComposeVersion(), ["== compose", "v2.40.2"]),
+    (
+        DockerState(),
+        ["== images", "kind docker", "feature -", "root /var/lib/docker",
+         "free root 53687091200", "store /var/lib/containerd", "free store 53687091200",
+         "== docker", "path /usr/bin/dockerd", "daemon Docker version 28.5.1", "swarm inactive",
+         "package ii |docker-ce|5:28.5.1", "== compose", "v2.40.2"],
+    ),
     (
         DockerDaemon(),
         ["== active", "active", "== enabled",

@@ -67,22 +67,6 @@ class DockerDaemon(HostFact[Daemon]):
         )
 
 
-class ComposeVersion(HostFact[str | None]):
-    """Which Compose v2 `docker compose` is; None: there is none.
-
-    Asked by itself, and so once for all who want to know: docker starts three programs for it.
-    """
-
-    what = "the version of Docker Compose"
-    steady = True
-
-    def command(self) -> str:
-        return ending("echo '== compose'; docker compose version --short 2>/dev/null")
-
-    def parse(self, lines: list[str]) -> str | None:
-        return "".join(sections(lines)["compose"]).removeprefix("v") or None
-
-
 @dataclass(frozen=True)
 class Served:
     """Containers that are ``well``, by name. ``answers``: Docker does; ``live_restore``: containers
@@ -235,7 +219,7 @@ _FOLDERS = (
 
 class DockerUnit(HostFact[DockerOptions]):
     """Options that docker.service and its drop-ins give the daemon. Whether the host is in a swarm
-    is known from ``SystemState``, which asks the daemon anyway."""
+    is known from ``DockerState``, which asks the daemon anyway."""
 
     what = "docker.service"
     steady = True

@@ -9,10 +9,7 @@ from ipaddress import IPv4Network
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
-from vllm_hosts.host import dpkg
 from vllm_hosts.host.containers import published
-from vllm_hosts.host.docker_there import DockerThere
-from vllm_hosts.host.image_places import IMAGES, image_places
 from vllm_hosts.host.nvidia_apps import APPS
 from vllm_hosts.host.nvidia_apps import read as read_apps
 from vllm_hosts.host.nvidia_smi import QUERY, parse
@@ -21,28 +18,10 @@ from vllm_hosts.host.system import ModelFolder, NetworkRoute, System
 from vllm_hosts.hub.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
 from vllm_hosts.text import clean
 
-_DOCKER_PACKAGES = (
-    *("docker.io", "docker-ce"),
-    *("docker-compose", "docker-compose-v2", "docker-compose-plugin"),
-)
 #: A label may have line ends, and JSON has none.
 _CONTAINER = (
     '{{.Names}}|{{.Status}}|{{.Ports}}|{{json (.Label "com.docker.compose.project.working_dir")}}'
 )
-#: dockerd takes long to say its version. The daemon that runs has said it, if it is this program.
-_DOCKERD = """
-if dockerd=$(command -v dockerd); then
-    echo "path $dockerd"; pid=
-    { read -r pid </run/docker.pid; } 2>/dev/null
-    if [ -n "$server" ] && [ "$context${DOCKER_HOST:-}" = default ] &&
-        [ -n "$pid" ] && [ "/proc/$pid/exe" -ef "$dockerd" ]; then
-        echo "daemon Docker version $server"
-    else
-        echo "daemon $(dockerd --version 2>/dev/null)"
-    fi
-fi
-[ -z "$swarm" ] || echo "swarm $swarm"
-""".strip()
 #: For each folder with a model its config.json, what the index says, and every file with weights:
 #: its size, the length of its header, where that says that the last tensor ends, and its name. A
 #: download of the hub's has a folder for each revision below it.
@@ -129,10 +108,6 @@ class SystemState(HostFact[System]):
                 docker ps -a --format {quote(_CONTAINER)} 2>/dev/null
             fi
             echo '== routes'; ip -o -4 route show
-            {IMAGES}
-            echo '== docker'
-            {_DOCKERD}
-            {dpkg.query(_DOCKER_PACKAGES, mark="package ")}
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
             {QUERY}
@@ -145,7 +120,6 @@ class SystemState(HostFact[System]):
     def parse(self, lines: list[str]) -> System:
         parts = sections(lines)
         smi = parse(parts["gpus"])
-        said = [line.partition(" ")[::2] for line in parts.get("docker", [])]
         containers = [(*line.split("|", 3), "", "", "")[:4] for line in parts["containers"]]
         return System(
             user=parts["user"][0],
@@ -179,24 +153,12 @@ class SystemState(HostFact[System]):
             programs=read_apps(parts.get("programs", [])),
             clock=int(parts["clock"][0]) - time.time() if parts.get("clock") else 0.0,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],
-            docker=_docker(said),
-            swarm=any(kind == "swarm" and state != "inactive" for kind, state in said),
-            images=image_places(parts["images"]) if parts.get("images") else None,
             models={
                 heading.removeprefix("model "): _model(content)
                 for heading, content in parts.items()
                 if heading.startswith("model ")
             },
         )
-
-
-def _docker(words: list[tuple[str, str]]) -> DockerThere:
-    said = {kind: rest for kind, rest in words if kind != "package"}
-    return DockerThere(
-        packages=dpkg.installed(rest for kind, rest in words if kind == "package"),
-        daemon=clean(said.get("daemon", ""), 200),
-        path=clean(said.get("path", ""), 200),
-    )
 
 
 def _routes(lines: list[str]) -> Iterator[NetworkRoute]:

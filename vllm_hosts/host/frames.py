@@ -65,7 +65,7 @@ def given(scripts: Sequence[str]) -> list[str]:
             member = tarfile.TarInfo(str(number))
             member.size, member.mode = len(content), 0o600
             tar.addfile(member, io.BytesIO(content))
-    text = base64.b64encode(gzip.compress(buffer.getvalue(), 6)).decode()
+    text = base64.b64encode(gzip.compress(buffer.getvalue(), 9)).decode()
     return [text[start : start + _LINE] for start in range(0, len(text), _LINE)]
 
 

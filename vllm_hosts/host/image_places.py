@@ -11,7 +11,7 @@ _CONTAINERD_SINCE = 29
 
 #: Asks the daemon if it runs, and its files if it does not; prints the free bytes of each place.
 #: The daemon is asked once for all: docker starts every plugin of its own for it. What it says of
-#: its swarm, its context and its version is in variables then.
+#: Compose, its swarm, its context and its version is in variables then.
 IMAGES = r"""
 echo '== images'
 root= feature= store=
@@ -26,11 +26,13 @@ root=${root:-/var/lib/docker}
         /etc/containerd/config.toml)
 store=${store:-/var/lib/containerd}
 says=$(timeout 20 docker info --format '{{.DockerRootDir}} {{json .DriverStatus}}'\
+'|{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Version}}{{end}}{{end}}'\
 '|{{.Swarm.LocalNodeState}}|{{.ClientInfo.Context}}|{{.ServerVersion}}' 2>/dev/null)
-case $says in *'|'*'|'*'|'*) ;; *) says="$says|||" ;; esac
+case $says in *'|'*'|'*'|'*'|'*) ;; *) says="$says||||" ;; esac
 server=${says##*|}; says=${says%|*}
 context=${says##*|}; says=${says%|*}
 swarm=${says##*|}; says=${says%|*}
+compose=${says##*|}; says=${says%|*}
 case $says in /*)
     root=${says%% *}; kind=docker
     case $says in *io.containerd.snapshotter*) kind=containerd ;; esac

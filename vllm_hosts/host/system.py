@@ -46,7 +46,7 @@ class System:
     ``clock``: seconds that it is ahead of this machine's. ``containers`` are the names of all,
     whatever they do; ``container_ports`` has those that Docker publishes a port for, and
     ``project_ports`` the ports of Compose projects, by their folder. ``swarm``: whether the host is
-    a node of a swarm. Which Compose ``docker`` has is asked by itself.
+    a node of a swarm; like ``docker`` and ``images``, it is asked by itself.
     """
 
     user: str

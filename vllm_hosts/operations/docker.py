@@ -12,7 +12,8 @@ from pyinfra.context import ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.docker import DAEMON_JSON, ComposeVersion, DockerDaemon, ImageVersion
+from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageVersion
+from vllm_hosts.facts.docker_state import DockerState
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.daemon_json import merged
@@ -121,7 +122,7 @@ def compose_available() -> Commands:
 
     Changes nothing.
     """
-    found = look(ComposeVersion)
+    found = look(DockerState).compose
     try:
         version = Version((found or "").split("-")[0].split("+")[0])
     except InvalidVersion:
