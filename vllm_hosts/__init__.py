@@ -1,3 +1,9 @@
 """From GPU boxes to vLLM endpoints: authenticated, TLS-terminated and closed from outside."""
 
+import sys
+
 __version__ = "0.1.0"
+
+# pyinfra's command switches this off for all that it loads: a checkout would be compiled anew in
+# each run. Whoever asked Python not to write (-B, PYTHONDONTWRITEBYTECODE) is heard.
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
