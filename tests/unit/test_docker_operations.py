@@ -16,8 +16,10 @@ from vllm_hosts.facts.docker import Daemon, ImageFound
 from vllm_hosts.facts.docker_state import DockerSays
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.compose import COMPOSE
+from vllm_hosts.host.daemon_json import HOOK
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
 from vllm_hosts.host.files import NOTHING, File, Found
+from vllm_hosts.host.paths import RAN
 from vllm_hosts.operations import docker, model_cache
 from vllm_hosts.operations.docker import PULL_SUMMARY, RESTART
 
@@ -54,7 +56,7 @@ class TestDaemon:
         assert configured(steps, a=1) == []
         assert steps.told == []
         assert steps.asked == [
-            ("DockerDaemon", {"read_at_start": [JSON, "/x"]}),
+            ("DockerDaemon", {"read_at_start": [JSON, HOOK, "/x"]}),
             ("changed", {"what": ["toolkit"]}),
         ]
 
@@ -95,6 +97,14 @@ class TestDaemon:
         assert configured(steps, a=1) == [self.RESTARTED]
         why = "does not run, or runs with older settings"
         assert steps.told == [("differs", "docker.service", why), (words, "agents", True)]
+
+    def test_what_another_role_s_files_have_become_is_not_ours(self, steps: Steps) -> None:
+        """All are asked about in one question, and each role judges by its own."""
+        steps.facts["DockerDaemon"] = replace(WELL, stale=(HOOK,))
+        assert configured(steps, a=1) == []
+        assert steps.told == []
+        steps.facts["DockerDaemon"] = replace(WELL, stale=(HOOK, RAN))
+        assert configured(steps, a=1) == [self.RESTARTED]
 
     def test_it_starts_at_boot(self, steps: Steps) -> None:
         steps.facts["DockerDaemon"] = replace(WELL, enabled=False)

@@ -41,10 +41,17 @@ class DockerDaemon(HostFact[Daemon]):
     def command(self, read_at_start: list[str]) -> str:
         return ending(
             f"""
-            {systemctl.query("docker.service")}
+            echo '== active'; pid=
+            for word in $({systemctl.NOW} docker.service 2>/dev/null); do
+                case $word in
+                ActiveState=*) echo "${{word#*=}}" ;;
+                MainPID=*) pid=${{word#*=}} ;;
+                *) echo "$word" ;;
+                esac
+            done
+            echo '== enabled'; {systemctl.IS_ENABLED} docker.service 2>/dev/null
             echo '== config'; [ ! -e {DAEMON_JSON} ] || {{ echo present; base64 {DAEMON_JSON}; }}
             echo '== stale'
-            pid=$({systemctl.MAIN_PID} docker.service 2>/dev/null)
             if [ -n "$pid" ] && [ "$pid" != 0 ] && [ -d "/proc/$pid" ]; then
                 began=$(stat -c %Y "/proc/$pid")
                 for path in {" ".join(read_at_start)}; do

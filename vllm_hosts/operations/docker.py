@@ -16,7 +16,7 @@ from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageVersion
 from vllm_hosts.facts.docker_state import DockerState
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.compose import COMPOSE
-from vllm_hosts.host.daemon_json import merged
+from vllm_hosts.host.daemon_json import READ_AT_START, merged
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
 from vllm_hosts.host.files import File
 from vllm_hosts.host.paths import RAN
@@ -88,7 +88,11 @@ def daemon_configured(
     :param serving: the host's agents: hosts with the same models restart Docker one after the
         other if containers do not outlive that.
     """
-    daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON, *read_at_start])
+    asked = list(dict.fromkeys([*READ_AT_START, *read_at_start]))
+    daemon = look(DockerDaemon, read_at_start=asked)
+    # What another role's files have become is that role's business.
+    ours = (DAEMON_JSON, *read_at_start, RAN)
+    stale = [path for path in daemon.stale if path in ours]
     text = merged(daemon.config, wanted)
     if text is not None:
         differs(
@@ -97,7 +101,7 @@ def daemon_configured(
             File(DAEMON_JSON, text, partly=True),
             lambda: look(TreeState, paths=[DAEMON_JSON]).paths[DAEMON_JSON],
         )
-    elif daemon.stale or not daemon.running:
+    elif stale or not daemon.running:
         differs("docker.service", "does not run, or runs with older settings")
     if not daemon.enabled:
         differs("docker.service", "does not start at boot")
@@ -110,7 +114,7 @@ def daemon_configured(
             activate=RESTART,
         )
         yield from outage([written], serving, what, outlived=True)
-    elif daemon.stale or not daemon.running or may_have_changed(provided_by):
+    elif stale or not daemon.running or may_have_changed(provided_by):
         yield from outage([restart], serving, what, outlived=True)
     if not daemon.enabled:
         yield watched("enabling Docker", "systemctl enable docker.service")
