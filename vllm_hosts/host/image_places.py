@@ -26,7 +26,8 @@ root=${root:-/var/lib/docker}
         /etc/containerd/config.toml)
 store=${store:-/var/lib/containerd}
 says=$(timeout 20 docker info --format '{{.DockerRootDir}} {{json .DriverStatus}}'\
-'|{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Version}}{{end}}{{end}}'\
+'|{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{if not .Err}}{{.Version}}'\
+'{{end}}{{end}}{{end}}'\
 '|{{.Swarm.LocalNodeState}}|{{.ClientInfo.Context}}|{{.ServerVersion}}' 2>/dev/null)
 case $says in *'|'*'|'*'|'*'|'*) ;; *) says="$says||||" ;; esac
 server=${says##*|}; says=${says%|*}
