@@ -21,6 +21,7 @@ from vllm_hosts.roles.rotation import rotation
 from vllm_hosts.roles.secrets import secrets
 from vllm_hosts.roles.ssh_hardening import ssh_hardening
 from vllm_hosts.roles.tls import tls
+from vllm_hosts.roles.virtual_address import virtual_address
 from vllm_hosts.roles.vllm import vllm
 from vllm_hosts.roles.vllm_image import vllm_image
 from vllm_hosts.roles.watchdog import watchdog
@@ -52,6 +53,7 @@ edge_logs()  # the edge's logs: for root and adm, bounded in size
 nginx()  # the edge: TLS, keys, exact paths, limits
 client_keys()  # clients' keys at the edge, as the store has them
 key_expiry()  # keys expire automatically
+virtual_address()  # the address that gateways share, where the settings name one
 rotation()  # gateways send requests to the agents, where there are gateways
 record()  # what was deployed is recorded, so that drift can tell who changed it
 assertions()  # the run fails if a promise does not hold

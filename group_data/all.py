@@ -246,6 +246,13 @@ gateway = {
     # Header by which clients name a conversation, whose requests go to the same agent; without
     # it, client and the beginning of the prompt do
     "session_header": "X-Session-Id",
+    # One address for all gateways: keepalived gives it to one of them, and to another one when
+    # that one fails. A free address of a network that all of them are in; None: each gateway is
+    # called by its own
+    "virtual_ip": None,
+    # This gateway's own address in the network of `virtual_ip`; None: its SSH address, which has
+    # to be an IP address then
+    "virtual_source": None,
 }
 
 # How a run goes over hosts that serve the same model.

@@ -15,11 +15,14 @@ from pathlib import Path
 #: Seconds until the first word about something that takes long, and between further ones.
 _SOON, _OFTEN = 10, 30
 #: nginx with what its Lua needs, of one archive, so that they fit each other; and Lua by itself.
-#: HAProxy with what asks its runtime socket, and their libraries on whichever Debian this is.
+#: HAProxy with what asks its runtime socket, keepalived, and their libraries on whichever Debian
+#: this is.
 _UNPACKED = (
     *("nginx", "libnginx-mod-http-lua", "libnginx-mod-http-ndk"),
     *("lua-resty-core", "lua-resty-lrucache", "libluajit2-5.1-2", "libpcre3", "luajit"),
     *("haproxy", "socat", "liblua5.3-0", "liblua5.4-0", "libwrap0"),
+    *("keepalived", "libnl-3-200", "libnl-genl-3-200", "libmnl0", "libnftnl11", "libpci3"),
+    *("libsnmp40", "libsnmp40t64", "libsensors5", "libperl5.40"),
     *("libopentracing-c-wrapper0", "libopentracing1"),
 )
 _APT = {"DEBIAN_FRONTEND": "noninteractive"}
@@ -43,7 +46,8 @@ def main(folder: str) -> None:
     packages = ["-r", "requirements.txt", "-r", "requirements-dev.txt", "-c", "requirements.lock"]
     quietly([*pip, *packages], "installing Python packages")
     _keep_wheels(Path(folder))
-    programs = [Path(folder) / "debian" / name for name in ("usr/bin/luajit", "usr/sbin/haproxy")]
+    names = ("usr/bin/luajit", "usr/sbin/haproxy", "usr/sbin/keepalived")
+    programs = [Path(folder) / "debian" / name for name in names]
     if may_install and not all(program.exists() for program in programs):
         _unpack(_UNPACKED, Path(folder) / "debian")
 

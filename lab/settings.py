@@ -11,7 +11,7 @@ from lab import archive, hosts, layout
 #: vLLM's CPU build: no compiler in the image, little memory for the KV cache, and one thread on any
 #: processor. By itself every agent binds its threads to the first, where one that starts behind a
 #: busy one gets next to nothing.
-_CPU = {
+_CPU: dict[str, Any] = {
     "extra_args": ["--enforce-eager"],
     "env": {
         "OMP_NUM_THREADS": "1",
@@ -44,9 +44,19 @@ AGENTS: list[dict[str, Any]] = [
 
 #: What hosts behind gateways run: the first model on each of them, the second on gpu1 only.
 FLEET_AGENTS: list[dict[str, Any]] = [
-    AGENTS[0] | {"name": "chat", "served_model_name": "lab/chat"},
+    AGENTS[0]
+    | {
+        "name": "chat",
+        "served_model_name": "lab/chat",
+        "env": _CPU["env"] | {"VLLM_ENABLE_RESPONSES_API_STORE": "1"},
+        "accepted_risks": ["VLLM_ENABLE_RESPONSES_API_STORE"],
+    },
     AGENTS[1] | {"name": "draft", "served_model_name": "lab/draft"},
 ]
+
+
+#: Hosts that are gateways as well, in an inventory of their own.
+BOTH = ("gpu1", "gpu2")
 
 
 def settings() -> dict[str, Any]:
@@ -114,6 +124,13 @@ def fleet_settings() -> dict[str, Any]:
     usual = settings()
     usual["edge"] = edge | usual["edge"]
     del usual["agents"]
+    return usual
+
+
+def both_settings() -> dict[str, Any]:
+    """The same for hosts that are gateways too, whose nginx has connections of both kinds."""
+    usual = fleet_settings()
+    usual["edge"]["connections"] = 130
     return usual
 
 

@@ -44,9 +44,9 @@ def env_problems(path: str, found: Found) -> Iterator[str]:
 
 def edge_problems(settings: HostSettings, ask: Ask) -> Iterator[str]:
     """Without a key every path answers 401, whether it exists or not."""
-    first = settings.agents[0].name
-    paths = ["/v1/models", *(f"/{agent.name}/v1/models" for agent in settings.agents)]
-    paths += [f"/{NOBODY}/v1/models", *(path.format(agent=first) for path in FORBIDDEN)]
+    agents = settings.edge_side.agents
+    paths = ["/v1/models", *(f"/{agent.name}/v1/models" for agent in agents)]
+    paths += [f"/{NOBODY}/v1/models", *(path.format(agent=agents[0].name) for path in FORBIDDEN)]
     for path in paths:
         try:
             answer = ask(path)
@@ -91,7 +91,7 @@ def reachable_problems(
 
 def pool_problems(settings: HostSettings, servers: Servers) -> Iterator[str]:
     """Each model has an agent that gets requests."""
-    for pool in settings.pools:
+    for pool in settings.edge_side.pools:
         found = {one: servers.get((pool.name, one.server)) for one in pool.replicas}
         if not any(server and server.does is Does.SERVES for server in found.values()):
             why = "; ".join(

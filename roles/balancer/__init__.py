@@ -27,8 +27,8 @@ from vllm_hosts.roles.balancer.plan import balancer_entries
 @deploy("Balancer")
 def balancer() -> None:
     """Install HAProxy, configure an instance of our own, and load it without losing requests."""
-    settings = run.current().settings
-    if not settings.is_gateway:
+    settings = run.current().settings.as_gateway
+    if settings is None:
         return
     packages_present(
         {"haproxy": None, "socat": None},

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from vllm_hosts.host.balancer import SAVE_SCRIPT
+from vllm_hosts.host.balancer import HAND_OVER_SCRIPT, RESPONSE_GONE, SAVE_SCRIPT
 from vllm_hosts.host.files import Entry, File, Folder
 from vllm_hosts.host.paths import (
     BALANCER_CONF,
@@ -20,12 +20,14 @@ from vllm_hosts.host.paths import (
 )
 from vllm_hosts.host.render import render
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.settings.fleet import INNER_DOMAIN, Pool, Replica
+from vllm_hosts.settings.fleet import ALIVE, INNER_DOMAIN, MADE, Pool, Replica
 
 #: nginx's workers, on Debian and Ubuntu.
 _NGINX_USER = "www-data"
 #: What the gateway's nginx says a request is to be balanced by.
 _AFFINITY = "X-Vllm-Hosts-Affinity"
+#: Which agent has the response that a request is about, or goes on from.
+_MADE_BY = "X-Vllm-Hosts-Made-By"
 #: Bytes: nginx takes four times 8 kB of headers, and adds its own; HAProxy keeps 1 kB for itself.
 _BUFFER = 40960
 #: Points on the ring for each unit of HAProxy's weight. Few make shares uneven.
@@ -45,6 +47,7 @@ class _Server:
     id: int
     weight: int
     inner_name: str
+    made_by: str
     #: Who is asked instead where this one has refused, the first of them that works.
     others: tuple[str, ...]
 
@@ -59,7 +62,7 @@ class _Backend:
 
 
 def balancer_entries(settings: HostSettings) -> list[Entry]:
-    """The configuration, the unit, and the script that keeps what is drained."""
+    """The configuration, the unit, and its scripts."""
     unit = render(
         f"balancer/{BALANCER_UNIT}.j2",
         haproxy="/usr/sbin/haproxy",
@@ -67,6 +70,7 @@ def balancer_entries(settings: HostSettings) -> list[Entry]:
         run=BALANCER_RUN,
         state=BALANCER_STATE,
         script=SAVE_SCRIPT,
+        hand_over=HAND_OVER_SCRIPT,
         open_files=_open_files(settings),
         names=_dns_names(settings),
     )
@@ -76,6 +80,7 @@ def balancer_entries(settings: HostSettings) -> list[Entry]:
         Folder(BALANCER_STATE, mode=0o700),
         File(BALANCER_CONF, configuration(settings).encode()),
         File(SAVE_SCRIPT, save_script().encode(), mode=0o700),
+        File(HAND_OVER_SCRIPT, hand_over_script().encode(), mode=0o700),
         File(f"/etc/systemd/system/{BALANCER_UNIT}", unit.encode()),
     ]
 
@@ -94,12 +99,16 @@ def configuration(settings: HostSettings) -> str:
         state=BALANCER_STATE,
         timeout=edge.timeout,
         affinity=_AFFINITY,
+        made_by=_MADE_BY,
+        made=MADE,
+        gone=RESPONSE_GONE,
         balance_factor=round(gateway.fair_share * 100),
         domain=INNER_DOMAIN,
         ca=GATEWAY_CA,
         client=GATEWAY_CLIENT,
         nginx_user=_NGINX_USER,
         pools=[_backend(pool) for pool in settings.pools],
+        alive=ALIVE if settings.virtual else "",
     )
 
 
@@ -111,6 +120,11 @@ def save_script() -> str:
         conf=BALANCER_CONF,
         state=BALANCER_STATE,
     )
+
+
+def hand_over_script() -> str:
+    """What a gateway runs to let HAProxy end, and before another one starts."""
+    return render("balancer/hand-over-balancer.sh.j2", run=BALANCER_RUN)
 
 
 def _connections(settings: HostSettings) -> int:
@@ -135,6 +149,7 @@ def _backend(pool: Pool) -> _Backend:
             id=numbers[one.server],
             weight=one.weight * finer,
             inner_name=one.inner_name,
+            made_by=one.made_by,
             others=tuple(
                 names[(place + step) % len(names)]
                 for step in range(1, min(_OTHERS, len(names) - 1) + 1)

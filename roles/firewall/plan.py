@@ -50,6 +50,7 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
         sources = [network for one in settings.gateways for network in one.networks]
         # Not counted by source: a gateway's connections are those of many clients.
         accepted += _accept([settings.gateway.port], sources, "gateways")
+    accepted += _virtual(settings)
     further = settings.firewall
     if further.extra_tcp_ports:
         accepted += _accept(further.extra_tcp_ports, (), "firewall.extra_tcp_ports")
@@ -79,6 +80,15 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
         # Whoever has an IPv6 network has many subnets: an IPv6 /48 counts as four sources.
         per_site=4 * edge.connections_per_source,
     )
+
+
+def _virtual(settings: HostSettings) -> list[str]:
+    """VRRP, from the gateways that share an address with this one."""
+    if settings.virtual is None:
+        return []
+    family = "ip" if settings.virtual.address.version == 4 else "ip6"
+    sources = ", ".join(sorted(map(str, settings.virtual.peers)))
+    return [f'{family} saddr {{ {sources} }} meta l4proto 112 accept comment "other gateways"']
 
 
 def _published(settings: HostSettings, agent: Agent, comment: str) -> list[str]:

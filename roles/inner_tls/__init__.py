@@ -35,7 +35,13 @@ def inner_tls() -> None:
         )
 
 
-def _entries(current: Current, wanted: Inner) -> Sequence[Entry]:
+def _entries(current: Current, wanted: Sequence[Inner]) -> Sequence[Entry]:
+    # The folder and the CAs are the same for both sides.
+    found = {entry.path: entry for one in wanted for entry in _of(current, one)}
+    return list(found.values())
+
+
+def _of(current: Current, wanted: Inner) -> Sequence[Entry]:
     ca, trusted = current.store.local_ca(), current.store.trusted()
     found = look(GatewayCertificate, certificate=wanted.certificate, key=wanted.key)
     since, now = current.keys.renew_since, utc_now()

@@ -33,17 +33,19 @@ class Inner:
     key: str
 
 
-def inner(settings: HostSettings) -> Inner | None:
-    """The one that a host has to have; None: it is in no fleet.
+def inner(settings: HostSettings) -> tuple[Inner, ...]:
+    """Those that a host has to have; none: it is in no fleet.
 
-    A gateway is a client of hosts and nothing else; a host answers for its own agents only.
+    A gateway is a client of hosts and nothing else; a host answers for its own agents only. A
+    machine that is both has one for each: none is good for both.
     """
+    found = []
     if settings.is_gateway:
-        return Inner((settings.name,), "client", GATEWAY_CLIENT, GATEWAY_CLIENT)
+        found.append(Inner((settings.name,), "client", GATEWAY_CLIENT, GATEWAY_CLIENT))
     if settings.behind_gateways:
         names = tuple(inner_name(settings.name, agent.name) for agent in settings.agents)
-        return Inner(names, "server", INNER_CERTIFICATE, INNER_KEY)
-    return None
+        found.append(Inner(names, "server", INNER_CERTIFICATE, INNER_KEY))
+    return tuple(found)
 
 
 def reason(

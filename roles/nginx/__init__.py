@@ -4,7 +4,8 @@ Promises: TLS by Mozilla's intermediate profile; only named clients, whose keys 
 exact paths; streams are not buffered; limits answer 429, for strangers too; no query and no key in
 a log; connections for all clients; at /v1 the agent whose model a request names; tokens counted;
 prefix caches of clients apart. A gateway's asks HAProxy, and names what to choose a host by; a host
-behind gateways has a server for them alone, which also says whether engines live.
+behind gateways has a server for them alone, which also says whether engines live. A machine that is
+both has both, and neither's requests take the other's way.
 Needs: tls, vllm or balancer, edge_logs. Writes: /etc/nginx/conf.d/vllm-hosts.conf,
 /etc/nginx/vllm-hosts, /etc/nginx/vllm-hosts-lua, one number in nginx.conf and a file in
 modules-enabled; removes the distribution's welcome page, but no site of somebody's own.
@@ -86,7 +87,8 @@ def _entries(current: Current, state: Nginx, main: MainConf | None, sites: Sites
     version = replace(version, ipv6=state.ipv6, names_bucket=state.names_bucket)
     edge = _edge(current, version, sites.welcome == "own")
     settings = current.settings
-    return [*edge, *connection_entries(settings.edge, main, settings.gateways)]
+    front = settings.gateways
+    return [*edge, *connection_entries(settings.edge, main, front, both=settings.is_gateway)]
 
 
 def _edge(current: Current, version: NginxVersion, own_site: bool) -> list[Entry]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from vllm_hosts.host.balancer import RESPONSE_GONE
+
 #: Status that the edge answers itself -> message, type and code in OpenAI's error format.
 _ERRORS = {
     400: ("The request could not be understood.", "invalid_request_error", "bad_request"),
@@ -57,6 +59,8 @@ def _body(message: str, kind: str, code: str, param: str | None = None) -> str:
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
+#: What a gateway says besides.
+RESPONSE_ERRORS = {"response": (404, RESPONSE_GONE)}
 #: The bodies, by status; those of the server for gateways; and by name, with their status.
 ERRORS = {status: _body(*error) for status, error in _ERRORS.items()}
 INNER_ERRORS = {status: _body(*error) for status, error in (_ERRORS | _INNER_ERRORS).items()}

@@ -14,9 +14,9 @@ from vllm_hosts.host.nginx import INTERNAL_MAP, TARGETS_MAP, internal_line
 from vllm_hosts.host.probe import host_header
 from vllm_hosts.host.render import render
 from vllm_hosts.keys import HostKeys
-from vllm_hosts.roles.nginx.edge_refusals import ERRORS, INNER_ERRORS, MODEL_ERRORS
+from vllm_hosts.roles.nginx.edge_refusals import ERRORS, INNER_ERRORS, MODEL_ERRORS, RESPONSE_ERRORS
 from vllm_hosts.roles.nginx.inner import inner_conf
-from vllm_hosts.roles.nginx.lua_files import lua_entries, lua_paths, model_body
+from vllm_hosts.roles.nginx.lua_files import lua_entries, lua_paths, model_body, side_of
 from vllm_hosts.roles.nginx.routes import (
     browser_paths,
     chosen_paths,
@@ -69,6 +69,8 @@ _ERROR_PAGES = (
     "429 @error429",
     "500 502 503 504 =503 @error503",
 )
+#: The same on a gateway, where a request that nobody has answered goes elsewhere first.
+_GATEWAY_PAGES = (*_ERROR_PAGES[:-1], "500 503 504 =503 @error503")
 #: Those that strangers can cause, which are rate-limited before they are answered.
 _REFUSALS = (400, 401, 403, 404, 405, 413)
 
@@ -163,20 +165,23 @@ def internal_map(settings: HostSettings, keys: HostKeys) -> str:
     """The map from upstreams to their keys. Contains keys.
 
     On a gateway they are what salts of prefix caches are made from, and agents of one pool have the
-    same caches.
+    same caches. A machine that is both has both kinds.
     """
-    lines = sorted(
-        internal_line(
-            agent.name,
-            keys.internal_of(settings.pool(agent.name).name if settings.is_gateway else agent.name),
-        )
-        for agent in settings.agents
-    )
-    return "".join(f"{line}\n" for line in lines)
+    lines = [internal_line(one.name, keys.internal_of(one.name)) for one in settings.own_agents]
+    if gateway := settings.as_gateway:
+        side, secret = side_of(settings), keys.edge_side
+        lines += [
+            internal_line(f"{side}{one.name}", secret.internal_of(gateway.pool(one.name).name))
+            for one in gateway.agents
+        ]
+    return "".join(f"{line}\n" for line in sorted(lines))
 
 
 def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
     """The main file of the edge. Contains no secret."""
+    side, behind = side_of(settings), settings.behind_gateways
+    inside = [_upstream(settings, one.name) for one in settings.own_agents] if side else []
+    settings = settings.edge_side
     edge = settings.edge
     name = host_header(settings.edge_names[0], edge.https_port)
     names = [f"[{name}]" if ":" in name else name for name in settings.edge_names]
@@ -189,7 +194,9 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         allow_from=[str(network) for network in edge.allow_from],
         upstreams=[_upstream(settings, agent.name) for agent in settings.agents],
         gateway=settings.is_gateway,
-        behind_gateways=settings.behind_gateways,
+        behind_gateways=behind,
+        side=side,
+        inside=inside,
         changes_requests=edge.changes_requests or settings.is_gateway,
         url=f"https://{name}",
         server_names=names,
@@ -202,7 +209,7 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         ),
         browser_paths=browser_paths(settings),
         errors=ERRORS,
-        error_pages=_ERROR_PAGES,
+        error_pages=_GATEWAY_PAGES if settings.is_gateway else _ERROR_PAGES,
         refusals=_REFUSALS,
         routes=list(routes(settings)),
         hidden_headers=_HIDDEN,
@@ -211,15 +218,15 @@ def edge_conf(settings: HostSettings, version: NginxVersion) -> str:
         agent_models={agent.name: agent.client_model_name for agent in settings.agents},
         lua=paths.EDGE_LUA,
         chosen_paths=chosen_paths(settings),
-        model_errors=MODEL_ERRORS,
+        model_errors=MODEL_ERRORS | (RESPONSE_ERRORS if settings.is_gateway else {}),
         model_routes=model_routes(settings),
         models={agent.name: model_body(agent.client_model_name) for agent in settings.agents},
     )
 
 
 def _upstream(settings: HostSettings, agent: str) -> Upstream:
-    """Where an agent is: on a gateway, whoever knows the hosts that have it."""
-    if not settings.is_gateway:
+    """Where an agent is: for clients of a gateway, whoever knows the hosts that have it."""
+    if settings.runs_agents:
         return Upstream(agent, f"{settings.cell(agent).address}:{CONTAINER_PORT}")
     pool = settings.pool(agent)
     return Upstream(
@@ -265,14 +272,20 @@ def included(settings: HostSettings, version: NginxVersion) -> dict[str, str]:
         "key": paths.TLS_KEY,
         "ciphers": CIPHERS,
         "curves": curves,
+        # What clients meet; of a machine that is both, what gateways meet is a file of its own.
         "gateway": settings.is_gateway,
-        "behind_gateways": settings.behind_gateways,
+        "behind_gateways": settings.edge_side.behind_gateways,
     }
     names = _included_names(settings)
     found = {name: render(f"nginx/{name}.conf.j2", **values) for name in names}
     if settings.behind_gateways:
         found["inner"] = inner_conf(
-            settings, ipv6=version.ipv6, curves=curves, errors=INNER_ERRORS, hidden_headers=_HIDDEN
+            settings,
+            side=side_of(settings),
+            ipv6=version.ipv6,
+            curves=curves,
+            errors=INNER_ERRORS,
+            hidden_headers=_HIDDEN,
         )
     return found
 

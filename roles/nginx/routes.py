@@ -18,6 +18,8 @@ SALTED = (
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
     *("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/v1/score"),
 )
+#: Where responses are made.
+RESPONSES = "/v1/responses"
 _RESPONSE_ID = "[A-Za-z0-9_-]{1,128}"
 
 
@@ -27,7 +29,8 @@ class Route:
 
     ``logged`` replaces the path in the log, so that no client's identifier gets there. ``adds``:
     something is added to the request (how many tokens a stream has is asked for, or whose prefix
-    cache it is); ``counts``: tokens are read from its answer.
+    cache it is); ``counts``: tokens are read from its answer. ``agent``: empty where it is found
+    while the request is read.
     """
 
     match: str
@@ -79,7 +82,9 @@ def routes(settings: HostSettings) -> Iterator[Route]:
                     adds=path in (*(ASKED if counts else ()), *salted),
                     counts=counts,
                 )
-        yield from _responses(prefix, agent.name)
+        # Without a name, a gateway goes by who made it.
+        found = not prefix and settings.is_gateway and settings.chooses_by_model
+        yield from _responses(prefix, "" if found else agent.name)
 
 
 def inner_routes(settings: HostSettings) -> Iterator[Route]:

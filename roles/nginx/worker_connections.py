@@ -30,15 +30,19 @@ class _Directive:
     end: int
 
 
-def worker_connections(edge: Edge, gateways: Sequence[GatewayHost] = ()) -> int:
+def worker_connections(
+    edge: Edge, gateways: Sequence[GatewayHost] = (), *, both: bool = False
+) -> int:
     """Connections that each worker must be able to hold, since one worker may get all of them.
 
     A request that is forwarded to an agent takes two: the client's and the agent's.
 
     :param gateways: those in front, which let clients in by settings of their own.
+    :param both: the host is one of them, and passes its clients' requests on besides.
     """
     passed_on = sum(one.requests for one in gateways)
-    return 2 * max(edge.requests, passed_on) + _STRANGERS
+    most = edge.requests + passed_on if both else max(edge.requests, passed_on)
+    return 2 * most + _STRANGERS
 
 
 def open_files(connections: int) -> int:
@@ -50,7 +54,11 @@ _KINDS = {"d": "directory", "l": "symbolic link"}
 
 
 def connection_entries(
-    edge: Edge, found: MainConf | None, gateways: Sequence[GatewayHost] = ()
+    edge: Edge,
+    found: MainConf | None,
+    gateways: Sequence[GatewayHost] = (),
+    *,
+    both: bool = False,
 ) -> list[Entry]:
     """nginx.conf with its numbers raised if they are too small, otherwise byte for byte as it is.
 
@@ -65,7 +73,7 @@ def connection_entries(
             f"{MAIN_CONF} is a {kind}, so its worker_connections cannot be raised; make it a"
             " regular file"
         )
-    connections = worker_connections(edge, gateways)
+    connections = worker_connections(edge, gateways, both=both)
     text = found.content.decode("latin-1")
     text, has_limit = raised(text, connections)
     main = File(

@@ -25,9 +25,9 @@ def ownership(*, first: bool = True) -> None:
     if first:
         not_anothers(here.claim, name="The host belongs to no other inventory")
         settings = run.current().settings
-        if settings.runs_agents:
-            folders = [settings.vllm.directory, settings.vllm.cache_directory]
-            folders += [models_folder(settings)]
+        # Of a gateway as well: it may run agents later.
+        folders = [settings.vllm.directory, settings.vllm.cache_directory]
+        folders += [models_folder(settings)]
     owned(
         here.claim,
         first=first,

@@ -22,10 +22,13 @@ from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.sockets import ListeningSockets
 from vllm_hosts.facts.system import SystemState
+from vllm_hosts.facts.virtual_address import VirtualGround
 from vllm_hosts.host.docker_unit import unit_problems
 from vllm_hosts.host.nginx_sites import site_ports, site_problems
+from vllm_hosts.host.release import Release
 from vllm_hosts.host.sockets import strangers
 from vllm_hosts.host.system import System
+from vllm_hosts.host.virtual_address import virtual_problems
 from vllm_hosts.keys.sources import hf_token
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.project import run
@@ -48,7 +51,7 @@ def preflight() -> None:
 
 
 def _problems(settings: HostSettings) -> list[str]:
-    if settings.is_gateway:
+    if not settings.runs_agents:
         return _of_a_gateway(settings)
     planned = settings.needs_gpu and settings.capacity.preflight != "off"
     system = look(
@@ -63,6 +66,8 @@ def _problems(settings: HostSettings) -> list[str]:
     release = look(OsRelease)
     found = problems(settings, release, system)
     found += unit_problems(settings, replace(look(DockerUnit), swarm=system.swarm))
+    if settings.is_gateway:
+        found += _front(settings, release)
     if not found:
         # An entry of apt's that cannot be disabled would fail the deploy half way.
         found += archives(settings, release, system, look(AptSourceFiles))
@@ -79,7 +84,8 @@ def _problems(settings: HostSettings) -> list[str]:
 
 
 def _of_a_gateway(settings: HostSettings) -> list[str]:
-    """A gateway needs nginx and HAProxy; Docker, cards and models there are none of ours."""
+    """A gateway by itself needs nginx and HAProxy; Docker, cards and models there are none of
+    ours."""
     system = look(
         SystemState,
         folders=folders(settings),
@@ -88,13 +94,22 @@ def _of_a_gateway(settings: HostSettings) -> list[str]:
         models=[],
     )
     release = look(OsRelease)
-    found = problems(settings, release, system)
-    installed = look(AptPackages, names=["haproxy"])
-    offered = look(AptVersions, names=["haproxy"])
-    found += haproxy_problems(release, installed.versions, offered)
+    found = [*problems(settings, release, system), *_front(settings, release)]
     if system.user == "0":
         found += _others(settings, system)
     say(notes(settings, system))
+    return found
+
+
+def _front(settings: HostSettings, release: Release) -> list[str]:
+    """What only gateways need: HAProxy, and an address that they may share."""
+    installed = look(AptPackages, names=["haproxy"])
+    offered = look(AptVersions, names=["haproxy"])
+    found = list(haproxy_problems(release, installed.versions, offered))
+    if shared := settings.virtual:
+        peers = [str(peer) for peer in shared.peers]
+        ground = look(VirtualGround, address=str(shared.address), peers=peers)
+        found += virtual_problems(shared, ground)
     return found
 
 

@@ -34,7 +34,7 @@ _CLOCK = 3600.0
 
 def folders(settings: HostSettings) -> list[str]:
     """Folders whose free space matters, whether or not they exist yet."""
-    if settings.is_gateway:
+    if not settings.runs_agents:
         return [*_PACKAGES, agents_folder(settings)]
     return [
         BALANCER_STATE,
@@ -52,7 +52,7 @@ def own_folders(settings: HostSettings) -> list[str]:
 
 def problems(settings: HostSettings, release: Release, system: System) -> list[str]:
     """Everything that would prevent a deploy, one sentence each; empty: go ahead."""
-    if settings.is_gateway:
+    if not settings.runs_agents:
         return [
             *_machine(release, system),
             *_other_side(settings, system),
@@ -108,15 +108,15 @@ def _other_side(settings: HostSettings, system: System) -> Iterator[str]:
     """What a machine was before it changed sides would go on there, and nothing would look after
     it: agents without the firewall's rules for them, or an HAProxy with a key for hosts."""
     remove = f"pyinfra INVENTORY remove.py --limit {settings.name}"
-    if settings.is_gateway and agents_folder(settings) in system.present:
+    if not settings.runs_agents and agents_folder(settings) in system.present:
         yield (
-            "this gateway was a GPU host, and its agents are still there; take them off first:"
-            f" {remove}, and deploy again"
+            "this gateway was a GPU host, and its agents are still there; leave it in gpu_hosts as"
+            f" well, or take them off first: {remove}, and deploy again"
         )
     if not settings.is_gateway and BALANCER_STATE in system.present:
         yield (
-            "this GPU host was a gateway, and its HAProxy is still there; take it off first:"
-            f" {remove}, and deploy again"
+            "this GPU host was a gateway, and its HAProxy is still there; leave it in gateways as"
+            f" well, or take it off first: {remove}, and deploy again"
         )
 
 

@@ -20,7 +20,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.remains import HostRemains
 from vllm_hosts.host.files import Absent
-from vllm_hosts.host.paths import PROJECT, SSHD_CONF
+from vllm_hosts.host.paths import KEEPALIVED_UNIT, PROJECT, SSHD_CONF
 from vllm_hosts.operations.hub import CONTAINER
 from vllm_hosts.operations.ownership import not_anothers
 from vllm_hosts.operations.partly import NginxAfter, daemon_restored, edge_closed
@@ -59,6 +59,8 @@ def removal() -> None:
             [agent.name for agent in settings.agents],
             name="Gateways send no requests here",
         )
+    if settings.is_gateway:
+        timers_stopped([KEEPALIVED_UNIT], name="No virtual address is held")
     timers_stopped(TIMERS, name="No timer of ours runs")
     edge_closed(partial(_nginx, now), name="The edge is closed, and its keys are gone")
     containers_removed(

@@ -153,6 +153,7 @@ class Removal:
         stays |= DOCKER if self._docker_is_ours else set()
         stays |= {"nginx"} if self.nginx_stays else set()
         stays |= {"haproxy"} if self.remains.own_haproxy else set()
+        stays |= {"keepalived"} if self.remains.own_keepalived else set()
         return removable(self.remains.packages, manifest.packages, manifest.before.packages, stays)
 
     @property
@@ -210,7 +211,7 @@ class Removal:
         """Folders that go with all that is in them."""
         vllm = self.settings.vllm
         found = [f"{vllm.cache_directory}/agents", paths.EDGE_LOGS, _ROTATED]
-        found += [paths.WATCHDOG_SEEN]
+        found += [paths.WATCHDOG_SEEN, paths.BALANCER_RUN]
         return [*found, *(self.model_folders if self.models else [])]
 
     @property

@@ -54,12 +54,15 @@ def stays(removal: Removal) -> Iterator[str]:
         yield "nftables stays: nftables.service loads rules of others"
     if removal.remains.own_haproxy and "haproxy" in removal.brought:
         yield "haproxy stays: haproxy.service is enabled or runs, for somebody else's use"
+    if removal.remains.own_keepalived and "keepalived" in removal.brought:
+        yield "keepalived stays: keepalived.service has a configuration, for somebody else's use"
     if kept := [
         name
         for name in removal.kept_packages()
         if not (removal.docker_stays and name in DOCKER)
         and not (removal.nginx_stays and name == "nginx")
         and not (removal.remains.own_haproxy and name == "haproxy")
+        and not (removal.remains.own_keepalived and name == "keepalived")
         and name not in FIREWALL
     ]:
         yield f"packages that others need stay: {', '.join(kept)}"

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,16 +47,26 @@ class Verified:
 
     @property
     def agents(self) -> list[tuple[str, str]]:
-        return [(host.name, agent.name) for host in self.settings.values() for agent in host.agents]
+        """Those that run on each host."""
+        return _pairs((host.name, host.own_agents) for host in self.settings.values())
+
+    @property
+    def at_edges(self) -> list[tuple[str, str]]:
+        """Those that clients reach at each host."""
+        return _pairs((host.name, host.edge_side.agents) for host in self.settings.values())
 
     @property
     def with_gpu(self) -> list[tuple[str, str]]:
         return [
             (host.name, agent.name)
             for host in self.settings.values()
-            for agent in host.agents
+            for agent in host.own_agents
             if agent.gpus
         ]
+
+
+def _pairs(found: Iterable[tuple[str, Iterable[Agent]]]) -> list[tuple[str, str]]:
+    return [(host, agent.name) for host, agents in found for agent in agents]
 
 
 _VERIFIED: pytest.StashKey[Verified] = pytest.StashKey()
@@ -100,7 +110,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # A host that a promise is not about is said to be one, not left out.
     exempt = {name: promise.exempt(verified.settings[name]) for name in chosen}
     if "gpu_agent" in names or "agent" in names:
-        pairs = verified.with_gpu if "gpu_agent" in names else verified.agents
+        pairs = verified.at_edges if "edge" in names else verified.agents
+        pairs = verified.with_gpu if "gpu_agent" in names else pairs
         pairs = [pair for pair in pairs if pair[0] in chosen and exempt[pair[0]] is None]
         without = dict.fromkeys(chosen, "no agent of this host has a GPU")
         without |= {name: why for name, why in exempt.items() if why is not None}
@@ -202,7 +213,8 @@ def host(verified: Verified, settings: HostSettings) -> Host:
 
 @pytest.fixture(scope="session")
 def agent(settings: HostSettings, agent_name: str) -> Agent:
-    return next(agent for agent in settings.agents if agent.name == agent_name)
+    known = (*settings.own_agents, *settings.edge_side.agents)
+    return next(agent for agent in known if agent.name == agent_name)
 
 
 @pytest.fixture(scope="session")
@@ -223,7 +235,7 @@ _CONTAINER = (
 @pytest.fixture(scope="session")
 def containers(host: Host, settings: HostSettings) -> list[dict[str, Any]]:
     """What Docker knows of every container on the host, checked once."""
-    if settings.is_gateway:
+    if not settings.runs_agents:
         return []
     ids = host.check_output("docker ps --all --quiet --no-trunc").split()
     if not ids:
@@ -271,7 +283,8 @@ def warned(pytestconfig: pytest.Config, host_name: str) -> Callable[[str], None]
 
 @dataclass(frozen=True)
 class Edge:
-    """The host's edge, as a client on the controller meets it."""
+    """The host's edge, as a client on the controller meets it: its agents are those of the fleet,
+    where the host is a gateway."""
 
     settings: HostSettings
     store: KeyStore
@@ -361,4 +374,4 @@ class Edge:
 
 @pytest.fixture(scope="session")
 def edge(verified: Verified, settings: HostSettings) -> Edge:
-    return Edge(settings, verified.project.store)
+    return Edge(settings.edge_side, verified.project.store)

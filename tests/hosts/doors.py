@@ -59,7 +59,7 @@ def _expected(
     sources = sorted({*_sources(settings), *named})
     yield from _from_outside(tried, sources, settings, ssh_ports)
     yield from _to_containers(sources, settings)
-    if not settings.is_gateway:
+    if settings.runs_agents:
         yield from _from_agents(tried, [one for one in named if ":" not in one], settings)
         yield from _from_users(settings, edge_user)
 

@@ -42,7 +42,7 @@ def asked_of(host: Host, settings: HostSettings, store: Path) -> dict[str, Any]:
     for line in host.check_output(_ADDRESSES, address).splitlines():
         addresses.setdefault("ipv6", line.split()[3].partition("/")[0])
     ssh = sorted(ssh_ports(host))
-    if settings.is_gateway:
+    if not settings.runs_agents:
         # Nothing else of it listens on its loopback, where a closed door would say nothing.
         targets: list[list[object]] = [["127.0.0.1", port] for port in ssh]
     else:

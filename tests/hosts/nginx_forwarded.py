@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 from vllm_hosts.errors import HostError
-from vllm_hosts.host.paths import EDGE_CONF
+from vllm_hosts.host.paths import EDGE_CONF, EDGE_FOLDER
 
 #: Blocks and the few directives that matter here, one a line. Quoted text is gone before anything
 #: is printed, and maps, which hold keys, are left out.
@@ -53,11 +53,18 @@ _NAMES_AT_GATEWAYS = {
 }
 
 
+#: Included where gateways are answered: what it sends goes to agents, on every machine.
+_FOR_GATEWAYS = f"{EDGE_FOLDER}/inner.conf"
+
+Wanted = Mapping[str, tuple[str, ...]]
+
+
 @dataclass
 class _Block:
-    """One block of nginx's, and what it says of headers itself."""
+    """One block of nginx's, the file that has it, and what it says of headers itself."""
 
     name: str
+    file: str
     headers: dict[str, str] = field(default_factory=dict)
     request_headers: str = ""
     passes: bool = False
@@ -69,19 +76,27 @@ def places_that_forward_keys(said: Iterable[str]) -> list[str]:
 
     :raises HostError: this is not what the script prints, or no block sends anything on.
     """
-    return _places(said, _KEYS)
+    return _places(said, _KEYS, _KEYS)
 
 
-def places_that_forward_names(said: Iterable[str], *, gateway: bool) -> list[str]:
+def places_that_forward_names(
+    said: Iterable[str], *, gateway: bool, agents: bool = False
+) -> list[str]:
     """Blocks that send on what a client itself says about who it is.
 
     :param gateway: whether this is one, which says so itself.
+    :param agents: whether agents run there, for whom gateways have a server of their own.
     :raises HostError: as ``places_that_forward_keys``.
     """
-    return _places(said, _NAMES_AT_GATEWAYS if gateway else _NAMES)
+    outside = _NAMES_AT_GATEWAYS if gateway else _NAMES
+    return _places(said, outside, _NAMES if agents else outside)
 
 
-def _places(said: Iterable[str], replaced: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _places(said: Iterable[str], outside: Wanted, inside: Wanted) -> list[str]:
+    """
+    :param outside: what headers have to be replaced by where clients are answered; ``inside``:
+        where gateways are.
+    """
     lines = list(said)
     if not lines or lines[-1] != "end" or not lines[0].startswith("file "):
         raise HostError("nginx does not show its configuration; is the edge installed?")
@@ -92,9 +107,13 @@ def _places(said: Iterable[str], replaced: Mapping[str, tuple[str, ...]]) -> lis
             statements = files.setdefault(rest, [])
         else:
             statements.append(line)
-    root = _Block("nginx")
+    root = _Block("nginx", "")
     _read(files, next(iter(files)), [root])
-    found = list(_judged(root, replaced, {}, "on"))
+
+    def wanted(block: _Block) -> Wanted:
+        return inside if block.file == _FOR_GATEWAYS else outside
+
+    found = list(_judged(root, wanted, {}, "on"))
     if not found:
         raise HostError("nginx sends nothing to an agent; is the edge installed?")
     return [name for name, wrong in found if wrong]
@@ -107,7 +126,7 @@ def _read(files: dict[str, list[str]], name: str, inside: list[_Block]) -> None:
         here = inside[-1]
         match kind:
             case "open":
-                here.blocks.append(_Block(" ".join(rest.split())))
+                here.blocks.append(_Block(" ".join(rest.split()), name))
                 inside.append(here.blocks[-1])
             case "close" if len(inside) > 1:
                 inside.pop()
@@ -127,7 +146,7 @@ def _read(files: dict[str, list[str]], name: str, inside: list[_Block]) -> None:
 
 def _judged(
     block: _Block,
-    wanted: Mapping[str, tuple[str, ...]],
+    wanted: Callable[[_Block], Wanted],
     headers: dict[str, str],
     request_headers: str,
 ) -> Iterator[tuple[str, bool]]:
@@ -138,7 +157,7 @@ def _judged(
     headers = block.headers or headers
     request_headers = block.request_headers or request_headers
     if block.passes:
-        replaced = all(headers.get(name) in values for name, values in wanted.items())
+        replaced = all(headers.get(name) in values for name, values in wanted(block).items())
         yield block.name, not replaced and request_headers != "off"
     for one in block.blocks:
         yield from _judged(one, wanted, headers, request_headers)

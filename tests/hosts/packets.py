@@ -19,6 +19,8 @@ from vllm_hosts.errors import HostError
 _TABLE = "vllm_hosts"
 #: Statements that let every packet pass.
 _NEUTRAL = frozenset({"counter", "log", "comment"})
+#: Protocols that nft shows by number where the host has no list of their names.
+_NUMBERED = {"vrrp": (112, "vrrp")}
 # Each of some is read for every packet and every rule.
 ip_address = lru_cache(1 << 16)(ipaddress.ip_address)
 ip_network = lru_cache(1 << 16)(ipaddress.ip_network)
@@ -53,7 +55,7 @@ class Packet:
             ("ct", "direction"): "original",
             ("meta", "nfproto"): f"ipv{self.family}",
             ("meta", "protocol"): "ip" if self.family == 4 else "ip6",
-            ("meta", "l4proto"): self.protocol,
+            ("meta", "l4proto"): _NUMBERED.get(self.protocol, self.protocol),
             ("meta", "iifkind"): _kind(self.comes_by),
             ("meta", "oifkind"): _kind(self.leaves_by),
             ("meta", "skuid"): self.user,
@@ -238,8 +240,8 @@ class Table:
             "daddr": packet.destination,
             "dport": packet.port,
             "sport": 40000,
-            "protocol": packet.protocol,
-            "nexthdr": packet.protocol,
+            "protocol": _NUMBERED.get(packet.protocol, packet.protocol),
+            "nexthdr": _NUMBERED.get(packet.protocol, packet.protocol),
             "flags": "syn",
         }
         if field not in fields:

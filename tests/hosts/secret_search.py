@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from shlex import quote
 
@@ -43,21 +43,28 @@ class Kept:
     entry: str
 
 
-def kept(settings: HostSettings) -> Kept:
-    """Where a host has its secrets: agents' keys, or the keys of a gateway's clients."""
-    if settings.is_gateway:
-        # Each line is compared with each key, so not with those of thousands of clients.
-        entry = 'n < 50 && sub(/^"Bearer /, "", line) && sub(/".*/, "", line)'
-        return Kept(f"{EDGE_FOLDER}/clients.map", entry)
-    return Kept(f"{settings.vllm.directory}/.env", 'sub(/^[A-Za-z0-9_]+=/, "", line)')
+def kept(settings: HostSettings) -> tuple[Kept, ...]:
+    """Where a host has its secrets: agents' keys, and the keys of a gateway's clients."""
+    # Each line is compared with each key, so not with those of thousands of clients.
+    client = 'n < 50 && sub(/^"Bearer /, "", line) && sub(/".*/, "", line)'
+    env = f"{settings.vllm.directory}/.env"
+    return (
+        *([Kept(f"{EDGE_FOLDER}/clients.map", client)] if settings.is_gateway else []),
+        *([Kept(env, 'sub(/^[A-Za-z0-9_]+=/, "", line)')] if settings.runs_agents else []),
+    )
 
 
-def with_a_secret(host: Host, known: Kept, places: Mapping[str, str]) -> list[str]:
+def with_a_secret(host: Host, known: Iterable[Kept], places: Mapping[str, str]) -> list[str]:
     """Which of some places hold one of a host's secrets.
 
     :param places: by name: a shell command that prints what is there.
     :raises HostError: the secrets or a place cannot be searched, and no other holds a secret.
     """
+    found = {place: None for one in known for place in _with_one_of(host, one, places)}
+    return list(found)
+
+
+def _with_one_of(host: Host, known: Kept, places: Mapping[str, str]) -> list[str]:
     script = _SEARCH.format(kept=quote(known.file), entry=known.entry, limit=_LIMIT)
     script += "".join(f"look {quote(command)}\n" for command in places.values())
     answers = host.check_output(f"bash -c {quote(script)}").splitlines()

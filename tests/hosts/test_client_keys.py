@@ -71,7 +71,7 @@ def test_the_edge_knows_every_client_s_scope(
         (agent.name, key.client)
         for key in keys.clients
         if key.agents is not None
-        for agent in settings.agents
+        for agent in edge.settings.agents
         if agent.name not in key.agents
     }
     if nginx_maps.refused(entries) != expected:
@@ -80,15 +80,15 @@ def test_the_edge_knows_every_client_s_scope(
     let_in = [
         f"{key.client} may use {agent.name}"
         for key in narrow
-        for agent in settings.agents
+        for agent in edge.settings.agents
         if agent.name not in (key.agents or ())
         if edge.ask(f"/{agent.name}/v1/models", key=key.value).status != 403
     ]
-    if settings.chooses_by_model:
+    if edge.settings.chooses_by_model:
         let_in += [
             f"{key.client} may use {name} by its name"
             for key in narrow
-            for name, agents in settings.model_names.items()
+            for name, agents in edge.settings.model_names.items()
             if not {agent.name for agent in agents} & set(key.agents or ())
             if edge.ask_for(name, key=key.value).status != 403
         ]

@@ -141,10 +141,10 @@ def test_agents_answer_at_v1(settings: HostSettings, edge: Edge) -> None:
     if not isinstance(found, dict):
         raise BrokenError("the list of models is no JSON object")
     listed = [model["id"] for model in found["data"]]
-    if not settings.chooses_by_model:
-        assert listed[:1] == [settings.agents[0].client_model_name]
+    if not edge.settings.chooses_by_model:
+        assert listed[:1] == [edge.settings.agents[0].client_model_name]
         return
-    assert listed == list(settings.model_names)
+    assert listed == list(edge.settings.model_names)
     # An agent refuses what is asked of it. The edge's own refusals have codes, vLLM's numbers.
     statuses = {name: edge.ask_for(name, key=edge.key).status for name in listed}
     assert {name: one for name, one in statuses.items() if one in (401, 403, 404, 503)} == {}
@@ -155,7 +155,7 @@ def test_agents_answer_at_v1(settings: HostSettings, edge: Edge) -> None:
 
 @promise("EDGE-06")
 def test_everything_else_is_404_even_with_a_key(settings: HostSettings, edge: Edge) -> None:
-    prefixes = ["", *(f"/{agent.name}" for agent in settings.agents)]
+    prefixes = ["", *(f"/{agent.name}" for agent in edge.settings.agents)]
     paths = [prefix + path for prefix in prefixes for path in CLOSED]
     paths += [f"{prefix}/health" for prefix in prefixes[1:]]
     wrong = {}
@@ -267,7 +267,7 @@ def test_no_client_chooses_whose_prefix_cache_it_is(settings: HostSettings, edge
     # No vLLM takes that salt, and it says so; and it completes nothing with less than one token.
     body = {"cache_salt": "/", "prompt": "x", "input": [], "max_tokens": -1}
     passed = []
-    for agent in settings.agents:
+    for agent in edge.settings.agents:
         for path in ("/v1/completions", "/v1/embeddings", "/v1/score"):
             asked = body | {"model": agent.client_model_name}
             answer = edge.post(f"/{agent.name}{path}", asked, key=edge.key)

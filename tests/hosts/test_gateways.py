@@ -78,18 +78,19 @@ def test_only_gateways_reach_their_port_and_clients_use_only_gateways(
         for who, scan in outside.scans(family, must_see(settings)).items()
         if port in scan["tcp"] and port not in exposed_to(settings, scan["own"])
     ]
-    store = verified.project.store
-    keys = {
-        key.client: key.value
-        for gateway in verified.settings.values()
-        if gateway.is_gateway
-        for key in store.host_keys(gateway).clients
-    }
-    wrong += [
-        f"the host itself accepts the key of client {client}"
-        for client, key in list(keys.items())[:_TRIED]
-        if edge.ask("/v1/models", key=key).status != 401
-    ]
+    if not settings.is_gateway:
+        store = verified.project.store
+        keys = {
+            key.client: key.value
+            for gateway in verified.settings.values()
+            if gateway.is_gateway
+            for key in store.host_keys(gateway).clients
+        }
+        wrong += [
+            f"the host itself accepts the key of client {client}"
+            for client, key in list(keys.items())[:_TRIED]
+            if edge.ask("/v1/models", key=key).status != 401
+        ]
     assert wrong == []
 
 
@@ -108,8 +109,11 @@ def test_the_balancer_listens_for_root_and_nginx_only(host: Host, settings: Host
     uid, user = edge_user(host)
     nginx = f"{uid}:{host.check_output('id -g %s', user)}"
     # Where several agents have a model, nginx has another one to ask once more.
-    names = [pool.name for pool in settings.pools]
-    names += [f"{pool.name}.again" for pool in settings.pools if len(pool.replicas) > 1]
+    pools = settings.edge_side.pools
+    names = [pool.name for pool in pools]
+    names += [f"{pool.name}.again" for pool in pools if len(pool.replicas) > 1]
+    # And one where HAProxy says that it answers, for who decides which gateway has the address.
+    names += ["gateway.alive"] if settings.virtual else []
     wrong += open_to_others(host, _SOCKETS, names, nginx)
     assert wrong == []
 
@@ -119,18 +123,21 @@ def test_no_client_says_under_whose_name_it_is_served(
     host: Host, settings: HostSettings, verified: Verified, edge: Edge
 ) -> None:
     said = host.check_output(f"bash -c {quote(nginx_forwarded.SCRIPT)}").splitlines()
-    places = nginx_forwarded.places_that_forward_names(said, gateway=settings.is_gateway)
+    places = nginx_forwarded.places_that_forward_names(
+        said, gateway=settings.is_gateway, agents=settings.runs_agents
+    )
     if places:
         raise BrokenError(f"what clients say of themselves is sent on: {', '.join(places)}")
     forged = f"forged-{secrets.token_hex(8)}"
     before = lines_with(host, '"client":"')
-    agent = settings.agents[0].name
+    agent = edge.settings.agents[0].name
     answer = edge.ask(f"/{agent}/v1/models", key=edge.key, headers={"X-Vllm-Hosts-Client": forged})
     if answer.status in (401, 403):
         raise HostError(f"the edge refuses its own client's key with {answer.status}")
     if lines_with(host, '"client":"') <= before:
         raise HostError("the edge does not log requests of clients")
-    others = {replica.host for pool in settings.pools for replica in pool.replicas}
+    others = {replica.host for pool in edge.settings.pools for replica in pool.replicas}
+    others.discard(settings.name)
     places_ = [(settings.name, host)]
     places_ += [(name, verified.hosts.get(name)) for name in sorted(others)[:_SEARCHED]]
     believed = [name for name, there in places_ if lines_with(there, forged)]
@@ -142,14 +149,34 @@ def test_no_client_says_under_whose_name_it_is_served(
 def test_certificates_inside_are_good_for_one_side_only(
     host: Host, settings: HostSettings, verified: Verified
 ) -> None:
-    gateway = settings.is_gateway
+    shown = host.check_output("stat --format '%%a %%u:%%g' %s", GATEWAY_FOLDER)
+    closed = not int(shown.split()[0], 8) & 0o022 and shown.endswith(" 0:0")
+    wrong = [] if closed else [f"{GATEWAY_FOLDER} is {shown}"]
+    trusted = verified.project.store.authority.trusted()
+    if trusted is None:
+        raise HostError("the store has no CA")
+    wanted = set(x509.load_pem_x509_certificates(trusted))
+    if set(certificates(host, GATEWAY_CA)) - wanted:
+        wrong.append(f"{GATEWAY_CA} trusts another CA than the inventory's")
+    # A machine that is both has one of each kind.
+    if settings.is_gateway:
+        wrong += _of_one_side(host, settings, wanted, gateway=True)
+    if settings.behind_gateways:
+        wrong += _of_one_side(host, settings, wanted, gateway=False)
+    assert wrong == []
+
+
+def _of_one_side(
+    host: Host, settings: HostSettings, wanted: set[x509.Certificate], *, gateway: bool
+) -> list[str]:
+    """What is wrong with the certificate of a gateway, or of a host, as sentences.
+
+    :param wanted: the inventory's CAs.
+    """
     own = GATEWAY_CLIENT if gateway else INNER_CERTIFICATE
     key = GATEWAY_CLIENT if gateway else INNER_KEY
     shown = host.check_output("stat --format '%%F %%a %%u:%%g' %s", key)
     wrong = [] if shown == "regular file 600 0:0" else [f"{key} is {shown}, not 600 0:0"]
-    shown = host.check_output("stat --format '%%a %%u:%%g' %s", GATEWAY_FOLDER)
-    if int(shown.split()[0], 8) & 0o022 or not shown.endswith(" 0:0"):
-        wrong.append(f"{GATEWAY_FOLDER} is {shown}")
     [certificate] = certificates(host, own)
     purpose = ExtendedKeyUsageOID.CLIENT_AUTH if gateway else ExtendedKeyUsageOID.SERVER_AUTH
     if purposes(certificate) != {purpose}:
@@ -169,15 +196,9 @@ def test_certificates_inside_are_good_for_one_side_only(
             [public, *_] = certificates(host, TLS_CERTIFICATE)
             if purposes(public) != {ExtendedKeyUsageOID.SERVER_AUTH}:
                 wrong.append(f"{TLS_CERTIFICATE} is good for more than a server")
-    trusted = verified.project.store.authority.trusted()
-    if trusted is None:
-        raise HostError("the store has no CA")
-    wanted = set(x509.load_pem_x509_certificates(trusted))
-    if set(certificates(host, GATEWAY_CA)) - wanted:
-        wrong.append(f"{GATEWAY_CA} trusts another CA than the inventory's")
     if not any(signed_by(certificate, ca) for ca in wanted):
         wrong.append(f"{own} is not signed by the inventory's CA")
-    assert wrong == []
+    return wrong
 
 
 def certificates(host: Host, path: str) -> list[x509.Certificate]:

@@ -27,9 +27,10 @@ def test_env_is_for_root_only(host: Host, settings: HostSettings) -> None:
 @promise("SEC-02")
 def test_only_root_can_replace_what_holds_secrets(host: Host, settings: HostSettings) -> None:
     folders = {EDGE_FOLDER, TLS_KEY.rpartition("/")[0]}
-    folders.add(GATEWAY_FOLDER if settings.is_gateway else settings.vllm.directory)
-    if settings.behind_gateways:
+    if settings.in_fleet:
         folders.add(GATEWAY_FOLDER)
+    if settings.runs_agents:
+        folders.add(settings.vllm.directory)
     above = {
         "/".join(parts[:count]) or "/"
         for parts in (folder.split("/") for folder in folders)

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from lab import hosts as lab_hosts
 from lab import layout
 from tests.lab.deploys import ROOT, Run, deploy
-from tests.lab.fleet import Fleet, deployed_fleet
+from tests.lab.fleet import Fleet, deployed_both, deployed_fleet
 from tests.lab.watch import ArgumentWatch
 from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.pki import utc_now
@@ -55,14 +55,26 @@ def lab() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of gateways come last: they take the hosts over, with keys of another inventory."""
-    items.sort(key=lambda item: "fleet" in getattr(item, "fixturenames", ()))
+    """Tests of gateways come last: they take the hosts over, with keys of another inventory. After
+    them those of hosts that are gateways as well."""
+
+    def order(item: pytest.Item) -> int:
+        names = getattr(item, "fixturenames", ())
+        return 2 if "both" in names else int("fleet" in names)
+
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="session")
 def fleet(lab: None) -> Fleet:
     """Gateways and the hosts behind them, deployed to once; from then on they are no others'."""
     return deployed_fleet()
+
+
+@pytest.fixture(scope="session")
+def both(lab: None) -> Fleet:
+    """Two hosts that are gateways as well, deployed to once."""
+    return deployed_both()
 
 
 @pytest.fixture(scope="session")

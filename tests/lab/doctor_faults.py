@@ -318,5 +318,9 @@ RECORDED = {
     "driver-too-old": words.CUDA_804,
 }
 
-#: What is wrong on gateways only, in the lab that has some: test_8_fleet_doctor.
-OF_FLEET = ("balancer-down", "model-without-agent", "agent-out-of-rotation", "agent-drained")
+#: What is wrong on gateways only, in the lab that has some: test_8_fleet_doctor, and
+#: test_8_fleet_address where they share one.
+OF_FLEET = (
+    *("balancer-down", "model-without-agent", "agent-out-of-rotation", "agent-drained"),
+    *("keepalived-down", "virtual-address-nowhere", "virtual-address-twice"),
+)

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from lab import hosts as lab_hosts
 from lab.nspawn import boot, stop
+from lab.settings import BOTH as BOTH_HOSTS
 from tests.lab.deploys import ROOT, Run, command
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.project.inventory import load, validate
@@ -26,6 +27,8 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import Pool
 
 FLEET = "inventory/lab_fleet.py"
+#: Of hosts that are gateways too.
+BOTH = "inventory/lab_both.py"
 GATEWAYS = ("gw1", "gw2")
 GPU_HOSTS = ("gpu1", "gpu2", "gpu3")
 #: Served by every GPU host, and by gpu1 alone.
@@ -41,22 +44,30 @@ _STAT = f"echo 'show stat' | timeout 10 socat -t 10 - UNIX-CONNECT:{_SOCKET}"
 
 @dataclass(frozen=True)
 class Fleet:
-    """Gateways and GPU hosts after the first deploy to fresh systems."""
+    """Gateways and GPU hosts after the first deploy to fresh systems.
+
+    ``gateways``: their names, which may be those of GPU hosts.
+    """
 
     first_run: Run
     settings: Mapping[str, HostSettings]
     ca_file: Path
     client_key: SecretStr
+    gateways: tuple[str, ...] = GATEWAYS
 
     def url(self, gateway: str) -> str:
         return f"https://{self.settings[gateway].address}"
 
     @property
     def urls(self) -> list[str]:
-        return [self.url(gateway) for gateway in GATEWAYS]
+        return [self.url(gateway) for gateway in self.gateways]
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        return self.settings[self.gateways[0]].edge_side.pools
 
     def pool(self, model: str) -> Pool:
-        [found] = [pool for pool in self.settings["gw1"].pools if pool.model == model]
+        [found] = [pool for pool in self.pools if pool.model == model]
         return found
 
     def server(self, host: str, model: str = CHAT) -> str:
@@ -67,7 +78,7 @@ class Fleet:
     def states(self, gateway: str) -> dict[str, str]:
         """HAProxy's word for each agent, by what it calls it: UP, DOWN or DRAIN; ``UP, slow`` while
         one that came back gets only a part of its share."""
-        return states(gateway, self.settings[gateway].pools)
+        return states(gateway, self.settings[gateway].edge_side.pools)
 
     def up(self, gateway: str, host: str, model: str = CHAT) -> bool:
         """Whether a gateway sends a host's agent requests, also on its way up or down."""
@@ -75,10 +86,10 @@ class Fleet:
 
     def wait_whole(self, timeout: float = BACK) -> None:
         """Until every agent gets its share of requests from every gateway."""
-        names = {one.server for pool in self.settings["gw1"].pools for one in pool.replicas}
+        names = {one.server for pool in self.pools for one in pool.replicas}
         deadline = time.monotonic() + timeout
         while True:
-            seen = {gateway: self._looked(gateway) for gateway in GATEWAYS}
+            seen = {gateway: self._looked(gateway) for gateway in self.gateways}
             wrong = {
                 f"{server} at {gateway}: {states.get(server, 'not there')}"
                 for gateway, states in seen.items()
@@ -97,16 +108,26 @@ class Fleet:
             return {}
 
     def wait_for(
-        self, host: str, up: bool, *, timeout: float, model: str = CHAT
+        self,
+        host: str,
+        up: bool,
+        *,
+        timeout: float,
+        model: str = CHAT,
+        at: Sequence[str] = (),
     ) -> dict[str, float]:
-        """Until all gateways say that an agent gets requests, or none; seconds, by gateway."""
+        """Until all gateways say that an agent gets requests, or none; seconds, by gateway.
+
+        :param at: these only.
+        """
         begun, took = time.monotonic(), dict[str, float]()
-        while len(took) < len(GATEWAYS):
-            for gateway in GATEWAYS:
+        gateways = at or self.gateways
+        while len(took) < len(gateways):
+            for gateway in gateways:
                 if gateway not in took and self.up(gateway, host, model) == up:
                     took[gateway] = time.monotonic() - begun
             seconds = time.monotonic() - begun
-            states = {one: self.states(one) for one in GATEWAYS if one not in took}
+            states = {one: self.states(one) for one in gateways if one not in took}
             assert not states or seconds < timeout, (
                 f"{self.server(host, model)} of {host} is not {'in' if up else 'out of'} rotation"
                 f" after {seconds:.0f} s: {states}"
@@ -172,9 +193,9 @@ def key_of(client: str) -> SecretStr:
     return KeyStore(ROOT / FLEET).client_key(client)
 
 
-def deploy(*options: str, settings: dict[str, Any] | None = None) -> Run:
+def deploy(*options: str, settings: dict[str, Any] | None = None, inventory: str = FLEET) -> Run:
     """The main job on the gateways and the hosts behind them, without questions."""
-    return command("pyinfra", "-y", *options, FLEET, "deploy.py", settings=settings)
+    return command("pyinfra", "-y", *options, inventory, "deploy.py", settings=settings)
 
 
 def well(run: Run) -> Run:
@@ -189,16 +210,33 @@ def deployed_fleet() -> Fleet:
     lab_hosts.up(len(GPU_HOSTS), gateways=len(GATEWAYS))
     if not os.environ.get("LAB_REUSE"):
         lab_hosts.reset([*GPU_HOSTS, *GATEWAYS])
-    run = deploy()
+    return _deployed(FLEET, GATEWAYS)
+
+
+def deployed_both() -> Fleet:
+    """Two hosts that are gateways as well, fresh unless LAB_REUSE=1, and deployed to."""
+    os.chdir(ROOT)
+    # What the lab has besides would have agents and gateways of another inventory.
+    for name in (*lab_hosts.gpu_host_names(), *lab_hosts.gateway_names()):
+        if name not in BOTH_HOSTS:
+            stop(name)
+    if not os.environ.get("LAB_REUSE"):
+        lab_hosts.reset(BOTH_HOSTS)
+    return _deployed(BOTH, BOTH_HOSTS)
+
+
+def _deployed(inventory: str, gateways: tuple[str, ...]) -> Fleet:
+    run = deploy(inventory=inventory)
     if run.code != 0:
         # Every test would say the same.
         pytest.exit(f"the fleet cannot be deployed:\n{run.output[-12000:]}", returncode=1)
-    store = KeyStore(ROOT / FLEET)
+    store = KeyStore(ROOT / inventory)
     return Fleet(
         first_run=run,
-        settings=validate(load(ROOT / FLEET)),
+        settings=validate(load(ROOT / inventory)),
         ca_file=store.folder / "ca.pem",
         client_key=store.client_key("default"),
+        gateways=gateways,
     )
 
 

@@ -6,12 +6,8 @@ gateway is deployed to as any is.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +23,7 @@ from lab import layout
 from lab.settings import FLEET_AGENTS, fleet_settings, login
 from tests.lab.deploys import ROOT, command
 from tests.lab.fleet import command_here, states, well
+from tests.lab.fleet_upstream import Host, StandIns, serving
 from vllm_hosts.host.nginx import LIMITS_CONF
 from vllm_hosts.host.paths import GATEWAY_CLIENT
 from vllm_hosts.keys import KeyStore, store_content
@@ -92,8 +89,7 @@ class Many:
     ca_file: Path
     #: By model.
     keys: dict[str, SecretStr]
-    standins: subprocess.Popen[str]
-    counts_file: Path
+    standins: StandIns
 
     @property
     def urls(self) -> list[str]:
@@ -107,19 +103,6 @@ class Many:
     def client_certificate(self) -> Path:
         """The gateway's own, with which stand-ins answer without it too."""
         return lab_hosts.root(GATEWAY) / GATEWAY_CLIENT.lstrip("/")
-
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """By agent, its requests since the last time, and how many at most at the same time."""
-        self.counts_file.unlink(missing_ok=True)
-        self.standins.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + 60
-        while not self.counts_file.exists():
-            assert time.monotonic() < deadline, "the stand-ins do not say what they did"
-            time.sleep(0.1)
-        return {
-            name: (seen[0], seen[1])
-            for name, seen in json.loads(self.counts_file.read_text()).items()
-        }
 
     def wait_whole(self, timeout: float = 60) -> None:
         """Until the gateway sends all agents requests."""
@@ -137,7 +120,7 @@ class Many:
 
 
 @contextmanager
-def many(folder: Path, *, tokens: int, interval: float) -> Iterator[Many]:
+def many(folder: Path, *, interval: float) -> Iterator[Many]:
     """The gateway, deployed to, and its stand-ins; nothing is left of them afterwards."""
     path = ROOT / INVENTORY
     with ExitStack() as stack:
@@ -154,25 +137,15 @@ def many(folder: Path, *, tokens: int, interval: float) -> Iterator[Many]:
         )
         settings = validate(load(path))[GATEWAY]
         stack.enter_context(addresses())
-        counts = folder / "counts"
-        program = stack.enter_context(
-            serving(
-                {
-                    "hosts": _certificates(settings.pools, store.local_ca(), folder),
-                    "ca_file": str(store.folder / "ca.pem"),
-                    "counts_file": str(counts),
-                    "tokens": tokens,
-                    "interval": interval,
-                }
-            )
-        )
+        hosts = _certificates(settings.pools, store.local_ca(), folder)
+        standins = stack.enter_context(serving(folder, hosts, store.folder / "ca.pem", interval))
         well(command("pyinfra", "-y", "--limit", GATEWAY, INVENTORY, "deploy.py"))
         lab_hosts.run(GATEWAY, _FILES)
         keys = {
             pool.model: store.client_key(client)
             for pool, client in zip(settings.pools, clients, strict=True)
         }
-        found = Many(settings, store.folder / "ca.pem", keys, program, counts)
+        found = Many(settings, store.folder / "ca.pem", keys, standins)
         found.wait_whole()
         yield found
 
@@ -183,9 +156,7 @@ def _with(content: store_content.Content, clients: Sequence[str]) -> store_conte
     return content
 
 
-def _certificates(
-    pools: Sequence[Pool], ca: LocalCa, folder: Path
-) -> list[tuple[str, int, str, str]]:
+def _certificates(pools: Sequence[Pool], ca: LocalCa, folder: Path) -> list[Host]:
     """Of each host, where it listens, and its certificate for all of its agents."""
     hosts: dict[str, list[Replica]] = {}
     for pool in pools:
@@ -213,28 +184,3 @@ def addresses() -> Iterator[None]:
     finally:
         for one in wanted:
             command_here("ip", "addr", "del", one, "dev", layout.BRIDGE)
-
-
-@contextmanager
-def serving(job: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
-    """The stand-ins' program."""
-    program = subprocess.Popen(
-        [sys.executable, "-m", "tests.lab.fleet_upstream"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert program.stdin and program.stdout
-        program.stdin.write(json.dumps(job))
-        program.stdin.close()
-        assert program.stdout.readline() == "serves\n", "the stand-ins do not come up"
-        yield program
-    finally:
-        program.terminate()
-        try:
-            program.wait(20)
-        except subprocess.TimeoutExpired:
-            program.kill()
-            program.wait()

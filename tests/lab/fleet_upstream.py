@@ -1,175 +1,170 @@
 """Stands in for GPU hosts with vLLM behind a gateway, for load only: their port for gateways.
 
-A program: a job as JSON on its standard input. It listens on one port for each host, wants a
-certificate of the CA as hosts do, tells agents apart by the name in the handshake, and answers
-`GET /pulse` and chat completions, whole and streamed. At SIGUSR1 it writes down how many requests
-each agent has had since the last time, and how many at most at the same time.
+An nginx with Lua, since a Python that speaks TLS to thousands would take the processor from what is
+measured. It wants a certificate of the CA as hosts do, tells agents apart by the name in the
+handshake, answers `GET /pulse` and chat completions, whole and streamed, and counts per agent.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import signal
-import ssl
-import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+import os
+import resource
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tests.lab.fleet_load import many_files
+from tests.unit.real_nginx import environment, modules, program
 
-_CONTENT = "word "
+#: A host: its address and port, and the files of its certificate and key.
+Host = tuple[str, int, str, str]
+
+_LUA = """
+local counts = ngx.shared.counts
+local agent = (ngx.var.ssl_server_name or "unknown"):match("^(.-)%.vllm%-hosts%.") or "unknown"
+counts:incr("total " .. agent, 1, 0)
+local now = counts:incr("now " .. agent, 1, 0)
+if now > (counts:get("most " .. agent) or 0) then
+    counts:set("most " .. agent, now)
+end
+ngx.ctx.agent = agent
+ngx.req.read_body()
+local body = ngx.req.get_body_data() or ""
+local tokens = tonumber(body:match('"max_tokens"%s*:%s*(%d+)')) or 1
+local model = body:match('"model"%s*:%s*"([^"]*)"') or ""
+local usage = '"usage": {"prompt_tokens": 1, "completion_tokens": ' .. tokens .. "}"
+local id = "chatcmpl-" .. (ngx.var.http_x_request_id or "unknown")
+local head = '{"id": "' .. id .. '", "model": "' .. model .. '", '
+if not body:find('"stream"%s*:%s*true') then
+    local text = ("word "):rep(tokens)
+    local choices = '"choices": [{"message": {"content": "' .. text .. '"}, "index": 0}], '
+    local answer = head .. choices .. usage .. "}"
+    ngx.header.content_type = "application/json"
+    ngx.header.content_length = #answer
+    ngx.print(answer)
+    return
+end
+ngx.header.content_type = "text/event-stream"
+local event = "data: " .. head .. '"choices": [{"delta": {"content": "word "}, "index": 0}]}\\n\\n'
+for number = 1, tokens do
+    if number > 1 then
+        ngx.sleep(INTERVAL)
+    end
+    if not ngx.print(event) then
+        return
+    end
+    ngx.flush()
+end
+if body:find('"include_usage"%s*:%s*true') then
+    ngx.print("data: " .. head .. '"choices": [], ' .. usage .. "}\\n\\n")
+end
+ngx.print("data: [DONE]\\n\\n")
+"""
+_ENDED = """
+if ngx.ctx.agent then
+    ngx.shared.counts:incr("now " .. ngx.ctx.agent, -1)
+end
+"""
+_COUNTED = """
+local counts, lines = ngx.shared.counts, {}
+for _, key in ipairs(counts:get_keys(0)) do
+    local what, agent = key:match("^(%S+) (.*)$")
+    if what ~= "now" then
+        lines[#lines + 1] = key .. " " .. counts:get(key)
+        counts:delete(key)
+    end
+end
+ngx.print(table.concat(lines, "\\n"))
+"""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to serve.
+class StandIns:
+    """They serve until the end of ``serving``."""
 
-    :param hosts: of each, its address and port, and the files of its certificate and key.
+    socket: Path
+    process: subprocess.Popen[bytes]
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """By agent, its requests since the last time, and how many at most at the same time."""
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(60)
+            asking.connect(str(self.socket))
+            asking.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            said = asking.makefile("rb").read().decode()
+        seen = {}
+        for line in said.partition("\r\n\r\n")[2].splitlines():
+            what, agent, number = line.split(" ")
+            seen[what, agent] = int(number)
+        return {
+            agent: (number, seen.get(("most", agent), 0))
+            for (what, agent), number in seen.items()
+            if what == "total"
+        }
+
+
+def _conf(folder: Path, hosts: Sequence[Host], ca_file: Path, interval: float) -> str:
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    servers = "".join(
+        f"server {{ listen {address}:{port} ssl backlog=4096; ssl_certificate {certificate};"
+        f" ssl_certificate_key {key}; include {folder}/host.conf; }}\n"
+        for address, port, certificate, key in hosts
+    )
+    (folder / "host.conf").write_text(
+        f"location = /pulse {{ return 200 ok; }}\nlocation / {{ content_by_lua_file"
+        f" {folder}/answer.lua; log_by_lua_file {folder}/ended.lua; }}\n"
+    )
+    (folder / "answer.lua").write_text(_LUA.replace("INTERVAL", str(interval)))
+    (folder / "ended.lua").write_text(_ENDED)
+    (folder / "counted.lua").write_text(_COUNTED)
+    user = "user root;" if os.geteuid() == 0 else ""
+    return f"""{modules()}{user} worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+worker_rlimit_nofile {files}; events {{ worker_connections {files - 500}; multi_accept on; }}
+http {{
+{temporary} access_log off; lua_shared_dict counts 10m; keepalive_requests 1000000;
+keepalive_timeout 600s; client_body_buffer_size 1m; postpone_output 0; default_type text/plain;
+ssl_protocols TLSv1.3; ssl_verify_client on; ssl_verify_depth 1; ssl_client_certificate {ca_file};
+ssl_session_cache shared:load:10m; ssl_session_timeout 1h; ssl_session_tickets off;
+{servers}server {{ listen unix:{folder}/counts.sock;
+    location / {{ content_by_lua_file {folder}/counted.lua; }} }}
+}}
+"""
+
+
+@contextmanager
+def serving(
+    folder: Path, hosts: Sequence[Host], ca_file: Path, interval: float
+) -> Iterator[StandIns]:
+    """Serve as these hosts.
+
+    :param folder: an empty one, for what nginx needs.
     :param interval: seconds between two tokens of a stream.
     """
-
-    hosts: list[tuple[str, int, str, str]]
-    ca_file: str
-    counts_file: str
-    tokens: int = 20
-    interval: float = 0.5
-
-
-@dataclass
-class _Count:
-    total: int = 0
-    now: int = 0
-    most: int = 0
-
-
-@dataclass
-class _Served:
-    job: Job
-    counts: dict[str, _Count] = field(default_factory=dict)
-
-    def written_down(self) -> None:
-        seen = {name: [one.total, one.most] for name, one in self.counts.items()}
-        self.counts.clear()
-        new = Path(f"{self.job.counts_file}.new")
-        new.write_text(json.dumps(seen))
-        new.rename(self.job.counts_file)
-
-    def context(self, certificate: str, key: str) -> ssl.SSLContext:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.job.ca_file)
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(certificate, key)
-        context.sni_callback = _remember
-        return context
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        agent = getattr(writer.get_extra_info("ssl_object"), "asked_for", "unknown")
-        with suppress(OSError, EOFError, asyncio.LimitOverrunError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                _, path, _ = head.split(" ", 2)
-                lines = [line.partition(":") for line in head.split("\r\n")[1:]]
-                headers = {name.lower(): value.strip() for name, _, value in lines}
-                body = await _body(reader, headers)
-                await self._answer(agent, path, headers, body, writer)
-        writer.close()
-
-    async def _answer(
-        self,
-        agent: str,
-        path: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        if path == "/pulse":
-            return _whole(writer, "ok")
-        count = self.counts.setdefault(agent, _Count())
-        count.total, count.now = count.total + 1, count.now + 1
-        count.most = max(count.most, count.now)
-        try:
-            asked = json.loads(body)
-            tokens = min(int(asked.get("max_tokens", self.job.tokens)), 1000)
-            name = headers.get("x-request-id", "unknown")
-            answer: dict[str, Any] = {"id": f"chatcmpl-{name}", "model": asked.get("model")}
-            if not asked.get("stream"):
-                answer["choices"] = [{"message": {"content": _CONTENT * tokens}, "index": 0}]
-                answer["usage"] = {"prompt_tokens": 1, "completion_tokens": tokens}
-                return _whole(writer, json.dumps(answer))
-            await self._stream(answer, tokens, asked, writer)
-        finally:
-            count.now -= 1
-        return None
-
-    async def _stream(
-        self, answer: dict[str, Any], tokens: int, asked: Any, writer: asyncio.StreamWriter
-    ) -> None:
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n"
-        )
-        async for event in self._events(answer, tokens, asked):
-            data = f"data: {event}\n\n".encode()
-            writer.write(b"%x\r\n%b\r\n" % (len(data), data))
-            await writer.drain()
-        writer.write(b"0\r\n\r\n")
-
-    async def _events(self, answer: dict[str, Any], tokens: int, asked: Any) -> AsyncIterator[str]:
-        delta = {"choices": [{"delta": {"content": _CONTENT}, "index": 0}]}
-        chunk = json.dumps(answer | delta)
-        for number in range(tokens):
-            if number:
-                await asyncio.sleep(self.job.interval)
-            yield chunk
-        if (asked.get("stream_options") or {}).get("include_usage"):
-            usage = {"prompt_tokens": 1, "completion_tokens": tokens}
-            yield json.dumps(answer | {"choices": [], "usage": usage})
-        yield "[DONE]"
-
-
-async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
-    if headers.get("transfer-encoding") != "chunked":
-        return await reader.readexactly(int(headers.get("content-length", 0)))
-    body = b""
-    while size := int(await reader.readuntil(b"\r\n"), 16):
-        body += (await reader.readexactly(size + 2))[:-2]
-    await reader.readuntil(b"\r\n")
-    return body
-
-
-def _remember(there: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-    there.asked_for = (name or "unknown").partition(".vllm-hosts.")[0]  # type: ignore[attr-defined]
-
-
-def _whole(writer: asyncio.StreamWriter, text: str) -> None:
-    data = text.encode()
-    writer.write(
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-        % (len(data), data)
+    conf = folder / "nginx.conf"
+    conf.write_text(_conf(folder, hosts, ca_file, interval))
+    process = subprocess.Popen(
+        [program("nginx"), "-c", str(conf), "-e", str(folder / "error.log"), "-g", "daemon off;"],
+        env=environment(),
     )
-
-
-async def _until_told(job: Job) -> None:
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    served = _Served(job)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, served.written_down)
-    servers = [
-        await asyncio.start_server(
-            served.serve, address, port, ssl=served.context(certificate, key), backlog=4096
-        )
-        for address, port, certificate, key in job.hosts
-    ]
-    print("serves", flush=True)
-    with suppress(TimeoutError):
-        await asyncio.wait_for(ended.wait(), 1800)
-    for server in servers:
-        server.close()
-
-
-if __name__ == "__main__":
-    many_files()
-    asyncio.run(_until_told(Job(**json.load(sys.stdin))))
+    found = StandIns(folder / "counts.sock", process)
+    try:
+        deadline = time.monotonic() + 30
+        while not found.socket.exists():
+            assert process.poll() is None, (folder / "error.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "the stand-ins do not come up"
+            time.sleep(0.1)
+        yield found
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -94,7 +94,9 @@ RENEWED = "a certificate is renewed"
 ON_A_GATEWAY = {
     "nginx is reloaded": "nginx -t -q && systemctl reload nginx",
     "HAProxy is reloaded": "systemctl reload vllm-hosts-balancer",
+    "HAProxy is restarted": "systemctl restart vllm-hosts-balancer",
 }
+_MAIN = "systemctl show -p MainPID --value vllm-hosts-balancer"
 
 
 @pytest.mark.parametrize("event", [*ON_A_GATEWAY, RENEWED])
@@ -112,15 +114,40 @@ def test_nothing_fails_while(fleet: Fleet, event: str, tmp_path: Path) -> None:
     load.assert_none_failed(kept=event.startswith("HAProxy"))
 
 
-def test_a_restart_of_haproxy_costs_what_it_had_in_flight(fleet: Fleet, tmp_path: Path) -> None:
-    """Deploys reload it, which costs nothing; nobody has to restart it."""
+def test_haproxy_that_is_killed_costs_what_it_had_in_flight(fleet: Fleet, tmp_path: Path) -> None:
+    """What comes while there is none waits for the next one."""
     with Load(fleet, tmp_path, **JOB) as load:
-        lab_hosts.run("gw1", "systemctl restart vllm-hosts-balancer")
-        back = time.monotonic()
+        lab_hosts.run("gw1", "systemctl kill -s KILL vllm-hosts-balancer")
+        killed = time.monotonic()
         load.wait_for(200, timeout=60)
     gone = fleet.settings["gw1"].address
-    wrong = [one for one in load.failed if one.gateway != gone or one.began > back]
+    wrong = [one for one in load.failed if one.gateway != gone or one.began > killed]
     assert not wrong, f"{len(wrong)} of {len(load.asked)} failed elsewhere, or later: {wrong[0]}"
+    begun = [one for one in load.failed if one.begun]
+    print(f"{len(load.asked)} requests, {len(load.failed)} failed, {len(begun)} of them in answers")
+    lab_hosts.run("gw1", "systemctl is-active vllm-hosts-balancer")
+
+
+def test_haproxy_that_is_restarted_ends_what_it_had(fleet: Fleet, tmp_path: Path) -> None:
+    """systemd goes on at once, and what ran there is counted until it has ended."""
+    with Load(fleet, tmp_path, **JOB) as load:
+        before = lab_hosts.run("gw1", _MAIN).stdout.strip()
+        began = time.monotonic()
+        lab_hosts.run("gw1", "systemctl restart vllm-hosts-balancer")
+        took = time.monotonic() - began
+        assert lab_hosts.run("gw1", _MAIN).stdout.strip() != before
+        lab_hosts.run("gw1", f"kill -0 {before}")
+        running = lab_hosts.run(
+            "gw1",
+            "echo 'show proc' | socat - UNIX-CONNECT:/run/vllm-hosts-balancer/master."
+            f"{before}.sock",
+        ).stdout
+        assert "worker" in running, running
+        load.wait_for(100, timeout=120)
+    load.assert_none_failed()
+    print(f"restarted within {took:.1f} s")
+    result = lab_hosts.run("gw1", "systemctl show -p Result,NRestarts vllm-hosts-balancer").stdout
+    assert "Result=success" in result, result
 
 
 def test_a_gateway_that_is_killed_costs_what_it_had_in_flight(fleet: Fleet, tmp_path: Path) -> None:

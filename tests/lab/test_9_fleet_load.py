@@ -33,7 +33,7 @@ FAIR = 1.25
 @pytest.fixture(scope="module")
 def gateway(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Many]:
     folder = tmp_path_factory.mktemp("standins")
-    with many(folder, tokens=ceil(LASTS / INTERVAL), interval=INTERVAL) as found:
+    with many(folder, interval=INTERVAL) as found:
         yield found
 
 
@@ -76,7 +76,7 @@ def test_the_latency_that_a_gateway_adds(gateway: Many, tmp_path: Path) -> None:
 def test_many_streams_at_once(gateway: Many, tmp_path: Path) -> None:
     """As many as wanted, none of them fails, and no agent gets more than its share."""
     each = STREAMS // AGENTS
-    gateway.counts()
+    gateway.standins.counts()
     usual: dict[str, Any] = {"clients": each, "requests": each, "streams": "all"}
     usual |= {"seconds": 300, "pause": RAMP, "tokens": ceil(LASTS / INTERVAL), "warm": 0}
     begun = time.monotonic()
@@ -98,7 +98,7 @@ def test_many_streams_at_once(gateway: Many, tmp_path: Path) -> None:
     took = time.monotonic() - begun
     asked = [one for load in loads for one in load.asked]
     failed = [one for one in asked if one.failed]
-    counts = gateway.counts()
+    counts = gateway.standins.counts()
     processor = lab_hosts.run(
         GATEWAY, "systemctl show -p CPUUsageNSec,MemoryPeak nginx vllm-hosts-balancer"
     ).stdout.split()

@@ -10,11 +10,13 @@ from tests.unit.doctor_cases import Fault
 from tests.unit.doctor_hosts import healthy
 from tests.unit.fleets import fleet
 from vllm_hosts.doctor.diagnoses import Certainty
-from vllm_hosts.doctor.seen import DockerSeen, HaproxySeen, Seen
+from vllm_hosts.doctor.seen import DockerSeen, HaproxySeen, Seen, VirtualSeen
 from vllm_hosts.host.balancer import Server
 from vllm_hosts.host.systemctl import Active
 
 GATEWAY = fleet()["gw1"]
+#: One that shares an address with another.
+SHARING = fleet({"gateway": {"virtual_ip": "192.0.2.9"}})["gw1"]
 
 
 def healthy_gateway() -> Seen:
@@ -55,6 +57,10 @@ def _forgotten(seen: Seen) -> Seen:
     return replace(seen, balancer=HaproxySeen(servers))
 
 
+def _virtual(held: bool, runs: bool, *holders: str) -> Callable[[Seen], Seen]:
+    return lambda seen: replace(seen, virtual=VirtualSeen(held, runs, holders))
+
+
 DOWN = {"alive": False, "check": "L7STS Layer7 wrong status"}
 OF_GATEWAYS = [
     Fault(
@@ -62,6 +68,27 @@ OF_GATEWAYS = [
         lambda seen: replace(seen, balancer=HaproxySeen({}, "HAProxy does not answer")),
         do="systemctl restart vllm-hosts-balancer",
         host=GATEWAY,
+    ),
+    Fault(
+        "keepalived-down",
+        _virtual(False, False, "gw2"),
+        says="cannot take the virtual address 192.0.2.9",
+        do="systemctl restart vllm-hosts-keepalived",
+        host=SHARING,
+    ),
+    Fault(
+        "virtual-address-nowhere",
+        _virtual(False, True),
+        says="No gateway has the virtual address 192.0.2.9",
+        do="journalctl -u vllm-hosts-keepalived",
+        host=SHARING,
+    ),
+    Fault(
+        "virtual-address-twice",
+        _virtual(True, True, "gw1", "gw2"),
+        says="gw1 and gw2 have the virtual address 192.0.2.9 at the same time",
+        do="IP protocol 112",
+        host=SHARING,
     ),
     Fault(
         "model-without-agent",

@@ -31,3 +31,12 @@ def fleet(of_gateways: dict[str, Any] | None = None, **of_hosts: Any) -> dict[st
     ]
     hosts = {host.name: host for host in (*front, *behind)}
     return joined(hosts, [host.name for host in front])
+
+
+def both(**values: Any) -> dict[str, HostSettings]:
+    """Two machines that are a gateway and a GPU host each, the first one with a further model."""
+    hosts = [
+        settings(**{"name": "one", "agents": [QWEN, CODER]} | values),
+        settings(**{"name": "two", "address": "192.0.2.12"} | values),
+    ]
+    return joined({host.name: host for host in hosts}, ["one", "two"])

@@ -30,7 +30,7 @@ from vllm_hosts.host import balancer, paths
 from vllm_hosts.host.files import File
 from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.operations.balancer import RELOAD
-from vllm_hosts.roles.balancer.plan import balancer_entries, configuration, save_script
+from vllm_hosts.roles.balancer import plan
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import AGAIN, Pool, Replica
 
@@ -176,6 +176,7 @@ class RealBalancer:
     run: Path = field(init=False)
     process: subprocess.Popen[str] = field(init=False)
     replicas: list[StandIn] = field(init=False, default_factory=list)
+    ending: list[subprocess.Popen[str]] = field(init=False, default_factory=list)
 
     def __enter__(self) -> RealBalancer:
         self.folders()
@@ -197,8 +198,9 @@ class RealBalancer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(20)
+        for process in (self.process, *self.ending):
+            process.terminate()
+            process.wait(20)
         for one in self.replicas:
             one.ends()
         shutil.rmtree(self.run)
@@ -215,8 +217,9 @@ class RealBalancer:
         (self.folder / "client.pem").write_bytes(text)
 
     def write(self) -> None:
-        (self.folder / "haproxy.cfg").write_text(self._moved(configuration(self.settings)))
-        (self.folder / "save").write_text(self._moved(save_script()))
+        (self.folder / "haproxy.cfg").write_text(self._moved(plan.configuration(self.settings)))
+        (self.folder / "save").write_text(self._moved(plan.save_script()))
+        (self.folder / "hand-over").write_text(self._moved(plan.hand_over_script()))
 
     def _moved(self, text: str) -> str:
         """The same with folders of the test's, as its user, and with less time between checks."""
@@ -252,7 +255,9 @@ class RealBalancer:
 
     def _rights(self) -> list[str]:
         """What the unit leaves to root."""
-        [unit] = [one for one in balancer_entries(self.settings) if one.path.endswith(".service")]
+        [unit] = [
+            one for one in plan.balancer_entries(self.settings) if one.path.endswith(".service")
+        ]
         assert isinstance(unit, File)
         [line] = re.findall(r"^CapabilityBoundingSet=(.*)$", unit.content.decode(), re.MULTILINE)
         kept = [f"+{name.removeprefix('CAP_').lower()}" for name in line.split()]
@@ -294,6 +299,17 @@ class RealBalancer:
         self.process.send_signal(signal.SIGUSR2)
         self.until(lambda: self.known() and self.pid() != before, "HAProxy does not reload")
 
+    def stop(self) -> None:
+        """As the unit does it: systemd goes on at once, whatever is still running."""
+        self.save()
+        words = ["sh", f"{self.folder}/hand-over", str(self.process.pid)]
+        subprocess.run(words, check=True, timeout=20)
+        self.ending.append(self.process)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
     def load(self) -> subprocess.CompletedProcess[str]:
         """As deploys do it, with a systemctl that does what the unit says."""
         folder = self.folder / "bin"
@@ -320,7 +336,12 @@ class RealBalancer:
 
     @contextmanager
     def asking(
-        self, affinity: str | None = "a", body: bytes = b"{}", pool: str = "qwen", **headers: str
+        self,
+        affinity: str | None = "a",
+        body: bytes = b"{}",
+        pool: str = "qwen",
+        path: str = "/v1/chat/completions",
+        **headers: str,
     ) -> Iterator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection("gateway", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -330,7 +351,7 @@ class RealBalancer:
             sent = {"Connection": "close", **headers}
             if affinity is not None:
                 sent["X-Vllm-Hosts-Affinity"] = affinity
-            connection.request("POST", "/v1/chat/completions", body, sent)
+            connection.request("POST", path, body, sent)
             yield connection.getresponse()
         finally:
             connection.close()
@@ -341,10 +362,10 @@ class RealBalancer:
         return tuple(map(int, found))
 
     def ask(
-        self, affinity: str | None = "a", body: bytes = b"{}", pool: str = "qwen", **headers: str
+        self, affinity: str | None = "a", body: bytes = b"{}", pool: str = "qwen", **more: str
     ) -> Answer:
         try:
-            with self.asking(affinity, body, pool, **headers) as answer:
+            with self.asking(affinity, body, pool, **more) as answer:
                 return Answer(answer.status, answer.read().decode())
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             # Newer ones say nothing after a connection that had served before, and all of them may

@@ -153,7 +153,7 @@ class RealEdge:
         self._write(replace(parse_version(said), names_bucket=names_bucket), more)
         words = [nginx, "-t", "-q", "-c", str(self.folder / "nginx.conf")]
         return subprocess.run(
-            words, capture_output=True, text=True, check=False, env=_environment()
+            words, capture_output=True, text=True, check=False, env=environment()
         ).stderr
 
     def __enter__(self) -> Self:
@@ -163,9 +163,7 @@ class RealEdge:
         for agent in self.agents.values():
             Thread(target=agent.serve_forever, args=(0.05,), daemon=True).start()
         words = [nginx, "-c", str(self.folder / "nginx.conf"), "-g", "daemon off;"]
-        self.process = subprocess.Popen(
-            words, stderr=subprocess.PIPE, text=True, env=_environment()
-        )
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment())
         until = time.monotonic() + 20
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -205,7 +203,7 @@ class RealEdge:
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         (self.folder / "nginx.conf").write_text(
-            f"{_modules() if self.settings.edge_runs_lua else ''}"
+            f"{modules() if self.settings.edge_runs_lua else ''}"
             f"{user} worker_processes 1; pid {self.folder}/pid;"
             f" error_log {self.folder}/main.log; events {{ worker_connections 512; }}"
             f" http {{ {temporary} {more} access_log off; include {self.folder}/edge/{main}; }}"
@@ -295,7 +293,7 @@ def _stand_in() -> ThreadingHTTPServer:
     return agent
 
 
-def _modules() -> str:
+def modules() -> str:
     """As the packages of Debian load them."""
     return "".join(
         f"load_module {path};"
@@ -304,7 +302,7 @@ def _modules() -> str:
     )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     lua = UNPACKED / "usr/share/lua/5.1/?.lua"
     return {**os.environ, "LD_LIBRARY_PATH": LUA_LIBRARIES, "LUA_PATH": f"{lua};;"}
 

@@ -39,6 +39,7 @@ from vllm_hosts.host import frames, probe
 from vllm_hosts.host.rotation import Balancer
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.operations import differences, foreseen, one_by_one, rotation
+from vllm_hosts.project import rotation as in_front
 from vllm_hosts.project import run
 from vllm_hosts.project.before import Run as Begun
 from vllm_hosts.project.loaded import Project
@@ -166,7 +167,7 @@ class Recorder:
         known = self.host.settings
         made = settings(**{**known.model_dump(), **changes})
         # What it is in its inventory is not set for it, and stays.
-        fleet = {"pools": known.pools, "gateways": known.gateways}
+        fleet = {"pools": known.pools, "gateways": known.gateways, "front": known.front}
         host.settings = made.model_copy(update=fleet)
         return Recorder(folder, host)
 
@@ -213,7 +214,7 @@ class Recorder:
         project = Project(self.inventory, state.inventory, KeyStore(self.inventory))
         # As if they had been read from it.
         front = {one.name: gateway(one.name) for one in settings.gateways}
-        vars(project).update(settings={settings.name: settings, **front})
+        vars(project).update(settings={**front, settings.name: settings})
         begun = Begun(self.inventory, dry=False, ours=True, project=project)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run, "_run", begun)
@@ -225,6 +226,7 @@ class Recorder:
             patch.setattr(lock, "opened", self._opened)
             patch.setattr(rotation, "seen_at", lambda _, gate, __: self.balancers.get(gate))
             patch.setattr(rotation, "told_at", self._told)
+            patch.setattr(in_front, "ask_host", self.host.answer)
             patch.setattr(probe, "visit", self._visit)
             patch.setattr(probe, "reachable", self._reachable)
             patch.setattr(probe, "round_trip", lambda *_: 0.04)

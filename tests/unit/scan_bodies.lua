@@ -4,7 +4,9 @@ local ffi = require "ffi"
 package.path = arg[1] .. "/?.lua;" .. package.path
 local json = require "model_scanner"
 local turns = require "affinity_scanner"
-local scanners = {json = json, asks = json, form = require "form_scanner", turns = turns}
+local links = require "link_scanner"
+local scanners = {json = json, asks = json, form = require "form_scanner", turns = turns, links = links}
+local plain = {turns = true, links = true}
 
 local function hex(text)
     return (text:gsub(".", function(c) return string.format("%02x", c:byte()) end))
@@ -24,19 +26,19 @@ for line in io.lines() do
         local going = scanner:feed(bytes + from, n)
         slowest = math.max(slowest, os.clock() - start)
         most = math.max(most, collectgarbage("count") - before)
-        if not going and kind ~= "turns" then break end
+        if not going and not plain[kind] then break end
         from = from + n
     end
     local whole, model = false, nil
-    if kind == "turns" then
+    if plain[kind] then
         whole = scanner:finish() or "none"
     elseif scanner then
         whole, model = scanner:finish()
     end
     local said = not whole and "refused" or model == nil and "none" or model == false and "other"
         or "model " .. hex(model)
-    if kind == "turns" then
-        said = whole
+    if plain[kind] then
+        said = kind == "links" and whole ~= "none" and "id " .. hex(whole) or whole
     elseif kind == "asks" and whole then
         -- What is told of a stream, as the first letters of its values, and where the object ends.
         local letters = {scanner.stream or 45, scanner.options or 45, scanner.include or 45, scanner.continuous or 45}

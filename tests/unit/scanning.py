@@ -26,7 +26,7 @@ class Body:
     """One body, in pieces of so many bytes; ``form``: the type of a form, and empty for JSON.
 
     ``asks``: what is wanted of it is how it asks for a stream; ``turns``: the number of its
-    prompt's beginning.
+    prompt's beginning; ``links``: the response that it goes on from, as hexadecimal digits.
     """
 
     content: bytes
@@ -34,6 +34,7 @@ class Body:
     form: str = ""
     asks: bool = False
     turns: bool = False
+    links: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Scanners:
         assert self._process.stdin and self._process.stdout
         for body in bodies:
             kind = "form" if body.form else "asks" if body.asks else "json"
-            kind = "turns" if body.turns else kind
+            kind = "turns" if body.turns else "links" if body.links else kind
             head = f"{kind} {len(body.content)} {body.piece} {body.form}\n".encode()
             self._process.stdin.write(head + body.content)
             self._process.stdin.flush()

@@ -298,6 +298,7 @@ PASSING = {
     "Doing": "what a host does now",
     "EdgeRuns": "asked while agents change",
     "FileTexts": "asked by drift, of what differs",
+    "AnsweredInside": "waited for: an agent's answer",
     "BalancerSeen": "changes with each request",
     "BalancerState": "changes with each request",
     "HostHistory": "asked by vllm-hosts history",
@@ -308,6 +309,7 @@ PASSING = {
     "HostRemains": "asked by remove.py, each of whose steps changes it",
     "Released": "ends a run",
     "TokenUsage": "nginx writes the log",
+    "VirtualState": "keepalived moves the address by itself",
     "Versions": "asked by remove.py, once",
 }
 

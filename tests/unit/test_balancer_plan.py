@@ -52,6 +52,7 @@ def test_where_it_lies_and_who_may_read_it() -> None:
         ("/var/lib/vllm-hosts/balancer", 0o700),
         ("/etc/vllm-hosts/balancer/haproxy.cfg", 0o644),
         ("/usr/local/lib/vllm-hosts/save-balancer-state", 0o700),
+        ("/usr/local/lib/vllm-hosts/hand-over-balancer", 0o700),
         ("/etc/systemd/system/vllm-hosts-balancer.service", 0o644),
     ]
 

@@ -178,6 +178,17 @@ class TestRequests:
         assert {one.status for one in found.values()} == {401}
         assert {one.agent for one in found.values()} == {"qwen"}
 
+    def test_what_another_host_s_agent_answered_is_not_this_one_s(self, host: StandInHost) -> None:
+        host.write("balancer", "")
+        own = self.entry(401, "0.004", gateway="one", address="127.0.0.1")
+        host.write("access.log", self.entry(401, "0.004") + self.entry(401, "") + own)
+        found = {(one.answered_by, one.address) for one in host.seen().requests}
+        assert found == {
+            ("fleet", "198.51.100.7"),
+            ("edge", "198.51.100.7"),
+            ("vllm", "127.0.0.1"),
+        }
+
     def test_what_is_long_ago_does_not_count(self, host: StandInHost) -> None:
         host.write("access.log", self.entry(401, "", minutes=20) * 5)
         assert host.seen().requests == ()

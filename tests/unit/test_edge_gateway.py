@@ -18,7 +18,7 @@ from tests.unit.vllm_words import Talk
 from vllm_hosts.keys import ClientKey, HostKeys
 from vllm_hosts.roles.nginx.plan import internal_map
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.settings.fleet import Pool, Replica
+from vllm_hosts.settings.fleet import Pool, Replica, made_by
 
 ALICE, BOB = "KEY-A", "KEY-B"
 KEYS = HostKeys(
@@ -38,6 +38,8 @@ EDGE = {
 CHAT = "/v1/chat/completions"
 OWN = f"/qwen{CHAT}"
 NAMED = {"model": "qwen"}
+#: What its host calls one.
+RESPONSE = f"resp_{made_by('gpu1', 'qwen')}{'0' * 32}"
 Edge = RealGateway
 
 
@@ -152,7 +154,7 @@ def answering(edge: Edge, status: int, **more: str) -> Iterator[None]:
         pool(edge).status, pool(edge).hostile = 200, {}
 
 
-@pytest.mark.parametrize("path", [CHAT, OWN, "/qwen/v1/models", "/qwen/v1/responses/a"])
+@pytest.mark.parametrize("path", [CHAT, OWN, "/qwen/v1/models", f"/qwen/v1/responses/{RESPONSE}"])
 @pytest.mark.parametrize("status", [502, 503, 504])
 def test_nobody_left_is_503_in_our_format(edge: Edge, path: str, status: int) -> None:
     with answering(edge, status, Retry_After="1", X_Page="HAProxy"):
@@ -244,7 +246,7 @@ def test_a_session_goes_before_the_prompt(edge: Edge) -> None:
     assert one == affinity(edge, chat("other"), X_Session_Id="s1")
     assert one == affinity(edge, {"query": "x"} | NAMED, "/v1/rerank", X_Session_Id="s1")
     assert one == affinity(edge, NAMED, "/qwen/v1/messages/count_tokens", X_Session_Id="s1")
-    assert edge.ask("/qwen/v1/responses/a", ALICE, X_Session_Id="s1").status == 200
+    assert edge.ask(f"/qwen/v1/responses/{RESPONSE}", ALICE, X_Session_Id="s1").status == 200
     assert one == headers(edge)["x-vllm-hosts-affinity"]
     assert one != affinity(edge, chat("hi"), X_Session_Id="s2")
     assert "s1" not in one and len(one) == 32

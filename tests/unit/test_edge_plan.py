@@ -29,8 +29,9 @@ from vllm_hosts.settings.fleet import GatewayHost
 
 CHOOSING = ("by_model", "chooser", "request_body", "model_scanner", "form_scanner")
 COUNTING = ("request_body", "model_scanner", "tokens", "counting", "counter", "usage_scanner")
-BALANCING = ("balance", "balancing", "affinity_scanner")
-ANSWERING = ("pulse", "engine_pulse", "heads")
+BALANCING = ("balance", "balancing", "affinity_scanner", "waiting", "link_scanner")
+ANSWERING = ("pulse", "engine_pulse", "heads", "names", "naming")
+NAMING = ("request_body", "model_scanner")
 LUA = (*CHOOSING, *COUNTING[2:], *BALANCING, *ANSWERING)
 NEITHER = {"count_tokens": False, "cache_isolation": "off"}
 UNCOUNTED = settings(edge=NEITHER)
@@ -187,7 +188,7 @@ class TestFiles:
             (settings(edge=NEITHER | {"cache_isolation": "client"}), COUNTING),
             (settings(agents=[QWEN, CODER], edge={"by_model": False}), COUNTING),
             (gateway(edge=NEITHER), (*CHOOSING, *COUNTING, *BALANCING)),
-            (behind(edge=NEITHER), (*CHOOSING, *ANSWERING)),
+            (behind(edge=NEITHER), (*CHOOSING, *ANSWERING, *NAMING)),
         ],
     )
     def test_only_the_lua_that_is_run_is_there(

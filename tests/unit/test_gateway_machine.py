@@ -61,16 +61,21 @@ def test_what_a_gateway_lacks(system: System, sentence: str) -> None:
 
 def test_a_machine_that_changes_sides_is_emptied_first() -> None:
     """Agents would go on behind a firewall without the rules for them, and HAProxy with its key."""
-    out = "; take {} off first: pyinfra INVENTORY remove.py --limit {}, and deploy again"
+    out = (
+        "; leave it in {} as well, or take {} off first: pyinfra INVENTORY remove.py --limit {},"
+        " and deploy again"
+    )
     was = replace(SMALL, present=frozenset({"/var/lib/vllm/agents"}))
     assert problems(GATEWAY, GOOD_RELEASE, was) == [
-        "this gateway was a GPU host, and its agents are still there" + out.format("them", "gw1")
+        "this gateway was a GPU host, and its agents are still there"
+        + out.format("gpu_hosts", "them", "gw1")
     ]
     assert problems(BEHIND, GOOD_RELEASE, replace(GOOD, present=GOOD.present | was.present)) == []
     was = replace(GOOD, present=GOOD.present | {"/var/lib/vllm-hosts/balancer"})
     for host in (BEHIND, settings(name="gpu1")):
         assert problems(host, GOOD_RELEASE, was) == [
-            "this GPU host was a gateway, and its HAProxy is still there" + out.format("it", "gpu1")
+            "this GPU host was a gateway, and its HAProxy is still there"
+            + out.format("gateways", "it", "gpu1")
         ]
     assert "/var/lib/vllm-hosts/balancer" in folders(BEHIND)
 

@@ -81,6 +81,8 @@ OPERATIONS = [
     "The edge accepts exactly the keys of the store",
     "Keys expire automatically",
     "The timer for it runs",
+    "No virtual address is held",
+    "Nothing of keepalived's is left",
     "The host has a record of what was deployed",
     "Only the expected sockets listen",
     "The edge answers only to keys, on its own paths",

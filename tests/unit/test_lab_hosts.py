@@ -13,6 +13,7 @@ from lab import archive, hosts, layout, network
 from tests.lab import fleet_many
 from tests.unit.projects import ROOT
 from vllm_hosts.project.inventory import load, validate
+from vllm_hosts.roles.nginx.worker_connections import open_files, worker_connections
 
 FLEET = ROOT / "inventory/lab_fleet.py"
 
@@ -71,6 +72,19 @@ def test_the_settings_of_the_fleet_make_sense(listed: Path) -> None:
     pools = {pool.model: [one.host for one in pool.replicas] for pool in found["gw1"].pools}
     assert pools == {"lab/chat": ["gpu1", "gpu2", "gpu3"], "lab/draft": ["gpu1"]}
     assert all(found[host].behind_gateways for host in ("gpu1", "gpu2", "gpu3"))
+
+
+def test_two_hosts_that_are_gateways_as_well(listed: Path) -> None:
+    boots(listed, 2, [], 0)
+    found = validate(load(ROOT / "inventory/lab_both.py"))
+    assert list(found) == ["gpu1", "gpu2"]
+    assert all(host.is_gateway and host.runs_agents for host in found.values())
+    assert [len(host.own_agents) for host in found.values()] == [2, 1]
+    assert {one.model for one in found["gpu2"].edge_side.pools} == {"lab/chat", "lab/draft"}
+    # This machine may not give a process more than 20,000 open files.
+    for host in found.values():
+        wanted = worker_connections(host.edge, host.gateways, both=True)
+        assert open_files(wanted) < 20_000
 
 
 def test_one_run_s_settings_are_its_hosts_(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ MODULES = {
     **dict.fromkeys(("apt", "compose", "docker", "driver", "edge", "firewall", "gpu"), _FLOORS),
     **dict.fromkeys(("nginx", "nginx_sites", "release", "remains", "sockets", "ssh"), _FLOORS),
     **dict.fromkeys(("balancer", "rotation", "system", "tree", "way_back"), _FLOORS),
+    "virtual_address": _FLOORS,
     **dict.fromkeys(("agents", "ca", "drift", "endpoints", "hosts", "images"), _COMMAND),
     **dict.fromkeys(("lock", "tls"), _COMMAND),
     "base": "what every fact, and what every operation has in common",

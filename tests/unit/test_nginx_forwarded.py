@@ -8,7 +8,7 @@ from shlex import quote
 
 import pytest
 
-from tests.unit.fleets import fleet
+from tests.unit.fleets import both, fleet
 from tests.unit.here import Here
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_edge_conf import KEYS
@@ -18,7 +18,7 @@ from vllm_hosts.host.paths import EDGE_CONF, EDGE_FOLDER
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.roles.client_keys.plan import key_entries
 from vllm_hosts.roles.nginx.plan import NginxVersion, edge_entries
-from vllm_hosts.suite import nginx_forwarded
+from vllm_hosts.suite import nginx_forwarded, nginx_maps
 from vllm_hosts.suite.nginx_forwarded import places_that_forward_keys, places_that_forward_names
 
 SETTINGS = settings(agents=[QWEN, CODER], edge={"cors_origins": ["https://app.example.com"]})
@@ -100,8 +100,8 @@ def test_an_nginx_that_cannot_say_is_not_checked(here: Here) -> None:
 
 def of_host(name: str) -> dict[str, str]:
     """What nginx shows of a host of a fleet."""
-    host = fleet()[name]
-    keys = HostKeys(KEYS.internal, KEYS.clients, None)
+    host = (fleet() | both())[name]
+    keys = HostKeys(KEYS.internal, KEYS.clients, None, front=KEYS.internal)
     return {
         "/etc/nginx/nginx.conf": "events { }\nhttp {\n    include conf.d/*.conf; # ours\n}\n"
     } | {
@@ -139,3 +139,44 @@ def test_a_name_that_a_client_gave_itself(
     assert old in files[path]
     files[path] = files[path].replace(old, how)
     assert places_that_forward_names(shown(here, files), gateway=name == "gw1")
+
+
+def test_each_side_of_a_machine_that_is_both(here: Here) -> None:
+    files = of_host("one")
+    found = shown(here, files)
+    assert places_that_forward_names(found, gateway=True, agents=True) == []
+    assert places_that_forward_keys(found) == []
+    # Neither side's rules are the other one's.
+    assert places_that_forward_names(found, gateway=True)
+    assert places_that_forward_names(found, gateway=False, agents=True)
+    for file, old in {
+        "upstream.conf": "$vllm_hosts_client;",
+        "inner.conf": 'proxy_set_header X-Vllm-Hosts-Client "";',
+    }.items():
+        path = f"{EDGE_FOLDER}/{file}"
+        assert old in files[path]
+        broken = files | {path: files[path].replace(old, "$http_x_vllm_hosts_client;", 1)}
+        assert places_that_forward_names(shown(here, broken), gateway=True, agents=True), file
+
+
+def test_what_only_gateways_send_is_not_sent_to_agents(here: Here) -> None:
+    """As somebody would who takes the two for one."""
+    files, path = of_host("one"), f"{EDGE_FOLDER}/inner.conf"
+    old, new = 'X-Vllm-Hosts-Client "";', "X-Vllm-Hosts-Client $vllm_hosts_client;"
+    broken = files | {path: files[path].replace(old, new)}
+    assert places_that_forward_names(shown(here, broken), gateway=True, agents=True)
+
+
+def test_who_is_let_in_by_a_machine_that_is_both(here: Here) -> None:
+    """The rules for gateways let no key in."""
+    files = of_host("one") | {
+        entry.path: entry.content.decode()
+        for entry in key_entries(["qwen", "coder"], KEYS.clients)
+        if isinstance(entry, File)
+    }
+    # nginx shows none of what its workers run.
+    shown(here, {path: text for path, text in files.items() if not path.endswith(".lua")})
+    entries = here.check_output(f"bash -c {quote(nginx_maps.SCRIPT)}").splitlines()
+    assert nginx_maps.strange(entries) == []
+    assert sorted({client for _, client in nginx_maps.clients(entries)}) == ["alice", "bob"]
+    assert nginx_maps.refused(entries) == {("coder", "bob")}

@@ -25,6 +25,7 @@ from tests.unit.test_odd_answers import FACTS as FED
 from tests.unit.test_odd_answers import HTTP, LOGGED, METRICS, STATS, STRAY, TOP_ROW, mutated
 from vllm_hosts.doctor.query import DoctorLook
 from vllm_hosts.errors import HostError
+from vllm_hosts.facts.answered_inside import AnsweredInside
 from vllm_hosts.facts.apt import AptPackages
 from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.base import END, HostFact
@@ -43,6 +44,7 @@ from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
 from vllm_hosts.facts.tls import GatewayCertificate, HostCertificate
 from vllm_hosts.facts.token_usage import TokenUsage
+from vllm_hosts.facts.virtual_address import VirtualGround, VirtualState
 from vllm_hosts.facts.vllm_images import ImageRoom
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.docker_unit import unit_problems
@@ -54,7 +56,20 @@ from vllm_hosts.suite.packets import Table, listing
 from vllm_hosts.suite.test_firewall import strangers_first
 from vllm_hosts.top.poll import Doing
 
+INSIDE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{"data": []}'
 SHA = "a" * 64
+#: As iproute2 prints them on Debian 12.
+ADDRESSES = (
+    '[{"ifname":"lo","link_type":"loopback","addr_info":[{"family":"inet","local":"127.0.0.1",'
+    '"prefixlen":8}]},{"ifname":"eth0","link_type":"ether","addr_info":[{"family":"inet",'
+    '"local":"192.0.2.1","prefixlen":24,"scope":"global"},{"family":"inet6","local":"fe80::1",'
+    '"prefixlen":64,"scope":"link"}]}]'
+)
+NEIGHBOURS = (
+    '[{"dst":"192.0.2.2","dev":"eth0","lladdr":"02:00:00:00:00:02","state":["REACHABLE"]},'
+    '{"dst":"192.0.2.9","dev":"eth0","state":["FAILED"]}]'
+)
+ROUTER = '[{"dst":"default","gateway":"192.0.2.254","dev":"eth0","flags":[]}]'
 COMMIT = "b" * 40
 DEFINITION = KeptDefinition.of(host_settings(), f"sha256:{SHA}")
 SAID = "\r\n".join([*(line.rstrip("\r") for line in HTTP[:4]), *METRICS]).encode()
@@ -114,6 +129,10 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          "# pxname,svname,scur,status,check_status,check_desc,",
          "qwen,qwen.h1,3,UP,L7OK,Layer7 check passed,", "", "== before 4711",
          "# pxname,svname,scur,status,check_status,check_desc,", "", "== by hand", "qwen.h1"],
+    ),
+    (
+        AnsweredInside(),
+        ["== said", f"answer {base64.b64encode(INSIDE).decode()}", "a word of openssl's"],
     ),
     (
         AptPackages(),
@@ -190,7 +209,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          "== before groups", "root", "== installed",
          "ii |nginx|, nginx-common (= 1.26.3), iproute2 | net-tools (>= 1)|a|httpd, h-cgi (= 1)",
          "rc |docker.io|,||", "== automatic", "nginx-common:all", "== held", "nginx", "== sites",
-         "/etc/nginx/conf.d/wiki.conf", "== rules", "enabled", "== haproxy",
+         "/etc/nginx/conf.d/wiki.conf", "== rules", "enabled", "== haproxy", "== keepalived",
          "== docker", "installed", "== images used",
          f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== containers",
          f"{SHA}|/qwen|vllm|/opt/vllm|true", f"{SHA}|/db|||false", "== networks", "bridge||docker0",
@@ -226,6 +245,11 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          "== before", "== undone", SHA, "2026-11-26 09:00:00 UTC", "== guarded",
          "network 198.18.0.0/16", "ports 8001, 8002"],
     ),
+    (
+        VirtualGround(),
+        ["== addresses", ADDRESSES, "== neighbours", NEIGHBOURS, "== routers", ROUTER, "[]"],
+    ),
+    (VirtualState(), ["== addresses", ADDRESSES, "== address 192.0.2.9", "== active", "active"]),
     (
         PasswordLogins(),
         ["== effective", "port 22", "passwordauthentication no", "kbdinteractiveauthentication no",
@@ -306,6 +330,7 @@ def test_an_nginx_that_says_no_state(looked_at: list[str]) -> None:
 ODD: list[tuple[HostFact[Any], list[str]]] = [
     (AgentsServed(), ["== live", "True?", "== containers", "== starts"]),
     (EdgeRuns(), ["== edge", "activ"]),
+    (AnsweredInside(), ["== said", "answer no base64"]),
     (BalancerSeen(), ["== admin", "== now", "== by hand"]),
     (GatewayCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
@@ -322,6 +347,8 @@ ODD: list[tuple[HostFact[Any], list[str]]] = [
     (FirewallLoaded(), ["== live", "== file", "== rules", "present", "== enabled", "== active"]),
     (PasswordLogins(), ["== effective", "port 22"]),
     (HostMemory(), ["== memory"]),
+    (VirtualGround(), ["== addresses", "Killed", "== ours", "yes"]),
+    (VirtualState(), ["== addresses", "{}", "== address 192.0.2.9", "== active"]),
 ]  # fmt: skip
 
 

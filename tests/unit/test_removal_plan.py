@@ -226,6 +226,20 @@ class TestTheRest:
         assert [line for line in stays(kept) if "haproxy" in line] == [why]
         assert not [line for line in stays(of(False)) if "haproxy" in line]
 
+    def test_keepalived_goes_unless_somebody_uses_its_own_service(self) -> None:
+        more = INSTALLED | packages("keepalived")
+        ours = Manifest(before=Before(HAD), packages=OURS | {"keepalived"})
+
+        def of(own: bool) -> Removal:
+            found = replace(removal(packages=more).remains, manifest=ours, own_keepalived=own)
+            return Removal(settings(), found)
+
+        assert "keepalived" in of(False).packages(firewall=False)
+        assert "keepalived" not in of(True).packages(firewall=False)
+        why = "keepalived stays: keepalived.service has a configuration, for somebody else's use"
+        assert [line for line in stays(of(True)) if "keepalived" in line] == [why]
+        assert not [line for line in stays(of(False)) if "keepalived" in line]
+
     def test_only_our_holds_are_released(self) -> None:
         assert removal().holds == ["nvidia-container-toolkit-base"]
         assert (
@@ -254,7 +268,7 @@ class TestTheRest:
         models = ["/var/lib/vllm/huggingface", "/srv/models/coder"]
         assert kept.folders == [
             *("/var/lib/vllm/agents", "/var/log/vllm-hosts", "/var/lib/logrotate/vllm-hosts-edge"),
-            "/run/vllm-hosts-watchdog",
+            *("/run/vllm-hosts-watchdog", "/run/vllm-hosts-balancer"),
         ]
         assert gone.folders == [*kept.folders, *models]
         assert "--data remove_models=true removes them" in " ".join(stays(kept))

@@ -83,6 +83,8 @@ OPERATIONS = {
     "inner_tls": [],
     # Nothing on a host that is no gateway: tests/unit/test_role_balancer.py.
     "balancer": [],
+    # Without gateways that share an address nothing: tests/unit/test_virtual_address.py.
+    "virtual_address": [],
     # Without gateways nothing: tests/unit/test_rotation_roles.py.
     "rotation": [],
     "edge_logs": [

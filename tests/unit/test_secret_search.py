@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 def search(folder: Path, **places: str) -> list[str]:
     here: Any = Here(folder)
-    known = Kept(f"{folder}/.env", kept(settings()).entry)
-    return with_a_secret(here, known, places)
+    [own] = kept(settings())
+    return with_a_secret(here, [Kept(f"{folder}/.env", own.entry)], places)
 
 
 def test_only_what_holds_a_secret(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from tests.lab.sabotage import FLEET
 from tests.lab.sabotage.parts import RELOAD
-from tests.unit.fleets import fleet
+from tests.unit.fleets import both, fleet
 from tests.unit.here import Here
 from tests.unit.real_gateway import RealInner
 from tests.unit.real_haproxy import RealBalancer
@@ -29,7 +29,9 @@ from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import inner_name
 from vllm_hosts.suite import balancer_sockets, gateway_callers, test_gateways
 from vllm_hosts.suite.balancer_sockets import open_to_others
+from vllm_hosts.suite.conftest import Verified
 from vllm_hosts.suite.gateway_callers import callers
+from vllm_hosts.suite.secret_search import kept
 from vllm_hosts.suite.test_firewall import exposed_to
 from vllm_hosts.verify.promises import BrokenError, promises
 
@@ -192,6 +194,13 @@ def test_who_opens_haproxy_s_sockets(
     os.chown(run / "in.qwen.sock", 0, 0)
     assert judged(balancer) == [f"nginx's user cannot open {run}/in.qwen.sock"]
     os.chown(run / "in.qwen.sock", 65534, 0)
+    # As one that was restarted leaves it, which is gone before long.
+    (run / "master.17.sock").hardlink_to(run / "master.sock")
+    assert judged(balancer) == []
+    (run / "master.sock").chmod(0o666)
+    names = ("master.17.sock", "master.sock")
+    assert judged(balancer) == [f"any user of the host can open {run}/{name}" for name in names]
+    (run / "master.sock").chmod(0o600)
     (run / "in.qwen.sock").rename(run / "other.sock")
     with pytest.raises(BrokenError, match=r"^in\.qwen\.sock: missing in "):
         judged(balancer)
@@ -279,3 +288,38 @@ def test_certificates_as_deploys_leave_them(
     inside.shows()
     inside.write("ca.pem", inside.ca.certificate_pem + other.certificate_pem)
     assert "trusts another CA than the inventory's" in inside.judged()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files are to be root's")
+def test_certificates_of_a_machine_that_is_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = Inside(tmp_path, "gw1", monkeypatch)
+    machine = both()["one"]
+    for inside.settings in (machine.edge_side, machine.model_copy(update={"front": None})):
+        inside.shows()
+    inside.settings = machine
+    assert inside.judged() == ""
+    (inside.folder / "inner.key").chmod(0o644)
+    assert "inner.key is regular file 644 0:0" in inside.judged()
+    (inside.folder / "inner.key").chmod(0o600)
+    # One that is good for either would let a host act as a gateway.
+    inside.write("inner.pem", (inside.folder / "client.pem").read_bytes())
+    assert "inner.pem is good for more than one side, or for none" in inside.judged()
+
+
+def test_which_agents_of_a_machine_that_is_both_are_looked_at() -> None:
+    machines = both()
+    project: Any = SimpleNamespace(settings=machines)
+    verified = Verified(project, project)
+    assert verified.agents == [("one", "qwen"), ("one", "coder"), ("two", "qwen")]
+    assert verified.at_edges == [(name, of) for name in machines for of in ("qwen", "coder")]
+    assert verified.with_gpu == [("one", "qwen"), ("one", "coder"), ("two", "qwen")]
+
+
+def test_secrets_of_a_machine_that_is_both() -> None:
+    def files(host: HostSettings) -> list[str]:
+        return [one.file.rpartition("/")[2] for one in kept(host)]
+
+    assert files(both()["one"]) == ["clients.map", ".env"]
+    assert (files(gateway()), files(behind())) == (["clients.map"], [".env"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from ipaddress import IPv6Address
 from unittest.mock import patch
 
 import jinja2
 import pytest
 
 from tests.golden import check_golden
+from tests.unit.fleets import fleet
 from tests.unit.samples import CODER, QWEN, behind, gateway, settings
 from tests.unit.test_balancer_plan import BALANCED
 from tests.unit.test_compose_file import MEMORY
@@ -19,17 +21,24 @@ from vllm_hosts.host import render as rendering
 from vllm_hosts.host.files import Entry, File
 from vllm_hosts.host.services import compose_file
 from vllm_hosts.project import new_site
-from vllm_hosts.roles.balancer.plan import balancer_entries, configuration, save_script
+from vllm_hosts.roles.balancer.plan import (
+    balancer_entries,
+    configuration,
+    hand_over_script,
+    save_script,
+)
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
 from vllm_hosts.roles.nginx.inner import pulse
-from vllm_hosts.roles.nginx.lua_files import balance, by_model, counting, tokens
+from vllm_hosts.roles.nginx.lua_files import balance, by_model, counting, names, tokens
 from vllm_hosts.roles.nginx.plan import edge_conf, included
 from vllm_hosts.roles.nvidia_driver.plan import driver_files, persistence_unit
 from vllm_hosts.roles.secrets.plan import secret_entries
 from vllm_hosts.roles.ssh_hardening.plan import ssh_entries
+from vllm_hosts.roles.virtual_address.plan import virtual_entries
 from vllm_hosts.roles.watchdog.plan import watchdog_entries
+from vllm_hosts.settings.fleet import VirtualAddress
 from vllm_hosts.verify.report.collect import html
 from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Report
 
@@ -38,6 +47,8 @@ UNCOUNTED = settings(agents=[QWEN, CODER], edge=NEITHER)
 GROUPED = settings(edge={"cache_groups": [["bob", "alice"], ["carol"]]})
 GATEWAY = gateway(edge={"names": ["llm.example.com"]})
 BEHIND = behind(edge={"names": ["gpu1.example.com"]})
+#: One that shares an address with another gateway.
+SHARING = fleet({"gateway": {"virtual_ip": "192.0.2.9"}})["gw2"]
 HARDENED = settings(ssh_hardening={"enabled": True})
 #: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML
 #: would take for something else.
@@ -72,6 +83,18 @@ def watched() -> list[Entry]:
     return watchdog_entries(settings(agents=[QWEN, CODER]))
 
 
+def shared() -> list[Entry]:
+    assert SHARING.virtual is not None
+    return virtual_entries(SHARING, SHARING.virtual, "eth0")
+
+
+def shared_ipv6() -> list[Entry]:
+    address, own = IPv6Address("2001:db8::9"), IPv6Address("2001:db8::1")
+    peers = (IPv6Address("2001:db8::2"), IPv6Address("2001:db8::3"))
+    host = settings(edge={"http_port": 8080})
+    return virtual_entries(host, VirtualAddress(address, own, peers, 0), "enp1s0")
+
+
 def report() -> str:
     agent = AgentSummary("one", "org/model", "one", 8001, (0,), ("10.0.0.0/8",), ("--x <lets>",))
     looks = [
@@ -104,7 +127,11 @@ def of_site(name: str) -> Callable[[], str]:
 
 
 GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
-    "balancer/haproxy.cfg": {"haproxy.cfg": lambda: configuration(BALANCED)},
+    "balancer/haproxy.cfg": {
+        "haproxy.cfg": lambda: configuration(BALANCED),
+        "haproxy-shared-address.cfg": lambda: configuration(SHARING),
+    },
+    "balancer/hand-over-balancer.sh": {"hand-over-balancer.sh": hand_over_script},
     "balancer/save-balancer-state.sh": {"save-balancer-state.sh": save_script},
     "balancer/vllm-hosts-balancer.service": {
         "vllm-hosts-balancer.service": within(lambda: balancer_entries(BALANCED), ".service")
@@ -133,6 +160,7 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "exposed.nft": lambda: rules(OWN_PORTS, [22], AROUND),
         "behind-gateways.nft": lambda: rules(BEHIND_TWO, [22], AROUND),
         "gateway.nft": lambda: rules(ITS_GATEWAY, [22], AROUND),
+        "shared-address.nft": lambda: rules(SHARING, [22], AROUND),
     },
     "firewall/vllm-hosts-firewall.service": {
         "vllm-hosts-firewall.service": within(
@@ -175,6 +203,7 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "inner.conf": lambda: included(BEHIND, DEBIAN_13)["inner"],
         "inner-nginx-1.18.conf": lambda: included(BEHIND, UBUNTU_22)["inner"],
     },
+    "nginx/names.lua": {"names.lua": lambda: names(BEHIND)},
     "nginx/pulse.lua": {"pulse.lua": lambda: pulse(BEHIND)},
     "nginx/tokens.lua": {"tokens.lua": lambda: tokens(RICH)},
     "nginx/upstream.conf": {
@@ -192,6 +221,14 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
     "report/report.html": {"report.html": report},
     "secrets/env": {"env": within(lambda: secret_entries(RICH, KEYS), "/.env")},
     "ssh_hardening/sshd.conf": {"sshd.conf": within(lambda: ssh_entries(HARDENED), ".conf")},
+    "virtual_address/keepalived.conf": {
+        "keepalived.conf": within(shared, "/keepalived.conf"),
+        "keepalived-ipv6.conf": within(shared_ipv6, "/keepalived.conf"),
+    },
+    "virtual_address/gateway-answers": {"gateway-answers": within(shared, "/gateway-answers")},
+    "virtual_address/vllm-hosts-keepalived.service": {
+        "vllm-hosts-keepalived.service": within(shared, ".service")
+    },
     "vllm/compose.yaml": {
         "one-agent.yaml": lambda: compose_file(settings(), MEMORY),
         "two-agents.yaml": lambda: compose_file(settings(agents=[QWEN, CODER]), MEMORY),

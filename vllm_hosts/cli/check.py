@@ -20,14 +20,15 @@ def check(inventory: Path) -> None:
     """
     settings = opened(inventory).settings
     for host in settings.values():
-        kind = ", a gateway" if host.is_gateway else ""
+        both = " and a GPU host" if host.runs_agents else ""
+        kind = f", a gateway{both}" if host.is_gateway else ""
         click.secho(f"{host.name} ({host.address}){kind}", bold=True)
-        if host.is_gateway:
-            for pool in host.pools:
-                who = ", ".join(dict.fromkeys(replica.host for replica in pool.replicas))
-                click.echo(f"  {pool.model:32} of {who}")
-            continue
-        for agent in host.agents:
+        for pool in host.edge_side.pools:
+            who = ", ".join(dict.fromkeys(replica.host for replica in pool.replicas))
+            click.echo(f"  {pool.model:32} of {who}")
+        if host.virtual is not None:
+            click.echo(f"  shares {host.virtual.address} with the other gateways")
+        for agent in host.own_agents:
             click.echo(f"  {agent.name:16} {agent.model:32} port {agent.port}  {_gpus(agent.gpus)}")
         for sentence in exposed(host):
             click.secho(f"  {sentence}", fg="yellow")

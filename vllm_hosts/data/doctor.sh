@@ -213,6 +213,8 @@ look_at_edge() {
     fi
     echo '== requests'
     log=/var/log/vllm-hosts/access.log
+    # What clients ask of a gateway, any host's agent answers; what gateways ask, this host's own.
+    front=; [ ! -e /etc/vllm-hosts/balancer ] || front=yes
     # What was answered before the edge's keys last changed says nothing about now.
     since=$(date -d '15 minutes ago' +%s)
     booted=$(sed -n 's/^btime //p' /proc/stat)
@@ -224,7 +226,7 @@ look_at_edge() {
         started=$((booted + ticks / $(getconf CLK_TCK)))
         [ "$started" -le "$since" ] || since=$started
     done
-    [ ! -r "$log" ] || tail -n 5000 "$log" | awk -v since="$(date -d "@$since" +%Y-%m-%dT%H:%M:%S)" '
+    [ ! -r "$log" ] || tail -n 5000 "$log" | awk -v since="$(date -d "@$since" +%Y-%m-%dT%H:%M:%S)" -v front="$front" '
         function field(name,  rest) {
             if (!match($0, "\"" name "\":\"?[^\",}]*")) return ""
             rest = substr($0, RSTART, RLENGTH)
@@ -233,6 +235,7 @@ look_at_edge() {
         }
         substr(field("time"), 1, 19) >= since && field("agent") != "" {
             from = field("upstream_seconds") ~ /^[0-9]/ ? "vllm" : "edge"
+            if (from == "vllm" && front && field("gateway") == "") from = "fleet"
             group = field("agent") " " field("method") " " field("status") " " from " " field("address")
             count[group]++
             last[group] = field("time")

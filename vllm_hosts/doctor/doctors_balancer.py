@@ -56,7 +56,7 @@ def _pools(
     """Each model's agents, as HAProxy sees them; none where it does not say."""
     if seen.balancer is None or seen.balancer.said:
         return
-    for pool in settings.pools:
+    for pool in settings.edge_side.pools:
         servers = seen.balancer.servers
         yield pool, [(one, servers.get((pool.name, one.server))) for one in pool.replicas]
 

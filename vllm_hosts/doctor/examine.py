@@ -12,6 +12,7 @@ from vllm_hosts.connect.connections import Connections
 
 # Each registers the diagnoses that it finds.
 from vllm_hosts.doctor import (  # noqa: F401
+    doctors_address,
     doctors_agent,
     doctors_balancer,
     doctors_edge,
@@ -53,7 +54,24 @@ def examine(project: Project, chosen: Mapping[str, HostSettings]) -> dict[str, E
     """
     connections, file = Connections(project.inventory), str(project.file)
     looks = connections.each(chosen, lambda name: _looked(chosen[name]), leave=True)
+    looks = together(project.settings, looks)
     return {name: _judged(chosen[name], look, file) for name, look in looks.items()}
+
+
+def together(
+    settings: Mapping[str, HostSettings], looks: Mapping[str, Seen | HostError]
+) -> dict[str, Seen | HostError]:
+    """What no look at one gateway shows: which of them have the address that they share."""
+    sharing = [name for name, one in settings.items() if one.virtual is not None]
+    seen = {name: look for name in sharing if isinstance(look := looks.get(name), Seen)}
+    holders = [name for name, look in seen.items() if look.virtual and look.virtual.held]
+    if len(seen) < len(sharing):
+        return dict(looks)
+    return dict(looks) | {
+        name: replace(look, virtual=replace(look.virtual, holders=tuple(holders)))
+        for name, look in seen.items()
+        if look.virtual is not None
+    }
 
 
 def _looked(settings: HostSettings) -> Seen:

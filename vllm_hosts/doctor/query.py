@@ -20,11 +20,13 @@ from vllm_hosts.doctor.seen import (
     NginxSeen,
     Requests,
     Seen,
+    VirtualSeen,
 )
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.facts.virtual_address import VirtualState
 from vllm_hosts.host import mokutil, nvidia_smi, paths, systemctl
 from vllm_hosts.host.containers import INSPECT, named
 from vllm_hosts.host.marks import functions
@@ -153,6 +155,7 @@ def seen(settings: HostSettings, reachable: Callable[[str, int], bool]) -> Seen:
         clock=_ahead(found.clock, before, after),
         reachable=reachable(settings.address, settings.edge.https_port),
         balancer=_balancer() if settings.is_gateway and found.deployed else None,
+        virtual=_virtual(settings) if found.deployed else None,
         now=datetime.fromtimestamp(after, UTC),
     )
 
@@ -167,6 +170,13 @@ def _balancer() -> HaproxySeen:
         return HaproxySeen(look(BalancerState))
     except HostError as error:
         return HaproxySeen({}, str(error))
+
+
+def _virtual(settings: HostSettings) -> VirtualSeen | None:
+    if settings.virtual is None:
+        return None
+    found = look(VirtualState, address=str(settings.virtual.address))
+    return VirtualSeen(found.held, found.runs)
 
 
 def _ahead(clock: float, before: float, after: float) -> float:

@@ -96,7 +96,8 @@ class Disk:
 class Requests:
     """Requests for one agent's paths that one address made with one outcome, lately.
 
-    ``answered_by``: ``edge``, or ``vllm`` behind it.
+    ``answered_by``: ``edge``, or ``vllm`` behind it; ``fleet``: an agent of whichever host, where
+    this one is a gateway.
     """
 
     agent: str
@@ -136,6 +137,16 @@ class HaproxySeen:
 
 
 @dataclass(frozen=True)
+class VirtualSeen:
+    """The address that gateways share. ``held``: by this one. ``runs``: its keepalived.
+    ``holders``: all who have it; None where not every gateway was checked."""
+
+    held: bool
+    runs: bool
+    holders: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Seen:
     """A host, at one moment.
 
@@ -143,7 +154,8 @@ class Seen:
     last day about GPUs and memory. ``fitting``: by agent that ran out of memory, the setting by
     which the plan lets it fit. ``reachable``: whether the edge's port opens from the controller.
     ``deploys``: what deploys have started and is still at work. ``begun``: where a deploy has
-    written here and did not come to its end, when it last did. ``balancer``: of gateways only.
+    written here and did not come to its end, when it last did. ``balancer``: of gateways only, and
+    ``virtual`` of those that share an address.
     """
 
     clock: float = 0.0
@@ -167,6 +179,7 @@ class Seen:
     fitting: Mapping[str, str] = field(default_factory=dict)
     reachable: bool | None = None
     balancer: HaproxySeen | None = None
+    virtual: VirtualSeen | None = None
     now: datetime | None = None
 
     def blind(self) -> Iterator[str]:

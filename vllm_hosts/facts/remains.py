@@ -85,6 +85,10 @@ class HostRemains(HostFact[Remains]):
             echo '== haproxy'
             ! systemctl --quiet is-enabled haproxy.service 2>/dev/null || echo enabled
             ! systemctl --quiet is-active haproxy.service 2>/dev/null || echo active
+            echo '== keepalived'
+            [ ! -s /etc/keepalived/keepalived.conf ] || echo configured
+            ! systemctl --quiet is-enabled keepalived.service 2>/dev/null || echo enabled
+            ! systemctl --quiet is-active keepalived.service 2>/dev/null || echo active
             echo '== docker'
             ! command -v docker >/dev/null || echo installed
             echo '== images used'; cat {IMAGES_RECORD} 2>/dev/null
@@ -113,6 +117,7 @@ class HostRemains(HostFact[Remains]):
             sites=tuple(clean(line) for line in parts["sites"]),
             own_rules=bool(parts["rules"]),
             own_haproxy=bool(parts["haproxy"]),
+            own_keepalived=bool(parts["keepalived"]),
         )
 
 

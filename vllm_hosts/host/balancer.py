@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vllm_hosts.host.paths import BALANCER_RUN, BALANCER_UNIT
-from vllm_hosts.settings.fleet import AGAIN
 from vllm_hosts.text import clean
 
 #: Keeps what HAProxy knows of its servers, for the process that comes after it.
 SAVE_SCRIPT = "/usr/local/lib/vllm-hosts/save-balancer-state"
-#: Bytes of one answer, and rows of it: a thousand hosts with eight agents each have a third.
-_ANSWER, _ROWS = 16 << 20, 30_000
-#: Processes that a reload has replaced, and that finish what they have.
+#: What a client gets where nobody has the response that it asks for, in OpenAI's format.
+RESPONSE_GONE = json.dumps(
+    {
+        "error": {
+            "message": "No agent that serves now has this response: agents keep responses in"
+            " memory, if at all, until they end. Send the whole conversation instead of its"
+            " identifier.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "response_not_found",
+        }
+    }
+)
+#: Lets the running HAProxy end what it has, while another one may start.
+HAND_OVER_SCRIPT = "/usr/local/lib/vllm-hosts/hand-over-balancer"
+#: Bytes of one answer, and rows of it: a thousand hosts with eight agents each have half.
+_ANSWER, _ROWS = 32 << 20, 50_000
+#: Processes that a reload or a restart has replaced, and that finish what they have.
 _OLD = 50
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
 _STATUS = re.compile(r"(UP|DOWN|DRAIN|NOLB|MAINT|no check)( -?[0-9]{1,4}/[0-9]{1,4}| ?\([^)]*\))?")
@@ -51,7 +66,7 @@ class Server:
 
     :param alive: whether its last checks found an engine that works.
     :param drained: whether somebody has asked that it gets no new requests.
-    :param running: requests that it has now, those of processes before the last reload included.
+    :param running: requests that it has now, those of processes before the last one included.
     :param check: the last check's result, for people.
     """
 
@@ -87,10 +102,15 @@ def query(run: str = BALANCER_RUN) -> str:
         {asking(run)}
         echo '== admin'; ask admin 'show servers state'
         echo '== now'; ask admin 'show stat -1 4 -1'
-        for pid in $(ask master 'show proc' |
-            awk '/^# /{{ old = $2 == "old" }} old && $1 ~ /^[0-9]+$/ {{ print $1 }}' |
-            head -n {_OLD})
-        do echo "== before $pid"; ask master "@!$pid show stat -1 4 -1"; done
+        before() {{
+            for pid in $(ask $1 'show proc' 2>/dev/null | awk -v all=$2 '
+                /^# /{{ old = $2 == "old" || all && $2 == "workers" }}
+                old && $1 ~ /^[0-9]+$/ {{ print $1 }}' | head -n {_OLD})
+            do echo "== before $pid"; ask $1 "@!$pid show stat -1 4 -1"; done
+        }}
+        before master ''
+        for path in $(ls -1 {run} 2>/dev/null | grep '^master[.][0-9]*[.]sock$' | head -n {_OLD})
+        do before ${{path%.sock}} 1; done
     """
 
 
@@ -144,8 +164,9 @@ def servers(parts: Mapping[str, Sequence[str]]) -> Servers:
 
 
 def _base(key: tuple[str, str]) -> tuple[str, str]:
-    """What is sent once more is in a backend of its own, to the same servers."""
-    return key[0].removesuffix(AGAIN), key[1]
+    """What is sent once more, or to one agent alone, is in backends of its own, to the same
+    servers; no pool's name has a dot."""
+    return key[0].partition(".")[0], key[1]
 
 
 def _drained(lines: Iterable[str]) -> Iterator[tuple[tuple[str, str], bool]]:
@@ -182,7 +203,7 @@ def _rows(lines: Sequence[str]) -> Iterator[dict[str, str]]:
 
 
 def _before(lines: Sequence[str]) -> Iterator[tuple[tuple[str, str], int]]:
-    """Of a process that a reload has replaced; it may have ended since it was listed."""
+    """Of a process that was replaced; it may have ended since it was listed."""
     if lines and lines[0].startswith("# pxname,"):
         for row in _rows(lines):
             if running := _count(row["scur"]):

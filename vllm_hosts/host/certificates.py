@@ -22,9 +22,8 @@ def left_over(settings: HostSettings) -> list[Absent]:
 
     They go together with the configuration that names them.
     """
-    kept: set[str] = set()
-    if settings.is_gateway:
-        kept = {*GATEWAY_FILES}
-    elif settings.behind_gateways:
-        kept = {*INNER_FILES}
+    kept = {
+        *(GATEWAY_FILES if settings.is_gateway else ()),
+        *(INNER_FILES if settings.behind_gateways else ()),
+    }
     return [Absent(path) for path in sorted({*GATEWAY_FILES, *INNER_FILES} - kept)]

@@ -34,6 +34,11 @@ INTERNAL_MAP = f"{EDGE_FOLDER}/internal.map"
 TARGETS_MAP = f"{EDGE_FOLDER}/targets.map"
 
 
+#: What a gateway's upstreams have before the agent's name where the machine runs agents itself,
+#: whose upstreams are called as on every host. No agent's name has an underscore.
+FRONT = "front_"
+
+
 def upstream(agent: str) -> str:
     """The name of an agent's upstream in nginx."""
     return f"vllm_hosts_{agent}"

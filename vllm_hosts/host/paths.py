@@ -43,6 +43,15 @@ BALANCER_CONF = f"{BALANCER_FOLDER}/haproxy.cfg"
 BALANCER_UNIT = "vllm-hosts-balancer.service"
 BALANCER_RUN = "/run/vllm-hosts-balancer"
 
+#: keepalived of a gateway that shares an address with others. Its user enters the folder for the
+#: script, and keepalived runs no script that others than root could change.
+KEEPALIVED_FOLDER = "/etc/vllm-hosts/keepalived"
+KEEPALIVED_CONF = f"{KEEPALIVED_FOLDER}/keepalived.conf"
+KEEPALIVED_UNIT = "vllm-hosts-keepalived.service"
+KEEPALIVED_RUN = "/run/vllm-hosts-keepalived"
+#: Whether this gateway itself answers.
+GATEWAY_ANSWERS = f"{KEEPALIVED_FOLDER}/gateway-answers"
+
 
 def pool_socket(pool: str) -> str:
     """Where a gateway's HAProxy takes requests for one pool from nginx.

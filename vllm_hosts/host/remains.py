@@ -38,7 +38,8 @@ class DockerHolds:
 class Remains:
     """All of that. ``sites``: files in nginx's folder that neither the edge nor a package has put
     there; ``own_rules``: whether nftables.service loads rules of somebody's; ``own_haproxy``:
-    whether the distribution's haproxy.service runs, or is to at boot, which no deploy makes it."""
+    whether the distribution's haproxy.service runs, or is to at boot, which no deploy makes it;
+    ``own_keepalived``: the same, or there is a configuration for it."""
 
     manifest: Manifest = field(default_factory=Manifest)
     packages: Mapping[str, Package] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Remains:
     sites: tuple[str, ...] = ()
     own_rules: bool = False
     own_haproxy: bool = False
+    own_keepalived: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydantic import SecretStr
@@ -30,13 +30,20 @@ class HostKeys:
     """The secrets that one host needs.
 
     ``internal`` never leaves the controller: agents' keys are derived from it. ``renew_since``: an
-    older certificate has to be replaced.
+    older certificate has to be replaced. ``front``: of a host that is a gateway as well, the secret
+    that all gateways have together.
     """
 
     internal: SecretStr
     clients: tuple[ClientKey, ...]
     hf_token: SecretStr | None
     renew_since: datetime | None = None
+    front: SecretStr | None = None
+
+    @property
+    def edge_side(self) -> HostKeys:
+        """The secrets of what clients meet at the host's edge."""
+        return replace(self, internal=self.front, front=None) if self.front else self
 
     def internal_of(self, agent: str) -> SecretStr:
         """The key between the edge and one agent: 43 characters that reveal nothing about others.
@@ -58,22 +65,25 @@ def _derived(secret: SecretStr, purpose: str) -> SecretStr:
 
 def host_keys(content: Content, settings: HostSettings) -> HostKeys:
     """The secrets of a host that has an internal key, or of a gateway: those have one together,
-    which no agent has.
+    which no agent has. A host that is both has both.
 
     :raises SettingsError: the source of a secret yields nothing usable.
     """
     renew_since = content.renew.get(settings.name)
+    front: SecretStr | None = None
     if settings.is_gateway:
         assert content.gateways is not None
-        clients = client_keys(content, settings.name)
-        return HostKeys(content.gateways.value, clients, None, renew_since)
+        front = content.gateways.value
+        if not settings.runs_agents:
+            return HostKeys(front, client_keys(content, settings.name), None, renew_since)
     internal = sources.internal_key(settings) or content.internal[settings.name].value
-    behind = settings.behind_gateways
+    only_inside = settings.behind_gateways and not settings.is_gateway
     return HostKeys(
         internal=internal,
-        clients=(controller_key(internal),) if behind else client_keys(content, settings.name),
+        clients=(controller_key(internal),) if only_inside else client_keys(content, settings.name),
         hf_token=sources.hf_token(settings),
         renew_since=renew_since,
+        front=front,
     )
 
 

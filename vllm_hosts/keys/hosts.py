@@ -56,11 +56,12 @@ def with_gateways(content: Content, now: datetime) -> Content:
 def rotate_secrets(
     content: Content, hosts: Iterable[str], gateways: Iterable[str], now: datetime
 ) -> Content:
-    """Replace the internal keys of these hosts; gateways have one secret together."""
+    """Replace the internal keys of these hosts; gateways have one secret together, and a key of
+    their own as well where they run agents."""
     chosen, front = set(hosts), set(gateways)
     if chosen & front:
         content = with_gateways(content.model_copy(update={"gateways": None}), now)
-    return rotate_internal(content, chosen - front, now)
+    return rotate_internal(content, chosen - (front - {*content.internal}), now)
 
 
 def left_behind(content: Content, deployed: Iterable[str], others: Iterable[str] = ()) -> list[str]:

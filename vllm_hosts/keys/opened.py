@@ -63,7 +63,7 @@ class OpenedStore:
         """
         if settings.is_gateway:
             self._content = with_gateways(self._content, utc_now())
-        else:
+        if settings.runs_agents:
             self.make_key(settings.name)
         return host_keys(self._content, settings)
 

@@ -124,8 +124,10 @@ class KeyStore:
             secret gives nothing usable.
         """
         content = self.read()
-        known = content.gateways if settings.is_gateway else content.internal.get(settings.name)
-        if known is None:
+        own = content.internal.get(settings.name)
+        if (settings.is_gateway and content.gateways is None) or (
+            settings.runs_agents and own is None
+        ):
             raise SettingsError([f"{self.path} has no key for {settings.name}; deploy to it first"])
         return host_keys(content, settings)
 

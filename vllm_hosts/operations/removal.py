@@ -61,7 +61,7 @@ def outlook(describe: Callable[[], Sequence[str]]) -> Commands:
 
 @host_operation
 def timers_stopped(names: Sequence[str]) -> Commands:
-    """Stop timers of ours, now and at boot."""
+    """Stop units of ours, now and at boot."""
     if units := [path.rpartition("/")[2] for path in there([f"{_UNITS}/{one}" for one in names])]:
         for name in units:
             differs(name, "is there")

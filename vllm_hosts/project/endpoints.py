@@ -54,12 +54,15 @@ class Endpoint:
 def endpoints(
     settings: Mapping[str, HostSettings], folder: Path, key_command: str, client: str
 ) -> Iterator[Endpoint]:
-    """All agents of all hosts; with gateways, all models of each gateway, and no host behind one.
+    """All agents of all hosts; with gateways, all models of each gateway, and no host behind one;
+    where gateways share an address, those of the first stand for all.
 
     :param folder: the inventory's private folder on the controller.
     :param key_command: what prints the key of ``client`` in a shell here.
     """
-    gateways = [host for host in settings.values() if host.is_gateway]
+    gateways = [one for host in settings.values() if (one := host.as_gateway)]
+    # Those who share an address are one to clients.
+    gateways = gateways[:1] if gateways and gateways[0].virtual else gateways
     for host in gateways or settings.values():
         name = host_header(host.edge_names[0], host.edge.https_port)
         ca_file = client_ca_file(host, folder)

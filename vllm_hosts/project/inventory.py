@@ -26,8 +26,10 @@ from vllm_hosts.settings.joined import contradictions, joined
 
 #: Hosts of this group are never deployed to: they only scan the others from outside.
 NEIGHBOURS = "neighbours"
-#: Hosts of this group run no agents: they are the address of all others.
+#: Hosts of this group are the address of all others. They run agents where they are in the group of
+#: GPU hosts as well.
 GATEWAYS = "gateways"
+_GPU_HOSTS = "gpu_hosts"
 #: Hosts of this group are in no inventory any more, and their store still remembers them.
 LEFT = "left-behind"
 
@@ -102,13 +104,14 @@ def validate(inventory: Inventory) -> dict[str, HostSettings]:
     outside = _Outside()
     for host in hosts:
         try:
-            settings[host.name] = host_settings(host, gateway=GATEWAYS in host.groups)
+            alone = GATEWAYS in host.groups and _GPU_HOSTS not in host.groups
+            settings[host.name] = host_settings(host, gateway=alone)
             found = list(outside.problems(settings[host.name]))
         except SettingsError as error:
             found = error.problems
         for problem in found:
             where.setdefault(problem, []).append(host.name)
-    for problem in (*addresses.twice(hosts), *_both(inventory)):
+    for problem in (*addresses.twice(hosts), *_outside_as_well(inventory)):
         where.setdefault(problem, [])
     front = gateways(inventory)
     if not where:
@@ -120,20 +123,15 @@ def validate(inventory: Inventory) -> dict[str, HostSettings]:
     return joined(settings, front)
 
 
-def _both(inventory: Inventory) -> Iterator[str]:
-    """Sentences about gateways that are to be something else as well."""
+def _outside_as_well(inventory: Inventory) -> Iterator[str]:
+    """Sentences about gateways that are to look at the others from outside."""
     for host in inventory:
-        others = [name for name in (_GPU_HOSTS, NEIGHBOURS) if name in host.groups]
-        if GATEWAYS in host.groups and others:
+        if GATEWAYS in host.groups and NEIGHBOURS in host.groups:
             yield (
-                f"the inventory: {host.name!r} is in the groups {GATEWAYS} and {others[0]}, and a"
-                " gateway is that alone; leave it in one of them, and use another machine for the"
-                " other"
+                f"the inventory: {host.name!r} is in the groups {GATEWAYS} and {NEIGHBOURS}, and"
+                " nothing is deployed to a neighbour, which scans the others from outside; leave it"
+                " in one of them, and use another machine for the other"
             )
-
-
-#: Where agents are usually set.
-_GPU_HOSTS = "gpu_hosts"
 
 
 class _Outside:

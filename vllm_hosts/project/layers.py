@@ -53,7 +53,7 @@ class Layer:
 def host_settings(host: Host, *, gateway: bool = False) -> HostSettings:
     """One host's settings from all layers.
 
-    :param gateway: it is one, and runs no agents; those of others are added later.
+    :param gateway: it is one and nothing else, and runs no agents; those of others are added later.
     :raises SettingsError: with every problem of this host.
     """
     layers = list(layers_of(host))
@@ -82,7 +82,7 @@ def host_settings(host: Host, *, gateway: bool = False) -> HostSettings:
         )
         raise SettingsError(found)
     if gateway:
-        found += _agents_of_a_gateway(layers, host) if merged.pop("agents", None) else ()
+        found += _agents_of_a_gateway(layers) if merged.pop("agents", None) else ()
         merged["agents"] = []
     if "agents" not in merged:
         found.append(addresses.group_problem(host, site(host.inventory)))
@@ -108,13 +108,13 @@ def host_settings(host: Host, *, gateway: bool = False) -> HostSettings:
     return settings
 
 
-def _agents_of_a_gateway(layers: list[Layer], host: Host) -> Iterator[str]:
-    """Why a gateway has agents; a host that is in their group as well is refused on its own."""
-    if "gpu_hosts" not in host.groups:
-        yield (
-            f"{_source(layers, 'agents', None)}: agents are set for a host of the group gateways,"
-            " which runs none; set them in group_data/gpu_hosts.py, for the hosts of that group"
-        )
+def _agents_of_a_gateway(layers: list[Layer]) -> Iterator[str]:
+    """Why a host that is a gateway and nothing else has agents."""
+    yield (
+        f"{_source(layers, 'agents', None)}: agents are set for a host of the group gateways, which"
+        " runs none unless it is in gpu_hosts as well; set them in group_data/gpu_hosts.py, for the"
+        " hosts of that group"
+    )
 
 
 def _of_a_run(layer: Layer, name: str, value: object) -> Iterator[str]:

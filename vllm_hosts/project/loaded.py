@@ -56,7 +56,7 @@ class Project:
         return Counter(
             model
             for one in self.settings.values()
-            if not one.is_gateway
+            if one.runs_agents
             for model in {agent.client_model_name for agent in one.agents}
         )
 
@@ -112,8 +112,8 @@ class Project:
             self.opened,
             left_behind.way_to(
                 self.inventory.get_host(name),
-                [agent.name for agent in settings.agents],
-                behind=settings.behind_gateways,
+                [agent.name for agent in settings.edge_side.agents],
+                behind=settings.behind_gateways and not settings.is_gateway,
             ),
             settings.vllm.directory,
             settings.runs_agents

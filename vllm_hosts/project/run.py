@@ -15,7 +15,9 @@ from pyinfra.context import ctx_config, ctx_host, ctx_state
 from vllm_hosts import compiled_once
 from vllm_hosts.connect import pyinfra_output, pyinfra_speed
 from vllm_hosts.connect.lock import Purpose
-from vllm_hosts.facts import ahead
+from vllm_hosts.errors import HostError
+from vllm_hosts.facts import ahead, look
+from vllm_hosts.facts.answered_inside import AnsweredInside
 from vllm_hosts.host import probe
 from vllm_hosts.host.marks import DEPLOY_SINCE, deploy_mark
 from vllm_hosts.keys import ClientKey, HostKeys, OpenedStore
@@ -29,7 +31,7 @@ from vllm_hosts.operations.way_back import Way
 from vllm_hosts.project import ending, outlook, pyinfra_command
 from vllm_hosts.project.before import Run, initialise, load_our_way
 from vllm_hosts.project.loaded import Project
-from vllm_hosts.project.rotation import rotation_of
+from vllm_hosts.project.rotation import asked_inside, rotation_of
 from vllm_hosts.project.site import held_for, import_from
 from vllm_hosts.settings import HostSettings
 
@@ -87,8 +89,16 @@ class Current:
         return client_ca_file(self.settings, self.store.folder)
 
     def edge_is_up(self) -> bool:
-        """What the edge says of its first agent, asked from here."""
+        """What the edge says of its first agent, asked from here; of a machine that is a gateway as
+        well, what its port for gateways says."""
         settings = self.settings
+        if settings.is_gateway:
+            asked = asked_inside(settings, settings.agents[0].name, "/v1/models")
+            try:
+                found = look(AnsweredInside, **asked)
+            except HostError:
+                return False
+            return isinstance(found, probe.Response) and found.status == 200
         try:
             answer = probe.get(
                 settings.address,

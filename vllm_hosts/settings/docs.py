@@ -9,7 +9,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from textwrap import wrap
 
@@ -109,6 +109,8 @@ def _kind(annotation: object) -> str:
     if origin in (typing.Union, types.UnionType):
         if IPv4Network in arguments:
             return "network"
+        if IPv4Address in arguments:
+            return "IP address"
         return " or ".join(_kind(item) for item in arguments)
     if origin is tuple:
         return f"list of {_kind(arguments[0])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from vllm_hosts.settings.types import Cidr, Network, Port, Section
+from vllm_hosts.settings.types import Address, Cidr, IpAddress, Network, Port, Section
 
 
 class Gateway(Section):
@@ -39,6 +39,37 @@ class Gateway(Section):
         description="Header by which clients name a conversation, whose requests go to the same"
         " agent; without it, client and the beginning of the prompt do",
     )
+
+    virtual_ip: IpAddress | None = Field(
+        None,
+        description="One address for all gateways: keepalived gives it to one of them, and to"
+        " another one when that one fails. A free address of a network that all of them are in;"
+        " None: each gateway is called by its own",
+    )
+    virtual_source: IpAddress | None = Field(
+        None,
+        description="This gateway's own address in the network of `virtual_ip`; None: its SSH"
+        " address, which has to be an IP address then",
+    )
+
+    @field_validator("virtual_ip", "virtual_source")
+    @classmethod
+    def _of_a_machine(cls, address: Address | None) -> Address | None:
+        if address is None:
+            return None
+        for kind, is_one in (
+            ("a loopback address", address.is_loopback),
+            ("a multicast address", address.is_multicast),
+            ("no address at all", address.is_unspecified),
+            ("a link-local address", address.is_link_local),
+            ("a reserved address", address.is_reserved),
+        ):
+            if is_one:
+                raise ValueError(
+                    f"{address} is {kind}; write one of the network that the gateways are in, such"
+                    " as '192.0.2.9'"
+                )
+        return address
 
     @field_validator("networks")
     @classmethod

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.cells import Cell, cell
 from vllm_hosts.settings.edge import Edge
-from vllm_hosts.settings.fleet import GatewayHost, Pool
+from vllm_hosts.settings.fleet import GatewayHost, Pool, VirtualAddress
 from vllm_hosts.settings.gateway import Gateway
 from vllm_hosts.settings.rolling import Rolling
 from vllm_hosts.settings.sections import (
@@ -38,6 +38,9 @@ class HostSettings(Section):
 
     A gateway has no containers: ``agents`` are those of the hosts behind it, each name once, and
     ``pools`` are who answers for them. A host behind gateways has these in ``gateways``.
+
+    A machine that is both is a host behind gateways here, itself among them; what it is as a
+    gateway is in ``front``.
     """
 
     name: str
@@ -61,6 +64,9 @@ class HostSettings(Section):
     #: From the whole inventory, after each host's own settings are validated.
     pools: tuple[Pool, ...] = Field((), exclude=True)
     gateways: tuple[GatewayHost, ...] = Field((), exclude=True)
+    front: HostSettings | None = Field(None, exclude=True)
+    #: Of a gateway, where they share one.
+    virtual: VirtualAddress | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _agents_fit_together(self, info: ValidationInfo) -> Self:
@@ -170,8 +176,18 @@ class HostSettings(Section):
 
     @property
     def is_gateway(self) -> bool:
-        """Whether this host runs no agents, and passes requests on to those of other hosts."""
-        return bool(self.pools)
+        """Whether clients reach the agents of all hosts here."""
+        return self.as_gateway is not None
+
+    @property
+    def as_gateway(self) -> HostSettings | None:
+        """What this host is as a gateway, with the agents and pools of the fleet; None: none."""
+        return self if self.pools else self.front
+
+    @property
+    def edge_side(self) -> HostSettings:
+        """What clients meet at this host's edge: where it is a gateway, the agents of the fleet."""
+        return self.as_gateway or self
 
     @property
     def in_fleet(self) -> bool:
@@ -181,16 +197,17 @@ class HostSettings(Section):
     @property
     def runs_agents(self) -> bool:
         """Whether this host has containers with vLLM."""
-        return not self.is_gateway
+        return not self.pools
 
     @property
     def own_agents(self) -> tuple[Agent, ...]:
-        """The agents that run on this host itself: on a gateway none."""
+        """The agents that run on this host itself: on a gateway that is nothing else, none."""
         return self.agents if self.runs_agents else ()
 
     @property
     def behind_gateways(self) -> bool:
-        """Whether clients reach this host's agents through gateways only."""
+        """Whether clients reach this host's agents through gateways only, itself among them where
+        it is one."""
         return bool(self.gateways)
 
     def pool(self, agent: str) -> Pool:
@@ -257,7 +274,15 @@ class HostSettings(Section):
     @property
     def edge_names(self) -> tuple[str, ...]:
         """Names and addresses that the certificate covers; the first is used in URLs."""
-        return self.edge.names or (self.address,)
+        if self.virtual is None:
+            return self.edge.names or (self.address,)
+        shared = str(self.virtual.address)
+        if not self.edge.names:
+            return (shared, self.address)
+        # A public CA signs names, and an address that is the user's own hardly ever.
+        if self.tls.mode == "files" or shared in self.edge.names:
+            return self.edge.names
+        return (*self.edge.names, shared)
 
 
 def _refuse_twice(agents: tuple[Agent, ...]) -> None:

@@ -10,12 +10,15 @@ from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.fleet import GatewayHost, Pool, Replica
 from vllm_hosts.settings.host import HostSettings
 from vllm_hosts.settings.types import in_bytes
+from vllm_hosts.settings.virtual import virtual_contradictions, virtual_of
 from vllm_hosts.text import quoted
 
 #: A sentence, and the hosts that it is about where it does not name them.
 Problem = tuple[str, tuple[str, ...]]
 #: What a certificate's subject, nginx and a log carry as it is.
 _NAME = re.compile(r"[A-Za-z0-9@][A-Za-z0-9@._:-]{0,63}")
+#: Where a machine that is both reaches its own agents: no rule of its network is in the way.
+_ITSELF = "127.0.0.1"
 #: Settings of the edge by which a gateway takes what the hosts behind it refuse.
 _LIMITS: Mapping[str, Callable[[HostSettings], int]] = {
     "max_body_size": lambda host: in_bytes(host.edge.max_body_size),
@@ -24,22 +27,31 @@ _LIMITS: Mapping[str, Callable[[HostSettings], int]] = {
 
 
 def joined(hosts: Mapping[str, HostSettings], gateways: Collection[str]) -> dict[str, HostSettings]:
-    """Settings by host name, where each gateway knows its pools and each other host its gateways.
+    """Settings by host name, where each gateway knows its pools and each host with agents its
+    gateways.
 
     Without gateways nothing changes.
 
-    :param hosts: all of an inventory, each valid by itself; those of gateways without agents.
+    :param hosts: all of an inventory, each valid by itself; a gateway has agents where it is a GPU
+        host as well.
     :param gateways: names of the gateways among them.
     """
     if not gateways:
         return dict(hosts)
     front, behind = _apart(hosts, gateways)
-    of_fleet = {"agents": _agents(behind), "pools": _pools(behind)}
+    agents = _agents(behind)
     known = tuple(GatewayHost(one.name, _networks(one), one.edge.requests) for one in front)
-    return {
-        name: host.model_copy(update=of_fleet if name in gateways else {"gateways": known})
-        for name, host in hosts.items()
-    }
+    found = {}
+    for name, host in hosts.items():
+        if name not in gateways:
+            found[name] = host.model_copy(update={"gateways": known})
+            continue
+        of_fleet = {"agents": agents, "pools": _pools(behind, name)}
+        virtual = {"virtual": virtual_of(host, front)}
+        as_gateway = host.model_copy(update=of_fleet | virtual)
+        both = virtual | {"gateways": known, "front": as_gateway}
+        found[name] = host.model_copy(update=both) if host.agents else as_gateway
+    return found
 
 
 def contradictions(
@@ -57,6 +69,7 @@ def contradictions(
         )
         return
     yield from _names(front)
+    yield from virtual_contradictions(front, behind)
     for host in behind:
         yield from _port(host)
     yield from _agents_differ(behind)
@@ -69,8 +82,9 @@ def contradictions(
 def _apart(
     hosts: Mapping[str, HostSettings], gateways: Collection[str]
 ) -> tuple[list[HostSettings], list[HostSettings]]:
+    """Gateways, and hosts with agents; some may be both."""
     front = [host for name, host in hosts.items() if name in gateways]
-    return front, [host for name, host in hosts.items() if name not in gateways]
+    return front, [host for name, host in hosts.items() if host.agents or name not in gateways]
 
 
 def _each(behind: Sequence[HostSettings]) -> Iterator[tuple[HostSettings, Agent]]:
@@ -94,15 +108,16 @@ def _agents(behind: Sequence[HostSettings]) -> tuple[Agent, ...]:
     return tuple(found.values())
 
 
-def _pools(behind: Sequence[HostSettings]) -> tuple[Pool, ...]:
-    """Who answers for each model, in the order in which models appear."""
+def _pools(behind: Sequence[HostSettings], gateway: str) -> tuple[Pool, ...]:
+    """Who answers for each model at a gateway, in the order in which models appear."""
     names: dict[str, str] = {}
     replicas: dict[str, list[Replica]] = {}
     for host, agent in _each(behind):
         model = agent.client_model_name
         names.setdefault(model, agent.name)
+        address = _ITSELF if host.name == gateway else host.address
         replicas.setdefault(model, []).append(
-            Replica(host.name, agent.name, host.address, host.gateway.port, agent.weight)
+            Replica(host.name, agent.name, address, host.gateway.port, agent.weight)
         )
     return tuple(Pool(names[model], model, tuple(found)) for model, found in replicas.items())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from vllm_hosts.text import quoted
 
 Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
 
 
 class Section(BaseModel):
@@ -58,6 +59,23 @@ def _network(value: object) -> Network:
 
 #: An address range. Host bits must be zero, so that a typo does not silently open a wider range.
 Cidr = Annotated[Network, BeforeValidator(_network)]
+
+
+def _address(value: object) -> Address:
+    if isinstance(value, IPv4Address | IPv6Address):
+        return value
+    try:
+        if isinstance(value, str):
+            return ip_address(value)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"{quoted(value)} is not an address; write it like '192.0.2.9' or '2001:db8::9'"
+    )
+
+
+#: One machine's address; no name, and without a network's length.
+IpAddress = Annotated[Address, BeforeValidator(_address)]
 
 
 def _cells(value: object) -> IPv4Network:

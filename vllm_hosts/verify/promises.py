@@ -10,8 +10,8 @@ from vllm_hosts.data import table
 from vllm_hosts.settings import HostSettings
 
 #: ``agents``: of hosts that run agents; ``behind``: of hosts behind gateways; ``fleet``: of both
-#: these and gateways.
-Of = Literal["all", "agents", "gateways", "behind", "fleet"]
+#: these and gateways; ``virtual``: of gateways that share an address.
+Of = Literal["all", "agents", "gateways", "behind", "fleet", "virtual"]
 
 
 class BrokenError(AssertionError):
@@ -39,10 +39,12 @@ class Promise:
 
     def exempt(self, settings: HostSettings) -> str | None:
         """Why this is not promised of a host; None: it is."""
-        if self.of == "agents" and settings.is_gateway:
+        if self.of == "agents" and not settings.runs_agents:
             return "a gateway runs no agents"
         if self.of == "gateways" and not settings.is_gateway:
             return "this host is no gateway"
+        if self.of == "virtual" and settings.virtual is None:
+            return "this host shares no address with others (gateway.virtual_ip)"
         if self.of == "behind" and not settings.behind_gateways:
             return "this host is not behind gateways"
         if self.of == "fleet" and not (settings.is_gateway or settings.behind_gateways):

@@ -7,6 +7,8 @@ from tests.lab.sabotage.parts import Sabotage as Sabotage
 SABOTAGE = [*hosts.ROWS, *services.ROWS, *walls.ROWS]
 #: In the lab with gateways.
 FLEET = fleet.ROWS
+#: The same, where gateways share an address.
+SHARED = fleet.SHARED_ROWS
 
 #: Promises that no row breaks, and why.
 UNBROKEN = {

@@ -90,3 +90,34 @@ ROWS = [
     ),
     on_gateway(row("gateway-s-key-readable", "GW-05", f"chmod 644 {_FOLDER}/client.pem")),
 ]
+
+#: Where gateways share an address, which the lab's fleet does for tests of that only. ``{address}``
+#: is the one.
+_KEEPALIVED = "/etc/vllm-hosts/keepalived"
+SHARED_ROWS = [
+    on_gateway(
+        row(
+            "vrrp-from-everybody",
+            "GW-06",
+            "nft insert rule inet vllm_hosts input ip protocol 112 accept",
+        )
+    ),
+    on_gateway(
+        row(
+            "vrrp-from-one-more",
+            "GW-06",
+            "nft insert rule inet vllm_hosts input ip saddr 203.0.113.77 ip protocol 112 accept",
+        )
+    ),
+    on_gateway(
+        row(
+            "vrrp-from-nobody",
+            "GW-06",
+            "nft insert rule inet vllm_hosts input ip protocol 112 drop",
+        )
+    ),
+    on_gateway(row("keepalived-stopped", "GW-06", "systemctl stop vllm-hosts-keepalived")),
+    on_gateway(
+        row("keepalived-s-script-for-all", "GW-06", f"chmod 777 {_KEEPALIVED}/gateway-answers")
+    ),
+]

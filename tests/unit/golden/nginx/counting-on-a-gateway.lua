@@ -20,6 +20,14 @@ local counter = dofile("/etc/nginx/vllm-hosts-lua/counter.lua").new("/etc/nginx/
     },
 })
 -- What agents are chosen by, unless the client names a session.
-dofile("/etc/nginx/vllm-hosts-lua/balancing.lua").join("/etc/nginx/vllm-hosts-lua", counter, "http_x_session_id")
+dofile("/etc/nginx/vllm-hosts-lua/balancing.lua").join("/etc/nginx/vllm-hosts-lua", counter, "http_x_session_id", {
+    -- Where HAProxy listens for each pool, and whether it does so for second tries.
+    ["vllm_hosts_qwen"] = { path = "/run/vllm-hosts-balancer/in.qwen.sock", again = false },
+    ["vllm_hosts_coder"] = { path = "/run/vllm-hosts-balancer/in.coder.sock", again = false },
+}, {
+    -- Who made a response, as its identifier says, and which agents ask there.
+    ["8440f0a3b0fb0d6d"] = { "qwen" },
+    ["a89dfcab9ebc923c"] = { "coder" },
+})
 package.loaded.vllm_hosts_counter = counter
 return counter

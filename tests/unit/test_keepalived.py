@@ -1,0 +1,154 @@
+"""What a real keepalived does with the configurations of two gateways, in networks of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from tests.unit.real_nginx import LUA_LIBRARIES, UNPACKED, program
+from tests.unit.samples import settings
+from vllm_hosts.host.files import File
+from vllm_hosts.host.paths import (
+    GATEWAY_ANSWERS,
+    KEEPALIVED_CONF,
+    KEEPALIVED_FOLDER,
+    KEEPALIVED_RUN,
+)
+from vllm_hosts.operations.keepalived import VALIDATE
+from vllm_hosts.roles.virtual_address.plan import configuration, virtual_entries
+from vllm_hosts.settings.fleet import VirtualAddress
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to have networks")
+
+FIRST = VirtualAddress(
+    ip_address("192.0.2.9"), ip_address("192.0.2.1"), (ip_address("192.0.2.2"),), 0
+)
+SECOND = replace(FIRST, own=FIRST.peers[0], peers=(FIRST.own,), place=1)
+#: Files and networks that nobody else sees: a wire with two machines at it. keepalived's script is
+#: where others than root cannot change it, and says whether a file is there.
+_SETUP = f"""
+set -eu
+cd "$1"; keepalived=$2; libraries=$3; unpacked=$4; words=$5; rights=$6
+mount --make-rprivate /; mount -t tmpfs none /run; mkdir /run/upper /run/work
+mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work none /etc
+mkdir -p {KEEPALIVED_FOLDER} /etc/keepalived
+cp "$unpacked"/etc/keepalived/keepalived.config-opts /etc/keepalived/ 2>/dev/null || :
+cat >{GATEWAY_ANSWERS} <<'END'
+#!/bin/sh
+own=$(ip -o address show to 192.0.2.0/30 | grep -o '192.0.2.[12]/' | tr -d /)
+[ -e "/run/well/$own" ]
+END
+chmod 755 {GATEWAY_ANSWERS}
+ip link add wire type bridge; ip link set wire up
+for n in 1 2; do
+    ip netns add gw$n; ip link add port$n type veth peer name eth0 netns gw$n
+    ip link set port$n master wire up; ip -n gw$n link set lo up
+    ip -n gw$n address add 192.0.2.$n/24 dev eth0; ip -n gw$n link set eth0 up
+done
+for n in 1 2; do mkdir /run/gw$n; mount -t tmpfs none /run/gw$n; done
+mkdir /run/well; mount -t tmpfs none /run/well; touch /run/well/192.0.2.1 /run/well/192.0.2.2
+mount -o remount,ro /run
+start() {{ # as the unit does: with its words and its rights, and nothing else to write in /run
+    own=$(echo "$words" | sed "s|{KEEPALIVED_CONF}|conf.$1|; s|{KEEPALIVED_RUN}|/run/gw$1|g")
+    LD_LIBRARY_PATH=$libraries nsenter --net=/run/netns/gw$1 setpriv --no-new-privs \\
+        --bounding-set "$rights" "$keepalived" $own --log-console >>log.$1 2>&1 &
+}}
+holders() {{
+    for n in 1 2; do
+        ! ip -n gw$n address show eth0 | grep -q 'inet 192.0.2.9/32' || printf ' gw%s' $n
+    done
+}}
+wrong() {{ echo "$1: '$(holders)'"; cat log.*; exit 1; }}
+until_held() {{ # BY SECONDS: waits, and says for how many milliseconds
+    from=$(date +%s%3N)
+    while [ "$(holders)" != " $1" ]; do
+        [ $(($(date +%s%3N) - from)) -lt $(($2 * 1000)) ] || wrong late
+        sleep 0.02
+    done
+    echo "$1 $(($(date +%s%3N) - from))"
+}}
+stays() {{ # BY SECONDS
+    end=$(($(date +%s) + $2))
+    while [ "$(date +%s)" -lt $end ]; do
+        [ "$(holders)" = " $1" ] || wrong moved
+        sleep 0.05
+    done
+}}
+ended() {{
+    for file in /run/gw?/keepalived.pid; do
+        [ ! -e "$file" ] || kill "$(cat "$file")" 2>/dev/null || :
+    done
+}}
+trap ended EXIT
+"""
+
+
+def words_and_rights() -> tuple[str, str]:
+    """What the unit says to keepalived, and what it leaves to root."""
+    entries = virtual_entries(settings(), FIRST, "eth0")
+    [unit] = [one for one in entries if one.path.endswith(".service")]
+    assert isinstance(unit, File)
+    [words] = re.findall(r"^ExecStart=\S+ (.*)$", unit.content.decode(), re.MULTILINE)
+    [kept] = re.findall(r"^CapabilityBoundingSet=(.*)$", unit.content.decode(), re.MULTILINE)
+    rights = [f"+{name.removeprefix('CAP_').lower()}" for name in kept.split()]
+    return words, ",".join(["-all", *rights])
+
+
+def inside(folder: Path, script: str) -> str:
+    (folder / "conf.1").write_text(configuration(FIRST, "eth0"))
+    (folder / "conf.2").write_text(configuration(SECOND, "eth0"))
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "sh", "-c", _SETUP + script, "test", str(folder)]
+        + [program("keepalived"), LUA_LIBRARIES, str(UNPACKED), *words_and_rights()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_address_goes_to_who_is_well_and_back_to_nobody(tmp_path: Path) -> None:
+    found = inside(
+        tmp_path,
+        """
+        start 1; start 2; until_held gw1 20
+        kill -HUP $(cat /run/gw1/keepalived.pid); stays gw1 2
+        ip link set port1 down; ip -n gw1 address flush dev eth0
+        kill -9 $(cat /run/gw1/keepalived.pid /run/gw1/vrrp.pid)
+        until_held gw2 3
+        ip -n gw1 address add 192.0.2.1/24 dev eth0; ip link set port1 up; rm -f /run/gw1/*
+        touch /run/well/192.0.2.1; start 1; stays gw2 6
+        rm /run/well/192.0.2.2; until_held gw1 8
+        rm /run/well/192.0.2.1; sleep 4; [ -n "$(holders)" ]
+        """,
+    )
+    lines = [line.split() for line in found.splitlines()]
+    took = [int(milliseconds) for who, milliseconds in lines if who == "gw2"]
+    # A client's first packet is repeated after a second.
+    assert took
+    assert max(took) < 1000, found
+
+
+def test_keepalived_says_what_it_cannot_read(tmp_path: Path) -> None:
+    """The command of deploys, which works around Debian 12's."""
+    keepalived = f'LD_LIBRARY_PATH=$libraries "{program("keepalived")}" --config-test'
+    test = VALIDATE.replace("keepalived --config-test", keepalived)
+    found = inside(
+        tmp_path,
+        f"""
+        ip link set wire name eth0; mount -o remount,rw /run
+        cp conf.1 {KEEPALIVED_CONF}; ( {test} ) && echo accepted
+        sed -i s/advert_int/advertint/ {KEEPALIVED_CONF}; ( {test} ) 2>&1 || echo refused
+        """,
+    )
+    assert found.startswith("accepted\n")
+    assert "Unknown keyword 'advertint'" in found
+    assert found.endswith("refused\n")
