@@ -14,6 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from shlex import quote
+from textwrap import dedent
 
 from vllm_hosts.bounded import SIZE
 
@@ -35,16 +36,14 @@ def program(shell: str = "sh") -> str:
     """
     # Few programs besides the scripts: each costs a host more than most questions do. Whoever
     # creates a file below "taken" (set -C: nobody can a second time) runs that script.
-    worker = f"""
-        set -C
-        for ask in "$0"/ask/*; do
-            {{ true >"$0/taken/${{ask##*/}}"; }} 2>/dev/null || continue
-            {quote(shell)} "$ask" </dev/null 2>/dev/null >"$0/said/${{ask##*/}}" &&
-                true >"$0/well/${{ask##*/}}"
-        done
-    """
+    worker = (
+        'set -C; for ask in "$0"/ask/*; do one=${ask##*/}'
+        '; { true >"$0/taken/$one"; } 2>/dev/null || continue'
+        f'; {quote(shell)} "$ask" </dev/null 2>/dev/null >"$0/said/$one"'
+        ' && true >"$0/well/$one"; done'
+    )
     workers = " ".join(map(str, range(SIDE_BY_SIDE)))
-    return f"""
+    return dedent(f"""
         work=$(mktemp -d /run/vllm-hosts.XXXXXX 2>/dev/null || mktemp -d) || exit 1
         trap 'rm -rf "$work"' EXIT; trap 'exit 1' HUP INT TERM PIPE
         mkdir "$work/ask" "$work/taken" "$work/said" "$work/well" || exit 1
@@ -53,7 +52,7 @@ def program(shell: str = "sh") -> str:
             timeout -k 2 {PATIENCE} xargs -P {SIDE_BY_SIDE} -n 1 sh -c {quote(worker)} "$work" || :
         cd "$work/well" && set -- * && cd ../said || exit 1
         {{ [ ! -f "$1" ] || {{ stat -c '%n %s' -- "$@"; echo; cat -- "$@"; }}; }} | gzip -c | base64
-    """
+    """)
 
 
 def given(scripts: Sequence[str]) -> list[str]:
