@@ -268,7 +268,7 @@ class TestTheRest:
         models = ["/var/lib/vllm/huggingface", "/srv/models/coder"]
         assert kept.folders == [
             *("/var/lib/vllm/agents", "/var/log/vllm-hosts", "/var/lib/logrotate/vllm-hosts-edge"),
-            "/run/vllm-hosts-watchdog",
+            *("/run/vllm-hosts-watchdog", "/run/vllm-hosts-balancer"),
         ]
         assert gone.folders == [*kept.folders, *models]
         assert "--data remove_models=true removes them" in " ".join(stays(kept))
