@@ -49,6 +49,7 @@ FLEET_AGENTS: list[dict[str, Any]] = [
         "name": "chat",
         "served_model_name": "lab/chat",
         "env": _CPU["env"] | {"VLLM_ENABLE_RESPONSES_API_STORE": "1"},
+        "accepted_risks": ["VLLM_ENABLE_RESPONSES_API_STORE"],
     },
     AGENTS[1] | {"name": "draft", "served_model_name": "lab/draft"},
 ]

@@ -86,6 +86,7 @@ class StandIns:
     """They serve until the end of ``serving``."""
 
     socket: Path
+    process: subprocess.Popen[bytes]
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """By agent, its requests since the last time, and how many at most at the same time."""
@@ -146,12 +147,13 @@ def serving(
     :param folder: an empty one, for what nginx needs.
     :param interval: seconds between two tokens of a stream.
     """
-    conf, found = folder / "nginx.conf", StandIns(folder / "counts.sock")
+    conf = folder / "nginx.conf"
     conf.write_text(_conf(folder, hosts, ca_file, interval))
     process = subprocess.Popen(
         [program("nginx"), "-c", str(conf), "-e", str(folder / "error.log"), "-g", "daemon off;"],
         env=environment(),
     )
+    found = StandIns(folder / "counts.sock", process)
     try:
         deadline = time.monotonic() + 30
         while not found.socket.exists():

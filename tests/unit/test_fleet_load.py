@@ -22,6 +22,7 @@ from lab import hosts as lab_hosts
 from lab import layout
 from tests.lab import fleet_asks
 from tests.lab.fleet_asks import Front, Load
+from tests.lab.fleet_upstream import serving
 from tests.unit.projects import ROOT
 from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.settings.fleet import inner_name
@@ -48,7 +49,7 @@ def port() -> int:
 class Served:
     """Stand-ins for two hosts, as a program; and the files of a client of theirs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         ca = LocalCa.create("load", utc_now())
         (folder / "ca.pem").write_bytes(ca.certificate_pem)
@@ -61,16 +62,11 @@ class Served:
         own = ca.issue(["gw1"], 10, utc_now(), "client")
         self.both.write_bytes(own.certificate_pem + own.key_pem.get_secret_value())
         self.ports = [port(), port()]
-        files = (self.certificate, self.key)
-        job = {
-            "hosts": [("127.0.0.1", one, *map(str, files)) for one in self.ports],
-            "counts_file": str(folder / "counts"),
-            "ca_file": str(folder / "ca.pem"),
-            "interval": 0.05,
-        }
-        self.program = begun(["-m", "tests.lab.fleet_upstream"], job, stdout=subprocess.PIPE)
-        assert self.program.stdout
-        assert self.program.stdout.readline() == "serves\n"
+        files = (str(self.certificate), str(self.key))
+        hosts = [("127.0.0.1", one, *files) for one in self.ports]
+        nginx = folder / "nginx"
+        nginx.mkdir()
+        self.standins = stack.enter_context(serving(nginx, hosts, folder / "ca.pem", 0.05))
 
     def load(self, **job: Any) -> list[dict[str, Any]]:
         with self.started(**job) as program:
@@ -107,10 +103,7 @@ def begun(words: list[str], job: Any, **more: Any) -> subprocess.Popen[str]:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     with ExitStack() as stack:
-        found = Served(tmp_path)
-        stack.callback(found.program.wait)
-        stack.callback(found.program.kill)
-        yield found
+        yield Served(tmp_path, stack)
 
 
 def test_answers_and_streams_are_whole(served: Served) -> None:
@@ -128,7 +121,7 @@ def test_what_is_cut_after_its_beginning_is_no_failure_before_it(served: Served)
     """Streams that are cut have begun, answers that nobody gives have not."""
     with served.started(tokens=200, requests=40, seconds=30) as program:
         time.sleep(1.5)
-        served.program.kill()
+        served.standins.process.terminate()
         assert program.wait(60) == 0
     asked = served.asked()
     begun = [one for one in asked if one["first"]]
@@ -161,7 +154,7 @@ def test_a_client_goes_to_the_next_gateway(served: Served) -> None:
 
 def test_without_the_client_s_certificate_nothing_is_answered(served: Served) -> None:
     asked = served.load(certificate="", requests=4)
-    assert {one["status"] for one in asked} == {0}
+    assert {one["status"] for one in asked} == {400}
 
 
 @pytest.mark.parametrize(
@@ -181,13 +174,8 @@ def test_it_is_bounded(served: Served, job: dict[str, Any]) -> None:
 
 def test_the_stand_in_tells_agents_apart(served: Served) -> None:
     served.load(name=AGENT, streams="all", requests=8, tokens=2)
-    served.program.send_signal(signal.SIGUSR1)
-    deadline = time.monotonic() + 20
-    while not (served.folder / "counts").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    served.program.terminate()
-    assert served.program.wait(20) == 0
-    [(agent, (total, most))] = json.loads((served.folder / "counts").read_text()).items()
+    [(agent, (total, most))] = served.standins.counts().items()
+    assert served.standins.counts() == {}
     assert AGENT.startswith(f"{agent}.") and agent.startswith("chat.")
     assert total == 8
     assert 1 < most <= 4

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 
 from tests.unit import recorded_looks as looks
 from tests.unit.fleets import fleet
 from tests.unit.here import Here
-from tests.unit.real_haproxy import RealBalancer
-from tests.unit.real_nginx import LUA_LIBRARIES, program
 from tests.unit.recorded_host import Host
-from tests.unit.recording import Recorder
-from tests.unit.test_firewall import AROUND
+from tests.unit.recording import Recorder, deploy_py
 from vllm_hosts.doctor.examine import together
 from vllm_hosts.doctor.seen import Seen, VirtualSeen
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.virtual_address import VirtualGround
-from vllm_hosts.host.paths import BALANCER_RUN, GATEWAY_ANSWERS, KEEPALIVED_CONF
+from vllm_hosts.host.balancer import Server
+from vllm_hosts.host.paths import GATEWAY_ANSWERS, KEEPALIVED_CONF
 from vllm_hosts.host.systemctl import UnitState
-from vllm_hosts.host.virtual_address import Ground, Interface, interface_for, virtual_problems
-from vllm_hosts.roles.firewall.plan import rules
+from vllm_hosts.host.virtual_address import (
+    Ground,
+    Interface,
+    interface_for,
+    interfaces,
+    neighbours,
+    routers,
+    virtual_problems,
+)
 from vllm_hosts.roles.virtual_address import virtual_address
-from vllm_hosts.roles.virtual_address.plan import answers_script, configuration
+from vllm_hosts.roles.virtual_address.plan import configuration
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.suite.packets import Table, listing
-from vllm_hosts.suite.test_virtual_address import changeable, heard
+from vllm_hosts.settings.types import Address
 
 UNIT = "vllm-hosts-keepalived.service"
 FLEET = fleet({"gateway": {"virtual_ip": "192.0.2.9"}})
@@ -103,6 +102,69 @@ def test_an_interface_that_keepalived_cannot_name() -> None:
     assert "whose name keepalived cannot read" in problem(Ground((link("a b", "192.0.2.1/24"),)))
 
 
+ADDRESSES = [
+    {"ifname": "lo", "link_type": "loopback", "addr_info": [{"family": "inet"}]},
+    {},
+    {
+        "ifname": "eth0",
+        "link_type": "ether",
+        "addr_info": [
+            {"family": "inet", "local": "192.0.2.1", "prefixlen": 24},
+            {"family": "inet6", "local": "fe80::1", "prefixlen": 64},
+            {"family": "inet6"},
+            {"family": "mpls", "local": "1", "prefixlen": 20},
+        ],
+    },
+    {"ifname": "eth1"},
+]
+
+
+def test_addresses_as_ip_shows_them() -> None:
+    assert interfaces(json.dumps(ADDRESSES)) == (ETH0, Interface("eth1", ()))
+    assert interfaces("") == ()
+    for odd in ("{}", "[1]", '[{"ifname":"e","addr_info":[{"family":"inet","local":"x"}]}]', "?"):
+        with pytest.raises((KeyError, ValueError)):
+            interfaces(odd)
+    with pytest.raises(ValueError, match="^ip prints no list$"):
+        interfaces("{}")
+
+
+def test_neighbours_are_those_that_answer() -> None:
+    def states(*names: str) -> dict[Address, str]:
+        one = {"dst": "192.0.2.2", "lladdr": "02:02", "state": list(names)}
+        return neighbours(json.dumps([one, {"dst": "192.0.2.3", "state": ["FAILED"]}]))
+
+    for answered in ("REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT"):
+        assert states(answered) == {ip_address("192.0.2.2"): "02:02"}
+    for silent in ("FAILED", "INCOMPLETE", "NOARP", "NONE"):
+        assert states(silent) == {}
+    [long] = neighbours(json.dumps([{"dst": "fe80::2", "lladdr": "0" * 99}])).values()
+    assert len(long) <= 50
+
+
+def test_routers_of_both_kinds() -> None:
+    first = '[{"dst":"default","gateway":"192.0.2.254"},{"dst":"default","dev":"wg0"}]'
+    second = '[{"dst":"default","gateway":"fe80::1"}]'
+    assert routers([first, second]) == {ip_address("192.0.2.254"), ip_address("fe80::1")}
+    assert routers([]) == frozenset()
+
+
+def test_the_ends_of_a_network() -> None:
+    def said(address: str, own: str) -> list[str]:
+        ends = replace(SHARED, address=ip_address(address), own=ip_address(own.split("/")[0]))
+        return list(virtual_problems(ends, Ground((link("eth0", own),))))
+
+    assert "stands for the whole network" in said("192.0.2.0", "192.0.2.1/24")[0]
+    assert "stands for the whole network" in said("192.0.2.3", "192.0.2.1/30")[0]
+    assert said("192.0.2.2", "192.0.2.1/30") == []
+    assert said("2001:db8::", "2001:db8::1/64") == []
+
+
+def test_six_addresses_are_all_shown() -> None:
+    six = Ground(tuple(link(f"eth{n}", f"10.0.{n}.1/24") for n in range(6)))
+    assert "10.0.5.1/24 (eth5); choose" in problem(six)
+
+
 MACS = {ip_address("192.0.2.2"): "02:00:00:00:00:02", ip_address("192.0.2.254"): "02:fe"}
 
 
@@ -155,6 +217,40 @@ def test_the_gateway_is_asked_only_before_it_has_the_configuration(tmp_path: Pat
     assert fact.process(here.check_output(script).splitlines()).ours
     assert (tmp_path / "sent").read_text().count("/dev/udp/") == 2
     assert END in script
+
+
+def test_a_gateway_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    made = whole(tmp_path)
+    made.host.facts["VirtualGround"] = Ground((link("eth0", "10.0.0.1/8"),))
+    done = made.run(deploy_py)
+    assert done.refused
+    assert any("is in no network of this gateway" in one for one in done.refused)
+    assert made.host.packages == {}
+
+
+def test_all_of_a_deploy_and_a_second_one(tmp_path: Path) -> None:
+    made = whole(tmp_path)
+    done = made.run(deploy_py)
+    assert not done.failed
+    names = [name.partition(" | ")[2] for name in done.names]
+    # Clients are sent here once it serves them, and the firewall has let the others in.
+    runs = names.index("keepalived runs, now and at boot")
+    assert names.index("nginx runs, now and at boot") < runs
+    assert names.index("The firewall is in force, now and at boot") < runs
+    again = made.run(deploy_py)
+    assert (again.failed, again.changed, again.effects) == (False, [], [])
+
+
+def whole(folder: Path) -> Recorder:
+    """A gateway that was just installed, for all of deploy.py."""
+    made = recorder(folder)
+    made.host.facts["BalancerState"] = {
+        (pool.name, one.server): Server(pool.name, one.server, True, False, 0, "L7OK")
+        for pool in GATEWAY.pools
+        for one in pool.replicas
+    }
+    made.host.facts["SystemState"].free.update({"/usr": 1 << 30, "/var": 1 << 30})
+    return made
 
 
 def recorder(folder: Path, host: HostSettings = GATEWAY) -> Recorder:
@@ -211,97 +307,6 @@ def test_without_the_setting_it_is_taken_away(tmp_path: Path) -> None:
 
 def test_other_hosts_have_none(tmp_path: Path) -> None:
     assert recorder(tmp_path, FLEET["gpu1"]).run(virtual_address).operations == []
-
-
-class _Redirects(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(308)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def nginx() -> Iterator[HTTPServer]:
-    """What stands for nginx's port 80."""
-    server = HTTPServer(("127.0.0.1", 0), _Redirects)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_gateway_answers_while_nginx_and_haproxy_do(tmp_path: Path, nginx: HTTPServer) -> None:
-    (tmp_path / "haproxy").mkdir()
-    (tmp_path / "programs").mkdir()
-    here = Here(tmp_path / "programs")
-    here.program("socat", f'LD_LIBRARY_PATH={LUA_LIBRARIES} exec {program("socat")} "$@"')
-    port = nginx.server_address[1]
-    with RealBalancer(tmp_path / "haproxy", GATEWAY, count=1) as balancer:
-        script = answers_script(GATEWAY).replace(BALANCER_RUN, str(balancer.run))
-        script = script.replace("TCP4:127.0.0.1:80 ", f"TCP4:127.0.0.1:{port} ")
-        # It is none of its matter whether an agent lives.
-        balancer.replicas[0].alive = False
-        assert here.run(script.replace("%", "%%") % ()).rc == 0
-        assert balancer.replicas[0].asked == []
-        assert here.run(script.replace(f":{port} ", ":1 ")).rc == 1
-    assert here.run(script).rc == 1
-
-
-def nft(text: str) -> Table:
-    done = subprocess.run(
-        ["unshare", "--net", "sh", "-ec", "nft -f - && nft -t -j list ruleset"],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return Table(listing(done.stdout))
-
-
-@pytest.mark.parametrize(
-    ("rule", "says"),
-    [
-        ("", []),
-        (
-            "ip protocol 112 accept",
-            ["lets in VRRP from 10.0.0.9", "lets in VRRP from 198.51.100.9"],
-        ),
-        ("meta l4proto vrrp accept", ["lets in VRRP from 10.0.0.9", "lets in VRRP from fd00::9"]),
-        ("ip saddr 203.0.113.77 ip protocol 112 accept", ["lets in VRRP from 203.0.113.77"]),
-        ("ip protocol 112 drop", ["keeps out VRRP from 192.0.2.2"]),
-    ],
-)
-def test_only_gateways_are_heard(rule: str, says: list[str]) -> None:
-    text = rules(GATEWAY, [22], AROUND)
-    first = 'iif "lo" accept\n'
-    found = heard(nft(text.replace(first, f"{first}\t\t{rule}\n", 1)), SHARED)
-    assert [one for one in says if f"the firewall {one}" not in found] == []
-    assert bool(found) == bool(says)
-
-
-def test_addresses_of_the_other_kind_are_heard_as_well() -> None:
-    host = fleet({"gateway": {"virtual_ip": "2001:db8::9", "virtual_source": "2001:db8::1"}})["gw1"]
-    assert host.virtual is not None
-    shared = replace(host.virtual, peers=(ip_address("2001:db8::2"),))
-    host = host.model_copy(update={"virtual": shared})
-    assert heard(nft(rules(host, [22], AROUND)), shared) == []
-
-
-def test_what_others_could_change_is_seen(tmp_path: Path) -> None:
-    folder = tmp_path / "keepalived"
-    folder.mkdir(mode=0o755)
-    for name in ("keepalived.conf", "gateway-answers"):
-        (folder / name).touch(mode=0o644)
-    here: Any = Here(tmp_path)
-    here.program("find", 'exec /usr/bin/find "$@"')
-    owner = folder.owner()
-    assert [one for one in changeable(here, str(folder)) if "root" in one] == []
-    (folder / "gateway-answers").chmod(0o777)
-    assert f"{folder}/gateway-answers is {owner}'s, with 777" in changeable(here, str(folder))
-    (folder / "keepalived.conf").unlink()
-    assert any("has no configuration" in one for one in changeable(here, str(folder)))
 
 
 def test_who_has_it_is_known_once_all_gateways_were_seen() -> None:
