@@ -86,9 +86,11 @@ def _virtual(settings: HostSettings) -> list[str]:
     """VRRP, from the gateways that share an address with this one."""
     if settings.virtual is None:
         return []
-    family = "ip" if settings.virtual.address.version == 4 else "ip6"
+    family, hops = ("ip", "ttl") if settings.virtual.address.version == 4 else ("ip6", "hoplimit")
     sources = ", ".join(sorted(map(str, settings.virtual.peers)))
-    return [f'{family} saddr {{ {sources} }} meta l4proto 112 accept comment "other gateways"']
+    # What came through a router has less: from elsewhere, anybody could send in their names.
+    there = f"{family} saddr {{ {sources} }} {family} {hops} 255"
+    return [f'{there} meta l4proto 112 accept comment "other gateways"']
 
 
 def _published(settings: HostSettings, agent: Agent, comment: str) -> list[str]:

@@ -23,7 +23,7 @@ from tests.unit.real_nginx import Answer
 from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_edge_gateway import ALICE, CHAT, EDGE, KEYS, chat
 from tests.unit.vllm_words import Talk
-from vllm_hosts.settings.fleet import AGAIN, Pool, Replica
+from vllm_hosts.settings.fleet import AGAIN, Pool, Replica, made_by
 
 #: One of two replicas, and one of a single one.
 POOLS = (
@@ -177,16 +177,16 @@ def test_what_is_not_counted_stays_so(edge: RealGateway) -> None:
         b"2\r\n\r\n{}",
         b'32\r\nContent-Type: application/json\r\n\r\n{"usage": {"prompt_tokens": 17}}',
     )
-    before = edge.log()
+    before, name = edge.log(), f"resp_{made_by('gpu1', 'qwen')}{'0' * 32}"
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(edge.ask, "/qwen/v1/responses/resp_1", ALICE)
+        answer = threads.submit(edge.ask, f"/qwen/v1/responses/{name}", ALICE)
         time.sleep(0.3)
         speaker = Speaker(edge.sockets / "in.qwen.sock", says)
         assert answer.result().status == 200
         speaker.ends()
     [entry] = entries(edge, before)
     assert (entry["prompt_tokens"], entry["path"]) == (None, "/qwen/v1/responses/ID")
-    assert speaker.asked[0].startswith(b"GET /v1/responses/resp_1 HTTP/1.1\r\n")
+    assert speaker.asked[0].startswith(f"GET /v1/responses/{name} HTTP/1.1\r\n".encode())
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/models/qwen", "/qwen/v1/models"])

@@ -152,3 +152,36 @@ def test_keepalived_says_what_it_cannot_read(tmp_path: Path) -> None:
     assert found.startswith("accepted\n")
     assert "Unknown keyword 'advertint'" in found
     assert found.endswith("refused\n")
+
+
+def test_what_gateways_say_has_passed_no_router(tmp_path: Path) -> None:
+    """Over IPv6 as well, where keepalived would say it as anything else: their firewalls take no
+    other."""
+    six = replace(
+        FIRST,
+        address=ip_address("2001:db8::9"),
+        own=ip_address("2001:db8::1"),
+        peers=(ip_address("2001:db8::2"),),
+    )
+    (tmp_path / "conf.six").write_text(configuration(six, "eth0"))
+    (tmp_path / "listen.py").write_text(
+        "import socket\n"
+        "wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))\n"
+        "wire.settimeout(20)\n"
+        "found = set()\n"
+        "while len(found) < 2:\n"
+        "    packet = wire.recv(2000)\n"
+        "    kind = packet[12:14].hex()\n"
+        "    if kind == '0800' and packet[23] == 112: found.add((4, packet[22]))\n"
+        "    if kind == '86dd' and packet[20] == 112: found.add((6, packet[21]))\n"
+        "print(sorted(found))\n"
+    )
+    found = inside(
+        tmp_path,
+        """
+        sed 's/^vrrp_instance gateway/&-six/' conf.six | sed -n '/^vrrp_instance/,$p' >>conf.1
+        for n in 1 2; do ip -n gw$n address add 2001:db8::$n/64 dev eth0 nodad; done
+        start 1; nsenter --net=/run/netns/gw2 python3 listen.py
+        """,
+    )
+    assert found == "[(4, 255), (6, 255)]\n"

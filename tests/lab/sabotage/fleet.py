@@ -111,6 +111,14 @@ SHARED_ROWS = [
     ),
     on_gateway(
         row(
+            "vrrp-from-other-networks",
+            "GW-06",
+            "sed -i -E 's/ ip ttl 255 (.*other gateways)/ \\1/' /etc/vllm-hosts/firewall.nft"
+            " && nft -f /etc/vllm-hosts/firewall.nft",
+        )
+    ),
+    on_gateway(
+        row(
             "vrrp-from-nobody",
             "GW-06",
             "nft insert rule inet vllm_hosts input ip protocol 112 drop",
