@@ -65,6 +65,7 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
             exposed += _published(settings, agent, comment)
     return render(
         "firewall/firewall.nft.j2",
+        virtual=settings.virtual is not None,
         accepted=accepted,
         exposed=exposed,
         egress=list(_egress(settings)),
@@ -86,11 +87,9 @@ def _virtual(settings: HostSettings) -> list[str]:
     """VRRP, from the gateways that share an address with this one."""
     if settings.virtual is None:
         return []
-    family, hops = ("ip", "ttl") if settings.virtual.address.version == 4 else ("ip6", "hoplimit")
+    family = "ip" if settings.virtual.address.version == 4 else "ip6"
     sources = ", ".join(sorted(map(str, settings.virtual.peers)))
-    # What came through a router has less: from elsewhere, anybody could send in their names.
-    there = f"{family} saddr {{ {sources} }} {family} {hops} 255"
-    return [f'{there} meta l4proto 112 accept comment "other gateways"']
+    return [f'{family} saddr {{ {sources} }} meta l4proto 112 accept comment "other gateways"']
 
 
 def _published(settings: HostSettings, agent: Agent, comment: str) -> list[str]:

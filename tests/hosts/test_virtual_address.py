@@ -57,7 +57,9 @@ def heard(table: Table, shared: VirtualAddress) -> list[str]:
         if table.accepts(near) != (source in peers):
             how = "keeps out" if source in peers else "lets in"
             wrong.append(f"the firewall {how} VRRP from {source}")
-        elif source in peers and table.accepts(replace(near, hops=254)):
+        # The kernel takes it for an answer to what was sent there.
+        afar = [replace(near, hops=254, state=state) for state in ("new", "established")]
+        if source in peers and any(map(table.accepts, afar)):
             wrong.append(f"the firewall lets in VRRP in the name of {source} from other networks")
     return wrong
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.fleets import fleet
 from tests.unit.real_nginx import LUA_LIBRARIES, UNPACKED, program
 from tests.unit.samples import settings
+from tests.unit.test_firewall import AROUND
 from vllm_hosts.host.files import File
 from vllm_hosts.host.paths import (
     GATEWAY_ANSWERS,
@@ -21,6 +23,7 @@ from vllm_hosts.host.paths import (
     KEEPALIVED_RUN,
 )
 from vllm_hosts.operations.keepalived import VALIDATE
+from vllm_hosts.roles.firewall.plan import rules
 from vllm_hosts.roles.virtual_address.plan import configuration, virtual_entries
 from vllm_hosts.settings.fleet import VirtualAddress
 
@@ -89,6 +92,27 @@ trap ended EXIT
 """
 
 
+#: Whoever has the name of the second gateway says for a while that it goes before all others.
+_FORGES = """
+import socket, struct, sys, time
+number, hops = map(int, sys.argv[1:])
+source, to = (socket.inet_aton(f"192.0.2.{n}") for n in (2, 1))
+
+def advert(check):
+    return struct.pack("!BBBBHH4s", 0x31, number, 254, 1, 20, check, socket.inet_aton("192.0.2.9"))
+
+text = source + to + struct.pack("!BBH", 0, 112, 12) + advert(0)
+total = sum(struct.unpack(f"!{len(text) // 2}H", text))
+while total >> 16:
+    total = (total & 0xFFFF) + (total >> 16)
+head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 32, 1, 0, hops, 112, 0, source, to)
+wire = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+for _ in range(15):
+    wire.sendto(head + advert(~total & 0xFFFF), ("192.0.2.1", 0))
+    time.sleep(0.1)
+"""
+
+
 def words_and_rights() -> tuple[str, str]:
     """What the unit says to keepalived, and what it leaves to root."""
     entries = virtual_entries(settings(), FIRST, "eth0")
@@ -135,6 +159,27 @@ def test_the_address_goes_to_who_is_well_and_back_to_nobody(tmp_path: Path) -> N
     # A client's first packet is repeated after a second.
     assert took
     assert max(took) < 1000, found
+
+
+def test_nobody_elsewhere_speaks_in_a_gateway_s_name(tmp_path: Path) -> None:
+    """Not to the one that has the address either, which has sent packets to that other one."""
+    own = fleet({"gateway": {"virtual_ip": "192.0.2.9"}})["gw1"]
+    assert own.virtual == FIRST
+    (tmp_path / "firewall.nft").write_text(rules(own, [22], AROUND))
+    (tmp_path / "forges.py").write_text(_FORGES)
+    found = inside(
+        tmp_path,
+        """
+        nsenter --net=/run/netns/gw1 nft -f firewall.nft
+        start 1; until_held gw1 20
+        number=$(sed -n 's/.*virtual_router_id //p' conf.1)
+        for hops in 254 255; do
+            nsenter --net=/run/netns/gw2 python3 forges.py $number $hops & sleep 1
+            echo "after $hops:$(holders)"; wait $!
+        done
+        """,
+    )
+    assert "after 254: gw1\nafter 255:\n" in found
 
 
 def test_keepalived_says_what_it_cannot_read(tmp_path: Path) -> None:

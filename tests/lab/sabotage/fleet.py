@@ -113,7 +113,7 @@ SHARED_ROWS = [
         row(
             "vrrp-from-other-networks",
             "GW-06",
-            "sed -i -E 's/ ip ttl 255 (.*other gateways)/ \\1/' /etc/vllm-hosts/firewall.nft"
+            "sed -i '/112 ip ttl/d' /etc/vllm-hosts/firewall.nft"
             " && nft -f /etc/vllm-hosts/firewall.nft",
         )
     ),
