@@ -16,11 +16,12 @@ from pyinfra.api.deploy import deploy
 from vllm_hosts.facts import look
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.host.archives import Archive, toolkit_archive
+from vllm_hosts.host.daemon_json import HOOK
 from vllm_hosts.operations.apt import archive_present, packages_present
 from vllm_hosts.operations.docker import daemon_configured
 from vllm_hosts.operations.gpu import container_gets_gpus
 from vllm_hosts.project import run
-from vllm_hosts.roles.nvidia_container_toolkit.plan import HOOK, PACKAGES, RUNTIME, STALE
+from vllm_hosts.roles.nvidia_container_toolkit.plan import PACKAGES, RUNTIME, STALE
 from vllm_hosts.settings import Nvidia
 
 

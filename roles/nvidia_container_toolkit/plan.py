@@ -18,5 +18,3 @@ STALE = (
 #: As `nvidia-ctk runtime configure` writes it. Merged by us: the tool rewrites the file each time,
 #: and some of its versions drop other people's keys.
 RUNTIME = {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}}
-#: Docker looks for this program only when it starts, to register its GPU driver.
-HOOK = "/usr/bin/nvidia-container-runtime-hook"

@@ -6,6 +6,7 @@ restarts nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from pyinfra.api.deploy import deploy
@@ -15,7 +16,8 @@ from vllm_hosts.capacity.hub_client import HubClient
 from vllm_hosts.capacity.inputs import cards, model_folders, models_of
 from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptPackages, AptSourceFiles, AptVersions
-from vllm_hosts.facts.docker import DockerUnit, OwnPorts
+from vllm_hosts.facts.docker import DockerUnit
+from vllm_hosts.facts.docker_state import DockerState
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.sockets import ListeningSockets
@@ -59,16 +61,18 @@ def _problems(settings: HostSettings) -> list[str]:
         reader=settings.vllm.fetch_user,
         models=sorted({*(model_folders(settings) if planned else []), *own_folders(settings)}),
     )
+    says = look(DockerState)
+    system = replace(system, docker=says.there, images=says.images, swarm=says.swarm)
     release = look(OsRelease)
     found = problems(settings, release, system)
-    found += unit_problems(settings, look(DockerUnit))
+    found += unit_problems(settings, replace(look(DockerUnit), swarm=system.swarm))
     if settings.is_gateway:
         found += _front(settings, release)
     if not found:
         # An entry of apt's that cannot be disabled would fail the deploy half way.
         found += archives(settings, release, system, look(AptSourceFiles))
     if system.user == "0":  # Only root sees everything.
-        found += _others(settings)
+        found += _others(settings, system)
     say(notes(settings, system))
     # Without a driver and cards that answer there is nothing to plan for.
     gpus = cards(system, settings) if planned else None
@@ -92,7 +96,7 @@ def _of_a_gateway(settings: HostSettings) -> list[str]:
     release = look(OsRelease)
     found = [*problems(settings, release, system), *_front(settings, release)]
     if system.user == "0":
-        found += _others(settings)
+        found += _others(settings, system)
     say(notes(settings, system))
     return found
 
@@ -109,15 +113,15 @@ def _front(settings: HostSettings, release: Release) -> list[str]:
     return found
 
 
-def _others(settings: HostSettings) -> list[str]:
+def _others(settings: HostSettings, system: System) -> list[str]:
     """Other people's sites and programs with which a deploy could not succeed."""
     sites = look(NginxSites)
     sockets = look(ListeningSockets)
     agents = settings.runs_agents
-    own = look(OwnPorts, directory=settings.vllm.directory) if agents else frozenset[int]()
+    own = system.project_ports.get(settings.vllm.directory) if agents else None
     return [
         *site_problems(settings, sites),
-        *strangers(sockets, settings, own=own, of_sites=site_ports(sites)),
+        *strangers(sockets, settings, own=own or set(), of_sites=site_ports(sites)),
     ]
 
 

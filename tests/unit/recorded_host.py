@@ -149,7 +149,9 @@ class Host:
         """Somebody else has changed a mode."""
         self.paths[path] = replace(self.paths[path], mode=mode)
 
-    def _TreeState(self, paths: Sequence[str], stamp: str | None = None) -> TreeFound:
+    def _TreeState(
+        self, paths: Sequence[str], stamp: str | None = None, content: bool = True
+    ) -> TreeFound:
         found = {path: self.paths.get(path, NOTHING) for path in paths}
         return TreeFound(found, self.stamps.get(stamp or "-", ""))
 

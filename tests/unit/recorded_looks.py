@@ -14,6 +14,7 @@ from tests.unit.fakes import listening
 from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT
 from vllm_hosts.facts.docker import Daemon, ImageFound, Served
+from vllm_hosts.facts.docker_state import DockerSays
 from vllm_hosts.facts.firewall import Loaded, Others
 from vllm_hosts.facts.nginx import Nginx
 from vllm_hosts.facts.vllm_images import ImagesFound, ImageUse
@@ -81,16 +82,16 @@ FRESH: dict[str, Any] = {
     "ListeningSockets": (listening("0.0.0.0:22", SSHD),),
     "SshPorts": (22,),
     "PasswordLogins": (),
-    "OwnPorts": frozenset(),
     "HostMark": Marked(None),
     "GpuState": SILENT,
-    "DockerDaemon": Daemon(None, None, False, False, None, ()),
+    "DockerState": DockerSays(),
+    "DockerDaemon": Daemon(False, False, None, ()),
     "AgentsServed": Served(False, False, (), {}),
     "NginxState": Nginx("", active=False, enabled=False),
     "NginxMainConf": None,
     "ImageId": "",
     "ImageVersion": ImageFound("", None),
-    "ImagesUsed": ImageUse("", (), ()),
+    "ImagesUsed": ImageUse((), ()),
     "ImagesThere": ImagesFound((), (), ()),
     "LastGpuCheck": GpuCheck((), ("GPU-0, 550.163.01", "1.18.1-1", "0,1,2")),
     "HostSurroundings": Surroundings(33),
@@ -175,7 +176,8 @@ AFTER: dict[str, dict[str, Any]] = {
         "SystemState": _SYSTEM,
     },
     "installing docker-ce": {
-        "DockerDaemon": Daemon("29.1.0", "5.0.1", True, True, None, ()),
+        "DockerState": DockerSays(compose="5.0.1"),
+        "DockerDaemon": Daemon(True, True, None, ()),
         "AgentsServed": Served(True, False, (), {}),
     },
     "installing nginx": {
@@ -187,7 +189,6 @@ AFTER: dict[str, dict[str, Any]] = {
     "pulling vllm/": {
         "ImageId": IMAGE_ID,
         "ImageVersion": ImageFound(IMAGE_ID, None),
-        "ImagesUsed": ImageUse(IMAGE_ID, (), ()),
     },
     "checking which vLLM": {"ImageVersion": ImageFound(IMAGE_ID, "0.33.0")},
     "running nvidia-smi in a container": {"LastGpuCheck": GpuCheck(("seen",), ("seen",))},
@@ -210,7 +211,6 @@ AFTER: dict[str, dict[str, Any]] = {
             listening("0.0.0.0:443", _NGINX),
             listening("0.0.0.0:80", _NGINX),
         ),
-        "OwnPorts": frozenset({8001, 8002}),
     },
     "systemctl enable --now nginx.service": {
         "NginxState": Nginx(NGINX_TEXT, active=True, enabled=True),

@@ -12,16 +12,19 @@ import pytest
 
 from tests.unit.operation_steps import Steps
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.docker import Daemon
+from vllm_hosts.facts.docker import Daemon, ImageFound
+from vllm_hosts.facts.docker_state import DockerSays
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.compose import COMPOSE
+from vllm_hosts.host.daemon_json import HOOK
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
 from vllm_hosts.host.files import NOTHING, File, Found
+from vllm_hosts.host.paths import RAN
 from vllm_hosts.operations import docker, model_cache
 from vllm_hosts.operations.docker import PULL_SUMMARY, RESTART
 
 JSON = "/etc/docker/daemon.json"
-WELL = Daemon("28.1.1", "2.35.0", True, True, b'{"a": 1}', ())
+WELL = Daemon(True, True, b'{"a": 1}', ())
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ class TestDaemon:
         assert configured(steps, a=1) == []
         assert steps.told == []
         assert steps.asked == [
-            ("DockerDaemon", {"read_at_start": [JSON, "/x"]}),
+            ("DockerDaemon", {"read_at_start": [JSON, HOOK, "/x"]}),
             ("changed", {"what": ["toolkit"]}),
         ]
 
@@ -95,6 +98,14 @@ class TestDaemon:
         why = "does not run, or runs with older settings"
         assert steps.told == [("differs", "docker.service", why), (words, "agents", True)]
 
+    def test_what_another_role_s_files_have_become_is_not_ours(self, steps: Steps) -> None:
+        """All are asked about in one question, and each role judges by its own."""
+        steps.facts["DockerDaemon"] = replace(WELL, stale=(HOOK,))
+        assert configured(steps, a=1) == []
+        assert steps.told == []
+        steps.facts["DockerDaemon"] = replace(WELL, stale=(HOOK, RAN))
+        assert configured(steps, a=1) == [self.RESTARTED]
+
     def test_it_starts_at_boot(self, steps: Steps) -> None:
         steps.facts["DockerDaemon"] = replace(WELL, enabled=False)
         assert configured(steps, a=1) == [("enabling Docker", "systemctl enable docker.service")]
@@ -118,11 +129,11 @@ class TestDaemon:
 def test_which_compose_will_do(
     steps: Steps, version: str | None, executing: bool, refused: bool
 ) -> None:
-    steps.facts["DockerDaemon"] = replace(WELL, compose_version=version)
+    steps.facts["DockerState"] = DockerSays(compose=version)
     steps.executing = executing
     if not refused:
         assert steps.run(docker.compose_available) == []
-        assert steps.asked == [("DockerDaemon", {"read_at_start": [JSON]})]
+        assert steps.asked == [("DockerState", {})]
         return
     with pytest.raises(HostError) as error:
         steps.run(docker.compose_available)
@@ -134,10 +145,10 @@ def test_which_compose_will_do(
 
 def test_an_image_is_pulled_where_it_is_missing(steps: Steps) -> None:
     image = "registry.example/a b:1"
-    steps.facts["ImageId"] = "sha256:1"
+    steps.facts["ImageVersion"] = ImageFound("sha256:1", None)
     assert steps.run(docker.image_present, image) == []
-    assert steps.asked == [("ImageId", {"image": quote(image)})]
-    steps.facts["ImageId"] = ""
+    assert steps.asked == [("ImageVersion", {"image": image})]
+    steps.facts["ImageVersion"] = ImageFound("", None)
     project = quote('services: {image: {image: "registry.example/a b:1"}}')
     assert steps.run(docker.image_present, image) == [
         (

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.unit.driver_hosts import DEBIAN_12, DEBIAN_13, UBUNTU_22
+from tests.unit.fakes import docker
 from tests.unit.samples import CODER, QWEN, settings
-from tests.unit.test_facts import SYSTEM
 from tests.unit.test_preflight import GOOD
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.system import SystemState
+from vllm_hosts.facts.docker_state import DockerState
 from vllm_hosts.host.docker_there import DockerThere, docker_problems, version_in
 from vllm_hosts.host.release import Release
 from vllm_hosts.roles.preflight.plan import problems
@@ -123,19 +127,18 @@ def test_one_that_is_good_or_replaced_is_taken(
 
 
 def test_preflight_sees_it() -> None:
-    lines = list(SYSTEM)
-    at = lines.index("== gpus")
-    lines[at:at] = [
+    lines = [
+        *["== images", "feature -", "root /var/lib/docker", "free root 1"],
+        *["store /var/lib/containerd", "free store 1"],
         "== docker",
         "path /usr/bin/dockerd",
         f"daemon {OLD}",
-        "compose ",
         "package ii |docker-ce|5:20.10.24~3",
         "package un |docker.io|",
         "package rc |docker-compose|1",
+        "== compose",
     ]
-    row = "0, NVIDIA H200, GPU-0, 143771, 590.48.01, 9.0, Disabled, Enabled"
-    found = SystemState().process([*lines, row, "exit 0", END]).docker
+    found = DockerState().process([*lines, END]).there
     assert found == DockerThere({"docker-ce": "5:20.10.24~3"}, OLD, "", "/usr/bin/dockerd")
     asked = settings(agents=[QWEN, CODER])
     system = GOOD.__class__(**{**GOOD.__dict__, "docker": found})
@@ -150,3 +153,64 @@ def test_preflight_sees_it() -> None:
 def test_versions_as_programs_say_them(text: str, version: str | None) -> None:
     found = version_in(text)
     assert (None if found is None else str(found)) == version
+
+
+#: What docker's own program says of its daemon.
+SAYS = 'echo \'/data [["a","b|c"]]|v2.40.2|{swarm}|{context}|26.1.5+dfsg1\''
+
+
+@pytest.mark.parametrize(
+    ("runs", "docker_says", "daemon", "swarm"),
+    [
+        # The running daemon is this very program, and has said its version.
+        (True, SAYS.format(swarm="inactive", context="default"), "26.1.5+dfsg1", False),
+        (True, SAYS.format(swarm="active", context="default"), "26.1.5+dfsg1", True),
+        # Another program runs, as after an upgrade; or docker speaks to another host's daemon.
+        (False, SAYS.format(swarm="inactive", context="default"), "28.0.0", False),
+        (True, SAYS.format(swarm="inactive", context="far"), "28.0.0", False),
+        # As it answers where no daemon runs, and as something else may that is called docker.
+        (True, "echo ' null|v2.40.2||default|'; exit 1", "28.0.0", False),
+        (True, "echo /data", "28.0.0", False),
+        (True, "exit 1", "28.0.0", False),
+    ],
+)
+def test_a_daemon_that_runs_has_said_its_version(
+    tmp_path: Path, runs: bool, docker_says: str, daemon: str, swarm: bool
+) -> None:
+    """As true as asking the program, which takes longer than most looks together."""
+    environment = docker(tmp_path, f"[ $1 = info ] || exit 1\n{docker_says}")
+    program = tmp_path / "bin/dockerd"
+    shutil.copy(shutil.which("sleep") or "", program)
+    # Both are one program here; "sleep --version" says another version than dockerd would.
+    running = subprocess.Popen([program if runs else "sleep", "60"])
+    (tmp_path / "pid").write_text(str(running.pid))
+    script = DockerState().command()
+    script = script.replace("/run/docker.pid", f"{tmp_path}/pid")
+    script = script.replace("$(dockerd --version 2>/dev/null)", "Docker version 28.0.0")
+    try:
+        done = subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, check=True,
+            env={**environment, "DOCKER_HOST": ""},
+        )  # fmt: skip
+    finally:
+        running.kill()
+        running.wait()
+    found = DockerState().process(done.stdout.splitlines())
+    assert (found.there.path, str(version_in(found.there.daemon)), found.swarm) == (
+        str(program), daemon.partition("+")[0], swarm,
+    )  # fmt: skip
+    # Compose is asked where docker did not say its version.
+    assert found.compose == ("2.40.2" if "v2.40.2" in docker_says else None)
+    assert found.images is not None
+    assert found.images.root[0] == ("/data" if "/data" in docker_says else "/var/lib/docker")
+
+
+def test_compose_says_its_version_where_docker_does_not(tmp_path: Path) -> None:
+    asked = (
+        'case $* in "compose version --short") echo v2.26.1-4 ;; *) echo "/data []|||x|" ;; esac'
+    )
+    done = subprocess.run(
+        ["sh", "-c", DockerState().command()], capture_output=True, text=True, check=True,
+        env=docker(tmp_path, asked),
+    )  # fmt: skip
+    assert DockerState().process(done.stdout.splitlines()).compose == "2.26.1-4"

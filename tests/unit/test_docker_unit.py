@@ -31,7 +31,6 @@ class Etc:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.swarm = "inactive"
         for name in ("etc", "lib"):
             (folder / name / "docker.service.d").mkdir(parents=True)
         self.write("lib/docker.service", FRAGMENT)
@@ -44,7 +43,7 @@ class Etc:
         command = command.replace("/etc/docker/daemon.json", f"{self.folder}/daemon.json")
         done = subprocess.run(
             ["sh", "-c", command],
-            env=docker(self.folder, f"echo {self.swarm}"),
+            env=docker(self.folder, "echo a docker >&2; exit 1"),
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert done.stderr == ""
@@ -156,12 +155,12 @@ def test_what_dockerd_merges_is_no_conflict(etc: Etc) -> None:
     assert etc.problems() == []
 
 
-def test_a_swarm(etc: Etc) -> None:
-    etc.swarm = "active"
-    [problem] = etc.problems()
-    assert problem.endswith(
+def test_a_swarm() -> None:
+    one, swarm = settings(agents=[QWEN]), DockerOptions(swarm=True)
+    [problem] = unit_problems(one, swarm)
+    assert tells(problem) and problem.endswith(
         "set docker.live_restore = False, or leave the swarm on the host: docker swarm leave"
     )
-    assert etc.problems(docker={"live_restore": False}) == []
-    etc.swarm = ""
-    assert etc.problems() == []
+    apart = settings(agents=[QWEN], docker={"live_restore": False})
+    assert list(unit_problems(apart, swarm)) == []
+    assert list(unit_problems(one, DockerOptions())) == []

@@ -27,7 +27,7 @@ from vllm_hosts.host.probe import Response
 from vllm_hosts.keys import ClientKey
 from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.settings.fleet import Pool, Replica, inner_name
+from vllm_hosts.settings.fleet import Pool, Replica, inner_name, made_by
 
 #: What hosts know the machine by.
 NAME = GATEWAYS[0].name
@@ -250,3 +250,15 @@ def test_nobody_there_is_known_from_one_that_does_not_answer(way: Way, tmp_path:
     # Another host's agent does not answer in the place of its own.
     said = asked(way, port=way.two.inner_port)
     assert isinstance(said, OSError), said
+
+
+def test_responses_are_found_at_the_host_that_made_them(way: Way) -> None:
+    body = json.dumps({"model": "qwen", "input": "x", "previous_response_id": None})
+    assert way.one.ask("/v1/responses", ALICE, "POST", body).status == 200
+    for host, other in ((way.one, way.two), (way.two, way.one)):
+        name = f"resp_{made_by(host.settings.name, 'qwen')}{'0' * 32}"
+        before = len(other.engine.heads)
+        for _ in range(3):
+            way.one.ask(f"/v1/responses/{name}", ALICE)
+            assert any(f" /v1/responses/{name} " in head for head in host.engine.heads)
+        assert not any(name in head for head in other.engine.heads[before:])

@@ -57,14 +57,18 @@ def entries(folder: Path, **more: object) -> list[Entry]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A distribution's /etc/nginx, as far as this is concerned."""
+    # Its package makes /var/lib/nginx, which this machine need not have.
+    own = tmp_path_factory.mktemp("var")
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = " ".join(f"{kind}_temp_path {own}/{kind};" for kind in kinds)
     found = tmp_path / "nginx"
     for name in ("conf.d", "sites-available", "sites-enabled", "vllm-hosts"):
         (found / name).mkdir(parents=True)
     (found / "nginx.conf").write_text(
         f"user root; pid {tmp_path}/pid; error_log {tmp_path}/error.log;\n"
-        f"events {{ worker_connections 768; }}\nhttp {{ access_log off;\n"
+        f"events {{ worker_connections 768; }}\nhttp {{ access_log off; {temporary}\n"
         f"include {found}/conf.d/*.conf; include {found}/sites-enabled/*; }}\n"
     )
     site = found / "sites-available/default"

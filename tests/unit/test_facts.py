@@ -7,10 +7,12 @@ import os
 import pwd
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.unit.fakes import inspect_line
+from tests.unit.here import Here
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.apt import (
     AllPackages,
@@ -92,6 +94,35 @@ def test_only_installed_packages_count() -> None:
     assert found.held == {"tool"}
 
 
+@pytest.mark.parametrize(
+    ("status", "asked", "held"),
+    [
+        (("ii ", "un "), False, set()),
+        (("ii ", "rh "), False, set()),
+        # A hold is a hold whether the package is there or not.
+        (("ii ", "hi "), True, {"nginx"}),
+        (("hn ", "ii "), True, {"nginx"}),
+        ((), False, set()),
+    ],
+)
+def test_apt_is_asked_what_is_held_where_dpkg_knows_a_hold(
+    tmp_path: Path, status: tuple[str, ...], asked: bool, held: set[str]
+) -> None:
+    here = Here(tmp_path)
+    rows = "".join(f"echo '{one}|hold-{at}|1-h'\n" for at, one in enumerate(status))
+    here.program("dpkg-query", f"[ $# = 5 ] || exit 2\n{rows}")
+    here.program("apt-mark", f'echo "$@" >>{tmp_path}/asked; echo nginx')
+    found = AptPackages().process(
+        here.check_output(AptPackages().command(["hold-0", "hold-1"])).splitlines()
+    )
+    assert found.held == held
+    assert set(found.versions) == {
+        f"hold-{at}" for at, one in enumerate(status) if one[1] == "i"
+    }  # fmt: skip
+    note = tmp_path / "asked"
+    assert (note.read_text() if note.exists() else "") == "showhold hold-0 hold-1\n" * asked
+
+
 def test_all_packages_are_known_with_those_that_are_held() -> None:
     found = AllPackages().process(
         ["== installed", "hi |nvidia-smi|550.163.01-2", "rc |nvidia-driver|535", "== held"]
@@ -135,19 +166,17 @@ def test_only_primary_keys_have_fingerprints_that_count() -> None:
 
 def test_a_host_without_docker_is_a_value_not_an_error() -> None:
     found = DockerDaemon().process(
-        ["== version", "== compose", "== active", "inactive", "== enabled", "== config"]
-        + ["== stale", END]
+        ["== active", "inactive", "== enabled", "== config", "== stale", END]
     )
-    assert (found.version, found.running, found.config) == (None, False, None)
+    assert (found.running, found.config) == (False, None)
 
 
 def test_daemon_json_is_read_byte_by_byte() -> None:
     text = b'{"debug": true}  \n\n'
-    lines = ["== version", "28.1.1", "== compose", "v2.35.0", "== active", "active", "== enabled"]
+    lines = ["== active", "active", "== enabled"]
     lines += ["enabled", "== config", "present", base64.b64encode(text).decode(), "== stale"]
     found = DockerDaemon().process([*lines, "/etc/docker/daemon.json", END])
     assert found.config == text
-    assert found.compose_version == "2.35.0"
     assert found.stale == ("/etc/docker/daemon.json",)
 
 
@@ -194,7 +223,7 @@ SYSTEM = [
     'tcp LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=12,fd=4))',
     'tcp LISTEN 0 4096 127.0.0.1:8001 0.0.0.0:* users:(("docker-proxy",pid=5,fd=7))',
     "== containers",
-    "qwen 127.0.0.1:8001->8000/tcp, 9000/tcp",
+    'qwen|Up 3 days (healthy)|127.0.0.1:8001->8000/tcp, 9000/tcp|"/opt/vllm"',
     "== routes",
     "default via 192.0.2.1 dev eth0 proto dhcp",
     "192.0.2.0/24 dev eth0 proto kernel scope link src 192.0.2.11",
@@ -215,6 +244,7 @@ def test_a_system_with_gpus() -> None:
     ]
     assert found.container_ports == {8001: "qwen"}
     assert found.containers == {"qwen"}
+    assert found.project_ports == {"/opt/vllm": {8001}}
     assert [(gpu.name, gpu.memory_mib) for gpu in found.gpus] == [("NVIDIA H200", 143771)]
     assert found.gpu_failure is None
     assert [(str(route.network), route.interface) for route in found.routes] == [

@@ -65,6 +65,7 @@ def test_there_may_be_many() -> None:
 
 
 def test_one_that_takes_too_long_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds none of the others, whichever of them came first."""
     monkeypatch.setattr(frames, "PATIENCE", 1)
     assert together("echo a", "echo b; sleep 60", "echo c") == [["a"], None, ["c"]]
 
@@ -96,7 +97,8 @@ def packed(content: bytes) -> list[str]:
 @given(content=st.lists(st.binary(max_size=60), max_size=6))
 @example(content=[FORGED.encode(), b""])
 def test_sizes_decide_and_not_what_is_printed(content: list[bytes]) -> None:
-    framed = b"".join(b"%d %d\n%s" % (at, len(one), one) for at, one in enumerate(content))
+    sizes = b"".join(b"%d %d\n" % (at, len(one)) for at, one in enumerate(content))
+    framed = b"%s\n%s" % (sizes, b"".join(content)) if content else b""
     found = frames.answers(packed(framed), len(content))
     for one, lines in zip(content, found, strict=True):
         if lines is None:
@@ -108,8 +110,8 @@ def test_sizes_decide_and_not_what_is_printed(content: list[bytes]) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"0 5\nab", b"0 1\na0 1\nb", b"7 1\na", b"-1 1\na", b"0 -1\n", b"0\n", b"x", b"0 1 2\na",
-     b"9" * 50 + b" 1\na"],
+    [b"0 5\n\nab", b"0 1\n0 1\n\nab", b"0 1\n\nab", b"7 1\n\na", b"-1 1\n\na", b"0 -1\n\n",
+     b"0\n\n", b"x", b"x\n\n", b"\n\n", b"0 1\na", b"0 1 2\n\na", b"9" * 50 + b" 1\n\na"],
 )  # fmt: skip
 def test_what_is_no_frame_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError):
@@ -127,11 +129,11 @@ def test_more_than_is_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host may send a few bytes that unpack to any number."""
     monkeypatch.setattr(frames, "SIZE", 1000)
     with pytest.raises(ValueError, match="more than is read"):
-        frames.answers(packed(b"0 2000\n" + b"a" * 2000), 1)
+        frames.answers(packed(b"0 2000\n\n" + b"a" * 2000), 1)
     with pytest.raises(ValueError, match="more than is read"):
         frames.answers(["A" * 2000], 1)
     with pytest.raises(ValueError, match="cut short"):
-        frames.answers([packed(b"0 1\na")[0][:-12]], 1)
+        frames.answers([packed(b"0 1\n\na")[0][:-12]], 1)
 
 
 def test_it_travels_packed_and_not_as_an_argument() -> None:

@@ -26,11 +26,13 @@ def packed(content: bytes) -> list[str]:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"2 1\na", "an answer to nothing, a second one, or half of one"),
-        (b"0 1\na0 1\na", "an answer to nothing, a second one, or half of one"),
-        (b"0 2\na", "an answer to nothing, a second one, or half of one"),
-        (b"0 0000000000001\na", "no number where one has to be"),
-        (b"0 +1\na", "no number where one has to be"),
+        (b"2 1\n\na", "an answer to nothing, or a second one"),
+        (b"0 1\n0 1\n\naa", "an answer to nothing, or a second one"),
+        (b"0 2\n\na", "half of an answer, or more than one"),
+        (b"0 1\n\naa", "half of an answer, or more than one"),
+        (b"0 1\na", "sizes have no end"),
+        (b"0 0000000000001\n\na", "no number where one has to be"),
+        (b"0 +1\n\na", "no number where one has to be"),
     ],
 )
 def test_what_is_no_answer_is_refused(content: bytes, words: str) -> None:
@@ -39,11 +41,11 @@ def test_what_is_no_answer_is_refused(content: bytes, words: str) -> None:
 
 
 def test_twelve_digits_are_a_number() -> None:
-    assert frames.answers(packed(b"1 000000000001\na"), 2) == [None, ["a"]]
+    assert frames.answers(packed(b"1 000000000001\n\na"), 2) == [None, ["a"]]
 
 
 def test_as_much_as_is_read_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = packed(b"0 1\na")
+    whole = packed(b"0 1\n\na")
     monkeypatch.setattr(frames, "SIZE", len(whole[0]))
     assert frames.answers(whole, 1) == [["a"]]
     monkeypatch.setattr(frames, "SIZE", len(whole[0]) - 1)
@@ -77,8 +79,8 @@ def test_scripts_travel_in_lines_that_every_connection_takes_and_are_read_by_roo
 
 
 def test_a_host_has_other_work_and_one_script_does_not_hold_the_others() -> None:
-    assert "xargs -P 4 -n 1" in frames.program()
-    assert "timeout -k 2 20 bash " in frames.program("bash")
+    assert "timeout -k 2 40 xargs -P 4 -n 1" in frames.program()
+    assert 'bash "$ask" <' in frames.program("bash")
 
 
 def test_a_connection_that_ends_leaves_nothing_behind(tmp_path: Path) -> None:

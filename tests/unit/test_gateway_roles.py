@@ -99,7 +99,7 @@ def test_what_a_gateway_gets(deployed: tuple[Recorder, Run]) -> None:
 def test_docker_cards_and_models_are_none_of_a_gateway_s(deployed: tuple[Recorder, Run]) -> None:
     made, done = deployed
     asked = {one.partition(" ")[2] for one in done.executions if one.startswith("asks ")}
-    ours = ("Docker", "Gpu", "Image", "Hub", "Compose", "Agent", "Model", "OwnPorts")
+    ours = ("Docker", "Gpu", "Image", "Hub", "Compose", "Agent", "Model")
     assert [fact for fact in made.host.arguments if any(word in fact for word in ours)] == []
     assert [fact for fact in asked if any(word in fact for word in ours)] == []
     assert sorted(made.host.packages) == [

@@ -17,6 +17,7 @@ from vllm_hosts.operations import image as operation
 from vllm_hosts.operations.image import _ASK, judged
 from vllm_hosts.settings import Vllm
 
+A, B = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 NVIDIA = "nvcr.io/nvidia/vllm:25.12-py3"
 
 
@@ -123,11 +124,11 @@ def test_the_interpreter_that_runs_vllm_is_asked(
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (["== id", "sha256:a", "== note", "sha256:a 0.33.0"], ImageFound("sha256:a", "0.33.0")),
-        (["== id", "sha256:b", "== note", "sha256:a 0.33.0"], ImageFound("sha256:b", None)),
-        (["== id", "sha256:a", "== note"], ImageFound("sha256:a", None)),
-        (["== id", "== note", "sha256:a 0.33.0"], ImageFound("", None)),
-        (["== id", "sha256:a", "== note", "sha256:a"], ImageFound("sha256:a", "")),
+        (["== id", A, "== note", f"{A} 0.33.0"], ImageFound(A, "0.33.0")),
+        (["== id", B, "== note", f"{A} 0.33.0"], ImageFound(B, None)),
+        (["== id", A, "== note"], ImageFound(A, None)),
+        (["== id", "== note", f"{A} 0.33.0"], ImageFound("", None)),
+        (["== id", A, "== note", A], ImageFound(A, "")),
     ],
 )
 def test_what_was_said_holds_for_that_image_only(lines: list[str], expected: ImageFound) -> None:

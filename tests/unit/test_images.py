@@ -145,22 +145,22 @@ class TestJudging:
 class TestRecord:
     def test_the_image_in_use_is_the_last_line(self) -> None:
         record = (used("a", v(30)), used("b", v(31)))
-        assert next_record(ImageUse(identifier("c"), (), record), WANTED) == (
+        assert next_record(ImageUse((), record), used("c", WANTED)) == (
             *record,
             used("c", WANTED),
         )
-        back = ImageUse(identifier("a"), (), record)
-        assert next_record(back, v(30)) == (record[1], record[0])
+        back = ImageUse((), record)
+        assert next_record(back, used("a", v(30))) == (record[1], record[0])
 
     def test_a_second_time_nothing_is_new(self) -> None:
         record = (used("a", v(30)), used("b", v(31)))
         agents = (used("b", v(31)),)
-        assert next_record(ImageUse(identifier("b"), agents, record), v(31)) == record
+        assert next_record(ImageUse(agents, record), used("b", v(31))) == record
 
     def test_what_agents_have_on_a_host_without_a_record(self) -> None:
         """The first deploy with a toolkit that keeps one may be the upgrade."""
-        use = ImageUse(identifier("b"), (used("a", v(30)),), ())
-        assert next_record(use, v(31)) == (used("a", v(30)), used("b", v(31)))
+        use = ImageUse((used("a", v(30)),), ())
+        assert next_record(use, used("b", v(31))) == (used("a", v(30)), used("b", v(31)))
 
 
 def test_an_odd_answer_is_not_an_empty_host() -> None:

@@ -30,6 +30,7 @@ from vllm_hosts.facts.apt import AllPackages, AptKeyFingerprints, AptSourceFiles
 from vllm_hosts.facts.base import END, HostFact
 from vllm_hosts.facts.compose import AgentStates, ComposeHashes, ComposeProject
 from vllm_hosts.facts.docker import DockerDaemon, ImageVersion
+from vllm_hosts.facts.docker_state import DockerState
 from vllm_hosts.facts.firewall import FirewallLoaded, HostSurroundings, SshPorts
 from vllm_hosts.facts.gpu import GpuState
 from vllm_hosts.facts.nginx import NginxMainConf, NginxState
@@ -112,16 +113,19 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (GpuState(), [*BARE, ROW, "exit 0"]),
     (
         SystemState(),
-        [*SYSTEM, ROW, "exit 0", "== docker", "path /usr/bin/dockerd",
-         "daemon Docker version 28.5.1", "compose 2.40.2",
-         "package ii |docker-ce|5:28.5.1", "== images", "kind docker",
-         "feature -", "root /var/lib/docker", "free root 53687091200", "store /var/lib/containerd",
-         "free store 53687091200", "== ipv6", "present", "== model /srv/a", "config e30=",
+        [*SYSTEM, ROW, "exit 0", "== ipv6", "present", "== model /srv/a", "config e30=",
          "total 1.5e10", "file 1208 200 1000 model.safetensors"],
     ),
     (
+        DockerState(),
+        ["== images", "kind docker", "feature -", "root /var/lib/docker",
+         "free root 53687091200", "store /var/lib/containerd", "free store 53687091200",
+         "== docker", "path /usr/bin/dockerd", "daemon Docker version 28.5.1", "swarm inactive",
+         "package ii |docker-ce|5:28.5.1", "== compose", "v2.40.2"],
+    ),
+    (
         DockerDaemon(),
-        ["== version", "28.5.1", "== compose", "v2.40.2", "== active", "active", "== enabled",
+        ["== active", "active", "== enabled",
          "enabled", "== config", "present", base64.b64encode(b"{}\n").decode(), "== stale"],
     ),
     (
@@ -137,7 +141,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== containers", json.dumps(inspected("one")),
          json.dumps(inspected("two", "exited", None))],
     ),
-    (ImageVersion(), ["== id", "sha256:a", "== note", "sha256:a 0.33.0"]),
+    (ImageVersion(), ["== id", f"sha256:{SHA}", "== note", f"sha256:{SHA} 0.33.0"]),
     (
         TreeState(),
         ["== stat", "regular file|600|root|0|root|0|/opt/vllm/.env",
@@ -155,7 +159,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (
         ImagesUsed(),
         ["== record", f"sha256:{SHA} vllm/vllm-openai:v0.33.0", "== agents",
-         inspect_line("qwen"), "== wanted", f"sha256:{SHA}"],
+         inspect_line("qwen")],
     ),
     (
         NginxMainConf(),

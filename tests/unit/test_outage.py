@@ -27,7 +27,7 @@ class Steps:
         self.told: list[str] = []
         self.executing = True
         self.wait_fails = False
-        self.daemon = Daemon("28.1.1", "2.35.0", True, True, b"{}", ())
+        self.daemon = Daemon(True, True, b"{}", ())
         self.turns = Turns()
         self.served = served
         for module in (outage, docker):
@@ -170,7 +170,7 @@ def test_agents_that_do_not_come_back_keep_other_hosts_from_it(
 def test_a_toolkit_that_will_be_newer_restarts_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is installed, nothing on the host says so."""
     steps = Steps(monkeypatch, served())
-    steps.daemon = Daemon("28.1.1", "2.35.0", True, True, b'{"debug": true}', ())
+    steps.daemon = Daemon(True, True, b'{"debug": true}', ())
     assert steps.restarted(provided_by=["toolkit"]) == []
     asked: list[list[str]] = []
 

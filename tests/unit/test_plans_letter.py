@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from tests.unit.driver_hosts import DEBIAN_12, DEBIAN_13, UBUNTU_22, UBUNTU_24
 from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.host.daemon_json import HOOK
 from vllm_hosts.host.files import File, Folder, Kept
 from vllm_hosts.host.nvidia_apps import Holder
 from vllm_hosts.host.nvidia_smi import Gpu
@@ -88,7 +89,7 @@ def test_what_docker_needs_for_gpus() -> None:
     )
     runtime = {"args": [], "path": "nvidia-container-runtime"}
     assert dict(toolkit.RUNTIME) == {"runtimes": {"nvidia": runtime}}
-    assert toolkit.HOOK == "/usr/bin/nvidia-container-runtime-hook"
+    assert HOOK == "/usr/bin/nvidia-container-runtime-hook"
 
 
 def test_who_may_write_models() -> None:

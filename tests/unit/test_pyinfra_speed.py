@@ -7,7 +7,7 @@ import resource
 import sys
 from functools import partial
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import pyinfra
 import pytest
@@ -308,3 +308,13 @@ def test_a_system_that_allows_no_more_files_stops_no_run(monkeypatch: pytest.Mon
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", refuse)
     pyinfra_speed.many_connections()
+
+
+def test_types_of_arguments_are_worked_out_once_for_all_facts() -> None:
+    facts: Any = import_module("pyinfra.api.facts")
+    resolve = facts.all_global_arguments
+    assert dict(resolve()) == get_type_hints(arguments.AllArguments)
+    before = resolve.cache_info().misses
+    with pytest.raises(TypeError, match="reserved for global arguments"):
+        type("Odd", (facts.FactBase,), {"command": lambda self, _sudo: "true"})
+    assert resolve.cache_info().misses == before

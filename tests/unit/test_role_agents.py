@@ -148,8 +148,10 @@ class TestImage:
 
     def test_an_image_that_is_not_there_is_pulled(self, in_line: InLine) -> None:
         recorder = in_line()
-        recorder.host.facts["ImageId"] = ""
-        recorder.host.after = {}
+        recorder.host.facts["ImageVersion"] = ImageFound("", None)
+        # One that was checked before it was removed.
+        known = {"ImageVersion": ImageFound(looks.IMAGE_ID, "0.33.0")}
+        recorder.host.after = {"pulling vllm/": known}
         done = recorder.run(vllm_image)
         assert done.changed == ["vLLM image | The vLLM image is on the host"]
-        assert recorder.host.arguments["ImageId"] == {"image": "vllm/vllm-openai:v0.33.0"}
+        assert recorder.host.arguments["ImageVersion"] == {"image": "vllm/vllm-openai:v0.33.0"}

@@ -141,9 +141,10 @@ class TestPreflight:
         old = listening("0.0.0.0:8009", 'users:(("docker-proxy",pid=5,fd=3))')
         recorder.host.facts["ListeningSockets"] += (old,)
         assert "tcp 0.0.0.0:8009 (docker-proxy)" in recorder.run(preflight).refused[0]
-        recorder.host.facts["OwnPorts"] = frozenset({8009})
+        self.system(recorder, project_ports={"/srv/theirs": frozenset({8009})})
+        assert "tcp 0.0.0.0:8009 (docker-proxy)" in recorder.run(preflight).refused[0]
+        self.system(recorder, project_ports={"/opt/vllm": frozenset({8009})})
         assert recorder.run(preflight).refused == []
-        assert recorder.host.arguments["OwnPorts"] == {"directory": "/opt/vllm"}
 
     def test_what_is_odd_is_said(self, in_line: InLine) -> None:
         recorder = in_line()

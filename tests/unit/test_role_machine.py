@@ -13,6 +13,7 @@ from tests.unit.samples import QWEN
 from tests.unit.test_gpu import smi
 from vllm_hosts.facts.docker import Served
 from vllm_hosts.facts.firewall import Loaded, Others
+from vllm_hosts.host.daemon_json import HOOK
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.roles.docker import docker
 from vllm_hosts.roles.firewall import firewall
@@ -139,13 +140,12 @@ class TestGpus:
     def test_docker_starts_anew_where_it_has_not_seen_the_toolkit(self, in_line: InLine) -> None:
         recorder = in_line()
         daemon = recorder.host.facts["DockerDaemon"]
-        recorder.host.facts["DockerDaemon"] = replace(daemon, stale=("hook",))
+        recorder.host.facts["DockerDaemon"] = replace(daemon, stale=(HOOK,))
         recorder.host.facts["AgentsServed"] = Served(True, False, ("qwen",), {"qwen": 61})
         done = recorder.run(nvidia_container_toolkit)
         assert done.changed == ["NVIDIA Container Toolkit | Docker knows the NVIDIA runtime"]
         assert "qwen is down for about 61 s" in done.effects[0]
-        hook = "/usr/bin/nvidia-container-runtime-hook"
-        assert hook in recorder.host.arguments["DockerDaemon"]["read_at_start"]
+        assert HOOK in recorder.host.arguments["DockerDaemon"]["read_at_start"]
 
     def test_a_container_is_seen_with_all_cards_that_agents_ask_for(self, in_line: InLine) -> None:
         recorder = in_line()

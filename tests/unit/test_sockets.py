@@ -6,8 +6,9 @@ import pytest
 
 from tests.unit.fakes import listening
 from tests.unit.samples import CODER, QWEN, settings
+from tests.unit.test_facts import SYSTEM
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.docker import OwnPorts
+from vllm_hosts.facts.system import SystemState
 from vllm_hosts.host.sockets import Program, read, strangers, unexpected_sockets
 
 SETTINGS = settings(
@@ -127,15 +128,27 @@ class TestStrangers:
         assert self.said(there, own=frozenset({8009})) == []
 
 
-def test_the_ports_of_our_containers() -> None:
-    lines = [
-        "== ports",
-        "127.0.0.1:8001->8000/tcp",
-        "0.0.0.0:8009->8000/tcp, [::]:8009->8000/tcp",
-        END,
-    ]
-    assert OwnPorts().process(lines) == {8001, 8009}
-    assert OwnPorts().process(["== ports", "8000/tcp", END]) == frozenset()
+@pytest.mark.parametrize(
+    ("line", "ports"),
+    [
+        ('a|Up 2 hours|0.0.0.0:8009->8000/tcp, [::]:8009->8000/tcp|"/opt/vllm"', {8009}),
+        ('a|Up 2 hours (Paused)|0.0.0.0:8009->8000/tcp|"/opt/vllm"', {8009}),
+        ('a|Restarting (1) 2 seconds ago|0.0.0.0:8009->8000/tcp|"/opt/vllm"', {8009}),
+        ('a|Up 2 hours|8000/tcp|"/opt/vllm"', set()),
+        # What does not run has no ports, whatever is said of it.
+        ('a|Exited (0) 2 hours ago|0.0.0.0:8009->8000/tcp|"/opt/vllm"', set()),
+        ('a|Created|0.0.0.0:8009->8000/tcp|"/opt/vllm"', set()),
+        ('a|Up 2 hours|0.0.0.0:8009->8000/tcp|"/srv/theirs"', set()),
+        ('a|Up 2 hours|0.0.0.0:8009->8000/tcp|""', set()),
+        # A label is whatever somebody writes.
+        ('a|Up 2 hours|0.0.0.0:8009->8000/tcp|"x\\nb|Up 1 hour|:1->1/tcp|\\"/opt/vllm"', set()),
+        ("a 0.0.0.0:8009->8000/tcp", set()),
+    ],
+)
+def test_the_ports_of_our_containers(line: str, ports: set[int]) -> None:
+    at = SYSTEM.index("== containers") + 1
+    found = SystemState().process([*SYSTEM[:at], line, *SYSTEM[at + 1 :], "exit 0", END])
+    assert found.project_ports.get("/opt/vllm", frozenset()) == ports
 
 
 class TestHolder:

@@ -34,7 +34,10 @@ def test_owners_are_named_once_each(tmp_path: Path) -> None:
         "tcp LISTEN 0 5 *:1 *:* uid:1000 ino:9\ntcp LISTEN 0 5 *:2 *:* ino:8\n"
         "udp UNCONN 0 5 *:3 *:* uid:33 ino:7\ntcp LISTEN 0 5 *:4 *:* uid:1000 ino:6\nE\n"
     )
-    (tmp_path / "getent").write_text('#!/bin/sh\necho "u$2:x:$2:$2:with a name:/home:/bin/sh"\n')
+    (tmp_path / "getent").write_text(
+        "#!/bin/sh\nshift\n"
+        'for one in "$@"; do echo "u$one:x:$one:$one:with a name:/home:/bin/sh"; done\n'
+    )
     for name in ("ss", "getent"):
         (tmp_path / name).chmod(0o755)
     search = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}

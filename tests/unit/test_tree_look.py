@@ -46,6 +46,21 @@ def sha256(text: str) -> str:
 
 
 class TestState:
+    def test_what_is_long_may_be_left_unread(self, here: Path) -> None:
+        log, link = here / "log", here / "link"
+        log.write_text("a line\n")
+        log.chmod(0o640)
+        link.symlink_to(log)
+        fact = TreeState()
+        paths = [str(log), str(link), f"{here}/none"]
+        script = fact.command(paths, content=False)
+        found = ran(fact, script).paths
+        assert [(found[path].kind, found[path].sha256) for path in paths] == [
+            ("f", ""), ("l", ""), ("-", ""),
+        ]  # fmt: skip
+        assert found[str(log)].mode == 0o640
+        assert look(log).paths[str(log)].sha256 == sha256("a line\n")
+
     def test_each_path_that_is_asked_for_has_its_answer(self, here: Path) -> None:
         file, folder, link, none = (here / name for name in ("a b", "folder", "link", "none"))
         file.write_text("one")

@@ -22,10 +22,19 @@ from vllm_hosts.facts.virtual_address import VirtualGround
 from vllm_hosts.host.balancer import Server
 from vllm_hosts.host.paths import GATEWAY_ANSWERS, KEEPALIVED_CONF
 from vllm_hosts.host.systemctl import UnitState
-from vllm_hosts.host.virtual_address import Ground, Interface, interface_for, virtual_problems
+from vllm_hosts.host.virtual_address import (
+    Ground,
+    Interface,
+    interface_for,
+    interfaces,
+    neighbours,
+    routers,
+    virtual_problems,
+)
 from vllm_hosts.roles.virtual_address import virtual_address
 from vllm_hosts.roles.virtual_address.plan import configuration
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.types import Address
 
 UNIT = "vllm-hosts-keepalived.service"
 FLEET = fleet({"gateway": {"virtual_ip": "192.0.2.9"}})
@@ -91,6 +100,69 @@ def test_an_address_that_stands_for_a_network() -> None:
 
 def test_an_interface_that_keepalived_cannot_name() -> None:
     assert "whose name keepalived cannot read" in problem(Ground((link("a b", "192.0.2.1/24"),)))
+
+
+ADDRESSES = [
+    {"ifname": "lo", "link_type": "loopback", "addr_info": [{"family": "inet"}]},
+    {},
+    {
+        "ifname": "eth0",
+        "link_type": "ether",
+        "addr_info": [
+            {"family": "inet", "local": "192.0.2.1", "prefixlen": 24},
+            {"family": "inet6", "local": "fe80::1", "prefixlen": 64},
+            {"family": "inet6"},
+            {"family": "mpls", "local": "1", "prefixlen": 20},
+        ],
+    },
+    {"ifname": "eth1"},
+]
+
+
+def test_addresses_as_ip_shows_them() -> None:
+    assert interfaces(json.dumps(ADDRESSES)) == (ETH0, Interface("eth1", ()))
+    assert interfaces("") == ()
+    for odd in ("{}", "[1]", '[{"ifname":"e","addr_info":[{"family":"inet","local":"x"}]}]', "?"):
+        with pytest.raises((KeyError, ValueError)):
+            interfaces(odd)
+    with pytest.raises(ValueError, match="^ip prints no list$"):
+        interfaces("{}")
+
+
+def test_neighbours_are_those_that_answer() -> None:
+    def states(*names: str) -> dict[Address, str]:
+        one = {"dst": "192.0.2.2", "lladdr": "02:02", "state": list(names)}
+        return neighbours(json.dumps([one, {"dst": "192.0.2.3", "state": ["FAILED"]}]))
+
+    for answered in ("REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT"):
+        assert states(answered) == {ip_address("192.0.2.2"): "02:02"}
+    for silent in ("FAILED", "INCOMPLETE", "NOARP", "NONE"):
+        assert states(silent) == {}
+    [long] = neighbours(json.dumps([{"dst": "fe80::2", "lladdr": "0" * 99}])).values()
+    assert len(long) <= 50
+
+
+def test_routers_of_both_kinds() -> None:
+    first = '[{"dst":"default","gateway":"192.0.2.254"},{"dst":"default","dev":"wg0"}]'
+    second = '[{"dst":"default","gateway":"fe80::1"}]'
+    assert routers([first, second]) == {ip_address("192.0.2.254"), ip_address("fe80::1")}
+    assert routers([]) == frozenset()
+
+
+def test_the_ends_of_a_network() -> None:
+    def said(address: str, own: str) -> list[str]:
+        ends = replace(SHARED, address=ip_address(address), own=ip_address(own.split("/")[0]))
+        return list(virtual_problems(ends, Ground((link("eth0", own),))))
+
+    assert "stands for the whole network" in said("192.0.2.0", "192.0.2.1/24")[0]
+    assert "stands for the whole network" in said("192.0.2.3", "192.0.2.1/30")[0]
+    assert said("192.0.2.2", "192.0.2.1/30") == []
+    assert said("2001:db8::", "2001:db8::1/64") == []
+
+
+def test_six_addresses_are_all_shown() -> None:
+    six = Ground(tuple(link(f"eth{n}", f"10.0.{n}.1/24") for n in range(6)))
+    assert "10.0.5.1/24 (eth5); choose" in problem(six)
 
 
 MACS = {ip_address("192.0.2.2"): "02:00:00:00:00:02", ip_address("192.0.2.254"): "02:fe"}

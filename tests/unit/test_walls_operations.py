@@ -356,7 +356,7 @@ class TestLogs:
             "! systemctl -q is-active nginx.service ||"
             " systemctl kill -s USR1 --kill-who=main nginx.service",
         ]
-        assert steps.asked == [("TreeState", {"paths": ["/a.log", "/b.log"]})]
+        assert steps.asked == [("TreeState", {"paths": ["/a.log", "/b.log"], "content": False})]
         assert [one[0] for one in steps.told] == ["entries_differ"]
         steps.facts["TreeState"] = TreeFound({"/a.log": self.KEPT}, "")
         assert steps.run(log_files.log_files_present, ["/a.log"]) == []

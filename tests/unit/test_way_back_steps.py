@@ -15,6 +15,7 @@ from tests.unit.samples import CODER, QWEN, settings
 from tests.unit.test_way_back import AT, BY_TOKEN, ID, A, B, C, stored
 from vllm_hosts.connect import lock
 from vllm_hosts.errors import HostError, LostError
+from vllm_hosts.facts.docker import ImageFound
 from vllm_hosts.facts.tree import TreeFound
 from vllm_hosts.host.compose import COMPOSE, ComposeFound
 from vllm_hosts.host.containers import Container
@@ -47,7 +48,7 @@ class Back(Steps):
             "ComposeProject": self.project(),
             "TreeState": TreeFound(folders, ""),
             "ImageId": ID,
-            "ImagesUsed": SimpleNamespace(wanted=ID),
+            "ImageVersion": ImageFound(ID, None),
             "EdgeRuns": True,
         }
         super().__init__(way_back, monkeypatch, facts)
@@ -175,7 +176,7 @@ class TestKept:
         assert self.run(back, WayBack(B)) == [("change", self.entries(), {"copies": []})]
         assert back.asked == [
             ("WayBackFound", {"directory": OPT}),
-            ("ImagesUsed", {"image": IMAGE}),
+            ("ImageVersion", {"image": IMAGE}),
         ]
         [(_, entries, words)] = self.run(back, WayBack(B, BOTH))
         assert entries == self.entries(Folder(BEFORE, mode=0o700))

@@ -92,12 +92,11 @@ def _short(name: str) -> str:
     return name.removeprefix("docker.io/").removeprefix("library/")
 
 
-def next_record(use: ImageUse, image: str) -> tuple[Used, ...]:
-    """The record once agents use ``image``; unchanged where nothing is new.
+def next_record(use: ImageUse, now: Used) -> tuple[Used, ...]:
+    """The record once agents use an image; unchanged where nothing is new.
 
     What agents have now comes before it: a host of an earlier version has no record of that.
     """
-    now = Used(use.wanted, image)
     before = [used for used in use.record if used != now]
     before += [used for used in use.agents if used not in (*before, now)]
     return (*before, now)

@@ -11,7 +11,8 @@ from vllm_hosts.agents.images import Row, gigabytes, judged, next_record, old_on
 from vllm_hosts.connect.connections import ask_host, carry_out
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.vllm_images import ImageRoom, ImagesThere, ImagesUsed
+from vllm_hosts.facts.docker import ImageVersion
+from vllm_hosts.facts.vllm_images import ImageRoom, ImagesThere, ImagesUsed, Used
 from vllm_hosts.host.files import File
 from vllm_hosts.host.paths import IMAGES_RECORD
 from vllm_hosts.operations.base import Commands, host_operation
@@ -24,11 +25,11 @@ def images_noted(image: str) -> Commands:
     """Note which image agents use from now on, after those that they have used before."""
     if asked_for():
         return
-    use = look(ImagesUsed, image=image)
-    if not use.wanted:
+    use, wanted = look(ImagesUsed), look(ImageVersion, image=image).id
+    if not wanted:
         # It comes with this run, if it is not a dry one.
         return
-    record = next_record(use, image)
+    record = next_record(use, Used(wanted, image))
     if record != use.record:
         text = "".join(f"{used.id} {used.name}\n" for used in record)
         yield change([File(IMAGES_RECORD, text.encode(), mode=0o600)])

@@ -27,9 +27,11 @@ class AptPackages(HostFact[Packages]):
     def command(self, names: list[str]) -> str:
         return ending(
             f"""
-            echo '== installed'
-            {dpkg.query(names)}
-            echo '== held'; apt-mark showhold {" ".join(names)}
+            found=$({dpkg.query(names)})
+            echo '== installed'; printf '%s\\n' "$found"
+            # apt reads its whole cache for that, and knows no hold that dpkg does not know.
+            echo '== held'
+            case "\n$found" in *"\nh"*) apt-mark showhold {" ".join(names)} ;; esac
             """
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from functools import cache
 from shlex import quote
-from typing import ClassVar, Final, Generic, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
 from pyinfra import logger
 from pyinfra.api.facts import FactBase, get_fact
@@ -16,6 +18,18 @@ from vllm_hosts.facts import ahead, touched
 
 T = TypeVar("T")
 
+
+def _types_once() -> None:
+    """pyinfra 3.10 works out the types of all its arguments for each class of facts, to see that no
+    argument of its commands has such a name: half of what loading them takes. Another version is
+    left alone."""
+    facts: Any = sys.modules[FactBase.__module__]
+    resolve = getattr(facts, "all_global_arguments", None)
+    if resolve is not None and not hasattr(resolve, "cache_info"):
+        facts.all_global_arguments = cache(resolve)
+
+
+_types_once()
 _UNREAD: Final = object()
 #: Last line of every fact's output: without it, the answer was cut short.
 END: Final = "vllm-hosts-end"

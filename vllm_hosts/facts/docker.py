@@ -10,7 +10,7 @@ from shlex import quote
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.facts.compose import start_seconds
 from vllm_hosts.host import daemon_json, systemctl
-from vllm_hosts.host.containers import INSPECT, published, read
+from vllm_hosts.host.containers import INSPECT, read
 from vllm_hosts.host.docker_unit import DockerOptions
 from vllm_hosts.host.paths import RAN, STAMPS, STARTS
 from vllm_hosts.text import clean
@@ -26,8 +26,6 @@ class Daemon:
     such a daemon has to be restarted.
     """
 
-    version: str | None
-    compose_version: str | None
     running: bool
     enabled: bool
     config: bytes | None
@@ -35,7 +33,7 @@ class Daemon:
 
 
 class DockerDaemon(HostFact[Daemon]):
-    """Versions, daemon.json, and whether the running daemon is older than what it should read."""
+    """Its daemon.json, and whether the running daemon is older than what it should read."""
 
     what = "the Docker daemon"
     steady = True
@@ -43,16 +41,22 @@ class DockerDaemon(HostFact[Daemon]):
     def command(self, read_at_start: list[str]) -> str:
         return ending(
             f"""
-            echo '== version'; docker version --format '{{{{.Server.Version}}}}' 2>/dev/null
-            echo '== compose'; docker compose version --short 2>/dev/null
-            {systemctl.query("docker.service")}
+            echo '== active'; pid=
+            for word in $({systemctl.NOW} docker.service 2>/dev/null); do
+                case $word in
+                ActiveState=*) echo "${{word#*=}}" ;;
+                MainPID=*) pid=${{word#*=}} ;;
+                *) echo "$word" ;;
+                esac
+            done
+            echo '== enabled'; {systemctl.IS_ENABLED} docker.service 2>/dev/null
             echo '== config'; [ ! -e {DAEMON_JSON} ] || {{ echo present; base64 {DAEMON_JSON}; }}
             echo '== stale'
-            pid=$({systemctl.MAIN_PID} docker.service 2>/dev/null)
             if [ -n "$pid" ] && [ "$pid" != 0 ] && [ -d "/proc/$pid" ]; then
+                began=$(stat -c %Y "/proc/$pid")
                 for path in {" ".join(read_at_start)}; do
                     [ -e "$path" ] || continue
-                    [ "$(stat -c %Z "$path")" -le "$(stat -c %Y "/proc/$pid")" ] || echo "$path"
+                    [ "$(stat -c %Z "$path")" -le "$began" ] || echo "$path"
                 done
             fi
             [ ! -e {RAN} ] || echo {RAN}
@@ -63,8 +67,6 @@ class DockerDaemon(HostFact[Daemon]):
         parts = sections(lines)
         config = parts["config"]
         return Daemon(
-            version="".join(parts["version"]) or None,
-            compose_version="".join(parts["compose"]).removeprefix("v") or None,
             running=systemctl.active(parts["active"]).runs,
             enabled=systemctl.enabled(parts["enabled"]),
             config=_decoded(config[1:]) if config else None,
@@ -118,23 +120,6 @@ def _decoded(lines: list[str]) -> bytes:
     return base64.b64decode("".join(lines), validate=True)
 
 
-class OwnPorts(HostFact[frozenset[int]]):
-    """TCP and UDP ports that the containers of one Compose project publish."""
-
-    what = "the containers' ports"
-    steady = True
-
-    def command(self, directory: str) -> str:
-        label = f"label=com.docker.compose.project.working_dir={directory}"
-        return ending(
-            f"echo '== ports'; ! command -v docker >/dev/null ||"
-            f" docker ps --filter {quote(label)} --format '{{{{.Ports}}}}' 2>/dev/null || :"
-        )
-
-    def parse(self, lines: list[str]) -> frozenset[int]:
-        return frozenset[int]().union(*map(published, sections(lines)["ports"]))
-
-
 class ImageId(HostFact[str]):
     """The id of an image that the host has; empty where it does not."""
 
@@ -143,14 +128,18 @@ class ImageId(HostFact[str]):
 
     def command(self, image: str) -> str:
         return ending(
-            f"echo '== id'; docker image inspect --format '{{{{.Id}}}}' {image} 2>/dev/null"
+            f"echo '== id'; docker image inspect --format '{{{{.Id}}}}' {quote(image)} 2>/dev/null"
         )
 
     def parse(self, lines: list[str]) -> str:
-        found = "".join(sections(lines)["id"])
-        if found and not re.fullmatch(r"sha256:[0-9a-f]{64}", found):
-            raise ValueError(found[:200])
-        return found
+        return _identifier(sections(lines)["id"])
+
+
+def _identifier(lines: list[str]) -> str:
+    found = "".join(lines)
+    if found and not re.fullmatch(r"sha256:[0-9a-f]{64}", found):
+        raise ValueError(found[:200])
+    return found
 
 
 #: The image that was checked last for its vLLM, and its answer.
@@ -167,7 +156,10 @@ class ImageFound:
 
 
 class ImageVersion(HostFact[ImageFound]):
-    """Which vLLM an image has, if it was checked since it came to this host."""
+    """Whether the host has an image, and which vLLM that has, if it was checked since it came.
+
+    A deploy asks this of its image wherever it has to know of it: Docker answers once for all.
+    """
 
     what = "the container images"
     steady = True
@@ -182,7 +174,7 @@ class ImageVersion(HostFact[ImageFound]):
 
     def parse(self, lines: list[str]) -> ImageFound:
         parts = sections(lines)
-        found = "".join(parts["id"])
+        found = _identifier(parts["id"])
         asked, _, version = "".join(parts["note"]).partition(" ")
         return ImageFound(found, clean(version, 100) if found and asked == found else None)
 
@@ -191,27 +183,33 @@ class ImageVersion(HostFact[ImageFound]):
 #: left by name. Only lines with options of dockerd are shown: others may have a proxy's password.
 _UNIT = r"""
 lines() {{ sed -e ':a' -e '/\\$/{{N;s/\\\n/ /;ta' -e '}}' "$1" |
-    sed 's/^[[:space:]]*//' |
-    grep -E '^(ExecStart|EnvironmentFile)[[:space:]]*=|^Environment[[:space:]]*=.*--' |
-    sed 's/^/| /'; }}
-echo '== swarm'
-timeout 20 docker info --format '{{{{.Swarm.LocalNodeState}}}}' 2>/dev/null
+    sed -nE -e 's/^[[:space:]]*//' \
+        -e '/^(ExecStart|EnvironmentFile)[[:space:]]*=|^Environment[[:space:]]*=.*--/s/^/| /p'; }}
 echo '== log driver'
-sed -n 's/.*"log-driver" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null | head -n 1
+[ ! -f /etc/docker/daemon.json ] ||
+    sed -n '/.*"log-driver" *: *"\([^"]*\)".*/{{s//\1/p;q;}}' /etc/docker/daemon.json 2>/dev/null
 set --
 for folder in {folders}; do
     [ ! -f "$folder/docker.service" ] || {{ set -- "$folder/docker.service"; break; }}
 done
-for name in $(for folder in {folders}; do ls "$folder/docker.service.d" 2>/dev/null; done |
-    grep '[.]conf$' | LC_ALL=C sort -u); do
+names=
+for folder in {folders}; do
+    [ ! -d "$folder/docker.service.d" ] || names=some
+done
+[ -z "$names" ] || names=$(
+    for folder in {folders}; do ls "$folder/docker.service.d" 2>/dev/null; done |
+    grep '[.]conf$' | LC_ALL=C sort -u)
+for name in $names; do
     for folder in {folders}; do
         [ ! -e "$folder/docker.service.d/$name" ] ||
             {{ set -- "$@" "$folder/docker.service.d/$name"; break; }}
     done
 done
-for file in "$@"; do [ ! -f "$file" ] || {{ echo "== unit $file"; lines "$file"; }}; done
-for file in "$@"; do [ ! -f "$file" ] || lines "$file"; done |
-    sed -n 's/^| EnvironmentFile[[:space:]]*=[[:space:]]*-*//p' |
+said=$(for file in "$@"; do
+    [ ! -f "$file" ] || {{ echo "== unit $file"; lines "$file"; }}
+done)
+[ -z "$said" ] || printf '%s\n' "$said"
+printf '%s\n' "$said" | sed -n 's/^| EnvironmentFile[[:space:]]*=[[:space:]]*-*//p' |
     while read -r file; do
         [ -f "$file" ] || continue
         echo "== environment $file"; grep -e '^[A-Za-z_].*--' "$file" | sed 's/^/| /'
@@ -227,7 +225,8 @@ _FOLDERS = (
 
 
 class DockerUnit(HostFact[DockerOptions]):
-    """Options that docker.service and its drop-ins give the daemon."""
+    """Options that docker.service and its drop-ins give the daemon. Whether the host is in a swarm
+    is known from ``DockerState``, which asks the daemon anyway."""
 
     what = "docker.service"
     steady = True
@@ -245,5 +244,4 @@ class DockerUnit(HostFact[DockerOptions]):
                 if heading.startswith(kind)
             ]
 
-        swarm = parts["swarm"] not in ([], ["inactive"])
-        return DockerOptions(of("unit "), of("environment "), "".join(parts["log driver"]), swarm)
+        return DockerOptions(of("unit "), of("environment "), "".join(parts["log driver"]))

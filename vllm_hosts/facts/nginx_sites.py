@@ -22,7 +22,8 @@ class NginxSites(HostFact[Sites]):
                 came=$(dpkg-query -W -f '${{Conffiles}}\\n' nginx-common nginx 2>/dev/null |
                     sed -n 's|^ */etc/nginx/sites-available/default \\([0-9a-f]*\\).*|\\1|p' |
                     head -n 1)
-                [ "$(md5sum <"$site" | cut -c 1-32)" != "$came" ] || whose=distribution
+                is=$(md5sum <"$site")
+                [ "${{is%% *}}" != "$came" ] || whose=distribution
             fi
             echo '== welcome'; [ -z "$whose" ] || echo "$whose"
             echo '== pages'
@@ -35,7 +36,7 @@ class NginxSites(HostFact[Sites]):
             for file in {etc}/nginx.conf {etc}/conf.d/*.conf {etc}/sites-enabled/*; do
                 [ -f "$file" ] && [ "${{file##*/}}" != vllm-hosts.conf ] || continue
                 [ "$file$whose" != "{etc}/sites-enabled/defaultdistribution" ] || continue
-                sed 's/#.*//' "$file" | tr '\\n' ' ' | tr ';{{}}' '\\n\\n\\n' |
+                sed 's/#.*//' "$file" | tr '\\n;{{}}' ' \\n\\n\\n' |
                     sed -n 's|^[[:space:]]*listen[[:space:]]\\{{1,\\}}||p' |
                     while IFS= read -r words; do printf '%s\\t%s\\n' "$file" "$words"; done
             done

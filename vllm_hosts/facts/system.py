@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, as_user, ending, sections
-from vllm_hosts.host import dpkg
 from vllm_hosts.host.containers import published
-from vllm_hosts.host.docker_there import DockerThere
-from vllm_hosts.host.image_places import IMAGES, image_places
 from vllm_hosts.host.nvidia_apps import APPS
 from vllm_hosts.host.nvidia_apps import read as read_apps
 from vllm_hosts.host.nvidia_smi import QUERY, parse
@@ -21,16 +18,19 @@ from vllm_hosts.host.system import ModelFolder, NetworkRoute, System
 from vllm_hosts.hub.weights import HEADER_SIZE, IS_POINTER, POINTER, judged, read_total
 from vllm_hosts.text import clean
 
-_DOCKER_PACKAGES = (
-    *("docker.io", "docker-ce"),
-    *("docker-compose", "docker-compose-v2", "docker-compose-plugin"),
+#: A label may have line ends, and JSON has none.
+_CONTAINER = (
+    '{{.Names}}|{{.Status}}|{{.Ports}}|{{json (.Label "com.docker.compose.project.working_dir")}}'
 )
 #: For each folder with a model its config.json, what the index says, and every file with weights:
 #: its size, the length of its header, where that says that the last tensor ends, and its name. A
 #: download of the hub's has a folder for each revision below it.
 _MODELS = """
 pointer() {{
-    [ "$(head -c 40 "$1" | tr -d '\\0' | cut -c 1-30)" = '{pointer}' ] && echo "pointer ${{1##*/}}"
+    case $(head -c 40 "$1" | tr -d '\\0') in
+    '{pointer}'*) echo "pointer ${{1##*/}}" ;;
+    *) false ;;
+    esac
 }}
 for folder in {folders}; do
     at=$folder
@@ -56,11 +56,12 @@ for folder in {folders}; do
         [ -f "$file" ] || continue
         [ -z "$names" ] || echo "$names" | grep -qxF -e "$name" || continue
         pointer "$file" && continue
-        header=$(od -An -t u8 -N 8 "$file" | tr -d ' ') end=
+        header=$(od -An -t u8 -N 8 "$file") end=
+        header=${{header##* }}
         if [ ${{#header}} -le 9 ] && [ "${{header:-0}}" -le {header_size} ]; then
             end=$(tail -c +9 "$file" | head -c "${{header:-0}}" |
-                grep -ao '"data_offsets" *: *\\[ *[0-9]* *, *[0-9]*' | sed 's/.*, *//' | sort -n |
-                tail -n 1)
+                grep -ao '"data_offsets" *: *\\[ *[0-9]* *, *[0-9]*' |
+                awk -F '[, ]' '$NF + 0 >= most + 0 {{ most = $NF }} END {{ if (NR) print most }}')
         fi
         echo "file $(stat -Lc %s "$file") ${{header:--}} ${{end:-0}} $name"
     done
@@ -83,28 +84,30 @@ class SystemState(HostFact[System]):
             f"""
             echo '== user'; id -u
             echo '== clock'; date +%s
-            echo '== init'; cat /proc/1/comm
+            echo '== init'; IFS= read -r init </proc/1/comm; printf '%s\\n' "$init"
             echo '== image'; docker image inspect --format present {quote(image)} 2>/dev/null
+            set --
             for folder in {" ".join(folders)}; do
                 at=$folder; while [ ! -d "$at" ]; do at=$(dirname "$at"); done
-                echo "== free $folder"; [ "$at" != "$folder" ] || echo present
-                df --output=avail -B1 "$at" | tail -n 1
+                set -- "$@" "$at"
             done
+            [ $# = 0 ] || df --output=avail,file -B1 "$@" | {{
+                read -r free path; read -r free path  # the first line is a heading
+                for folder in {" ".join(folders)}; do
+                    echo "== free $folder"; [ "$1" != "$folder" ] || echo present
+                    # df leaves out what it cannot see.
+                    [ "$path" != "$1" ] || {{ echo "$free"; read -r free path; }}
+                    shift
+                done
+            }}
             echo '== listeners'; {LISTENING}
             echo '== users'
             {OWNERS}
             echo '== containers'
             if command -v docker >/dev/null; then
-                docker ps -a --format '{{{{.Names}}}} {{{{.Ports}}}}' 2>/dev/null
+                docker ps -a --format {quote(_CONTAINER)} 2>/dev/null
             fi
             echo '== routes'; ip -o -4 route show
-            echo '== docker'
-            if command -v dockerd >/dev/null; then
-                echo "path $(command -v dockerd)"; echo "daemon $(dockerd --version 2>/dev/null)"
-                echo "compose $(docker compose version --short 2>/dev/null)"
-            fi
-            {dpkg.query(_DOCKER_PACKAGES, mark="package ")}
-            {IMAGES}
             echo '== ipv6'; [ ! -e /proc/net/if_inet6 ] || echo present
             echo '== gpus'
             {QUERY}
@@ -117,6 +120,7 @@ class SystemState(HostFact[System]):
     def parse(self, lines: list[str]) -> System:
         parts = sections(lines)
         smi = parse(parts["gpus"])
+        containers = [(*line.split("|", 3), "", "", "")[:4] for line in parts["containers"]]
         return System(
             user=parts["user"][0],
             init=parts["init"][0],
@@ -136,8 +140,11 @@ class SystemState(HostFact[System]):
                 for one in read(parts["listeners"], parts.get("users", []))
                 if one.protocol == "tcp"
             ),
-            containers=frozenset(line.partition(" ")[0] for line in parts["containers"]),
-            container_ports=_container_ports(parts["containers"]),
+            containers=frozenset(name for name, *_ in containers),
+            container_ports={
+                port: name for name, _, ports, _ in containers for port in published(ports)
+            },
+            project_ports=_project_ports(containers),
             routes=tuple(_routes(parts["routes"])),
             gpus=smi.gpus,
             gpu_failure=smi.failure,
@@ -146,25 +153,12 @@ class SystemState(HostFact[System]):
             programs=read_apps(parts.get("programs", [])),
             clock=int(parts["clock"][0]) - time.time() if parts.get("clock") else 0.0,
             ipv6=parts.get("ipv6", ["present"]) == ["present"],
-            docker=_docker(parts.get("docker", [])),
-            images=image_places(parts["images"]) if parts.get("images") else None,
             models={
                 heading.removeprefix("model "): _model(content)
                 for heading, content in parts.items()
                 if heading.startswith("model ")
             },
         )
-
-
-def _docker(lines: list[str]) -> DockerThere:
-    words = [line.partition(" ")[::2] for line in lines]
-    said = {kind: rest for kind, rest in words if kind != "package"}
-    return DockerThere(
-        packages=dpkg.installed(rest for kind, rest in words if kind == "package"),
-        daemon=clean(said.get("daemon", ""), 200),
-        compose=clean(said.get("compose", ""), 200),
-        path=clean(said.get("path", ""), 200),
-    )
 
 
 def _routes(lines: list[str]) -> Iterator[NetworkRoute]:
@@ -177,12 +171,14 @@ def _routes(lines: list[str]) -> Iterator[NetworkRoute]:
             yield NetworkRoute(IPv4Network(target), interface)
 
 
-def _container_ports(lines: list[str]) -> dict[int, str]:
-    """Published port -> container name, from ``docker ps``' column of ports."""
-    ports: dict[int, str] = {}
-    for line in lines:
-        name, _, shown = line.partition(" ")
-        ports |= dict.fromkeys(published(shown), name)
+def _project_ports(containers: Iterable[Sequence[str]]) -> dict[str, frozenset[int]]:
+    """What containers that run publish, by the folder of their project as JSON writes it."""
+    ports: dict[str, frozenset[int]] = {}
+    for _, status, shown, label in containers:
+        # Docker has other words for what it does not list by itself.
+        if status.startswith(("Up ", "Restarting ")):
+            folder = label.removeprefix('"').removesuffix('"')
+            ports[folder] = ports.get(folder, frozenset()) | published(shown)
     return ports
 
 

@@ -30,21 +30,30 @@ class TreeState(HostFact[TreeFound]):
 
     what = "the state of files"
     steady = True
+    _content = True
 
-    def command(self, paths: list[str], stamp: str | None = None) -> str:
+    def command(self, paths: list[str], stamp: str | None = None, content: bool = True) -> str:
+        """:param content: whether digests are wanted; of a log they cost as much as it is long."""
+        self._content = content
         words = " ".join(quote(path) for path in paths)
+        noted = f"{STAMPS}/{stamp}"
+        read_stamp = f"[ ! -f {quote(noted)} ] || cat {quote(noted)}" if stamp else ":"
         return ending(
             f"""
             echo '== stat'; {stat.query(words)}
             echo '== sha256'
             # Opens no link and no FIFO, and nothing that is not there.
-            find {words} -maxdepth 0 -type f -exec sha256sum -- {{}} + 2>/dev/null
-            echo '== stamp'; cat {quote(f"{STAMPS}/{stamp or '-'}")} 2>/dev/null; echo
+            set --
+            for path in {words if content else ""}; do
+                [ ! -f "$path" ] || [ -L "$path" ] || set -- "$@" "$path"
+            done
+            [ $# = 0 ] || sha256sum -- "$@" 2>/dev/null
+            echo '== stamp'; {read_stamp} 2>/dev/null; echo
             echo '== deployed'
             [ ! -e {DEPLOYED} ] || {{
                 echo noted
-                printf '%s\\n' {words} |
-                    awk 'NR == FNR {{ asked[$0]; next }} $2 in asked' - {DEPLOYED}
+                awk 'BEGIN {{ for (n = 2; n < ARGC; n++) asked[ARGV[n]]; ARGC = 2 }} $2 in asked' \
+                    {DEPLOYED} {words}
             }}
             echo '== asked'; printf '%s\\n' {words}
             """
@@ -55,7 +64,8 @@ class TreeState(HostFact[TreeFound]):
         digests = {line[66:]: line[:64] for line in parts["sha256"]}
         paths = dict.fromkeys(parts["asked"], NOTHING)
         for path, found in stat.read(parts["stat"]).items():
-            paths[path] = replace(found, sha256=digests[path] if found.kind == "f" else "")
+            read = found.kind == "f" and self._content
+            paths[path] = replace(found, sha256=digests[path] if read else "")
         if noted := parts["deployed"]:
             digests_of: dict[str, list[str]] = {path: [] for path in paths}
             for line in noted[1:]:

@@ -113,23 +113,19 @@ def recorded(lines: list[str]) -> tuple[Used, ...]:
 
 @dataclass(frozen=True)
 class ImageUse:
-    """``wanted``: identifier of the settings' image, empty where the host does not have it.
+    """``agents``: identifier and name of each image that an agent has now."""
 
-    ``agents``: identifier and name of each image that an agent has now.
-    """
-
-    wanted: str
     agents: tuple[Used, ...]
     record: tuple[Used, ...]
 
 
 class ImagesUsed(HostFact[ImageUse]):
-    """What the record of used images should have, and what it has."""
+    """What the record of used images has, and what it should have."""
 
     what = "the agents' images"
     steady = True
 
-    def command(self, image: str) -> str:
+    def command(self) -> str:
         ours = f"label=com.docker.compose.project={PROJECT}"
         return ending(
             f"""
@@ -139,19 +135,13 @@ class ImagesUsed(HostFact[ImageUse]):
                 ids=$(docker ps --all --quiet --filter {ours}) || exit 1
                 [ -z "$ids" ] || printf '%s\\n' "$ids" |
                     xargs docker container inspect --format {quote(INSPECT)} || exit 1
-                echo '== wanted'
-                docker image inspect --format '{{{{.Id}}}}' {quote(image)} 2>/dev/null
-            else
-                echo '== wanted'
             fi
             """
         )
 
     def parse(self, lines: list[str]) -> ImageUse:
         parts = sections(lines)
-        [wanted] = parts["wanted"] or [""]
         return ImageUse(
-            wanted=_identifier(wanted) if wanted else "",
             agents=recorded(
                 sorted({f"{one.image_id} {one.image}" for one in read(parts["agents"])})
             ),

@@ -23,8 +23,8 @@ class WayBackFound(HostFact[WayBack]):
         """:param directory: holds compose.yaml."""
         return ending(
             f"""
-            digest() {{ [ ! -f "$1" ] || sha256sum <"$1" | cut -c 1-64; }}
-            at() {{ date -u -d "@$(stat -c %Y "$1")" '+%Y-%m-%d %H:%M:%S UTC'; }}
+            digest() {{ [ ! -f "$1" ] || {{ sum=$(sha256sum <"$1"); echo "${{sum%% *}}"; }}; }}
+            at() {{ date -u -r "$1" '+%Y-%m-%d %H:%M:%S UTC'; }}
             echo '== present'; digest {directory}/compose.yaml
             for one in now before; do
                 echo "== $one"

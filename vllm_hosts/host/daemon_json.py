@@ -11,6 +11,10 @@ from vllm_hosts.errors import HostError
 
 #: Docker's settings, which may be somebody's in part.
 PATH = "/etc/docker/daemon.json"
+#: Docker looks for this program only when it starts, to register its GPU driver.
+HOOK = "/usr/bin/nvidia-container-runtime-hook"
+#: What it reads at no other time. Who asks about one asks about all: it is one question then.
+READ_AT_START = (PATH, HOOK)
 Json = dict[str, Any]
 
 

@@ -14,11 +14,13 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from shlex import quote
+from textwrap import dedent
 
 from vllm_hosts.bounded import SIZE
 
-#: Seconds that one script may take here. One that needs longer is asked alone, without a limit.
-PATIENCE = 20
+#: Seconds that all scripts may take here. One that is not done by then is asked alone, without a
+#: limit.
+PATIENCE = 40
 #: Scripts that run side by side: a host has other work.
 SIDE_BY_SIDE = 4
 #: Bytes of one line of standard input.
@@ -32,22 +34,25 @@ def program(shell: str = "sh") -> str:
 
     :param shell: what scripts are for.
     """
-    one = (
-        f'timeout -k 2 {PATIENCE} {quote(shell)} "$0/ask/$1" </dev/null 2>/dev/null'
-        ' >"$0/said/$1" && mv "$0/said/$1" "$0/well/$1"'
+    # Few programs besides the scripts: each costs a host more than most questions do. Whoever
+    # creates a file below "taken" (set -C: nobody can a second time) runs that script.
+    worker = (
+        'set -C; for ask in "$0"/ask/*; do one=${ask##*/}'
+        '; { true >"$0/taken/$one"; } 2>/dev/null || continue'
+        f'; {quote(shell)} "$ask" </dev/null 2>/dev/null >"$0/said/$one"'
+        ' && true >"$0/well/$one"; done'
     )
-    return f"""
+    workers = " ".join(map(str, range(SIDE_BY_SIDE)))
+    return dedent(f"""
         work=$(mktemp -d /run/vllm-hosts.XXXXXX 2>/dev/null || mktemp -d) || exit 1
         trap 'rm -rf "$work"' EXIT; trap 'exit 1' HUP INT TERM PIPE
-        mkdir "$work/ask" "$work/said" "$work/well" || exit 1
+        mkdir "$work/ask" "$work/taken" "$work/said" "$work/well" || exit 1
         base64 -d | tar -xzm -f - -C "$work/ask" || exit 1
-        ls "$work/ask" | xargs -P {SIDE_BY_SIDE} -n 1 sh -c {quote(one)} "$work" || :
-        for answer in "$work"/well/*; do
-            [ ! -f "$answer" ] || {{
-                printf '%s %s\\n' "${{answer##*/}}" "$(stat -c %s "$answer")"; cat "$answer"
-            }}
-        done | gzip -c | base64
-    """
+        echo {workers} |
+            timeout -k 2 {PATIENCE} xargs -P {SIDE_BY_SIDE} -n 1 sh -c {quote(worker)} "$work" || :
+        cd "$work/well" && set -- * && cd ../said || exit 1
+        {{ [ ! -f "$1" ] || {{ stat -c '%n %s' -- "$@"; echo; cat -- "$@"; }}; }} | gzip -c | base64
+    """)
 
 
 def given(scripts: Sequence[str]) -> list[str]:
@@ -59,7 +64,7 @@ def given(scripts: Sequence[str]) -> list[str]:
             member = tarfile.TarInfo(str(number))
             member.size, member.mode = len(content), 0o600
             tar.addfile(member, io.BytesIO(content))
-    text = base64.b64encode(gzip.compress(buffer.getvalue(), 6)).decode()
+    text = base64.b64encode(gzip.compress(buffer.getvalue(), 9)).decode()
     return [text[start : start + _LINE] for start in range(0, len(text), _LINE)]
 
 
@@ -72,14 +77,21 @@ def answers(lines: Sequence[str], count: int) -> list[list[str] | None]:
     """
     content = _unpacked("".join(lines))
     found: list[list[str] | None] = [None] * count
-    at = 0
-    while at < len(content):
-        end = content.index(b"\n", at, at + 40)
-        number, size = map(_number, content[at:end].split(b" "))
-        at = end + 1 + size
-        if number >= count or found[number] is not None or at > len(content):
-            raise ValueError("an answer to nothing, a second one, or half of one")
-        found[number] = _lines(content[end + 1 : at])
+    if not content:
+        return found
+    index, blank, said = content.partition(b"\n\n")
+    if not blank:
+        raise ValueError("sizes have no end")
+    sizes = [tuple(map(_number, line.split(b" "))) for line in index.split(b"\n")]
+    at, known = 0, set[int]()
+    for number, size in sizes:
+        if number >= count or number in known:
+            raise ValueError("an answer to nothing, or a second one")
+        known.add(number)
+        found[number] = _lines(said[at : at + size])
+        at += size
+    if at != len(said):
+        raise ValueError("half of an answer, or more than one")
     return found
 
 

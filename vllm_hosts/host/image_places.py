@@ -10,17 +10,30 @@ from vllm_hosts.host.docker_there import DockerThere, version_in
 _CONTAINERD_SINCE = 29
 
 #: Asks the daemon if it runs, and its files if it does not; prints the free bytes of each place.
+#: The daemon is asked once for all: docker starts every plugin of its own for it. What it says of
+#: Compose, its swarm, its context and its version is in variables then.
 IMAGES = r"""
 echo '== images'
-root=$(sed -n 's/.*"data-root" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json 2>/dev/null |
-    head -n 1)
+root= feature= store=
+if [ -f /etc/docker/daemon.json ]; then
+    root=$(sed -n '/.*"data-root" *: *"\([^"]*\)".*/{s//\1/p;q;}' /etc/docker/daemon.json)
+    feature=$(tr -d ' \t\n' </etc/docker/daemon.json |
+        sed -n 's/.*"containerd-snapshotter":\(true\|false\).*/\1/p')
+fi
 root=${root:-/var/lib/docker}
-feature=$(cat /etc/docker/daemon.json 2>/dev/null | tr -d ' \t\n' |
-    sed -n 's/.*"containerd-snapshotter":\(true\|false\).*/\1/p')
-store=$(sed -n 's/^root *= *["'"'"']\([^"'"'"']*\)["'"'"'].*/\1/p' /etc/containerd/config.toml \
-    2>/dev/null | head -n 1)
+[ ! -f /etc/containerd/config.toml ] ||
+    store=$(sed -n '/^root *= *["'"'"']\([^"'"'"']*\)["'"'"'].*/{s//\1/p;q;}' \
+        /etc/containerd/config.toml)
 store=${store:-/var/lib/containerd}
-says=$(timeout 20 docker info --format '{{.DockerRootDir}} {{json .DriverStatus}}' 2>/dev/null)
+says=$(timeout 20 docker info --format '{{.DockerRootDir}} {{json .DriverStatus}}'\
+'|{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{if not .Err}}{{.Version}}'\
+'{{end}}{{end}}{{end}}'\
+'|{{.Swarm.LocalNodeState}}|{{.ClientInfo.Context}}|{{.ServerVersion}}' 2>/dev/null)
+case $says in *'|'*'|'*'|'*'|'*) ;; *) says="$says||||" ;; esac
+server=${says##*|}; says=${says%|*}
+context=${says##*|}; says=${says%|*}
+swarm=${says##*|}; says=${says%|*}
+compose=${says##*|}; says=${says%|*}
 case $says in /*)
     root=${says%% *}; kind=docker
     case $says in *io.containerd.snapshotter*) kind=containerd ;; esac
@@ -31,7 +44,8 @@ esac
 echo "feature ${feature:--}"
 for one in "root $root" "store $store"; do
     at=${one#* }; while [ ! -d "$at" ]; do at=$(dirname "$at"); done
-    echo "$one"; echo "free ${one%% *} $(df --output=avail -B1 "$at" | tail -n 1)"
+    echo "$one"
+    df --output=avail -B1 "$at" | { read -r head; read -r free; echo "free ${one%% *} $free"; }
 done
 """.strip()
 

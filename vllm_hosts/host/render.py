@@ -2,10 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache, lru_cache
+from importlib.util import cache_from_source
+from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import jinja2
+from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
+from jinja2.bccache import Bucket
+
+
+class _Compiled(BytecodeCache):
+    """Keeps compiled templates where Python keeps this compiled module, and as it does: under the
+    same conditions, and for a new text anew."""
+
+    def _file(self, bucket: Bucket) -> Path:
+        folder = Path(cache_from_source(__file__)).parent
+        return folder / f"{bucket.key}.{jinja2.__version__}.{sys.implementation.cache_tag}.jinja"
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        try:
+            bucket.bytecode_from_string(self._file(bucket).read_bytes())
+        except Exception:
+            # Not there, not readable, or not what was written: it is compiled.
+            bucket.reset()
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        if sys.dont_write_bytecode:
+            return
+        file = self._file(bucket)
+        new = file.with_suffix(f".{os.getpid()}")
+        try:
+            new.write_bytes(bucket.bytecode_to_string())
+            new.replace(file)
+        except OSError:
+            with suppress(OSError):
+                new.unlink()
 
 
 @cache
@@ -16,6 +51,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        bytecode_cache=_Compiled(),
         # These are configuration files, not HTML: each template quotes by its own language's rules.
         autoescape=False,  # noqa: S701
     )

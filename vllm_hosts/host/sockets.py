@@ -15,7 +15,7 @@ LISTENING = "ss -Hltunpe"
 #: Shell: the users whose sockets those are, as ``NAME:NUMBER``. No name of a program is in it.
 OWNERS = r"""
 ss -Hltune | sed -n 's/.* uid:\([0-9]*\) .*/\1/p' | sort -u | head -n 100 |
-    while read -r uid; do getent passwd "$uid" | cut -d : -f 1,3; done
+    xargs -r getent passwd | cut -d : -f 1,3
 """.strip()
 
 #: A program as ss shows it: its name is whatever it calls itself, in 15 bytes. They are too few for

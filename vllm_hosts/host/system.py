@@ -44,7 +44,9 @@ class System:
     with memory on cards. ``models`` are those with
     a config.json, by the folder that was asked about. ``ipv6``: whether the kernel speaks it.
     ``clock``: seconds that it is ahead of this machine's. ``containers`` are the names of all,
-    whatever they do; ``container_ports`` has those that Docker publishes a port for.
+    whatever they do; ``container_ports`` has those that Docker publishes a port for, and
+    ``project_ports`` the ports of Compose projects, by their folder. ``swarm``: whether the host is
+    a node of a swarm; like ``docker`` and ``images``, it is asked by itself.
     """
 
     user: str
@@ -66,6 +68,8 @@ class System:
     clock: float = 0.0
     docker: DockerThere = field(default_factory=DockerThere)
     images: ImagePlaces | None = None
+    swarm: bool = False
+    project_ports: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     @property
     def smi(self) -> Smi:

@@ -12,6 +12,8 @@ IS_ACTIVE = "systemctl is-active"
 IS_ENABLED = "systemctl is-enabled"
 #: Prints 0 where the unit does not run.
 MAIN_PID = "systemctl show -p MainPID --value"
+#: The same as ``IS_ACTIVE`` and ``MAIN_PID`` say, in one answer with names.
+NOW = "systemctl show -p ActiveState -p MainPID"
 
 
 class Active(StrEnum):

@@ -23,6 +23,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 #: Of a neighbour that was asked and has not answered, or is not asked.
 _SILENT = {"FAILED", "INCOMPLETE", "NOARP", "NONE"}
 _SHOWN = 6
+#: Characters of a name, or of a number on the wire, that a sentence has.
+_LONGEST = 40
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def interfaces(text: str) -> tuple[Interface, ...]:
 def neighbours(text: str) -> dict[Address, str]:
     """From what ``NEIGHBOURS`` printed: those that answer."""
     return {
-        ip_address(str(one["dst"])): clean(str(one["lladdr"]), 40)
+        ip_address(str(one["dst"])): clean(str(one["lladdr"]), _LONGEST)
         for one in _objects(text)
         if "lladdr" in one and not _SILENT & set(one.get("state", ()))
     }
@@ -123,7 +125,7 @@ def virtual_problems(virtual: VirtualAddress, ground: Ground) -> Iterator[str]:
         own = there[0].network_of(virtual.address)
         assert own is not None
         yield (
-            f"{said} is in the network of {own} ({clean(there[0].name, 20)}), and this gateway"
+            f"{said} is in the network of {own} ({_name(there[0])}), and this gateway"
             f" would speak with the others from {virtual.own}; set gateway.virtual_source in its"
             f" data to {str(own.ip)!r}"
         )
@@ -135,12 +137,12 @@ def virtual_problems(virtual: VirtualAddress, ground: Ground) -> Iterator[str]:
         yield f"{said} stands for the whole network {inside.network}; choose a free address of it"
     elif not _NAME.fullmatch(chosen.name):
         yield (
-            f"{said} would be an address of the interface {clean(chosen.name, 20)!r}, whose name"
+            f"{said} would be an address of the interface {_name(chosen)!r}, whose name"
             " keepalived cannot read; give it one of letters, digits and . - _"
         )
     elif not ground.ours and (has := [i for i in ground.interfaces if i.has(virtual.address)]):
         yield (
-            f"{said} is an address of {clean(has[0].name, 20)} here already, and vllm-hosts did not"
+            f"{said} is an address of {_name(has[0])} here already, and vllm-hosts did not"
             " give it; take it out of this gateway's own network settings (ip address shows it),"
             " or choose a free one"
         )
@@ -158,9 +160,11 @@ def _stranger(virtual: VirtualAddress, ground: Ground) -> str:
     return "" if who in known else who
 
 
+def _name(one: Interface) -> str:
+    return clean(one.name, _LONGEST)
+
+
 def _shown(ground: Ground) -> str:
-    found = [
-        f"{one} ({clean(link.name, 20)})" for link in ground.interfaces for one in link.addresses
-    ]
+    found = [f"{one} ({_name(link)})" for link in ground.interfaces for one in link.addresses]
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return (", ".join(found[:_SHOWN]) or "no address") + more

@@ -12,10 +12,11 @@ from pyinfra.context import ctx_state
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageId
+from vllm_hosts.facts.docker import DAEMON_JSON, DockerDaemon, ImageVersion
+from vllm_hosts.facts.docker_state import DockerState
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.compose import COMPOSE
-from vllm_hosts.host.daemon_json import merged
+from vllm_hosts.host.daemon_json import READ_AT_START, merged
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
 from vllm_hosts.host.files import File
 from vllm_hosts.host.paths import RAN
@@ -87,7 +88,11 @@ def daemon_configured(
     :param serving: the host's agents: hosts with the same models restart Docker one after the
         other if containers do not outlive that.
     """
-    daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON, *read_at_start])
+    asked = list(dict.fromkeys([*READ_AT_START, *read_at_start]))
+    daemon = look(DockerDaemon, read_at_start=asked)
+    # What another role's files have become is that role's business.
+    ours = (DAEMON_JSON, *read_at_start, RAN)
+    stale = [path for path in daemon.stale if path in ours]
     text = merged(daemon.config, wanted)
     if text is not None:
         differs(
@@ -96,7 +101,7 @@ def daemon_configured(
             File(DAEMON_JSON, text, partly=True),
             lambda: look(TreeState, paths=[DAEMON_JSON]).paths[DAEMON_JSON],
         )
-    elif daemon.stale or not daemon.running:
+    elif stale or not daemon.running:
         differs("docker.service", "does not run, or runs with older settings")
     if not daemon.enabled:
         differs("docker.service", "does not start at boot")
@@ -109,7 +114,7 @@ def daemon_configured(
             activate=RESTART,
         )
         yield from outage([written], serving, what, outlived=True)
-    elif daemon.stale or not daemon.running or may_have_changed(provided_by):
+    elif stale or not daemon.running or may_have_changed(provided_by):
         yield from outage([restart], serving, what, outlived=True)
     if not daemon.enabled:
         yield watched("enabling Docker", "systemctl enable docker.service")
@@ -121,16 +126,16 @@ def compose_available() -> Commands:
 
     Changes nothing.
     """
-    daemon = look(DockerDaemon, read_at_start=[DAEMON_JSON])
+    found = look(DockerState).compose
     try:
-        version = Version((daemon.compose_version or "").split("-")[0].split("+")[0])
+        version = Version((found or "").split("-")[0].split("+")[0])
     except InvalidVersion:
         version = None
-    if daemon.compose_version is None and not ctx_state.get().is_executing:
+    if found is None and not ctx_state.get().is_executing:
         return  # It comes with the packages that are installed before.
     if version is None or version < COMPOSE_FLOOR:
         raise HostError(
-            f"`docker compose` is {daemon.compose_version or 'missing'}; {COMPOSE_FLOOR} or newer"
+            f"`docker compose` is {found or 'missing'}; {COMPOSE_FLOOR} or newer"
             " is needed; set docker.source = 'docker-ce'"
         )
     yield from ()
@@ -158,7 +163,7 @@ PULL_SUMMARY = r"""
 @host_operation
 def image_present(image: str) -> Commands:
     """Pull an image unless the host has it, reporting progress."""
-    if look(ImageId, image=quote(image)):
+    if look(ImageVersion, image=image).id:
         return
     differs(f"image {image}", "is not on the host")
     # Compose reports the bytes of each layer; `docker pull` does so only on a terminal.

@@ -20,7 +20,7 @@ def log_files_present(paths: Sequence[str]) -> Commands:
     :param paths: in a folder where only root can create files.
     """
     wanted = [Kept(path, mode=0o640, owner="www-data", group="adm") for path in paths]
-    found = look(TreeState, paths=list(paths))
+    found = look(TreeState, paths=list(paths), content=False)
     different = differing(wanted, found.paths)
     if not different:
         return

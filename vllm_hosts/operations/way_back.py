@@ -16,10 +16,9 @@ from vllm_hosts.connect.connections import carry_out
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.compose import ComposeProject
-from vllm_hosts.facts.docker import ImageId
+from vllm_hosts.facts.docker import ImageId, ImageVersion
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.facts.vllm_images import ImagesUsed
 from vllm_hosts.facts.way_back import WayBackFound
 from vllm_hosts.host.agent_changes import changes, sentences, serving
 from vllm_hosts.host.compose import COMPOSE, ComposeFound
@@ -83,7 +82,7 @@ def kept_for_a_way_back(
     undone, now = found.undone, found.now
     if undone is not None and undone.compose == wanted.sha256:
         leads_to(f"agents get the definition again that was taken back here ({undone.at})")
-    definition = made(look(ImagesUsed, image=image).wanted)
+    definition = made(look(ImageVersion, image=image).id)
     same = now is not None and now.compose == wanted.sha256
     if same and now is not None and now.definition == definition and undone is None:
         return

@@ -12,6 +12,7 @@ import click
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
+from vllm_hosts import compiled_once
 from vllm_hosts.connect import pyinfra_output, pyinfra_speed
 from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.errors import HostError
@@ -140,6 +141,7 @@ def install(project: Project | None = None) -> None:
     :raises SystemExit: an option with which failures would go unnoticed.
     """
     global _run
+    compiled_once()
     pyinfra_output.install()
     pyinfra_speed.install()
     context = click.get_current_context(silent=True)

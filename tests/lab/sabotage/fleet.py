@@ -98,14 +98,14 @@ SHARED_ROWS = [
     on_gateway(
         row(
             "vrrp-from-everybody",
-            "GW-06",
+            "NET-03 GW-06",
             "nft insert rule inet vllm_hosts input ip protocol 112 accept",
         )
     ),
     on_gateway(
         row(
             "vrrp-from-one-more",
-            "GW-06",
+            "NET-03 GW-06",
             "nft insert rule inet vllm_hosts input ip saddr 203.0.113.77 ip protocol 112 accept",
         )
     ),
@@ -120,7 +120,7 @@ SHARED_ROWS = [
     on_gateway(
         row(
             "vrrp-from-nobody",
-            "GW-06",
+            "NET-03 GW-06",
             "nft insert rule inet vllm_hosts input ip protocol 112 drop",
         )
     ),
