@@ -65,6 +65,7 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
             exposed += _published(settings, agent, comment)
     return render(
         "firewall/firewall.nft.j2",
+        virtual=settings.virtual is not None,
         accepted=accepted,
         exposed=exposed,
         egress=list(_egress(settings)),

@@ -41,6 +41,8 @@ class Packet:
     asked_port: int | None = None
     user: tuple[int, str] = (0, "root")
     state: str = "new"
+    #: How many routers it could still pass; 255, which is the most: it has passed none.
+    hops: int = 64
 
     @cached_property
     def family(self) -> int:
@@ -243,6 +245,8 @@ class Table:
             "protocol": _NUMBERED.get(packet.protocol, packet.protocol),
             "nexthdr": _NUMBERED.get(packet.protocol, packet.protocol),
             "flags": "syn",
+            "ttl": packet.hops,
+            "hoplimit": packet.hops,
         }
         if field not in fields:
             raise HostError(f"the firewall's file asks for {protocol} {field}, not known here")

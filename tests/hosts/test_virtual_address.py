@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from shlex import quote
 
 from testinfra.host import Host
@@ -52,9 +53,14 @@ def heard(table: Table, shared: VirtualAddress) -> list[str]:
     # A rule for a single address is met by nobody else.
     for source in sorted({*_STRANGERS, *peers, *table.addresses()} - {str(shared.own)}):
         to = "192.0.2.1" if ":" not in source else "2001:db8::1"
-        if table.accepts(Packet("input", source, to, 0, "vrrp")) != (source in peers):
+        near = Packet("input", source, to, 0, "vrrp", hops=255)
+        if table.accepts(near) != (source in peers):
             how = "keeps out" if source in peers else "lets in"
             wrong.append(f"the firewall {how} VRRP from {source}")
+        # The kernel takes it for an answer to what was sent there.
+        afar = [replace(near, hops=254, state=state) for state in ("new", "established")]
+        if source in peers and any(map(table.accepts, afar)):
+            wrong.append(f"the firewall lets in VRRP in the name of {source} from other networks")
     return wrong
 
 

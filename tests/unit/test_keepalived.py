@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.fleets import fleet
 from tests.unit.real_nginx import LUA_LIBRARIES, UNPACKED, program
 from tests.unit.samples import settings
+from tests.unit.test_firewall import AROUND
 from vllm_hosts.host.files import File
 from vllm_hosts.host.paths import (
     GATEWAY_ANSWERS,
@@ -21,6 +23,7 @@ from vllm_hosts.host.paths import (
     KEEPALIVED_RUN,
 )
 from vllm_hosts.operations.keepalived import VALIDATE
+from vllm_hosts.roles.firewall.plan import rules
 from vllm_hosts.roles.virtual_address.plan import configuration, virtual_entries
 from vllm_hosts.settings.fleet import VirtualAddress
 
@@ -89,6 +92,27 @@ trap ended EXIT
 """
 
 
+#: Whoever has the name of the second gateway says for a while that it goes before all others.
+_FORGES = """
+import socket, struct, sys, time
+number, hops = map(int, sys.argv[1:])
+source, to = (socket.inet_aton(f"192.0.2.{n}") for n in (2, 1))
+
+def advert(check):
+    return struct.pack("!BBBBHH4s", 0x31, number, 254, 1, 20, check, socket.inet_aton("192.0.2.9"))
+
+text = source + to + struct.pack("!BBH", 0, 112, 12) + advert(0)
+total = sum(struct.unpack(f"!{len(text) // 2}H", text))
+while total >> 16:
+    total = (total & 0xFFFF) + (total >> 16)
+head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 32, 1, 0, hops, 112, 0, source, to)
+wire = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+for _ in range(15):
+    wire.sendto(head + advert(~total & 0xFFFF), ("192.0.2.1", 0))
+    time.sleep(0.1)
+"""
+
+
 def words_and_rights() -> tuple[str, str]:
     """What the unit says to keepalived, and what it leaves to root."""
     entries = virtual_entries(settings(), FIRST, "eth0")
@@ -137,6 +161,27 @@ def test_the_address_goes_to_who_is_well_and_back_to_nobody(tmp_path: Path) -> N
     assert max(took) < 1000, found
 
 
+def test_nobody_elsewhere_speaks_in_a_gateway_s_name(tmp_path: Path) -> None:
+    """Not to the one that has the address either, which has sent packets to that other one."""
+    own = fleet({"gateway": {"virtual_ip": "192.0.2.9"}})["gw1"]
+    assert own.virtual == FIRST
+    (tmp_path / "firewall.nft").write_text(rules(own, [22], AROUND))
+    (tmp_path / "forges.py").write_text(_FORGES)
+    found = inside(
+        tmp_path,
+        """
+        nsenter --net=/run/netns/gw1 nft -f firewall.nft
+        start 1; until_held gw1 20
+        number=$(sed -n 's/.*virtual_router_id //p' conf.1)
+        for hops in 254 255; do
+            nsenter --net=/run/netns/gw2 python3 forges.py $number $hops & sleep 1
+            echo "after $hops:$(holders)"; wait $!
+        done
+        """,
+    )
+    assert "after 254: gw1\nafter 255:\n" in found
+
+
 def test_keepalived_says_what_it_cannot_read(tmp_path: Path) -> None:
     """The command of deploys, which works around Debian 12's."""
     keepalived = f'LD_LIBRARY_PATH=$libraries "{program("keepalived")}" --config-test'
@@ -152,3 +197,36 @@ def test_keepalived_says_what_it_cannot_read(tmp_path: Path) -> None:
     assert found.startswith("accepted\n")
     assert "Unknown keyword 'advertint'" in found
     assert found.endswith("refused\n")
+
+
+def test_what_gateways_say_has_passed_no_router(tmp_path: Path) -> None:
+    """Over IPv6 as well, where keepalived would say it as anything else: their firewalls take no
+    other."""
+    six = replace(
+        FIRST,
+        address=ip_address("2001:db8::9"),
+        own=ip_address("2001:db8::1"),
+        peers=(ip_address("2001:db8::2"),),
+    )
+    (tmp_path / "conf.six").write_text(configuration(six, "eth0"))
+    (tmp_path / "listen.py").write_text(
+        "import socket\n"
+        "wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))\n"
+        "wire.settimeout(20)\n"
+        "found = set()\n"
+        "while len(found) < 2:\n"
+        "    packet = wire.recv(2000)\n"
+        "    kind = packet[12:14].hex()\n"
+        "    if kind == '0800' and packet[23] == 112: found.add((4, packet[22]))\n"
+        "    if kind == '86dd' and packet[20] == 112: found.add((6, packet[21]))\n"
+        "print(sorted(found))\n"
+    )
+    found = inside(
+        tmp_path,
+        """
+        sed 's/^vrrp_instance gateway/&-six/' conf.six | sed -n '/^vrrp_instance/,$p' >>conf.1
+        for n in 1 2; do ip -n gw$n address add 2001:db8::$n/64 dev eth0 nodad; done
+        start 1; nsenter --net=/run/netns/gw2 python3 listen.py
+        """,
+    )
+    assert found == "[(4, 255), (6, 255)]\n"

@@ -87,6 +87,10 @@ def nft(text: str) -> Table:
         ("meta l4proto vrrp accept", ["lets in VRRP from 10.0.0.9", "lets in VRRP from fd00::9"]),
         ("ip saddr 203.0.113.77 ip protocol 112 accept", ["lets in VRRP from 203.0.113.77"]),
         ("ip protocol 112 drop", ["keeps out VRRP from 192.0.2.2"]),
+        (
+            "ip saddr 192.0.2.2 ip protocol 112 accept",
+            ["lets in VRRP in the name of 192.0.2.2 from other networks"],
+        ),
     ],
 )
 def test_only_gateways_are_heard(rule: str, says: list[str]) -> None:

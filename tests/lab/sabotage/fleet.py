@@ -111,6 +111,14 @@ SHARED_ROWS = [
     ),
     on_gateway(
         row(
+            "vrrp-from-other-networks",
+            "GW-06",
+            "sed -i '/112 ip ttl/d' /etc/vllm-hosts/firewall.nft"
+            " && nft -f /etc/vllm-hosts/firewall.nft",
+        )
+    ),
+    on_gateway(
+        row(
             "vrrp-from-nobody",
             "NET-03 GW-06",
             "nft insert rule inet vllm_hosts input ip protocol 112 drop",
