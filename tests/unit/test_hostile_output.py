@@ -23,7 +23,7 @@ from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.connect import lock, pyinfra_output
 from vllm_hosts.connect.connections import Connections, ask_host, carry_out
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.release import OsRelease
+from vllm_hosts.facts.base import HostFact, ending
 
 #: Bytes that are no UTF-8: alone, in the middle of a letter, and a letter that is too long.
 NO_TEXT = b"\xff caf\xc3 \xe2\x82 \xc0\xaf"
@@ -92,6 +92,7 @@ def test_the_reader_is_cut_off_by_what_lines_take_in_memory(
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     with ssh_server(tmp_path_factory.mktemp("ssh")) as running:
         running.program("no-text", r"printf 'before\n\377\303\n%s\n' after")
+        running.program("fails", r"printf '\033]0;owned\007all \377 well\n' >&2; exit 1")
         yield running
 
 
@@ -113,18 +114,23 @@ def test_over_ssh(connections: Connections) -> None:
     assert connections.at("gpu1", told) == ["before", "\ufffd\ufffd", "after"]
 
 
-def test_a_fact_says_that_it_was_not_understood(
-    connections: Connections, server: SshServer
-) -> None:
-    server.program("cat", r"printf '\377\n'")
-    try:
-        with pytest.raises(HostError, match="could not be understood"):
-            connections.at("gpu1", lambda: ask_host(OsRelease))
-        server.program("fails", r"printf '\033]0;owned\007all \377 well\n' >&2; exit 1")
-        with pytest.raises(HostError, match="^all \ufffd well$"):
-            connections.at("gpu1", lambda: carry_out([StringCommand("fails")]))
-    finally:
-        (server.folder / "programs/cat").unlink()
+class Strange(HostFact[list[int]]):
+    """Reads numbers, where a host says something else."""
+
+    what = "what it says"
+
+    def command(self) -> str:
+        return ending("no-text")
+
+    def parse(self, lines: list[str]) -> list[int]:
+        return [int(line) for line in lines]
+
+
+def test_a_fact_says_that_it_was_not_understood(connections: Connections) -> None:
+    with pytest.raises(HostError, match="what it says could not be understood"):
+        connections.at("gpu1", lambda: ask_host(Strange))
+    with pytest.raises(HostError, match="^all \ufffd well$"):
+        connections.at("gpu1", lambda: carry_out([StringCommand("fails")]))
 
 
 def test_the_shell_that_holds_a_host_says_anything(
