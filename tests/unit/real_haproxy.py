@@ -413,7 +413,10 @@ class RealBalancer:
     def home(self, affinity: str) -> StandIn:
         """Who answers requests with this affinity, where nothing else runs."""
         self.quiet()
-        return self.of(self.ask(affinity).body)
+        found = self.of(self.ask(affinity).body)
+        # While that one counts as running, the next one would go elsewhere.
+        self.quiet()
+        return found
 
     def alive(self, one: StandIn) -> bool:
         return next(found.alive for found in self._now() if found.name == one.name)
