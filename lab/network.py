@@ -7,11 +7,16 @@ from pathlib import Path
 
 from lab.layout import BRIDGE, BRIDGE_V4, BRIDGE_V6
 
+#: Of the bridge; administered locally.
+_HARDWARE = "02:76:6c:6c:6d:00"
+
 
 def up() -> None:
     """Make the bridge with this machine's addresses, or repair it."""
     if not is_up():
-        _ip("link", "add", BRIDGE, "type", "bridge")
+        # Its own: a bridge without one has that of one of its ports, and when this one goes, hosts
+        # send to nobody until they ask again, which takes up to a minute.
+        _ip("link", "add", BRIDGE, "address", _HARDWARE, "type", "bridge")
     # Without this a fresh IPv6 address cannot be bound to for a second.
     Path(f"/proc/sys/net/ipv6/conf/{BRIDGE}/accept_dad").write_text("0")
     _ip("addr", "replace", str(BRIDGE_V4), "dev", BRIDGE)
