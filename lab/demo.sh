@@ -6,7 +6,7 @@ case $1 in
         if compgen -G "$cache/registry-*" >/dev/null; then
             echo 'Two hosts and a gateway, from nothing to one closed and verified address: about 6 minutes.'
         else
-            echo 'Two hosts and a gateway, from nothing to one closed and verified address: about 11 minutes'
+            echo 'Two hosts and a gateway, from nothing to one closed and verified address: about 10 minutes'
             echo "this time, longer on a slow network. It downloads 1.5 GB and builds 6 GB of caches in"
             echo "$cache; from then on it takes about 6 minutes."
         fi

@@ -29,7 +29,7 @@ def demo(*words: str, **environment: str) -> str:
 
 def test_the_demo_says_how_long_it_takes_and_what_comes_next(tmp_path: Path) -> None:
     first = demo("begin", VLLM_HOSTS_LAB_CACHE=str(tmp_path))
-    assert "about 11 minutes" in first and str(tmp_path) in first
+    assert "about 10 minutes" in first and str(tmp_path) in first
     (tmp_path / "registry-0123456789ab").mkdir()
     assert "about 6 minutes" in demo("begin", VLLM_HOSTS_LAB_CACHE=str(tmp_path))
     end = demo("end", str(int(time.time()) - 77))
