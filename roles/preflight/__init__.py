@@ -18,12 +18,14 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.apt import AptPackages, AptSourceFiles, AptVersions
 from vllm_hosts.facts.docker import DockerUnit
 from vllm_hosts.facts.docker_state import DockerState
+from vllm_hosts.facts.gateway_reach import WaysToHosts
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.sockets import ListeningSockets
 from vllm_hosts.facts.system import SystemState
 from vllm_hosts.facts.virtual_address import VirtualGround
 from vllm_hosts.host.docker_unit import unit_problems
+from vllm_hosts.host.gateway_reach import reach_problems, replicas_elsewhere
 from vllm_hosts.host.nginx_sites import site_ports, site_problems
 from vllm_hosts.host.release import Release
 from vllm_hosts.host.sockets import strangers
@@ -102,10 +104,13 @@ def _of_a_gateway(settings: HostSettings) -> list[str]:
 
 
 def _front(settings: HostSettings, release: Release) -> list[str]:
-    """What only gateways need: HAProxy, and an address that they may share."""
+    """What only gateways need: HAProxy, a way to hosts, and an address that they may share."""
     installed = look(AptPackages, names=["haproxy"])
     offered = look(AptVersions, names=["haproxy"])
     found = list(haproxy_problems(release, installed.versions, offered))
+    if others := replicas_elsewhere(settings):
+        ways = look(WaysToHosts, hosts=sorted({one.address for one in others}))
+        found += reach_problems(settings, ways)
     if shared := settings.virtual:
         peers = [str(peer) for peer in shared.peers]
         ground = look(VirtualGround, address=str(shared.address), peers=peers)

@@ -7,6 +7,7 @@ here: ``recording.py`` has those as the run leaves them.
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 from tests.unit.driver_hosts import DEBIAN_13, H100, bare, card
@@ -23,6 +24,7 @@ from vllm_hosts.host.containers import Container
 from vllm_hosts.host.docker_unit import DockerOptions
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.firewall import Surroundings
+from vllm_hosts.host.gateway_reach import IpRoute, Ways
 from vllm_hosts.host.nginx import MainConf
 from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.host.nvidia_smi import NOT_INSTALLED, parse
@@ -104,6 +106,9 @@ FRESH: dict[str, Any] = {
     "AgentStates": {},
     "RehearsalGrounds": Grounds(IMAGE_ID, {}, CARDS),
     "Rehearsals": {},
+    "WaysToHosts": Ways(
+        {}, {ip_address(f"192.0.2.{n}"): IpRoute(ip_address("192.0.2.1")) for n in range(1, 255)}
+    ),
     "Units": {
         name: UnitState(enabled=False, active=False)
         for name in (

@@ -51,7 +51,7 @@ class Gateway:
             (f"gpu{n}", {"ssh_hostname": f"127.0.0.{n}", "ssh_port": 1, "edge": {"https_port": 9}})
             for n in (1, 2)
         ]
-        networks = {"ssh_hostname": "192.0.2.1", "gateway": {"networks": ["192.0.2.1/32"]}}
+        networks = {"ssh_hostname": "127.0.0.9", "gateway": {"networks": ["192.0.2.1/32"]}}
         self.project.write(
             "inventory/prod.py",
             f"{own_lock(folder)}"

@@ -16,7 +16,9 @@ _COMMAND = "the command, and what it is about"
 MODULES = {
     **dict.fromkeys(("apt", "compose", "docker", "driver", "edge", "firewall", "gpu"), _FLOORS),
     **dict.fromkeys(("nginx", "nginx_sites", "release", "remains", "sockets", "ssh"), _FLOORS),
-    **dict.fromkeys(("balancer", "rotation", "system", "tree", "way_back"), _FLOORS),
+    **dict.fromkeys(
+        ("balancer", "gateway_reach", "rotation", "system", "tree", "way_back"), _FLOORS
+    ),
     "virtual_address": _FLOORS,
     **dict.fromkeys(("agents", "ca", "drift", "endpoints", "hosts", "images"), _COMMAND),
     **dict.fromkeys(("lock", "tls"), _COMMAND),

@@ -33,6 +33,7 @@ from vllm_hosts.facts.compose import AgentLog
 from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
+from vllm_hosts.facts.gateway_reach import WaysToHosts
 from vllm_hosts.facts.hub import HubModels, ModelCopy
 from vllm_hosts.facts.lock import HostHistory, LockState, Released
 from vllm_hosts.facts.mark import HostMark
@@ -70,6 +71,10 @@ NEIGHBOURS = (
     '{"dst":"192.0.2.9","dev":"eth0","state":["FAILED"]}]'
 )
 ROUTER = '[{"dst":"default","gateway":"192.0.2.254","dev":"eth0","flags":[]}]'
+ROUTES = [
+    '[{"type":"local","dst":"127.0.0.1","dev":"lo","prefsrc":"127.0.0.1","flags":[],"uid":0}]',
+    '[{"dst":"192.0.2.11","dev":"eth0","prefsrc":"192.0.2.1","flags":[],"uid":0}]',
+]
 COMMIT = "b" * 40
 DEFINITION = KeptDefinition.of(host_settings(), f"sha256:{SHA}")
 SAID = "\r\n".join([*(line.rstrip("\r") for line in HTTP[:4]), *METRICS]).encode()
@@ -249,6 +254,10 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         VirtualGround(),
         ["== addresses", ADDRESSES, "== neighbours", NEIGHBOURS, "== routers", ROUTER, "[]"],
     ),
+    (
+        WaysToHosts(),
+        ["== named", "gpu1.example.com 192.0.2.11", "== routes", *ROUTES],
+    ),
     (VirtualState(), ["== addresses", ADDRESSES, "== address 192.0.2.9", "== active", "active"]),
     (
         PasswordLogins(),
@@ -348,6 +357,7 @@ ODD: list[tuple[HostFact[Any], list[str]]] = [
     (PasswordLogins(), ["== effective", "port 22"]),
     (HostMemory(), ["== memory"]),
     (VirtualGround(), ["== addresses", "Killed", "== ours", "yes"]),
+    (WaysToHosts(), ["== named", "== routes"]),
     (VirtualState(), ["== addresses", "{}", "== address 192.0.2.9", "== active"]),
 ]  # fmt: skip
 

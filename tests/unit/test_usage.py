@@ -298,7 +298,7 @@ class TestCommand:
         """It has no agents, and what clients used of all hosts'."""
         text = (host.project.folder / PROD).read_text()
         text = text.replace("gpu_hosts = ", "gateways = ")
-        down = "gpu_hosts = [('192.0.2.9', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n"
+        down = "gpu_hosts = ['192.0.2.9']\n"
         host.project.write(PROD, text + down)
         done = host.project.run("vllm-hosts", "usage", PROD, "--host", "@local")
         assert done.stdout.splitlines()[-1] == "@local: logs since 2026-11-20"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.fleet import GatewayHost, Pool, Replica
+from vllm_hosts.settings.gateway_reach import networks_of, reach_contradictions
 from vllm_hosts.settings.host import HostSettings
 from vllm_hosts.settings.types import in_bytes
 from vllm_hosts.settings.virtual import virtual_contradictions, virtual_of
@@ -40,7 +40,7 @@ def joined(hosts: Mapping[str, HostSettings], gateways: Collection[str]) -> dict
         return dict(hosts)
     front, behind = _apart(hosts, gateways)
     agents = _agents(behind)
-    known = tuple(GatewayHost(one.name, _networks(one), one.edge.requests) for one in front)
+    known = tuple(GatewayHost(one.name, networks_of(one), one.edge.requests) for one in front)
     found = {}
     for name, host in hosts.items():
         if name not in gateways:
@@ -70,6 +70,7 @@ def contradictions(
         return
     yield from _names(front)
     yield from virtual_contradictions(front, behind)
+    yield from reach_contradictions(front, behind)
     for host in behind:
         yield from _port(host)
     yield from _agents_differ(behind)
@@ -122,16 +123,6 @@ def _pools(behind: Sequence[HostSettings], gateway: str) -> tuple[Pool, ...]:
     return tuple(Pool(names[model], model, tuple(found)) for model, found in replicas.items())
 
 
-def _networks(gateway: HostSettings) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Where a gateway's connections come from; empty: nobody has said so."""
-    if gateway.gateway.networks:
-        return gateway.gateway.networks
-    try:
-        return (ip_network(gateway.address),)
-    except ValueError:
-        return ()
-
-
 def _names(front: Sequence[HostSettings]) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for gateway in front:
@@ -149,7 +140,7 @@ def _names(front: Sequence[HostSettings]) -> Iterator[Problem]:
                 " ssh_hostname",
                 (),
             )
-        if not _networks(gateway):
+        if not networks_of(gateway):
             shown = '{"gateway": {"networks": ["192.0.2.7/32"]}}'
             yield (
                 f"the inventory: hosts accept the gateway {gateway.name!r} by its address only,"

@@ -52,7 +52,7 @@ def virtual_contradictions(
             _ALL,
         )
     for host in (*front, *behind):
-        if _parsed(host.address) == first or (host in front and _own(host) == first):
+        if parsed(host.address) == first or (host in front and _own(host) == first):
             yield (
                 f"gateway.virtual_ip {first} is the own address of {host.name}, and no machine may"
                 " have it for itself; choose a free one of the same network",
@@ -99,10 +99,11 @@ def _sources(
 
 def _own(gateway: HostSettings) -> Address | None:
     """From where a gateway speaks with the others; None: nobody has said so."""
-    return gateway.gateway.virtual_source or _parsed(gateway.address)
+    return gateway.gateway.virtual_source or parsed(gateway.address)
 
 
-def _parsed(text: str) -> Address | None:
+def parsed(text: str) -> Address | None:
+    """An address; None: it is a name."""
     try:
         return ip_address(text)
     except ValueError:
