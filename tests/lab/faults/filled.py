@@ -69,12 +69,22 @@ def unwell(host: str, folder: str, kind: str) -> Iterator[None]:
 
 @contextmanager
 def full_run(host: str) -> Iterator[None]:
-    """/run is memory, on any host: it gets no more than what is used."""
-    _run(host, "/run", f"mount -o remount,size=8m /run && {KINDS['full'][0]}")
+    """/run is full, until the end."""
+    fill_run(host)
     try:
         yield
     finally:
-        _run(host, "/run", f"{KINDS['full'][1]}; mount -o remount,size=20% /run")
+        empty_run(host)
+
+
+def fill_run(host: str) -> None:
+    """/run is memory, on any host: it gets no more than what is used."""
+    _run(host, "/run", f"mount -o remount,size=8m /run && {KINDS['full'][0]}")
+
+
+def empty_run(host: str) -> None:
+    """/run has room again."""
+    _run(host, "/run", f"{KINDS['full'][1]}; mount -o remount,size=20% /run")
 
 
 def _run(host: str, folder: str, script: str) -> None:

@@ -27,10 +27,14 @@ CONNECTIONS = "^sshd(-session)?: [a-z]"
 
 @dataclass(frozen=True)
 class Stopped:
-    """A deploy that a fault has met: its exit code, and what it printed."""
+    """A deploy that a fault has met: its exit code, and what it printed.
+
+    :param met: whether it was still at work at that moment.
+    """
 
     code: int
     output: str
+    met: bool = True
 
 
 def seeded(name: str) -> random.Random:
@@ -56,12 +60,14 @@ def deploy_until(
         stderr=subprocess.STDOUT,
         text=True,
     )
+    met = False
     try:
         said, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
+        met = True
         fault(process)
         said, _ = process.communicate(timeout=900)
-    return Stopped(process.returncode, said)
+    return Stopped(process.returncode, said, met)
 
 
 def sent(number: signal.Signals) -> Callable[[subprocess.Popen[str]], None]:

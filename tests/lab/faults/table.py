@@ -27,7 +27,8 @@ class Fault:
 
     ``codes`` are the exit codes that the deploy may end with if it was met by it. ``small`` is a
     folder that gets a file system of its own for the run. ``whole`` says whether the host has to
-    keep all its promises while the fault lasts.
+    keep all its promises while the fault lasts, ``spares`` whether agents that the deploy does not
+    change go on in the same processes. ``of`` is the only change that it can meet, by its name.
     """
 
     begin: Begin
@@ -35,6 +36,8 @@ class Fault:
     end: Callable[[str], None] = lambda host: None
     small: str = ""
     whole: bool = True
+    spares: bool = True
+    of: str = ""
 
 
 def _on(script: str) -> Callable[..., None]:
@@ -79,10 +82,27 @@ def _power_lost(host: str, process: object) -> None:
     lab_hosts.restart(host)
 
 
+def _full_run(host: str, process: object) -> None:
+    filled.fill_run(host)
+
+
 def _unwell(folder: str, kind: str) -> Fault:
     begin, end = (f"at={folder}\n{script}" for script in filled.KINDS[kind])
     return Fault(_on(begin), frozenset({0, 1}), _on(end), small=folder, whole=False)
 
+
+#: Shell: what runs in the container of the first agent.
+_AGENT = "$(docker inspect -f '{{.State.Pid}}' tiny)"
+_ENGINE = "pgrep -f '^VLLM::EngineCore' || :"
+#: Perl, since hosts need not have Python: dpkg's lock as apt and dpkg take it.
+_HELD = (
+    "perl -e 'use Fcntl; open(F, q(>>), q(/var/lib/dpkg/lock-frontend)) or die;"
+    " $l = pack(q(ssx4qqix4), F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLKW, $l) or die; sleep 8'"
+)
+_PROXY = "/etc/apt/apt.conf.d/zz-of-somebody"
+_DAEMON = "/etc/docker/daemon.json"
+_SUDO = "/etc/sudoers.d/deploy"
+_EITHER = frozenset({0, 1})
 
 FAULTS: dict[str, Fault] = {
     "killed": Fault(_signal(signal.SIGKILL), frozenset({-signal.SIGKILL})),
@@ -92,23 +112,57 @@ FAULTS: dict[str, Fault] = {
     "connection dropped": Fault(_on(f"pkill -f '{CONNECTIONS}' || :"), frozenset({1})),
     "connection stalled": Fault(_stalled, frozenset({0})),
     "second deploy": Fault(_second, frozenset({0}), _second_is_done),
+    "sudo refused": Fault(
+        # Who is root already needs none.
+        _on(f"[ ! -e {_SUDO} ] || mv {_SUDO} /root/lab-sudo"),
+        _EITHER,
+        _on(f"[ ! -e /root/lab-sudo ] || mv /root/lab-sudo {_SUDO}"),
+    ),
     "docker stopped": Fault(
         _on("systemctl stop docker.service"),
-        frozenset({0, 1}),
+        _EITHER,
         _on("systemctl start docker.service"),
         whole=False,
     ),
-    "docker hung": Fault(
-        _on("pkill -STOP -x dockerd; sleep 12; pkill -CONT -x dockerd"), frozenset({0, 1})
+    "docker killed": Fault(_on("pkill -KILL -x dockerd"), _EITHER),
+    "docker hung": Fault(_on("pkill -STOP -x dockerd; sleep 12; pkill -CONT -x dockerd"), _EITHER),
+    "daemon.json broken": Fault(
+        _on(f"cp -a {_DAEMON} /root/lab-daemon.json; echo '{{ nonsense' >{_DAEMON}"),
+        _EITHER,
+        _on(f"cp -a /root/lab-daemon.json {_DAEMON}"),
     ),
     "nginx broken by a snippet": Fault(
-        _on(f"echo 'nonsense here;' >{_SNIPPET}"),
-        frozenset({0, 1}),
-        _on(f"rm {_SNIPPET}"),
-        whole=False,
+        _on(f"echo 'nonsense here;' >{_SNIPPET}"), _EITHER, _on(f"rm {_SNIPPET}"), whole=False
+    ),
+    "nginx killed": Fault(_on("pkill -KILL -x nginx || :"), _EITHER),
+    "firewall emptied": Fault(_on("nft delete table inet vllm_hosts || :"), _EITHER),
+    "apt in use": Fault(_on(f"{_HELD} >/dev/null 2>&1 &"), frozenset({0}), of="package"),
+    "dpkg killed": Fault(_on("pkill -KILL -x 'dpkg|apt-get' || :"), _EITHER, of="package"),
+    "archive unreachable": Fault(
+        _on(f"echo 'Acquire::http::Proxy \"http://127.0.0.1:9\";' >{_PROXY}"),
+        _EITHER,
+        _on(f"rm {_PROXY}"),
+        of="package",
+    ),
+    "port taken": Fault(
+        _on(
+            "systemd-run --quiet --unit lab-stranger sh -c"
+            " 'until systemd-socket-activate -l 127.0.0.1:8001 cat; do sleep 0.05; done'"
+        ),
+        _EITHER,
+        _on("systemctl stop lab-stranger; systemctl reset-failed lab-stranger 2>/dev/null"),
+        of="agent",
+    ),
+    "agent killed": Fault(_on(f"kill -KILL {_AGENT}"), _EITHER, spares=False),
+    "engine frozen": Fault(
+        _on(f"found=$({_ENGINE}); kill -STOP $found; sleep 12; kill -CONT $found"),
+        _EITHER,
+        spares=False,
     ),
     "/etc/nginx full": _unwell("/etc/nginx", "full"),
+    "/tmp full": _unwell("/tmp", "full"),
+    "/run full": Fault(_full_run, _EITHER, lambda host: filled.empty_run(host), whole=False),
     "/opt/vllm read-only": _unwell("/opt/vllm", "read-only"),
     "/var/lib/vllm-hosts without inodes": _unwell("/var/lib/vllm-hosts", "without inodes"),
-    "power lost": Fault(_power_lost, frozenset({1})),
+    "power lost": Fault(_power_lost, _EITHER, spares=False),
 }
