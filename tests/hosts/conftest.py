@@ -26,9 +26,13 @@ from vllm_hosts.keys.places import client_ca_file
 from vllm_hosts.keys.sources import taken
 from vllm_hosts.project.loaded import Project
 from vllm_hosts.settings import Agent, HostSettings
+from vllm_hosts.suite import side_by_side
 from vllm_hosts.suite.looks import Outside, asked_of
 from vllm_hosts.verify.promises import promises
 from vllm_hosts.verify.report.collect import Collector
+
+#: Hosts that are checked at the same time, each by a process: they mostly wait for their host.
+_AT_ONCE = 8
 
 
 @dataclass
@@ -78,6 +82,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--only-host", action="append", default=[], help="check this host only")
     parser.addoption("--only-promise", action="append", default=[], help="check this promise only")
     parser.addoption("--ports", default="1-65535", help="TCP ports to scan from outside")
+    parser.addoption(
+        "--at-once", type=int, default=_AT_ONCE, metavar="N", help="check so many hosts at once"
+    )
     parser.addoption(
         "--report", default=None, help="folder for report.html, report.json, junit.xml"
     )
@@ -148,16 +155,41 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: "outside" in getattr(item, "fixturenames", ()))
 
 
-def pytest_runtestloop(session: pytest.Session) -> None:
-    """Start the scan from outside before the first test; it takes half a minute."""
-    verified = session.config.stash[_VERIFIED]
-    wanted = [
-        item
-        for item in session.items
-        if "outside" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("skip")
-    ]
-    if not wanted or session.config.option.collectonly:
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Start the scan from outside before the first test, which takes a while; and let several hosts
+    be checked at the same time."""
+    config, verified = session.config, session.config.stash[_VERIFIED]
+    if config.option.collectonly or session.testsfailed:
+        return None
+    wanted = [item for item in session.items if _waits(item)]
+    inside: list[pytest.Item] = []
+    rest: list[pytest.Item] = []
+    for item in session.items:
+        (inside if side_by_side.host_of(item) and not _waits(item) else rest).append(item)
+    at_once = config.option.at_once
+    if at_once < 2 or not side_by_side.possible(config, inside):
+        _scan(config, wanted)
+        return None
+
+    def renewed() -> None:
+        verified.hosts = Hosts(verified.project.inventory)
+
+    with side_by_side.begun(session, inside, at_once, config.stash[_COLLECTOR], renewed) as finish:
+        _scan(config, wanted)
+        finish()
+    side_by_side.run_here(session, rest)
+    return True
+
+
+def _waits(item: pytest.Item) -> bool:
+    return "outside" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("skip")
+
+
+def _scan(config: pytest.Config, wanted: list[pytest.Item]) -> None:
+    """Start what looks at hosts from outside, for the tests that need it."""
+    if not wanted:
         return
+    verified = config.stash[_VERIFIED]
     names = {item.callspec.params["host_name"] for item in wanted}  # type: ignore[attr-defined]
     asked = {}
     for name in sorted(names):
@@ -186,7 +218,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
                 "neighbours": verified.project.neighbours,
                 "hosts": asked,
                 "promises": sorted({promise_of(item) for item in wanted}),
-                "ports": [int(port) for port in session.config.option.ports.split("-")],
+                "ports": [int(port) for port in config.option.ports.split("-")],
             }
         )
     )

@@ -29,7 +29,7 @@ from vllm_hosts.facts.answered_inside import AnsweredInside
 from vllm_hosts.facts.apt import AptPackages
 from vllm_hosts.facts.balancer import BalancerState
 from vllm_hosts.facts.base import END, HostFact
-from vllm_hosts.facts.compose import AgentLog
+from vllm_hosts.facts.compose import AgentLog, HealthChecks
 from vllm_hosts.facts.docker import AgentsServed, DockerDaemon, DockerUnit, ImageId
 from vllm_hosts.facts.edge import EdgeRuns
 from vllm_hosts.facts.firewall import FirewallLoaded, OtherFirewalls
@@ -111,6 +111,15 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
             *["folder - /srv/models/none", "== gpus"],
             "0, NVIDIA H200, GPU-0, 143771, 590.48.01, 9.0, Disabled, Enabled",
             *["exit 0", "== programs", "7, 5638, GPU-0", "exit 0", "name 7 python3", "of 7 ours"],
+        ],
+    ),
+    (
+        HealthChecks(),
+        [
+            "== checks",
+            '{"name":"/qwen","checks":["OCI runtime exec failed: a","OCI runtime exec failed: b",'
+            '"OCI runtime exec failed: c",null]}',
+            '{"name":"/coder","checks":[null]}',
         ],
     ),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from pyinfra.context import ctx_host, ctx_state
 from tests.unit.operation_steps import Steps
 from vllm_hosts.connect import lock
 from vllm_hosts.errors import HostError
+from vllm_hosts.facts.base import END
+from vllm_hosts.facts.compose import HealthChecks
 from vllm_hosts.host.containers import Container
 from vllm_hosts.operations import healthy, reboot
 
@@ -30,6 +33,7 @@ class Agents:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: dict[str, Container]) -> None:
         self.looks, self.now, self.said = list(looks), 0.0, list[str]()
         self.asked: list[tuple[str, dict[str, Any], float]] = []
+        self.unchecked: dict[str, str] = {}
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         monkeypatch.setattr(healthy, "time", clock)
         monkeypatch.setattr(healthy, "_LOOK_SOON", healthy._LOOK_EVERY)
@@ -43,6 +47,8 @@ class Agents:
         assert len(self.asked) < 1000, "nobody waits for so long"
         if fact.__name__ == "AgentLog":
             return ("one", "two")
+        if fact.__name__ == "HealthChecks":
+            return {name: self.unchecked.get(name, "") for name in given["agents"]}
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
     def wait(self, *names: str, timeout: int = 600) -> list[str]:
@@ -121,6 +127,38 @@ def test_when_there_is_no_point_in_waiting(
     assert words(failed) == f"agent a {why}; its last lines: | one | two"
     log = {"agent": "a", "directory": "/opt/vllm", "lines": 30}
     assert agents.asked[-1][:2] == ("AgentLog", log)
+
+
+def test_an_agent_that_docker_cannot_check_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agents = Agents(monkeypatch, {"a": STARTS, "b": STARTS}, *[{"a": STARTS, "b": WELL}] * 9)
+    agents.unchecked["a"] = "OCI runtime exec failed: write /tmp/x: no space left on device"
+    with pytest.raises(HostError) as failed:
+        agents.wait("a", "b")
+    assert words(failed) == (
+        "agent a may run, but Docker cannot check its health: OCI runtime exec failed: write"
+        " /tmp/x: no space left on device; its last lines: | one | two"
+    )
+    asked = [(name, given["agents"], now) for name, given, now in agents.asked[:-1]]
+    assert asked[-2:] == [("AgentStates", ["a"], 10.0), ("HealthChecks", ["a"], 10.0)]
+
+
+@pytest.mark.parametrize(
+    ("checks", "said"),
+    [
+        (["OCI runtime exec failed: full"] * 3, "OCI runtime exec failed: full"),
+        (["ok", *["OCI runtime exec failed: a\u001b[31m\nb"] * 3], "OCI runtime exec failed: a b"),
+        (["OCI runtime exec failed: full"] * 2, ""),
+        ([*["OCI runtime exec failed: full"] * 2, "ok"], ""),
+        # A processor that is busy with loading is no reason to give up.
+        (["Health check exceeded timeout (10s)"] * 5, ""),
+        ([], ""),
+    ],
+)
+def test_what_docker_cannot_check(checks: list[str], said: str) -> None:
+    line = json.dumps({"name": "/a", "checks": [*checks, None]})
+    assert HealthChecks().process(["== checks", line, END]) == {"a": said}
 
 
 def test_every_agent_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

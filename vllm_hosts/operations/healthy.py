@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.facts import look
-from vllm_hosts.facts.compose import AgentLog, AgentStates
+from vllm_hosts.facts.compose import AgentLog, AgentStates, HealthChecks
 from vllm_hosts.host.containers import Container, Standing
 from vllm_hosts.host.paths import STARTS
 from vllm_hosts.operations.base import OFTEN, Commands, host_operation
@@ -82,11 +82,12 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
         pause = min(2 * pause, _LOOK_EVERY)
         now = look(AgentStates, agents=list(waiting))
         seconds = time.monotonic() - started
+        stuck = _unchecked(waiting) if seconds >= due else {}
         for agent in list(waiting):
             if now[agent].well:
                 host.log(f"    {agent} is healthy after {seconds:.0f} s")
                 del waiting[agent]
-            elif why := _hopeless(first[agent], now[agent], seconds, timeout):
+            elif why := stuck.get(agent) or _hopeless(first[agent], now[agent], seconds, timeout):
                 lines = look(AgentLog, agent=agent, directory=directory, lines=_LOG_LINES)
                 shown = "".join(f"\n      | {line}" for line in lines)
                 failed.append(f"agent {agent} {why}; its last lines:{shown}")
@@ -100,6 +101,16 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
     if failed:
         raise HostError("\n    ".join(failed))
     return late
+
+
+def _unchecked(agents: Iterable[str]) -> dict[str, str]:
+    """Which of these agents cannot become healthy since Docker cannot check them, and why."""
+    found = look(HealthChecks, agents=list(agents))
+    return {
+        agent: f"may run, but Docker cannot check its health: {said}"
+        for agent, said in found.items()
+        if said
+    }
 
 
 def _hopeless(first: Container, now: Container, seconds: float, timeout: int) -> str | None:

@@ -21,7 +21,7 @@ import time
 #: Seconds that a port gets: the kernel sends a lost SYN again after one.
 PATIENCE = 1.2
 #: Connection attempts under way at the same time, to one address, and addresses.
-AT_ONCE = 3000
+AT_ONCE = 5000
 ADDRESSES = 8
 #: Datagrams that make a service answer: a DNS and an NTP question, else a few zeros.
 _QUESTIONS = {

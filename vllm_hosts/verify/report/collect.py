@@ -84,6 +84,7 @@ class Collector:
         self.report = Report(inventory, __version__, utc_now(), 0.0, hosts, file)
         self._by_name = {host.name: host for host in hosts}
         self._differs: str | None = None
+        self._items: dict[str, pytest.Item] = {}
 
     def note(self, host: str, what: str, value: str) -> None:
         """Something that the report shows about a host."""
@@ -93,36 +94,61 @@ class Collector:
         """Something that breaks no promise yet."""
         self._by_name[host].warnings.append(clean(self.report.named(sentence), _LIMIT))
 
+    def said(self) -> dict[str, tuple[dict[str, str], list[str]]]:
+        """Notes and warnings by host, where tests ran in another process than the report's."""
+        return {host.name: (host.notes, host.warnings) for host in self.report.hosts}
+
+    def add(self, said: Mapping[str, tuple[dict[str, str], list[str]]]) -> None:
+        """What another process has ``said``."""
+        for name, (notes, warnings) in said.items():
+            self._by_name[name].notes.update(notes)
+            self._by_name[name].warnings.extend(warnings)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Which tests there are: a report has but the name of its own."""
+        self._items = {item.nodeid: item for item in session.items}
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Sort every test's end into the outcomes that a promise can have."""
         report = yield
-        marker = item.get_closest_marker("promise")
-        if marker is None or report.when == "teardown":
+        if item.get_closest_marker("promise") is None or not _ends(report):
             return report
-        if report.when == "setup" and report.passed:
-            return report
-        parameters = item.callspec.params  # type: ignore[attr-defined]
         outcome, why = _judge(report, call, self._differs)
         # For junit.xml and options of pytest's own, which show what was raised as it is.
         if isinstance(report.longrepr, tuple):
             report.longrepr = (*report.longrepr[:2], clean(report.longrepr[2], _LIMIT))
         elif report.longrepr is not None:
-            report.longrepr = _Shown(clean_styled(report.longreprtext), why)
-        item.user_properties += [("outcome", outcome), ("why", why)]
+            report.longrepr = clean_styled(report.longreprtext)
+        said: list[tuple[str, object]] = [("outcome", outcome), ("why", why)]
+        # Those of the test go on to the report of its teardown, which junit.xml has them from.
+        item.user_properties += said
+        report.user_properties += said
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A test has ended, here or in another process."""
+        said: dict[str, Any] = dict(report.user_properties)
+        item = self._items.get(report.nodeid)
+        marker = item.get_closest_marker("promise") if item else None
+        if item is None or marker is None or not _ends(report) or "outcome" not in said:
+            return
+        if isinstance(report.longrepr, str):
+            report.longrepr = _Shown(report.longrepr, said["why"])
+        parameters = item.callspec.params  # type: ignore[attr-defined]
         self._by_name[parameters["host_name"]].looks.append(
             Check(
                 marker.args[0],
                 parameters["host_name"],
                 parameters.get("agent_name"),
-                outcome,
-                why,
+                said["outcome"],
+                said["why"],
                 report.duration,
             )
         )
-        return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
@@ -183,6 +209,11 @@ def html(report: Report) -> str:
         marks=_MARKS,
         groups=list(dict.fromkeys(p.identifier.partition("-")[0] for p in report.looked_at)),
     )
+
+
+def _ends(report: pytest.TestReport) -> bool:
+    """Whether a report is the one that says how its test has ended."""
+    return report.when != "teardown" and not (report.when == "setup" and report.passed)
 
 
 def _judge(
