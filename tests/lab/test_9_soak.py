@@ -112,19 +112,21 @@ def _settings(drawn: random.Random) -> None:
 
 def _fault(drawn: random.Random) -> None:
     name, host, given = drawn.choice(list(FAULTS)), drawn.choice(ALL), drawn.choice(SETTINGS)
-    fault, seconds = FAULTS[name], drawn.uniform(1, 12)
+    fault, seconds = FAULTS[name], drawn.uniform(0.5, 4)
     print(f"{name} on {host}, {seconds:.1f} s into {json.dumps(given)}")
+    done = None
     with ExitStack() as stack:
         if fault.small:
             stack.enter_context(filled.small(host, fault.small))
         try:
-            met = run.deploy_until(
+            done = run.deploy_until(
                 host, seconds, lambda one: fault.begin(host, one), json.dumps(given)
             )
-            assert met.code in fault.codes | {0}, met.output[-4000:]
+            assert done.code in fault.codes | {0}, done.output[-4000:]
             run.wait_free(host)
         finally:
-            fault.end(host)
+            if done is None or done.met:
+                fault.end(host)
 
 
 def _keys(drawn: random.Random) -> None:
