@@ -20,7 +20,7 @@ def test_what_is_asked_is_what_is_read() -> None:
     """As the template of a container with, and without, a health check."""
     labels = {"project": "project", "service": "service", "hash": "config-hash"}
     wanted = {
-        "name": ".Name", "id": ".Id", "state": ".State.Status", "health": ".State.Health.Status",
+        "name": ".Name", "id": ".ID", "state": ".State.Status", "health": ".State.Health.Status",
         "started": ".State.StartedAt", "finished": ".State.FinishedAt",
         "exit_code": ".State.ExitCode", "oom_killed": ".State.OOMKilled", "error": ".State.Error",
         "restarts": ".RestartCount", "image": ".Config.Image", "image_id": ".Image",

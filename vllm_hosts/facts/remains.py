@@ -26,7 +26,7 @@ from vllm_hosts.host.remains import DockerHolds, Inhabitant, Remains, Version
 from vllm_hosts.text import clean
 
 _CONTAINER = (
-    '{{.Id}}|{{.Name}}|{{index .Config.Labels "com.docker.compose.project"}}'
+    '{{.ID}}|{{.Name}}|{{index .Config.Labels "com.docker.compose.project"}}'
     '|{{index .Config.Labels "com.docker.compose.project.working_dir"}}|{{.State.Running}}'
 )
 _NETWORK = (

@@ -19,9 +19,11 @@ from vllm_hosts.text import clean
 #: In the place of Docker's states for a container that is not there.
 ABSENT = "absent"
 #: The format of ``docker inspect``: one line of JSON for each container. Its environment, which
-#: holds keys, is not in it.
+#: holds keys, is not in it. By the names that Docker's own program gives to fields: with one that
+#: only the daemon's answer has (Id), all are read from that, and it leaves out the health of a
+#: container that was never started.
 INSPECT = (
-    '{"name":{{json .Name}},"id":{{json .Id}},"state":{{json .State.Status}},'
+    '{"name":{{json .Name}},"id":{{json .ID}},"state":{{json .State.Status}},'
     '"health":{{if .State.Health}}{{json .State.Health.Status}}{{else}}null{{end}},'
     '"started":{{json .State.StartedAt}},"finished":{{json .State.FinishedAt}},'
     '"exit_code":{{.State.ExitCode}},"oom_killed":{{.State.OOMKilled}},'
