@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import struct
 import subprocess
@@ -93,6 +95,25 @@ def test_the_scan_runs_without_this_package() -> None:
     )
     [seen] = json.loads(done.stdout)
     assert seen == {"address": "127.0.0.1", "own": "127.0.0.1", "tcp": [], "udp": {}}
+
+
+def test_addresses_are_scanned_side_by_side_and_answered_in_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def some(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if asked[0]["address"] == "gone":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [{"address": one["address"], "by": os.getpid()} for one in asked]
+
+    monkeypatch.setattr(scan, "scan_some", some)
+    monkeypatch.setattr(scan, "ADDRESSES", 3)
+    names = ["a", "gone", "c", "d", "e"]
+    scan.main(json.dumps([{"address": name} for name in names]))
+    seen = json.loads(capsys.readouterr().out)
+    assert [one["address"] for one in seen] == names
+    killed = "the scan ended with -9"
+    assert [one.get("error") for one in seen] == [None, killed, None, None, killed]
+    assert seen[0]["by"] == seen[3]["by"] != seen[2]["by"]
 
 
 def find(name: str) -> Shape:

@@ -15,13 +15,12 @@ import select
 import selectors
 import socket
 import sys
-import threading
 import time
 
 #: Seconds that a port gets: the kernel sends a lost SYN again after one.
 PATIENCE = 1.2
 #: Connection attempts under way at the same time, to one address, and addresses.
-AT_ONCE = 5000
+AT_ONCE = 8000
 ADDRESSES = 8
 #: Datagrams that make a service answer: a DNS and an NTP question, else a few zeros.
 _QUESTIONS = {
@@ -158,27 +157,43 @@ def scan_all(asked: dict[str, object], at_once: int) -> dict[str, object]:
         return {"address": address, "error": str(error)}
 
 
+def scan_some(asked: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Look at addresses one after the other."""
+    at_once = max(50, min(AT_ONCE, os.sysconf("SC_OPEN_MAX") - 200))
+    return [scan_all(one, at_once) for one in asked]
+
+
+def in_process(asked: list[dict[str, object]]) -> tuple[int, int]:
+    """The same in a process of its own, which may have as many open files as this one.
+
+    :returns: its process id, and the end of a pipe with its answer as JSON.
+    """
+    here, there = os.pipe()
+    process = os.fork()
+    if process == 0:
+        failed = 1
+        try:
+            with os.fdopen(there, "w") as answer:
+                answer.write(json.dumps(scan_some(asked)))
+            failed = 0
+        finally:
+            os._exit(failed)
+    os.close(there)
+    return process, here
+
+
 def main(request: str) -> None:
     """Look at several addresses at the same time; JSON in, JSON out, in the same order."""
     asked = json.loads(request)
+    shares = [asked[number::ADDRESSES] for number in range(min(ADDRESSES, len(asked)))]
     seen: list[dict[str, object] | None] = [None] * len(asked)
-    room = os.sysconf("SC_OPEN_MAX") - 200
-    at_once = max(50, min(AT_ONCE, room // max(1, min(ADDRESSES, len(asked)))))
-    left = list(range(len(asked)))
-
-    def work() -> None:
-        while left:
-            try:
-                index = left.pop()
-            except IndexError:
-                return
-            seen[index] = scan_all(asked[index], at_once)
-
-    workers = [threading.Thread(target=work) for _ in range(min(ADDRESSES, len(asked)))]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    for number, (process, pipe) in enumerate([in_process(share) for share in shares]):
+        with os.fdopen(pipe) as answer:
+            said = answer.read()
+        _, status = os.waitpid(process, 0)
+        error = f"the scan ended with {os.waitstatus_to_exitcode(status)}"
+        failed = [{"address": one["address"], "error": error} for one in shares[number]]
+        seen[number::ADDRESSES] = failed if status else json.loads(said)
     print(json.dumps(seen))
 
 
