@@ -60,6 +60,29 @@ def test_the_second_deploy_changes_nothing(fleet: Fleet) -> None:
     assert [*map(units, GATEWAYS), *map(started, GPU_HOSTS)] == before
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("198.51.100.9", "has no route to gpu3 (198.51.100.9)"),
+        ("gpu3.nowhere.invalid", "finds no address for gpu3 (gpu3.nowhere.invalid)"),
+    ],
+)
+def test_a_host_out_of_reach_is_refused_before_anything_is_touched(
+    fleet: Fleet, address: str, words: str
+) -> None:
+    before = units("gw1")
+    lab_hosts.run("gw1", "ip route add unreachable 198.51.100.0/24")
+    try:
+        run = deploy("--limit", "gw1", settings={"hosts": {"gpu3": {"ssh_hostname": address}}})
+    finally:
+        lab_hosts.run("gw1", "ip route del unreachable 198.51.100.0/24")
+    assert run.code == 1, run.output[-4000:]
+    assert words in run.output and "ssh_hostname" in run.output, run.output[-4000:]
+    assert units("gw1") == before
+    again = well(deploy("--limit", "gw1"))
+    assert changes(again)["gw1"] == 0, again.output[-4000:]
+
+
 @pytest.mark.parametrize("gateway", GATEWAYS)
 def test_one_address_has_all_models(fleet: Fleet, gateway: str) -> None:
     assert {one["id"] for one in models(fleet, gateway).json()["data"]} == {CHAT, DRAFT}
