@@ -6,13 +6,11 @@ import re
 from collections.abc import Sequence
 from shlex import quote
 
-from vllm_hosts.bounded import parse_json
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host.compose import COMPOSE, ComposeFound, Hashes, Network
-from vllm_hosts.host.containers import INSPECT, Container, read
+from vllm_hosts.host.containers import CHECKS, INSPECT, Container, read, unchecked
 from vllm_hosts.host.masks import MASKED, keys
 from vllm_hosts.host.paths import STARTS
-from vllm_hosts.text import clean
 
 #: A service's name and its hash. No warning has just two words, the second of this form.
 _HASH = re.compile(r"([a-z0-9][a-z0-9_.-]*) ([0-9a-z]{3,128})")
@@ -179,17 +177,6 @@ class AgentStates(HostFact[dict[str, Container]]):
         return {one.name: one for one in read(sections(lines)["states"])}
 
 
-#: What Docker says of a health check that it could not even start: no word of the container's.
-_NOT_STARTED = "OCI runtime exec failed: "
-#: So many in a row are no accident; Docker makes one every few seconds.
-_IN_A_ROW = 3
-_SAID = 300
-_CHECKS = (
-    '{"name":{{json .Name}},"checks":[{{if .State.Health}}{{range .State.Health.Log}}'
-    "{{json .Output}},{{end}}{{end}}null]}"
-)
-
-
 class HealthChecks(HostFact[dict[str, str]]):
     """By agent, why Docker cannot check its health at all, in Docker's words; empty: it can.
 
@@ -201,16 +188,11 @@ class HealthChecks(HostFact[dict[str, str]]):
     def command(self, agents: list[str]) -> str:
         return ending(
             "echo '== checks';"
-            f" docker inspect --format {quote(_CHECKS)} {' '.join(agents)} || exit 1"
+            f" docker inspect --format {quote(CHECKS)} {' '.join(agents)} || exit 1"
         )
 
     def parse(self, lines: list[str]) -> dict[str, str]:
-        found = {}
-        for one in map(parse_json, sections(lines)["checks"]):
-            last = one["checks"][:-1][-_IN_A_ROW:]
-            stuck = len(last) == _IN_A_ROW and all(said.startswith(_NOT_STARTED) for said in last)
-            found[one["name"].removeprefix("/")] = clean(last[-1], _SAID) if stuck else ""
-        return found
+        return unchecked(sections(lines)["checks"])
 
 
 class AgentLog(HostFact[tuple[str, ...]]):

@@ -38,6 +38,16 @@ BRIEFLY = (
     "{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{else}}-{{end}}"
     " {{.State.StartedAt}}"
 )
+#: What the last health checks of a container printed.
+CHECKS = (
+    '{"name":{{json .Name}},"checks":[{{if .State.Health}}{{range .State.Health.Log}}'
+    "{{json .Output}},{{end}}{{end}}null]}"
+)
+#: What Docker says of a check that it could not even start: no word of the container's.
+_NOT_STARTED = "OCI runtime exec failed: "
+#: So many in a row are no accident; Docker makes one every few seconds.
+_IN_A_ROW = 3
+_SAID = 300
 #: Of what is in a container, beside what Docker makes of it.
 _LONGEST = 4000
 
@@ -145,6 +155,21 @@ def read(lines: Iterable[str]) -> Iterator[Container]:
     :raises ValueError: a line is not what it prints.
     """
     return map(_container, lines)
+
+
+def unchecked(lines: Iterable[str]) -> dict[str, str]:
+    """By container, from what ``docker inspect`` printed, asked with ``CHECKS``: why Docker cannot
+    check its health at all, in Docker's words; empty: it can.
+
+    :raises ValueError: a line is not what it prints.
+    """
+    found = {}
+    for one in map(json_object, lines):
+        last = one["checks"][:-1][-_IN_A_ROW:]
+        stuck = len(last) == _IN_A_ROW and all(said.startswith(_NOT_STARTED) for said in last)
+        name = clean(_text(one, "name").removeprefix("/"), 200)
+        found[name] = clean(last[-1], _SAID) if stuck else ""
+    return found
 
 
 def named(lines: Iterable[str], names: Iterable[str]) -> dict[str, Container]:
