@@ -87,6 +87,8 @@ def test_a_terminal_is_its_own(project: Project, tmp_path: Path) -> None:
     with project.terminal(str(tmp_path / "asks.py")) as terminal:
         terminal.wait_for("True True")
         terminal.wait_for("Well?")
+        # The prompt is there a moment before Python can be interrupted at it.
+        time.sleep(0.3)
         terminal.type("\x03")
         assert terminal.wait() == 3
         assert "interrupted" in terminal.text
