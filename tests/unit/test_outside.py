@@ -99,7 +99,7 @@ SIDE_BY_SIDE = """
 import json, os, signal, sys
 from vllm_hosts.verify.outside import scan
 
-def some(asked):
+def some(asked, at_once):
     if asked[0]["address"] == "gone":
         os.kill(os.getpid(), signal.SIGKILL)
     return [{"address": one["address"], "by": os.getpid()} for one in asked]

@@ -64,7 +64,7 @@ class Loop:
 
     def __init__(self, collector: Collector, at_once: int) -> None:
         self.collector, self.at_once = collector, at_once
-        self.renewed: list[int] = []
+        self.renewed = Path()
         self.order: list[str] = []
         self.printed: list[str] = []
 
@@ -80,7 +80,11 @@ class Loop:
         inside = [item for item in session.items if side_by_side.host_of(item)]
         assert side_by_side.possible(session.config, inside)
         with side_by_side.begun(
-            session, inside, self.at_once, self.collector, lambda: self.renewed.append(1)
+            session,
+            inside,
+            self.at_once,
+            self.collector,
+            lambda: (self.renewed / f"renewed-{os.getpid()}").touch(),
         ) as finish:
             finish()
         side_by_side.run_here(session, [item for item in session.items if item not in inside])
@@ -99,6 +103,7 @@ def run(folder: Path, *words: str, at_once: int = 3) -> tuple[Collector, Loop, i
     (folder / f"test_of_{folder.name}.py").write_text(SUITE)
     collector = Collector({name: settings(name=name) for name in HOSTS}, "prod", None)
     loop = Loop(collector, at_once)
+    loop.renewed = folder
     code = pytest.main(
         [
             *(str(folder), "-q", "-p", "no:cacheprovider", "-p", "no:timeout", "--tb=no"),
@@ -138,7 +143,8 @@ def test_what_each_has_found(tmp_path: Path) -> None:
     assert [host.warnings for host in collector.report.hosts] == [
         [f"{name} is odd"] for name in HOSTS
     ]
-    assert loop.renewed == []
+    # Each had its connections made anew.
+    assert {p.name for p in tmp_path.glob("renewed-*")} == {f"renewed-{p}" for p in pids.values()}
     # What a test has printed stands with it alone.
     assert loop.printed == [f"printed for {name}\n" for name in HOSTS]
     properties = [

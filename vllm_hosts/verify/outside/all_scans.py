@@ -1,6 +1,6 @@
 """All scans from outside at once: from this machine and, if there is one, from a neighbour.
 
-A process of its own beside the hosts suite, since scanning every port takes half a minute:
+A process of its own beside the hosts suite, since scanning every port takes a while:
 request as JSON on standard input, results as JSON on standard output.
 """
 

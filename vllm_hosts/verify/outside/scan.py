@@ -19,8 +19,8 @@ import time
 
 #: Seconds that a port gets: the kernel sends a lost SYN again after one.
 PATIENCE = 1.2
-#: Connection attempts under way at the same time, to one address, and addresses.
-AT_ONCE = 8000
+#: Connection attempts under way at the same time, to one address and to all; and addresses.
+AT_ONCE, TOGETHER = 8000, 32000
 ADDRESSES = 8
 #: Datagrams that make a service answer: a DNS and an NTP question, else a few zeros.
 _QUESTIONS = {
@@ -157,13 +157,12 @@ def scan_all(asked: dict[str, object], at_once: int) -> dict[str, object]:
         return {"address": address, "error": str(error)}
 
 
-def scan_some(asked: list[dict[str, object]]) -> list[dict[str, object]]:
+def scan_some(asked: list[dict[str, object]], at_once: int) -> list[dict[str, object]]:
     """Look at addresses one after the other."""
-    at_once = max(50, min(AT_ONCE, os.sysconf("SC_OPEN_MAX") - 200))
     return [scan_all(one, at_once) for one in asked]
 
 
-def in_process(asked: list[dict[str, object]]) -> tuple[int, int]:
+def in_process(asked: list[dict[str, object]], at_once: int) -> tuple[int, int]:
     """The same in a process of its own, which may have as many open files as this one.
 
     :returns: its process id, and the end of a pipe with its answer as JSON.
@@ -174,7 +173,7 @@ def in_process(asked: list[dict[str, object]]) -> tuple[int, int]:
         failed = 1
         try:
             with os.fdopen(there, "w") as answer:
-                answer.write(json.dumps(scan_some(asked)))
+                answer.write(json.dumps(scan_some(asked, at_once)))
             failed = 0
         finally:
             os._exit(failed)
@@ -186,8 +185,10 @@ def main(request: str) -> None:
     """Look at several addresses at the same time; JSON in, JSON out, in the same order."""
     asked = json.loads(request)
     shares = [asked[number::ADDRESSES] for number in range(min(ADDRESSES, len(asked)))]
+    most = min(AT_ONCE, TOGETHER // max(1, len(shares)), os.sysconf("SC_OPEN_MAX") - 200)
     seen: list[dict[str, object] | None] = [None] * len(asked)
-    for number, (process, pipe) in enumerate([in_process(share) for share in shares]):
+    started = [in_process(share, max(50, most)) for share in shares]
+    for number, (process, pipe) in enumerate(started):
         with os.fdopen(pipe) as answer:
             said = answer.read()
         _, status = os.waitpid(process, 0)
