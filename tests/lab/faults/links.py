@@ -36,7 +36,7 @@ def _table(name: str, kind: str = "filter", **rules: str) -> str:
     """Anew, in one transaction, whether it is there or not."""
     priority = "-100" if kind == "nat" else "-300"
     chains = "".join(
-        f" chain {hook} {{ type {kind} hook {hook} priority {priority}; {rule}; }}"
+        f" chain {hook} {{ type {kind} hook {hook} priority {priority}; {rule}; }};"
         for hook, rule in rules.items()
     )
     return (
