@@ -96,6 +96,7 @@ def test_a_fault_that_a_seed_draws(deployed: Deployed, number: int) -> None:
     of = fault.of or drawn.choice(list(CHANGES))
     change = (CHANGES | LONG)[of]
     seconds = drawn.uniform(0.5, change.seconds)
+    fault.prepare(HOST)
     lab_hosts.run(HOST, change.before or "true")
     before = run.agents(HOST)
     done = None

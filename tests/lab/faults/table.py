@@ -30,7 +30,8 @@ class Fault:
     ``codes`` are the exit codes that the deploy may end with if it was met by it. ``small`` is a
     folder that gets a file system of its own for the run. ``whole`` says whether the host has to
     keep all its promises while the fault lasts, ``spares`` whether agents that the deploy does not
-    change go on in the same processes. ``of`` is the only change that it can meet, by its name.
+    change go on in the same processes. ``of`` is the only change that it can meet, by its name;
+    ``needs`` a package that the host has to have for it.
     """
 
     begin: Begin
@@ -40,6 +41,13 @@ class Fault:
     whole: bool = True
     spares: bool = True
     of: str = ""
+    needs: str = ""
+
+    def prepare(self, host: str) -> None:
+        """Before the deploy that it meets."""
+        if self.needs:
+            install = f"apt-get -q update && apt-get -q -y install {self.needs}"
+            lab_hosts.run(host, f"dpkg -s {self.needs} || {{ {install}; }}", timeout=300)
 
 
 def _on(script: str) -> Callable[..., None]:
@@ -120,6 +128,11 @@ _PINS = "/etc/apt/preferences.d/zz-of-somebody"
 _BOOT = "cat /proc/sys/kernel/random/boot_id"
 #: The processes of the first agent's container, whichever container that is by then.
 _ALL = "docker top tiny -o pid 2>/dev/null | tail -n +2"
+#: Hosts of the lab share this machine's clock: programs are told another one, as they begin.
+CLOCK_AHEAD = (
+    "echo +365d >/etc/faketimerc; ls /usr/lib/*/faketime/libfaketime.so.1 >/etc/ld.so.preload"
+)
+CLOCK_RIGHT = "rm -f /etc/ld.so.preload /etc/faketimerc"
 _EITHER = frozenset({0, 1})
 
 
@@ -243,6 +256,7 @@ FAULTS: dict[str, Fault] = {
     "/run full": Fault(_full_run, _EITHER, lambda host: filled.empty_run(host), whole=False),
     "/opt/vllm read-only": _unwell("/opt/vllm", "read-only"),
     "/var/lib/vllm-hosts without inodes": _unwell("/var/lib/vllm-hosts", "without inodes"),
+    "clock a year ahead": Fault(_on(CLOCK_AHEAD), _EITHER, _on(CLOCK_RIGHT), needs="libfaketime"),
     "rebooted": Fault(_rebooted, _EITHER, spares=False),
     "power lost": Fault(_power_lost, _EITHER, spares=False),
 }
