@@ -300,6 +300,14 @@ def test_agents_cannot_change_models_and_nobody_is_root(user: str, fetch_user: s
     )
 
 
+@pytest.mark.parametrize("name", ["user", "fetch_user"])
+def test_root_is_not_reached_under_another_name(name: str) -> None:
+    """Docker reads a number, for which 00 is 0."""
+    assert refused("Vllm", **{name: "00:64101"}) == (
+        "'00:64101' is not a numeric user and group such as '64101:64101'"
+    )
+
+
 def test_other_users() -> None:
     assert Vllm(user="1:3", fetch_user="2:3").user == "1:3"
     assert Vllm(user="1:0", fetch_user="2:0").fetch_user == "2:0"

@@ -188,8 +188,13 @@ ImageReference = Annotated[
     ),
 ]
 EnvName = Annotated[str, _matches(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
+#: Without further zeros: 00 would be root too, under another name than the one that is refused.
 UserGroup = Annotated[
-    str, _matches(r"[0-9]+:[0-9]+", "a numeric user and group such as '64101:64101'")
+    str,
+    _matches(
+        r"(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,9})",
+        "a numeric user and group such as '64101:64101'",
+    ),
 ]
 UserName = Annotated[str, _matches(r"[a-z_][a-z0-9_-]*", "the name of a user such as 'alice'")]
 DebianVersion = Annotated[
