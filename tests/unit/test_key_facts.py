@@ -170,8 +170,7 @@ FACTS = [HostCertificate, GatewayCertificate]
 
 
 def seen(fact: HostFact[Certificate], certificate: Path, key: Path) -> Certificate:
-    script = fact.command(str(certificate), str(key))
-    output = said(script)
+    output = said(str(fact.command(str(certificate), str(key))))
     assert "PRIVATE" not in output
     return fact.process(output.splitlines())
 

@@ -15,9 +15,11 @@ from pydantic import SecretStr
 from tests.unit.fleets import both, fleet
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.answered_inside import AnsweredInside
+from vllm_hosts.host import probe
 from vllm_hosts.host.probe import Response
 from vllm_hosts.keys import ClientKey, KeyStore
 from vllm_hosts.keys.places import CA_FILE
+from vllm_hosts.operations.balancers import of_this_run
 from vllm_hosts.operations.rotation import NoEdge
 from vllm_hosts.project import rotation
 from vllm_hosts.project.loaded import Project
@@ -89,8 +91,8 @@ def key(value: str, *agents: str) -> ClientKey:
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     made = Agent()
-    monkeypatch.setattr(rotation.probe, "visit", made.visit)
-    monkeypatch.setattr(rotation.probe, "reachable", lambda address, port: made.reachable)
+    monkeypatch.setattr(probe, "visit", made.visit)
+    monkeypatch.setattr(probe, "reachable", lambda address, port: made.reachable)
     monkeypatch.setattr("vllm_hosts.host.probe.time.sleep", lambda seconds: None)
     return made
 
@@ -150,7 +152,7 @@ def why(request: pytest.FixtureRequest) -> Why:
 def test_one_token_is_enough_wherever_it_comes_from(
     agent: Agent, why: Why, number: int, status: int
 ) -> None:
-    agent.answers = {PATHS[number]: status} | dict.fromkeys(PATHS[:number], 400)
+    agent.answers = {**dict.fromkeys(PATHS[:number], 400), PATHS[number]: status}
     assert why() is None
     assert agent.asked == [(path, BODIES[path]) for path in PATHS[: number + 1]]
 
@@ -319,4 +321,4 @@ def test_gateways_of_a_host(tmp_path: Path, known: Known) -> None:
     ]
     assert (found.host, found.timeout) == ("gpu1", 7)
     assert found.connections() is known  # type: ignore[comparison-overlap]
-    assert rotation_of(made, "gpu1").connections is rotation.of_this_run
+    assert rotation_of(made, "gpu1").connections is of_this_run

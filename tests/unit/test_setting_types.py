@@ -246,11 +246,12 @@ def test_a_section_takes_nothing_that_it_does_not_know_and_stays_as_it_is() -> N
     class One(Section):
         number: int = 1
 
-    for values in ({"numbre": 2}, {"number": "2"}, {"number": True}):
+    wrong: list[dict[str, object]] = [{"numbre": 2}, {"number": "2"}, {"number": True}]
+    for values in wrong:
         with pytest.raises(ValidationError):
-            One(**values)  # type: ignore[arg-type]
+            One.model_validate(values)
     with pytest.raises(ValidationError, match="frozen"):
-        One().number = 2
+        One().number = 2  # type: ignore[misc]
 
 
 def test_a_mistake_between_sections_says_where_it_is_to_be_corrected() -> None:
