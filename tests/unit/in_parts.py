@@ -130,7 +130,7 @@ class Share:
 
 def main() -> int:
     workers = range(FOR_EACH * len(os.sched_getaffinity(0)))
-    # What one Python has compiled, hundreds of others reuse: without, a tenth of the time goes there.
+    # What one Python has compiled, hundreds of others reuse.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with _quick_folder() as folder, started.shared(folder / "starter"):
