@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import resource
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import copy
+from dataclasses import dataclass
 from functools import cache, partial
 from inspect import signature
 from types import CodeType
 from typing import Any, get_args, get_origin
 
+import gevent
 import pyinfra
+from gevent.event import Event
 from pyinfra.api.config import Config
 from pyinfra.api.exceptions import ArgumentTypeError
 from pyinfra.api.host import Host
@@ -28,6 +32,19 @@ def install() -> None:
     _connectors()
     _places_in_code()
     _arguments_at_hosts()
+    _signatures()
+    _progress()
+
+
+def few_collections() -> None:
+    """Have Python look for garbage that refers to itself less often. A run makes little of that,
+    and keeps what it makes of each host: Python would go over it again and again, which is a
+    seventh of what a run over hundreds of hosts takes here."""
+    gc.set_threshold(_OBJECTS, *_ROUNDS)
+
+
+#: Objects after which it looks among new ones, and rounds after which among older ones.
+_OBJECTS, _ROUNDS = 20_000, (20, 20)
 
 
 def at_once(config: Config, hosts: int) -> None:
@@ -161,6 +178,71 @@ def _surely(value: object, type_: object) -> bool:
 def _maps_words(type_: Any) -> bool:
     of, to = get_args(type_) if get_origin(type_) is Mapping else (None, None)
     return of is str and (to is str or str in get_args(to))
+
+
+def _signatures() -> None:
+    """It works out the signature of an operation's function for each host, to see whether the
+    operation's arguments fit."""
+    operations: Any = sys.modules["pyinfra.api.operation"]
+    if getattr(operations, "signature", None) is signature:
+        operations.signature = cache(signature)
+
+
+def _progress() -> None:
+    """For each host that an operation is done with, it lists all others for the line at the bottom
+    of a terminal, which is printed five times a second."""
+    progress: Any = sys.modules["pyinfra.progress"]
+    spinner: Any = getattr(progress, "progress_spinner", None)
+    code = getattr(getattr(spinner, "__wrapped__", None), "__code__", None)
+    if code is None or not {"make_progress_message", "progress_queue"} <= {*code.co_varnames}:
+        return
+    if [*signature(spinner).parameters] == ["items", "prefix_message"]:
+        _everywhere(spinner, partial(_spinner, progress))
+
+
+@contextmanager
+def _spinner(
+    progress: Any, items: Iterable[Any], prefix_message: str | None = None
+) -> Iterator[Callable[[Any], None]]:
+    """As in pyinfra 3.10, with the line made when it is printed."""
+    if not progress.is_output_active():
+        yield lambda item: None
+        return
+    left = items if isinstance(items, set) else set(items)
+    stop = Event()
+    line = _Line(left, len(left), prefix_message, progress)
+    printing = gevent.spawn(progress._print_spinner, stop, line)
+    try:
+        yield line.done
+    finally:
+        stop.set()
+        printing.join()
+
+
+@dataclass
+class _Line:
+    """What is printed while ``left`` of so many items are still worked on. pyinfra takes the last
+    of a queue."""
+
+    left: set[Any]
+    total: int
+    before: str | None
+    progress: Any
+
+    def done(self, item: Any) -> None:
+        if item not in self.left:
+            raise ValueError(f"Invalid complete item: {item} not in {self.left}")
+        self.left.remove(item)
+
+    def __getitem__(self, _: int) -> str:
+        done = self.total - len(self.left)
+        counted = f"{done * 100 // self.total}% ({done}/{self.total})" if self.total > 1 else ""
+        parts = [part for part in (counted, self.before) if part]
+        room = self.progress.TERMINAL_WIDTH - 10 - sum(len(part) + 3 for part in parts)
+        if self.left and room > 0:
+            named = f"{{{', '.join(map(str, self.left))}}}"
+            parts.append(named if len(named) < room else f"{named[: room - 3]}...}}")
+        return " - ".join(parts)
 
 
 def _everywhere(original: Any, ours: Any) -> None:
