@@ -22,7 +22,7 @@ from pyinfra.api.config import Config
 from pyinfra.api.exceptions import ArgumentTypeError
 from pyinfra.api.host import Host
 from pyinfra.api.state import MAX_PARALLEL, State
-from pyinfra.context import ctx_config
+from pyinfra.context import ContextObject, ctx_config
 
 
 def install() -> None:
@@ -34,6 +34,7 @@ def install() -> None:
     _arguments_at_hosts()
     _signatures()
     _progress()
+    _what_is_current()
 
 
 def few_collections() -> None:
@@ -145,22 +146,41 @@ def _pop_arguments(
     data = host.data.dict()
     found: dict[str, Any] = {}
     popped = []
-    for key, type_ in arguments.all_global_arguments():
-        meta = arguments.all_argument_meta[key]
-        default = copy(data[key]) if key in data else meta.default(config)
+    for key, type_, handler, make, usual in _usual(arguments, config):
+        default = copy(data[key]) if key in data else make(config) if make else usual
         if key in kwargs:
             popped.append(key)
             value = kwargs.pop(key)
         else:
             value = deploy.get(key, default)
-        if meta.handler:
-            value = meta.handler(config, value)
-        if value != default and not _surely(value, type_):
+        if handler:
+            value = handler(config, value)
+        if value is not default and value != default and not _surely(value, type_):
             arguments.raise_if_bad_type(
                 value, type_, ArgumentTypeError, f"Invalid argument `{key}`:"
             )
         found[key] = value
     return found, popped
+
+
+def _usual(arguments: Any, config: Config) -> list[tuple[Any, ...]]:
+    """By argument: its type, what makes a value of it, what makes its default, or that one itself.
+    Found anew where the configuration is another one."""
+    known, now = arguments.all_global_arguments(), vars(config)
+    if _usual_of[:2] != [known, now]:
+        rows = []
+        for key, type_ in known:
+            meta = arguments.all_argument_meta[key]
+            value = meta.default(config)
+            # One that could be changed where it is used is nobody else's.
+            make = meta.default if isinstance(value, list | dict | set) else None
+            rows.append((key, type_, meta.handler, make, value))
+        _usual_of[:] = known, dict(now), rows
+    rows_: list[tuple[Any, ...]] = _usual_of[2]
+    return rows_
+
+
+_usual_of: list[Any] = []
 
 
 def _surely(value: object, type_: object) -> bool:
@@ -188,13 +208,25 @@ def _signatures() -> None:
         operations.signature = cache(signature)
 
 
+def _what_is_current() -> None:
+    """It finds out twice what the current host or state is, for each of their attributes."""
+    get: Any = ContextObject.__getattr__
+    if get.__code__.co_names == ("_get_module", "getattr", "_base_cls"):
+        ContextObject.__getattr__ = _of_what_is_current  # type: ignore[method-assign]
+
+
+def _of_what_is_current(context: Any, key: str) -> Any:
+    current = context._container.module
+    return getattr(context._base_cls if current is None else current, key)
+
+
 def _progress() -> None:
     """For each host that an operation is done with, it lists all others for the line at the bottom
     of a terminal, which is printed five times a second."""
     progress: Any = sys.modules["pyinfra.progress"]
     spinner: Any = getattr(progress, "progress_spinner", None)
     code = getattr(getattr(spinner, "__wrapped__", None), "__code__", None)
-    if code is None or not {"make_progress_message", "progress_queue"} <= {*code.co_varnames}:
+    if code is None or not {"make_progress_message", "progress_queue"} <= {*code.co_cellvars}:
         return
     if [*signature(spinner).parameters] == ["items", "prefix_message"]:
         _everywhere(spinner, partial(_spinner, progress))

@@ -133,12 +133,22 @@ class _Run:
     off: bool = False
     #: Most hosts are asked the same.
     queries: dict[Question, Query] = field(default_factory=dict)
+    asked: dict[Question, Query] = field(default_factory=dict)
 
     def query(self, one: Question) -> Query | None:
         """As ``_known``, looked up once for all hosts."""
         if one not in self.queries and (query := _known(one)) is not None:
             self.queries[one] = query
         return self.queries.get(one)
+
+    def asking(
+        self, one: Question, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
+    ) -> Query:
+        """As ``Query.of``: which command asks this follows from the fact and its arguments."""
+        query = self.asked.get(one)
+        if query is None or query.fact is not fact:
+            query = self.asked[one] = Query.of(fact, arguments)
+        return query
 
 
 _run: _Run | None = None
@@ -201,7 +211,7 @@ def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
     late = here.strict and touched.times(host) != here.before
     if not here.follow(one) or shown or late or not host.connected:
         return None
-    look, options = Query.of(fact, arguments), here.options_at(host)
+    look, options = run.asking(one, fact, arguments), here.options_at(host)
     valid_for = (touched.times(host), here.how)
     if here.valid_for != valid_for or time.monotonic() > here.until:
         here.forget()
