@@ -134,11 +134,16 @@ class _Run:
     #: Most hosts are asked the same.
     queries: dict[Question, Query] = field(default_factory=dict)
     asked: dict[Question, Query] = field(default_factory=dict)
+    #: By name, those that may be asked ahead.
+    facts: dict[str, type[FactBase[Any]]] = field(default_factory=dict)
 
     def query(self, one: Question) -> Query | None:
         """As ``_known``, looked up once for all hosts."""
-        if one not in self.queries and (query := _known(one)) is not None:
-            self.queries[one] = query
+        if one not in self.queries:
+            if one.fact not in self.facts:
+                self.facts = _steady()
+            if (query := _known(one, self.facts)) is not None:
+                self.queries[one] = query
         return self.queries.get(one)
 
     def asking(
@@ -270,9 +275,9 @@ def strictly(host: Host) -> Iterator[None]:
         here.strict = False
 
 
-def _known(one: Question) -> Query | None:
+def _known(one: Question, facts: Mapping[str, type[FactBase[Any]]] | None = None) -> Query | None:
     """The present code's command for something that was asked by some earlier version."""
-    fact = _steady().get(one.fact)
+    fact = (_steady() if facts is None else facts).get(one.fact)
     try:
         return Query.of(fact, one.given()) if fact is not None else None
     except Exception:
