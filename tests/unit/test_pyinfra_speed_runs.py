@@ -190,7 +190,12 @@ def test_garbage_is_looked_for_less_often() -> None:
 def test_what_is_dropped_is_no_record_before(caplog: pytest.LogCaptureFixture) -> None:
     whole = logging.Logger("whole", logging.DEBUG)
     records: list[logging.LogRecord] = []
-    whole.addFilter(lambda record: bool(records.append(record)))
+
+    def kept(record: logging.LogRecord) -> bool:
+        records.append(record)
+        return False
+
+    whole.addFilter(kept)
     briefly = _Briefly(whole)
 
     def _run_host_op() -> None:

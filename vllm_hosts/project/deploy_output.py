@@ -53,7 +53,7 @@ def install(state: State) -> None:
     logger.addFilter(brief.wanted)
     cli.print_results = brief.results
     operations.progress_spinner = brief.spinner  # type: ignore[attr-defined]
-    operations.logger = _Briefly(logger)  # type: ignore[attr-defined]
+    operations.logger = _Briefly(logger)  # type: ignore[assignment, attr-defined]
 
 
 class _Briefly:
