@@ -121,6 +121,14 @@ def install(recorded: Host, delay: float, count: dict[str, int]) -> None:
         setattr(place, name, ours)
 
 
+def queued() -> float:
+    """Seconds for which this process was ready to go on, and others had the processors."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
 def main() -> None:
     """Arguments: the recorded host, seconds of a round trip, the file for figures; then
     pyinfra's."""
@@ -130,7 +138,7 @@ def main() -> None:
     host = pickle.loads(Path(recorded).read_bytes())  # noqa: S301
     install(host, float(delay), count)
     sys.argv = ["pyinfra", *words]
-    begun = time.monotonic()
+    begun, took, waited = time.monotonic(), time.process_time(), queued()
     code: object = 0
     try:
         pyinfra_main()
@@ -144,6 +152,8 @@ def main() -> None:
             {
                 "wall": time.monotonic() - begun,
                 "cpu": sum(one.ru_utime + one.ru_stime for one in (used, below)),
+                "queued": queued() - waited,
+                "waits": time.monotonic() - begun - (time.process_time() - took),
                 "rss": used.ru_maxrss * 1024,
                 "code": code,
                 "count": count,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from vllm_hosts.host import paths
@@ -51,7 +51,12 @@ def lua_entries(settings: HostSettings) -> Iterator[Entry]:
             of = settings if name == "pulse" else settings.edge_side
             yield File(path, rendered[name](of).encode())
         else:
-            yield File(path, (_FOLDER / f"{name}.lua").read_bytes())
+            yield File(path, _as_it_is(name))
+
+
+@cache
+def _as_it_is(name: str) -> bytes:
+    return (_FOLDER / f"{name}.lua").read_bytes()
 
 
 def lua_paths() -> list[str]:

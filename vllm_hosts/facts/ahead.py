@@ -133,12 +133,27 @@ class _Run:
     off: bool = False
     #: Most hosts are asked the same.
     queries: dict[Question, Query] = field(default_factory=dict)
+    asked: dict[Question, Query] = field(default_factory=dict)
+    #: By name, those that may be asked ahead.
+    facts: dict[str, type[FactBase[Any]]] = field(default_factory=dict)
 
     def query(self, one: Question) -> Query | None:
         """As ``_known``, looked up once for all hosts."""
-        if one not in self.queries and (query := _known(one)) is not None:
-            self.queries[one] = query
+        if one not in self.queries:
+            if one.fact not in self.facts:
+                self.facts = _steady()
+            if (query := _known(one, self.facts)) is not None:
+                self.queries[one] = query
         return self.queries.get(one)
+
+    def asking(
+        self, one: Question, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
+    ) -> Query:
+        """As ``Query.of``: which command asks this follows from the fact and its arguments."""
+        query = self.asked.get(one)
+        if query is None or query.fact is not fact:
+            query = self.asked[one] = Query.of(fact, arguments)
+        return query
 
 
 _run: _Run | None = None
@@ -201,7 +216,7 @@ def foreseen(host: Host, fact: type[FactBase[Any]], arguments: Mapping[str, Any]
     late = here.strict and touched.times(host) != here.before
     if not here.follow(one) or shown or late or not host.connected:
         return None
-    look, options = Query.of(fact, arguments), here.options_at(host)
+    look, options = run.asking(one, fact, arguments), here.options_at(host)
     valid_for = (touched.times(host), here.how)
     if here.valid_for != valid_for or time.monotonic() > here.until:
         here.forget()
@@ -260,9 +275,9 @@ def strictly(host: Host) -> Iterator[None]:
         here.strict = False
 
 
-def _known(one: Question) -> Query | None:
+def _known(one: Question, facts: Mapping[str, type[FactBase[Any]]] | None = None) -> Query | None:
     """The present code's command for something that was asked by some earlier version."""
-    fact = _steady().get(one.fact)
+    fact = (_steady() if facts is None else facts).get(one.fact)
     try:
         return Query.of(fact, one.given()) if fact is not None else None
     except Exception:

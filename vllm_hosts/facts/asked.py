@@ -40,7 +40,7 @@ class Question:
         given = {name: _plain(value) for name, value in arguments.items()}
         if any(value is _ODD for value in given.values()):
             return None
-        return cls(fact, json.dumps(given, sort_keys=True, separators=(",", ":")))
+        return cls(fact, _written(given))
 
     def given(self) -> dict[str, Any]:
         """Its arguments, as a fact takes them."""
@@ -49,6 +49,7 @@ class Question:
 
 
 _ODD = object()
+_written = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def _plain(value: object) -> object:

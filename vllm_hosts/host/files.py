@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 _SAFE_PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
 _SAFE_NAME = re.compile(r"[a-z_0-9][a-z0-9_-]*")
@@ -40,7 +41,7 @@ class File:
         if self.secret and self.mode & 0o077:
             raise ValueError(f"{self.path} is secret, so mode {self.mode:04o} is too wide")
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hexadecimal digest of the content."""
         return hashlib.sha256(self.content).hexdigest()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache
+from hashlib import sha256
 from importlib.util import cache_from_source
 from pathlib import Path
 
 import jinja2
-from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined, Template
 from jinja2.bccache import Bucket
 
 
@@ -74,5 +76,35 @@ def render(
     :param filters: further filters for the language of this template.
     :raises jinja2.UndefinedError: the template uses a name that is not in ``values``.
     """
-    environment = _with_filters(frozenset(filters.items())) if filters else _environment()
-    return environment.get_template(template).render(**values)
+    given = frozenset(filters.items()) if filters else frozenset()
+    key = template, given, _digest(values)
+    text = _rendered.pop(key, None) if key[2] else None
+    if text is None:
+        text = _template(template, given).render(**values)
+    if key[2]:
+        # The latest last: what a host needs again, or the next one needs too, is asked for soon.
+        _rendered[key] = text
+        if len(_rendered) > _KEPT:
+            del _rendered[next(iter(_rendered))]
+    return text
+
+
+#: Most hosts of a run have the same files, and some are made more than once for a host.
+_rendered: dict[tuple[str, frozenset[tuple[str, Callable[..., str]]], bytes], str] = {}
+_KEPT = 256
+
+
+def _digest(values: Mapping[str, object]) -> bytes:
+    """Of values as they are, with their types; empty for what cannot be written down. Two that are
+    the same may have two digests, and then are rendered twice."""
+    try:
+        return sha256(pickle.dumps(values, pickle.HIGHEST_PROTOCOL)).digest()
+    except (pickle.PicklingError, AttributeError, TypeError, RecursionError):
+        return b""
+
+
+@cache
+def _template(name: str, filters: frozenset[tuple[str, Callable[..., str]]]) -> Template:
+    """Looked for, and for a newer version of it, once."""
+    environment = _with_filters(filters) if filters else _environment()
+    return environment.get_template(name)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Final, cast
 
-from prometheus_client.parser import text_string_to_metric_families
-
 
 @dataclass(frozen=True)
 class Metrics:
@@ -59,6 +57,9 @@ def metrics(text: str) -> Metrics:
 
     :raises ValueError: a line that matters is not in that format, or nothing in it is vLLM's.
     """
+    # Loaded where it is needed: with it comes a web server, which takes longer than many a module.
+    from prometheus_client.parser import text_string_to_metric_families
+
     # Nearly all lines are histograms, which are not needed here.
     lines = [line for line in text.splitlines() if _name(line) in _WANTED]
     values: dict[str, list[float]] = {}

@@ -53,6 +53,22 @@ def install(state: State) -> None:
     logger.addFilter(brief.wanted)
     cli.print_results = brief.results
     operations.progress_spinner = brief.spinner  # type: ignore[attr-defined]
+    operations.logger = _Briefly(logger)  # type: ignore[assignment, attr-defined]
+
+
+class _Briefly:
+    """pyinfra's logger, where it runs operations. What ``Brief`` would drop is not even made a
+    record: one line for each operation and host is a twelfth of what a run takes here."""
+
+    def __init__(self, whole: logging.Logger) -> None:
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def info(self, message: object, *args: object, **kwargs: Any) -> None:
+        if sys._getframe(1).f_code.co_name not in _THEIRS:
+            self._whole.info(message, *args, **{"stacklevel": 2, **kwargs})
 
 
 class Brief(BaseStateCallback):

@@ -144,6 +144,7 @@ def install(project: Project | None = None) -> None:
     compiled_once()
     pyinfra_output.install()
     pyinfra_speed.install()
+    pyinfra_speed.few_collections()
     context = click.get_current_context(silent=True)
     options = pyinfra_command.options()
     pyinfra_command.check_options(options)
@@ -162,6 +163,7 @@ def install(project: Project | None = None) -> None:
         removal=pyinfra_command.only_removal(options.get("operations") or ()),
         project=project,
     )
+    _made.clear()
     one_by_one.begin()
     if not _run.ours:
         pyinfra_command.check_site(options, _run.file)
@@ -208,6 +210,17 @@ def current() -> Current:
     :raises PyinfraError: ``config.py`` was not loaded, as when run from another folder.
     """
     project, name = _loaded(), ctx_host.get().name
+    made = _made.get(name)
+    if made is None or made[0] is not project:
+        made = _made[name] = project, _current(project, name)
+    return made[1]
+
+
+#: By host, with the project that they are of: what roles work out for one is found by another.
+_made: dict[str, tuple[Project, Current]] = {}
+
+
+def _current(project: Project, name: str) -> Current:
     return Current(
         project.settings[name],
         project.keys[name],
