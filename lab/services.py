@@ -26,6 +26,8 @@ from lab.layout import (
 
 _ADDRESS = str(BRIDGE_V4.ip)
 NAMES = ("apt-proxy", "archive", "registry", "hub")
+#: Those that tests of faults start for themselves, and leave if the lab is kept.
+_OF_FAULTS = ("registry-next", "registry-wrong")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -54,7 +56,7 @@ def up(releases: Iterable[str] = ("trixie",)) -> None:
 
 def down() -> None:
     """Stop all services."""
-    for name in NAMES:
+    for name in (*NAMES, *_OF_FAULTS):
         processes.stop(name)
 
 

@@ -51,10 +51,14 @@ _HIDDEN = (
     *("NEL", "Report-To", "Reporting-Endpoints", "WWW-Authenticate", "Proxy-Authenticate"),
 )
 
-#: What web pages may send: OpenAI's clients need the first two, Anthropic's the others as well.
+#: What web pages may send. A browser refuses the whole request for one that is not named, and
+#: OpenAI's and Anthropic's clients for JavaScript add the last three lines by themselves.
 _CORS_HEADERS = (
     *("Authorization", "Content-Type", "X-Api-Key", "Anthropic-Version", "Anthropic-Beta"),
-    "Anthropic-Dangerous-Direct-Browser-Access",
+    *("Anthropic-Dangerous-Direct-Browser-Access", "OpenAI-Organization", "OpenAI-Project"),
+    *(f"X-Stainless-{name}" for name in ("Arch", "Lang", "OS", "Package-Version", "Retry-Count")),
+    *(f"X-Stainless-{name}" for name in ("Runtime", "Runtime-Version", "Timeout", "Helper")),
+    *(f"X-Stainless-{name}" for name in ("Helper-Method", "Poll-Helper", "Custom-Poll-Interval")),
 )
 
 #: Statuses that nginx itself produces, and where they are handled. 494 to 497 are about malformed

@@ -4,6 +4,7 @@ converges."""
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from lab import hosts as lab_hosts
 from lab.settings import AGENTS
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import changes, command, deploy
-from tests.lab.faults import run
+from tests.lab.faults import run, table
 
 pytestmark = pytest.mark.nightly
 
@@ -83,6 +84,22 @@ def test_a_second_deploy_waits_and_is_told_for_whom(deployed: Deployed) -> None:
     done = deploy("--limit", HOST)
     assert (done.code, changes(done)[HOST]) == (0, 0), done.output[-4000:]
     assert "waits for" in done.of_host(HOST)
+
+
+def test_a_clock_that_is_a_year_ahead_is_named(deployed: Deployed) -> None:
+    before = run.agents(HOST)
+    table.FAULTS["clock a year ahead"].prepare(HOST)
+    lab_hosts.run(HOST, table.CLOCK_AHEAD)
+    try:
+        refused = deploy("--limit", HOST, settings=json.loads(CHANGED))
+    finally:
+        lab_hosts.run(HOST, table.CLOCK_RIGHT)
+    assert refused.code == 1
+    assert re.search(r"its clock is 36[45] days.* ahead of the one here", refused.of_host(HOST))
+    assert changes(refused).get(HOST, 0) == 0, refused.output[-4000:]
+    again = deploy("--limit", HOST)
+    assert (again.code, changes(again)[HOST]) == (0, 0), again.output[-4000:]
+    assert run.agents(HOST) == before
 
 
 def test_a_run_is_ended_by_release(deployed: Deployed) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from lab import hosts as lab_hosts
 from lab.settings import AGENTS
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import changes, deploy
-from tests.lab.faults import filled, run
+from tests.lab.faults import filled, links, next_image, run
 from tests.lab.faults.table import FAULTS
 
 pytestmark = pytest.mark.nightly
@@ -33,34 +34,69 @@ FIRST, RUNS = int(os.environ.get("FAULT_FIRST", "0")), int(os.environ.get("FAULT
 
 @dataclass(frozen=True)
 class Change:
-    """What a run has to do, and about how many seconds it takes. ``before`` makes it necessary."""
+    """What a run has to do, and within how many seconds what can be met happens. ``before`` makes
+    it necessary; ``anew`` says that agents are recreated."""
 
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
     before: str = ""
+    anew: bool = False
+
+
+def _agent(**changed: Any) -> dict[str, Any]:
+    return {"hosts": {HOST: {"agents": [AGENTS[0] | changed]}}}
 
 
 CHANGES = {
     "nothing": Change(1.5),
+    "certificate": Change(2, {"tls": {"valid_days": 366, "renew_before_days": 365}}),
     "edge": Change(3, {"edge": {"max_body_size": "31m"}}),
     "docker": Change(10, {"docker": {"log_max_size": "48m"}, "edge": {"max_body_size": "30m"}}),
     # apt has to fetch it again.
     "package": Change(5, before="dpkg --remove --force-depends logrotate; apt-get clean"),
     # It recreates the agent, which takes a while to be back.
-    "agent": Change(35, {"hosts": {HOST: {"agents": [AGENTS[0] | {"max_model_len": 768}]}}}),
+    "agent": Change(35, _agent(max_model_len=768), anew=True),
+}
+#: For what can meet only them: they take minutes. Their download is what is met.
+LONG = {
+    "image": Change(
+        8,
+        {"vllm": {"image": next_image.NEXT}},
+        f"docker image rm {next_image.NEXT} 2>/dev/null; {links.slow(next_image.PORT, 3000)}",
+        anew=True,
+    ),
+    "model": Change(
+        25,
+        _agent(model="lab/slow"),
+        "rm -rf /var/lib/vllm/huggingface/hub/models--lab--slow",
+        anew=True,
+    ),
 }
 #: Of all runs so far, whether the fault met a deploy that was at work.
 MET: list[bool] = []
 
 
-@pytest.mark.parametrize("number", range(FIRST, FIRST + RUNS))
+@pytest.fixture(scope="module", autouse=True)
+def registries(deployed: Deployed) -> Iterator[None]:
+    """Where the next image comes from."""
+    with next_image.served(stay="LAB_KEEP" in os.environ):
+        yield
+    lab_hosts.run(HOST, links.WELL)
+
+
+def _named(number: int) -> str:
+    return f"{number} {list(FAULTS)[number % len(FAULTS)]}"
+
+
+@pytest.mark.parametrize("number", range(FIRST, FIRST + RUNS), ids=_named)
 def test_a_fault_that_a_seed_draws(deployed: Deployed, number: int) -> None:
     name = list(FAULTS)[number % len(FAULTS)]
     fault = FAULTS[name]
     drawn = run.seeded(f"{name} {number}")
     of = fault.of or drawn.choice(list(CHANGES))
-    change = CHANGES[of]
+    change = (CHANGES | LONG)[of]
     seconds = drawn.uniform(0.5, change.seconds)
+    fault.prepare(HOST)
     lab_hosts.run(HOST, change.before or "true")
     before = run.agents(HOST)
     done = None
@@ -81,7 +117,7 @@ def test_a_fault_that_a_seed_draws(deployed: Deployed, number: int) -> None:
             run.wait_free(HOST)
             if fault.whole:
                 assert run.broken(HOST) == []
-            if of != "agent" and fault.whole and fault.spares:
+            if not change.anew and fault.whole and fault.spares:
                 assert run.agents(HOST) == before
         finally:
             if done is None or done.met:

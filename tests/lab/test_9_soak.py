@@ -115,6 +115,7 @@ def _fault(drawn: random.Random) -> None:
     fault, seconds = FAULTS[name], drawn.uniform(0.5, 4)
     print(f"{name} on {host}, {seconds:.1f} s into {json.dumps(given)}")
     done = None
+    fault.prepare(host)
     with ExitStack() as stack:
         if fault.small:
             stack.enter_context(filled.small(host, fault.small))

@@ -130,6 +130,9 @@ class Share:
 
 def main() -> int:
     workers = range(FOR_EACH * len(os.sched_getaffinity(0)))
+    # What one Python has compiled, hundreds of others reuse.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with _quick_folder() as folder, started.shared(folder / "starter"):
         (folder / "taken").mkdir()
         _ask_once(folder / "programs")

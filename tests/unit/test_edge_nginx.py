@@ -266,6 +266,8 @@ def test_web_pages_of_the_settings_only(edge: RealEdge) -> None:
         assert asked.headers["Access-Control-Allow-Origin"] == PAGE
         headers = asked.headers["Access-Control-Allow-Headers"].split(", ")
         assert {"Authorization", "Content-Type", "X-Api-Key", "Anthropic-Version"} <= set(headers)
+        # What openai's client for JavaScript sends by itself, also where it streams.
+        assert {"X-Stainless-OS", "X-Stainless-Timeout", "X-Stainless-Helper-Method"} <= {*headers}
     assert edge.ask("/metrics", method="OPTIONS", Origin=PAGE).status == 401
     assert edge.ask("/v1/models", method="OPTIONS", Origin=f"{PAGE}.evil.com").status == 401
     assert edge.ask("/v1/models", method="OPTIONS").status == 401

@@ -12,13 +12,15 @@ import pytest
 import vllm_hosts.host
 import vllm_hosts.hub
 import vllm_hosts.keys
+import vllm_hosts.settings
 
-#: fetch.py imports what only an agent's image needs to have, and takes long.
+#: fetch.py imports what only an agent's image needs to have, and takes long; generated.py writes
+#: files, piece by piece.
 MODULES = [
     f"{room.__name__}.{module.name}"
-    for room in (vllm_hosts.host, vllm_hosts.hub, vllm_hosts.keys)
+    for room in (vllm_hosts.host, vllm_hosts.hub, vllm_hosts.keys, vllm_hosts.settings)
     for module in pkgutil.iter_modules(room.__path__)
-    if module.name != "fetch"
+    if module.name not in ("fetch", "generated")
 ]
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import gevent
+from gevent.hub import Hub
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import PyinfraCommand, StringCommand
 from pyinfra.api.config import Config
@@ -22,6 +23,9 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import HostFact
 
 T = TypeVar("T")
+
+# Who types Ctrl-C knows it. gevent would print where the program was, and the time.
+Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
 
 
 class Connections:

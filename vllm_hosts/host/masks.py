@@ -12,13 +12,21 @@ from typing import Final
 from vllm_hosts.host.paths import EDGE_FOLDER
 from vllm_hosts.settings.masks import MASK
 
-#: awk: a line without what is in ``secret``. It goes on behind what it has put there, so that a key
-#: which is a part of that ends too. Shorter values are no keys, and would mask half of the text.
+#: awk: a line without what is in ``secret``, longer values first, so that nothing is left of one
+#: that has another one within. It goes on behind what it has put there, so that a key which is a
+#: part of that ends too. Shorter values are no keys, and would mask half of the text.
 FUNCTIONS: Final = rf"""
-    function keep(value) {{ sub(/^Bearer /, "", value); if (length(value) > 7) secret[value] }}
-    function masked(line,   value, done, at) {{
-        for (value in secret) {{
-            done = ""
+    function keep(value,   at) {{
+        sub(/^Bearer /, "", value)
+        if (length(value) < 8 || (value in kept)) return
+        kept[value]
+        for (at = ++secrets; at > 1 && length(secret[at - 1]) < length(value); at--)
+            secret[at] = secret[at - 1]
+        secret[at] = value
+    }}
+    function masked(line,   number, value, done, at) {{
+        for (number = 1; number <= secrets; number++) {{
+            value = secret[number]; done = ""
             while (at = index(line, value)) {{
                 done = done substr(line, 1, at - 1) "{MASK}"
                 line = substr(line, at + length(value))

@@ -145,13 +145,26 @@ def _tokens(value: object) -> object:
 #: A context length; ``auto``: whatever fits.
 Tokens = Annotated[int | Literal["auto"], BeforeValidator(_tokens)]
 
+
+def _readable_address(value: str) -> str:
+    """What can only be meant for an address is one: no 'cafe:443', and no '192.0.2.300'."""
+    if ":" in value or re.fullmatch(r"[0-9.]+", value):
+        try:
+            ip_address(value)
+        except ValueError:
+            raise ValueError(f"{quoted(value)} is not {_NAME_OR_ADDRESS}") from None
+    return value
+
+
+_NAME_OR_ADDRESS = "a DNS name or an IP address"
 #: A DNS name or an IP address, as clients write it in a URL's host part.
 HostName = Annotated[
     str,
     _matches(
         r"(?i)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*|[0-9a-f:]*:[0-9a-f:.]+",
-        "a DNS name or an IP address",
+        _NAME_OR_ADDRESS,
     ),
+    AfterValidator(_readable_address),
 ]
 InterfaceName = Annotated[
     str, _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", "a network interface such as 'wg0'")
@@ -175,8 +188,13 @@ ImageReference = Annotated[
     ),
 ]
 EnvName = Annotated[str, _matches(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
+#: Without further zeros: 00 would be root too, under another name than the one that is refused.
 UserGroup = Annotated[
-    str, _matches(r"[0-9]+:[0-9]+", "a numeric user and group such as '64101:64101'")
+    str,
+    _matches(
+        r"(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,9})",
+        "a numeric user and group such as '64101:64101'",
+    ),
 ]
 UserName = Annotated[str, _matches(r"[a-z_][a-z0-9_-]*", "the name of a user such as 'alice'")]
 DebianVersion = Annotated[

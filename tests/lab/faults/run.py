@@ -23,6 +23,8 @@ LOCK = "/run/vllm-hosts.lock"
 #: sshd's processes for connections, by their titles. That of the one that takes new ones begins
 #: with its path: without it nobody could log in again, which is another fault.
 CONNECTIONS = "^sshd(-session)?: [a-z]"
+_ENDS = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
+_LAST_WORDS = "--> Disconnecting from hosts..."
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ def deploy_until(
         met = True
         fault(process)
         said, _ = process.communicate(timeout=900)
+    # Python takes its handlers away at its end: then a signal ends what has done all of its work.
+    if process.returncode in _ENDS and said.rstrip().endswith(_LAST_WORDS):
+        return Stopped(0, said, met=False)
     return Stopped(process.returncode, said, met)
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import hosts as lab_hosts
+from lab.layout import APT_PROXY_PORT, HUB_PORT
 from tests.lab.deploys import BIN, INVENTORY, ROOT
-from tests.lab.faults import filled
+from tests.lab.faults import filled, links
+from tests.lab.faults.next_image import PORT, WRONG_PORT
 from tests.lab.faults.run import CONNECTIONS
 
 #: What a fault is handed: the host and the deploy.
@@ -28,7 +30,8 @@ class Fault:
     ``codes`` are the exit codes that the deploy may end with if it was met by it. ``small`` is a
     folder that gets a file system of its own for the run. ``whole`` says whether the host has to
     keep all its promises while the fault lasts, ``spares`` whether agents that the deploy does not
-    change go on in the same processes. ``of`` is the only change that it can meet, by its name.
+    change go on in the same processes. ``of`` is the only change that it can meet, by its name;
+    ``needs`` a package that the host has to have for it.
     """
 
     begin: Begin
@@ -38,6 +41,13 @@ class Fault:
     whole: bool = True
     spares: bool = True
     of: str = ""
+    needs: str = ""
+
+    def prepare(self, host: str) -> None:
+        """Before the deploy that it meets."""
+        if self.needs:
+            install = f"apt-get -q update && apt-get -q -y install {self.needs}"
+            lab_hosts.run(host, f"dpkg -s {self.needs} || {{ {install}; }}", timeout=300)
 
 
 def _on(script: str) -> Callable[..., None]:
@@ -82,6 +92,17 @@ def _power_lost(host: str, process: object) -> None:
     lab_hosts.restart(host)
 
 
+def _rebooted(host: str, process: object) -> None:
+    """As an operator does it: services are stopped, and those that a container has with them."""
+    before = lab_hosts.run(host, _BOOT).stdout
+    lab_hosts.run(host, "systemctl reboot", check=False)
+    until = time.monotonic() + 120
+    while lab_hosts.run(host, _BOOT, check=False).stdout in ("", before):
+        assert time.monotonic() < until, f"{host} has not rebooted"
+        time.sleep(0.5)
+    lab_hosts.run(host, "systemctl is-system-running --wait", check=False, timeout=120)
+
+
 def _full_run(host: str, process: object) -> None:
     filled.fill_run(host)
 
@@ -102,7 +123,26 @@ _HELD = (
 _PROXY = "/etc/apt/apt.conf.d/zz-of-somebody"
 _DAEMON = "/etc/docker/daemon.json"
 _SUDO = "/etc/sudoers.d/deploy"
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_PINS = "/etc/apt/preferences.d/zz-of-somebody"
+_BOOT = "cat /proc/sys/kernel/random/boot_id"
+#: The processes of the first agent's container, whichever container that is by then.
+_ALL = "docker top tiny -o pid 2>/dev/null | tail -n +2"
+#: Hosts of the lab share this machine's clock: programs are told another one, as they begin.
+CLOCK_AHEAD = (
+    "echo +365d >/etc/faketimerc; ls /usr/lib/*/faketime/libfaketime.so.1 >/etc/ld.so.preload"
+)
+CLOCK_RIGHT = "rm -f /etc/ld.so.preload /etc/faketimerc"
 _EITHER = frozenset({0, 1})
+
+
+def _repeated(script: str, seconds: int) -> Begin:
+    """Again and again for some seconds, as what ails an agent meets each one that starts."""
+    return _on(
+        f"end=$(($(date +%s) + {seconds})); while [ $(date +%s) -lt $end ]; do {script};"
+        " sleep 0.2; done"
+    )
+
 
 FAULTS: dict[str, Fault] = {
     "killed": Fault(_signal(signal.SIGKILL), frozenset({-signal.SIGKILL})),
@@ -144,6 +184,41 @@ FAULTS: dict[str, Fault] = {
         _on(f"rm {_PROXY}"),
         of="package",
     ),
+    "archive slow": Fault(
+        _on(f"{links.slow(APT_PROXY_PORT, 4)}; sleep 8; {links.WELL}"),
+        frozenset({0}),
+        of="package",
+    ),
+    "archive signed by somebody else": Fault(
+        # What apt has verified before it would take again.
+        _on(
+            f"mv {_KEYRING} /root/lab-keyring; rm -f /var/lib/apt/lists/*_InRelease;"
+            f" cp /usr/share/keyrings/debian-archive-removed-keys.gpg {_KEYRING}"
+        ),
+        _EITHER,
+        _on(f"mv /root/lab-keyring {_KEYRING}"),
+        of="package",
+    ),
+    "package missing": Fault(
+        _on(f"printf 'Package: logrotate\\nPin: release *\\nPin-Priority: -1\\n' >{_PINS}"),
+        _EITHER,
+        _on(f"rm {_PINS}"),
+        of="package",
+    ),
+    "registry down": Fault(_on(links.cut(PORT)), _EITHER, _on(links.WELL), of="image"),
+    "registry slow": Fault(
+        _on(f"{links.slow(PORT, 100)}; sleep 10; {links.WELL}"), frozenset({0}), of="image"
+    ),
+    "image is not what its digest says": Fault(
+        _on(links.elsewhere(PORT, WRONG_PORT)), _EITHER, _on(links.WELL), of="image"
+    ),
+    "killed at an image": Fault(_signal(signal.SIGKILL), frozenset({-signal.SIGKILL}), of="image"),
+    "docker killed at an image": Fault(_on("pkill -KILL -x dockerd"), _EITHER, of="image"),
+    "hub down": Fault(_on(links.cut(HUB_PORT)), _EITHER, _on(links.WELL), of="model"),
+    "connection dropped at a model": Fault(
+        _on(f"pkill -f '{CONNECTIONS}' || :"), frozenset({1}), of="model"
+    ),
+    "power lost at a model": Fault(_power_lost, _EITHER, spares=False, of="model"),
     "port taken": Fault(
         _on(
             "systemd-run --quiet --unit lab-stranger sh -c"
@@ -159,10 +234,29 @@ FAULTS: dict[str, Fault] = {
         _EITHER,
         spares=False,
     ),
+    "engine dead": Fault(_on(f"kill -KILL $({_ENGINE}) 2>/dev/null || :"), _EITHER, spares=False),
+    "agent crashes at each start": Fault(
+        _repeated(f"kill -KILL $({_ALL}) 2>/dev/null || :", 15), _EITHER, spares=False, of="agent"
+    ),
+    "agent hangs at its start": Fault(
+        _on(f"found=$({_ALL}); kill -STOP $found; sleep 15; kill -CONT $found; :"),
+        _EITHER,
+        spares=False,
+        of="agent",
+    ),
+    "agent without memory": Fault(
+        # No limit of a control group holds in the lab: it is the processes that get no more.
+        _repeated(f"for one in $({_ALL}); do prlimit --pid $one --as=100000000; done", 15),
+        _EITHER,
+        spares=False,
+        of="agent",
+    ),
     "/etc/nginx full": _unwell("/etc/nginx", "full"),
     "/tmp full": _unwell("/tmp", "full"),
     "/run full": Fault(_full_run, _EITHER, lambda host: filled.empty_run(host), whole=False),
     "/opt/vllm read-only": _unwell("/opt/vllm", "read-only"),
     "/var/lib/vllm-hosts without inodes": _unwell("/var/lib/vllm-hosts", "without inodes"),
+    "clock a year ahead": Fault(_on(CLOCK_AHEAD), _EITHER, _on(CLOCK_RIGHT), needs="libfaketime"),
+    "rebooted": Fault(_rebooted, _EITHER, spares=False),
     "power lost": Fault(_power_lost, _EITHER, spares=False),
 }
