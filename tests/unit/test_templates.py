@@ -265,6 +265,9 @@ def test_what_a_template_makes(template: str, golden: str, monkeypatch: pytest.M
         return get_template(self, name, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(jinja2.Environment, "get_template", noted)
+    # Nothing that was rendered, or looked for, by another test of this process.
+    monkeypatch.setattr(rendering, "_rendered", {})
+    monkeypatch.setattr(rendering, "_template", rendering._template.__wrapped__)
     made = GOLDEN[template][golden]()
     assert f"{template}.j2" in used
     check_golden(f"{template.split('/')[0]}/{golden}", made)
