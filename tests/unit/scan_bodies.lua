@@ -18,8 +18,7 @@ for line in io.lines() do
     local body = length > 0 and io.read(length) or ""
     local scanner = scanners[kind].new(content_type)
     local from, bytes = 0, ffi.cast("const uint8_t *", body)
-    -- Behind it, what a body takes can be told. Of small ones there are tens of thousands.
-    if length > 1000000 then collectgarbage() end
+    collectgarbage()
     local slowest, began, before, most = 0, os.clock(), collectgarbage("count"), 0
     while scanner and from < length do
         local n = math.min(piece, length - from)

@@ -45,7 +45,7 @@ class Scanned:
     """What a scanner found: the model's name in quotes, or one of the words above.
 
     ``seconds`` of processor time for all of it, and for the slowest piece; ``kilobytes`` that it
-    took, which is measured for large bodies only.
+    took.
     """
 
     model: str
