@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import fcntl
 import gc
-import inspect
 import json
 import marshal
 import os
@@ -81,7 +80,7 @@ def _import_all() -> dict[str, _Do]:
     import_module("testinfra.plugin")
     from pyinfra.api.connectors import get_all_connectors
 
-    from vllm_hosts.connect import pyinfra_speed, sudo
+    from vllm_hosts.connect import pyinfra_speed
 
     sys.path.insert(0, str(ROOT))
     import_module("tests.unit.spawning").install()
@@ -89,10 +88,6 @@ def _import_all() -> dict[str, _Do]:
     # Which connectors are installed is known to all forks then.
     pyinfra_speed.install()
     get_all_connectors()
-    # Both go through all that is imported, which each fork would copy for that: what is replaced in
-    # pyinfra's connectors, and the modules' files, which a traceback is looked for in.
-    sudo.install()
-    inspect.getmodule(inspect.currentframe(), "nobody's")
     # What they would import as soon as they run or ask for something.
     for module in ("gevent.fileobject", "gevent.resolver.thread", "encodings.idna", "anyio.abc"):
         import_module(module)

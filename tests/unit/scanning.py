@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,6 @@ from tests.unit.real_nginx import LUA_LIBRARIES, program
 LUA = Path(__file__).parents[2] / "roles/nginx/lua"
 #: What a scanner says where there is no model to be had.
 NONE, OTHER, REFUSED = "none", "other", "refused"
-#: Bytes of small bodies that are sent before the first answer is read. A pipe has room for more, so
-#: neither side waits for the other to read.
-_AT_ONCE = 32_768
 #: Deeper than that, the scanner refuses what Python may still read.
 DEPTH = 1000
 
@@ -67,28 +64,14 @@ class Scanners:
         )
 
     def scan(self, bodies: Iterable[Body]) -> Iterator[Scanned]:
-        some: list[tuple[Body, bytes]] = []
-        size = 0
+        assert self._process.stdin and self._process.stdout
         for body in bodies:
             kind = "form" if body.form else "asks" if body.asks else "json"
             kind = "turns" if body.turns else "links" if body.links else kind
             head = f"{kind} {len(body.content)} {body.piece} {body.form}\n".encode()
-            if some and size + len(head) + len(body.content) > _AT_ONCE:
-                yield from self._scan(some)
-                some, size = [], 0
-            some.append((body, head))
-            size += len(head) + len(body.content)
-        yield from self._scan(some)
-
-    def _scan(self, some: Sequence[tuple[Body, bytes]]) -> Iterator[Scanned]:
-        assert self._process.stdin and self._process.stdout
-        for body, head in some:
-            self._process.stdin.write(head)
-            self._process.stdin.write(body.content)
-        self._process.stdin.flush()
-        # All lines are read, also for who wants the first one only.
-        lines = [self._process.stdout.readline().decode() for _ in some]
-        for (body, _), line in zip(some, lines, strict=True):
+            self._process.stdin.write(head + body.content)
+            self._process.stdin.flush()
+            line = self._process.stdout.readline().decode()
             assert line, f"the scanner died at {body.content[:200]!r} in pieces of {body.piece}"
             seconds, slowest, kilobytes, said = line.rstrip("\n").split(" ", 3)
             if said.startswith("model "):
