@@ -96,7 +96,8 @@ def _rebooted(host: str, process: object) -> None:
     """As an operator does it: services are stopped, and those that a container has with them."""
     before = lab_hosts.run(host, _BOOT).stdout
     lab_hosts.run(host, "systemctl reboot", check=False)
-    until = time.monotonic() + 120
+    # systemd waits for what does not end at once, for up to 90 s.
+    until = time.monotonic() + 300
     while lab_hosts.run(host, _BOOT, check=False).stdout in ("", before):
         assert time.monotonic() < until, f"{host} has not rebooted"
         time.sleep(0.5)
