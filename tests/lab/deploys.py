@@ -32,6 +32,12 @@ class Run:
     output: str
     seconds: float
 
+    @property
+    def told(self) -> str:
+        """All but the lines of operations that did nothing, and the table at the end."""
+        lines = self.output.splitlines()
+        return "\n".join(one for one in lines if " | " not in one and "No changes" not in one)
+
     def of_host(self, name: str) -> str:
         """The lines about one host."""
         return "\n".join(line for line in self.output.splitlines() if f"[{name}]" in line)

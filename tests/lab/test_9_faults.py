@@ -125,7 +125,7 @@ def test_a_fault_that_a_seed_draws(deployed: Deployed, number: int) -> None:
             began = time.monotonic()
             back = deploy("--limit", HOST)
         seconds_back = time.monotonic() - began
-    assert back.code == 0, back.output[-6000:]
+    assert back.code == 0, back.told[-8000:]
     assert run.left(HOST) == []
     assert run.broken(HOST) == []
     again = deploy("--limit", HOST)

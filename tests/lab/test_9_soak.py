@@ -97,7 +97,7 @@ def test_an_hour_of_changes_faults_and_keys(deployed: Deployed) -> None:
 def _converged(deployed: Deployed) -> None:
     """The next run puts everything right, and one more finds nothing to do."""
     back = deploy()
-    assert back.code == 0, back.output[-6000:]
+    assert back.code == 0, back.told[-8000:]
     assert deployed.leaks(back.output) == []
     again = deploy()
     assert (again.code, changes(again)) == (0, dict.fromkeys(ALL, 0)), again.output[-4000:]
