@@ -21,6 +21,7 @@ INVENTORY = "inventory/lab.py"
 #: Two agents with the same model and name: each can answer for the other.
 _SAME = {"model": layout.MODEL_FOLDER, "revision": None, "served_model_name": "twin"}
 TWINS = [agent | _SAME for agent in AGENTS]
+_NOTHING = re.compile(r"No changes| \| .*(\s+(\d+|-)){4}\s*$")
 _STYLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -36,7 +37,7 @@ class Run:
     def told(self) -> str:
         """All but the lines of operations that did nothing, and the table at the end."""
         lines = self.output.splitlines()
-        return "\n".join(one for one in lines if " | " not in one and "No changes" not in one)
+        return "\n".join(one for one in lines if not _NOTHING.search(one))
 
     def of_host(self, name: str) -> str:
         """The lines about one host."""
