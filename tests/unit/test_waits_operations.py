@@ -67,6 +67,13 @@ def test_agents_that_are_well_are_looked_at_once(monkeypatch: pytest.MonkeyPatch
     assert agents.asked == [("AgentStates", {"agents": ["a", "b"]}, 0.0)]
 
 
+def test_nobody_is_asked_about_no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that Docker was restarting was announced, and runs by the time of the host's turn."""
+    agents = Agents(monkeypatch)
+    assert agents.wait() == []
+    assert agents.asked == []
+
+
 def test_only_those_that_are_not_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     agents = Agents(
         monkeypatch,

@@ -69,6 +69,9 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
     :returns: those that were waited for.
     :raises HostError: an agent is not healthy by then, stops, or keeps crashing.
     """
+    if not agents:
+        # Docker may have restarted by itself what was to be started, before it was this host's turn.
+        return []
     host = ctx_host.get()
     started = time.monotonic()
     due = _SAY_AFTER
