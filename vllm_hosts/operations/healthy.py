@@ -70,7 +70,7 @@ def wait_healthy(directory: str, agents: Sequence[str], timeout: int) -> list[st
     :raises HostError: an agent is not healthy by then, stops, or keeps crashing.
     """
     if not agents:
-        # Docker may have restarted by itself what was to be started, before it was this host's turn.
+        # Docker may have restarted by itself what was to be started, before the turn of this host.
         return []
     host = ctx_host.get()
     started = time.monotonic()
