@@ -97,17 +97,23 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _start_registry() -> None:
-    """Debian's docker-registry over the storage that the image was pushed into."""
+    start_registry("registry", image.build(), REGISTRY_PORT, STATE / "registry.yml")
+
+
+def start_registry(name: str, storage: Path, port: int, config: Path) -> None:
+    """Debian's docker-registry over a storage that images were pushed into, which it only reads.
+
+    :param config: where its configuration is written.
+    """
     chain, key = ca.certificate(REGISTRY_NAME)
-    config = STATE / "registry.yml"
     config.write_text(
         "version: 0.1\n"
         "log: {level: warn}\n"
-        f"storage: {{filesystem: {{rootdirectory: {image.build()}}}, maintenance:"
+        f"storage: {{filesystem: {{rootdirectory: {storage}}}, maintenance:"
         " {readonly: {enabled: true}}}\n"
-        f"http: {{addr: '{_ADDRESS}:{REGISTRY_PORT}', tls: {{certificate: {chain}, key: {key}}}}}\n"
+        f"http: {{addr: '{_ADDRESS}:{port}', tls: {{certificate: {chain}, key: {key}}}}}\n"
     )
-    processes.start("registry", ["/usr/bin/docker-registry", "serve", config])
+    processes.start(name, ["/usr/bin/docker-registry", "serve", config])
 
 
 def _start_hub() -> None:

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lab import ca, image, processes
-from lab.layout import BRIDGE_V4, IMAGE, REGISTRY_NAME, REGISTRY_PORT, STATE
+from lab import image, processes, services
+from lab.layout import IMAGE, REGISTRY_PORT, STATE
 
 PORT, WRONG_PORT = REGISTRY_PORT + 1, REGISTRY_PORT + 2
 #: As settings name it.
@@ -39,7 +39,7 @@ def served(stay: bool) -> Iterator[None]:
         if processes.alive(folder.name) is None:
             shutil.rmtree(folder, ignore_errors=True)
             _fill(folder, flip)
-            _start(folder, port)
+            services.start_registry(folder.name, folder, port, folder / "config.yml")
     try:
         yield
     finally:
@@ -47,18 +47,6 @@ def served(stay: bool) -> Iterator[None]:
             for name in ("next", "wrong"):
                 processes.stop(f"registry-{name}")
                 shutil.rmtree(STATE / f"registry-{name}", ignore_errors=True)
-
-
-def _start(folder: Path, port: int) -> None:
-    chain, key = ca.certificate(REGISTRY_NAME)
-    config = folder / "config.yml"
-    config.write_text(
-        "version: 0.1\n"
-        "log: {level: warn}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
-        f"http: {{addr: '{BRIDGE_V4.ip}:{port}', tls: {{certificate: {chain}, key: {key}}}}}\n"
-    )
-    processes.start(folder.name, ["/usr/bin/docker-registry", "serve", config])
 
 
 def _fill(folder: Path, flip: bool) -> None:
@@ -71,8 +59,7 @@ def _fill(folder: Path, flip: bool) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(blob)
     [repository] = (new / "repositories").glob("*/*")
-    first = image.digest()
-    manifest = json.loads(_blob(new, first).read_bytes())
+    manifest = json.loads(_blob(new, image.digest()).read_bytes())
     config = json.loads(_blob(new, manifest["config"]["digest"]).read_bytes())
     layer = _layer()
     described = _keep(new, repository / "_layers", layer)
@@ -84,9 +71,9 @@ def _fill(folder: Path, flip: bool) -> None:
     for link in (repository / "_manifests" / "tags").glob("*/current/link"):
         link.write_text(named)
     if flip:
-        served = bytearray(layer)
-        served[len(layer) // 2] ^= 1
-        _blob(new, described["digest"]).write_bytes(served)
+        other = bytearray(layer)
+        other[len(layer) // 2] ^= 1
+        _blob(new, described["digest"]).write_bytes(other)
 
 
 def _layer() -> bytes:
