@@ -23,7 +23,7 @@ _LOCK = re.compile(r"\.[a-z][a-z0-9-]*\.lock")
 _IN_CACHE = {"bench-ansible", "apt", "wheels"}
 _IN_STATE = {
     *("apt-cacher-ng", "ca", "ca.pem", "hosts", "hosts.json", "hub-tokens", "lock", "log"),
-    *("archive", "registry.yml", "run", "ssh"),
+    *("archive", "registry.yml", "registry-next", "registry-wrong", "run", "ssh"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 import sys
@@ -26,8 +27,9 @@ from lab.layout import (
 
 _ADDRESS = str(BRIDGE_V4.ip)
 NAMES = ("apt-proxy", "archive", "registry", "hub")
-#: Those that tests of faults start for themselves, and leave if the lab is kept.
-_OF_FAULTS = ("registry-next", "registry-wrong")
+#: Those that tests of faults start for themselves, each with a folder of this name in the lab's
+#: state, and leave if the lab is kept.
+REGISTRIES_OF_FAULTS = ("registry-next", "registry-wrong")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -56,8 +58,10 @@ def up(releases: Iterable[str] = ("trixie",)) -> None:
 
 def down() -> None:
     """Stop all services."""
-    for name in (*NAMES, *_OF_FAULTS):
+    for name in (*NAMES, *REGISTRIES_OF_FAULTS):
         processes.stop(name)
+    for name in REGISTRIES_OF_FAULTS:
+        shutil.rmtree(STATE / name, ignore_errors=True)
 
 
 def apt_proxy_alone() -> None:
