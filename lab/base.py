@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from lab import layout, recipe, services
-from lab.layout import APT_PROXY_PORT, ARCHIVE_NAME, BRIDGE_V4
+from lab.layout import APT_PROXY_PORT, BRIDGE_V4
 
 #: What this machine needs to run the lab.
 MACHINE_PACKAGES = [
@@ -52,9 +52,6 @@ Suites: @RELEASE@-security
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 """
-_PROXY = f"""Acquire::http::Proxy "http://{BRIDGE_V4.ip}:{APT_PROXY_PORT}";
-Acquire::https::Proxy::{ARCHIVE_NAME} "DIRECT";
-"""
 _SSHD = """PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
@@ -65,8 +62,6 @@ _CUSTOMIZE = f"""set -eu
 cat >"$1/etc/apt/sources.list.d/debian.sources" <<'END'
 {_SOURCES}END
 rm -f "$1/etc/apt/sources.list"
-cat >"$1/etc/apt/apt.conf.d/80lab-proxy" <<'END'
-{_PROXY}END
 cat >"$1/etc/ssh/sshd_config.d/lab.conf" <<'END'
 {_SSHD}END
 rm -f "$1"/etc/ssh/ssh_host_*

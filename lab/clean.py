@@ -20,7 +20,7 @@ _BUILT = re.compile(r"(?P<name>[a-z][a-z0-9-]*)-[0-9a-f]{12}")
 _UNFINISHED = re.compile(r"\.[a-z][a-z0-9-]*-[0-9a-f]{12}\.unfinished")
 _LOCK = re.compile(r"\.[a-z][a-z0-9-]*\.lock")
 #: Everything else that the lab makes in the two folders.
-_IN_CACHE = {"bench-ansible", "apt", "wheels"}
+_IN_CACHE = {"bench-ansible", "apt", *(f"apt-{number}" for number in range(1, 10)), "wheels"}
 _IN_STATE = {
     *("apt-cacher-ng", "ca", "ca.pem", "hosts", "hosts.json", "hub-tokens", "lock", "log"),
     *("archive", "registry.yml", "registry-next", "registry-wrong", "run", "ssh"),
@@ -83,6 +83,7 @@ def _busy(cache: Path, state: Path) -> list[str]:
     busy = sorted(name for name in found if processes.alive(name))
     if network.is_up():
         busy.append("its bridge")
+    busy += [f"lab {number}" for number in network.others()]
     for line in Path("/proc/self/mounts").read_text().splitlines():
         if any(line.split()[1].startswith(f"{folder}/") for folder in (cache, state)):
             busy.append(f"a mount at {line.split()[1]}")

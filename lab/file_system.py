@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lab import base, gpu, layout
 from lab.layout import (
+    APT_PROXY_PORT,
     ARCHIVE_NAME,
     BRIDGE_V4,
     BRIDGE_V6,
@@ -35,6 +36,10 @@ def make(found: Host, root: Path, tar: Path, models: Path) -> None:
         f"Address={found.ipv6}/{BRIDGE_V6.network.prefixlen}\n"
         f"Gateway={BRIDGE_V4.ip}\nGateway={BRIDGE_V6.ip}\n"
         "IPv6AcceptRA=no\nLLMNR=no\nMulticastDNS=no\nIPv6DuplicateAddressDetection=0\n"
+    )
+    (root / "etc/apt/apt.conf.d/80lab-proxy").write_text(
+        f'Acquire::http::Proxy "http://{BRIDGE_V4.ip}:{APT_PROXY_PORT}";\n'
+        f'Acquire::https::Proxy::{ARCHIVE_NAME} "DIRECT";\n'
     )
     # A user's manager that ends is waited for, two minutes where control groups of version 1 do not
     # tell that they are empty; whoever logs in meanwhile waits too.

@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
+#: Which of this machine's labs. Each has a bridge, addresses, hosts and state of its own, so that
+#: two runs of tests do not meet; what is built they share.
+NUMBER = int(os.environ.get("VLLM_HOSTS_LAB_NUMBER", "0"))
+_SUFFIX = f"-{NUMBER}" if NUMBER else ""
 #: Built once and kept: base system, packages, image, wheels. Safe to delete; rebuilt when missing.
 CACHE = Path(os.environ.get("VLLM_HOSTS_LAB_CACHE", "/var/cache/vllm-hosts-lab"))
 #: What belongs to running hosts: their file systems, keys, process ids, logs.
-STATE = Path(os.environ.get("VLLM_HOSTS_LAB_STATE", "/var/lib/vllm-hosts-lab"))
+STATE = Path(os.environ.get("VLLM_HOSTS_LAB_STATE", f"/var/lib/vllm-hosts-lab{_SUFFIX}"))
 
-BRIDGE = "vllmlab0"
-BRIDGE_V4 = IPv4Interface("10.87.0.1/24")
-BRIDGE_V6 = IPv6Interface("fd87:6c61:62::1/64")
+BRIDGE = f"vllmlab{NUMBER}"
+BRIDGE_V4 = IPv4Interface(f"10.87.{NUMBER}.1/24")
+BRIDGE_V6 = IPv6Interface(f"fd87:6c61:{62 + NUMBER}::1/64")
 
 #: What the hosts would get from the internet, served on the bridge's address.
 ARCHIVE_NAME = "archive.lab"  # HTTPS, port 443
@@ -25,6 +29,8 @@ HUB_CDN_NAME = "hub-cdn.lab"  # the same server, under the name from which large
 HUB_PORT = 8443
 HUB_URL = f"https://{HUB_NAME}:{HUB_PORT}"
 APT_PROXY_PORT = 3142  # apt-cacher-ng, in front of Debian's own mirrors
+#: One for each lab: the program has to itself what it keeps.
+APT_CACHE = CACHE / f"apt{_SUFFIX}"
 
 #: Image and model as the lab's inventory names them.
 IMAGE = f"{REGISTRY_NAME}:{REGISTRY_PORT}/vllm/vllm-openai:v0.32.0"
@@ -56,6 +62,11 @@ class Host:
     ssh_user: str
     gpus: int
     release: str = "trixie"
+
+    @property
+    def machine(self) -> str:
+        """Its name among all that this machine runs."""
+        return f"{self.name}{_SUFFIX}"
 
 
 def _host(name: str, number: int, ssh_user: str, gpus: int) -> Host:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from lab.layout import BRIDGE, BRIDGE_V4, BRIDGE_V6
+from lab.layout import BRIDGE, BRIDGE_V4, BRIDGE_V6, NUMBER
 
 #: Of the bridge; administered locally.
-_HARDWARE = "02:76:6c:6c:6d:00"
+_HARDWARE = f"02:76:6c:6c:6d:{NUMBER:02x}"
 
 
 def up() -> None:
@@ -26,19 +26,33 @@ def up() -> None:
 
 def down() -> None:
     """Remove the bridge, and links of hosts that were left on it."""
-    listing = subprocess.run(
-        ["ip", "-o", "link", "show", "master", BRIDGE], capture_output=True, text=True, check=False
-    ).stdout
-    for line in listing.splitlines():
-        _ip("link", "del", line.split(": ")[1].partition("@")[0])
+    for name in links():
+        _ip("link", "del", name)
     if is_up():
         _ip("link", "del", BRIDGE)
 
 
 def drop_link(host: str) -> None:
     """Remove a host's link that a crash left behind."""
-    if Path(f"/sys/class/net/vb-{host}").exists():
-        _ip("link", "del", f"vb-{host}")
+    if Path(f"/sys/class/net/{link(host)}").exists():
+        _ip("link", "del", link(host))
+
+
+def link(host: str) -> str:
+    """This machine's end of a host's link, as systemd-nspawn calls it: after the machine."""
+    return f"vb-{host}-{NUMBER}" if NUMBER else f"vb-{host}"
+
+
+def links() -> list[str]:
+    """What is on the bridge."""
+    folder = Path(f"/sys/class/net/{BRIDGE}/brif")
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def others() -> list[int]:
+    """Numbers of other labs that are up on this machine."""
+    found = [path.name for path in Path("/sys/class/net").glob("vllmlab[0-9]")]
+    return sorted(int(name[-1]) for name in found if name != BRIDGE)
 
 
 def is_up() -> bool:

@@ -72,14 +72,15 @@ def boot(found: Host, root: Path) -> None:
     processes.start(
         f"host-{found.name}",
         [
-            *("/bin/sh", "-c", _AGAIN, f"vb-{found.name}"),
+            *("/bin/sh", "-c", _AGAIN, network.link(found.name)),
             "systemd-nspawn",
             "--quiet",
             "--register=no",
             "--keep-unit",
             *(["--kill-signal=SIGRTMIN+3"] if own_init else ["--boot"]),
             f"--directory={root}",
-            f"--machine={found.name}",
+            f"--machine={found.machine}",
+            f"--hostname={found.name}",
             f"--network-bridge={BRIDGE}",
             "--resolv-conf=off",
             "--link-journal=no",

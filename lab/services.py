@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lab import archive, ca, image, model, processes
 from lab.layout import (
+    APT_CACHE,
     APT_PROXY_PORT,
     ARCHIVE_NAME,
     BRIDGE_V4,
@@ -74,12 +75,13 @@ def _start_apt_proxy() -> None:
     """apt-cacher-ng, so that hosts reach Debian's mirrors through this machine and only those."""
     config = STATE / "apt-cacher-ng"
     config.mkdir(parents=True, exist_ok=True)
-    cache = CACHE / "apt"
-    cache.mkdir(parents=True, exist_ok=True)
+    if not APT_CACHE.exists() and (CACHE / "apt").exists():
+        shutil.copytree(CACHE / "apt", APT_CACHE, ignore=shutil.ignore_patterns("_xstore"))
+    APT_CACHE.mkdir(parents=True, exist_ok=True)
     settings = {
         "BindAddress": _ADDRESS,
         "Port": APT_PROXY_PORT,
-        "CacheDir": cache,
+        "CacheDir": APT_CACHE,
         "LogDir": config,
         "SupportDir": "/usr/lib/apt-cacher-ng",
         "SocketPath": config / "socket",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab.layout import HUB_MODEL, HUB_PORT
+from lab.layout import BRIDGE_V4, HUB_MODEL, HUB_PORT
 from tests.lab.doctor_parts import (
     HEALTH,
     SPARE,
@@ -243,7 +243,7 @@ FAULTS = [
         undo=RELOAD,
         asks="right",
     ),
-    Fault("refused-by-edge", RELOAD, undo=RELOAD, asks="wrong", says="10.87.0.1"),
+    Fault("refused-by-edge", RELOAD, undo=RELOAD, asks="wrong", says=str(BRIDGE_V4.ip)),
     Fault("certificate-missing", f"rm {TLS}/certificate.pem"),
     Fault(
         "certificate-expired",

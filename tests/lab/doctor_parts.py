@@ -6,10 +6,11 @@ import base64
 from dataclasses import dataclass
 from typing import Literal
 
-from lab.layout import BRIDGE_V4, HUB_MODEL, HUB_NAME, HUB_PORT
+from lab.layout import BRIDGE_V4, HUB_MODEL, HUB_NAME, HUB_PORT, gpu_hosts
 from tests.lab.sabotage.parts import recreated
 
 TLS = "/etc/vllm-hosts/tls"
+GPU1 = gpu_hosts(1)[0].ipv4
 SPARE = "docker inspect spare --format"
 
 
@@ -98,7 +99,7 @@ def watched(*lines: str) -> str:
 def certificate(options: str, key: str = "-key key.pem") -> str:
     return (
         f"cd {TLS} && openssl req -x509 {key} -subj /CN=lab {options}"
-        " -addext subjectAltName=IP:10.87.0.11 >new.pem 2>/dev/null && mv new.pem certificate.pem"
+        f" -addext subjectAltName=IP:{GPU1} >new.pem 2>/dev/null && mv new.pem certificate.pem"
     )
 
 

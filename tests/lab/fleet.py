@@ -18,6 +18,7 @@ import requests
 from pydantic import SecretStr
 
 from lab import hosts as lab_hosts
+from lab import network
 from lab.nspawn import boot, stop
 from lab.settings import BOTH as BOTH_HOSTS
 from tests.lab.deploys import ROOT, Run, command
@@ -284,7 +285,7 @@ def without_link(host: str) -> Iterator[None]:
 
 def _link(host: str, state: str) -> None:
     # The lab's own, of which this machine has the other end.
-    done = command_here("ip", "link", "set", f"vb-{host}", state)
+    done = command_here("ip", "link", "set", network.link(host), state)
     assert done.returncode == 0, done.stderr
 
 

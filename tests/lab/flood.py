@@ -18,7 +18,7 @@ import time
 
 def main() -> None:
     address, port, count, seconds, *sources = sys.argv[1:]
-    if ipaddress.ip_address(address) not in ipaddress.ip_network("10.87.0.0/24"):
+    if ipaddress.ip_address(address) not in ipaddress.ip_network("10.87.0.0/16"):
         raise SystemExit(f"{address} is no lab host")
     end = time.monotonic() + min(float(seconds), 120)
     waiting = selectors.DefaultSelector()

@@ -13,13 +13,14 @@ import pytest
 import requests
 
 from lab import hosts as lab_hosts
+from lab import layout
 from tests.http2 import flood
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import changes, deploy
 
 LOG = "/var/log/vllm-hosts/access.log"
 #: More addresses of the neighbour's, on the bridge's network.
-SOURCES = ("10.87.0.231", "10.87.0.232", "10.87.0.233")
+SOURCES = tuple(str(layout.BRIDGE_V4.network[last]) for last in (231, 232, 233))
 CONNECTIONS = 3000
 
 #: Connections that begin a handshake and say nothing more. The edge ends each after ten seconds.

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lab import hosts as lab_hosts
-from lab.layout import BRIDGE
+from lab.layout import BRIDGE, BRIDGE_V4
 from tests.lab.asked import asked
 from tests.lab.conftest import Deployed
 from tests.lab.sabotage.parts import IMAGE
@@ -94,7 +94,7 @@ class TestAStranger:
 
     def test_three_thousand_connections_keep_nobody_out(self, deployed: Deployed) -> None:
         settings = deployed.settings["gpu1"]
-        sources = [f"10.87.0.{last}" for last in (201, 202, 203, 204)]
+        sources = [str(BRIDGE_V4.network[last]) for last in (201, 202, 203, 204)]
         add = " ".join(f"ip addr add {one}/24 dev host0;" for one in sources)
         program = Path(__file__).with_name("flood.py").read_text()
         words = f"{settings.address} {settings.edge.https_port} 3000 40 {' '.join(sources)}"
@@ -126,7 +126,7 @@ class TestAStranger:
     def test_two_thousand_unfinished_heads_keep_nobody_out(self, deployed: Deployed) -> None:
         """Past the handshake, from four addresses. They end by themselves within seconds."""
         settings = deployed.settings["gpu1"]
-        sources = [f"10.87.0.{last}" for last in (205, 206, 207, 208)]
+        sources = [str(BRIDGE_V4.network[last]) for last in (205, 206, 207, 208)]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
         for source in sources:

@@ -159,13 +159,18 @@ def test_an_exposed_agent_is_open_to_exactly_the_named_networks(
     run = deploy("--limit", "gpu2", settings=settings)
     try:
         assert run.code == 0, run.output[-4000:]
-        assert "agent 'tiny' is exposed: port 8001 is open to 10.87.0.9/32" in run.output
+        assert (
+            f"agent 'tiny' is exposed: port 8001 is open to {layout.NEIGHBOUR.ipv4}/32"
+            in run.output
+        )
         assert reachable("gpu2", 8001)
         assert not reachable("gpu2", 8001, source="gpu1")
         found = verify("--host", "gpu2", "--report", str(tmp_path), settings=settings)
         assert found.code == 0, found.output[-4000:]
         assert "agent 'tiny' is exposed" in found.output
-        assert "exposed</b> to 10.87.0.9/32" in (tmp_path / "report.html").read_text()
+        assert (
+            f"exposed</b> to {layout.NEIGHBOUR.ipv4}/32" in (tmp_path / "report.html").read_text()
+        )
         # Without the decision, the same host is open where it should not be.
         assert verify("--host", "gpu2", "--report", str(tmp_path)).code == 1
         assert {"NET-02", "DOCKER-06", "NET-04"} <= ended(tmp_path, "gpu2", "broken")

@@ -22,7 +22,7 @@ def processes_of_the_lab() -> list[str]:
     return [
         " ".join(words)
         for pid, words in processes.command_lines().items()
-        if pid != os.getpid() and any(str(layout.STATE) in word for word in words)
+        if pid != os.getpid() and any(f"{layout.STATE}/" in word for word in words)
     ]
 
 
@@ -61,10 +61,12 @@ def test_settings_are_refused_while_the_lab_is_down_and_down_leaves_nothing(lab:
     lab_hosts.down()
     assert processes_of_the_lab() == []
     assert not network.is_up()
-    assert list(Path("/sys/class/net").glob("vb-*")) == []
-    assert str(layout.STATE) not in Path("/proc/mounts").read_text()
+    assert [
+        one for one in (*HOSTS, "neighbour") if Path(f"/sys/class/net/{network.link(one)}").exists()
+    ] == []
+    assert f"{layout.STATE}/" not in Path("/proc/mounts").read_text()
     assert layout.BRIDGE not in ruleset()
-    assert _busy(layout.CACHE, layout.STATE) == []
+    assert _busy(layout.CACHE, layout.STATE) == [f"lab {number}" for number in network.others()]
     left = [path for folder in (layout.CACHE, layout.STATE) for path in folder.iterdir()]
     assert set(left) == {*_ours_in_cache(layout.CACHE), *_ours_in_state(layout.STATE)}
     done = command("vllm-hosts", "check", "inventory/lab.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lab.layout import BRIDGE_V4
 from tests.lab.sabotage.parts import (
     GONE,
     HEALTHY,
@@ -234,7 +235,7 @@ ROWS = [
         "nft 'add table ip lab; add chain ip lab pre { type nat hook prerouting priority -150; };"
         " add rule ip lab pre tcp dport 8001 redirect to :80'",
         undo="nft delete table ip lab",
-        refused="port 8001 of 10.87.0.11 can be reached from the controller",
+        refused=f"port 8001 of {BRIDGE_V4.network[11]} can be reached from the controller",
     ),
     row("firewall-not-at-boot", "NET-06", "systemctl disable vllm-hosts-firewall.service"),
     row(

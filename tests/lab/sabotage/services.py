@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lab.layout import BRIDGE_V4, gpu_hosts
 from tests.lab.sabotage.parts import (
     CONF,
     GONE,
@@ -17,6 +18,8 @@ from tests.lab.sabotage.parts import (
     recreated,
     row,
 )
+
+GPU1, NOBODY = gpu_hosts(1)[0].ipv4, BRIDGE_V4.network[99]
 
 ROWS = [
     # Secrets
@@ -320,7 +323,7 @@ ROWS = [
         "certificate-of-a-stranger",
         "TLS-03 TLS-07",
         "cd /etc/vllm-hosts/tls && openssl req -x509 -key key.pem -days 300 -subj /CN=lab"
-        " -addext subjectAltName=IP:10.87.0.99 >new.pem && mv new.pem certificate.pem && " + RELOAD,
+        f" -addext subjectAltName=IP:{NOBODY} >new.pem && mv new.pem certificate.pem && " + RELOAD,
         blind=True,
     ),
     row(
@@ -328,14 +331,14 @@ ROWS = [
         "TLS-03 TLS-04 TLS-07",
         "cd /etc/vllm-hosts/tls && openssl req -x509 -key key.pem -days 1 -subj /CN=lab"
         " -not_before 20250101000000Z -not_after 20250201000000Z"
-        " -addext subjectAltName=IP:10.87.0.11 >new.pem && mv new.pem certificate.pem && " + RELOAD,
+        f" -addext subjectAltName=IP:{GPU1} >new.pem && mv new.pem certificate.pem && " + RELOAD,
         blind=True,
     ),
     row(
         "certificate-not-served",
         "TLS-05",
         "cd /etc/vllm-hosts/tls && openssl req -x509 -key key.pem -days 300 -subj /CN=lab"
-        " -addext subjectAltName=IP:10.87.0.11 >new.pem && mv new.pem certificate.pem",
+        f" -addext subjectAltName=IP:{GPU1} >new.pem && mv new.pem certificate.pem",
     ),
     row(
         "no-hsts",

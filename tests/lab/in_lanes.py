@@ -1,0 +1,95 @@
+"""Lab tests in two labs beside each other: ``python -m tests.lab.in_lanes -m "not nightly"``.
+
+Tests of a lab wait for most of their time, and all of them use the same two hosts. A second lab has
+hosts, addresses and a bridge of its own; a pytest in each takes the next file that nobody has. The
+second one works in a copy of this checkout, as a second operator would: keys and locks of an
+inventory are beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+from tests.unit.in_parts import together
+
+ROOT = Path(__file__).resolve().parents[2]
+LABS = 2
+#: Seconds for a lane to take its hosts down once it is told to end.
+_PATIENCE = 60
+#: What a checkout has and a copy of it does not need.
+_NOT_COPIED = (".venv", ".vllm-hosts", "__pycache__", ".mypy_cache", ".ruff_cache", ".hypothesis")
+
+
+def main(options: list[str]) -> int:
+    with tempfile.TemporaryDirectory(prefix="vllm-hosts-lanes-") as folder:
+        taken = Path(folder, "taken")
+        taken.mkdir()
+        lanes = [_Lane(number, taken, _checkout(number, folder), options) for number in range(LABS)]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            codes = [lane.wait() for lane in lanes]
+        finally:
+            for lane in lanes:
+                lane.end()
+    print(together([lane.last_line for lane in lanes]))
+    return max(abs(code) for code in codes)
+
+
+def _checkout(number: int, folder: str) -> Path:
+    if number == 0:
+        return ROOT
+    copy = Path(folder, f"checkout-{number}")
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    return copy
+
+
+class _Lane:
+    """A pytest, whose lines are printed with its number in front."""
+
+    def __init__(self, number: int, taken: Path, checkout: Path, options: list[str]) -> None:
+        self.last_line = ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-p", "tests.lab.lane", "tests/lab", *options],
+            cwd=checkout,
+            env=os.environ | {"LANES_TAKEN": str(taken), "VLLM_HOSTS_LAB_NUMBER": str(number)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert self._process.stdout is not None
+        self._reader = Thread(target=self._tell, args=(number, self._process.stdout), daemon=True)
+        self._reader.start()
+
+    def _tell(self, number: int, output: IO[str]) -> None:
+        for line in output:
+            self.last_line = line.strip() or self.last_line
+            print(f"{number} | {line}", end="", flush=True)
+
+    def wait(self) -> int:
+        code = self._process.wait()
+        self._reader.join()
+        return code
+
+    def end(self) -> None:
+        """As Ctrl-C would; nothing happens if it has ended."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
