@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-from tests.unit.in_parts import together
+from tests.together import together
 
 ROOT = Path(__file__).resolve().parents[2]
 LABS = 2
