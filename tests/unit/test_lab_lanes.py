@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,13 +28,9 @@ class LaneOf:
 
     def runs(self, name: str) -> bool:
         """Whether it would run a test of this file, or let it go."""
-        protocol: Generator[None, object, object]
-        protocol = self._plugin["pytest_runtest_protocol"](_item(name))
-        said = next(protocol, "ended")
-        if said != "ended":
-            with pytest.raises(StopIteration):
-                protocol.send(True)
-        return said != "ended"
+        said = self._plugin["pytest_runtest_protocol"](_item(name))
+        assert said in (None, True)  # the latter: as if it had run
+        return said is None
 
 
 def _item(name: str) -> Any:
