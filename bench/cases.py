@@ -26,7 +26,6 @@ from bench.programs import (
 )
 from lab import hosts, layout
 from lab.settings import AGENTS
-from vllm_hosts.facts import asked
 from vllm_hosts.keys.places import state_folder
 
 ANSIBLE, STOCK = ROOT / "bench/ansible", ROOT / "bench/stock"
@@ -38,6 +37,9 @@ RESTART, UNASKED, APART = (
     "apt, docker pull, vLLM's start",
 )
 _OFF = {"VLLM_HOSTS_LOOKAHEAD": "0"}
+#: What the last runs have asked. Its own module would bring pyinfra, which replaces what the relay
+#: needs.
+_ASKED = "asked.json"
 _CLIENT = "to-be-revoked"
 
 
@@ -196,7 +198,7 @@ def _fresh(site: Site) -> Iterator[Way]:
     def reset() -> Mapping[str, str]:
         """Hosts without anything, and a controller that has not seen them."""
         hosts.reset(site.names)
-        (state_folder(ROOT / site.inventory) / asked.FILE).unlink(missing_ok=True)
+        (state_folder(ROOT / site.inventory) / _ASKED).unlink(missing_ok=True)
         return {}
 
     kept = json.loads(site.far.inventory.read_text())["all"]["hosts"]

@@ -12,14 +12,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import gateways
 from bench.cases import ANSIBLE, CASES, WITH_VLLM, Case, Site, machines
 from bench.far import Far
-from bench.programs import Once, once
+from bench.programs import GATEWAYS, ROOT, Once, UnexpectedError, once
 from bench.relay import Relay, Target
 from bench.tables import written
 from lab import hosts, layout
@@ -108,15 +107,32 @@ class Comparison:
             gateway = count > WITH_VLLM
             if gateway and not self._gateways:
                 (folder / "standin").mkdir()
-                self._stack.enter_context(gateways.deployed(folder / "standin"))
+                self._stack.enter_context(deployed_gateways(folder / "standin"))
                 self._gateways = True
             there = machines(count)
             targets = [Target(str(host.ipv4)) for host in there]
             ports = self._stack.enter_context(self._relay.running(*targets))
             far = Far(folder, dict(zip(there, ports, strict=True))).written()
-            inventory = gateways.INVENTORY if gateway else "inventory/lab.py"
+            inventory = GATEWAYS if gateway else "inventory/lab.py"
             self._sites[count] = Site(far, inventory, self._ansible, gateway)
         return self._sites[count]
+
+
+@contextmanager
+def deployed_gateways(folder: Path) -> Iterator[None]:
+    """The lab's gateways, as long as bench/gateways.py keeps them."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.gateways", str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as keeper:
+        print("deploying to gateways", flush=True)
+        if not keeper.stdout or "deployed" not in keeper.stdout.read(len("deployed\n")):
+            raise UnexpectedError("gateways cannot be deployed to; see above")
+        # Leaving closes its input, and it ends.
+        yield
 
 
 def brought_up(counts: Iterable[int]) -> None:

@@ -1,18 +1,20 @@
 """Many real hosts on a small machine: gateways, which run an edge and no vLLM.
 
 One agent is behind them, a stand-in on this machine, since a gateway's deploy wants an agent that
-answers. It has an address of this machine's end of the lab's bridge.
+answers. It has an address of this machine's end of the lab's bridge. All of this runs in a process
+of its own, since pyinfra replaces what the relay needs.
 """
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.programs import ROOT, UnexpectedError, well
+from bench.programs import GATEWAYS, ROOT, UnexpectedError, well
 from lab import hosts, layout
 from lab.settings import FLEET_AGENTS, fleet_settings, login
 from tests.lab.fleet_upstream import serving
@@ -20,7 +22,6 @@ from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.project.inventory import load, validate
 
-INVENTORY = "inventory/lab-bench.py"
 _TEXT = '''"""Written by bench/gateways.py, and removed at its end."""
 
 from bench.gateways import groups as _groups
@@ -44,7 +45,7 @@ def deployed(folder: Path) -> Iterator[None]:
 
     :param folder: an empty one, for the stand-in.
     """
-    path = ROOT / INVENTORY
+    path = ROOT / GATEWAYS
     store = KeyStore(path)
     with ExitStack() as stack:
         stack.callback(path.unlink, missing_ok=True)
@@ -62,10 +63,16 @@ def deployed(folder: Path) -> Iterator[None]:
         stack.callback(subprocess.run, ["ip", "address", "delete", *address], check=False)
         standin = (str(_ADDRESS), pool.replicas[0].port, str(certificate), str(key))
         stack.enter_context(serving(folder, [standin], store.folder / "ca.pem", 0.01))
-        deploy = ["pyinfra", "-y", "--limit", "gateways", INVENTORY, "deploy.py"]
+        deploy = ["pyinfra", "-y", "--limit", "gateways", GATEWAYS, "deploy.py"]
         try:
             well(*deploy)
         except UnexpectedError:
             hosts.reset(hosts.gateway_names())
             well(*deploy)
         yield
+
+
+if __name__ == "__main__":
+    with deployed(Path(sys.argv[1])):
+        print("deployed", flush=True)
+        sys.stdin.read()

@@ -16,6 +16,8 @@ from bench.relay import Relay
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+#: The inventory of bench/gateways.py, as long as that runs.
+GATEWAYS = "inventory/lab-bench.py"
 #: In summaries: of deploy.py and of ansible-playbook for each host, of stock pyinfra for all.
 UNCHANGED, CHANGED = r"\] +0 changed, \d+ unchanged", r"\] +[1-9]\d* changed, \d+ unchanged"
 STOCK_UNCHANGED, STOCK_CHANGED = (
