@@ -88,10 +88,13 @@ class Far:
             sudo = "" if host.ssh_user == "root" else "sudo "
             done = subprocess.run(
                 self.ssh(host, f"{sudo}sh -c {shlex.quote(_COLLECTED)}"),
-                check=True,
+                check=False,
                 capture_output=True,
-                timeout=300,
+                timeout=900,
             )
+            if done.returncode:
+                said = done.stderr.decode(errors="replace")[-2000:]
+                raise RuntimeError(f"{host.name} does not say what Ansible is to keep:\n{said}")
             files = self.files(host)
             login = {
                 "ansible_host": "127.0.0.1",

@@ -7,6 +7,11 @@ of its own, since pyinfra replaces what the relay needs.
 
 from __future__ import annotations
 
+# isort: off
+# First: gevent replaces what others import.
+import pyinfra_cli  # noqa: F401
+
+# isort: on
 import subprocess
 import sys
 from collections.abc import Iterator
