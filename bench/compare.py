@@ -24,12 +24,16 @@ from bench.tables import written
 from lab import hosts, layout
 
 RESULTS = Path(__file__).resolve().parent / "results"
-#: How many commands a host's sshd has started. It says so at this level only.
+#: How many commands a host's sshd has started: it says so at this level only, and not as a part of
+#: its unit, which the login has left by then.
 _TELLS = (
     "f=/etc/ssh/sshd_config.d/bench.conf; [ -e $f ] ||"
     " { echo LogLevel VERBOSE >$f && systemctl reload ssh; };"
 )
-_COUNTED = "journalctl -u ssh -o cat --no-pager --grep '^Starting session' | grep -c session || :"
+_COUNTED = (
+    "journalctl -t sshd -t sshd-session -o cat --no-pager --grep '^Starting session' |"
+    " grep -c session || :"
+)
 
 
 def ansible_there() -> Path:
