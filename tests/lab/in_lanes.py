@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-from tests.unit.in_parts import together
+from tests.together import together
 
 ROOT = Path(__file__).resolve().parents[2]
 LABS = 2
@@ -32,7 +32,10 @@ def main(options: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="vllm-hosts-lanes-") as folder:
         taken = Path(folder, "taken")
         taken.mkdir()
-        lanes = [_Lane(number, taken, _checkout(number, folder), options) for number in range(LABS)]
+        first = int(os.environ.get("VLLM_HOSTS_LAB_NUMBER", "0"))
+        lanes = [
+            _Lane(first + lane, taken, _checkout(lane, folder), options) for lane in range(LABS)
+        ]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             codes = [lane.wait() for lane in lanes]
@@ -43,10 +46,10 @@ def main(options: list[str]) -> int:
     return max(abs(code) for code in codes)
 
 
-def _checkout(number: int, folder: str) -> Path:
-    if number == 0:
+def _checkout(lane: int, folder: str) -> Path:
+    if lane == 0:
         return ROOT
-    copy = Path(folder, f"checkout-{number}")
+    copy = Path(folder, f"checkout-{lane}")
     shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     (copy / ".venv").symlink_to(ROOT / ".venv")
     return copy
