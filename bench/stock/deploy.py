@@ -103,8 +103,9 @@ for one in data.folders:
     files.directory(
         name=f"{one['path']} is there",
         path=one["path"],
-        user=one["owner"],
-        group=one["group"],
+        # pyinfra knows owners by name: one without a name would be changed in each run.
+        user=None if one["owner"].isdecimal() else one["owner"],
+        group=None if one["group"].isdecimal() else one["group"],
         mode=one["mode"],
     )
 compose = put("/opt/vllm/")
