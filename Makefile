@@ -33,7 +33,7 @@ lint: setup ## Style and types
 unit: setup ## Unit tests, which need no host: one to two minutes
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
 
-bench: setup ## Measure runs: many recorded hosts, and the lab's (make lab-up) beside Ansible; into bench/results
+bench: setup ## Measure runs: many recorded hosts, and the lab's beside Ansible, for hours; into bench/results
 	@$(BIN)/python -m bench.scale
 	@$(BIN)/python -m bench.compare
 
