@@ -273,8 +273,10 @@ def test_it_is_installed_tested_loaded_and_run(tmp_path: Path) -> None:
         )
     ]
     installed, configured, enabled = done.operations
-    print(installed.commands)
+    assert "brought 'package keepalived'" in installed
+    # The distribution's own neither starts now nor at the next boot.
     assert "systemctl mask --runtime --quiet keepalived.service" in installed
+    assert "systemctl disable --quiet keepalived.service" in installed
     assert "keepalived --config-test" in configured
     assert f"systemctl reload {UNIT}" in configured
     assert configured.written[GATEWAY_ANSWERS] is not None
@@ -310,7 +312,7 @@ def test_without_the_setting_it_is_taken_away(tmp_path: Path) -> None:
         "Nothing of keepalived's is left",
     ]
     stopped, gone = done.operations
-    print(gone.commands)
+    assert "systemctl daemon-reload" in gone
     assert stopped.commands == [f"systemctl disable --quiet --now {UNIT}"]
     assert set(gone.written) == {
         KEEPALIVED_CONF,
