@@ -434,6 +434,12 @@ class TestFetch:
         hub.fetch(**({"distrust": True} if distrust else {}))
         assert (cache.blob(LARGE).read_bytes() == WEIGHTS) is distrust
 
+    def test_a_damaged_file_ends_it(self, hub: Memory) -> None:
+        hub.content["model.safetensors"] = b"damaged"
+        with pytest.raises(FetchRefusedError, match="arrived damaged"):
+            hub.fetch()
+        assert hub.of("snapshot") == [], "nothing is laid out for agents"
+
     def test_a_revision_that_moves_meanwhile(self, hub: Memory) -> None:
         hub.laid_out = "d" * 40
         with pytest.raises(FetchRefusedError) as refused:
