@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vllm_hosts.facts.docker import (
     AgentsServed,
     Daemon,
     DockerDaemon,
+    DockerUnit,
     ImageFound,
     ImageId,
     ImageVersion,
@@ -71,6 +73,11 @@ class TestDaemon:
             "systemctl show -p ActiveState -p MainPID docker.service",
             "systemctl is-enabled docker.service",
         ]
+
+    def test_what_is_odd_is_no_answer(self, machine: Machine) -> None:
+        machine.write("systemctl.sh", "[ $1 != show ] || echo Failed to connect to bus")
+        with pytest.raises(HostError, match="the Docker daemon could not be understood"):
+            machine.says(DockerDaemon(), [])
 
     def test_its_configuration_and_what_ran(self, machine: Machine) -> None:
         text = '{"a": 1}\n' * 20
@@ -186,6 +193,26 @@ class TestImages:
             assert str(refused.value) == (
                 f"the container images could not be understood: ValueError({odd[:200]!r})"
             )
+
+
+def test_folders_of_units_in_systemd_s_order() -> None:
+    """What an earlier one has hides what a later one has."""
+    script = DockerUnit().command()
+    folders = (
+        "/etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system"
+        " /usr/lib/systemd/system /lib/systemd/system"
+    )
+    assert set(re.findall(r"for folder in (.*?); do", script)) == {folders}
+
+
+def test_a_unit_that_says_nothing_odd_is_named_where_it_does() -> None:
+    with pytest.raises(HostError, match="docker.service could not be understood"):
+        DockerUnit().process(["== unit x", END])
+
+
+def test_which_answers_stay_true_until_something_is_done() -> None:
+    facts = (DockerDaemon, AgentsServed, ImageId, ImageVersion, DockerUnit)
+    assert [fact.steady for fact in facts] == [True, False, True, True, True]
 
 
 def test_a_daemon_json_of_no_line() -> None:
