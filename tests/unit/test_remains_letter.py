@@ -154,8 +154,8 @@ def test_the_distribution_s_own_page_is_nobody_s(machine: Machine) -> None:
     machine.program(
         "dpkg-query",
         'case "$*" in *Conffiles*) cat conffiles ;;'
-        ' "-S "*) printf "nginx: %s\\n" $PWD/etc/nginx/owned $PWD/etc/nginx/sites-available/default ;;'
-        " *) cat packages ;; esac",
+        ' "-S "*) echo "nginx: $PWD/etc/nginx/owned";'
+        ' echo "nginx: $PWD/etc/nginx/sites-available/default" ;; *) cat packages ;; esac',
     )
     assert machine.look().sites == ()
     machine.write(page, "somebody's")
