@@ -486,3 +486,38 @@ def test_a_fault_of_our_own_is_no_gateway_without_requests(
         monkeypatch.setattr(balancers, name, fault)
         with pytest.raises(RuntimeError, match="a fault"):
             fleet.rotation().out(["qwen"])
+
+
+def test_a_look_of_this_moment_is_new_enough(fleet: Fleet) -> None:
+    fleet.tick = 0
+    for _ in range(2):
+        fleet.rotation().looks()
+    assert sorted(fleet.asked) == ["gw1", "gw2"]
+
+
+def test_one_thing_at_a_time_is_done_at_a_gateway(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sshd allows ten sessions over a connection."""
+    there: list[int] = [0]
+
+    def alone_there(*_: Any) -> Balancer:
+        there[0] += 1
+        assert there[0] == 1
+        gevent.sleep(0)
+        there[0] -= 1
+        return Balancer(())
+
+    for name in ("ask_host", "carry_out"):
+        monkeypatch.setattr(balancers, name, alone_there)
+    known: Any = fleet
+    jobs = [gevent.spawn(balancers.told_at, known, "gw1", "true") for _ in range(3)]
+    jobs += [gevent.spawn(balancers.seen_at, known, "gw1", 1.0) for _ in range(3)]
+    gevent.joinall(jobs, raise_error=True)
+
+
+def test_connections_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = SimpleNamespace(inventory="the inventory")
+    monkeypatch.setattr(balancers, "ctx_state", SimpleNamespace(get=lambda: state))
+    monkeypatch.setattr(balancers, "Connections", lambda *given: given)
+    assert balancers.of_this_run() == ("the inventory", state)  # type: ignore[comparison-overlap]
