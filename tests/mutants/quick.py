@@ -29,6 +29,8 @@ class Quick(Forks):
         if not hasattr(self, "_code"):
             return
         functions: dict[int, list[FunctionType]] = {}
+        # What is frozen is not listed, and the tests freeze what they have collected.
+        gc.unfreeze()
         for one in gc.get_objects():
             if isinstance(one, FunctionType):
                 functions.setdefault(id(one.__code__), []).append(one)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pyinfra.api.command import FileUploadCommand, FunctionCommand, StringCommand
@@ -22,6 +25,7 @@ from vllm_hosts.host.paths import MANIFEST
 from vllm_hosts.hub.hub_models import Copy
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.operations import model_copy as operation
+from vllm_hosts.operations import tree
 from vllm_hosts.operations.model_copy import _compare, _send
 
 WEIGHTS = safetensors(content=os.urandom(299_888))
@@ -87,6 +91,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site(tmp_path)
     for module in (facts, operation):
         monkeypatch.setattr(module, "MODEL_NOTES", str(site.notes))
+    for name in ("PREVIOUS", "DEPLOYED", "COPIES", "STAMPS"):
+        monkeypatch.setattr(tree, name, f"{tmp_path}/state/{name.lower()}")
     known = brought
     monkeypatch.setattr(
         operation,
@@ -151,7 +157,10 @@ def test_what_an_earlier_version_left_behind_is_not_taken(site: Site) -> None:
     (staging / "old.json").write_text("{}")
     (staging / ".piece").write_text("x")
     (staging / "config.json").write_text("longer than the new one")
+    # Whoever can write there may give a file any name.
+    (staging / "it's; touch evil;'.json").write_text("{}")
     assert site.run() > 0
+    assert not list(site.target.parent.rglob("evil"))
     assert (site.target / "config.json").read_text() == "{}"
     assert sorted(os.listdir(site.target)) == ["config.json", "empty.txt", "sub"]
 
@@ -198,6 +207,169 @@ def test_a_disk_that_is_too_small(site: Site, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(HostError, match=r"needs 0\.00 GB more and .* are free; make room"):
         site.run()
     assert not Path(site.copy.staging).exists()
+
+
+class TestTheOperation:
+    """What is said and asked of each model, by operation."""
+
+    @pytest.fixture(autouse=True)
+    def ready(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.site, self.patch = site, monkeypatch
+        self.asked: list[object] = []
+        self.told: list[tuple[str, str]] = []
+
+        def look(fact: type, **given: object) -> CopyFound:
+            assert fact is ModelCopy
+            self.asked.append(given)
+            return site.look()
+
+        monkeypatch.setattr(operation, "look", look)
+        monkeypatch.setattr(operation, "differs", lambda *about: self.told.append(about))
+
+    def commands(self, *copies: Copy) -> list[object]:
+        wrapped = operation.models_copied._inner.__wrapped__  # type: ignore[attr-defined]
+        return list(wrapped(copies or [self.site.copy]))
+
+    def test_one_that_is_missing_is_sent(self) -> None:
+        copy = self.site.copy
+        prepared, *sent, manifest, checked, stamped = self.commands()
+        assert self.asked == [{"folder": copy.target, "staging": copy.staging, "key": copy.key}]
+        assert self.told == [(f"model {copy.target}", "is not on the host")]
+        assert str(prepared).splitlines()[:2] == [
+            "set -eu",
+            f"(umask 022; mkdir -p {copy.target.rpartition('/')[0]} {self.site.notes});"
+            f" umask 077; mkdir -p {copy.staging} {copy.staging}/sub",
+        ]
+        assert str(prepared).splitlines()[-2:] == [
+            f"cd {copy.staging}",
+            "touch config.json empty.txt sub/model.safetensors",
+        ]
+        # Each is put behind what came before, piece by piece; an empty file has none.
+        assert [str(one) for one in sent[1::2]] == [
+            f"cd {copy.staging} && cat .piece >>{name} && rm -f .piece"
+            for name in ("config.json", *["sub/model.safetensors"] * 3)
+        ]
+        pieces = [one for one in sent[::2] if isinstance(one, FileUploadCommand)]
+        assert {one.dest for one in pieces} == {f"{copy.staging}/.piece"}
+        assert len(pieces) == 4
+        assert "damaged=" in str(checked)
+        for command in (manifest, stamped):
+            assert isinstance(command, StringCommand)
+
+    def test_one_at_the_top_of_the_host(self) -> None:
+        local = local_model(self.site.copy.source, allow_pickle=False)
+        script = operation._prepared(Copy("x", "/mine", False), local, set())
+        assert f"mkdir -p / {self.site.notes})" in script
+
+    def test_what_is_noted_of_it(self) -> None:
+        self.site.run()
+        local = local_model(self.site.copy.source, allow_pickle=False)
+        noted = Path(self.site.notes, self.site.copy.key).read_text()
+        assert noted == f"source {local.fingerprint}\n" + "".join(
+            f"file {file.sha256} {file.name}\n" for file in local.files
+        )
+        # A second source beside the first.
+        Path(self.site.notes, self.site.copy.key).write_text(
+            noted.replace(f"source {local.fingerprint}", "source a")
+        )
+        assert len(self.commands()) == 1
+        assert self.told == [
+            (f"model {self.site.copy.target}", "has not been compared with this controller's")
+        ]
+        self.site.run()
+        assert (
+            Path(self.site.notes, self.site.copy.key).read_text()
+            == "".join(f"source {one}\n" for one in sorted(["a", local.fingerprint]))
+            + noted.partition("\n")[2]
+        )
+
+    def test_what_is_known_of_another_one_is_compared_without_reading_it(self) -> None:
+        self.site.run()
+        notes = Path(self.site.notes, self.site.copy.key)
+        digest = local_model(self.site.copy.source, allow_pickle=False).files[0].sha256
+        fingerprint, _, rest = notes.read_text().partition("\n")
+        assert fingerprint.startswith("source ")
+        notes.write_text(f"source a\n{rest.replace(digest, '0' * 64)}")
+        with pytest.raises(HostError) as refused:
+            self.commands()
+        target = self.site.copy.target
+        assert str(refused.value) == (
+            f"{target} on the host is not the model in {self.site.source} (copy_from): config.json"
+            " differs; agents may be reading it, so give the new one a folder of its own, such as"
+            f" model = '{target}-2', or move the old one away"
+        )
+
+    def test_what_nobody_noted_is_read_there(self) -> None:
+        shutil.copytree(self.site.source, self.site.target)
+        manifest, compared, stamped = self.commands()
+        words = str(compared)
+        assert f"cd {self.site.target}" in words
+        assert "(copy_from): '\"$(echo $different)\"' differs; agents" in words
+        assert f"rm -f {self.site.notes}/{self.site.copy.key}.new" in words
+        assert isinstance(manifest, StringCommand) and isinstance(stamped, StringCommand)
+
+    def test_a_folder_that_is_none_fails_its_host(self) -> None:
+        with pytest.raises(HostError, match="is not a folder on the controller; correct it"):
+            self.commands(Copy("/none", "/mine", False))
+        assert self.asked == []
+
+    def test_pickles_only_where_they_are_allowed(self) -> None:
+        for allowed in (True, False):
+            copy = Copy(str(self.site.source), str(self.site.target), allowed)
+            assert ("training.bin" in str(self.commands(copy)[0])) is allowed
+
+    def test_room_for_it_and_a_reserve(self) -> None:
+        local = local_model(self.site.copy.source, allow_pickle=False)
+        total = sum(local.sizes.values())
+        self.patch.setattr(operation, "_RESERVE", 1 << 30)
+        found = CopyFound(None, {"config.json": 1}, frozenset(), {}, total - 1 + (1 << 30))
+        assert list(_send(self.site.copy, local, found))
+        with pytest.raises(HostError) as refused:
+            list(_send(self.site.copy, local, replace(found, free=found.free - 1)))
+        assert str(refused.value) == (
+            f"{self.site.target} needs 0.00 GB more and 1.07 GB of reserve, and 1.07 GB are free;"
+            " make room"
+        )
+
+    def test_what_is_there_of_it_is_not_sent(self) -> None:
+        local = local_model(self.site.copy.source, allow_pickle=False)
+        staged = {"config.json": 2, "sub/model.safetensors": 100_001, "old": 0, ".piece": 1}
+        found = CopyFound(None, staged, frozenset(), {}, 1 << 60)
+        prepared, *sent = _send(self.site.copy, local, found)
+        removed = [line for line in str(prepared).splitlines() if line.startswith("rm ")]
+        assert removed == ["rm -f ./.piece", "rm -f ./old"]
+        pieces = [one for one in sent if isinstance(one, FileUploadCommand)]
+        assert [len(one.src.read()) for one in pieces] == [  # type: ignore[union-attr]
+            100_000,
+            len(WEIGHTS) - 200_001,
+        ]
+
+    def test_progress_is_said_every_ten_seconds(self) -> None:
+        now = iter([100, 106, 110, 110.5, 111, 120])
+        self.patch.setattr(operation, "time", SimpleNamespace(monotonic=lambda: next(now)))
+        local = local_model(self.site.copy.source, allow_pickle=False)
+        found = CopyFound(None, {}, frozenset(), {}, 1 << 60)
+        self.patch.setattr(operation, "_gb", lambda count: f"{count} B")
+        commands = _send(self.site.copy, local, found)
+        said = [str(one.args) for one in commands if isinstance(one, FunctionCommand)]
+        total = sum(local.sizes.values())
+        assert said == [f"('copying {self.site.source}: 200002 B of {total} B',)"]
+
+    def test_a_file_that_became_shorter(self) -> None:
+        class Short:
+            path, size = Path("/x"), 9
+
+            def open(self) -> io.BytesIO:
+                return io.BytesIO(b"abc")
+
+        assert operation._piece(Short(), 1) == b"bc"  # type: ignore[arg-type]
+        with pytest.raises(HostError, match="/x became shorter while it was copied; run again"):
+            operation._piece(Short(), 3)  # type: ignore[arg-type]
+
+    def test_pieces_and_what_stays_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.undo()
+        assert (operation._PIECE, operation._RESERVE) == (64 << 20, 1 << 30)
+        assert operation._gb(1_234_567_890) == "1.23 GB"
 
 
 def refused(folder: Path, **options: bool) -> str:

@@ -77,6 +77,7 @@ def test_what_a_run_left_drained_is_put_back_and_nothing_changes(in_line: InLine
     done = made.run(rotation)
     assert not done.failed
     assert states(made) == [("gw1", "ready"), ("gw2", "ready")]
+    assert done.names == ["Rotation | Gateways send requests to the agents"]
     assert done.changed == []
     made.told.clear()
     assert made.run(rotation).changed == []

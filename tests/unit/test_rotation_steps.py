@@ -41,6 +41,9 @@ class Fleet:
 
     gates: dict[str, list[Member] | HostError | None]
     now: float = 0.0
+    #: Seconds that pass between two looks at the clock.
+    tick: float = 1e-6
+    slept: list[float] = field(default_factory=list)
     events: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     reaches: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
@@ -96,10 +99,12 @@ class Fleet:
 
     # Time:
     def monotonic(self) -> float:
-        self.now += 1e-6
+        self.now += self.tick
         return self.now
 
     def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.slept.append(seconds)
         end = self.now + seconds
         while self.events and self.events[0][0] <= end:
             at, do = self.events.pop(0)
@@ -187,6 +192,43 @@ def test_a_stream_that_does_not_end_is_not_waited_for_for_ever(fleet: Fleet) -> 
     assert fleet.said[-1] == (
         "still running after 90 s (gateway.drain_timeout), and not waited for: qwen 1 from gw1"
     )
+
+
+def test_looks_are_soon_at_first_and_lines_about_them_rare(fleet: Fleet) -> None:
+    fleet.tick, fleet.now = 0, 1000
+    fleet.put("gw1", running=1)
+    fleet.rotation(timeout=40).out(["qwen"])
+    assert fleet.slept == [0.25, 0.5, 1, *[2] * 19, 0.25]
+    assert fleet.said[1:] == [
+        "waiting for running requests: 6 s of 40, qwen 1 from gw1",
+        "waiting for running requests: 36 s of 40, qwen 1 from gw1",
+        "still running after 40 s (gateway.drain_timeout), and not waited for: qwen 1 from gw1",
+    ]
+
+
+def test_a_gateway_that_is_lost_meanwhile_is_not_waited_for(fleet: Fleet) -> None:
+    """The agents are out of rotation by then."""
+
+    def lost() -> None:
+        fleet.gates["gw2"], fleet.reaches = HostError("no answer"), {"gw2.example.com"}
+
+    for gate in fleet.gates:
+        fleet.put(gate, running=1)
+    fleet.events = [(3, lost), (9, lambda: fleet.put("gw1", running=0))]
+    fleet.rotation().out(["qwen"])
+    assert 9 <= fleet.now <= 12
+    assert fleet.said[-1] == "qwen: no request runs, after 10 s"
+
+
+def test_agents_leave_together(fleet: Fleet) -> None:
+    for servers in fleet.gates.values():
+        assert isinstance(servers, list)
+        servers += [replace(one, pool="twin", name=f"twin{one.name[4:]}") for one in servers]
+    fleet.rotation().out(["twin", "qwen"])
+    assert fleet.said == [
+        "gw1, gw2: no new requests to qwen, twin",
+        "qwen, twin: no request runs, after 0 s",
+    ]
 
 
 @pytest.mark.parametrize("other", [{"up": False}, {"drained": True}])
@@ -288,8 +330,12 @@ def test_one_whose_edge_does_not_answer_stays_out(fleet: Fleet) -> None:
     fleet.why = ["/v1/completions gives 502"] * 99
     with pytest.raises(HostError, match="gets no requests from gateways.*gives 502.*deploy again"):
         fleet.rotation().back(["qwen"])
-    assert set(fleet.told) == {"asked"}
-    assert 20 <= fleet.now <= 60
+    assert fleet.told == ["asked"] * 15
+    assert fleet.slept == [2] * 14
+    fleet.told.clear()
+    with pytest.raises(HostError, match="gets no requests from gateways.*gives 502.*deploy again"):
+        fleet.rotation().back(["qwen"], again_later=True)
+    assert fleet.told == ["asked"] * 15, "an edge that is there is waited for all the same"
 
 
 def test_a_host_without_an_edge_yet_is_put_back_later_in_the_run(fleet: Fleet) -> None:
@@ -301,6 +347,7 @@ def test_a_host_without_an_edge_yet_is_put_back_later_in_the_run(fleet: Fleet) -
     assert fleet.said == ["qwen gets requests once its host has its edge, later in this run"]
     with pytest.raises(HostError, match="gets no requests from gateways.*refused"):
         fleet.rotation().back(["qwen"])
+    assert fleet.told == ["asked"] * (1 + 15), "it may come within a moment"
 
 
 def test_one_that_gateways_do_not_find_fails_its_host(fleet: Fleet) -> None:
@@ -308,6 +355,26 @@ def test_one_that_gateways_do_not_find_fails_its_host(fleet: Fleet) -> None:
     fleet.put("gw2", drained=True, up=False)
     with pytest.raises(HostError, match="do not find these agents well after 6. s: qwen at gw2;"):
         fleet.rotation().back(["qwen"])
+    fleet.now, fleet.tick, fleet.slept = 1000, 0, []
+    fleet.put("gw1", drained=True, up=False)
+    fleet.put("gw2", drained=True)
+    with pytest.raises(HostError, match="after 62 s: qwen at gw1, qwen at gw2; see"):
+        fleet.rotation().back(["qwen"])
+    assert fleet.slept == [0.25, 0.5, 1, *[2] * 30]
+
+
+def test_a_gateway_that_is_lost_meanwhile_keeps_nobody_out(fleet: Fleet) -> None:
+    def lost() -> None:
+        fleet.gates["gw2"], fleet.reaches = HostError("no answer"), {"gw2.example.com"}
+
+    for gate in fleet.gates:
+        fleet.put(gate, drained=True, up=False)
+    fleet.events = [(3, lost), (9, lambda: fleet.put("gw1", up=True))]
+    fleet.rotation().back(["qwen"])
+    assert fleet.said == [
+        "gw2 is not asked: no answer",
+        "gw1, gw2: requests go to qwen again",
+    ]
 
 
 def test_nothing_is_asked_of_one_that_is_in_rotation(fleet: Fleet) -> None:
@@ -320,6 +387,14 @@ def test_what_somebody_drained_stays_so_over_deploys(fleet: Fleet) -> None:
     fleet.rotation().out(["qwen"], by_hand=True)
     assert fleet.told == ["gw1 drain qwen by hand", "gw2 drain qwen by hand"]
     assert fleet.rotation().drained() == {"qwen": ["gw1", "gw2"]}
+    # Also where another gateway cannot be asked:
+    fleet.gates["gw3"], fleet.reaches = HostError("no answer"), {"gw3.example.com"}
+    fleet.places["gw3"] = Place("gw3")
+    rotation = fleet.rotation()
+    for _ in range(2):
+        assert rotation.drained() == {"qwen": ["gw1", "gw2"]}
+    assert fleet.said.count("gw3 is not asked: no answer") == 1
+    del fleet.gates["gw3"]
     fleet.told.clear()
     fleet.said.clear()
     # A deploy:
@@ -399,3 +474,50 @@ def test_haproxy_that_does_not_do_it_stops_the_host(
         HostError, match="HAProxy of gateway gw1 did not do what it was told: No su"
     ):
         fleet.rotation().out(["qwen"])
+
+
+def test_a_fault_of_our_own_is_no_gateway_without_requests(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a fault")
+
+    for name in ("carry_out", "ask_host"):
+        monkeypatch.setattr(balancers, name, fault)
+        with pytest.raises(RuntimeError, match="a fault"):
+            fleet.rotation().out(["qwen"])
+
+
+def test_a_look_of_this_moment_is_new_enough(fleet: Fleet) -> None:
+    fleet.tick = 0
+    for _ in range(2):
+        fleet.rotation().looks()
+    assert sorted(fleet.asked) == ["gw1", "gw2"]
+
+
+def test_one_thing_at_a_time_is_done_at_a_gateway(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sshd allows ten sessions over a connection."""
+    there: list[int] = [0]
+
+    def alone_there(*_: Any) -> Balancer:
+        there[0] += 1
+        assert there[0] == 1
+        gevent.sleep(0)
+        there[0] -= 1
+        return Balancer(())
+
+    for name in ("ask_host", "carry_out"):
+        monkeypatch.setattr(balancers, name, alone_there)
+    known: Any = fleet
+    jobs = [gevent.spawn(balancers.told_at, known, "gw1", "true") for _ in range(3)]
+    jobs += [gevent.spawn(balancers.seen_at, known, "gw1", 1.0) for _ in range(3)]
+    gevent.joinall(jobs, raise_error=True)
+
+
+def test_connections_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = SimpleNamespace(inventory="the inventory")
+    monkeypatch.setattr(balancers, "ctx_state", SimpleNamespace(get=lambda: state))
+    monkeypatch.setattr(balancers, "Connections", lambda *given: given)
+    assert balancers.of_this_run() == ("the inventory", state)  # type: ignore[comparison-overlap]

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import NameOID
 from pyinfra.context import ctx_host, ctx_state
 
+from tests.unit.fleets import fleet
+from tests.unit.samples import settings
 from vllm_hosts.errors import HostError
-from vllm_hosts.host.files import Absent, Entry, File
+from vllm_hosts.host import paths
+from vllm_hosts.host.files import Absent, Entry, File, Folder
+from vllm_hosts.host.nginx import NGINX_FOLDER, TRIAL_FOLDER
 from vllm_hosts.operations import edge_trial
 from vllm_hosts.operations.differences import listening
 from vllm_hosts.operations.edge_trial import configuration_accepted, sentences, trial
+from vllm_hosts.roles.nginx.trial import trial_entries
 
 LOGGED = "2026/11/26 08:00:00 [emerg] 12#12: "
 #: They stand in for what needs a namespace: a mount is a copy, which ``nginx`` finds in ``sees``.
@@ -193,3 +202,69 @@ class TestAnswer:
         assert self.ask(monkeypatch, False, "vllm-hosts-unasked\n", "no") == [
             "nginx's configuration can be tested only once it is in place: no"
         ]
+
+
+class TestWhatItAsksAbout:
+    """The edge's files, beside a certificate for this alone."""
+
+    def test_the_edge_s_files_and_no_other(self) -> None:
+        places = (paths.TLS_FOLDER, paths.EDGE_LOGS, paths.GATEWAY_FOLDER)
+        text = "".join(f"{place}/x {place}-2 " for place in places)
+        edge = File(f"{NGINX_FOLDER}/edge.conf", text.encode(), 0o640, secret=False)
+        kept: list[Entry] = [Folder(f"{NGINX_FOLDER}/a"), Absent(f"{NGINX_FOLDER}/b")]
+        others = [File("/etc/other", b""), Folder(f"{NGINX_FOLDER}-2"), Absent(NGINX_FOLDER)]
+        found, *same = trial_entries(settings(), [edge, *kept, *others])
+        assert isinstance(found, File)
+        assert (found.path, found.mode) == (edge.path, edge.mode)
+        assert found.content.decode() == "".join(f"{TRIAL_FOLDER}/x {place}-2 " for place in places)
+        assert same[:2] == kept
+        assert [one.path for one in same[2:]] == [
+            f"{TRIAL_FOLDER}/certificate.pem",
+            f"{TRIAL_FOLDER}/key.pem",
+        ]
+
+    def test_a_certificate_of_a_day_with_its_key(self) -> None:
+        certificate, key, *more = files(trial_entries(settings(), []))
+        assert more == []
+        assert judged(certificate, key) == ("192.0.2.11", "vllm-hosts local CA (trial)")
+        assert (certificate.mode, certificate.secret) == (0o644, False)
+        assert (key.mode, key.secret) == (0o600, True)
+
+    def test_one_for_gateways_beside_it(self) -> None:
+        found = files(trial_entries(fleet()["gpu1"], []))
+        assert [one.path.rpartition("/")[2] for one in found] == [
+            *("certificate.pem", "key.pem", "ca.pem", "inner.pem", "inner.key")
+        ]
+        assert {one.path.rpartition("/")[0] for one in found} == {TRIAL_FOLDER}
+        ca, inner, key = found[2:]
+        assert judged(inner, key) == ("trial", "vllm-hosts local CA (trial)")
+        authority = x509.load_pem_x509_certificate(ca.content)
+        x509.load_pem_x509_certificate(inner.content).verify_directly_issued_by(authority)
+        assert {(one.mode, one.secret) for one in (ca, inner, key)} == {(0o600, True)}
+
+    def test_the_user_s_own(self, tmp_path: Path) -> None:
+        for name in ("certificate", "key"):
+            (tmp_path / name).write_text(name)
+        named = {name: str(tmp_path / name) for name in ("certificate", "key")}
+        certificate, key = files(trial_entries(settings(tls={"mode": "files", **named}), []))
+        assert (certificate.content, key.content) == (b"certificate", b"key")
+        assert (certificate.secret, key.secret) == (False, True)
+
+
+def files(entries: list[Entry]) -> list[File]:
+    found = [one for one in entries if isinstance(one, File)]
+    assert len(found) == len(entries)
+    return found
+
+
+def judged(certificate: File, key: File) -> tuple[object, object]:
+    """Who it is for and from, if the key is its own and it lasts for a day."""
+    found = x509.load_pem_x509_certificate(certificate.content)
+    private = load_pem_private_key(key.content, password=None)
+    assert private.public_key() == found.public_key()
+    lasts = found.not_valid_after_utc - found.not_valid_before_utc
+    assert timedelta(days=1) <= lasts < timedelta(days=1, hours=1)
+    [subject], [issuer] = (
+        name.get_attributes_for_oid(NameOID.COMMON_NAME) for name in (found.subject, found.issuer)
+    )
+    return subject.value, issuer.value

@@ -264,8 +264,19 @@ def recorder(folder: Path, host: HostSettings = GATEWAY) -> Recorder:
 def test_it_is_installed_tested_loaded_and_run(tmp_path: Path) -> None:
     made = recorder(tmp_path)
     done = made.run(virtual_address)
+    assert done.names == [
+        f"Virtual address | {what}"
+        for what in (
+            "keepalived is installed",
+            "The virtual address is configured and keepalived has loaded it",
+            "keepalived runs, now and at boot",
+        )
+    ]
     installed, configured, enabled = done.operations
+    assert "brought 'package keepalived'" in installed
+    # The distribution's own neither starts now nor at the next boot.
     assert "systemctl mask --runtime --quiet keepalived.service" in installed
+    assert "systemctl disable --quiet keepalived.service" in installed
     assert "keepalived --config-test" in configured
     assert f"systemctl reload {UNIT}" in configured
     assert configured.written[GATEWAY_ANSWERS] is not None
@@ -295,7 +306,13 @@ def test_without_the_setting_it_is_taken_away(tmp_path: Path) -> None:
     made = recorder(tmp_path)
     assert not made.run(virtual_address).failed
     made.host.settings = GATEWAY.model_copy(update={"virtual": None})
-    stopped, gone = made.run(virtual_address).operations
+    done = made.run(virtual_address)
+    assert [name.partition(" | ")[2] for name in done.names] == [
+        "No virtual address is held",
+        "Nothing of keepalived's is left",
+    ]
+    stopped, gone = done.operations
+    assert "systemctl daemon-reload" in gone
     assert stopped.commands == [f"systemctl disable --quiet --now {UNIT}"]
     assert set(gone.written) == {
         KEEPALIVED_CONF,

@@ -119,12 +119,15 @@ def told(pool: str, server: str, state: ServerState, run: str = BALANCER_RUN) ->
 
     Fails, with HAProxy's words, where it does not do so. Can be run again.
     """
+    # Once it has done so it says an empty line; one that hangs or is gone says nothing.
     for name in (pool, server):
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name of a pool or a server")
     return f"""
         {asking(run)}
-        said=$(ask admin 'set server {pool}/{server} state {state}') || exit 1
+        said=$(ask admin 'set server {pool}/{server} state {state}'; echo .)
+        [ "$said" != . ] || {{ echo "HAProxy does not answer on its runtime socket" >&2; exit 1; }}
+        said=$(printf %s "${{said%.}}")
         [ -z "$said" ] || {{ echo "HAProxy: $said" >&2; exit 1; }}
         {SAVE_SCRIPT}
     """

@@ -130,7 +130,7 @@ def _prepared(copy: Copy, local: LocalModel, unusable: set[str]) -> str:
         brought("model", [copy.target]),
         f"cd {copy.staging}",
     ]
-    lines += [f"rm -f './{name}'" for name in sorted(unusable)]
+    lines += [f"rm -f {quote(f'./{name}')}" for name in sorted(unusable)]
     lines += [f"touch {' '.join(file.name for file in local.files)}"]
     return "\n".join(lines)
 
