@@ -61,6 +61,18 @@ def test_a_run_that_is_stopped(
     assert (machine.folder / "there/lock").read_text() == ""
 
 
+def test_a_run_that_is_stopped_while_it_reads_its_inventory(
+    machine: Machine, server: SshServer
+) -> None:
+    machine.started(("gpu1", server.data()), ":")
+    text = (machine.folder / PROD).read_text()
+    machine.write(PROD, f"import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n{text}")
+    done = machine.run("pyinfra", "-y", PROD, "deploy.py")
+    assert done.returncode == 143, done.stdout
+    assert "--> The run is stopped: ended by SIGTERM" in done.stdout
+    assert "cannot be loaded" not in done.stdout
+
+
 def test_a_host_that_fails_is_named_for_the_next_run(machine: Machine, server: SshServer) -> None:
     machine.started(("gpu1", server.data()), "exit 3")
     machine.write(

@@ -75,6 +75,8 @@ def load_our_way(run: Run) -> None:
         with refused():
             try:
                 inventory: Inventory = make(*args, **kwargs)
+            except ending.StoppedError:
+                raise
             except (Exception, SystemExit) as error:
                 raise SettingsError([load_problem(run.file, error)]) from error
             store = run.loaded(inventory).store

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
@@ -28,6 +27,11 @@ _WORDS = {
     signal.SIGHUP: "its terminal was closed",
 }
 _stopped = False
+
+
+class StoppedError(SystemExit):
+    """The run was told to end by a signal, whatever it did: also while it read the user's files,
+    of which one that calls exit is refused."""
 
 
 def listen() -> None:
@@ -58,7 +62,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
         " run waits for it.",
         err=True,
     )
-    sys.exit(code)
+    raise StoppedError(code)
 
 
 def declined() -> None:

@@ -19,6 +19,7 @@ from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.provided import check_ca_file, check_files
 from vllm_hosts.keys.sources import problems
+from vllm_hosts.project.ending import StoppedError
 from vllm_hosts.project.layers import host_settings
 from vllm_hosts.project.site import belongs_to, import_from
 from vllm_hosts.settings import HostSettings
@@ -44,6 +45,8 @@ def load(path: Path) -> Inventory:
         # pyinfra's own command has its context by now.
         with ctx_state.use(State()):
             inventory: Inventory = make_inventory(str(path), cwd=import_from(path))
+    except StoppedError:
+        raise
     except (Exception, SystemExit) as error:
         raise SettingsError([load_problem(path, error)]) from error
     belongs_to(inventory, path)
