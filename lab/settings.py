@@ -144,6 +144,14 @@ def fleet_host_data(name: str) -> dict[str, Any]:
     return {key: value for key, value in (usual | own).items() if value is not None}
 
 
+def mirror_host_data(name: str) -> dict[str, Any]:
+    """How a host is entered where gpu1 is the mirror, and its agents: only the others need a model
+    from the hub, which gpu1 fetches for them."""
+    agents = AGENTS[:1] if name == "gpu1" else AGENTS[1:]
+    own: dict[str, Any] = _changed().get("hosts", {}).get(name, {})
+    return login(name) | {"agents": agents} | own
+
+
 def _changed() -> dict[str, Any]:
     changed: dict[str, Any] = json.loads(os.environ.get("LAB_SETTINGS", "{}"))
     return changed

@@ -244,7 +244,9 @@ class Removal:
     @property
     def _certificates_of_docker(self) -> list[str]:
         """Folders in which Docker looks for a mirror's certificates."""
-        files = [path for path in self.remains.manifest.files if path.startswith(paths.DOCKER_CERTS)]
+        files = [
+            path for path in self.remains.manifest.files if path.startswith(paths.DOCKER_CERTS)
+        ]
         folders = sorted({path.rpartition("/")[0] for path in files})
         return [*folders, paths.DOCKER_CERTS] if folders else []
 

@@ -211,9 +211,7 @@ def askers_of(settings: HostSettings) -> list[IPv4Network | IPv6Network]:
     """Where hosts come from that ask this one, if it is the mirror."""
     others = (one for one in settings.mirror_for if one.name != settings.name)
     return [
-        network
-        for one in others
-        for network in (one.mirror.networks or (ip_network(one.address),))
+        network for one in others for network in (one.mirror.networks or (ip_network(one.address),))
     ]
 
 

@@ -51,6 +51,6 @@ def source_name(image: str) -> str:
 
 
 def client_files(at: MirrorAt) -> tuple[str, str, str]:
-    """Where a host has the CAs, its certificate and its key for the mirror: as Docker reads them."""
+    """Where a host has CAs, certificate and key for the mirror: as Docker reads them."""
     folder = f"{DOCKER_CERTS}/{at.place}"
     return f"{folder}/ca.crt", f"{folder}/client.cert", f"{folder}/client.key"

@@ -14,7 +14,8 @@ class Mirror(Section):
     """The host of the group `mirror`: it fetches image and models for all. See docs/mirror.md."""
 
     port: Port = Field(
-        8444, description="Port of the mirror that only hosts of the inventory reach, over mutual TLS"
+        8444,
+        description="Port of the mirror that only hosts of the inventory reach, over mutual TLS",
     )
     networks: tuple[Cidr, ...] = Field(
         (),
