@@ -6,6 +6,7 @@ from lab import hosts as _hosts
 from lab import network as _network
 from lab.settings import login as _login
 from lab.settings import mirror_host_data as _mirror_host_data
+from lab.settings import mirror_hosts as _mirror_hosts
 from lab.settings import settings as _settings
 
 if not _network.is_up():
@@ -13,6 +14,6 @@ if not _network.is_up():
     raise RuntimeError("the lab is not up; run: make lab-up")
 
 gpu_hosts = [(_name, _mirror_host_data(_name)) for _name in _hosts.gpu_host_names()]
-mirror = [("gpu1", _login("gpu1"))]
+mirror = [(_name, _login(_name)) for _name in _mirror_hosts()]
 neighbours = [("neighbour", _login("neighbour"))]
 lab = ([_name for _name, _ in gpu_hosts], _settings())

@@ -88,7 +88,7 @@ def settings() -> dict[str, Any]:
     return usual | {
         name: {**usual[name], **value} if isinstance(usual.get(name), dict) else value
         for name, value in changed.items()
-        if name != "hosts"
+        if name not in ("hosts", "mirror_hosts")
     }
 
 
@@ -142,6 +142,12 @@ def fleet_host_data(name: str) -> dict[str, Any]:
     usual = login(name) | {"agents": agents if name == "gpu1" else agents[:1]}
     own: dict[str, Any] = changed.get("hosts", {}).get(name, {})
     return {key: value for key, value in (usual | own).items() if value is not None}
+
+
+def mirror_hosts() -> list[str]:
+    """Which hosts are in the group of mirrors. LAB_SETTINGS changes it."""
+    found: list[str] = _changed().get("mirror_hosts", ["gpu1"])
+    return found
 
 
 def mirror_host_data(name: str) -> dict[str, Any]:

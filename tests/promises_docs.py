@@ -23,7 +23,9 @@ def table() -> str:
     ]
     for promise in promises().values():
         names = [
-            row.name for row in [*SABOTAGE, *FLEET, *SHARED, *MIRROR] if promise.identifier in row.broken
+            row.name
+            for row in [*SABOTAGE, *FLEET, *SHARED, *MIRROR]
+            if promise.identifier in row.broken
         ]
         broken_by = ", ".join(names) or UNBROKEN[promise.identifier]
         rows.append(

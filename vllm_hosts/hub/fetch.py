@@ -228,7 +228,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-class Mirror:
+class MirrorClient:
     """A host of the same inventory that may have large files already.
 
     It only saves the way to the hub: files are named by the digest that the hub has for them, and
@@ -278,7 +278,7 @@ class Mirror:
 
 
 def fetch_large(
-    model: str, commit: str, file: Remote, cache: Cache, mirror: Mirror | None = None
+    model: str, commit: str, file: Remote, cache: Cache, mirror: MirrorClient | None = None
 ) -> None:
     """Fetch one large file, from where an earlier run stopped; kept only if its digest matches.
 
@@ -325,7 +325,7 @@ def fetch(
     shown_cache: str,
     distrust: bool = False,
     small: bool = False,
-    mirror: Mirror | None = None,
+    mirror: MirrorClient | None = None,
 ) -> tuple[str, list[Remote]]:
     """Complete a model in the cache. Returns its commit and its files.
 
@@ -456,9 +456,9 @@ def _of_the_network(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
 
 
-def _mirror(place: str | None) -> Mirror | None:
+def _mirror(place: str | None) -> MirrorClient | None:
     ca, pem = (os.environ.pop(f"VLLM_HOSTS_MIRROR_{name}", "") for name in ("CA", "PEM"))
-    return Mirror(place, ca, pem) if place else None
+    return MirrorClient(place, ca, pem) if place else None
 
 
 def main() -> int:
