@@ -18,7 +18,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.tls import MirrorCertificate
 from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.files import Entry
-from vllm_hosts.host.paths import MIRROR_UNIT
+from vllm_hosts.host.paths import MIRROR_CA, MIRROR_CERTIFICATE, MIRROR_KEY, MIRROR_UNIT
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.operations.apt import packages_present
 from vllm_hosts.operations.checks import say
@@ -36,6 +36,7 @@ from vllm_hosts.roles.mirror.plan import (
     images,
     left,
     reason,
+    serving_certificates,
     serving_entries,
     serving_pair,
 )
@@ -53,8 +54,10 @@ def mirror() -> None:
     if not settings.is_mirror:
         return
     packages_present({"skopeo": None}, name="skopeo is installed")
+    tree_synced(partial(_serving, current), name="Hosts know the mirror by a certificate")
     tree_synced(
-        partial(_serving, current),
+        serving_entries(settings),
+        watch=[MIRROR_CA, MIRROR_CERTIFICATE, MIRROR_KEY],
         activate=RESTART,
         stamp="mirror",
         effect=RESTARTED,
@@ -74,7 +77,7 @@ def _asking(current: Current) -> list[Entry]:
 
 def _serving(current: Current) -> list[Entry]:
     found, by = _known(current, serving_pair(current.settings))
-    return serving_entries(current.settings, found, by)
+    return serving_certificates(current.settings, found, by)
 
 
 def _known(current: Current, pair: Pair) -> tuple[Certificate, Signing]:

@@ -90,16 +90,22 @@ def asking_entries(settings: HostSettings, found: Certificate, by: Signing) -> l
     ]
 
 
-def serving_entries(settings: HostSettings, found: Certificate, by: Signing) -> list[Entry]:
-    """Of the mirror: an nginx of its own."""
-    group = settings.vllm.fetch_user.partition(":")[2]
+def serving_certificates(settings: HostSettings, found: Certificate, by: Signing) -> list[Entry]:
+    """Of the mirror: what it shows, and whose certificates it accepts."""
     return [
         Folder("/etc/vllm-hosts"),
         Folder(MIRROR_FOLDER),
-        Folder(MIRROR_STATE, 0o750, group=group),
-        Folder(MIRROR_IMAGES, 0o750, group=group),
         File(MIRROR_CA, by.trusted),
         *_pair(settings, serving_pair(settings), found, by),
+    ]
+
+
+def serving_entries(settings: HostSettings) -> list[Entry]:
+    """Of the mirror: an nginx of its own."""
+    group = settings.vllm.fetch_user.partition(":")[2]
+    return [
+        Folder(MIRROR_STATE, 0o750, group=group),
+        Folder(MIRROR_IMAGES, 0o750, group=group),
         File(MIRROR_CONF, configuration(settings).encode()),
         File(UNIT_FILE, unit(settings).encode()),
     ]

@@ -40,13 +40,13 @@ class Uplink:
         rules = []
         for host in HOSTS:
             for name, port in _FROM.items():
-                lines.append(f"counter {host}_{name} {{}}")
+                lines.append(f"counter {host}_{name} {{\npackets 0 bytes 0\n}}")
                 rules.append(
                     f"ip daddr {lab_hosts.host(host).ipv4} tcp sport {port} counter name"
                     f" {host}_{name}"
                 )
-        lines.append("chain output { type filter hook output priority 0; policy accept;")
-        self._nft("-f", "-", given="\n".join([*lines, *rules, "} }"]))
+        lines.append("chain output {\ntype filter hook output priority 0; policy accept;")
+        self._nft("-f", "-", given="\n".join([*lines, *rules, "}", "}\n"]))
         return self
 
     def __exit__(self, *_: object) -> None:

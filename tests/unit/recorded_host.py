@@ -39,10 +39,10 @@ from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.mirror import MirrorThere
 from vllm_hosts.host.paths import (
     DOCKER_CERTS,
-    MIRROR_FOLDER,
-    MIRROR_UNIT,
     FIREWALL_RULES,
     IMAGES_RECORD,
+    MIRROR_FOLDER,
+    MIRROR_UNIT,
     MODEL_NOTES,
     STAMPS,
     STORE_MARK,

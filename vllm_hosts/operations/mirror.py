@@ -24,7 +24,6 @@ _UNIT_FILE = f"/etc/systemd/system/{MIRROR_UNIT}"
 #: Start the mirror's nginx, or start it again with what it reads at its start only.
 RESTART = f"""
 systemctl daemon-reload
-systemctl enable --quiet {MIRROR_UNIT}
 systemctl restart {MIRROR_UNIT} && sleep 1 && systemctl -q is-active {MIRROR_UNIT} || {{
     journalctl -u {MIRROR_UNIT} -n 5 -o cat --no-pager
     exit 1
