@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -21,6 +20,7 @@ import pytest
 from lab.hub import Hub, Repo, RepoFile, Server
 from tests.unit import hub_program
 from tests.unit.fleets import with_a_mirror
+from tests.unit.real_nginx import environment, program
 from vllm_hosts.host.fetching import MIRROR_CA, MIRROR_PEM
 from vllm_hosts.keys.pki import LocalCa, Role, utc_now
 from vllm_hosts.roles.mirror.plan import configuration
@@ -30,8 +30,6 @@ WEIGHTS = b"weights " * 400_000
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
 CA = LocalCa.create("test", utc_now())
 OTHER_CA = LocalCa.create("other", utc_now())
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-pytestmark = pytest.mark.skipif(NGINX is None, reason="there is no nginx here")
 IMAGE = "0123456789abcdef-x86_64"
 MANIFEST = b'{"schemaVersion": 2}'
 
@@ -101,9 +99,11 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         text = text.replace(there, str(here))
     conf = folder / "nginx.conf"
     conf.write_text(text)
-    assert NGINX is not None
-    program = subprocess.Popen(
-        [NGINX, "-c", str(conf), "-g", "daemon off;"], stderr=subprocess.PIPE, text=True
+    running = subprocess.Popen(
+        [program("nginx"), "-c", str(conf), "-g", "daemon off;"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
     )
     made_of = Serving(folder, port, blob)
     for _ in range(100):
@@ -111,11 +111,11 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             made_of.ask("/v2/", pair(asking_name("gpu2")))
             break
         except OSError:
-            assert program.poll() is None, program.communicate()
+            assert running.poll() is None, running.communicate()
             time.sleep(0.1)
     yield made_of
-    program.send_signal(signal.SIGTERM)
-    program.communicate(timeout=20)
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=20)
 
 
 def test_it_answers_hosts_of_the_inventory_that_read(serving: Serving) -> None:
