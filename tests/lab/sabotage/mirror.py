@@ -38,7 +38,7 @@ ROWS = [
     row(
         "mirror-in-root-s-group",
         "MIRROR-03",
-        edited("s/^SupplementaryGroups=.*/&\\nSupplementaryGroups=root/", _UNIT),
+        edited("s/^Group=.*/&\\nSupplementaryGroups=root/", _UNIT),
     ),
     row("key-for-the-mirror-readable", "MIRROR-04", "chmod 644 /etc/docker/certs.d/*/client.key"),
 ]
