@@ -33,7 +33,7 @@ lint: setup ## Style and types
 unit: setup ## Unit tests, which need no host: one to two minutes
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
 
-bench: setup ## Measure runs: many recorded hosts, and the lab's (make lab-up) beside Ansible; into bench/results
+bench: setup ## Measure runs: many recorded hosts, and the lab's beside Ansible, for hours; into bench/results
 	@$(BIN)/python -m bench.scale
 	@$(BIN)/python -m bench.compare
 
@@ -80,7 +80,7 @@ packaging: setup ## What users install: wheel, sdist, and a site of their own
 test: lint unit packaging test-lab ## Lint, unit tests, packaging and lab tests
 
 test-lab: setup ## Tests on the lab's hosts
-	$(STEP) "Lab tests" $(BIN)/pytest tests/lab -m "not nightly" --timeout 1500
+	$(STEP) "Lab tests in two labs" $(BIN)/python -m tests.lab.in_lanes -m "not nightly" --timeout 1500
 
 nightly: setup ## Lab tests, with those that take too long for every change, and many examples
 	$(STEP) "Properties" $(BIN)/pytest tests/unit -m hypothesis --hypothesis-profile nightly --timeout 3000

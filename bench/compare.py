@@ -1,180 +1,39 @@
 """The same job on the lab's hosts by each program, side by side: ``python -m bench.compare``.
 
-Nothing is to be changed. Each round runs all of them one after the other, so that what else this
-machine does concerns all; ratios are of pairs. A relay in front of SSH makes the hosts far away.
+Each round runs all programs of a case one after the other, so that what else this machine does
+concerns all; ratios are of pairs. A relay in front of SSH makes the hosts far away. The lab is
+brought up and deployed to, if it is not.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.cases import ANSIBLE, CASES, WITH_VLLM, Case, Site, machines
 from bench.far import Far
-from bench.figures import Measured, plot, table
+from bench.programs import GATEWAYS, ROOT, Once, UnexpectedError, once
 from bench.relay import Relay, Target
+from bench.tables import written
 from lab import hosts, layout
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench/results"
-ANSIBLE = ROOT / "bench/ansible"
-BIN = Path(sys.executable).parent
-INVENTORY = "inventory/lab.py"
-OURS, ALONE, WITHOUT, EXEC, SSH, THEIRS = (
-    "deploy.py",
-    "deploy.py, one host",
-    "deploy.py, VLLM_HOSTS_LOOKAHEAD=0",
-    "pyinfra exec -- true",
-    "ssh true",
-    "ansible-playbook",
+RESULTS = Path(__file__).resolve().parent / "results"
+#: How many commands a host's sshd has started: it says so at this level only, and not as a part of
+#: its unit, which the login has left by then.
+_TELLS = (
+    "f=/etc/ssh/sshd_config.d/bench.conf; [ -e $f ] ||"
+    " { echo LogLevel VERBOSE >$f && systemctl reload ssh; };"
 )
-_STYLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_LIMIT = 900
-
-
-@dataclass(frozen=True)
-class Way:
-    """One program that is measured. ``commands`` run at the same time; what they print has to
-    have ``unchanged`` once for each host."""
-
-    name: str
-    commands: Sequence[Sequence[str]]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    unchanged: str = ""
-    hosts: int = 1
-
-
-@dataclass(frozen=True)
-class Once:
-    """One run: seconds on the clock and of the processor, bytes of memory, connections and bytes
-    through the relay."""
-
-    wall: float
-    cpu: float
-    memory: int
-    connections: int
-    carried: int
-
-
-class ChangedError(Exception):
-    """A program did not find everything as it should be: nothing can be compared then."""
-
-
-def ways(far: Far, ansible: Path | None) -> Iterator[Way]:
-    """All programs, in the order of a round."""
-    pyinfra, count = [str(BIN / "pyinfra"), "-y"], len(far.hosts)
-    every = [*pyinfra, *far.pyinfra(*far.hosts), INVENTORY]
-    deploy, unchanged = [*every, "deploy.py"], r"\] +0 changed, \d+ unchanged"
-    first = [*pyinfra, *far.pyinfra(next(iter(far.hosts))), INVENTORY, "deploy.py"]
-    yield Way(SSH, [far.ssh(host, "true") for host in far.hosts])
-    yield Way(EXEC, [[*every, "exec", "--", "true"]])
-    yield Way(OURS, [deploy], unchanged=unchanged, hosts=count)
-    # The difference is what a further host costs.
-    yield Way(ALONE, [first], unchanged=unchanged)
-    off = {"VLLM_HOSTS_LOOKAHEAD": "0"}
-    yield Way(WITHOUT, [deploy], off, unchanged, count)
-    if ansible is not None:
-        play = [str(ansible / "bin/ansible-playbook"), "-i", str(far.inventory), "site.yml"]
-        yield Way(
-            THEIRS,
-            [play],
-            {"ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg")},
-            unchanged=r": ok=\d+ +changed=0 +unreachable=0 +failed=0",
-            hosts=count,
-        )
-
-
-def once(way: Way, relay: Relay) -> Once:
-    """Run a program.
-
-    :raises ChangedError: it failed, or found something to change.
-    """
-    with TemporaryDirectory(prefix="bench-") as sockets:
-        # Each run logs in anew, Ansible's as well.
-        environment = {
-            **os.environ,
-            "PYINFRA_PROGRESS": "off",
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": sockets,
-            **way.environment,
-        }
-        where = ANSIBLE if way.name == THEIRS else ROOT
-        before = relay.connections, relay.carried
-        begun, cpu, memory, said, codes = time.monotonic(), 0.0, 0, "", []
-        output = [Path(sockets) / f"output{number}" for number in range(len(way.commands))]
-        running = []
-        for words, file in zip(way.commands, output, strict=True):
-            with file.open("wb") as written:
-                running.append(
-                    subprocess.Popen(
-                        words,
-                        cwd=where,
-                        env=environment,
-                        stdin=subprocess.DEVNULL,
-                        stdout=written,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        for process in running:
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            codes.append(process.returncode)
-            cpu += used.ru_utime + used.ru_stime
-            memory = max(memory, used.ru_maxrss * 1024)
-        wall = time.monotonic() - begun
-        said = _STYLE.sub("", "".join(file.read_text(errors="replace") for file in output))
-    found = len(re.findall(way.unchanged, said)) if way.unchanged else way.hosts
-    if any(codes) or found != way.hosts:
-        raise ChangedError(f"{way.name} ended with {codes}:\n{said[-3000:]}")
-    return Once(wall, cpu, memory, relay.connections - before[0], relay.carried - before[1])
-
-
-#: By round trip in seconds, by program.
-Results = dict[float, dict[str, list[Once]]]
-
-
-def written(results: Results, hosts_: int) -> str:
-    """The table in Markdown, and the plot beside it."""
-    rows, drawn = [], {}
-    for delay, by_name in results.items():
-        heading = f"{1000 * delay:.0f} ms"
-        walls = {name: Measured(tuple(one.wall for one in runs)) for name, runs in by_name.items()}
-        rounds = min(len(one.values) for one in walls.values())
-        drawn[heading] = walls
-        # A round that was cut off has no pairs.
-        paired = {name: Measured(one.values[:rounds]) for name, one in walls.items()}
-        for name, runs in by_name.items():
-            cpu = Measured(tuple(one.cpu for one in runs))
-            rows.append(
-                [
-                    heading,
-                    f"`{name}`",
-                    f"{walls[name]} s",
-                    f"{paired[name].over(paired[OURS]):.2f}",
-                    f"{paired[name].over(paired[EXEC]):.2f}",
-                    f"{cpu.middle:.2f} s",
-                    f"{max(one.memory for one in runs) / 1e6:.0f} MB",
-                    sorted(one.connections for one in runs)[len(runs) // 2],
-                    f"{sorted(one.carried for one in runs)[len(runs) // 2] / 1e3:.0f} kB",
-                ]
-            )
-    text = table(
-        ["round trip", "program", "wall (spread)", f"times `{OURS}`", f"times `{EXEC}`"]
-        + ["CPU", "memory", "connections", "sent and received"],
-        rows,
-    )
-    RESULTS.mkdir(exist_ok=True)
-    title = f"Nothing to change on {hosts_} hosts"
-    (RESULTS / "compare.md").write_text(text)
-    (RESULTS / "compare.svg").write_text(plot(title, "s", drawn))
-    return text
+_COUNTED = (
+    "journalctl -t sshd -t sshd-session -o cat --no-pager --grep '^Starting session' |"
+    " grep -c session || :"
+)
 
 
 def ansible_there() -> Path:
@@ -192,48 +51,136 @@ def ansible_there() -> Path:
     return folder
 
 
+def executions(names: Sequence[str]) -> Callable[[], int]:
+    """What counts the commands that these hosts have started over SSH."""
+
+    def count() -> int:
+        return sum(int(hosts.run(name, _TELLS + _COUNTED).stdout) for name in names)
+
+    return count
+
+
+def chosen(
+    cases: Iterable[str], counts: Iterable[int], round_trips: Sequence[float]
+) -> Iterator[tuple[Case, int, Sequence[float]]]:
+    """What is measured: a case, for how many hosts, at which round trips in milliseconds."""
+    for case in (CASES[name] for name in cases):
+        for count in sorted(set(counts) & set(case.counts)):
+            yield case, count, round_trips if case.far else [min(round_trips)]
+
+
+class Comparison:
+    """What is measured on the lab's hosts, and what it takes until the end."""
+
+    def __init__(self, stack: ExitStack, rounds: int, ansible: Path | None) -> None:
+        self._stack, self._rounds, self._ansible = stack, rounds, ansible
+        self._relay, self._sites = Relay(), dict[int, Site]()
+        self._gateways = False
+        #: By case, by hosts and round trip in seconds, by program.
+        self.results: dict[str, dict[tuple[int, float], dict[str, list[Once]]]] = {}
+
+    def measure(self, case: Case, count: int, round_trips: Sequence[float]) -> None:
+        """Print each run, and write what there is after each round."""
+        site = self._site(count)
+        self._relay.round_trip = 0.0
+        print(f"{case.name} on {', '.join(site.names)}: preparing", flush=True)
+        case.begun(site)
+        ways, counted = list(case.ways(site)), executions(site.names)
+        for way in ways if case.far else ():
+            # Files are read from disk for the first time.
+            once(way, self._relay)
+        found = self.results.setdefault(case.name, {})
+        for delay in round_trips:
+            self._relay.round_trip = delay / 1000
+            by_name = found.setdefault((count, delay / 1000), {})
+            for number in range(self._rounds):
+                for way in ways:
+                    run = once(way, self._relay, counted)
+                    by_name.setdefault(way.name, []).append(run)
+                    print(
+                        f"{case.name}, {count} hosts, {delay:g} ms, round {number + 1}:"
+                        f" {way.name}: {run.wall:.2f} s, CPU {run.cpu:.2f} s",
+                        flush=True,
+                    )
+                written(case, found, RESULTS)
+
+    def _site(self, count: int) -> Site:
+        """Hosts behind the relay, the same in each case."""
+        if count not in self._sites:
+            folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="bench-")))
+            gateway = count > WITH_VLLM
+            if gateway and not self._gateways:
+                (folder / "standin").mkdir()
+                self._stack.enter_context(deployed_gateways(folder / "standin"))
+                self._gateways = True
+            there = machines(count)
+            targets = [Target(str(host.ipv4)) for host in there]
+            ports = self._stack.enter_context(self._relay.running(*targets))
+            far = Far(folder, dict(zip(there, ports, strict=True))).written()
+            inventory = GATEWAYS if gateway else "inventory/lab.py"
+            self._sites[count] = Site(far, inventory, self._ansible, gateway)
+        return self._sites[count]
+
+
 @contextmanager
-def far_hosts(relay: Relay, folder: Path) -> Iterator[Far]:
-    """The lab's hosts, behind the relay."""
-    there = [hosts.host(name) for name in hosts.gpu_host_names()]
-    with relay.running(*(Target(str(host.ipv4)) for host in there)) as ports:
-        yield Far(folder, dict(zip(there, ports, strict=True))).written()
+def deployed_gateways(folder: Path) -> Iterator[None]:
+    """The lab's gateways, as long as bench/gateways.py keeps them."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.gateways", str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as keeper:
+        print("deploying to gateways", flush=True)
+        if not keeper.stdout or "deployed" not in keeper.stdout.read(len("deployed\n")):
+            raise UnexpectedError("gateways cannot be deployed to; see above")
+        # Leaving closes its input, and it ends.
+        yield
+
+
+def brought_up(counts: Iterable[int]) -> None:
+    """The lab, with as many hosts as are measured; those that it has besides stay."""
+    wanted = {host.name for count in counts for host in machines(count)}
+    there = hosts.gpu_host_names() if hosts.is_up() else []
+    if not there or not wanted <= {*there, *hosts.gateway_names()}:
+        gpus = [one.name for one in machines(WITH_VLLM)]
+        front = [name for name in wanted if name not in gpus]
+        further = [name for name in layout.FURTHER if name in there]
+        count = max(len(there) - len(further), len([name for name in wanted if name in gpus]), 1)
+        hosts.up(count, further, max(len(hosts.gateway_names()), len(front)))
 
 
 def main() -> None:
     """Measure, print as it goes, and write what there is after each round."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=_names, default=list(CASES), help=", ".join(CASES))
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--round-trips", type=float, nargs="+", default=[0, 20, 100], help="ms")
     parser.add_argument("--without-ansible", action="store_true")
     given = parser.parse_args()
-    relay, results = Relay(), Results()
-    with (
-        TemporaryDirectory(prefix="vllm-hosts-bench-") as folder,
-        far_hosts(relay, Path(folder)) as far,
-    ):
-        ansible = None
-        if not given.without_ansible:
-            ansible = ansible_there()
-            print("asking hosts what Ansible is to keep", flush=True)
-            far.for_ansible()
-        programs = list(ways(far, ansible))
-        print("once without measuring", flush=True)
-        for way in programs:
-            once(way, relay)
-        for delay in given.round_trips:
-            relay.round_trip = delay / 1000
-            for number in range(given.rounds):
-                for way in programs:
-                    run = once(way, relay)
-                    results.setdefault(relay.round_trip, {}).setdefault(way.name, []).append(run)
-                    print(
-                        f"{delay:g} ms, round {number + 1}: {way.name}: {run.wall:.2f} s,"
-                        f" CPU {run.cpu:.2f} s",
-                        flush=True,
-                    )
-                text = written(results, len(far.hosts))
-    print(text)
+    plan = list(chosen(given.cases, given.hosts, given.round_trips))
+    if not plan:
+        parser.error("none of these cases is measured for these numbers of hosts")
+    brought_up(count for _, count, _ in plan)
+    ansible = None if given.without_ansible else ansible_there()
+    with ExitStack() as stack:
+        comparison = Comparison(stack, given.rounds, ansible)
+        for case, count, round_trips in plan:
+            comparison.measure(case, count, round_trips)
+    for name, found in comparison.results.items():
+        print(written(CASES[name], found, RESULTS))
+
+
+def _names(text: str) -> list[str]:
+    """Cases, separated by commas."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in CASES]:
+        raise argparse.ArgumentTypeError(
+            f"{unknown[0]!r} is no case; there are: {', '.join(CASES)}"
+        )
+    return names
 
 
 if __name__ == "__main__":

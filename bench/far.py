@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from lab import layout
-from vllm_hosts.host.paths import DEPLOYED, MANIFEST
+from vllm_hosts.host.paths import DEPLOYED, EDGE_LOGS, MANIFEST
 
 #: On a host: Ansible's modules are Python, and what it is to keep is what the deploy has written.
 _COLLECTED = f"""
@@ -24,9 +24,12 @@ python3 -c 'import apt' 2>/dev/null || {{
     apt-get -qq update && apt-get -qq install -y --no-install-recommends python3 python3-apt
 }} >&2
 cd /
-{{ echo {MANIFEST}; cut -c 67- {DEPLOYED}; }} | sort -u | while IFS= read -r path; do
-    [ ! -f "$path" ] || printf '%s\\n' "${{path#/}}"
-done | tar -cf - -T -
+{{
+    {{ echo {MANIFEST}; cut -c 67- {DEPLOYED}; }} | while IFS= read -r path; do
+        [ ! -f "$path" ] || printf '%s\\n' "${{path%/*}}" "$path"
+    done
+    printf '%s\\n' {EDGE_LOGS} /var/lib/vllm /var/lib/vllm/*/ /var/lib/vllm/agents/*/
+}} | sed 's|^/||; s|/$||' | sort -u | tar --no-recursion -cf - -T -
 """
 
 
@@ -74,24 +77,32 @@ class Far:
     def ssh(self, host: layout.Host, command: str) -> list[str]:
         return ["ssh", "-F", str(self.config), f"{host.ssh_user}@{host.ipv4}", command]
 
+    def files(self, host: layout.Host) -> Path:
+        """What a host has of the deploy, since ``for_ansible``."""
+        return self.folder / "files" / host.name
+
     def for_ansible(self) -> None:
-        """Write its inventory, with what each host is to have."""
+        """Write its inventory, with what each host is to have. Stock pyinfra's is the same."""
         found = {}
         for host, port in self.hosts.items():
             sudo = "" if host.ssh_user == "root" else "sudo "
             done = subprocess.run(
                 self.ssh(host, f"{sudo}sh -c {shlex.quote(_COLLECTED)}"),
-                check=True,
+                check=False,
                 capture_output=True,
-                timeout=300,
+                timeout=900,
             )
-            files = self.folder / "files" / host.name
+            if done.returncode:
+                said = done.stderr.decode(errors="replace")[-2000:]
+                raise RuntimeError(f"{host.name} does not say what Ansible is to keep:\n{said}")
+            files = self.files(host)
             login = {
                 "ansible_host": "127.0.0.1",
                 "ansible_port": port,
                 "ansible_user": host.ssh_user,
                 "ansible_ssh_private_key_file": str(layout.SSH_KEY),
                 "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.known_hosts}",
+                "known_hosts": str(self.known_hosts),
                 "address": str(host.ipv4),
             }
             found[host.name] = login | kept(done.stdout, files)
@@ -112,23 +123,24 @@ def known(lines: str, ports: Mapping[str, int]) -> str:
 def kept(archive: bytes, files: Path) -> dict[str, Any]:
     """Variables of a host, from a tar of the files that it is to keep. Those are put below a
     folder."""
-    managed = []
+    managed, folders = [], []
     with tarfile.open(fileobj=BytesIO(archive)) as tar:
         for member in tar:
+            path = f"/{member.name}"
+            as_it_is = {
+                "path": path,
+                "mode": f"{member.mode:04o}",
+                "owner": member.uname or str(member.uid),
+                "group": member.gname or str(member.gid),
+            }
+            if member.isdir() and ("vllm" in path or path.endswith(".service.d")):
+                folders.append(as_it_is)
             content = tar.extractfile(member)
             if content is None:
                 continue
-            path = f"/{member.name}"
             (files / member.name).parent.mkdir(parents=True, exist_ok=True)
             (files / member.name).write_bytes(content.read())
-            managed.append(
-                {
-                    "path": path,
-                    "mode": f"{member.mode:04o}",
-                    "owner": member.uname or str(member.uid),
-                    "group": member.gname or str(member.gid),
-                }
-            )
+            managed.append(as_it_is)
     words: dict[str, list[str]] = {"package": [], "hold": [], "model": []}
     for line in (files / MANIFEST.lstrip("/")).read_text().splitlines():
         kind, _, rest = line.partition(" ")
@@ -137,6 +149,7 @@ def kept(archive: bytes, files: Path) -> dict[str, Any]:
     return {
         "files": str(files),
         "managed": [one for one in managed if one["path"] != MANIFEST],
+        "folders": folders,
         "packages": words["package"],
         "held": words["hold"],
         "models": words["model"],

@@ -37,7 +37,7 @@ def make(found: Host, root: Path, tar: Path, models: Path) -> None:
         f"Gateway={BRIDGE_V4.ip}\nGateway={BRIDGE_V6.ip}\n"
         "IPv6AcceptRA=no\nLLMNR=no\nMulticastDNS=no\nIPv6DuplicateAddressDetection=0\n"
     )
-    # What the base was built through: the proxy of the lab that built it, maybe another one.
+    # What mmdebstrap was told is kept there: the proxy of the lab that built the system.
     (root / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)
     (root / "etc/apt/apt.conf.d/80lab-proxy").write_text(
         f'Acquire::http::Proxy "http://{BRIDGE_V4.ip}:{APT_PROXY_PORT}";\n'

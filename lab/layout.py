@@ -52,6 +52,11 @@ PASSWORD_USER = "alice"
 PASSWORD = "lab-alice"
 
 
+def machine(name: str) -> str:
+    """A host's name among all hosts of all labs that this machine runs."""
+    return f"{name}{_SUFFIX}"
+
+
 @dataclass(frozen=True)
 class Host:
     """One lab host: its name, addresses, the login that deploys use, and its Debian release."""
@@ -65,8 +70,8 @@ class Host:
 
     @property
     def machine(self) -> str:
-        """Its name among all that this machine runs."""
-        return f"{self.name}{_SUFFIX}"
+        """As ``machine``."""
+        return machine(self.name)
 
 
 def _host(name: str, number: int, ssh_user: str, gpus: int) -> Host:

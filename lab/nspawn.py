@@ -10,8 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from lab import network, processes
-from lab.layout import BRIDGE, STATE, Host
+from lab import control_groups, network, processes
+from lab.layout import BRIDGE, STATE, Host, machine
 
 #: nspawn ends with this when a host reboots (it leaves starting again to whoever started it).
 _REBOOTED = 133
@@ -72,7 +72,8 @@ def boot(found: Host, root: Path) -> None:
     processes.start(
         f"host-{found.name}",
         [
-            *("/bin/sh", "-c", _AGAIN, network.link(found.name)),
+            *("/bin/sh", "-c", control_groups.script(found.machine) + _AGAIN),
+            network.link(found.name),
             "systemd-nspawn",
             "--quiet",
             "--register=no",
@@ -115,6 +116,7 @@ def stop(name: str) -> None:
             _end(nspawn)
     processes.stop(f"host-{name}", patience=2)
     network.drop_link(name)
+    control_groups.remove(machine(name))
 
 
 def stop_strays(name: str = "") -> None:

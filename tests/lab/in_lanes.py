@@ -1,5 +1,7 @@
 """Lab tests in two labs beside each other: ``python -m tests.lab.in_lanes -m "not nightly"``.
 
+In one, where there is not enough memory for two.
+
 Tests of a lab wait for most of their time, and all of them use the same two hosts. A second lab has
 hosts, addresses and a bridge of its own; a pytest in each takes the next file that nobody has. The
 second one works in a copy of this checkout, as a second operator would: keys and locks of an
@@ -18,10 +20,12 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-from tests.unit.in_parts import together
+from tests.together import together
 
 ROOT = Path(__file__).resolve().parents[2]
 LABS = 2
+#: Bytes of memory that each takes: four agents with 2.3 GB, and what goes on around them.
+_OF_A_LAB = 10_000_000_000
 #: Seconds for a lane to take its hosts down once it is told to end.
 _PATIENCE = 60
 #: What a checkout has and a copy of it does not need.
@@ -32,7 +36,11 @@ def main(options: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="vllm-hosts-lanes-") as folder:
         taken = Path(folder, "taken")
         taken.mkdir()
-        lanes = [_Lane(number, taken, _checkout(number, folder), options) for number in range(LABS)]
+        first = int(os.environ.get("VLLM_HOSTS_LAB_NUMBER", "0"))
+        lanes = [
+            _Lane(first + lane, taken, _checkout(lane, folder), options)
+            for lane in range(max(1, min(LABS, _available() // _OF_A_LAB)))
+        ]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             codes = [lane.wait() for lane in lanes]
@@ -43,10 +51,19 @@ def main(options: list[str]) -> int:
     return max(abs(code) for code in codes)
 
 
-def _checkout(number: int, folder: str) -> Path:
-    if number == 0:
+def _available() -> int:
+    """Bytes of memory that are not used."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, size = line.partition(":")
+        if name == "MemAvailable":
+            return int(size.split()[0]) * 1024
+    return 0
+
+
+def _checkout(lane: int, folder: str) -> Path:
+    if lane == 0:
         return ROOT
-    copy = Path(folder, f"checkout-{number}")
+    copy = Path(folder, f"checkout-{lane}")
     shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     (copy / ".venv").symlink_to(ROOT / ".venv")
     return copy

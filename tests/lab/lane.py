@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -30,8 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     """Nothing of a file that another one has: it is not even reported as skipped."""
     name = item.path.name
     if name not in _mine:
@@ -40,12 +38,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
             _mine[name] = True
         except FileExistsError:
             _mine[name] = False
-    if not _mine[name]:
-        return True
-    began = time.monotonic()
-    result = yield
-    _seconds[name] = _seconds.get(name, 0) + time.monotonic() - began
-    return result
+    return None if _mine[name] else True
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    name = Path(report.location[0]).name
+    _seconds[name] = _seconds.get(name, 0) + report.duration
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

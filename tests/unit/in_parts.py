@@ -15,11 +15,9 @@ import pyinfra_cli  # isort: skip # noqa: F401
 import gc
 import os
 import random
-import re
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -30,6 +28,7 @@ from typing import Any, NamedTuple
 import pytest
 from _pytest.runner import collect_one_node
 
+from tests.together import together
 from tests.unit import forking, started
 
 HERE = Path(__file__).parent
@@ -201,15 +200,6 @@ def _fork(folder: Path, output: Path) -> int:
     finally:
         forking.end(code)
     return 0
-
-
-def together(last_lines: list[str]) -> str:
-    """What pytests say at their ends, in one line."""
-    counts: Counter[str] = Counter()
-    for line in last_lines:
-        for number, word in re.findall(r"(\d+) ([a-z]+)", line.partition(" in ")[0]):
-            counts[word] += int(number)
-    return "Together: " + ", ".join(f"{number} {word}" for word, number in counts.items())
 
 
 if __name__ == "__main__":

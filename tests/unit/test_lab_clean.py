@@ -20,6 +20,7 @@ OLD, NEW = "registry-0123456789ab", "registry-ba9876543210"
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     monkeypatch.setattr(network, "is_up", lambda: False)
+    monkeypatch.setattr(network, "others", list)
     cache, state = tmp_path / "cache", tmp_path / "state"
     for path in (f"cache/{OLD}/docker", f"cache/{NEW}", "cache/wheels", "cache/apt"):
         (tmp_path / path).mkdir(parents=True)
@@ -75,6 +76,10 @@ def test_not_while_the_lab_is_used(
     with pytest.raises(RuntimeError, match="its bridge"):
         cleaning.clean(cache=cache, state=state, old=True)
     monkeypatch.setattr(network, "is_up", lambda: False)
+    monkeypatch.setattr(network, "others", lambda: [1])
+    with pytest.raises(RuntimeError, match="lab 1"):
+        cleaning.clean(cache=cache, state=state)
+    monkeypatch.setattr(network, "others", list)
     with (cache / ".registry.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RuntimeError, match="registry is being built"):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.together import together
 from tests.unit import started
-from tests.unit.in_parts import parts, together
+from tests.unit.in_parts import parts
 from tests.unit.projects import Project
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from lab import hosts as lab_hosts
 
-#: Files that are there for each event, and bounded in size or number by what writes them.
-_EVENTS = "history|way-back|starts|\\.log"
+#: Files that are there for each event, and bounded in size or number by what writes them; previous/
+#: has one for each file that a deploy ever changed.
+_EVENTS = "history|way-back|starts|previous/|\\.log"
 #: Bytes by which a folder may grow: a line of the history for each run, and maps of a few keys.
 _ROOM = 2 << 20
 #: Bytes by which the memory of our services may grow.

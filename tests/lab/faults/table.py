@@ -92,13 +92,21 @@ def _power_lost(host: str, process: object) -> None:
     lab_hosts.restart(host)
 
 
+def _boot(host: str) -> str:
+    """The boot that a host is in; empty where it is between two: what is asked then may hang."""
+    try:
+        return lab_hosts.run(host, _BOOT, check=False, timeout=5).stdout
+    except subprocess.TimeoutExpired:
+        return ""
+
+
 def _rebooted(host: str, process: object) -> None:
     """As an operator does it: services are stopped, and those that a container has with them."""
     before = lab_hosts.run(host, _BOOT).stdout
     lab_hosts.run(host, "systemctl reboot", check=False)
     # systemd waits for what does not end at once, for up to 90 s.
     until = time.monotonic() + 300
-    while lab_hosts.run(host, _BOOT, check=False).stdout in ("", before):
+    while _boot(host) in ("", before):
         assert time.monotonic() < until, f"{host} has not rebooted"
         time.sleep(0.5)
     lab_hosts.run(host, "systemctl is-system-running --wait", check=False, timeout=120)
