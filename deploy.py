@@ -9,6 +9,7 @@ from vllm_hosts.roles.edge_logs import edge_logs
 from vllm_hosts.roles.firewall import firewall
 from vllm_hosts.roles.inner_tls import inner_tls
 from vllm_hosts.roles.lock import lock
+from vllm_hosts.roles.mirror import mirror
 from vllm_hosts.roles.models import models
 from vllm_hosts.roles.nginx import nginx, nginx_asked
 from vllm_hosts.roles.nvidia_container_toolkit import nvidia_container_toolkit
@@ -35,10 +36,11 @@ if agents:
     nvidia_driver()  # the GPU driver answers; installed first, where the settings ask for it
     docker()  # Docker Engine and Compose v2, daemon.json merged
 nginx_asked()  # nginx would accept the edge's configuration: tested before what takes long
+firewall()  # only SSH and the edge from outside; nothing to containers, nothing out of agents
 if agents:
+    mirror()  # one host fetches image and models for all, where the inventory names one
     vllm_image()  # vLLM's image, without known vulnerabilities that bypass its key
     nvidia_container_toolkit()  # containers get GPUs, where agents ask for them
-firewall()  # only SSH and the edge from outside; nothing to containers, nothing out of agents
 ssh_hardening()  # no passwords over SSH, where the settings ask for it
 if agents:
     secrets()  # .env with the agents' keys, for root only

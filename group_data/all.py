@@ -255,6 +255,15 @@ gateway = {
     "virtual_source": None,
 }
 
+# The host of the group `mirror`: it fetches image and models for all. See docs/mirror.md.
+mirror = {
+    # Port of the mirror that only hosts of the inventory reach, over mutual TLS
+    "port": 8444,
+    # Where this host's connections to the mirror come from; empty: its SSH address, which has to
+    # be an IP address then
+    "networks": [],
+}
+
 # How a run goes over hosts that serve the same model.
 rolling = {
     # How many hosts that serve the same model change their agents at the same time: a number, or

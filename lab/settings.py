@@ -88,7 +88,7 @@ def settings() -> dict[str, Any]:
     return usual | {
         name: {**usual[name], **value} if isinstance(usual.get(name), dict) else value
         for name, value in changed.items()
-        if name != "hosts"
+        if name not in ("hosts", "mirror_hosts")
     }
 
 
@@ -142,6 +142,20 @@ def fleet_host_data(name: str) -> dict[str, Any]:
     usual = login(name) | {"agents": agents if name == "gpu1" else agents[:1]}
     own: dict[str, Any] = changed.get("hosts", {}).get(name, {})
     return {key: value for key, value in (usual | own).items() if value is not None}
+
+
+def mirror_hosts() -> list[str]:
+    """Which hosts are in the group of mirrors. LAB_SETTINGS changes it."""
+    found: list[str] = _changed().get("mirror_hosts", ["gpu1"])
+    return found
+
+
+def mirror_host_data(name: str) -> dict[str, Any]:
+    """How a host is entered where gpu1 is the mirror, and its agents: only the others need a model
+    from the hub, which gpu1 fetches for them."""
+    agents = AGENTS[:1] if name == "gpu1" else AGENTS[1:]
+    own: dict[str, Any] = _changed().get("hosts", {}).get(name, {})
+    return login(name) | {"agents": agents} | own
 
 
 def _changed() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.lab.sabotage import FLEET, SABOTAGE, SHARED, UNBROKEN
+from tests.lab.sabotage import FLEET, MIRROR, SABOTAGE, SHARED, UNBROKEN
 from tests.made import replaced
 from vllm_hosts.verify.promises import promises
 
@@ -23,7 +23,9 @@ def table() -> str:
     ]
     for promise in promises().values():
         names = [
-            row.name for row in [*SABOTAGE, *FLEET, *SHARED] if promise.identifier in row.broken
+            row.name
+            for row in [*SABOTAGE, *FLEET, *SHARED, *MIRROR]
+            if promise.identifier in row.broken
         ]
         broken_by = ", ".join(names) or UNBROKEN[promise.identifier]
         rows.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Protocol
 
 from vllm_hosts.host import probe
@@ -13,6 +13,7 @@ from vllm_hosts.host.files import Found
 from vllm_hosts.host.probe import Response
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import closed_ports
+from vllm_hosts.settings.mirrored import asking_networks
 
 #: Routes that vLLM serves without requiring its key (vLLM 0.32, run), and ones that control it.
 FORBIDDEN = (
@@ -71,8 +72,8 @@ def reachable_problems(
     reachable: Callable[[str, int], bool],
     source: Callable[[str], str | None] = probe.source,
 ) -> Iterator[str]:
-    """No agent's port can be reached from the controller, except those exposed on purpose; nor the
-    one for gateways, unless the controller comes from where they do.
+    """No agent's port can be reached from the controller, except those exposed on purpose; nor
+    those for gateways, or for who asks a mirror, unless the controller comes from where they do.
 
     A firewall that drops packets sends no answer, so all ports are tried at the same time.
 
@@ -85,7 +86,7 @@ def reachable_problems(
         for port, opens in zip(
             ports, pool.map(lambda port: reachable(settings.address, port), ports), strict=True
         ):
-            if opens and not (port == settings.gateway.port and _may(settings, source)):
+            if opens and not _may(settings, port, source):
                 yield f"port {port} of {settings.address} can be reached from the controller"
 
 
@@ -108,9 +109,16 @@ def _stands(server: Server | None) -> str:
     return f"is down ({server.check or 'not checked yet'})"
 
 
-def _may(settings: HostSettings, source: Callable[[str], str | None]) -> bool:
-    """Whether the controller may be where gateways are, as far as can be told from here."""
-    networks = [network for gateway in settings.gateways for network in gateway.networks]
+def _may(settings: HostSettings, port: int, source: Callable[[str], str | None]) -> bool:
+    """Whether the controller may be where gateways are, or hosts that ask a mirror, as far as can
+    be told from here."""
+    networks: list[IPv4Network | IPv6Network] = []
+    if settings.behind_gateways and port == settings.gateway.port:
+        networks = [network for gateway in settings.gateways for network in gateway.networks]
+    elif settings.is_mirror and port == settings.mirror.port:
+        networks = asking_networks(settings)
+    if not networks:
+        return False
     found = source(settings.address)
     if found is None:
         return False

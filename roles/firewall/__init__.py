@@ -1,10 +1,10 @@
 """Our own nftables table.
 
 Promises: from outside, only SSH, the edge and ICMP can be reached, and no source can take all of
-the edge's connections; gateways alone reach the port for them; nobody outside can open a
-connection to a container network, whatever its name and whatever Docker publishes; agents open only
-connections that settings name; on the host only root and the edge reach agents; the same for IPv4
-and IPv6; in force at boot before Docker.
+the edge's connections; gateways alone reach the port for them, and hosts of the inventory that of
+their mirror; nobody outside can open a connection to a container network, whatever its name and
+whatever Docker publishes; agents open only connections that settings name; on the host only root
+and the edge reach agents; the same for IPv4 and IPv6; in force at boot before Docker.
 Needs: preflight. Writes: /etc/vllm-hosts/firewall.nft and a systemd unit. Restarts: nothing. Other
 tables, and ufw's or Docker's rules, are never touched. The host itself undoes a change after a
 minute if new SSH connections fail.

@@ -11,6 +11,7 @@ from vllm_hosts.host.paths import FIREWALL_RULES, FIREWALL_UNIT
 from vllm_hosts.host.render import render
 from vllm_hosts.settings import Agent, HostSettings
 from vllm_hosts.settings.cells import BRIDGE_PREFIX, CONTAINER_PORT, FETCHING
+from vllm_hosts.settings.mirrored import asking_networks
 
 RULES, UNIT = FIREWALL_RULES, FIREWALL_UNIT
 
@@ -50,6 +51,8 @@ def rules(settings: HostSettings, ssh_ports: Iterable[int], around: Surroundings
         sources = [network for one in settings.gateways for network in one.networks]
         # Not counted by source: a gateway's connections are those of many clients.
         accepted += _accept([settings.gateway.port], sources, "gateways")
+    if settings.is_mirror:
+        accepted += _accept([settings.mirror.port], asking_networks(settings), "the mirror")
     accepted += _virtual(settings)
     further = settings.firewall
     if further.extra_tcp_ports:

@@ -211,7 +211,7 @@ class Removal:
         """Folders that go with all that is in them."""
         vllm = self.settings.vllm
         found = [f"{vllm.cache_directory}/agents", paths.EDGE_LOGS, _ROTATED]
-        found += [paths.WATCHDOG_SEEN, paths.BALANCER_RUN]
+        found += [paths.WATCHDOG_SEEN, paths.BALANCER_RUN, paths.MIRROR_STATE]
         return [*found, *(self.model_folders if self.models else [])]
 
     @property
@@ -237,8 +237,18 @@ class Removal:
             *("/etc/apt/keyrings", "/var/www/html", "/var/www"),
             vllm.directory,
             vllm.cache_directory,
+            *self._certificates_of_docker,
         ]
         return [path for path in found if before is None or path not in before.paths]
+
+    @property
+    def _certificates_of_docker(self) -> list[str]:
+        """Folders in which Docker looks for a mirror's certificates."""
+        files = [
+            path for path in self.remains.manifest.files if path.startswith(paths.DOCKER_CERTS)
+        ]
+        folders = sorted({path.rpartition("/")[0] for path in files})
+        return [*folders, paths.DOCKER_CERTS] if folders else []
 
     @property
     def left_by_packages(self) -> list[str]:

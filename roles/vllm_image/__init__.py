@@ -19,8 +19,9 @@ from vllm_hosts.project import run
 @deploy("vLLM image")
 def vllm_image() -> None:
     """Fetch the image, and check its version."""
-    vllm = run.current().settings.vllm
-    image_present(vllm.image, name="The vLLM image is on the host")
+    settings = run.current().settings
+    vllm = settings.vllm
+    image_present(vllm.image, settings.mirror_at, name="The vLLM image is on the host")
     image_above_floor(
         vllm, name="The image's vLLM has no known vulnerability that bypasses its key"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.packets import Packet, Table
@@ -54,6 +54,7 @@ def _expected(
 ) -> Iterator[tuple[Packet, bool, str]]:
     tried = ports | _PORTS | ssh_ports | {agent.port for agent in settings.agents}
     tried |= {settings.edge.http_port, settings.edge.https_port, settings.gateway.port}
+    tried |= {settings.mirror.port}
     tried |= {near for port in tried for near in (port - 1, port + 1) if 0 < near < 65536}
     # A rule for a single network is met by nobody else.
     sources = sorted({*_sources(settings), *named})
@@ -76,6 +77,7 @@ def _from_outside(
             passes |= port in ssh_ports and _among(source, firewall.ssh_from, everybody=True)
             passes |= port in edge and _among(source, settings.edge.allow_from, everybody=True)
             passes |= port == settings.gateway.port and _among(source, gateways_of(settings))
+            passes |= port == settings.mirror.port and _among(source, askers_of(settings))
             passes |= any(
                 port == agent.port and _among(source, agent.expose.networks)
                 for agent in settings.own_agents
@@ -205,12 +207,21 @@ def gateways_of(settings: HostSettings) -> list[IPv4Network | IPv6Network]:
     return [network for gateway in settings.gateways for network in gateway.networks]
 
 
+def askers_of(settings: HostSettings) -> list[IPv4Network | IPv6Network]:
+    """Where hosts come from that ask this one, if it is the mirror."""
+    others = (one for one in settings.mirror_for if one.name != settings.name)
+    return [
+        network for one in others for network in (one.mirror.networks or (ip_network(one.address),))
+    ]
+
+
 def _sources(settings: HostSettings) -> list[str]:
     """One address of every network that settings name, and a stranger of each family."""
     named: list[IPv4Network | IPv6Network] = [
         *settings.firewall.ssh_from,
         *settings.edge.allow_from,
         *gateways_of(settings),
+        *askers_of(settings),
         *(net for agent in settings.own_agents if agent.expose for net in agent.expose.networks),
     ]
     strangers = []

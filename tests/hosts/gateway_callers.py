@@ -69,7 +69,7 @@ def callers(host: Host, settings: HostSettings, authority: Authority) -> dict[st
     name = inner_name(settings.name, settings.agents[0].name)
     script = _TRY.format(
         folder=quote(folder),
-        signed=quote(_signed(request, authority)),
+        signed=quote(signed(request, authority)),
         name=name,
         port=settings.gateway.port,
         shown=quote("Peer certificate"),
@@ -87,8 +87,8 @@ def callers(host: Host, settings: HostSettings, authority: Authority) -> dict[st
     return {who: int(status or 0) for who, status, _ in lines}
 
 
-def _signed(request: str, authority: Authority) -> str:
-    """A certificate for a key on the host, as of a gateway that does not exist.
+def signed(request: str, authority: Authority) -> str:
+    """A certificate for a key on the host, of a gateway or host that does not exist.
 
     :raises HostError: there is no CA, or the request cannot be read.
     """

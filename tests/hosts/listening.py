@@ -78,6 +78,8 @@ def expected(one: Listener, settings: HostSettings, ssh_ports: set[int]) -> bool
         return one.held_by("nginx")
     if tcp and settings.behind_gateways and one.port == settings.gateway.port:
         return one.held_by("nginx")
+    if tcp and settings.is_mirror and one.port == settings.mirror.port:
+        return one.held_by("nginx")
     if one.loopback:
         return True  # closed from outside, and distributions put resolvers and time servers there
     firewall = settings.firewall

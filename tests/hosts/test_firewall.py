@@ -14,7 +14,7 @@ from vllm_hosts.errors import HostError
 # Only where they lie; what they do is judged here.
 from vllm_hosts.roles.firewall.plan import RULES, UNIT
 from vllm_hosts.settings import HostSettings
-from vllm_hosts.suite.doors import gateways_of, wrong
+from vllm_hosts.suite.doors import askers_of, gateways_of, wrong
 from vllm_hosts.suite.looks import Outside
 from vllm_hosts.suite.packets import Table, listing, understood
 from vllm_hosts.suite.promise import BrokenError, promise, unit_runs
@@ -145,6 +145,8 @@ def exposed_to(settings: HostSettings, address: str) -> set[int]:
     }
     if any(ip_address(address) in network for network in gateways_of(settings)):
         found.add(settings.gateway.port)
+    if any(ip_address(address) in network for network in askers_of(settings)):
+        found.add(settings.mirror.port)
     return found
 
 

@@ -8,6 +8,7 @@ from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.host import OF_A_GATEWAY
 from vllm_hosts.settings.joined import joined
+from vllm_hosts.settings.mirrored import with_mirror
 
 
 def gateway(name: str = "gw1", **values: Any) -> HostSettings:
@@ -31,6 +32,21 @@ def fleet(of_gateways: dict[str, Any] | None = None, **of_hosts: Any) -> dict[st
     ]
     hosts = {host.name: host for host in (*front, *behind)}
     return joined(hosts, [host.name for host in front])
+
+
+def with_a_mirror(**values: Any) -> dict[str, HostSettings]:
+    """Three hosts, the first of which fetches for all; each needs another model."""
+    hosts = [
+        settings(name="gpu1", **values),
+        settings(name="gpu2", address="192.0.2.12", agents=[QWEN | {"model": "org/two"}]),
+        settings(
+            name="gpu3",
+            address="gpu3.example.com",
+            agents=[QWEN | {"model": "org/three", "revision": "v3"}],
+            mirror={"networks": ["10.0.0.0/24", "2001:db8::7/128"]},
+        ),
+    ]
+    return with_mirror({host.name: host for host in hosts}, ["gpu1"])
 
 
 def both(**values: Any) -> dict[str, HostSettings]:

@@ -36,9 +36,13 @@ from vllm_hosts.host.agent_changes import digest
 from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.compose import ComposeFound, Hashes
 from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.mirror import MirrorThere
 from vllm_hosts.host.paths import (
+    DOCKER_CERTS,
     FIREWALL_RULES,
     IMAGES_RECORD,
+    MIRROR_FOLDER,
+    MIRROR_UNIT,
     MODEL_NOTES,
     STAMPS,
     STORE_MARK,
@@ -220,6 +224,15 @@ class Host:
 
     def _GatewayCertificate(self, certificate: str, key: str) -> Certificate:
         return self._HostCertificate(certificate, key)
+
+    def _MirrorCertificate(self, certificate: str, key: str) -> Certificate:
+        return self._HostCertificate(certificate, key)
+
+    def _MirrorState(self) -> MirrorThere:
+        """What commands of this run have brought, and files of ours."""
+        ours = (f"{DOCKER_CERTS}/", f"{MIRROR_FOLDER}/", f"/etc/systemd/system/{MIRROR_UNIT}")
+        there = tuple(sorted(path for path in self.contents if path.startswith(ours)))
+        return replace(self.facts["MirrorState"], files=there)
 
     def _ComposeHashes(self, directory: str) -> Hashes:
         # A test may have its own in the place of that one.

@@ -25,6 +25,7 @@ from vllm_hosts.host.docker_unit import DockerOptions
 from vllm_hosts.host.files import Found
 from vllm_hosts.host.firewall import Surroundings
 from vllm_hosts.host.gateway_reach import IpRoute, Ways
+from vllm_hosts.host.mirror import MirrorThere
 from vllm_hosts.host.nginx import MainConf
 from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.host.nvidia_smi import NOT_INSTALLED, parse
@@ -91,6 +92,7 @@ FRESH: dict[str, Any] = {
     "AgentsServed": Served(False, False, (), {}),
     "NginxState": Nginx("", active=False, enabled=False),
     "NginxMainConf": None,
+    "MirrorState": MirrorThere(),
     "ImageId": "",
     "ImageVersion": ImageFound("", None),
     "ImagesUsed": ImageUse((), ()),
@@ -117,6 +119,7 @@ FRESH: dict[str, Any] = {
             "vllm-hosts-balancer.service",
             "vllm-hosts-edge-logs.timer",
             "vllm-hosts-keys.timer",
+            "vllm-hosts-mirror.service",
             "vllm-hosts-watchdog.timer",
             "vllm-hosts-balancer.service",
         )
@@ -139,6 +142,7 @@ OFFERED = {
     "logrotate": "3.22.0-1",
     "haproxy": "3.0.11-1+deb13u1",
     "socat": "1.8.0.3-1",
+    "skopeo": "1.18.0+ds1-1+b5",
 }
 
 #: What preflight sees of a host with all of it.

@@ -167,7 +167,10 @@ class Recorder:
         known = self.host.settings
         made = settings(**{**known.model_dump(), **changes})
         # What it is in its inventory is not set for it, and stays.
-        fleet = {"pools": known.pools, "gateways": known.gateways, "front": known.front}
+        fleet = {
+            name: getattr(known, name)
+            for name in ("pools", "gateways", "front", "mirror_at", "mirror_for")
+        }
         host.settings = made.model_copy(update=fleet)
         return Recorder(folder, host)
 

@@ -85,6 +85,8 @@ SETTINGS: Any = SimpleNamespace(
     edge=SimpleNamespace(http_port=80, https_port=443, allow_from=()),
     gateway=SimpleNamespace(port=8443),
     gateways=(),
+    mirror=SimpleNamespace(port=8444),
+    mirror_for=(),
     runs_agents=True,
     agents=(
         SimpleNamespace(name="one", port=8001, expose=None, egress=None),

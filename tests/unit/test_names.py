@@ -19,7 +19,7 @@ MODULES = {
     **dict.fromkeys(
         ("balancer", "gateway_reach", "rotation", "system", "tree", "way_back"), _FLOORS
     ),
-    "virtual_address": _FLOORS,
+    **dict.fromkeys(("mirror", "virtual_address"), _FLOORS),
     **dict.fromkeys(("agents", "ca", "drift", "endpoints", "hosts", "images"), _COMMAND),
     **dict.fromkeys(("lock", "tls"), _COMMAND),
     "base": "what every fact, and what every operation has in common",

@@ -37,13 +37,14 @@ from vllm_hosts.facts.gateway_reach import WaysToHosts
 from vllm_hosts.facts.hub import HubModels, ModelCopy
 from vllm_hosts.facts.lock import HostHistory, LockState, Released
 from vllm_hosts.facts.mark import HostMark
+from vllm_hosts.facts.mirror import MirrorState
 from vllm_hosts.facts.nginx import EdgeState
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.remains import HostRemains, Versions
 from vllm_hosts.facts.rotation import BalancerSeen
 from vllm_hosts.facts.ssh import PasswordLogins
 from vllm_hosts.facts.system import HostMemory
-from vllm_hosts.facts.tls import GatewayCertificate, HostCertificate
+from vllm_hosts.facts.tls import GatewayCertificate, HostCertificate, MirrorCertificate
 from vllm_hosts.facts.token_usage import TokenUsage
 from vllm_hosts.facts.virtual_address import VirtualGround, VirtualState
 from vllm_hosts.facts.vllm_images import ImageRoom
@@ -264,6 +265,16 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
         ["== addresses", ADDRESSES, "== neighbours", NEIGHBOURS, "== routers", ROUTER, "[]"],
     ),
     (
+        MirrorCertificate(),
+        ["== certificate", "-----BEGIN CERTIFICATE-----", "AAAA", "-----END CERTIFICATE-----",
+         "== public key", "-----BEGIN PUBLIC KEY-----", "AAAA", "-----END PUBLIC KEY-----"],
+    ),
+    (
+        MirrorState(),
+        ["== files", "/etc/docker/certs.d/192.0.2.11:8444/client.key",
+         "/etc/vllm-hosts/mirror/nginx.conf", "== images", "0123456789abcdef", "== data", "there"],
+    ),
+    (
         WaysToHosts(),
         ["== named", "gpu1.example.com 192.0.2.11", "== routes", *ROUTES],
     ),
@@ -352,6 +363,8 @@ ODD: list[tuple[HostFact[Any], list[str]]] = [
     (BalancerSeen(), ["== admin", "== now", "== by hand"]),
     (GatewayCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
+    (MirrorCertificate(), ["== certificate", "== public key", "Could not read private key"]),
+    (MirrorState(), ["== files", "/etc/docker/certs.d/../../passwd", "== images", "== data"]),
     (HostRemains(), ["== asked", "a|b|c|d", "== manifest", "no line of ours"]),
     (Versions(), ["== now /etc/docker/daemon.json", "there", "no base64"]),
     (ImageId(), ["== id", "Killed"]),

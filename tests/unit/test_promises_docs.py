@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from tests.lab.sabotage import FLEET, SABOTAGE, SHARED, UNBROKEN, rounds
+from tests.lab.sabotage import FLEET, MIRROR, SABOTAGE, SHARED, UNBROKEN, rounds
 from tests.promises_docs import DOCUMENT, with_table
 from vllm_hosts.verify.promises import promises
 
@@ -30,7 +30,7 @@ def test_every_promise_has_exactly_one_test() -> None:
 
 
 def test_every_promise_is_broken_somewhere() -> None:
-    rows = [*SABOTAGE, *FLEET, *SHARED]
+    rows = [*SABOTAGE, *FLEET, *SHARED, *MIRROR]
     broken = {identifier for row in rows for identifier in row.broken}
     assert broken | set(UNBROKEN) == set(promises())
     assert not broken & set(UNBROKEN)
@@ -48,6 +48,10 @@ def test_rows_of_the_usual_lab_need_no_gateway() -> None:
     for row in SHARED:
         assert {of[name] for name in row.broken} - {"all"} == {"virtual"}, row.name
         assert row.host.startswith("gw"), row.name
+    for row in MIRROR:
+        kinds = {of[name] for name in row.broken} - {"all", "agents"}
+        assert kinds in ({"mirror"}, {"mirrored"}), row.name
+        assert row.host == "gpu1", row.name
 
 
 def test_rounds_break_a_dozen_promises_of_every_role() -> None:

@@ -42,6 +42,13 @@ OPERATIONS = {
         "Compose v2 is there",
     ],
     "nginx_asked": ["nginx is installed", "nginx accepts the edge's configuration"],
+    "firewall": [
+        "nftables is installed",
+        "The firewall is in force, now and at boot",
+        "Other firewalls are known",
+    ],
+    # With one there is more: tests/unit/test_mirror_roles.py.
+    "mirror": ["Nothing of another mirror is left"],
     "vllm_image": [
         "The vLLM image is on the host",
         "The image's vLLM has no known vulnerability that bypasses its key",
@@ -52,11 +59,6 @@ OPERATIONS = {
         "The toolkit is installed and held at 1.20.1-1",
         "Docker knows the NVIDIA runtime",
         "A container gets the GPUs",
-    ],
-    "firewall": [
-        "nftables is installed",
-        "The firewall is in force, now and at boot",
-        "Other firewalls are known",
     ],
     "ssh_hardening": [
         "sshd accepts keys only, if the settings ask for it",

@@ -11,7 +11,7 @@ import jinja2
 import pytest
 
 from tests.golden import check_golden
-from tests.unit.fleets import fleet
+from tests.unit.fleets import fleet, with_a_mirror
 from tests.unit.samples import CODER, QWEN, behind, gateway, settings
 from tests.unit.test_balancer_plan import BALANCED
 from tests.unit.test_compose_file import MEMORY
@@ -30,6 +30,8 @@ from vllm_hosts.roles.balancer.plan import (
 from vllm_hosts.roles.client_keys.plan import clients_map, expiry_entries, scopes_map
 from vllm_hosts.roles.edge_logs.plan import log_entries
 from vllm_hosts.roles.firewall.plan import firewall_entries, rules
+from vllm_hosts.roles.mirror.plan import configuration as mirror_conf
+from vllm_hosts.roles.mirror.plan import unit as mirror_unit
 from vllm_hosts.roles.nginx.inner import pulse
 from vllm_hosts.roles.nginx.lua_files import balance, by_model, counting, names, tokens
 from vllm_hosts.roles.nginx.plan import edge_conf, included
@@ -49,6 +51,8 @@ GATEWAY = gateway(edge={"names": ["llm.example.com"]})
 BEHIND = behind(edge={"names": ["gpu1.example.com"]})
 #: One that shares an address with another gateway.
 SHARING = fleet({"gateway": {"virtual_ip": "192.0.2.9"}})["gw2"]
+#: Three hosts, the first of which is the mirror.
+MIRROR = with_a_mirror()
 HARDENED = settings(ssh_hardening={"enabled": True})
 #: An agent with all that others lack: a port of its own, a way out, and words that Compose and YAML
 #: would take for something else.
@@ -161,11 +165,16 @@ GOLDEN: dict[str, dict[str, Callable[[], str]]] = {
         "behind-gateways.nft": lambda: rules(BEHIND_TWO, [22], AROUND),
         "gateway.nft": lambda: rules(ITS_GATEWAY, [22], AROUND),
         "shared-address.nft": lambda: rules(SHARING, [22], AROUND),
+        "mirror.nft": lambda: rules(MIRROR["gpu1"], [22], AROUND),
     },
     "firewall/vllm-hosts-firewall.service": {
         "vllm-hosts-firewall.service": within(
             lambda: firewall_entries(settings(), [22], AROUND), ".service"
         )
+    },
+    "mirror/nginx.conf": {"mirror.conf": lambda: mirror_conf(MIRROR["gpu1"])},
+    "mirror/vllm-hosts-mirror.service": {
+        "vllm-hosts-mirror.service": lambda: mirror_unit(MIRROR["gpu1"])
     },
     "nginx/by_model.lua": {
         "by_model.lua": lambda: by_model(RICH),

@@ -43,5 +43,11 @@ class GatewayCertificate(HostCertificate):
         )
 
 
+class MirrorCertificate(HostCertificate):
+    """The same of a mirror, and of hosts that ask it."""
+
+    what = "the certificate for the mirror"
+
+
 def _pem(lines: list[str]) -> bytes | None:
     return ("\n".join(lines) + "\n").encode() if lines else None

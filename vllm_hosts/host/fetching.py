@@ -14,6 +14,9 @@ PROGRAM = Path(hub.__file__).with_name("fetch.py")
 #: Its network and its bridge: it leads out and to nothing on the host; the firewall knows it.
 NETWORK = FETCHING
 _HF_HOME = "/cache/huggingface"
+#: Variables of the container that has to do with a mirror: CAs, and certificate and key.
+MIRROR_CA = "VLLM_HOSTS_MIRROR_CA"
+MIRROR_PEM = "VLLM_HOSTS_MIRROR_PEM"
 #: What the host itself trusts, so that a mirror behind a company's own CA works.
 _HOST_CAS = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -32,11 +35,16 @@ def no_network() -> str:
 def surroundings(download: Download) -> str:
     """Shell: what the container gets beside its arguments: the token, the host's certificates.
 
-    The token is in no argument.
+    The token is in no argument, nor is the key for a mirror.
     """
     token = ""
     if download.token_file:
         token = f"HF_TOKEN=$(sed -n 's/^HF_TOKEN=//p' {download.token_file}); export HF_TOKEN"
+    if download.mirror:
+        ca, certificate, key = download.mirror.files
+        token += f"""
+        {MIRROR_CA}=$(cat {ca}); {MIRROR_PEM}=$(cat {certificate} {key})
+        export {MIRROR_CA} {MIRROR_PEM}"""
     return f"""{token}
         set --
         [ ! -s {_HOST_CAS} ] || set -- --env SSL_CERT_FILE=/run/host-cas.pem \\
@@ -87,9 +95,12 @@ def run(
         rest += ["--env", f"{name}={value}"]
     if download.token_file:
         rest += ["--env", "HF_TOKEN"]
+    if download.mirror:
+        rest += ["--env", MIRROR_CA, "--env", MIRROR_PEM]
     words = ["-", model.model, "--revision", model.revision]
     words += ["--workers", str(download.connections), "--cache", download.cache_directory]
     words += ["--allow-pickle"] if model.allow_pickle else []
+    words += ["--mirror", download.mirror.place] if download.mirror else []
     words += further
     for pattern in model.ignore_files:
         words.append(f"--ignore={pattern}")

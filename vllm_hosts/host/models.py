@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from vllm_hosts.hub.hub_models import Copy, Download, HubModel
+from dataclasses import replace
+
+from vllm_hosts.host.mirror import client_files
+from vllm_hosts.hub.hub_models import Copy, Download, HubModel, MirrorWay
 from vllm_hosts.settings import Agent, HostSettings
 
 #: What agents set for their own way to the hub is taken for the download too.
@@ -50,6 +53,22 @@ def download(settings: HostSettings) -> Download:
         endpoint=settings.hub.endpoint,
         connections=settings.hub.connections,
     )
+
+
+def through_mirror(settings: HostSettings) -> Download:
+    """The same, by way of the inventory's mirror, if it has one that is another host."""
+    at = settings.mirror_at
+    if at is None or at.itself:
+        return download(settings)
+    way = MirrorWay(at.host, at.place, client_files(at))
+    return replace(download(settings), mirror=way)
+
+
+def models_for_others(settings: HostSettings) -> list[HubModel]:
+    """Of a mirror: what other hosts need from the hub, and it does not need itself, each once."""
+    own = {model.key for model in hub_models(settings)}
+    found = {model.key: model for one in settings.mirror_for for model in hub_models(one)}
+    return [model for key, model in found.items() if key not in own]
 
 
 def copies(settings: HostSettings) -> list[Copy]:

@@ -52,6 +52,20 @@ KEEPALIVED_RUN = "/run/vllm-hosts-keepalived"
 #: Whether this gateway itself answers.
 GATEWAY_ANSWERS = f"{KEEPALIVED_FOLDER}/gateway-answers"
 
+#: What a mirror serves with: an nginx of its own, its certificate, and the CAs of who may ask.
+MIRROR_FOLDER = "/etc/vllm-hosts/mirror"
+MIRROR_CONF = f"{MIRROR_FOLDER}/nginx.conf"
+MIRROR_CERTIFICATE = f"{MIRROR_FOLDER}/certificate.pem"
+MIRROR_KEY = f"{MIRROR_FOLDER}/key.pem"
+MIRROR_CA = f"{MIRROR_FOLDER}/ca.pem"
+MIRROR_UNIT = "vllm-hosts-mirror.service"
+MIRROR_RUN = "/run/vllm-hosts-mirror"
+#: Images as registries have them: a folder for each.
+MIRROR_STATE = "/var/lib/vllm-hosts-mirror"
+MIRROR_IMAGES = f"{MIRROR_STATE}/images"
+#: Where Docker looks for certificates, by the place of a registry, at each pull.
+DOCKER_CERTS = "/etc/docker/certs.d"
+
 
 def pool_socket(pool: str) -> str:
     """Where a gateway's HAProxy takes requests for one pool from nginx.

@@ -197,7 +197,8 @@ def edge_ports(settings: HostSettings) -> dict[int, str]:
     """Where nginx listens, with the settings that say so."""
     edge = settings.edge
     found = {edge.https_port: "edge.https_port", edge.http_port: "edge.http_port"}
-    return found | ({settings.gateway.port: "gateway.port"} if settings.behind_gateways else {})
+    found |= {settings.gateway.port: "gateway.port"} if settings.behind_gateways else {}
+    return found | ({settings.mirror.port: "mirror.port"} if settings.is_mirror else {})
 
 
 def _unexpected(socket: Socket) -> str:

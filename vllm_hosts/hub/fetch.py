@@ -16,13 +16,16 @@ import hashlib
 import os
 import re
 import shutil
+import ssl
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from huggingface_hub import (
     HfApi,
@@ -225,9 +228,61 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
+class MirrorClient:
+    """A host of the same inventory that may have large files already.
+
+    It only saves the way to the hub: files are named by the digest that the hub has for them, and
+    kept only if they have it. What it does not give comes from the hub.
+    """
+
+    def __init__(self, place: str, ca: str, pem: str) -> None:
+        self._place = place
+        self._told = threading.Lock()
+        self._context = ssl.create_default_context(cadata=ca)
+        # Where only this process's own user can read it, as long as it takes.
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+            file.write(pem)
+            file.flush()
+            self._context.load_cert_chain(file.name)
+
+    def add(self, file: Remote, cache: Cache, target: BinaryIO) -> None:
+        """Write what is missing of a file at its end, or as much of it as the mirror gives."""
+        begin = target.tell()
+        connection = HTTPSConnection(self._place, timeout=30, context=self._context)
+        try:
+            connection.request(
+                "GET",
+                f"/models/{cache.folder.name}/{file.sha256}",
+                headers={"Range": f"bytes={begin}-"} if begin else {},
+            )
+            answer = connection.getresponse()
+            if answer.status != (206 if begin else 200):
+                self._tell(f"does not give {file.name} ({answer.status})")
+                return
+            while target.tell() < file.size:
+                piece = answer.read(min(1 << 20, file.size - target.tell()))
+                if not piece:
+                    self._tell(f"broke off in {file.name}")
+                    break
+                target.write(piece)
+        except (OSError, HTTPException) as error:
+            self._tell(f"does not give {file.name}: {error}")
+        finally:
+            connection.close()
+
+    def _tell(self, why: str) -> None:
+        # Once: where it does not answer, it gives none of some hundred files.
+        if self._told.acquire(blocking=False):
+            said = " ".join(f"the mirror {self._place} {why}"[:200].split())
+            print(f"note: {said}; it comes from the hub", file=sys.stderr, flush=True)
+
+
+def fetch_large(
+    model: str, commit: str, file: Remote, cache: Cache, mirror: MirrorClient | None = None
+) -> None:
     """Fetch one large file, from where an earlier run stopped; kept only if its digest matches.
 
+    :param mirror: who is asked before the hub.
     :raises RefusedError: the digest does not match the hub's.
     """
     whole, partial = cache.blob(file), cache.partial(file)
@@ -238,6 +293,8 @@ def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
         if target.tell() > file.size:
             target.truncate(0)
             target.seek(0)
+        if mirror and target.tell() < file.size:
+            mirror.add(file, cache, target)
         if target.tell() < file.size:
             http_get(
                 hf_hub_url(model, file.name, revision=commit),
@@ -248,6 +305,9 @@ def fetch_large(model: str, commit: str, file: Remote, cache: Cache) -> None:
             )
     if _sha256(partial) != file.sha256:
         partial.unlink()
+        if mirror:
+            fetch_large(model, commit, file, cache)
+            return
         raise FetchRefusedError(
             f"{file.name} of {model} arrived damaged (its SHA-256 is not the hub's) and was"
             " removed; run again"
@@ -265,12 +325,14 @@ def fetch(
     shown_cache: str,
     distrust: bool = False,
     small: bool = False,
+    mirror: MirrorClient | None = None,
 ) -> tuple[str, list[Remote]]:
     """Complete a model in the cache. Returns its commit and its files.
 
     :param shown_cache: what the cache is called outside of this container.
     :param distrust: believe nothing of what is in the cache.
     :param small: only what is not weights, for who asks vLLM about the model.
+    :param mirror: who may have large files already.
     :raises RefusedError: it cannot be had, with the reason.
     """
     info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=30)
@@ -307,7 +369,7 @@ def fetch(
         )
     _report(files, cache, total)
     pool = ThreadPoolExecutor(workers)
-    waiting = [pool.submit(fetch_large, model, commit, file, cache) for file in large]
+    waiting = [pool.submit(fetch_large, model, commit, file, cache, mirror) for file in large]
     for done in as_completed(waiting):
         done.result()
     folder = snapshot_download(
@@ -394,6 +456,11 @@ def _of_the_network(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
 
 
+def _mirror(place: str | None) -> MirrorClient | None:
+    ca, pem = (os.environ.pop(f"VLLM_HOSTS_MIRROR_{name}", "") for name in ("CA", "PEM"))
+    return MirrorClient(place, ca, pem) if place else None
+
+
 def main() -> int:
     """Fetch the model that the arguments name."""
     parser = argparse.ArgumentParser()
@@ -405,6 +472,7 @@ def main() -> int:
     parser.add_argument("--cache", default=constants.HF_HUB_CACHE)
     parser.add_argument("--distrust", action="store_true")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--mirror")
     given = parser.parse_args()
     guard()
     try:
@@ -417,6 +485,7 @@ def main() -> int:
             shown_cache=given.cache,
             distrust=given.distrust,
             small=given.small,
+            mirror=_mirror(given.mirror),
         )
     except Exception as error:
         has_token = bool(os.environ.get("HF_TOKEN"))

@@ -56,11 +56,22 @@ def one_word(text: str, what: str) -> str:
 
 
 @dataclass(frozen=True)
+class MirrorWay:
+    """How large files are asked of a mirror: its name and its place, and the files with its CAs,
+    the host's certificate and its key."""
+
+    host: str
+    place: str
+    files: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
 class Download:
     """Settings that all downloads of a host share.
 
     ``user`` is the ``UID:GID`` that owns what is fetched, and is not the agents'. ``token_file``
     has a line ``HF_TOKEN=...``; None: there is no token. ``endpoint`` None: the hub itself.
+    ``mirror``: who may have large files already, besides.
     """
 
     image: str
@@ -69,6 +80,7 @@ class Download:
     token_file: str | None
     endpoint: str | None
     connections: int
+    mirror: MirrorWay | None = None
 
 
 @dataclass(frozen=True)

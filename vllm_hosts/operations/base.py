@@ -112,8 +112,18 @@ class Tried(Shown):
         return done, output
 
 
+#: How lines of a script begin that people have to see, even if all ends well.
+NOTE = "note: "
+
+
 def watched(
-    label: str, script: str, *, seconds: int = 10, tail: int = 20, summary: str = "tail -n 1"
+    label: str,
+    script: str,
+    *,
+    seconds: int = 10,
+    tail: int = 20,
+    summary: str = "tail -n 1",
+    notes: bool = False,
 ) -> Shown:
     """Run a script that takes long; report its progress, soon and then every half minute.
 
@@ -122,7 +132,9 @@ def watched(
     :param label: what is being done, in a few words.
     :param seconds: until the first report.
     :param summary: command that makes one line from that log, for people who wait.
+    :param notes: whether lines that begin with ``NOTE`` are shown at the end.
     """
+    told = f"sed -n 's/^{NOTE}/    /p' \"$log\" | cut -c 1-300 | head -n 5; " if notes else ""
     return Shown(
         f"""
         umask 077; log=$(mktemp /run/vllm-hosts.XXXXXX); trap 'rm -f "$log"' EXIT
@@ -141,7 +153,7 @@ def watched(
             line=$({summary} <"$log" | tail -n 1 | tr -d '\\r' | cut -c 1-100)
             echo "    {label}: $waited s, $line"
         done
-        if wait $job; then exit 0; fi
+        if wait $job; then {told}exit 0; fi
         tail -n {tail} "$log" >&2; exit 1
         """
     )

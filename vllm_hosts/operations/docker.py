@@ -19,13 +19,15 @@ from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.daemon_json import READ_AT_START, merged
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
 from vllm_hosts.host.files import File
+from vllm_hosts.host.mirror import mirrored_name
 from vllm_hosts.host.paths import RAN
-from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.operations.base import NOTE, Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.foreseen import may_have_changed
 from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.tree import change
+from vllm_hosts.settings.mirror import MirrorAt
 
 #: Keeps other people's containers running; those without a restart policy would stay down.
 NOTE_RUNNING = f"""
@@ -161,12 +163,27 @@ PULL_SUMMARY = r"""
 
 
 @host_operation
-def image_present(image: str) -> Commands:
-    """Pull an image unless the host has it, reporting progress."""
+def image_present(image: str, mirror: MirrorAt | None = None) -> Commands:
+    """Pull an image unless the host has it, reporting progress.
+
+    :param mirror: who has its layers. The registry itself then still says of what the image
+        consists: whatever else the mirror gave is dropped, and what it has not, comes from there.
+    """
     if look(ImageVersion, image=image).id:
         return
     differs(f"image {image}", "is not on the host")
     # Compose reports the bytes of each layer; `docker pull` does so only on a terminal.
+    compose = f"{COMPOSE} -p vllm-hosts-pull -f - --progress plain pull"
     project = f"services: {{image: {{image: {json.dumps(image)}}}}}"
-    pull = f"printf %s {quote(project)} | {COMPOSE} -p vllm-hosts-pull -f - --progress plain pull"
-    yield watched(f"pulling {image}", pull, summary=f"awk {quote(PULL_SUMMARY)}")
+    pull = f"printf %s {quote(project)} | {compose}"
+    if mirror is not None:
+        pull = f"""
+            mirrored="{mirrored_name(mirror, image)}"
+            trap 'docker image rm "$mirrored" >/dev/null 2>&1' EXIT
+            printf 'services: {{image: {{image: "%s"}}}}' "$mirrored" | {compose} ||
+                echo "{NOTE}the mirror {mirror.host} does not give the image;" \\
+                    "it comes from its registry"
+            {pull}
+        """
+    summary = f"awk {quote(PULL_SUMMARY)}"
+    yield watched(f"pulling {image}", pull, summary=summary, notes=mirror is not None)

@@ -34,7 +34,8 @@ def models_fetched(models: Sequence[HubModel], download: Download) -> Commands:
             differs(f"model {model.model}", f"is not in the cache at revision {model.revision}")
             # Without a record, nobody knows who wrote what is there.
             script = fetch_script(model, download, distrust=found[model.key].commit is None)
-            yield watched(f"fetching {model.model}", script, seconds=5, tail=2)
+            noted = download.mirror is not None
+            yield watched(f"fetching {model.model}", script, seconds=5, tail=2, notes=noted)
 
 
 def fetch_script(model: HubModel, download: Download, *, distrust: bool) -> str:

@@ -24,12 +24,15 @@ from vllm_hosts.project.layers import host_settings
 from vllm_hosts.project.site import belongs_to, import_from
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.joined import contradictions, joined
+from vllm_hosts.settings.mirrored import mirror_contradictions, with_mirror
 
 #: Hosts of this group are never deployed to: they only scan the others from outside.
 NEIGHBOURS = "neighbours"
 #: Hosts of this group are the address of all others. They run agents where they are in the group of
 #: GPU hosts as well.
 GATEWAYS = "gateways"
+#: The host of this group fetches image and models for all others.
+MIRROR = "mirror"
 _GPU_HOSTS = "gpu_hosts"
 #: Hosts of this group are in no inventory any more, and their store still remembers them.
 LEFT = "left-behind"
@@ -96,6 +99,11 @@ def gateways(inventory: Inventory) -> list[str]:
     return [host.name for host in deployed(inventory) if GATEWAYS in host.groups]
 
 
+def mirrors(inventory: Inventory) -> list[str]:
+    """Names of the hosts that fetch image and models for all others: one, or none."""
+    return [host.name for host in deployed(inventory) if MIRROR in host.groups]
+
+
 def validate(inventory: Inventory) -> dict[str, HostSettings]:
     """Settings by host name. With gateways, each host knows what it is in the whole inventory.
 
@@ -116,22 +124,26 @@ def validate(inventory: Inventory) -> dict[str, HostSettings]:
             where.setdefault(problem, []).append(host.name)
     for problem in (*addresses.twice(hosts), *_outside_as_well(inventory)):
         where.setdefault(problem, [])
-    front = gateways(inventory)
+    front, fetching = gateways(inventory), mirrors(inventory)
     if not where:
         # What several hosts say is compared only once each makes sense by itself.
         for problem, on in contradictions(settings, front):
             where.setdefault(problem, []).extend(on)
+    known = joined(settings, front) if not where else {}
+    if not where:
+        for problem, on in mirror_contradictions(known, fetching):
+            where.setdefault(problem, []).extend(on)
     if where:
         raise SettingsError([problem + _on(on, len(hosts)) for problem, on in where.items()])
-    return joined(settings, front)
+    return with_mirror(known, fetching)
 
 
 def _outside_as_well(inventory: Inventory) -> Iterator[str]:
-    """Sentences about gateways that are to look at the others from outside."""
+    """Sentences about gateways, and a mirror, that are to look at the others from outside."""
     for host in inventory:
-        if GATEWAYS in host.groups and NEIGHBOURS in host.groups:
+        for group in {GATEWAYS, MIRROR} & set(host.groups) if NEIGHBOURS in host.groups else ():
             yield (
-                f"the inventory: {host.name!r} is in the groups {GATEWAYS} and {NEIGHBOURS}, and"
+                f"the inventory: {host.name!r} is in the groups {group} and {NEIGHBOURS}, and"
                 " nothing is deployed to a neighbour, which scans the others from outside; leave it"
                 " in one of them, and use another machine for the other"
             )

@@ -35,6 +35,7 @@ SECTIONS = (
     "tls",
     "edge",
     "gateway",
+    "mirror",
     "rolling",
 )
 SETTINGS = ("agents", *SECTIONS)

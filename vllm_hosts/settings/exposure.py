@@ -22,6 +22,8 @@ def exposed(settings: HostSettings) -> list[str]:
 
 
 def closed_ports(settings: HostSettings) -> list[int]:
-    """Ports of agents that nobody outside may reach, and the one that only gateways may."""
+    """Ports of agents that nobody outside may reach, and those for gateways, or for who asks a
+    mirror."""
     inner = [settings.gateway.port] if settings.behind_gateways else []
+    inner += [settings.mirror.port] if settings.is_mirror else []
     return [agent.port for agent in settings.own_agents if agent.expose is None] + inner

@@ -26,8 +26,8 @@ def reach_contradictions(
     for host in behind:
         others = [gateway for gateway in front if gateway.name != host.name]
         # Gateways at a loopback address themselves are asked what they make of it: preflight.
-        far = [gateway for gateway in others if not _is_local(gateway.address)]
-        if _is_local(host.address) and far:
+        far = [gateway for gateway in others if not is_local(gateway.address)]
+        if is_local(host.address) and far:
             yield (
                 f"the inventory: the gateway {far[0].name} is to reach {host.name} at"
                 f" {host.address!r}, which is that gateway itself; give the host's address in a"
@@ -51,7 +51,7 @@ def reach_contradictions(
                 break
 
 
-def _is_local(text: str) -> bool:
+def is_local(text: str) -> bool:
     """Whether every machine is meant by it itself."""
     name = text.lower().rstrip(".")
     address = parsed(text)

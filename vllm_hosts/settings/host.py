@@ -12,6 +12,7 @@ from vllm_hosts.settings.cells import Cell, cell
 from vllm_hosts.settings.edge import Edge
 from vllm_hosts.settings.fleet import GatewayHost, Pool, VirtualAddress
 from vllm_hosts.settings.gateway import Gateway
+from vllm_hosts.settings.mirror import Mirror, MirrorAt
 from vllm_hosts.settings.rolling import Rolling
 from vllm_hosts.settings.sections import (
     Capacity,
@@ -60,6 +61,7 @@ class HostSettings(Section):
     tls: Tls = Field(default_factory=lambda: Tls())
     edge: Edge = Field(default_factory=lambda: Edge())
     gateway: Gateway = Field(default_factory=lambda: Gateway())
+    mirror: Mirror = Field(default_factory=lambda: Mirror())
     rolling: Rolling = Field(default_factory=lambda: Rolling())
     #: From the whole inventory, after each host's own settings are validated.
     pools: tuple[Pool, ...] = Field((), exclude=True)
@@ -67,6 +69,9 @@ class HostSettings(Section):
     front: HostSettings | None = Field(None, exclude=True)
     #: Of a gateway, where they share one.
     virtual: VirtualAddress | None = Field(None, exclude=True)
+    #: Of a host with agents, where the inventory has a mirror; of the mirror, who asks it.
+    mirror_at: MirrorAt | None = Field(None, exclude=True)
+    mirror_for: tuple[HostSettings, ...] = Field((), exclude=True)
 
     @model_validator(mode="after")
     def _agents_fit_together(self, info: ValidationInfo) -> Self:
@@ -209,6 +214,11 @@ class HostSettings(Section):
         """Whether clients reach this host's agents through gateways only, itself among them where
         it is one."""
         return bool(self.gateways)
+
+    @property
+    def is_mirror(self) -> bool:
+        """Whether this host fetches image and models for all others."""
+        return bool(self.mirror_for)
 
     def pool(self, agent: str) -> Pool:
         """Of a gateway: who answers for an agent."""

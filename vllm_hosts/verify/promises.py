@@ -10,8 +10,9 @@ from vllm_hosts.data import table
 from vllm_hosts.settings import HostSettings
 
 #: ``agents``: of hosts that run agents; ``behind``: of hosts behind gateways; ``fleet``: of both
-#: these and gateways; ``virtual``: of gateways that share an address.
-Of = Literal["all", "agents", "gateways", "behind", "fleet", "virtual"]
+#: these and gateways; ``virtual``: of gateways that share an address; ``mirror``: of the mirror;
+#: ``mirrored``: of hosts that ask one.
+Of = Literal["all", "agents", "gateways", "behind", "fleet", "virtual", "mirror", "mirrored"]
 
 
 class BrokenError(AssertionError):
@@ -45,6 +46,10 @@ class Promise:
             return "this host is no gateway"
         if self.of == "virtual" and settings.virtual is None:
             return "this host shares no address with others (gateway.virtual_ip)"
+        if self.of == "mirror" and not settings.is_mirror:
+            return "this host is no mirror"
+        if self.of == "mirrored" and settings.mirror_at is None:
+            return "this host asks no mirror"
         if self.of == "behind" and not settings.behind_gateways:
             return "this host is not behind gateways"
         if self.of == "fleet" and not (settings.is_gateway or settings.behind_gateways):

@@ -1,6 +1,6 @@
 """Ways to break a promise on a host, and which promises are broken then: those, and no others."""
 
-from tests.lab.sabotage import fleet, hosts, services, walls
+from tests.lab.sabotage import fleet, hosts, mirror, services, walls
 from tests.lab.sabotage.parts import Sabotage as Sabotage
 
 #: In the lab without gateways, which most tests use.
@@ -9,6 +9,8 @@ SABOTAGE = [*hosts.ROWS, *services.ROWS, *walls.ROWS]
 FLEET = fleet.ROWS
 #: The same, where gateways share an address.
 SHARED = fleet.SHARED_ROWS
+#: In the lab where one host is a mirror.
+MIRROR = mirror.ROWS
 
 #: Promises that no row breaks, and why.
 UNBROKEN = {
