@@ -46,6 +46,8 @@ def main(options: list[str]) -> int:
             codes = [lane.wait() for lane in lanes]
         finally:
             for lane in lanes:
+                lane.interrupt()
+            for lane in lanes:
                 lane.end()
     print(together([lane.last_line for lane in lanes]))
     return max(abs(code) for code in codes)
@@ -74,10 +76,14 @@ class _Lane:
 
     def __init__(self, number: int, taken: Path, checkout: Path, options: list[str]) -> None:
         self.last_line = ""
+        self._env = os.environ | {
+            "LANES_TAKEN": str(taken),
+            "VLLM_HOSTS_LAB_NUMBER": str(number),
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-p", "tests.lab.lane", "tests/lab", *options],
             cwd=checkout,
-            env=os.environ | {"LANES_TAKEN": str(taken), "VLLM_HOSTS_LAB_NUMBER": str(number)},
+            env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -98,14 +104,19 @@ class _Lane:
         self._reader.join()
         return code
 
-    def end(self) -> None:
+    def interrupt(self) -> None:
         """As Ctrl-C would; nothing happens if it has ended."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+
+    def end(self) -> None:
+        """Leave nothing of it behind."""
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            subprocess.run([sys.executable, "-m", "lab", "down"], env=self._env, check=False)
 
 
 if __name__ == "__main__":

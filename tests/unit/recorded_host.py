@@ -232,7 +232,8 @@ class Host:
         """What commands of this run have brought, and files of ours."""
         ours = (f"{DOCKER_CERTS}/", f"{MIRROR_FOLDER}/", f"/etc/systemd/system/{MIRROR_UNIT}")
         there = tuple(sorted(path for path in self.contents if path.startswith(ours)))
-        return replace(self.facts["MirrorState"], files=there)
+        found: MirrorThere = replace(self.facts["MirrorState"], files=there)
+        return found
 
     def _ComposeHashes(self, directory: str) -> Hashes:
         # A test may have its own in the place of that one.

@@ -13,7 +13,7 @@ from pyinfra.api.facts import FactBase
 
 from tests.unit.fakes import docker as program_folder
 from vllm_hosts.errors import HostError, LostError
-from vllm_hosts.facts import base
+from vllm_hosts.facts import ahead, base, touched
 from vllm_hosts.facts.base import END, HostFact, as_user, ending, has_ended, look, sections
 
 
@@ -147,8 +147,8 @@ class Host:
         monkeypatch.setattr(base, "get_fact", self.get_fact)
         monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(base, "logger", SimpleNamespace(debug=self.noted.append))
-        monkeypatch.setattr(base.touched, "asking", self.asking)
-        monkeypatch.setattr(base.ahead, "foreseen", lambda *about: self.ahead(*about))
+        monkeypatch.setattr(touched, "asking", self.asking)
+        monkeypatch.setattr(ahead, "foreseen", lambda *about: self.ahead(*about))
 
     def ahead(self, host: object, fact: object, arguments: object) -> Any:
         assert (host, fact, arguments) == (self, Word, {"a": 1})

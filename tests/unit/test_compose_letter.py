@@ -68,7 +68,7 @@ class Project:
         return found.read_text().splitlines() if found.exists() else []
 
     def says(self, fact: HostFact[Any], **given: Any) -> Any:
-        script = fact.command(**given).replace(STARTS, str(self.folder / "starts"))
+        script = str(fact.command(**given)).replace(STARTS, str(self.folder / "starts"))
         done = self.here.run(f"cd {self.folder}; {script}")
         assert done.stderr == "", done.stderr
         return fact.process(done.stdout.splitlines())

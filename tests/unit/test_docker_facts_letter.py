@@ -51,7 +51,7 @@ class Machine:
         return (self.folder / "asked").read_text().splitlines()
 
     def says(self, fact: HostFact[Any], *given: Any) -> Any:
-        script = fact.command(*given)
+        script = str(fact.command(*given))
         for path, name in (
             (DAEMON_JSON, "daemon.json"), (RAN, "ran"), (STARTS, "starts"), (IMAGE_VERSION, "note"),
         ):  # fmt: skip

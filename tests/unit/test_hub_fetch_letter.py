@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,7 +85,12 @@ class Memory:
         return [rest for what, *rest in self.asked if what == kind]
 
     def fetch(self, **how: Any) -> tuple[str, list[Remote]]:
-        given = {"allow_pickle": False, "ignored": [], "workers": 3, "shown_cache": "/shown"}
+        given: dict[str, Any] = {
+            "allow_pickle": False,
+            "ignored": [],
+            "workers": 3,
+            "shown_cache": "/shown",
+        }
         return program.fetch("org/model", "main", **(given | how))
 
 
@@ -104,7 +110,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Memory:
     monkeypatch.setattr(program, "snapshot_download", made.snapshot_download)
     monkeypatch.setattr(program, "build_hf_headers", lambda: {"who": "me"})
     monkeypatch.setattr(
-        program, "shutil", SimpleNamespace(disk_usage=made.disk_usage, rmtree=program.shutil.rmtree)
+        program, "shutil", SimpleNamespace(disk_usage=made.disk_usage, rmtree=shutil.rmtree)
     )
     monkeypatch.setattr(program, "_report", lambda *about: made.reported.append(about))
     return made

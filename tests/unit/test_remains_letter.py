@@ -15,7 +15,7 @@ from vllm_hosts.facts.base import END
 from vllm_hosts.facts.remains import HostRemains, Versions
 from vllm_hosts.host.manifest import LISTS
 from vllm_hosts.host.packages import Package
-from vllm_hosts.host.paths import COPIES, DEPLOYED, IMAGES_RECORD, MANIFEST
+from vllm_hosts.host.paths import BEFORE, COPIES, DEPLOYED, IMAGES_RECORD, MANIFEST
 from vllm_hosts.host.remains import DockerHolds, Inhabitant, Remains, Version
 
 ASKED = {"directory": "/opt/vllm", "project": "vllm", "fetching": "fetch", "bridges": "vllm-"}
@@ -65,7 +65,7 @@ class Machine:
         (self.folder / name).write_text(text)
 
     def moved(self, script: str) -> str:
-        for path in (MANIFEST, COPIES, f"{DEPLOYED} ", remains.BEFORE, IMAGES_RECORD, "/etc/nginx",
+        for path in (MANIFEST, COPIES, f"{DEPLOYED} ", BEFORE, IMAGES_RECORD, "/etc/nginx",
                      "/etc/keepalived"):  # fmt: skip
             script = script.replace(path, f"{self.folder}{path}")
         return script
@@ -102,14 +102,14 @@ def test_what_was_written_down(machine: Machine) -> None:
     machine.write(MANIFEST[1:], "package nginx\n")
     machine.write(DEPLOYED[1:], f"{'b' * 64}  /b\n{'a' * 64}  /a\n{'c' * 64}  /a\nodd /c\n")
     for name in LISTS:
-        machine.write(f"{remains.BEFORE[1:]}/{name}", f"{name}-1\n")
+        machine.write(f"{BEFORE[1:]}/{name}", f"{name}-1\n")
     found = machine.look().manifest
     assert found.packages == {"nginx"}
     assert tuple(found.files) == ("/a", "/b")
     assert found.before is not None
     assert found.before.packages == {"packages-1"}
     assert found.before.groups == {"groups-1"}
-    (machine.folder / remains.BEFORE[1:] / LISTS[-1]).unlink()
+    (machine.folder / BEFORE[1:] / LISTS[-1]).unlink()
     with pytest.raises(AssertionError):
         machine.look()
 
@@ -234,7 +234,7 @@ class TestVersions:
         paths = [f"{machine.folder}/now/a", f"{machine.folder}/now/b c"]
         for path in paths[:1]:
             machine.write(path[len(str(machine.folder)) + 1 :], "now\n")
-            machine.write(f"{remains.BEFORE[1:]}/files{path}", "before\n" * 40)
+            machine.write(f"{BEFORE[1:]}/files{path}", "before\n" * 40)
             machine.write(f"{COPIES[1:]}{path}", "")
         done = machine.here.run(machine.moved(Versions().command(paths)))
         assert done.rc == 0

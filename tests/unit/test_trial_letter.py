@@ -212,7 +212,11 @@ class TestWhatItAsksAbout:
         text = "".join(f"{place}/x {place}-2 " for place in places)
         edge = File(f"{NGINX_FOLDER}/edge.conf", text.encode(), 0o640, secret=False)
         kept: list[Entry] = [Folder(f"{NGINX_FOLDER}/a"), Absent(f"{NGINX_FOLDER}/b")]
-        others = [File("/etc/other", b""), Folder(f"{NGINX_FOLDER}-2"), Absent(NGINX_FOLDER)]
+        others: list[Entry] = [
+            File("/etc/other", b""),
+            Folder(f"{NGINX_FOLDER}-2"),
+            Absent(NGINX_FOLDER),
+        ]
         found, *same = trial_entries(settings(), [edge, *kept, *others])
         assert isinstance(found, File)
         assert (found.path, found.mode) == (edge.path, edge.mode)
