@@ -24,7 +24,7 @@ from tests.together import together
 
 ROOT = Path(__file__).resolve().parents[2]
 LABS = 2
-#: Bytes of memory that each takes: four agents with 2.3 GB, and what goes on around them.
+#: Bytes of memory that each takes: three agents with 2.3 GB, hosts, and files that are read often.
 _OF_A_LAB = 10_000_000_000
 #: Seconds for a lane to take its hosts down once it is told to end.
 _PATIENCE = 60

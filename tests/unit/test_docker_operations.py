@@ -155,6 +155,7 @@ def test_an_image_is_pulled_where_it_is_missing(steps: Steps) -> None:
             f"pulling {image}",
             f"printf %s {project} | {COMPOSE} -p vllm-hosts-pull -f - --progress plain pull",
             f"awk {quote(PULL_SUMMARY)}",
+            False,
         )
     ]
     assert steps.told == [("differs", f"image {image}", "is not on the host")]

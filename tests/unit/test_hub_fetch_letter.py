@@ -651,6 +651,7 @@ class TestMain:
                     "shown_cache": str(hub.root),
                     "distrust": False,
                     "small": False,
+                    "mirror": None,
                 },
             )
         ]
@@ -668,6 +669,7 @@ class TestMain:
             "shown_cache": "/c",
             "distrust": True,
             "small": True,
+            "mirror": None,
         }
 
     @pytest.mark.parametrize("token", ["", "hf_x"])

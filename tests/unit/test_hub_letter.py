@@ -59,7 +59,9 @@ class TestOperation:
         assert self.commands(MODEL) == ["fetching org/model"]
         assert self.told == [("model org/model", "is not in the cache at revision main")]
         script = fetch_script(MODEL, DOWNLOAD, distrust=commit is None)
-        assert self.scripts == [("fetching org/model", script, {"seconds": 5, "tail": 2})]
+        assert self.scripts == [
+            ("fetching org/model", script, {"seconds": 5, "tail": 2, "notes": False})
+        ]
         assert script != fetch_script(MODEL, DOWNLOAD, distrust=commit is not None)
 
 

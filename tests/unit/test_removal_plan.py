@@ -269,6 +269,7 @@ class TestTheRest:
         assert kept.folders == [
             *("/var/lib/vllm/agents", "/var/log/vllm-hosts", "/var/lib/logrotate/vllm-hosts-edge"),
             *("/run/vllm-hosts-watchdog", "/run/vllm-hosts-balancer"),
+            "/var/lib/vllm-hosts-mirror",
         ]
         assert gone.folders == [*kept.folders, *models]
         assert "--data remove_models=true removes them" in " ".join(stays(kept))
