@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from vllm_hosts.settings.agent import Agent
+from vllm_hosts.settings.exposure import port_problems
 from vllm_hosts.settings.fleet import GatewayHost, Pool, Replica
 from vllm_hosts.settings.gateway_reach import networks_of, reach_contradictions
 from vllm_hosts.settings.host import HostSettings
@@ -151,17 +152,8 @@ def _names(front: Sequence[HostSettings]) -> Iterator[Problem]:
 
 
 def _port(host: HostSettings) -> Iterator[Problem]:
-    port = host.gateway.port
-    taken = {agent.port: f"the port of agent {agent.name!r}" for agent in host.agents}
-    taken |= {host.edge.https_port: "edge.https_port", host.edge.http_port: "edge.http_port"}
-    if port in taken:
-        yield f"gateway.port {port} is {taken[port]}; set one of them to another", (host.name,)
-    if port in host.firewall.extra_tcp_ports:
-        yield (
-            f"firewall.extra_tcp_ports opens {port} (gateway.port) to everybody, which only"
-            " gateways are to reach; remove it there, or set gateway.port",
-            (host.name,),
-        )
+    for problem in port_problems(host, "gateway.port", host.gateway.port, "gateways"):
+        yield problem, (host.name,)
 
 
 def _agents_differ(behind: Sequence[HostSettings]) -> Iterator[Problem]:

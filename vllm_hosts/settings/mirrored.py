@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from vllm_hosts.settings.exposure import port_problems
 from vllm_hosts.settings.gateway_reach import is_local
 from vllm_hosts.settings.host import HostSettings
 from vllm_hosts.settings.mirror import MirrorAt
@@ -106,15 +107,7 @@ def _address(mirror: HostSettings) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _port(mirror: HostSettings) -> Iterator[tuple[str, tuple[str, ...]]]:
-    port = mirror.mirror.port
-    taken = {agent.port: f"the port of agent {agent.name!r}" for agent in mirror.agents}
-    taken |= {mirror.edge.https_port: "edge.https_port", mirror.edge.http_port: "edge.http_port"}
-    taken |= {mirror.gateway.port: "gateway.port"} if mirror.behind_gateways else {}
-    if port in taken:
-        yield f"mirror.port {port} is {taken[port]}; set one of them to another", (mirror.name,)
-    if port in mirror.firewall.extra_tcp_ports:
-        yield (
-            f"firewall.extra_tcp_ports opens {port} (mirror.port) to everybody, which only hosts of"
-            " the inventory are to reach; remove it there, or set mirror.port",
-            (mirror.name,),
-        )
+    inner = {mirror.gateway.port: "gateway.port"} if mirror.behind_gateways else {}
+    who = "hosts of the inventory"
+    for problem in port_problems(mirror, "mirror.port", mirror.mirror.port, who, inner):
+        yield problem, (mirror.name,)
