@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from ipaddress import ip_address
+from collections.abc import Collection
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from vllm_hosts.roles.firewall.plan import RULES, UNIT
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.suite.doors import askers_of, gateways_of, wrong
 from vllm_hosts.suite.looks import Outside
-from vllm_hosts.suite.packets import Table, listing, understood
+from vllm_hosts.suite.packets import Packet, Table, listing, understood
 from vllm_hosts.suite.promise import BrokenError, promise, unit_runs
 from vllm_hosts.suite.test_sockets import ssh_ports
 
@@ -134,6 +135,46 @@ def test_loopback_addresses_stay_inside(host: Host, settings: HostSettings) -> N
 def must_see(settings: HostSettings) -> set[int]:
     """Ports that everybody may see, so that a look without them is blind."""
     return set() if settings.edge.allow_from else {settings.edge.https_port}
+
+
+#: Addresses of nobody (RFC 5737, RFC 3849).
+_STRANGERS = ("203.0.113.9", "198.51.100.9", "2001:db8:ffff::9")
+
+
+def open_wrongly(
+    table: Table,
+    settings: HostSettings,
+    outside: Outside,
+    port: int,
+    networks: Collection[IPv4Network | IPv6Network],
+    further: Collection[str] = (),
+) -> list[str]:
+    """Who reaches a port that only some networks may, and which of these do not.
+
+    :param further: sources to try besides strangers.
+    """
+    wrong = [
+        f"the firewall lets {source} reach port {port}"
+        for source in (*_STRANGERS, *further)
+        if not any(ip_address(source) in network for network in networks)
+        if table.accepts(_packet(source, port))
+    ]
+    wrong += [
+        f"the firewall keeps {network} out of port {port}"
+        for network in networks
+        if not table.accepts(_packet(str(network[-1]), port))
+    ]
+    wrong += [
+        f"port {port} is open from {who}"
+        for family in ("ipv4", "ipv6")
+        for who, scan in outside.scans(family, must_see(settings)).items()
+        if port in scan["tcp"] and port not in exposed_to(settings, scan["own"])
+    ]
+    return wrong
+
+
+def _packet(source: str, port: int) -> Packet:
+    return Packet("input", source, "192.0.2.1" if ":" not in source else "2001:db8::1", port)
 
 
 def exposed_to(settings: HostSettings, address: str) -> set[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from ipaddress import ip_address
 from shlex import quote
 
 from cryptography import x509
@@ -29,9 +28,9 @@ from vllm_hosts.suite.doors import gateways_of
 from vllm_hosts.suite.gateway_callers import callers
 from vllm_hosts.suite.listening import listeners
 from vllm_hosts.suite.looks import Outside
-from vllm_hosts.suite.packets import Packet, Table, listing
+from vllm_hosts.suite.packets import Table, listing
 from vllm_hosts.suite.promise import BrokenError, promise, unit_runs
-from vllm_hosts.suite.test_firewall import edge_user, exposed_to, must_see
+from vllm_hosts.suite.test_firewall import edge_user, open_wrongly
 from vllm_hosts.suite.test_logs import lines_with
 
 _SOCKETS = "/run/vllm-hosts-balancer"
@@ -40,7 +39,6 @@ _UNIT = "vllm-hosts-balancer"
 #: searched: one that is wrong is enough.
 _TRIED = 10
 _SEARCHED = 4
-_STRANGERS = ("203.0.113.9", "198.51.100.9", "2001:db8:ffff::9")
 #: What a server says that refuses whoever asks; 0: it hung up.
 _REFUSED = {0, 400, 401, 403, 421, 495, 496}
 
@@ -60,24 +58,7 @@ def test_only_gateways_reach_their_port_and_clients_use_only_gateways(
 ) -> None:
     port = settings.gateway.port
     table = Table(listing(host.check_output("nft -t -j list table inet vllm_hosts")))
-    networks = gateways_of(settings)
-    wrong = [
-        f"the firewall lets {source} reach port {port}"
-        for source in _STRANGERS
-        if not any(ip_address(source) in network for network in networks)
-        if table.accepts(_packet(source, port))
-    ]
-    wrong += [
-        f"the firewall keeps gateways at {network} out of port {port}"
-        for network in networks
-        if not table.accepts(_packet(str(network[-1]), port))
-    ]
-    wrong += [
-        f"port {port} is open from {who}"
-        for family in ("ipv4", "ipv6")
-        for who, scan in outside.scans(family, must_see(settings)).items()
-        if port in scan["tcp"] and port not in exposed_to(settings, scan["own"])
-    ]
+    wrong = open_wrongly(table, settings, outside, port, gateways_of(settings))
     if not settings.is_gateway:
         store = verified.project.store
         keys = {
@@ -92,10 +73,6 @@ def test_only_gateways_reach_their_port_and_clients_use_only_gateways(
             if edge.ask("/v1/models", key=key).status != 401
         ]
     assert wrong == []
-
-
-def _packet(source: str, port: int) -> Packet:
-    return Packet("input", source, "192.0.2.1" if ":" not in source else "2001:db8::1", port)
 
 
 @promise("GW-03")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from shlex import quote
 
 from cryptography import x509
@@ -17,13 +16,12 @@ from vllm_hosts.suite.conftest import Verified
 from vllm_hosts.suite.doors import askers_of
 from vllm_hosts.suite.looks import Outside
 from vllm_hosts.suite.mirror_callers import callers
-from vllm_hosts.suite.packets import Packet, Table, listing
+from vllm_hosts.suite.packets import Table, listing
 from vllm_hosts.suite.promise import BrokenError, promise, unit_runs
-from vllm_hosts.suite.test_firewall import exposed_to, must_see
+from vllm_hosts.suite.test_firewall import open_wrongly
 from vllm_hosts.suite.test_gateways import certificates, purposes
 
 _UNIT = "vllm-hosts-mirror"
-_STRANGERS = ("203.0.113.9", "198.51.100.9", "2001:db8:ffff::9")
 #: What a server says that refuses whoever asks; 0: it hung up.
 _REFUSED = {0, 400, 403, 405, 495, 496}
 #: What nobody but root may read, and the edge's nginx in part; as far as it is there.
@@ -51,29 +49,8 @@ def test_only_hosts_of_the_inventory_reach_the_mirror(
 ) -> None:
     port = settings.mirror.port
     table = Table(listing(host.check_output("nft -t -j list table inet vllm_hosts")))
-    networks = askers_of(settings)
-    wrong = [
-        f"the firewall lets {source} reach port {port}"
-        for source in (*_STRANGERS, *table.addresses())
-        if not any(ip_address(source) in network for network in networks)
-        if table.accepts(_packet(source, port))
-    ]
-    wrong += [
-        f"the firewall keeps {network} out of port {port}"
-        for network in networks
-        if not table.accepts(_packet(str(network[-1]), port))
-    ]
-    wrong += [
-        f"port {port} is open from {who}"
-        for family in ("ipv4", "ipv6")
-        for who, scan in outside.scans(family, must_see(settings)).items()
-        if port in scan["tcp"] and port not in exposed_to(settings, scan["own"])
-    ]
+    wrong = open_wrongly(table, settings, outside, port, askers_of(settings), table.addresses())
     assert wrong == []
-
-
-def _packet(source: str, port: int) -> Packet:
-    return Packet("input", source, "192.0.2.1" if ":" not in source else "2001:db8::1", port)
 
 
 @promise("MIRROR-02")
