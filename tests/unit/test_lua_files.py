@@ -52,11 +52,14 @@ def asked_for(host: HostSettings) -> set[str]:
     confs = [one.content.decode() for one in entries if one.path.endswith(".conf")]
     found = set(re.findall(r"_by_lua_file \S+/(\w+\.lua);", "\n".join(confs)))
     there = texts(host)
-    while more := {
-        name
-        for file in found
-        for name in re.findall(r'dofile\("?[^)]*/(\w+\.lua)"\)', there[file])
-    } - found:
+    while (
+        more := {
+            name
+            for file in found
+            for name in re.findall(r'dofile\("?[^)]*/(\w+\.lua)"\)', there[file])
+        }
+        - found
+    ):
         found |= more
     return found
 

@@ -21,7 +21,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @pytest.fixture
 def listening() -> Iterator[None]:
     """Signals as they were, whatever a test makes of them."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    # These tests themselves may run under nohup.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
     ending.listen()
     yield
     for number, handler in before.items():
