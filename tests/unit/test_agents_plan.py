@@ -16,8 +16,10 @@ from vllm_hosts.host.services import (
     Volume,
     compose_entry,
     compose_file,
+    env_file,
     memory_limit,
     service,
+    variable_names,
 )
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.roles.vllm.plan import folders, peers, variables
@@ -178,3 +180,16 @@ def test_what_describes_an_agent_is_a_value() -> None:
     for value, name in ((found, "pids"), (found.volumes[0], "source"), (found.secrets[0], "name")):
         with pytest.raises(FrozenInstanceError):
             setattr(value, name, 1)
+
+
+def test_what_env_holds_is_for_root_alone() -> None:
+    file = env_file("/srv/vllm", {"A": SecretStr("1"), "B": SecretStr("2")})
+    assert (file.path, file.mode, file.secret) == ("/srv/vllm/.env", 0o600, True)
+    assert file.content.decode().splitlines()[-2:] == ["A=1", "B=2"]
+
+
+def test_which_variables_compose_asks_for() -> None:
+    host = settings(agents=[QWEN | ONLINE, CODER], **TestSecrets.TOKEN)
+    names = ["HF_TOKEN", "VLLM_API_KEY_CODER", "VLLM_API_KEY_QWEN"]
+    assert variable_names(host) == names
+    assert all(f"${{{name}:?}}" in compose_file(host, MEMORY) for name in names)

@@ -67,12 +67,12 @@ class TestSignals:
         )
 
     def test_a_terminal_that_is_closed_stops_it_though_nothing_can_be_written(self) -> None:
-        with nobody_reads(), pytest.raises(ending.StoppedError) as stopped:
-            try:
+        with nobody_reads():
+            with pytest.raises(ending.StoppedError) as stopped:
                 signal.raise_signal(signal.SIGHUP)
-            finally:
-                # What is said afterwards stops it no other way.
-                assert [os.write(number, b"more") for number in (1, 2)] == [4, 4]
+            # What is said afterwards stops it no other way.
+            written = [os.write(number, b"more") for number in (1, 2)]
+        assert written == [4, 4]
         assert stopped.value.code == 129
 
     def test_whatever_it_said_the_second_one_ends_it_at_once(

@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+import time
 from typing import Any
 
 import pytest
@@ -41,6 +41,17 @@ def test_what_is_sent_is_one_syn_of_ipv4() -> None:
     assert window > 0
     # Nobody can guess what an answer has to acknowledge.
     assert packet[24:28] != syn("192.0.2.1", "172.18.0.2", 20001, 8000)[24:28]
+
+
+def test_hosts_take_it_for_whole() -> None:
+    """With its checksum in it, the sum over a header is zero: also over TCP's made-up one."""
+    for target in ("172.18.0.2", "10.255.255.9"):
+        packet = syn("192.0.2.1", target, 20001, 8000)
+        assert checksum(packet[:20]) == 0
+        before = packet[12:20] + struct.pack("!BBH", 0, 6, len(packet) - 20)
+        assert checksum(before + packet[20:]) == 0
+        # Nothing that routers would handle in another way.
+        assert (packet[1], packet[6:8]) == (0, b"\x40\x00")
 
 
 def frame(
@@ -158,6 +169,7 @@ class Wire:
         self.bound: list[tuple[str, int]] = []
         self._coming: list[bytes] = []
         self.closed = False
+        self.patience = 0.0
 
     def __enter__(self) -> Wire:
         return self
@@ -170,6 +182,7 @@ class Wire:
 
     def settimeout(self, seconds: float) -> None:
         assert 0 < seconds < syn_packets.PATIENCE
+        self.patience = seconds
 
     def getsockname(self) -> tuple[object, ...]:
         return ("eth0", 0x0800, 0, 1, OWN)
@@ -180,6 +193,7 @@ class Wire:
 
     def recv(self, most: int) -> bytes:
         assert most >= 1514
+        assert self.patience, "it would wait for ever"
         if not self._coming:
             raise TimeoutError
         return self._coming.pop(0)
@@ -192,7 +206,7 @@ def parts(data: bytes) -> tuple[str, int, int]:
 
 
 @pytest.fixture
-def wires(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Wire]]:
+def wires(monkeypatch: pytest.MonkeyPatch) -> list[Wire]:
     made: list[Wire] = []
 
     def opened(family: int, kind: int, protocol: int) -> Wire:
@@ -203,7 +217,7 @@ def wires(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Wire]]:
     monkeypatch.setattr(syn_packets.socket, "socket", opened)
     monkeypatch.setattr(syn_packets, "way", lambda via: ("eth0", "192.0.2.1", ETHERNET))
     monkeypatch.setattr(syn_packets, "PATIENCE", 0.2)
-    yield made
+    return made
 
 
 TARGETS = [("172.18.0.2", 8000), ("10.0.0.9", 80), ("172.18.0.2", 8001)]
@@ -214,7 +228,9 @@ class TestAnswering:
         self, wires: list[Wire]
     ) -> None:
         wires.append(Wire(lambda data, count: []))
+        began = time.monotonic()
         assert answering(VIA, TARGETS) == []
+        assert time.monotonic() - began >= syn_packets.PATIENCE
         [wire] = wires
         assert wire.bound == [("eth0", 0x0800)]
         assert {data[:14] for data in wire.sent} == {ETHERNET + OWN + b"\x08\x00"}
