@@ -1,4 +1,4 @@
-"""All looks from outside at once: what is started, what each is asked, and whose answer is whose."""
+"""All looks from outside: what is started, what each is asked, and whose answer is whose."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from vllm_hosts.keys.pki import LocalCa, utc_now
 from vllm_hosts.keys.store_content import DeployedHost
 from vllm_hosts.operations.locked import Releasing
 from vllm_hosts.operations.one_by_one import Ending
-from vllm_hosts.project import before, ending
+from vllm_hosts.project import before, deploy_output, ending
 from vllm_hosts.project.before import Run, initialise, load_our_way
 from vllm_hosts.project.inventory import LEFT, load
 from vllm_hosts.project.left_behind import join
@@ -225,7 +226,7 @@ class TestWhatIsReady:
         self, project: Project, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         installed: list[State] = []
-        monkeypatch.setattr(before.deploy_output, "install", installed.append)
+        monkeypatch.setattr(deploy_output, "install", installed.append)
         one = begun(project)
         one.begin()
         assert installed == [one.state]
@@ -333,7 +334,7 @@ class TestLoading:
 
     def loaded(self, run: Run) -> Inventory:
         load_our_way(run)
-        found: Inventory = pyinfra_cli.cli.make_inventory(run.file, further="x")  # type: ignore
+        found: Inventory = pyinfra_cli.cli.make_inventory(run.file, further="x")
         return found
 
     def test_keys_are_for_hosts_that_were_taken_out_as_well(self, file: Path) -> None:
@@ -389,7 +390,7 @@ class TestLoading:
         monkeypatch.delattr(pyinfra_cli.cli, "make_inventory")
         load_our_way(Run(file, dry=False, ours=False))
         assert not hasattr(pyinfra_cli.cli, "make_inventory")
-        monkeypatch.delitem(before.sys.modules, "pyinfra_cli.cli")
+        monkeypatch.delitem(sys.modules, "pyinfra_cli.cli")
         load_our_way(Run(file, dry=False, ours=False))
 
 
@@ -403,7 +404,7 @@ def test_a_project_is_loaded_once_for_an_inventory(project: Project) -> None:
         KeyStore(one.file).path,
     )
     # Relative paths in its settings start from its own site.
-    del one.inventory.site
+    del one.inventory.site  # type: ignore[attr-defined]
     other = load(one.file)
     del other.site  # type: ignore[attr-defined]
     second = one.run.loaded(other)

@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +130,11 @@ class TestSending:
     def test_a_slow_one_is_waited_for_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         done = threading.Event()
         monkeypatch.setattr(shapes, "SLOW_LIMIT", 0.2)
-        with edge(lambda one: bool(done.wait(10)) and None) as port:
+
+        def stay(_: socket.socket) -> None:
+            done.wait(10)
+
+        with edge(stay) as port:
             met = send("127.0.0.1", port, HOST, plain(slow=True), quiet=9)
             done.set()
         assert (met.statuses, met.closed) == ((), False)
@@ -222,7 +227,7 @@ class TestComplaints:
     ) -> None:
         paused: list[float] = []
         monkeypatch.setattr(shapes, "_PAUSE", 1.5)
-        monkeypatch.setattr(shapes.time, "sleep", paused.append)
+        monkeypatch.setattr(time, "sleep", paused.append)
         codes = iter([429, 429, 413])
         monkeypatch.setattr(shapes, "send", lambda *given: Met((next(codes),), True, 0.1))
         assert complaints(self.EDGE, ["EDGE-11"]) == {"EDGE-11": []}

@@ -137,9 +137,7 @@ class TestTheWay:
                 assert to[1] == 9
                 return send(one, data, (to[0], port))
 
-            monkeypatch.setattr(
-                syn_packets.socket, "socket", type("S", (socket.socket,), {"sendto": to_us})
-            )
+            monkeypatch.setattr(socket, "socket", type("S", (socket.socket,), {"sendto": to_us}))
             ip.shown = ["", '[{"lladdr": "02:00:5e:00:01:02"}]']
             way(VIA)
             assert [here.recv(10), here.recv(10)] == [b"", b""]
@@ -152,8 +150,8 @@ class TestTheWay:
 
     def test_who_stays_silent(self, ip: Ip, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter(range(100))
-        monkeypatch.setattr(syn_packets.time, "monotonic", lambda: float(next(clock)))
-        monkeypatch.setattr(syn_packets.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
         with pytest.raises(OSError, match="does not reveal its Ethernet address"):
             way(VIA)
         # For three seconds, again and again.
@@ -214,7 +212,7 @@ def wires(monkeypatch: pytest.MonkeyPatch) -> list[Wire]:
         assert socket.ntohs(protocol) == 0x0800
         return made[0]
 
-    monkeypatch.setattr(syn_packets.socket, "socket", opened)
+    monkeypatch.setattr(socket, "socket", opened)
     monkeypatch.setattr(syn_packets, "way", lambda via: ("eth0", "192.0.2.1", ETHERNET))
     monkeypatch.setattr(syn_packets, "PATIENCE", 0.2)
     return made
