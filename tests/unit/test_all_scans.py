@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from vllm_hosts.verify.outside import all_scans
-from vllm_hosts.verify.outside.all_scans import FRAMES, SCANS, UDP_PORTS, scan_from_everywhere
+from vllm_hosts.verify.outside.all_scans import UDP_PORTS, scan_from_everywhere
 
 HERE = Path(all_scans.__file__).parent
 
@@ -137,7 +137,7 @@ def test_neighbours_see_all_of_them(looks: Looks) -> None:
         assert found["b"]["frames"][who] == f"frames of b by {who}"
 
 
-@pytest.mark.parametrize("promise", sorted(FRAMES))
+@pytest.mark.parametrize("promise", ["NET-11", "NET-12"])
 def test_single_packets_need_no_scan(looks: Looks, promise: str) -> None:
     found = scan_from_everywhere(asked(promise, neighbours=("n",)))
     [(_, request, _)] = looks.asked
@@ -146,7 +146,7 @@ def test_single_packets_need_no_scan(looks: Looks, promise: str) -> None:
     assert found["a"]["scans"] == {}
 
 
-@pytest.mark.parametrize("promise", sorted(SCANS))
+@pytest.mark.parametrize("promise", ["NET-08", "NET-09", "NET-10"])
 def test_ports_are_scanned_for_these(looks: Looks, promise: str) -> None:
     scan_from_everywhere(asked(promise))
     assert json.loads(shlex.split(looks.command("scan.py")[0])[-1]) != []
