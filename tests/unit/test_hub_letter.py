@@ -157,11 +157,13 @@ class TestScript:
         assert not self.notes.exists()
 
     def test_secrets_come_with_the_environment_and_in_no_argument(self) -> None:
-        token, *files = (self.folder / name for name in ("token", "ca", "certificate", "key"))
+        token, ca, certificate, key = (
+            self.folder / name for name in ("token", "ca", "certificate", "key")
+        )
         token.write_text("# a comment\nHF_TOKEN=hf_secret\n")
-        for file in files:
+        for file in (ca, certificate, key):
             file.write_text(f"{file.name.upper()} OF IT\n")
-        way = replace(WAY, files=tuple(map(str, files)))
+        way = replace(WAY, files=(str(ca), str(certificate), str(key)))
         download = replace(DOWNLOAD, token_file=str(token), mirror=way)
         seen = self.folder / "seen"
         done = self.run(f"env >{seen}", download=download)

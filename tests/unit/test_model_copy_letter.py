@@ -20,6 +20,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts.hub import CopyFound, ModelCopy
 from vllm_hosts.hub.hub_models import Copy
 from vllm_hosts.hub.local import local_model
+from vllm_hosts.operations import base
 from vllm_hosts.operations import model_copy as operation
 from vllm_hosts.operations.model_copy import _send
 
@@ -219,7 +220,7 @@ def test_what_takes_long_is_named_and_fails_with_one_sentence(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, object]] = []
-    run = operation.watched
+    run = base.watched
 
     def watched(label: str, script: str, *, tail: int) -> object:
         told.append((label, tail))
