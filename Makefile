@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STEP = @bash lab/step.sh
 BEGAN := $(shell date +%s)
 
-.PHONY: help setup lint unit packaging wheel bench lab-up lab-down lab-reset deploy verify demo demo-steps docs test test-lab nightly mutants clean clean-cache
+.PHONY: help setup lint unit programs packaging wheel bench lab-up lab-down lab-reset deploy verify demo demo-steps docs test test-lab nightly mutants clean clean-cache
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,8 +30,11 @@ lint: setup ## Style and types
 	$(STEP) "ruff format" $(BIN)/ruff format --check .
 	$(STEP) "mypy" $(BIN)/mypy
 
-unit: setup ## Unit tests, which need no host: one to two minutes
+unit: setup ## Unit tests, which need no host: one minute
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
+
+programs: setup ## Tests with nginx, HAProxy, keepalived and shells on this machine: one minute
+	$(STEP) "Tests with real programs" $(BIN)/python -m tests.unit.in_parts programs --timeout 300
 
 bench: setup ## Measure runs: many recorded hosts, and the lab's beside Ansible, for hours; into bench/results
 	@$(BIN)/python -m bench.scale
@@ -77,7 +80,7 @@ docs: setup ## Renew the documents that are made from code
 packaging: setup ## What users install: wheel, sdist, and a site of their own
 	$(STEP) "Packaging tests" $(BIN)/pytest tests/packaging --timeout 300
 
-test: lint unit packaging test-lab ## Lint, unit tests, packaging and lab tests
+test: lint unit programs packaging test-lab ## Lint, unit tests, tests with real programs, packaging and lab tests
 
 test-lab: setup ## Tests on the lab's hosts
 	$(STEP) "Lab tests in two labs" $(BIN)/python -m tests.lab.in_lanes -m "not nightly" --timeout 1500

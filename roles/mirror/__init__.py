@@ -18,6 +18,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.tls import MirrorCertificate
 from vllm_hosts.host.certificates import Certificate
 from vllm_hosts.host.files import Entry
+from vllm_hosts.host.mirror import mirrored_images
 from vllm_hosts.host.paths import MIRROR_CA, MIRROR_CERTIFICATE, MIRROR_KEY, MIRROR_UNIT
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.operations.apt import packages_present
@@ -33,7 +34,6 @@ from vllm_hosts.roles.mirror.plan import (
     Signing,
     asking_entries,
     asking_pair,
-    images,
     left,
     reason,
     serving_certificates,
@@ -65,7 +65,7 @@ def mirror() -> None:
     )
     units_enabled([MIRROR_UNIT], name="The mirror runs, now and at boot")
     group = settings.vllm.fetch_user.partition(":")[2]
-    images_mirrored(images(settings), group, name="The mirror has the images of all hosts")
+    images_mirrored(mirrored_images(settings), group, name="The mirror has the images of all hosts")
     # Before the others ask for it: an operation ends on all hosts before the next begins.
     image_present(settings.vllm.image, settings.mirror_at, name="The mirror has its own image")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -129,12 +128,6 @@ def left(settings: HostSettings, there: MirrorThere) -> list[Absent]:
     if settings.is_mirror:
         kept |= {MIRROR_CA, MIRROR_CERTIFICATE, MIRROR_KEY, MIRROR_CONF, UNIT_FILE}
     return [Absent(path) for path in there.files if path not in kept]
-
-
-def images(settings: HostSettings) -> list[str]:
-    """The images of all who ask a mirror, its own first."""
-    names: Sequence[str] = [one.vllm.image for one in settings.mirror_for]
-    return list(dict.fromkeys([settings.vllm.image, *names]))
 
 
 def configuration(settings: HostSettings) -> str:

@@ -19,6 +19,7 @@ from vllm_hosts.facts.apt import AptPackages, AptSourceFiles, AptVersions
 from vllm_hosts.facts.docker import DockerUnit
 from vllm_hosts.facts.docker_state import DockerState
 from vllm_hosts.facts.gateway_reach import WaysToHosts
+from vllm_hosts.facts.mirror import MirrorState
 from vllm_hosts.facts.nginx_sites import NginxSites
 from vllm_hosts.facts.release import OsRelease
 from vllm_hosts.facts.sockets import ListeningSockets
@@ -36,7 +37,14 @@ from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.project import run
 from vllm_hosts.roles.preflight.haproxy import haproxy_problems
 from vllm_hosts.roles.preflight.memory import memory, occupied
-from vllm_hosts.roles.preflight.plan import archives, folders, notes, own_folders, problems
+from vllm_hosts.roles.preflight.plan import (
+    archives,
+    folders,
+    mirror_room,
+    notes,
+    own_folders,
+    problems,
+)
 from vllm_hosts.settings import HostSettings
 
 #: Seconds. The hub is queried about a model that the host does not have, once a week. An
@@ -70,6 +78,8 @@ def _problems(settings: HostSettings) -> list[str]:
     found += unit_problems(settings, replace(look(DockerUnit), swarm=system.swarm))
     if settings.is_gateway:
         found += _front(settings, release)
+    if settings.is_mirror:
+        found += mirror_room(settings, system, look(MirrorState))
     if not found:
         # An entry of apt's that cannot be disabled would fail the deploy half way.
         found += archives(settings, release, system, look(AptSourceFiles))

@@ -9,11 +9,13 @@ from shlex import quote
 from vllm_hosts.host.archives import archive_problems
 from vllm_hosts.host.docker_there import docker_problems
 from vllm_hosts.host.gpus import silent, unusable
-from vllm_hosts.host.paths import BALANCER_STATE, agents_folder, model_folder
+from vllm_hosts.host.mirror import MirrorThere, image_key, mirrored_images
+from vllm_hosts.host.paths import BALANCER_STATE, MIRROR_STATE, agents_folder, model_folder
 from vllm_hosts.host.release import Release
 from vllm_hosts.host.sockets import DOCKER, Socket, edge_ports
 from vllm_hosts.host.system import System
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.agent import Agent
 from vllm_hosts.settings.cells import BRIDGE_PREFIX
 
 SUPPORTED = {
@@ -40,8 +42,15 @@ def folders(settings: HostSettings) -> list[str]:
         BALANCER_STATE,
         DOCKER_FOLDER,
         settings.vllm.cache_directory,
-        *(folder for agent in settings.agents if (folder := model_folder(settings, agent))),
+        *([MIRROR_STATE] if settings.is_mirror else []),
+        *dict.fromkeys(model_folder(settings, agent) for agent in _fetching(settings)),
     ]
+
+
+def _fetching(settings: HostSettings) -> list[Agent]:
+    """Agents whose models come to this host: its own, and for a mirror those of all who ask it."""
+    others = (agent for one in settings.mirror_for for agent in one.agents if not agent.is_folder)
+    return [*settings.agents, *others]
 
 
 def own_folders(settings: HostSettings) -> list[str]:
@@ -193,10 +202,31 @@ def _room(system: System) -> Iterator[str]:
             )
 
 
+def mirror_room(settings: HostSettings, system: System, there: MirrorThere) -> list[str]:
+    """Why a mirror has no room for its own copies of images, which Docker's are not."""
+    missing = {image_key(image) for image in mirrored_images(settings)} - there.images
+    free, need = system.free[MIRROR_STATE], len(missing) * settings.vllm.image_disk
+    # Docker's copy goes to the same disk, as the same number of bytes tells.
+    if not system.has_image and free == _image_place(settings, system)[1]:
+        need += settings.vllm.image_disk
+    if not missing or free >= need * GIB:
+        return []
+    return [
+        f"{MIRROR_STATE} has {free / GIB:.1f} GiB free, and the mirror's copies of"
+        f" {len(missing)} image(s) need {need} together with what Docker unpacks there"
+        " (vllm.image_disk each); make room, or take another host into the group mirror"
+    ]
+
+
+def _image_place(settings: HostSettings, system: System) -> tuple[str, int]:
+    """Where Docker puts an image, and the free bytes there."""
+    if system.images is None:
+        return DOCKER_FOLDER, system.free[DOCKER_FOLDER]
+    return system.images.goes_to(settings.docker.source, system.docker)
+
+
 def _disk(settings: HostSettings, system: System) -> Iterator[str]:
-    folder, free = DOCKER_FOLDER, system.free[DOCKER_FOLDER]
-    if system.images is not None:
-        folder, free = system.images.goes_to(settings.docker.source, system.docker)
+    folder, free = _image_place(settings, system)
     if not system.has_image and free < settings.vllm.image_disk * GIB:
         yield (
             f"{folder} has {free / GIB:.1f} GiB free, and the image"
@@ -204,7 +234,7 @@ def _disk(settings: HostSettings, system: System) -> Iterator[str]:
         )
     missing = {
         agent.model
-        for agent in settings.agents
+        for agent in _fetching(settings)
         if not agent.model.startswith("/") and model_folder(settings, agent) not in system.present
     }
     cache = settings.vllm.cache_directory

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from tests.unit.programs.test_model_scanner import fuzzed
 from tests.unit.scanning import Body, python_says, scanners
-from tests.unit.test_model_scanner import fuzzed
 
 
 @pytest.mark.nightly

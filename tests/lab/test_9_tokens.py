@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.programs.test_edge_tokens import ALICE, CHAT, EDGE, KEYS, MB, asked
 from tests.unit.real_nginx import RealEdge
 from tests.unit.samples import CODER, QWEN, settings
-from tests.unit.test_edge_tokens import ALICE, CHAT, EDGE, KEYS, MB, asked
 from tests.unit.vllm_words import Talk
 
 pytestmark = pytest.mark.nightly

@@ -1,4 +1,4 @@
-"""The unit tests in several processes: ``python -m tests.unit.in_parts``.
+"""The unit tests in several processes: ``python -m tests.unit.in_parts [programs]``.
 
 One process imports what all need and forks. Each fork is a pytest that takes the next file that
 nobody has, reads it, and runs its tests; what nobody has to wait for is read by one only.
@@ -33,6 +33,9 @@ from tests.unit import forking, started
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+#: Tests in which programs of hosts judge what we write: nginx, HAProxy, keepalived, sshd's clients
+#: and shells. They take as long as all others together.
+PROGRAMS = "programs"
 #: For each processor: tests wait for programs about as long as they calculate.
 FOR_EACH = 2
 #: What takes longest begins first, so that nobody waits for one of these at the end: from the most
@@ -72,26 +75,27 @@ class Part(NamedTuple):
     of: int
 
 
-def parts() -> list[Part]:
-    """All tests, those first that take longest."""
-    others = sorted({path.stem.removeprefix("test_") for path in HERE.glob("test_*.py")} - {*LONG})
+def parts(folder: Path) -> list[Part]:
+    """All tests of a folder, those first that take longest."""
+    there = {path.stem.removeprefix("test_") for path in folder.glob("test_*.py")}
+    order = [*(name for name in LONG if name in there), *sorted(there - {*LONG})]
     return [
-        Part(HERE / f"test_{name}.py", number, of)
-        for name, of in [*LONG.items(), *((name, 1) for name in others)]
-        for number in range(of)
+        Part(folder / f"test_{name}.py", number, LONG.get(name, 1))
+        for name in order
+        for number in range(LONG.get(name, 1))
     ]
 
 
 class Share:
     """pytest's loop over tests, of the parts that nobody else has taken."""
 
-    def __init__(self, taken: Path) -> None:
-        self._taken = taken
+    def __init__(self, tests: Path, taken: Path) -> None:
+        self._tests, self._taken = tests, taken
         self._files: dict[Path, Any] = {}
 
     def pytest_collection(self, session: pytest.Session) -> bool:
         """The files, but none is read before it is taken."""
-        session.perform_collect([str(HERE)], genitems=False)
+        session.perform_collect([str(self._tests)], genitems=False)
         return True
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item | pytest.Collector]) -> None:
@@ -116,7 +120,7 @@ class Share:
         return True
 
     def _items(self, session: pytest.Session) -> Iterator[pytest.Item]:
-        for part in parts():
+        for part in parts(self._tests):
             try:
                 Path(self._taken, f"{part.file.name}-{part.number}").touch(exist_ok=False)
             except FileExistsError:
@@ -127,7 +131,9 @@ class Share:
             yield from items[part.number :: part.of]
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
+    tests = HERE / PROGRAMS if words[:1] == [PROGRAMS] else HERE
+    options = words[1:] if tests != HERE else words
     workers = range(FOR_EACH * len(os.sched_getaffinity(0)))
     # What one Python has compiled, hundreds of others reuse.
     sys.dont_write_bytecode = False
@@ -137,7 +143,7 @@ def main() -> int:
         _ask_once(folder / "programs")
         _import_all()
         outputs = [folder / f"output-{number}" for number in workers]
-        pids = [_fork(folder, output) for output in outputs]
+        pids = [_fork([*options, str(tests)], tests, folder, output) for output in outputs]
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         texts = [output.read_text() for output in outputs]
     print(*texts, sep="\n")
@@ -187,7 +193,7 @@ def _import_all() -> None:
     gc.freeze()
 
 
-def _fork(folder: Path, output: Path) -> int:
+def _fork(words: list[str], tests: Path, folder: Path, output: Path) -> int:
     if pid := os.fork():
         return pid
     code = 1
@@ -196,11 +202,11 @@ def _fork(folder: Path, output: Path) -> int:
         for descriptor in (1, 2):
             os.dup2(to, descriptor)
         random.seed()
-        code = pytest.main([*_OPTIONS, *sys.argv[1:], str(HERE)], plugins=[Share(folder / "taken")])
+        code = pytest.main([*_OPTIONS, *words], plugins=[Share(tests, folder / "taken")])
     finally:
         forking.end(code)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Values of the rooms that only decide: nobody who is handed one can change it."""
+"""Values of the rooms that only decide, and what hosts answered: nobody can change one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from dataclasses import is_dataclass
 
 import pytest
 
+import vllm_hosts.facts
 import vllm_hosts.host
 import vllm_hosts.hub
 import vllm_hosts.keys
 import vllm_hosts.settings
 
+ROOMS = (vllm_hosts.facts, vllm_hosts.host, vllm_hosts.hub, vllm_hosts.keys, vllm_hosts.settings)
 #: fetch.py imports what only an agent's image needs to have, and takes long; generated.py writes
-#: files, piece by piece.
+#: files, piece by piece; ahead.py keeps where a run is.
 MODULES = [
     f"{room.__name__}.{module.name}"
-    for room in (vllm_hosts.host, vllm_hosts.hub, vllm_hosts.keys, vllm_hosts.settings)
+    for room in ROOMS
     for module in pkgutil.iter_modules(room.__path__)
-    if module.name not in ("fetch", "generated")
+    if module.name not in ("fetch", "generated", "ahead")
 ]
 
 

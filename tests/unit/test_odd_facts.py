@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 import vllm_hosts
 from tests.unit.examples import examples
 from tests.unit.fakes import inspect_line, inspected
+from tests.unit.programs.test_doors import EDGE, SETTINGS
+from tests.unit.programs.test_doors import GOOD as RULES
 from tests.unit.samples import settings as host_settings
 from tests.unit.stand_in_host import StandInHost
-from tests.unit.test_doors import EDGE, SETTINGS
-from tests.unit.test_doors import GOOD as RULES
 from tests.unit.test_odd_answers import FACTS as FED
 from tests.unit.test_odd_answers import HTTP, LOGGED, METRICS, STATS, STRAY, TOP_ROW, mutated
 from vllm_hosts.doctor.query import DoctorLook

@@ -329,9 +329,9 @@ class TestSideBySide:
         [
             # As many as files can be open, with some to spare.
             (1024, 2, 824),
-            (26000, 2, 8000),
+            (26000, 2, 16000),
             # To all together no more than that.
-            (26000, 8, 4000),
+            (26000, 8, 8000),
             # A scan with a handful of attempts would take hours.
             (220, 1, 50),
         ],

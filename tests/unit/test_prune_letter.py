@@ -82,12 +82,18 @@ class TestNamed:
         self, monkeypatch: pytest.MonkeyPatch, found: ImagesFound | HostError, *, executing: bool
     ) -> list[str]:
         said: list[str] = []
+        asked = self.asked = list[type[object]]()
 
-        def look(fact: type) -> ImagesFound:
-            assert fact is ImagesThere
+        def look(fact: type[object], **_: str) -> object:
             if isinstance(found, HostError):
                 raise found
-            return found
+            if fact is ImagesThere:
+                asked.append(fact)
+            return {
+                ImagesThere: found,
+                ImagesUsed: ImageUse((), found.record),
+                ImageVersion: ImageFound(f"sha256:4{'0' * 63}", None),
+            }[fact]
 
         monkeypatch.setattr(prune, "look", look)
         state, host = SimpleNamespace(is_executing=executing), SimpleNamespace(log=said.append)
@@ -108,6 +114,14 @@ class TestNamed:
         assert self.said(monkeypatch, found, executing=False) == []
         one = ImagesFound(tuple(there[:1]), (), record, frozenset())
         assert self.said(monkeypatch, one, executing=True) == []
+
+    @pytest.mark.parametrize(("record", "asked"), [("14", 0), ("1", 0), ("12", 1), ("4142", 1)])
+    def test_docker_is_asked_where_more_than_one_was_used_before(
+        self, monkeypatch: pytest.MonkeyPatch, record: str, asked: int
+    ) -> None:
+        used = tuple(Used(f"sha256:{n}" + "0" * 63, f"vllm:v{n}") for n in record)
+        assert self.said(monkeypatch, ImagesFound((), (), used), executing=True) == []
+        assert len(self.asked) == asked
 
     def test_a_look_that_fails_is_no_reason_to_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert self.said(monkeypatch, HostError("x"), executing=True) == []

@@ -227,6 +227,14 @@ def test_an_identifier_becomes_a_word_of_a_command() -> None:
         remains._docker(parts)
     with pytest.raises(ValueError, match=r"^z{100}$"):
         remains._hexadecimal("z" * 200)
+    # One of Docker's has every digit sooner or later.
+    whole = "0123456789abcdef" * 4
+    assert remains._hexadecimal(whole) == whole
+
+
+def test_an_odd_answer_is_said_to_be_about_what_deploys_left() -> None:
+    with pytest.raises(HostError, match="^what deploys have left on the host could not be"):
+        HostRemains().process(["== asked", "/opt/vllm|vllm", END])
 
 
 class TestVersions:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.together import together
 from tests.unit import started
-from tests.unit.in_parts import parts
+from tests.unit.in_parts import HERE, LONG, PROGRAMS, parts
 from tests.unit.projects import Project
 
 
@@ -111,13 +111,15 @@ def test_pytests_are_counted_together() -> None:
 
 
 def test_every_file_has_all_its_parts_once() -> None:
-    there = {path: set[int]() for path in Path(__file__).parent.rglob("test_*.py")}
-    for part in parts():
+    there = {path: set[int]() for path in HERE.rglob("test_*.py")}
+    all_parts = [*parts(HERE), *parts(HERE / PROGRAMS)]
+    for part in all_parts:
         assert part.number not in there[part.file]
         there[part.file].add(part.number)
         assert part.number < part.of
-    sizes = {part.file: part.of for part in parts()}
+    sizes = {part.file: part.of for part in all_parts}
     assert {file: set(range(sizes[file])) for file in there} == there
+    assert {*LONG} <= {file.stem.removeprefix("test_") for file in there}
 
 
 def test_several_pytests_share_one_that_forks(tmp_path: Path) -> None:

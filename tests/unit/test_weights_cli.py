@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.capacity_docs import MODELS
+from tests.unit.copied_models import Site
 from tests.unit.model_files import POINTER, safetensors
 from tests.unit.projects import AGENT, Project
-from tests.unit.test_model_copy import Site
 from vllm_hosts.errors import SettingsError
 
 PROD = "inventory/prod.py"

@@ -43,7 +43,10 @@ def old_images_named(image: str, inventory: str) -> Commands:
     """
     if ctx_state.get().is_executing:
         try:
-            old = old_ones(judged(look(ImagesThere), image, keep=1))
+            before = {used.id for used in look(ImagesUsed).record}
+            before -= {look(ImageVersion, image=image).id}
+            # One stays, for going back. Docker is asked about all there is only if there are more.
+            old = old_ones(judged(look(ImagesThere), image, keep=1)) if len(before) > 1 else []
         except HostError:
             # A container that ends meanwhile is no reason to fail a host that is well.
             old = []

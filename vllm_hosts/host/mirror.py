@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from vllm_hosts.host.paths import DOCKER_CERTS
+from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.mirror import MirrorAt
 
 #: The one tag of an image at the mirror: what its manifest says is compared with the registry's.
@@ -30,6 +31,11 @@ class MirrorThere:
     files: tuple[str, ...] = ()
     images: frozenset[str] = frozenset()
     data: bool = False
+
+
+def mirrored_images(settings: HostSettings) -> list[str]:
+    """The images of all who ask a mirror, its own first."""
+    return list(dict.fromkeys([one.vllm.image for one in (settings, *settings.mirror_for)]))
 
 
 def image_key(image: str) -> str:

@@ -34,13 +34,19 @@ def scan_as_neighbour(asked: dict[str, Any]) -> dict[str, Any]:
     :raises HostError: it cannot be reached, has no Python, or is not entered as root.
     """
     hosts = asked["hosts"]
-    script = [f"{_ROOM}\nscan={quote(_SCAN.read_text())}\nframes={quote(_FRAMES.read_text())}"]
+    packets = [":"]
     for name, host in hosts.items():
         if "ipv4" in host["addresses"]:
             behind = {"via": host["addresses"]["ipv4"], "targets": host["targets"]}
             said = f'{_PYTHON} -c "$frames" {quote(json.dumps(behind))} 2>&1 | tail -n 1'
-            script.append(f'echo {name} "$({said})"')
-    script.append(f'{_PYTHON} -c "$scan" {quote(asked["scans"])}')
+            packets.append(f'echo {name} "$({said})"')
+    script = [
+        f"{_ROOM}\nscan={quote(_SCAN.read_text())}\nframes={quote(_FRAMES.read_text())}",
+        # Both mostly wait.
+        "\n".join(["{", *packets, "} &"]),
+        f'seen=$({_PYTHON} -c "$scan" {quote(asked["scans"])}) || exit',
+        "wait; printf '%s\\n' \"$seen\"",
+    ]
     neighbour = Hosts(load(Path(asked["inventory"]))).get(asked["neighbour"])
     done = neighbour.run("\n".join(script))
     if done.rc != 0:

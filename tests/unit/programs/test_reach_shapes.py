@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.programs.test_reach import COMMANDS, Reached, faults, inventory, one_line
 from tests.unit.projects import AGENT, ROOT, Project
 from tests.unit.ssh_server import SshServer, hanging_up, ssh_server
-from tests.unit.test_reach import COMMANDS, Reached, faults, inventory, one_line
 from vllm_hosts.host.paths import EDGE_CONF
 from vllm_hosts.roles import client_keys
 

@@ -19,10 +19,10 @@ from threading import Event
 
 import pytest
 
+from tests.unit.programs.test_edge_gateway import ALICE, CHAT, EDGE, KEYS
 from tests.unit.real_gateway import RealGateway
 from tests.unit.real_haproxy import RealBalancer
 from tests.unit.samples import QWEN, settings
-from tests.unit.test_edge_gateway import ALICE, CHAT, EDGE, KEYS
 from vllm_hosts.host.balancer import ServerState
 from vllm_hosts.roles.balancer.plan import hand_over_script
 from vllm_hosts.settings import HostSettings

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests.unit.programs.test_edge_gateway import ALICE, CHAT, EDGE, KEYS, RESPONSE, chat
 from tests.unit.real_gateway import RealGateway, stand_in_balancer
 from tests.unit.real_nginx import Answer
 from tests.unit.samples import CODER, QWEN, settings
-from tests.unit.test_edge_gateway import ALICE, CHAT, EDGE, KEYS, RESPONSE, chat
 from tests.unit.vllm_words import Talk
 from vllm_hosts.settings.fleet import AGAIN, Pool, Replica
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.unit.programs.test_balancer_restart import MODEL, Way
+from tests.unit.programs.test_edge_gateway import ALICE, BOB, EDGE, KEYS
+from tests.unit.programs.test_edge_inner import KEYS as INNER
 from tests.unit.real_gateway import RealGateway, RealInner
 from tests.unit.real_haproxy import Answer, RealBalancer, StandIn
 from tests.unit.samples import behind, gateway, settings
-from tests.unit.test_balancer_restart import MODEL, Way
-from tests.unit.test_edge_gateway import ALICE, BOB, EDGE, KEYS
-from tests.unit.test_edge_inner import KEYS as INNER
 from vllm_hosts.host.balancer import RESPONSE_GONE, ServerState
 from vllm_hosts.settings.fleet import AGAIN, made_by
 

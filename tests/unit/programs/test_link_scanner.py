@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.unit.programs.test_model_scanner import fuzzed
 from tests.unit.scanning import Body, Scanners, scanners
-from tests.unit.test_model_scanner import fuzzed
 
 KEY = "previous_response_id"
 ID = "resp_" + "0123456789abcdef" * 3

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.unit.programs.test_model_scanner import fuzzed
 from tests.unit.scanning import Body, Scanners, scanners
-from tests.unit.test_model_scanner import fuzzed
 
 MB = 1 << 20
 PIECES = (1, 2, 3, 7, 64, 262_144)

@@ -15,9 +15,9 @@ import pytest
 from pydantic import SecretStr
 
 from tests.http2 import post_without_length
+from tests.unit.programs.test_edge_tokens import CHAT, EDGE, MB, OWN, TALK, asked, direct, speaking
 from tests.unit.real_nginx import RealEdge
 from tests.unit.samples import CODER, QWEN, settings
-from tests.unit.test_edge_tokens import CHAT, EDGE, MB, OWN, TALK, asked, direct, speaking
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import ClientKey, HostKeys
 from vllm_hosts.roles.nginx.routes import SALTED

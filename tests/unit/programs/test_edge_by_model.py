@@ -43,7 +43,7 @@ SETTINGS = settings(
         "requests_per_second": 1000,
         "burst": 1000,
         "max_body_size": "33m",
-        # tests/unit/test_edge_caches.py has the other way.
+        # tests/unit/programs/test_edge_caches.py has the other way.
         "cache_isolation": "off",
         "cors_origins": ["https://app.example.com"],
         "routes": ["POST /v2/embed", "GET /v1/extra"],

@@ -36,7 +36,7 @@ SETTINGS = settings(
         "burst": 1000,
         "cors_origins": [PAGE],
         "routes": ["POST /v2/embed"],
-        # tests/unit/test_edge_by_model.py has the other way.
+        # tests/unit/programs/test_edge_by_model.py has the other way.
         "by_model": False,
     },
 )

@@ -33,7 +33,7 @@ EDGE = {
     "requests_per_second": 1000,
     "burst": 1000,
     "max_body_size": "33m",
-    # tests/unit/test_edge_caches.py has the other way.
+    # tests/unit/programs/test_edge_caches.py has the other way.
     "cache_isolation": "off",
 }
 CHAT, OWN = "/v1/chat/completions", "/coder/v1/chat/completions"

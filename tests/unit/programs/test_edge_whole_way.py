@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from tests.unit.programs.test_edge_pulse import KEYS as INNER
+from tests.unit.programs.test_edge_pulse import OK, Host, answer
 from tests.unit.real_gateway import RealGateway
 from tests.unit.real_haproxy import RealBalancer
 from tests.unit.samples import GATEWAYS, QWEN, behind, gateway
-from tests.unit.test_edge_pulse import KEYS as INNER
-from tests.unit.test_edge_pulse import OK, Host, answer
 from vllm_hosts.keys import ClientKey, HostKeys
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import Pool, Replica

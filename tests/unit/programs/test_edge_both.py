@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from tests.unit.programs.test_edge_pulse import Host
+from tests.unit.programs.test_edge_whole_way import ALICE, CHAT, EDGE, Balancer, makes_all
 from tests.unit.real_nginx import _free_ports
 from tests.unit.samples import CODER, GATEWAYS, QWEN, behind, gateway
-from tests.unit.test_edge_pulse import Host
-from tests.unit.test_edge_whole_way import ALICE, CHAT, EDGE, Balancer, makes_all
 from vllm_hosts.facts.answered_inside import AnsweredInside
 from vllm_hosts.facts.base import END
 from vllm_hosts.host import inside, paths

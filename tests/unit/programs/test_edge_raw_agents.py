@@ -11,9 +11,9 @@ from threading import Thread
 
 import pytest
 
+from tests.unit.programs.test_edge_tokens import ALICE, CHAT, EDGE, KEYS, asked, logged
 from tests.unit.real_nginx import RealEdge
 from tests.unit.samples import QWEN, settings
-from tests.unit.test_edge_tokens import ALICE, CHAT, EDGE, KEYS, asked, logged
 
 OWN_HEAD = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nLocation: https://evil.example.com\r\n\r\n{}"
 EVIL = socket.create_server(("127.0.0.1", 0))
