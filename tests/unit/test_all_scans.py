@@ -86,7 +86,8 @@ def test_each_address_is_scanned_once_from_here_but_our_own(looks: Looks) -> Non
     command, said = looks.command("scan.py")
     # As many files as there may be, or as many as are allowed.
     assert command.startswith("ulimit -n 26000 2>/dev/null || ulimit -n $(ulimit -Hn)")
-    program, script, request = shlex.split(command.partition("; exec ")[2])
+    *first, program, script, request = shlex.split(command.partition("; exec ")[2])
+    assert first == ["nice", "-n", "10"], "others wait for their answers"
     assert (program, Path(script), said) == (sys.executable, HERE / "scan.py", "")
     scans = json.loads(request)
     assert [one["address"] for one in scans] == ["192.0.2.1", "2001:db8::1", "192.0.2.2"]

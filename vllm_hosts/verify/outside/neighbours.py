@@ -44,7 +44,7 @@ def scan_as_neighbour(asked: dict[str, Any]) -> dict[str, Any]:
         f"{_ROOM}\nscan={quote(_SCAN.read_text())}\nframes={quote(_FRAMES.read_text())}",
         # Both mostly wait.
         "\n".join(["{", *packets, "} &"]),
-        f'seen=$({_PYTHON} -c "$scan" {quote(asked["scans"])}) || exit',
+        f'seen=$(nice -n 10 env {_PYTHON} -c "$scan" {quote(asked["scans"])}) || exit',
         "wait; printf '%s\\n' \"$seen\"",
     ]
     neighbour = Hosts(load(Path(asked["inventory"]))).get(asked["neighbour"])

@@ -16,13 +16,13 @@ import selectors
 import socket
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from threading import Thread
 
 #: Seconds that a port gets: the kernel sends a lost SYN again after one.
 PATIENCE = 1.2
-#: Connection attempts under way at the same time, to one address and to all; and addresses. Most
-#: wait for an answer that does not come: half as many take twice as long.
-AT_ONCE, TOGETHER = 16000, 64000
+#: Connection attempts under way at the same time, to one address and to all; and addresses.
+AT_ONCE, TOGETHER = 8000, 32000
 ADDRESSES = 8
 #: Datagrams that make a service answer: a DNS and an NTP question, else a few zeros.
 _QUESTIONS = {
@@ -77,12 +77,13 @@ def open_tcp(
                 found.append(port)
             elif code in (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM):
                 raise OSError(code, f"{address} cannot be scanned from here")
-        for number, _ in poll.poll(0.02):
+        # What is given up was not answered by then, however long this process had to wait since.
+        now = time.monotonic()
+        for number, _ in poll.poll(0.02, at_once):
             one, port, _ = waiting.pop(number)
             if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
                 found.append(port)
             one.close()
-        now = time.monotonic()
         while waiting and waiting[oldest := next(iter(waiting))][2] <= now:
             waiting.pop(oldest)[0].close()
     return sorted(found)
@@ -90,6 +91,7 @@ def open_tcp(
 
 def _open_tcp_slowly(address: str, first: int, last: int, skip: frozenset[int]) -> list[int]:
     """Where there is no epoll, as on macOS: a few hundred threads."""
+    from concurrent.futures import ThreadPoolExecutor
 
     def opens(port: int) -> bool:
         with socket.socket(family_of(address), socket.SOCK_STREAM) as one:
@@ -142,6 +144,29 @@ def _refused(error: OSError) -> str:
     return f"cannot be scanned: {error.strerror}"
 
 
+def both(first: Callable[[], object], second: Callable[[], object]) -> list[object]:
+    """What two functions return that mostly wait. A small Python has no `concurrent`.
+
+    :raises Exception: what one of them raised.
+    """
+    found: list[object] = [None, None]
+
+    def keep(number: int, function: Callable[[], object]) -> None:
+        try:
+            found[number] = function()
+        except Exception as error:
+            found[number] = error
+
+    beside = Thread(target=keep, args=(1, second))
+    beside.start()
+    keep(0, first)
+    beside.join()
+    for one in found:
+        if isinstance(one, Exception):
+            raise one
+    return found
+
+
 def scan_all(asked: dict[str, object], at_once: int) -> dict[str, object]:
     """One address as asked: what answers there, or why that cannot be told."""
     address, tcp, udp = asked["address"], asked["tcp"], asked["udp"]
@@ -151,11 +176,11 @@ def scan_all(asked: dict[str, object], at_once: int) -> dict[str, object]:
     try:
         skip = asked.get("skip", [])
         assert isinstance(skip, list)
-        with ThreadPoolExecutor(1) as beside:
-            reached = beside.submit(reached_udp, address, udp)
-            opened = open_tcp(address, tcp[0], tcp[1], at_once, frozenset(skip))
-        own = own_address(address)
-        return {"address": address, "own": own, "tcp": opened, "udp": reached.result()}
+        opened, reached = both(
+            lambda: open_tcp(address, tcp[0], tcp[1], at_once, frozenset(skip)),
+            lambda: reached_udp(address, udp),
+        )
+        return {"address": address, "own": own_address(address), "tcp": opened, "udp": reached}
     except OSError as error:
         return {"address": address, "error": str(error)}
 
