@@ -10,8 +10,10 @@ import yaml
 from bench.far import Far
 from lab import layout
 
-#: Waits for the agent at a port of loopback. A minimal Debian has no curl.
+#: Waits for the agent at a port of loopback. A minimal Debian has no curl. Docker opens the port
+#: before the agent does, and hangs up on who writes to it.
 _HEALTHY = r"""
+trap '' PIPE
 healthy() { until
     { exec 3<>"/dev/tcp/127.0.0.1/$1" && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 &&
         head -1 <&3 | grep -q ' 200 '; } 2>/dev/null
