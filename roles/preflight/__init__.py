@@ -33,6 +33,7 @@ from vllm_hosts.host.sockets import strangers
 from vllm_hosts.host.system import System
 from vllm_hosts.host.virtual_address import virtual_problems
 from vllm_hosts.keys.sources import hf_token
+from vllm_hosts.operations import outside
 from vllm_hosts.operations.checks import no_problems, say
 from vllm_hosts.project import run
 from vllm_hosts.roles.preflight.haproxy import haproxy_problems
@@ -46,6 +47,7 @@ from vllm_hosts.roles.preflight.plan import (
     problems,
 )
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.exposure import closed_ports
 
 #: Seconds. The hub is queried about a model that the host does not have, once a week. An
 #: unreachable hub costs this long, once an hour.
@@ -63,6 +65,10 @@ def preflight() -> None:
 def _problems(settings: HostSettings) -> list[str]:
     if not settings.runs_agents:
         return _of_a_gateway(settings)
+    # While the run looks anyway: one that changes nothing has what it asks for at its end.
+    outside.begin_ahead(
+        settings.address, closed_ports(settings), answering=settings.edge.https_port
+    )
     planned = settings.needs_gpu and settings.capacity.preflight != "off"
     system = look(
         SystemState,

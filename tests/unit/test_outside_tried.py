@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_host
 
 from tests.unit.recording import InLine, deploy_py
-from vllm_hosts.facts import touched
+from vllm_hosts.facts import ahead, touched
 from vllm_hosts.host import probe
 from vllm_hosts.operations import outside
 from vllm_hosts.operations.base import note
@@ -117,6 +118,40 @@ def test_another_port_or_address_is_tried_then(network: Network, host: Host) -> 
         assert outside.opened(address, [port], answering=443)(address, port)
 
 
+def test_what_is_under_way_is_not_begun_again(network: Network, host: Host) -> None:
+    outside.begin(HERE, [8001], answering=443)
+    first = outside._tried[host]
+    outside.begin(HERE, [8001], answering=443)
+    assert outside._tried[host] is first
+    note("something").execute(host.state, host, {})
+    outside.begin(HERE, [8001], answering=443)
+    assert outside._tried[host] is not first
+
+
+def test_what_was_tried_long_ago_is_tried_again(
+    network: Network, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run waits for persons, and for models."""
+    monkeypatch.setattr(ahead, "FRESH", 0.7)
+    outside.begin(HERE, [8001], answering=443)
+    time.sleep(0.8)
+    network.opens[8001] = 0.0
+    assert outside.opened(HERE, [8001], answering=443)(HERE, 8001)
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_the_switch_of_looking_ahead_is_its_switch_too(
+    network: Network, host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, off: bool
+) -> None:
+    monkeypatch.setenv(ahead.SWITCH, "0" if off else "1")
+    ahead.begin(tmp_path / "asked.json", "deploy.py")
+    try:
+        outside.begin_ahead(HERE, [8001], answering=443)
+    finally:
+        ahead.end()
+    assert (host in outside._tried) is not off
+
+
 def test_nobody_is_waited_for_while_they_are_tried(network: Network, host: Host) -> None:
     begun = time.monotonic()
     outside.begin(HERE, [8001], answering=443)
@@ -127,7 +162,7 @@ def test_nobody_is_waited_for_while_they_are_tried(network: Network, host: Host)
 def test_a_run_tries_them_once_unless_it_changes_something(
     in_line: InLine, monkeypatch: pytest.MonkeyPatch, path: str | None, times: int
 ) -> None:
-    """After the firewall is in force."""
+    """Before anything is done, if that is all."""
     recorder, begun, plainly = in_line(), [], outside._try
     if path:
         recorder.host.chmod(path, 0o640)
