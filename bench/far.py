@@ -28,7 +28,8 @@ cd /
     {{ echo {MANIFEST}; cut -c 67- {DEPLOYED}; }} | while IFS= read -r path; do
         [ ! -f "$path" ] || printf '%s\\n' "${{path%/*}}" "$path"
     done
-    printf '%s\\n' /etc/apt/keyrings/*.asc {EDGE_LOGS} /var/lib/vllm /var/lib/vllm/*/ /var/lib/vllm/agents/*/
+    printf '%s\\n' {EDGE_LOGS} /etc/apt/keyrings/*.asc
+    printf '%s\\n' /var/lib/vllm /var/lib/vllm/*/ /var/lib/vllm/agents/*/
 }} | sed 's|^/||; s|/$||' | sort -u | tar --no-recursion -cf - -T -
 """
 

@@ -40,12 +40,19 @@ def fresh(kept: Path, packages: list[str]) -> str:
         for volume in service["volumes"]
         if not volume["read_only"]
     }
+    others = {
+        volume["source"]
+        for service in compose.values()
+        for volume in service["volumes"]
+        if volume["read_only"]
+    }
     lines = [
         f"set -eu; export DEBIAN_FRONTEND=noninteractive; {_HEALTHY}",
         "tar --no-same-owner -C / -xf -; apt-get -qq update",
         f"apt-get -qq install -y --no-install-recommends {shlex.join(packages)} >/dev/null",
         *(f"docker pull --quiet {shlex.quote(image)}" for image in images),
         *(f"install -d -o {u.partition(':')[0]} {shlex.quote(f)}" for f, u in folders.items()),
+        *(f"[ -e {there} ] || mkdir -p {there}" for there in map(shlex.quote, sorted(others))),
         "docker compose --progress quiet --project-directory /opt/vllm up --detach",
         *(f"healthy {port}" for port in ports),
     ]
