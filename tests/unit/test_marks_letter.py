@@ -120,3 +120,8 @@ def test_the_shell_s_functions_know_where_things_are() -> None:
         "deployed=/var/lib/vllm-hosts/deployed\nmark=VLLM_HOSTS_DEPLOY\n"
         f"undo=/run/vllm-hosts-undo\n{(DATA / 'deploys.sh').read_text()}"
     )
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "9" * 5000, "-1", "1x"])
+def test_a_process_whose_number_is_none_is_left_out(number: str) -> None:
+    assert left_of([f"process {number} s n", "process 17 s n"]).programs == ((17, "s", "n"),)

@@ -13,6 +13,7 @@ from tests.unit.test_edge_conf import DEBIAN_13
 from vllm_hosts.facts.vllm_images import Image, ImagesFound, Used
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.nginx_sites import Sites
+from vllm_hosts.host.paths import IMAGES_RECORD
 from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.operations.edge import RELOADED
@@ -102,6 +103,8 @@ class TestFiles:
         ]
         used = [Used(image.id, image.names[0]) for image in images]
         recorder.host.facts["ImagesThere"] = ImagesFound(tuple(images), (), tuple(used))
+        lines = "".join(f"{one.id} {one.name}\n" for one in used)
+        recorder.host.contents[IMAGES_RECORD] = lines.encode()
         [said] = recorder.run(record).said
         assert "no agent uses any more: vllm/vllm-openai:v0.31.0 (9.7 GB)" in said
         assert f"vllm-hosts images {recorder.inventory} prune" in said

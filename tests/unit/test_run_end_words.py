@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import pytest
 from pyinfra.api.config import Config
 from pyinfra.api.inventory import Inventory
@@ -74,6 +75,22 @@ class TestSignals:
             written = [os.write(number, b"more") for number in (1, 2)]
         assert written == [4, 4]
         assert stopped.value.code == 129
+
+    def test_it_stops_though_the_same_key_ended_who_reads_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`pyinfra ... 2>&1 | tee log`, and Ctrl-C."""
+
+        def gone(*_: object, **__: object) -> None:
+            raise BrokenPipeError
+
+        monkeypatch.setattr(click, "echo", gone)
+        with nobody_reads():
+            with pytest.raises(ending.StoppedError) as stopped:
+                signal.raise_signal(signal.SIGINT)
+            written = [os.write(number, b"more") for number in (1, 2)]
+        assert written == [4, 4]
+        assert stopped.value.code == 130
 
     def test_whatever_it_said_the_second_one_ends_it_at_once(
         self, monkeypatch: pytest.MonkeyPatch

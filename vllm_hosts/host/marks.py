@@ -23,6 +23,10 @@ def deploy_mark(now: datetime) -> str:
     return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+#: A process, in ASCII digits: others are numbers to Python and not to int().
+_PID = re.compile(r"[0-9]{1,10}")
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who holds a host: ``who`` is a user at a machine, ``what`` a command with its inventory,
@@ -94,7 +98,7 @@ def left_of(lines: Sequence[str]) -> Left:
     programs, changes = [], []
     for line in lines:
         words = line.split()
-        if len(words) == 4 and words[0] == "process" and words[1].isdigit():
+        if len(words) == 4 and words[0] == "process" and _PID.fullmatch(words[1]):
             programs.append((int(words[1]), clean(words[2], 32), clean(words[3], 32)))
         elif len(words) == 2 and words[0] == "undo":
             changes.append(clean(words[1], 32))

@@ -51,18 +51,26 @@ def _stop(number: int, frame: FrameType | None) -> None:
         os._exit(code)
     _stopped = True
     if number == signal.SIGHUP:
-        # Nothing can be written to it any more.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-    click.echo(err=True)
-    click.secho(f"--> The run is stopped: {_WORDS[signal.Signals(number)]}", fg="red", err=True)
-    click.echo(
-        "    What is being done on hosts at this moment continues there to its end, and the next"
-        " run waits for it.",
-        err=True,
-    )
+        _write_nowhere()
+    try:
+        click.echo(err=True)
+        click.secho(f"--> The run is stopped: {_WORDS[signal.Signals(number)]}", fg="red", err=True)
+        click.echo(
+            "    What is being done on hosts at this moment continues there to its end, and the"
+            " next run waits for it.",
+            err=True,
+        )
+    except OSError:
+        # The same Ctrl-C has ended a `| tee`; the run has to end all the same.
+        _write_nowhere()
     raise StoppedError(code)
+
+
+def _write_nowhere() -> None:
+    """Nothing can be written to the terminal, or to who read what this says, any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
 
 
 def declined() -> None:

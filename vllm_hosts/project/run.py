@@ -141,11 +141,14 @@ def install(project: Project | None = None) -> None:
     :raises SystemExit: an option with which failures would go unnoticed.
     """
     global _run
+    context = click.get_current_context(silent=True)
+    if context and project is None:
+        # First: until then pyinfra ends with 0 if it is interrupted.
+        ending.listen()
     compiled_once()
     pyinfra_output.install()
     pyinfra_speed.install()
     pyinfra_speed.few_collections()
-    context = click.get_current_context(silent=True)
     options = pyinfra_command.options()
     pyinfra_command.check_options(options)
     pyinfra_command.ask_somebody()
@@ -184,8 +187,6 @@ def install(project: Project | None = None) -> None:
     run = _run
     if context:
         context.call_on_close(lambda: ahead.end(state))
-    if context and not run.ours:
-        ending.listen()
     if context and not (run.ours or run.dry or run.keys_only):
         file = " ".join(Path(str(name)).name for name in options.get("operations") or ())
         further = pyinfra_command.data_again(options) if run.removal else ""
