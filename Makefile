@@ -30,10 +30,10 @@ lint: setup ## Style and types
 	$(STEP) "ruff format" $(BIN)/ruff format --check .
 	$(STEP) "mypy" $(BIN)/mypy
 
-unit: setup ## Unit tests, which need no host: one minute
+unit: setup ## Unit tests, which need no host: one to two minutes
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
 
-programs: setup ## Tests with nginx, HAProxy, keepalived and shells on this machine: one minute
+programs: setup ## Tests with nginx, HAProxy, keepalived and shells on this machine: one to two minutes
 	$(STEP) "Tests with real programs" $(BIN)/python -m tests.unit.in_parts programs --timeout 300
 
 bench: setup ## Measure runs: many recorded hosts, and the lab's beside Ansible, for hours; into bench/results
