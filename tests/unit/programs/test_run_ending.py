@@ -73,6 +73,23 @@ def test_a_run_that_is_stopped_while_it_reads_its_inventory(
     assert "cannot be loaded" not in done.stdout
 
 
+def test_a_run_that_is_interrupted_while_its_configuration_loads(
+    machine: Machine, server: SshServer
+) -> None:
+    """pyinfra would end with 0, as after a run."""
+    machine.started(("gpu1", server.data()), ":")
+    machine.write(
+        "config.py",
+        "import os, signal\n"
+        "from vllm_hosts.project import run\n"
+        "run.compiled_once = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "run.install()\n",
+    )
+    done = machine.run("pyinfra", "-y", PROD, "deploy.py")
+    assert done.returncode == 130, done.stdout
+    assert "--> The run is stopped: interrupted" in done.stdout
+
+
 def test_a_host_that_fails_is_named_for_the_next_run(machine: Machine, server: SshServer) -> None:
     machine.started(("gpu1", server.data()), "exit 3")
     machine.write(
