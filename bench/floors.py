@@ -34,18 +34,9 @@ def fresh(kept: Path, packages: list[str]) -> str:
     compose = yaml.safe_load((kept / "opt/vllm/compose.yaml").read_text())["services"]
     images = {service["image"] for service in compose.values()}
     ports = [service["ports"][0].split(":")[-2] for service in compose.values()]
-    folders = {
-        volume["source"]: service["user"]
-        for service in compose.values()
-        for volume in service["volumes"]
-        if not volume["read_only"]
-    }
-    others = {
-        volume["source"]
-        for service in compose.values()
-        for volume in service["volumes"]
-        if volume["read_only"]
-    }
+    mounts = [(one["user"], volume) for one in compose.values() for volume in one["volumes"]]
+    folders = {volume["source"]: user for user, volume in mounts if not volume["read_only"]}
+    others = {volume["source"] for _, volume in mounts if volume["read_only"]}
     lines = [
         f"set -eu; export DEBIAN_FRONTEND=noninteractive; {_HEALTHY}",
         "tar --no-same-owner -C / -xf -; apt-get -qq update",

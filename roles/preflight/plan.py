@@ -206,15 +206,16 @@ def mirror_room(settings: HostSettings, system: System, there: MirrorThere) -> l
     """Why a mirror has no room for its own copies of images, which Docker's are not."""
     missing = {image_key(image) for image in mirrored_images(settings)} - there.images
     free, need = system.free[MIRROR_STATE], len(missing) * settings.vllm.image_disk
+    docker_s = ""
     # Docker's copy goes to the same disk, as the same number of bytes tells.
     if not system.has_image and free == _image_place(settings, system)[1]:
-        need += settings.vllm.image_disk
+        need, docker_s = need + settings.vllm.image_disk, ", with Docker's own,"
     if not missing or free >= need * GIB:
         return []
     return [
         f"{MIRROR_STATE} has {free / GIB:.1f} GiB free, and the mirror's copies of"
-        f" {len(missing)} image(s) need {need} together with what Docker unpacks there"
-        " (vllm.image_disk each); make room, or take another host into the group mirror"
+        f" {len(missing)} image(s){docker_s} need {need} (vllm.image_disk each); make"
+        " room, or take another host into the group mirror"
     ]
 
 

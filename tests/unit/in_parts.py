@@ -143,7 +143,7 @@ def main(words: list[str]) -> int:
         _ask_once(folder / "programs")
         _import_all()
         outputs = [folder / f"output-{number}" for number in workers]
-        pids = [_fork([*options, str(tests)], tests, folder, output) for output in outputs]
+        pids = [_fork(options, tests, folder, output) for output in outputs]
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         texts = [output.read_text() for output in outputs]
     print(*texts, sep="\n")
@@ -193,7 +193,7 @@ def _import_all() -> None:
     gc.freeze()
 
 
-def _fork(words: list[str], tests: Path, folder: Path, output: Path) -> int:
+def _fork(options: list[str], tests: Path, folder: Path, output: Path) -> int:
     if pid := os.fork():
         return pid
     code = 1
@@ -202,7 +202,8 @@ def _fork(words: list[str], tests: Path, folder: Path, output: Path) -> int:
         for descriptor in (1, 2):
             os.dup2(to, descriptor)
         random.seed()
-        code = pytest.main([*_OPTIONS, *words], plugins=[Share(tests, folder / "taken")])
+        share = Share(tests, folder / "taken")
+        code = pytest.main([*_OPTIONS, *options, str(tests)], plugins=[share])
     finally:
         forking.end(code)
     return 0

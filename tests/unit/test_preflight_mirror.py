@@ -33,9 +33,8 @@ def system(**free: float) -> System:
 def test_a_mirror_needs_room_for_its_own_copy_of_the_image() -> None:
     [problem] = mirror_room(MIRROR, system(mirror=39.9), NEW)
     assert problem == (
-        f"{MIRROR_STATE} has 39.9 GiB free, and the mirror's copies of 1 image(s) need 40 together"
-        " with what Docker unpacks there (vllm.image_disk each); make room, or take another host"
-        " into the group mirror"
+        f"{MIRROR_STATE} has 39.9 GiB free, and the mirror's copies of 1 image(s) need 40"
+        " (vllm.image_disk each); make room, or take another host into the group mirror"
     )
     assert mirror_room(MIRROR, system(mirror=40), NEW) == []
 
@@ -58,7 +57,7 @@ def test_each_image_is_counted_once() -> None:
 def test_docker_s_copy_on_the_same_disk_is_counted_too() -> None:
     fresh = replace(system(mirror=79, docker=79), has_image=False)
     [problem] = mirror_room(MIRROR, fresh, NEW)
-    assert "copies of 1 image(s) need 80 " in problem
+    assert "copies of 1 image(s), with Docker's own, need 80 " in problem
     assert mirror_room(MIRROR, replace(fresh, has_image=True), NEW) == []
     elsewhere = replace(system(mirror=79, docker=80), has_image=False)
     assert mirror_room(MIRROR, elsewhere, NEW) == []
