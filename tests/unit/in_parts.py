@@ -103,23 +103,23 @@ class Share:
         if not self._files:
             [folder] = items
             assert isinstance(folder, pytest.Collector)
+            self._folder = folder
             self._files = {node.path: node for node in collect_one_node(folder).result}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        items, found = self._items(session), 0
-        item = next(items, None)
-        while item is not None:
-            # The next one is known before: what it needs too is kept.
-            following = next(items, None)
-            found += 1
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            if session.shouldstop:
-                raise session.Interrupted(session.shouldstop)
-            item = following
+        found = 0
+        for items in self._taken_items(session):
+            # What the next one needs too is kept. After a file's last one that is the folder's, and
+            # what the file has put in the place of ours is back before another file is read.
+            for item, following in zip(items, [*items[1:], self._folder], strict=True):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if session.shouldstop:
+                    raise session.Interrupted(session.shouldstop)
+            found += len(items)
         session.testscollected = found
         return True
 
-    def _items(self, session: pytest.Session) -> Iterator[pytest.Item]:
+    def _taken_items(self, session: pytest.Session) -> Iterator[list[pytest.Item]]:
         for part in parts(self._tests):
             try:
                 Path(self._taken, f"{part.file.name}-{part.number}").touch(exist_ok=False)
@@ -128,7 +128,7 @@ class Share:
             items = list(session.genitems(self._files[part.file]))
             hook = session.config.hook
             hook.pytest_collection_modifyitems(session=session, config=session.config, items=items)
-            yield from items[part.number :: part.of]
+            yield items[part.number :: part.of]
 
 
 def main(words: list[str]) -> int:
