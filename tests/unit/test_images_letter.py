@@ -181,8 +181,11 @@ class TestUsed:
 
 @pytest.mark.parametrize(
     "line",
-    [f"{A} ", f"{A} -v:1", f"{A} v:1 x", f"{A[:-1]} v:1", f"{A} $(v)", f"{A} v{'x' * 601}", "?" * 300],
-)  # fmt: skip
+    [
+        *(f"{A} ", f"{A} -v:1", f"{A} v:1 x", f"{A[:-1]} v:1", f"{A} $(v)"),
+        *(f"{A} v{'x' * 601}", "?" * 300),
+    ],
+)
 def test_a_record_that_somebody_edited_is_no_empty_one(line: str) -> None:
     with pytest.raises(ValueError) as found:
         recorded([f"{A} {'v' * 601}", line])
