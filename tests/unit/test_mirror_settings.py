@@ -92,7 +92,7 @@ def test_the_mirror_fetches_what_others_need_once() -> None:
         (
             [settings(), settings(name="gpu2", address="gpu2.example.com")],
             ("gpu1",),
-            'where its connections come from, in its data: {"mirror": {"networks": ["192.0.2.7/32"]}}',
+            'come from, in its data: {"mirror": {"networks": ["192.0.2.7/32"]}}',
         ),
         ([settings(mirror={"port": 8001}), settings(**TWO)], ("gpu1",), "the port of agent 'qwen'"),
         ([settings(mirror={"port": 443}), settings(**TWO)], ("gpu1",), "is edge.https_port"),
