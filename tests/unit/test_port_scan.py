@@ -288,6 +288,17 @@ class TestAll:
         # The next one is looked at nevertheless.
         assert second["own"] == LOOP
 
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_what_one_of_both_raises_is_no_answer(self, which: int) -> None:
+        def fails() -> object:
+            raise ValueError("no")
+
+        asked: list[Callable[[], object]] = [lambda: 7, lambda: 8]
+        assert scan.both(*asked) == [7, 8]
+        asked[which] = fails
+        with pytest.raises(ValueError, match="^no$"):
+            scan.both(*asked)
+
 
 class TestSideBySide:
     """Processes are stand-ins: each is a pipe with its answer, and how it ended."""
@@ -378,17 +389,23 @@ def test_a_process_of_its_own_answers_over_a_pipe(monkeypatch: pytest.MonkeyPatc
         pipes.append(made())
         return pipes[-1]
 
-    monkeypatch.setattr(os, "pipe", pipe)
-    monkeypatch.setattr(os, "fork", lambda: 77)
-    process, here = scan.in_process([{"address": "a"}], 5)
-    assert (process, here) == (77, pipes[0][0])
-    os.close(here)
-
     def ended(code: int) -> None:
         raise Forked(code)
 
-    monkeypatch.setattr(os, "fork", lambda: 0)
+    monkeypatch.setattr(os, "pipe", pipe)
     monkeypatch.setattr(os, "_exit", ended)
+    monkeypatch.setattr(os, "fork", lambda: 77)
+    closed: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", closed.append)
+        process, here = scan.in_process([{"address": "a"}], 5)
+    assert (process, here) == (77, pipes[0][0])
+    # That end is the other process's alone, or who reads would wait for ever.
+    assert closed == [pipes[0][1]]
+    for end in pipes[0]:
+        os.close(end)
+
+    monkeypatch.setattr(os, "fork", lambda: 0)
     with pytest.raises(Forked, match="0"):
         scan.in_process([{"address": "a"}], 5)
     assert json.loads(os.read(pipes[-1][0], 100)) == [[{"address": "a"}], 5]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import pwd
 import time
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.unit.here import Here
 from tests.unit.model_files import POINTER, safetensors
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
-from vllm_hosts.facts.system import HostMemory, SystemState
+from vllm_hosts.facts.system import HostMemory, SystemState, _models_script
 from vllm_hosts.host.system import ModelFolder, NetworkRoute, System
 from vllm_hosts.hub.weights import HEADER_SIZE
 
@@ -67,14 +68,144 @@ class Machine:
         assert done.rc == 0, done.stderr
         return SystemState().process(done.stdout.splitlines())
 
-    def model(self) -> ModelFolder:
-        [found] = self.says(models=("m",)).models.values()
-        return found
-
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
+
+
+def answer(**changes: list[str]) -> list[str]:
+    """What a host answers, with other parts."""
+    parts = {
+        "user": ["0"],
+        "init": ["systemd"],
+        "image": [],
+        "listeners": [],
+        "containers": [],
+        "routes": [],
+        "gpus": [CARD, "exit 0"],
+    } | changes
+    return [line for name, lines in parts.items() for line in (f"== {name}", *lines)]
+
+
+class TestModels:
+    """The script that looks into folders with models, by itself."""
+
+    def file(self, machine: Machine, name: str, content: bytes) -> None:
+        machine.write(f"m/{name}", content)
+        if not (machine.folder / "m/config.json").exists():
+            machine.write("m/config.json", '{"a": 1}')
+
+    def lines(self, machine: Machine, *names: str) -> list[str]:
+        done = machine.here.run(_models_script(f"{machine.folder}/{name}" for name in names))
+        assert (done.rc, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    def look(self, machine: Machine) -> ModelFolder:
+        lines = self.lines(machine, "none", "m")
+        [found] = SystemState().process([*answer(), *lines, END]).models.values()
+        return found
+
+    def test_no_model(self, machine: Machine) -> None:
+        machine.write("m/model.safetensors", safetensors(7))
+        assert self.lines(machine, "m", "none") == []
+
+    def test_files_with_weights(self, machine: Machine) -> None:
+        for name, size in (("a", 1000), ("b b", 10), ("consolidated", 5), ("consolidated.01", 5)):
+            self.file(machine, f"{name}.safetensors", safetensors(size))
+        self.file(machine, "tokenizer.json", b"{}")
+        (machine.folder / "m/dir.safetensors").mkdir()
+        assert self.look(machine) == ModelFolder(b'{"a": 1}', 1010)
+
+    def test_the_last_tensor_decides(self, machine: Machine) -> None:
+        tensors = {"b": {"data_offsets": [9, 1000]}, "a": {"data_offsets": [0, 9]}}
+        header = json.dumps(tensors).encode()
+        whole = len(header).to_bytes(8, "little") + header + bytes(1000)
+        self.file(machine, "x.safetensors", whole)
+        assert self.look(machine).weight_bytes == 1000
+        self.file(machine, "x.safetensors", whole[:-1])
+        said = (
+            f"was cut short: it has {len(whole) - 1} of {len(whole)} bytes; fetch the model again"
+        )
+        assert self.look(machine).damage == f"holds no weights: x.safetensors {said}"
+
+    @pytest.mark.parametrize("length", [HEADER_SIZE + 1, 10**15])
+    def test_a_header_that_is_too_long_is_not_read(self, machine: Machine, length: int) -> None:
+        whole = safetensors(100)
+        self.file(machine, "x.safetensors", length.to_bytes(8, "little") + whole[8:])
+        machine.here.program("tail", f"touch {machine.folder}/read")
+        assert "its header does not fit in it" in str(self.look(machine).damage)
+        assert not (machine.folder / "read").exists()
+
+    def test_what_the_index_names(self, machine: Machine) -> None:
+        self.file(machine, "a.safetensors", safetensors(1000))
+        self.file(machine, "aXsafetensors.safetensors", safetensors(5))
+        self.file(machine, "fp16.safetensors", safetensors(500))
+        index = {"weight_map": {"x": "a.safetensors", "y": "a.safetensors"}}
+        self.file(machine, INDEX, json.dumps(index).encode())
+        assert self.look(machine) == ModelFolder(b'{"a": 1}', 1000)
+        index["weight_map"] |= {f"z{n}": f"{n}.safetensors" for n in range(5)}
+        self.file(machine, INDEX, json.dumps(index).encode())
+        assert str(self.look(machine).damage).startswith(
+            "does not hold all weights: its index names 0.safetensors, which does not exist"
+        )
+        assert [line for line in self.lines(machine, "m") if line.startswith("missing")] == [
+            f"missing {n}.safetensors" for n in range(3)
+        ]
+
+    def test_an_index_is_of_its_own_folder(self, machine: Machine) -> None:
+        self.file(machine, "a.safetensors", safetensors(5))
+        self.file(machine, INDEX, b'{"weight_map": {"x": "a.safetensors"}}')
+        machine.write("n/config.json", "{}")
+        machine.write("n/b.safetensors", safetensors(7))
+        lines = self.lines(machine, "m", "n")
+        found = SystemState().process([*answer(), *lines, END]).models
+        assert [one.weight_bytes for one in found.values()] == [5, 7]
+
+    @pytest.mark.parametrize(
+        ("size", "found"),
+        [("1990", 1990), ('"1990"', 1990), ("1.99e3", 1990), ("null", 1000), ("-5", 1000)],
+    )
+    def test_the_size_that_an_index_says(self, machine: Machine, size: str, found: int) -> None:
+        self.file(machine, "a.safetensors", safetensors(1000))
+        text = f'{{"metadata": {{"total_size" :  {size}}}, "m": {{"x": "a.safetensors"}}}}'
+        self.file(machine, INDEX, f'{text}\n{{"total_size": 7}}\n'.encode())
+        assert self.look(machine).weight_bytes == (found if found != 1000 else 7)
+        self.file(machine, INDEX, text.encode())
+        assert self.look(machine).weight_bytes == found
+
+    @pytest.mark.parametrize("name", ["a.safetensors", INDEX])
+    def test_pointers(self, machine: Machine, name: str) -> None:
+        self.file(machine, name, POINTER)
+        assert str(self.look(machine).damage).startswith(
+            f"holds no weights: {name} is a git-lfs poin"
+        )
+
+    def test_zeros_are_no_pointer_and_no_noise(self, machine: Machine) -> None:
+        self.file(machine, "a.safetensors", bytes(100))
+        assert "file 100 0 0 a.safetensors" in self.lines(machine, "m")
+
+    @pytest.mark.parametrize("size", [0, 5, 8])
+    def test_what_is_too_short_for_a_header(self, machine: Machine, size: int) -> None:
+        self.file(machine, "a.safetensors", bytes(size))
+        [line] = [line for line in self.lines(machine, "m") if line.startswith("file")]
+        assert line.startswith(f"file {size} ")
+        assert str(self.look(machine).damage).startswith("holds no weights: a.safetensors is")
+
+    @pytest.mark.parametrize("main", [True, False])
+    def test_a_download_of_the_hub_s(self, machine: Machine, main: bool) -> None:
+        for revision, size in (("old", 5), ("new", 7)):
+            machine.write(f"m/snapshots/{revision}/config.json", revision)
+            machine.write(f"m/snapshots/{revision}/a.safetensors", safetensors(size))
+        for number, revision in enumerate(("old", "new")):
+            os.utime(machine.folder / f"m/snapshots/{revision}", (number, number))
+        if main:
+            machine.write("m/refs/main", "old")
+        assert self.look(machine) == (ModelFolder(b"old", 5) if main else ModelFolder(b"new", 7))
+
+    def test_a_configuration_without_end(self, machine: Machine) -> None:
+        self.file(machine, "config.json", b"x" * 1_000_001)
+        assert len(self.look(machine).config) == 1_000_000
 
 
 class TestTheHost:
@@ -88,6 +219,21 @@ class TestTheHost:
         assert abs(found.clock) < 5
         assert "ip -o -4 route show" in machine.asked
         assert "ss -Hltunpe" in machine.asked
+
+    def test_its_models(self, machine: Machine) -> None:
+        machine.write("m/config.json", "{}")
+        machine.write("m/model.safetensors", safetensors(7))
+        assert machine.says("m", models=("m", "none")).models == {
+            f"{machine.folder}/m": ModelFolder(b"{}", 7)
+        }
+
+    def test_a_look_that_hangs_is_no_host_without_models(self, machine: Machine) -> None:
+        machine.here.program(
+            "timeout", 'for last; do :; done; [ "$last" != look ] || exit 124; shift 3; "$@"'
+        )
+        done = machine.here.run(SystemState().command([], "v", READER))
+        assert done.rc == 1
+        assert "looking as user" in done.stderr
 
     @pytest.mark.parametrize(("said", "there"), [("present", True), ("gone", False), ("", False)])
     def test_its_image(self, machine: Machine, said: str, there: bool) -> None:
@@ -106,6 +252,21 @@ class TestTheHost:
         if there:
             machine.write("six", "")
         assert machine.says(moved=("net/if_inet6", "six")).ipv6 == there
+
+    def test_who_listens_there(self, machine: Machine) -> None:
+        user = pwd.getpwuid(1)
+        says = "tcp LISTEN 0 5 127.0.0.1:8001 0.0.0.0:* uid:1 ino:9 sk:1 <->"
+        machine.write("ss.sh", f"echo '{says}'")
+        [one] = machine.says().listeners
+        assert (one.port, one.user) == (8001, user.pw_name)
+
+    def test_who_has_memory_on_its_cards(self, machine: Machine) -> None:
+        mine = f"{os.getpid()}, 512, GPU-1"
+        machine.write(
+            "nvidia-smi.sh", f"case $* in *apps*) echo {mine} ;; *) echo '{CARD}' ;; esac"
+        )
+        [one] = machine.says().programs
+        assert (one.pid, one.ours) == (os.getpid(), False)
 
     def test_its_init(self, machine: Machine) -> None:
         machine.write("init", "  a\\b c \n")
@@ -192,20 +353,6 @@ class TestContainers:
         assert not [one for one in machine.asked if one.startswith("docker ps")]
 
 
-def answer(**changes: list[str]) -> list[str]:
-    """What a host answers, with other parts."""
-    parts = {
-        "user": ["0"],
-        "init": ["systemd"],
-        "image": [],
-        "listeners": [],
-        "containers": [],
-        "routes": [],
-        "gpus": [CARD, "exit 0"],
-    } | changes
-    return [line for name, lines in parts.items() for line in (f"== {name}", *lines)]
-
-
 class TestAnswers:
     def found(self, **changes: list[str]) -> System:
         return SystemState().process([*answer(**changes), END])
@@ -251,9 +398,13 @@ class TestAnswers:
             "/g": ["file 0 "],
             "/h": [f"pointer {'y' * 300}"],
             "/i": ["file 208 - 0 "],
+            "/j": ["file 208 200"],
+            "/k": ["file 0 - 0 b  b"],
+            "/l": [f"file 0 - 0 {'y' * 300}"],
         }
         lines = {f"model {name}": [f"config {config}", *said] for name, said in models.items()}
         found = self.found(**lines).models
+        assert self.found(**{"model /x": []}).models == {"/x": ModelFolder(b"", None)}
         header = (
             "is not a safetensors file, or was cut short: its header does not fit in it; fetch the"
             " model again"
@@ -277,118 +428,13 @@ class TestAnswers:
             "/g": (None, "holds no weights: a file is empty; fetch the model again"),
             "/h": (None, f"holds no weights: {'y' * 200} ... {pointer}"),
             "/i": (None, f"holds no weights: a file {header}"),
+            "/j": (None, None),
+            "/k": (None, "holds no weights: b  b is empty; fetch the model again"),
+            "/l": (
+                None,
+                f"holds no weights: {'y' * 200} ... is empty; fetch the model again",
+            ),
         }
-
-
-class TestModels:
-    """The script that looks into folders with models."""
-
-    def file(self, machine: Machine, name: str, content: bytes) -> None:
-        machine.write(f"m/{name}", content)
-        if not (machine.folder / "m/config.json").exists():
-            machine.write("m/config.json", '{"a": 1}')
-
-    def test_no_model(self, machine: Machine) -> None:
-        machine.write("m/model.safetensors", safetensors(7))
-        assert machine.says(models=("m", "none")).models == {}
-
-    def test_files_with_weights(self, machine: Machine) -> None:
-        for name, size in (("a", 1000), ("b b", 10), ("consolidated", 5), ("consolidated.01", 5)):
-            self.file(machine, f"{name}.safetensors", safetensors(size))
-        self.file(machine, "tokenizer.json", b"{}")
-        (machine.folder / "m/dir.safetensors").mkdir()
-        assert machine.model() == ModelFolder(b'{"a": 1}', 1010)
-
-    def test_the_last_tensor_decides(self, machine: Machine) -> None:
-        tensors = {"b": {"data_offsets": [9, 1000]}, "a": {"data_offsets": [0, 9]}}
-        header = json.dumps(tensors).encode()
-        whole = len(header).to_bytes(8, "little") + header + bytes(1000)
-        self.file(machine, "x.safetensors", whole)
-        assert machine.model().weight_bytes == 1000
-        self.file(machine, "x.safetensors", whole[:-1])
-        said = (
-            f"was cut short: it has {len(whole) - 1} of {len(whole)} bytes; fetch the model again"
-        )
-        assert machine.model().damage == f"holds no weights: x.safetensors {said}"
-
-    @pytest.mark.parametrize("length", [HEADER_SIZE + 1, 10**15])
-    def test_a_header_that_is_too_long_is_not_read(self, machine: Machine, length: int) -> None:
-        whole = safetensors(100)
-        self.file(machine, "x.safetensors", length.to_bytes(8, "little") + whole[8:])
-        machine.here.program("tail", f"touch {machine.folder}/read")
-        assert "its header does not fit in it" in str(machine.model().damage)
-        assert not (machine.folder / "read").exists()
-
-    def test_what_the_index_names(self, machine: Machine) -> None:
-        self.file(machine, "a.safetensors", safetensors(1000))
-        self.file(machine, "aXsafetensors.safetensors", safetensors(5))
-        self.file(machine, "fp16.safetensors", safetensors(500))
-        index = {"weight_map": {"x": "a.safetensors", "y": "a.safetensors"}}
-        self.file(machine, INDEX, json.dumps(index).encode())
-        assert machine.model() == ModelFolder(b'{"a": 1}', 1000)
-        index["weight_map"] |= {f"z{n}": f"{n}.safetensors" for n in range(5)}
-        self.file(machine, INDEX, json.dumps(index).encode())
-        assert str(machine.model().damage).startswith(
-            "does not hold all weights: its index names 0.safetensors, which does not exist"
-        )
-        done = machine.here.run(SystemState().command([], "v", READER, [f"{machine.folder}/m"]))
-        assert [line for line in done.stdout.splitlines() if line.startswith("missing")] == [
-            f"missing {n}.safetensors" for n in range(3)
-        ]
-
-    @pytest.mark.parametrize(
-        ("size", "found"),
-        [("1990", 1990), ('"1990"', 1990), ("1.99e3", 1990), ("null", 1000), ("-5", 1000)],
-    )
-    def test_the_size_that_an_index_says(self, machine: Machine, size: str, found: int) -> None:
-        self.file(machine, "a.safetensors", safetensors(1000))
-        text = f'{{"metadata": {{"total_size" :  {size}}}, "m": {{"x": "a.safetensors"}}}}'
-        self.file(machine, INDEX, f'{text}\n{{"total_size": 7}}\n'.encode())
-        assert machine.model().weight_bytes == (found if found != 1000 else 7)
-        self.file(machine, INDEX, text.encode())
-        assert machine.model().weight_bytes == found
-
-    @pytest.mark.parametrize("name", ["a.safetensors", INDEX])
-    def test_pointers(self, machine: Machine, name: str) -> None:
-        self.file(machine, name, POINTER)
-        assert str(machine.model().damage).startswith(f"holds no weights: {name} is a git-lfs poin")
-
-    def test_zeros_are_no_pointer_and_no_noise(self, machine: Machine) -> None:
-        self.file(machine, "a.safetensors", bytes(100))
-        done = machine.here.run(SystemState().command([], "v", READER, [f"{machine.folder}/m"]))
-        assert (done.rc, done.stderr) == (0, "")
-        assert "file 100 0 0 a.safetensors" in done.stdout.splitlines()
-
-    @pytest.mark.parametrize("size", [0, 5, 8])
-    def test_what_is_too_short_for_a_header(self, machine: Machine, size: int) -> None:
-        self.file(machine, "a.safetensors", bytes(size))
-        done = machine.here.run(SystemState().command([], "v", READER, [f"{machine.folder}/m"]))
-        [line] = [line for line in done.stdout.splitlines() if line.startswith("file")]
-        assert line.startswith(f"file {size} ")
-        assert str(machine.model().damage).startswith("holds no weights: a.safetensors is")
-
-    @pytest.mark.parametrize("main", [True, False])
-    def test_a_download_of_the_hub_s(self, machine: Machine, main: bool) -> None:
-        for revision, size in (("old", 5), ("new", 7)):
-            machine.write(f"m/snapshots/{revision}/config.json", revision)
-            machine.write(f"m/snapshots/{revision}/a.safetensors", safetensors(size))
-        for number, revision in enumerate(("old", "new")):
-            os.utime(machine.folder / f"m/snapshots/{revision}", (number, number))
-        if main:
-            machine.write("m/refs/main", "old")
-        assert machine.model() == (ModelFolder(b"old", 5) if main else ModelFolder(b"new", 7))
-
-    def test_a_configuration_without_end(self, machine: Machine) -> None:
-        self.file(machine, "config.json", b"x" * 1_000_001)
-        assert len(machine.model().config) == 1_000_000
-
-    def test_a_look_that_hangs_is_no_host_without_models(self, machine: Machine) -> None:
-        machine.here.program(
-            "timeout", 'for last; do :; done; [ "$last" != look ] || exit 124; shift 3; "$@"'
-        )
-        done = machine.here.run(SystemState().command([], "v", READER))
-        assert done.rc == 1
-        assert "looking as user" in done.stderr
 
 
 class TestMemory:
