@@ -186,7 +186,10 @@ class Removal:
     def files(self) -> list[str]:
         """Files that deploys wrote, but for those with a step of their own."""
         directory = self.settings.vllm.directory
-        ours = [f"{directory}/compose.yaml", f"{directory}/.env", *_ALWAYS]
+        ours = [*_ALWAYS]
+        if not (self.known or self.nothing):
+            # Deploys of a version that may have recorded nothing.
+            ours += [f"{directory}/compose.yaml", f"{directory}/.env"]
         apart = _APART | {*self.remains.manifest.sources}
         found = {*ours, *self.remains.manifest.files} - apart
         if not self.known:
@@ -209,10 +212,32 @@ class Removal:
     @property
     def folders(self) -> list[str]:
         """Folders that go with all that is in them."""
-        vllm = self.settings.vllm
-        found = [f"{vllm.cache_directory}/agents", paths.EDGE_LOGS, _ROTATED]
+        found = [*self.agent_folders, paths.EDGE_LOGS, _ROTATED]
         found += [paths.WATCHDOG_SEEN, paths.BALANCER_RUN, paths.MIRROR_STATE]
         return [*found, *(self.model_folders if self.models else [])]
+
+    @property
+    def agent_folders(self) -> list[str]:
+        """Folders that deploys made for agents, of which each is the agent's alone."""
+        manifest, above = self.remains.manifest, paths.agents_folder(self.settings)
+        found = {*manifest.agents}
+        if not (self.nothing or manifest.taken or manifest.agents):
+            # Deploys of a version that did not note them, and where only root makes folders.
+            inside = (one for one in self.remains.inside if one.like_an_agent_s)
+            found |= {one.path for one in inside if one.path.rpartition("/")[0] == above}
+        return sorted(found)
+
+    @property
+    def others(self) -> list[str]:
+        """What lies in folders of ours and is not known to be ours."""
+        ours = [*self.files, *self.folders, *self.model_folders]
+        ours += [self.settings.vllm.directory, paths.agents_folder(self.settings)]
+        ours += [paths.models_folder(self.settings)]
+        return [
+            one.path
+            for one in self.remains.inside
+            if not any(path == one.path or path.startswith(f"{one.path}/") for path in ours)
+        ]
 
     @property
     def model_folders(self) -> list[str]:
@@ -236,6 +261,8 @@ class Removal:
             "/etc/systemd/system/nginx.service.d",
             *("/etc/apt/keyrings", "/var/www/html", "/var/www"),
             vllm.directory,
+            *sorted({path.rpartition("/")[0] for path in self.agent_folders}),
+            *([] if self.nothing else [paths.agents_folder(self.settings)]),
             vllm.cache_directory,
             *self._certificates_of_docker,
         ]
@@ -289,7 +316,7 @@ def given_way(removal: Removal, digests: Mapping[str, str]) -> list[str]:
     return sorted(path for path, digest in manifest.gave_way.items() if digests[path] == digest)
 
 
-def few(names: Sequence[str]) -> str:
+def few(names: Sequence[str], most: int = 3) -> str:
     """Some of them, for a sentence."""
-    shown = ", ".join(names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -207,7 +207,7 @@ class Host:
         written = self.contents.get("/etc/nginx/nginx.conf")
         return replace(found, content=written) if found and written else found
 
-    def _HostMark(self, directory: str) -> Marked:
+    def _HostMark(self, directory: str, shared: list[str] | None = None, above: str = "") -> Marked:
         if STORE_MARK not in self.contents:
             marked: Marked = self.facts["HostMark"]
             return marked
