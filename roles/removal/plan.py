@@ -220,12 +220,14 @@ class Removal:
     def agent_folders(self) -> list[str]:
         """Folders that deploys made for agents, of which each is the agent's alone."""
         manifest, above = self.remains.manifest, paths.agents_folder(self.settings)
-        found = {*manifest.agents}
-        if not (self.nothing or manifest.taken or manifest.agents):
-            # Deploys of a version that did not note them, and where only root makes folders.
-            inside = (one for one in self.remains.inside if one.like_an_agent_s)
-            found |= {one.path for one in inside if one.path.rpartition("/")[0] == above}
-        return sorted(found)
+        if manifest.taken or manifest.agents:
+            return sorted(manifest.agents)
+        compose = f"{self.settings.vllm.directory}/compose.yaml"
+        if compose not in self.files:
+            return []
+        # Deploys of a version that did not note them, and where only root makes folders.
+        inside = (one for one in self.remains.inside if one.like_an_agent_s)
+        return sorted(one.path for one in inside if one.path.rpartition("/")[0] == above)
 
     @property
     def others(self) -> list[str]:
@@ -261,8 +263,12 @@ class Removal:
             "/etc/systemd/system/nginx.service.d",
             *("/etc/apt/keyrings", "/var/www/html", "/var/www"),
             vllm.directory,
-            *sorted({path.rpartition("/")[0] for path in self.agent_folders}),
-            *([] if self.nothing else [paths.agents_folder(self.settings)]),
+            *sorted(
+                {
+                    paths.agents_folder(self.settings),
+                    *(path.rpartition("/")[0] for path in self.agent_folders),
+                }
+            ),
             vllm.cache_directory,
             *self._certificates_of_docker,
         ]

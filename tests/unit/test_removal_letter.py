@@ -32,7 +32,8 @@ def had(*paths: str, **more: frozenset[str]) -> Before:
 
 
 def test_files_of_every_version_go_whatever_the_record_says() -> None:
-    found = removal()
+    assert removal().files == [*ALWAYS, "/opt/vllm/.env"], "compose.yaml is not in the record"
+    found = removal(before=None)
     assert found.files == [*ALWAYS, "/opt/vllm/.env", "/opt/vllm/compose.yaml"]
     assert list(TIMERS) == [
         "vllm-hosts-keys.timer",
@@ -40,7 +41,7 @@ def test_files_of_every_version_go_whatever_the_record_says() -> None:
         "vllm-hosts-watchdog.timer",
     ]
     bare = Removal(settings(), Remains())
-    assert bare.files == found.files
+    assert bare.files == ALWAYS, "nothing was ever deployed"
 
 
 def test_each_file_with_a_step_of_its_own_is_left_to_that() -> None:
@@ -125,7 +126,7 @@ def test_folders_that_go_if_nothing_is_left_in_them() -> None:
         "/usr/local/lib/vllm-hosts",
         f"{UNITS}/nginx.service.d",
         *("/etc/apt/keyrings", "/var/www/html", "/var/www"),
-        *("/opt/vllm", "/var/lib/vllm"),
+        *("/opt/vllm", "/var/lib/vllm/agents", "/var/lib/vllm"),
     ]
     assert removal().if_empty == whole
     assert removal(before=None).if_empty == whole
