@@ -235,11 +235,11 @@ class Removal:
         ours = [*self.files, *self.folders, *self.model_folders]
         ours += [self.settings.vllm.directory, paths.agents_folder(self.settings)]
         ours += [paths.models_folder(self.settings)]
-        return [
+        return sorted(
             one.path
             for one in self.remains.inside
             if not any(path == one.path or path.startswith(f"{one.path}/") for path in ours)
-        ]
+        )
 
     @property
     def model_folders(self) -> list[str]:

@@ -228,8 +228,8 @@ def test_files_of_others_in_our_folders_are_refused_before_and_stay_after(host: 
            "var/lib/vllm/agents/theirs/weights"}  # fmt: skip
     assert deploy("--limit", host).code == 0
     stays = (
-        "what no deploy wrote stays: /opt/vllm/README, /opt/vllm/notes.txt, /var/lib/vllm/theirs,"
-        " /var/lib/vllm/agents/theirs"
+        "what no deploy wrote stays: /opt/vllm/README, /opt/vllm/notes.txt,"
+        " /var/lib/vllm/agents/theirs, /var/lib/vllm/theirs"
     )
     shown = command("pyinfra", "--dry", "--limit", host, INVENTORY, "remove.py", brief=True)
     assert stays in shown.output, shown.output[-4000:]

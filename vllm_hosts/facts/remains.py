@@ -104,7 +104,7 @@ class HostRemains(HostFact[Remains]):
             for folder in {" ".join(map(quote, folders))}; do
                 [ -d "$folder" ] && [ ! -L "$folder" ] || continue
                 # A name may have line ends.
-                find "$folder" -mindepth 1 -maxdepth 1 -printf '%y %m %U %p\\0' | sort -z |
+                find "$folder" -mindepth 1 -maxdepth 1 -printf '%y %m %U %p\\0' |
                     tr '\\n\\0' '?\\n'
             done
             if docker info >/dev/null 2>&1; then
