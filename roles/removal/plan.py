@@ -11,6 +11,7 @@ from functools import cached_property
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import daemon_json, paths
+from vllm_hosts.host.files import NEW
 from vllm_hosts.host.manifest import DOCKER_FOLDERS, TOOLKIT_FOLDER, WELCOME_PAGE
 from vllm_hosts.host.nginx import LIMITS_CONF, MAIN_CONF
 from vllm_hosts.host.packages import removable
@@ -186,10 +187,12 @@ class Removal:
     def files(self) -> list[str]:
         """Files that deploys wrote, but for those with a step of their own."""
         directory = self.settings.vllm.directory
-        ours = [*_ALWAYS]
+        beside = (f"{directory}/compose.yaml", f"{directory}/.env")
+        # The new versions of a deploy whose host lost its power.
+        ours = [*_ALWAYS, *(f"{path}{NEW}" for path in beside)]
         if not (self.known or self.nothing):
             # Deploys of a version that may have recorded nothing.
-            ours += [f"{directory}/compose.yaml", f"{directory}/.env"]
+            ours += beside
         apart = _APART | {*self.remains.manifest.sources}
         found = {*ours, *self.remains.manifest.files} - apart
         if not self.known:

@@ -25,6 +25,8 @@ ALWAYS = [
     "/etc/systemd/system/vllm-hosts-watchdog.service",
     "/etc/systemd/system/vllm-hosts-watchdog.timer",
 ]
+#: Of a deploy whose host lost its power.
+NEW = ["/opt/vllm/.env.vllm-hosts-new", "/opt/vllm/compose.yaml.vllm-hosts-new"]
 
 
 def had(*paths: str, **more: frozenset[str]) -> Before:
@@ -32,16 +34,16 @@ def had(*paths: str, **more: frozenset[str]) -> Before:
 
 
 def test_files_of_every_version_go_whatever_the_record_says() -> None:
-    assert removal().files == [*ALWAYS, "/opt/vllm/.env"], "compose.yaml is not in the record"
+    assert removal().files == sorted([*ALWAYS, *NEW, "/opt/vllm/.env"]), "as recorded"
     found = removal(before=None)
-    assert found.files == [*ALWAYS, "/opt/vllm/.env", "/opt/vllm/compose.yaml"]
+    assert found.files == sorted([*ALWAYS, *NEW, "/opt/vllm/.env", "/opt/vllm/compose.yaml"])
     assert list(TIMERS) == [
         "vllm-hosts-keys.timer",
         "vllm-hosts-edge-logs.timer",
         "vllm-hosts-watchdog.timer",
     ]
     bare = Removal(settings(), Remains())
-    assert bare.files == ALWAYS, "nothing was ever deployed"
+    assert bare.files == [*ALWAYS, *NEW], "nothing was ever deployed"
 
 
 def test_each_file_with_a_step_of_its_own_is_left_to_that() -> None:
