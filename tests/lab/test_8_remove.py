@@ -92,7 +92,7 @@ def killed_at(words: str, *options: str, entry: str = "remove.py") -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    said, until = [], time.monotonic() + 600
+    said, until = [], time.monotonic() + 1500
     assert process.stdout is not None
     for line in process.stdout:
         said.append(line)
