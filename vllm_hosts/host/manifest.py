@@ -127,9 +127,11 @@ def manifest_of(
     )
 
 
-#: Before the first change that it is about, so that a run that is cut off leaves nothing unnoted.
-#: What is in the manifest and not on the host is nothing to remove.
-BROUGHT = f"""
+def bringing() -> str:
+    """Shell: the function that notes lines, before the first change that they are about, so that a
+    run that is cut off leaves nothing unnoted. What is in the manifest and not on the host is
+    nothing to remove."""
+    return f"""
     brought() {{ # LINE...: of ours from now on
         (umask 022; mkdir -p {paths.MANIFEST.rpartition("/")[0]})
         {{ cat {paths.MANIFEST} 2>/dev/null || :; printf '%s\\n' "$@"; }} |
@@ -142,7 +144,7 @@ BROUGHT = f"""
 def brought(kind: str, names: Iterable[str]) -> str:
     """Shell: note that these are of ours. Nothing for no names."""
     lines = " ".join(quote(f"{kind} {name}") for name in names)
-    return f"{BROUGHT}\nbrought {lines}" if lines else ":"
+    return f"{bringing()}\nbrought {lines}" if lines else ":"
 
 
 def before_taken(further: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.apt_entries import Edit, in_the_way, is_key, mentioned
 from vllm_hosts.host.archives import Archive
 from vllm_hosts.host.files import differing
-from vllm_hosts.host.manifest import BROUGHT, brought
+from vllm_hosts.host.manifest import bringing, brought
 from vllm_hosts.host.paths import PREVIOUS
 from vllm_hosts.operations.base import Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
@@ -138,7 +138,7 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
     ]
     return f"""
         set -eu; umask 022
-        {BROUGHT}
+        {bringing()}
         command -v gpg >/dev/null && [ -s /etc/ssl/certs/ca-certificates.crt ] || {{
             echo 'installing gpg and ca-certificates'
             brought 'package gpg' 'package ca-certificates'
