@@ -1,4 +1,4 @@
-"""A host that reboots, or loses its power, in the minute in which a change waits to be confirmed."""
+"""A host that reboots, or loses its power, while a change waits to be confirmed."""
 
 from __future__ import annotations
 

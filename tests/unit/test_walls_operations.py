@@ -105,7 +105,8 @@ class TestFirewall:
         done = self.run(steps)
         assert [one[0] for one in done[:3]] == ["armed", "change", "confirmed"]
         # From the confirmation on a boot has it too.
-        assert done[2] == (*self.CONFIRMED[:3], {"before": "systemctl enable --quiet x.service"})
+        enabled = "systemctl enable --quiet x.service && sync /etc/systemd/system/*.wants"
+        assert done[2] == (*self.CONFIRMED[:3], {"before": enabled})
         assert done[3:] == ["systemctl enable --now x.service"]
         assert self.RELOADED not in steps.told
 

@@ -53,8 +53,8 @@ umask 077; whole=yes
 for path in {files}; do
     if [ -e "files$path" ] || [ -L "files$path" ]; then
         new=$path.vllm-hosts-new
-        cp -dp "files$path" "$new" && {{ [ -L "$new" ] || sync "$new"; }} && mv -fT "$new" "$path" ||
-            whole=
+        cp -dp "files$path" "$new" && {{ [ -L "$new" ] || sync "$new"; }} &&
+            mv -fT "$new" "$path" || whole=
     else
         rm -f "$path" || whole=
     fi

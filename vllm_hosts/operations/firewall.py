@@ -66,7 +66,8 @@ def firewall_in_force(
         else:
             yield StringCommand(load)
         # Enabled in the same moment, or a boot would come up without a table that is confirmed.
-        before = ":" if loaded.enabled else f"systemctl enable --quiet {unit}"
+        enable = f"systemctl enable --quiet {unit} && sync /etc/systemd/system/*.wants"
+        before = ":" if loaded.enabled else enable
         yield confirmed(_CHANGE, _BLAME, before=before)
     if not (loaded.enabled and loaded.active):
         differs(unit, "is not started at boot")
