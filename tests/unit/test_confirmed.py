@@ -264,6 +264,25 @@ class TestBoot:
         assert machine.boot() is not None
         assert (machine.folder / "conf").read_text() == "after"
 
+    def test_a_confirmation_that_is_cut_off_is_none(self, controller: Controller) -> None:
+        """All returns with the timer, and no boot has anything left to undo."""
+        machine = controller.machine
+        (machine.folder / "conf").write_text("after")
+        stopping = f"undo-test.timer) cd {machine.undo} && sh undo.sh; exit 1"
+        machine.program("systemctl", f"case $* in stop*{stopping};; esac")
+        assert not controller.confirm()
+        assert controller.said[-1].endswith("so the host rolled back; is the door open?")
+        assert (machine.folder / "conf").read_text() != "after"
+        assert (machine.left(), machine.boot()) == ([], None)
+
+    def test_nothing_is_confirmed_that_a_boot_would_not_have(self, controller: Controller) -> None:
+        machine = controller.machine
+        command = confirmed.confirmed("test", "why?", before="echo no room >&2; false")
+        done = command.function(controller.state, controller.host, *command.args)
+        assert done is False
+        assert not [line for line in machine.asked() if line.startswith("systemctl daemon-reload")]
+        assert machine.boot() is not None
+
     def test_one_of_two_is_confirmed(self, controller: Controller) -> None:
         machine = controller.machine
         (machine.folder / "other.conf").write_text("before")
@@ -395,8 +414,8 @@ def test_a_new_connection_stops_the_timer(controller: Controller) -> None:
     assert controller.confirm()
     # What systemd has read of the unit for the next boot is gone with it.
     assert [line for line in controller.machine.asked() if line.startswith("systemctl ")][-2:] == [
-        f"systemctl stop {UNIT}.timer",
         "systemctl daemon-reload",
+        f"systemctl stop {UNIT}.timer",
     ]
     assert not controller.machine.undo.exists()
     assert controller.said == []

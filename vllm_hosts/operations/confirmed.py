@@ -114,7 +114,7 @@ def _settled(name: str) -> str:
     return (
         f"{{ [ ! -d {_KEPT}/{name} ] || {{ rm -f {_KEPT}/{name}/undo.sh"
         f" && sync {_KEPT}/{name}; }}; }} && {{ {_forgotten()}; }}"
-        " && { systemctl daemon-reload || :; }"
+        " && { systemctl daemon-reload 2>/dev/null || :; }"
     )
 
 
@@ -175,9 +175,11 @@ def confirmed(name: str, blame: str, *, before: str = ":") -> FunctionCommand:
 
 def _confirm(state: State, host: Host, name: str, blame: str, before: str) -> bool:
     folder = f"{_FOLDER}/{name}"
+    # The timer last: what is cut off before that is undone, and nothing is left for a later boot.
     stop = (
-        f"systemctl stop vllm-hosts-undo-{name}.timer && [ ! -e {folder}/undone ]"
-        f" && {before} && {{ {_settled(name)}; }} && rm -rf {folder}"
+        f"[ ! -e {folder}/undone ] && {before} && {{ {_settled(name)}; }}"
+        f" && systemctl stop vllm-hosts-undo-{name}.timer && [ ! -e {folder}/undone ]"
+        f" && rm -rf {folder}"
     )
     deadline = time.monotonic() + _TRY_FOR
     while True:
