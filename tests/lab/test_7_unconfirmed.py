@@ -18,14 +18,12 @@ from tests.lab.faults import run, table
 pytestmark = pytest.mark.nightly
 
 HOST = "gpu2"
-#: Whoever confirms a change stops its timer: here that takes as long as the minute.
-_SLOW = "/usr/local/sbin/systemctl"
+#: A change is confirmed from the removal of one file on: here that takes as long as the minute.
+_SLOW = "/usr/local/sbin/rm"
 _HOLD = f"""cat >{_SLOW} <<'end'
 #!/bin/sh
-case "$1 $2" in "stop vllm-hosts-undo-"*)
-    ! ls /run/vllm-hosts-undo/*/undo.sh >/dev/null 2>&1 || sleep 100
-esac
-exec /usr/bin/systemctl "$@"
+case "$*" in "-f /var/lib/vllm-hosts/unconfirmed/"*/undo.sh) sleep 100 ;; esac
+exec /usr/bin/rm "$@"
 end
 chmod 755 {_SLOW}"""
 #: What each is about: the settings, what the host has of them on disk, and what is in force.
@@ -43,10 +41,19 @@ CHANGES: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
+#: A host whose own configuration takes passwords.
+_PASSWORDS = """cd /etc/ssh/sshd_config.d && echo PasswordAuthentication yes >10-lab.conf &&
+    { mv lab.conf /root/ 2>/dev/null; systemctl reload ssh; }"""
+_NO_PASSWORDS = """cd /etc/ssh/sshd_config.d && rm -f 10-lab.conf
+    mv /root/lab.conf . 2>/dev/null; systemctl reload ssh"""
+
+
 @pytest.fixture(autouse=True)
 def as_before(deployed: Deployed) -> Iterator[None]:
+    lab_hosts.run(HOST, _PASSWORDS)
     yield
-    lab_hosts.run(HOST, f"rm -f {_SLOW}")
+    lab_hosts.run(HOST, f"/usr/bin/rm -f {_SLOW}")
+    lab_hosts.run(HOST, _NO_PASSWORDS)
     assert deploy("--limit", HOST).code == 0
 
 
@@ -77,7 +84,7 @@ def test_the_host_comes_up_with_what_was_confirmed(name: str, end: str) -> None:
     lab_hosts.run(HOST, "systemctl is-system-running --wait", check=False, timeout=200)
     assert (seen(file), seen(live)) == before
     assert seen("systemctl --failed --plain --no-legend | grep vllm-hosts") == ""
-    lab_hosts.run(HOST, f"rm {_SLOW}")
+    lab_hosts.run(HOST, f"/usr/bin/rm {_SLOW}")
     # Nothing is left of it, and nothing counts as changed by somebody else.
     assert run.left(HOST) == []
     drift = command("vllm-hosts", "drift", "inventory/lab.py", "--host", HOST)
