@@ -69,7 +69,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
         _write_nowhere()
     # Connections are closed while greenlets still work over them, which nobody waits for any more.
     setattr(gevent.get_hub(), _PRINTS, lambda *_: None)
-    if _state is not None and _state.pool is not None:
+    if _state is not None and getattr(_state, "pool", None) is not None:
         # Hosts are disconnected from in it, and every place may be taken by one that is at work.
         _state.pool = Pool()
     stopping.reach(_main, StoppedError(code))

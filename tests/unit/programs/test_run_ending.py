@@ -71,7 +71,8 @@ def test_a_run_that_is_stopped_while_paramiko_reads(
     machine.started(("gpu1", server.data()), f"echo >{file}; sleep 1; seq 100; sleep 30")
     machine.write("config.py", (machine.folder / "config.py").read_text() + _IN_THREAD)
     machine.environment |= {"BEGUN": str(file), "SENT": str(int(number))}
-    said, _ = machine.begun().communicate(timeout=25)
+    process = machine.begun()
+    said, _ = process.communicate(timeout=25)
     assert process.returncode == 128 + number, said
     assert "Traceback" not in said
     if number != signal.SIGHUP:
@@ -98,6 +99,20 @@ def reads(self):
 
 Packetizer.read_message = reads
 """
+
+
+def test_a_command_that_is_interrupted_while_paramiko_reads(
+    machine: Machine, server: SshServer
+) -> None:
+    machine.started(("gpu1", server.data()), ":")
+    file = machine.folder / "begun"
+    server.program("id", f"echo >{file}; echo 0")
+    machine.environment |= {"BEGUN": str(file), "SENT": str(int(signal.SIGINT))}
+    program = machine.patched("import pyinfra_cli", *_IN_THREAD.splitlines())
+    process = machine.begin(program, "history", PROD)
+    said, _ = process.communicate(timeout=25)
+    assert process.returncode == 1, said
+    assert said.strip() == "Aborted!"
 
 
 def test_a_run_that_is_stopped_while_it_reads_its_inventory(
