@@ -163,10 +163,9 @@ def test_whose_timer_it_was_gets_it_back(sends: Sends) -> None:
 def test_a_run_whose_stop_nobody_heard_ends_with_its_code(sends: Sends) -> None:
     ending.keep_code()
     gevent.spawn(sends)
+    # It has come to its end meanwhile.
+    stopped(sends, lambda: gevent.sleep(10))
     with pytest.raises(ending.StoppedError) as error:
-        # It has come to its end meanwhile.
-        with pytest.raises(ending.StoppedError):
-            gevent.sleep(10)
         ending.keep_code()
     assert error.value.code == sends.code  # type: ignore[attr-defined]
 

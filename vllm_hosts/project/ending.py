@@ -81,8 +81,8 @@ _PRINTS = "print_exception"
 
 def _say(what: str) -> None:
     more = (
-        "    What is being done on hosts at this moment continues there to its end, and the next run"
-        " waits for it."
+        "    What is being done on hosts at this moment continues there to its end, and the"
+        " next run waits for it."
     )
     try:
         click.echo(err=True)
