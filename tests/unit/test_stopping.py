@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import click
 import gevent
 import pyinfra_cli  # noqa: F401  has gevent replace threads by greenlets
 import pytest
@@ -53,7 +54,7 @@ def stopped(send: Sends, wait: Callable[[], object]) -> float:
 
 def test_one_that_comes_while_a_thread_runs(sends: Sends) -> None:
     """As paramiko's do, one for each connection."""
-    went_on = []
+    went_on: list[object] = []
 
     def reads() -> None:
         sends()
@@ -197,8 +198,9 @@ def test_it_is_said_while_something_is_written(
     def refuses(*_: object, **__: object) -> None:
         raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
 
-    monkeypatch.setattr(ending.click, "echo", refuses)
-    stopped(sends, lambda: (sends(), _sleep(5)))
+    monkeypatch.setattr(click, "echo", refuses)
+    gevent.spawn(sends)
+    stopped(sends, lambda: gevent.sleep(10))
     assert "--> The run is stopped: " in capfd.readouterr().err
 
 
