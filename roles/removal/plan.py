@@ -38,6 +38,8 @@ _ALWAYS = (
     "/etc/systemd/system/vllm-hosts-watchdog.timer",
     "/etc/systemd/system/vllm-hosts-watchdog.service",
     "/etc/systemd/system/nginx.service.d/vllm-hosts.conf",
+    # There where a run was cut off as it confirmed a change.
+    paths.UNCONFIRMED_UNIT,
 )
 #: Timers of ours.
 TIMERS = tuple(path.rpartition("/")[2] for path in _ALWAYS if path.endswith(".timer"))

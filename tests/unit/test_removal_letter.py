@@ -22,6 +22,7 @@ ALWAYS = [
     "/etc/systemd/system/vllm-hosts-edge-logs.timer",
     "/etc/systemd/system/vllm-hosts-keys.service",
     "/etc/systemd/system/vllm-hosts-keys.timer",
+    "/etc/systemd/system/vllm-hosts-unconfirmed.service",
     "/etc/systemd/system/vllm-hosts-watchdog.service",
     "/etc/systemd/system/vllm-hosts-watchdog.timer",
 ]
