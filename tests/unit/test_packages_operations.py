@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -216,7 +217,7 @@ class TestLists:
     @pytest.fixture
     def now(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         clock = [100.0]
-        monkeypatch.setattr(apt_lists.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(time, "monotonic", lambda: clock[0])
         return clock
 
     def install(self, steps: Steps) -> str:
@@ -246,7 +247,7 @@ class TestLists:
         self.install(steps)
         now[0] += apt_lists.RECENT - 1
         steps.facts["AptPackages"] = Packages({}, frozenset())
-        with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):  # type: ignore[arg-type]
+        with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):
             for _ in apt.packages_installed({"c": None}):
                 now[0] += 2
         assert self.at_once(self.install(steps))
@@ -265,7 +266,7 @@ class TestLists:
     def test_one_that_fails_has_read_none(self, steps: Steps, now: list[float]) -> None:
         """pyinfra does not go on with an operation then."""
         steps.facts["AptPackages"] = Packages({}, frozenset())
-        with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):  # type: ignore[arg-type]
+        with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):
             commands = apt.packages_installed({"c": None})
             next(commands)
             commands.close()
@@ -285,7 +286,7 @@ class TestLists:
         script = apt.archive_script(ARCHIVE, [])
         assert script.count(f"echo '{NOTE}{apt._GPG_FIRST}'") == 1
         said = f"    {apt._GPG_FIRST}" if gpg else ""
-        with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):  # type: ignore[arg-type]
+        with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):
             apt._all_lists(said)
         assert self.at_once(self.install(steps)) == (not gpg)
 

@@ -59,6 +59,15 @@ def _read_lists(options: str = "") -> str:
     return f"{_FREE.strip()}; apt_free {_LISTS} 600; {_APT_GET} update{options}"
 
 
+def _read_alone(source: str) -> str:
+    """Shell: read the lists of one source file; those of others stay. As a folder of sources, in
+    place of a file, apt would take it for an empty one."""
+    return (
+        f"{_APT_GET} update -o Dir::Etc::SourceList={source} -o Dir::Etc::SourceParts=/dev/null"
+        " -o APT::Get::List-Cleanup=0"
+    )
+
+
 def _finished(command: str) -> str:
     """Shell: an apt command; if it fails over an interrupted dpkg, that is finished first."""
     return (
@@ -208,8 +217,7 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
         install -m 0644 "$folder/key" {archive.key_path}.new
         printf '%s' {quote(wanted.content.decode())} >{wanted.path}.new
         mv -f {archive.key_path}.new {archive.key_path}; mv -f {wanted.path}.new {wanted.path}
-        {_APT_GET} update -o Dir::Etc::SourceList=/dev/null \
-            -o Dir::Etc::SourceParts={wanted.path} -o APT::Get::List-Cleanup=0
+        {_read_alone(wanted.path)}
         # All entries together: apt refuses to work while two of them disagree about one archive.
         apt-get indextargets >/dev/null
         finished=yes

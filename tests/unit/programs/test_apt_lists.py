@@ -39,7 +39,13 @@ class TestAptItself:
 
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
-        for folder in ("etc", "state/lists/partial", "cache", "got"):
+        for folder in (
+            "etc/apt.conf.d",
+            "etc/preferences.d",
+            "state/lists/partial",
+            "cache",
+            "got",
+        ):
             (tmp_path / folder).mkdir(parents=True)
         (tmp_path / "state/status").touch()
         (tmp_path / "etc/sources.list").write_text(
@@ -59,6 +65,24 @@ class TestAptItself:
             ["sh", "-c", script], cwd=root / "got", capture_output=True, text=True, check=False,
             env={"PATH": "/usr/bin:/bin", "APT_CONFIG": f"{root}/apt.conf", "LC_ALL": "C"},
         )  # fmt: skip
+
+    def test_the_lists_of_one_archive_are_read_alone(self, root: Path) -> None:
+        """As when an archive is added: it can be used then, and all others as before."""
+        shutil.copytree(root / "archive", root / "another")
+        packages = root / "another/Packages"
+        packages.write_text(packages.read_text().replace(": tiny", ": other"))
+        source = root / "etc/sources.list.d/another.sources"
+        source.parent.mkdir()
+        source.write_text(f"Types: deb\nURIs: copy:{root}/another\nSuites: ./\nTrusted: yes\n")
+        # A list that is read would change by that, and one that is gone would be an error.
+        (root / "archive/Packages").unlink()
+        done = self.run(root, apt._read_alone(str(source)))
+        assert done.returncode == 0 and "W:" not in done.stderr, done.stderr
+        known = self.run(root, "apt-cache madison tiny other").stdout
+        assert [line.split()[0] for line in known.splitlines()] == ["tiny", "other"]
+        assert self.run(root, "apt-get update").returncode != 0
+        packages.unlink()
+        assert self.run(root, apt._read_alone(str(source))).returncode != 0
 
     def got(self, root: Path) -> list[str]:
         return [path.name.split("_")[1] for path in (root / "got").iterdir()]
