@@ -96,7 +96,7 @@ class Shown(StringCommand):
         return done, output if done else CommandOutput([])
 
 
-class Heard(Shown):
+class Listening(Shown):
     """The same; once it is done, ``heard`` gets what it printed."""
 
     def __init__(self, command: Shown, heard: Callable[[str], None]) -> None:
@@ -175,4 +175,4 @@ def watched(
         tail -n {tail} "$log" >&2; exit 1
         """
     )
-    return shown if heard is None else Heard(shown, heard)
+    return shown if heard is None else Listening(shown, heard)
