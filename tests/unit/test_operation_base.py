@@ -199,7 +199,6 @@ class TestShown:
         assert self.execute(command, host, state)[0] is False
         assert (len(asked), len(host.said)) == (2, 1)
 
-
     def test_what_a_command_printed_is_heard_once_it_is_done(self, host: Host, state: Any) -> None:
         heard: list[str] = []
         assert type(watched("x", "up")) is Shown
