@@ -29,11 +29,12 @@ _MINUTES = timedelta(minutes=10)
 #: A key, a certificate that it signed itself, and a request for one that the CA signs.
 _MAKE = """
 set -eu; umask 077
-folder=$(mktemp -d /run/vllm-hosts-verify.XXXXXXXX); cd "$folder"
+folder=$(mktemp -d /run/vllm-hosts-verify.XXXXXXXX); cd "$folder"; made=
+trap '[ -n "$made" ] || rm -rf "$folder"' EXIT; trap 'exit 1' HUP INT TERM PIPE
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 \
     -subj {gateway} -keyout key.pem -out self.pem 2>/dev/null
 openssl req -new -key key.pem -subj {nobody} 2>/dev/null
-echo "$folder"
+echo "$folder"; made=yes
 """
 #: What each gets where it claims to ask for a client, as gateways do: one line for each with its
 #: status, or 0 where it got none. With `-brief` openssl says on stderr whose connection it has.

@@ -15,11 +15,12 @@ from vllm_hosts.suite.gateway_callers import signed
 #: A key, a certificate that it signed itself, and a request for one that the CA signs.
 _MAKE = """
 set -eu; umask 077
-folder=$(mktemp -d /run/vllm-hosts-verify.XXXXXXXX); cd "$folder"
+folder=$(mktemp -d /run/vllm-hosts-verify.XXXXXXXX); cd "$folder"; made=
+trap '[ -n "$made" ] || rm -rf "$folder"' EXIT; trap 'exit 1' HUP INT TERM PIPE
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 \
     -subj /CN=no-such-host -keyout key.pem -out self.pem 2>/dev/null
 openssl req -new -key key.pem -subj /CN=no-such-host 2>/dev/null
-echo "$folder"
+echo "$folder"; made=yes
 """
 #: One line for each with its status, or 0 where it got none.
 _TRY = """
