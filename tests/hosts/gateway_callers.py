@@ -40,6 +40,7 @@ echo "$folder"; made=yes
 #: status, or 0 where it got none. With `-brief` openssl says on stderr whose connection it has.
 _TRY = """
 set -u; cd {folder}; trap 'rm -rf {folder}' EXIT
+trap 'exit 1' HUP INT TERM PIPE
 printf '%s' {signed} >signed.pem
 try() {{
     local who=$1; shift
@@ -68,9 +69,14 @@ def callers(host: Host, settings: HostSettings, authority: Authority) -> dict[st
     )
     request, _, folder = made.rpartition("\n")
     name = inner_name(settings.name, settings.agents[0].name)
+    try:
+        certificate = signed(request, authority)
+    except HostError:
+        host.run(f"rm -rf {quote(folder)}")
+        raise
     script = _TRY.format(
         folder=quote(folder),
-        signed=quote(signed(request, authority)),
+        signed=quote(certificate),
         name=name,
         port=settings.gateway.port,
         shown=quote("Peer certificate"),

@@ -25,6 +25,7 @@ echo "$folder"; made=yes
 #: One line for each with its status, or 0 where it got none.
 _TRY = """
 set -u; cd {folder}; trap 'rm -rf {folder}' EXIT
+trap 'exit 1' HUP INT TERM PIPE
 printf '%s' {signed} >signed.pem
 own={own}
 try() {{
@@ -60,9 +61,14 @@ def callers(host: Host, settings: HostSettings, authority: Authority) -> Answers
     made = host.check_output(f"bash -c {quote(_MAKE)}")
     request, _, folder = made.rpartition("\n")
     place = f"{settings.address}:{settings.mirror.port}"
+    try:
+        certificate = signed(request, authority)
+    except HostError:
+        host.run(f"rm -rf {quote(folder)}")
+        raise
     script = _TRY.format(
         folder=quote(folder),
-        signed=quote(signed(request, authority)),
+        signed=quote(certificate),
         own=quote(f"/etc/docker/certs.d/{place}"),
         place=place,
         public="/etc/vllm-hosts/tls/certificate.pem",

@@ -69,6 +69,7 @@ class Channel(Protocol):
     def errors(self) -> str: ...
     def ended(self) -> bool:
         """Whether the shell is gone, and the way to the host is not."""
+
     def close(self) -> None: ...
 
 

@@ -76,9 +76,9 @@ end='
 '
 # The words between are for the connection: one that is dead is noticed when it carries something.
 # What is said is kept here and in no file: where none can be written, the host is held all the same.
-text=
+text= listen='trap : HUP INT TERM PIPE; timeout --foreground 20 cat; echo "=$?"'
 while
-    text=$text$(exec 9>&-; trap : HUP INT TERM PIPE; timeout --foreground 20 cat; echo "=$?")
+    text=$text$(exec sh -c "$listen" 9>&-)
     code=${text##*=} text=${text%=*}
     # The last whole line, and what has come of the next one.
     more=${text##*"$end"} line=${text%"$end"*}

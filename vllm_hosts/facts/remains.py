@@ -112,7 +112,9 @@ class HostRemains(HostFact[Remains]):
         lists = {name: parts[f"before {name}"] for name in LISTS if f"before {name}" in parts}
         return Remains(
             manifest=manifest_of(
-                parts["manifest"], parts["files"], before_of(lists) if len(lists) == len(LISTS) else None
+                parts["manifest"],
+                parts["files"],
+                before_of(lists) if len(lists) == len(LISTS) else None,
             ),
             packages=_packages(parts),
             held=frozenset(parts["held"]),

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from shlex import quote
 from textwrap import dedent
 
-from vllm_hosts.host.paths import LOOK
-
 from vllm_hosts.bounded import SIZE
+from vllm_hosts.host.paths import LOOK
 
 #: Seconds that all scripts may take here. One that is not done by then is asked alone, without a
 #: limit.
