@@ -47,7 +47,7 @@ class Removed(Machine):
             self.program(name, f'{CUT}exec /bin/{name} "$@"')
 
     def cut(self, call: int, gone: str) -> int:
-        """Run it, and end it at a call of rm or mv, once these lines of what it removes are gone."""
+        """Run it, and end it at a call of rm or mv that has removed these lines of the files."""
         self.write("calls", "0")
         self.write("cut", str(call))
         self.write("gone", gone)

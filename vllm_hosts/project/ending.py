@@ -118,9 +118,10 @@ def say_how_to_retry(
     click.secho(f"--> Not finished: {', '.join(left)}", fg="red", bold=True, err=True)
     again = [name for name in left if not refused_for_good(_host(state, name))]
     if len(again) < len(left):
-        where = "" if not again else ", ".join(name for name in left if name not in again) + ": "
+        where = ", ".join(name for name in left if name not in again)
+        begins = f"{where}: the" if again else "The"
         click.echo(
-            f"    {where}The same command would be refused again; above is why, and what to do.",
+            f"    {begins} same command would be refused again; above is why, and what to do",
             err=True,
         )
     if not again:

@@ -11,7 +11,7 @@
             brought 'package gpg' 'package ca-certificates'
             DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold update; DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install --no-install-recommends gpg ca-certificates
         }
-        folder=$(mktemp -d); touched=; finished=
+        folder=$(mktemp -d /run/vllm-hosts.XXXXXX); touched=; finished=
         finish() {
             code=$?; trap - EXIT
             if [ -z "$finished" ]; then
