@@ -21,8 +21,8 @@ from tests.unit.test_plan_cli import PROD, SMALL, copy, plan, planned
 from tests.unit.test_rehearsal import RECORDED, agent, option, recorded
 from vllm_hosts.capacity import AgentPlan, PlannedGpu, Verdict
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.rehearsal import here as on_this_machine
 from vllm_hosts.rehearsal.asking import Said
-from vllm_hosts.rehearsal import here
 from vllm_hosts.rehearsal.here import engine
 from vllm_hosts.rehearsal.planned import instead
 
@@ -331,13 +331,13 @@ def test_a_host_gets_small_files_of_a_folder_that_it_lacks_yet(here: Here) -> No
 def test_told_to_end_it_leaves_nothing(number: signal.Signals) -> None:
     before = signal.signal(number, signal.SIG_DFL)
     try:
-        with pytest.raises(SystemExit) as ended, here._told_to_end():
+        with pytest.raises(SystemExit) as ended, on_this_machine._told_to_end():
             signal.raise_signal(number)
         assert ended.value.code == 128 + number
         assert signal.getsignal(number) is signal.SIG_DFL
         # What nohup, or who calls this, has made of it stays.
         signal.signal(number, signal.SIG_IGN)
-        with here._told_to_end():
+        with on_this_machine._told_to_end():
             signal.raise_signal(number)
         assert signal.getsignal(number) is signal.SIG_IGN
     finally:
