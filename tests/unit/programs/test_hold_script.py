@@ -16,7 +16,7 @@ import pytest
 
 from vllm_hosts.connect import lock
 from vllm_hosts.connect.lock import Purpose
-from vllm_hosts.host import paths
+from vllm_hosts.host import frames, paths
 from vllm_hosts.host.marks import DEPLOY_SINCE, left_of, owner_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the lock belongs to root")
@@ -333,6 +333,24 @@ def test_folders_that_a_killed_run_left_go_at_once_and_those_in_use_stay(host: H
         holder.end()
     there = sorted(path.name for path in host.folder.iterdir())
     assert there == sorted([*stay, "lock", "programs"])
+
+
+def test_a_look_keeps_its_folder_until_it_is_killed(host: Host) -> None:
+    program = frames.program().replace("/run/", f"{host.folder}/")
+    look = subprocess.Popen(["sh", "-c", program], stdin=subprocess.PIPE, text=True)
+    assert look.stdin is not None
+    look.stdin.write("\n".join(frames.given(["exec /bin/sleep 2"])) + "\n")
+    look.stdin.close()
+    while not (there := [*host.folder.glob("vllm-hosts-look.*/taken/0")]):
+        time.sleep(0.01)
+    folder = there[0].parents[1]
+    for alive in (True, False):
+        holder = host.start()
+        assert holder.line() == "lock taken"
+        assert folder.exists() == alive
+        holder.end()
+        look.kill()
+        look.wait()
 
 
 def test_lines_that_come_in_pieces_are_one(host: Host) -> None:
