@@ -339,7 +339,7 @@ def test_a_look_keeps_its_folder_until_it_is_killed(host: Host) -> None:
     program = frames.program().replace("/run/", f"{host.folder}/")
     look = subprocess.Popen(["sh", "-c", program], stdin=subprocess.PIPE, text=True)
     assert look.stdin is not None
-    look.stdin.write("\n".join(frames.given(["exec /bin/sleep 2"])) + "\n")
+    look.stdin.write("\n".join(frames.given(["exec /bin/sleep 20"])) + "\n")
     look.stdin.close()
     while not (there := [*host.folder.glob("vllm-hosts-look.*/taken/0")]):
         time.sleep(0.01)
