@@ -159,10 +159,7 @@ FAULTS: dict[str, Fault] = {
     "terminated": Fault(_signal(signal.SIGTERM), frozenset({143})),
     "terminal closed": Fault(_signal(signal.SIGHUP), frozenset({129})),
     "connection dropped": Fault(_on(f"pkill -f '{CONNECTIONS}' || :"), frozenset({1})),
-    # Not the controller: what brings files to the host, with the old versions and what it was told.
-    "files' script killed": Fault(
-        _repeated("pkill -KILL -f 'mktemp [-]d /run/vllm-hosts[.]X' || :", 10), _EITHER
-    ),
+    # Not the controller; see also test_7_left_behind.py.
     "lock's shell killed": Fault(_on("pkill -KILL -f 'VLLM_HOSTS_[H]OLD=yes' || :"), _EITHER),
     "connection stalled": Fault(_stalled, frozenset({0})),
     "second deploy": Fault(_second, frozenset({0}), _second_is_done),
