@@ -1,5 +1,5 @@
-"""What is killed on the host itself, not on the controller: what it leaves goes with the next run, at
-once, and no run goes on that does not hold its host."""
+"""What is killed on the host itself, not on the controller: what it leaves goes with the next run,
+at once, and no run goes on that does not hold its host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _SLOW = "/usr/local/sbin/nginx"
 _WORK = "ls -d /run/vllm-hosts.?????? 2>/dev/null || :"
 #: nginx takes its time, where a change of files has its folder in /run.
 _MAKE_SLOW = f"""
-printf '#!/bin/sh\\nfor one in /run/vllm-hosts.??????; do [ ! -d $one ] || sleep 25; done\\n' >{_SLOW}
+echo '#!/bin/sh' >{_SLOW}
+echo 'for one in /run/vllm-hosts.??????; do [ ! -d $one ] || sleep 25; done' >>{_SLOW}
 echo 'exec /usr/sbin/nginx "$@"' >>{_SLOW}; chmod 755 {_SLOW}
 """
 
@@ -51,23 +52,22 @@ def _started(size: str) -> subprocess.Popen[str]:
     )
 
 
-def _killed(process: subprocess.Popen[str], script: str) -> str:
-    """Kill programs of the host while it changes files; what the run said."""
-    until = time.monotonic() + 300
-    while not (lab_hosts.run(HOST, _WORK).stdout and lab_hosts.run(HOST, script).stdout):
-        assert time.monotonic() < until and process.poll() is None
-        time.sleep(0.2)
+def _ended(process: subprocess.Popen[str]) -> str:
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 1, said[-4000:]
     return said
 
 
 def test_files_of_a_script_that_was_killed(slow: None) -> None:
+    process, until = _started("31m"), time.monotonic() + 300
     # The words of that script, and none of the ones that look for it.
-    _killed(
-        _started("31m"),
-        "pids=$(pgrep -f 'mktemp [-]d /run/vllm-hosts[.]X') && kill -KILL $pids && echo done || :",
+    kill = (
+        "pids=$(pgrep -f 'mktemp [-]d /run/vllm-hosts[.]X') && kill -KILL $pids && echo done || :"
     )
+    while not lab_hosts.run(HOST, kill).stdout:
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.5)
+    _ended(process)
     assert lab_hosts.run(HOST, _WORK).stdout
     # Who only looks removes nothing.
     command("vllm-hosts", "drift", INVENTORY, "--host", HOST)
@@ -78,12 +78,13 @@ def test_files_of_a_script_that_was_killed(slow: None) -> None:
 
 
 def test_a_run_ends_whose_host_is_held_no_more(slow: None) -> None:
-    """The shell that holds it is killed while files change: that step ends, and no other begins."""
-    said = _killed(
-        _started("32m"),
-        "pids=$(pgrep -f 'VLLM_HOSTS_[H]OLD=yes') && kill -KILL $pids && echo done || :",
-    )
-    assert "others may work on it by now" in said
+    """The shell that holds it is killed before anything is changed."""
+    process = _started("32m")
+    assert process.stdout is not None
+    assert any("Starting operation: Firewall |" in line for line in process.stdout)
+    lab_hosts.run(HOST, "kill -KILL $(pgrep -f 'VLLM_HOSTS_[H]OLD=yes')")
+    assert "others may work on it by now" in _ended(process)
+    assert run.broken(HOST) == []
     lab_hosts.run(HOST, f"rm -f {_SLOW}")
     again = deploy("--limit", HOST)
     assert again.code == 0, again.output[-4000:]

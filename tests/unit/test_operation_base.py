@@ -199,6 +199,18 @@ class TestShown:
         assert self.execute(command, host, state)[0] is False
         assert (len(asked), len(host.said)) == (2, 1)
 
+    def test_what_a_command_printed_is_heard_once_it_is_done(self, host: Host, state: Any) -> None:
+        heard: list[str] = []
+        assert type(watched("x", "up")) is Shown
+        command = watched("x", "up", heard=heard.append)
+        assert str(command) == str(watched("x", "up"))
+        host.done = False
+        assert self.execute(command, host, state)[0] is False
+        assert heard == []
+        host.done = True
+        assert self.execute(command, host, state) == (True, OUTPUT)
+        assert heard == ["no disk"]
+
 
 class TestWatched:
     """The script itself, run here; its seconds are shorter."""

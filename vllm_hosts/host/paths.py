@@ -164,6 +164,10 @@ PASSING = " ".join(
 )
 #: Folders of changes that the host rolls back unless they are confirmed.
 UNDO = "/run/vllm-hosts-undo"
+#: The same of a change that waits for its confirmation, for a boot before that. For root only.
+UNCONFIRMED = f"{STATE}/unconfirmed"
+#: Undoes it at boot. It is there only as long as a change waits.
+UNCONFIRMED_UNIT = "/etc/systemd/system/vllm-hosts-unconfirmed.service"
 #: A line for each run that changed something here, for root only.
 HISTORY = f"{STATE}/history"
 #: What deploys have seen healthy, for a way back: `now`, the last one, and `before`, the one before
