@@ -30,7 +30,8 @@ class Steps:
         self.changed = False
         self.asked: list[tuple[str, dict[str, Any]]] = []
         monkeypatch.setattr(module, "look", self.look)
-        for name in ("differs", "entries_differ", "remember", "leads_to", "will_change"):
+        told = ("differs", "entries_differ", "remember", "leads_to", "will_change")
+        for name in (*told, "refuse_for_good"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, self.telling(name))
         self.host: Any = _Host(name="gpu1", log=lambda text, **_: self.told.append(("log", text)))

@@ -15,7 +15,7 @@ from vllm_hosts.facts.base import END
 from vllm_hosts.facts.remains import HostRemains, Versions
 from vllm_hosts.host.manifest import LISTS
 from vllm_hosts.host.packages import Package
-from vllm_hosts.host.paths import BEFORE, COPIES, DEPLOYED, IMAGES_RECORD, MANIFEST
+from vllm_hosts.host.paths import BEFORE, COPIES, DEPLOYED, IMAGES_RECORD, MANIFEST, STORE_MARK
 from vllm_hosts.host.remains import DockerHolds, Inhabitant, Inside, Remains, Version
 
 ASKED = {"directory": "/opt/vllm", "project": "vllm", "fetching": "fetch", "bridges": "vllm-"}
@@ -65,8 +65,8 @@ class Machine:
         (self.folder / name).write_text(text)
 
     def moved(self, script: str) -> str:
-        for path in (MANIFEST, COPIES, f"{DEPLOYED} ", BEFORE, IMAGES_RECORD, "/etc/nginx",
-                     "/etc/keepalived"):  # fmt: skip
+        for path in (MANIFEST, COPIES, f"{DEPLOYED} ", BEFORE, IMAGES_RECORD, STORE_MARK,
+                     "/etc/nginx", "/etc/keepalived"):  # fmt: skip
             script = script.replace(path, f"{self.folder}{path}")
         return script
 
@@ -98,6 +98,16 @@ def test_packages_of_a_host_with_nothing_of_ours(machine: Machine) -> None:
     assert found.manifest.before is None
 
 
+def test_a_list_that_is_missing_counts_only_where_the_host_is_somebody_s(machine: Machine) -> None:
+    """Removals of earlier versions, cut off at their very end, have left some of them."""
+    for name in LISTS[1:]:
+        machine.write(f"{BEFORE[1:]}/{name}", f"{name}-1\n")
+    assert machine.look().manifest.before is None
+    machine.write(STORE_MARK[1:], "mark\n")
+    done = machine.here.run(machine.moved(HostRemains().command(**ASKED)))
+    assert done.rc != 0
+
+
 def test_what_was_written_down(machine: Machine) -> None:
     machine.write(MANIFEST[1:], "package nginx\n")
     machine.write(DEPLOYED[1:], f"{'b' * 64}  /b\n{'a' * 64}  /a\n{'c' * 64}  /a\nodd /c\n")
@@ -109,6 +119,7 @@ def test_what_was_written_down(machine: Machine) -> None:
     assert found.before is not None
     assert found.before.packages == {"packages-1"}
     assert found.before.groups == {"groups-1"}
+    machine.write(STORE_MARK[1:], "mark\n")
     (machine.folder / BEFORE[1:] / LISTS[-1]).unlink()
     with pytest.raises(AssertionError):
         machine.look()

@@ -22,6 +22,7 @@ from vllm_hosts.host.paths import (
     IMAGES_RECORD,
     MANIFEST,
     NGINX_WELCOME,
+    STORE_MARK,
 )
 from vllm_hosts.host.remains import DockerHolds, Inhabitant, Inside, Remains, Version
 from vllm_hosts.text import clean
@@ -63,6 +64,8 @@ class HostRemains(HostFact[Remains]):
             [ ! -e {DEPLOYED} ] || sed -n 's/^[0-9a-f]\\{{64\\}}  //p' {DEPLOYED} | sort -u
             if [ -d {BEFORE} ]; then
                 for list in {" ".join(LISTS)}; do
+                    # Where the host's mark is gone, an earlier removal was at its very end.
+                    [ -e {BEFORE}/$list ] || [ -e {STORE_MARK} ] || continue
                     echo "== before $list"; cat {BEFORE}/$list || exit 1
                 done
             fi
@@ -124,7 +127,9 @@ class HostRemains(HostFact[Remains]):
         lists = {name: parts[f"before {name}"] for name in LISTS if f"before {name}" in parts}
         return Remains(
             manifest=manifest_of(
-                parts["manifest"], parts["files"], before_of(lists) if lists else None
+                parts["manifest"],
+                parts["files"],
+                before_of(lists) if len(lists) == len(LISTS) else None,
             ),
             packages=_packages(parts),
             held=frozenset(parts["held"]),

@@ -14,7 +14,7 @@ from vllm_hosts.host.apt_entries import Edit, in_the_way, is_key, mentioned
 from vllm_hosts.host.archives import Archive
 from vllm_hosts.host.files import differing
 from vllm_hosts.host.manifest import bringing, brought
-from vllm_hosts.host.paths import PREVIOUS
+from vllm_hosts.host.paths import PREVIOUS, WORK
 from vllm_hosts.operations import apt_lists
 from vllm_hosts.operations.base import NOTE, Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
@@ -181,7 +181,7 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
             {_APT_GET} update; {_APT_GET} install --no-install-recommends gpg ca-certificates
             echo '{NOTE}{_GPG_FIRST}'
         }}
-        folder=$(mktemp -d); touched=; finished=
+        folder=$(mktemp -d {WORK}); touched=; finished=
         finish() {{
             code=$?; trap - EXIT
             if [ -z "$finished" ]; then

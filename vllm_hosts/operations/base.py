@@ -18,6 +18,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.connect import lock
 from vllm_hosts.errors import HostError, LostError
+from vllm_hosts.host.paths import WORK
 from vllm_hosts.operations.foreseen import refused, would_fail
 from vllm_hosts.text import clean
 
@@ -155,7 +156,8 @@ def watched(
     told = f"sed -n 's/^{NOTE}/    /p' \"$log\" | cut -c 1-300 | head -n 5; " if notes else ""
     shown = Shown(
         f"""
-        umask 077; log=$(mktemp /run/vllm-hosts.XXXXXX); trap 'rm -f "$log"' EXIT
+        umask 077; log=$(mktemp {WORK}); trap 'rm -f "$log"' EXIT
+        trap 'exit 1' HUP INT TERM PIPE
         ( {script.strip()}
         ) >"$log" 2>&1 </dev/null &
         job=$!; waited=0; due={seconds}

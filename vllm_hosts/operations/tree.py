@@ -25,7 +25,7 @@ from vllm_hosts.host.files import (
     Kept,
     differing,
 )
-from vllm_hosts.host.paths import COPIES, DEPLOYED, PREVIOUS, STAMPS, STATE
+from vllm_hosts.host.paths import COPIES, DEPLOYED, PREVIOUS, STAMPS, STATE, WORK
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import leads_to, may_have_changed, will_change
@@ -33,7 +33,7 @@ from vllm_hosts.operations.notes import NOTES
 
 _FUNCTIONS = r"""
 set -eu; umask 077
-work=$(mktemp -d /run/vllm-hosts.XXXXXX)
+work=$(mktemp -d WORK)
 finish() { # whatever ends the script: all of the change is there, or none of it
     code=$?; trap - EXIT
     if [ -z "$finished" ]; then
@@ -68,7 +68,7 @@ keep() { # PATH: the version before this change, for people to look at
         mkdir -p "$previous$(dirname "$1")"; mv -fT "$work$1" "$previous$1"
     fi
 }
-"""
+""".replace("WORK", WORK)
 
 
 @host_operation

@@ -23,6 +23,7 @@ from pyinfra.api.state import State, StateStage
 
 from vllm_hosts.connect import stopping
 from vllm_hosts.keys.places import pyinfra_line
+from vllm_hosts.operations.foreseen import refused_for_good
 
 BAD_INPUT = 2
 _WORDS = {
@@ -132,6 +133,12 @@ def unfinished(chosen: Sequence[Host], state: State) -> list[str]:
     ]
 
 
+def _host(state: State, name: str) -> Host:
+    host = state.inventory.get_host(name)
+    assert isinstance(host, Host)
+    return host
+
+
 def say_how_to_retry(
     chosen: Callable[[], Sequence[Host]],
     state: State,
@@ -145,8 +152,18 @@ def say_how_to_retry(
     """
     if not (left := unfinished(chosen(), state)):
         return
-    everybody = {host.name for host in state.inventory} == set(left)
-    limits = "" if everybody else " ".join(f"--limit {quote(name)}" for name in left)
     click.secho(f"--> Not finished: {', '.join(left)}", fg="red", bold=True, err=True)
+    again = [name for name in left if not refused_for_good(_host(state, name))]
+    if len(again) < len(left):
+        where = ", ".join(name for name in left if name not in again)
+        begins = f"{where}: the" if again else "The"
+        click.echo(
+            f"    {begins} same command would be refused again; above is why, and what to do",
+            err=True,
+        )
+    if not again:
+        return
+    everybody = {host.name for host in state.inventory} == set(again)
+    limits = "" if everybody else " ".join(f"--limit {quote(name)}" for name in again)
     click.echo("    Finished work is not repeated. To try again, run:", err=True)
     click.echo(f"    {pyinfra_line(inventory, file, f'{further}{limits}'.strip())}", err=True)

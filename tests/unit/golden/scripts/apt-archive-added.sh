@@ -12,7 +12,7 @@
             DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold update; DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install --no-install-recommends gpg ca-certificates
             echo 'note: gpg and ca-certificates were installed first'
         }
-        folder=$(mktemp -d); touched=; finished=
+        folder=$(mktemp -d /run/vllm-hosts.XXXXXX); touched=; finished=
         finish() {
             code=$?; trap - EXIT
             if [ -z "$finished" ]; then
