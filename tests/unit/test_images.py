@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from vllm_hosts.agents.images import Row, State, gigabytes, judged, next_record
+from vllm_hosts.agents.images import Row, State, gigabytes, judged, next_record, old_ones
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
 from vllm_hosts.facts.vllm_images import Image, ImagesFound, ImagesThere, ImageUse, Used
@@ -141,6 +141,53 @@ class TestJudging:
         found = ImagesFound(self.FOUND.images, (), ())
         assert State.OLD not in states(judged(found, WANTED, 0)).values()
 
+    def test_what_a_prune_removes(self) -> None:
+        rows = judged(self.FOUND, WANTED, keep=1)
+        assert [row.image.id[7] for row in old_ones(rows)] == ["b", "a"]
+
+    def test_an_image_that_was_used_first_comes_before_those_that_never_were(self) -> None:
+        found = ImagesFound(self.FOUND.images[:2], (), (used("b", v(31)),))
+        assert [row.image.id[7] for row in judged(found, WANTED, 0)] == ["b", "a"]
+
+    def test_docker_s_own_images_have_short_names(self) -> None:
+        found = ImagesFound((image("a", "vllm:v1"),), (), ())
+        for wanted in ("vllm:v1", "library/vllm:v1", "docker.io/library/vllm:v1"):
+            assert states(judged(found, wanted, 0)) == {"a": State.SETTINGS}
+
+    def test_an_image_without_tags_is_related_by_its_digest(self) -> None:
+        digests = (f"{REPOSITORY}@sha256:{'1' * 64}",)
+        found = ImagesFound((image("a", digests=digests), image("b", "x:1")), (), ())
+        assert states(judged(found, WANTED, 0)) == {"a": State.FOREIGN}
+
+
+@pytest.mark.parametrize(
+    ("names", "ours", "digests", "name"),
+    [
+        (("a:1", "a:2"), ("b:1", "b:2"), ("c@1", "c@2"), "a:1"),
+        ((), ("b:1", "b:2"), ("c@1", "c@2"), "b:2"),
+        ((), (), ("c@1", "c@2"), "c@1"),
+        ((), (), (), identifier("a")),
+    ],
+)
+def test_an_image_is_called_what_people_know_it_by(
+    names: tuple[str, ...], ours: tuple[str, ...], digests: tuple[str, ...], name: str
+) -> None:
+    row = Row(image("a", *names, digests=digests), State.OLD, (), ours)
+    assert row.name == name
+    with pytest.raises(FrozenInstanceError):
+        row.state = State.IN_USE  # type: ignore[misc]
+
+
+def test_what_becomes_of_images_is_said_in_words() -> None:
+    """As `vllm-hosts images` prints them."""
+    assert [str(state) for state in State] == [
+        "in use",
+        "in the settings",
+        "used before",
+        "old",
+        "not ours",
+    ]
+
 
 class TestRecord:
     def test_the_image_in_use_is_the_last_line(self) -> None:
@@ -181,3 +228,5 @@ def test_an_odd_answer_is_not_an_empty_host() -> None:
 
 def test_sizes() -> None:
     assert (gigabytes(9_800_000_000), gigabytes(12_000_000)) == ("9.8 GB", "12 MB")
+    assert (gigabytes(10**9), gigabytes(10**9 - 1)) == ("1.0 GB", "1000 MB")
+    assert (gigabytes(1_050_000_000), gigabytes(1_500_000)) == ("1.1 GB", "2 MB")

@@ -295,20 +295,3 @@ def test_fifty_hosts_with_one_mistake_get_one_sentence(project: Project) -> None
 def test_a_host_without_gpus(project: Project) -> None:
     project.group(agents=[dict(AGENT, gpus=[])])
     assert not hosts(project, "gpu_hosts = ['a']\n")["a"].needs_gpu
-
-
-@pytest.mark.parametrize("name", ["deploy.py", "keys.py"])
-def test_a_deploy_from_another_folder_is_one_sentence(tmp_path: Path, name: str) -> None:
-    """H29."""
-    (tmp_path / "there").mkdir()
-    project = Project(tmp_path / "there")
-    (project.folder / "keys.py").symlink_to(Path(__file__).parents[2] / "keys.py")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "x.py").write_text("gpu_hosts = [('@local', {'ssh_hostname': '127.0.0.1'})]\n")
-    project.folder = elsewhere
-    done = project.run("pyinfra", "-y", "x.py", str(tmp_path / "there" / name))
-    assert done.returncode != 0
-    assert "pyinfra has not loaded config.py, so nothing was validated" in done.stdout
-    assert f"cd {tmp_path}/there && pyinfra {elsewhere}/x.py {name}" in done.stdout
-    assert "Traceback" not in done.stdout

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.unit import recorded_looks as looks
@@ -14,17 +20,22 @@ from tests.unit.fleets import with_a_mirror
 from tests.unit.recorded_host import Host
 from tests.unit.recording import Recorder, Run
 from tests.unit.samples import settings
+from vllm_hosts.host.certificates import Certificate
+from vllm_hosts.host.files import File, Kept
 from vllm_hosts.host.mirror import image_key
 from vllm_hosts.host.paths import (
     MIRROR_CA,
     MIRROR_CERTIFICATE,
     MIRROR_CONF,
+    MIRROR_IMAGES,
     MIRROR_KEY,
+    MIRROR_STATE,
     MIRROR_UNIT,
 )
 from vllm_hosts.hub.hub_models import Fetched
-from vllm_hosts.keys.pki import certificate_names
+from vllm_hosts.keys.pki import LocalCa, certificate_names, utc_now
 from vllm_hosts.roles.mirror import mirror
+from vllm_hosts.roles.mirror.plan import Signing, asking_entries, asking_pair, serving_certificates
 from vllm_hosts.roles.models import models
 from vllm_hosts.roles.ownership import ownership
 from vllm_hosts.roles.vllm_image import vllm_image
@@ -103,6 +114,49 @@ def test_its_keys_are_for_root_and_its_certificate_for_its_address(
     [name] = asking.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     assert name.value == asking_name("gpu1")
     assert asking_name("gpu3") in made.host.contents[MIRROR_CONF].decode()
+
+
+def test_who_can_enter_its_folders(deployed: tuple[Recorder, Run]) -> None:
+    """Docker reads certificates as root; nginx of the mirror reads images as a group."""
+    paths = deployed[0].host.paths
+    assert (paths[CERTS].mode, paths[CERTS].group[0]) == (0o700, "root")
+    group = settings().vllm.fetch_user.partition(":")[2]
+    for path in (MIRROR_STATE, MIRROR_IMAGES):
+        assert (paths[path].mode, paths[path].group[0]) == (0o750, group)
+
+
+def test_keys_are_secret_and_stay_while_their_certificates_are_good(
+    deployed: tuple[Recorder, Run],
+) -> None:
+    wanted, now = deployed[0].host.settings, utc_now()
+    ca = LocalCa.create("prod", now)
+    by = Signing(ca, ca.certificate_pem, now)
+    for entries in (asking_entries, serving_certificates):
+        *_, shown, key = entries(wanted, Certificate(None, None), by)
+        assert isinstance(shown, File) and isinstance(key, File)
+        assert (shown.mode, shown.secret) == (0o644, False)
+        assert (key.mode, key.secret) == (0o600, True)
+        public = (
+            load_pem_private_key(key.content, None)
+            .public_key()
+            .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        )
+        *_, kept, kept_key = entries(wanted, Certificate(shown.content, public), by)
+        assert (kept, kept_key) == (Kept(shown.path), Kept(key.path, 0o600))
+        later = replace(by, renew_since=now + timedelta(seconds=1))
+        assert isinstance(entries(wanted, Certificate(shown.content, public), later)[-1], File)
+    with pytest.raises(FrozenInstanceError):
+        by.renew_since = now  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        asking_pair(wanted).role = "server"  # type: ignore[misc]
+
+
+def test_a_new_certificate_is_said(deployed: tuple[Recorder, Run]) -> None:
+    _, done = deployed
+    said = [line for line in done.said if "certificate for the mirror" in line]
+    assert len(said) == 2
+    assert said[0].startswith("it gets a new certificate for the mirror: there is none")
+    assert {name.partition(" | ")[0] for name in done.names[2:10]} == {"Mirror"}
 
 
 def test_no_key_is_in_a_command(deployed: tuple[Recorder, Run]) -> None:

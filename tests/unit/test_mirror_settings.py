@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from vllm_hosts.host.models import download, models_for_others, through_mirror
 from vllm_hosts.project.inventory import load, validate
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.exposure import closed_ports
+from vllm_hosts.settings.fleet import inner_name
 from vllm_hosts.settings.joined import joined
-from vllm_hosts.settings.mirror import MirrorAt
+from vllm_hosts.settings.mirror import MirrorAt, asking_name
 from vllm_hosts.settings.mirrored import (
     asking_networks,
+    asks_from,
     mirror_contradictions,
     with_mirror,
 )
@@ -82,20 +85,21 @@ def test_the_mirror_fetches_what_others_need_once() -> None:
     ("hosts", "mirrors", "words"),
     [
         ([settings(), settings(**TWO)], ("gpu1", "gpu2"), "has 2 hosts (gpu1, gpu2)"),
+        ([], ("a", "b", "c", "d"), "has 4 hosts (a, b, c)"),
         ([gateway("gpu1"), settings(**TWO)], ("gpu1",), "the mirror 'gpu1' runs no agents"),
         ([settings(address="127.0.0.1"), settings(**TWO)], ("gpu1",), "each of them itself"),
         ([settings(address="2001:db8::1"), settings(**TWO)], ("gpu1",), "an IPv4 address"),
         (
             [settings(), settings(name="gpu2", address="gpu2.example.com")],
             ("gpu1",),
-            "say where its connections come from",
+            'come from, in its data: {"mirror": {"networks": ["192.0.2.7/32"]}}',
         ),
         ([settings(mirror={"port": 8001}), settings(**TWO)], ("gpu1",), "the port of agent 'qwen'"),
         ([settings(mirror={"port": 443}), settings(**TWO)], ("gpu1",), "is edge.https_port"),
         (
             [settings(firewall={"extra_tcp_ports": [8444]}), settings(**TWO)],
             ("gpu1",),
-            "opens 8444 (mirror.port) to everybody",
+            "opens 8444 (mirror.port) to everybody, which only hosts of the inventory are to reach",
         ),
     ],
 )
@@ -109,6 +113,21 @@ def test_what_is_no_mirror_is_refused(
 def test_the_port_for_gateways_is_another() -> None:
     hosts = joined(of(gateway(), settings(mirror={"port": 8443}), settings(**TWO)), ["gw1"])
     assert told(*hosts.values()) == ["mirror.port 8443 is gateway.port; set one of them to another"]
+
+
+def test_a_name_says_nothing_of_where_connections_come_from() -> None:
+    named = settings(name="gpu2", address="gpu2.example.com")
+    assert asks_from(named) == ()
+    hosts = with_mirror(of(settings(), named), ["gpu1"])
+    assert asking_networks(hosts["gpu1"]) == []
+
+
+def test_a_host_has_one_name_for_the_mirror_which_no_gateway_has() -> None:
+    names = {asking_name(host) for host in ("gpu1", "gpu2", "gpu1.example.com")}
+    assert len(names) == 3
+    for name in names:
+        assert re.fullmatch(r"asks\.mirror\.h[0-9a-f]{16}\.[a-z.-]+", name)
+    assert asking_name("gpu1") == asking_name("gpu1") != inner_name("gpu1", "mirror")
 
 
 def test_everybody_is_no_network_of_a_host() -> None:

@@ -106,7 +106,10 @@ class ModelCopy(HostFact[CopyFound]):
             echo '== free'; df --output=avail -B1 "$at" | tail -n 1
             echo '== folder'
             if [ -e {folder} ]; then
-                echo present; timeout 60 find {folder} -type f -printf '%s %P\\n' 2>/dev/null
+                echo present
+                timeout 60 find {folder} -type f -printf '%s %P\\n' 2>/dev/null ||
+                    # What was not seen would count as missing.
+                    [ $? != 124 ] || {{ echo "looking at {folder} took 60 s" >&2; exit 1; }}
             fi
             echo '== staged'
             [ ! -d {staging} ] || find {staging} -type f -printf '%s %P\\n'

@@ -166,14 +166,15 @@ def _no_weights(files: tuple[LocalFile, ...]) -> Iterator[str]:
     """Files that are not what their names suggest, as after a clone without git-lfs."""
     there = {file.name for file in files}
     for file in files:
-        if file.name.endswith(INDEX) and file.size > POINTER_SIZE and file.size <= INDEX_SIZE:
-            place = file.name.removesuffix(INDEX)
+        place, slash, last = file.name.rpartition("/")
+        if last == INDEX and file.size <= INDEX_SIZE:
             with _opened(file) as content:
                 named = parts(content.read(INDEX_SIZE), INDEX_SIZE)
-            if missing := sorted(name for name in named if place + name not in there):
+            beside = [f"{place}{slash}{name}" for name in sorted(named)]
+            if missing := [name for name in beside if name not in there]:
                 yield (
-                    f"does not hold all weights: {file.name} names {place}{missing[0]}, which does"
-                    " not exist; fetch the model again"
+                    f"does not hold all weights: {file.name} names {missing[0]}, which does not"
+                    " exist; fetch the model again"
                 )
         if file.name.endswith(".safetensors"):
             with _opened(file) as content:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from functools import cache, partial
+from inspect import getfile
 from pathlib import Path
 
+import pyinfra
+import pyinfra_cli
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
@@ -34,6 +37,8 @@ GATEWAYS = "gateways"
 #: The host of this group fetches image and models for all others.
 MIRROR = "mirror"
 _GPU_HOSTS = "gpu_hosts"
+#: Where pyinfra's own files are; a user's folder may be called like it.
+_PYINFRA_S = tuple(f"{Path(getfile(one)).parent}/" for one in (pyinfra, pyinfra_cli))
 #: Hosts of this group are in no inventory any more, and their store still remembers them.
 LEFT = "left-behind"
 
@@ -79,7 +84,11 @@ def load_problem(path: Path, error: BaseException) -> str:
     if isinstance(cause, SyntaxError):
         return f"{cause.filename or path}, line {cause.lineno}: {cause.msg}"
     steps = traceback.extract_tb(cause.__traceback__)
-    lines = [step for step in steps if step.name == "<module>" and "pyinfra" not in step.filename]
+    lines = [
+        step
+        for step in steps
+        if step.name == "<module>" and not step.filename.startswith(_PYINFRA_S)
+    ]
     where = f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else str(path)
     return f"{where}: cannot be loaded: {type(cause).__name__}: {cause}"
 

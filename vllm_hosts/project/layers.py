@@ -146,7 +146,7 @@ def _source(layers: list[Layer], name: str, key: str | None) -> str:
     """Which layer a value came from: the strongest that has it."""
     for layer in reversed(layers):
         value = layer.data.get(name)
-        if value is not None and (key is None or not isinstance(value, Mapping) or key in value):
+        if name in layer.data and (key is None or not isinstance(value, Mapping) or key in value):
             return layer.source
     return layers[0].source
 
