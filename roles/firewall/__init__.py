@@ -7,7 +7,7 @@ whatever Docker publishes; agents open only connections that settings name; on t
 and the edge reach agents; the same for IPv4 and IPv6; in force at boot before Docker.
 Needs: preflight. Writes: /etc/vllm-hosts/firewall.nft and a systemd unit. Restarts: nothing. Other
 tables, and ufw's or Docker's rules, are never touched. The host itself undoes a change after a
-minute if new SSH connections fail.
+minute if new SSH connections fail, or at a boot before.
 """
 
 from __future__ import annotations

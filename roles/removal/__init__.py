@@ -20,7 +20,7 @@ from vllm_hosts.errors import HostError
 from vllm_hosts.facts import look
 from vllm_hosts.facts.remains import HostRemains
 from vllm_hosts.host.files import Absent
-from vllm_hosts.host.paths import KEEPALIVED_UNIT, PROJECT, SSHD_CONF
+from vllm_hosts.host.paths import KEEPALIVED_UNIT, PROJECT, SSHD_CONF, agents_folder
 from vllm_hosts.operations.hub import CONTAINER
 from vllm_hosts.operations.ownership import not_anothers
 from vllm_hosts.operations.partly import NginxAfter, daemon_restored, edge_closed
@@ -108,6 +108,11 @@ def _now(settings: HostSettings, models: bool) -> Removal:
         project=PROJECT,
         fetching=CONTAINER,
         bridges=BRIDGE_PREFIX,
+        folders=list(
+            dict.fromkeys(
+                (settings.vllm.directory, settings.vllm.cache_directory, agents_folder(settings))
+            )
+        ),
     )
     plan = Removal(settings, found, models)
     if plan.elsewhere:

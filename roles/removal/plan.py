@@ -11,6 +11,7 @@ from functools import cached_property
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import daemon_json, paths
+from vllm_hosts.host.files import NEW
 from vllm_hosts.host.manifest import DOCKER_FOLDERS, TOOLKIT_FOLDER, WELCOME_PAGE
 from vllm_hosts.host.nginx import LIMITS_CONF, MAIN_CONF
 from vllm_hosts.host.packages import removable
@@ -37,6 +38,8 @@ _ALWAYS = (
     "/etc/systemd/system/vllm-hosts-watchdog.timer",
     "/etc/systemd/system/vllm-hosts-watchdog.service",
     "/etc/systemd/system/nginx.service.d/vllm-hosts.conf",
+    # There where a run was cut off as it confirmed a change.
+    paths.UNCONFIRMED_UNIT,
 )
 #: Timers of ours.
 TIMERS = tuple(path.rpartition("/")[2] for path in _ALWAYS if path.endswith(".timer"))
@@ -186,7 +189,12 @@ class Removal:
     def files(self) -> list[str]:
         """Files that deploys wrote, but for those with a step of their own."""
         directory = self.settings.vllm.directory
-        ours = [f"{directory}/compose.yaml", f"{directory}/.env", *_ALWAYS]
+        beside = (f"{directory}/compose.yaml", f"{directory}/.env")
+        # The new versions of a deploy whose host lost its power.
+        ours = [*_ALWAYS, *(f"{path}{NEW}" for path in beside)]
+        if not (self.known or self.nothing):
+            # Deploys of a version that may have recorded nothing.
+            ours += beside
         apart = _APART | {*self.remains.manifest.sources}
         found = {*ours, *self.remains.manifest.files} - apart
         if not self.known:
@@ -209,10 +217,34 @@ class Removal:
     @property
     def folders(self) -> list[str]:
         """Folders that go with all that is in them."""
-        vllm = self.settings.vllm
-        found = [f"{vllm.cache_directory}/agents", paths.EDGE_LOGS, _ROTATED]
+        found = [*self.agent_folders, paths.EDGE_LOGS, _ROTATED]
         found += [paths.WATCHDOG_SEEN, paths.BALANCER_RUN, paths.MIRROR_STATE]
         return [*found, *(self.model_folders if self.models else [])]
+
+    @property
+    def agent_folders(self) -> list[str]:
+        """Folders that deploys made for agents, of which each is the agent's alone."""
+        manifest, above = self.remains.manifest, paths.agents_folder(self.settings)
+        if manifest.taken or manifest.agents:
+            return sorted(manifest.agents)
+        compose = f"{self.settings.vllm.directory}/compose.yaml"
+        if compose not in self.files:
+            return []
+        # Deploys of a version that did not note them, and where only root makes folders.
+        inside = (one for one in self.remains.inside if one.like_an_agent_s)
+        return sorted(one.path for one in inside if one.path.rpartition("/")[0] == above)
+
+    @property
+    def others(self) -> list[str]:
+        """What lies in folders of ours and is not known to be ours."""
+        ours = [*self.files, *self.folders, *self.model_folders]
+        ours += [self.settings.vllm.directory, paths.agents_folder(self.settings)]
+        ours += [paths.models_folder(self.settings)]
+        return sorted(
+            one.path
+            for one in self.remains.inside
+            if not any(path == one.path or path.startswith(f"{one.path}/") for path in ours)
+        )
 
     @property
     def model_folders(self) -> list[str]:
@@ -236,6 +268,12 @@ class Removal:
             "/etc/systemd/system/nginx.service.d",
             *("/etc/apt/keyrings", "/var/www/html", "/var/www"),
             vllm.directory,
+            *sorted(
+                {
+                    paths.agents_folder(self.settings),
+                    *(path.rpartition("/")[0] for path in self.agent_folders),
+                }
+            ),
             vllm.cache_directory,
             *self._certificates_of_docker,
         ]
@@ -289,7 +327,7 @@ def given_way(removal: Removal, digests: Mapping[str, str]) -> list[str]:
     return sorted(path for path, digest in manifest.gave_way.items() if digests[path] == digest)
 
 
-def few(names: Sequence[str]) -> str:
+def few(names: Sequence[str], most: int = 3) -> str:
     """Some of them, for a sentence."""
-    shown = ", ".join(names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vllm_hosts.host import paths
-from vllm_hosts.roles.removal.plan import DOCKER, FIREWALL, Removal
+from vllm_hosts.roles.removal.plan import DOCKER, FIREWALL, Removal, few
 
 
 def goes(removal: Removal) -> Iterator[str]:
@@ -39,6 +39,8 @@ def stays(removal: Removal) -> Iterator[str]:
             f"models stay in {', '.join(removal.model_folders)};"
             " --data remove_models=true removes them"
         )
+    if others := removal.others:
+        yield f"what no deploy wrote stays: {few(others, 20)}"
     yield "the clients' keys and the CA stay in the store here"
     if not removal.known:
         yield (

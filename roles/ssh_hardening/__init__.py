@@ -1,7 +1,8 @@
 """SSH without passwords, if the settings say so.
 
 Promises: nobody can log in with a password, and nobody is locked out: a login with a key has to
-work before the change, and over a new connection after it, or the host undoes it after a minute.
+work before the change, and over a new connection after it, or the host undoes it after a minute,
+or at a boot before.
 Needs: preflight. Writes: /etc/ssh/sshd_config.d/00-vllm-hosts.conf. Reloads sshd when it changed.
 """
 

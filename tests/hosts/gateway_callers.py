@@ -29,16 +29,18 @@ _MINUTES = timedelta(minutes=10)
 #: A key, a certificate that it signed itself, and a request for one that the CA signs.
 _MAKE = """
 set -eu; umask 077
-folder=$(mktemp -d /run/vllm-hosts-verify.XXXXXXXX); cd "$folder"
+folder=$(mktemp -d /run/vllm-hosts-verify.XXXXXXXX); cd "$folder"; made=
+trap '[ -n "$made" ] || rm -rf "$folder"' EXIT; trap 'exit 1' HUP INT TERM PIPE
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 \
     -subj {gateway} -keyout key.pem -out self.pem 2>/dev/null
 openssl req -new -key key.pem -subj {nobody} 2>/dev/null
-echo "$folder"
+echo "$folder"; made=yes
 """
 #: What each gets where it claims to ask for a client, as gateways do: one line for each with its
 #: status, or 0 where it got none. With `-brief` openssl says on stderr whose connection it has.
 _TRY = """
 set -u; cd {folder}; trap 'rm -rf {folder}' EXIT
+trap 'exit 1' HUP INT TERM PIPE
 printf '%s' {signed} >signed.pem
 try() {{
     local who=$1; shift
@@ -67,9 +69,14 @@ def callers(host: Host, settings: HostSettings, authority: Authority) -> dict[st
     )
     request, _, folder = made.rpartition("\n")
     name = inner_name(settings.name, settings.agents[0].name)
+    try:
+        certificate = signed(request, authority)
+    except HostError:
+        host.run(f"rm -rf {quote(folder)}")
+        raise
     script = _TRY.format(
         folder=quote(folder),
-        signed=quote(signed(request, authority)),
+        signed=quote(certificate),
         name=name,
         port=settings.gateway.port,
         shown=quote("Peer certificate"),

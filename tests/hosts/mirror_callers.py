@@ -15,15 +15,17 @@ from vllm_hosts.suite.gateway_callers import signed
 #: A key, a certificate that it signed itself, and a request for one that the CA signs.
 _MAKE = """
 set -eu; umask 077
-folder=$(mktemp -d /run/vllm-hosts-verify.XXXXXXXX); cd "$folder"
+folder=$(mktemp -d /run/vllm-hosts-verify.XXXXXXXX); cd "$folder"; made=
+trap '[ -n "$made" ] || rm -rf "$folder"' EXIT; trap 'exit 1' HUP INT TERM PIPE
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 \
     -subj /CN=no-such-host -keyout key.pem -out self.pem 2>/dev/null
 openssl req -new -key key.pem -subj /CN=no-such-host 2>/dev/null
-echo "$folder"
+echo "$folder"; made=yes
 """
 #: One line for each with its status, or 0 where it got none.
 _TRY = """
 set -u; cd {folder}; trap 'rm -rf {folder}' EXIT
+trap 'exit 1' HUP INT TERM PIPE
 printf '%s' {signed} >signed.pem
 own={own}
 try() {{
@@ -59,9 +61,14 @@ def callers(host: Host, settings: HostSettings, authority: Authority) -> Answers
     made = host.check_output(f"bash -c {quote(_MAKE)}")
     request, _, folder = made.rpartition("\n")
     place = f"{settings.address}:{settings.mirror.port}"
+    try:
+        certificate = signed(request, authority)
+    except HostError:
+        host.run(f"rm -rf {quote(folder)}")
+        raise
     script = _TRY.format(
         folder=quote(folder),
-        signed=quote(signed(request, authority)),
+        signed=quote(certificate),
         own=quote(f"/etc/docker/certs.d/{place}"),
         place=place,
         public="/etc/vllm-hosts/tls/certificate.pem",

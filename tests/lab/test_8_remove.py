@@ -81,10 +81,10 @@ def remove(*options: str) -> Run:
     return command("pyinfra", "-y", "--limit", HOST, *options, INVENTORY, "remove.py")
 
 
-def killed_at(words: str, *options: str) -> None:
-    """A removal whose controller is killed as soon as it has said something."""
+def killed_at(words: str, *options: str, entry: str = "remove.py") -> None:
+    """A run whose controller is killed as soon as it has said something."""
     process = subprocess.Popen(
-        [str(BIN / "pyinfra"), "-y", "-v", "--limit", HOST, *options, INVENTORY, "remove.py"],
+        [str(BIN / "pyinfra"), "-y", "-v", "--limit", HOST, *options, INVENTORY, entry],
         cwd=ROOT,
         env={**os.environ, "PYINFRA_PROGRESS": "off", "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
@@ -92,7 +92,7 @@ def killed_at(words: str, *options: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    said, until = [], time.monotonic() + 600
+    said, until = [], time.monotonic() + 1500
     assert process.stdout is not None
     for line in process.stdout:
         said.append(line)
@@ -164,6 +164,81 @@ def test_models_stay_unless_they_are_named_and_a_deploy_uses_them_again(host: st
     assert again.code == 0, again.output[-6000:]
     found = command("vllm-hosts", "verify", INVENTORY, "--host", host, settings=hub)
     assert found.code == 0, found.output[-4000:]
+
+
+#: In the folders of the first deploy, before it: what it would write, and something beside it.
+_IN_OUR_PLACE = """
+set -eu
+mkdir -p /opt/vllm /var/lib/vllm/agents/{agent}
+echo TOKEN=theirs >/opt/vllm/.env; chmod 0640 /opt/vllm/.env
+echo 'services: {{}}' >/opt/vllm/compose.yaml
+ln -s compose.yaml /opt/vllm/compose.override.yaml
+echo theirs >/var/lib/vllm/agents/{agent}/notes
+echo theirs >/opt/vllm/README
+"""
+_MOVED = """
+set -eu
+mkdir /root/away
+mv /opt/vllm/.env /opt/vllm/compose.yaml /opt/vllm/compose.override.yaml /root/away/
+mv /var/lib/vllm/agents/{agent} /root/away/
+"""
+#: And after it.
+_BESIDE_OURS = """
+set -eu
+echo theirs >/opt/vllm/notes.txt
+mkdir /var/lib/vllm/agents/theirs; echo theirs >/var/lib/vllm/agents/theirs/weights
+echo theirs >/var/lib/vllm/theirs
+"""
+_MANIFEST = "/var/lib/vllm-hosts/manifest"
+
+
+def test_files_of_others_in_our_folders_are_refused_before_and_stay_after(host: str) -> None:
+    agent = AGENTS[0]["name"]
+    lab_hosts.run(host, _IN_OUR_PLACE.format(agent=agent))
+    before = files(host)
+    refused = deploy("--limit", host)
+    assert refused.code != 0
+    assert (
+        "/opt/vllm/compose.yaml, /opt/vllm/.env, /opt/vllm/compose.override.yaml,"
+        f" /var/lib/vllm/agents/{agent} are there already, and no deploy wrote them"
+    ) in refused.output, refused.output[-4000:]
+    assert differing(before, files(host)) == {}
+    # Nor does a removal of what was never there touch them.
+    assert remove().code == 0
+    assert differing(before, files(host)) == {}
+
+    lab_hosts.run(host, _MOVED.format(agent=agent))
+    before = files(host)
+    killed_at(".env holds the secrets, for root only", entry="deploy.py")
+    assert lab_hosts.run(host, "ls /opt/vllm/.env").stdout
+    run = deploy("--limit", host)
+    assert run.code == 0, run.output[-6000:]
+    # As on a host that an earlier version deployed to, which noted nothing of these.
+    noted = lab_hosts.run(host, f"cat {_MANIFEST}").stdout
+    assert {"file /opt/vllm/.env", f"agent /var/lib/vllm/agents/{agent}"} <= {*noted.splitlines()}
+    lab_hosts.run(host, f"sed -i -E '/^(file|agent) /d' {_MANIFEST}")
+    run = deploy("--limit", host)
+    assert (run.code, changes(run)) == (0, {host: 1}), run.output[-6000:]
+    assert lab_hosts.run(host, f"cat {_MANIFEST}").stdout == noted
+    again = deploy("--limit", host)
+    assert (again.code, changes(again)) == (0, {host: 0}), again.output[-6000:]
+
+    lab_hosts.run(host, _BESIDE_OURS)
+    new = {"opt/vllm/notes.txt", "var/lib/vllm/theirs", "var/lib/vllm/agents/theirs",
+           "var/lib/vllm/agents/theirs/weights"}  # fmt: skip
+    assert deploy("--limit", host).code == 0
+    stays = (
+        "what no deploy wrote stays: /opt/vllm/README, /opt/vllm/notes.txt,"
+        " /var/lib/vllm/agents/theirs, /var/lib/vllm/theirs"
+    )
+    shown = command("pyinfra", "--dry", "--limit", host, INVENTORY, "remove.py", brief=True)
+    assert stays in shown.output, shown.output[-4000:]
+    gone = remove("--data", "remove_models=true")
+    assert gone.code == 0, gone.output[-8000:]
+    assert stays in gone.output
+    assert differing(before, files(host)) == dict.fromkeys(new, "new")
+    nothing_is_left(host)
+    assert differing(before, files(host)) == dict.fromkeys(new, "new")
 
 
 #: Docker's and nginx's settings of somebody's, a package that is held, rules and a sysctl.

@@ -10,6 +10,13 @@ import pytest
 from pyinfra.context import ctx_host, ctx_state
 
 
+class _Host:
+    """One of its own, as pyinfra's are."""
+
+    def __init__(self, **has: Any) -> None:
+        vars(self).update(has)
+
+
 class Steps:
     """``told``: calls of what only tells or collects, in order, by name."""
 
@@ -23,12 +30,11 @@ class Steps:
         self.changed = False
         self.asked: list[tuple[str, dict[str, Any]]] = []
         monkeypatch.setattr(module, "look", self.look)
-        for name in ("differs", "entries_differ", "remember", "leads_to", "will_change"):
+        told = ("differs", "entries_differ", "remember", "leads_to", "will_change")
+        for name in (*told, "refuse_for_good"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, self.telling(name))
-        self.host: Any = SimpleNamespace(
-            name="gpu1", log=lambda text, **_: self.told.append(("log", text))
-        )
+        self.host: Any = _Host(name="gpu1", log=lambda text, **_: self.told.append(("log", text)))
 
     def telling(self, name: str) -> Any:
         return lambda *given: self.told.append((name, *given))

@@ -48,6 +48,7 @@ from vllm_hosts.host.paths import (
     STORE_MARK,
     WAY_BACK,
 )
+from vllm_hosts.host.shared import SharedFound
 from vllm_hosts.host.systemctl import UnitState
 from vllm_hosts.host.way_back import WayBack
 from vllm_hosts.keys.store_marks import Marked
@@ -133,6 +134,8 @@ class Host:
     stamps: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
+    #: Paths by kind, in folders that are not only ours.
+    noted: dict[str, set[str]] = field(default_factory=lambda: {"file": set(), "agent": set()})
     #: What the archives have.
     offered: Mapping[str, str] = field(default_factory=dict)
     #: By the name of a fact, what it was asked last.
@@ -207,11 +210,15 @@ class Host:
         written = self.contents.get("/etc/nginx/nginx.conf")
         return replace(found, content=written) if found and written else found
 
-    def _HostMark(self, directory: str) -> Marked:
+    def _HostMark(self, directory: str, shared: list[str] | None = None, above: str = "") -> Marked:
+        there = {path for path in shared or () if self.paths.get(path, NOTHING).kind != "-"}
+        noted = self.noted
+        lies = SharedFound(frozenset(there), frozenset(noted["file"]), frozenset(noted["agent"]))
         if STORE_MARK not in self.contents:
             marked: Marked = self.facts["HostMark"]
-            return marked
-        return Marked(self.contents[STORE_MARK].decode().strip(), Found("f", 0o644, ROOT, ROOT))
+            return replace(marked, shared=lies)
+        text = self.contents[STORE_MARK].decode().strip()
+        return Marked(text, Found("f", 0o644, ROOT, ROOT), shared=lies)
 
     def _HostCertificate(self, certificate: str, key: str) -> Certificate:
         if key not in self.contents:
@@ -294,6 +301,8 @@ class Host:
         if remove := _REMOVE.search(command):
             for name in remove[1].split():
                 del self.packages[name]
+        for kind, path in re.findall(r" '(file|agent) (/[^']+)'", command):
+            self.noted[kind].add(path)
         if hold := _HOLD.search(command):
             self.held.update(hold[1].split())
         for name in _ENABLE.findall(command):

@@ -121,6 +121,9 @@ class Shell:
     def errors(self) -> str:
         return ""
 
+    def ended(self) -> bool:
+        return False
+
     def close(self) -> None:
         self.closed = True
 

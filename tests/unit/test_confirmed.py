@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -51,14 +52,31 @@ class Machine:
             words, env=environment, cwd=folder, capture_output=True, text=True, timeout=60
         )
 
-    def arm(self, save: str = ":", undo: str = ":") -> subprocess.CompletedProcess[str]:
+    def arm(
+        self, save: str = ":", undo: str = ":", name: str = "test"
+    ) -> subprocess.CompletedProcess[str]:
         """The host is told how to undo what follows."""
         before = os.umask(0)
         try:
-            command = armed("test", [f"{self.folder}/conf"], save=save, undo=undo)
+            conf = "conf" if name == "test" else f"{name}.conf"
+            command = armed(name, [f"{self.folder}/{conf}"], save=save, undo=undo)
             return self.run(command.get_raw_value())
         finally:
             os.umask(before)
+
+    def boot(self) -> subprocess.CompletedProcess[str] | None:
+        """What the host does of its own when it boots; None: nothing of ours."""
+        shutil.rmtree(self.undo.parent, ignore_errors=True)
+        wanted = self.folder / "etc/sysinit.target.wants/undo.service"
+        if not wanted.exists():
+            return None
+        [script] = re.findall(r"^ExecStart=(.*)$", wanted.read_text(), re.M)
+        return self.run(script)
+
+    def left(self) -> list[str]:
+        """What is there of ours on disk."""
+        found = [*self.folder.glob("etc/**/*"), *self.folder.glob("state/**/*")]
+        return sorted(str(one.relative_to(self.folder)) for one in found if not one.is_dir())
 
     def time_is_up(self) -> int:
         """What the timer starts. How it ends."""
@@ -70,22 +88,32 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(confirmed, "_FOLDER", f"{tmp_path}/undo")
+    monkeypatch.setattr(confirmed, "_KEPT", f"{tmp_path}/state/unconfirmed")
+    monkeypatch.setattr(confirmed, "_UNIT", f"{tmp_path}/etc/undo.service")
     for name in ("DEPLOYED", "COPIES"):
         monkeypatch.setattr(confirmed, name, f"{tmp_path}/{name}")
     return Machine(tmp_path, tmp_path / "undo/test")
 
 
 def test_the_host_puts_back_what_it_had(machine: Machine) -> None:
-    conf = machine.folder / "it's.conf"
+    conf, live = machine.folder / "conf", machine.folder / "it's live"
     conf.write_text("before")
-    path = shlex.quote(str(conf))
-    done = machine.arm(save=f"cp {path} saved", undo=f"cp saved {path}; false")
+    conf.chmod(0o640)
+    live.write_text("before")
+    path = shlex.quote(str(live))
+    done = machine.arm(save=f"cp {path} saved", undo=f"cp saved {path}; cp {conf} read; false")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     conf.write_text("after")
+    live.write_text("after")
     assert machine.time_is_up() == 0
-    assert conf.read_text() == "before"
+    assert (conf.read_text(), conf.stat().st_mode & 0o777) == ("before", 0o640)
+    assert live.read_text() == "before"
+    # Who reads the files reads what was there before.
+    assert (machine.undo / "read").read_text() == "before"
     # Whoever waits for it sees that it is done.
     assert (machine.undo / "undone").exists()
+    # A boot has nothing more to do.
+    assert (machine.left(), machine.boot()) == ([], None)
 
 
 def test_the_timer_comes_after_a_minute_and_not_whenever_it_suits(machine: Machine) -> None:
@@ -114,7 +142,7 @@ def test_an_older_timer_is_stopped_before_its_folder_is_used_again(machine: Mach
         f"systemctl stop {UNIT}.timer",
         f"systemctl reset-failed {UNIT}.service",
     ]
-    assert sorted(os.listdir(machine.undo)) == [".ours", ".was", "new", "undo.sh"]
+    assert sorted(os.listdir(machine.undo)) == [".ours", ".was", "files", "new", "undo.sh"]
 
 
 def test_no_timer_starts_for_what_could_not_be_saved(machine: Machine) -> None:
@@ -125,8 +153,9 @@ def test_no_timer_starts_for_what_could_not_be_saved(machine: Machine) -> None:
 def test_what_is_saved_is_there_before_the_timer_and_for_root_only(machine: Machine) -> None:
     machine.program("systemd-run", f"ls {machine.undo} >{machine.folder}/seen")
     machine.arm(save="echo secret >saved")
-    assert (machine.folder / "seen").read_text().split() == ["saved", "undo.sh"]
-    for path in (machine.undo.parent, machine.undo, *machine.undo.iterdir()):
+    assert (machine.folder / "seen").read_text().split() == ["files", "saved", "undo.sh"]
+    kept = machine.folder / "state/unconfirmed"
+    for path in (machine.undo.parent, *machine.undo.glob("**"), kept, *kept.glob("**")):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
@@ -139,16 +168,170 @@ def test_nothing_is_undone_in_another_folder(machine: Machine) -> None:
     assert not (machine.folder / "undone-somewhere").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="writes where only root may")
-def test_it_lies_where_only_root_can_write_and_a_reboot_forgets_it(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, Path("/run/vllm-hosts-undo", f"test-{os.getpid()}"))
-    files = [f"{tmp_path}/conf"]
-    command = armed(machine.undo.name, files, save=": >saved", undo=":").get_raw_value()
-    try:
-        assert machine.run(command).returncode == 0
-        assert sorted(os.listdir(machine.undo)) == [".ours", ".was", "saved", "undo.sh"]
-    finally:
-        machine.run(f"rm -rf {machine.undo}; rmdir {machine.undo.parent} 2>/dev/null")
+def test_it_lies_where_only_root_can_write() -> None:
+    """A reboot forgets the timer's folder, by which the host knows that there was one since."""
+    assert confirmed._FOLDER == "/run/vllm-hosts-undo"
+    assert confirmed._KEPT == "/var/lib/vllm-hosts/unconfirmed"
+    assert confirmed._wanted() == (
+        "/etc/systemd/system/sysinit.target.wants/vllm-hosts-unconfirmed.service"
+    )
+
+
+class TestBoot:
+    """A boot before the confirmation."""
+
+    @pytest.mark.parametrize("before", ["before", None])
+    def test_it_comes_up_with_what_was_confirmed(
+        self, machine: Machine, before: str | None
+    ) -> None:
+        conf = machine.folder / "conf"
+        if before is not None:
+            conf.write_text(before)
+            conf.chmod(0o640)
+        done = machine.arm(undo=f": >{machine.folder}/read-again")
+        assert (done.returncode, done.stderr) == (0, "")
+        conf.write_text("after")
+        booted = machine.boot()
+        assert booted is not None
+        assert (booted.returncode, booted.stdout, booted.stderr) == (0, "", "")
+        assert (conf.read_text() if conf.exists() else None) == before
+        assert before is None or conf.stat().st_mode & 0o777 == 0o640
+        # Nothing that would read it runs yet.
+        assert not (machine.folder / "read-again").exists()
+        # The next boot changes nothing.
+        assert (machine.left(), machine.boot()) == ([], None)
+        assert sorted(one.name for one in machine.folder.glob("conf*")) == ["conf"] * bool(before)
+
+    def test_a_link_stays_one(self, machine: Machine) -> None:
+        (machine.folder / "conf").symlink_to("elsewhere")
+        assert machine.arm().returncode == 0
+        (machine.folder / "conf").unlink()
+        assert machine.boot() is not None
+        assert os.readlink(machine.folder / "conf") == "elsewhere"
+
+    def test_all_is_on_disk_before_the_change(self, machine: Machine) -> None:
+        """What a loss of power would take along is synced; the link that starts it comes last."""
+        (machine.folder / "conf").write_text("before")
+        machine.program(
+            "sync",
+            f'[ -e {machine.folder}/etc/sysinit.target.wants/undo.service ] && echo "linked"'
+            f" >>{machine.folder}/log; exit 0",
+        )
+        machine.arm()
+        asked = machine.asked()
+        linked = asked.index("linked")
+        first = {word for line in asked[: linked - 1] for word in line.split()[1:]}
+        state, etc = machine.folder / "state", machine.folder / "etc"
+        kept = state / "unconfirmed"
+        saved = f"{kept}/test/files{machine.folder}/conf"
+        wanted = (state, kept, kept / "boot.sh", kept / "test/undo.sh", etc, etc / "undo.service")
+        assert {*map(str, wanted), saved} <= first
+        assert f"{etc}/sysinit.target.wants" in asked[linked - 1].split()
+        assert asked[-1].startswith("systemd-run ")
+
+    def test_the_unit_starts_before_all_that_reads_the_files(self, machine: Machine) -> None:
+        machine.arm()
+        unit = machine.folder / "etc/undo.service"
+        assert unit.stat().st_mode & 0o777 == 0o644
+        lines = unit.read_text().splitlines()
+        assert "DefaultDependencies=no" in lines
+        assert f"RequiresMountsFor={machine.folder}/state/unconfirmed" in lines
+        [order] = [line for line in lines if line.startswith("Before=")]
+        assert {"sysinit.target", "vllm-hosts-firewall.service", "ssh.socket"} <= set(
+            order.removeprefix("Before=").split()
+        )
+        # Not in the boot of the change, whatever is started in it.
+        assert f"ConditionPathExists=!{machine.folder}/undo" in lines
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(unit)],
+            capture_output=True, text=True, timeout=60, check=False,
+        ) if shutil.which("systemd-analyze") else None  # fmt: skip
+        assert done is None or str(unit) not in done.stderr
+
+    def test_after_the_confirmation_it_leaves_the_change(self, controller: Controller) -> None:
+        machine = controller.machine
+        (machine.folder / "conf").write_text("after")
+        assert controller.confirm()
+        assert (machine.left(), machine.boot()) == ([], None)
+        assert (machine.folder / "conf").read_text() == "after"
+
+    def test_power_is_lost_in_the_confirmation(self, controller: Controller) -> None:
+        """From one file's end on a boot leaves the change; what else is there does not count."""
+        machine = controller.machine
+        (machine.folder / "conf").write_text("after")
+        machine.program("sync", "exit 1")
+        assert not controller.confirm()
+        assert machine.boot() is not None
+        assert (machine.folder / "conf").read_text() == "after"
+
+    def test_a_confirmation_that_is_cut_off_is_none(self, controller: Controller) -> None:
+        """All returns with the timer, and no boot has anything left to undo."""
+        machine = controller.machine
+        (machine.folder / "conf").write_text("after")
+        stopping = f"undo-test.timer) cd {machine.undo} && sh undo.sh; exit 1"
+        machine.program("systemctl", f"case $* in stop*{stopping};; esac")
+        assert not controller.confirm()
+        assert controller.said[-1].endswith("so the host rolled back; is the door open?")
+        assert (machine.folder / "conf").read_text() != "after"
+        assert (machine.left(), machine.boot()) == ([], None)
+
+    def test_nothing_is_confirmed_that_a_boot_would_not_have(self, controller: Controller) -> None:
+        machine = controller.machine
+        command = confirmed.confirmed("test", "why?", before="echo no room >&2; false")
+        done = command.function(controller.state, controller.host, *command.args)
+        assert done is False
+        assert not [line for line in machine.asked() if line.startswith("systemctl daemon-reload")]
+        assert machine.boot() is not None
+
+    def test_one_of_two_is_confirmed(self, controller: Controller) -> None:
+        machine = controller.machine
+        (machine.folder / "other.conf").write_text("before")
+        assert machine.arm(name="other").returncode == 0
+        for name in ("conf", "other.conf"):
+            (machine.folder / name).write_text("after")
+        assert controller.confirm()
+        assert machine.boot() is not None
+        assert (machine.folder / "conf").read_text() == "after"
+        assert (machine.folder / "other.conf").read_text() == "before"
+        assert machine.left() == []
+
+    def test_it_is_tried_again_where_it_did_not_work(self, machine: Machine) -> None:
+        conf = machine.folder / "conf"
+        conf.write_text("before")
+        machine.arm()
+        conf.unlink()
+        conf.mkdir()
+        booted = machine.boot()
+        assert booted is not None
+        assert booted.returncode == 1
+        assert booted.stderr.endswith("test is not as it was\n")
+        conf.rmdir()
+        booted = machine.boot()
+        assert booted is not None
+        assert booted.returncode == 0
+        assert conf.read_text() == "before"
+        assert machine.left() == []
+
+    def test_so_it_is_after_the_timer(self, machine: Machine) -> None:
+        conf = machine.folder / "conf"
+        conf.write_text("before")
+        machine.arm()
+        conf.unlink()
+        conf.mkdir()
+        assert machine.time_is_up() == 0
+        conf.rmdir()
+        assert machine.boot() is not None
+        assert conf.read_text() == "before"
+
+    def test_power_is_lost_while_the_timer_s_script_runs(self, machine: Machine) -> None:
+        conf = machine.folder / "conf"
+        conf.write_text("before")
+        machine.arm(undo="kill -KILL $$")
+        conf.write_text("after")
+        machine.time_is_up()
+        assert machine.boot() is not None
+        assert conf.read_text() == "before"
+        assert machine.left() == []
 
 
 class Clock:
@@ -229,7 +412,11 @@ def controller(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Controller:
 
 def test_a_new_connection_stops_the_timer(controller: Controller) -> None:
     assert controller.confirm()
-    assert controller.machine.asked()[-1] == f"systemctl stop {UNIT}.timer"
+    # What systemd has read of the unit for the next boot is gone with it.
+    assert [line for line in controller.machine.asked() if line.startswith("systemctl ")][-2:] == [
+        "systemctl daemon-reload",
+        f"systemctl stop {UNIT}.timer",
+    ]
     assert not controller.machine.undo.exists()
     assert controller.said == []
     # As the inventory says, and nobody has to read it.

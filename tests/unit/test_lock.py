@@ -20,6 +20,7 @@ from tests.unit.projects import AGENT, Project
 from tests.unit.recording import Recorder, Run, deploy_py, first_deploy, keys_py
 from tests.unit.ssh_server import SshServer, ssh_server
 from tests.unit.started import Begun
+from vllm_hosts.connect import lock
 from vllm_hosts.host.marks import Left, left_of
 from vllm_hosts.project import pyinfra_command, run
 
@@ -87,7 +88,10 @@ def test_a_host_that_another_run_has_is_left_alone(
     assert recorder.shell.closed
 
 
-def test_who_is_waited_for_and_ends(deployed: tuple[Recorder, Run], tmp_path: Path) -> None:
+def test_who_is_waited_for_and_ends(
+    deployed: tuple[Recorder, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_SAY_NEXT", 0)
     recorder = deployed[0].copied(tmp_path)
     left = "process 12 2026-11-26T08:00:00Z apt-get;undo firewall;"
     recorder.says = (f"waits held {RECORD}", f"waits left {left}", "taken")

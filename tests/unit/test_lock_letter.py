@@ -41,7 +41,7 @@ class Shell:
         self.lines, self.wrong = [f"{line}\n" for line in lines], errors
         self.heard: list[str] = []
         self.closed = 0
-        self.broken = False
+        self.broken = self.gone = False
 
     def send(self, text: str) -> None:
         if self.broken:
@@ -53,6 +53,9 @@ class Shell:
 
     def errors(self) -> str:
         return self.wrong
+
+    def ended(self) -> bool:
+        return self.gone
 
     def close(self) -> None:
         self.closed += 1
@@ -151,7 +154,22 @@ def test_a_shell_that_says_nothing(host: Any) -> None:
     assert "commands do not run as root: sudo: no" in (waited(host, errors="sudo: no") or "")
 
 
-def test_who_is_waited_for_is_said_once_and_again_after_a_minute(host: Any) -> None:
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds between a host's answers."""
+    seconds, now = [5.0], [100.0]
+
+    def monotonic() -> float:
+        now[0] += seconds[0]
+        return now[0]
+
+    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=monotonic))
+    return seconds
+
+
+def test_who_is_waited_for_is_said_once_and_again_after_a_minute(
+    host: Any, pace: list[float]
+) -> None:
     """The shell says it every five seconds."""
     held, left = f"lock waits held {RECORD}", f"lock waits left {LEFT}"
     assert waited(host, *[held] * 12, "lock taken") is None
@@ -161,6 +179,20 @@ def test_who_is_waited_for_is_said_once_and_again_after_a_minute(host: Any) -> N
     assert waited(host, *[held] * 13, left, left, held, "lock taken") is None
     others = f"    waits for {NAMES} that was cut off"
     assert host.said == [ada, ada, others, ada]
+
+
+def test_a_host_that_lies_prints_no_line_for_each_of_its_answers(
+    host: Any, pace: list[float]
+) -> None:
+    """Somebody else at each time, as fast as it can, for five minutes."""
+    pace[0] = 0.03
+    lies = [f"lock waits left process {number} {SINCE} x;" for number in range(10_000)]
+    assert waited(host, *lies) is not None
+    assert len(host.said) == 60
+    # The same two over and over.
+    host.said.clear()
+    assert waited(host, *[lies[0], lies[1]] * 5000) is not None
+    assert 5 < len(host.said) <= 60
 
 
 @pytest.mark.parametrize(
@@ -242,6 +274,21 @@ def test_a_lost_connection_stops_nobody_here(host: Any, monkeypatch: pytest.Monk
     lock.changing("one")
     lock.release(host, "done")
     assert shell.closed == 0
+
+
+def test_a_host_that_is_held_no_more_is_not_changed(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shell was killed there; the connection is well, so that the step would be done."""
+    shell = Shell("lock taken")
+    opened(monkeypatch, shell)
+    lock.take(PURPOSE)
+    lock.changing("one")
+    shell.gone = True
+    with pytest.raises(HostError, match="others may work on it by now"):
+        lock.changing("two")
+    assert len(shell.heard) == 1
+    lock.release(host, "failed")
 
 
 def test_what_is_not_held_is_closed(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,6 +395,21 @@ def test_a_channel_of_the_deploy_s_own_connection() -> None:
     for said, line in ((b"word\n", "word\n"), (b"w\xff\n", "w\ufffd\n")):
         streams.said = said
         assert (channel.line(), channel.errors()) == (line, line)
+
+
+@pytest.mark.parametrize(
+    ("closed", "connected", "ended"),
+    [(True, True, True), (False, True, False), (True, False, False)],
+)
+def test_a_shell_that_has_ended_is_not_a_lost_connection(
+    closed: bool, connected: bool, ended: bool
+) -> None:
+    streams = Streams()
+    streams.stdin.channel.closed = closed
+    transport = SimpleNamespace(is_active=lambda: connected)
+    streams.stdin.channel.get_transport = lambda: transport
+    connector: Any = SimpleNamespace(client=streams)
+    assert lock._OverSsh(connector, "command", []).ended() is ended
 
 
 def test_a_channel_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

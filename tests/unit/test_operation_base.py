@@ -199,6 +199,18 @@ class TestShown:
         assert self.execute(command, host, state)[0] is False
         assert (len(asked), len(host.said)) == (2, 1)
 
+    def test_what_a_command_printed_is_heard_once_it_is_done(self, host: Host, state: Any) -> None:
+        heard: list[str] = []
+        assert type(watched("x", "up")) is Shown
+        command = watched("x", "up", heard=heard.append)
+        assert str(command) == str(watched("x", "up"))
+        host.done = False
+        assert self.execute(command, host, state)[0] is False
+        assert heard == []
+        host.done = True
+        assert self.execute(command, host, state) == (True, OUTPUT)
+        assert heard == ["no disk"]
+
 
 class TestWatched:
     """The script itself, run here; its seconds are shorter."""
@@ -268,11 +280,11 @@ class TestWatched:
     def test_a_run_that_is_cut_off_leaves_no_log(self, tmp_path: Path) -> None:
         text = watched("x", "exec sleep 5").get_raw_value().replace("/run/", f"{tmp_path}/")
         text = text.replace("sleep 1; waited", "sleep 0.02; waited")
-        one = subprocess.Popen(["sh", "-c", f"trap 'exit 3' TERM\n{text}"])
+        one = subprocess.Popen(["sh", "-c", text])
         until = time.monotonic() + 10
         while not list(tmp_path.iterdir()) and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(0.1)
         one.terminate()
-        assert one.wait(timeout=10) == 3
+        assert one.wait(timeout=10) == 1
         assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ import pytest
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.apt import Packages
 from vllm_hosts.facts.docker import AgentsServed, Daemon, Served
-from vllm_hosts.operations import apt, docker, one_by_one, outage
+from vllm_hosts.operations import apt, apt_lists, docker, one_by_one, outage
 from vllm_hosts.operations.one_by_one import Serving, Turn, Turns
 from vllm_hosts.operations.rotation import Rotation
 
@@ -191,6 +191,7 @@ def test_packages_that_take_docker_s_place_take_agents_down(
     monkeypatch.setattr(apt, "look", lambda fact, **_: found)
     monkeypatch.setattr(apt, "differs", lambda *what: None)
     monkeypatch.setattr(apt, "watched", lambda label, script: label)
+    monkeypatch.setattr(apt_lists, "recent", lambda: True)
     changed: list[str] = []
     monkeypatch.setattr(apt, "will_change", changed.extend)
     for command in apt.packages_installed(

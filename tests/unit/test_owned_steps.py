@@ -10,6 +10,7 @@ import pytest
 from tests.unit.operation_steps import Steps
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.host.files import File
+from vllm_hosts.host.shared import Shared, SharedFound, refusal
 from vllm_hosts.keys.store_marks import Whose
 from vllm_hosts.operations import ownership
 from vllm_hosts.operations.ownership import not_anothers, owned
@@ -46,7 +47,7 @@ class Claim:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
-    mark = SimpleNamespace(user="0", is_right=lambda wanted: wanted == "here")
+    mark = SimpleNamespace(user="0", is_right=lambda wanted: wanted == "here", shared=SharedFound())
     steps = Steps(ownership, monkeypatch, {"HostMark": mark})
     monkeypatch.setattr(ownership, "change", lambda entries: ("change", entries))
     monkeypatch.setattr(ownership, "before_taken", lambda folders: f"before {list(folders)}")
@@ -75,7 +76,8 @@ def test_another_store_s_host_is_refused(steps: Steps, whose: Whose) -> None:
         with pytest.raises(HostError, match=f"^another's, listed {listed}$"):
             steps.run(operation, claim, **given)
         assert claim.opened.anothers == {"gpu1"}
-        assert steps.asked == [("HostMark", {"directory": "/opt/vllm"})]
+        asked = {"directory": "/opt/vllm", "shared": [], "above": ""}
+        assert steps.asked == [("HostMark", asked)]
 
 
 @pytest.mark.parametrize("whose", [Whose.OURS, Whose.NOBODYS])
@@ -127,6 +129,48 @@ def test_a_host_without_keys_is_left_where_it_is_not_to_become_ours(steps: Steps
     # One that is ours waits for nobody.
     claim.whose = Whose.OURS
     assert steps.run(owned, claim, first=False) == [("change", [MARK])]
+
+
+SHARED = Shared(("/opt/vllm/.env",), ("/var/lib/vllm/agents/qwen",), above="/var/lib/vllm/agents")
+
+
+@pytest.mark.parametrize("operation", [not_anothers, owned])
+@pytest.mark.parametrize("whose", [Whose.OURS, Whose.NOBODYS])
+def test_files_of_others_are_refused(steps: Steps, operation: Any, whose: Whose) -> None:
+    noted = frozenset({"/opt/vllm/.env"}) if whose is Whose.OURS else frozenset[str]()
+    steps.facts["HostMark"].shared = SharedFound(frozenset(SHARED.paths), noted)
+    claim = Claim(whose)
+    theirs = [path for path in SHARED.paths if path not in noted]
+    with pytest.raises(HostError) as raised:
+        steps.run(operation, claim, shared=SHARED)
+    assert str(raised.value) == refusal(theirs, SHARED)
+    assert claim.opened.anothers == set(), "it is no other inventory's"
+    asked = {"shared": list(SHARED.paths), "above": SHARED.above}
+    assert steps.asked == [("HostMark", {"directory": "/opt/vllm"} | asked)]
+
+
+def test_what_will_be_ours_is_noted_before_the_mark(steps: Steps) -> None:
+    note, mark = steps.run(owned, Claim(Whose.NOBODYS), shared=SHARED)
+    assert note.startswith("before []\n"), "no execution more"
+    assert "\nbrought 'file /opt/vllm/.env'" in note
+    assert "\nbrought 'agent /var/lib/vllm/agents/qwen'" in note
+    assert mark == ("change", [MARK])
+
+
+def test_a_host_of_an_earlier_version_is_noted_once(steps: Steps) -> None:
+    claim = Claim(Whose.OURS)
+    claim.mark = "here"
+    found = SharedFound(frozenset(SHARED.paths), like_ours=("/var/lib/vllm/agents/former",))
+    steps.facts["HostMark"].shared = found
+    [note] = steps.run(owned, claim, shared=SHARED)
+    assert "brought 'agent /var/lib/vllm/agents/former' 'agent /var/lib/vllm/agents/qwen'" in note
+    told = "does not name what this deploy writes beside files of others"
+    assert steps.told == [("differs", "/var/lib/vllm-hosts/manifest", told)]
+    done = SharedFound(
+        frozenset(SHARED.paths), frozenset(SHARED.files), frozenset(SHARED.folders), True
+    )
+    steps.facts["HostMark"].shared = done
+    assert steps.run(owned, claim, shared=SHARED) == [] == steps.told
 
 
 class TestKept:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.context import ctx_host, ctx_state
 
+from tests.golden import check_golden
 from tests.unit.driver_hosts import DEBIAN_13, H100, bare
 from tests.unit.operation_steps import Steps
 from tests.unit.samples import settings
@@ -22,7 +25,8 @@ from vllm_hosts.host.files import NOTHING, File, Found
 from vllm_hosts.host.manifest import brought
 from vllm_hosts.host.nvidia_smi import Failure
 from vllm_hosts.host.systemctl import UnitState
-from vllm_hosts.operations import apt, driver
+from vllm_hosts.operations import apt, apt_lists, driver
+from vllm_hosts.operations.base import NOTE
 
 ARCHIVE = docker_archive(settings().docker, DEBIAN_13)
 SOURCE = ARCHIVE.source
@@ -35,7 +39,7 @@ GET = apt._APT_GET
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     made = Steps(apt, monkeypatch, {})
-    monkeypatch.setattr(apt, "watched", lambda label, script: (label, script))
+    monkeypatch.setattr(apt, "watched", lambda label, script, **_: (label, script))
     return made
 
 
@@ -195,14 +199,96 @@ class TestPackages:
         ]
 
     def test_lists_are_read_by_themselves(self, steps: Steps) -> None:
-        read: Any = apt.lists_read()
-        assert read == ("reading the archives' lists", apt._read_lists())
+        operation: Any = SimpleNamespace(_inner=SimpleNamespace(__wrapped__=apt.lists_read))
+        assert steps.run(operation) == [("reading the archives' lists", apt._read_lists())]
         assert apt._read_lists(" -o X").endswith(" update -o X")
         assert GET == (
             "DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y"
             " -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0"
             " -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
         )
+
+
+class TestLists:
+    """Read once in a run, as long as nothing speaks against it."""
+
+    READ = apt._read_lists()
+
+    @pytest.fixture
+    def now(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        clock = [100.0]
+        monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+        return clock
+
+    def install(self, steps: Steps) -> str:
+        steps.facts["AptPackages"] = Packages({}, frozenset())
+        [(_, script)] = steps.run(apt.packages_present, {"c": None})
+        return str(script)
+
+    def at_once(self, script: str) -> bool:
+        assert self.READ in script
+        return f"set -e;   {self.READ};" in script
+
+    def test_a_second_installation_has_those_of_the_first(
+        self, steps: Steps, now: list[float]
+    ) -> None:
+        assert self.at_once(self.install(steps))
+        now[0] += apt_lists.RECENT - 1
+        again = self.install(steps)
+        assert not self.at_once(again)
+        check_golden("scripts/apt-installed-again.sh", f"{again}\n")
+        now[0] += 1
+        assert self.at_once(self.install(steps))
+        assert not self.at_once(self.install(steps))
+
+    def test_those_that_aged_during_an_installation_are_not_new(
+        self, steps: Steps, now: list[float]
+    ) -> None:
+        self.install(steps)
+        now[0] += apt_lists.RECENT - 1
+        steps.facts["AptPackages"] = Packages({}, frozenset())
+        with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):
+            for _ in apt.packages_installed({"c": None}):
+                now[0] += 2
+        assert self.at_once(self.install(steps))
+
+    def test_another_host_has_its_own(self, steps: Steps, now: list[float]) -> None:
+        self.install(steps)
+        steps.host = type(steps.host)(name="gpu2")
+        assert self.at_once(self.install(steps))
+
+    def test_nothing_is_read_while_a_run_is_prepared(self, steps: Steps, now: list[float]) -> None:
+        steps.executing = False
+        self.install(steps)
+        steps.executing = True
+        assert self.at_once(self.install(steps))
+
+    def test_one_that_fails_has_read_none(self, steps: Steps, now: list[float]) -> None:
+        """pyinfra does not go on with an operation then."""
+        steps.facts["AptPackages"] = Packages({}, frozenset())
+        with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):
+            commands = apt.packages_installed({"c": None})
+            next(commands)
+            commands.close()
+        assert self.at_once(self.install(steps))
+
+    def test_other_sources_of_the_distribution_count(self, steps: Steps, now: list[float]) -> None:
+        self.install(steps)
+        with ctx_host.use(steps.host):
+            apt_lists.changed()
+        assert self.at_once(self.install(steps))
+
+    @pytest.mark.parametrize("gpg", [True, False])
+    def test_adding_an_archive_may_have_read_all(
+        self, steps: Steps, now: list[float], gpg: bool
+    ) -> None:
+        """It says so, and else has read its own."""
+        script = apt.archive_script(ARCHIVE, [])
+        assert script.count(f"echo '{NOTE}{apt._GPG_FIRST}'") == 1
+        said = f"    {apt._GPG_FIRST}" if gpg else ""
+        with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):
+            apt._all_lists(said)
+        assert self.at_once(self.install(steps)) == (not gpg)
 
 
 WELL = bare(H100)
@@ -220,13 +306,15 @@ class TestDriver:
             "packages_installed": lambda wanted, **how: iter([("packages", wanted, how)]),
             "may_have_changed": steps.may_have_changed,
             "conditional": lambda: steps.told.append(("conditional",)),
-            "lists_read": lambda: ("lists",),
+            "lists_read": lambda: iter([("lists",)]),
             "note": lambda text: ("note", text),
             "rebooted": lambda why, timeout: ("rebooted", why, timeout),
         }
         for name, stand_in in stand_ins.items():
             monkeypatch.setattr(driver, name, stand_in)
         monkeypatch.setattr(apt, "watched", stand_ins["watched"])
+        told = steps.told
+        monkeypatch.setattr(apt_lists, "changed", lambda: told.append(("other sources",)))
 
         def outage(commands: Any, serving: object, what: str) -> Any:
             steps.told.append((what, serving))
@@ -284,7 +372,8 @@ class TestDriver:
         assert changed[0] == "change" and b"contrib" in changed[1][0].content
         assert changed[2] == {"validate": "apt-get indextargets >/dev/null"}
         assert packages == ("packages", {"p": None}, {"anew": False, "first": ":"})
-        assert [one[0] for one in there.told] == [
+        assert there.told[-1] == ("other sources",)
+        assert [one[0] for one in there.told[:-1]] == [
             "will_change", "leads_to", "remember", "entries_differ"
         ]  # fmt: skip
         for one in changed[1]:

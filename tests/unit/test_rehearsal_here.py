@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tests.unit.test_plan_cli import PROD, SMALL, copy, plan, planned
 from tests.unit.test_rehearsal import RECORDED, agent, option, recorded
 from vllm_hosts.capacity import AgentPlan, PlannedGpu, Verdict
 from vllm_hosts.errors import SettingsError
+from vllm_hosts.rehearsal import here as on_this_machine
 from vllm_hosts.rehearsal.asking import Said
 from vllm_hosts.rehearsal.here import engine
 from vllm_hosts.rehearsal.planned import instead
@@ -323,3 +325,20 @@ def test_a_host_gets_small_files_of_a_folder_that_it_lacks_yet(here: Here) -> No
     assert listed == [*SMALL_FILES, "tokenizer.json"]
     there = Path(copies.partition("source=")[2])
     assert there.name.startswith("vllm-hosts-rehearsal.") and not there.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_it_leaves_nothing(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended, on_this_machine._told_to_end():
+            signal.raise_signal(number)
+        assert ended.value.code == 128 + number
+        assert signal.getsignal(number) is signal.SIG_DFL
+        # What nohup, or who calls this, has made of it stays.
+        signal.signal(number, signal.SIG_IGN)
+        with on_this_machine._told_to_end():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)

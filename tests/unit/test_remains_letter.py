@@ -15,8 +15,8 @@ from vllm_hosts.facts.base import END
 from vllm_hosts.facts.remains import HostRemains, Versions
 from vllm_hosts.host.manifest import LISTS
 from vllm_hosts.host.packages import Package
-from vllm_hosts.host.paths import BEFORE, COPIES, DEPLOYED, IMAGES_RECORD, MANIFEST
-from vllm_hosts.host.remains import DockerHolds, Inhabitant, Remains, Version
+from vllm_hosts.host.paths import BEFORE, COPIES, DEPLOYED, IMAGES_RECORD, MANIFEST, STORE_MARK
+from vllm_hosts.host.remains import DockerHolds, Inhabitant, Inside, Remains, Version
 
 ASKED = {"directory": "/opt/vllm", "project": "vllm", "fetching": "fetch", "bridges": "vllm-"}
 IMAGE = f"sha256:{'a' * 64}"
@@ -65,8 +65,8 @@ class Machine:
         (self.folder / name).write_text(text)
 
     def moved(self, script: str) -> str:
-        for path in (MANIFEST, COPIES, f"{DEPLOYED} ", BEFORE, IMAGES_RECORD, "/etc/nginx",
-                     "/etc/keepalived"):  # fmt: skip
+        for path in (MANIFEST, COPIES, f"{DEPLOYED} ", BEFORE, IMAGES_RECORD, STORE_MARK,
+                     "/etc/nginx", "/etc/keepalived"):  # fmt: skip
             script = script.replace(path, f"{self.folder}{path}")
         return script
 
@@ -98,6 +98,16 @@ def test_packages_of_a_host_with_nothing_of_ours(machine: Machine) -> None:
     assert found.manifest.before is None
 
 
+def test_a_list_that_is_missing_counts_only_where_the_host_is_somebody_s(machine: Machine) -> None:
+    """Removals of earlier versions, cut off at their very end, have left some of them."""
+    for name in LISTS[1:]:
+        machine.write(f"{BEFORE[1:]}/{name}", f"{name}-1\n")
+    assert machine.look().manifest.before is None
+    machine.write(STORE_MARK[1:], "mark\n")
+    done = machine.here.run(machine.moved(HostRemains().command(**ASKED)))
+    assert done.rc != 0
+
+
 def test_what_was_written_down(machine: Machine) -> None:
     machine.write(MANIFEST[1:], "package nginx\n")
     machine.write(DEPLOYED[1:], f"{'b' * 64}  /b\n{'a' * 64}  /a\n{'c' * 64}  /a\nodd /c\n")
@@ -109,6 +119,7 @@ def test_what_was_written_down(machine: Machine) -> None:
     assert found.before is not None
     assert found.before.packages == {"packages-1"}
     assert found.before.groups == {"groups-1"}
+    machine.write(STORE_MARK[1:], "mark\n")
     (machine.folder / BEFORE[1:] / LISTS[-1]).unlink()
     with pytest.raises(AssertionError):
         machine.look()
@@ -162,6 +173,47 @@ def test_the_distribution_s_own_page_is_nobody_s(machine: Machine) -> None:
     assert sorted(machine.look().sites) == [f"{machine.folder}/{page}", f"{machine.folder}/{link}"]
     (machine.folder / page).unlink()
     assert machine.look().sites == (f"{machine.folder}/{link}",)
+
+
+def test_what_lies_in_folders_that_are_not_only_ours(machine: Machine) -> None:
+    folder = machine.folder / "shared"
+    assert machine.look().inside == ()
+    machine.write("shared/b", "")
+    machine.write("shared/agents/deep/x", "")
+    (folder / "a\nf 600 0 ").mkdir()
+    (folder / "link").symlink_to("/")
+    (machine.folder / "led").symlink_to(folder)
+    folders = [str(folder), str(machine.folder / "led"), str(machine.folder / "nothing")]
+    script = HostRemains().command(**ASKED, folders=folders)
+    done = machine.here.run(machine.moved(script))
+    assert done.rc == 0, done.stderr
+    found = HostRemains().process(done.stdout.splitlines()).inside
+    # One line each, whatever it is called; nothing below, and nothing where a link leads.
+    assert {one.path.removeprefix(f"{folder}/") for one in found} == {
+        "agents", "a?f 600 0 ", "b", "link",
+    }  # fmt: skip
+    assert not any(one.like_an_agent_s for one in found)
+
+
+@pytest.mark.parametrize(
+    ("line", "like"),
+    [
+        ("d 700 64101 /var/lib/vllm/agents/qwen", True),
+        ("d 755 64101 /var/lib/vllm/agents/qwen", False),
+        ("d 700 0 /var/lib/vllm/agents/qwen", False),
+        ("f 700 64101 /var/lib/vllm/agents/qwen", False),
+        # It becomes a word of a command.
+        ("d 700 64101 /var/lib/vllm/agents/a b", False),
+    ],
+)
+def test_a_folder_as_deploys_make_them_for_agents(line: str, like: bool) -> None:
+    assert remains._inside(line) == Inside(line.split(" ", 3)[3], like)
+
+
+@pytest.mark.parametrize("line", ["", "f 600 0 relative", "f six 0 /a", "f 600 root /a"])
+def test_a_line_that_is_none(line: str) -> None:
+    with pytest.raises(ValueError):
+        remains._inside(line)
 
 
 def test_what_is_in_docker(machine: Machine) -> None:

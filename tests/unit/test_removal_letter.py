@@ -22,9 +22,12 @@ ALWAYS = [
     "/etc/systemd/system/vllm-hosts-edge-logs.timer",
     "/etc/systemd/system/vllm-hosts-keys.service",
     "/etc/systemd/system/vllm-hosts-keys.timer",
+    "/etc/systemd/system/vllm-hosts-unconfirmed.service",
     "/etc/systemd/system/vllm-hosts-watchdog.service",
     "/etc/systemd/system/vllm-hosts-watchdog.timer",
 ]
+#: Of a deploy whose host lost its power.
+NEW = ["/opt/vllm/.env.vllm-hosts-new", "/opt/vllm/compose.yaml.vllm-hosts-new"]
 
 
 def had(*paths: str, **more: frozenset[str]) -> Before:
@@ -32,15 +35,16 @@ def had(*paths: str, **more: frozenset[str]) -> Before:
 
 
 def test_files_of_every_version_go_whatever_the_record_says() -> None:
-    found = removal()
-    assert found.files == [*ALWAYS, "/opt/vllm/.env", "/opt/vllm/compose.yaml"]
+    assert removal().files == sorted([*ALWAYS, *NEW, "/opt/vllm/.env"]), "as recorded"
+    found = removal(before=None)
+    assert found.files == sorted([*ALWAYS, *NEW, "/opt/vllm/.env", "/opt/vllm/compose.yaml"])
     assert list(TIMERS) == [
         "vllm-hosts-keys.timer",
         "vllm-hosts-edge-logs.timer",
         "vllm-hosts-watchdog.timer",
     ]
     bare = Removal(settings(), Remains())
-    assert bare.files == found.files
+    assert bare.files == [*ALWAYS, *NEW], "nothing was ever deployed"
 
 
 def test_each_file_with_a_step_of_its_own_is_left_to_that() -> None:
@@ -125,7 +129,7 @@ def test_folders_that_go_if_nothing_is_left_in_them() -> None:
         "/usr/local/lib/vllm-hosts",
         f"{UNITS}/nginx.service.d",
         *("/etc/apt/keyrings", "/var/www/html", "/var/www"),
-        *("/opt/vllm", "/var/lib/vllm"),
+        *("/opt/vllm", "/var/lib/vllm/agents", "/var/lib/vllm"),
     ]
     assert removal().if_empty == whole
     assert removal(before=None).if_empty == whole

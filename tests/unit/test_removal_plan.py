@@ -16,7 +16,7 @@ from vllm_hosts.host import daemon_json
 from vllm_hosts.host.manifest import Before, Manifest, manifest_of
 from vllm_hosts.host.nginx import only_raised
 from vllm_hosts.host.packages import Package, alternatives, removable
-from vllm_hosts.host.remains import DockerHolds, Inhabitant, Remains
+from vllm_hosts.host.remains import DockerHolds, Inhabitant, Inside, Remains
 from vllm_hosts.roles.docker.plan import CE_PACKAGES, daemon_settings, distro_packages
 from vllm_hosts.roles.nvidia_container_toolkit.plan import RUNTIME
 from vllm_hosts.roles.removal import plan
@@ -249,7 +249,7 @@ class TestTheRest:
 
     def test_files_with_a_step_of_their_own_are_not_among_the_others(self) -> None:
         files = removal().files
-        assert "/opt/vllm/.env" in files and "/opt/vllm/compose.yaml" in files
+        assert "/opt/vllm/.env" in files
         assert not {"/etc/docker/daemon.json", "/etc/nginx/conf.d/vllm-hosts.conf"} & set(files)
 
     def test_a_folder_of_models_that_was_there_before_stays(self) -> None:
@@ -267,7 +267,7 @@ class TestTheRest:
         kept, gone = removal(), removal(models=True)
         models = ["/var/lib/vllm/huggingface", "/srv/models/coder"]
         assert kept.folders == [
-            *("/var/lib/vllm/agents", "/var/log/vllm-hosts", "/var/lib/logrotate/vllm-hosts-edge"),
+            *("/var/log/vllm-hosts", "/var/lib/logrotate/vllm-hosts-edge"),
             *("/run/vllm-hosts-watchdog", "/run/vllm-hosts-balancer"),
             "/var/lib/vllm-hosts-mirror",
         ]
@@ -280,6 +280,47 @@ class TestTheRest:
         assert (
             "/opt/vllm" not in removal(before=Before(HAD, paths=frozenset({"/opt/vllm"}))).if_empty
         )
+
+    def test_of_folders_that_are_not_only_ours_goes_what_deploys_noted(self) -> None:
+        above = "/var/lib/vllm/agents"
+        inside = [
+            *("/opt/vllm/.env", "/opt/vllm/compose.yaml", "/opt/vllm/notes.txt"),
+            *("/var/lib/vllm/agents", "/var/lib/vllm/huggingface", "/var/lib/vllm/theirs"),
+            *(f"{above}/former", f"{above}/qwen", f"{above}/theirs"),
+        ]
+        lying = tuple(Inside(path, path.startswith(f"{above}/")) for path in inside)
+        manifest = Manifest(
+            Before(HAD),
+            files=("/opt/vllm/.env", "/opt/vllm/compose.yaml"),
+            taken=("/opt/vllm/.env", "/opt/vllm/compose.override.yaml"),
+            agents=(f"{above}/former", f"{above}/qwen", "/srv/cache/agents/old"),
+        )
+        found = removal(manifest=manifest, inside=lying)
+        assert found.agent_folders == sorted(manifest.agents)
+        assert set(manifest.agents) < set(found.folders)
+        assert "/opt/vllm/compose.override.yaml" not in found.files, "no deploy wrote it"
+        assert found.others == ["/opt/vllm/notes.txt", f"{above}/theirs", "/var/lib/vllm/theirs"]
+        assert f"what no deploy wrote stays: {', '.join(found.others)}" in list(stays(found))
+        emptied = found.if_empty
+        assert {above, "/srv/cache/agents"} < set(emptied)
+        assert emptied.index(above) < emptied.index("/var/lib/vllm")
+
+    def test_an_earlier_version_made_what_looks_like_an_agent_s(self) -> None:
+        above = "/var/lib/vllm/agents"
+        lying = (Inside(f"{above}/qwen", True), Inside(f"{above}/theirs"),
+                 Inside("/opt/vllm/folder", True))  # fmt: skip
+        manifest = Manifest(Before(HAD), files=("/opt/vllm/compose.yaml",))
+        found = removal(manifest=manifest, inside=lying)
+        assert found.agent_folders == [f"{above}/qwen"]
+        assert found.others == ["/opt/vllm/folder", f"{above}/theirs"]
+        # A gateway has no agents, whoever has a folder of that name there.
+        gateway = removal(manifest=Manifest(Before(HAD)), inside=lying)
+        assert gateway.agent_folders == []
+
+    def test_nothing_goes_where_nothing_was_deployed(self) -> None:
+        found = removal(manifest=Manifest(), inside=(Inside("/var/lib/vllm/agents/qwen", True),))
+        assert found.nothing and found.agent_folders == []
+        assert not {"/opt/vllm/.env", "/opt/vllm/compose.yaml"} & set(found.files)
 
     def test_sources_come_back_unless_somebody_has_changed_them(self) -> None:
         path = "/etc/apt/sources.list.d/docker.list"

@@ -259,7 +259,7 @@ class TestForgotten:
         return SimpleNamespace(host="gpu1", opened=SimpleNamespace(store=store))
 
     KNOWN = Content(hosts={"gpu1": DeployedHost(), "gpu2": DeployedHost()})
-    OURS = ("/etc/vllm-hosts", paths.STATE, paths.UNDO)
+    OURS = ("/etc/vllm-hosts", paths.STATE, f"{paths.STATE}.removed", paths.UNDO)
 
     @pytest.mark.parametrize("path", OURS)
     def test_our_records_go_the_mark_first(self, steps: Steps, path: str) -> None:
@@ -270,7 +270,11 @@ class TestForgotten:
             f": >{paths.LOCK}.removed",
             "rmdir /opt/x 2>/dev/null || :",
             f"rm -rf /etc/vllm-hosts {paths.UNDO}",
-            f"rm -rf {paths.STATE}",
+            "rm -rf --one-file-system /run/vllm-hosts.?????? /run/vllm-hosts-look.*"
+            " /run/vllm-hosts-verify.* /run/vllm-hosts-rehearsal.*",
+            f"rm -rf {paths.STATE}.removed; [ ! -e {paths.STATE} ] ||"
+            f" mv -T {paths.STATE} {paths.STATE}.removed",
+            f"rm -rf {paths.STATE}.removed",
         ]
         assert steps.told == [("differs", paths.STATE, "is there")]
 

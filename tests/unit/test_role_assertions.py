@@ -10,10 +10,11 @@ import pytest
 from tests.unit import recorded_looks as looks
 from tests.unit.driver_hosts import DEBIAN_12
 from tests.unit.fakes import listening
-from tests.unit.recording import InLine, Recorder
+from tests.unit.recording import InLine, Recorder, deploy_py
 from tests.unit.samples import QWEN
 from tests.unit.test_ownership import PLAIN
 from vllm_hosts.host.docker_unit import DockerOptions
+from vllm_hosts.host.files import Found
 from vllm_hosts.host.nginx_sites import Sites
 from vllm_hosts.host.system import ModelFolder
 from vllm_hosts.keys.store_marks import Marked
@@ -183,6 +184,20 @@ class TestOwnership:
         recorder.host.facts["HostMark"] = self.ANOTHERS
         done = recorder.run(lambda: ownership(first=first))
         assert "has the keys and the CA of the inventory 'other'" in done.refused[0]
+
+    def test_a_host_with_files_of_others_where_ours_go_is_left_alone(self, in_line: InLine) -> None:
+        recorder = in_line()
+        recorder.run(ownership)
+        assert recorder.host.noted["agent"]
+        path = sorted(recorder.host.noted["agent"])[0]
+        recorder.host.noted["agent"].remove(path)
+        recorder.host.paths[path] = Found("d", 0o755, ("root", "0"), ("root", "0"))
+        done = recorder.run(deploy_py)
+        assert done.changed == []
+        [refused] = done.refused
+        assert f"{path} is there already, and no deploy wrote it" in refused
+        # Keys need nothing of it.
+        assert recorder.run(lambda: ownership(first=False)).refused == []
 
     def test_all_hosts_are_looked_at_before_one_becomes_ours(self, in_line: InLine) -> None:
         assert len(in_line().run(ownership).names) == 2

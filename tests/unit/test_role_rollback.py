@@ -370,9 +370,12 @@ class TestByHand:
             "the settings still say otherwise: set them back, or the next deploy undoes this"
         )
 
-    def test_twice_is_refused(self, agents: Agents) -> None:
+    def test_twice_is_refused(self, agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+        final: list[bool] = []
+        monkeypatch.setattr(way_back, "refuse_for_good", lambda: final.append(True))
         agents.deploy(**longer(2048))
         agents.recorder.run(rollback)
+        assert final == []
         here = agents.present
         done = agents.recorder.run(rollback)
         assert done.refused == [
@@ -380,6 +383,7 @@ class TestByHand:
             " set back what you changed, and deploy"
         ]
         assert agents.present == here
+        assert final == [True]
 
     def test_after_an_automatic_one_it_is_refused(self, agents: Agents) -> None:
         agents.deploy(**longer(2048))

@@ -149,6 +149,7 @@ class TestRemoval:
             "project": "vllm",
             "fetching": "vllm-hosts-fetch",
             "bridges": "vllm-",
+            "folders": ["/opt/vllm", "/var/lib/vllm", "/var/lib/vllm/agents"],
         }
 
     def test_where_docker_goes_its_file_goes(self, steps: Callable[..., Steps]) -> None:

@@ -13,7 +13,9 @@ import pytest
 from pyinfra.api.config import Config
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State, StateStage
+from pyinfra.context import ctx_host
 
+from vllm_hosts.operations.foreseen import refuse_for_good
 from vllm_hosts.project import ending
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -189,6 +191,31 @@ def test_the_last_words_are_what_to_type_for_those_that_are_left(
 def test_a_run_for_some_hosts_is_not_repeated_for_all(capsys: pytest.CaptureFixture[str]) -> None:
     words = said(run(StateStage.Execute), capsys, "a", "b")
     assert words[2] == "    pyinfra --limit a --limit b inventory/prod.py deploy.py"
+
+
+def test_what_is_refused_for_good_is_not_to_be_tried_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = run(StateStage.Disconnect, failed="bc")
+
+    def refuse(name: str) -> None:
+        with ctx_host.use(state.inventory.get_host(name)):
+            refuse_for_good()
+
+    refuse("b")
+    assert said(state, capsys) == [
+        "--> Not finished: b, c",
+        "    b: the same command would be refused again; above is why, and what to do",
+        "    Finished work is not repeated. To try again, run:",
+        "    pyinfra --limit c inventory/prod.py deploy.py",
+    ]
+    refuse("c")
+    assert said(state, capsys) == [
+        "--> Not finished: b, c",
+        "    The same command would be refused again; above is why, and what to do",
+    ]
+    # Another run of this process has hosts of its own.
+    assert said(run(StateStage.Disconnect, failed="b"), capsys)[2].endswith("deploy.py")
 
 
 def test_what_the_run_was_told_is_told_again(capsys: pytest.CaptureFixture[str]) -> None:

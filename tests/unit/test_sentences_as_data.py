@@ -20,6 +20,7 @@ READ = {
     "vllm_hosts/doctor/messages.py": "the logs of vLLM, Docker and the kernel",
     "vllm_hosts/facts/compose.py": "headings of our script",
     "vllm_hosts/facts/gpu.py": "mokutil",
+    "vllm_hosts/facts/remains.py": "what find prints",
     "vllm_hosts/facts/tree.py": "lines of a record on the host",
     "vllm_hosts/facts/vllm_images.py": "lines of a record on the host",
     "vllm_hosts/host/balancer.py": "HAProxy's runtime socket",

@@ -27,6 +27,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setattr(confirmed, "_FOLDER", f"{tmp_path}/undo")
+    monkeypatch.setattr(confirmed, "_KEPT", f"{tmp_path}/state/unconfirmed")
+    monkeypatch.setattr(confirmed, "_UNIT", f"{tmp_path}/etc/undo.service")
     for module in (confirmed, tree):
         monkeypatch.setattr(module, "DEPLOYED", f"{tmp_path}/deployed")
         monkeypatch.setattr(module, "COPIES", f"{tmp_path}/copies")
@@ -41,8 +43,10 @@ def run(command: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("script", ["undo/change/undo.sh", "state/unconfirmed/boot.sh"])
 @pytest.mark.parametrize("known", [True, False])
-def test_the_record_and_the_copy_return(host: Path, known: bool) -> None:
+def test_the_record_and_the_copy_return(host: Path, known: bool, script: str) -> None:
+    """After a minute, and at a boot before."""
     rules, other = host / "rules", host / "other"
     rules.write_text("old\n")
     before = line(other, "something")
@@ -51,16 +55,15 @@ def test_the_record_and_the_copy_return(host: Path, known: bool) -> None:
         (host / "copies" / rules.relative_to("/")).parent.mkdir(parents=True)
         (host / "copies" / rules.relative_to("/")).write_text("old\n")
     (host / "deployed").write_text(before)
-    save, undo = f"cp -p {rules} rules.nft", f"cp -p rules.nft {rules}"
-    run(confirmed.armed("change", [str(rules)], save=save, undo=undo))
+    run(confirmed.armed("change", [str(rules)], save=":", undo=":"))
     # What a deploy does in between.
     rules.write_text("new\n")
     run(tree.noting([File(str(rules), b"new\n", 0o644)]))
     assert line(rules, "new\n") in (host / "deployed").read_text()
     assert (host / "copies" / rules.relative_to("/")).read_text() == "new\n"
 
-    run(f"sh {host}/undo/change/undo.sh")
-    assert (host / "undo" / "change" / "undone").exists()
+    run(f"sh {host}/{script}")
+    assert (host / "undo" / "change" / "undone").exists() == script.startswith("undo/")
     assert rules.read_text() == "old\n"
     assert (host / "deployed").read_text() == before
     assert (host / "deployed").stat().st_mode & 0o777 == 0o600
@@ -71,6 +74,6 @@ def test_the_record_and_the_copy_return(host: Path, known: bool) -> None:
 def test_a_host_without_a_record_gets_none(host: Path) -> None:
     rules = host / "rules"
     rules.write_text("old\n")
-    run(confirmed.armed("change", [str(rules)], save="cp -p rules . || :", undo=":"))
+    run(confirmed.armed("change", [str(rules)], save=":", undo=":"))
     run(f"sh {host}/undo/change/undo.sh")
     assert not (host / "deployed").exists()

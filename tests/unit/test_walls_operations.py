@@ -59,19 +59,16 @@ class TestFirewall:
         {
             "save": (
                 f"{{ echo '{TABLE}'; echo 'delete {TABLE}'; nft -s -t list {TABLE} 2>/dev/null"
-                f" || :; }} >table.nft\n[ ! -e {PATH} ] || cp -p {PATH} rules.nft"
+                " || :; } >table.nft"
             ),
-            "undo": (
-                "nft -f table.nft; if [ -e rules.nft ]; then"
-                f" cp -p rules.nft {PATH}.old && mv {PATH}.old {PATH}; else rm -f {PATH}; fi"
-            ),
+            "undo": "nft -f table.nft",
         },
     )
     CONFIRMED: tuple[Any, ...] = (
         "confirmed",
         "firewall",
         "is this machine's network in firewall.ssh_from, and is sshd's port the same?",
-        {},
+        {"before": ":"},
     )
     LOAD = f"systemctl daemon-reload && nft -f {PATH}"
     RELOADED = ("leads_to", "the firewall's table is reloaded; open connections stay")
@@ -105,7 +102,12 @@ class TestFirewall:
             "TreeState": TreeFound({PATH: NOTHING}, ""),
             "FirewallLoaded": Loaded(False, False, False),
         }
-        assert [one[0] for one in self.run(steps)[:3]] == ["armed", "change", "confirmed"]
+        done = self.run(steps)
+        assert [one[0] for one in done[:3]] == ["armed", "change", "confirmed"]
+        # From the confirmation on a boot has it too.
+        enabled = "systemctl enable --quiet x.service && sync /etc/systemd/system/*.wants"
+        assert done[2] == (*self.CONFIRMED[:3], {"before": enabled})
+        assert done[3:] == ["systemctl enable --now x.service"]
         assert self.RELOADED not in steps.told
 
     @pytest.mark.parametrize("lacking", ["enabled", "active"])
@@ -147,13 +149,7 @@ class TestSshd:
                 "armed",
                 "ssh",
                 [PATH],
-                {
-                    "save": f"[ ! -e {PATH} ] || cp -p {PATH} sshd.conf",
-                    "undo": (
-                        f"if [ -e sshd.conf ]; then cp -p sshd.conf {PATH};"
-                        f" else rm -f {PATH}; fi; {self.RELOAD}"
-                    ),
-                },
+                {"save": ":", "undo": self.RELOAD},
             ),
             (
                 "change",

@@ -331,6 +331,7 @@ class TestObstacles:
         back.facts["WayBackFound"] = WayBack("")
         [problem] = self.run(back)
         assert problem.startswith("there is nothing to go back to: no deploy")
+        assert ("refuse_for_good",) in back.told
 
     def test_each_reason_names_the_agents(self, back: Back) -> None:
         folder = ONE.definition.agents[0].folder

@@ -33,6 +33,7 @@ MODULES = [
     "vllm_hosts/host/docker_there.py",
     "vllm_hosts/host/docker_unit.py",
     "vllm_hosts/host/gpus.py",
+    "vllm_hosts/host/shared.py",
     "vllm_hosts/hub/local.py",
     "vllm_hosts/project/inventory.py",
     "vllm_hosts/project/layers.py",

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import gevent
-from gevent.hub import Hub
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import PyinfraCommand, StringCommand
 from pyinfra.api.config import Config
@@ -19,13 +18,11 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.connect import sudo
 from vllm_hosts.connect.reach import connect, disconnect, require_root, saying
+from vllm_hosts.connect.stopping import interruptible
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import HostFact
 
 T = TypeVar("T")
-
-# Who types Ctrl-C knows it. gevent would print where the program was, and the time.
-Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
 
 
 class Connections:
@@ -37,6 +34,7 @@ class Connections:
     def __init__(self, inventory: Inventory, state: State | None = None) -> None:
         self.state = state or State(inventory, Config())
         self.state.cwd = self.state.cwd or keys_from(inventory)
+        interruptible()
 
     def at(self, name: str, do: Callable[[], T], *, limit: float | None = None) -> T:
         """Do something at a host: with ``ask_host``, ``carry_out``, or facts.

@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from getpass import getuser
+from math import inf
 from shlex import quote
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -46,8 +48,9 @@ _ENDING = 10.0
 _LINE = 1800
 #: Bytes of a line of the lock's shell, and of what a host says where it does not run.
 _MOST = 4000
-#: Seconds between two words about somebody who is waited for.
-_SAY_EVERY = 60
+#: Seconds between two words about somebody who is waited for; between words about two. A host that
+#: lies says what it likes, and as often.
+_SAY_EVERY, _SAY_NEXT = 60, 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Channel(Protocol):
     def send(self, text: str) -> None: ...
     def line(self) -> str: ...
     def errors(self) -> str: ...
+    def ended(self) -> bool:
+        """Whether the shell is gone, and the way to the host is not."""
+
     def close(self) -> None: ...
 
 
@@ -127,7 +133,7 @@ _NO_ANSWER = "the host was not locked in time; run the command again"
 
 
 def _wait(host: Host, channel: Channel, patience: int) -> None:
-    said, words = 0, ""
+    said, words = -inf, ""
     while line := channel.line():
         if not line.startswith("lock "):
             # What a login shell prints.
@@ -141,10 +147,12 @@ def _wait(host: Host, channel: Channel, patience: int) -> None:
             raise HostError(_CANNOT[kind])
         if kind == "refused":
             raise HostError(_refusal(rest, patience))
-        if kind == "waits" and (_whom(rest) != words or said >= _SAY_EVERY // 5):
-            said, words = 0, _whom(rest)
-            host.log(f"    waits for {words}")
-        said += 1
+        now = time.monotonic()
+        if kind == "waits" and now - said >= _SAY_NEXT:
+            whom = _whom(rest)
+            if whom != words or now - said >= _SAY_EVERY:
+                said, words = now, whom
+                host.log(f"    waits for {words}")
     if errors := channel.errors():
         # Not even the shell ran.
         require_root("", errors)
@@ -185,14 +193,25 @@ def _refusal(rest: str, patience: int) -> str:
 
 
 def changing(step: str) -> None:
-    """The current host is about to be changed by this step: kept there from now on."""
+    """The current host is about to be changed by this step: kept there from now on.
+
+    :raises HostError: it is not held any more, so others may be at work there.
+    """
     held = _held.get(ctx_host.get())
     if held is None or step in held.steps[-1:]:
         return
+    if held.channel.ended():
+        raise HostError(_NOT_HELD)
     held.steps.append(clean(step, 120))
     with suppress(Exception):
         # A connection that is lost says so to the step itself.
         held.channel.send(f"{held.line('cut off')}\n")
+
+
+_NOT_HELD = (
+    "the shell that held this host for this run has ended there, so others may work on it by now;"
+    " nothing more was changed here. Run the command again"
+)
 
 
 def release(host: Host, ended: str) -> None:
@@ -269,6 +288,10 @@ class _OverSsh:
     def errors(self) -> str:
         return str(self._errors.read(_MOST).decode(errors="replace"))
 
+    def ended(self) -> bool:
+        channel = self._in.channel
+        return bool(channel.closed and channel.get_transport().is_active())
+
     def close(self) -> None:
         self._in.channel.shutdown_write()
         self._in.channel.recv_exit_status()
@@ -293,6 +316,9 @@ class _Here:
 
     def errors(self) -> str:
         return str(self._process.stderr.read(_MOST).decode(errors="replace"))
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     def close(self) -> None:
         self._process.stdin.close()

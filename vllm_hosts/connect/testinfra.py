@@ -18,6 +18,7 @@ from vllm_hosts.connect import pyinfra_output, pyinfra_speed
 from vllm_hosts.connect.connections import Connections
 from vllm_hosts.connect.reach import named, saying
 from vllm_hosts.errors import HostError
+from vllm_hosts.host.paths import LOOK
 
 _MARK = "vllm-hosts-end"
 
@@ -40,7 +41,8 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc]
         script = self.get_command(command, *args)
         # Output is sent as base64: pyinfra splits it into lines and prints some of them.
         wrapped = (
-            'out=$(mktemp); err=$(mktemp); trap \'rm -f "$out" "$err"\' EXIT\n'
+            f"own=$(mktemp -d {LOOK} 2>/dev/null || mktemp -d)\n"
+            'out="$own/out" err="$own/err"; trap \'rm -rf "$own"\' EXIT\n'
             f'( {script}\n) >"$out" 2>"$err" </dev/null; echo "code $?"\n'
             f'base64 -w 0 "$out"; echo; base64 -w 0 "$err"; echo; echo {_MARK}'
         )

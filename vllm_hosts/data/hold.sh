@@ -26,8 +26,10 @@ address() {
     echo "${found:--}"
 }
 
-# In a folder that only root can write, and for root alone: nobody else can hold or forge it.
-exec 9>>"$lock" || { say unwritable; exit 1; }
+# In a folder that only root can write, and for root alone: nobody else can hold or forge it. Tried
+# before: where a shell's own "exec" fails, the shell ends.
+true >>"$lock" || { say unwritable; exit 1; }
+exec 9>>"$lock"
 waited=0 every=0
 until flock -w "$every" 9; do
     who=$(head -n 1 "$lock" | one_line)
@@ -41,29 +43,50 @@ boot=$(cat /proc/sys/kernel/random/boot_id)
 printf '%s %s %s %s\n' $$ "$boot" "$from" "$owner" >"$lock"
 while left=$(look_at_left) && [ -n "$left" ]; do
     left=$(printf '%s\n' "$left" | tr '\n' ';' | one_line)
-    [ "$waited" -lt "$patience" ] || { : >"$lock"; say "refused left $left"; exit 1; }
+    [ "$waited" -lt "$patience" ] || { true >"$lock"; say "refused left $left"; exit 1; }
     say "waits left $left"
     sleep 2 9>&-; waited=$((waited + 2))
 done
-# What was killed on the spot, or lost its power, has not cleaned up. Nobody works with it any more;
-# only what looks, without holding the host, may be at what is in /run.
-rm -f "$lock".??????
-find "${lock%/*}" -maxdepth 1 -name 'vllm-hosts.??????' -mmin +60 -exec rm -rf {} +
+# What was killed on the spot, or lost its power, has not cleaned up. Nobody works with it any more.
+run=${lock%/*}
+rm -rf --one-file-system "$run"/vllm-hosts.?????? "$lock".??????
+# Those who look hold nothing. While one is at it, it is named by its folder, or its folder by it.
+for path in "$run"/vllm-hosts-look.*.??????; do
+    [ -e "$path" ] || continue
+    pid=${path%.*}; pid=${pid##*.}
+    grep -qs vllm-hosts-look "/proc/$pid/cmdline" || rm -rf --one-file-system "$path"
+done
+for path in "$run"/vllm-hosts-rehearsal.*; do
+    [ -e "$path" ] || continue
+    # Grep's own words are not the ones that it looks for.
+    grep -qs "[v]${path#"$run"/v}" /proc/[0-9]*/cmdline || rm -rf --one-file-system "$path"
+done
+# A key for the certificate of a caller, which is valid for ten minutes.
+find "$run" -maxdepth 1 -name 'vllm-hosts-verify.*' -mmin +10 -exec rm -rf {} +
 [ ! -f "$deployed" ] || sed 's/^[^ ]*  //' "$deployed" | sort -u | while read -r path; do
     rm -f "$path.vllm-hosts-new"
 done
 find "${history%/*}" -xdev -name '*.vllm-hosts-new' -type f -exec rm -f {} + 2>/dev/null
-rm -f "$lock.removed"
-noted=$(mktemp "$lock.XXXXXX") || { say unwritable; exit 1; }
+rm -rf "$lock.removed" "${history%/*}.removed"
 say taken
 
 # Handlers instead of ignoring: what this starts must end by signals as ever.
 trap : HUP INT TERM PIPE
+end='
+'
 # The words between are for the connection: one that is dead is noticed when it carries something.
-while timeout --foreground 20 cat >>"$noted" 9>&-; [ $? = 124 ]; do say alive || break; done
+# What is said is kept here and in no file: where none can be written, the host is held all the same.
+text= listen='trap : HUP INT TERM PIPE; timeout --foreground 20 cat; echo "=$?"'
+while
+    text=$text$(exec sh -c "$listen" 9>&-)
+    code=${text##*=} text=${text%=*}
+    # The last whole line, and what has come of the next one.
+    more=${text##*"$end"} line=${text%"$end"*}
+    [ "$line" = "$text" ] || text=${line##*"$end"}$end$more
+    [ "$code" != 0 ]
+do say alive || break; [ "$code" = 124 ] || sleep 1; done
 # A line that was cut short is none.
-line=$(grep '^{.*}$' "$noted" | tail -n 1 | one_line)
-rm -f "$noted"
+line=$(printf %s "$text" | grep '^{.*}$' | tail -n 1 | one_line)
 if [ -e "$lock.removed" ]; then
     # Nothing of ours is there any more, and no history either: the system's log has who did that.
     rm -f "$lock.removed"
@@ -73,6 +96,7 @@ elif [ -n "$line" ]; then
     {
         [ ! -f "$history" ] || tail -n 499 "$history" | tail -c 500000
         printf '%s %s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$from" "$line"
-    } >"$history.new" && sync "$history.new" && mv -fT "$history.new" "$history"
+    } >"$history.new" && sync "$history.new" && mv -fT "$history.new" "$history" ||
+        rm -f "$history.new"
 fi
-: >"$lock"
+true >"$lock"

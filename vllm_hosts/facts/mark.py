@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import stat
-from vllm_hosts.host.paths import EDGE_FOLDER, STORE_MARK, TLS_CERTIFICATE
+from vllm_hosts.host.paths import DEPLOYED, EDGE_FOLDER, MANIFEST, STORE_MARK, TLS_CERTIFICATE
+from vllm_hosts.host.shared import SharedFound
 from vllm_hosts.keys.store_marks import Marked
 
 #: As many keys are checked: one that is known is enough.
@@ -14,12 +16,17 @@ _KEYS = 200
 
 
 class HostMark(HostFact[Marked]):
-    """Reads the mark. No key leaves the host, and its digests only where there is no mark."""
+    """Reads the mark, and what is somebody else's where ours goes. No key leaves the host, and its
+    digests only where there is no mark."""
 
     what = "the note of whose keys the host has"
     steady = True
 
-    def command(self, directory: str) -> str:
+    def command(self, directory: str, shared: Sequence[str] = (), above: str = "") -> str:
+        """
+        :param shared: paths that a deploy writes, in folders that are not only ours.
+        :param above: the folder of agents' folders.
+        """
         return ending(
             rf"""
             digests() {{
@@ -38,18 +45,49 @@ class HostMark(HostFact[Marked]):
                 cd {quote(directory)} 2>/dev/null &&
                     sed -n 's/^VLLM_API_KEY[A-Z0-9_]*=//p' .env 2>/dev/null | digests
             fi
+            {_look_at(shared, above) if shared else ":"}
             """
         )
 
     def parse(self, lines: list[str]) -> Marked:
         parts = sections(lines)
+        shared, user = _shared(parts), "".join(parts["user"])
         if parts["file"]:
             [file] = stat.read(parts["file"]).values()
-            return Marked("\n".join(parts["mark"]), file, user="".join(parts["user"]))
+            return Marked("\n".join(parts["mark"]), file, user=user, shared=shared)
         certificate = "\n".join(parts["certificate"])
         return Marked(
             None,
             certificate=f"{certificate}\n".encode() if certificate else None,
             digests=frozenset(parts["digests"]),
-            user="".join(parts["user"]),
+            user=user,
+            shared=shared,
         )
+
+
+def _look_at(shared: Sequence[str], above: str) -> str:
+    # Folders beside those of agents matter where no deploy has noted which are its own.
+    return f"""
+            echo '== there'
+            for path in {" ".join(map(quote, shared))}; do
+                [ ! -e "$path" ] && [ ! -L "$path" ] || echo "$path"
+            done
+            echo '== noted'; grep -se '^file ' -e '^agent ' {MANIFEST} ||
+                find {quote(above or "/nowhere")} -mindepth 1 -maxdepth 1 -type d \\
+                    -perm 700 ! -uid 0 -printf 'like %p\\n' 2>/dev/null
+            [ ! -e {DEPLOYED} ] || echo recorded
+    """.strip()
+
+
+def _shared(parts: Mapping[str, Sequence[str]]) -> SharedFound:
+    noted: dict[str, list[str]] = {"file": [], "agent": [], "like": [], "recorded": []}
+    for line in parts.get("noted", ()):
+        kind, _, path = line.partition(" ")
+        noted[kind].append(path)
+    return SharedFound(
+        there=frozenset(parts.get("there", ())),
+        files=frozenset(noted["file"]),
+        folders=frozenset(noted["agent"]),
+        recorded=bool(noted["recorded"]),
+        like_ours=tuple(noted["like"]),
+    )

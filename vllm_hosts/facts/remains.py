@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from shlex import quote
 
@@ -21,8 +22,9 @@ from vllm_hosts.host.paths import (
     IMAGES_RECORD,
     MANIFEST,
     NGINX_WELCOME,
+    STORE_MARK,
 )
-from vllm_hosts.host.remains import DockerHolds, Inhabitant, Remains, Version
+from vllm_hosts.host.remains import DockerHolds, Inhabitant, Inside, Remains, Version
 from vllm_hosts.text import clean
 
 _CONTAINER = (
@@ -34,6 +36,10 @@ _NETWORK = (
     '|{{index .Options "com.docker.network.bridge.name"}}'
 )
 _DOCKERS_OWN = frozenset({"bridge", "host", "none"})
+#: Kind, mode, owner and path.
+_INSIDE = re.compile(r"(.) ([0-7]+) ([0-9]+) (/.+)")
+#: An agent's folder, as a word of a command.
+_PLAIN = re.compile(r"(/[A-Za-z0-9._@:+-]+)+")
 
 
 class HostRemains(HostFact[Remains]):
@@ -41,9 +47,12 @@ class HostRemains(HostFact[Remains]):
 
     what = "what deploys have left on the host"
 
-    def command(self, directory: str, project: str, fetching: str, bridges: str) -> str:
+    def command(
+        self, directory: str, project: str, fetching: str, bridges: str, folders: Sequence[str] = ()
+    ) -> str:
         """
         :param directory: with compose.yaml; ``project`` is its Compose project.
+        :param folders: of ours in which others may have something.
         :param fetching: the name of the container that fetches models.
         :param bridges: how the names of our bridges begin.
         """
@@ -55,6 +64,8 @@ class HostRemains(HostFact[Remains]):
             [ ! -e {DEPLOYED} ] || sed -n 's/^[0-9a-f]\\{{64\\}}  //p' {DEPLOYED} | sort -u
             if [ -d {BEFORE} ]; then
                 for list in {" ".join(LISTS)}; do
+                    # Where the host's mark is gone, an earlier removal was at its very end.
+                    [ -e {BEFORE}/$list ] || [ -e {STORE_MARK} ] || continue
                     echo "== before $list"; cat {BEFORE}/$list || exit 1
                 done
             fi
@@ -92,6 +103,13 @@ class HostRemains(HostFact[Remains]):
             echo '== docker'
             ! command -v docker >/dev/null || echo installed
             echo '== images used'; cat {IMAGES_RECORD} 2>/dev/null
+            echo '== inside'
+            for folder in {" ".join(map(quote, folders))}; do
+                [ -d "$folder" ] && [ ! -L "$folder" ] || continue
+                # A name may have line ends.
+                find "$folder" -mindepth 1 -maxdepth 1 -printf '%y %m %U %p\\0' |
+                    tr '\\n\\0' '?\\n'
+            done
             if docker info >/dev/null 2>&1; then
                 echo '== containers'
                 docker ps -aq --no-trunc | xargs -r docker inspect --format {quote(_CONTAINER)}
@@ -109,7 +127,9 @@ class HostRemains(HostFact[Remains]):
         lists = {name: parts[f"before {name}"] for name in LISTS if f"before {name}" in parts}
         return Remains(
             manifest=manifest_of(
-                parts["manifest"], parts["files"], before_of(lists) if lists else None
+                parts["manifest"],
+                parts["files"],
+                before_of(lists) if len(lists) == len(LISTS) else None,
             ),
             packages=_packages(parts),
             held=frozenset(parts["held"]),
@@ -118,7 +138,16 @@ class HostRemains(HostFact[Remains]):
             own_rules=bool(parts["rules"]),
             own_haproxy=bool(parts["haproxy"]),
             own_keepalived=bool(parts["keepalived"]),
+            inside=tuple(_inside(line) for line in parts["inside"]),
         )
+
+
+def _inside(line: str) -> Inside:
+    if (found := _INSIDE.fullmatch(line)) is None:
+        raise ValueError(line[:200])
+    kind, mode, owner, path = found.groups()
+    like = (kind, mode, owner != "0") == ("d", "700", True) and bool(_PLAIN.fullmatch(path))
+    return Inside(path, like)
 
 
 def _packages(parts: Mapping[str, Sequence[str]]) -> dict[str, Package]:

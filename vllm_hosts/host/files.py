@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
+#: Suffix of new content beside its target, until it is renamed over it.
+NEW = ".vllm-hosts-new"
+
 _SAFE_PATH = re.compile(r"(/[A-Za-z0-9._@:+-]+)+")
 _SAFE_NAME = re.compile(r"[a-z_0-9][a-z0-9_-]*")
 

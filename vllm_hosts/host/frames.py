@@ -17,6 +17,7 @@ from shlex import quote
 from textwrap import dedent
 
 from vllm_hosts.bounded import SIZE
+from vllm_hosts.host.paths import LOOK
 
 #: Seconds that all scripts may take here. One that is not done by then is asked alone, without a
 #: limit.
@@ -44,7 +45,7 @@ def program(shell: str = "sh") -> str:
     )
     workers = " ".join(map(str, range(SIDE_BY_SIDE)))
     return dedent(f"""
-        work=$(mktemp -d /run/vllm-hosts.XXXXXX 2>/dev/null || mktemp -d) || exit 1
+        work=$(mktemp -d {LOOK} 2>/dev/null || mktemp -d) || exit 1
         trap 'rm -rf "$work"' EXIT; trap 'exit 1' HUP INT TERM PIPE
         mkdir "$work/ask" "$work/taken" "$work/said" "$work/well" || exit 1
         base64 -d | tar -xzm -f - -C "$work/ask" || exit 1

@@ -47,7 +47,10 @@ WATCHED = (
 UNITS = ("docker.service", "nginx.service", "nvidia-persistenced.service")
 LISTS = ("packages", "held", "enabled", "active", "images", "paths", "groups")
 #: Kinds of lines of the manifest, each with the number of its words.
-_KINDS = {"package": 2, "hold": 2, "source": 2, "gave-way": 3, "model": 2}
+_KINDS = {
+    **{"package": 2, "hold": 2, "source": 2, "gave-way": 3, "model": 2},
+    **{"file": 2, "agent": 2},
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Manifest:
     :param gave_way: by path of somebody's source file that was in the way of ours, the digest of
         what we made of it; empty: we took it away.
     :param models: folders with models that deploys copied.
+    :param taken: paths of files in folders that are not only ours, noted before they were written.
+    :param agents: the same of agents' folders. Both are empty where no version noted them.
     """
 
     before: Before | None = None
@@ -83,6 +88,8 @@ class Manifest:
     sources: tuple[str, ...] = ()
     gave_way: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
 
 
 def before_of(lists: Mapping[str, Sequence[str]]) -> Before:
@@ -115,12 +122,16 @@ def manifest_of(
         sources=tuple(by_kind["source"]),
         gave_way={path: digest.removeprefix("-") for digest, path in gave_way},
         models=tuple(by_kind["model"]),
+        taken=tuple(by_kind["file"]),
+        agents=tuple(by_kind["agent"]),
     )
 
 
-#: Before the first change that it is about, so that a run that is cut off leaves nothing unnoted.
-#: What is in the manifest and not on the host is nothing to remove.
-BROUGHT = f"""
+def bringing() -> str:
+    """Shell: the function that notes lines, before the first change that they are about, so that a
+    run that is cut off leaves nothing unnoted. What is in the manifest and not on the host is
+    nothing to remove."""
+    return f"""
     brought() {{ # LINE...: of ours from now on
         (umask 022; mkdir -p {paths.MANIFEST.rpartition("/")[0]})
         {{ cat {paths.MANIFEST} 2>/dev/null || :; printf '%s\\n' "$@"; }} |
@@ -133,7 +144,7 @@ BROUGHT = f"""
 def brought(kind: str, names: Iterable[str]) -> str:
     """Shell: note that these are of ours. Nothing for no names."""
     lines = " ".join(quote(f"{kind} {name}") for name in names)
-    return f"{BROUGHT}\nbrought {lines}" if lines else ":"
+    return f"{bringing()}\nbrought {lines}" if lines else ":"
 
 
 def before_taken(further: Iterable[str]) -> str:

@@ -155,8 +155,19 @@ MANIFEST = f"{STATE}/manifest"
 #: Held by the deploy or command that changes this host, for root only. What is there after a boot
 #: was written since.
 LOCK = "/run/vllm-hosts.lock"
+#: What a run that holds the host has there for a moment, as a pattern of mktemp's; and what a look
+#: has, which holds nothing and is named by its process. What was left of them, killed on the spot,
+#: goes with the next run (data/hold.sh), and these go with remove.py.
+WORK, LOOK = "/run/vllm-hosts.XXXXXX", "/run/vllm-hosts-look.$$.XXXXXX"
+PASSING = " ".join(
+    f"/run/vllm-hosts{kind}" for kind in (".??????", "-look.*", "-verify.*", "-rehearsal.*")
+)
 #: Folders of changes that the host rolls back unless they are confirmed.
 UNDO = "/run/vllm-hosts-undo"
+#: The same of a change that waits for its confirmation, for a boot before that. For root only.
+UNCONFIRMED = f"{STATE}/unconfirmed"
+#: Undoes it at boot. It is there only as long as a change waits.
+UNCONFIRMED_UNIT = "/etc/systemd/system/vllm-hosts-unconfirmed.service"
 #: A line for each run that changed something here, for root only.
 HISTORY = f"{STATE}/history"
 #: What deploys have seen healthy, for a way back: `now`, the last one, and `before`, the one before

@@ -35,11 +35,21 @@ class DockerHolds:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What lies in a folder of ours that is not only ours. ``like_an_agent_s``: it is a folder as
+    deploys make them for agents."""
+
+    path: str
+    like_an_agent_s: bool = False
+
+
+@dataclass(frozen=True)
 class Remains:
     """All of that. ``sites``: files in nginx's folder that neither the edge nor a package has put
     there; ``own_rules``: whether nftables.service loads rules of somebody's; ``own_haproxy``:
     whether the distribution's haproxy.service runs, or is to at boot, which no deploy makes it;
-    ``own_keepalived``: the same, or there is a configuration for it."""
+    ``own_keepalived``: the same, or there is a configuration for it; ``inside``: what lies in the
+    folders of settings, and in the one of agents' folders."""
 
     manifest: Manifest = field(default_factory=Manifest)
     packages: Mapping[str, Package] = field(default_factory=dict)
@@ -49,6 +59,7 @@ class Remains:
     own_rules: bool = False
     own_haproxy: bool = False
     own_keepalived: bool = False
+    inside: tuple[Inside, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from vllm_hosts.host.files import NOTHING, Found
+from vllm_hosts.host.shared import SharedFound
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.keys.pki import CA_NAME, signed_by
 from vllm_hosts.keys.store_content import Content
@@ -48,6 +49,7 @@ class Marked:
     :param file: kind, mode and owner of the mark, as stat has them.
     :param digests: of the host's keys, if it has no mark.
     :param user: whose rights this was read with; only root sees everything.
+    :param shared: what is there where deploys write beside others.
     """
 
     text: str | None
@@ -55,6 +57,7 @@ class Marked:
     certificate: bytes | None = None
     digests: frozenset[str] = frozenset()
     user: str = "0"
+    shared: SharedFound = field(default_factory=SharedFound)
 
     def is_right(self, mark: Mark) -> bool:
         """Whether the host has exactly this mark."""

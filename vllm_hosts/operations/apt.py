@@ -13,9 +13,10 @@ from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.apt_entries import Edit, in_the_way, is_key, mentioned
 from vllm_hosts.host.archives import Archive
 from vllm_hosts.host.files import differing
-from vllm_hosts.host.manifest import BROUGHT, brought
-from vllm_hosts.host.paths import PREVIOUS
-from vllm_hosts.operations.base import Commands, host_operation, watched
+from vllm_hosts.host.manifest import bringing, brought
+from vllm_hosts.host.paths import PREVIOUS, WORK
+from vllm_hosts.operations import apt_lists
+from vllm_hosts.operations.base import NOTE, Commands, host_operation, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import will_change
 from vllm_hosts.operations.one_by_one import Serving
@@ -58,6 +59,15 @@ def _read_lists(options: str = "") -> str:
     return f"{_FREE.strip()}; apt_free {_LISTS} 600; {_APT_GET} update{options}"
 
 
+def _read_alone(source: str) -> str:
+    """Shell: read the lists of one source file; those of others stay. As a folder of sources, in
+    place of a file, apt would take it for an empty one."""
+    return (
+        f"{_APT_GET} update -o Dir::Etc::SourceList={source} -o Dir::Etc::SourceParts=/dev/null"
+        " -o APT::Get::List-Cleanup=0"
+    )
+
+
 def _finished(command: str) -> str:
     """Shell: an apt command; if it fails over an interrupted dpkg, that is finished first."""
     return (
@@ -67,9 +77,24 @@ def _finished(command: str) -> str:
     )
 
 
-def lists_read() -> StringCommand:
+def lists_read() -> Commands:
     """The command that reads the archives' lists."""
-    return watched("reading the archives' lists", _read_lists())
+    yield watched("reading the archives' lists", _read_lists())
+    apt_lists.have_been_read()
+
+
+def _with_lists(then: str) -> str:
+    """Shell: do something that needs the lists, which are not read anew where this run has just
+    done so. If it fails with those, such as over a version that an archive has replaced meanwhile,
+    it is done again with new ones."""
+    read = f"{_read_lists()}; {then}"
+    if not apt_lists.recent():
+        return read
+    # What stands before || would go on after errors, were it not started apart.
+    return (
+        f"tried=0; ( {then} ) & wait $! || tried=$?; [ $tried = 0 ] || {{"
+        f" echo 'once more, with new lists'; {read}; }}"
+    )
 
 
 @host_operation
@@ -112,7 +137,18 @@ def archive_added(archive: Archive, *, stale: Sequence[str] = ()) -> Commands:
         differs(edit.path, "names the same archive a second time")
     if not key_is_right:
         differs(archive.key_path, "is not the pinned key")
-    yield watched(f"adding {archive.url}", archive_script(archive, edits))
+    yield watched(
+        f"adding {archive.url}", archive_script(archive, edits), notes=True, heard=_all_lists
+    )
+
+
+#: What adding an archive says once it has read all lists for that; else it reads its own alone.
+_GPG_FIRST = "gpg and ca-certificates were installed first"
+
+
+def _all_lists(said: str) -> None:
+    if _GPG_FIRST in said:
+        apt_lists.have_been_read()
 
 
 def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
@@ -138,13 +174,14 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
     ]
     return f"""
         set -eu; umask 022
-        {BROUGHT}
+        {bringing()}
         command -v gpg >/dev/null && [ -s /etc/ssl/certs/ca-certificates.crt ] || {{
             echo 'installing gpg and ca-certificates'
             brought 'package gpg' 'package ca-certificates'
             {_APT_GET} update; {_APT_GET} install --no-install-recommends gpg ca-certificates
+            echo '{NOTE}{_GPG_FIRST}'
         }}
-        folder=$(mktemp -d); touched=; finished=
+        folder=$(mktemp -d {WORK}); touched=; finished=
         finish() {{
             code=$?; trap - EXIT
             if [ -z "$finished" ]; then
@@ -180,8 +217,7 @@ def archive_script(archive: Archive, edits: Sequence[Edit]) -> str:
         install -m 0644 "$folder/key" {archive.key_path}.new
         printf '%s' {quote(wanted.content.decode())} >{wanted.path}.new
         mv -f {archive.key_path}.new {archive.key_path}; mv -f {wanted.path}.new {wanted.path}
-        {_APT_GET} update -o Dir::Etc::SourceList=/dev/null \
-            -o Dir::Etc::SourceParts={wanted.path} -o APT::Get::List-Cleanup=0
+        {_read_alone(wanted.path)}
         # All entries together: apt refuses to work while two of them disagree about one archive.
         apt-get indextargets >/dev/null
         finished=yes
@@ -332,9 +368,12 @@ def _installation(
         unmask = (
             f"trap 'systemctl unmask --runtime --quiet {units}{disable}' EXIT;" if units else ""
         )
+        there = apt_lists.recent()
         yield watched(
             f"installing {' '.join(wanted)}",
-            f"set -e; {unmask} {mask} {_read_lists()}; {first}; {_finished(install)}",
+            f"set -e; {unmask} {mask} {_with_lists(f'{first}; {_finished(install)}')}",
         )
+        if not there:
+            apt_lists.have_been_read()
     if hold:
         yield held_now(hold)

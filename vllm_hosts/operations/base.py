@@ -18,6 +18,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.connect import lock
 from vllm_hosts.errors import HostError, LostError
+from vllm_hosts.host.paths import WORK
 from vllm_hosts.operations.foreseen import refused, would_fail
 from vllm_hosts.text import clean
 
@@ -96,6 +97,22 @@ class Shown(StringCommand):
         return done, output if done else CommandOutput([])
 
 
+class Listening(Shown):
+    """The same; once it is done, ``heard`` gets what it printed."""
+
+    def __init__(self, command: Shown, heard: Callable[[str], None]) -> None:
+        super().__init__(*command.bits, **command.connector_arguments)
+        self._heard = heard
+
+    def execute(
+        self, state: State, host: Host, connector_arguments: object
+    ) -> tuple[bool, CommandOutput]:
+        done, output = super().execute(state, host, connector_arguments)
+        if done:
+            self._heard(output.stdout)
+        return done, output
+
+
 class Tried(Shown):
     """The same; if it fails, ``otherwise`` is called, whose sentence the host then fails with."""
 
@@ -124,6 +141,7 @@ def watched(
     tail: int = 20,
     summary: str = "tail -n 1",
     notes: bool = False,
+    heard: Callable[[str], None] | None = None,
 ) -> Shown:
     """Run a script that takes long; report its progress, soon and then every half minute.
 
@@ -133,11 +151,13 @@ def watched(
     :param seconds: until the first report.
     :param summary: command that makes one line from that log, for people who wait.
     :param notes: whether lines that begin with ``NOTE`` are shown at the end.
+    :param heard: gets what was shown, once all has gone well.
     """
     told = f"sed -n 's/^{NOTE}/    /p' \"$log\" | cut -c 1-300 | head -n 5; " if notes else ""
-    return Shown(
+    shown = Shown(
         f"""
-        umask 077; log=$(mktemp /run/vllm-hosts.XXXXXX); trap 'rm -f "$log"' EXIT
+        umask 077; log=$(mktemp {WORK}); trap 'rm -f "$log"' EXIT
+        trap 'exit 1' HUP INT TERM PIPE
         ( {script.strip()}
         ) >"$log" 2>&1 </dev/null &
         job=$!; waited=0; due={seconds}
@@ -157,3 +177,4 @@ def watched(
         tail -n {tail} "$log" >&2; exit 1
         """
     )
+    return shown if heard is None else Listening(shown, heard)

@@ -20,6 +20,7 @@ from vllm_hosts.host.driver import Install
 from vllm_hosts.host.files import File, differing
 from vllm_hosts.host.gpus import GpuHost, silent
 from vllm_hosts.host.nvidia_smi import Failure
+from vllm_hosts.operations import apt_lists
 from vllm_hosts.operations.apt import archive_added, held_now, lists_read, packages_installed
 from vllm_hosts.operations.base import Commands, host_operation, note, watched
 from vllm_hosts.operations.differences import differs, entries_differ, remember
@@ -84,6 +85,7 @@ def driver_installed(describe: Callable[[], Install | None]) -> Commands:
         if different := differing(entries, found.paths):
             entries_differ(different, found.paths)
             yield change(different, validate="apt-get indextargets >/dev/null")
+            apt_lists.changed()
     if wanted.first:
         yield from packages_installed(dict.fromkeys(wanted.first))
     # The running driver is of another series, but its packages may have the same names.
@@ -196,7 +198,7 @@ def fabric_manager_runs(names: Callable[[], tuple[str, ...]]) -> Commands:
     if unit.active and unit.enabled:
         return
     differs(_FABRIC_UNIT, "does not run, or not at boot")
-    yield lists_read()
+    yield from lists_read()
     if not ctx_state.get().is_executing:
         return
     driver = look(GpuState).smi.driver

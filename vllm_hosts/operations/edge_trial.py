@@ -11,6 +11,7 @@ from pyinfra.context import ctx_host, ctx_state
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.files import Absent, Entry, File
 from vllm_hosts.host.nginx import NGINX_FOLDER, TRIAL_FOLDER
+from vllm_hosts.host.paths import LOOK
 from vllm_hosts.operations import differences
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.checks import say
@@ -90,7 +91,7 @@ def trial(entries: Sequence[Entry], *, folder: str = NGINX_FOLDER) -> StringComm
     return StringCommand(
         f"""
         set -eu; umask 077
-        work=$(mktemp -d /run/vllm-hosts.XXXXXX)
+        work=$(mktemp -d {LOOK})
         # Of what is mounted below it in the namespace, nothing is to be seen or removed here.
         trap 'rm -rf --one-file-system "$work"' EXIT; trap 'exit 1' HUP INT TERM PIPE
         cd "$work"; mkdir new was tree

@@ -33,7 +33,7 @@ def firewall_in_force(
     """Write the rules, load them, and let them be loaded at boot.
 
     A changed table has to be confirmed by a new connection from here, or the host restores the
-    table and the file that it had.
+    table and the file that it had, also where it reboots before.
 
     :param entries: returns the wanted files; it may query the host.
     :param rules: path of the nftables file among them.
@@ -56,21 +56,19 @@ def firewall_in_force(
             [rules],
             save=(
                 f"{{ echo '{_TABLE}'; echo 'delete {_TABLE}';"
-                f" {LISTING} 2>/dev/null || :; }} >table.nft\n"
-                f"[ ! -e {rules} ] || cp -p {rules} rules.nft"
+                f" {LISTING} 2>/dev/null || :; }} >table.nft"
             ),
-            undo=(
-                "nft -f table.nft;"
-                f" if [ -e rules.nft ]; then cp -p rules.nft {rules}.old && mv {rules}.old {rules};"
-                f" else rm -f {rules}; fi"
-            ),
+            undo="nft -f table.nft",
         )
         load = f"systemctl daemon-reload && nft -f {rules}"
         if different:
             yield change(different, validate=f"nft -c -f {rules}", activate=load)
         else:
             yield StringCommand(load)
-        yield confirmed(_CHANGE, _BLAME)
+        # Enabled in the same moment, or a boot would come up without a table that is confirmed.
+        enable = f"systemctl enable --quiet {unit} && sync /etc/systemd/system/*.wants"
+        before = ":" if loaded.enabled else enable
+        yield confirmed(_CHANGE, _BLAME, before=before)
     if not (loaded.enabled and loaded.active):
         differs(unit, "is not started at boot")
         yield StringCommand(f"systemctl enable --now {unit}")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
+from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.text import clean
@@ -51,6 +53,8 @@ class Outlook:
 
 
 _outlook: Outlook | None = None
+#: Hosts that the same command would refuse again.
+_final: WeakSet[Host] = WeakSet()
 
 
 def begin(*, dry: bool) -> Outlook:
@@ -85,6 +89,16 @@ def refused() -> bool:
     """Whether the current host was refused, so that it is not queried any more."""
     here = _here()
     return here is not None and bool(here.refused)
+
+
+def refuse_for_good() -> None:
+    """The current host is refused, or fails, and the same command would say the same again."""
+    _final.add(ctx_host.get())
+
+
+def refused_for_good(host: Host) -> bool:
+    """Whether there is no point in trying a host again."""
+    return host in _final
 
 
 def was_refused(name: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vllm_hosts.host.paths import KEEPALIVED_CONF, KEEPALIVED_RUN, KEEPALIVED_UNIT
+from vllm_hosts.host.paths import KEEPALIVED_CONF, KEEPALIVED_RUN, KEEPALIVED_UNIT, WORK
 
 #: Debian 12's ends itself where it tests a file with another script user than root; all else in the
 #: file is tested as it is.
 VALIDATE = f"""
-tried=$(mktemp) || exit 1
+tried=$(mktemp {WORK}) || exit 1
 sed 's/^    script_user .*/    script_user root/' {KEEPALIVED_CONF} >"$tried"
 keepalived --config-test --use-file="$tried"; code=$?
 rm -f "$tried"; exit $code

@@ -245,7 +245,8 @@ def forgotten(claim: Claim, if_empty: Callable[[], Sequence[str]]) -> Commands:
 
     :param if_empty: folders that go where nothing is left in them.
     """
-    going = there([_ETC, paths.STATE, paths.UNDO])
+    gone = f"{paths.STATE}.removed"
+    going = there([_ETC, paths.STATE, gone, paths.UNDO])
     if going:
         differs(paths.STATE, "is there")
         script = [
@@ -253,7 +254,10 @@ def forgotten(claim: Claim, if_empty: Callable[[], Sequence[str]]) -> Commands:
             f": >{_GONE}",
             *(f"rmdir {path} 2>/dev/null || :" for path in if_empty()),
             f"rm -rf {_ETC} {paths.UNDO}",
-            f"rm -rf {paths.STATE}",
+            f"rm -rf --one-file-system {paths.PASSING}",
+            # At once: half of the records would be none that anybody can go by.
+            f"rm -rf {gone}; [ ! -e {paths.STATE} ] || mv -T {paths.STATE} {gone}",
+            f"rm -rf {gone}",
         ]
         yield StringCommand("\n".join(script))
     content = claim.opened.store.peek()

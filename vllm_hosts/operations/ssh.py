@@ -38,15 +38,7 @@ def sshd_configured(entries: Sequence[Entry]) -> Commands:
     [entry] = different
     if isinstance(entry, File) and ctx_state.get().is_executing:
         _require_key_login()
-    path = entry.path
-    yield armed(
-        _CHANGE,
-        [path],
-        save=f"[ ! -e {path} ] || cp -p {path} sshd.conf",
-        undo=(
-            f"if [ -e sshd.conf ]; then cp -p sshd.conf {path}; else rm -f {path}; fi; {_RELOAD}"
-        ),
-    )
+    yield armed(_CHANGE, [entry.path], save=":", undo=_RELOAD)
     yield change(different, validate="mkdir -p /run/sshd && sshd -t", activate=_RELOAD)
     yield confirmed(_CHANGE, "does a login with a key work for this user?")
 

@@ -14,19 +14,26 @@ from pyinfra.api.command import StringCommand
 
 from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
-from vllm_hosts.host.files import Absent, CopiedFile, Entry, File, Folder, Found, Kept, differing
-from vllm_hosts.host.paths import COPIES, DEPLOYED, PREVIOUS, STAMPS, STATE
+from vllm_hosts.host.files import (
+    NEW,
+    Absent,
+    CopiedFile,
+    Entry,
+    File,
+    Folder,
+    Found,
+    Kept,
+    differing,
+)
+from vllm_hosts.host.paths import COPIES, DEPLOYED, PREVIOUS, STAMPS, STATE, WORK
 from vllm_hosts.operations.base import Commands, host_operation
 from vllm_hosts.operations.differences import differs, entries_differ, remember
 from vllm_hosts.operations.foreseen import leads_to, may_have_changed, will_change
 from vllm_hosts.operations.notes import NOTES
 
-#: Suffix of new content beside its target, until it is renamed over it.
-_NEW = ".vllm-hosts-new"
-
 _FUNCTIONS = r"""
 set -eu; umask 077
-work=$(mktemp -d /run/vllm-hosts.XXXXXX)
+work=$(mktemp -d WORK)
 finish() { # whatever ends the script: all of the change is there, or none of it
     code=$?; trap - EXIT
     if [ -z "$finished" ]; then
@@ -61,7 +68,7 @@ keep() { # PATH: the version before this change, for people to look at
         mkdir -p "$previous$(dirname "$1")"; mv -fT "$work$1" "$previous$1"
     fi
 }
-"""
+""".replace("WORK", WORK)
 
 
 @host_operation
@@ -166,9 +173,9 @@ def change(
     # Our own records are not part of the host's configuration.
     known = [path for path in changed if not path.startswith(f"{STATE}/")]
     script = [
-        f"suffix={_NEW}; previous={PREVIOUS}; touched=; activated=; finished=",
+        f"suffix={NEW}; previous={PREVIOUS}; touched=; activated=; finished=",
         f"deployed={DEPLOYED}; copies={COPIES}",
-        "unused=" + quote(" ".join(f"{path}{_NEW}" for path in brought)),
+        "unused=" + quote(" ".join(f"{path}{NEW}" for path in brought)),
         _FUNCTIONS.strip(),
         NOTES,
     ]
@@ -180,7 +187,7 @@ def change(
             f"(umask 022; mkdir -p {' '.join(parents)})",
             "base64 -d | tar -x -p -f - -C / --no-overwrite-dir || {"
             " echo 'the new versions cannot be written; is the disk full?' >&2; exit 1; }",
-            f"sync {' '.join(entry.path + _NEW for entry in files)}",
+            f"sync {' '.join(entry.path + NEW for entry in files)}",
         ]
     script += [f"bring {copy.mode:04o} {copy.source} {copy.path}" for copy in copies]
     for entry in different:
@@ -213,7 +220,7 @@ def change(
     return StringCommand("\n".join(script), _stdin=archive(files))
 
 
-def archive(files: Sequence[File], *, suffix: str = _NEW) -> list[str]:
+def archive(files: Sequence[File], *, suffix: str = NEW) -> list[str]:
     """The new versions as a tar in base64 lines: content never passes through an argument."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:

@@ -38,7 +38,7 @@ from vllm_hosts.operations.checks import say
 from vllm_hosts.operations.compose import Agents, SeenAgents, answers_again, brought
 from vllm_hosts.operations.differences import asked_for
 from vllm_hosts.operations.edge import taken_up
-from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to
+from vllm_hosts.operations.foreseen import Changing, agents_change, leads_to, refuse_for_good
 from vllm_hosts.operations.healthy import wait_or_put_back
 from vllm_hosts.operations.one_by_one import Serving, announce, announced, turn_taken
 from vllm_hosts.operations.tree import change
@@ -158,6 +158,7 @@ def refusals(way: Way) -> list[str]:
     found = look(WayBackFound, directory=way.directory)
     goal = _target(way, found)
     if isinstance(goal, str):
+        refuse_for_good()
         return [goal]
     definition = goal.stored.definition
     problems = _obstacles(way, found, definition)

@@ -13,12 +13,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
 from types import FrameType
+from typing import Any
 
 import click
+import gevent
+from gevent.pool import Pool
 from pyinfra.api.host import Host
 from pyinfra.api.state import State, StateStage
 
+from vllm_hosts.connect import stopping
 from vllm_hosts.keys.places import pyinfra_line
+from vllm_hosts.operations.foreseen import refused_for_good
 
 BAD_INPUT = 2
 _WORDS = {
@@ -26,7 +31,11 @@ _WORDS = {
     signal.SIGTERM: "ended by SIGTERM",
     signal.SIGHUP: "its terminal was closed",
 }
-_stopped = False
+#: The code that the run ends with, once a signal has stopped it; the run, and the greenlet that it
+#: is run by.
+_code: int | None = None
+_state: State | None = None
+_main: Any = None
 
 
 class StoppedError(SystemExit):
@@ -34,10 +43,12 @@ class StoppedError(SystemExit):
     of which one that calls exit is refused."""
 
 
-def listen() -> None:
+def listen(state: State | None = None) -> None:
     """End with the exit code of a signal, in the place of pyinfra's 0; the second time at once."""
-    global _stopped
-    _stopped = False
+    global _code, _state, _main
+    _code, _state, _main = None, state, gevent.getcurrent()
+    stopping.settle()
+    vars(gevent.get_hub()).pop(_PRINTS, None)
     for number in _WORDS:
         # As under nohup.
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -45,25 +56,52 @@ def listen() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    global _stopped
+    global _code
     code = 128 + number
-    if _stopped:
+    if _code is not None:
         os._exit(code)
-    _stopped = True
+    _code = code
     if number == signal.SIGHUP:
         _write_nowhere()
     try:
-        click.echo(err=True)
-        click.secho(f"--> The run is stopped: {_WORDS[signal.Signals(number)]}", fg="red", err=True)
-        click.echo(
-            "    What is being done on hosts at this moment continues there to its end, and the"
-            " next run waits for it.",
-            err=True,
-        )
+        _say(f"--> The run is stopped: {_WORDS[signal.Signals(number)]}")
     except OSError:
         # The same Ctrl-C has ended a `| tee`; the run has to end all the same.
         _write_nowhere()
-    raise StoppedError(code)
+    # Connections are closed while greenlets still work over them, which nobody waits for any more.
+    setattr(gevent.get_hub(), _PRINTS, lambda *_: None)
+    if _state is not None and getattr(_state, "pool", None) is not None:
+        # Hosts are disconnected from in it, and every place may be taken by one that is at work.
+        _state.pool = Pool()
+    stopping.reach(_main, StoppedError(code))
+
+
+#: gevent's way to show why a greenlet has failed.
+_PRINTS = "print_exception"
+
+
+def _say(what: str) -> None:
+    more = (
+        "    What is being done on hosts at this moment continues there to its end, and the"
+        " next run waits for it."
+    )
+    try:
+        click.echo(err=True)
+        click.secho(what, fg="red", err=True)
+        click.echo(more, err=True)
+    except RuntimeError:
+        # Something is being written at this moment, and Python's file takes nothing meanwhile.
+        os.write(2, f"\n{what}\n{more}\n".encode())
+
+
+def keep_code() -> None:
+    """A run that was stopped never ends as one that was not, whatever came of the signal.
+
+    :raises StoppedError: it was stopped.
+    """
+    stopping.settle()
+    if _code is not None:
+        raise StoppedError(_code)
 
 
 def _write_nowhere() -> None:
@@ -95,6 +133,12 @@ def unfinished(chosen: Sequence[Host], state: State) -> list[str]:
     ]
 
 
+def _host(state: State, name: str) -> Host:
+    host = state.inventory.get_host(name)
+    assert isinstance(host, Host)
+    return host
+
+
 def say_how_to_retry(
     chosen: Callable[[], Sequence[Host]],
     state: State,
@@ -108,8 +152,18 @@ def say_how_to_retry(
     """
     if not (left := unfinished(chosen(), state)):
         return
-    everybody = {host.name for host in state.inventory} == set(left)
-    limits = "" if everybody else " ".join(f"--limit {quote(name)}" for name in left)
     click.secho(f"--> Not finished: {', '.join(left)}", fg="red", bold=True, err=True)
+    again = [name for name in left if not refused_for_good(_host(state, name))]
+    if len(again) < len(left):
+        where = ", ".join(name for name in left if name not in again)
+        begins = f"{where}: the" if again else "The"
+        click.echo(
+            f"    {begins} same command would be refused again; above is why, and what to do",
+            err=True,
+        )
+    if not again:
+        return
+    everybody = {host.name for host in state.inventory} == set(again)
+    limits = "" if everybody else " ".join(f"--limit {quote(name)}" for name in again)
     click.echo("    Finished work is not repeated. To try again, run:", err=True)
     click.echo(f"    {pyinfra_line(inventory, file, f'{further}{limits}'.strip())}", err=True)

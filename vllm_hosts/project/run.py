@@ -144,7 +144,9 @@ def install(project: Project | None = None) -> None:
     context = click.get_current_context(silent=True)
     if context and project is None:
         # First: until then pyinfra ends with 0 if it is interrupted.
-        ending.listen()
+        ending.listen(ctx_state.get())
+        # The last of what is done then.
+        context.call_on_close(ending.keep_code)
     compiled_once()
     pyinfra_output.install()
     pyinfra_speed.install()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
-from threading import Timer
+from threading import Timer, current_thread, main_thread
+from types import FrameType
 
 from vllm_hosts.capacity.result import PlannedGpu
 from vllm_hosts.errors import HostError, SettingsError
@@ -132,13 +135,34 @@ def ask_here(
     found = {}
     for agent in agents:
         own = [cards[index] for index in agent.gpus if index in cards]
-        with tempfile.TemporaryDirectory(prefix="vllm-hosts-") as place:
+        with _told_to_end(), tempfile.TemporaryDirectory(prefix="vllm-hosts-") as place:
             try:
                 asking = _One(has, settings, agent, Path(place), offline)
                 found[agent.name] = asking.said(own, copies.get(agent.name))
             except (HostError, SettingsError, OSError) as error:
                 found[agent.name] = Said(unrehearsed(str(error)), image=has.image)
     return found
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """By SIGTERM, or with its terminal, this ends as by Ctrl-C: nothing of it stays."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    changed = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if current_thread() is main_thread() and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in changed:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _One:

@@ -129,9 +129,11 @@ def left(host: str) -> list[str]:
     """What a whole run must leave nothing of."""
     script = f"""
         find {_FOLDERS} -xdev -name '*.vllm-hosts-new' 2>/dev/null
-        find /run -maxdepth 1 -name 'vllm-hosts.??????' -mmin +60
-        ls -d {LOCK}.?????? 2>/dev/null
-        systemctl list-units --plain --no-legend 'vllm-hosts-undo-*'
+        ls -d /run/vllm-hosts.?????? /run/vllm-hosts-look.* /run/vllm-hosts-rehearsal.* 2>/dev/null
+        ls -d {LOCK}.?????? /var/lib/vllm-hosts.removed 2>/dev/null
+        systemctl list-units --plain --no-legend 'vllm-hosts-undo-*' vllm-hosts-unconfirmed.service
+        ls -d /var/lib/vllm-hosts/unconfirmed 2>/dev/null
+        find /etc/systemd -name 'vllm-hosts-unconfirmed*'
         [ ! -s {LOCK} ] || cat {LOCK}
         dpkg --audit
         """

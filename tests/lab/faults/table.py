@@ -159,6 +159,8 @@ FAULTS: dict[str, Fault] = {
     "terminated": Fault(_signal(signal.SIGTERM), frozenset({143})),
     "terminal closed": Fault(_signal(signal.SIGHUP), frozenset({129})),
     "connection dropped": Fault(_on(f"pkill -f '{CONNECTIONS}' || :"), frozenset({1})),
+    # Not the controller; see also test_7_left_behind.py.
+    "lock's shell killed": Fault(_on("pkill -KILL -f 'VLLM_HOSTS_[H]OLD=yes' || :"), _EITHER),
     "connection stalled": Fault(_stalled, frozenset({0})),
     "second deploy": Fault(_second, frozenset({0}), _second_is_done),
     "sudo refused": Fault(

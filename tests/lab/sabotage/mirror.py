@@ -35,11 +35,11 @@ ROWS = [
     row("mirror-for-any-name", "MIRROR-02", edited(_ANY)),
     row("mirror-takes-files", "MIRROR-02", edited("/request_method/d")),
     row("mirror-stopped", "MIRROR-02 MIRROR-03", "systemctl stop vllm-hosts-mirror"),
-    # Without capabilities it would not even start as root.
+    # Its group is only a number, which systemd takes with DynamicUser alone.
     row(
         "mirror-as-the-edge",
         "MIRROR-03",
-        edited("/^DynamicUser/d; s/^User=.*/User=www-data/", _UNIT),
+        edited(r"/^DynamicUser/d; s/^\(User\|Group\)=.*/\1=www-data/", _UNIT),
     ),
     row(
         "mirror-in-root-s-group",

@@ -232,7 +232,7 @@ class TestTheOperation:
         monkeypatch.setattr(apt, "differs", lambda what, how: None)
         monkeypatch.setattr(apt, "entries_differ", lambda entries, paths: None)
         monkeypatch.setattr(apt, "archive_script", lambda archive, edits: found.extend(edits))
-        monkeypatch.setattr(apt, "watched", lambda label, script: script)
+        monkeypatch.setattr(apt, "watched", lambda label, script, **_: script)
         list(apt.archive_added(added, stale=CE_STALE))
         return found
 

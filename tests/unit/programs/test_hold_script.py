@@ -16,7 +16,7 @@ import pytest
 
 from vllm_hosts.connect import lock
 from vllm_hosts.connect.lock import Purpose
-from vllm_hosts.host import paths
+from vllm_hosts.host import frames, paths
 from vllm_hosts.host.marks import DEPLOY_SINCE, left_of, owner_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the lock belongs to root")
@@ -288,17 +288,120 @@ def test_what_was_killed_on_the_spot_is_cleared_away(host: Host) -> None:
     kept.mkdir(parents=True)
     for name in ("compose.yaml", "compose.yaml.vllm-hosts-new"):
         (kept / name).touch()
-    old, new = host.folder / "vllm-hosts.abc123", host.folder / "vllm-hosts.new456"
-    for folder in (old, new):
-        folder.mkdir()
-        (folder / "said").touch()
-    os.utime(old, (0, 0))
+    (host.folder / "state.removed/before").mkdir(parents=True)
     holder = host.start()
     assert holder.line() == "lock taken"
     holder.end()
     assert sorted(path.name for path in env.parent.iterdir()) == [".env", "x.vllm-hosts-new"]
     assert [path.name for path in kept.iterdir()] == ["compose.yaml"]
-    assert not old.exists() and new.exists()
+    assert not (host.folder / "state.removed").exists()
+
+
+@contextmanager
+def at_work(words: str) -> Iterator[int]:
+    """A process whose script has these words."""
+    process = subprocess.Popen(["sh", "-c", f"read -r end; : {words}"], stdin=subprocess.PIPE)
+    with process:
+        yield process.pid
+
+
+def test_folders_that_a_killed_run_left_go_at_once_and_those_in_use_stay(host: Host) -> None:
+    mark = token_hex(8)
+    with (
+        at_work("mktemp -d /run/vllm-hosts-look.$$.XXXXXX") as looks,
+        at_work("mktemp -d elsewhere") as stranger,
+        at_work(f"mkdir /run/vllm-hosts-rehearsal.{mark}"),
+    ):
+        gone = [
+            *("vllm-hosts.abc123", "vllm-hosts.new456", "lock.abc123"),
+            # Its process is gone, or that number is somebody else's by now.
+            *("vllm-hosts-look.9999999.abc123", f"vllm-hosts-look.{stranger}.abc123"),
+            *(f"vllm-hosts-rehearsal.{token_hex(8)}", "vllm-hosts-verify.abcd1234"),
+        ]
+        stay = [
+            *(f"vllm-hosts-look.{looks}.abc123", f"vllm-hosts-rehearsal.{mark}"),
+            *("vllm-hosts-verify.efgh5678", "vllm-hosts-watchdog", "vllm-hosts-undo"),
+            *("vllm-hosts.lock", "vllm-hosts-balancer", "vllm-hosts-mirror"),
+        ]
+        for name in (*gone, *stay):
+            (host.folder / name).mkdir()
+            (host.folder / name / "key").touch()
+        os.utime(host.folder / "vllm-hosts.abc123", (0, 0))
+        os.utime(host.folder / "vllm-hosts-verify.abcd1234", (0, 0))
+        holder = host.start()
+        assert holder.line() == "lock taken"
+        holder.end()
+    there = sorted(path.name for path in host.folder.iterdir())
+    assert there == sorted([*stay, "lock", "programs"])
+
+
+def test_a_look_keeps_its_folder_until_it_is_killed(host: Host) -> None:
+    program = frames.program().replace("/run/", f"{host.folder}/")
+    look = subprocess.Popen(["sh", "-c", program], stdin=subprocess.PIPE, text=True)
+    assert look.stdin is not None
+    look.stdin.write("\n".join(frames.given(["exec /bin/sleep 20"])) + "\n")
+    look.stdin.close()
+    while not (there := [*host.folder.glob("vllm-hosts-look.*/taken/0")]):
+        time.sleep(0.01)
+    folder = there[0].parents[1]
+    for alive in (True, False):
+        holder = host.start()
+        assert holder.line() == "lock taken"
+        assert folder.exists() == alive
+        holder.end()
+        look.kill()
+        look.wait()
+
+
+def test_lines_that_come_in_pieces_are_one(host: Host) -> None:
+    host.program("timeout", 'shift 2; exec /usr/bin/timeout 0.2 "$@"')
+    holder = host.start()
+    assert holder.line() == "lock taken"
+    for text in (changed("a = b"), changed("a = b", "c\\d"), changed("a = b", "e", ended="done")):
+        for piece in (text[:20], text[20:-1], text[-1:]):
+            holder.say(piece)
+            assert holder.line() == "lock alive"
+    assert holder.end() == 0
+    [line] = host.history.read_text().splitlines()
+    assert json.loads(line.split(" ", 2)[2])["changed"] == ["a = b", "e"]
+
+
+def test_where_nothing_can_be_noted_the_host_is_held_all_the_same(host: Host) -> None:
+    """/run is memory, and may be full by then."""
+    run = host.folder / "run"
+    run.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "lab", run], check=False
+    ).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        host.lock = run / "lock"
+        host.program("timeout", 'shift 2; exec /usr/bin/timeout 0.2 "$@"')
+        holder = host.start()
+        assert holder.line() == "lock taken"
+        with suppress(OSError):
+            (run / "filler").write_bytes(b"x" * 100_000)
+        for number in range(3):
+            holder.say(changed(*(f"{step} {'x' * 1500}" for step in range(number + 1))))
+            assert holder.line() == "lock alive"
+            assert subprocess.run(["flock", "-n", host.lock, "true"], check=False).returncode == 1
+        holder.say(changed("one", "two", ended="done"))
+        assert holder.end() == 0
+        # Whoever comes now is let in as well.
+        other = host.start()
+        assert other.line() == "lock taken"
+        assert other.end() == 0
+    finally:
+        subprocess.run(["umount", "-l", run], check=True)
+    [line] = host.history.read_text().splitlines()
+    assert json.loads(line.split(" ", 2)[2])["changed"] == ["one", "two"]
+
+
+def test_a_run_that_cannot_be_written_to_is_said_and_not_the_end_of_the_shell(host: Host) -> None:
+    host.lock = host.folder / "no-such/lock"
+    holder = host.start()
+    assert holder.line() == "lock unwritable"
+    assert holder.end() == 1
 
 
 def test_the_last_line_of_a_host_that_is_left_goes_into_the_system_s_log(host: Host) -> None:

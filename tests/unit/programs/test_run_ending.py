@@ -42,13 +42,14 @@ def test_a_run_that_is_stopped(
     machine: Machine, server: SshServer, number: signal.Signals, words: str
 ) -> None:
     file = machine.folder / "begun"
-    machine.started(("gpu1", server.data()), f"echo >{file}; sleep 3")
+    machine.started(("gpu1", server.data()), f"echo >{file}; sleep 30")
     process = machine.begun()
     while not file.exists():
         time.sleep(0.05)
         assert process.poll() is None, process.communicate()[0]
     process.send_signal(number)
-    said, _ = process.communicate(timeout=30)
+    # It does not wait for what is done on the host.
+    said, _ = process.communicate(timeout=15)
     assert process.returncode == 128 + number, said
     assert "Traceback" not in said
     if words:
@@ -59,6 +60,59 @@ def test_a_run_that_is_stopped(
     [line] = machine.history
     assert (line["changed"], line["ended"]) == (["Something is made"], "interrupted")
     assert (machine.folder / "there/lock").read_text() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_stopped_while_paramiko_reads(
+    machine: Machine, server: SshServer, number: signal.Signals
+) -> None:
+    """What is raised in its thread ends that, and nothing else."""
+    file = machine.folder / "begun"
+    machine.started(("gpu1", server.data()), f"echo >{file}; sleep 1; seq 100; sleep 30")
+    machine.write("config.py", (machine.folder / "config.py").read_text() + _IN_THREAD)
+    machine.environment |= {"BEGUN": str(file), "SENT": str(int(number))}
+    process = machine.begun()
+    said, _ = process.communicate(timeout=25)
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+    if number != signal.SIGHUP:
+        assert said.count("--> The run is stopped: ") == 1
+        assert said.count("--> Not finished: gpu1") == 1
+    # Over the same connection.
+    [line] = machine.history
+    assert (line["changed"], line["ended"]) == (["Something is made"], "interrupted")
+    assert (machine.folder / "there/lock").read_text() == ""
+
+
+#: Sends a signal while a thread has just read the first packet of what the operation prints.
+_IN_THREAD = """
+import os
+from paramiko.packet import Packetizer
+
+read, sent = Packetizer.read_message, []
+
+def reads(self):
+    found = read(self)
+    if os.path.exists(os.environ["BEGUN"]) and not sent:
+        sent.append(os.kill(os.getpid(), int(os.environ["SENT"])))
+    return found
+
+Packetizer.read_message = reads
+"""
+
+
+def test_a_command_that_is_interrupted_while_paramiko_reads(
+    machine: Machine, server: SshServer
+) -> None:
+    machine.started(("gpu1", server.data()), ":")
+    file = machine.folder / "begun"
+    server.program("id", f"echo >{file}; echo 0")
+    machine.environment |= {"BEGUN": str(file), "SENT": str(int(signal.SIGINT))}
+    program = machine.patched("import pyinfra_cli", *_IN_THREAD.splitlines())
+    process = machine.begin(program, "history", PROD)
+    said, _ = process.communicate(timeout=25)
+    assert process.returncode == 1, said
+    assert said.endswith("\nAborted!\n") and "Traceback" not in said
 
 
 def test_a_run_that_is_stopped_while_it_reads_its_inventory(

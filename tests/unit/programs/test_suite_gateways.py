@@ -27,7 +27,7 @@ from vllm_hosts.keys.pki import LocalCa, Role, utc_now
 from vllm_hosts.roles.nginx.plan import NginxVersion
 from vllm_hosts.settings import HostSettings
 from vllm_hosts.settings.fleet import inner_name
-from vllm_hosts.suite import balancer_sockets, gateway_callers, test_gateways
+from vllm_hosts.suite import balancer_sockets, gateway_callers, mirror_callers, test_gateways
 from vllm_hosts.suite.balancer_sockets import open_to_others
 from vllm_hosts.suite.conftest import Verified
 from vllm_hosts.suite.gateway_callers import callers
@@ -161,6 +161,22 @@ def test_a_port_where_nobody_listens_proves_nothing(tmp_path: Path) -> None:
     host = behind(gateway={"port": 1})
     with pytest.raises(HostError, match="nobody answers on port 1;"):
         callers(here, host, authority)
+
+
+@pytest.mark.parametrize("of", [gateway_callers, mirror_callers])
+def test_callers_that_cannot_be_made_up_leave_no_key(
+    tmp_path: Path, of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: Any = Here(tmp_path)
+    before = set(Path("/run").glob("vllm-hosts-verify.*"))
+    # There is no CA, once the key is made; then openssl does not make its request.
+    nobody: Any = SimpleNamespace(found=lambda: None)
+    host = behind(mirror={"port": 1}) if of is mirror_callers else behind(gateway={"port": 1})
+    for words in ("the store has no CA", "exit code"):
+        with pytest.raises(HostError, match=words):
+            of.callers(here, host, nobody)
+        assert set(Path("/run").glob("vllm-hosts-verify.*")) == before
+        here.program("openssl", '[ "$2" = -x509 ]')
 
 
 @pytest.fixture

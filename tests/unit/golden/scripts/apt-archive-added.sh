@@ -10,8 +10,9 @@
             echo 'installing gpg and ca-certificates'
             brought 'package gpg' 'package ca-certificates'
             DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold update; DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install --no-install-recommends gpg ca-certificates
+            echo 'note: gpg and ca-certificates were installed first'
         }
-        folder=$(mktemp -d); touched=; finished=
+        folder=$(mktemp -d /run/vllm-hosts.XXXXXX); touched=; finished=
         finish() {
             code=$?; trap - EXIT
             if [ -z "$finished" ]; then
@@ -53,7 +54,7 @@ Architectures: amd64
 Signed-By: /etc/apt/keyrings/docker.asc
 ' >/etc/apt/sources.list.d/docker.sources.new
         mv -f /etc/apt/keyrings/docker.asc.new /etc/apt/keyrings/docker.asc; mv -f /etc/apt/sources.list.d/docker.sources.new /etc/apt/sources.list.d/docker.sources
-        DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold update -o Dir::Etc::SourceList=/dev/null             -o Dir::Etc::SourceParts=/etc/apt/sources.list.d/docker.sources -o APT::Get::List-Cleanup=0
+        DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold update -o Dir::Etc::SourceList=/etc/apt/sources.list.d/docker.sources -o Dir::Etc::SourceParts=/dev/null -o APT::Get::List-Cleanup=0
         # All entries together: apt refuses to work while two of them disagree about one archive.
         apt-get indextargets >/dev/null
         finished=yes

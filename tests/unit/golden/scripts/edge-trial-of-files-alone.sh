@@ -1,6 +1,6 @@
 
         set -eu; umask 077
-        work=$(mktemp -d /run/vllm-hosts.XXXXXX)
+        work=$(mktemp -d /run/vllm-hosts-look.$$.XXXXXX)
         # Of what is mounted below it in the namespace, nothing is to be seen or removed here.
         trap 'rm -rf --one-file-system "$work"' EXIT; trap 'exit 1' HUP INT TERM PIPE
         cd "$work"; mkdir new was tree

@@ -1,5 +1,5 @@
 
-work=$(mktemp -d /run/vllm-hosts.XXXXXX 2>/dev/null || mktemp -d) || exit 1
+work=$(mktemp -d /run/vllm-hosts-look.$$.XXXXXX 2>/dev/null || mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT; trap 'exit 1' HUP INT TERM PIPE
 mkdir "$work/ask" "$work/taken" "$work/said" "$work/well" || exit 1
 base64 -d | tar -xzm -f - -C "$work/ask" || exit 1

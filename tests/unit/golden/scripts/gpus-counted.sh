@@ -1,5 +1,6 @@
 
         umask 077; log=$(mktemp /run/vllm-hosts.XXXXXX); trap 'rm -f "$log"' EXIT
+        trap 'exit 1' HUP INT TERM PIPE
         ( set -e
         # A warning ends nvidia-smi with an exit code too; cards are counted all the same.
         seen=$(docker run --rm --network none --gpus '"device=0,3"'             --entrypoint nvidia-smi vllm/vllm-openai:v0.33.0 -L) || :

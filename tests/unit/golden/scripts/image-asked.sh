@@ -1,5 +1,6 @@
 
         umask 077; log=$(mktemp /run/vllm-hosts.XXXXXX); trap 'rm -f "$log"' EXIT
+        trap 'exit 1' HUP INT TERM PIPE
         ( set -eu
             id=$(docker image inspect --format '{{.Id}}' vllm/vllm-openai:v0.33.0)
             code=0

@@ -1,5 +1,6 @@
 
         umask 077; log=$(mktemp /run/vllm-hosts.XXXXXX); trap 'rm -f "$log"' EXIT
+        trap 'exit 1' HUP INT TERM PIPE
         ( make
         ) >"$log" 2>&1 </dev/null &
         job=$!; waited=0; due=5
