@@ -81,7 +81,7 @@ def test_a_run_ends_whose_host_is_held_no_more(slow: None) -> None:
     """The shell that holds it is killed before anything is changed."""
     process = _started("32m")
     assert process.stdout is not None
-    assert any("Starting operation: Firewall |" in line for line in process.stdout)
+    assert any("Firewall | nftables" in line for line in process.stdout)
     lab_hosts.run(HOST, "kill -KILL $(pgrep -f 'VLLM_HOSTS_[H]OLD=yes')")
     assert "others may work on it by now" in _ended(process)
     assert run.broken(HOST) == []
