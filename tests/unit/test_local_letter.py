@@ -170,7 +170,9 @@ class TestWeights:
         name = "diffusion_pytorch_model-1.safetensors"
         write(root, f"transformer/diffusion_pytorch_{INDEX}", index(name, padding=2000))
         write(root, f"transformer/{name}", WHOLE)
-        assert len(names(root)) == 4
+        # Nor is one what has other names.
+        write(root, "other.json", index("none.safetensors"))
+        assert len(names(root)) == 5
 
     def test_an_index_without_end_is_not_read(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
