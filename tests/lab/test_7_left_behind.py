@@ -79,7 +79,7 @@ def test_files_of_a_script_that_was_killed(slow: None) -> None:
 
 def test_a_run_ends_whose_host_is_held_no_more(slow: None) -> None:
     """The shell that holds it is killed before anything is changed."""
-    process = _started("32m")
+    process = _started("33m")
     assert process.stdout is not None
     assert any("Firewall | nftables" in line for line in process.stdout)
     lab_hosts.run(HOST, "kill -KILL $(pgrep -f 'VLLM_HOSTS_[H]OLD=yes')")

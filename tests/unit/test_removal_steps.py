@@ -49,7 +49,14 @@ def lines(script: str) -> list[str]:
 
 def kept(path: str) -> str:
     old = f"{paths.BEFORE}/files{path}"
-    return f"if [ -e {old} ]; then cp -a --remove-destination {old} {path}; else rm -f {path}; fi"
+    return f"if [ -e {old} ] || [ -L {old} ]; then {back(old, path)}; else rm -f {path}; fi"
+
+
+def back(old: str, path: str) -> str:
+    new = f"{path}.vllm-hosts-new"
+    return (
+        f"cp -a --remove-destination {old} {new}; [ -L {new} ] || sync {new}; mv -fT {new} {path}"
+    )
 
 
 def test_what_goes_is_said_once(steps: Steps) -> None:
@@ -158,14 +165,13 @@ class TestSources:
         return steps.run(removal.sources_restored, lambda: ours, returning)
 
     def test_ours_go_and_theirs_come_back(self, steps: Steps) -> None:
-        old = f"{paths.PREVIOUS}/etc/old list"
+        old, here = f"{paths.PREVIOUS}/etc/old list", "'/etc/old list'"
         steps.facts["TreeState"] = at("/etc/ours", old, "/etc/old list")
         [script] = self.run(steps, ["/etc/ours", "/etc/gone"], "/etc/old list", "/etc/lost")
         assert lines(script) == [
             "set -eu",
             kept("/etc/ours"),
-            "mkdir -p $(dirname '/etc/old list'); cp -a --remove-destination"
-            f" {paths.PREVIOUS}'/etc/old list' '/etc/old list'",
+            f"mkdir -p $(dirname {here}); {back(paths.PREVIOUS + here, here)}",
             "apt-get indextargets >/dev/null",
         ]
         assert self.digests == ["digest", ""]
@@ -280,7 +286,9 @@ class TestForgotten:
 
     def test_the_store_forgets_a_host_that_it_knows(self, steps: Steps) -> None:
         claim = self.claim(self.KNOWN)
-        assert steps.run(removal.forgotten, claim, list) == [("_release", claim, {})]
+        # Without a history: it was never ours.
+        gone = f": >{paths.LOCK}.removed"
+        assert steps.run(removal.forgotten, claim, list) == [gone, ("_release", claim, {})]
         assert steps.told == []
         for content in (None, Content(), Content(hosts={"gpu2": DeployedHost()})):
             assert steps.run(removal.forgotten, self.claim(content), list) == []

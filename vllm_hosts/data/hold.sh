@@ -64,9 +64,9 @@ done
 # A key for the certificate of a caller, which is valid for ten minutes.
 find "$run" -maxdepth 1 -name 'vllm-hosts-verify.*' -mmin +10 -exec rm -rf {} +
 [ ! -f "$deployed" ] || sed 's/^[^ ]*  //' "$deployed" | sort -u | while read -r path; do
-    rm -f "$path.vllm-hosts-new"
+    rm -f "$path.vllm-hosts-new" "$path.vllm-hosts-old"
 done
-find "${history%/*}" -xdev -name '*.vllm-hosts-new' -type f -exec rm -f {} + 2>/dev/null
+find "${history%/*}" -xdev -name '*.vllm-hosts-???' -type f -exec rm -f {} + 2>/dev/null
 rm -rf "$lock.removed" "${history%/*}.removed"
 say taken
 
@@ -96,7 +96,9 @@ elif [ -n "$line" ]; then
     {
         [ ! -f "$history" ] || tail -n 499 "$history" | tail -c 500000
         printf '%s %s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$from" "$line"
-    } >"$history.new" && sync "$history.new" && mv -fT "$history.new" "$history" ||
+    } >"$history.new" && sync "$history.new" && mv -fT "$history.new" "$history" || {
         rm -f "$history.new"
+        logger -t vllm-hosts "no room for the history: $from $line" 2>/dev/null
+    }
 fi
 true >"$lock"

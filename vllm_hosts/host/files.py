@@ -11,6 +11,8 @@ from functools import cached_property
 
 #: Suffix of new content beside its target, until it is renamed over it.
 NEW = ".vllm-hosts-new"
+#: And of the version before, until all of a change is well.
+OLD = ".vllm-hosts-old"
 
 _SAFE_PATH = re.compile(r"(/[A-Za-z0-9._@:+-]+)+")
 _SAFE_NAME = re.compile(r"[a-z_0-9][a-z0-9_-]*")

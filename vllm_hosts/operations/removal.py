@@ -16,6 +16,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host import paths
 from vllm_hosts.host.driver import INITRAMFS
+from vllm_hosts.host.files import NEW
 from vllm_hosts.keys.beside import shown
 from vllm_hosts.keys.hosts import released
 from vllm_hosts.keys.ownership import Claim
@@ -45,7 +46,15 @@ def there(wanted: Collection[str]) -> list[str]:
 def _as_before(path: str) -> str:
     """Shell: a file of ours goes, and what was there before comes back."""
     kept = f"{paths.BEFORE}/files{path}"
-    return f"if [ -e {kept} ]; then cp -a --remove-destination {kept} {path}; else rm -f {path}; fi"
+    return f"if [ -e {kept} ] || [ -L {kept} ]; then {_back(kept, path)}; else rm -f {path}; fi"
+
+
+def _back(kept: str, path: str) -> str:
+    """Shell: whatever ends it, there is the file that is there now or the one that was kept."""
+    new = f"{path}{NEW}"
+    return (
+        f"cp -a --remove-destination {kept} {new}; [ -L {new} ] || sync {new}; mv -fT {new} {path}"
+    )
 
 
 @host_operation
@@ -172,9 +181,7 @@ def sources_restored(
         differs(path, "is not as it was before")
     script = ["set -eu", *map(_as_before, going)]
     for path in map(quote, returning):
-        script.append(
-            f"mkdir -p $(dirname {path}); cp -a --remove-destination {paths.PREVIOUS}{path} {path}"
-        )
+        script.append(f"mkdir -p $(dirname {path}); {_back(f'{paths.PREVIOUS}{path}', path)}")
     script.append("apt-get indextargets >/dev/null")
     yield StringCommand("\n".join(script))
 
@@ -262,6 +269,9 @@ def forgotten(claim: Claim, if_empty: Callable[[], Sequence[str]]) -> Commands:
         yield StringCommand("\n".join(script))
     content = claim.opened.store.peek()
     if content is not None and claim.host in {*content.hosts, *content.internal}:
+        if not going:
+            # A host that was never ours gets no history either.
+            yield StringCommand(f": >{_GONE}")
         yield FunctionCommand(_release, (claim,), {})
 
 

@@ -16,6 +16,7 @@ from vllm_hosts.facts import look
 from vllm_hosts.facts.tree import TreeState
 from vllm_hosts.host.files import (
     NEW,
+    OLD,
     Absent,
     CopiedFile,
     Entry,
@@ -35,24 +36,31 @@ _FUNCTIONS = r"""
 set -eu; umask 077
 work=$(mktemp -d WORK)
 finish() { # whatever ends the script: all of the change is there, or none of it
-    code=$?; trap - EXIT
+    code=$?; trap - EXIT; said='what was there before is back in place'
     if [ -z "$finished" ]; then
         for path in $touched; do
-            if [ -e "$work$path.absent" ]; then rm -f "$path"; else mv -fT "$work$path" "$path"; fi
+            if [ -e "$work$path.absent" ]; then rm -f "$path"; else mv -fT "$path$former" "$path"; fi ||
+                said="$path could not be put back"
         done
         # Alone: where the connection is lost, whoever writes to it ends.
-        [ -z "$touched" ] || ( echo 'what was there before is back in place' >&2 ) || :
+        [ -z "$touched" ] || ( echo "$said" >&2 ) || :
         [ ! -e "$work/.was" ] || noted "$work/.was" || :
         [ -z "$activated" ] || eval "$activated" >/dev/null 2>&1 || :
     fi
+    for path in $touched; do rm -f "$path$former" || :; done
     rm -rf "$work" $unused
     exit $code
 }
 trap finish EXIT; trap 'exit 1' HUP INT TERM PIPE
-swap() { # PATH: the new version takes its place, the old one waits until all is well
+swap() { # PATH: the new version takes its place, the old one waits beside it until all is well
     [ ! -d "$1" ] || [ -L "$1" ] || { echo "$1 is a folder; move it away" >&2; exit 1; }
     mkdir -p "$work$(dirname "$1")"
-    if [ -e "$1" ] || [ -L "$1" ]; then cp -dp "$1" "$work$1"; else : >"$work$1.absent"; fi
+    if [ -e "$1" ] || [ -L "$1" ]; then
+        # A second name for it: to come back takes one rename, and no room.
+        rm -f "$1$former"; ln -P "$1" "$1$former" 2>/dev/null || cp -dp "$1" "$1$former"
+    else
+        : >"$work$1.absent"
+    fi
     touched="$touched $1"
     if [ -e "$1$suffix" ]; then mv -T "$1$suffix" "$1"; else rm -f "$1"; fi
 }
@@ -64,8 +72,8 @@ bring() { # MODE SOURCE PATH: the new version is what another file holds
     install -m "$1" -o root -g root -T "$2" "$3$suffix"; sync "$3$suffix"
 }
 keep() { # PATH: the version before this change, for people to look at
-    if [ -e "$work$1" ] || [ -L "$work$1" ]; then
-        mkdir -p "$previous$(dirname "$1")"; mv -fT "$work$1" "$previous$1"
+    if [ -e "$1$former" ] || [ -L "$1$former" ]; then
+        mkdir -p "$previous$(dirname "$1")"; mv -fT "$1$former" "$previous$1"
     fi
 }
 """.replace("WORK", WORK)
@@ -173,7 +181,7 @@ def change(
     # Our own records are not part of the host's configuration.
     known = [path for path in changed if not path.startswith(f"{STATE}/")]
     script = [
-        f"suffix={NEW}; previous={PREVIOUS}; touched=; activated=; finished=",
+        f"suffix={NEW}; former={OLD}; previous={PREVIOUS}; touched=; activated=; finished=",
         f"deployed={DEPLOYED}; copies={COPIES}",
         "unused=" + quote(" ".join(f"{path}{NEW}" for path in brought)),
         _FUNCTIONS.strip(),
