@@ -86,10 +86,13 @@ def removal() -> None:
         lambda digests: given_way(now(), digests),
         name="apt has its own archives",
     )
-    folders_removed(lambda: now().folders, name="Our folders are gone")
+    folders_removed(
+        lambda: now().folders, short=lambda: now().short, name="Our folders are gone"
+    )
     folders_removed(
         lambda: now().left_by_packages,
         lambda: now().groups,
+        lambda: now().short,
         name="What these packages left is gone",
     )
     firewall_opened(lambda: left(now()), name="The firewall is open, as it was")
@@ -121,6 +124,7 @@ def _now(settings: HostSettings, models: bool) -> Removal:
             f"deploys keep the agents of this host in {plan.elsewhere}, and the settings say"
             f" {settings.vllm.directory}; set vllm.directory = {plan.elsewhere!r}, and run again"
         )
+    plan.expected()
     return plan
 
 

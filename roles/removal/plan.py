@@ -12,7 +12,7 @@ from functools import cached_property
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import daemon_json, paths
 from vllm_hosts.host.files import NEW
-from vllm_hosts.host.manifest import DOCKER_FOLDERS, TOOLKIT_FOLDER, WELCOME_PAGE
+from vllm_hosts.host.manifest import DOCKER_FOLDERS, TOOLKIT_FOLDER, WELCOME_PAGE, damaged
 from vllm_hosts.host.nginx import LIMITS_CONF, MAIN_CONF
 from vllm_hosts.host.packages import removable
 from vllm_hosts.host.remains import DockerHolds, Remains
@@ -45,6 +45,8 @@ _ALWAYS = (
 TIMERS = tuple(path.rpartition("/")[2] for path in _ALWAYS if path.endswith(".timer"))
 #: When logrotate has rotated our logs.
 _ROTATED = "/var/lib/logrotate/vllm-hosts-edge"
+#: Folders that no deploy makes, although it may have something in them.
+_SYSTEM = (paths.STATE, "/etc/apt", "/usr/local/lib", "/var/lib/dpkg", "/var/log", "/home", "/root")
 _DRIVERS = frozenset({paths.NOUVEAU, paths.PERSISTENCE_UNIT})
 #: Not removed with the other files: only partly ours, or in a step of their own.
 _APART = frozenset(
@@ -220,6 +222,31 @@ class Removal:
         found = [*self.agent_folders, paths.EDGE_LOGS, _ROTATED]
         found += [paths.WATCHDOG_SEEN, paths.BALANCER_RUN, paths.MIRROR_STATE]
         return [*found, *(self.model_folders if self.models else [])]
+
+    @property
+    def short(self) -> frozenset[str]:
+        """Folders of one or two parts that may go whole: no note on the host names them."""
+        fixed = (*DOCKER_FOLDERS, TOOLKIT_FOLDER, paths.WATCHDOG_SEEN, paths.BALANCER_RUN)
+        return frozenset({*fixed, paths.models_folder(self.settings), *self._models_of_settings})
+
+    @property
+    def _models_of_settings(self) -> set[str]:
+        return {agent.model for agent in self.settings.agents if agent.is_folder}
+
+    def expected(self) -> None:
+        """See that the host's notes name no folder that cannot be a deploy's alone.
+
+        :raises HostError: one is above what others have, or what the settings have elsewhere.
+        """
+        vllm, notes = self.settings.vllm, self.remains.manifest
+        kept = (vllm.directory, vllm.cache_directory, paths.agents_folder(self.settings), *_SYSTEM)
+        for kind, path in [
+            *(("agent", one) for one in notes.agents), *(("model", one) for one in notes.models),
+        ]:  # fmt: skip
+            above = any(f"{one}/".startswith(f"{path}/") for one in kept)
+            far = path.count("/") >= 3 or path in self.short
+            if above or not far:
+                raise damaged(paths.MANIFEST, f"{kind} {path}", "names a folder of others")
 
     @property
     def agent_folders(self) -> list[str]:

@@ -9,7 +9,17 @@ from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.facts.vllm_images import recorded
-from vllm_hosts.host.manifest import LISTS, before_of, manifest_of
+from vllm_hosts.host.manifest import (
+    LISTS,
+    Manifest,
+    before_of,
+    damaged,
+    manifest_of,
+    recorded_files,
+    unended,
+    whole,
+)
+from vllm_hosts.host.manifest import recorded as recorded_paths
 from vllm_hosts.host.nginx import LIMITS_CONF
 from vllm_hosts.host.packages import Package, alternatives
 from vllm_hosts.host.paths import (
@@ -60,8 +70,9 @@ class HostRemains(HostFact[Remains]):
             f"""
             echo '== asked'; echo {quote(f"{directory}|{project}|{fetching}|{bridges}")}
             echo '== manifest'; cat {MANIFEST} 2>/dev/null
-            echo '== files'
-            [ ! -e {DEPLOYED} ] || sed -n 's/^[0-9a-f]\\{{64\\}}  //p' {DEPLOYED} | sort -u
+            echo '== files'; {recorded_paths()}
+            echo '== unended'
+            {unended()}
             if [ -d {BEFORE} ]; then
                 for list in {" ".join(LISTS)}; do
                     # Where the host's mark is gone, an earlier removal was at its very end.
@@ -124,13 +135,8 @@ class HostRemains(HostFact[Remains]):
 
     def parse(self, lines: list[str]) -> Remains:
         parts = sections(lines)
-        lists = {name: parts[f"before {name}"] for name in LISTS if f"before {name}" in parts}
         return Remains(
-            manifest=manifest_of(
-                parts["manifest"],
-                parts["files"],
-                before_of(lists) if len(lists) == len(LISTS) else None,
-            ),
+            manifest=_manifest(parts),
             packages=_packages(parts),
             held=frozenset(parts["held"]),
             docker=_docker(parts),
@@ -140,6 +146,20 @@ class HostRemains(HostFact[Remains]):
             own_keepalived=bool(parts["keepalived"]),
             inside=tuple(_inside(line) for line in parts["inside"]),
         )
+
+
+def _manifest(parts: Mapping[str, Sequence[str]]) -> Manifest:
+    lists = {name: parts[f"before {name}"] for name in LISTS if f"before {name}" in parts}
+    before = before_of(lists) if len(lists) == len(LISTS) else None
+    whole(parts["unended"])
+    try:
+        files = recorded_files(parts["files"])
+    except ValueError as error:
+        raise damaged(DEPLOYED, str(error)) from error
+    try:
+        return manifest_of(parts["manifest"], files, before)
+    except ValueError as error:
+        raise damaged(MANIFEST, str(error)) from error
 
 
 def _inside(line: str) -> Inside:

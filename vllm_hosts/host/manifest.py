@@ -5,12 +5,15 @@ Files are not here: the record of what was deployed has them. Touches no host.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from shlex import quote
 
+from vllm_hosts.errors import HostError
 from vllm_hosts.host import daemon_json, dpkg, paths
 from vllm_hosts.host.nginx import MAIN_CONF
+from vllm_hosts.text import clean
 
 #: Of these the host's own version is kept: a deploy changes them, replaces them or takes them away.
 COPIED = (
@@ -46,10 +49,24 @@ WATCHED = (
 )
 UNITS = ("docker.service", "nginx.service", "nvidia-persistenced.service")
 LISTS = ("packages", "held", "enabled", "active", "images", "paths", "groups")
-#: Kinds of lines of the manifest, each with the number of its words.
+#: A plain word of a shell that leads nowhere else: neither ``.`` nor ``..`` is a part of it.
+_PART = r"/(?!\.{1,2}(?:/|$))[A-Za-z0-9._@:+-]+"
+_PATH = re.compile(f"({_PART})+")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(:[a-z0-9-]+)?")
+_APT = r"/etc/apt/(?:sources\.list\.d|keyrings)"
+#: Kinds of lines of the manifest, each with what deploys write after it. remove.py takes whole
+#: folders by these: a line that lost its end must not name the folder above.
 _KINDS = {
-    **{"package": 2, "hold": 2, "source": 2, "gave-way": 3, "model": 2},
-    **{"file": 2, "agent": 2},
+    "package": _PACKAGE,
+    "hold": _PACKAGE,
+    "source": re.compile(f"{_APT}{_PART}"),
+    # Somebody's file has any name.
+    "gave-way": re.compile(
+        rf"(?:-|[0-9a-f]{{64}}) (?:/etc/apt/sources\.list|{_APT}/(?!\.{{1,2}}$)[^/\x00-\x1f\x7f]+)"
+    ),
+    "model": _PATH,
+    "file": re.compile(f"{_PART}({_PART})+"),
+    "agent": re.compile(f"({_PART})+/agents{_PART}"),
 }
 
 
@@ -110,7 +127,7 @@ def manifest_of(
     by_kind: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for line in lines:
         kind, _, rest = line.partition(" ")
-        if kind not in _KINDS or len(line.split(" ", _KINDS[kind] - 1)) != _KINDS[kind]:
+        if kind not in _KINDS or not _KINDS[kind].fullmatch(rest):
             raise ValueError(line[:200])
         by_kind[kind].append(rest)
     gave_way = [rest.split(" ", 1) for rest in by_kind["gave-way"]]
@@ -124,6 +141,54 @@ def manifest_of(
         models=tuple(by_kind["model"]),
         taken=tuple(by_kind["file"]),
         agents=tuple(by_kind["agent"]),
+    )
+
+
+def recorded_files(lines: Iterable[str]) -> list[str]:
+    """Paths out of the record of what was deployed.
+
+    :raises ValueError: one is none that we write.
+    """
+    found = []
+    for line in lines:
+        if not _PATH.fullmatch(line):
+            raise ValueError(line.removeprefix("? ")[:200])
+        found.append(line)
+    return found
+
+
+def recorded() -> str:
+    """Shell: the paths in the record of what was deployed; a line that is none of ours after a
+    question mark. A digest of nothing is one of no file."""
+    return (
+        f"[ ! -e {paths.DEPLOYED} ] || sed -n -e 's/^[0-9a-f]\\{{64\\}}  //p' -e t"
+        f" -e '/^-  \\//d' -e 's/^/? /p' {paths.DEPLOYED} | sort -u"
+    )
+
+
+def unended() -> str:
+    """Shell: what follows the last line end of the manifest and of the record."""
+    return f"""for notes in {paths.DEPLOYED} {paths.MANIFEST}; do
+                [ ! -s $notes ] || [ "$(tail -c 1 $notes | wc -l)" = 1 ] ||
+                    echo "$notes $(tail -n 1 $notes | head -c 200)"
+            done"""
+
+
+def whole(lines: Iterable[str]) -> None:
+    """From what ``unended`` prints.
+
+    :raises HostError: a file was cut off, and what it has last may name something else.
+    """
+    for line in lines:
+        path, _, end = line.partition(" ")
+        raise damaged(path, end, "ends in the middle of a line")
+
+
+def damaged(path: str, line: str, how: str = "has a line that no deploy writes there") -> HostError:
+    """Why a host is left alone of which it cannot be told what deploys brought."""
+    return HostError(
+        f"{path} on the host {how}: {clean(line, 200)!r}; restore that file, or correct that line,"
+        " and run again"
     )
 
 

@@ -46,12 +46,14 @@ def there(wanted: Collection[str]) -> list[str]:
 def _as_before(path: str) -> str:
     """Shell: a file of ours goes, and what was there before comes back."""
     kept = f"{paths.BEFORE}/files{path}"
-    return f"if [ -e {kept} ] || [ -L {kept} ]; then {_back(kept, path)}; else rm -f {path}; fi"
+    there = quote(kept)
+    back = _back(kept, path)
+    return f"if [ -e {there} ] || [ -L {there} ]; then {back}; else rm -f {quote(path)}; fi"
 
 
 def _back(kept: str, path: str) -> str:
     """Shell: whatever ends it, there is the file that is there now or the one that was kept."""
-    new = f"{path}{NEW}"
+    new, kept, path = map(quote, (f"{path}{NEW}", kept, path))
     return (
         f"cp -a --remove-destination {kept} {new}; [ -L {new} ] || sync {new}; mv -fT {new} {path}"
     )
@@ -130,7 +132,7 @@ def files_removed(
     script = ["set -eu"]
     units = [path for path in going if path.rpartition("/")[0] == _UNITS]
     if units:
-        names = " ".join(path.rpartition("/")[2] for path in units)
+        names = " ".join(quote(path.rpartition("/")[2]) for path in units)
         script.append(f"systemctl disable --quiet --now {names} || :")
     script += [_as_before(path) for path in going]
     if any(path.startswith("/etc/systemd/") for path in going):
@@ -138,7 +140,7 @@ def files_removed(
     for path in units:
         name = path.rpartition("/")[2]
         if name in had():
-            script.append(f"systemctl enable --quiet --now {name}")
+            script.append(f"systemctl enable --quiet --now {quote(name)}")
     if paths.NOUVEAU in going:
         script.append(INITRAMFS)
     yield watched("removing files", "\n".join(script))
@@ -152,7 +154,7 @@ def packages_removed(
     if loose := holds():
         for name in loose:
             differs(f"package {name}", "is held")
-        yield StringCommand(f"apt-mark unhold {' '.join(loose)}")
+        yield StringCommand(f"apt-mark unhold {' '.join(map(quote, loose))}")
     if going := names():
         for name in going:
             differs(f"package {name}", "is installed")
@@ -180,8 +182,9 @@ def sources_restored(
     for path in (*going, *returning):
         differs(path, "is not as it was before")
     script = ["set -eu", *map(_as_before, going)]
-    for path in map(quote, returning):
-        script.append(f"mkdir -p $(dirname {path}); {_back(f'{paths.PREVIOUS}{path}', path)}")
+    for path in returning:
+        back_again = _back(f"{paths.PREVIOUS}{path}", path)
+        script.append(f"mkdir -p {quote(path.rpartition('/')[0])}; {back_again}")
     script.append("apt-get indextargets >/dev/null")
     yield StringCommand("\n".join(script))
 
@@ -196,23 +199,47 @@ class _Digests(dict[str, str]):
 
 @host_operation
 def folders_removed(
-    whole: Callable[[], Sequence[str]], groups: Callable[[], Sequence[str]] = list
+    whole: Callable[[], Sequence[str]],
+    groups: Callable[[], Sequence[str]] = list,
+    short: Callable[[], Collection[str]] = tuple,
 ) -> Commands:
     """Remove folders with all that is in them, and with them groups that have no members.
 
     What a container could write into cannot lead out of them: rm follows no link, and no mount.
+
+    :param short: of these, those of one or two parts. Others of so few are refused: whoever names
+        them, such a folder is hardly ever ours.
     """
-    if not (going := there(whole())):
+    going = _far_down(whole(), short)
+    if not (going := there(going)):
         return
     script = ["set -u"]
     script += [f"! getent group {name} | grep -q ':$' || groupdel {name}" for name in groups()]
     for path in going:
         differs(path, "is there")
+        path = quote(path)
         script.append(
             f"if mountpoint -q {path}; then find {path} -xdev -mindepth 1 -delete;"
             f" else rm -rf --one-file-system {path}; fi || exit 1"
         )
     yield watched("removing folders", "\n".join(script))
+
+
+def _far_down(wanted: Sequence[str], short: Callable[[], Collection[str]]) -> Sequence[str]:
+    """The folders, each with three parts or known to have fewer.
+
+    :raises HostError: one has fewer, or is no plain path.
+    """
+    known = short()
+    for path in wanted:
+        parts = path.split("/")[1:]
+        plain = path.startswith("/") and not {"", ".", ".."} & set(parts)
+        if not plain or (len(parts) < 3 and path not in known):
+            raise HostError(
+                f"{path} would go with all that is in it, and is no folder that deploys make; take"
+                f" it out of {paths.MANIFEST} on the host, and run again"
+            )
+    return wanted
 
 
 @host_operation
@@ -259,7 +286,7 @@ def forgotten(claim: Claim, if_empty: Callable[[], Sequence[str]]) -> Commands:
         script = [
             "set -eu",
             f": >{_GONE}",
-            *(f"rmdir {path} 2>/dev/null || :" for path in if_empty()),
+            *(f"rmdir {quote(path)} 2>/dev/null || :" for path in if_empty()),
             f"rm -rf {_ETC} {paths.UNDO}",
             f"rm -rf --one-file-system {paths.PASSING}",
             # At once: half of the records would be none that anybody can go by.
