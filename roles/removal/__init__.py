@@ -86,9 +86,7 @@ def removal() -> None:
         lambda digests: given_way(now(), digests),
         name="apt has its own archives",
     )
-    folders_removed(
-        lambda: now().folders, short=lambda: now().short, name="Our folders are gone"
-    )
+    folders_removed(lambda: now().folders, short=lambda: now().short, name="Our folders are gone")
     folders_removed(
         lambda: now().left_by_packages,
         lambda: now().groups,

@@ -67,10 +67,11 @@ def test_what_was_there_before_is_written_down(
 
 
 @pytest.mark.skipif(not shutil.which("dpkg-query"), reason="needs dpkg")
-def test_the_look_runs_and_is_understood() -> None:
-    """On this machine, whatever it has."""
+def test_the_look_runs_and_is_understood(tmp_path: Path) -> None:
+    """On this machine, whatever it has, but for notes of deploys."""
     fact = HostRemains()
-    done = sh(fact.command(directory="/opt/x", project="x", fetching="y", bridges="x-"))
+    command = fact.command(directory="/opt/x", project="x", fetching="y", bridges="x-")
+    done = sh(command.replace(paths.STATE, str(tmp_path)))
     found = fact.process(done.stdout.splitlines())
     assert "dpkg" in found.packages
     assert ("tar",) in found.packages["dpkg"].needs
@@ -90,6 +91,6 @@ def test_files_of_others_in_nginx_s_folder_are_seen(tmp_path: Path) -> None:
     (etc / "modules-enabled/50-lua.conf").symlink_to("/usr/share/nginx/lua.conf")
     fact = HostRemains()
     command = fact.command(directory="/opt/x", project="x", fetching="y", bridges="x-")
-    done = sh(command.replace("/etc/nginx", str(etc)))
+    done = sh(command.replace("/etc/nginx", str(etc)).replace(paths.STATE, str(tmp_path)))
     found = fact.process(done.stdout.splitlines())
     assert sorted(found.sites) == sorted(f"{etc}/{name}" for name in theirs)

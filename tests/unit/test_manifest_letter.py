@@ -158,10 +158,10 @@ def test_lines_of_every_kind_are_read() -> None:
         [
             "package nginx",
             "hold nginx",
-            "source /etc/apt/sources.list.d/a b.list",
+            "source /etc/apt/sources.list.d/docker.sources",
             f"gave-way {digest} /etc/apt/sources.list.d/their own.list",
             "gave-way - /etc/apt/sources.list.d/gone.list",
-            "model /srv/models/a b",
+            "model /srv/models/a",
         ],
         ["/b", "/a"],
     )
@@ -170,12 +170,12 @@ def test_lines_of_every_kind_are_read() -> None:
         ("/a", "/b"),
         frozenset({"nginx"}),
         frozenset({"nginx"}),
-        ("/etc/apt/sources.list.d/a b.list",),
+        ("/etc/apt/sources.list.d/docker.sources",),
         {
             "/etc/apt/sources.list.d/their own.list": digest,
             "/etc/apt/sources.list.d/gone.list": "",
         },
-        ("/srv/models/a b",),
+        ("/srv/models/a",),
     )
 
 

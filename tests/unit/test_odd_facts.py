@@ -193,7 +193,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
     (HostMark(), ["== file", "regular file|600|root|0|root|0|/etc/vllm-hosts/store",
                   "== mark", "# Whose keys", f"store {SHA}", "== user", "0",
                   "== there", "/opt/vllm/.env", "== noted", "file /opt/vllm/.env",
-                  "agent /var/lib/vllm/agents/qwen", "recorded"]),
+                  "agent /var/lib/vllm/agents/qwen", "recorded /opt/vllm/.env"]),
     (
         HostHistory(),
         ["== user", "0", "== history",
@@ -221,6 +221,7 @@ FACTS: list[tuple[HostFact[Any], list[str]]] = [
          "hold libnvidia-container1", "source /etc/apt/keyrings/docker.asc",
          f"gave-way {SHA} /etc/apt/sources.list", "gave-way - /etc/apt/sources.list.d/a b.list",
          "model /srv/models/coder", "== files", "/etc/nginx/conf.d/vllm-hosts.conf",
+         "== unended",
          "== before packages", "libc6", "== before held", "== before enabled", "docker.service",
          "== before active", "== before images", f"sha256:{SHA}", "== before paths", "/etc/docker",
          "== before groups", "root", "== installed",
@@ -316,6 +317,7 @@ def feed(fact: HostFact[Any], lines: list[str]) -> Any:
             fact.what in text
             or "could not be" in text
             or "as root" in text
+            or "restore that file" in text
             or "has no access log" in text
             or "does not answer on its runtime socket" in text
         )
@@ -368,7 +370,7 @@ ODD: list[tuple[HostFact[Any], list[str]]] = [
     (HostCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (MirrorCertificate(), ["== certificate", "== public key", "Could not read private key"]),
     (MirrorState(), ["== files", "/etc/docker/certs.d/../../passwd", "== images", "== data"]),
-    (HostRemains(), ["== asked", "a|b|c|d", "== manifest", "no line of ours"]),
+    (HostRemains(), ["== asked", "a|b|c|d", "== unended", "== manifest"]),
     (Versions(), ["== now /etc/docker/daemon.json", "there", "no base64"]),
     (ImageId(), ["== id", "Killed"]),
     (NginxSites(), ["== welcome", "Killed", "== pages", "== listens"]),

@@ -26,9 +26,13 @@ class Claim:
         self.whose, self.in_store, self.wait = whose, True, ""
         self.opened = SimpleNamespace(anothers=set(), store=SimpleNamespace(encrypted=False))
         self.problems: list[str] = []
+        self.keys = False
 
     def judge(self, found: object) -> Whose:
         return self.whose
+
+    def has_keys(self, found: object) -> bool:
+        return self.keys
 
     def refusal(self, found: object, *, listed: bool) -> str:
         return f"another's, listed {listed}"
@@ -159,16 +163,14 @@ def test_what_will_be_ours_is_noted_before_the_mark(steps: Steps) -> None:
 
 def test_a_host_of_an_earlier_version_is_noted_once(steps: Steps) -> None:
     claim = Claim(Whose.OURS)
-    claim.mark = "here"
+    claim.mark, claim.keys = "here", True
     found = SharedFound(frozenset(SHARED.paths), like_ours=("/var/lib/vllm/agents/former",))
     steps.facts["HostMark"].shared = found
     [note] = steps.run(owned, claim, shared=SHARED)
     assert "brought 'agent /var/lib/vllm/agents/former' 'agent /var/lib/vllm/agents/qwen'" in note
     told = "does not name what this deploy writes beside files of others"
     assert steps.told == [("differs", "/var/lib/vllm-hosts/manifest", told)]
-    done = SharedFound(
-        frozenset(SHARED.paths), frozenset(SHARED.files), frozenset(SHARED.folders), True
-    )
+    done = SharedFound(frozenset(SHARED.paths), frozenset(SHARED.files), frozenset(SHARED.folders))
     steps.facts["HostMark"].shared = done
     assert steps.run(owned, claim, shared=SHARED) == [] == steps.told
 

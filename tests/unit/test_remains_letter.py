@@ -110,7 +110,7 @@ def test_a_list_that_is_missing_counts_only_where_the_host_is_somebody_s(machine
 
 def test_what_was_written_down(machine: Machine) -> None:
     machine.write(MANIFEST[1:], "package nginx\n")
-    machine.write(DEPLOYED[1:], f"{'b' * 64}  /b\n{'a' * 64}  /a\n{'c' * 64}  /a\nodd /c\n")
+    machine.write(DEPLOYED[1:], f"{'b' * 64}  /b\n{'a' * 64}  /a\n{'c' * 64}  /a\n-  /c\n")
     for name in LISTS:
         machine.write(f"{BEFORE[1:]}/{name}", f"{name}-1\n")
     found = machine.look().manifest
@@ -123,6 +123,32 @@ def test_what_was_written_down(machine: Machine) -> None:
     (machine.folder / BEFORE[1:] / LISTS[-1]).unlink()
     with pytest.raises(AssertionError):
         machine.look()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        (MANIFEST, "agent /var/lib/vllm/agents/a\nagent /var\n", "'agent /var'"),
+        (MANIFEST, "package nginx\nmodel /srv/*\n", "'model /srv/*'"),
+        (MANIFEST, "no line \x1b[2Jof ours\n", "'no line of ours'"),
+        (MANIFEST, "agent /var/lib/vllm/agents/a\nagent /v", "cut 'agent /v'"),
+        (DEPLOYED, f"{'a' * 64}  /a\n{'b' * 64}  /etc/../b\n", "'/etc/../b'"),
+        (DEPLOYED, f"{'a' * 64}  /a\nodd /c\n", "'odd /c'"),
+        (DEPLOYED, f"{'a' * 64}  /a\n{'b' * 64}  /b", f"cut '{'b' * 64}  /b'"),
+    ],
+)
+def test_damaged_notes_leave_the_host_alone(
+    machine: Machine, file: str, text: str, said: str
+) -> None:
+    machine.write(file[1:], text)
+    with pytest.raises(HostError) as raised:
+        machine.look()
+    cut = said.startswith("cut ")
+    how = "ends in the middle of a line" if cut else "has a line that no deploy writes there"
+    assert str(raised.value).removeprefix(str(machine.folder)) == (
+        f"{file} on the host {how}: {said.removeprefix('cut ')};"
+        " restore that file, or correct that line, and run again"
+    )
 
 
 @pytest.mark.parametrize("state", ["is-enabled", "is-active"])

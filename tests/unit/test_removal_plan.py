@@ -13,7 +13,7 @@ from tests.unit.driver_hosts import DEBIAN_13, UBUNTU_24
 from tests.unit.samples import settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import daemon_json
-from vllm_hosts.host.manifest import Before, Manifest, manifest_of
+from vllm_hosts.host.manifest import Before, Manifest, manifest_of, recorded_files
 from vllm_hosts.host.nginx import only_raised
 from vllm_hosts.host.packages import Package, alternatives, removable
 from vllm_hosts.host.remains import DockerHolds, Inhabitant, Inside, Remains
@@ -413,3 +413,69 @@ def test_nginx_conf_comes_back_where_only_our_numbers_differ() -> None:
 def test_a_manifest_that_we_did_not_write(line: str) -> None:
     with pytest.raises(ValueError, match=line):
         manifest_of([line], [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("agent /var", "agent /agents/a", "agent /var/lib/vllm/agents", "agent /a/b/agents/"),
+        *("agent /a/b/agents/..", "agent /a/../agents/b", "agent /a//agents/b", "agent a/agents/b"),
+        *("agent /a/agents/b c", "agent /a/agents/*", "agent /a/agents/$(b)", "file /etc"),
+        *("model srv", "model /", "model /srv/a b", "model /srv/..", "model /srv/", "model /srv/?"),
+        *("source /etc/passwd", "source /etc/apt/keyrings/../x", "source /etc/apt/keyrings"),
+        *("gave-way - /etc/passwd", "gave-way x /etc/apt/sources.list", "gave-way - /etc/apt"),
+        *("gave-way - /etc/apt/sources.list.d/..", "gave-way - /etc/apt/sources.list.d/a/b"),
+        *("package -y", "hold a b", "package $(a)"),
+    ],
+)
+def test_a_line_of_no_deploy_s_shape(line: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        manifest_of([line], [])
+    assert raised.value.args == (line,)
+
+
+@pytest.mark.parametrize("path", ["a", "/a/../b", "/a//b", "/a/", "/a b", "/a;b", "/a/.", "? x /a"])
+def test_a_path_that_no_deploy_records(path: str) -> None:
+    assert recorded_files(["/opt/vllm/.env", "/etc/x.service.d/a@b"])[1:] == [
+        "/etc/x.service.d/a@b"
+    ]
+    with pytest.raises(ValueError):
+        recorded_files(["/ok", path])
+
+
+class TestExpected:
+    """Folders that the host's notes name and that go with all that is in them."""
+
+    def of(self, **notes: Any) -> Removal:
+        return removal(manifest=Manifest(Before(HAD), **notes))
+
+    def test_folders_of_deploys(self) -> None:
+        self.of(
+            agents=("/var/lib/vllm/agents/qwen", "/cache/agents/old"), models=("/srv/models/a",)
+        ).expected()
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/srv",
+            "/srv/models",
+            "/var/lib/vllm",
+            "/var/lib/vllm/agents",
+            "/opt/vllm",
+            "/usr/local/lib",
+        ],
+    )
+    def test_a_model_s_folder_that_is_none(self, path: str) -> None:
+        with pytest.raises(HostError) as raised:
+            self.of(models=(path,)).expected()
+        assert str(raised.value) == (
+            f"/var/lib/vllm-hosts/manifest on the host names a folder of others: 'model {path}';"
+            " restore that file, or correct that line, and run again"
+        )
+
+    def test_the_settings_may_have_a_model_near_the_top(self) -> None:
+        agent = settings().agents[0].model_copy(update={"model": "/srv/coder"})
+        found = self.of(models=("/srv/coder",))
+        replace(found, settings=settings().model_copy(update={"agents": (agent,)})).expected()
+        with pytest.raises(HostError, match="model /srv/coder"):
+            found.expected()

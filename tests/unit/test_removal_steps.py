@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,11 +50,12 @@ def lines(script: str) -> list[str]:
 
 def kept(path: str) -> str:
     old = f"{paths.BEFORE}/files{path}"
-    return f"if [ -e {old} ] || [ -L {old} ]; then {back(old, path)}; else rm -f {path}; fi"
+    there, ours = quote(old), quote(path)
+    return f"if [ -e {there} ] || [ -L {there} ]; then {back(old, path)}; else rm -f {ours}; fi"
 
 
 def back(old: str, path: str) -> str:
-    new = f"{path}.vllm-hosts-new"
+    old, new, path = map(quote, (old, f"{path}.vllm-hosts-new", path))
     return (
         f"cp -a --remove-destination {old} {new}; [ -L {new} ] || sync {new}; mv -fT {new} {path}"
     )
@@ -165,13 +167,13 @@ class TestSources:
         return steps.run(removal.sources_restored, lambda: ours, returning)
 
     def test_ours_go_and_theirs_come_back(self, steps: Steps) -> None:
-        old, here = f"{paths.PREVIOUS}/etc/old list", "'/etc/old list'"
+        old = f"{paths.PREVIOUS}/etc/old list"
         steps.facts["TreeState"] = at("/etc/ours", old, "/etc/old list")
         [script] = self.run(steps, ["/etc/ours", "/etc/gone"], "/etc/old list", "/etc/lost")
         assert lines(script) == [
             "set -eu",
             kept("/etc/ours"),
-            f"mkdir -p $(dirname {here}); {back(paths.PREVIOUS + here, here)}",
+            f"mkdir -p /etc; {back(old, '/etc/old list')}",
             "apt-get indextargets >/dev/null",
         ]
         assert self.digests == ["digest", ""]
@@ -193,10 +195,10 @@ class TestSources:
 
 
 def test_folders(steps: Steps) -> None:
-    assert steps.run(removal.folders_removed, lambda: ["/a"]) == [] == steps.told
-    steps.facts["TreeState"] = at("/a", "/c", kind="d")
+    assert steps.run(removal.folders_removed, lambda: ["/srv/x/a"]) == [] == steps.told
+    steps.facts["TreeState"] = at("/srv/x/a", "/srv/x/c", kind="d")
     [(label, script)] = steps.run(
-        removal.folders_removed, lambda: ["/a", "/b", "/c"], lambda: ["docker"]
+        removal.folders_removed, lambda: ["/srv/x/a", "/srv/x/b", "/srv/x/c"], lambda: ["docker"]
     )
     assert label == "removing folders"
     assert lines(script) == [
@@ -205,12 +207,41 @@ def test_folders(steps: Steps) -> None:
         *(
             f"if mountpoint -q {path}; then find {path} -xdev -mindepth 1 -delete;"
             f" else rm -rf --one-file-system {path}; fi || exit 1"
-            for path in ("/a", "/c")
+            for path in ("/srv/x/a", "/srv/x/c")
         ),
     ]
-    assert steps.told == [("differs", "/a", "is there"), ("differs", "/c", "is there")]
-    [(_, script)] = steps.run(removal.folders_removed, lambda: ["/a"])
+    assert steps.told == [("differs", "/srv/x/a", "is there"), ("differs", "/srv/x/c", "is there")]
+    [(_, script)] = steps.run(removal.folders_removed, lambda: ["/srv/x/a"])
     assert len(lines(script)) == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/var", "/var/lib", "a/b/c", "/a//b/c", "/a/../b/c", "/a/./b"]
+)
+def test_a_folder_that_is_hardly_ours(steps: Steps, path: str) -> None:
+    steps.facts["TreeState"] = at(path, kind="d")
+    with pytest.raises(HostError, match="would go with all that is in it, and is no folder that"):
+        steps.run(removal.folders_removed, lambda: ["/srv/x/a", path])
+    assert steps.told == [] == steps.asked, "nothing is begun"
+
+
+def test_a_folder_near_the_top_that_is_known(steps: Steps) -> None:
+    steps.facts["TreeState"] = at("/etc/cni", "/srv/a b/c", kind="d")
+    folders = ["/etc/cni", "/srv/a b/c"]
+    [(_, script)] = steps.run(
+        removal.folders_removed, lambda: folders, short=lambda: {"/etc/cni", "/"}
+    )
+    assert "rm -rf --one-file-system /etc/cni;" in script
+    assert "rm -rf --one-file-system '/srv/a b/c';" in script
+
+
+def test_each_name_is_one_word(steps: Steps) -> None:
+    unit = f"{UNITS}/a;b.service"
+    steps.facts["TreeState"] = at(unit)
+    [(_, script)] = steps.run(removal.files_removed, lambda: [unit], lambda: ["a;b.service"])
+    assert lines(script)[1] == "systemctl disable --quiet --now 'a;b.service' || :"
+    assert lines(script)[2] == kept(unit)
+    assert lines(script)[-1] == "systemctl enable --quiet --now 'a;b.service'"
 
 
 class TestFirewall:

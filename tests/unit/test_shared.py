@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.unit.samples import gateway, settings
+from vllm_hosts.errors import HostError
 from vllm_hosts.facts.mark import HostMark
-from vllm_hosts.host.paths import DEPLOYED, MANIFEST
+from vllm_hosts.host.paths import COPIES, DEPLOYED, MANIFEST
 from vllm_hosts.host.shared import Shared, SharedFound, refusal, shared_of
 from vllm_hosts.settings.mirror import MirrorAt
 
@@ -36,52 +38,76 @@ def test_paths_of_a_host_with_agents() -> None:
 
 class TestOthers:
     def test_nothing_is_there(self) -> None:
-        assert SharedFound().others(SHARED, ours=False) == []
+        assert SharedFound().others(SHARED, keys=False) == []
 
-    @pytest.mark.parametrize("ours", [False, True])
-    def test_what_is_there_and_not_noted(self, ours: bool) -> None:
+    @pytest.mark.parametrize("keys", [False, True])
+    def test_what_is_there_and_not_noted(self, keys: bool) -> None:
         noted = SharedFound(ALL, files=frozenset({ENV}))
-        assert noted.others(SHARED, ours=ours) == [COMPOSE, AGENT]
+        assert noted.others(SHARED, keys=keys) == [COMPOSE, AGENT]
         noted = SharedFound(ALL, folders=frozenset({AGENT}))
-        assert noted.others(SHARED, ours=ours) == [COMPOSE, ENV]
+        assert noted.others(SHARED, keys=keys) == [COMPOSE, ENV]
         noted = SharedFound(frozenset({ENV}), frozenset({COMPOSE}))
-        assert noted.others(SHARED, ours=ours) == [ENV]
+        assert noted.others(SHARED, keys=keys) == [ENV]
 
     def test_on_a_host_that_no_deploy_reached(self) -> None:
-        assert SharedFound(ALL).others(SHARED, ours=False) == list(SHARED.paths)
+        assert SharedFound(ALL).others(SHARED, keys=False) == list(SHARED.paths)
 
     def test_a_host_names_only_what_it_was_asked_for(self) -> None:
-        assert SharedFound(frozenset({"/etc/passwd"})).others(SHARED, ours=False) == []
+        assert SharedFound(frozenset({"/etc/passwd"})).others(SHARED, keys=False) == []
 
     def test_a_version_that_noted_nothing_took_all_of_it(self) -> None:
-        assert SharedFound(ALL).others(SHARED, ours=True) == []
-        assert SharedFound(ALL, recorded=True).others(SHARED, ours=False) == []
+        assert SharedFound(ALL).others(SHARED, keys=True) == []
+        agents = frozenset({COMPOSE})
+        assert SharedFound(ALL, recorded=agents).others(SHARED, keys=False) == []
+        # Agents may have been elsewhere then.
+        agents = frozenset({"/srv/old/compose.yaml"})
+        assert SharedFound(ALL, recorded=agents).others(SHARED, keys=False) == []
+
+    def test_a_gateway_that_becomes_a_gpu_host_had_no_agents(self) -> None:
+        gateway = frozenset({"/etc/vllm-hosts/balancer/haproxy.cfg", "/etc/nginx/nginx.conf"})
+        assert SharedFound(ALL, recorded=gateway).others(SHARED, keys=False) == [*SHARED.paths]
+        kept = frozenset({"/var/lib/vllm-hosts/way-back/now/compose.yaml"})
+        assert SharedFound(ALL, recorded=kept).others(SHARED, keys=False) == [*SHARED.paths]
+
+    def test_what_the_record_names_is_ours_where_notes_were_lost(self) -> None:
+        """A manifest of which a line is left."""
+        found = SharedFound(
+            ALL,
+            files=frozenset({COMPOSE}),
+            recorded=frozenset({COMPOSE, ENV}),
+            mounted=frozenset({AGENT}),
+        )
+        assert found.others(SHARED, keys=False) == []
+        noting = found.noting(SHARED, keys=False)
+        assert f"brought 'file {ENV}'" in noting and f"brought 'agent {AGENT}'" in noting
+        more = replace(found, mounted=frozenset())
+        assert more.others(SHARED, keys=False) == [AGENT]
 
 
 class TestNoting:
-    def lines(self, found: SharedFound, *, ours: bool) -> list[str]:
-        script = found.noting(SHARED, ours=ours)
+    def lines(self, found: SharedFound, *, keys: bool) -> list[str]:
+        script = found.noting(SHARED, keys=keys)
         return [line for line in script.splitlines() if line.startswith("brought ")]
 
     def test_a_first_deploy_notes_all(self) -> None:
-        assert self.lines(SharedFound(), ours=False) == [
+        assert self.lines(SharedFound(), keys=False) == [
             f"brought 'file {ENV}' 'file {COMPOSE}'",
             f"brought 'agent {AGENT}'",
         ]
 
     def test_what_is_noted_is_not_noted_again(self) -> None:
         found = SharedFound(files=frozenset(SHARED.files), folders=frozenset({AGENT}))
-        assert found.noting(SHARED, ours=True) == ""
+        assert found.noting(SHARED, keys=True) == ""
         found = SharedFound(files=frozenset({ENV}), folders=frozenset({AGENT}))
-        assert self.lines(found, ours=True) == [f"brought 'file {COMPOSE}'"]
+        assert self.lines(found, keys=True) == [f"brought 'file {COMPOSE}'"]
 
     def test_folders_of_former_agents_are_an_earlier_version_s_alone(self) -> None:
         like = (f"{ABOVE}/former", f"{ABOVE}/x; reboot")
         found = SharedFound(like_ours=like)
-        assert f"brought 'agent {ABOVE}/former' 'agent {AGENT}'" in self.lines(found, ours=True)
-        assert "former" not in found.noting(SHARED, ours=False)
+        assert f"brought 'agent {ABOVE}/former' 'agent {AGENT}'" in self.lines(found, keys=True)
+        assert "former" not in found.noting(SHARED, keys=False)
         noted = SharedFound(files=frozenset({ENV}), like_ours=like)
-        assert "former" not in noted.noting(SHARED, ours=True)
+        assert "former" not in noted.noting(SHARED, keys=True)
 
 
 class TestRefusal:
@@ -109,7 +135,7 @@ class TestTheLook:
     def look(self, folder: Path) -> SharedFound:
         shared = [f"{folder}{path}" for path in SHARED.paths]
         script = HostMark().command(str(folder), shared=shared, above=f"{folder}{ABOVE}")
-        for path in (MANIFEST, DEPLOYED, "/etc/"):
+        for path in (MANIFEST, f"{DEPLOYED} ", COPIES, "/etc/"):
             script = script.replace(path, f"{folder}{path}")
         done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
         assert done.stderr == ""
@@ -133,10 +159,34 @@ class TestTheLook:
 
     def test_what_is_noted(self, tmp_path: Path) -> None:
         self.write(tmp_path, MANIFEST, f"agent {AGENT}\nfile {ENV}\npackage file\n")
-        self.write(tmp_path, DEPLOYED)
+        self.write(tmp_path, DEPLOYED, f"{'a' * 64}  {ENV}\n-  {COMPOSE}\n{'b' * 64}  /etc/x\n")
         (tmp_path / AGENT[1:]).mkdir(parents=True, mode=0o700)
         assert self.look(tmp_path) == SharedFound(
-            frozenset({AGENT}), frozenset({ENV}), frozenset({AGENT}), recorded=True
+            frozenset({AGENT}), frozenset({ENV}), frozenset({AGENT}), frozenset({ENV, "/etc/x"})
+        )
+
+    def test_folders_that_compose_has(self, tmp_path: Path) -> None:
+        text = f'source: "{tmp_path}{AGENT}", target\n'
+        copy = f"{COPIES}{tmp_path}/compose.yaml"
+        self.write(tmp_path, copy, text)
+        assert self.look(tmp_path).mounted == {AGENT}
+        self.write(tmp_path, copy, text.replace(AGENT, f"{AGENT}-2"))
+        assert self.look(tmp_path).mounted == frozenset()
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            (f"agent {AGENT}\nfile /opt", "ends in the middle of a line: 'file /opt'"),
+            ("agent /var\n", "has a line that no deploy writes there: 'agent /var'"),
+            ("file /opt/../x\n", "has a line that no deploy writes there: 'file /opt/../x'"),
+        ],
+    )
+    def test_damaged_notes_are_not_added_to(self, tmp_path: Path, text: str, said: str) -> None:
+        self.write(tmp_path, MANIFEST, text)
+        with pytest.raises(HostError) as raised:
+            self.look(tmp_path)
+        assert str(raised.value) == (
+            f"{MANIFEST} on the host {said}; restore that file, or correct that line, and run again"
         )
 
     def test_folders_as_deploys_make_them_where_nothing_is_noted(self, tmp_path: Path) -> None:
@@ -147,7 +197,7 @@ class TestTheLook:
         if os.getuid() == 0:
             os.chown(tmp_path / ABOVE[1:] / "former", 64101, 64101)
             assert self.look(tmp_path).like_ours == (f"{ABOVE}/former",)
-        assert self.look(tmp_path).recorded is False
+        assert self.look(tmp_path).recorded == frozenset()
 
 
 def test_who_asks_a_mirror_has_its_certificates_with_docker_s() -> None:

@@ -7,7 +7,15 @@ from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import stat
-from vllm_hosts.host.paths import DEPLOYED, EDGE_FOLDER, MANIFEST, STORE_MARK, TLS_CERTIFICATE
+from vllm_hosts.host.manifest import damaged, is_ours
+from vllm_hosts.host.paths import (
+    COPIES,
+    DEPLOYED,
+    EDGE_FOLDER,
+    MANIFEST,
+    STORE_MARK,
+    TLS_CERTIFICATE,
+)
 from vllm_hosts.host.shared import SharedFound
 from vllm_hosts.keys.store_marks import Marked
 
@@ -42,10 +50,10 @@ class HostMark(HostFact[Marked]):
                 echo '== digests'
                 cd {EDGE_FOLDER} 2>/dev/null &&
                     sed -n 's/^"\(Bearer [^"]*\)" .*/\1/p' clients.map 2>/dev/null | digests
-                cd {quote(directory)} 2>/dev/null &&
+                echo '== own'; cd {quote(directory)} 2>/dev/null &&
                     sed -n 's/^VLLM_API_KEY[A-Z0-9_]*=//p' .env 2>/dev/null | digests
             fi
-            {_look_at(shared, above) if shared else ":"}
+            {_look_at(directory, shared, above) if shared else ":"}
             """
         )
 
@@ -59,35 +67,55 @@ class HostMark(HostFact[Marked]):
         return Marked(
             None,
             certificate=f"{certificate}\n".encode() if certificate else None,
-            digests=frozenset(parts["digests"]),
+            digests=frozenset({*parts["digests"], *parts["own"]}),
+            own=frozenset(parts["own"]),
             user=user,
             shared=shared,
         )
 
 
-def _look_at(shared: Sequence[str], above: str) -> str:
-    # Folders beside those of agents matter where no deploy has noted which are its own.
-    return f"""
+def _look_at(directory: str, shared: Sequence[str], above: str) -> str:
+    # Folders beside those of agents matter where no deploy has noted which are its own. Of agents'
+    # own, compose.yaml says as it was deployed.
+    compose = quote(f"{COPIES}{directory}/compose.yaml")
+    return rf"""
             echo '== there'
             for path in {" ".join(map(quote, shared))}; do
                 [ ! -e "$path" ] && [ ! -L "$path" ] || echo "$path"
+                ! grep -qsF "\"$path\"" {compose} || echo "mounted $path"
             done
             echo '== noted'; grep -se '^file ' -e '^agent ' {MANIFEST} ||
-                find {quote(above or "/nowhere")} -mindepth 1 -maxdepth 1 -type d \\
-                    -perm 700 ! -uid 0 -printf 'like %p\\n' 2>/dev/null
-            [ ! -e {DEPLOYED} ] || echo recorded
+                find {quote(above or "/nowhere")} -mindepth 1 -maxdepth 1 -type d \
+                    -perm 700 ! -uid 0 -printf 'like %p\n' 2>/dev/null
+            [ ! -s {MANIFEST} ] || [ "$(tail -c 1 {MANIFEST} | wc -l)" = 1 ] ||
+                echo "unended $(tail -n 1 {MANIFEST})"
+            sed -n 's/^[0-9a-f]\{{64\}}  /recorded /p' {DEPLOYED} 2>/dev/null
     """.strip()
 
 
 def _shared(parts: Mapping[str, Sequence[str]]) -> SharedFound:
-    noted: dict[str, list[str]] = {"file": [], "agent": [], "like": [], "recorded": []}
+    """
+    :raises HostError: what deploys noted is damaged, and more notes would hide that.
+    """
+    noted: dict[str, list[str]] = {
+        **{"file": [], "agent": [], "like": []},
+        **{"recorded": [], "unended": []},
+    }
     for line in parts.get("noted", ()):
         kind, _, path = line.partition(" ")
         noted[kind].append(path)
+    for line in noted["unended"]:
+        raise damaged(MANIFEST, line, "ends in the middle of a line")
+    for kind in ("file", "agent"):
+        for path in noted[kind]:
+            if not is_ours(kind, path):
+                raise damaged(MANIFEST, f"{kind} {path}")
+    there = parts.get("there", ())
     return SharedFound(
-        there=frozenset(parts.get("there", ())),
+        there=frozenset(line for line in there if line.startswith("/")),
         files=frozenset(noted["file"]),
         folders=frozenset(noted["agent"]),
-        recorded=bool(noted["recorded"]),
+        recorded=frozenset(noted["recorded"]),
+        mounted=frozenset(line[8:] for line in there if line.startswith("mounted /")),
         like_ours=tuple(noted["like"]),
     )

@@ -117,6 +117,11 @@ def before_of(lists: Mapping[str, Sequence[str]]) -> Before:
     return Before(**{name: frozenset(lists[name]) for name in LISTS})
 
 
+def is_ours(kind: str, rest: str) -> bool:
+    """Whether deploys write such a line."""
+    return kind in _KINDS and _KINDS[kind].fullmatch(rest) is not None
+
+
 def manifest_of(
     lines: Iterable[str], files: Iterable[str], before: Before | None = None
 ) -> Manifest:
@@ -127,7 +132,7 @@ def manifest_of(
     by_kind: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for line in lines:
         kind, _, rest = line.partition(" ")
-        if kind not in _KINDS or not _KINDS[kind].fullmatch(rest):
+        if not is_ours(kind, rest):
             raise ValueError(line[:200])
         by_kind[kind].append(rest)
     gave_way = [rest.split(" ", 1) for rest in by_kind["gave-way"]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vllm_hosts.host.manifest import brought
 from vllm_hosts.host.mirror import client_files
-from vllm_hosts.host.paths import DOCKER_CERTS, agents_folder, compose_overrides
+from vllm_hosts.host.paths import DOCKER_CERTS, STATE, agents_folder, compose_overrides
 from vllm_hosts.settings import HostSettings
 
 _FOLDER = re.compile(r"(/[A-Za-z0-9._@:+-]+)+")
@@ -39,37 +39,41 @@ class SharedFound:
 
     :param there: those at which there is something.
     :param files: what deploys noted as theirs before they wrote it, and ``folders``.
-    :param recorded: whether there is a record of what was deployed.
+    :param recorded: files that deploys left there, by the record of what was deployed.
+    :param mounted: folders that compose.yaml has as it was deployed.
     :param like_ours: folders beside those of agents that look as deploys make them.
     """
 
     there: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
-    recorded: bool = False
+    recorded: frozenset[str] = frozenset()
+    mounted: frozenset[str] = frozenset()
     like_ours: tuple[str, ...] = ()
 
-    def earlier(self, ours: bool) -> bool:
-        """Whether a version deployed to the host that noted none of this: it took everything there
-        for its own.
+    def earlier(self, keys: bool) -> bool:
+        """Whether a version deployed agents to the host that noted none of this: it took everything
+        there for its own. A gateway's mark and record are no evidence: it never had any.
 
-        :param ours: whether the host's mark or its keys say that it was deployed to.
+        :param keys: whether .env has keys of the host's agents.
         """
-        return (ours or self.recorded) and not (self.files or self.folders)
+        agents = any(
+            path.endswith("/compose.yaml") and not path.startswith(f"{STATE}/")
+            for path in self.recorded
+        )
+        return (keys or agents) and not (self.files or self.folders)
 
-    def others(self, shared: Shared, *, ours: bool) -> list[str]:
+    def others(self, shared: Shared, *, keys: bool) -> list[str]:
         """Paths with something that no deploy put there."""
-        if self.earlier(ours):
+        if self.earlier(keys):
             return []
-        return [
-            path
-            for path in shared.paths
-            if path in self.there and path not in self.files and path not in self.folders
-        ]
+        # What deploys noted may be damaged, and what they left there is ours all the same.
+        ours = self.files | self.folders | self.recorded | self.mounted
+        return [path for path in shared.paths if path in self.there and path not in ours]
 
-    def noting(self, shared: Shared, *, ours: bool) -> str:
+    def noting(self, shared: Shared, *, keys: bool) -> str:
         """Shell that notes what this deploy is about to write; empty: all is noted."""
-        folders = {*shared.folders, *(self.like_ours if self.earlier(ours) else ())}
+        folders = {*shared.folders, *(self.like_ours if self.earlier(keys) else ())}
         files = sorted({*shared.files} - self.files)
         made = sorted(one for one in folders - self.folders if _FOLDER.fullmatch(one))
         scripts = [brought("file", files)] if files else []

@@ -68,6 +68,10 @@ class Claim:
         """Whose host it is."""
         return whose(found, self.signs)
 
+    def has_keys(self, found: Marked) -> bool:
+        """Whether .env has keys of the host's agents, where it has no mark."""
+        return bool(found.own & self.signs.digests)
+
     def must_wait(self) -> str | None:
         """Why a host that is nobody's cannot become ours now; None: it can.
 

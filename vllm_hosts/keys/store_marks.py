@@ -48,6 +48,7 @@ class Marked:
     :param text: of its mark; None: there is none.
     :param file: kind, mode and owner of the mark, as stat has them.
     :param digests: of the host's keys, if it has no mark.
+    :param own: those of them that are in .env.
     :param user: whose rights this was read with; only root sees everything.
     :param shared: what is there where deploys write beside others.
     """
@@ -56,6 +57,7 @@ class Marked:
     file: Found = NOTHING
     certificate: bytes | None = None
     digests: frozenset[str] = frozenset()
+    own: frozenset[str] = frozenset()
     user: str = "0"
     shared: SharedFound = field(default_factory=SharedFound)
 

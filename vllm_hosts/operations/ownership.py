@@ -65,7 +65,7 @@ def owned(
     marked = found.is_right(claim.mark)
     if not marked:
         differs(claim.file.path, "does not name this inventory's store")
-    noting = found.shared.noting(shared, ours=judged is Whose.OURS)
+    noting = found.shared.noting(shared, keys=claim.has_keys(found))
     if judged is Whose.NOBODYS:
         yield StringCommand(f"{before_taken(folders)}\n{noting}".rstrip())
     elif noting:
@@ -85,7 +85,7 @@ def _judge(claim: Claim, shared: Shared, *, listed: bool) -> tuple[Marked, Whose
     if judged in (Whose.ANOTHERS, Whose.UNREADABLE):
         claim.opened.anothers.add(claim.host)
         raise HostError(claim.refusal(found, listed=listed))
-    if others := found.shared.others(shared, ours=judged is Whose.OURS):
+    if others := found.shared.others(shared, keys=claim.has_keys(found)):
         raise HostError(refusal(others, shared))
     return found, judged
 

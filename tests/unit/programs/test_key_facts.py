@@ -113,6 +113,7 @@ def test_without_a_mark_digests_of_keys_say_whose_they_are(marks: Marks) -> None
         None,
         certificate=b"-----BEGIN\nx\n-----END\n",
         digests=frozenset(map(digest, ["Bearer one two", "Bearer four", "five", "six=6"])),
+        own=frozenset(map(digest, ["five", "six=6"])),
         user=USER,
     )
 
