@@ -64,6 +64,13 @@ def old(one: Claim, *, ca: bool = True, clients: bool = True, agents: bool = Tru
     return Marked(None, certificate=issued if ca else None, digests=keys)
 
 
+def test_keys_in_env_say_that_agents_were_deployed(prod: Claim) -> None:
+    known = min(prod.signs.digests)
+    assert prod.has_keys(Marked(None, own=frozenset({known, "0" * 64})))
+    assert not prod.has_keys(Marked(None, own=frozenset({"0" * 64})))
+    assert not prod.has_keys(Marked(None, digests=frozenset({known}))), "a gateway's clients"
+
+
 class TestWhose:
     def test_a_fresh_host_is_nobodys(self, prod: Claim) -> None:
         assert prod.judge(Marked(None)) is Whose.NOBODYS

@@ -163,3 +163,14 @@ def test_a_second_run_changes_nothing(in_line: InLine) -> None:
     done = recorder.run(remove_py)
     assert (done.failed, done.refused, done.changed) == (False, [], [])
     assert done.effects == ["nothing of ours is on the host"]
+
+
+def test_notes_that_name_a_folder_of_others_leave_all_as_it_is(gone: Recorder) -> None:
+    remains = gone.host.facts["HostRemains"]
+    manifest = replace(remains.manifest, models=("/var/lib/vllm",))
+    gone.host.facts["HostRemains"] = replace(remains, manifest=manifest)
+    done = gone.run(remove_py)
+    assert "names a folder of others: 'model /var/lib/vllm'" in " ".join(
+        [*done.said, *done.refused]
+    )
+    assert not done.changed and not done.effects
