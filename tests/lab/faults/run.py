@@ -115,7 +115,7 @@ def broken(host: str) -> list[str]:
     """What must be on no host, whatever has happened to a deploy there."""
     script = f"""
         find /opt/vllm/.env /etc/nginx/vllm-hosts/*.map -perm /077 2>/dev/null | sed 's/^/wide /'
-        find {_FOLDERS} -xdev -name '*.vllm-hosts-???' -perm /077 2>/dev/null | sed 's/^/wide /'
+        find {_FOLDERS} -xdev -name '*.vllm-hosts-new' -perm /077 2>/dev/null | sed 's/^/wide /'
         find /etc/nginx/conf.d /opt/vllm /etc/docker -xdev -type f -empty | sed 's/^/empty /'
         [ ! -e /opt/vllm/compose.yaml ] ||
             docker compose --project-directory /opt/vllm config -q 2>&1 | sed 's/^/compose /'
