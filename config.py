@@ -1,5 +1,5 @@
 """pyinfra loads this first. Everything is validated before the first connection."""
 
-from vllm_hosts.project import run
+from vllm_hosts.project import early
 
-run.install()
+early.install()

@@ -135,6 +135,17 @@ def test_the_shell_may_say_other_things_first(host: Any) -> None:
             " rolled back; nothing was changed here, after waiting 7 s. Run the command again when"
             " that has ended",
         ),
+        *(
+            (
+                f"refused unconfirmed firewall{said}",
+                "a change of firewall that nobody confirmed could not be rolled back on this host:"
+                f" {why}; nothing else was changed here. What was there before is in"
+                " /var/lib/vllm-hosts/unconfirmed/firewall, and a boot would restore it. Mend what"
+                " keeps it from that, and run the command again; to keep the change as it is:"
+                " rm -r /var/lib/vllm-hosts/unconfirmed/firewall",
+            )
+            for said, why in ((" mv: no room", "mv: no room"), ("", "no error was shown"))
+        ),
     ],
 )
 def test_why_a_host_cannot_be_held(host: Any, line: str, words: str) -> None:

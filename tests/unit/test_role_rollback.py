@@ -367,7 +367,7 @@ class TestByHand:
         )
         assert done.effects[1].startswith("agent qwen is recreated (its definition changed)")
         assert done.said[-1] == (
-            "the settings still say otherwise: set them back, or the next deploy undoes this"
+            "the next deploy does what the settings say: set them back too, if that is not done"
         )
 
     def test_twice_is_refused(self, agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -406,7 +406,9 @@ class TestGoneBack:
             self.moved(),
         ]
         assert back.done == [("turn", "the turn", False), ("wait", OPT, ["qwen"], 9), "turn over"]
-        sentence = "the settings still say otherwise: set them back, or the next deploy undoes this"
+        sentence = (
+            "the next deploy does what the settings say: set them back too, if that is not done"
+        )
         assert back.told == [
             ("leads_to", f"agents go back to those of {AT}, from {IMAGE}"),
             ("say", [sentence]),

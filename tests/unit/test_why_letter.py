@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from paramiko import AuthenticationException, BadHostKeyException, RSAKey, SSHException
+from paramiko.ssh_exception import NoValidConnectionsError
 from pyinfra.api.exceptions import ConnectError
 
 from vllm_hosts.connect import why as module
@@ -93,6 +94,24 @@ LETS_IN = (
             "no answer from gpu1 port 22; is it up, is the address right, and does a firewall let"
             " this machine in?",
         ),
+        (
+            behind(SSHException("No existing session")), {},
+            "gpu1 port 22 took the connection, and did not go on as sshd does; is that sshd, and"
+            " does it answer there?",
+        ),
+        (
+            behind(NoValidConnectionsError({("192.0.2.9", 22): OSError(113, "No route to host")})),
+            {},
+            "no way leads to gpu1 port 22 (No route to host); is it up, and is the address right?",
+        ),
+        (
+            behind(NoValidConnectionsError({
+                ("192.0.2.9", 22): OSError(113, "No route to host"),
+                ("192.0.2.8", 22): ConnectionRefusedError(),
+            })),
+            {},
+            REFUSES,
+        ),
         (behind(EOFError()), {}, f"gpu1 port 22 closed the connection (EOFError){HANGS_UP}"),
         (
             behind(ConnectionResetError("reset")), {},
@@ -103,7 +122,7 @@ LETS_IN = (
                 behind(SSHException(f"a {text}")), {},
                 f"gpu1 port 22 closed the connection (a {text}){HANGS_UP}",
             )
-            for text in ("protocol banner", "EOFError", "No existing session", "Connection reset")
+            for text in ("protocol banner", "EOFError", "Connection reset")
         ),
         (behind(PermissionError(13, "Permission denied", "/a")), {}, "/a: Permission denied"),
         (behind(OSError("no route")), {}, "no route"),

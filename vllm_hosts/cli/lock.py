@@ -62,13 +62,11 @@ def _show(found: Found) -> None:
     for host, one in found.items():
         if isinstance(one, HostError):
             continue
-        click.secho(host, bold=True, nl=False)
-        if not (one.held or one.left):
-            click.secho(": free", fg="green")
-        if one.held:
-            click.secho(f": held by {_whose(one)}", fg="yellow")
-        if one.left:
-            click.secho(f": {one.left.sentence}", fg="yellow")
+        said = [f"held by {_whose(one)}"] if one.held else []
+        said += [one.left.sentence] if one.left else []
+        for words in said or ["free"]:
+            click.secho(host, bold=True, nl=False)
+            click.secho(f": {words}", fg="yellow" if said else "green")
 
 
 def _whose(found: LockFound) -> str:

@@ -37,6 +37,7 @@ from vllm_hosts.connect.reach import require_root, saying
 from vllm_hosts.data import DATA
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.marks import DEPLOY_SINCE, deploy_mark, functions, left_of, owner_of
+from vllm_hosts.host.paths import UNCONFIRMED
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.text import clean
 
@@ -184,6 +185,16 @@ def _refusal(rest: str, patience: int) -> str:
             f" {patience} s. Run the command again when that one has ended; if nobody is behind it:"
             " vllm-hosts lock INVENTORY release"
         )
+    if rest.startswith("unconfirmed "):
+        name, _, why = rest.partition(" ")[2].partition(" ")
+        name = clean(name, 32)
+        folder = f"{UNCONFIRMED}/{name}"
+        return (
+            f"a change of {name} that nobody confirmed could not be rolled back on this host:"
+            f" {clean(why, 300) or 'no error was shown'}; nothing else was changed here. What was"
+            f" there before is in {folder}, and a boot would restore it. Mend what keeps it from"
+            f" that, and run the command again; to keep the change as it is: rm -r {folder}"
+        )
     pids = " ".join(str(pid) for pid, _, _ in left_of(rest.partition(" ")[2].split(";")).programs)
     end = f", or end it there: kill {pids}" if pids else ""
     return (
@@ -261,7 +272,7 @@ def _who() -> str:
 def _script(purpose: Purpose, since: str, patience: int) -> str:
     owner = json.dumps({"who": _who(), "what": purpose.what, "since": since})
     return (
-        f"{functions()}\npatience={patience}\nowner={quote(owner)}\n"
+        f"{functions()}\nunconfirmed={UNCONFIRMED}\npatience={patience}\nowner={quote(owner)}\n"
         f"{(DATA / 'hold.sh').read_text()}"
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 from shlex import quote
 
 from paramiko import AuthenticationException, BadHostKeyException, SSHException
+from paramiko.ssh_exception import NoValidConnectionsError
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 
@@ -63,6 +65,11 @@ def why(error: BaseException, host: Host) -> str:
             f"the name {address} does not resolve ({cause.strerror}); correct it, or set"
             " ssh_hostname to the host's address"
         )
+    if strerror := _no_way(cause):
+        return (
+            f"no way leads to {address} port {port} ({strerror}); is it up, and is the address"
+            " right?"
+        )
     if (tried := _TRIED.search(text)) and _is_alias(host):
         return (
             f"{tried[2]} refuses connections to port {tried[1]}; is sshd running there, and is its"
@@ -77,6 +84,11 @@ def why(error: BaseException, host: Host) -> str:
         return (
             f"no answer from {address} port {port}; is it up, is the address right, and does a"
             " firewall let this machine in?"
+        )
+    if _SILENT in text:
+        return (
+            f"{address} port {port} took the connection, and did not go on as sshd does; is that"
+            " sshd, and does it answer there?"
         )
     if isinstance(cause, EOFError | ConnectionError) or any(word in text for word in _HANGS_UP):
         return (
@@ -102,7 +114,18 @@ def _is_alias(host: Host) -> bool:
 
 
 #: paramiko's messages if the other side hung up before SSH began.
-_HANGS_UP = ("protocol banner", "EOFError", "No existing session", "Connection reset")
+_HANGS_UP = ("protocol banner", "EOFError", "Connection reset")
+#: Paramiko's words where its patience with a server has ended.
+_SILENT = "No existing session"
+#: What a kernel says where no host answers for an address, which paramiko calls a port.
+_NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
+
+
+def _no_way(cause: BaseException) -> str:
+    """The kernel's words, if it knows no way to any address that was tried; else empty."""
+    tried = cause.errors.values() if isinstance(cause, NoValidConnectionsError) else [cause]
+    known = [one for one in tried if isinstance(one, OSError) and one.errno in _NO_WAY]
+    return clean(known[0].strerror or "") if known and len(known) == len([*tried]) else ""
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -1,6 +1,6 @@
 # Holds this host for one deploy, as long as the connection lives that this came over. Before it stand
-# deploys.sh and, as shell variables: lock, history and deployed (files), mark, undo, patience (seconds
-# to wait for others) and owner (who holds it, and what for: one line of JSON).
+# deploys.sh and, as shell variables: lock, history and deployed (files), mark, undo, unconfirmed,
+# patience (seconds to wait for others) and owner (who holds it, and what for: one line of JSON).
 #
 # It prints `lock ...` lines, and reads lines from standard input: what the deploy has changed so far,
 # the last of which stands in the history. When that ends, with the deploy or because it was cut off,
@@ -47,6 +47,25 @@ while left=$(look_at_left) && [ -n "$left" ]; do
     say "waits left $left"
     sleep 2 9>&-; waited=$((waited + 2))
 done
+# A change that nobody confirmed, and whose timer ended without undoing it: a boot, weeks later, would
+# take it back silently. The timer's own script restores what runs as well; where it is gone, after a
+# boot, there is the other one. They keep the lock, also where this shell is killed meanwhile.
+for folder in "$unconfirmed"/*/; do
+    [ -e "${folder}undo.sh" ] || continue
+    name=${folder%/}; name=${name##*/}
+    say "waits left undo $name"
+    script=$undo/$name/undo.sh; [ -e "$script" ] || script=${folder}undo.sh
+    why=$({
+        timeout -k 2 25 sh "$script"
+        case $? in 124 | 137) echo "it did not end in 25 s" ;; esac
+    } 2>&1 </dev/null | tail -n 1 | one_line)
+    [ ! -e "${folder}undo.sh" ] || { true >"$lock"; say "refused unconfirmed $name $why"; exit 1; }
+done
+# Where none waits any more, this removes what a boot would have started.
+[ ! -e "$unconfirmed/boot.sh" ] || {
+    sh "$unconfirmed/boot.sh" </dev/null >/dev/null 2>&1
+    systemctl daemon-reload 2>/dev/null
+}
 # What was killed on the spot, or lost its power, has not cleaned up. Nobody works with it any more.
 run=${lock%/*}
 rm -rf --one-file-system "$run"/vllm-hosts.?????? "$lock".??????

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
-from vllm_hosts.host.compose import COMPOSE, ComposeFound, Hashes, Network
+from vllm_hosts.host.compose import CLEAN_ENV, COMPOSE, ComposeFound, Hashes, Network
 from vllm_hosts.host.containers import CHECKS, INSPECT, Container, read, unchecked
 from vllm_hosts.host.masks import MASKED, keys
 from vllm_hosts.host.paths import STARTS
@@ -131,7 +131,7 @@ def _hashes(directory: str, file: str | None, names: Sequence[str], path: str | 
         for name in {" ".join(names)}; do
             grep -qs "^$name=" {directory}/.env || set -- "$@" "$name=none"
         done
-        {given} | env -i PATH="$PATH" HOME="${{HOME:-/root}}" "$@" docker compose \
+        {given} | {CLEAN_ENV} "$@" docker compose \
             --file - --project-directory {directory} config --hash '*'; }}"""
 
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vllm_hosts.host.containers import Container
+from vllm_hosts.host.marks import DEPLOY_SINCE
 
-#: So that secrets come from .env alone, never from the environment of whoever logs in.
-COMPOSE = 'env -i PATH="$PATH" HOME="${HOME:-/root}" docker compose'
+#: So that secrets come from .env alone, never from the environment of whoever logs in. A deploy's
+#: mark stays: by it the next one finds what this one has left at work.
+CLEAN_ENV = (
+    'env -i PATH="$PATH" HOME="${HOME:-/root}"'
+    f' ${{{DEPLOY_SINCE}:+"{DEPLOY_SINCE}=${DEPLOY_SINCE}"}}'
+)
+COMPOSE = f"{CLEAN_ENV} docker compose"
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,11 @@ finish() { # whatever ends the script: all of the change is there, or none of it
     code=$?; trap - EXIT; said='what was there before is back in place'
     if [ -z "$finished" ]; then
         for path in $touched; do
-            if [ -e "$work$path.absent" ]; then rm -f "$path"; else mv -fT "$path$former" "$path"; fi ||
-                said="$path could not be put back"
+            if [ -e "$work$path.absent" ]; then
+                rm -f "$path"
+            else
+                mv -fT "$path$former" "$path"
+            fi || said="$path could not be put back"
         done
         # Alone: where the connection is lost, whoever writes to it ends.
         [ -z "$touched" ] || ( echo "$said" >&2 ) || :

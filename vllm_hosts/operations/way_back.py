@@ -229,7 +229,7 @@ def gone_back(way: Way) -> Commands:
                     CopiedFile(f"{_NOW}/{name}", f"{_BEFORE}/{name}", mode=0o600) for name in _FILES
                 ],
             )
-        say(["the settings still say otherwise: set them back, or the next deploy undoes this"])
+        say(["the next deploy does what the settings say: set them back too, if that is not done"])
 
 
 def _agents(way: Way, definition: KeptDefinition) -> Agents:

@@ -128,7 +128,7 @@ def broken(host: str) -> list[str]:
 def left(host: str) -> list[str]:
     """What a whole run must leave nothing of."""
     script = f"""
-        find {_FOLDERS} -xdev -name '*.vllm-hosts-new' 2>/dev/null
+        find {_FOLDERS} -xdev -name '*.vllm-hosts-???' 2>/dev/null
         ls -d /run/vllm-hosts.?????? /run/vllm-hosts-look.* /run/vllm-hosts-rehearsal.* 2>/dev/null
         ls -d {LOCK}.?????? /var/lib/vllm-hosts.removed 2>/dev/null
         systemctl list-units --plain --no-legend 'vllm-hosts-undo-*' vllm-hosts-unconfirmed.service

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from shutil import rmtree
 
 import pytest
 
@@ -18,6 +19,7 @@ from vllm_hosts.connect import lock
 from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.host import frames, paths
 from vllm_hosts.host.marks import DEPLOY_SINCE, left_of, owner_of
+from vllm_hosts.operations import confirmed
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the lock belongs to root")
 
@@ -31,7 +33,7 @@ class Host:
         self.folder = folder
         self.mark = f"{DEPLOY_SINCE}_{token_hex(4)}"
         self.lock, self.history = folder / "lock", folder / "state/history"
-        self.undo = folder / "undo"
+        self.undo, self.unconfirmed = folder / "undo", folder / "state/unconfirmed"
         self.programs = folder / "programs"
         self.programs.mkdir()
         # The script's seconds are short ones here, and no disk is waited for.
@@ -52,6 +54,7 @@ class Host:
             (f"lock={paths.LOCK}\n", f"lock={self.lock}\n"),
             (f"history={paths.HISTORY}\n", f"history={self.history}\n"),
             (f"undo={paths.UNDO}\n", f"undo={self.undo}\n"),
+            (f"unconfirmed={paths.UNCONFIRMED}\n", f"unconfirmed={self.unconfirmed}\n"),
             (f"deployed={paths.DEPLOYED}\n", f"deployed={self.folder}/deployed\n"),
         ):
             assert old in script
@@ -202,6 +205,149 @@ def test_a_change_that_nobody_confirmed_is_waited_for(host: Host) -> None:
     while (line := second.line()) != "lock taken":
         assert line == "lock waits left undo firewall;"
     second.end()
+
+
+class Unconfirmed:
+    """A change of a file and of what runs, as operations make it, that nobody confirmed."""
+
+    def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.host = host
+        self.unit = host.folder / "units/undo.service"
+        monkeypatch.setattr(confirmed, "_FOLDER", str(host.undo))
+        monkeypatch.setattr(confirmed, "_KEPT", str(host.unconfirmed))
+        monkeypatch.setattr(confirmed, "_UNIT", str(self.unit))
+        monkeypatch.setattr(confirmed, "DEPLOYED", f"{host.folder}/deployed")
+        monkeypatch.setattr(confirmed, "COPIES", f"{host.folder}/copies")
+        host.program("systemd-run", ":")
+        host.program("systemctl", f'echo "$*" >>{host.folder}/asked; exit 1')
+
+    def change(self, name: str) -> tuple[Path, Path]:
+        """The file and what runs, both changed; the timer is gone."""
+        folder = self.host.folder
+        conf, live = folder / f"{name}.conf", folder / f"{name}.live"
+        for path in (conf, live):
+            path.write_text("before")
+        command = confirmed.armed(
+            name, [str(conf)], save=f"cp {live} saved", undo=f"cp saved {live}; cat"
+        )
+        script = command.get_raw_value()
+        subprocess.run(["sh", "-c", script], env=self.host.environment, check=True)
+        for path in (conf, live):
+            path.write_text("after")
+        return conf, live
+
+    @property
+    def left(self) -> list[Path]:
+        kept = [self.host.unconfirmed] if self.host.unconfirmed.exists() else []
+        return [*kept, *(one for one in self.unit.parent.glob("**/*") if not one.is_dir())]
+
+
+@pytest.fixture
+def unconfirmed(host: Host, monkeypatch: pytest.MonkeyPatch) -> Unconfirmed:
+    return Unconfirmed(host, monkeypatch)
+
+
+def test_a_change_whose_timer_is_gone_is_undone_by_who_comes_next(
+    host: Host, unconfirmed: Unconfirmed
+) -> None:
+    """Otherwise some later boot did it. Two of them: each is carried out, and nothing is left."""
+    changed = [*unconfirmed.change("firewall"), *unconfirmed.change("ssh")]
+    assert unconfirmed.left
+    (host.folder / "asked").unlink()
+    holder = host.start()
+    lines = [holder.line() for _ in range(3)]
+    assert lines == [
+        "lock waits left undo firewall", "lock waits left undo ssh", "lock taken",
+    ]  # fmt: skip
+    left = left_of(lines[0].removeprefix("lock waits left ").split(";"))
+    assert left.sentence == (
+        "a change of firewall that nobody confirmed, which is being rolled back"
+    )
+    assert [path.read_text() for path in changed] == ["before"] * 4
+    assert unconfirmed.left == []
+    # What systemd has read of the unit for the next boot is gone with it.
+    assert "daemon-reload\n" in (host.folder / "asked").read_text()
+    # What the script reads is not what the deploy says.
+    holder.say(json.dumps({"changed": ["one"]}) + "\n")
+    assert holder.end() == 0
+    assert '"one"' in host.history.read_text()
+    second = host.start()
+    assert second.line() == "lock taken"
+    second.end()
+
+
+def test_after_a_boot_only_files_are_put_back(host: Host, unconfirmed: Unconfirmed) -> None:
+    """The one in which a boot could not do it has loaded what there is by then."""
+    conf, live = unconfirmed.change("firewall")
+    rmtree(host.undo)
+    (host.folder / "asked").unlink()
+    holder = host.start()
+    assert [holder.line(), holder.line()] == ["lock waits left undo firewall", "lock taken"]
+    holder.end()
+    assert (conf.read_text(), live.read_text(), unconfirmed.left) == ("before", "after", [])
+    assert "daemon-reload\n" in (host.folder / "asked").read_text()
+
+
+@pytest.mark.parametrize("booted", [False, True])
+def test_a_change_that_cannot_be_undone_keeps_others_out(
+    host: Host, unconfirmed: Unconfirmed, booted: bool
+) -> None:
+    conf, _ = unconfirmed.change("firewall")
+    if booted:
+        rmtree(host.undo)
+    conf.unlink()
+    conf.mkdir()
+    for _ in range(2):
+        holder = host.start()
+        assert holder.line() == "lock waits left undo firewall"
+        kind, _, why = holder.line().partition(" firewall ")
+        assert (kind, holder.process.wait(10)) == ("lock refused unconfirmed", 1)
+        assert "overwrite directory" in why
+        # And nobody holds the host.
+        assert host.lock.read_text() == ""
+    conf.rmdir()
+    holder = host.start()
+    assert [holder.line(), holder.line()] == ["lock waits left undo firewall", "lock taken"]
+    holder.end()
+    assert (conf.read_text(), unconfirmed.left) == ("before", [])
+
+
+def test_one_that_does_not_end_is_ended(host: Host, unconfirmed: Unconfirmed) -> None:
+    """Before whoever waits for the host on the other side gives up."""
+    unconfirmed.change("firewall")
+    (host.undo / "firewall/undo.sh").write_text("echo at work; exec /bin/sleep 50\n")
+    host.program("timeout", '[ "$1 $3" = "-k 25" ] && shift 3 && exec /usr/bin/timeout 0.2 "$@"')
+    holder = host.start()
+    assert holder.line() == "lock waits left undo firewall"
+    assert holder.line() == "lock refused unconfirmed firewall it did not end in 25 s"
+    assert holder.process.wait(10) == 1
+    (host.programs / "timeout").unlink()
+    # Whoever wants the change as it is says so by removing the folder, and no boot does it.
+    rmtree(host.unconfirmed / "firewall")
+    holder = host.start()
+    assert holder.line() == "lock taken"
+    holder.end()
+    assert unconfirmed.left == []
+
+
+def test_others_wait_while_it_is_undone_whatever_happens_to_who_does_it(
+    host: Host, unconfirmed: Unconfirmed
+) -> None:
+    unconfirmed.change("firewall")
+    script = host.undo / "firewall/undo.sh"
+    go = host.folder / "go"
+    script.write_text(f"until [ -e {go} ]; do /bin/sleep 0.05; done\n{script.read_text()}")
+    first = host.start()
+    assert first.line() == "lock waits left undo firewall"
+    first.process.kill()
+    first.process.wait()
+    second = host.start()
+    assert second.line().startswith("lock waits held ")
+    go.touch()
+    while (line := second.line()) != "lock taken":
+        assert line.startswith("lock waits held ")
+    second.end()
+    assert unconfirmed.left == []
 
 
 def changed(*steps: str, ended: str = "cut off") -> str:

@@ -144,6 +144,30 @@ def test_a_run_that_is_interrupted_while_its_configuration_loads(
     assert "--> The run is stopped: interrupted" in done.stdout
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_stopped_while_it_is_imported(
+    machine: Machine, server: SshServer, number: signal.Signals
+) -> None:
+    machine.started(("gpu1", server.data()), ":")
+    machine.write(
+        "config.py",
+        "import importlib.abc, os, sys\n"
+        "import vllm_hosts.project\n"
+        # What starts the command has imported everything before.
+        "sys.modules.pop('vllm_hosts.project.run', None)\n"
+        "vars(vllm_hosts.project).pop('run', None)\n"
+        "class Finder(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == 'vllm_hosts.project.run': os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from vllm_hosts.project import early\n"
+        "early.install()\n",
+    )
+    done = machine.run("pyinfra", "-y", PROD, "deploy.py")
+    assert done.returncode == 128 + number, done.stdout
+    assert "--> The run is stopped before it has begun" in done.stdout
+
+
 def test_a_host_that_fails_is_named_for_the_next_run(machine: Machine, server: SshServer) -> None:
     machine.started(("gpu1", server.data()), "exit 3")
     machine.write(
