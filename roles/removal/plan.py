@@ -240,9 +240,9 @@ class Removal:
         """
         vllm, notes = self.settings.vllm, self.remains.manifest
         kept = (vllm.directory, vllm.cache_directory, paths.agents_folder(self.settings), *_SYSTEM)
-        for kind, path in [
-            *(("agent", one) for one in notes.agents), *(("model", one) for one in notes.models),
-        ]:  # fmt: skip
+        named = [("agent", one) for one in notes.agents]
+        named += [("model", one) for one in notes.models if self.models]
+        for kind, path in named:
             above = any(f"{one}/".startswith(f"{path}/") for one in kept)
             far = path.count("/") >= 3 or path in self.short
             if above or not far:

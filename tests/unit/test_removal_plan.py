@@ -447,7 +447,10 @@ class TestExpected:
     """Folders that the host's notes name and that go with all that is in them."""
 
     def of(self, **notes: Any) -> Removal:
-        return removal(manifest=Manifest(Before(HAD), **notes))
+        return removal(manifest=Manifest(Before(HAD), **notes), models=True)
+
+    def test_models_that_stay_may_be_anywhere(self) -> None:
+        replace(self.of(models=("/srv/coder",)), models=False).expected()
 
     def test_folders_of_deploys(self) -> None:
         self.of(

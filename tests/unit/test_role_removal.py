@@ -167,10 +167,10 @@ def test_a_second_run_changes_nothing(in_line: InLine) -> None:
 
 def test_notes_that_name_a_folder_of_others_leave_all_as_it_is(gone: Recorder) -> None:
     remains = gone.host.facts["HostRemains"]
-    manifest = replace(remains.manifest, models=("/var/lib/vllm",))
+    manifest = replace(remains.manifest, agents=("/opt/agents/a", "/var/lib/vllm"))
     gone.host.facts["HostRemains"] = replace(remains, manifest=manifest)
     done = gone.run(remove_py)
-    assert "names a folder of others: 'model /var/lib/vllm'" in " ".join(
+    assert "names a folder of others: 'agent /var/lib/vllm'" in " ".join(
         [*done.said, *done.refused]
     )
     assert not done.changed and not done.effects
