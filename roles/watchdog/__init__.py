@@ -36,5 +36,7 @@ def watchdog() -> None:
         timers_stopped([TIMER], name="No watchdog restarts agents")
         tree_synced(nothing(), activate=_RELOAD, name="Nothing of a watchdog is installed")
         folders_removed(
-            lambda: [WATCHDOG, WATCHDOG_SEEN], name="Nothing that a watchdog noted is there"
+            lambda: [WATCHDOG, WATCHDOG_SEEN],
+            short=lambda: (WATCHDOG_SEEN,),
+            name="Nothing that a watchdog noted is there",
         )

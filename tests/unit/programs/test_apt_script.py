@@ -198,6 +198,7 @@ class TestTheScript:
         script = archive_script(docker_archive(Docker(key_fingerprint=PRINT), DEBIAN_13), edits)
         script = script.replace("/etc/apt/", f"{root}/etc/apt/")
         script = script.replace("/usr/lib/apt/apt-helper", f"{root}/bin/helper")
+        script = script.replace(MANIFEST, f"{root}/manifest")
         done = subprocess.run(
             ["sh", "-c", script.replace("/etc/ssl/certs/ca-certificates.crt", "/bin/sh")],
             env={**os.environ, "PATH": f"{root}/bin:/usr/bin:/bin",
