@@ -83,7 +83,7 @@ done
 # A key for the certificate of a caller, which is valid for ten minutes.
 find "$run" -maxdepth 1 -name 'vllm-hosts-verify.*' -mmin +10 -exec rm -rf {} +
 [ ! -f "$deployed" ] || sed 's/^[^ ]*  //' "$deployed" | sort -u | while read -r path; do
-    rm -f "$path.vllm-hosts-new" "$path.vllm-hosts-old"
+    rm -f "$path.vllm-hosts-new" "${path%/*}/.${path##*/}.vllm-hosts-old"
 done
 find "${history%/*}" -xdev -name '*.vllm-hosts-???' -type f -exec rm -f {} + 2>/dev/null
 rm -rf "$lock.removed" "${history%/*}.removed"

@@ -35,6 +35,9 @@ from vllm_hosts.operations.notes import NOTES
 _FUNCTIONS = r"""
 set -eu; umask 077
 work=$(mktemp -d WORK)
+former() { # PATH: where the version before waits, under a name that no `include *` takes
+    former=${1%/*}/.${1##*/}$before
+}
 finish() { # whatever ends the script: all of the change is there, or none of it
     code=$?; trap - EXIT; said='what was there before is back in place'
     if [ -z "$finished" ]; then
@@ -42,7 +45,7 @@ finish() { # whatever ends the script: all of the change is there, or none of it
             if [ -e "$work$path.absent" ]; then
                 rm -f "$path"
             else
-                mv -fT "$path$former" "$path"
+                former "$path"; mv -fT "$former" "$path"
             fi || said="$path could not be put back"
         done
         # Alone: where the connection is lost, whoever writes to it ends.
@@ -50,7 +53,7 @@ finish() { # whatever ends the script: all of the change is there, or none of it
         [ ! -e "$work/.was" ] || noted "$work/.was" || :
         [ -z "$activated" ] || eval "$activated" >/dev/null 2>&1 || :
     fi
-    for path in $touched; do rm -f "$path$former" || :; done
+    for path in $touched; do former "$path"; rm -f "$former" || :; done
     rm -rf "$work" $unused
     exit $code
 }
@@ -60,7 +63,8 @@ swap() { # PATH: the new version takes its place, the old one waits beside it un
     mkdir -p "$work$(dirname "$1")"
     if [ -e "$1" ] || [ -L "$1" ]; then
         # A second name for it: to come back takes one rename, and no room.
-        rm -f "$1$former"; ln -P "$1" "$1$former" 2>/dev/null || cp -dp "$1" "$1$former"
+        former "$1"; rm -f "$former"
+        ln -P "$1" "$former" 2>/dev/null || cp -dp "$1" "$former"
     else
         : >"$work$1.absent"
     fi
@@ -75,8 +79,9 @@ bring() { # MODE SOURCE PATH: the new version is what another file holds
     install -m "$1" -o root -g root -T "$2" "$3$suffix"; sync "$3$suffix"
 }
 keep() { # PATH: the version before this change, for people to look at
-    if [ -e "$1$former" ] || [ -L "$1$former" ]; then
-        mkdir -p "$previous$(dirname "$1")"; mv -fT "$1$former" "$previous$1"
+    former "$1"
+    if [ -e "$former" ] || [ -L "$former" ]; then
+        mkdir -p "$previous$(dirname "$1")"; mv -fT "$former" "$previous$1"
     fi
 }
 """.replace("WORK", WORK)
@@ -184,7 +189,7 @@ def change(
     # Our own records are not part of the host's configuration.
     known = [path for path in changed if not path.startswith(f"{STATE}/")]
     script = [
-        f"suffix={NEW}; former={OLD}; previous={PREVIOUS}; touched=; activated=; finished=",
+        f"suffix={NEW}; before={OLD}; previous={PREVIOUS}; touched=; activated=; finished=",
         f"deployed={DEPLOYED}; copies={COPIES}",
         "unused=" + quote(" ".join(f"{path}{NEW}" for path in brought)),
         _FUNCTIONS.strip(),
