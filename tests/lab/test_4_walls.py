@@ -37,7 +37,8 @@ class TestALocalUser:
         lab_hosts.run(
             "gpu1",
             "docker stop -t 1 tiny >/dev/null; rm -f /tmp/stolen;"
-            f" systemd-run -q --unit lab-squatter --uid 65534 perl -e {script} && sleep 1",
+            f" systemd-run -q --unit lab-squatter --uid 65534 perl -e {script}"
+            " && timeout 30 sh -c 'until ss -Hltn sport = :8001 | grep -q .; do sleep 0.2; done'",
             timeout=180,
         )
         yield
@@ -55,7 +56,11 @@ class TestALocalUser:
             assert answer.status_code == 503
             assert "forged" not in answer.text
         # The trap works: root itself reaches it.
-        lab_hosts.run("gpu1", "timeout 5 bash -c 'echo by-root >/dev/tcp/127.0.0.1/8001'; sleep 1")
+        lab_hosts.run(
+            "gpu1",
+            "timeout 5 bash -c 'echo by-root >/dev/tcp/127.0.0.1/8001';"
+            " timeout 30 sh -c 'until [ -s /tmp/stolen ]; do sleep 0.2; done'",
+        )
         stolen = lab_hosts.run("gpu1", "cat /tmp/stolen").stdout
         assert stolen == "by-root\n"
 
