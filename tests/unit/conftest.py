@@ -13,6 +13,7 @@ import pytest
 from tests.unit import examples, spawning
 
 if TYPE_CHECKING:
+    from tests.unit.projects import Project
     from tests.unit.recording import InLine, Recorder, Run
 
 
@@ -48,3 +49,13 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Run]:
 def in_line(deployed: tuple[Recorder, Run], tmp_path: Path) -> InLine:
     """Makes a copy of that host, to be changed, with these settings in the place of its own."""
     return lambda **changes: deployed[0].copied(tmp_path, **changes)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A site in the current folder, of somebody who has nothing else."""
+    from tests.unit.projects import Project
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return Project(tmp_path)

@@ -37,6 +37,7 @@ def own_lock(folder: Path) -> str:
         "from vllm_hosts.host import marks as _marks\n"
         f"_marks.LOCK, _marks.HISTORY = {str(folder / 'lock')!r}, {str(folder / 'history')!r}\n"
         f"_marks.UNDO, _marks.DEPLOYED = {str(folder / 'undo')!r}, {str(folder / 'deployed')!r}\n"
+        f"_lock.UNCONFIRMED = {str(folder / 'unconfirmed')!r}\n"
         f"_marks.DEPLOY_SINCE = _lock.DEPLOY_SINCE = {mark!r}\n"
     )
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.unit.projects import AGENT, Project
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.project.inventory import load, validate
 from vllm_hosts.settings import HostSettings
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    project = Project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return project
 
 
 def hosts(project: Project, inventory: str) -> dict[str, HostSettings]:

@@ -31,14 +31,6 @@ from vllm_hosts.project.site import belongs_to
 WHERE = "the inventory: "
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    project = Project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return project
-
-
 def groups(data: dict[str, dict[str, Any]] | None = None, **hosts: list[str]) -> Inventory:
     """Groups of hosts by name; those of gpu_hosts have agents. ``data`` by host."""
     known: dict[str, Any] = {group: (names, {}) for group, names in hosts.items()}

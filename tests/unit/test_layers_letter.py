@@ -17,14 +17,6 @@ from vllm_hosts.settings import HostSettings
 WHERE = "the inventory: "
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    project = Project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return project
-
-
 def inventory(
     given: dict[str, Any] | None = None,
     *,

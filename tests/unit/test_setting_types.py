@@ -47,9 +47,12 @@ WORDS: dict[str, tuple[list[str], list[str], str]] = {
         "is not an OpenPGP fingerprint of 40 upper-case hexadecimal digits",
     ),
     "AbsolutePath": (
-        ["/srv", "/srv/models/a-b_c.d@e+f"],
-        ["", "/", "srv", "/srv/", "//srv", "/srv//x", "/a b", "/a\n", "/$x", "/a'b", "/a;b", "~/x"],
-        "is not an absolute path made of letters, digits and . _ @ + -",
+        ["/srv", "/srv/models/a-b_c.d@e+f", "/.a", "/..a/...", "/a./b.."],
+        [
+            *("", "/", "srv", "/srv/", "//srv", "/srv//x", "/a b", "/a\n", "/$x", "/a'b", "/a;b"),
+            *("~/x", "/.", "/..", "/a/./b", "/a/../b", "/a/..", "/./a"),
+        ],
+        "is not an absolute path made of letters, digits and . _ @ + -, without the parts . and ..",
     ),
     "Size": (
         ["1k", "32m", "10g"],

@@ -7,7 +7,7 @@ from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.host import stat
-from vllm_hosts.host.manifest import damaged, is_ours
+from vllm_hosts.host.manifest import damaged, is_ours, unended, whole
 from vllm_hosts.host.paths import (
     COPIES,
     DEPLOYED,
@@ -87,9 +87,9 @@ def _look_at(directory: str, shared: Sequence[str], above: str) -> str:
             echo '== noted'; grep -se '^file ' -e '^agent ' {MANIFEST} ||
                 find {quote(above or "/nowhere")} -mindepth 1 -maxdepth 1 -type d \
                     -perm 700 ! -uid 0 -printf 'like %p\n' 2>/dev/null
-            [ ! -s {MANIFEST} ] || [ "$(tail -c 1 {MANIFEST} | wc -l)" = 1 ] ||
-                echo "unended $(tail -n 1 {MANIFEST})"
             sed -n 's/^[0-9a-f]\{{64\}}  /recorded /p' {DEPLOYED} 2>/dev/null
+            echo '== unended'
+            {unended(MANIFEST)}
     """.strip()
 
 
@@ -97,15 +97,11 @@ def _shared(parts: Mapping[str, Sequence[str]]) -> SharedFound:
     """
     :raises HostError: what deploys noted is damaged, and more notes would hide that.
     """
-    noted: dict[str, list[str]] = {
-        **{"file": [], "agent": [], "like": []},
-        **{"recorded": [], "unended": []},
-    }
+    noted: dict[str, list[str]] = {"file": [], "agent": [], "like": [], "recorded": []}
+    whole(parts.get("unended", ()))
     for line in parts.get("noted", ()):
         kind, _, path = line.partition(" ")
         noted[kind].append(path)
-    for line in noted["unended"]:
-        raise damaged(MANIFEST, line, "ends in the middle of a line")
     for kind in ("file", "agent"):
         for path in noted[kind]:
             if not is_ours(kind, path):

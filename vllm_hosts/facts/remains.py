@@ -9,6 +9,7 @@ from shlex import quote
 
 from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.facts.vllm_images import recorded
+from vllm_hosts.host.files import is_plain
 from vllm_hosts.host.manifest import (
     LISTS,
     Manifest,
@@ -48,8 +49,6 @@ _NETWORK = (
 _DOCKERS_OWN = frozenset({"bridge", "host", "none"})
 #: Kind, mode, owner and path.
 _INSIDE = re.compile(r"(.) ([0-7]+) ([0-9]+) (/.+)")
-#: An agent's folder, as a word of a command.
-_PLAIN = re.compile(r"(/[A-Za-z0-9._@:+-]+)+")
 
 
 class HostRemains(HostFact[Remains]):
@@ -72,7 +71,7 @@ class HostRemains(HostFact[Remains]):
             echo '== manifest'; cat {MANIFEST} 2>/dev/null
             echo '== files'; {recorded_paths()}
             echo '== unended'
-            {unended()}
+            {unended(DEPLOYED, MANIFEST)}
             if [ -d {BEFORE} ]; then
                 for list in {" ".join(LISTS)}; do
                     # Where the host's mark is gone, an earlier removal was at its very end.
@@ -166,7 +165,7 @@ def _inside(line: str) -> Inside:
     if (found := _INSIDE.fullmatch(line)) is None:
         raise ValueError(line[:200])
     kind, mode, owner, path = found.groups()
-    like = (kind, mode, owner != "0") == ("d", "700", True) and bool(_PLAIN.fullmatch(path))
+    like = (kind, mode, owner != "0") == ("d", "700", True) and is_plain(path)
     return Inside(path, like)
 
 

@@ -14,12 +14,19 @@ NEW = ".vllm-hosts-new"
 #: And of the version before, until all of a change is well.
 OLD = ".vllm-hosts-old"
 
-_SAFE_PATH = re.compile(r"(/[A-Za-z0-9._@:+-]+)+")
+#: A part of a path that is a plain word of a shell and leads nowhere else, as ``..`` would.
+PART = r"/(?!\.{1,2}(?:/|$))[A-Za-z0-9._@:+-]+"
+_SAFE_PATH = re.compile(f"({PART})+")
 _SAFE_NAME = re.compile(r"[a-z_0-9][a-z0-9_-]*")
 
 
+def is_plain(path: str) -> bool:
+    """Whether it is an absolute path that a shell reads as one word, without ``.`` and ``..``."""
+    return _SAFE_PATH.fullmatch(path) is not None
+
+
 def _check(path: str, *names: str) -> None:
-    if not _SAFE_PATH.fullmatch(path) or "/../" in f"{path}/":
+    if not is_plain(path):
         raise ValueError(f"{path!r} is not an absolute path that a shell reads as one plain word")
     for name in names:
         if not _SAFE_NAME.fullmatch(name):

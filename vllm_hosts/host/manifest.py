@@ -12,6 +12,7 @@ from shlex import quote
 
 from vllm_hosts.errors import HostError
 from vllm_hosts.host import daemon_json, dpkg, paths
+from vllm_hosts.host.files import PART, is_plain
 from vllm_hosts.host.nginx import MAIN_CONF
 from vllm_hosts.text import clean
 
@@ -49,9 +50,6 @@ WATCHED = (
 )
 UNITS = ("docker.service", "nginx.service", "nvidia-persistenced.service")
 LISTS = ("packages", "held", "enabled", "active", "images", "paths", "groups")
-#: A plain word of a shell that leads nowhere else: neither ``.`` nor ``..`` is a part of it.
-_PART = r"/(?!\.{1,2}(?:/|$))[A-Za-z0-9._@:+-]+"
-_PATH = re.compile(f"({_PART})+")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(:[a-z0-9-]+)?")
 _APT = r"/etc/apt/(?:sources\.list\.d|keyrings)"
 #: Kinds of lines of the manifest, each with what deploys write after it. remove.py takes whole
@@ -59,14 +57,14 @@ _APT = r"/etc/apt/(?:sources\.list\.d|keyrings)"
 _KINDS = {
     "package": _PACKAGE,
     "hold": _PACKAGE,
-    "source": re.compile(f"{_APT}{_PART}"),
+    "source": re.compile(f"{_APT}{PART}"),
     # Somebody's file has any name.
     "gave-way": re.compile(
         rf"(?:-|[0-9a-f]{{64}}) (?:/etc/apt/sources\.list|{_APT}/(?!\.{{1,2}}$)[^/\x00-\x1f\x7f]+)"
     ),
-    "model": _PATH,
-    "file": re.compile(f"{_PART}({_PART})+"),
-    "agent": re.compile(f"({_PART})+/agents{_PART}"),
+    "model": re.compile(f"({PART})+"),
+    "file": re.compile(f"{PART}({PART})+"),
+    "agent": re.compile(f"({PART})+/agents{PART}"),
 }
 
 
@@ -156,7 +154,7 @@ def recorded_files(lines: Iterable[str]) -> list[str]:
     """
     found = []
     for line in lines:
-        if not _PATH.fullmatch(line):
+        if not is_plain(line):
             raise ValueError(line.removeprefix("? ")[:200])
         found.append(line)
     return found
@@ -171,9 +169,9 @@ def recorded() -> str:
     )
 
 
-def unended() -> str:
-    """Shell: what follows the last line end of the manifest and of the record."""
-    return f"""for notes in {paths.DEPLOYED} {paths.MANIFEST}; do
+def unended(*notes: str) -> str:
+    """Shell: of each of these files, what follows its last line end."""
+    return f"""for notes in {" ".join(notes)}; do
                 [ ! -s $notes ] || [ "$(tail -c 1 $notes | wc -l)" = 1 ] ||
                     echo "$notes $(tail -n 1 $notes | head -c 200)"
             done"""

@@ -6,16 +6,14 @@ Elsewhere a path of ours has `vllm-hosts` in it, or what was there before is kep
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vllm_hosts.host.files import is_plain
 from vllm_hosts.host.manifest import brought
 from vllm_hosts.host.mirror import client_files
 from vllm_hosts.host.paths import DOCKER_CERTS, STATE, agents_folder, compose_overrides
 from vllm_hosts.settings import HostSettings
-
-_FOLDER = re.compile(r"(/[A-Za-z0-9._@:+-]+)+")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class SharedFound:
         """Shell that notes what this deploy is about to write; empty: all is noted."""
         folders = {*shared.folders, *(self.like_ours if self.earlier(keys) else ())}
         files = sorted({*shared.files} - self.files)
-        made = sorted(one for one in folders - self.folders if _FOLDER.fullmatch(one))
+        made = sorted(one for one in folders - self.folders if is_plain(one))
         scripts = [brought("file", files)] if files else []
         scripts += [brought("agent", made)] if made else []
         return "\n".join(scripts)

@@ -108,8 +108,8 @@ Fingerprint = Annotated[
 AbsolutePath = Annotated[
     str,
     _matches(
-        r"/[A-Za-z0-9._@+-]+(/[A-Za-z0-9._@+-]+)*",
-        "an absolute path made of letters, digits and . _ @ + -",
+        r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._@+-]+)+",
+        "an absolute path made of letters, digits and . _ @ + -, without the parts . and ..",
     ),
 ]
 #: Sizes as nginx and Docker write them: a number and one of k, m, g.
