@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -14,77 +10,58 @@ from lab import hosts as lab_hosts
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import changes, command, deploy
 from tests.lab.faults import run, table
+from tests.lab.faults.unconfirmed import (
+    HOLD_ENDS,
+    changes_of,
+    seen,
+    stopped_unconfirmed,
+    taking_passwords,
+)
 
 pytestmark = pytest.mark.nightly
 
 HOST = "gpu2"
-#: A change is confirmed from the removal of one file on: here that takes as long as the minute.
-_SLOW = "/usr/local/sbin/rm"
-_HOLD = f"""cat >{_SLOW} <<'end'
+CHANGES = changes_of(HOST)
+_AT_BOOT = "/usr/local/sbin/mv"
+#: The boot that puts back what was there loses the power before it has.
+_LOST_AGAIN = f"""cat >{_AT_BOOT} <<'end'
 #!/bin/sh
-case "$*" in "-f /var/lib/vllm-hosts/unconfirmed/"*/undo.sh) sleep 100 ;; esac
-exec /usr/bin/rm "$@"
+case "$PWD" in /var/lib/vllm-hosts/unconfirmed/*) ;; *) exec /usr/bin/mv "$@" ;; esac
+/usr/bin/rm {_AT_BOOT}; echo lost >>/root/lab-boots
+systemctl reboot -ff
+sleep 60
 end
-chmod 755 {_SLOW}"""
-#: What each is about: the settings, what the host has of them on disk, and what is in force.
-CHANGES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "firewall": (
-        {"hosts": {HOST: {"firewall": {"extra_tcp_ports": [4711]}}}},
-        "cat /etc/vllm-hosts/firewall.nft",
-        "nft -s -t list table inet vllm_hosts",
-    ),
-    "ssh": (
-        {"hosts": {HOST: {"ssh_hardening": {"enabled": True}}}},
-        "cat /etc/ssh/sshd_config.d/00-vllm-hosts.conf 2>&1",
-        "sshd -T",
-    ),
-}
-
-
-#: A host whose own configuration takes passwords.
-_PASSWORDS = """cd /etc/ssh/sshd_config.d && echo PasswordAuthentication yes >10-lab.conf &&
-    { mv lab.conf /root/ 2>/dev/null; systemctl reload ssh; }"""
-_NO_PASSWORDS = """cd /etc/ssh/sshd_config.d && rm -f 10-lab.conf
-    mv /root/lab.conf . 2>/dev/null; systemctl reload ssh"""
+chmod 755 {_AT_BOOT}"""
 
 
 @pytest.fixture(autouse=True)
 def as_before(deployed: Deployed) -> Iterator[None]:
-    lab_hosts.run(HOST, _PASSWORDS)
-    yield
-    lab_hosts.run(HOST, f"/usr/bin/rm -f {_SLOW}")
-    lab_hosts.run(HOST, _NO_PASSWORDS)
-    assert deploy("--limit", HOST).code == 0
+    with taking_passwords(HOST):
+        yield
 
 
-def seen(script: str) -> str:
-    return lab_hosts.run(HOST, script, check=False).stdout
+def power_lost_twice(host: str, process: object) -> None:
+    lab_hosts.run(host, _LOST_AGAIN)
+    lab_hosts.restart(host)
+    assert seen(host, "cat /root/lab-boots; rm /root/lab-boots") == ("lost\n",)
 
 
-@pytest.mark.parametrize("end", ["power lost", "rebooted"])
+ENDS = {
+    "power lost": table.FAULTS["power lost"].begin,
+    "rebooted": table.FAULTS["rebooted"].begin,
+    "power lost twice": power_lost_twice,
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_host_comes_up_with_what_was_confirmed(name: str, end: str) -> None:
-    settings, file, live = CHANGES[name]
-    before = seen(file), seen(live)
-
-    def gone(process: subprocess.Popen[str]) -> None:
-        until = time.monotonic() + 300
-        # The folder is there before the change, so the file alone says that it waits.
-        while seen(file) == before[0] or seen(live) == before[1]:
-            assert process.poll() is None, process.communicate()[0][-4000:]
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        time.sleep(2)
-        assert seen("ls /run/vllm-hosts-undo/*/undo.sh") != "", "it is confirmed already"
-        table.FAULTS[end].begin(HOST, process)
-
-    lab_hosts.run(HOST, _HOLD)
-    stopped = run.deploy_until(HOST, 1, gone, json.dumps(settings))
-    assert stopped.code != 0, stopped.output[-4000:]
+    settings, *looks = CHANGES[name]
+    before = stopped_unconfirmed(HOST, name, lambda process: ENDS[end](HOST, process))
     lab_hosts.run(HOST, "systemctl is-system-running --wait", check=False, timeout=200)
-    assert (seen(file), seen(live)) == before
-    assert seen("systemctl --failed --plain --no-legend | grep vllm-hosts") == ""
-    lab_hosts.run(HOST, f"/usr/bin/rm {_SLOW}")
+    assert seen(HOST, *looks) == before
+    assert seen(HOST, "systemctl --failed --plain --no-legend | grep vllm-hosts") == ("",)
+    lab_hosts.run(HOST, HOLD_ENDS)
     # Nothing is left of it, and nothing counts as changed by somebody else.
     assert run.left(HOST) == []
     drift = command("vllm-hosts", "drift", "inventory/lab.py", "--host", HOST)
@@ -94,7 +71,7 @@ def test_the_host_comes_up_with_what_was_confirmed(name: str, end: str) -> None:
     # What was meant is what the next run does.
     again = deploy("--limit", HOST, settings=settings)
     assert again.code == 0, again.output[-4000:]
-    assert (seen(file), seen(live)) != before
+    assert seen(HOST, *looks) != before
     assert run.left(HOST) == []
     third = deploy("--limit", HOST, settings=settings)
     assert (third.code, changes(third)[HOST]) == (0, 0), third.output[-4000:]

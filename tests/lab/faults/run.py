@@ -19,7 +19,7 @@ from tests.lab.deploys import BIN, INVENTORY, ROOT
 
 #: Folders that deploys write to.
 _FOLDERS = "/etc /opt/vllm /var/lib/vllm-hosts /run"
-LOCK = "/run/vllm-hosts.lock"
+LOCK, UNDO = "/run/vllm-hosts.lock", "/run/vllm-hosts-undo"
 #: sshd's processes for connections, by their titles. That of the one that takes new ones begins
 #: with its path: without it nobody could log in again, which is another fault.
 CONNECTIONS = "^sshd(-session)?: [a-z]"

@@ -335,10 +335,15 @@ def test_others_wait_while_it_is_undone_whatever_happens_to_who_does_it(
 ) -> None:
     unconfirmed.change("firewall")
     script = host.undo / "firewall/undo.sh"
-    go = host.folder / "go"
-    script.write_text(f"until [ -e {go} ]; do /bin/sleep 0.05; done\n{script.read_text()}")
+    began, go = host.folder / "began", host.folder / "go"
+    wait = f": >{began}; until [ -e {go} ]; do /bin/sleep 0.05; done"
+    script.write_text(f"{wait}\n{script.read_text()}")
     first = host.start()
     assert first.line() == "lock waits left undo firewall"
+    # What it says comes before it has a process of its own, which keeps the lock.
+    while not began.exists():
+        assert first.process.poll() is None
+        time.sleep(0.05)
     first.process.kill()
     first.process.wait()
     second = host.start()
