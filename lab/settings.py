@@ -10,13 +10,15 @@ from lab import archive, hosts, layout
 
 #: vLLM's CPU build: no compiler in the image, little memory for the KV cache, and one thread on any
 #: processor. By itself every agent binds its threads to the first, where one that starts behind a
-#: busy one gets next to nothing.
+#: busy one gets next to nothing. Without the last one each has a process more than where it has one
+#: GPU: the CPU build gives its engine a worker apart, which imports everything once more.
 _CPU: dict[str, Any] = {
     "extra_args": ["--enforce-eager"],
     "env": {
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     },
 }
 
