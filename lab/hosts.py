@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import base, ca, layout, model, network, recipe, services
+from lab import base, ca, image_kept, layout, model, network, recipe, services
 from lab.file_system import make, make_keys, write_known_hosts
 from lab.layout import NEIGHBOUR, STATE, Host
 from lab.nspawn import FOLDER, boot, stop, stop_strays
@@ -24,13 +24,17 @@ from lab.nspawn import run as run
 _LIST = STATE / "hosts.json"
 
 
-def up(count: int, further: Sequence[str] = (), gateways: int = 0) -> None:
+def up(
+    count: int, further: Sequence[str] = (), gateways: int = 0, *, with_image: bool = False
+) -> list[str]:
     """Bring up ``count`` GPU hosts and the neighbour, with the services they need.
 
     What runs is left alone, what a crash left behind is repaired.
 
     :param further: of ``layout.FURTHER``, what to bring up besides.
     :param gateways: how many hosts without cards to bring up besides.
+    :param with_image: give new hosts the agents' image, if it is kept (image_kept.py).
+    :return: names of the hosts that are new.
     :raises RuntimeError: something does not come up; the text says what and where its log is.
     """
     with _locked():
@@ -45,7 +49,8 @@ def up(count: int, further: Sequence[str] = (), gateways: int = 0) -> None:
         tars = _tars(wanted)
         folder = model.build()
         with ThreadPoolExecutor(max_workers=2) as pool:
-            list(pool.map(lambda found: _bring_up(found, tars, folder), wanted))
+            new = pool.map(lambda found: _bring_up(found, tars, folder, with_image), wanted)
+            return [found.name for found, made in zip(wanted, new, strict=True) if made]
 
 
 def down() -> None:
@@ -71,8 +76,11 @@ def remove(names: Sequence[str]) -> None:
         write_known_hosts([host(name) for name in left])
 
 
-def reset(names: Sequence[str] = ()) -> None:
-    """Return hosts (all, if none is named) to their fresh state."""
+def reset(names: Sequence[str] = (), *, with_image: bool = False) -> None:
+    """Return hosts (all, if none is named) to their fresh state.
+
+    :param with_image: give them the agents' image, if it is kept.
+    """
     chosen = list(names) or _known()
     with _locked():
         _require_up()
@@ -82,7 +90,7 @@ def reset(names: Sequence[str] = ()) -> None:
         def again(name: str) -> None:
             stop(name)
             shutil.rmtree(FOLDER / name, ignore_errors=True)
-            _bring_up(host(name), tars, folder)
+            _bring_up(host(name), tars, folder, with_image)
 
         with ThreadPoolExecutor(max_workers=2) as pool:
             list(pool.map(again, chosen))
@@ -141,20 +149,24 @@ def _tars(wanted: Sequence[Host]) -> dict[str, Path]:
     return {found.name: base.build(found is NEIGHBOUR, found.release) for found in wanted}
 
 
-def _bring_up(found: Host, tars: dict[str, Path], models: Path) -> None:
+def _bring_up(found: Host, tars: dict[str, Path], models: Path, with_image: bool = False) -> bool:
+    """Boot a host. Whether it is new."""
     if alive(found.name):
-        return
+        return False
     started = time.monotonic()
     folder = FOLDER / found.name
     complete = folder / "complete"
     stop_strays(found.name)
     network.drop_link(found.name)
-    if not complete.exists():
+    if new := not complete.exists():
         shutil.rmtree(folder, ignore_errors=True)
         make(found, folder / "root", tars[found.name], models)
+        if with_image and found.gpus:
+            image_kept.give(folder / "root")
         complete.touch()
     boot(found, folder / "root")
     recipe.say(f"{found.name} is up at {found.ipv4} after {time.monotonic() - started:.1f} s")
+    return new
 
 
 def _known() -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from lab import hosts as lab_hosts
-from lab import layout
+from lab import image_kept, layout
 from tests.lab.deploys import ROOT, Run, deploy
 from tests.lab.fleet import Fleet, deployed_both, deployed_fleet
 from tests.lab.watch import ArgumentWatch
@@ -23,6 +23,8 @@ from vllm_hosts.settings import HostSettings
 
 INVENTORY = ROOT / "inventory" / "lab.py"
 HOSTS = ("gpu1", "gpu2")
+#: Set where hosts begin with the agents' image: a first deploy that pulls is another lane's.
+WITH_IMAGE = "LANES_WITH_IMAGE"
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ class Deployed:
 def lab() -> Iterator[None]:
     """The lab is up, with fresh hosts. For work on a single test: LAB_KEEP=1 leaves it up
     afterwards, LAB_REUSE=1 takes the hosts as they are."""
-    lab_hosts.up(len(HOSTS))
-    if not os.environ.get("LAB_REUSE"):
-        lab_hosts.reset(list(HOSTS))
+    with_image = WITH_IMAGE in os.environ
+    new = lab_hosts.up(len(HOSTS), with_image=with_image)
+    if not os.environ.get("LAB_REUSE") and (old := [name for name in HOSTS if name not in new]):
+        lab_hosts.reset(old, with_image=with_image)
     yield
     if not os.environ.get("LAB_KEEP"):
         lab_hosts.down()
@@ -107,6 +110,8 @@ def deployed(lab: None) -> Deployed:
     canaries |= {"client's key": client, "token": SecretStr(os.environ["HF_TOKEN_OF_THE_LAB"])}
     with ArgumentWatch(key.get_secret_value() for key in canaries.values()) as watch:
         run = deploy("-vvv", "--debug", "--diff")
+    if run.code == 0:
+        image_kept.keep(lab_hosts.root(HOSTS[1]))
     return Deployed(
         first_run=run,
         settings=settings,

@@ -5,7 +5,7 @@ In one, where there is not enough memory for two.
 Tests of a lab wait for most of their time, and all of them use the same two hosts. A second lab has
 hosts, addresses and a bridge of its own; a pytest in each takes the next file that nobody has. The
 second one works in a copy of this checkout, as a second operator would: keys and locks of an
-inventory are beside it.
+inventory are beside it. Its hosts begin with the agents' image, if an earlier run has kept that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(options: list[str]) -> int:
         taken.mkdir()
         first = int(os.environ.get("VLLM_HOSTS_LAB_NUMBER", "0"))
         lanes = [
-            _Lane(first + lane, taken, _checkout(lane, folder), options)
+            _Lane(first + lane, taken, _checkout(lane, folder), options, with_image=lane > 0)
             for lane in range(max(1, min(LABS, _available() // _OF_A_LAB)))
         ]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -74,11 +74,14 @@ def _checkout(lane: int, folder: str) -> Path:
 class _Lane:
     """A pytest, whose lines are printed with its number in front."""
 
-    def __init__(self, number: int, taken: Path, checkout: Path, options: list[str]) -> None:
+    def __init__(
+        self, number: int, taken: Path, checkout: Path, options: list[str], with_image: bool
+    ) -> None:
         self.last_line = ""
         self._env = os.environ | {
             "LANES_TAKEN": str(taken),
             "VLLM_HOSTS_LAB_NUMBER": str(number),
+            **({"LANES_WITH_IMAGE": "1"} if with_image else {}),
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-p", "tests.lab.lane", "tests/lab", *options],

@@ -45,6 +45,18 @@ def test_a_file_is_one_lane_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not one.runs("test_b.py")
 
 
+def test_who_begins_with_the_image_leaves_the_first_deploy_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = LaneOf(tmp_path, monkeypatch)
+    first = "test_1_converge.py"
+    with monkeypatch.context() as later:
+        later.setenv("LANES_WITH_IMAGE", "1")
+        assert not LaneOf(tmp_path, later).runs(first)
+        assert LaneOf(tmp_path, later).runs("test_a.py")
+    assert fresh.runs(first)
+
+
 def test_long_ones_first_and_the_lab_s_end_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +69,7 @@ def test_files_named_there_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     plugin = LaneOf(tmp_path, monkeypatch)._plugin
     folder = Path(in_lanes.__file__).parent
     named = [folder / f"test_{name}.py" for name in (*plugin["LONG"], plugin["LAST"])]
+    named.append(folder / plugin["FRESH"])
     assert [path for path in named if not path.is_file()] == []
 
 
