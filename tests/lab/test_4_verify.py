@@ -109,7 +109,7 @@ class TestTheSuiteItself:
     ) -> None:
         lab_hosts.run("gpu2", "systemctl stop ssh.service ssh.socket")
         try:
-            run = verify("--report", str(tmp_path))
+            run = verify("--ports", "1-10000", "--report", str(tmp_path))
         finally:
             lab_hosts.run("gpu2", "systemctl start ssh.service")
         assert run.code == 1
@@ -150,7 +150,10 @@ class TestTheSuiteItself:
     def test_a_half_deployed_host_is_not_checked(self, deployed: Deployed, tmp_path: Path) -> None:
         lab_hosts.run("gpu2", "mv /opt/vllm /opt/away; mv /etc/nginx/vllm-hosts /etc/nginx/away")
         try:
-            run = verify("--host", "gpu2", "--skip", "EDGE-12", "--report", str(tmp_path))
+            run = verify(
+                *("--host", "gpu2", "--ports", "1-10000", "--skip", "EDGE-12"),
+                *("--report", str(tmp_path)),
+            )
         finally:
             lab_hosts.run(
                 "gpu2", "mv /opt/away /opt/vllm; mv /etc/nginx/away /etc/nginx/vllm-hosts"

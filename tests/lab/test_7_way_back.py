@@ -66,10 +66,10 @@ def test_an_undo_that_is_killed_is_carried_out_by_the_next_run(name: str, end: s
     before = stopped_unconfirmed(HOST, name, lambda process: process.kill())
     killed, ended = (script.format(name=name) for script in _ENDS[end])
     try:
-        lab_hosts.run(HOST, killed)
+        lab_hosts.run(HOST, f"{HOLD_ENDS}; {killed}")
         lab_hosts.run(HOST, f"until {ended}; do sleep 0.2; done", timeout=30)
     finally:
-        lab_hosts.run(HOST, f"/usr/bin/rm -f {_KILLED}; {HOLD_ENDS}")
+        lab_hosts.run(HOST, f"/usr/bin/rm -f {_KILLED}")
     run.wait_free(HOST)
     assert seen(HOST, *looks) != before, "it is undone already"
     assert seen(HOST, f"ls {run.UNDO}/{name}/undone") == ("",)
@@ -89,7 +89,7 @@ def test_an_undo_that_cannot_work_keeps_every_run_away(deployed: Deployed) -> No
     # What it has to write to is a file system of its own from the beginning.
     with filled.small(HOST, "/etc/vllm-hosts"):
         before = stopped_unconfirmed(HOST, "firewall", lambda process: process.kill())
-        lab_hosts.run(HOST, f"systemctl stop vllm-hosts-undo-firewall.timer; {HOLD_ENDS}")
+        lab_hosts.run(HOST, f"{HOLD_ENDS}; systemctl stop vllm-hosts-undo-firewall.timer")
         run.wait_free(HOST)
         new, _ = seen(HOST, *looks)
         with filled.unwell(HOST, "/etc/vllm-hosts", "read-only"):

@@ -21,7 +21,11 @@ case "$*" in "-f /var/lib/vllm-hosts/unconfirmed/"*/undo.sh) sleep 100 ;; esac
 exec /usr/bin/rm "$@"
 end
 chmod 755 {_SLOW}"""
-HOLD_ENDS = f"/usr/bin/rm -f {_SLOW}"
+#: Killed, as with a connection that is gone: it confirms nothing.
+HOLD_ENDS = (
+    "pkill -KILL -f '^sleep 100$|sbin/[r]m -f /var/lib/vllm-hosts/unconfirmed' || :;"
+    f" /usr/bin/rm -f {_SLOW}"
+)
 #: A host whose own configuration takes passwords.
 _PASSWORDS = """cd /etc/ssh/sshd_config.d && echo PasswordAuthentication yes >10-lab.conf &&
     { mv lab.conf /root/ 2>/dev/null; systemctl reload ssh; }"""
