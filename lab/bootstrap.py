@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 #: Seconds until the first word about something that takes long, and between further ones.
@@ -44,12 +45,18 @@ def main(folder: str) -> None:
     quietly([sys.executable, "-m", "venv", "--upgrade-deps", folder], "making the environment")
     pip = [str(Path(folder) / "bin" / "pip"), "install", "--progress-bar", "off"]
     packages = ["-r", "requirements.txt", "-r", "requirements-dev.txt", "-c", "requirements.lock"]
-    quietly([*pip, *packages], "installing Python packages")
-    _keep_wheels(Path(folder))
+    steps = [
+        lambda: quietly([*pip, *packages], "installing Python packages"),
+        lambda: _keep_wheels(Path(folder)),
+    ]
     names = ("usr/bin/luajit", "usr/sbin/haproxy", "usr/sbin/keepalived")
     programs = [Path(folder) / "debian" / name for name in names]
     if may_install and not all(program.exists() for program in programs):
-        _unpack(_UNPACKED, Path(folder) / "debian")
+        steps.append(lambda: _unpack(_UNPACKED, Path(folder) / "debian"))
+    # Each of them is at one processor, or waits for an archive.
+    with ThreadPoolExecutor(len(steps)) as pool:
+        for step in [pool.submit(step) for step in steps]:
+            step.result()
 
 
 def _keep_wheels(folder: Path) -> None:
