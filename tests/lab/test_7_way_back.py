@@ -27,27 +27,27 @@ pytestmark = pytest.mark.nightly
 
 HOST = "gpu2"
 CHANGES = changes_of(HOST)
-_KILLED = "/usr/local/sbin/mv"
-#: The undo of a change ends in its middle, killed: before the file is back, or once it is and the
-#: program that runs still has the new one.
-_KILLS = f"""cat >{_KILLED} <<'end'
+_KILLED = "/usr/local/sbin/mv /usr/local/sbin/rm"
+#: The undo of a change ends in its middle, killed: before the file is back (or gone, where it was
+#: not there before), or once it is and the program that runs still has the new one.
+_KILLS = f"""for one in {_KILLED}; do cat >$one <<'end'
 #!/bin/sh
-case "$PWD" in {run.UNDO}/*) ;; *) exec /usr/bin/mv "$@" ;; esac
+case "$PWD" in {run.UNDO}/*) ;; *) exec /usr/bin/${{0##*/}} "$@" ;; esac
 %s
 kill -KILL $PPID
 end
-chmod 755 {_KILLED}"""
-_MOVES = '/usr/bin/mv "$@"'
+chmod 755 $one; done"""
+_MOVES = '/usr/bin/${0##*/} "$@"'
 #: How the undo ends, and what is asked of the host until it has.
 _ENDS: dict[str, tuple[str, str]] = {
-    "its timer is stopped": ("systemctl stop vllm-hosts-undo-{name}.timer", "true"),
+    "its timer is stopped": ("systemctl stop vllm-hosts-undo-NAME.timer", "true"),
     "killed before the file is back": (
-        f"{_KILLS % ':'}; systemctl start vllm-hosts-undo-{{name}}.service || :",
-        "! systemctl is-active -q vllm-hosts-undo-{name}.service",
+        _KILLS % ":" + "; systemctl start vllm-hosts-undo-NAME.service || :",
+        "! systemctl is-active -q vllm-hosts-undo-NAME.service",
     ),
     "killed when the file is back": (
-        f"{_KILLS % _MOVES}; systemctl start vllm-hosts-undo-{{name}}.service || :",
-        "! systemctl is-active -q vllm-hosts-undo-{name}.service",
+        _KILLS % _MOVES + "; systemctl start vllm-hosts-undo-NAME.service || :",
+        "! systemctl is-active -q vllm-hosts-undo-NAME.service",
     ),
 }
 
@@ -64,7 +64,7 @@ def passwords(deployed: Deployed) -> Iterator[None]:
 def test_an_undo_that_is_killed_is_carried_out_by_the_next_run(name: str, end: str) -> None:
     settings, *looks = CHANGES[name]
     before = stopped_unconfirmed(HOST, name, lambda process: process.kill())
-    killed, ended = (script.format(name=name) for script in _ENDS[end])
+    killed, ended = (script.replace("NAME", name) for script in _ENDS[end])
     try:
         lab_hosts.run(HOST, f"{HOLD_ENDS}; {killed}")
         lab_hosts.run(HOST, f"until {ended}; do sleep 0.2; done", timeout=30)
