@@ -71,7 +71,8 @@ def test_an_undo_that_is_killed_is_carried_out_by_the_next_run(name: str, end: s
     finally:
         lab_hosts.run(HOST, f"/usr/bin/rm -f {_KILLED}")
     run.wait_free(HOST)
-    assert seen(HOST, *looks) != before, "it is undone already"
+    file_is_back = seen(HOST, looks[0])[0] == before[0]
+    assert file_is_back == (end == "killed when the file is back")
     assert seen(HOST, f"ls {run.UNDO}/{name}/undone") == ("",)
     # With the settings that are in force: what nobody has confirmed is done once more.
     again = deploy("--limit", HOST, settings=settings)
@@ -131,7 +132,8 @@ def test_a_disk_that_fills_while_files_are_put_back(deployed: Deployed) -> None:
             lab_hosts.run(HOST, f"rm -f {_NGINX}")
         assert done.code == 1, done.output[-4000:]
         assert "nginx: no more room" in done.of_host(HOST)
-        assert seen(HOST, "df --output=avail /etc/nginx | tail -n 1")[0].split() == ["0"]
+        # What was new is gone, and nothing else made room.
+        assert int(seen(HOST, "df --output=avail /etc/nginx | tail -n 1")[0]) < 200
         assert seen(HOST, listed) == before
         assert run.broken(HOST) == [] and run.left(HOST) == []
         lab_hosts.run(HOST, f"at=/etc/nginx; {filled.KINDS['full'][1]}")
