@@ -80,7 +80,12 @@ docs: setup ## Renew the documents that are made from code
 packaging: setup ## What users install: wheel, sdist, and a site of their own
 	$(STEP) "Packaging tests" $(BIN)/pytest tests/packaging --timeout 300
 
-test: lint unit programs packaging test-lab ## Lint, unit tests, tests with real programs, packaging and lab tests
+test: setup ## Lint, unit tests, tests with real programs, packaging and lab tests
+	@# Each of these two is at one processor.
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint packaging
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory programs
+	@$(MAKE) --no-print-directory test-lab
 
 test-lab: setup ## Tests on the lab's hosts
 	$(STEP) "Lab tests in two labs" $(BIN)/python -m tests.lab.in_lanes -m "not nightly" --timeout 1500
