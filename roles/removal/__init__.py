@@ -61,8 +61,9 @@ def removal() -> None:
         )
     if settings.is_gateway:
         timers_stopped([KEEPALIVED_UNIT], name="No virtual address is held")
-    timers_stopped(TIMERS, name="No timer of ours runs")
+    # First of all: where nginx refuses, keys go on to expire, and agents to be looked at.
     edge_closed(partial(_nginx, now), name="The edge is closed, and its keys are gone")
+    timers_stopped(TIMERS, name="No timer of ours runs")
     containers_removed(
         lambda: [one.id for one in now().docker.containers if one.ours],
         lambda: now().docker.networks,

@@ -156,6 +156,16 @@ def test_models_stay_unless_they_are_named_and_a_deploy_uses_them_again(host: st
     listed = "cd /var/lib/vllm/huggingface && find . -type f | sort | xargs sha256sum"
     models = lab_hosts.run(host, listed).stdout
     assert "model" in models
+    # Where nginx refuses, the edge serves on, and keys go on to expire.
+    timers = "systemctl is-active vllm-hosts-keys.timer vllm-hosts-watchdog.timer"
+    snippet = "/etc/nginx/conf.d/zz-of-somebody.conf"
+    lab_hosts.run(host, f"echo 'nonsense here;' >{snippet}")
+    refused = remove()
+    assert refused.code == 1, refused.output[-8000:]
+    assert "correct the file that nginx names" in refused.of_host(host)
+    assert lab_hosts.run(host, timers).stdout.split() == ["active", "active"]
+    assert ":443 " in lab_hosts.run(host, "ss -Htln").stdout
+    lab_hosts.run(host, f"rm {snippet}")
     gone = remove()
     assert gone.code == 0, gone.output[-8000:]
     assert "--data remove_models=true removes them" in gone.output

@@ -29,7 +29,12 @@ _WELCOME, _BEFORE = paths.NGINX_WELCOME, f"{paths.BEFORE}/files{paths.NGINX_WELC
 _BACK = f"""
     back=; [ ! -L {_BEFORE} ] || [ -e {_WELCOME} ] || [ -L {_WELCOME} ] ||
         {{ cp -a {_BEFORE} {_WELCOME}; back=yes; }}
-    nginx -t -q || {{ [ -z "$back" ] || rm -f {_WELCOME}; exit 1; }}
+    nginx -t -q || {{
+        [ -z "$back" ] || rm -f {_WELCOME}
+        echo 'nginx refuses its configuration also without the edge, which serves on: correct the' \
+            'file that nginx names, or move it away, and run again' >&2
+        exit 1
+    }}
 """.strip()
 
 
