@@ -70,7 +70,8 @@ def deploy_until(
         fault(process)
         said, _ = process.communicate(timeout=900)
     # Python takes its handlers away at its end: then a signal ends what has done all of its work.
-    if process.returncode in _ENDS and said.rstrip().endswith(_LAST_WORDS):
+    # So it does with one that has not begun, where Python itself is still imported.
+    if process.returncode in _ENDS and (not said or said.rstrip().endswith(_LAST_WORDS)):
         return Stopped(0, said, met=False)
     return Stopped(process.returncode, said, met)
 
