@@ -11,9 +11,10 @@ from pyinfra.context import ctx_state
 
 from vllm_hosts.connect import lock
 from vllm_hosts.connect.lock import Purpose
-from vllm_hosts.operations import locked
+from vllm_hosts.facts.base import LOST
+from vllm_hosts.operations import base, locked
 
-HOST: Any = SimpleNamespace(name="gpu1")
+HOST: Any = SimpleNamespace(name="gpu1", connector=None)
 
 
 @pytest.fixture
@@ -42,6 +43,32 @@ def test_it_is_let_go_where_it_failed_with_the_step_s_name(
     state: Any = SimpleNamespace(get_op_meta=lambda hash_: SimpleNamespace(names={f"step {hash_}"}))
     locked.Releasing.operation_host_error(state, HOST, "ab12")
     assert story == [("release", HOST, "failed at step ab12")]
+
+
+def test_a_connection_that_is_lost_is_said_once(
+    story: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command whose connection ends fails without a word, one of ours may have said so."""
+    monkeypatch.setattr(base, "_told", set())
+    state: Any = SimpleNamespace(get_op_meta=lambda hash_: SimpleNamespace(names={"step"}))
+    said: list[str] = []
+    active = [True]
+    transport = SimpleNamespace(is_active=lambda: active[0])
+    host: Any = SimpleNamespace(
+        name="gpu2",
+        connector=SimpleNamespace(client=SimpleNamespace(get_transport=lambda: transport)),
+        log_styled=lambda text, **options: said.append(text),
+    )
+    locked.Releasing.operation_host_error(state, host, "ab12")
+    assert said == []
+    active[0] = False
+    for _ in range(2):
+        locked.Releasing.operation_host_error(state, host, "ab12")
+    assert said == [LOST] and "connection was lost midway; run the command again" in LOST
+    base._told.clear()
+    base.fail(state, host, LOST)
+    locked.Releasing.operation_host_error(state, host, "ab12")
+    assert said == [LOST] * 2
 
 
 @pytest.mark.parametrize(

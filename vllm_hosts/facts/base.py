@@ -130,10 +130,10 @@ def look(fact: type[HostFact[T]], **arguments: object) -> T:
             value = get_fact(host.state, host, fact, kwargs=given, apply_failed_hosts=False)
     except EOFError as error:
         # pyinfra takes this one of paramiko's for a fault of its own.
-        raise LostError(_LOST) from error
+        raise LostError(LOST) from error
     if value is _UNREAD:
         if has_ended(host):
-            raise LostError(_LOST)
+            raise LostError(LOST)
         if time.monotonic() - began >= fact.seconds:
             raise HostError(
                 f"{fact.what} could not be read within {fact.seconds} s: something on the host"
@@ -144,7 +144,7 @@ def look(fact: type[HostFact[T]], **arguments: object) -> T:
     return cast(T, value)
 
 
-_LOST = (
+LOST = (
     "the connection was lost midway; run the command again, and check sshd's journal there"
     " if it happens again"
 )

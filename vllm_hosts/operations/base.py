@@ -18,6 +18,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from vllm_hosts.connect import lock
 from vllm_hosts.errors import HostError, LostError
+from vllm_hosts.facts.base import LOST, has_ended
 from vllm_hosts.host.paths import WORK
 from vllm_hosts.operations.foreseen import refused, would_fail
 from vllm_hosts.text import clean
@@ -26,6 +27,8 @@ P = ParamSpec("P")
 #: Seconds between messages about something that takes long, after the first one.
 OFTEN = 30
 Commands = Generator[PyinfraCommand, None, None]
+#: Names of hosts of which it was said that their connection is lost.
+_told: set[str] = set()
 
 
 def host_operation(function: Callable[P, Commands]) -> Callable[..., OperationMeta]:
@@ -70,7 +73,15 @@ def failure(message: str) -> FunctionCommand:
 def fail(state: State, host: Host, message: str) -> bool:
     """Fail a host with a sentence, from a function that pyinfra runs as a command."""
     host.log_styled(clean(message), fg="red", log_func=logger.error)
+    if message == LOST:
+        _told.add(host.name)
     return False
+
+
+def say_if_lost(state: State, host: Host) -> None:
+    """After a failure: a command whose connection ends says nothing of that, nor does pyinfra."""
+    if has_ended(host) and host.name not in _told:
+        fail(state, host, LOST)
 
 
 def note(message: str) -> FunctionCommand:

@@ -7,7 +7,7 @@ from pyinfra.api.state import BaseStateCallback, State, StateStage
 from pyinfra.context import ctx_state
 
 from vllm_hosts.connect import lock
-from vllm_hosts.operations.base import Commands, host_operation
+from vllm_hosts.operations.base import Commands, host_operation, say_if_lost
 
 
 @host_operation
@@ -28,6 +28,7 @@ class Releasing(BaseStateCallback):
     def operation_host_error(
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
+        say_if_lost(state, host)
         lock.release(host, f"failed at {next(iter(state.get_op_meta(op_hash).names))}")
 
     @staticmethod
