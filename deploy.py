@@ -19,7 +19,7 @@ from vllm_hosts.roles.preflight import preflight
 from vllm_hosts.roles.record import record
 from vllm_hosts.roles.rehearsal import rehearsal
 from vllm_hosts.roles.rotation import rotation
-from vllm_hosts.roles.secrets import secrets
+from vllm_hosts.roles.secrets import secrets, secrets_left
 from vllm_hosts.roles.ssh_hardening import ssh_hardening
 from vllm_hosts.roles.tls import tls
 from vllm_hosts.roles.virtual_address import virtual_address
@@ -47,6 +47,7 @@ if agents:
     rehearsal()  # vLLM itself accepts the agents that change, before anything of them is touched
     models()  # weights on the host, whole, before an agent needs them
     vllm()  # the agents, each in a network of its own, healthy
+    secrets_left()  # .env without the keys of agents that are gone
     watchdog()  # the host restarts an agent whose engine hangs behind an API that answers
 tls()  # the edge's certificate
 inner_tls()  # certificates between gateways and the hosts behind them, where there are gateways

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from lab import hosts as lab_hosts
+from lab.layout import HUB_PORT
+from lab.settings import AGENTS
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import INVENTORY, changes, command, deploy
 from tests.lab.faults import filled, links, next_image, run
@@ -213,3 +215,33 @@ def test_notes_that_are_damaged_remove_nothing(deployed: Deployed, damage: str) 
     back = deploy("--limit", HOST)
     assert (back.code, changes(back)[HOST]) == (0, 0), back.output[-4000:]
     assert run.left(HOST) == []
+
+
+def test_a_deploy_that_fails_leaves_agents_that_were_to_leave_their_keys(
+    deployed: Deployed,
+) -> None:
+    """Compose starts no agent of a file that asks for a variable which .env does not have."""
+    host = "gpu1"
+    change = {"hosts": {host: {"agents": [AGENTS[0] | {"model": "lab/slow"}]}}}
+    agents = run.agents(host)
+    keys = "sed -n 's/^\\(VLLM_API_KEY_[A-Z]*\\)=.*/\\1/p' /opt/vllm/.env"
+    both = seen(host, keys)
+    lab_hosts.run(
+        host,
+        "rm -rf /var/lib/vllm/huggingface/hub/models--lab--slow;" + links.cut(HUB_PORT),
+    )
+    try:
+        failed = deploy("--limit", host, settings=change)
+    finally:
+        lab_hosts.run(host, links.WELL)
+    assert failed.code == 1, failed.output[-4000:]
+    assert run.broken(host) == [] and run.agents(host) == agents
+    assert seen(host, keys) == both
+    done = deploy("--limit", host, settings=change)
+    assert done.code == 0, done.output[-4000:]
+    assert seen(host, keys) == ("VLLM_API_KEY_TINY\n",)
+    again = deploy("--limit", host, settings=change)
+    assert (again.code, changes(again)[host]) == (0, 0), again.output[-4000:]
+    back = deploy("--limit", host)
+    assert back.code == 0, back.output[-4000:]
+    assert seen(host, keys) == both

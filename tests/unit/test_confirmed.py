@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from paramiko import SSHException
 from pyinfra.api.command import StringCommand
 from pyinfra.api.config import Config
 from pyinfra.api.exceptions import ConnectError
@@ -475,6 +476,22 @@ def test_it_gives_up_before_the_host_does_and_then_waits_until_it_has(
     assert controller.said[-1] == (
         "after the change no new connection opened (no), and the host has not confirmed that"
         " it rolled back; is the door open?"
+    )
+
+
+@pytest.mark.parametrize("error", [SSHException("SSH session not active"), EOFError(), OSError()])
+def test_a_host_that_has_booted_says_nothing_over_the_connection_of_before(
+    controller: Controller, error: Exception
+) -> None:
+    def gone(*words: object, **options: object) -> None:
+        raise error
+
+    controller.always = SSHException("no session")
+    controller.host.run_shell_command = gone
+    assert not controller.confirm()
+    assert controller.said[-1] == (
+        "after the change no new connection opened (no session), and the host has not confirmed"
+        " that it rolled back; is the door open?"
     )
 
 

@@ -118,6 +118,26 @@ def test_secrets_are_in_one_private_file(token: SecretStr | None) -> None:
     ]
 
 
+def test_agents_that_leave_have_their_keys_behind_those_that_stay() -> None:
+    host = settings(agents=[QWEN | {"name": "a-b"}])
+    keys = HostKeys(SecretStr("x" * 40), (), SecretStr("hf_x"))
+
+    def lines(*leaving: str) -> list[str]:
+        _, file = secret_entries(host, keys, leaving)
+        assert isinstance(file, File)
+        return [line for line in file.content.decode().splitlines() if line and line[0] != "#"]
+
+    def line(variable: str, name: str) -> str:
+        return f"VLLM_API_KEY_{variable}={keys.internal_of(name).get_secret_value()}"
+
+    alone = [line("A_B", "a-b"), "HF_TOKEN=hf_x"]
+    assert lines() == lines("a-b") == alone
+    # Those of one variable are one agent's, which is that of the settings.
+    assert lines("a_b") == alone
+    left = [alone[0], line("C", "c"), line("D", "d"), alone[1]]
+    assert lines("d", "a-b", "c") == lines("c", "d") == left
+
+
 def test_a_user_s_own_certificate(tmp_path: Path) -> None:
     names = {"certificate": tmp_path / "c.pem", "key": tmp_path / "k.pem"}
     for name, path in names.items():

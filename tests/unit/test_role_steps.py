@@ -47,7 +47,7 @@ def called(steps: Steps, name: str, *given: Any) -> Any:
 
 class TestRemoval:
     NAMES = (
-        "not_anothers", "outlook", "timers_stopped", "edge_closed", "containers_removed",
+        "not_anothers", "outlook", "edge_closed", "timers_stopped", "containers_removed",
         "images_removed", "sshd_configured", "daemon_restored", "files_removed", "packages_removed",
         "sources_restored", "folders_removed", "firewall_opened", "forgotten",
     )  # fmt: skip
@@ -91,8 +91,8 @@ class TestRemoval:
         assert [*done] == [
             "The host belongs to no other inventory",
             "What goes and what stays is known",
-            "No timer of ours runs",
             "The edge is closed, and its keys are gone",
+            "No timer of ours runs",
             "The agents and their networks are gone",
             "Their images are gone",
             "sshd has its own settings",

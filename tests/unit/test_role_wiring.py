@@ -79,6 +79,7 @@ OPERATIONS = {
         "The agents are healthy",
         "What is healthy is kept for a way back",
     ],
+    "secrets_left": [".env holds nothing of agents that are gone"],
     "watchdog": ["The host restarts agents whose engine hangs", "The timer for it runs"],
     "tls": ["The edge has a valid certificate"],
     # Without gateways nothing: tests/unit/test_gateway_roles.py.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from shlex import quote
 from typing import Any
 
+from paramiko import SSHException
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import FunctionCommand, StringCommand
 from pyinfra.api.exceptions import ConnectError
@@ -28,6 +29,8 @@ PATIENCE = 60
 #: Seconds for trying a new connection; the rest is for the rollback itself.
 _TRY_FOR = 25.0
 _FOLDER, _KEPT, _UNIT = UNDO, UNCONFIRMED, UNCONFIRMED_UNIT
+#: What paramiko and pyinfra raise where a connection does not open, or is open no more.
+_LOST = (ConnectError, OSError, EOFError, SSHException)
 #: sshd starts after it, with sockets and all else that names no order of its own.
 _TARGET = "sysinit.target"
 
@@ -190,12 +193,16 @@ def _confirm(state: State, host: Host, name: str, blame: str, before: str) -> bo
             break
         time.sleep(2)
     host.log(f"    no new connection opens; waiting for the host to roll back: {why}")
-    done, _ = host.run_shell_command(
-        StringCommand(undone_within(PATIENCE + 15, folder)),
-        print_output=False,
-        print_input=False,
-        **connector_options(state, host),
-    )
+    try:
+        done, _ = host.run_shell_command(
+            StringCommand(undone_within(PATIENCE + 15, folder)),
+            print_output=False,
+            print_input=False,
+            **connector_options(state, host),
+        )
+    except _LOST:
+        # It has booted: that undoes the change as well, but nobody says so.
+        done = False
     ending = (
         "so the host rolled back" if done else "and the host has not confirmed that it rolled back"
     )
@@ -223,7 +230,7 @@ def _over_a_new_connection(state: State, host: Host, command: str) -> str | None
             print_input=False,
             **connector_options(state, host),
         )
-    except (ConnectError, OSError, EOFError) as error:
+    except _LOST as error:
         return str(error) or repr(error)
     else:
         return None if done else f"the timer could not be stopped: {output.stderr}"
