@@ -30,9 +30,9 @@ from bench.programs import (
 )
 from bench.tables import written
 from lab import layout
+from tests.unit.projects import ROOT
 from vllm_hosts.facts import asked
 
-ROOT = Path(__file__).resolve().parents[2]
 #: In a process of its own: here gevent has replaced what asyncio needs.
 RELAYED = """
 import json, socket, sys, time
