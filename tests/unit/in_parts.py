@@ -197,6 +197,9 @@ def _import_all() -> None:
     for found in walk_packages(package.__path__, "vllm_hosts."):
         if not found.name.startswith(("vllm_hosts.suite", "vllm_hosts.steps")):
             import_module(found.name)
+    # As every run does. Which connectors are installed is known to all forks then.
+    import_module("vllm_hosts.connect.pyinfra_speed").install()
+    import_module("pyinfra.api.connectors").get_all_connectors()
     gc.collect()
     gc.freeze()
 
