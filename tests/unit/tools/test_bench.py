@@ -28,6 +28,7 @@ from bench.programs import (
     UNCHANGED,
     Once,
 )
+from bench.site import made
 from bench.tables import written
 from lab import layout
 from tests.unit.projects import ROOT
@@ -128,7 +129,7 @@ def test_a_plot_is_svg_with_all_that_was_measured() -> None:
 def test_a_fleet_of_recorded_hosts_has_nothing_to_change(tmp_path: Path) -> None:
     """And pyinfra's own command sees that in a few executions of each host."""
     begun = time.monotonic()
-    found = scale.run(scale.made(tmp_path, 3), 0.0)
+    found = scale.run(made(tmp_path, 3), 0.0)
     kinds = {kind: times / 3 for kind, times in found["count"].items()}
     assert {kind: kinds[kind] for kind in ("connect", "lock", "looks ahead", "fact")} == {
         "connect": 1,
