@@ -118,7 +118,7 @@ class Share:
         for items in self._taken_items(session):
             # What the next one needs too is kept. After a file's last one that is the folder's, and
             # what the file has put in the place of ours is back before another file is read.
-            for item, following in zip(items, [*items[1:], self._around], strict=True):
+            for item, following in zip(items, [*items, self._around][1:], strict=True):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if session.shouldstop:
                     raise session.Interrupted(session.shouldstop)
