@@ -33,8 +33,8 @@ lint: setup ## Style and types
 unit: setup ## Unit tests, which need no host: one to two minutes
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
 
-programs: setup ## Tests with nginx, HAProxy, keepalived and shells on this machine: one to two minutes
-	$(STEP) "Tests with real programs" $(BIN)/python -m tests.unit.in_parts programs --timeout 300
+programs: setup ## Tests with nginx, HAProxy, keepalived and shells on this machine, and of our own tools
+	$(STEP) "Tests with real programs and of our own tools" $(BIN)/python -m tests.unit.in_parts programs --timeout 300
 
 bench: setup ## Measure runs: many recorded hosts, and the lab's beside Ansible, for hours; into bench/results
 	@$(BIN)/python -m bench.scale

@@ -43,8 +43,20 @@ def imported(path: Path) -> tuple[str, ...]:
     return tuple(_imports(ast.parse(path.read_text())))
 
 
+def statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All of a module's, also those within others; of ``ast.walk`` a small part, in which imports
+    stand."""
+    left: list[ast.AST] = [tree]
+    for node in left:
+        for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+            parts = getattr(node, name, ())
+            # Of an expression, such as a lambda, it is none.
+            left += parts if isinstance(parts, list) else ()
+        yield node
+
+
 def _imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for name in node.names:
                 whole = f"{node.module}.{name.name}"

@@ -11,6 +11,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,14 @@ def safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
 
 
+@cache
 def published() -> dict[str, dict[str, Any]]:
     """Models of the table: name -> kind, config, and what its publisher says of its files."""
+    # libyaml's, where PyYAML was built with it, is ten times as quick.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     found = {}
     for path in sorted(ARCHITECTURES.glob("*.yaml")):
-        for name, entry in yaml.safe_load(path.read_text()).items():
+        for name, entry in yaml.load(path.read_text(), loader).items():
             found[name] = {"kind": path.stem, **entry}
     return found
 

@@ -18,7 +18,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -33,9 +33,12 @@ from tests.unit import forking, started
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-#: Tests in which programs of hosts judge what we write: nginx, HAProxy, keepalived, sshd's clients
-#: and shells. They take as long as all others together.
-PROGRAMS = "programs"
+#: In which programs of hosts judge what we write: nginx, HAProxy, keepalived, sshd's clients and
+#: shells. They take as long as all others together. And tests of what only we use: of the lab, of
+#: measurements and of the tests themselves.
+PROGRAMS, TOOLS = HERE / "programs", HERE / "tools"
+#: By the first word of the command: folders.
+FOLDERS = {"": [HERE], "programs": [PROGRAMS, TOOLS]}
 #: For each processor: tests wait for programs about as long as they calculate.
 FOR_EACH = 2
 #: What takes longest begins first, so that nobody waits for one of these at the end: from the most
@@ -75,12 +78,14 @@ class Part(NamedTuple):
     of: int
 
 
-def parts(folder: Path) -> list[Part]:
-    """All tests of a folder, those first that take longest."""
-    there = {path.stem.removeprefix("test_") for path in folder.glob("test_*.py")}
-    order = [*(name for name in LONG if name in there), *sorted(there - {*LONG})]
+def parts(folders: Sequence[Path]) -> list[Part]:
+    """All tests of some folders, those first that take longest."""
+    files = [path for folder in folders for path in folder.glob("test_*.py")]
+    there = {path.stem.removeprefix("test_"): path for path in files}
+    assert len(there) == len(files), "two files have one name"
+    order = [*(name for name in LONG if name in there), *sorted(there.keys() - {*LONG})]
     return [
-        Part(folder / f"test_{name}.py", number, LONG.get(name, 1))
+        Part(there[name], number, LONG.get(name, 1))
         for name in order
         for number in range(LONG.get(name, 1))
     ]
@@ -89,29 +94,31 @@ def parts(folder: Path) -> list[Part]:
 class Share:
     """pytest's loop over tests, of the parts that nobody else has taken."""
 
-    def __init__(self, tests: Path, taken: Path) -> None:
-        self._tests, self._taken = tests, taken
+    def __init__(self, folders: Sequence[Path], taken: Path) -> None:
+        self._folders, self._taken = folders, taken
         self._files: dict[Path, Any] = {}
 
     def pytest_collection(self, session: pytest.Session) -> bool:
         """The files, but none is read before it is taken."""
-        session.perform_collect([str(self._tests)], genitems=False)
+        session.perform_collect([*map(str, self._folders)], genitems=False)
         return True
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item | pytest.Collector]) -> None:
-        """First the folder comes here. Behind this conftest.py would be forgotten."""
+        """First the folders come here. Behind this conftest.py would be forgotten."""
         if not self._files:
-            [folder] = items
-            assert isinstance(folder, pytest.Collector)
-            self._folder = folder
-            self._files = {node.path: node for node in collect_one_node(folder).result}
+            folders = [folder for folder in items if isinstance(folder, pytest.Collector)]
+            assert len(folders) == len(items) == len(self._folders)
+            #: What stays between two files: what is around both of them.
+            self._around = folders[0] if len(folders) == 1 else folders[0].parent
+            for folder in folders:
+                self._files |= {node.path: node for node in collect_one_node(folder).result}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         found = 0
         for items in self._taken_items(session):
             # What the next one needs too is kept. After a file's last one that is the folder's, and
             # what the file has put in the place of ours is back before another file is read.
-            for item, following in zip(items, [*items[1:], self._folder], strict=True):
+            for item, following in zip(items, [*items, self._around][1:], strict=True):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if session.shouldstop:
                     raise session.Interrupted(session.shouldstop)
@@ -120,7 +127,7 @@ class Share:
         return True
 
     def _taken_items(self, session: pytest.Session) -> Iterator[list[pytest.Item]]:
-        for part in parts(self._tests):
+        for part in parts(self._folders):
             try:
                 Path(self._taken, f"{part.file.name}-{part.number}").touch(exist_ok=False)
             except FileExistsError:
@@ -132,18 +139,19 @@ class Share:
 
 
 def main(words: list[str]) -> int:
-    tests = HERE / PROGRAMS if words[:1] == [PROGRAMS] else HERE
-    options = words[1:] if tests != HERE else words
+    named = words[0] if words[:1] and words[0] in FOLDERS else ""
+    folders, options = FOLDERS[named], words[1:] if named else words
     workers = range(FOR_EACH * len(os.sched_getaffinity(0)))
     # What one Python has compiled, hundreds of others reuse.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Before another process imports the same: in a fresh checkout both would compile it.
+    _import_all()
     with _quick_folder() as folder, started.shared(folder / "starter"):
         (folder / "taken").mkdir()
         _ask_once(folder / "programs")
-        _import_all()
         outputs = [folder / f"output-{number}" for number in workers]
-        pids = [_fork(options, tests, folder, output) for output in outputs]
+        pids = [_fork(options, folders, folder, output) for output in outputs]
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         texts = [output.read_text() for output in outputs]
     print(*texts, sep="\n")
@@ -189,11 +197,14 @@ def _import_all() -> None:
     for found in walk_packages(package.__path__, "vllm_hosts."):
         if not found.name.startswith(("vllm_hosts.suite", "vllm_hosts.steps")):
             import_module(found.name)
+    # As every run does. Which connectors are installed is known to all forks then.
+    import_module("vllm_hosts.connect.pyinfra_speed").install()
+    import_module("pyinfra.api.connectors").get_all_connectors()
     gc.collect()
     gc.freeze()
 
 
-def _fork(options: list[str], tests: Path, folder: Path, output: Path) -> int:
+def _fork(options: list[str], folders: Sequence[Path], folder: Path, output: Path) -> int:
     if pid := os.fork():
         return pid
     code = 1
@@ -202,8 +213,8 @@ def _fork(options: list[str], tests: Path, folder: Path, output: Path) -> int:
         for descriptor in (1, 2):
             os.dup2(to, descriptor)
         random.seed()
-        share = Share(tests, folder / "taken")
-        code = pytest.main([*_OPTIONS, *options, str(tests)], plugins=[share])
+        share = Share(folders, folder / "taken")
+        code = pytest.main([*_OPTIONS, *options, *map(str, folders)], plugins=[share])
     finally:
         forking.end(code)
     return 0

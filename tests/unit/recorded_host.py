@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import pickle
 import re
 import shlex
 import tarfile
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import (
@@ -117,6 +119,15 @@ class Operation:
                 yield f"    taken up by {_short(shlex.split(up[1])[0])}"
 
 
+def snapshot(value: Any) -> Callable[[], Any]:
+    """Makes copies of what a value is now, in a fraction of the time of ``deepcopy``."""
+    try:
+        return partial(pickle.loads, pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+    except (pickle.PicklingError, AttributeError, TypeError):
+        # A class or a function that stands inside of a test.
+        return partial(deepcopy, deepcopy(value))
+
+
 def _short(script: str) -> str:
     return textwrap.shorten(script, 90)
 
@@ -144,7 +155,7 @@ class Host:
     fails: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.facts = deepcopy(self.facts)
+        self.facts = snapshot(self.facts)()
 
     def answer(self, fact: type, **asked: Any) -> Any:
         """What a fact finds now."""

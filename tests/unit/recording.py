@@ -11,9 +11,8 @@ import runpy
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,9 +30,9 @@ from tests.unit import recorded_looks as looks
 from tests.unit.fleets import gateway
 from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT as REPOSITORY
-from tests.unit.recorded_host import Host, Operation
+from tests.unit.recorded_host import Host, Operation, snapshot
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.connect import lock
+from vllm_hosts.connect import lock, pyinfra_speed
 from vllm_hosts.facts import ahead, base
 from vllm_hosts.host import frames, probe
 from vllm_hosts.host.rotation import Balancer
@@ -44,6 +43,9 @@ from vllm_hosts.project import run
 from vllm_hosts.project.before import Run as Begun
 from vllm_hosts.project.loaded import Project
 from vllm_hosts.rehearsal import remembered
+
+# As every run does.
+pyinfra_speed.install()
 
 
 @dataclass
@@ -128,6 +130,13 @@ class Shell:
         self.closed = True
 
 
+@lru_cache(maxsize=32)
+def _sent(commands: tuple[str, ...]) -> int:
+    """Bytes of what is asked together, which is packed for that: the same in most runs."""
+    lines = frames.given([*commands])
+    return len(frames.program()) + sum(len(line) + 1 for line in lines)
+
+
 def deploy_py() -> None:
     """The whole deploy, as its entry file calls it."""
     runpy.run_path(str(REPOSITORY / "deploy.py"))
@@ -166,7 +175,7 @@ class Recorder:
     def copied(self, folder: Path, **changes: Any) -> Recorder:
         """The same host and store once more, below another folder, with other settings."""
         shutil.copytree(self.inventory.parent, folder / "inventory", dirs_exist_ok=True)
-        host = deepcopy(self.host)
+        host = snapshot(self.host)()
         known = self.host.settings
         made = settings(**{**known.model_dump(), **changes})
         # What it is in its inventory is not set for it, and stays.
@@ -285,14 +294,12 @@ class Recorder:
     ) -> dict[ahead.Query, ahead.Value]:
         """What the host answers now, whatever becomes of it until somebody wants to know."""
         self._executions.append(f"asks for {len(asked)} facts")
-        lines = frames.given([look.command for look in asked])
-        self._done.sent += len(frames.program()) + sum(len(line) + 1 for line in lines)
+        self._done.sent += _sent(tuple(look.command for look in asked))
         answers: dict[ahead.Query, ahead.Value] = {}
         for look in asked:
             # Where a recorded host has no answer, a real one has.
             with suppress(LookupError):
-                value = deepcopy(self.host.answer(look.fact, **look.arguments))
-                answers[look] = partial(deepcopy, value)
+                answers[look] = snapshot(self.host.answer(look.fact, **look.arguments))
         return answers
 
 

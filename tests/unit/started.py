@@ -272,11 +272,14 @@ starter = Starter()
 def shared(place: Path) -> Iterator[None]:
     """One process that forks for this one and those that it forks; it imports meanwhile."""
     process = _listening(str(place))
+    before = os.environ.get(_SHARED)
     os.environ[_SHARED] = str(place)
     try:
         yield
     finally:
         del os.environ[_SHARED]
+        if before is not None:
+            os.environ[_SHARED] = before
         _ended(process)
 
 

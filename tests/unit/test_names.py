@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.unit.projects import ROOT
@@ -48,11 +49,21 @@ def several(found: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
     return {name: paths for name, paths in by_name.items() if len(paths) > 1}
 
 
+@cache
+def named() -> list[tuple[type[ast.stmt], str, str]]:
+    """What stands in the modules by itself: its kind, name and file."""
+    return [
+        (type(node), node.name, str(path.relative_to(ROOT)))
+        for path in product()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    ]
+
+
 def public(kind: type[ast.ClassDef | ast.FunctionDef]) -> Iterator[tuple[str, str]]:
-    for path in product():
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, kind) and not node.name.startswith("_"):
-                yield node.name, str(path.relative_to(ROOT))
+    for of_kind, name, path in named():
+        if of_kind is kind and not name.startswith("_"):
+            yield name, path
 
 
 def test_no_two_modules_are_called_alike() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.architecture import statements
 from tests.unit.projects import ROOT
 
 AREAS = ("vllm_hosts", "roles", "tests/hosts")
@@ -47,7 +48,7 @@ def test_pyinfra_is_pinned() -> None:
 
 
 def imported(path: Path) -> set[str]:
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(statements(ast.parse(path.read_text())))
     whole = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
     whole |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     return {name.partition(".")[0] for name in whole}

@@ -33,7 +33,7 @@ from tests.unit.in_parts import Share
 
 tests, taken = map(Path, sys.argv[1:])
 options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tests), str(tests)]
-sys.exit(pytest.main(options, plugins=[Share(tests, taken)]))
+sys.exit(pytest.main(options, plugins=[Share([tests], taken)]))
 """
 
 

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from bench import cases, compare, floors
+from bench import cases, compare, floors, scale
 from bench.far import Far, kept, known
 from bench.figures import Measured, plot, table
 from bench.programs import (
@@ -28,11 +28,12 @@ from bench.programs import (
     UNCHANGED,
     Once,
 )
+from bench.site import made
 from bench.tables import written
 from lab import layout
+from tests.unit.projects import ROOT
 from vllm_hosts.facts import asked
 
-ROOT = Path(__file__).resolve().parents[2]
 #: In a process of its own: here gevent has replaced what asyncio needs.
 RELAYED = """
 import json, socket, sys, time
@@ -128,17 +129,7 @@ def test_a_plot_is_svg_with_all_that_was_measured() -> None:
 def test_a_fleet_of_recorded_hosts_has_nothing_to_change(tmp_path: Path) -> None:
     """And pyinfra's own command sees that in a few executions of each host."""
     begun = time.monotonic()
-    made = "from pathlib import Path; from bench import scale; import sys; fleet = scale.made("
-    made += "Path(sys.argv[1]), 3); found = scale.run(fleet, 0.0); print(scale.json.dumps(found))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import pyinfra_cli; {made}", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = scale.run(made(tmp_path, 3), 0.0)
     kinds = {kind: times / 3 for kind, times in found["count"].items()}
     assert {kind: kinds[kind] for kind in ("connect", "lock", "looks ahead", "fact")} == {
         "connect": 1,
@@ -312,15 +303,14 @@ class TestCases:
         ]
         assert list(compare.chosen(["setting"], [2, 4], [0])) == []
 
-    def test_an_unknown_one_is_refused(self) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.compare", "--cases", "nothing,all"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 2
-        assert "'all' is no case; there are: nothing, key, setting, fresh" in done.stderr
+    def test_an_unknown_one_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["compare", "--cases", "nothing,all"])
+        with pytest.raises(SystemExit, match="^2$"):
+            compare.main()
+        said = capsys.readouterr().err
+        assert "'all' is no case; there are: nothing, key, setting, fresh" in said
 
     def test_no_pyinfra_where_the_relay_runs(self) -> None:
         program = "import bench.compare, sys; print('gevent' in sys.modules)"
