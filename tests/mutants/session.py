@@ -169,6 +169,8 @@ class Forks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def _become(self, number: int) -> ast.Module:
         os.setsid()
+        # Ignored under nohup, which tests of scripts that are ended would inherit.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         output = os.open(Path(self.folder, str(number)), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         null = os.open(os.devnull, os.O_RDONLY)
         for here, there in ((null, 0), (output, 1), (output, 2)):

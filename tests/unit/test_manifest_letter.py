@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vllm_hosts.errors import HostError
 from vllm_hosts.host import manifest, paths
-from vllm_hosts.host.manifest import Before, Manifest, before_of, manifest_of
+from vllm_hosts.host.manifest import Before, Manifest, before_of, manifest_of, recorded_files
 
 #: As these programs have it on a host; ``docker`` does not answer where "down" lies beside it.
 _PROGRAMS = {
@@ -162,6 +163,8 @@ def test_lines_of_every_kind_are_read() -> None:
             f"gave-way {digest} /etc/apt/sources.list.d/their own.list",
             "gave-way - /etc/apt/sources.list.d/gone.list",
             "model /srv/models/a",
+            "file /etc/nginx/conf.d/edge.conf",
+            "agent /var/lib/vllm/agents/a",
         ],
         ["/b", "/a"],
     )
@@ -176,6 +179,8 @@ def test_lines_of_every_kind_are_read() -> None:
             "/etc/apt/sources.list.d/gone.list": "",
         },
         ("/srv/models/a",),
+        ("/etc/nginx/conf.d/edge.conf",),
+        ("/var/lib/vllm/agents/a",),
     )
 
 
@@ -189,6 +194,63 @@ def test_a_line_that_is_none_of_ours_is_named(line: str) -> None:
 def test_a_list_that_is_missing_is_no_empty_one() -> None:
     with pytest.raises(KeyError, match="groups"):
         before_of({name: [] for name in manifest.LISTS if name != "groups"})
+
+
+class TestTheRecord:
+    """Files that deploys wrote are taken away by it."""
+
+    def read(self, folder: Path, text: str | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        file = folder / "deployed"
+        if text is not None:
+            file.write_text(text)
+        monkeypatch.setattr(paths, "DEPLOYED", str(file))
+        return said(manifest.recorded())
+
+    def test_its_paths_once_each(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = f"{'b' * 64}  /b\n{'a' * 64}  /a\n-  /gone\n{'c' * 64}  /a\n"
+        lines = self.read(tmp_path, text, monkeypatch)
+        assert lines == ["/a", "/b"] == recorded_files(lines)
+
+    def test_a_host_without_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.read(tmp_path, None, monkeypatch) == []
+
+    @pytest.mark.parametrize("line", [f"{'a' * 63}  /a", "- /gone", "/a", "-  a", "odd " * 99])
+    def test_another_line_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+    ) -> None:
+        lines = self.read(tmp_path, f"{'a' * 64}  /a\n{line}\n", monkeypatch)
+        with pytest.raises(ValueError) as found:
+            recorded_files(lines)
+        assert found.value.args == (line[:200],)
+
+
+def test_notes_that_were_cut_off(tmp_path: Path) -> None:
+    texts = ("a\nb\n", "a\nhalf of a line", "", "c" * 300)
+    for number, text in enumerate(texts):
+        (tmp_path / str(number)).write_text(text)
+    files = [str(tmp_path / str(number)) for number in range(len(texts) + 1)]
+    lines = said(manifest.unended(*files))
+    assert lines == [f"{files[1]} half of a line", f"{files[3]} {'c' * 200}"]
+    manifest.whole([])
+    with pytest.raises(HostError) as found:
+        manifest.whole(lines)
+    assert str(found.value) == (
+        f"{files[1]} on the host ends in the middle of a line: 'half of a line';"
+        " restore that file, or correct that line, and run again"
+    )
+
+
+def test_a_damaged_line_is_said_in_short() -> None:
+    assert str(manifest.damaged("/a", "x" * 300)) == (
+        f"/a on the host has a line that no deploy writes there: '{'x' * 200} ...';"
+        " restore that file, or correct that line, and run again"
+    )
+
+
+def said(script: str) -> list[str]:
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
 
 
 def test_what_was_written_down_does_not_change() -> None:

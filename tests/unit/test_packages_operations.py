@@ -233,7 +233,7 @@ class TestLists:
         self, steps: Steps, now: list[float]
     ) -> None:
         assert self.at_once(self.install(steps))
-        now[0] += apt_lists.RECENT - 1
+        now[0] += 599
         again = self.install(steps)
         assert not self.at_once(again)
         check_golden("scripts/apt-installed-again.sh", f"{again}\n")
@@ -245,7 +245,7 @@ class TestLists:
         self, steps: Steps, now: list[float]
     ) -> None:
         self.install(steps)
-        now[0] += apt_lists.RECENT - 1
+        now[0] += 599
         steps.facts["AptPackages"] = Packages({}, frozenset())
         with ctx_state.use(SimpleNamespace(is_executing=True)), ctx_host.use(steps.host):
             for _ in apt.packages_installed({"c": None}):
