@@ -27,6 +27,7 @@ from vllm_hosts.settings.rolling import Rolling
         ("25%", [1, 1, 1, 1, 2, 2, 12]),
         ("1%", [1, 1, 1, 1, 1, 1, 1]),
         ("100%", [1, 1, 2, 3, 7, 9, 49]),
+        (100_000, [1, 1, 2, 3, 7, 9, 49]),
     ],
 )
 def test_at_least_one_and_never_all(batch: int | str, hosts: list[int]) -> None:
@@ -38,7 +39,9 @@ def test_without_the_setting_it_is_one_host() -> None:
     assert host_settings().rolling == Rolling(batch=1)
 
 
-@pytest.mark.parametrize("batch", [0, -1, True, 1.5, "25", "0%", "101%", "25 %", "", None, [1]])
+@pytest.mark.parametrize(
+    "batch", [0, -1, 100_001, True, 1.5, "25", "0%", "101%", "25 %", "", None, [1]]
+)
 def test_what_is_no_number_of_hosts_is_refused(batch: object) -> None:
     with pytest.raises(ValidationError) as raised:
         Rolling(batch=batch)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.facts import hub as facts
 from vllm_hosts.facts.hub import HubModels, asked_of
 from vllm_hosts.host.models import copies, download, hub_models
-from vllm_hosts.hub.hub_models import Download, Fetched, HubModel
+from vllm_hosts.hub.hub_models import Copy, Download, Fetched, HubModel, one_word
 from vllm_hosts.operations import hub as operation
 from vllm_hosts.operations.hub import fetch_script
 from vllm_hosts.roles.vllm.plan import peers
@@ -60,6 +61,45 @@ class TestWhatIsNeeded:
         assert peers(settings(agents=same)) == {"qwen": ["twin"], "twin": ["qwen"]}
         other = [same[0], twin | {"revision": "v2"}]
         assert peers(settings(agents=other, edge={"by_model": False})) == {"qwen": [], "twin": []}
+
+    @pytest.mark.parametrize(
+        "name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_HUB_DOWNLOAD_TIMEOUT"]
+    )
+    def test_each_variable_of_that_way(self, name: str) -> None:
+        agents = [QWEN | {"env": {name: "1", f"{name}_": "2"}}]
+        [model] = hub_models(settings(agents=agents))
+        assert model.environment == ((name, "1"),)
+
+    def test_all_downloads_share_the_token_if_there_is_one(self) -> None:
+        assert download(settings()).token_file is None
+        host = settings(secrets={"hf_token_env": "HF_TOKEN"}, vllm={"directory": "/opt/v"})
+        assert download(host).token_file == "/opt/v/.env"
+
+
+class TestNames:
+    def test_of_what_is_fetched(self) -> None:
+        model = HubModel("org/a model")
+        key = one_word("org/a model@main", repr(("org/a model", "main", False, ())))
+        assert model.key == key and key.startswith("org--a--model@main-")
+        assert model.folder("/var/lib/v") == "/var/lib/v/huggingface/hub/models--org--a model"
+        others = [
+            HubModel("org/b"),
+            HubModel("org/a model", "v2"),
+            HubModel("org/a model", allow_pickle=True),
+            HubModel("org/a model", ignore_files=("*.bin",)),
+        ]
+        assert len({one.key for one in [model, *others]}) == 5
+
+    def test_of_what_is_copied(self) -> None:
+        copy = Copy("/data/a", "/srv/models/a", allow_pickle=False)
+        assert copy.staging == "/srv/models/a.vllm-hosts-new"
+        assert copy.key == one_word("/srv/models/a", "/srv/models/a")
+        assert copy.key.startswith("srv--models--a-")
+
+    def test_one_word_that_differs_whenever_it_does(self) -> None:
+        digest = hashlib.sha256(b"what").hexdigest()[:10]
+        assert one_word("-.org/a b@main.-", "what") == f"org--a--b@main-{digest}"
+        assert one_word("/", "what") == f"-{digest}"
 
 
 class TestComplete:

@@ -10,9 +10,16 @@ from pydantic import ValidationError
 
 from tests.unit.samples import settings
 from vllm_hosts.host.services import compose_file
-from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings import HostSettings, vllm_words
 from vllm_hosts.settings.exposure import exposed
-from vllm_hosts.settings.vllm_words import arguments, meant, variables
+from vllm_hosts.settings.vllm_words import (
+    Words,
+    arguments,
+    meant,
+    refused_variable,
+    risks,
+    variables,
+)
 
 
 def agent(**changes: Any) -> HostSettings:
@@ -82,6 +89,8 @@ def test_a_refused_variable_is_refused(name: str) -> None:
         ("-n2", ["--nnodes"]),
         ("-O3", ["--optimization-level"]),
         ("-1", []),
+        ("-", []),
+        ("", []),
         ("value", []),
         ('{"a": "--trust-remote-code"}', []),
         ("--an-argument-of-tomorrow", ["--an-argument-of-tomorrow"]),
@@ -89,6 +98,28 @@ def test_a_refused_variable_is_refused(name: str) -> None:
 )
 def test_what_vllm_takes_a_word_for(word: str, names: list[str]) -> None:
     assert meant(word) == names
+
+
+def test_what_switches_one_off_is_no_beginning_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = frozenset({"--verbose", "--verbose-log", "--no-verbose-log", "--no-verbose-more"})
+    monkeypatch.setattr(vllm_words, "arguments", lambda: Words({}, {}, known, {}))
+    assert meant("--no-verbose") == ["--no-verbose"]
+    assert meant("--verbose") == ["--verbose"]
+    assert meant("--no-verbose-log") == ["--no-verbose-log"]
+    assert meant("--no-verbose-") == ["--no-verbose-log", "--no-verbose-more"]
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "no", "off", "OFF"])
+def test_a_risky_variable_that_is_off_is_no_risk(value: str) -> None:
+    name = min(variables().accepted)
+    assert risks([], {name: value}) == {}
+    assert risks([], {name: "on"}) == {name: variables().accepted[name]}
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "no", "off", "1", "true", "yes", "on", "Yes"])
+def test_a_switch_is_no_secret(value: str) -> None:
+    assert refused_variable("USE_MY_TOKEN", value) is None
+    assert refused_variable("USE_MY_TOKEN", f"{value}x") is not None
 
 
 def test_a_beginning_that_could_be_several_counts_as_all_of_them() -> None:
