@@ -117,6 +117,20 @@ def test_the_host_puts_back_what_it_had(machine: Machine) -> None:
     assert (machine.left(), machine.boot()) == ([], None)
 
 
+def test_all_of_several_files_come_back(machine: Machine) -> None:
+    paths = [machine.folder / name for name in ("conf", "other", "new")]
+    for path in paths[:2]:
+        path.write_text("before")
+    command = armed("test", [*map(str, paths)], save=":", undo=":").get_raw_value()
+    for comes in (machine.boot, machine.time_is_up):
+        (machine.folder / "log").unlink(missing_ok=True)
+        assert machine.run(command).returncode == 0
+        for path in paths:
+            path.write_text("after")
+        comes()
+        assert [path.exists() and path.read_text() for path in paths] == ["before", "before", False]
+
+
 def test_the_timer_comes_after_a_minute_and_not_whenever_it_suits(machine: Machine) -> None:
     machine.arm()
     words = machine.asked()[-1].split()
@@ -234,15 +248,25 @@ class TestBoot:
         machine.arm()
         unit = machine.folder / "etc/undo.service"
         assert unit.stat().st_mode & 0o777 == 0o644
-        lines = unit.read_text().splitlines()
-        assert "DefaultDependencies=no" in lines
-        assert f"RequiresMountsFor={machine.folder}/state/unconfirmed" in lines
-        [order] = [line for line in lines if line.startswith("Before=")]
-        assert {"sysinit.target", "vllm-hosts-firewall.service", "ssh.socket"} <= set(
-            order.removeprefix("Before=").split()
-        )
+        kept = f"{machine.folder}/state/unconfirmed"
         # Not in the boot of the change, whatever is started in it.
-        assert f"ConditionPathExists=!{machine.folder}/undo" in lines
+        assert unit.read_text() == (
+            "# Managed by vllm-hosts.\n"
+            "[Unit]\n"
+            "Description=Undo changes of vllm-hosts that nobody has confirmed\n"
+            "DefaultDependencies=no\n"
+            f"RequiresMountsFor={kept}\n"
+            f"ConditionPathExists=!{machine.folder}/undo\n"
+            f"ConditionPathExists={kept}/boot.sh\n"
+            "After=local-fs.target\n"
+            "Before=sysinit.target vllm-hosts-firewall.service ssh.service ssh.socket"
+            " shutdown.target\n"
+            "Conflicts=shutdown.target\n"
+            "\n"
+            "[Service]\n"
+            "Type=oneshot\n"
+            f"ExecStart=/bin/sh {kept}/boot.sh\n"
+        )
         done = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", str(unit)],
             capture_output=True, text=True, timeout=60, check=False,

@@ -88,8 +88,10 @@ def test_an_edit_of_what_is_not_known_any_more(there: There, copy: Found) -> Non
     assert len(there.asked) == 1
 
 
-def test_something_else_in_its_place(there: There) -> None:
-    there.files[COMPOSE] = Found("l", sha256=digest("old"), deployed=(digest("old"),))
+@pytest.mark.parametrize("deployed", [digest("old"), ""])
+def test_something_else_in_its_place(there: There, deployed: str) -> None:
+    """Also where nothing was left there, of which the record has an empty digest."""
+    there.files[COMPOSE] = Found("l", sha256=digest("old"), deployed=(deployed,))
     [found] = edited(HOST)
     assert found.sentence == CHANGED and found.stops
 

@@ -218,8 +218,9 @@ def test_a_machine_without_any_route_was_not_read() -> None:
         WaysToHosts().process(["== named", "== routes", END])
 
 
-def test_the_script_itself(tmp_path: Path) -> None:
+def test_the_script_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for what it asks: one name is unknown, one hangs, one has two addresses."""
+    monkeypatch.setenv("named", "odd.example.com 192.0.2.99")
     here = Here(tmp_path)
     here.program(
         "getent",
@@ -233,7 +234,7 @@ def test_the_script_itself(tmp_path: Path) -> None:
         *) exit 2 ;;
         esac""",
     )
-    here.program("timeout", '[ "$1" = 10 ]; shift; exec /usr/bin/timeout 1 "$@"')
+    here.program("timeout", '[ "$1" = 10 ] || exit 9; shift; exec /usr/bin/timeout 1 "$@"')
     here.program(
         "ip",
         """[ "$*" = '-j -force -batch -' ] || exit 9
@@ -255,6 +256,8 @@ def test_the_script_itself(tmp_path: Path) -> None:
     assert found.named == {"gpu1.example.com": both_of}
     assert set(found.routes) == {CONTROL, *both_of, ip_address("192.0.2.12")}
     assert (asked("192.0.2.12").named, set(asked().routes)) == ({}, {CONTROL})
+    # Every name may take its ten seconds, and all are asked at once.
+    assert (fact.steady, fact.seconds) == (True, 60)
 
 
 def test_a_gateway_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
