@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vllm_hosts.host.compose import COMPOSE, ComposeFound, Hashes, Network
+from vllm_hosts.host.marks import DEPLOY_SINCE
 
 
 @pytest.mark.parametrize(
@@ -24,15 +25,16 @@ def test_what_was_seen_stays(value: object, name: str) -> None:
         setattr(value, name, "x")
 
 
-def test_secrets_of_whoever_logs_in_reach_no_agent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", [{}, {DEPLOY_SINCE: "2026-11-27"}])
+def test_secrets_of_whoever_logs_in_reach_no_agent(tmp_path: Path, mark: dict[str, str]) -> None:
+    """And the mark of a deploy does, where there is one."""
     program = tmp_path / "docker"
-    program.write_text(
-        "#!/bin/sh\necho \"$1\"; env | sed 's/=.*//' | grep -v -e PWD -e SHLVL -e _\n"
-    )
+    program.write_text('#!/bin/sh\necho "$1"; env | grep -v -e ^PWD= -e ^SHLVL= -e ^_=\n')
     program.chmod(0o755)
-    given = {"PATH": f"{tmp_path}:/usr/bin:/bin", "VLLM_API_KEY_QWEN": "theirs", "HOME": "/x"}
+    own = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": "/x", **mark}
+    given = {**own, "VLLM_API_KEY_QWEN": "theirs", "HF_TOKEN": "theirs", "LANG": "C"}
     done = subprocess.run(
         ["sh", "-c", COMPOSE], env=given, capture_output=True, text=True, check=True
     )
-    first, *names = done.stdout.split()
-    assert (first, sorted(names)) == ("compose", ["HOME", "PATH"])
+    first, *found = done.stdout.splitlines()
+    assert (first, sorted(found)) == ("compose", sorted(f"{a}={b}" for a, b in own.items()))
