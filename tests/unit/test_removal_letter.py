@@ -43,7 +43,9 @@ def test_files_of_every_version_go_whatever_the_record_says() -> None:
         "vllm-hosts-edge-logs.timer",
         "vllm-hosts-watchdog.timer",
     ]
-    bare = Removal(settings(), Remains())
+    nothing = Remains()
+    assert not (nothing.own_rules or nothing.own_haproxy or nothing.own_keepalived)
+    bare = Removal(settings(), nothing)
     assert bare.files == [*ALWAYS, *NEW], "nothing was ever deployed"
 
 
