@@ -113,6 +113,16 @@ def test_when_power_fails_every_file_is_the_old_one_or_the_new_one(tmp_path: Pat
     assert not log.exists()
 
 
+def test_what_a_loss_of_power_has_left_is_in_nobody_s_way(tmp_path: Path) -> None:
+    """The version before, under its second name: it is the file itself."""
+    (tmp_path / "a").write_text("old")
+    os.link(tmp_path / "a", tmp_path / ".a.vllm-hosts-old")
+    done = apply(change([File(f"{tmp_path}/a", b"new")]))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "a").read_text() == "new"
+    assert not (tmp_path / ".a.vllm-hosts-old").exists()
+
+
 @pytest.mark.parametrize("which", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_ended_takes_all_back(tmp_path: Path, which: signal.Signals) -> None:
     (tmp_path / "a").write_text("old")

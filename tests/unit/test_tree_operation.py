@@ -248,13 +248,22 @@ class TestCopies:
         for name in ("now", "before"):
             (tmp_path / name).mkdir()
         (tmp_path / "now/one").write_text("1")
+        (tmp_path / "before/one").write_text("0")
+        (tmp_path / "bin").mkdir()
+        sync = tmp_path / "bin/sync"
+        sync.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/synced\n')
+        sync.chmod(0o755)
         done = apply(
             change(
                 [File(f"{tmp_path}/now/one", b"2")],
                 copies=[CopiedFile(f"{tmp_path}/before/one", f"{tmp_path}/now/one", 0o600)],
-            )
+            ),
+            tmp_path / "bin",
         )
         assert (done.returncode, done.stderr) == (0, "")
+        # It is on disk, and people can look at what was there before.
+        assert f"{tmp_path}/before/one.vllm-hosts-new" in (tmp_path / "synced").read_text().split()
+        assert Path(f"{tmp_path}/previous{tmp_path}/before/one").read_text() == "0"
         assert (tmp_path / "before/one").read_text() == "1"
         assert (tmp_path / "before/one").stat().st_mode & 0o777 == 0o600
         assert (tmp_path / "now/one").read_text() == "2"

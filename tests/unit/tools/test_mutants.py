@@ -202,9 +202,14 @@ def test_every_module_and_its_tests_are_there() -> None:
     listed = yaml.safe_load((ROOT / "tests/mutants/modules.yaml").read_text())
     for module, about in listed.items():
         there = ROOT.joinpath(*module.split("."))
-        assert there.with_suffix(".py").is_file() or (there / "__init__.py").is_file(), module
+        there = there / "__init__.py" if there.is_dir() else there.with_suffix(".py")
+        assert there.is_file(), module
         files = [test.partition("::")[0] for test in about["tests"]]
         assert all((ROOT / file).is_file() for file in files), module
-        for entry in about.get("equivalent", []):
+        entries = about.get("equivalent", [])
+        made = changes(there.read_text()) if entries else []
+        for entry in entries:
+            # Here, and not only once the module itself is tried again.
+            assert any(tool._is_about(entry, change) for change in made), (module, entry)
             assert set(entry) - {"within"} == {"line", "change", "why"}, (module, entry)
             assert len(entry["why"]) > 15, (module, entry)
