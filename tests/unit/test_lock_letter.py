@@ -22,6 +22,7 @@ from vllm_hosts.connect.lock import Held, Purpose
 from vllm_hosts.data import DATA
 from vllm_hosts.errors import HostError
 from vllm_hosts.host.marks import DEPLOY_SINCE, functions
+from vllm_hosts.host.paths import UNCONFIRMED
 
 SINCE = "2026-11-26T08:00:00Z"
 PURPOSE = Purpose("deploy.py of prod.py", "abc123")
@@ -319,7 +320,7 @@ def test_who_holds_it_is_in_the_script(host: Any, monkeypatch: pytest.MonkeyPatc
     lock.release(host, "done")
     assert host.config.INHERIT_ENV == (DEPLOY_SINCE,)
     [script] = scripts
-    assert "\npatience=7\nowner='" in script
+    assert f"\nunconfirmed={UNCONFIRMED}\npatience=7\nowner='" in script
     owner = re.search(r"^owner=(.*)$", script, re.MULTILINE)
     assert owner is not None
     assert json.loads(owner[1].replace("'\"'\"'", "'")[1:-1]) == {
@@ -435,6 +436,11 @@ def test_a_channel_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         stdout = SimpleNamespace(readline=lambda most: b"w\xff\n" * (most == 4000))
         stderr = SimpleNamespace(read=lambda most: b"e\xff" * (most == 4000))
 
+        code: int | None = None
+
+        def poll(self) -> int | None:
+            return self.code
+
         def wait(self) -> None:
             story.append("waited")
 
@@ -445,6 +451,10 @@ def test_a_channel_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "Popen", popen)
     channel = lock._Here("command", ["password"])
     assert (channel.line(), channel.errors()) == ("w\ufffd\n", "e\ufffd")
+    ended = []
+    for Process.code in (None, 0, 1):
+        ended.append(channel.ended())
+    assert ended == [False, True, True]
     channel.close()
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), PIPE)
     assert story == [

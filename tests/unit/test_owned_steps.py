@@ -168,6 +168,7 @@ def test_a_host_of_an_earlier_version_is_noted_once(steps: Steps) -> None:
     steps.facts["HostMark"].shared = found
     [note] = steps.run(owned, claim, shared=SHARED)
     assert "brought 'agent /var/lib/vllm/agents/former' 'agent /var/lib/vllm/agents/qwen'" in note
+    assert note.startswith("set -eu; umask 077\n")
     told = "does not name what this deploy writes beside files of others"
     assert steps.told == [("differs", "/var/lib/vllm-hosts/manifest", told)]
     done = SharedFound(frozenset(SHARED.paths), frozenset(SHARED.files), frozenset(SHARED.folders))
