@@ -10,6 +10,7 @@ import ast
 import io
 import tokenize
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from textwrap import wrap
 
@@ -72,7 +73,7 @@ def upgraded(text: str) -> str:
                 " with --upgrade --write, and set there what yours sets"
             ]
         )
-    found = {name: _section(node, lines, marked) for name, node in _dictionaries(tree)}
+    found = {name: _section(node, lines, marked) for name, node in _dictionaries(tree, lines)}
     given = dict(sections())
     inside = {number: name for name, one in found.items() for number in _range(one)}
     gone = set(_gone(tree, lines, marked))
@@ -88,7 +89,7 @@ def upgraded(text: str) -> str:
             new += ["", *_written(name, section, _Section(0, 0))]
     result = "\n".join(new) + "\n"
     tree.body = [node for node in tree.body if node.lineno - 1 not in gone]
-    _require_same(tree, ast.parse(result))
+    _require_same(tree, result)
     return result
 
 
@@ -104,7 +105,7 @@ def _marked(text: str) -> set[int]:
     }
 
 
-def _dictionaries(tree: ast.Module) -> Iterator[tuple[str, ast.Dict]]:
+def _dictionaries(tree: ast.Module, lines: list[str]) -> Iterator[tuple[str, ast.Dict]]:
     """Sections written as dictionaries over several lines; others are left alone."""
     names = dict(sections())
     seen = [target for node in tree.body for target in _targets(node)]
@@ -115,9 +116,9 @@ def _dictionaries(tree: ast.Module) -> Iterator[tuple[str, ast.Dict]]:
         if name not in names or others or seen.count(name) > 1:
             continue
         value = node.value
-        lines = [key.lineno if key else item.lineno for key, item in _items(value)]
-        ends = [item.end_lineno or 0 for _, item in _items(value)]
-        if value.lineno not in lines and value.end_lineno not in [*ends, value.lineno]:
+        begins = [key.lineno if key else item.lineno for key, item in _items(value)]
+        ends = [_end(item, lines)[0] for _, item in _items(value)]
+        if value.lineno not in begins and value.end_lineno not in [*ends, value.lineno]:
             yield name, value
 
 
@@ -142,6 +143,23 @@ def _items(value: ast.Dict) -> list[tuple[ast.expr | None, ast.expr]]:
     return list(zip(value.keys, value.values, strict=True))
 
 
+def _end(item: ast.expr, lines: list[str]) -> tuple[int, int]:
+    """The line, from 1, and the character behind an item with the parentheses that it stands in."""
+    number = item.end_lineno or item.lineno
+    column = len(lines[number - 1].encode()[: item.end_col_offset].decode())
+    found = number, column
+    while True:
+        rest = lines[number - 1][column:]
+        if (left := rest.lstrip()).startswith(")"):
+            found = number, column + len(rest) - len(left) + 1
+            _, column = found
+        elif left and not left.startswith("#"):
+            # A comma, or the end of the dictionary.
+            return found
+        else:
+            number, column = number + 1, 0
+
+
 def _targets(node: ast.stmt) -> list[str]:
     if isinstance(node, ast.Assign):
         return [target.id for target in node.targets if isinstance(target, ast.Name)]
@@ -160,7 +178,7 @@ def _section(value: ast.Dict, lines: list[str], marked: set[int]) -> _Section:
     before, end_of_last = value.lineno, value.lineno
     for key, item in _items(value):
         first = (key.lineno if key else item.lineno) - 1
-        last = item.end_lineno or item.lineno
+        last, _ = _end(item, lines)
         name = key.value if isinstance(key, ast.Constant) else ""
         if first < end_of_last and found.chunks:
             # Two settings on one line stay together.
@@ -194,9 +212,8 @@ def _ends_with_comma(lines: list[str]) -> bool:
 
 def _add_comma(value: ast.Dict, lines: list[str], chunk: _Chunk) -> None:
     """So that another setting can follow the last one."""
-    item = value.values[-1]
-    whole = lines[(item.end_lineno or 1) - 1]
-    cut = len(whole.encode()[: item.end_col_offset].decode())
+    last, cut = _end(value.values[-1], lines)
+    whole = lines[last - 1]
     chunk.lines[-1] = f"{whole[:cut]},{whole[cut:]}"
 
 
@@ -223,19 +240,21 @@ def _written(name: str, section: type[BaseModel], owner: _Section) -> Iterator[s
     yield "}"
 
 
-def _require_same(before: ast.Module, after: ast.Module) -> None:
+def _require_same(before: ast.Module, text: str) -> None:
     """Check that everything the owner set is still there, in case of a mistake in this module.
 
     :raises SettingsError: it is not.
     """
-    new = set(_assigned(after)) - _assigned(before)
-    if _values(before, set()) != _values(after, new):
-        raise SettingsError(
-            [
-                "group_data/all.py is written in a way that cannot be upgraded without a loss; put"
-                " each setting of a section into a line of its own"
-            ]
-        )
+    with suppress(SyntaxError):
+        after = ast.parse(text)
+        if _values(before, set()) == _values(after, _assigned(after) - _assigned(before)):
+            return
+    raise SettingsError(
+        [
+            "group_data/all.py is written in a way that cannot be upgraded without a loss; put"
+            " each setting of a section into a line of its own"
+        ]
+    )
 
 
 def _values(tree: ast.Module, without: set[str]) -> list[str]:
