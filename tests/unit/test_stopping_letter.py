@@ -11,8 +11,10 @@ from typing import Any
 import gevent
 import pyinfra_cli  # noqa: F401  has gevent replace threads by greenlets
 import pytest
+from gevent.pool import Pool
 
 from vllm_hosts.connect import stopping
+from vllm_hosts.project import ending
 
 
 class _Stops(BaseException):
@@ -164,3 +166,28 @@ class TestLateWhere:
     def test_nothing_is_on_its_way_any_more(self) -> None:
         stopping.settle()
         assert in_greenlet(lambda: stopping._late(signal.SIGALRM, None)).successful()
+
+
+@pytest.mark.parametrize(
+    ("number", "broken", "times"), [(15, False, 0), (15, True, 1), (1, False, 1)]
+)
+def test_a_stop_frees_places_and_needs_nobody_who_reads(
+    monkeypatch: pytest.MonkeyPatch, number: int, broken: bool, times: int
+) -> None:
+    def say(what: str) -> None:
+        if broken:
+            raise BrokenPipeError
+
+    nowhere: list[int] = []
+    reached: list[Any] = []
+    monkeypatch.setattr(ending, "_say", say)
+    monkeypatch.setattr(ending, "_write_nowhere", lambda: nowhere.append(1))
+    monkeypatch.setattr(stopping, "reach", lambda main, error: reached.append(error.code))
+    monkeypatch.setattr(gevent, "get_hub", SimpleNamespace)
+    state: Any
+    for state in (SimpleNamespace(pool="full"), SimpleNamespace(), None):
+        monkeypatch.setattr(ending, "_code", None)
+        monkeypatch.setattr(ending, "_state", state)
+        ending._stop(number, None)
+        assert isinstance(getattr(state, "pool", None), Pool) is hasattr(state, "pool")
+    assert reached == [128 + number] * 3 and nowhere == [1] * times * 3
