@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,8 @@ from lab import layout
 from lab.settings import AGENTS
 from tests.lab.conftest import Deployed
 from tests.lab.deploys import INVENTORY, Run, changes, command, deploy
+from tests.lab.faults import run as faults
+from tests.lab.faults import table
 from tests.lab.test_7_operate import models
 
 HOST = "gpu2"
@@ -125,6 +129,38 @@ def test_agents_that_do_not_become_healthy_are_put_back(deployed: Deployed, in_l
     assert good.code == 0, good.output[-6000:]
     assert '"768"' in lab_hosts.run(HOST, f"cat {COMPOSE}").stdout
     assert changes(deploy(*ON, settings=LONGER)) == {HOST: 0}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("end", ["killed", "terminated", "docker killed", "power lost"])
+@pytest.mark.parametrize("stage", ["agents start", "they are put back"])
+def test_a_way_back_that_is_cut_off(
+    deployed: Deployed, in_line: None, stage: str, end: str
+) -> None:
+    before, compose = state(), f"sha256sum {COMPOSE}"
+    good = lab_hosts.run(HOST, compose).stdout
+
+    def at_the_stage(process: subprocess.Popen[str]) -> None:
+        for back in (False, True)[: 1 + (stage == "they are put back")]:
+            until = time.monotonic() + 300
+            while (lab_hosts.run(HOST, compose).stdout == good) is not back:
+                assert process.poll() is None, process.communicate()[0][-6000:]
+                assert time.monotonic() < until
+                time.sleep(0.2)
+        time.sleep(1)
+        table.FAULTS[end].begin(HOST, process)
+
+    cut_off = faults.deploy_until(HOST, 1, at_the_stage, json.dumps(BROKEN))
+    assert cut_off.met and cut_off.code != 0, cut_off.output[-6000:]
+    assert deployed.leaks(cut_off.output) == []
+    assert "Traceback" not in cut_off.output, cut_off.output[-6000:]
+    faults.wait_free(HOST)
+    assert faults.broken(HOST) == []
+    back = deploy(*ON)
+    assert back.code == 0, back.output[-6000:]
+    assert faults.left(HOST) == [] and state() == before
+    assert drift() == (0, {})
+    assert models(deployed, HOST, "tiny") == 200
 
 
 @pytest.mark.nightly

@@ -6,6 +6,8 @@ What was there works afterwards, and what cannot be is said before anything is c
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from lab import hosts as lab_hosts
 from lab import layout, states
 from lab.settings import AGENTS
 from tests.lab.deploys import INVENTORY, changes, command, deploy
+from tests.lab.faults import run as run_of_faults
 
 pytestmark = pytest.mark.nightly
 
@@ -101,6 +104,29 @@ def test_a_disk_of_its_own_for_docker(host: str) -> None:
     assert run.code == 0, run.output[-6000:]
     source = lab_hosts.run(host, "findmnt -n -o SOURCE,FSTYPE -T /var/lib/docker").stdout.split()
     assert source[1] == "ext4"
+    converged(host)
+
+
+def test_a_disk_of_docker_that_fills_while_the_image_comes(host: str) -> None:
+    states.with_docker_disk(host, "12G")
+    filler = "/var/lib/docker/lab-filler"
+    fill = f"fallocate -l $(df --output=avail -B1 /var/lib/docker | tail -n 1) {filler} || :"
+
+    def at_the_pull(process: subprocess.Popen[str]) -> None:
+        until = time.monotonic() + 600
+        pulls = "pgrep -f 'compose .* -p vllm-hosts-[p]ull' || :"
+        while not lab_hosts.run(host, pulls).stdout:
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.2)
+        lab_hosts.run(host, fill)
+
+    full = run_of_faults.deploy_until(host, 1, at_the_pull)
+    assert (full.code, full.met) == (1, True), full.output[-6000:]
+    assert "no space left on device" in full.output, full.output[-6000:]
+    assert run_of_faults.broken(host) == [] and run_of_faults.left(host) == []
+    lab_hosts.run(host, f"rm {filler}")
+    run = deploy("--limit", host)
+    assert run.code == 0, run.output[-6000:]
     converged(host)
 
 
