@@ -181,7 +181,8 @@ def test_top_has_numbers_of_every_agent(deployed: Deployed) -> None:
     busy, *idle = [agent for host in found.values() for agent in host["agents"]]
     assert busy["generation_tokens_per_second"] > 0
     assert busy["prompt_tokens_per_second"] > 0
-    assert {agent["generation_tokens_per_second"] for agent in idle} == {0}
+    # But for the one token that the watchdog asks for now and then.
+    assert all(agent["generation_tokens_per_second"] < 1 for agent in idle)
     assert {host: containers(host) for host in HOSTS} == before
     assert deployed.leaks(run.output) == []
 
