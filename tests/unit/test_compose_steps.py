@@ -333,6 +333,25 @@ class TestNetworks:
             "C --progress plain rm --stop --force a b && docker network rm vllm_a vllm_b && "
         )
 
+    @pytest.mark.parametrize("state", ["created", "exited"])
+    def test_one_that_a_killed_docker_left_in_its_network_is_taken_out(
+        self, steps: Running, state: str
+    ) -> None:
+        """Docker refuses to start it ever again: its endpoint exists already."""
+        networks = (network("a", 8001, "vllm-a", "vllm-b"), network("b", 8002))
+        out = "docker network disconnect --force vllm_a vllm-a && "
+        steps.found(there("a", "new", state=state), there("b", state=state), networks=networks)
+        gone = f"C --progress plain rm --stop --force a && {out}"
+        assert steps.commands(steps.wanted("a", "b")) == [start("a", "b", before=gone)]
+        # Also where the network is another one.
+        networks = (network("a", 8009, "vllm-a"),)
+        steps.found(there("a", "new", state=state), networks=networks)
+        gone += "docker network rm vllm_a && "
+        assert steps.commands(steps.wanted("a")) == [start("a", before=gone)]
+        # One that runs is where it should be.
+        steps.found(there("a"), networks=(network("a", 8001, "vllm-a"),))
+        assert steps.commands(steps.wanted("a")) == [start("a")]
+
     def test_one_that_is_rolled_leaves_it_alone(self, steps: Running) -> None:
         steps.found(there("a"), there("b", "new"), networks=(network("a", 8009),))
         commands = steps.commands(steps.wanted("a", "b", peers={"a": ["b"]}))

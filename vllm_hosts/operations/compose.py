@@ -214,7 +214,7 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
         if rolled:
             rotation.reachable()
         rotation.out([*at_once, *removed])
-    moved = _moved(found, wanted.cells)
+    moved, stale = _moved(found, wanted.cells), _stale(found)
     compose = f"{COMPOSE} --project-directory {directory} --progress plain"
     up = f"{compose} up --detach --no-deps"
     if seen.different:
@@ -225,7 +225,7 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
             rotation.out([agent])
         yield divert(agent, twin)
         yield Tried(
-            watched(f"recreating {agent}", f"{_left(compose, moved, [agent])}{up} {agent}"),
+            watched(f"recreating {agent}", f"{_left(compose, moved, stale, [agent])}{up} {agent}"),
             lambda: wanted.put_back(""),
         )
         if ctx_state.get().is_executing:
@@ -254,7 +254,7 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
         yield Tried(
             watched(
                 f"starting {' '.join(now)}",
-                f"{stop}{_left(compose, moved, now)}{up} --remove-orphans {' '.join(now)}",
+                f"{stop}{_left(compose, moved, stale, now)}{up} --remove-orphans {' '.join(now)}",
             ),
             lambda: wanted.put_back(""),
         )
@@ -281,13 +281,34 @@ def _moved(found: ComposeFound, cells: Mapping[str, Cell]) -> dict[str, str]:
     }
 
 
-def _left(compose: str, moved: Mapping[str, str], agents: Sequence[str]) -> str:
-    """Shell: disconnect agents from networks that will be recreated."""
-    leaving = [agent for agent in agents if agent in moved]
+def _stale(found: ComposeFound) -> dict[str, str]:
+    """By agent that does not run, its network and its container in it: a Docker that was killed as
+    it started the container knows it there, and refuses to start it ever again."""
+    ended = {
+        one.service: one.name
+        for one in found.containers
+        if one.standing in (Standing.CREATED, Standing.ENDED)
+    }
+    return {
+        network.key: f"{network.name} {ended[network.key]}"
+        for network in found.networks
+        if ended.get(network.key) in network.containers
+    }
+
+
+def _left(
+    compose: str, moved: Mapping[str, str], stale: Mapping[str, str], agents: Sequence[str]
+) -> str:
+    """Shell: take agents out of networks that will be recreated, or that hold them."""
+    leaving = [agent for agent in agents if agent in moved or agent in stale]
     if not leaving:
         return ""
-    names = " ".join(moved[agent] for agent in leaving)
-    return f"{compose} rm --stop --force {' '.join(leaving)} && docker network rm {names} && "
+    steps = [f"{compose} rm --stop --force {' '.join(leaving)}"]
+    # Only once the container is gone does this end what is left of it.
+    steps += [f"docker network disconnect --force {stale[one]}" for one in leaving if one in stale]
+    if names := [moved[agent] for agent in leaving if agent in moved]:
+        steps.append(f"docker network rm {' '.join(names)}")
+    return "".join(f"{step} && " for step in steps)
 
 
 def _unused(found: ComposeFound, cells: Mapping[str, Cell]) -> list[str]:
