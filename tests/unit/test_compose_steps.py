@@ -344,8 +344,8 @@ class TestNetworks:
         gone = f"C --progress plain rm --stop --force a && {out}"
         assert steps.commands(steps.wanted("a", "b")) == [start("a", "b", before=gone)]
         # Also where the network is another one.
-        networks = (network("a", 8009, "vllm-a"),)
-        steps.found(there("a", "new", state=state), networks=networks)
+        another = (network("a", 8009, "vllm-a"),)
+        steps.found(there("a", "new", state=state), networks=another)
         gone += "docker network rm vllm_a && "
         assert steps.commands(steps.wanted("a")) == [start("a", before=gone)]
         # One that runs is where it should be.
