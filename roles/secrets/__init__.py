@@ -7,6 +7,8 @@ vllm.directory. Restarts: nothing; the vllm role recreates agents whose secret c
 
 from __future__ import annotations
 
+from functools import partial
+
 from pyinfra.api.deploy import deploy
 
 from vllm_hosts.facts import look
@@ -14,6 +16,7 @@ from vllm_hosts.facts.compose import ComposeHashes
 from vllm_hosts.host.files import Entry
 from vllm_hosts.operations.tree import tree_synced
 from vllm_hosts.project import run
+from vllm_hosts.project.run import Current
 from vllm_hosts.roles.secrets.plan import secret_entries
 
 
@@ -21,13 +24,7 @@ from vllm_hosts.roles.secrets.plan import secret_entries
 def secrets() -> None:
     """Write .env with each agent's internal key and, if there is one, the Hugging Face token. Until
     compose.yaml is written, agents that leave have theirs: Compose starts none without it."""
-    current = run.current()
-
-    def entries() -> list[Entry]:
-        found = look(ComposeHashes, directory=current.settings.vllm.directory)
-        return secret_entries(current.settings, current.keys, leaving=found.wanted)
-
-    tree_synced(entries, name=".env holds the secrets, for root only")
+    tree_synced(partial(_entries, run.current()), name=".env holds the secrets, for root only")
 
 
 @deploy("Secrets")
@@ -38,3 +35,8 @@ def secrets_left() -> None:
         secret_entries(current.settings, current.keys),
         name=".env holds nothing of agents that are gone",
     )
+
+
+def _entries(current: Current) -> list[Entry]:
+    there = look(ComposeHashes, directory=current.settings.vllm.directory)
+    return secret_entries(current.settings, current.keys, leaving=there.wanted)

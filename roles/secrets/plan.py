@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-
-from pydantic import SecretStr
 
 from vllm_hosts.host.files import Entry, Folder
 from vllm_hosts.host.paths import key_variable
 from vllm_hosts.host.services import env_file
 from vllm_hosts.keys import HostKeys
 from vllm_hosts.settings import HostSettings
+from vllm_hosts.settings.agent import AGENT_NAME
 
 
 def secret_entries(
@@ -18,12 +18,12 @@ def secret_entries(
 ) -> list[Entry]:
     """.env for the agents' containers.
 
-    :param leaving: names of agents, which the settings need not have.
+    :param leaving: names that compose.yaml has on the host, where somebody may have added others:
+        only an agent's is one of ours.
     """
-    variables: dict[str, SecretStr] = {}
-    for name in [*(agent.name for agent in settings.agents), *sorted(leaving)]:
-        # Of two names with one variable, that of the settings has it.
-        variables.setdefault(key_variable(name), keys.internal_of(name))
+    ours = sorted(name for name in leaving if re.fullmatch(AGENT_NAME, name))
+    names = [*(agent.name for agent in settings.agents), *ours]
+    variables = {key_variable(name): keys.internal_of(name) for name in names}
     if keys.hf_token is not None:
         variables["HF_TOKEN"] = keys.hf_token
     directory = settings.vllm.directory

@@ -15,6 +15,7 @@ from lab import hosts as lab_hosts
 from lab import image_kept, layout
 from tests.lab.deploys import ROOT, Run, deploy
 from tests.lab.fleet import Fleet, deployed_both, deployed_fleet
+from tests.lab.in_lanes import WITH_IMAGE
 from tests.lab.watch import ArgumentWatch
 from vllm_hosts.keys import KeyStore, store_content
 from vllm_hosts.keys.pki import utc_now
@@ -23,8 +24,6 @@ from vllm_hosts.settings import HostSettings
 
 INVENTORY = ROOT / "inventory" / "lab.py"
 HOSTS = ("gpu1", "gpu2")
-#: Set where hosts begin with the agents' image: a first deploy that pulls is another lane's.
-WITH_IMAGE = "LANES_WITH_IMAGE"
 
 
 @dataclass(frozen=True)

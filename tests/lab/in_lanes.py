@@ -22,9 +22,11 @@ from typing import IO
 
 from tests.together import together
 
+#: Set where hosts begin with the agents' image: a first deploy that pulls is another lane's.
+WITH_IMAGE = "LANES_WITH_IMAGE"
 ROOT = Path(__file__).resolve().parents[2]
 LABS = 2
-#: Bytes of memory that each takes: three agents with 2.3 GB, hosts, and files that are read often.
+#: Bytes of memory that each takes: three agents with 2.1 GB, hosts, and files that are read often.
 _OF_A_LAB = 10_000_000_000
 #: Seconds for a lane to take its hosts down once it is told to end.
 _PATIENCE = 60
@@ -81,7 +83,7 @@ class _Lane:
         self._env = os.environ | {
             "LANES_TAKEN": str(taken),
             "VLLM_HOSTS_LAB_NUMBER": str(number),
-            **({"LANES_WITH_IMAGE": "1"} if with_image else {}),
+            **({WITH_IMAGE: "1"} if with_image else {}),
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-p", "tests.lab.lane", "tests/lab", *options],

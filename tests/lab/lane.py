@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.in_lanes import WITH_IMAGE
+
 #: Files of which somebody runs the tests, as empty files.
 _TAKEN = Path(os.environ["LANES_TAKEN"])
 #: What takes longest, as measured, from the most to the least: nobody shall wait for it at the end.
@@ -37,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     """Nothing of a file that another one has: it is not even reported as skipped."""
     name = item.path.name
-    if name == FRESH and "LANES_WITH_IMAGE" in os.environ:
+    if name == FRESH and WITH_IMAGE in os.environ:
         _mine[name] = False
     if name not in _mine:
         try:

@@ -9,7 +9,7 @@ import pytest
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_state
 
-from vllm_hosts.connect import lock
+from vllm_hosts.connect import lock, stopping
 from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.facts.base import LOST
 from vllm_hosts.operations import base, locked
@@ -50,6 +50,7 @@ def test_a_connection_that_is_lost_is_said_once(
 ) -> None:
     """A command whose connection ends fails without a word, one of ours may have said so."""
     monkeypatch.setattr(base, "_told", set())
+    monkeypatch.setattr(stopping, "stopped", False)
     state: Any = SimpleNamespace(get_op_meta=lambda hash_: SimpleNamespace(names={"step"}))
     said: list[str] = []
     active = [True]
@@ -67,6 +68,11 @@ def test_a_connection_that_is_lost_is_said_once(
     assert said == [LOST] and "connection was lost midway; run the command again" in LOST
     base._told.clear()
     base.fail(state, host, LOST)
+    locked.Releasing.operation_host_error(state, host, "ab12")
+    assert said == [LOST] * 2
+    # Who stopped the run closed it.
+    base._told.clear()
+    monkeypatch.setattr(stopping, "stopped", True)
     locked.Releasing.operation_host_error(state, host, "ab12")
     assert said == [LOST] * 2
 

@@ -132,10 +132,10 @@ def test_agents_that_leave_have_their_keys_behind_those_that_stay() -> None:
 
     alone = [line("A_B", "a-b"), "HF_TOKEN=hf_x"]
     assert lines() == lines("a-b") == alone
-    # Those of one variable are one agent's, which is that of the settings.
-    assert lines("a_b") == alone
-    left = [alone[0], line("C", "c"), line("D", "d"), alone[1]]
-    assert lines("d", "a-b", "c") == lines("c", "d") == left
+    left = [alone[0], line("CC", "cc"), line("DD", "dd"), alone[1]]
+    assert lines("dd", "a-b", "cc") == lines("cc", "dd") == left
+    # What somebody has added to the host's compose.yaml is no agent, and its name no variable.
+    assert lines("my.db", "a", "a_b", "1a") == alone
 
 
 def test_a_user_s_own_certificate(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ class _OnItsWay:
 
 
 _on_its_way: _OnItsWay | None = None
+#: Whether somebody has stopped what runs: connections are closed then under what is at work.
+stopped = False
 
 
 def reach(main: Any, error: BaseException) -> None:
@@ -48,8 +50,9 @@ def reach(main: Any, error: BaseException) -> None:
 
     :raises BaseException: the error.
     """
-    global _on_its_way
+    global _on_its_way, stopped
     settle()
+    stopped = True
     if gevent.getcurrent() is main:
         raise error
     handler = signal.signal(signal.SIGALRM, _late)

@@ -16,7 +16,7 @@ from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import ctx_host, ctx_state
 
-from vllm_hosts.connect import lock
+from vllm_hosts.connect import lock, stopping
 from vllm_hosts.errors import HostError, LostError
 from vllm_hosts.facts.base import LOST, has_ended
 from vllm_hosts.host.paths import WORK
@@ -80,7 +80,7 @@ def fail(state: State, host: Host, message: str) -> bool:
 
 def say_if_lost(state: State, host: Host) -> None:
     """After a failure: a command whose connection ends says nothing of that, nor does pyinfra."""
-    if has_ended(host) and host.name not in _told:
+    if has_ended(host) and not stopping.stopped and host.name not in _told:
         fail(state, host, LOST)
 
 

@@ -47,6 +47,7 @@ def listen(state: State | None = None) -> None:
     """End with the exit code of a signal, in the place of pyinfra's 0; the second time at once."""
     global _code, _state, _main
     _code, _state, _main = None, state, gevent.getcurrent()
+    stopping.stopped = False
     stopping.settle()
     vars(gevent.get_hub()).pop(_PRINTS, None)
     for number in _WORDS:

@@ -24,10 +24,12 @@ from vllm_hosts.settings.types import (
     _matches,
 )
 
+#: A regular expression, for what hosts say too.
+AGENT_NAME = r"[a-z][a-z0-9-]{0,30}[a-z0-9]"
 AgentName = Annotated[
     str,
     _matches(
-        r"[a-z][a-z0-9-]{0,30}[a-z0-9]",
+        AGENT_NAME,
         "a name of 2 to 32 lower-case letters, digits and dashes that starts with a letter",
     ),
 ]

@@ -51,7 +51,7 @@ def test_who_begins_with_the_image_leaves_the_first_deploy_to_others(
     fresh = LaneOf(tmp_path, monkeypatch)
     first = "test_1_converge.py"
     with monkeypatch.context() as later:
-        later.setenv("LANES_WITH_IMAGE", "1")
+        later.setenv(in_lanes.WITH_IMAGE, "1")
         assert not LaneOf(tmp_path, later).runs(first)
         assert LaneOf(tmp_path, later).runs("test_a.py")
     assert fresh.runs(first)
