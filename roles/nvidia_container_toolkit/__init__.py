@@ -2,7 +2,8 @@
 
 Promises: the four packages at one pinned version, held; Docker gives containers the GPUs that they
 request, verified once with a real container.
-Needs: vllm_image, and a working driver (preflight has checked it). Writes: NVIDIA's apt source and
+Needs: docker, a working driver (preflight has checked it), and vllm_image before containers are
+tried. Writes: NVIDIA's apt source and
 key, the runtime in /etc/docker/daemon.json. Restarts: Docker, only if it does not know the toolkit
 yet.
 """
@@ -27,7 +28,7 @@ from vllm_hosts.settings import Nvidia
 
 @deploy("NVIDIA Container Toolkit")
 def nvidia_container_toolkit() -> None:
-    """Install the toolkit and verify that a container gets the GPUs, if an agent needs one."""
+    """Install the toolkit, if an agent needs a GPU. Docker is left as it is."""
     settings = run.current().settings
     if not settings.needs_gpu:
         return
@@ -39,6 +40,14 @@ def nvidia_container_toolkit() -> None:
         held=True,
         name=f"The toolkit is installed and held at {settings.nvidia.toolkit_version}",
     )
+
+
+@deploy("NVIDIA Container Toolkit")
+def gpus_in_containers() -> None:
+    """Let Docker know the toolkit, and verify that a container gets the GPUs."""
+    settings = run.current().settings
+    if not settings.needs_gpu:
+        return
     daemon_configured(
         lambda current: RUNTIME,
         read_at_start=[HOOK],

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from pyinfra.api.config import Config
@@ -32,7 +33,7 @@ from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT as REPOSITORY
 from tests.unit.recorded_host import Host, Operation, snapshot
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.connect import lock, pyinfra_speed
+from vllm_hosts.connect import beside, lock, pyinfra_speed
 from vllm_hosts.facts import ahead, base
 from vllm_hosts.host import frames, probe
 from vllm_hosts.host.rotation import Balancer
@@ -130,6 +131,24 @@ class Shell:
         self.closed = True
 
 
+class Session(Shell):
+    """The session of a command that goes on beside others: it has ended when somebody asks.
+
+    :ivar failed: what it printed as errors.
+    """
+
+    def __init__(self, failed: str) -> None:
+        super().__init__()
+        self.failed = failed
+        self.printed = [f"vllm-hosts-ended {int(bool(failed))}\n"]
+
+    def line(self) -> str:
+        return self.printed.pop(0) if self.printed else ""
+
+    def errors(self) -> str:
+        return self.failed
+
+
 @lru_cache(maxsize=32)
 def _sent(commands: tuple[str, ...]) -> int:
     """Bytes of what is asked together, which is packed for that: the same in most runs."""
@@ -171,6 +190,9 @@ class Recorder:
         self.shell = Shell()
         #: What that one says first, in the next run.
         self.says: tuple[str, ...] = ("taken",)
+        #: What goes on beside other commands, and whether there is a session for it.
+        self.beside: list[Session] = []
+        self.sessions = True
 
     def copied(self, folder: Path, **changes: Any) -> Recorder:
         """The same host and store once more, below another folder, with other settings."""
@@ -197,6 +219,7 @@ class Recorder:
         known = {"recorded": self.host, "operation": Operation("before"), "run": done}
         self._executions, self._done = done.executions, done
         connector = type("_Recording", (_Connector,), known)
+        self._connector = connector
         host.connector, host.connected = connector(state, host), True
 
         def say(message: str, **_: object) -> None:
@@ -239,6 +262,8 @@ class Recorder:
             patch.setattr(ahead, "asked_together", self._together)
             ahead.begin(self.inventory.with_name("asked.json"), "deploy.py")
             patch.setattr(lock, "opened", self._opened)
+            patch.setattr(beside, "opened", self._session)
+            patch.setattr(beside, "_begun", WeakKeyDictionary())
             patch.setattr(rotation, "seen_at", lambda _, gate, __: self.balancers.get(gate))
             patch.setattr(rotation, "told_at", self._told)
             patch.setattr(in_front, "ask_host", self.host.answer)
@@ -254,6 +279,14 @@ class Recorder:
         assert script.strip()
         self.shell = Shell(*self.says)
         return self.shell
+
+    def _session(self, state: State, host: object, script: str) -> Session:
+        if not self.sessions:
+            raise OSError("no session")
+        operation = self._connector.operation
+        self._done.executions.append(f"begins {operation.name}")
+        self.beside.append(Session(self.host.run(script, (), operation)))
+        return self.beside[-1]
 
     def _told(self, connections: object, gate: str, script: str) -> None:
         self.told.append((gate, script))

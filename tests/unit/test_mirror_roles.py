@@ -38,7 +38,7 @@ from vllm_hosts.roles.mirror import mirror
 from vllm_hosts.roles.mirror.plan import Signing, asking_entries, asking_pair, serving_certificates
 from vllm_hosts.roles.models import models
 from vllm_hosts.roles.ownership import ownership
-from vllm_hosts.roles.vllm_image import vllm_image
+from vllm_hosts.roles.vllm_image import vllm_image, vllm_image_begun
 from vllm_hosts.settings.mirror import asking_name
 
 CERTS = "/etc/docker/certs.d/192.0.2.11:8444"
@@ -172,8 +172,11 @@ def test_a_second_run_changes_nothing(deployed: tuple[Recorder, Run], tmp_path: 
 
 
 def test_others_get_the_image_by_way_of_it_and_its_name_from_the_registry(tmp_path: Path) -> None:
-    done = recorder(tmp_path, "gpu2").run(mirror, vllm_image, models)
+    recorded = recorder(tmp_path, "gpu2")
+    done = recorded.run(vllm_image_begun, mirror, vllm_image, models)
     assert not done.failed, done.said
+    # The mirror has to be there first.
+    assert recorded.beside == []
     pull = done["The vLLM image is on the host"]
     image = settings().vllm.image
     assert f"192.0.2.11:8444/{image_key(image)}-$(uname -m):mirrored" in pull

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.unit import recorded_looks as looks
-from tests.unit.recording import InLine
+from tests.unit.recording import InLine, Recorder
 from tests.unit.samples import QWEN
 from vllm_hosts.facts.docker import ImageFound
 from vllm_hosts.host.containers import Container
 from vllm_hosts.operations import compose, healthy
 from vllm_hosts.roles.models import models
+from vllm_hosts.roles.secrets import secrets
 from vllm_hosts.roles.vllm import vllm
-from vllm_hosts.roles.vllm_image import vllm_image
+from vllm_hosts.roles.vllm_image import vllm_image, vllm_image_begun
 
 
 class TestModels:
@@ -138,6 +139,14 @@ class TestVllm:
         assert recorder.run(vllm).operations[0].written == {path: "0700 64101:64101"}
 
 
+def _without_an_image(in_line: InLine) -> Recorder:
+    recorder = in_line()
+    recorder.host.facts["ImageVersion"] = ImageFound("", None)
+    known = {"ImageVersion": ImageFound(looks.IMAGE_ID, "0.33.0")}
+    recorder.host.after = {"pulling vllm/": known}
+    return recorder
+
+
 class TestImage:
     def test_an_image_with_a_way_around_its_key_fails_the_host(self, in_line: InLine) -> None:
         recorder = in_line()
@@ -147,11 +156,31 @@ class TestImage:
         )
 
     def test_an_image_that_is_not_there_is_pulled(self, in_line: InLine) -> None:
-        recorder = in_line()
-        recorder.host.facts["ImageVersion"] = ImageFound("", None)
-        # One that was checked before it was removed.
-        known = {"ImageVersion": ImageFound(looks.IMAGE_ID, "0.33.0")}
-        recorder.host.after = {"pulling vllm/": known}
+        recorder = _without_an_image(in_line)
         done = recorder.run(vllm_image)
         assert done.changed == ["vLLM image | The vLLM image is on the host"]
         assert recorder.host.arguments["ImageVersion"] == {"image": "vllm/vllm-openai:v0.33.0"}
+        assert recorder.beside == []
+
+    def test_it_is_pulled_beside_what_comes_between(self, in_line: InLine) -> None:
+        recorder = _without_an_image(in_line)
+        done = recorder.run(vllm_image_begun, secrets, vllm_image)
+        assert not done.failed
+        assert done.changed == ["vLLM image | The vLLM image is fetched beside other work"]
+        [session] = recorder.beside
+        assert session.closed and session.heard == []
+
+    def test_a_pull_that_fails_fails_its_host_where_it_is_waited_for(self, in_line: InLine) -> None:
+        recorder = _without_an_image(in_line)
+        recorder.host.fails = {"pulling vllm/": "no such image\n\x1b[31mno room\n"}
+        done = recorder.run(vllm_image_begun, secrets, vllm_image)
+        assert done.failed
+        assert done.names[-1] == "vLLM image | The vLLM image is on the host"
+        assert done.said[-2:] == ["no such image", "no room"]
+
+    def test_without_a_session_it_is_pulled_where_it_is_waited_for(self, in_line: InLine) -> None:
+        recorder = _without_an_image(in_line)
+        recorder.sessions = False
+        done = recorder.run(vllm_image_begun, secrets, vllm_image)
+        assert not done.failed
+        assert done.changed == ["vLLM image | The vLLM image is on the host"]

@@ -17,7 +17,7 @@ from vllm_hosts.host.daemon_json import HOOK
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.roles.docker import docker
 from vllm_hosts.roles.firewall import firewall
-from vllm_hosts.roles.nvidia_container_toolkit import nvidia_container_toolkit
+from vllm_hosts.roles.nvidia_container_toolkit import gpus_in_containers, nvidia_container_toolkit
 from vllm_hosts.roles.nvidia_driver import nvidia_driver
 from vllm_hosts.roles.ssh_hardening import ssh_hardening
 
@@ -70,7 +70,7 @@ class TestDocker:
 class TestGpus:
     def test_a_host_whose_agents_need_none_gets_nothing(self, in_line: InLine) -> None:
         recorder = in_line(agents=[QWEN | {"gpus": []}])
-        done = recorder.run(nvidia_driver, nvidia_container_toolkit)
+        done = recorder.run(nvidia_driver, nvidia_container_toolkit, gpus_in_containers)
         assert done.names == []
 
     def test_a_driver_that_is_somebody_else_s_matter(self, in_line: InLine) -> None:
@@ -142,7 +142,7 @@ class TestGpus:
         daemon = recorder.host.facts["DockerDaemon"]
         recorder.host.facts["DockerDaemon"] = replace(daemon, stale=(HOOK,))
         recorder.host.facts["AgentsServed"] = Served(True, False, ("qwen",), {"qwen": 61})
-        done = recorder.run(nvidia_container_toolkit)
+        done = recorder.run(gpus_in_containers)
         assert done.changed == ["NVIDIA Container Toolkit | Docker knows the NVIDIA runtime"]
         assert "qwen is down for about 61 s" in done.effects[0]
         assert HOOK in recorder.host.arguments["DockerDaemon"]["read_at_start"]
@@ -150,7 +150,7 @@ class TestGpus:
     def test_a_container_is_seen_with_all_cards_that_agents_ask_for(self, in_line: InLine) -> None:
         recorder = in_line()
         recorder.host.facts["LastGpuCheck"] = looks.FRESH["LastGpuCheck"]
-        done = recorder.run(nvidia_container_toolkit)
+        done = recorder.run(gpus_in_containers)
         assert """'"device=0,1,2"'""" in done["A container gets the GPUs"]
         assert "vllm/vllm-openai:v0.33.0" in done["A container gets the GPUs"]
 

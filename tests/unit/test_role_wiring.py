@@ -41,6 +41,8 @@ OPERATIONS = {
         "daemon.json is merged, Docker runs with it",
         "Compose v2 is there",
     ],
+    # Not where there is a mirror: tests/unit/test_mirror_roles.py.
+    "vllm_image_begun": ["The vLLM image is fetched beside other work"],
     "nginx_asked": ["nginx is installed", "nginx accepts the edge's configuration"],
     "firewall": [
         "nftables is installed",
@@ -49,22 +51,27 @@ OPERATIONS = {
     ],
     # With one there is more: tests/unit/test_mirror_roles.py.
     "mirror": ["Nothing of another mirror is left"],
-    "vllm_image": [
-        "The vLLM image is on the host",
-        "The image's vLLM has no known vulnerability that bypasses its key",
-        "Images that agents use are recorded",
-    ],
     "nvidia_container_toolkit": [
         "NVIDIA's apt archive is known",
         "The toolkit is installed and held at 1.20.1-1",
-        "Docker knows the NVIDIA runtime",
-        "A container gets the GPUs",
     ],
     "ssh_hardening": [
         "sshd accepts keys only, if the settings ask for it",
         "sshd refuses passwords",
     ],
+    "edge_logs": [
+        "logrotate is installed",
+        "The edge's logs are rotated by size",
+        "Only root and adm read the edge's logs",
+        "The timer for it runs",
+    ],
     "secrets": [".env holds the secrets, for root only"],
+    "vllm_image": [
+        "The vLLM image is on the host",
+        "The image's vLLM has no known vulnerability that bypasses its key",
+        "Images that agents use are recorded",
+    ],
+    "gpus_in_containers": ["Docker knows the NVIDIA runtime", "A container gets the GPUs"],
     "rehearsal": ["vLLM accepts the agents that change"],
     "models": [
         "No agent can write into the models' cache",
@@ -90,12 +97,6 @@ OPERATIONS = {
     "virtual_address": [],
     # Without gateways nothing: tests/unit/test_rotation_roles.py.
     "rotation": [],
-    "edge_logs": [
-        "logrotate is installed",
-        "The edge's logs are rotated by size",
-        "Only root and adm read the edge's logs",
-        "The timer for it runs",
-    ],
     "nginx": [
         "The edge is configured and nginx has loaded it",
         "nginx runs, now and at boot",

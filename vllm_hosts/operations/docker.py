@@ -21,7 +21,8 @@ from vllm_hosts.host.docker_there import COMPOSE_FLOOR
 from vllm_hosts.host.files import File
 from vllm_hosts.host.mirror import mirrored_name
 from vllm_hosts.host.paths import RAN
-from vllm_hosts.operations.base import NOTE, Commands, host_operation, watched
+from vllm_hosts.operations.base import NOTE, Commands, Shown, host_operation, watched
+from vllm_hosts.operations.beside import beside_awaited, beside_begun
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.foreseen import may_have_changed
 from vllm_hosts.operations.one_by_one import Serving
@@ -163,15 +164,33 @@ PULL_SUMMARY = r"""
 
 
 @host_operation
+def image_begun(image: str) -> Commands:
+    """Begin to pull an image unless the host has it; ``image_present`` waits for that.
+
+    The run goes on meanwhile. Docker must not be restarted before that.
+    """
+    if not look(ImageVersion, image=image).id:
+        yield from beside_begun(_pull(image, None))
+
+
+@host_operation
 def image_present(image: str, mirror: MirrorAt | None = None) -> Commands:
-    """Pull an image unless the host has it, reporting progress.
+    """Pull an image unless the host has it, or wait until it is pulled; reporting progress.
 
     :param mirror: who has its layers. The registry itself then still says of what the image
         consists: whatever else the mirror gave is dropped, and what it has not, comes from there.
     """
+    if waiting := beside_awaited(f"pulling {image}"):
+        differs(f"image {image}", "was not on the host")
+        yield waiting
+        return
     if look(ImageVersion, image=image).id:
         return
     differs(f"image {image}", "is not on the host")
+    yield _pull(image, mirror)
+
+
+def _pull(image: str, mirror: MirrorAt | None) -> Shown:
     # Compose reports the bytes of each layer; `docker pull` does so only on a terminal.
     compose = f"{COMPOSE} -p vllm-hosts-pull -f - --progress plain pull"
     project = f"services: {{image: {{image: {json.dumps(image)}}}}}"
@@ -186,4 +205,4 @@ def image_present(image: str, mirror: MirrorAt | None = None) -> Commands:
             {pull}
         """
     summary = f"awk {quote(PULL_SUMMARY)}"
-    yield watched(f"pulling {image}", pull, summary=summary, notes=mirror is not None)
+    return watched(f"pulling {image}", pull, summary=summary, notes=mirror is not None)

@@ -214,6 +214,7 @@ def test_the_paths_are_known_without_the_files() -> None:
 def test_nginx_is_asked_before_what_takes_long() -> None:
     lines = (ROOT / "deploy.py").read_text().splitlines()
     steps = [line.strip().partition("(")[0] for line in lines if "(" in line]
+    # The image is begun before, and nobody waits for it so long.
     for later in ("vllm_image", "nvidia_container_toolkit", "models", "vllm", "nginx"):
         assert steps.index("nginx_asked") < steps.index(later)
 

@@ -1,0 +1,146 @@
+"""A command that goes on beside others, in shells of this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import pytest
+
+from vllm_hosts.connect import beside, lock
+from vllm_hosts.facts.base import LOST
+from vllm_hosts.operations import beside as operations
+from vllm_hosts.operations import locked
+
+
+class Host:
+    """As much of one as is asked for; ``active``: its connection is there."""
+
+    name = "gpu1"
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.transport = SimpleNamespace(is_active=lambda: self.active)
+        self.active = True
+        client = SimpleNamespace(get_transport=lambda: self.transport)
+        self.connector = SimpleNamespace(client=client)
+
+    def log(self, line: str) -> None:
+        self.said.append(line)
+
+    def log_styled(self, line: str, **_: object) -> None:
+        self.said.append(line)
+
+
+STATE: Any = None
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(beside, "opened", lambda _, __, script: lock._Here(script, []))
+    found = Host()
+    yield found
+    beside.end(found)  # type: ignore[arg-type]
+
+
+def soon(true: Callable[[], object]) -> None:
+    for _ in range(200):
+        if true():
+            return
+        gevent.sleep(0.05)
+    raise AssertionError("that does not happen")
+
+
+def test_it_goes_on_while_others_are_at_work(host: Any, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    waits = f"echo '    one'; until [ -e {go} ]; do sleep 0.05; done; printf 't\\033[2Jwo\\n'"
+    assert beside.begin(STATE, host, waits)
+    soon(lambda: host.said == ["    one"])
+    assert beside.has_begun(host)
+    assert beside._begun[host].code is None
+    go.touch()
+    assert operations._await(STATE, host, "pulling it")
+    assert host.said == ["    one", "    two"]
+    assert not beside.has_begun(host)
+
+
+def test_it_reads_nothing_and_leaves_nothing(host: Any, tmp_path: Path) -> None:
+    asked = f"cat >{tmp_path}/given; echo $$ >{tmp_path}/pid"
+    assert operations._begin(STATE, host, asked)
+    assert operations._await(STATE, host, "pulling it")
+    assert (tmp_path / "given").read_text() == ""
+    assert host.said == []
+
+
+def test_how_it_failed_is_said(host: Any) -> None:
+    beside.begin(STATE, host, "echo 'no room' >&2; echo 'at all' >&2; exit 3")
+    assert not operations._await(STATE, host, "pulling it")
+    assert host.said == ["no room", "at all"]
+
+
+def test_where_it_says_nothing_its_name_stands_for_it(host: Any) -> None:
+    beside.begin(STATE, host, "exit 1")
+    assert not operations._await(STATE, host, "pulling it")
+    assert host.said == ["pulling it was ended on the host"]
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_it_was_cut_off(host: Any, active: bool) -> None:
+    host.active = active
+    beside.begin(STATE, host, "kill -9 $$")
+    assert not operations._await(STATE, host, "pulling it")
+    assert host.said == ["pulling it was ended on the host" if active else LOST]
+
+
+def test_a_run_that_fails_ends_it_with_all_that_it_started(host: Any, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    script = (
+        f"trap 'rm -f {tmp_path}/work' EXIT; trap 'exit 1' TERM; touch {tmp_path}/work;"
+        f" sleep 60 & echo $! >{pids}.new; mv {pids}.new {pids}; wait"
+    )
+    beside.begin(STATE, host, script)
+    soon(pids.exists)
+    pid = int(pids.read_text())
+    state: Any = SimpleNamespace(get_op_meta=lambda _: SimpleNamespace(names={"nginx"}))
+    locked.Releasing.operation_host_error(state, host, "hash")
+    assert not beside.has_begun(host)
+    soon(lambda: not Path(f"/proc/{pid}").exists() or _dead(pid))
+    soon(lambda: not (tmp_path / "work").exists())
+
+
+def _dead(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_one_that_is_cut_off_goes_on(host: Any, tmp_path: Path) -> None:
+    """As any command of a run does, whose connection ends."""
+    go, done = tmp_path / "go", tmp_path / "done"
+    beside.begin(STATE, host, f"until [ -e {go} ]; do sleep 0.05; done; touch {done}")
+    found = beside._begun.pop(host)
+    found.channel._process.stdin.close()  # type: ignore[attr-defined]
+    time.sleep(0.2)
+    go.touch()
+    soon(done.exists)
+
+
+def test_one_without_a_session_is_not_begun(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError("administratively prohibited")
+
+    monkeypatch.setattr(beside, "opened", refuses)
+    assert operations._begin(STATE, host, "true")
+    assert not beside.has_begun(host)
+    monkeypatch.setattr(beside, "opened", lambda *_: gevent.sleep(60))
+    monkeypatch.setattr(beside, "_OPENING", 0.01)
+    assert not beside.begin(STATE, host, "true")
+    beside.end(host)
+
+
+def test_nobody_is_asked_twice(host: Any) -> None:
+    beside.begin(STATE, host, "true")
+    assert beside.ended(host) == (0, "")
+    assert not beside.has_begun(host)
