@@ -182,6 +182,28 @@ def test_a_pull_that_outlives_its_deploy_is_waited_for(next_one: dict[str, objec
     assert run.broken(HOST) == [] and run.left(HOST) == []
 
 
+def test_a_run_that_fails_at_another_step_ends_the_pull(next_one: dict[str, object]) -> None:
+    agents = run.agents(HOST)
+    snippet = "/etc/nginx/conf.d/zz-of-somebody.conf"
+    # Another limit, so that nginx is asked, but not before the pull is at work.
+    changed = next_one | {"edge": {"expected_clients": 2, "burst": 43}}
+    lab_hosts.run(HOST, f"echo 'nonsense here;' >{snippet}")
+    try:
+        failed = deploy("--limit", HOST, settings=changed)
+        pulls = seen(HOST, _PULLS)
+    finally:
+        lab_hosts.run(HOST, f"rm {snippet}; {links.WELL}")
+    assert failed.code == 1, failed.output[-4000:]
+    assert "The vLLM image is fetched beside other work" in failed.output
+    assert "nginx would reject the edge's configuration" in failed.output
+    assert pulls == ("",), "the pull goes on although its run has failed"
+    done = deploy("--limit", HOST, settings=changed)
+    assert done.code == 0, done.output[-4000:]
+    assert "waits for" not in done.output
+    assert run.agents(HOST).keys() == agents.keys()
+    assert run.broken(HOST) == [] and run.left(HOST) == []
+
+
 _MANIFEST, _RECORD = "/var/lib/vllm-hosts/manifest", "/var/lib/vllm-hosts/deployed"
 #: What a disk, or somebody, did to the notes, and what the refusal names.
 DAMAGES = {
