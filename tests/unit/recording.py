@@ -33,7 +33,7 @@ from tests.unit.model_files import safetensors
 from tests.unit.projects import ROOT as REPOSITORY
 from tests.unit.recorded_host import Host, Operation, snapshot
 from tests.unit.samples import CODER, QWEN, settings
-from vllm_hosts.connect import beside, lock, pyinfra_speed
+from vllm_hosts.connect import alongside, lock, pyinfra_speed
 from vllm_hosts.facts import ahead, base
 from vllm_hosts.host import frames, probe
 from vllm_hosts.host.rotation import Balancer
@@ -219,7 +219,7 @@ class Recorder:
         known = {"recorded": self.host, "operation": Operation("before"), "run": done}
         self._executions, self._done = done.executions, done
         connector = type("_Recording", (_Connector,), known)
-        self._connector = connector
+        self._connector: Any = connector
         host.connector, host.connected = connector(state, host), True
 
         def say(message: str, **_: object) -> None:
@@ -262,8 +262,8 @@ class Recorder:
             patch.setattr(ahead, "asked_together", self._together)
             ahead.begin(self.inventory.with_name("asked.json"), "deploy.py")
             patch.setattr(lock, "opened", self._opened)
-            patch.setattr(beside, "opened", self._session)
-            patch.setattr(beside, "_begun", WeakKeyDictionary())
+            patch.setattr(alongside, "opened", self._session)
+            patch.setattr(alongside, "_begun", WeakKeyDictionary())
             patch.setattr(rotation, "seen_at", lambda _, gate, __: self.balancers.get(gate))
             patch.setattr(rotation, "told_at", self._told)
             patch.setattr(in_front, "ask_host", self.host.answer)

@@ -9,7 +9,7 @@ import pytest
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_state
 
-from vllm_hosts.connect import lock, stopping
+from vllm_hosts.connect import alongside, lock, stopping
 from vllm_hosts.connect.lock import Purpose
 from vllm_hosts.facts.base import LOST
 from vllm_hosts.operations import base, locked
@@ -21,6 +21,7 @@ HOST: Any = SimpleNamespace(name="gpu1", connector=None)
 def story(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     said: list[tuple[object, ...]] = []
     monkeypatch.setattr(lock, "take", lambda purpose: said.append(("take", purpose)))
+    monkeypatch.setattr(alongside, "end", lambda host: said.append(("end", host)))
     monkeypatch.setattr(lock, "release", lambda *given: said.append(("release", *given)))
     return said
 
@@ -42,7 +43,8 @@ def test_it_is_let_go_where_it_failed_with_the_step_s_name(
 ) -> None:
     state: Any = SimpleNamespace(get_op_meta=lambda hash_: SimpleNamespace(names={f"step {hash_}"}))
     locked.Releasing.operation_host_error(state, HOST, "ab12")
-    assert story == [("release", HOST, "failed at step ab12")]
+    # Nobody else gets the host while something of this run goes on there.
+    assert story == [("end", HOST), ("release", HOST, "failed at step ab12")]
 
 
 def test_a_connection_that_is_lost_is_said_once(

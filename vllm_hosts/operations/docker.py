@@ -22,9 +22,9 @@ from vllm_hosts.host.files import File
 from vllm_hosts.host.mirror import mirrored_name
 from vllm_hosts.host.paths import RAN
 from vllm_hosts.operations.base import NOTE, Commands, Shown, host_operation, watched
-from vllm_hosts.operations.beside import beside_awaited, beside_begun
 from vllm_hosts.operations.differences import differs
 from vllm_hosts.operations.foreseen import may_have_changed
+from vllm_hosts.operations.meanwhile import awaited_here, begun_here
 from vllm_hosts.operations.one_by_one import Serving
 from vllm_hosts.operations.outage import outage
 from vllm_hosts.operations.tree import change
@@ -170,7 +170,7 @@ def image_begun(image: str) -> Commands:
     The run goes on meanwhile. Docker must not be restarted before that.
     """
     if not look(ImageVersion, image=image).id:
-        yield from beside_begun(_pull(image, None))
+        yield from begun_here(_pull(image, None))
 
 
 @host_operation
@@ -180,7 +180,7 @@ def image_present(image: str, mirror: MirrorAt | None = None) -> Commands:
     :param mirror: who has its layers. The registry itself then still says of what the image
         consists: whatever else the mirror gave is dropped, and what it has not, comes from there.
     """
-    if waiting := beside_awaited(f"pulling {image}"):
+    if waiting := awaited_here(f"pulling {image}"):
         differs(f"image {image}", "was not on the host")
         yield waiting
         return

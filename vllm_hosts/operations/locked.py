@@ -6,7 +6,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State, StateStage
 from pyinfra.context import ctx_state
 
-from vllm_hosts.connect import beside, lock
+from vllm_hosts.connect import alongside, lock
 from vllm_hosts.operations.base import Commands, host_operation, say_if_lost
 
 
@@ -29,7 +29,7 @@ class Releasing(BaseStateCallback):
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
         say_if_lost(state, host)
-        beside.end(host)
+        alongside.end(host)
         lock.release(host, f"failed at {next(iter(state.get_op_meta(op_hash).names))}")
 
     @staticmethod

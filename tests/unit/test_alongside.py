@@ -11,10 +11,10 @@ from typing import Any
 import gevent
 import pytest
 
-from vllm_hosts.connect import beside, lock
+from vllm_hosts.connect import alongside, lock
 from vllm_hosts.facts.base import LOST
-from vllm_hosts.operations import beside as operations
 from vllm_hosts.operations import locked
+from vllm_hosts.operations import meanwhile as operations
 
 
 class Host:
@@ -24,8 +24,8 @@ class Host:
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.transport = SimpleNamespace(is_active=lambda: self.active)
         self.active = True
+        self.transport = SimpleNamespace(is_active=lambda: self.active)
         client = SimpleNamespace(get_transport=lambda: self.transport)
         self.connector = SimpleNamespace(client=client)
 
@@ -41,10 +41,10 @@ STATE: Any = None
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(beside, "opened", lambda _, __, script: lock._Here(script, []))
+    monkeypatch.setattr(alongside, "opened", lambda _, __, script: lock._Here(script, []))
     found = Host()
     yield found
-    beside.end(found)  # type: ignore[arg-type]
+    alongside.end(found)  # type: ignore[arg-type]
 
 
 def soon(true: Callable[[], object]) -> None:
@@ -58,14 +58,14 @@ def soon(true: Callable[[], object]) -> None:
 def test_it_goes_on_while_others_are_at_work(host: Any, tmp_path: Path) -> None:
     go = tmp_path / "go"
     waits = f"echo '    one'; until [ -e {go} ]; do sleep 0.05; done; printf 't\\033[2Jwo\\n'"
-    assert beside.begin(STATE, host, waits)
+    assert alongside.begin(STATE, host, waits)
     soon(lambda: host.said == ["    one"])
-    assert beside.has_begun(host)
-    assert beside._begun[host].code is None
+    assert alongside.has_begun(host)
+    assert alongside._begun[host].code is None
     go.touch()
     assert operations._await(STATE, host, "pulling it")
     assert host.said == ["    one", "    two"]
-    assert not beside.has_begun(host)
+    assert not alongside.has_begun(host)
 
 
 def test_it_reads_nothing_and_leaves_nothing(host: Any, tmp_path: Path) -> None:
@@ -77,13 +77,13 @@ def test_it_reads_nothing_and_leaves_nothing(host: Any, tmp_path: Path) -> None:
 
 
 def test_how_it_failed_is_said(host: Any) -> None:
-    beside.begin(STATE, host, "echo 'no room' >&2; echo 'at all' >&2; exit 3")
+    alongside.begin(STATE, host, "echo 'no room' >&2; echo 'at all' >&2; exit 3")
     assert not operations._await(STATE, host, "pulling it")
     assert host.said == ["no room", "at all"]
 
 
 def test_where_it_says_nothing_its_name_stands_for_it(host: Any) -> None:
-    beside.begin(STATE, host, "exit 1")
+    alongside.begin(STATE, host, "exit 1")
     assert not operations._await(STATE, host, "pulling it")
     assert host.said == ["pulling it was ended on the host"]
 
@@ -91,7 +91,7 @@ def test_where_it_says_nothing_its_name_stands_for_it(host: Any) -> None:
 @pytest.mark.parametrize("active", [True, False])
 def test_it_was_cut_off(host: Any, active: bool) -> None:
     host.active = active
-    beside.begin(STATE, host, "kill -9 $$")
+    alongside.begin(STATE, host, "kill -9 $$")
     assert not operations._await(STATE, host, "pulling it")
     assert host.said == ["pulling it was ended on the host" if active else LOST]
 
@@ -102,12 +102,12 @@ def test_a_run_that_fails_ends_it_with_all_that_it_started(host: Any, tmp_path: 
         f"trap 'rm -f {tmp_path}/work' EXIT; trap 'exit 1' TERM; touch {tmp_path}/work;"
         f" sleep 60 & echo $! >{pids}.new; mv {pids}.new {pids}; wait"
     )
-    beside.begin(STATE, host, script)
+    alongside.begin(STATE, host, script)
     soon(pids.exists)
     pid = int(pids.read_text())
     state: Any = SimpleNamespace(get_op_meta=lambda _: SimpleNamespace(names={"nginx"}))
     locked.Releasing.operation_host_error(state, host, "hash")
-    assert not beside.has_begun(host)
+    assert not alongside.has_begun(host)
     soon(lambda: not Path(f"/proc/{pid}").exists() or _dead(pid))
     soon(lambda: not (tmp_path / "work").exists())
 
@@ -119,8 +119,8 @@ def _dead(pid: int) -> bool:
 def test_one_that_is_cut_off_goes_on(host: Any, tmp_path: Path) -> None:
     """As any command of a run does, whose connection ends."""
     go, done = tmp_path / "go", tmp_path / "done"
-    beside.begin(STATE, host, f"until [ -e {go} ]; do sleep 0.05; done; touch {done}")
-    found = beside._begun.pop(host)
+    alongside.begin(STATE, host, f"until [ -e {go} ]; do sleep 0.05; done; touch {done}")
+    found = alongside._begun.pop(host)
     found.channel._process.stdin.close()  # type: ignore[attr-defined]
     time.sleep(0.2)
     go.touch()
@@ -131,16 +131,16 @@ def test_one_without_a_session_is_not_begun(host: Any, monkeypatch: pytest.Monke
     def refuses(*_: object) -> None:
         raise OSError("administratively prohibited")
 
-    monkeypatch.setattr(beside, "opened", refuses)
+    monkeypatch.setattr(alongside, "opened", refuses)
     assert operations._begin(STATE, host, "true")
-    assert not beside.has_begun(host)
-    monkeypatch.setattr(beside, "opened", lambda *_: gevent.sleep(60))
-    monkeypatch.setattr(beside, "_OPENING", 0.01)
-    assert not beside.begin(STATE, host, "true")
-    beside.end(host)
+    assert not alongside.has_begun(host)
+    monkeypatch.setattr(alongside, "opened", lambda *_: gevent.sleep(60))
+    monkeypatch.setattr(alongside, "_OPENING", 0.01)
+    assert not alongside.begin(STATE, host, "true")
+    alongside.end(host)
 
 
 def test_nobody_is_asked_twice(host: Any) -> None:
-    beside.begin(STATE, host, "true")
-    assert beside.ended(host) == (0, "")
-    assert not beside.has_begun(host)
+    alongside.begin(STATE, host, "true")
+    assert alongside.ended(host) == (0, "")
+    assert not alongside.has_begun(host)

@@ -27,7 +27,7 @@ _SHOWN = 300
 
 
 @dataclass(eq=False)
-class Beside:
+class Alongside:
     """A command that has begun. ``code``: its exit code; None: it has not ended, or was cut off."""
 
     host: Host
@@ -46,7 +46,7 @@ class Beside:
                     self.host.log(f"    {shown}")
 
 
-_begun: WeakKeyDictionary[Host, Beside] = WeakKeyDictionary()
+_begun: WeakKeyDictionary[Host, Alongside] = WeakKeyDictionary()
 
 
 def _script(command: str) -> str:
@@ -69,7 +69,7 @@ def begin(state: State, host: Host, command: str) -> bool:
     except (Exception, gevent.Timeout):
         # Such as an sshd that allows fewer sessions: then it is done where it is waited for.
         return False
-    found = _begun[host] = Beside(host, channel)
+    found = _begun[host] = Alongside(host, channel)
     found.reader = gevent.spawn(found.read)
     return True
 

@@ -7,30 +7,30 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host
 
-from vllm_hosts.connect import beside
+from vllm_hosts.connect import alongside
 from vllm_hosts.facts.base import LOST, has_ended
 from vllm_hosts.operations.base import Commands, Shown, fail
 
 
-def beside_begun(command: Shown) -> Commands:
+def begun_here(command: Shown) -> Commands:
     """Start a command, and go on. Without a session for it, it is not begun."""
     yield FunctionCommand(_begin, (str(command.get_raw_value()),), {})
 
 
-def beside_awaited(label: str) -> FunctionCommand | None:
+def awaited_here(label: str) -> FunctionCommand | None:
     """The command that waits for what has begun on this host; None: nothing has."""
-    if not beside.has_begun(ctx_host.get()):
+    if not alongside.has_begun(ctx_host.get()):
         return None
     return FunctionCommand(_await, (label,), {})
 
 
 def _begin(state: State, host: Host, script: str) -> bool:
-    beside.begin(state, host, script)
+    alongside.begin(state, host, script)
     return True
 
 
 def _await(state: State, host: Host, label: str) -> bool:
-    code, errors = beside.ended(host)
+    code, errors = alongside.ended(host)
     if code == 0:
         return True
     if code is None and has_ended(host):
