@@ -177,7 +177,7 @@ def test_a_pull_that_outlives_its_deploy_is_waited_for(next_one: dict[str, objec
     # The link is as fast as ever once the next one waits.
     done = run.deploy_until(HOST, 15, lambda process: run.void(lab_hosts.run(HOST, links.WELL)))
     assert (done.code, done.met) == (0, True), done.output[-4000:]
-    assert re.search(r"waits for docker\S* .*left by a deploy of", done.output), done.output
+    assert re.search(r"waits for docker\S* .*left by a run of", done.output), done.output
     assert run.agents(HOST) == agents
     assert run.broken(HOST) == [] and run.left(HOST) == []
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import gevent
 import pytest
+from pyinfra.api.command import FunctionCommand
+from pyinfra.context import ctx_host
 
 from vllm_hosts.connect import alongside, lock
 from vllm_hosts.facts.base import LOST
 from vllm_hosts.operations import locked
 from vllm_hosts.operations import meanwhile as operations
+from vllm_hosts.operations.base import Shown
 
 
 class Host:
@@ -144,3 +147,91 @@ def test_nobody_is_asked_twice(host: Any) -> None:
     alongside.begin(STATE, host, "true")
     assert alongside.ended(host) == (0, "")
     assert not alongside.has_begun(host)
+
+
+class Spoken:
+    """A session whose shell is not there."""
+
+    def __init__(self, *lines: str, errors: str = "") -> None:
+        self.lines, self.said = list(lines), errors
+        self.heard: list[str] = []
+        self.closed = False
+
+    def send(self, text: str) -> None:
+        self.heard.append(text)
+
+    def line(self) -> str:
+        if not self.lines:
+            raise OSError("the connection is gone")
+        return self.lines.pop(0)
+
+    def errors(self) -> str:
+        return self.said
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def spoken(host: Any, monkeypatch: pytest.MonkeyPatch, session: Spoken) -> Spoken:
+    monkeypatch.setattr(alongside, "opened", lambda *_: session)
+    assert alongside.begin(STATE, host, "true")
+    return session
+
+
+def test_what_it_prints_is_bounded_and_a_lost_connection_ends_it(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = spoken(host, monkeypatch, Spoken("x" * 301 + "\n", "\n", errors="gone"))
+    assert alongside.ended(host) == (None, "gone")
+    assert host.said == [f"    {'x' * 300} ..."]
+    assert session.closed
+
+
+def test_its_end_is_waited_for_as_long_as_it_takes(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alongside, "_ENDING", 0.01)
+    alongside.begin(STATE, host, "sleep 0.3; exit 4")
+    assert alongside.ended(host)[0] == 4
+
+
+@pytest.mark.parametrize("asked", [alongside.ended, alongside.end])
+def test_a_session_that_does_not_end_keeps_nobody(
+    host: Any, monkeypatch: pytest.MonkeyPatch, asked: Callable[[Any], object]
+) -> None:
+    """Or fails as it is closed."""
+    assert alongside._ENDING == 10
+    assert alongside._OPENING == 60
+    session = spoken(host, monkeypatch, Spoken("vllm-hosts-ended 0\n"))
+    monkeypatch.setattr(alongside, "_ENDING", 0.01)
+    monkeypatch.setattr(session, "close", lambda: gevent.sleep(60))
+    begun = time.monotonic()
+    assert asked(host) in ((0, ""), None)
+    assert time.monotonic() - begun < 30
+    session = spoken(host, monkeypatch, Spoken("vllm-hosts-ended 0\n"))
+
+    def fails() -> None:
+        raise OSError("the connection is gone")
+
+    monkeypatch.setattr(session, "close", fails)
+    assert asked(host) in ((0, ""), None)
+
+
+def test_it_is_closed_once_it_is_told_to_end(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = spoken(host, monkeypatch, Spoken("one\n"))
+    alongside.end(host)
+    assert session.closed and session.heard == ["end\n"]
+
+
+def test_the_commands_for_it(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ctx_host.use(host):
+        [begin] = operations.begun_here(Shown("echo one"))
+        assert isinstance(begin, FunctionCommand)
+        assert (begin.function, begin.args) == (operations._begin, ("echo one",))
+        assert operations.awaited_here("pulling it") is None
+        assert operations._begin(STATE, host, *begin.args)
+        waiting = operations.awaited_here("pulling it")
+    assert waiting is not None
+    assert (waiting.function, waiting.args) == (operations._await, ("pulling it",))
+    assert operations._await(STATE, host, *waiting.args)
+    assert host.said == ["    one"]

@@ -19,9 +19,11 @@ from vllm_hosts.host.compose import COMPOSE
 from vllm_hosts.host.daemon_json import HOOK
 from vllm_hosts.host.docker_there import COMPOSE_FLOOR
 from vllm_hosts.host.files import NOTHING, File, Found
+from vllm_hosts.host.mirror import mirrored_name
 from vllm_hosts.host.paths import RAN
 from vllm_hosts.operations import docker, model_cache
 from vllm_hosts.operations.docker import PULL_SUMMARY, RESTART
+from vllm_hosts.settings.mirror import MirrorAt
 
 JSON = "/etc/docker/daemon.json"
 WELL = Daemon(True, True, b'{"a": 1}', ())
@@ -159,6 +161,41 @@ def test_an_image_is_pulled_where_it_is_missing(steps: Steps) -> None:
         )
     ]
     assert steps.told == [("differs", f"image {image}", "is not on the host")]
+
+
+def test_an_image_is_begun_where_it_is_missing_and_then_waited_for(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = "registry.example/a:1"
+    monkeypatch.setattr(docker, "begun_here", lambda command: iter([("begun", *command)]))
+    monkeypatch.setattr(docker, "awaited_here", lambda label: ("awaits", label))
+    steps.facts["ImageVersion"] = ImageFound("sha256:1", None)
+    assert steps.run(docker.image_begun, image) == []
+    steps.facts["ImageVersion"] = ImageFound("", None)
+    [begun] = steps.run(docker.image_begun, image)
+    assert begun[:2] == ("begun", f"pulling {image}")
+    assert begun[2].endswith("--progress plain pull")
+    # Also where it has come by now: nothing else is asked.
+    steps.asked.clear()
+    assert steps.run(docker.image_present, image) == [("awaits", f"pulling {image}")]
+    assert steps.asked == [] and steps.told == []
+
+
+def test_a_pull_by_way_of_the_mirror(steps: Steps) -> None:
+    image = "registry.example/a:1"
+    steps.facts["ImageVersion"] = ImageFound("", None)
+    at = MirrorAt(host="gpu9", address="192.0.2.9", port=8444)
+    [(label, script, summary, notes)] = steps.run(docker.image_present, image, at)
+    compose = f"{COMPOSE} -p vllm-hosts-pull -f - --progress plain pull"
+    assert (label, summary, notes) == (f"pulling {image}", f"awk {quote(PULL_SUMMARY)}", True)
+    assert [line.strip() for line in script.strip().splitlines()] == [
+        f'mirrored="{mirrored_name(at, image)}"',
+        """trap 'docker image rm "$mirrored" >/dev/null 2>&1' EXIT""",
+        f"""printf 'services: {{image: {{image: "%s"}}}}' "$mirrored" | {compose} ||""",
+        'echo "note: the mirror gpu9 does not give the image;" \\',
+        '"it comes from its registry"',
+        f"""printf %s 'services: {{image: {{image: "{image}"}}}}' | {compose}""",
+    ]
 
 
 FOLDER = Found("d", 0o755, ("root", "0"), ("root", "0"))

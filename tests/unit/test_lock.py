@@ -102,7 +102,7 @@ def test_who_is_waited_for_and_ends(
     assert not done.failed
     assert [line for line in done.said if "waits for" in line] == [
         f"waits for {ADA}",
-        "waits for apt-get (pid 12), left by a deploy of 2026-11-26 08:00:00 UTC that was cut off;"
+        "waits for apt-get (pid 12), left by a run of 2026-11-26 08:00:00 UTC that was cut off;"
         " a change of firewall that nobody confirmed, which is being rolled back",
     ]
 

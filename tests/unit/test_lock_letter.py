@@ -32,7 +32,7 @@ RECORD = (
 )
 ADA = "deploy.py of prod.py of ada@laptop (192.0.2.7), since 2026-11-26 08:00:00 UTC"
 LEFT = "process 12 2026-11-26T08:00:00Z apt-get;process 13 2026-11-26T08:00:00Z dpkg;"
-NAMES = "apt-get (pid 12), dpkg (pid 13), left by a deploy of 2026-11-26 08:00:00 UTC"
+NAMES = "apt-get (pid 12), dpkg (pid 13), left by a run of 2026-11-26 08:00:00 UTC"
 
 
 class Shell:

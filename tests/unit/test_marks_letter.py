@@ -81,8 +81,7 @@ def test_what_a_deploy_left() -> None:
         ("firewall", "ssh"),
     )
     programs = (
-        "dpkg (pid 13), apt-get (pid 12), left by a deploy of 2026-11-26 08:00:00 UTC that was cut"
-        " off"
+        "dpkg (pid 13), apt-get (pid 12), left by a run of 2026-11-26 08:00:00 UTC that was cut off"
     )
     changes = "a change of firewall and ssh that nobody confirmed, which is being rolled back"
     assert found.sentence == f"{programs}; {changes}"

@@ -54,10 +54,9 @@ def _script(command: str) -> str:
     return f"""
 exec 3<&0
 ( IFS= read -r word <&3; [ "$word" != end ] || kill 0 ) >/dev/null 2>&1 &
-told=$!
 ( {command.strip()}
 ) </dev/null 3<&-
-code=$?; kill $told 2>/dev/null; echo "{_ENDED}$code"
+echo "{_ENDED}$?"
 """
 
 

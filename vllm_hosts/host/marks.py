@@ -64,7 +64,7 @@ class Left:
         if self.programs:
             names = ", ".join(f"{name} (pid {pid})" for pid, _, name in self.programs[:3])
             since = readable(min(since for _, since, _ in self.programs))
-            said.append(f"{names}, left by a deploy of {since} that was cut off")
+            said.append(f"{names}, left by a run of {since} that was cut off")
         if self.changes:
             names = " and ".join(self.changes)
             said.append(f"a change of {names} that nobody confirmed, which is being rolled back")

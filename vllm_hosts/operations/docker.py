@@ -181,7 +181,6 @@ def image_present(image: str, mirror: MirrorAt | None = None) -> Commands:
         consists: whatever else the mirror gave is dropped, and what it has not, comes from there.
     """
     if waiting := awaited_here(f"pulling {image}"):
-        differs(f"image {image}", "was not on the host")
         yield waiting
         return
     if look(ImageVersion, image=image).id:

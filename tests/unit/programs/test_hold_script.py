@@ -173,7 +173,7 @@ def test_what_a_deploy_has_left_is_waited_for(host: Host) -> None:
         left = left_of(rest.split(";"))
         assert (kind, left.programs) == ("lock waits", ((pid, SINCE, "sleep"),))
         assert left.sentence == (
-            f"sleep (pid {pid}), left by a deploy of 2026-11-26 08:00:00 UTC that was cut off"
+            f"sleep (pid {pid}), left by a run of 2026-11-26 08:00:00 UTC that was cut off"
         )
         lines = []
         while "taken" not in (line := second.line()):
