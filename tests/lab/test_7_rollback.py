@@ -221,6 +221,43 @@ def test_rollback_py_after_a_good_change(deployed: Deployed, in_line: None) -> N
     assert state() == forward
 
 
+#: Kills Docker once Compose has told the old container to stop, which takes it some seconds.
+KILLER = """systemd-run --collect -q --unit lab-killer bash -c '
+until docker ps -a --format "{{.Names}}" | grep -q "^[0-9a-f]\\{12\\}_tiny$"; do sleep 0.05; done
+sleep 0.3; kill -KILL $(cat /run/docker.pid)'"""
+
+
+@pytest.mark.nightly
+def test_a_docker_that_is_killed_while_an_agent_is_replaced(
+    deployed: Deployed, in_line: None
+) -> None:
+    """The old container looks healthy, and is about to end: it is not taken for put back."""
+    before = state()
+    lab_hosts.run(HOST, KILLER)
+    cut = deploy(*ON, settings=LONGER)
+    assert cut.code == 1, cut.output[-6000:]
+    assert "those of before are back" in cut.output, cut.output[-6000:]
+    assert "Traceback" not in cut.output
+    # As long as vLLM takes to end.
+    time.sleep(25)
+    assert state() == before
+    assert models(deployed, HOST, "tiny") == 200
+    assert faults.broken(HOST) == [] and faults.left(HOST) == []
+    again = deploy(*ON, settings=LONGER)
+    assert again.code == 0, again.output[-6000:]
+    assert "Conflict" not in again.output
+    # The same by hand.
+    forward = state()
+    lab_hosts.run(HOST, KILLER)
+    back = rollback(*ON, settings=LONGER)
+    assert back.code == 1, back.output[-6000:]
+    time.sleep(25)
+    assert state() == forward
+    again = rollback(*ON, settings=LONGER)
+    assert again.code == 0, again.output[-6000:]
+    assert state() == before
+
+
 @pytest.fixture
 def next_image(deployed: Deployed) -> Iterator[None]:
     """A next version of the image on the host, made there of the first."""

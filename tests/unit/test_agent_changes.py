@@ -19,6 +19,7 @@ from vllm_hosts.host.agent_changes import (
     Definition,
     changes,
     digest,
+    half_replaced,
     sentences,
     serving,
     with_new_key,
@@ -55,6 +56,22 @@ def test_what_changes_and_why() -> None:
         Change("e", "its key changed", runs=True),
     ]
     assert serving(["a", "b", "c"], found) == {"a", "b"}
+
+
+@pytest.mark.parametrize(("status", "runs"), [("running", True), ("exited", False)])
+def test_an_agent_whose_replacement_was_cut_off_is_recreated(status: str, runs: bool) -> None:
+    """Whichever of the two Docker names first, and although one of them is as it should be."""
+    new = replace(container("a", status="created"), name="6a145f9dbb26_a")
+    wanted = {"a": "old", "b": "new", "6a145f9dbb2_b": "new"}
+    others = (container("b"), container("6a145f9dbb2_b"))
+    for two in ((container("a", "old", status), new), (new, container("a", "old", status))):
+        found = ComposeFound(wanted, (*two, *others), None)
+        assert changes([*wanted], found) == [Change("a", "its replacement was cut off", runs)]
+        assert half_replaced(found) == {"a"}
+    # The old one is gone by then.
+    assert changes(["a"], ComposeFound({"a": ""}, (new,), None)) == [
+        Change("a", "its replacement was cut off", runs=False)
+    ]
 
 
 def test_an_agent_that_is_not_up_may_still_be_taken_down() -> None:

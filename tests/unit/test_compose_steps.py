@@ -352,6 +352,17 @@ class TestNetworks:
         steps.found(there("a"), networks=(network("a", 8001, "vllm-a"),))
         assert steps.commands(steps.wanted("a")) == [start("a")]
 
+    def test_both_containers_of_one_whose_replacement_was_cut_off_go_first(
+        self, steps: Running
+    ) -> None:
+        """Compose would remove one, and refuse the name of the other."""
+        half = replace(there("a", state="created"), name="6a145f9dbb26_a")
+        steps.found(there("a", "new"), half, there("b", "new"), networks=(network("a", 8001),))
+        gone = "C --progress plain rm --stop --force a && "
+        assert steps.commands(steps.wanted("a", "b")) == [start("a", before=gone)]
+        rolled = steps.commands(steps.wanted("a", "b", peers={"a": ["b"]}))
+        assert rolled[1] == ("recreating a", f"{gone}{UP} a")
+
     def test_one_that_is_rolled_leaves_it_alone(self, steps: Running) -> None:
         steps.found(there("a"), there("b", "new"), networks=(network("a", 8009),))
         commands = steps.commands(steps.wanted("a", "b", peers={"a": ["b"]}))

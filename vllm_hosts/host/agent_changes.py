@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from pydantic import SecretStr
 from vllm_hosts.host.compose import ComposeFound
 from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import File
+
+_REPLACING = re.compile(r"[0-9a-f]{12}_")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,14 @@ def changes(
     :param new_key: agents whose variables in .env will change.
     """
     by_service = {container.service: container for container in found.containers}
+    halves = half_replaced(found)
     result = []
     for agent in agents:
         container = by_service.get(agent)
+        if agent in halves:
+            runs = any(one.up for one in found.containers if one.service == agent)
+            result.append(Change(agent, "its replacement was cut off", runs))
+            continue
         if container is None:
             result.append(Change(agent, "it is new", runs=False))
             continue
@@ -72,6 +80,13 @@ def changes(
         elif not container.running:
             result.append(Change(agent, f"it is {container.state}", runs))
     return result
+
+
+def half_replaced(found: ComposeFound) -> set[str]:
+    """Agents whose replacement was cut off. Until the old container is gone, Compose gives the new
+    one a name with the identifier of that in front (docker/compose, pkg/compose/convergence.go);
+    and the old one, healthy as it looks, may be about to end."""
+    return {one.service for one in found.containers if _REPLACING.match(one.name)}
 
 
 def serving(agents: Sequence[str], found: ComposeFound) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -21,6 +22,7 @@ from vllm_hosts.host.agent_changes import (
     Change,
     Definition,
     changes,
+    half_replaced,
     sentences,
     serving,
     with_new_key,
@@ -214,8 +216,9 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
         if rolled:
             rotation.reachable()
         rotation.out([*at_once, *removed])
-    moved, stale = _moved(found, wanted.cells), _stale(found)
+    moved = _moved(found, wanted.cells)
     compose = f"{COMPOSE} --project-directory {directory} --progress plain"
+    left = partial(_left, compose, moved, _stale(found), half_replaced(found))
     up = f"{compose} up --detach --no-deps"
     if seen.different:
         validate = f"{COMPOSE} --project-directory {directory} config --quiet"
@@ -225,7 +228,10 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
             rotation.out([agent])
         yield divert(agent, twin)
         yield Tried(
-            watched(f"recreating {agent}", f"{_left(compose, moved, stale, [agent])}{up} {agent}"),
+            watched(
+                f"recreating {agent}",
+                f"{left([agent])}{up} {agent}",
+            ),
             lambda: wanted.put_back(""),
         )
         if ctx_state.get().is_executing:
@@ -254,7 +260,7 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
         yield Tried(
             watched(
                 f"starting {' '.join(now)}",
-                f"{stop}{_left(compose, moved, stale, now)}{up} --remove-orphans {' '.join(now)}",
+                f"{stop}{left(now)}{up} --remove-orphans {' '.join(now)}",
             ),
             lambda: wanted.put_back(""),
         )
@@ -297,10 +303,15 @@ def _stale(found: ComposeFound) -> dict[str, str]:
 
 
 def _left(
-    compose: str, moved: Mapping[str, str], stale: Mapping[str, str], agents: Sequence[str]
+    compose: str,
+    moved: Mapping[str, str],
+    stale: Mapping[str, str],
+    halves: Collection[str],
+    agents: Sequence[str],
 ) -> str:
-    """Shell: take agents out of networks that will be recreated, or that hold them."""
-    leaving = [agent for agent in agents if agent in moved or agent in stale]
+    """Shell: remove all containers of agents whose replacement was cut off, which Compose does not;
+    take agents out of networks that will be recreated, or that hold them."""
+    leaving = [agent for agent in agents if agent in moved or agent in stale or agent in halves]
     if not leaving:
         return ""
     steps = [f"{compose} rm --stop --force {' '.join(leaving)}"]
