@@ -43,7 +43,12 @@ MARK = "/etc/vllm-hosts/store"
 MAPS = "/etc/nginx/vllm-hosts"
 LUA = "/etc/nginx/vllm-hosts-lua"
 LIMITS = "/etc/nginx/modules-enabled/00-vllm-hosts-limits.conf"
-RELOAD = "nginx -t -q && systemctl reload nginx && sleep 1"
+#: systemd is content with the signal; new workers are what has read the files.
+RELOAD = (
+    "{ workers() { pgrep -P $(cat /run/nginx.pid); }; old=$(workers); nginx -t -q &&"
+    " systemctl reload nginx && for i in $(seq 100); do"
+    ' workers | grep -qvxF "$old" && break; sleep 0.1; done && sleep 1; }'
+)
 IMAGE = "$(docker inspect tiny --format '{{.Config.Image}}')"
 #: Agents' keys in .env, whatever their variables are called; the last one.
 KEYS = "sed -n 's/^VLLM_API_KEY[A-Z0-9_]*=//p' /opt/vllm/.env | tail -n 1"
