@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from lab.layout import BRIDGE_V4, HUB_MODEL, HUB_PORT
 from tests.lab.doctor_parts import (
     HEALTH,
@@ -21,10 +23,24 @@ from tests.lab.doctor_parts import (
 )
 from tests.lab.sabotage.parts import CONF, IMAGE, MAPS, RELOAD, listen, recreated
 from tests.unit import doctor_words as words
+from vllm_hosts.host.paths import HISTORY
 
 #: As a command of a deploy is, below a login or without one.
 _MARKED = "env VLLM_HOSTS_DEPLOY=2026-11-26T09:12:03Z sleep 600"
 _ALONE = "</dev/null >/dev/null 2>&1 & echo $! >/run/lab-deploy; sleep 1"
+
+#: As the shell that holds a host writes it, for a run that did not come to its end.
+_REMOVAL = json.dumps(
+    {
+        "who": "ada@laptop",
+        "what": "remove.py of prod.py",
+        "since": "2026-11-26T09:12:03Z",
+        "commit": "",
+        "version": "0.1.0",
+        "ended": "cut off",
+        "changed": ["Removal | The edge is closed"],
+    }
+)
 
 FAULTS = [
     # The machine and Docker
@@ -39,6 +55,13 @@ FAULTS = [
         f"setsid {_MARKED} {_ALONE}",
         undo="kill $(cat /run/lab-deploy); rm /run/lab-deploy",
         says="was cut off",
+    ),
+    Fault(
+        "removal-cut-off",
+        f"cp -p {HISTORY} /root/lab-history; echo '2026-11-26T09:12:09Z 192.0.2.7 {_REMOVAL}'"
+        f" >>{HISTORY}",
+        undo=f"mv /root/lab-history {HISTORY}",
+        says="ada@laptop",
     ),
     Fault(
         "not-deployed",

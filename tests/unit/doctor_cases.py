@@ -21,6 +21,7 @@ from vllm_hosts.doctor.seen import (
     Seen,
 )
 from vllm_hosts.host.containers import ABSENT
+from vllm_hosts.host.history import HistoryEntry
 from vllm_hosts.host.sockets import Socket
 from vllm_hosts.host.systemctl import Active
 from vllm_hosts.host.watchdog import REASONS, Restart, Watched
@@ -90,6 +91,17 @@ def asked(status: int, by: str, address: str = "198.51.100.7", method: str = "PO
 
 STOPPED: dict[str, Any] = {"state": "exited", "health": "unhealthy", "exit_code": 137}
 _APT = DeployProcess("2026-11-26T09:12:03Z", 4711, "apt-get")
+_REMOVAL = HistoryEntry(
+    at="2026-11-26T09:15:00Z",
+    address="192.0.2.7",
+    who="ada@laptop",
+    what="remove.py of prod.py",
+    since="2026-11-26T09:12:03Z",
+    commit="",
+    version="0.1.0",
+    ended="failed at Packages",
+    changed=("Removal",),
+)
 FAULTS = [
     Fault(
         "deploy-running",
@@ -116,6 +128,12 @@ FAULTS = [
         lambda seen: replace(Seen(deployed=False, begun=NOW), kernel=()),
         says="has not reached its agents",
         do="vllm-hosts lock INVENTORY status --host",
+    ),
+    Fault(
+        "removal-cut-off",
+        lambda seen: replace(agent(seen, state=ABSENT, key="", gpus=None), removal=_REMOVAL),
+        says="A removal of 2026-11-26 09:12:03 UTC has not come to its end (failed at Packages)",
+        do="pyinfra INVENTORY remove.py --limit gpu1. To keep the host instead",
     ),
     Fault("not-deployed", lambda seen: replace(Seen(deployed=False), kernel=())),
     Fault(

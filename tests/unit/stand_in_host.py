@@ -92,6 +92,7 @@ class StandInHost:
             "watchdog=/var/lib/vllm-hosts/watchdog", f"watchdog={self.folder}/watchdog"
         )
         script = script.replace("/var/log/vllm-hosts/access.log", f"{self.folder}/access.log")
+        script = script.replace("history=/var/lib/vllm-hosts/", f"history={self.folder}/")
         script = script.replace("/etc/vllm-hosts/balancer", f"{self.folder}/balancer")
         done = subprocess.run(
             ["sh", "-c", script],

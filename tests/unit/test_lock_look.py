@@ -17,7 +17,8 @@ import pytest
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts import lock
 from vllm_hosts.facts.base import END, HostFact, T
-from vllm_hosts.facts.lock import HistoryEntry, HostHistory, LockFound, LockState, Released
+from vllm_hosts.facts.lock import HostHistory, LockFound, LockState, Released
+from vllm_hosts.host.history import HistoryEntry
 from vllm_hosts.host.marks import Left, Owner
 
 BOOT = "962bd73d-5bb1"

@@ -13,7 +13,8 @@ from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.common import inventory_argument, say_errors
 from vllm_hosts.connect.connections import ask_host
 from vllm_hosts.errors import HostError
-from vllm_hosts.facts.lock import HistoryEntry, HostHistory
+from vllm_hosts.facts.lock import HostHistory
+from vllm_hosts.host.history import HistoryEntry
 
 #: Seconds in which a host must answer.
 _LIMIT = 60.0

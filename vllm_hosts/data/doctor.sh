@@ -52,6 +52,7 @@ look() {
     # The edge comes after the agents: where nginx has taken something up, somebody removed them.
     [ -e "$deployed" ] || [ -e /var/lib/vllm-hosts/stamps/nginx ] ||
         stat -c %Y "$directory/.env" /etc/vllm-hosts /var/lib/vllm-hosts 2>/dev/null | sort -n | tail -n 1
+    echo '== last run'; [ ! -f "$history" ] || tail -n 1 "$history" | quoted
     for agent in $agents; do
         echo "== env key $agent"
         [ ! -e "$directory/.env" ] || {

@@ -66,6 +66,16 @@ def deploy_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
         yield Finding(f"it last wrote something here on {last}", values={"what": said})
 
 
+@finds("removal-cut-off")
+def removal_cut_off(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
+    """The last run here was a removal, and its history is still there."""
+    if seen.removal is not None and all(process.left for process in seen.deploys):
+        yield Finding(
+            f"the last line of the host's history is {seen.removal.what} of {seen.removal.who}",
+            values={"since": readable(seen.removal.since), "ended": seen.removal.ended},
+        )
+
+
 @finds("not-deployed")
 def not_deployed(settings: HostSettings, seen: Seen) -> Iterator[Finding]:
     """What a deploy ends with is not there, and no deploy that would bring it."""

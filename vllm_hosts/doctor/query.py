@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -29,6 +29,7 @@ from vllm_hosts.facts.base import HostFact, ending, sections
 from vllm_hosts.facts.virtual_address import VirtualState
 from vllm_hosts.host import mokutil, nvidia_smi, paths, systemctl
 from vllm_hosts.host.containers import INSPECT, named
+from vllm_hosts.host.history import HistoryEntry, history_entry
 from vllm_hosts.host.marks import functions
 from vllm_hosts.host.masks import FUNCTIONS
 from vllm_hosts.host.nvidia_smi import Smi
@@ -103,6 +104,7 @@ class DoctorLook(HostFact[Seen]):
                 dict.fromkeys(map(_deploy, [*parts["deploys"], *parts["deploys later"]]))
             ),
             begun=datetime.fromtimestamp(int(parts["begun"][0]), UTC) if parts["begun"] else None,
+            removal=_removal(_quoted(parts["last run"])),
             docker=docker,
             agents=tuple(
                 _agent(heading.removeprefix("edge key "), parts)
@@ -187,6 +189,12 @@ def _ahead(clock: float, before: float, after: float) -> float:
 def _quoted(lines: list[str]) -> tuple[str, ...]:
     """What a program printed itself."""
     return tuple(line[2:] for line in lines if line.startswith("| "))
+
+
+def _removal(lines: Sequence[str]) -> HistoryEntry | None:
+    """The last run here, if that was a removal."""
+    found = [history_entry(line) for line in lines]
+    return found[-1] if found and found[-1].what.startswith("remove.py") else None
 
 
 def _docker(parts: dict[str, list[str]]) -> DockerSeen:

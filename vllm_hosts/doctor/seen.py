@@ -8,6 +8,7 @@ from datetime import datetime
 
 from vllm_hosts.host.balancer import Servers
 from vllm_hosts.host.containers import Container
+from vllm_hosts.host.history import HistoryEntry
 from vllm_hosts.host.nvidia_smi import Smi
 from vllm_hosts.host.sockets import Socket
 from vllm_hosts.host.systemctl import Active
@@ -154,8 +155,9 @@ class Seen:
     last day about GPUs and memory. ``fitting``: by agent that ran out of memory, the setting by
     which the plan lets it fit. ``reachable``: whether the edge's port opens from the controller.
     ``deploys``: what deploys have started and is still at work. ``begun``: where a deploy has
-    written here and did not come to its end, when it last did. ``balancer``: of gateways only, and
-    ``virtual`` of those that share an address.
+    written here and did not come to its end, when it last did. ``removal``: the last run here, if
+    that was a removal; one that comes to its end leaves no history. ``balancer``: of gateways only,
+    and ``virtual`` of those that share an address.
     """
 
     clock: float = 0.0
@@ -164,6 +166,7 @@ class Seen:
     deployed: bool = True
     deploys: tuple[DeployProcess, ...] = ()
     begun: datetime | None = None
+    removal: HistoryEntry | None = None
     docker: DockerSeen = field(default_factory=lambda: DockerSeen("", Active.SILENT, answers=False))
     agents: tuple[AgentSeen, ...] = ()
     absent_models: frozenset[str] = frozenset()

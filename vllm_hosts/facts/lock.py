@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_hosts.bounded import parse_json
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import HostFact, ending, sections
+from vllm_hosts.host.history import HistoryEntry, history_entry
 from vllm_hosts.host.marks import Left, Owner, functions, left_of, owner_of
-from vllm_hosts.text import clean
 
 
 @dataclass(frozen=True)
@@ -83,22 +82,6 @@ class Released(HostFact[bool]):
         return parts["free"] == ["free"]
 
 
-@dataclass(frozen=True)
-class HistoryEntry:
-    """A line of a host's history: ``at`` is when it ended, on the host's clock; ``address`` where
-    sshd saw it come from, ``changed`` the steps that changed something."""
-
-    at: str
-    address: str
-    who: str
-    what: str
-    since: str
-    commit: str
-    version: str
-    ended: str
-    changed: tuple[str, ...]
-
-
 class HostHistory(HostFact[tuple[HistoryEntry, ...]]):
     """What runs have changed on a host, the last one at the end."""
 
@@ -117,22 +100,7 @@ class HostHistory(HostFact[tuple[HistoryEntry, ...]]):
     def parse(self, lines: list[str]) -> tuple[HistoryEntry, ...]:
         parts = sections(lines)
         _require_root(parts)
-        return tuple(_change(line) for line in parts["history"] if line)
-
-
-def _change(line: str) -> HistoryEntry:
-    """Of a line; one that somebody edited does not hide the others."""
-    at, _, rest = line.partition(" ")
-    address, _, text = rest.partition(" ")
-    try:
-        said = parse_json(text, size=8000)
-        names = ("who", "what", "since", "commit", "version", "ended")
-        words = {name: clean(said[name], 200) for name in names}
-        changed = tuple(clean(step, 200) for step in said["changed"][:200])
-    except (KeyError, TypeError, ValueError):
-        words = dict.fromkeys(("who", "what", "since", "commit", "version"), "unknown")
-        words["ended"], changed = "this line cannot be read", ()
-    return HistoryEntry(clean(at, 32), clean(address, 64), changed=changed, **words)
+        return tuple(history_entry(line) for line in parts["history"] if line)
 
 
 def _require_root(parts: dict[str, list[str]]) -> None:

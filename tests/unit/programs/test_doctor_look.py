@@ -51,6 +51,23 @@ def test_a_host_is_seen(host: StandInHost) -> None:
     assert any(disk.mount == "/" and disk.size > 0 for disk in seen.disks)
 
 
+def test_a_removal_that_has_not_come_to_its_end(host: StandInHost) -> None:
+    lines = [
+        f'2026-11-26T09:15:00Z 192.0.2.7 {{"who": "ada@laptop", "what": "{what} of prod.py",'
+        ' "since": "2026-11-26T09:12:03Z", "commit": "", "version": "0", "ended": "cut off",'
+        ' "changed": []}\n'
+        for what in ("remove.py", "deploy.py")
+    ]
+    host.write("history", lines[1] + lines[0])
+    removal = host.seen().removal
+    assert removal is not None
+    assert (removal.who, removal.since) == ("ada@laptop", "2026-11-26T09:12:03Z")
+    assert names(host) == {"removal-cut-off"}
+    for others in (lines[0] + lines[1], "", "odd\n"):
+        host.write("history", others)
+        assert host.seen().removal is None
+
+
 class TestKeys:
     """They are compared, and never leave the host."""
 
