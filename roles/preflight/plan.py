@@ -7,6 +7,7 @@ from datetime import timedelta
 from shlex import quote
 
 from vllm_hosts.host.archives import archive_problems
+from vllm_hosts.host.compose import final_name
 from vllm_hosts.host.docker_there import docker_problems
 from vllm_hosts.host.gpus import silent, unusable
 from vllm_hosts.host.mirror import MirrorThere, image_key, mirrored_images
@@ -139,7 +140,7 @@ def _ports(settings: HostSettings, system: System) -> Iterator[str]:
         between = listener.held_by(*DOCKER) and ours.get(listener.port) in system.containers
         if (
             listener.port in ours
-            and container not in ours.values()
+            and final_name(container or "") not in ours.values()
             and not (between and not container)
         ):
             yield (

@@ -258,6 +258,28 @@ def test_a_docker_that_is_killed_while_an_agent_is_replaced(
     assert state() == before
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("mends", ["deploy", "agents start", "agents restart"])
+def test_a_docker_that_is_killed_as_agents_restart_replaces_one(
+    deployed: Deployed, in_line: None, mends: str
+) -> None:
+    before = state()
+    lab_hosts.run(HOST, KILLER)
+    cut = command("vllm-hosts", "agents", INVENTORY, "restart", "tiny", "--host", HOST)
+    assert cut.code == 1, cut.output[-6000:]
+    # As long as vLLM takes to end.
+    time.sleep(25)
+    shown = lab_hosts.run(HOST, "docker ps -a --format '{{.Names}}'").stdout
+    assert re.search("^[0-9a-f]{12}_tiny$", shown, re.M), shown
+    words = ("vllm-hosts", "agents", INVENTORY, mends.rpartition(" ")[2], "tiny", "--host", HOST)
+    mended = deploy(*ON) if mends == "deploy" else command(*words)
+    assert mended.code == 0, mended.output[-6000:]
+    assert state() == before
+    assert models(deployed, HOST, "tiny") == 200
+    assert deploy(*ON).code == 0
+    assert faults.broken(HOST) == [] and faults.left(HOST) == []
+
+
 @pytest.fixture
 def next_image(deployed: Deployed) -> Iterator[None]:
     """A next version of the image on the host, made there of the first."""

@@ -15,6 +15,13 @@ from vllm_hosts.host.sockets import read as read_sockets
 #: Stands in for docker: answers from a folder of files, and writes down what it was asked to do.
 _DOCKER = r"""#!/bin/sh
 here=$(dirname "$0")/..
+case "$1 $2 $3" in
+    # Of a service's containers, those with a passing name.
+    "ps --all --quiet")
+        agent=two
+        case "$*" in *'service=one --filter name=^/?[0-9a-f]{12}_') agent=one ;; esac
+        cat "$here/$agent.half" 2>/dev/null; exit 0 ;;
+esac
 case "$1 $2" in
     "ps --all") cat "$here/names" ;;
     "ps --format") cat "$here/names" ;;

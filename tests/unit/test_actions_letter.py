@@ -15,7 +15,7 @@ from vllm_hosts.agents import actions
 from vllm_hosts.agents.actions import Plan, restart, start, stop
 from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.facts.edge import EdgeRuns
-from vllm_hosts.host.compose import COMPOSE
+from vllm_hosts.host.compose import COMPOSE, without_halves
 from vllm_hosts.host.containers import Container
 from vllm_hosts.operations.rotation import Rotation
 
@@ -23,6 +23,11 @@ TWIN = QWEN | {"name": "twin", "port": 8002, "gpus": [1], "served_model_name": "
 SAME_CARD = QWEN | {"name": "other", "port": 8003, "gpu_memory_utilization": 0.3}
 HOST = settings(agents=[QWEN, TWIN], vllm={"directory": "/opt/v", "health_timeout": 77})
 DO = f"{COMPOSE} --project-directory /opt/v --progress plain"
+
+
+def whole(*agents: str) -> str:
+    """What comes before Compose is asked to start these."""
+    return without_halves(DO, agents)
 
 
 class Gates(Rotation):
@@ -94,7 +99,7 @@ class TestStart:
         assert steps.run(start, HOST, ["qwen", "twin"]) == [
             "says    twin is already running",
             "edge?",
-            ("starting qwen", f"{DO} up --detach --no-deps qwen"),
+            ("starting qwen", f"{whole('qwen')}{DO} up --detach --no-deps qwen"),
             "key of qwen",
             wait("qwen", "twin"),
             ("back", "qwen", "twin"),
@@ -105,7 +110,7 @@ class TestStart:
         steps.edge = False
         assert steps.run(start, HOST, ["qwen", "twin"]) == [
             "edge?",
-            ("starting qwen twin", f"{DO} up --detach --no-deps qwen twin"),
+            ("starting qwen twin", f"{whole('qwen', 'twin')}{DO} up --detach --no-deps qwen twin"),
             wait("qwen", "twin"),
             ("back", "qwen", "twin"),
         ]
@@ -118,10 +123,10 @@ class TestStart:
         steps.standing = {"qwen": "exited", "other": "exited"}
         assert steps.run(start, host, ["qwen", "other"]) == [
             "edge?",
-            ("starting qwen", f"{DO} up --detach --no-deps qwen"),
+            ("starting qwen", f"{whole('qwen')}{DO} up --detach --no-deps qwen"),
             "key of qwen",
             wait("qwen"),
-            ("starting other", f"{DO} up --detach --no-deps other"),
+            ("starting other", f"{whole('other')}{DO} up --detach --no-deps other"),
             "key of other",
             wait("qwen", "other"),
             ("back", "qwen", "other"),
@@ -151,7 +156,7 @@ class TestStop:
 
 
 class TestRestart:
-    AGAIN = ("restarting qwen", f"{DO} up --detach --no-deps --force-recreate qwen")
+    AGAIN = ("restarting qwen", f"{whole('qwen')}{DO} up --detach --no-deps --force-recreate qwen")
 
     def test_behind_a_twin(self, steps: Steps) -> None:
         assert steps.run(restart, HOST, "qwen") == [

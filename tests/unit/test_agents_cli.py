@@ -185,6 +185,20 @@ def test_start_leaves_what_runs_alone(host: LocalHost) -> None:
     assert "one is already running" in done.stdout
 
 
+@pytest.mark.parametrize("words", [("start",), ("restart", "two")])
+def test_what_a_replacement_that_was_cut_off_has_left_goes_first(
+    host: LocalHost, words: tuple[str, ...]
+) -> None:
+    host.agent("two", "exited", None)
+    host.becomes("two", "running", "healthy", when="after")
+    host.file("two.half", "0c37c882c515\n")
+    done = run(host, *words)
+    assert done.returncode == 0, done.stdout
+    gone, up = composed(host)[:2]
+    assert gone == "rm --stop --force two"
+    assert up.startswith("up --detach --no-deps") and up.endswith(" two")
+
+
 @pytest.mark.parametrize("gpus", [[0], [1], []])
 def test_agents_of_one_card_start_one_after_the_other(host: LocalHost, gpus: list[int]) -> None:
     """H26: the second starts when the first is healthy; with cards of their own, both at once."""

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from vllm_hosts.host.compose import COMPOSE, ComposeFound, Hashes, Network
+from vllm_hosts.host.compose import (
+    COMPOSE,
+    ComposeFound,
+    Hashes,
+    Network,
+    final_name,
+    without_halves,
+)
 from vllm_hosts.host.marks import DEPLOY_SINCE
 
 
@@ -38,3 +45,19 @@ def test_secrets_of_whoever_logs_in_reach_no_agent(tmp_path: Path, mark: dict[st
     )
     first, *found = done.stdout.splitlines()
     assert (first, sorted(found)) == ("compose", sorted(f"{a}={b}" for a, b in own.items()))
+
+
+def test_the_name_that_a_container_will_have() -> None:
+    assert final_name("6a145f9dbb26_qwen") == "qwen"
+    for name in ("qwen", "6a145f9dbb2_qwen", "x6a145f9dbb26_qwen", "6A145F9DBB26_qwen"):
+        assert final_name(name) == name
+
+
+def test_what_a_replacement_has_left_is_removed_by_all_its_labels() -> None:
+    assert [line.strip() for line in without_halves("C", ["qwen", "coder"]).splitlines()] == [
+        "for agent in qwen coder; do",
+        "half=$(docker ps --all --quiet --filter label=com.docker.compose.project=vllm \\",
+        "--filter label=com.docker.compose.service=$agent --filter 'name=^/?[0-9a-f]{12}_')",
+        '[ -z "$half" ] || C rm --stop --force $agent || exit 1',
+        "done;",
+    ]

@@ -94,6 +94,8 @@ def test_which_folders_matter() -> None:
         # Another agent of ours, before it moves.
         ("*:8001", PROXY, {"container_ports": {8001: "coder"}}, None),
         ("*:8001", PROXY, {"containers": frozenset({"qwen"})}, None),
+        # And one that replaces it, and has not got its name yet.
+        ("*:8001", PROXY, {"container_ports": {8001: "6a145f9dbb26_qwen"}}, None),
         (
             "*:8001", PROXY,
             {"containers": frozenset({"qwen"}), "container_ports": {8001: "other"}},

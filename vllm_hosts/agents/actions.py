@@ -10,7 +10,7 @@ from pyinfra.context import ctx_host
 from vllm_hosts.connect.connections import ask_host, carry_out
 from vllm_hosts.facts.agents import AgentsInspected
 from vllm_hosts.facts.edge import EdgeRuns
-from vllm_hosts.host.compose import COMPOSE
+from vllm_hosts.host.compose import COMPOSE, without_halves
 from vllm_hosts.host.containers import Container, Standing
 from vllm_hosts.host.gpus import turns
 from vllm_hosts.operations.base import watched
@@ -56,7 +56,8 @@ def start(settings: HostSettings, agents: Sequence[str], rotation: Rotation) -> 
         if before:
             wait_healthy(settings.vllm.directory, before, settings.vllm.health_timeout)
         names = " ".join(turn)
-        carry_out([watched(f"starting {names}", f"{_compose(settings)} up {_UP} {names}")])
+        up = f"{_alone(settings, turn)}{_compose(settings)} up {_UP} {names}"
+        carry_out([watched(f"starting {names}", up)])
         if edge:
             carry_out(taken_up(agent) for agent in turn)
         before = turn
@@ -95,7 +96,8 @@ def restart(settings: HostSettings, agent: str, rotation: Rotation) -> None:
     edge = ask_host(EdgeRuns)
     plan = planned(settings, agent, found) if edge else Plan(agent, None)
     recreate = watched(
-        f"restarting {agent}", f"{_compose(settings)} up {_UP} --force-recreate {agent}"
+        f"restarting {agent}",
+        f"{_alone(settings, [agent])}{_compose(settings)} up {_UP} --force-recreate {agent}",
     )
     rotation.out([agent])
     if plan.twin is not None:
@@ -120,6 +122,10 @@ _UP = "--detach --no-deps"
 
 def _compose(settings: HostSettings) -> str:
     return f"{COMPOSE} --project-directory {settings.vllm.directory} --progress plain"
+
+
+def _alone(settings: HostSettings, agents: Sequence[str]) -> str:
+    return without_halves(_compose(settings), agents)
 
 
 def _say(text: str) -> None:

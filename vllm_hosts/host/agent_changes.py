@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from vllm_hosts.host.compose import ComposeFound
+from vllm_hosts.host.compose import ComposeFound, final_name
 from vllm_hosts.host.containers import Standing
 from vllm_hosts.host.files import File
-
-_REPLACING = re.compile(r"[0-9a-f]{12}_")
 
 
 @dataclass(frozen=True)
@@ -83,10 +80,9 @@ def changes(
 
 
 def half_replaced(found: ComposeFound) -> set[str]:
-    """Agents whose replacement was cut off. Until the old container is gone, Compose gives the new
-    one a name with the identifier of that in front (docker/compose, pkg/compose/convergence.go);
-    and the old one, healthy as it looks, may be about to end."""
-    return {one.service for one in found.containers if _REPLACING.match(one.name)}
+    """Agents whose replacement was cut off: the old container, healthy as it looks, may be about to
+    end."""
+    return {one.service for one in found.containers if one.name != final_name(one.name)}
 
 
 def serving(agents: Sequence[str], found: ComposeFound) -> set[str]:

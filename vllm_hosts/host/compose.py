@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vllm_hosts.host.containers import Container
 from vllm_hosts.host.marks import DEPLOY_SINCE
+from vllm_hosts.host.paths import PROJECT
 
 #: So that secrets come from .env alone, never from the environment of whoever logs in. A deploy's
 #: mark stays: by it the next one finds what this one has left at work.
@@ -14,6 +17,29 @@ CLEAN_ENV = (
     f' ${{{DEPLOY_SINCE}:+"{DEPLOY_SINCE}=${DEPLOY_SINCE}"}}'
 )
 COMPOSE = f"{CLEAN_ENV} docker compose"
+
+
+#: Until the old container is gone, Compose puts the beginning of its identifier in front of the new
+#: one's name (docker/compose, pkg/compose/convergence.go).
+_REPLACING = "[0-9a-f]{12}_"
+
+
+def final_name(container: str) -> str:
+    """What a container is called once it has replaced another one."""
+    return re.sub(f"^{_REPLACING}", "", container)
+
+
+def without_halves(compose: str, agents: Sequence[str]) -> str:
+    """Shell: remove all containers of agents whose replacement was cut off, in front of a command.
+    Compose itself would start the new one under its passing name, or refuse that name.
+
+    :param compose: its program, with options.
+    """
+    return f"""for agent in {" ".join(agents)}; do
+        half=$(docker ps --all --quiet --filter label=com.docker.compose.project={PROJECT} \\
+            --filter label=com.docker.compose.service=$agent --filter 'name=^/?{_REPLACING}')
+        [ -z "$half" ] || {compose} rm --stop --force $agent || exit 1
+    done; """
 
 
 @dataclass(frozen=True)
