@@ -22,7 +22,7 @@ MODULES = {
     ),
     **dict.fromkeys(("mirror", "virtual_address"), _FLOORS),
     **dict.fromkeys(("agents", "ca", "drift", "endpoints", "hosts", "images"), _COMMAND),
-    **dict.fromkeys(("lock", "tls"), _COMMAND),
+    **dict.fromkeys(("history", "lock", "tls"), _COMMAND),
     "base": "what every fact, and what every operation has in common",
     "docs": "each writes the document of its room",
     "keys": "the command, and the file of a site that applies changed keys",
