@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,10 @@ from lab import hosts as lab_hosts
 from lab import layout, states
 from lab.settings import AGENTS
 from tests.lab.deploys import BIN, INVENTORY, ROOT, Run, changes, command, deploy
+from tests.lab.faults import filled
 from tests.lab.faults.run import wait_free
+from tests.lab.faults.table import HELD, rebooted
+from tests.lab.test_7_guards import reachable
 from tests.lab.test_8_states import from_outside
 
 pytestmark = pytest.mark.nightly
@@ -81,8 +85,13 @@ def remove(*options: str) -> Run:
     return command("pyinfra", "-y", "--limit", HOST, *options, INVENTORY, "remove.py")
 
 
-def killed_at(words: str, *options: str, entry: str = "remove.py") -> None:
-    """A run whose controller is killed as soon as it has said something."""
+def interrupted_at(
+    words: str,
+    act: Callable[[subprocess.Popen[str]], object],
+    *options: str,
+    entry: str = "remove.py",
+) -> tuple[int, str]:
+    """What a run ends with, and says, if something happens as soon as it has said something."""
     process = subprocess.Popen(
         [str(BIN / "pyinfra"), "-y", "-v", "--limit", HOST, *options, INVENTORY, entry],
         cwd=ROOT,
@@ -101,10 +110,20 @@ def killed_at(words: str, *options: str, entry: str = "remove.py") -> None:
         assert time.monotonic() < until, "".join(said)
     else:
         pytest.fail("".join(said)[-6000:])
-    time.sleep(2)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    act(process)
+    said.append(process.communicate(timeout=1500)[0])
     wait_free(HOST)
+    return process.returncode, "".join(said)
+
+
+def killed_at(words: str, *options: str, entry: str = "remove.py") -> None:
+    """A run whose controller is killed as soon as it has said something."""
+
+    def kill(process: subprocess.Popen[str]) -> None:
+        time.sleep(2)
+        process.send_signal(signal.SIGKILL)
+
+    interrupted_at(words, kill, *options, entry=entry)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +166,64 @@ def test_a_fresh_host_is_what_it_was(host: str, cut_off: str | None) -> None:
     # Its last line went into the system's log, with everything else that is over.
     said = lab_hosts.run(host, "journalctl -t vllm-hosts -o cat --no-pager").stdout
     assert "remove.py of lab.py" in said
+
+
+#: What happens on the host as a step begins, and how that ends.
+TROUBLES = {
+    "dpkg is locked": (
+        "The edge is closed",
+        f"systemd-run --collect -q --unit lab-held {HELD.replace('sleep 8', 'sleep 60')}",
+        "systemctl stop lab-held",
+    ),
+    "Docker is killed": (
+        "The agents and their networks are gone",
+        "sleep 0.5; pkill -KILL -x dockerd",
+        "true",
+    ),
+    "Docker is stopped": (
+        "The agents and their networks are gone",
+        "systemctl stop docker.socket docker.service",
+        "systemctl start docker.socket docker.service",
+    ),
+    "an agent ignores its end": (
+        "The edge is closed",
+        "docker top tiny -o pid | tail -n +2 | xargs kill -STOP",
+        "true",
+    ),
+    "the disk of /etc/nginx fills": (
+        "What goes and what stays is known",
+        f"at=/etc/nginx\n{filled.KINDS['full'][0]}",
+        f"at=/etc/nginx\n{filled.KINDS['full'][1]}",
+    ),
+    "rebooted": ("Our files are gone", "", "true"),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_removal_that_meets_trouble_is_finished_by_the_next_one(host: str, trouble: str) -> None:
+    begun, happens, ends = TROUBLES[trouble]
+    before = files(host)
+    assert deploy("--limit", host).code == 0
+    whole = ("--data", "remove_models=true")
+
+    def happen(process: object) -> None:
+        if happens:
+            lab_hosts.run(host, happens, check=False)
+        else:
+            rebooted(host, process)
+
+    with filled.small(host, "/etc/nginx") if "disk" in trouble else nullcontext():
+        code, said = interrupted_at(begun, happen, *whole)
+        assert code in (0, 1), said[-6000:]
+        assert "Traceback" not in said
+        # Closed from the first step on, if that could be taken.
+        for port in (8001,) if code and "disk" in trouble else (443, 80, 8001):
+            assert not reachable(host, port), f"{port} is open after: {said[-2000:]}"
+        lab_hosts.run(host, ends, check=False)
+        gone = remove(*whole)
+        assert gone.code == 0, gone.output[-8000:]
+    assert differing(before, files(host)) == {}
+    nothing_is_left(host)
 
 
 def test_models_stay_unless_they_are_named_and_a_deploy_uses_them_again(host: str) -> None:

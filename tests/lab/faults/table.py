@@ -100,7 +100,7 @@ def _boot(host: str) -> str:
         return ""
 
 
-def _rebooted(host: str, process: object) -> None:
+def rebooted(host: str, process: object) -> None:
     """As an operator does it: services are stopped, and those that a container has with them."""
     before = lab_hosts.run(host, _BOOT).stdout
     lab_hosts.run(host, "systemctl reboot", check=False)
@@ -125,7 +125,7 @@ def _unwell(folder: str, kind: str) -> Fault:
 _AGENT = "$(docker inspect -f '{{.State.Pid}}' tiny)"
 _ENGINE = "pgrep -f '^VLLM::EngineCore' || :"
 #: Perl, since hosts need not have Python: dpkg's lock as apt and dpkg take it.
-_HELD = (
+HELD = (
     "perl -e 'use Fcntl; open(F, q(>>), q(/var/lib/dpkg/lock-frontend)) or die;"
     " $l = pack(q(ssx4qqix4), F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLKW, $l) or die; sleep 8'"
 )
@@ -187,7 +187,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "nginx killed": Fault(_on("pkill -KILL -x nginx || :"), _EITHER),
     "firewall emptied": Fault(_on("nft delete table inet vllm_hosts || :"), _EITHER),
-    "apt in use": Fault(_on(f"{_HELD} >/dev/null 2>&1 &"), frozenset({0}), of="package"),
+    "apt in use": Fault(_on(f"{HELD} >/dev/null 2>&1 &"), frozenset({0}), of="package"),
     "dpkg killed": Fault(_on("pkill -KILL -x 'dpkg|apt-get' || :"), _EITHER, of="package"),
     "archive unreachable": Fault(
         _on(f"echo 'Acquire::http::Proxy \"http://127.0.0.1:9\";' >{_PROXY}"),
@@ -268,6 +268,6 @@ FAULTS: dict[str, Fault] = {
     "/opt/vllm read-only": _unwell("/opt/vllm", "read-only"),
     "/var/lib/vllm-hosts without inodes": _unwell("/var/lib/vllm-hosts", "without inodes"),
     "clock a year ahead": Fault(_on(CLOCK_AHEAD), _EITHER, _on(CLOCK_RIGHT), needs="libfaketime"),
-    "rebooted": Fault(_rebooted, _EITHER, spares=False),
+    "rebooted": Fault(rebooted, _EITHER, spares=False),
     "power lost": Fault(_power_lost, _EITHER, spares=False),
 }
