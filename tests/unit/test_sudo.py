@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_host
 
-from tests.unit.projects import AGENT, Project
+from tests.unit.projects import AGENT, Project, own_lock
 from tests.unit.ssh_server import SshServer, ssh_server
 from vllm_hosts.connect import sudo
 from vllm_hosts.connect.connections import Connections
@@ -287,7 +287,7 @@ def _deploy(folder: Path, server: SshServer, *words: str) -> str:
         )
         for number, name in ((1, "right"), (2, "wrong"))
     ]
-    project.write("inventory/prod.py", f"gpu_hosts = {hosts!r}\n")
+    project.write("inventory/prod.py", f"{own_lock(folder)}gpu_hosts = {hosts!r}\n")
     return project.run("pyinfra", *words, "inventory/prod.py", "deploy.py").stdout
 
 
