@@ -192,8 +192,9 @@ TROUBLES = {
     ),
     "the disk of /etc/nginx fills": (
         "What goes and what stays is known",
-        f"at=/etc/nginx\n{filled.KINDS['full'][0]}",
-        f"at=/etc/nginx\n{filled.KINDS['full'][1]}",
+        # In a folder of ours: elsewhere it would be a file of others, for which nginx stays.
+        "head -c 1G /dev/zero >/etc/nginx/vllm-hosts/.filler 2>/dev/null",
+        "rm -f /etc/nginx/vllm-hosts/.filler",
     ),
     "rebooted": ("Our files are gone", "", "true"),
 }
