@@ -30,7 +30,7 @@ lint: setup ## Style and types
 	$(STEP) "ruff format" $(BIN)/ruff format --check .
 	$(STEP) "mypy" $(BIN)/mypy
 
-unit: setup ## Unit tests, which need no host: one to two minutes
+unit: setup ## Unit tests, which need no host: about a minute
 	$(STEP) "Unit tests" $(BIN)/python -m tests.unit.in_parts --timeout 300
 
 programs: setup ## Tests with nginx, HAProxy, keepalived and shells on this machine, and of our own tools
