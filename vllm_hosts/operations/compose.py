@@ -228,10 +228,7 @@ def brought(wanted: Agents, seen: SeenAgents) -> Commands:
             rotation.out([agent])
         yield divert(agent, twin)
         yield Tried(
-            watched(
-                f"recreating {agent}",
-                f"{left([agent])}{up} {agent}",
-            ),
+            watched(f"recreating {agent}", f"{left([agent])}{up} {agent}"),
             lambda: wanted.put_back(""),
         )
         if ctx_state.get().is_executing:
