@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from lab import hosts as lab_hosts
 from lab import layout, states
 from lab.settings import AGENTS
 from tests.lab.deploys import BIN, INVENTORY, ROOT, Run, changes, command, deploy
-from tests.lab.faults import filled
 from tests.lab.faults.run import wait_free
 from tests.lab.faults.table import HELD, rebooted
 from tests.lab.test_7_guards import reachable
@@ -190,12 +188,6 @@ TROUBLES = {
         "docker top tiny -o pid | tail -n +2 | xargs kill -STOP",
         "true",
     ),
-    "the disk of /etc/nginx fills": (
-        "What goes and what stays is known",
-        # In a folder of ours: elsewhere it would be a file of others, for which nginx stays.
-        "head -c 1G /dev/zero >/etc/nginx/vllm-hosts/.filler 2>/dev/null",
-        "rm -f /etc/nginx/vllm-hosts/.filler",
-    ),
     "rebooted": ("Our files are gone", "", "true"),
 }
 
@@ -213,16 +205,15 @@ def test_a_removal_that_meets_trouble_is_finished_by_the_next_one(host: str, tro
         else:
             rebooted(host, process)
 
-    with filled.small(host, "/etc/nginx") if "disk" in trouble else nullcontext():
-        code, said = interrupted_at(begun, happen, *whole)
-        assert code in (0, 1), said[-6000:]
-        assert "Traceback" not in said
-        # Closed from the first step on, if that could be taken.
-        for port in (8001,) if code and "disk" in trouble else (443, 80, 8001):
-            assert not reachable(host, port), f"{port} is open after: {said[-2000:]}"
-        lab_hosts.run(host, ends, check=False)
-        gone = remove(*whole)
-        assert gone.code == 0, gone.output[-8000:]
+    code, said = interrupted_at(begun, happen, *whole)
+    assert code in (0, 1), said[-6000:]
+    assert "Traceback" not in said
+    # Closed from the first step on.
+    for port in (443, 80, 8001):
+        assert not reachable(host, port), f"{port} is open after: {said[-2000:]}"
+    lab_hosts.run(host, ends, check=False)
+    gone = remove(*whole)
+    assert gone.code == 0, gone.output[-8000:]
     assert differing(before, files(host)) == {}
     nothing_is_left(host)
 
