@@ -50,7 +50,9 @@ def ask(deployed: Deployed, key: str) -> None:
             name=settings.edge_names[0],
             ca_file=str(deployed.ca_file),
             method="POST",
-            headers={"Authorization": f"Bearer {key}"},
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+            # Without a body it is refused before anybody looks at the key.
+            body=b'{"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}',
         )
         assert answer.status == 401
 
