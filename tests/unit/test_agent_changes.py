@@ -62,8 +62,9 @@ def test_what_changes_and_why() -> None:
 def test_an_agent_whose_replacement_was_cut_off_is_recreated(status: str, runs: bool) -> None:
     """Whichever of the two Docker names first, and although one of them is as it should be."""
     new = replace(container("a", status="created"), name="6a145f9dbb26_a")
-    wanted = {"a": "old", "b": "new", "6a145f9dbb2_b": "new"}
-    others = (container("b"), container("6a145f9dbb2_b"))
+    # And one that is called like that from the beginning.
+    wanted = {"a": "old", "b": "new", "6a145f9dbb26_b": "new"}
+    others = (container("b"), container("6a145f9dbb26_b"))
     for two in ((container("a", "old", status), new), (new, container("a", "old", status))):
         found = ComposeFound(wanted, (*two, *others), None)
         assert changes([*wanted], found) == [Change("a", "its replacement was cut off", runs)]

@@ -82,7 +82,11 @@ def changes(
 def half_replaced(found: ComposeFound) -> set[str]:
     """Agents whose replacement was cut off: the old container, healthy as it looks, may be about to
     end."""
-    return {one.service for one in found.containers if one.name != final_name(one.name)}
+    return {
+        one.service
+        for one in found.containers
+        if one.name != one.service and final_name(one.name) == one.service
+    }
 
 
 def serving(agents: Sequence[str], found: ComposeFound) -> set[str]:
