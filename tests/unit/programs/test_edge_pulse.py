@@ -453,6 +453,8 @@ def test_hostile_agents_hold_nobody_up(tmp_path: Path) -> None:
                 began = time.monotonic()
                 assert host.through("/v1/nothing", agent=agent).status == 404
                 waited.append(time.monotonic() - began)
+                # A quick machine would ask more often than anybody may.
+                time.sleep(0.1)
         # Some wait for this test's own threads.
         assert sorted(waited)[len(waited) // 2] < 0.5
         assert memory(host) - before < 8000
