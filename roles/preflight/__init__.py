@@ -121,9 +121,10 @@ def _of_a_gateway(settings: HostSettings) -> list[str]:
 
 def _front(settings: HostSettings, release: Release) -> list[str]:
     """What only gateways need: HAProxy, a way to hosts, and an address that they may share."""
-    installed = look(AptPackages, names=["haproxy"])
-    offered = look(AptVersions, names=["haproxy"])
-    found = list(haproxy_problems(release, installed.versions, offered))
+    installed = look(AptPackages, names=["haproxy"]).versions
+    # What it has is what counts, and archives are asked alone.
+    offered = {} if installed else look(AptVersions, names=["haproxy"])
+    found = list(haproxy_problems(release, installed, offered))
     if others := replicas_elsewhere(settings):
         ways = look(WaysToHosts, hosts=sorted({one.address for one in others}))
         found += reach_problems(settings, ways)

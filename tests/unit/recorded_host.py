@@ -221,7 +221,9 @@ class Host:
         written = self.contents.get("/etc/nginx/nginx.conf")
         return replace(found, content=written) if found and written else found
 
-    def _HostMark(self, directory: str, shared: list[str] | None = None, above: str = "") -> Marked:
+    def _HostMark(
+        self, directory: str, shared: list[str] | None = None, above: str | None = None
+    ) -> Marked:
         there = {path for path in shared or () if self.paths.get(path, NOTHING).kind != "-"}
         noted = self.noted
         lies = SharedFound(frozenset(there), frozenset(noted["file"]), frozenset(noted["agent"]))

@@ -16,7 +16,7 @@ from pyinfra.context import ctx_host
 from tests.unit import recorded_looks as looks
 from tests.unit.examples import examples
 from tests.unit.fakes import listening
-from tests.unit.recording import InLine, Recorder, Run, deploy_py
+from tests.unit.recording import InLine, Recorder, Run, deploy_py, keys_py
 from vllm_hosts.facts import ahead, asked
 from vllm_hosts.host.files import NOTHING
 from vllm_hosts.operations import one_by_one
@@ -48,6 +48,14 @@ def both(recorder: Recorder, folder: Path) -> tuple[Run, Run]:
         patch.setenv(ahead.SWITCH, "0")
         off = recorder.copied(folder / "off").run(deploy_py)
     return on, off
+
+
+def test_keys_py_asks_once_before_and_once_while_it_executes(in_line: InLine) -> None:
+    recorder = in_line()
+    # The first one has not seen what keys.py asks.
+    for _ in range(2):
+        done = recorder.run(keys_py)
+    assert done.executions == ["asks for 2 facts"] * 2 and not done.changed
 
 
 class TestDeploy:

@@ -121,6 +121,15 @@ def test_a_second_run_on_a_gateway_changes_nothing(
     assert (done.effects, done.said) == ([], [])
 
 
+def test_a_run_that_changes_nothing_on_a_gateway_asks_in_a_few_executions(
+    deployed: tuple[Recorder, Run], tmp_path: Path
+) -> None:
+    again = deployed[0].copied(tmp_path)
+    for _ in range(2):
+        done = again.run(deploy_py)
+    assert len(done.executions) <= 4 and not done.changed, done.executions
+
+
 def test_keys_py_brings_a_gateway_in_line(deployed: tuple[Recorder, Run], tmp_path: Path) -> None:
     again = deployed[0].copied(tmp_path)
     done = again.run(keys_py)

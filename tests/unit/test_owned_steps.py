@@ -80,7 +80,7 @@ def test_another_store_s_host_is_refused(steps: Steps, whose: Whose) -> None:
         with pytest.raises(HostError, match=f"^another's, listed {listed}$"):
             steps.run(operation, claim, **given)
         assert claim.opened.anothers == {"gpu1"}
-        asked = {"directory": "/opt/vllm", "shared": [], "above": ""}
+        asked: dict[str, object] = {"directory": "/opt/vllm", "shared": [], "above": None}
         assert steps.asked == [("HostMark", asked)]
 
 

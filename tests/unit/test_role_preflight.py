@@ -51,6 +51,7 @@ class Host:
     looks: dict[str, dict[str, Any]] = field(default_factory=dict)
     begun: list[tuple[Any, ...]] = field(default_factory=list)
     given: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
+    haproxy: dict[str, str] = field(default_factory=lambda: {"haproxy": "2"})
 
     def look(self, fact: type, **given: Any) -> Any:
         self.looks[f"{fact.__name__} {given['names']}" if "names" in given else fact.__name__] = (
@@ -62,7 +63,7 @@ class Host:
             return SimpleNamespace(there="26", images=("image",), swarm="a manager")
         if fact.__name__ == "DockerUnit":
             return Seen(swarm="unknown")
-        return SimpleNamespace(name=fact.__name__, versions={"haproxy": "2"})
+        return SimpleNamespace(name=fact.__name__, versions=self.haproxy)
 
     def judge(self, name: str) -> Callable[..., list[str]]:
         def judged(*given: Any, **options: Any) -> list[str]:
@@ -184,12 +185,23 @@ def test_a_gateway_by_itself(host: Host) -> None:
     ]
     assert host.said == ["notes"] and host.begun == []
     assert host.looks["SystemState"]["models"] == []
-    assert {"AptPackages ['haproxy']", "AptVersions ['haproxy']"} <= host.looks.keys()
+    assert "AptPackages ['haproxy']" in host.looks
     assert host.looks["WaysToHosts"] == {"hosts": ["a", "b"]}
     assert host.looks["VirtualGround"] == {"address": "192.0.2.9", "peers": ["192.0.2.2"]}
     assert host.given["strangers"][1]["own"] == set()
     host.system = Seen(user="1000")
     assert role._problems(alone)[-1] == "virtual_problems"
+
+
+@pytest.mark.parametrize("installed", [{}, {"haproxy": "2"}])
+def test_archives_are_asked_for_haproxy_where_there_is_none(
+    host: Host, installed: dict[str, str]
+) -> None:
+    host.haproxy = installed
+    role._problems(settings(runs_agents=False, is_gateway=True))
+    (_, had, offered), _ = host.given["haproxy_problems"]
+    assert had == installed and bool(offered) is not bool(installed)
+    assert ("AptVersions ['haproxy']" in host.looks) is not bool(installed)
 
 
 def test_a_gateway_without_others_or_a_shared_address(host: Host) -> None:

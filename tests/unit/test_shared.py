@@ -211,4 +211,4 @@ def test_who_asks_a_mirror_has_its_certificates_with_docker_s() -> None:
 def test_a_gateway_alone_has_nothing_beside_others() -> None:
     alone = gateway()
     assert not alone.runs_agents
-    assert shared_of(alone) == Shared((), (), "")
+    assert shared_of(alone) == Shared()

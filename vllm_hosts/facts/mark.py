@@ -30,7 +30,7 @@ class HostMark(HostFact[Marked]):
     what = "the note of whose keys the host has"
     steady = True
 
-    def command(self, directory: str, shared: Sequence[str] = (), above: str = "") -> str:
+    def command(self, directory: str, shared: Sequence[str] = (), above: str | None = None) -> str:
         """
         :param shared: paths that a deploy writes, in folders that are not only ours.
         :param above: the folder of agents' folders.
@@ -74,7 +74,7 @@ class HostMark(HostFact[Marked]):
         )
 
 
-def _look_at(directory: str, shared: Sequence[str], above: str) -> str:
+def _look_at(directory: str, shared: Sequence[str], above: str | None) -> str:
     # Folders beside those of agents matter where no deploy has noted which are its own. Of agents'
     # own, compose.yaml says as it was deployed.
     compose = quote(f"{COPIES}{directory}/compose.yaml")

@@ -23,7 +23,7 @@ class Shared:
 
     files: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
-    above: str = ""
+    above: str | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
