@@ -39,8 +39,17 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imported(path: Path) -> tuple[str, ...]:
-    """Modules that a file imports, also where a function does it."""
-    return tuple(_imports(ast.parse(path.read_text())))
+    """Modules that a file imports, also where a function does it, and by whichever way of writing
+    it."""
+    return tuple(_imports(ast.parse(path.read_text()), package_of(path)))
+
+
+def package_of(path: Path) -> str:
+    """The package that a file's relative imports start from, as it is installed."""
+    parts = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    return ".".join(
+        parts if parts[:1] in ((_PACKAGE,), ("tests",), ("lab",)) else (_PACKAGE, *parts)
+    )
 
 
 def statements(tree: ast.Module) -> Iterator[ast.AST]:
@@ -55,12 +64,17 @@ def statements(tree: ast.Module) -> Iterator[ast.AST]:
         yield node
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
     for node in statements(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        if isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            module = ".".join([*(above if node.level else []), *filter(None, [node.module])])
             for name in node.names:
-                whole = f"{node.module}.{name.name}"
-                yield whole if whole in modules() else node.module
+                whole = f"{module}.{name.name}"
+                # What is linked into the package, such as its roles, is none of its modules.
+                linked = module == _PACKAGE and (ROOT / _PACKAGE / name.name).is_dir()
+                known = whole in modules() or linked
+                yield whole if known else module
         elif isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from datetime import timedelta
 from enum import IntEnum
+from errno import EPIPE
 from typing import Any
 
 import click
@@ -52,6 +53,12 @@ class Command(click.Command):
             click.secho(_heading(ctx), fg="red", bold=True, err=True)
             for problem in error.problems:
                 click.echo(f"  - {problem}", err=True)
+            sys.exit(Exit.WRONG)
+        except OSError as error:
+            # Without a name it is no file's, and a pipe's end is click's to tell.
+            if not error.filename or error.errno == EPIPE:
+                raise
+            click.secho(f"{error.filename} cannot be used: {error.strerror}", fg="red", err=True)
             sys.exit(Exit.WRONG)
 
 

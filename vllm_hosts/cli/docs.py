@@ -62,11 +62,25 @@ def _sections(command: click.Command, name: str) -> Iterator[str]:
 
 def _section(command: click.Command, name: str) -> str:
     context = click.Context(command, info_name=name)
-    usage = " ".join([name, *command.collect_usage_pieces(context)])
+    usage = " ".join([*_typed(name), *command.collect_usage_pieces(context)])
     parts = [f"## `{name}`", *_paragraphs(command), f"    {usage}"]
     if options := list(_options(command, context)):
         parts.append("\n".join(["| option | meaning |", "|---|---|", *options]))
     return "\n\n".join(parts) + "\n"
+
+
+def _typed(name: str) -> Iterator[str]:
+    """What stands before a command's own arguments: groups have some too, such as an inventory."""
+    first, *below = name.split()
+    yield first
+    command: click.Command = program
+    for word in below:
+        assert isinstance(command, click.Group)
+        context = click.Context(command)
+        arguments = [one for one in command.params if isinstance(one, click.Argument)]
+        yield from (piece for one in arguments for piece in one.get_usage_pieces(context))
+        command = command.commands[word]
+        yield word
 
 
 def _paragraphs(command: click.Command) -> Iterator[str]:

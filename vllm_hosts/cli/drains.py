@@ -27,7 +27,7 @@ from vllm_hosts.operations.rotation import Rotation, alone
 @yes_option
 @click.pass_obj
 def drain(inventory: Path, name: str | None, hosts: tuple[str, ...], last: bool, yes: bool) -> None:
-    """Have gateways send agents no more requests; wait for running ones.
+    """Have gateways send agents no new requests.
 
     The agents keep running, and stay drained over deploys until undrain. Asks first if no agent is
     named. Waits at most gateway.drain_timeout.

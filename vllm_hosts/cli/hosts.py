@@ -165,6 +165,10 @@ def release(inventory: Path, host: str, identity: Path | None) -> None:
                 " there first"
             ]
         )
+    known = store.read()
+    if host not in {*known.hosts, *known.internal}:
+        there = ", ".join(sorted({*known.hosts, *known.internal})) or "none yet"
+        raise click.UsageError(f"the store has no host {host!r}; it has {there}")
     try:
         store.update(partial(released, name=host))
     finally:

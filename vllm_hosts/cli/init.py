@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from shlex import quote
 
 import click
 
 from vllm_hosts import __version__
-from vllm_hosts.cli.command import Command
+from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.project.new_site import GENERATED, make, site_above, upgrade
 
 
@@ -59,3 +60,4 @@ def _upgrade(site: Path, write: bool) -> None:
         click.echo(f"{shown} is written; what you set is as it was", err=True)
     else:
         click.echo("Nothing was written; --write writes it. What you set stays.", err=True)
+        sys.exit(Exit.DIFFERS)

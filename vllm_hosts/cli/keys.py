@@ -274,7 +274,7 @@ def _check_edges(hosts: Iterable[str] | None, project: Project) -> None:
 def _check_known(kind: str, names: Iterable[str] | None, known: Iterable[str]) -> None:
     known = sorted(known)
     if unknown := [name for name in names or () if name not in known]:
-        raise SettingsError([f"there is no {kind} {unknown[0]!r}; there is {', '.join(known)}"])
+        raise click.UsageError(f"there is no {kind} {unknown[0]!r}; there is {', '.join(known)}")
 
 
 def _show(inventory: Path, client: str) -> str:

@@ -14,4 +14,4 @@ def settings() -> None:
 
     Example: vllm-hosts settings | less
     """
-    click.echo(settings_md(), nl=False)
+    click.echo(settings_md(generated=False), nl=False)

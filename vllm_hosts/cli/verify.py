@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import click
 
@@ -69,6 +70,8 @@ def verify(
     """
     project = opened(inventory)
     only(project, hosts)
+    if report is not None:
+        _check_writable(report)
     first, _, last = ports.partition("-")
     if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
         raise click.UsageError(f"{ports!r} is not a range of ports; write it as 1-65535")
@@ -97,3 +100,16 @@ def verify(
     code = subprocess.run([*command, *pytest_arguments], check=False).returncode
     # pytest's own codes above 1 mean that nothing, or not everything, was checked.
     sys.exit(Exit.OK if code == 0 else Exit.WRONG)
+
+
+def _check_writable(folder: Path) -> None:
+    """Minutes before the report is written.
+
+    :raises click.UsageError: this user cannot write it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.UsageError(f"--report {folder} cannot be written: {error.strerror}") from error

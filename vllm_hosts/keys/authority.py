@@ -13,7 +13,7 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import ca
 from vllm_hosts.keys.pki import CA_KEY_FILE, LocalCa, signed_by, utc_now
 from vllm_hosts.keys.places import CA_FILE
-from vllm_hosts.keys.private_files import locked, private_folder, write_private
+from vllm_hosts.keys.private_files import keep_private, locked, private_folder
 from vllm_hosts.keys.store_content import Content, NextCa, StoredCa
 
 _END = "-----END CERTIFICATE-----"
@@ -207,9 +207,9 @@ class Authority:
             if seen is None or seen.next_ca != following:
                 # Another run has completed it, and the CA in the files may be a later one.
                 return
-            write_private(self._file, following.certificate.encode() + self._file.read_bytes())
+            keep_private(self._file, following.certificate.encode() + self._file.read_bytes())
             key = following.key.get_secret_value().encode()
-            write_private(self._store.folder / CA_KEY_FILE, key)
+            keep_private(self._store.folder / CA_KEY_FILE, key)
         self._store.update(done)
 
     def _present_in_file(self, following: NextCa | None) -> str | None:
@@ -226,7 +226,7 @@ class Authority:
     def _write_public(self, certificates: str) -> None:
         data = certificates.encode()
         if not self._file.exists() or self._file.read_bytes() != data:
-            write_private(self._file, data)
+            keep_private(self._file, data)
 
 
 def _each(text: str) -> list[str]:

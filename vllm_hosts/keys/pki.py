@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,11 +26,11 @@ from pydantic import SecretBytes, SecretStr
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys.places import CA_FILE
 from vllm_hosts.keys.private_files import (
-    LOCK_FILE,
+    exists,
+    keep_private,
     locked,
     private_folder,
     read_private,
-    write_private,
 )
 
 CA_KEY_FILE = "ca.key"
@@ -70,12 +69,12 @@ class LocalCa:
 
         :raises SettingsError: its files are damaged, do not match, or are open to others.
         """
-        with locked(folder) if (folder / LOCK_FILE).exists() else nullcontext():
+        with locked(folder, looking=True):
             return cls._load(folder)
 
     @classmethod
     def _load(cls, folder: Path) -> LocalCa | None:
-        if not folder.exists():
+        if not exists(folder):
             return None
         private_folder(folder)
         certificate = _read_public(folder / CA_FILE)
@@ -93,8 +92,8 @@ class LocalCa:
         with locked(folder):
             there = self._load(folder)
             if there is None:
-                write_private(folder / CA_KEY_FILE, _private_pem(self._key))
-                write_private(folder / CA_FILE, self.certificate_pem)
+                keep_private(folder / CA_KEY_FILE, _private_pem(self._key))
+                keep_private(folder / CA_FILE, self.certificate_pem)
         return there or self
 
     @classmethod
@@ -232,7 +231,7 @@ def _usage(*, certificates: bool) -> x509.KeyUsage:
 
 
 def _read_public(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+    return path.read_bytes() if exists(path) else None
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

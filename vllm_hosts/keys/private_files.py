@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vllm_hosts.bounded import BoundError, read_file
 from vllm_hosts.errors import SettingsError
 
 LOCK_FILE = ".lock"
+#: Of a path at which there cannot be anything.
+_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def private_folder(path: Path) -> Path:
     """Create a folder that only its owner may enter, or check that it is one.
 
-    :raises SettingsError: it is open to others, belongs to somebody else, or could be replaced by
-        others.
+    :raises SettingsError: it is open to others, belongs to somebody else, could be replaced by
+        others, or cannot be made.
     """
-    make_folder(path)
-    _check_private(path, "700")
+    try:
+        make_folder(path)
+        _check_private(path, "700")
+    except OSError as error:
+        raise _unusable(path, "used", error) from error
     check_unshared(path.parent)
     return path
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something.
+
+    :raises SettingsError: this user may not know.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return False
+        raise _unusable(path, "read", error) from error
+    return True
 
 
 def make_folder(path: Path) -> None:
@@ -48,7 +68,7 @@ def check_unshared(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
+        raise _unusable(path, "read", error) from error
     if found.st_uid not in (os.geteuid(), 0):
         raise SettingsError(
             [f"{path} belongs to another user, who could change who can decrypt the keys; chown it"]
@@ -68,7 +88,7 @@ def read_private(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SettingsError([f"{path} cannot be read: {error.strerror}"]) from error
+        raise _unusable(path, "read", error) from error
     except BoundError as error:
         raise SettingsError(
             [f"{path} cannot be read: {error}; restore it from a backup"]
@@ -111,10 +131,34 @@ def write_private(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def keep_private(path: Path, content: bytes) -> None:
+    """As ``write_private``, for what must not be lost.
+
+    :raises SettingsError: it cannot be written.
+    """
+    try:
+        write_private(path, content)
+    except OSError as error:
+        raise SettingsError(
+            [f"{path} cannot be written: {error.strerror}; it is unchanged"]
+        ) from error
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that a second writer waits instead of losing a change."""
-    descriptor = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o600)
+def locked(folder: Path, *, looking: bool = False) -> Iterator[None]:
+    """Hold the folder's lock, so that a second writer waits instead of losing a change.
+
+    :param looking: nothing is created: where nobody has written, nobody is waited for.
+    :raises SettingsError: this user cannot.
+    """
+    flags = os.O_RDONLY if looking else os.O_CREAT | os.O_RDWR
+    try:
+        descriptor = os.open(folder / LOCK_FILE, flags | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if not looking or not isinstance(error, FileNotFoundError):
+            raise _unusable(folder, "read" if looking else "written", error) from error
+        yield
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -128,3 +172,18 @@ def _check_private(path: Path, mode: str) -> None:
         raise SettingsError([f"{path} belongs to another user; it holds secrets of this one"])
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise SettingsError([f"{path} is open to other users; run: chmod {mode} {path}"])
+
+
+def _unusable(path: Path, how: str, error: OSError) -> SettingsError:
+    hint = (
+        "" if _is_own(path) else "; it belongs to another user, as it does after a sudo: chown it"
+    )
+    return SettingsError([f"{path} cannot be {how}: {error.strerror}{hint}"])
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it belongs to this user; of what cannot be seen, the nearest folder that can."""
+    for one in (path, *path.parents):
+        with suppress(OSError):
+            return one.stat().st_uid == os.geteuid()
+    return True

@@ -17,12 +17,13 @@ from vllm_hosts.keys.places import state_folder
 from vllm_hosts.keys.private_files import (
     Version,
     check_unshared,
+    exists,
+    keep_private,
     locked,
     make_folder,
     private_folder,
     read_private,
     version_of,
-    write_private,
 )
 from vllm_hosts.keys.store_content import Content, new_content
 from vllm_hosts.settings import HostSettings
@@ -53,7 +54,7 @@ class KeyStore:
     @property
     def encrypted(self) -> bool:
         """Whether the secrets are in an age file."""
-        return self.encrypted_path.exists()
+        return exists(self.encrypted_path)
 
     @property
     def path(self) -> Path:
@@ -76,9 +77,9 @@ class KeyStore:
 
         :raises SettingsError: as ``read``.
         """
-        if not self.path.exists():
+        if not exists(self.path):
             return None
-        if self.folder.exists():
+        if exists(self.folder):
             private_folder(self.folder)
         return self._load()
 
@@ -97,7 +98,7 @@ class KeyStore:
         :param start: content of a store that does not exist yet; None: it has to exist.
         :raises SettingsError: as ``read``; or it cannot be written, and is unchanged.
         """
-        if start is None and not self.path.exists():
+        if start is None and not exists(self.path):
             raise SettingsError([self._none()])
         private_folder(self.folder)
         with locked(self.folder):
@@ -264,12 +265,7 @@ class KeyStore:
 
     def _write(self, path: Path, data: bytes) -> None:
         self._known = None
-        try:
-            write_private(path, data)
-        except OSError as error:
-            raise SettingsError(
-                [f"{path} cannot be written: {error.strerror}; it is unchanged"]
-            ) from error
+        keep_private(path, data)
 
 
 def _keys_folder(inventory_file: Path) -> Path:

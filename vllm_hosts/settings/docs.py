@@ -32,9 +32,8 @@ with a host in the inventory; the later of these wins. Groups of settings such a
 by name, so a host can change one and keep the others. All of them are checked before anything
 connects; `vllm-hosts check INVENTORY` only checks. Names that start with `x_` are yours and are
 ignored.
-
-This file is generated from the schema: `python -m vllm_hosts.settings.docs`.
 """
+_GENERATED = "\nThis file is generated from the schema: `python -m vllm_hosts.settings.docs`.\n"
 _AGENT_HEAD = """\
 ## `agents`
 
@@ -43,9 +42,12 @@ A list of dictionaries, one for each vLLM container of a host. Every agent answe
 """
 
 
-def settings_md() -> str:
-    """The text of docs/settings.md."""
-    parts = [_HEAD, f"{_AGENT_HEAD}\n{_table(Agent)}"]
+def settings_md(*, generated: bool = True) -> str:
+    """The text of docs/settings.md.
+
+    :param generated: whether it says how the file is made.
+    """
+    parts = [_HEAD + (_GENERATED if generated else ""), f"{_AGENT_HEAD}\n{_table(Agent)}"]
     for name, part in (("expose", Expose), ("egress", Egress), ("request_limits", RequestLimits)):
         parts.append(f"### `{name}` of an agent\n\n{part.__doc__}\n\n{_table(part)}")
     for name, section in sections():

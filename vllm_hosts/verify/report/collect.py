@@ -23,6 +23,8 @@ from vllm_hosts.verify.promises import BrokenError, promises
 from vllm_hosts.verify.report.results import AgentSummary, Check, HostReport, Outcome, Report
 
 _LIMIT = 600  # characters of a reason: a list of everything helps nobody
+#: What several of them do.
+_COUNTED: Mapping[str, str] = {"does not apply": "do not apply"}
 _MARKS: dict[Outcome, str] = {
     "kept": "✓",
     "broken": "✕",
@@ -193,7 +195,11 @@ class Collector:
         warnings = [f"{one.name}: {said}" for one in self.report.hosts for said in one.warnings]
         for sentence in [*warnings, *self._exposed]:
             write(f"\n! {sentence}", yellow=True)
-        counts = ", ".join(f"{n} {outcome}" for outcome, n in self.report.counts.items() if n)
+        counts = ", ".join(
+            f"{n} {_COUNTED.get(outcome, outcome)}"
+            for outcome, n in self.report.counts.items()
+            if n
+        )
         hosts = len(self.report.hosts)
         write(f"\n{hosts} host{'' if hosts == 1 else 's'}, promises: {counts or 'none'}")
         if self._folder is not None:
