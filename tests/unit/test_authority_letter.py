@@ -186,7 +186,7 @@ class TestRunsThatCross:
             seen.append((path.name, locked_by_us(over)))
             write_private(path, data)
 
-        monkeypatch.setattr(authority, "write_private", written)
+        monkeypatch.setattr(authority, "keep_private", written)
         over.authority.settle()
         assert seen == [("ca.pem", True), ("ca.key", True), ("ca.pem", False)]
 

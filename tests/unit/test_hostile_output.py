@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from paramiko.file import BufferedFile
 from pyinfra.api.command import StringCommand
 from pyinfra.api.inventory import Inventory
-from pyinfra.connectors.util import OutputLine
+from pyinfra.connectors import ssh
+from pyinfra.connectors.util import OutputLine, run_local_process
 from pyinfra.context import ctx_host, ctx_state
 
 from tests.unit.examples import examples
@@ -148,3 +149,28 @@ def test_the_shell_that_holds_a_host_says_anything(
     line, said = connections.at("gpu1", spoken)
     assert line == "lock ta\ufffdken\n"
     assert [len(part) for part in said[2:]] == [4000, 4000, 1000, 0]
+
+
+@pytest.mark.parametrize(("command", "code"), [("echo why; exit 3", 3), ("echo well", 0)])
+def test_a_command_that_reads_no_input_is_heard_all_the_same(command: str, code: int) -> None:
+    pyinfra_output.install()
+    ended, output = run_local_process(f"exec 0<&-; {command}", stdin=["x" * 4096] * 1000)
+    assert (ended, output.stdout) == (code, command.partition(" ")[2].partition(";")[0])
+
+
+def test_over_ssh_too() -> None:
+    class Closed:
+        """As paramiko's file of a channel whose other end is closed."""
+
+        closed = False
+
+        def write(self, data: bytes) -> None:
+            raise OSError("Socket is closed")
+
+        def close(self) -> None:
+            self.closed = True
+
+    pyinfra_output.install()
+    buffer = Closed()
+    vars(ssh)["write_stdin"](["a line"], buffer)
+    assert buffer.closed

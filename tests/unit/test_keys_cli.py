@@ -107,20 +107,21 @@ class TestBothStores:
         assert "pyinfra inventory/prod.py deploy.py" in said
 
     @pytest.mark.parametrize(
-        ("words", "sentence"),
+        ("words", "code", "sentence"),
         [
-            (["add", PROD, "Bad Name"], "'Bad Name' is not a client name"),
-            (["add", PROD, "default"], "client 'default' already exists"),
-            (["add", PROD, "x", "--agents", "cod"], "no agent 'cod'; there is coder, one"),
-            (["add", PROD, "x", "--hosts", "gpu9"], "there is no host 'gpu9'"),
-            (["rotate", PROD, "bob"], "there is no client 'bob'; there is default"),
-            (["revoke", PROD, "bob"], "there is no client 'bob'; there is default"),
-            (["show", PROD, "default"], "add --force to print one elsewhere"),
+            (["add", PROD, "Bad Name"], 1, "'Bad Name' is not a client name"),
+            (["add", PROD, "default"], 1, "client 'default' already exists"),
+            (["add", PROD, "x", "--agents", "cod"], 2, "no agent 'cod'; there is coder, one"),
+            (["add", PROD, "x", "--hosts", "gpu9"], 2, "there is no host 'gpu9'"),
+            (["rotate-internal", PROD, "--hosts", "gpu9"], 2, "there is no host 'gpu9'"),
+            (["rotate", PROD, "bob"], 1, "there is no client 'bob'; there is default"),
+            (["revoke", PROD, "bob"], 1, "there is no client 'bob'; there is default"),
+            (["show", PROD, "default"], 1, "add --force to print one elsewhere"),
         ],
     )
-    def test_mistakes(self, store: Project, words: list[str], sentence: str) -> None:
+    def test_mistakes(self, store: Project, words: list[str], code: int, sentence: str) -> None:
         store.run("vllm-hosts", "keys", "list", PROD)
-        assert sentence in keys(store, *words, code=1)
+        assert sentence in keys(store, *words, code=code)
 
     def test_a_length_of_time_that_is_none(self, store: Project) -> None:
         said = keys(store, "add", PROD, "x", "--expires", "soon", code=2)

@@ -121,10 +121,10 @@ def test_it_may_be_cut_off_anywhere(
         if len(calls) == left + 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(authority, "write_private", cut_off)
+    monkeypatch.setattr(authority, "keep_private", cut_off)
     with pytest.raises(KeyboardInterrupt):
         store.local_ca()
-    monkeypatch.setattr(authority, "write_private", write)
+    monkeypatch.setattr(authority, "keep_private", write)
     assert store.ca_certificate() is not None
     assert accepts(took, deployed(store, clock), clock.now)
     assert len(x509.load_pem_x509_certificates(file_of(store))) == 1

@@ -208,7 +208,7 @@ def test_a_host_that_was_taken_out(machine: Machine) -> None:
     assert "until you run" not in said
     assert "any more" not in machine.hosts("check", PROD, streams="err")
     assert "[@local]" not in machine.pyinfra("-y", PROD, "keys.py", code=1)
-    assert "has no host '@local'" in machine.hosts("hosts", "release", PROD, "@local", code=1)
+    assert "has no host '@local'" in machine.hosts("hosts", "release", PROD, "@local", code=2)
 
 
 def test_a_typo_makes_nothing(machine: Machine) -> None:

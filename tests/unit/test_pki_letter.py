@@ -106,7 +106,7 @@ class TestFiles:
         folders: list[Path] = []
 
         @contextmanager
-        def locked(folder: Path) -> Iterator[None]:
+        def locked(folder: Path, looking: bool = False) -> Iterator[None]:
             folders.append(folder)
             yield
 

@@ -153,7 +153,7 @@ class TestUpgrade:
         file.write_text(old)
         os.chdir("one/inventory")
         done = typed("init", "--upgrade")
-        assert done.exit_code == 0
+        assert done.exit_code == 3
         assert '+    #: "burst": 40,' in done.stdout.splitlines()
         assert [line for line in done.stdout.splitlines() if line.startswith("-")][1:] == []
         assert "Nothing was written; --write writes it" in done.output

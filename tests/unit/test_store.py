@@ -325,7 +325,7 @@ class TestEncryption:
             seen.append((path.name, locked_by_us(store), all(one.exists() for one in plain)))
             write_private(path, data)
 
-        monkeypatch.setattr(module, "write_private", write)
+        monkeypatch.setattr(module, "keep_private", write)
         store.encrypt([alice.recipient])
         assert seen == [("prod.recipients", True, True), ("prod.age", True, True)]
         assert not store.plain_path.exists()
@@ -347,7 +347,7 @@ class TestEncryption:
             held.append(locked_by_us(store))
             write_private(path, data)
 
-        monkeypatch.setattr(module, "write_private", write)
+        monkeypatch.setattr(module, "keep_private", write)
         store.set_recipients([bob.recipient])
         assert held == [True, True]
         assert "no identity fits" in problem(store.read)

@@ -34,7 +34,7 @@ def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def given(command: StringCommand) -> str:
     """What the script reads."""
-    lines = command.connector_arguments["_stdin"]
+    lines = command.connector_arguments.get("_stdin", [])
     assert isinstance(lines, list)
     return "".join(f"{line}\n" for line in lines)
 
@@ -193,6 +193,13 @@ def test_files_in_the_root_folder_have_a_folder_too() -> None:
     script = change([File("/conf", b"")]).get_raw_value().splitlines()
     assert "(umask 022; mkdir -p /)" in script
     assert "sync /" in script
+
+
+def test_without_new_content_nothing_is_sent() -> None:
+    """Nobody would read it, and a host that is done hangs up."""
+    for entry in (Folder("/x"), Absent("/x")):
+        assert "_stdin" not in change([entry]).connector_arguments
+    assert change([File("/x", b"")]).connector_arguments["_stdin"]
 
 
 def test_new_content_comes_in_lines_that_any_shell_reads_and_with_its_time(tmp_path: Path) -> None:

@@ -165,11 +165,12 @@ def release(inventory: Path, host: str, identity: Path | None) -> None:
                 " there first"
             ]
         )
-    known = store.read()
-    if host not in {*known.hosts, *known.internal}:
-        there = ", ".join(sorted({*known.hosts, *known.internal})) or "none yet"
-        raise click.UsageError(f"the store has no host {host!r}; it has {there}")
     try:
+        content = store.read()
+        known = sorted({*content.hosts, *content.internal})
+        if host not in known:
+            there = ", ".join(known) or "none yet"
+            raise click.UsageError(f"the store has no host {host!r}; it has {there}")
         store.update(partial(released, name=host))
     finally:
         # Afterwards, so that nobody is told to release what is being released.

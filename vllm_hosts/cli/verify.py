@@ -16,6 +16,8 @@ from vllm_hosts.cli.common import inventory_argument, only, opened
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.verify.promises import promises
 
+#: How pytest ends where it knows an option not.
+_USAGE = 4
 _SUITE = Path(__file__).resolve().parents[1] / "suite"
 
 
@@ -89,16 +91,17 @@ def verify(
         f"--inventory={inventory.resolve()}",
     ]
     command += [f"--only-host={name}" for name in hosts]
-    command += [
-        f"--only-promise={identifier}"
-        for identifier in chosen or promises()
-        if identifier not in skipped
-    ]
+    left = [identifier for identifier in chosen or promises() if identifier not in skipped]
+    if not left:
+        raise click.UsageError("every promise that --promise names is skipped; nothing is left")
+    command += [f"--only-promise={identifier}" for identifier in left]
     command.append(f"--ports={ports}")
     if report is not None:
         command += [f"--report={report.resolve()}", f"--junitxml={report.resolve() / 'junit.xml'}"]
     code = subprocess.run([*command, *pytest_arguments], check=False).returncode
-    # pytest's own codes above 1 mean that nothing, or not everything, was checked.
+    if code == _USAGE:
+        sys.exit(Exit.MISUSE)
+    # Its other codes above 1 mean that nothing, or not everything, was checked.
     sys.exit(Exit.OK if code == 0 else Exit.WRONG)
 
 

@@ -1,9 +1,12 @@
-"""Sanitises what pyinfra itself prints from hosts.
+"""Sanitises what pyinfra itself prints from hosts, and hears a host that reads no input.
 
 pyinfra 3.10 prints a host's output in two places: line by line while a command runs
 (``pyinfra.connectors.util.read_buffer``) and after a command failed
 (``pyinfra.api.util.print_host_combined_output``). Everything else from a host reaches its logger in
 the text of errors. pyinfra's own colours stay.
+
+A command that fails before it has read all of its input ends pyinfra's writing with "Socket is
+closed", and what the command said, or that it ended well, is lost.
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from paramiko.file import BufferedFile
 from pyinfra import logger
 from pyinfra.api import facts, operations, util
 from pyinfra.api.host import Host
-from pyinfra.connectors.util import CommandOutput, OutputLine, read_buffer
+from pyinfra.connectors import ssh
+from pyinfra.connectors.util import CommandOutput, OutputLine, read_buffer, write_stdin
 
 from vllm_hosts.text import clean, clean_styled
 
@@ -42,6 +47,8 @@ def install() -> None:
         return
     _installed = True
     _connectors_util.read_buffer = _read_buffer  # type: ignore[attr-defined]
+    for connector in (_connectors_util, ssh):
+        connector.write_stdin = _give  # type: ignore[attr-defined]
     # Both modules have imported it by name.
     for module in (util, facts, operations):
         module.print_host_combined_output = _print_output  # type: ignore[attr-defined]
@@ -51,6 +58,18 @@ def install() -> None:
     paramiko = logging.getLogger("paramiko")
     paramiko.addHandler(logging.NullHandler())
     paramiko.propagate = False
+
+
+def _give(stdin: object, buffer: IO[bytes]) -> None:
+    """Write a command's input. One that has ended needs no more, and its exit code says how it
+    went: that of a connection that was lost is none of success.
+    """
+    try:
+        write_stdin(stdin, buffer)
+    except OSError:
+        # What is left of it would be written when pyinfra closes it.
+        with suppress(OSError):
+            buffer.close()
 
 
 def _read_buffer(

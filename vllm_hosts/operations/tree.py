@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from shlex import quote
+from typing import Any
 
 from pyinfra.api.command import StringCommand
 
@@ -233,7 +234,9 @@ def change(
     script += [f"keep {path}" for path in kept]
     if stamp:
         script += [f"mkdir -p {STAMPS}", f"printf %s {stamp[1]} >{stamp[0]}"]
-    return StringCommand("\n".join(script), _stdin=archive(files))
+    # A host that reads none of it may be done before the last line was sent.
+    given: dict[str, Any] = {"_stdin": archive(files)} if files else {}
+    return StringCommand("\n".join(script), **given)
 
 
 def archive(files: Sequence[File], *, suffix: str = NEW) -> list[str]:
