@@ -41,7 +41,7 @@ def modules() -> dict[str, Path]:
 def imported(path: Path) -> tuple[str, ...]:
     """Modules that a file imports, also where a function does it, and by whichever way of writing
     it."""
-    return tuple(_imports(ast.parse(path.read_text()), package_of(path)))
+    return tuple(imports(ast.parse(path.read_text()), package_of(path)))
 
 
 def package_of(path: Path) -> str:
@@ -64,7 +64,7 @@ def statements(tree: ast.Module) -> Iterator[ast.AST]:
         yield node
 
 
-def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+def imports(tree: ast.Module, package: str) -> Iterator[str]:
     for node in statements(tree):
         if isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1]

@@ -7,7 +7,9 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import private_files as atomic
 from vllm_hosts.keys.private_files import (
     check_unshared,
+    exists,
+    keep_private,
     locked,
     make_folder,
     private_folder,
@@ -212,3 +216,68 @@ def test_only_its_owner_can_hold_the_lock(tmp_path: Path) -> None:
             assert mode(tmp_path / atomic.LOCK_FILE) == 0o600
     finally:
         os.umask(before)
+
+
+class TestWhatThisUserCannot:
+    """A sentence with the path, and how it comes about where that can be told."""
+
+    @pytest.fixture(autouse=True)
+    def somebody(self, tmp_path: Path) -> Iterator[None]:
+        """Root may do everything, so these are somebody else's tests."""
+        os.chown(tmp_path, 64101, -1)
+        # Folders of pytest's above it are root's alone.
+        above = {one: one.stat().st_mode for one in tmp_path.parents if not one.stat().st_mode & 1}
+        for one in above:
+            one.chmod(0o711)
+        os.seteuid(64101)
+        yield
+        os.seteuid(0)
+        for one, mode in above.items():
+            one.chmod(mode)
+
+    def said(self, doing: Callable[[], object]) -> str:
+        with pytest.raises(SettingsError) as found:
+            doing()
+        [sentence] = found.value.problems
+        return sentence
+
+    def test_a_store_of_root_s(self, tmp_path: Path) -> None:
+        os.seteuid(0)
+        store = tmp_path / "store"
+        store.mkdir(mode=0o700)
+        (store / "keys.json").touch()
+        os.seteuid(64101)
+        of_root = f"{store} belongs to another user; it holds secrets of this one"
+        assert self.said(lambda: private_folder(store)) == of_root
+        closed = "cannot be read: Permission denied; it belongs to another user, as it does after"
+        for look in (exists, read_private):
+            assert closed in self.said(partial(look, store / "keys.json"))
+        for looking, how in ((True, "read"), (False, "written")):
+
+            def hold(looking: bool = looking) -> None:
+                with locked(store, looking=looking):
+                    raise AssertionError
+
+            assert f"{store} cannot be {how}: Permission denied; it belongs" in self.said(hold)
+
+    def test_a_folder_of_one_s_own_without_a_writer(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o500)
+
+        def hold() -> None:
+            with locked(tmp_path):
+                raise AssertionError
+
+        assert self.said(hold) == f"{tmp_path} cannot be written: Permission denied"
+        why = f"{tmp_path / 'new'} cannot be written: Permission denied; it is unchanged"
+        assert self.said(lambda: keep_private(tmp_path / "new", NEW)) == why
+        # Who only looks waits for nobody, as nobody has written.
+        with locked(tmp_path, looking=True):
+            assert not os.listdir(tmp_path)
+
+    def test_a_file_in_a_folder_s_place(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        assert "file cannot be used: File exists" in self.said(
+            lambda: private_folder(tmp_path / "file")
+        )
+        assert not exists(tmp_path / "file/below")
+        assert not exists(tmp_path / ("x" * 300))

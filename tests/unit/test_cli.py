@@ -101,6 +101,20 @@ def test_a_host_that_is_not_there_is_misuse(project: Project, words: tuple[str, 
     assert project.run("vllm-hosts", "hosts", "adopt", PROD, "gpu9").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--promise", "NET-01", "--skip", "NET-01"], "nothing is left"),
+        (["--report", "/proc/nowhere/report"], "--report /proc/nowhere/report cannot be written: "),
+        (["--promis", "NET-01"], "unrecognized arguments: --promis"),
+    ],
+)
+def test_verify_is_misused(project: Project, words: list[str], sentence: str) -> None:
+    done = project.run("vllm-hosts", "verify", PROD, *words)
+    assert done.returncode == 2
+    assert sentence in done.stdout
+
+
 def test_what_is_to_be_typed_next_is_quoted(project: Project) -> None:
     project.write("inventory/my prod.py", "gpu_hosts = ['192.0.2.1']\n")
     for words in (("add",), ("rotate",), ("revoke",)):

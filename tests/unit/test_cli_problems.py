@@ -69,3 +69,20 @@ def test_every_command_says_problems_below_its_heading(
     fitting = [begin for begin in HEADINGS if " ".join(below).startswith(begin)]
     assert (done.exit_code, done.stdout) == (Exit.WRONG, ""), done.output
     assert done.stderr == f"{HEADINGS[max(fitting, key=len)]}\n  - one\n  - two\n"
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "/x"), OSError(5, "x")])
+def test_a_file_that_cannot_be_used_is_a_sentence(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(COMMANDS["vllm-hosts settings"], "callback", fails)
+    done = CliRunner().invoke(main, ["settings"])
+    if error.filename is None:
+        # None of a file's: whoever meets it has to see where.
+        assert done.exception is error
+    else:
+        assert (done.exit_code, done.stdout) == (Exit.WRONG, "")
+        assert done.stderr == "/x cannot be used: Permission denied\n"

@@ -3,6 +3,7 @@ knows no host, and nothing that is installed knows a role or the lab."""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +90,23 @@ def test_plans_reach_no_host() -> None:
 
 def test_the_page_is_the_code_s() -> None:
     assert architecture.PAGE.read_text() == architecture.page()
+
+
+@pytest.mark.parametrize(
+    ("line", "module"),
+    [
+        ("from ..operations import base", "vllm_hosts.operations.base"),
+        ("from ..operations.base import Commands", "vllm_hosts.operations.base"),
+        ("from . import edge", "vllm_hosts.settings.edge"),
+        ("from .edge import Edge", "vllm_hosts.settings.edge"),
+        ("from .. import roles", "vllm_hosts.roles"),
+        ("from vllm_hosts import roles", "vllm_hosts.roles"),
+        ("from vllm_hosts import __version__", "vllm_hosts"),
+        ("import vllm_hosts.operations.base", "vllm_hosts.operations.base"),
+    ],
+)
+def test_an_import_is_told_however_it_is_written(line: str, module: str) -> None:
+    tree = ast.parse(f"def within():\n    {line}\n")
+    assert list(architecture.imports(tree, "vllm_hosts.settings")) == [module]
+    assert architecture.package_of(ROOT / "vllm_hosts/settings/edge.py") == "vllm_hosts.settings"
+    assert architecture.package_of(ROOT / "roles/tls/plan.py") == "vllm_hosts.roles.tls"

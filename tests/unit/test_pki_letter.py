@@ -24,7 +24,6 @@ from pydantic import SecretStr
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import pki
 from vllm_hosts.keys.pki import LocalCa, certificate_names, utc_now
-from vllm_hosts.keys.private_files import LOCK_FILE
 from vllm_hosts.keys.renewal import reason_to_renew
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -102,29 +101,31 @@ class TestFiles:
         return folder
 
     @pytest.fixture
-    def held(self, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-        folders: list[Path] = []
+    def held(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
+        """Folders, and whether only to look."""
+        folders: list[tuple[Path, bool]] = []
 
         @contextmanager
         def locked(folder: Path, looking: bool = False) -> Iterator[None]:
-            folders.append(folder)
+            folders.append((folder, looking))
             yield
 
         monkeypatch.setattr(pki, "locked", locked)
         return folders
 
-    def test_it_is_read_as_it_was_kept(self, folder: Path, ca: LocalCa, held: list[Path]) -> None:
+    def test_it_is_read_as_it_was_kept(
+        self, folder: Path, ca: LocalCa, held: list[tuple[Path, bool]]
+    ) -> None:
         found = LocalCa.load(folder)
         assert found is not None
-        assert (found.certificate, held) == (ca.certificate, [folder])
-        (folder / LOCK_FILE).unlink()
-        assert LocalCa.load(folder) is not None
-        assert held == [folder], "reading makes no lock"
+        assert (found.certificate, held) == (ca.certificate, [(folder, True)])
         assert LocalCa.load(folder / "none") is None
 
-    def test_two_that_make_one_keep_one(self, folder: Path, ca: LocalCa, held: list[Path]) -> None:
+    def test_two_that_make_one_keep_one(
+        self, folder: Path, ca: LocalCa, held: list[tuple[Path, bool]]
+    ) -> None:
         kept = LocalCa.create("prod", NOW).keep(folder)
-        assert (kept.certificate, held) == (ca.certificate, [folder])
+        assert (kept.certificate, held) == (ca.certificate, [(folder, False)])
 
     def test_a_folder_that_others_may_enter(self, folder: Path) -> None:
         folder.chmod(0o755)

@@ -79,7 +79,7 @@ ROWS = [
     ),
     row(
         "agent-with-the-key-of-another",
-        "AGENT-10 EDGE-04",
+        "AGENT-10 EDGE-04 EDGE-05",
         recreated("s/VLLM_API_KEY: .*/VLLM_API_KEY: ${VLLM_API_KEY_TINY:?}/") + HEALTHY,
     ),
     row(
