@@ -33,6 +33,8 @@ def packed(content: bytes) -> list[str]:
         (b"0 1\na", "sizes have no end"),
         (b"0 0000000000001\n\na", "no number where one has to be"),
         (b"0 +1\n\na", "no number where one has to be"),
+        (b"0 1\n1 1\n0 1\n\naaa", "more lines than are read"),
+        (b"0 600000\n\n" + b"\n" * 600_000, "more lines than are read"),
     ],
 )
 def test_what_is_no_answer_is_refused(content: bytes, words: str) -> None:

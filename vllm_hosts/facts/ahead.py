@@ -32,7 +32,7 @@ from vllm_hosts.host import frames
 
 #: Off where this is 0.
 SWITCH = "VLLM_HOSTS_LOOKAHEAD"
-#: Seconds for which an answer counts: a run may have waited meanwhile, for a person or a model.
+#: Seconds for which an answer counts once it is here: a run may wait, for a person or a model.
 FRESH = 30.0
 
 _OPTIONS = frozenset(CONNECTOR_ARGUMENT_KEYS)

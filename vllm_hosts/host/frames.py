@@ -24,6 +24,8 @@ from vllm_hosts.host.paths import LOOK
 PATIENCE = 40
 #: Scripts that run side by side: a host has other work.
 SIDE_BY_SIDE = 4
+#: Lines of all answers: an empty one takes memory too.
+_LINES = 500_000
 #: Bytes of one line of standard input.
 _LINE = 4096
 
@@ -83,6 +85,8 @@ def answers(lines: Sequence[str], count: int) -> list[list[str] | None]:
     index, blank, said = content.partition(b"\n\n")
     if not blank:
         raise ValueError("sizes have no end")
+    if index.count(b"\n") >= count or said.count(b"\n") > _LINES:
+        raise ValueError("more lines than are read")
     sizes = [tuple(map(_number, line.split(b" "))) for line in index.split(b"\n")]
     at, known = 0, set[int]()
     for number, size in sizes:
