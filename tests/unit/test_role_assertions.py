@@ -203,6 +203,15 @@ class TestOwnership:
         assert len(in_line().run(ownership).names) == 2
         assert len(in_line().run(lambda: ownership(first=False)).names) == 1
 
+    def test_our_folders_are_looked_for_before_they_are_made(self, in_line: InLine) -> None:
+        recorder = in_line()
+        del recorder.host.contents["/etc/vllm-hosts/store"]
+        done = recorder.run(ownership)
+        script = "\n".join(done["The host belongs to this inventory's store"].commands)
+        [paths] = [line for line in script.splitlines() if "for path in" in line and "/opt" in line]
+        ours = {"/opt/vllm", "/var/lib/vllm", "/var/lib/vllm/agents", "/var/lib/vllm/huggingface"}
+        assert ours <= set(paths.rstrip("; do").split())
+
     def test_keys_alone_take_no_host_over(self, in_line: InLine) -> None:
         recorder = in_line()
         del recorder.host.contents["/etc/vllm-hosts/store"]
