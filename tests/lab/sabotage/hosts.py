@@ -103,7 +103,7 @@ ROWS = [
     row("toolkit-unheld", "GPU-01", "apt-mark unhold nvidia-container-toolkit"),
     row(
         "agent-with-another-gpu",
-        "GPU-03",
+        "GPU-03 AGENT-03",
         recreated('s/device_ids: .*/device_ids: ["0"]/') + HEALTHY,
     ),
     # Versions

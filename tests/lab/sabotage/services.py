@@ -70,7 +70,7 @@ ROWS = [
     ),
     row("core-dumps-allowed", "SEC-07", recreated("/ulimits:/d") + HEALTHY),
     # Agents
-    row("agent-stopped", "AGENT-01 EDGE-04", "docker stop -t 1 spare", blind=True),
+    row("agent-stopped", "AGENT-01 EDGE-04 EDGE-05", "docker stop -t 1 spare", blind=True),
     row(
         "agent-from-another-image",
         "AGENT-02",
