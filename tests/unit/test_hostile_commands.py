@@ -26,8 +26,8 @@ from tests.unit.projects import AGENT, Project
 from tests.unit.stand_in_host import StandInHost
 from tests.unit.test_odd_answers import FACTS as SOME
 from tests.unit.test_odd_facts import FACTS as OTHERS
-from vllm_hosts.cli.docs import every_command
 from vllm_hosts.cli.main import main
+from vllm_hosts.cli.reference import every_command
 from vllm_hosts.connect import lock
 from vllm_hosts.connect.connections import Connections
 from vllm_hosts.connect.reach import saying
@@ -61,7 +61,7 @@ COMMANDS = (
 )
 #: Others: they ask no host with facts, or as deploys do (test_hostile_deploys.py), or with tests.
 WITHOUT = {
-    "agents drain", "agents restart", "agents undrain", "ca", "check", "drift", "endpoints",
+    "agents drain", "agents restart", "agents undrain", "ca", "check", "docs", "drift", "endpoints",
     "hosts list", "hosts release", "init",
     "keys add", "keys extend", "keys init", "keys list", "keys new-ca",
     "keys recipients add", "keys recipients list", "keys recipients remove", "keys revoke",

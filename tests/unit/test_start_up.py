@@ -38,7 +38,9 @@ def imported(folder: Path, *words: str, **environment: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("settings",), ("init", "-h")])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("--version",), ("settings",), ("docs",), ("init", "-h")]
+)
 def test_what_knows_no_host_imports_nothing_that_does(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
@@ -58,7 +60,7 @@ def test_completion_of_a_command_imports_none(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["plain,doctor", "plain,drift"]
+    assert done.stdout.splitlines() == ["plain,docs", "plain,doctor", "plain,drift"]
     assert set(done.stderr.splitlines()[-1].split()) & set(_HEAVY) == set()
 
 
@@ -76,6 +78,6 @@ def test_the_list_of_commands_says_what_they_say(name: str) -> None:
 
 
 def test_a_name_that_is_nearly_a_command_s_is_answered_with_that() -> None:
-    done = CliRunner().invoke(main, ["docter"])
+    done = CliRunner().invoke(main, ["verfy"])
     assert done.exit_code == 2
-    assert "Did you mean 'doctor'?" in done.stderr
+    assert "Did you mean 'verify'?" in done.stderr

@@ -14,6 +14,7 @@ _COMMANDS = {
     "agents": "Show, start, stop, restart and drain agents; read logs.",
     "ca": "Print the CA certificate that clients need, in PEM.",
     "check": "Validate all settings, without connecting to any host.",
+    "docs": "Print a document that a message names, or list them all.",
     "doctor": "Diagnose hosts: what is wrong, and what to do.",
     "drift": "Show where hosts differ from what a deploy would leave.",
     "endpoints": "Print how to call each agent.",
@@ -35,7 +36,7 @@ _COMMANDS = {
 @click.group(
     cls=LazyGroup,
     summaries=_COMMANDS,
-    alone=("init", "settings"),
+    alone=("docs", "init", "settings"),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__)
