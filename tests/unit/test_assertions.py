@@ -6,10 +6,17 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.unit.fleets import fleet, with_a_mirror
 from tests.unit.samples import CODER, QWEN, settings
+from vllm_hosts.host.balancer import Server
 from vllm_hosts.host.files import NOTHING, Found
 from vllm_hosts.host.probe import Response
-from vllm_hosts.roles.assertions.plan import edge_problems, env_problems, reachable_problems
+from vllm_hosts.roles.assertions.plan import (
+    edge_problems,
+    env_problems,
+    pool_problems,
+    reachable_problems,
+)
 from vllm_hosts.settings import HostSettings
 
 SETTINGS = settings(agents=[QWEN, CODER])
@@ -138,3 +145,73 @@ def test_a_port_that_is_exposed_on_purpose_may_open() -> None:
     )
     assert len(list(reachable_problems(one, lambda address, port: True))) == 1
     assert list(reachable_problems(both, lambda address, port: True)) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "may"),
+    [
+        ("192.0.2.12", True),  # a host that asks it
+        ("10.0.0.9", True),  # within what a host has said of itself
+        ("192.0.2.11", True),  # the mirror itself
+        ("127.0.0.1", True),
+        ("192.0.2.13", False),
+        (None, False),
+    ],
+)
+def test_a_mirror_s_port_is_for_hosts_that_ask_it(source: str | None, may: bool) -> None:
+    mirror = with_a_mirror()["gpu1"]
+    port = mirror.mirror.port
+    found = list(reachable_problems(mirror, lambda _, asked: asked == port, lambda _: source))
+    wrong = [f"port {port} of 192.0.2.11 can be reached from the controller"]
+    assert found == ([] if may else wrong)
+
+
+@pytest.mark.parametrize("host", [with_a_mirror()["gpu1"], fleet()["gpu1"]])
+def test_who_may_reach_one_port_may_not_reach_an_agent_s(host: HostSettings) -> None:
+    found = reachable_problems(host, lambda _, port: port == 8001, lambda _: host.address)
+    assert list(found) == ["port 8001 of 192.0.2.11 can be reached from the controller"]
+
+
+GATEWAY = fleet()["gw1"]
+QWENS, CODERS = GATEWAY.pools
+
+
+def pools(**changed: Server | None) -> list[str]:
+    """What is said where all servers do their work but these, by agent and host."""
+    servers = {}
+    for pool in (QWENS, CODERS):
+        for one in pool.replicas:
+            well = Server(pool.name, one.server, True, False, 0, "L7OK")
+            if server := changed.get(f"{one.agent}_{one.host}", well):
+                servers[pool.name, one.server] = server
+    return list(pool_problems(GATEWAY, servers))
+
+
+def server(*, alive: bool = False, drained: bool = False, check: str = "") -> Server:
+    return Server("a pool", "a server", alive, drained, 0, check)
+
+
+def test_one_agent_is_enough_for_a_model() -> None:
+    assert pools() == []
+    assert pools(qwen_gpu1=server(check="L4CON refused")) == []
+    assert pools(qwen_gpu2=None) == []
+
+
+def test_a_model_without_an_agent_is_named_with_why() -> None:
+    assert pools(coder_gpu1=None) == [
+        "no agent answers for the model 'coder-14b': coder on gpu1 is not known to HAProxy"
+    ]
+    assert pools(
+        qwen_gpu1=server(check="L4CON refused"), qwen_gpu2=server(alive=True, drained=True)
+    ) == [
+        "no agent answers for the model 'qwen': qwen on gpu1 is down (L4CON refused);"
+        " qwen on gpu2 is drained"
+    ]
+
+
+def test_each_model_without_an_agent_is_named() -> None:
+    said = pools(qwen_gpu1=None, qwen_gpu2=server(), coder_gpu1=server())
+    assert len(said) == 2
+    assert said[1] == (
+        "no agent answers for the model 'coder-14b': coder on gpu1 is down (not checked yet)"
+    )

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from vllm_hosts import bounded
-from vllm_hosts.bounded import DIGITS, INDEX_SIZE, BoundError, parse_json, read_file, why
+from vllm_hosts.bounded import (
+    DIGITS,
+    INDEX_SIZE,
+    PARTS,
+    BoundError,
+    json_object,
+    parse_json,
+    read_file,
+    why,
+)
 from vllm_hosts.text import LIMIT, clean, clean_styled
 
 BELL = "\x07"
@@ -46,6 +55,24 @@ def test_as_many_digits_as_there_may_be() -> None:
         parse_json("0." + "1" * 999)
     # Its exponent counts too, however far behind it stands.
     assert parse_json("0." + "1" * 500 + "e3") == pytest.approx(111.1111)
+
+
+def test_as_many_parts_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PARTS == 4_000_000
+    monkeypatch.setattr(bounded, "PARTS", 4)
+    assert parse_json('["a", "b", 1, 2]') == ["a", "b", 1, 2]
+    with pytest.raises(BoundError) as refused:
+        parse_json('["a", "b", "c"]')
+    assert str(refused.value) == "it has more than 4 strings, lists and objects"
+
+
+def test_an_object_and_nothing_else() -> None:
+    assert json_object('{"a": [1]}') == {"a": [1]}
+    for text in ("[]", '"a"', "null", "1"):
+        with pytest.raises(ValueError, match="^not a JSON object$"):
+            json_object(text)
+    with pytest.raises(BoundError, match="100 levels"):
+        json_object('{"a":' * 101)
 
 
 def test_an_error_does_not_keep_the_text() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from tests.golden import check_golden
-from tests.unit.fleets import fleet, gateway
+from tests.unit.fleets import fleet, gateway, with_a_mirror
 from tests.unit.samples import CODER, QWEN, settings
 from vllm_hosts.errors import HostError
 from vllm_hosts.facts.base import END
@@ -16,6 +17,7 @@ from vllm_hosts.facts.firewall import HostSurroundings, Others, SshPorts
 from vllm_hosts.host.files import File, Folder
 from vllm_hosts.host.firewall import Surroundings
 from vllm_hosts.roles.firewall.plan import RULES, UNIT, firewall_entries, rules
+from vllm_hosts.settings.fleet import VirtualAddress
 from vllm_hosts.settings.joined import joined
 
 NARROW = settings(
@@ -86,6 +88,36 @@ def test_a_gateway_opens_its_edge_and_nothing_of_agents() -> None:
     for word in ("8001", "8002", "8443", str(ITS_GATEWAY.vllm.network)):
         assert word in rules(settings(agents=[QWEN, CODER]), [22], AROUND) or word == "8443"
         assert word not in text
+
+
+@pytest.mark.parametrize(
+    ("addresses", "rule"),
+    [
+        (["192.0.2.9", "192.0.2.1", "192.0.2.3", "192.0.2.2"], "ip saddr { 192.0.2.2, 192.0.2.3 }"),
+        (["2001:db8::9", "2001:db8::1", "2001:db8::2"], "ip6 saddr { 2001:db8::2 }"),
+    ],
+)
+def test_gateways_alone_tell_each_other_who_has_the_shared_address(
+    addresses: list[str], rule: str
+) -> None:
+    shared, own, *peers = map(ip_address, addresses)
+    virtual = VirtualAddress(shared, own, tuple(peers), 0)
+    host = ITS_GATEWAY.model_copy(update={"virtual": virtual})
+    lines = [line.strip() for line in rules(host, [22], AROUND).splitlines()]
+    assert [line for line in lines if "112 accept" in line] == [
+        f'{rule} meta l4proto 112 accept comment "other gateways"'
+    ]
+    assert "l4proto 112" not in rules(ITS_GATEWAY, [22], AROUND)
+
+
+def test_a_mirror_is_for_the_inventory_s_hosts_alone() -> None:
+    hosts = with_a_mirror()
+    mirror = rules(hosts["gpu1"], [22], AROUND)
+    assert [line.strip() for line in mirror.splitlines() if "the mirror" in line] == [
+        'ip saddr { 10.0.0.0/24, 192.0.2.12/32 } tcp dport { 8444 } accept comment "the mirror"',
+        'ip6 saddr { 2001:db8::7/128 } tcp dport { 8444 } accept comment "the mirror"',
+    ]
+    assert "the mirror" not in rules(hosts["gpu2"], [22], AROUND)
 
 
 def test_golden_unit() -> None:
