@@ -70,7 +70,7 @@ demo-steps: deploy
 
 docs: setup ## Renew the documents that are made from code
 	@$(BIN)/python -m vllm_hosts.settings.docs
-	@$(BIN)/python -m vllm_hosts.cli.reference
+	@$(BIN)/python -m vllm_hosts.cli.commands_docs
 	@$(BIN)/python -m tests.promises_docs
 	@$(BIN)/python -m tests.doctor_docs
 	@$(BIN)/python -m tests.capacity_docs

@@ -83,8 +83,7 @@ def _whole(digits: str) -> int:
 
 
 def _real(digits: str) -> float:
-    value = float(digits[: DIGITS * 10])
-    if len(digits) > DIGITS * 10 or not math.isfinite(value):
+    if len(digits) > DIGITS * 10 or not math.isfinite(value := float(digits)):
         raise BoundError(f"it has the number {digits[:20]}, which is too large")
     return value
 

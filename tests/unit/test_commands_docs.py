@@ -9,7 +9,7 @@ import pytest
 
 from vllm_hosts.cli.command import Exit
 from vllm_hosts.cli.main import main
-from vllm_hosts.cli.reference import commands_md, every_command
+from vllm_hosts.cli.commands_docs import commands_md, every_command
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = dict(every_command(main, "vllm-hosts"))
@@ -17,7 +17,7 @@ GROUPS = [name for name, command in COMMANDS.items() if isinstance(command, clic
 
 
 def test_commands_md_is_made_from_the_command_line() -> None:
-    again = "out of date; run: python -m vllm_hosts.cli.reference"
+    again = "out of date; run: python -m vllm_hosts.cli.commands_docs"
     assert (ROOT / "docs" / "commands.md").read_text() == commands_md(), again
 
 

@@ -23,7 +23,7 @@ from tests.unit.model_files import safetensors
 from tests.unit.projects import AGENT
 from vllm_hosts.cli import verify
 from vllm_hosts.cli.main import main
-from vllm_hosts.cli.reference import every_command
+from vllm_hosts.cli.commands_docs import every_command
 from vllm_hosts.keys import KeyStore, provided
 from vllm_hosts.keys.hosts import with_host
 from vllm_hosts.keys.pki import LocalCa, utc_now
@@ -54,7 +54,7 @@ _MORE = {
     "top": ["--once"],
 }
 #: Without an inventory.
-_OTHERS = {"init", "settings"}
+_OTHERS = {"docs", "init", "settings"}
 COMMANDS = [
     name.removeprefix("vllm-hosts ")
     for name, command in every_command(main, "vllm-hosts")

@@ -24,7 +24,7 @@ MODULES = {
     **dict.fromkeys(("agents", "ca", "drift", "endpoints", "hosts", "images"), _COMMAND),
     **dict.fromkeys(("history", "lock", "tls"), _COMMAND),
     "base": "what every fact, and what every operation has in common",
-    "docs": "each writes the document of its room",
+    "docs": "the command that prints documents; elsewhere what writes those of a room",
     "keys": "the command, and the file of a site that applies changed keys",
     "hub": "models from the hub: facts query what a host has of them, operations fetch them",
     "masks": "secrets that a host knows are masked there, others here (decision 65)",

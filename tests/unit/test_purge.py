@@ -57,3 +57,11 @@ def test_nothing_goes_where_apt_would_take_more(machine: Path) -> None:
         done.stdout
     )
     assert asked == []
+
+
+def test_nothing_goes_where_apt_does_not_say_what_would(machine: Path) -> None:
+    (machine / "apt-get").write_text("#!/bin/sh\necho 'E: dpkg was interrupted' >&2; exit 100\n")
+    (machine / "asked").touch()
+    done, asked = run(machine, "nginx", "tini")
+    assert (done.returncode, asked) == (100, [])
+    assert "dpkg was interrupted" in done.stderr

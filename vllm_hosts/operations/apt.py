@@ -242,7 +242,8 @@ def purge(names: Sequence[str]) -> str:
     words = " ".join(names)
     return f"""
         set -e
-        would=$(apt-get -s -q -o APT::Get::AutomaticRemove=false purge {words} |
+        asked=$(apt-get -s -q -o APT::Get::AutomaticRemove=false purge {words})
+        would=$(printf '%s\\n' "$asked" |
             awk '$1 == "Purg" || $1 == "Remv" || $1 == "Inst" {{ print $2 }}' | sort -u)
         for name in $would; do
             case " {words} " in *" ${{name%%:*}} "*) ;; *)

@@ -1,6 +1,6 @@
 """Writes docs/commands.md from the command line itself.
 
-python -m vllm_hosts.cli.reference
+python -m vllm_hosts.cli.commands_docs
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEAD = """\
 What `vllm-hosts` does besides `pyinfra INVENTORY deploy.py`. `vllm-hosts COMMAND --help` prints
 the same.
 
-This file is generated from the command line: `python -m vllm_hosts.cli.reference`.
+This file is generated from the command line: `python -m vllm_hosts.cli.commands_docs`.
 
 ## Exit codes
 
