@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from vllm_hosts.cli.command import Command, Exit
-from vllm_hosts.cli.main import main
 from vllm_hosts.cli.commands_docs import every_command
+from vllm_hosts.cli.main import main
 from vllm_hosts.errors import SettingsError
 
 COMMANDS = {

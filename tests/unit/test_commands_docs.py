@@ -8,8 +8,8 @@ import click
 import pytest
 
 from vllm_hosts.cli.command import Exit
-from vllm_hosts.cli.main import main
 from vllm_hosts.cli.commands_docs import commands_md, every_command
+from vllm_hosts.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = dict(every_command(main, "vllm-hosts"))

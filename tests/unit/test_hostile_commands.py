@@ -26,8 +26,8 @@ from tests.unit.projects import AGENT, Project
 from tests.unit.stand_in_host import StandInHost
 from tests.unit.test_odd_answers import FACTS as SOME
 from tests.unit.test_odd_facts import FACTS as OTHERS
-from vllm_hosts.cli.main import main
 from vllm_hosts.cli.commands_docs import every_command
+from vllm_hosts.cli.main import main
 from vllm_hosts.connect import lock
 from vllm_hosts.connect.connections import Connections
 from vllm_hosts.connect.reach import saying

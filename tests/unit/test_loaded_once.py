@@ -22,8 +22,8 @@ from tests.unit import projects
 from tests.unit.model_files import safetensors
 from tests.unit.projects import AGENT
 from vllm_hosts.cli import verify
-from vllm_hosts.cli.main import main
 from vllm_hosts.cli.commands_docs import every_command
+from vllm_hosts.cli.main import main
 from vllm_hosts.keys import KeyStore, provided
 from vllm_hosts.keys.hosts import with_host
 from vllm_hosts.keys.pki import LocalCa, utc_now
