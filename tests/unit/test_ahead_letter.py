@@ -442,8 +442,13 @@ class TestTogether:
         assert machine.command == "program of bash"
         assert machine.given == {
             "print_output": False, "print_input": False, "_sudo": True, "_shell_executable": "bash",
-            "_stdin": ["say a", "say b"],
+            "_stdin": ["say a", "say b"], "_timeout": frames.PATIENCE + 20,
         }  # fmt: skip
+
+    def test_a_limit_that_is_given_stays(self) -> None:
+        machine = self.Machine([f"1 {END}", f"2 {END}"])
+        self.asked(machine, _timeout=5)
+        assert machine.given["_timeout"] == 5
 
     def test_one_that_has_none_is_asked_again(self) -> None:
         machine = self.Machine(["", f"2 {END}"])

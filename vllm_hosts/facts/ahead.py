@@ -35,6 +35,8 @@ SWITCH = "VLLM_HOSTS_LOOKAHEAD"
 #: Seconds for which an answer counts once it is here: a run may wait, for a person or a model.
 FRESH = 30.0
 
+#: Seconds for all answers: what the host allows them, and the way there.
+_LONGEST = frames.PATIENCE + 20
 _OPTIONS = frozenset(CONNECTOR_ARGUMENT_KEYS)
 #: Where this run asks something else than the last one, so many looks further it may go on.
 _NEAR = 10
@@ -304,7 +306,12 @@ def asked_together(host: Host, looks: list[Query], options: dict[str, Any]) -> d
             StringCommand(frames.program(shell if isinstance(shell, str) else "sh")),
             print_output=False,
             print_input=False,
-            **{**options, "_stdin": _given(tuple(look.command for look in looks))},
+            **{
+                **options,
+                "_stdin": _given(tuple(look.command for look in looks)),
+                # A host that says nothing does not hold the run for ever.
+                "_timeout": options.get("_timeout") or _LONGEST,
+            },
         )
         lines = frames.answers(output.stdout_lines, len(looks)) if done else []
     except (OSError, EOFError, ValueError, SSHException, PyinfraError) as error:
