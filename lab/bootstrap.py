@@ -16,16 +16,18 @@ from pathlib import Path
 #: Seconds until the first word about something that takes long, and between further ones.
 _SOON, _OFTEN = 10, 30
 #: nginx with what its Lua needs, of one archive, so that they fit each other; and Lua by itself.
-#: HAProxy with what asks its runtime socket, keepalived, and their libraries on whichever Debian
-#: this is.
+#: HAProxy with what asks its runtime socket, keepalived, sshd, and their libraries on whichever
+#: Debian this is.
 _UNPACKED = (
     *("nginx", "libnginx-mod-http-lua", "libnginx-mod-http-ndk"),
     *("lua-resty-core", "lua-resty-lrucache", "libluajit2-5.1-2", "libpcre3", "luajit"),
     *("haproxy", "socat", "liblua5.3-0", "liblua5.4-0", "libwrap0"),
     *("keepalived", "libnl-3-200", "libnl-genl-3-200", "libmnl0", "libnftnl11", "libpci3"),
     *("libsnmp40", "libsnmp40t64", "libsensors5", "libperl5.40"),
-    *("libopentracing-c-wrapper0", "libopentracing1"),
+    *("libopentracing-c-wrapper0", "libopentracing1", "openssh-server"),
 )
+#: Programs that tests use, with the packages that have them.
+_USED = {"age": "age", "logrotate": "logrotate", "nft": "nftables"}
 _APT = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -39,8 +41,8 @@ def main(folder: str) -> None:
     if importlib.util.find_spec("ensurepip") is None:
         _install(["python3-venv"], "Debian keeps it apart from Python")
     may_install = shutil.which("apt-get") is not None and os.geteuid() == 0
-    missing = [name for name in ("age", "logrotate") if not _has(name)] if may_install else []
-    if missing:
+    missing = [package for program, package in _USED.items() if not _has(program)]
+    if missing and may_install:
         _install(missing, "tests use them")
     quietly([sys.executable, "-m", "venv", "--upgrade-deps", folder], "making the environment")
     pip = [str(Path(folder) / "bin" / "pip"), "install", "--progress-bar", "off"]
@@ -49,7 +51,7 @@ def main(folder: str) -> None:
         lambda: quietly([*pip, *packages], "installing Python packages"),
         lambda: _keep_wheels(Path(folder)),
     ]
-    names = ("usr/bin/luajit", "usr/sbin/haproxy", "usr/sbin/keepalived")
+    names = ("usr/bin/luajit", "usr/sbin/haproxy", "usr/sbin/keepalived", "usr/sbin/sshd")
     programs = [Path(folder) / "debian" / name for name in names]
     if may_install and not all(program.exists() for program in programs):
         steps.append(lambda: _unpack(_UNPACKED, Path(folder) / "debian"))

@@ -42,7 +42,7 @@ _FREE = r"""
         while [ -e "$1" ] && pid=$(awk -v inode="$(stat -c %i "$1")" \
             '$4 == "WRITE" && $6 ~ ":" inode "$" { print $5; exit }' /proc/locks) && [ -n "$pid" ]
         do
-            who=$(tr -c '[:alnum:]._\n-' '?' <"/proc/$pid/comm" 2>/dev/null | head -n 1)
+            who=$(tr -c '[:alnum:]._\n-' '?' 2>/dev/null <"/proc/$pid/comm" | head -n 1)
             [ $waited -lt "$2" ] || {
                 echo "apt's lists are locked by $who (pid $pid) for $waited s; wait until it has" \
                     "ended, then run this again"; exit 1; }
