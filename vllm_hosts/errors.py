@@ -1,4 +1,4 @@
-"""The two kinds of errors that become sentences for users."""
+"""The kinds of errors that become sentences for users."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class SettingsError(Exception):
         # Some quote a file or a hub.
         self.problems = [clean(problem) for problem in problems]
         super().__init__("\n".join(self.problems))
+
+
+class MisuseError(SettingsError):
+    """The command line names a file that is not there. Commands end as after an unknown option."""
 
 
 class HostError(Exception):

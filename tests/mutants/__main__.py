@@ -141,7 +141,8 @@ def main() -> int:
     listed: dict[str, dict[str, Any]] = yaml.safe_load((_HERE / "modules.yaml").read_text())
     names = sys.argv[1:] or list(listed)
     if unknown := [name for name in names if name not in listed]:
-        print(f"{', '.join(unknown)}: not in tests/mutants/modules.yaml; there are:", *listed)
+        print("There are:", *listed, sep="\n  ")
+        print(f"{', '.join(unknown)}: not among these, of tests/mutants/modules.yaml")
         return 2
     if os.geteuid() != 0:
         print("Changed scripts are kept from this machine's files by mounts: run this as root")

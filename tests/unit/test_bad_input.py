@@ -228,5 +228,5 @@ def test_an_inventory_that_cannot_be_used(project: Project, text: str, words: st
 
 def test_an_inventory_that_is_not_there(project: Project) -> None:
     done = project.run("vllm-hosts", "check", "inventory/nope.py")
-    assert done.returncode == 1
-    assert "inventory/nope.py is not a file" in done.stdout
+    assert done.returncode == 2
+    assert "Error: inventory/nope.py is not a file; name an inventory" in done.stdout

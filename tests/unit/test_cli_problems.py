@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.commands_docs import every_command
 from vllm_hosts.cli.main import main
-from vllm_hosts.errors import SettingsError
+from vllm_hosts.errors import MisuseError, SettingsError
 
 COMMANDS = {
     name: command
@@ -69,6 +69,27 @@ def test_every_command_says_problems_below_its_heading(
     fitting = [begin for begin in HEADINGS if " ".join(below).startswith(begin)]
     assert (done.exit_code, done.stdout) == (Exit.WRONG, ""), done.output
     assert done.stderr == f"{HEADINGS[max(fitting, key=len)]}\n  - one\n  - two\n"
+
+
+def test_what_is_not_there_is_misuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finds(*_: object, **__: object) -> None:
+        raise MisuseError(["x is not a file"])
+
+    monkeypatch.setattr(COMMANDS["vllm-hosts settings"], "callback", finds)
+    done = CliRunner().invoke(main, ["settings"])
+    assert (done.exit_code, done.stdout) == (Exit.MISUSE, "")
+    assert done.stderr.startswith("Usage: main settings [OPTIONS]")
+    assert done.stderr.endswith("\nError: x is not a file\n")
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = CliRunner().invoke(main, ["settings"])
+    assert (done.exit_code, done.stdout) == (Exit.WRONG, "")
+    assert done.stderr == "Error: the current folder has been removed; change to another one\n"
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "/x"), OSError(5, "x")])

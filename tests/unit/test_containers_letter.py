@@ -9,7 +9,16 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.unit.fakes import inspect_line, inspected
-from vllm_hosts.host.containers import INSPECT, Container, named, published, read
+from vllm_hosts.host.containers import (
+    BRIEFLY,
+    CHECKS,
+    INSPECT,
+    Container,
+    named,
+    published,
+    read,
+    unchecked,
+)
 
 DIGEST = f"sha256:{'a' * 64}"
 STARTED = datetime(2026, 11, 25, 7, 1, 2, tzinfo=UTC)
@@ -121,3 +130,38 @@ def test_the_last_port_is_one() -> None:
     with pytest.raises(ValueError) as caught:
         published(f"{'z' * 900}->1/tcp")
     assert len(str(caught.value)) == len("docker ps prints the port ' ...'") + 200
+
+
+def test_what_a_shell_compares() -> None:
+    """A container without a health check has three words, too."""
+    assert BRIEFLY.format() == (
+        "{.State.Status} {if .State.Health}{.State.Health.Status}{else}-{end} {.State.StartedAt}"
+    )
+
+
+STUCK = "OCI runtime exec failed: exec failed: unable to start"
+
+
+def checks(*said: str, name: str = "/qwen") -> str:
+    """As Docker fills ``CHECKS``: a comma after each, and null at the end."""
+    outer, inner = "{{if .State.Health}}", "{{range .State.Health.Log}}"
+    each = CHECKS.partition(inner)[2].partition("{{end}}{{end}}")[0]
+    logged = "".join(each.replace("{{json .Output}}", json.dumps(one)) for one in said)
+    whole = f"{outer}{inner}{each}{{{{end}}}}{{{{end}}}}"
+    assert whole in CHECKS
+    return CHECKS.replace(whole, logged).replace("{{json .Name}}", json.dumps(name))
+
+
+def test_checks_that_docker_cannot_start() -> None:
+    assert unchecked([checks(*[STUCK] * 3), checks(name="/plain"), checks("", name="/new")]) == {
+        "qwen": STUCK, "plain": "", "new": "",
+    }  # fmt: skip
+    # Three in a row are needed, the last ones count, and the words stand at the beginning.
+    assert unchecked([checks(*[STUCK] * 2)]) == {"qwen": ""}
+    assert unchecked([checks("", *[STUCK] * 3)]) == {"qwen": STUCK}
+    assert unchecked([checks(*[STUCK] * 3, "")]) == {"qwen": ""}
+    assert unchecked([checks(*[STUCK] * 2, f"curl: {STUCK}")]) == {"qwen": ""}
+    # The newest is shown, and no more of it than a line.
+    [said] = unchecked([checks(STUCK, STUCK, f"{STUCK}\x1b[2J{'x' * 400}")]).values()
+    assert said == f"{STUCK}{'x' * (300 - len(STUCK))} ..."
+    assert list(unchecked([checks(name="n" * 300)])) == [f"{'n' * 200} ..."]

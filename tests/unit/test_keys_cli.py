@@ -353,6 +353,10 @@ def test_no_ca_yet(project: Project) -> None:
     assert "the first deploy creates it: pyinfra inventory/prod.py deploy.py" in done.stdout
     assert not (project.folder / "inventory" / ".vllm-hosts").exists()
     assert "(the first deploy creates it)" in endpoints(project)
+    assert "there is no client 'bob' yet; create it: vllm-hosts keys add INVENTORY bob" in (
+        endpoints(project, "--client", "bob", code=1)
+    )
+    assert "(the first deploy creates it)" in endpoints(project, "--client", "default")
 
 
 def test_an_end_is_said_and_can_be_moved(store: Project) -> None:

@@ -180,12 +180,29 @@ def test_one_reason_for_many_promises_is_said_once() -> None:
     assert few.together() == {}
 
 
+def ended(status: int = 0) -> pytest.Session:
+    return SimpleNamespace(exitstatus=status)  # type: ignore[return-value]
+
+
+def test_nothing_checked_is_not_well() -> None:
+    """As with pytest's own --collect-only."""
+    collector = Collector({}, "prod", None)
+    for before, after in ((0, 5), (1, 1), (4, 4)):
+        session = ended(before)
+        collector.pytest_sessionfinish(session)
+        assert session.exitstatus == after
+    collector.report.hosts = [host("a", NET_01="kept")]
+    session = ended()
+    collector.pytest_sessionfinish(session)
+    assert session.exitstatus == 0
+
+
 def test_what_to_type_names_the_inventory_s_file_everywhere(tmp_path: Path) -> None:
     assert any("INVENTORY" in promise.remedy for promise in promises().values())
     collector = Collector({}, "prod", str(tmp_path), "inventory/my prod.py")
     bad = {name.replace("-", "_"): "broken" for name in promises()}
     collector.report.hosts = [host("a", **bad)]  # type: ignore[arg-type]
-    collector.pytest_sessionfinish()
+    collector.pytest_sessionfinish(ended())
     document = (tmp_path / "report.json").read_text()
     page = (tmp_path / "report.html").read_text()
     for text in (document, page):
@@ -203,7 +220,7 @@ def test_a_warning_breaks_nothing_and_is_shown(tmp_path: Path) -> None:
     collector = Collector({"gpu1": settings()}, "prod", str(tmp_path), "inventory/prod.py")
     collector.report.hosts[0].looks.append(Check("TLS-04", "gpu1", None, "kept", "", 0.1))
     collector.warn("gpu1", "its certificate expires: deploy: pyinfra INVENTORY deploy.py \x1b[2J")
-    collector.pytest_sessionfinish()
+    collector.pytest_sessionfinish(ended())
     said = "its certificate expires: deploy: pyinfra inventory/prod.py deploy.py "
     document = json.loads((tmp_path / "report.json").read_text())
     assert document["hosts"][0]["warnings"] == [said]

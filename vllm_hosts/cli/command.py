@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from datetime import timedelta
 from enum import IntEnum
 from errno import EPIPE
+from pathlib import Path
 from typing import Any
 
 import click
 
-from vllm_hosts.errors import SettingsError
+from vllm_hosts.errors import MisuseError, SettingsError
 
 
 class Exit(IntEnum):
@@ -20,7 +21,7 @@ class Exit(IntEnum):
 
     OK = (0, "All is well.")
     WRONG = (1, "Something is wrong, or could not be checked.")
-    MISUSE = (2, "The command was misused: an unknown option, host or agent.")
+    MISUSE = (2, "The command was misused: an unknown option, inventory, host or agent.")
     DIFFERS = (
         3,
         "Everything was checked, and the answer is that something differs, is due for renewal or"
@@ -47,8 +48,11 @@ class Command(click.Command):
         self.problems = problems
 
     def invoke(self, ctx: click.Context) -> Any:
+        _require_folder()
         try:
             return super().invoke(ctx)
+        except MisuseError as error:
+            raise click.UsageError(str(error), ctx) from error
         except SettingsError as error:
             click.secho(_heading(ctx), fg="red", bold=True, err=True)
             for problem in error.problems:
@@ -60,6 +64,19 @@ class Command(click.Command):
                 raise
             click.secho(f"{error.filename} cannot be used: {error.strerror}", fg="red", err=True)
             sys.exit(Exit.WRONG)
+
+
+def _require_folder() -> None:
+    """Paths are found from the current folder.
+
+    :raises click.ClickException: it has been removed.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise click.ClickException(
+            "the current folder has been removed; change to another one"
+        ) from error
 
 
 class Group(click.Group):

@@ -87,7 +87,8 @@ def client_to_name(store: KeyStore, asked: str | None) -> str:
     """A client of the store that has a key: the one that was asked for, the default one, or the
     first that may use every agent.
 
-    A store that nothing here opens, or that is not made yet, is not asked.
+    A store that nothing here opens is not asked; the first deploy makes one with the default
+    client.
 
     :raises SettingsError: there is no such client, or nobody has a key.
     """
@@ -98,6 +99,9 @@ def client_to_name(store: KeyStore, asked: str | None) -> str:
             raise
         content = None
     if content is None:
+        if asked and asked != DEFAULT_CLIENT and not store.encrypted:
+            add = f"vllm-hosts keys add INVENTORY {quote(asked)}"
+            raise SettingsError([f"there is no client {asked!r} yet; create it: {add}"])
         return asked or DEFAULT_CLIENT
     now = utc_now()
     if asked:

@@ -161,8 +161,11 @@ class Collector:
         """What a test compared, as values, before pytest makes text of it."""
         self._differs = compared(op, left, right) or self._differs
 
-    def pytest_sessionfinish(self) -> None:
-        """Write what was asked for."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write what was asked for. Where nothing was checked, nothing is known to be kept."""
+        looked = any(host.looks for host in self.report.hosts)
+        if session.exitstatus == pytest.ExitCode.OK and not looked:
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
         self.report.seconds = time.monotonic() - self._started
         self.report.hosts = [host for host in self.report.hosts if host.looks]
         if self._folder is None:
