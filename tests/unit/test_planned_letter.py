@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.samples import QWEN, settings
 from vllm_hosts.capacity import estimates
+from vllm_hosts.capacity.memory_plan import gib
 from vllm_hosts.capacity.result import FORMULAS, AgentPlan, Needs, PlannedGpu, Verdict
 from vllm_hosts.capacity.sizes import Size
 from vllm_hosts.rehearsal.answer import Answer, Refusal, Room
@@ -106,6 +107,45 @@ def test_verdicts() -> None:
         agent(), replace(ANSWER, rooms=(ROOM, replace(small, other=9))), [CARD]
     ).verdict is (Verdict.PROBABLY_NOT)
     assert planned(agent(), Answer(unknown={"all": "x"}), [CARD]).verdict is Verdict.UNKNOWN
+
+
+EMBEDS = replace(ANSWER, rooms=(), cache=0)
+
+
+def embeds(weights: int) -> AgentPlan:
+    return planned(agent(), replace(EMBEDS, weights=weights), [CARD])
+
+
+def test_a_model_that_keeps_nothing() -> None:
+    plan = embeds(15 * GIB)
+    assert plan.needs is not None and plan.budget is not None
+    assert (plan.verdict, plan.warnings) == (Verdict.FITS, ())
+    assert (plan.cache, plan.largest_max_model_len, plan.limit) == (0, 4096, 4096)
+    # As much as there is, and a byte more.
+    most = plan.budget - plan.needs.overhead
+    assert embeds(most) == replace(
+        plan, needs=replace(plan.needs, weights=replace(plan.needs.weights, bytes=most))
+    )
+    less = embeds(most + 1)
+    [warning] = less.warnings
+    assert (less.verdict, less.cache, less.problems) == (Verdict.PROBABLY_NOT, 0, ())
+    assert warning == (
+        f"agent 'qwen' probably does not fit: weights take {gib(most + 1)} GiB on each GPU,"
+        f" {gib(plan.needs.overhead)} more are estimated beside them, and it has"
+        f" {gib(plan.budget)}; raise gpu_memory_utilization, give it larger GPUs, or take a"
+        " smaller model"
+    )
+    # What is refused anyway has one reason.
+    refused = replace(EMBEDS, weights=most + 1, refused=Refusal("model", "no"))
+    plan = planned(agent(), refused, [CARD])
+    assert (plan.verdict, plan.warnings, len(plan.problems)) == (Verdict.DOES_NOT_FIT, (), 1)
+    assert instead(agent(), said(EMBEDS), PLAN, [CARD]) == replace(
+        embeds(15 * GIB), source=said(EMBEDS).source
+    )
+    something = said(replace(EMBEDS, cache=1))
+    assert instead(agent(), something, PLAN, [CARD]) == PLAN
+    # Without room for what it keeps, nothing is said of sizes.
+    assert planned(agent(), something.answer, [CARD]).needs is None
 
 
 PLAN = AgentPlan("qwen", "m", (0,), Verdict.FITS)

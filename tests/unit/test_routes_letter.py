@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import FrozenInstanceError
 
 import pytest
 
-from tests.unit.samples import CODER, QWEN, settings
+from tests.unit.samples import CODER, QWEN, gateway, settings
+from vllm_hosts.roles.nginx import routes as routes_of
 from vllm_hosts.roles.nginx.routes import (
     MODELS,
     ModelRoute,
@@ -14,6 +16,7 @@ from vllm_hosts.roles.nginx.routes import (
     browser_paths,
     chosen_paths,
     encoded_models,
+    inner_routes,
     model_routes,
     prefixes,
     routes,
@@ -33,6 +36,7 @@ TWO = settings(
     agents=[ORG | {"extra_args": ["--lora-modules", "sql=/x"]}, CODER],
     edge={"routes": ["POST /v1/more", "GET /v1/extra"]},
 )
+GATEWAY = gateway()
 APART = settings(agents=[ORG, CODER], edge={"by_model": False})
 WANTED = [*SERVED, ("POST", "/v1/more"), ("GET", "/v1/extra")]
 ID = "(?<vllm_hosts_id>[A-Za-z0-9_-]{1,128})"
@@ -60,6 +64,28 @@ def responses(prefix: str, agent: str) -> list[Route]:
         Route(f'{base}\\z"', "GET", agent, there, logged),
         Route(f'{base}/cancel\\z"', "POST", agent, f"{there}/cancel", f"{logged}/cancel"),
     ]
+
+
+def test_what_gateways_ask_of_any_agent() -> None:
+    assert list(inner_routes(ONE)) == [
+        *(Route(f"= {path}", method, "", path, path) for method, path in WANTED),
+        *responses("", ""),
+    ]
+
+
+def test_a_gateway_finds_out_who_made_a_response() -> None:
+    plain = [route for route in routes(GATEWAY) if route.match.startswith("~")]
+    assert plain[:2] == responses("", "")
+    assert plain[2:4] == responses("/qwen", "qwen")
+
+
+def test_where_keys_and_salts_are_added() -> None:
+    assert ASKED == routes_of.ASKED and SALTED == routes_of.SALTED
+    assert routes_of.RESPONSES == "/v1/responses"
+    with pytest.raises(FrozenInstanceError):
+        next(iter(routes(ONE))).path = "/"  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        ModelRoute("/", "a", "b").name = "c"  # type: ignore[misc]
 
 
 def test_the_first_agent_needs_no_prefix() -> None:

@@ -35,6 +35,7 @@ from vllm_hosts.keys.store_content import (
 
 NOW = datetime(2026, 11, 26, 8, 0, 0, 123456, tzinfo=UTC)
 DAY = timedelta(days=1)
+RECORD = {"created": NOW, "keys": [{"value": "k", "created": NOW}]}
 
 
 def key(value: str = "k", expires: datetime | None = None, created: datetime = NOW) -> ApiKey:
@@ -94,9 +95,10 @@ class TestValues:
             {"id": "0" * 31},
             {"id": "G" * 32},
             {"unknown": 1},
-            {"clients": {"Ada": {"created": NOW, "keys": []}}},
-            {"clients": {"a;b": {"created": NOW, "keys": []}}},
-            {"clients": {"ada": {"created": NOW.replace(tzinfo=None), "keys": []}}},
+            {"clients": {"ada": {"created": NOW, "keys": []}}},
+            {"clients": {"Ada": RECORD}},
+            {"clients": {"a;b": RECORD}},
+            {"clients": {"ada": RECORD | {"created": NOW.replace(tzinfo=None)}}},
             {"hosts": {"gpu1": {"agents": ["a;b"]}}},
             {"hosts": {"gpu1": {"agents": ["-b"]}}},
         ],
@@ -104,6 +106,31 @@ class TestValues:
     def test_what_is_no_store_of_ours(self, given: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):
             Content.model_validate(given)
+        assert Content.model_validate({"clients": {"ada": RECORD}}) == one(key())
+
+    @pytest.mark.parametrize("text", ["a\u202eb", "a\nb", "a\x1b[2J", "a\x00"])
+    def test_names_that_do_not_show(self, text: str) -> None:
+        said = "a name has characters that do not show"
+        for given in ({"hosts": {text: {}}}, {"hosts": {"gpu1": {"data": {"ssh_user": text}}}}):
+            with pytest.raises(ValidationError, match=said):
+                Content.model_validate(given)
+        with pytest.raises(ValidationError, match=said):
+            one(key(), agents=(text,))
+        assert one(key(), agents=("a b", "ä")).client("ada").agents == ("a b", "ä")
+
+    def test_times_that_nobody_can_have_meant(self) -> None:
+        for year in (1, 1900, 9000, 9999):
+            with pytest.raises(ValidationError, match="a time that nobody can have meant"):
+                key(created=NOW.replace(year=year))
+        for year in (1901, 8999):
+            assert key(created=NOW.replace(year=year)).created.year == year
+
+    @pytest.mark.parametrize("text", ["ä", "a\r", "a\t", "\x7f", "a\x1b"])
+    def test_what_is_no_certificate(self, text: str) -> None:
+        with pytest.raises(ValidationError, match="a certificate has characters that PEM has not"):
+            StoredCa(certificate=text, key=SecretStr("k"))
+        whole = "-----BEGIN ~\n a\n"
+        assert StoredCa(certificate=whole, key=SecretStr("k")).certificate == whole
 
     def test_an_empty_store(self) -> None:
         bare = Content()
