@@ -184,8 +184,8 @@ def test_the_archive_s_key_is_the_pinned_one(host: Host, settings: HostSettings)
     if (len(stanzas), [len(ring) for ring in rings]) != (1, [1]):
         raise BrokenError("apt has not exactly one entry for the archive, with one file of keys")
     listing = host.check_output(
-        "home=$(mktemp -d); gpg --homedir $home --batch --show-keys --with-colons %s;"
-        " code=$?; rm -r $home; exit $code",
+        "gpg --homedir /nonexistent --no-options --no-keyring --trust-model always --batch"
+        " --show-keys --with-colons %s",
         rings[0][0],
     )
     assert primary_keys(listing) == [settings.docker.key_fingerprint]

@@ -111,7 +111,8 @@ class TestValues:
     @pytest.mark.parametrize("text", ["a\u202eb", "a\nb", "a\x1b[2J", "a\x00"])
     def test_names_that_do_not_show(self, text: str) -> None:
         said = "a name has characters that do not show"
-        for given in ({"hosts": {text: {}}}, {"hosts": {"gpu1": {"data": {"ssh_user": text}}}}):
+        hosts: list[dict[str, Any]] = [{text: {}}, {"gpu1": {"data": {"ssh_user": text}}}]
+        for given in ({"hosts": one} for one in hosts):
             with pytest.raises(ValidationError, match=said):
                 Content.model_validate(given)
         with pytest.raises(ValidationError, match=said):
