@@ -7,7 +7,8 @@ noted() { # FILE: these are now the lines about the paths of this change
 }
 note() { # PATH...: what they have and what they get may both be there until all is done
     : >"$work/.was"; : >"$work/.both"; : >"$work/.now"
-    printf '%s\n' "$@" >"$work/.ours"
+    # Through a program: a shell's own printf does not say that there is no room.
+    printf '%s\n' "$@" | cat >"$work/.ours"
     [ ! -e "$deployed" ] ||
         awk 'NR == FNR { ours[$0]; next } $2 in ours' "$work/.ours" "$deployed" >"$work/.was"
     sed 's/$/ /' "$work/.was" >"$work/.ends"
