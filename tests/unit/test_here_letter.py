@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -510,3 +512,37 @@ class TestAnswer:
     def test_one_that_does_not_end_is_ended(self, run: Any) -> None:
         said, _, code = run("exec sleep 30", seconds=1)
         assert (said, code) == (b"", 124)
+
+
+class TestToldToEnd:
+    """Told to end, it cleans up first."""
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_signal_ends_it_in_order(self, number: signal.Signals) -> None:
+        assert signal.getsignal(number) is signal.SIG_DFL
+        with pytest.raises(SystemExit) as ended, here._told_to_end():
+            signal.raise_signal(number)
+        assert ended.value.code == 128 + number
+        assert signal.getsignal(number) is signal.SIG_DFL
+
+    def test_who_has_an_end_of_its_own_keeps_it(self) -> None:
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            with here._told_to_end():
+                signal.raise_signal(signal.SIGTERM)
+                assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def test_threads_leave_signals_alone(self) -> None:
+        seen = []
+
+        def ask() -> None:
+            with here._told_to_end():
+                seen.append(signal.getsignal(signal.SIGTERM))
+
+        thread = Thread(target=ask)
+        thread.start()
+        thread.join()
+        assert seen == [signal.SIG_DFL]
