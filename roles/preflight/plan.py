@@ -31,6 +31,9 @@ GIB = 1024**3
 #: Where packages go, and what apt fetches. nginx and HAProxy with all that they need take 60 MB.
 _PACKAGES = ("/usr", "/var")
 _PACKAGES_NEED = GIB // 4
+#: Where apt, a change's own script and the runtime that starts health checks write for a moment.
+_MOMENT = ("/run", "/tmp")  # noqa: S108
+_MOMENT_NEED = 1 << 20
 #: Seconds. A few are HOST-01's matter; with hours apt refuses archives.
 _CLOCK = 3600.0
 
@@ -38,8 +41,9 @@ _CLOCK = 3600.0
 def folders(settings: HostSettings) -> list[str]:
     """Folders whose free space matters, whether or not they exist yet."""
     if not settings.runs_agents:
-        return [*_PACKAGES, agents_folder(settings)]
+        return [*_PACKAGES, agents_folder(settings), *_MOMENT]
     return [
+        *_MOMENT,
         BALANCER_STATE,
         DOCKER_FOLDER,
         settings.vllm.cache_directory,
@@ -69,6 +73,7 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
             *_ports(settings, system),
             *_addresses(settings, system),
             *_room(system),
+            *_moment(system),
         ]
     return [
         *_machine(release, system),
@@ -78,6 +83,7 @@ def problems(settings: HostSettings, release: Release, system: System) -> list[s
         *_network(settings, system),
         *_addresses(settings, system),
         *_disk(settings, system),
+        *_moment(system),
         *_gpus(settings, system),
     ]
 
@@ -200,6 +206,15 @@ def _room(system: System) -> Iterator[str]:
             yield (
                 f"{folder} has {system.free[folder] / GIB:.1f} GiB free, and a gateway's packages"
                 f" need {_PACKAGES_NEED / GIB:g}; make room"
+            )
+
+
+def _moment(system: System) -> Iterator[str]:
+    for folder in _MOMENT:
+        if system.free[folder] < _MOMENT_NEED:
+            yield (
+                f"{folder} has {system.free[folder] >> 10} KiB free; a deploy needs"
+                f" {_MOMENT_NEED >> 20} MiB there for a moment, and so does Docker; make room"
             )
 
 

@@ -62,7 +62,8 @@ FRESH: dict[str, Any] = {
         user="0",
         init="systemd",
         free=dict.fromkeys(
-            ("/var/lib/docker", "/var/lib/vllm", HUB_MODEL, "/srv/models/coder"), 900 << 30
+            ("/run", "/tmp", "/var/lib/docker", "/var/lib/vllm", HUB_MODEL, "/srv/models/coder"),
+            900 << 30,
         ),
         present=frozenset(),
         has_image=False,

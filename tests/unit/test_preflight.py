@@ -183,7 +183,7 @@ def test_disk_is_not_asked_for_twice() -> None:
         GOOD,
         has_image=True,
         present=GOOD.present | {hub},
-        free=dict.fromkeys(GOOD.free, 0),
+        free=dict.fromkeys(GOOD.free, 0) | {"/run": 1 << 20, "/tmp": 1 << 20},
     )
     assert problems(SETTINGS, GOOD_RELEASE, system) == []
 

@@ -67,7 +67,7 @@ def test_a_wrong_clock(clock: float, away: str) -> None:
 def test_which_folders_matter() -> None:
     was_a_gateway = "/var/lib/vllm-hosts/balancer"
     ours = ["/var/lib/docker", "/var/lib/vllm", HUB, "/srv/models/coder"]
-    assert folders(SETTINGS) == [was_a_gateway, *ours]
+    assert folders(SETTINGS) == ["/run", "/tmp", was_a_gateway, *ours]
     assert own_folders(SETTINGS) == ["/srv/models/coder"]
     copied = settings(agents=[CODER | {"copy_from": "/models/coder"}])
     assert own_folders(copied) == []
@@ -144,6 +144,15 @@ def test_room_for_the_image() -> None:
         "/var/lib/docker has 40.0 GiB free, and the image needs 40 (vllm.image_disk); make room"
     ]
     assert said(free=free(0), has_image=True) == []
+
+
+@pytest.mark.parametrize("folder", ["/run", "/tmp"])
+def test_room_for_a_moment(folder: str) -> None:
+    assert said(free=GOOD.free | {folder: 1 << 20}) == []
+    assert said(free=GOOD.free | {folder: (1 << 20) - 1}) == [
+        f"{folder} has 1023 KiB free; a deploy needs 1 MiB there for a moment, and so does Docker;"
+        " make room"
+    ]
 
 
 def test_room_for_models() -> None:
