@@ -1,4 +1,4 @@
-"""The kinds of errors that become sentences for users."""
+"""The two kinds of errors that become sentences for users."""
 
 from __future__ import annotations
 
@@ -15,10 +15,6 @@ class SettingsError(Exception):
         # Some quote a file or a hub.
         self.problems = [clean(problem) for problem in problems]
         super().__init__("\n".join(self.problems))
-
-
-class MisuseError(SettingsError):
-    """The command line names a file that is not there. Commands end as after an unknown option."""
 
 
 class HostError(Exception):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from vllm_hosts.cli.command import Command, Exit
 from vllm_hosts.cli.commands_docs import every_command
 from vllm_hosts.cli.main import main
-from vllm_hosts.errors import MisuseError, SettingsError
+from vllm_hosts.errors import SettingsError
 
 COMMANDS = {
     name: command
@@ -39,6 +39,29 @@ HEADINGS = {
 }
 
 
+def needed(command: click.Command) -> list[str]:
+    """What a command cannot do without, besides an inventory."""
+    words = ["--expires", "30d"] if command is COMMANDS["vllm-hosts keys extend"] else []
+    return words + [
+        "x"
+        for parameter in command.params
+        if isinstance(parameter, click.Argument) and parameter.required
+        if parameter.name != "inventory"
+    ]
+
+
+def typed(name: str, file: str) -> list[str] | None:
+    """A command with its inventory; None: it takes none."""
+    command = COMMANDS[name]
+    below = name.removeprefix("vllm-hosts").split()
+    # In `agents` and `tls`, the inventory stands in front of the command.
+    group = main.commands[below[0]]
+    at = 1 if group.params else len(below)
+    if "inventory" not in {parameter.name for parameter in (*group.params, *command.params)}:
+        return None
+    return [*below[:at], file, *below[at:], *needed(command)]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_says_problems_below_its_heading(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -51,35 +74,24 @@ def test_every_command_says_problems_below_its_heading(
 
     monkeypatch.setattr(command, "callback", finds)
     below = name.removeprefix("vllm-hosts").split()
-    file = str(tmp_path / "prod.py")
-    needed = ["--expires", "30d"] if name == "vllm-hosts keys extend" else []
-    needed += [
-        "x"
-        for parameter in command.params
-        if isinstance(parameter, click.Argument) and parameter.required
-        if parameter.name != "inventory"
-    ]
-    # In `agents` and `tls`, the inventory stands in front of the command.
-    group = main.commands[below[0]]
-    at = 1 if group.params else len(below)
-    takes_one = {parameter.name for parameter in (*group.params, *command.params)}
-    inventory = [file] if "inventory" in takes_one else []
-    words = [*below[:at], *inventory, *below[at:], *needed]
+    file = tmp_path / "prod.py"
+    file.touch()
+    words = typed(name, str(file)) or [*below, *needed(command)]
     done = CliRunner().invoke(main, words)
     fitting = [begin for begin in HEADINGS if " ".join(below).startswith(begin)]
     assert (done.exit_code, done.stdout) == (Exit.WRONG, ""), done.output
     assert done.stderr == f"{HEADINGS[max(fitting, key=len)]}\n  - one\n  - two\n"
 
 
-def test_what_is_not_there_is_misuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    def finds(*_: object, **__: object) -> None:
-        raise MisuseError(["x is not a file"])
-
-    monkeypatch.setattr(COMMANDS["vllm-hosts settings"], "callback", finds)
-    done = CliRunner().invoke(main, ["settings"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_inventory_that_is_not_there_is_misuse(name: str, tmp_path: Path) -> None:
+    words = typed(name, str(tmp_path / "typo.py"))
+    if words is None:
+        return
+    done = CliRunner().invoke(main, words)
     assert (done.exit_code, done.stdout) == (Exit.MISUSE, "")
-    assert done.stderr.startswith("Usage: main settings [OPTIONS]")
-    assert done.stderr.endswith("\nError: x is not a file\n")
+    assert f"{tmp_path}/typo.py is not a file; name an inventory" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_current_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

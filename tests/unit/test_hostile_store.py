@@ -137,6 +137,16 @@ def test_names_and_times_that_no_store_of_ours_has(
         site.store.read()
 
 
+def test_a_newer_version_s_store_is_not_called_damaged(site: Site) -> None:
+    for version, said in (
+        (2, "was written by a newer vllm-hosts .format 2, and this one knows 1.; install"),
+        (0, "is damaged"), ("2", "is damaged"), (None, "is damaged"),
+    ):  # fmt: skip
+        site.store.plain_path.write_text(json.dumps(site.sound | {"version": version, "new": 1}))
+        with pytest.raises(SettingsError, match=rf"keys\.json {said}"):
+            site.store.read()
+
+
 def test_a_duration_has_an_end(site: Site) -> None:
     site.store.plain_path.write_text(json.dumps(site.sound))
     done = site.type(("keys", "add", "--expires", "999999w", "carol"))

@@ -213,14 +213,14 @@ def test_a_host_that_was_taken_out(machine: Machine) -> None:
 
 def test_a_typo_makes_nothing(machine: Machine) -> None:
     typo = "inventory/typo.py"
-    for words, code in (
-        (["list", typo], 1),
-        (["show", "--force", typo, "default"], 1),
-        (["rotate", typo, "default"], 1),
-        (["revoke", typo, "default"], 1),
-        (["add", typo, "alice"], 2),
-        (["recipients", "list", typo], 1),
+    for words in (
+        ["list", typo],
+        ["show", "--force", typo, "default"],
+        ["rotate", typo, "default"],
+        ["revoke", typo, "default"],
+        ["add", typo, "alice"],
+        ["recipients", "list", typo],
     ):
-        assert "typo" in machine.hosts("keys", *words, code=code)
+        assert f"{typo} is not a file" in machine.hosts("keys", *words, code=2)
     assert "there is no key store" in machine.hosts("keys", "list", PROD, code=1)
     assert machine.state() == []

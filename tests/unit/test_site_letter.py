@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,15 +185,40 @@ class TestMade:
             "/proc/none: No such file or directory; name a folder that you may write"
         ]
 
-        def full(*_: object) -> None:
-            raise OSError(28, "No space left on device")
+        whole, written = Path.write_text, []
+
+        def full(path: Path, text: str) -> None:
+            written.append(path)
+            if len(written) > 4:
+                raise OSError(28, "No space left on device")
+            whole(path, text)
 
         monkeypatch.setattr(Path, "write_text", full)
-        with pytest.raises(SettingsError) as error:
-            make(home / "new")
-        assert error.value.problems == [
-            f"{home}/new: No space left on device; name a folder that you may write"
-        ]
+        (home / "empty").mkdir()
+        for folder in (home / "new", home / "a/b", home / "empty"):
+            written.clear()
+            with pytest.raises(SettingsError) as error:
+                make(folder)
+            assert error.value.problems == [f"{folder}: No space left on device; make room"]
+        # Nothing of it is left, and what was there is.
+        assert sorted(path.name for path in home.iterdir()) == ["empty", "home"]
+        assert list((home / "empty").iterdir()) == []
+
+    def test_a_user_without_name_and_home(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def none(*_: object) -> None:
+            raise KeyError("uid not found")
+
+        def homeless(*_: object) -> None:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(getpass, "getuser", none)
+        monkeypatch.setattr(Path, "home", homeless)
+        make(home / "new")
+        text = (home / "new/inventory/prod.py").read_text()
+        assert "root" in text
+        assert str(home) not in text
 
 
 class TestAbove:
@@ -234,7 +260,30 @@ class TestUpgrade:
         assert upgrade(there.parents[1], write=True) == [*self.LINES]
         assert there.read_text() == "old\nnew\n"
         assert there.stat().st_mode & 0o777 == 0o640
-        assert not [path for path in there.parent.iterdir() if path.suffix == ".new"]
+        names = {path.name for path in there.parent.iterdir()}
+        assert not {name for name in names if name.startswith("all.py.")}
+
+    def test_a_disk_that_is_full_leaves_everything(
+        self, there: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = sorted(there.parent.iterdir())
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(shutil, "copymode", full)
+        with pytest.raises(SettingsError, match="No space left on device"):
+            upgrade(there.parents[1], write=True)
+        assert sorted(there.parent.iterdir()) == before
+        assert there.read_text() == "old\n"
+
+    def test_a_name_that_somebody_took_is_left_alone(self, there: Path) -> None:
+        victim = there.with_name("victim")
+        victim.write_text("mine")
+        there.with_name("all.py.new").symlink_to(victim)
+        upgrade(there.parents[1], write=True)
+        assert (victim.read_text(), there.read_text()) == ("mine", "old\nnew\n")
+        assert not there.is_symlink()
 
     def test_a_link_stays_one(self, there: Path) -> None:
         real = there.rename(there.parents[2] / "real.py")
@@ -245,6 +294,7 @@ class TestUpgrade:
     def test_where_there_is_none_yet(self, there: Path) -> None:
         there.unlink()
         lines = upgrade(there.parents[1], write=True)
+        assert there.stat().st_mode & 0o777 == 0o644
         assert lines[2:] == ["@@ -0,0 +1 @@", "+new"]
         assert there.read_text() == "new\n"
 

@@ -33,8 +33,16 @@ class _UnreachableError(UnplannableError):
 
 
 def cache_folder() -> Path:
-    """Where answers are kept: on Linux ``$XDG_CACHE_HOME/vllm-hosts/models``."""
-    return user_cache_path("vllm-hosts") / "models"
+    """Where answers are kept: on Linux ``$XDG_CACHE_HOME/vllm-hosts/models``.
+
+    :raises SettingsError: nothing says where this user's home is.
+    """
+    try:
+        return user_cache_path("vllm-hosts") / "models"
+    except RuntimeError as error:
+        raise SettingsError(
+            ["this user has no home, and so no cache; set HOME or XDG_CACHE_HOME"]
+        ) from error
 
 
 class HubClient:

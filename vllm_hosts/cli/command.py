@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from vllm_hosts.errors import MisuseError, SettingsError
+from vllm_hosts.errors import SettingsError
 
 
 class Exit(IntEnum):
@@ -51,8 +51,6 @@ class Command(click.Command):
         _require_folder()
         try:
             return super().invoke(ctx)
-        except MisuseError as error:
-            raise click.UsageError(str(error), ctx) from error
         except SettingsError as error:
             click.secho(_heading(ctx), fg="red", bold=True, err=True)
             for problem in error.problems:

@@ -15,8 +15,15 @@ from vllm_hosts.project import left_behind
 from vllm_hosts.project.loaded import Project
 from vllm_hosts.settings import HostSettings
 
+
+def _there(context: click.Context, _: click.Parameter, path: Path) -> Path:
+    if not (path.is_file() or context.resilient_parsing):
+        raise click.UsageError(f"{path} is not a file; name an inventory such as inventory/prod.py")
+    return path
+
+
 inventory_argument = click.argument(
-    "inventory", type=click.Path(path_type=Path), metavar="INVENTORY"
+    "inventory", type=click.Path(path_type=Path), metavar="INVENTORY", callback=_there
 )
 identity_option = click.option(
     "--identity",

@@ -110,7 +110,7 @@ def add(
 def list_keys(inventory: Path, as_json: bool, names: bool, identity: Path | None) -> None:
     """List clients, their scopes and keys' fingerprints. Prints no key."""
     now = utc_now()
-    store = _store(inventory, identity)
+    store = KeyStore(inventory, identity)
     name_those_left_behind(store, inventory)
     clients = sorted(store.read().clients.items())
     if as_json:
@@ -176,7 +176,7 @@ def rotate(
 
     Example: vllm-hosts keys rotate inventory/prod.py alice --overlap 24h
     """
-    store = _store(inventory, identity)
+    store = KeyStore(inventory, identity)
     content = store.update(
         lambda content: store_content.rotate(content, client, utc_now(), overlap, expires)
     )
@@ -198,7 +198,7 @@ def extend(inventory: Path, client: str, expires: timedelta, identity: Path | No
 
     Example: vllm-hosts keys extend inventory/prod.py alice --expires 30d
     """
-    store = _store(inventory, identity)
+    store = KeyStore(inventory, identity)
     content = store.update(
         lambda content: store_content.extend(content, client, utc_now(), expires)
     )
@@ -223,7 +223,7 @@ def revoke(inventory: Path, client: str, identity: Path | None) -> None:
         return store_content.revoke(content, client)
 
     # Before the inventory is loaded: nothing in it may hold up a revocation.
-    store = _store(inventory, identity)
+    store = KeyStore(inventory, identity)
     content = store.update(change)
     click.echo(f"{client} is revoked in the store; no host refuses its keys yet")
     _say_next(inventory, hosts[0] or _reached(opened_with(store, inventory), content))
@@ -243,13 +243,6 @@ def rotate_internal(inventory: Path, hosts: tuple[str, ...] | None, identity: Pa
     )
     click.echo(f"new internal keys for {', '.join(chosen)}; agents restart with the next deploy:")
     click.echo(f"  {pyinfra_line(inventory)}")
-
-
-def _store(inventory: Path, identity: Path | None) -> KeyStore:
-    """The store of an inventory that is there, whether or not it can be loaded."""
-    if not inventory.is_file():
-        raise SettingsError([f"{inventory} is not a file; name an inventory, as inventory/prod.py"])
-    return KeyStore(inventory, identity)
 
 
 def _reached(project: Project, content: store_content.Content) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,6 +28,9 @@ from vllm_hosts.keys.private_files import (
 )
 from vllm_hosts.keys.store_content import Content, new_content
 from vllm_hosts.settings import HostSettings
+
+#: What `Content.version` may be.
+_FORMAT = 1
 
 
 class KeyStore:
@@ -238,6 +242,14 @@ class KeyStore:
         try:
             return Content.model_validate_json(data)
         except ValidationError:
+            if (version := _version(data)) > _FORMAT:
+                raise SettingsError(
+                    [
+                        f"{self.path} was written by a newer vllm-hosts (format {version}, and this"
+                        f" one knows {_FORMAT}); install that version again, or restore the store"
+                        " from before the upgrade"
+                    ]
+                ) from None
             # The error's own text could contain a key.
             raise SettingsError(
                 [
@@ -272,6 +284,15 @@ def _keys_folder(inventory_file: Path) -> Path:
     """``keys`` beside the folder ``inventory``, where it can be committed; else beside the file."""
     parent = inventory_file.parent
     return (parent.parent if parent.name in ("inventory", "inventories") else parent) / "keys"
+
+
+def _version(data: bytes) -> int:
+    """The format of what is no store as this version knows it; 0: it says none."""
+    try:
+        found = json.loads(data)["version"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return 0
+    return found if isinstance(found, int) else 0
 
 
 def _dumped(content: Content) -> bytes:

@@ -17,7 +17,7 @@ from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
 from vllm_hosts.connect import addresses
-from vllm_hosts.errors import MisuseError, SettingsError
+from vllm_hosts.errors import SettingsError
 from vllm_hosts.hub.local import local_model
 from vllm_hosts.keys.pki import utc_now
 from vllm_hosts.keys.provided import check_ca_file, check_files
@@ -64,7 +64,7 @@ def load(path: Path) -> Inventory:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise MisuseError([f"{path} is not a file; name an inventory such as inventory/prod.py"])
+        raise SettingsError([f"{path} is not a file; name an inventory such as inventory/prod.py"])
 
 
 def require_hosts(path: Path, inventory: Inventory) -> None:

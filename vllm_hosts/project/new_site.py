@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import getpass
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.host.render import render
@@ -46,21 +49,26 @@ def make(folder: Path) -> list[str]:
                 ]
             )
         files = dict(_files())
-        for name, text in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+        with ExitStack() as undo:
+            for name, text in files.items():
+                path = folder / name
+                for parent in reversed([one for one in path.parents if not one.exists()]):
+                    parent.mkdir()
+                    undo.callback(parent.rmdir)
+                undo.callback(path.unlink, missing_ok=True)
+                path.write_text(text)
+            undo.pop_all()
     except OSError as error:
-        raise SettingsError(
-            [f"{error.filename or folder}: {error.strerror}; name a folder that you may write"]
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        then = "make room" if full else "name a folder that you may write"
+        raise SettingsError([f"{error.filename or folder}: {error.strerror}; {then}"]) from error
     return sorted(files)
 
 
 def _files() -> Iterator[tuple[str, str]]:
     known = {
-        "user": getpass.getuser(),
-        "key": _ssh_key(Path.home() / ".ssh"),
+        "user": _user(),
+        "key": _ssh_key(),
         "image": HostSettings.model_fields["vllm"].get_default(call_default_factory=True).image,
     }
     for name, template in _FILES.items():
@@ -68,8 +76,20 @@ def _files() -> Iterator[tuple[str, str]]:
     yield str(GENERATED), fresh()
 
 
-def _ssh_key(folder: Path) -> str | None:
+def _user() -> str:
+    """This user's name; a container's user may have none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "root"
+
+
+def _ssh_key() -> str | None:
     """The key that this user logs in with, if it is where SSH looks for it."""
+    try:
+        folder = Path.home() / ".ssh"
+    except RuntimeError:
+        return None
     for name in _KEYS:
         if (folder / name).is_file():
             return f"~/.ssh/{name}"
@@ -100,12 +120,22 @@ def upgrade(site: Path, *, write: bool) -> list[str]:
         after = upgraded(before)
         if write and after != before:
             # The owner's settings are there at every moment.
-            beside = path.resolve().with_name(f"{path.name}.new")
-            beside.write_text(after)
-            if path.is_file():
-                shutil.copymode(path, beside)
-            beside.replace(path.resolve())
+            _replace(path.resolve(), after)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path} cannot be read or written: {error}; correct that"]) from error
     names = f"{GENERATED} (as it is)", f"{GENERATED} (as this version writes it)"
     return list(difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm=""))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file anew, with the mode that it has, or leave everything as it is."""
+    with ExitStack() as undo:
+        with NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.", delete=False) as new:
+            beside = Path(new.name)
+            undo.callback(beside.unlink, missing_ok=True)
+            new.write(text)
+        if path.exists():
+            shutil.copymode(path, beside)
+        else:
+            beside.chmod(0o644)
+        beside.replace(path)
