@@ -122,7 +122,7 @@ def of_site(name: str) -> Callable[[], str]:
     def made() -> str:
         with (
             patch("getpass.getuser", lambda: "alice"),
-            patch.object(new_site, "_ssh_key", lambda folder: "~/.ssh/id_ed25519"),
+            patch.object(new_site, "_ssh_key", lambda: "~/.ssh/id_ed25519"),
         ):
             files = dict(new_site._files())
         return files[next(file for file, one in new_site._FILES.items() if one == f"{name}.j2")]

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from unittest.mock import patch
 
 import click
 import pytest
@@ -30,13 +31,15 @@ def refused(typed: str) -> str | None:
     context: click.Context | None = None
     args = [word.strip("\"'.,:") for word in typed.split()[1:]]
     try:
-        while isinstance(command, click.Group):
-            context = command.make_context(command.name, args, parent=context)
-            rest = [*context._protected_args, *context.args]
-            _, found, args = command.resolve_command(context, rest)
-            assert found is not None
-            command = found
-        command.make_context(command.name, args, parent=context)
+        # Their inventories are the readers'.
+        with patch.object(Path, "is_file", lambda path: True):
+            while isinstance(command, click.Group):
+                context = command.make_context(command.name, args, parent=context)
+                rest = [*context._protected_args, *context.args]
+                _, found, args = command.resolve_command(context, rest)
+                assert found is not None
+                command = found
+            command.make_context(command.name, args, parent=context)
     except (click.MissingParameter, click.exceptions.NoArgsIsHelpError, click.exceptions.Exit):
         return None
     except click.UsageError as error:

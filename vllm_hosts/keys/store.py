@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
+from vllm_hosts.bounded import json_object
 from vllm_hosts.errors import SettingsError
 from vllm_hosts.keys import age
 from vllm_hosts.keys.authority import Authority, stored
@@ -289,8 +289,8 @@ def _keys_folder(inventory_file: Path) -> Path:
 def _version(data: bytes) -> int:
     """The format of what is no store as this version knows it; 0: it says none."""
     try:
-        found = json.loads(data)["version"]
-    except (ValueError, TypeError, LookupError, RecursionError):
+        found = json_object(data.decode()).get("version")
+    except ValueError:
         return 0
     return found if isinstance(found, int) else 0
 
