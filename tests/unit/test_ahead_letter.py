@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -261,6 +262,42 @@ class TestFresh:
         ahead.end(world.state)
         # What was asked while the run executed, and no more.
         assert world.written == [(world.file, {"deploy.py": {"gpu1": (question("a"),)}})]
+
+
+class TestMoment:
+    """For what is asked alone, such as what containers do."""
+
+    @pytest.fixture(autouse=True)
+    def current(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ahead, "ctx_host", SimpleNamespace(get=lambda: world.host))
+
+    def test_it_lasts_as_long_as_an_answer(self, world: World) -> None:
+        world.last("a", "b")
+        world.times = 5
+        moment = ahead.Moment.now()
+        assert moment == ahead.Moment(5, 1030.0)
+        world.now += 30.0
+        assert moment.lasts is True
+        world.now += 0.1
+        assert moment.lasts is False
+
+    def test_a_change_ends_it(self, world: World) -> None:
+        world.last("a", "b")
+        moment = ahead.Moment.now()
+        world.times += 1
+        assert moment.lasts is False
+        assert ahead.Moment.now().lasts is True
+        with pytest.raises(FrozenInstanceError):
+            moment.done = 1  # type: ignore[misc]
+
+    def test_without_look_ahead_it_never_does(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert ahead.Moment.now() == ahead.Moment(0, 1030.0)
+        assert ahead.Moment.now().lasts is False
+        monkeypatch.setenv(ahead.SWITCH, "0")
+        world.last("a", "b")
+        assert ahead.Moment.now().lasts is False
 
 
 class TestFollow:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 import sys
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,7 @@ from vllm_hosts.hub.fetch import (
     RESERVE,
     Cache,
     FetchRefusedError,
+    MirrorClient,
     Remote,
     chosen,
     fetch_large,
@@ -686,3 +689,160 @@ class TestMain:
         assert said == sentence(
             answer(403, GatedRepoError), "org/model", "v1", HUB, bool(token)
         ) + ("\n")
+
+
+class Answering:
+    """A mirror that says one thing. What it was asked, and how, is noted."""
+
+    def __init__(self, status: int, *pieces: bytes) -> None:
+        self.status, self.pieces = status, list(pieces)
+        self.asked: list[Any] = []
+        self.closed = 0
+
+    def __call__(self, place: str, **how: Any) -> Any:
+        self.asked.append((place, how))
+        return self
+
+    def request(self, method: str, path: str, headers: dict[str, str]) -> None:
+        self.asked.append((method, path, headers))
+
+    def getresponse(self) -> Any:
+        return self
+
+    def read(self, size: int) -> bytes:
+        self.asked.append(size)
+        piece = self.pieces.pop(0) if self.pieces else b""
+        if piece == b"!":
+            raise ConnectionResetError("it was cut")
+        return piece
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class TestMirrorClient:
+    """A host that may have large files already."""
+
+    @pytest.fixture
+    def trusted(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """What its context was given."""
+        given: list[Any] = []
+
+        class Context:
+            def load_cert_chain(self, file: str) -> None:
+                path = Path(file)
+                given.extend([path.suffix, path.stat().st_mode & 0o777, path.read_text()])
+
+        def context(*, cadata: str) -> Context:
+            given.append(cadata)
+            return Context()
+
+        monkeypatch.setattr(program.ssl, "create_default_context", context)
+        return given
+
+    def asked(
+        self, monkeypatch: pytest.MonkeyPatch, answer: Answering, file: Any, cache: Cache
+    ) -> tuple[MirrorClient, Any]:
+        monkeypatch.setattr(program, "HTTPSConnection", answer)
+        client = MirrorClient("192.0.2.9:8444", "CA", "PEM")
+        client.add(LARGE, cache, file)
+        return client, client._context
+
+    def test_what_it_trusts_and_shows(self, trusted: list[Any]) -> None:
+        MirrorClient("192.0.2.9:8444", "CA", "PEM")
+        assert trusted == ["CA", ".pem", 0o600, "PEM"]
+
+    @pytest.mark.parametrize(("begin", "status"), [(b"", 200), (b"we", 206)])
+    def test_what_is_missing_is_asked_for(
+        self,
+        begin: bytes,
+        status: int,
+        trusted: list[Any],
+        hub: Memory,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        cache, file = Cache("org/model"), BytesIO(begin)
+        file.seek(0, 2)
+        answer = Answering(status, *(WEIGHTS[at : at + 3] for at in range(len(begin), 7, 3)))
+        _, context = self.asked(monkeypatch, answer, file, cache)
+        assert file.getvalue() == WEIGHTS
+        ranges = {"Range": "bytes=2-"} if begin else {}
+        first, second, *sizes = answer.asked
+        assert first == ("192.0.2.9:8444", {"timeout": 30, "context": context})
+        assert second == ("GET", f"/models/models--org--model/{DIGEST}", ranges)
+        # Never more than is missing.
+        assert sizes == ([5, 2] if begin else [7, 4, 1])
+        assert (answer.closed, capsys.readouterr().err) == (1, "")
+
+    def test_a_large_one_comes_in_pieces(
+        self, trusted: list[Any], hub: Memory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer = Answering(200)
+        monkeypatch.setattr(program, "HTTPSConnection", answer)
+        huge = replace(LARGE, size=1 << 30)
+        MirrorClient("m", "CA", "PEM").add(huge, Cache("org/model"), BytesIO())
+        assert answer.asked[2:] == [1 << 20]
+
+    @pytest.mark.parametrize(
+        ("answer", "begin", "kept", "said"),
+        [
+            (Answering(404), b"", b"", "does not give model.safetensors (404)"),
+            (Answering(206, b"x"), b"", b"", "does not give model.safetensors (206)"),
+            (Answering(200, b"x"), b"w", b"w", "does not give model.safetensors (200)"),
+            (Answering(200, b"wei"), b"", b"wei", "broke off in model.safetensors"),
+            (Answering(200, b"w", b"!"), b"", b"w", "does not give model.safetensors: it was cut"),
+        ],
+    )
+    def test_what_it_does_not_give_is_said_once(
+        self,
+        answer: Answering,
+        begin: bytes,
+        kept: bytes,
+        said: str,
+        trusted: list[Any],
+        hub: Memory,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        file = BytesIO(begin)
+        file.seek(0, 2)
+        client, _ = self.asked(monkeypatch, answer, file, Cache("org/model"))
+        assert (file.getvalue(), answer.closed) == (kept, 1)
+        note = f"note: the mirror 192.0.2.9:8444 {said}; it comes from the hub\n"
+        assert capsys.readouterr().err == note
+        client.add(LARGE, Cache("org/model"), BytesIO())
+        assert capsys.readouterr().err == ""
+
+    def test_no_more_than_a_line_is_said(
+        self, trusted: list[Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        MirrorClient("m", "CA", "PEM")._tell(f"a\n b{'x' * 300}")
+        said = "the mirror m a bx"
+        assert capsys.readouterr().err == (
+            f"note: {said}{'x' * (200 - len(said) - 1)}; it comes from the hub\n"
+        )
+
+    def test_the_hub_is_asked_for_the_rest_and_for_what_is_damaged(self, hub: Memory) -> None:
+        def gives(content: bytes) -> Any:
+            return SimpleNamespace(add=lambda file, cache, target: target.write(content))
+
+        cache = Cache("org/model")
+        for content, gets in ((WEIGHTS, []), (b"we", [2]), (b"damaged", [0])):
+            hub.asked.clear()
+            fetch_large("org/model", COMMIT, LARGE, cache, gives(content))
+            assert cache.blob(LARGE).read_bytes() == WEIGHTS
+            assert [how["resume_size"] for _, how in hub.of("get")] == gets
+            cache.blob(LARGE).unlink()
+
+    def test_where_it_is(self, trusted: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        for place, found in ((None, []), ("m", ["CA", ".pem", 0o600, "PEM"])):
+            monkeypatch.setenv("VLLM_HOSTS_MIRROR_CA", "CA")
+            monkeypatch.setenv("VLLM_HOSTS_MIRROR_PEM", "PEM")
+            client = program._mirror(place)
+            assert (client is None) == (place is None)
+            assert trusted == found
+            # Nothing that runs afterwards has them.
+            assert not [name for name in os.environ if name.startswith("VLLM_HOSTS_MIRROR")]
+        monkeypatch.undo()
+        trusted.clear()
