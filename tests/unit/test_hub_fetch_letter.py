@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import ssl
 import sys
 from dataclasses import replace
 from io import BytesIO
@@ -737,7 +738,7 @@ class TestMirrorClient:
             given.append(cadata)
             return Context()
 
-        monkeypatch.setattr(program.ssl, "create_default_context", context)
+        monkeypatch.setattr(ssl, "create_default_context", context)
         return given
 
     def asked(
