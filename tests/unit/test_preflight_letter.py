@@ -150,8 +150,7 @@ def test_room_for_the_image() -> None:
 def test_room_for_a_moment(folder: str) -> None:
     assert said(free=GOOD.free | {folder: 1 << 20}) == []
     assert said(free=GOOD.free | {folder: (1 << 20) - 1}) == [
-        f"{folder} has 1023 KiB free; a deploy needs 1 MiB there for a moment, and so does Docker;"
-        " make room"
+        f"{folder} has 1023 KiB free, and 1 MiB is needed there for a moment; make room"
     ]
 
 

@@ -12,13 +12,17 @@ from vllm_hosts.connect import pyinfra_output, pyinfra_speed
 from vllm_hosts.errors import HostError, SettingsError
 from vllm_hosts.keys import KeyStore
 from vllm_hosts.project import left_behind
+from vllm_hosts.project.inventory import require_file
 from vllm_hosts.project.loaded import Project
 from vllm_hosts.settings import HostSettings
 
 
 def _there(context: click.Context, _: click.Parameter, path: Path) -> Path:
-    if not (path.is_file() or context.resilient_parsing):
-        raise click.UsageError(f"{path} is not a file; name an inventory such as inventory/prod.py")
+    if not context.resilient_parsing:
+        try:
+            require_file(path)
+        except SettingsError as error:
+            raise click.UsageError(str(error)) from error
     return path
 
 

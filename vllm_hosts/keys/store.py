@@ -29,8 +29,8 @@ from vllm_hosts.keys.private_files import (
 from vllm_hosts.keys.store_content import Content, new_content
 from vllm_hosts.settings import HostSettings
 
-#: What `Content.version` may be.
-_FORMAT = 1
+#: The version of stores that this toolkit knows.
+_FORMAT: int = Content.model_fields["version"].default
 
 
 class KeyStore:

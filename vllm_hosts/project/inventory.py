@@ -48,7 +48,7 @@ def load(path: Path) -> Inventory:
 
     :raises SettingsError: there is no such file, it cannot be executed, or it has no hosts.
     """
-    _require_file(path)
+    require_file(path)
     try:
         # pyinfra's own command has its context by now.
         with ctx_state.use(State()):
@@ -62,7 +62,8 @@ def load(path: Path) -> Inventory:
     return inventory
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """:raises SettingsError: there is no such file."""
     if not path.is_file():
         raise SettingsError([f"{path} is not a file; name an inventory such as inventory/prod.py"])
 
@@ -74,7 +75,7 @@ def require_hosts(path: Path, inventory: Inventory) -> None:
     """
     if deployed(inventory):
         return
-    _require_file(path)
+    require_file(path)
     raise SettingsError([f"{path} has no hosts; add one to the group gpu_hosts"])
 
 
