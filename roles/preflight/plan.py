@@ -213,8 +213,8 @@ def _moment(system: System) -> Iterator[str]:
     for folder in _MOMENT:
         if system.free[folder] < _MOMENT_NEED:
             yield (
-                f"{folder} has {system.free[folder] >> 10} KiB free, and {_MOMENT_NEED >> 20} MiB is"
-                " needed there for a moment; make room"
+                f"{folder} has {system.free[folder] >> 10} KiB free, and {_MOMENT_NEED >> 20} MiB"
+                " is needed there for a moment; make room"
             )
 
 
